@@ -1,0 +1,75 @@
+"""Files that are either whole or absent: written beside their place, then renamed into it."""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sealserve.errors import UnavailableError, InputError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+
+class OutputExistsError(InputError):
+    """The output is already there, and nothing said to replace it."""
+
+    code = "file.exists"
+
+
+class DiskFullError(UnavailableError):
+    """The file system (or the quota on it) has no room for the output."""
+
+    code = "file.disk-full"
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, on failure remove it.
+
+    Args:
+        path: Where the file appears. Its folder must exist.
+        mode: The permission bits, set when the file is created: nobody can open a private one in between.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        OutputExistsError: ``path`` exists and ``overwrite`` is false.
+        DiskFullError: There is no room for it.
+    """
+    if not overwrite and path.exists():
+        raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "w+b") as stream:
+            os.fchmod(descriptor, mode)
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # unlike rename, it refuses a file that appeared meanwhile
+            temporary.unlink()
+    except FileExistsError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force.") from error
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"No room to write {path}.", hint="Free some space; nothing was left behind."
+            ) from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_file(path: Path, content: bytes, *, mode: int = PUBLIC, overwrite: bool = True) -> None:
+    """Write ``content`` to ``path`` as `replacing` does."""
+    with replacing(path, mode=mode, overwrite=overwrite) as stream:
+        stream.write(content)

@@ -1,0 +1,195 @@
+"""What ``sealserve.toml`` describes: the model, the service, the broker, the policy and where it all runs."""
+
+import difflib
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NewType, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from sealserve.errors import InputError
+
+ModelName = NewType("ModelName", str)
+
+_NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+DnsName = Annotated[str, StringConstraints(pattern=r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")]  # fmt: skip  # noqa: E501
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class DeploymentMissingError(InputError):
+    """There is no deployment file at that path."""
+
+    code = "deployment.missing"
+
+
+class DeploymentSyntaxError(InputError):
+    """The deployment file is no TOML."""
+
+    code = "deployment.syntax"
+
+
+class DeploymentKeyError(InputError):
+    """The deployment file has a key that sealserve does not know."""
+
+    code = "deployment.unknown-key"
+
+
+class DeploymentValueError(InputError):
+    """A value in the deployment file is missing or not usable."""
+
+    code = "deployment.invalid-value"
+
+
+class Platform(StrEnum):
+    """What runs the enclaves."""
+
+    SGX = "sgx"
+    SIMULATED = "simulated"
+
+
+class TlsMode(StrEnum):
+    """Who shows a certificate: the service alone, or the service and its users."""
+
+    ONE_WAY = "one-way"
+    TWO_WAY = "two-way"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """The model that is served, and where its owner keeps it."""
+
+    name: Name = Field(description="the servable's name, as clients ask for it")
+    path: Path | None = Field(
+        default=None, description="a frozen graph (.pb) or a SavedModel folder; relative to this file"
+    )
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(default=1, description="the servable's version")
+    inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
+    outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
+
+
+class ServiceSection(_Section):
+    """How users reach the service."""
+
+    name: DnsName = Field(default="grpc.tf-serving.service.com", description="the name in the service's certificate")
+    client_name: DnsName = Field(
+        default="client.tf-serving.service.com", description="the name in the users' certificate (two-way TLS)"
+    )
+    tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
+    port: Port = Field(default=8500, description="where NGINX listens for gRPC over TLS")
+    listen: str = Field(default="127.0.0.1", description="the address NGINX listens on")
+
+
+class ServerSection(_Section):
+    """The model server inside the enclave."""
+
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
+    max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
+        default=300, description="after which a connection is drained, so that load evens out over replicas"
+    )
+
+
+class BrokerSection(_Section):
+    """The owner's broker: where enclaves find it, and where it asks for collateral."""
+
+    name: DnsName = Field(default="attestation.service.com", description="the name in the broker's certificate")
+    address: str = Field(
+        default="127.0.0.1", description="name or address that enclaves connect to (measured: it is in the manifest)"
+    )
+    listen: str = Field(default="127.0.0.1", description="the address the broker listens on")
+    port: Port = Field(default=4433, description="the port of the secret provisioning service")
+
+
+class TcbSection(_Section):
+    """Which states of a platform's trusted computing base are accepted."""
+
+    preset: Literal["strict", "cloud-smt"] = Field(
+        default="strict", description='"strict" (UpToDate only), or "cloud-smt" (see `sealserve doctor`)'
+    )
+
+
+class TargetSection(_Section):
+    """Where it runs."""
+
+    kind: Literal["local", "docker", "kubernetes"] = Field(default="local", description='"local", for now')
+    replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
+
+
+class Deployment(_Section):
+    """A whole ``sealserve.toml``."""
+
+    platform: Platform = Field(default=Platform.SIMULATED, description='"sgx" or "simulated"')
+    model: ModelSection
+    service: ServiceSection = ServiceSection()
+    server: ServerSection = ServerSection()
+    broker: BrokerSection = BrokerSection()
+    tcb: TcbSection = TcbSection()
+    target: TargetSection = TargetSection()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
+            raise ValueError("service.name and service.client_name must differ")
+        return self
+
+
+def parse(text: str, *, source: str = "sealserve.toml") -> Deployment:
+    """Return the deployment that ``text`` (TOML) describes.
+
+    Args:
+        text: The file's content.
+        source: What to call it in errors.
+
+    Raises:
+        DeploymentSyntaxError: No TOML.
+        DeploymentKeyError: A key that is not known; the message names the nearest one that is.
+        DeploymentValueError: A value that is missing or not usable.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DeploymentSyntaxError(f"{source} is not valid TOML: {error}.") from error
+    try:
+        return Deployment.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        if first["type"] == "extra_forbidden":
+            raise DeploymentKeyError(f"{source}: unknown key {where!r}.", hint=_nearest(first["loc"])) from error
+        if first["type"] == "missing":
+            raise DeploymentValueError(f"{source}: {where!r} is missing.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise DeploymentValueError(f"{source}: {where}: {message} (it is {first['input']!r}).") from error
+
+
+def read(path: Path) -> Deployment:
+    """Return the deployment described by the file at ``path``; paths in it become absolute.
+
+    Raises:
+        DeploymentMissingError: No such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DeploymentMissingError(f"There is no {path}.", hint="Run `sealserve init` to write one.") from error
+    except UnicodeDecodeError as error:
+        raise DeploymentSyntaxError(f"{path} is not UTF-8 text.") from error
+    deployment = parse(text, source=str(path))
+    if deployment.model.path is None or deployment.model.path.is_absolute():
+        return deployment
+    model = deployment.model.model_copy(update={"path": path.parent / deployment.model.path})
+    return deployment.model_copy(update={"model": model})
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    section: type[BaseModel] = Deployment
+    for part in location[:-1]:
+        annotation: Any = section.model_fields[str(part)].annotation
+        section = annotation
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."

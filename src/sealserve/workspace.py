@@ -1,0 +1,208 @@
+"""The workspace: ``.sealserve/`` beside ``sealserve.toml``, one folder for each machine.
+
+``owner/`` never leaves the owner's machine; ``host/`` and ``user/`` are what is copied to the other two. ``vendor/``
+exists only in simulation: it stands for the processor's vendor, whom all three trust to tell a genuine processor.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.errors import InputError
+
+FOLDER = ".sealserve"
+DEPLOYMENT_FILE = "sealserve.toml"
+
+
+class WorkspaceMissingError(InputError):
+    """There is no workspace here."""
+
+    code = "workspace.missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner's folder: keys, certificate authorities, the broker's database, releases as built."""
+
+    root: Path
+
+    @property
+    def master_key(self) -> Path:
+        """The key that encrypts the stored release keys, 32 bytes."""
+        return self.root / "master.key"
+
+    @property
+    def database(self) -> Path:
+        """The broker's SQLite database."""
+        return self.root / "broker.sqlite"
+
+    @property
+    def authorities(self) -> Path:
+        """One folder for each certificate authority: ``broker``, ``service``, ``users``."""
+        return self.root / "authorities"
+
+    @property
+    def broker_tls(self) -> Path:
+        """The broker's own certificate and key."""
+        return self.root / "broker-tls"
+
+    @property
+    def enclave_signing_key(self) -> Path:
+        """RSA-3072 with exponent 3, PEM: signs SIGSTRUCTs."""
+        return self.root / "enclave-signing-key.pem"
+
+    @property
+    def index_signing_key(self) -> Path:
+        """Ed25519, PEM: signs release and bundle indexes."""
+        return self.root / "index-signing-key.pem"
+
+    @property
+    def models(self) -> Path:
+        """Plaintext models as SavedModels: ``NAME/VERSION/saved_model.pb``."""
+        return self.root / "models"
+
+    @property
+    def releases(self) -> Path:
+        """Releases as built, one folder each."""
+        return self.root / "releases"
+
+    @property
+    def trust(self) -> Path:
+        """The root certificates that quotes are verified against, DER: ``simulated-root.der``."""
+        return self.root / "trust"
+
+    @property
+    def logs(self) -> Path:
+        """The broker's log."""
+        return self.root / "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The host's folder: nothing in it is secret from the host, so nothing secret is in it."""
+
+    root: Path
+
+    @property
+    def releases(self) -> Path:
+        """Releases as shipped, each with its ``enclave/`` folder."""
+        return self.root / "releases"
+
+    @property
+    def platform(self) -> Path:
+        """The simulated processor and quoting enclave. On an SGX machine this is hardware."""
+        return self.root / "platform"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, NGINX's configuration, and the record of what runs."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        """One log for each process of the host."""
+        return self.root / "logs"
+
+    @property
+    def owner_key(self) -> Path:
+        """The owner's Ed25519 public key (PEM): verifies release and bundle indexes."""
+        return self.root / "owner.pub"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The user's folder: what a client needs."""
+
+    root: Path
+
+    @property
+    def service_ca(self) -> Path:
+        """The certificate of the authority that signs the service's certificates, PEM."""
+        return self.root / "service-ca.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The user's certificate chain for two-way TLS, PEM."""
+        return self.root / "client.pem"
+
+    @property
+    def key(self) -> Path:
+        """The user's private key for two-way TLS, PEM, 0600."""
+        return self.root / "client.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """The simulated processor vendor: its certificate authorities and what its service publishes."""
+
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace and the deployment file beside it.
+
+    Args:
+        directory: The folder that holds ``sealserve.toml`` and ``.sealserve/``.
+    """
+
+    directory: Path
+
+    @property
+    def root(self) -> Path:
+        """``.sealserve/``."""
+        return self.directory / FOLDER
+
+    @property
+    def deployment_file(self) -> Path:
+        """``sealserve.toml``."""
+        return self.directory / DEPLOYMENT_FILE
+
+    @property
+    def owner(self) -> Owner:
+        """What stays on the owner's machine."""
+        return Owner(self.root / "owner")
+
+    @property
+    def host(self) -> Host:
+        """What goes to the host."""
+        return Host(self.root / "host")
+
+    @property
+    def user(self) -> User:
+        """What goes to the user."""
+        return User(self.root / "user")
+
+    @property
+    def vendor(self) -> Vendor:
+        """The simulated vendor."""
+        return Vendor(self.root / "vendor")
+
+    def create(self) -> None:
+        """Make the folders that are missing. Those of the owner, the user and the vendor are for their owner only."""
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for private in (self.owner.root, self.user.root, self.vendor.root):
+            private.mkdir(mode=0o700, exist_ok=True)
+            private.chmod(0o700)
+        for folder in (self.owner.authorities, self.owner.models, self.owner.releases, self.owner.trust,
+                       self.owner.logs, self.host.releases, self.host.run, self.host.logs):  # fmt: skip
+            folder.mkdir(parents=True, exist_ok=True)
+        self.host.run.chmod(0o700)
+        if not (marker := self.root / ".gitignore").exists():
+            marker.write_text("# keys and releases never belong in a repository\n*\n")
+
+
+def find(start: Path) -> Workspace:
+    """Return the workspace of ``start`` or of the nearest folder above it.
+
+    Raises:
+        WorkspaceMissingError: No ``sealserve.toml`` in ``start`` or above.
+    """
+    here = Path(os.path.abspath(start))  # noqa: PTH100  # links stay as the user wrote them
+    for folder in (here, *here.parents):
+        if (folder / DEPLOYMENT_FILE).is_file():
+            return Workspace(folder)
+    raise WorkspaceMissingError(
+        f"No {DEPLOYMENT_FILE} in {here} or a folder above it.",
+        hint="Run `sealserve init` to write one, or give the folder with --directory.",
+    )
