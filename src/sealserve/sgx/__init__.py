@@ -1,0 +1,1 @@
+"""Intel SGX evidence: reports, quotes, the vendor's collateral, and their appraisal."""
