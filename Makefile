@@ -1,0 +1,52 @@
+# Every target below is what CI calls too. `make help` lists them.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+WORKERS ?= 2
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format bench lock protos clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: nginx, the virtual environment, the locked packages
+	@test -n "$(PYTHON)" || { echo "setup: error: no Python 3.11, 3.12 or 3.13 found. On Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 4; }
+	@$(PYTHON) scripts/setup.py
+
+demo: setup ## Run the twelve steps on this machine (ARGS="--attack", "--keep", ...)
+	@$(BIN)/sealserve demo $(ARGS)
+
+test: setup ## Run every test
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-fast: setup ## Run the tests that need neither TensorFlow nor other programs
+	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e" $(ARGS)
+
+check: setup ## Check format, lint, types, layers and generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/protos.py --check
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Measure, side by side in one run
+	$(BIN)/python bench/proof.py
+
+lock: setup ## Resolve the locked versions again
+	$(BIN)/python scripts/lock.py
+
+protos: setup ## Generate the Python code of every .proto file
+	$(BIN)/python scripts/protos.py
+
+clean: ## Remove the virtual environment, caches and the demo's workspace
+	@if [ -x $(BIN)/sealserve ] && [ -f sealserve.toml ]; then $(BIN)/sealserve down --yes || true; fi
+	rm -rf .venv .sealserve build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

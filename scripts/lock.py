@@ -1,0 +1,41 @@
+"""Resolve the locked versions again: one universal file for each set, with hashes and without an index's name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETS = {
+    "base": ["pyproject.toml"],
+    "server": ["pyproject.toml", "--extra", "server"],
+    "dev": ["pyproject.toml", "--extra", "server", "--group", "dev"],
+}
+
+
+def main() -> None:
+    """Write ``requirements/*.lock``; the smaller sets are held to the versions of the largest."""
+    uv = str(Path(sys.executable).with_name("uv"))
+    options = [
+        "--quiet",
+        "--generate-hashes",
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--no-header",
+        "--no-annotate",
+    ]
+    whole = ROOT / "requirements" / "dev.lock"
+    for name in ("dev", "server", "base"):
+        held = [] if name == "dev" else ["--constraint", str(whole)]
+        output = ROOT / "requirements" / f"{name}.lock"
+        subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],
+                       check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # fmt: skip
+        print(f"{output.relative_to(ROOT)}: {output.read_text().count('==')} packages")
+    lines = whole.read_text().split("\n")
+    start = next(index for index, line in enumerate(lines) if line.startswith("uv=="))
+    end = next(index for index in range(start + 1, len(lines)) if not lines[index].startswith("    "))
+    (ROOT / "requirements" / "bootstrap.lock").write_text("\n".join(lines[start:end]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
