@@ -1,6 +1,7 @@
 """What ``sealserve.toml`` describes: the model, the service, the broker, the policy and where it all runs."""
 
 import difflib
+import json
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +13,10 @@ from sealserve.errors import InputError
 
 ModelName = NewType("ModelName", str)
 
-_NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
-DnsName = Annotated[str, StringConstraints(pattern=r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")]  # fmt: skip  # noqa: E501
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -102,6 +104,9 @@ class BrokerSection(_Section):
     )
     listen: str = Field(default="127.0.0.1", description="the address the broker listens on")
     port: Port = Field(default=4433, description="the port of the secret provisioning service")
+    collateral_url: str | None = Field(
+        default=None, description="where collateral comes from; Intel's PCS, or the simulated one on port 8081"
+    )
 
 
 class TcbSection(_Section):
@@ -193,3 +198,52 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     known = list(section.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."
+
+
+def write_example(model: ModelSection, *, platform: Platform = Platform.SIMULATED, **ports: int) -> str:
+    """Return a commented ``sealserve.toml``: every key with its default and what it means.
+
+    Args:
+        model: The model that it serves.
+        platform: What runs the enclaves.
+        ports: ``service``, ``broker`` and ``collateral``, where they differ from the defaults.
+    """
+    deployment = Deployment.model_construct(platform=platform, model=model)
+    given: dict[str, dict[str, object]] = {"service": {}, "broker": {}}
+    if "service" in ports:
+        given["service"]["port"] = ports["service"]
+    if "broker" in ports:
+        given["broker"]["port"] = ports["broker"]
+    if "collateral" in ports:
+        given["broker"]["collateral_url"] = f"http://127.0.0.1:{ports['collateral']}"
+    lines = [
+        "# What sealserve deploys. Every key but those of [model] may be left out: the values are the defaults.",
+        "",
+    ]
+    for name, field in Deployment.model_fields.items():
+        value = getattr(deployment, name)
+        if not isinstance(value, _Section):
+            lines += [f"{name} = {_toml(value)}  # {field.description}", ""]
+            continue
+        lines += [f"[{name}]  # {_first_sentence(type(value))}"]
+        for key, sub in type(value).model_fields.items():
+            setting = given.get(name, {}).get(key, getattr(value, key))
+            text = f'# {key} = "..."' if setting is None else f"{key} = {_toml(setting)}"
+            lines.append(f"{text}  # {sub.description}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _first_sentence(section: type[BaseModel]) -> str:
+    text = (section.__doc__ or "").strip().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,16 @@
+"""The command line: one module for each verb, loaded when it is asked for."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, and turn what it raises into one message and an exit status.
+
+    Exit status: 0 done; 1 an internal error; 2 bad usage or input; 3 something did not verify; 4 this machine or a
+    peer is not as needed; 130 interrupted.
+    """
+    from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
+
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,123 @@
+"""The root command: which verbs there are, and how errors end."""
+
+import importlib
+import os
+import signal
+import traceback
+from types import FrameType
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from sealserve import __version__
+from sealserve.cli import console
+from sealserve.errors import SealserveError
+
+INTERRUPTED = 130
+
+
+class Verb(NamedTuple):
+    """A verb: the module that holds it, and the heading it stands under in the help."""
+
+    module: str
+    panel: str
+
+
+VERBS = {
+    "demo": Verb("demo", "Start here"),
+    "init": Verb("init", "Start here"),
+    "doctor": Verb("doctor", "Start here"),
+    "model": Verb("model", "Owner"),
+    "certs": Verb("certs", "Owner"),
+    "seal": Verb("seal", "Owner"),
+    "unseal": Verb("unseal", "Owner"),
+    "inspect": Verb("inspect", "Owner"),
+    "release": Verb("release", "Owner"),
+    "enclave": Verb("enclave", "Owner"),
+    "broker": Verb("broker", "Owner"),
+    "quote": Verb("quote", "Owner"),
+    "up": Verb("up", "Run it"),
+    "status": Verb("status", "Run it"),
+    "logs": Verb("logs", "Run it"),
+    "scale": Verb("scale", "Run it"),
+    "down": Verb("down", "Run it"),
+    "render": Verb("render", "Run it"),
+    "predict": Verb("predict", "User"),
+    "bench": Verb("bench", "User"),
+    "simulated": Verb("simulated", "Without SGX"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a verb's module when the verb is asked for: `sealserve predict` loads no database."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the verbs in the order in which people meet them."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the verb's command, or None for an unknown one."""
+        del ctx
+        if (verb := VERBS.get(cmd_name)) is None:
+            return None
+        command: Any = get_command(importlib.import_module(f"sealserve.cli.{verb.module}").app)
+        command.name = cmd_name
+        command.rich_help_panel = verb.panel
+        return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve TensorFlow models, sealed, from attested enclaves on machines that you do not trust.",
+    epilog="`sealserve demo` shows the whole way on this machine. Errors have stable codes; `--json` is for programs.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.out.print(f"sealserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line with ``arguments``; return the exit status."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        get_command(app).main(arguments, prog_name="sealserve")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except SealserveError as error:
+        console.print_error(error, as_json="--json" in arguments)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the edge: what is unknown becomes "internal"
+        return _internal(error)
+    return 0
+
+
+def _internal(error: Exception) -> int:
+    if os.environ.get("SEALSERVE_DEBUG"):
+        traceback.print_exception(error)
+    console.err.print(f"[bold red]error[/][red]\\[internal][/]: {type(error).__name__} (this is a bug).")
+    console.err.print("  Run it again with SEALSERVE_DEBUG=1 to see where, and report that.", style="dim")
+    return SealserveError.exit_status

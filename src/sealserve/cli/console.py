@@ -1,0 +1,122 @@
+"""What the command line prints: results on standard output (text, or JSON), messages and progress on standard error."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sealserve import workspace
+from sealserve.errors import SealserveError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Directory = Annotated[
+    Path,
+    typer.Option(
+        "--directory",
+        "-C",
+        envvar="SEALSERVE_DIRECTORY",
+        help="The folder that holds sealserve.toml.",
+        show_default=".",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+
+HERE = Path()
+
+
+def find_workspace(directory: Path) -> workspace.Workspace:
+    """Return the workspace of ``directory``."""
+    return workspace.find(directory)
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as indented JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "Nothing here.") -> None:
+    """Print rows under a heading, or ``empty`` when there are none."""
+    if not rows:
+        out.print(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    out.print(table)
+
+
+def print_fields(fields: dict[str, object]) -> None:
+    """Print names and values, aligned."""
+    width = max((len(name) for name in fields), default=0)
+    for name, value in fields.items():
+        lines = str(value).splitlines() or [""]
+        out.print(f"[dim]{name:<{width}}[/]  ", end="")
+        out.print(lines[0], markup=False)
+        for line in lines[1:]:
+            out.print(" " * (width + 2) + line, markup=False)
+
+
+def print_error(error: SealserveError, *, as_json: bool = False) -> None:
+    """Print an error once: its code, what went wrong, what to do next."""
+    if as_json:
+        sys.stdout.write(
+            json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}) + "\n"
+        )
+        return
+    err.print(f"[bold red]error[/][red]\\[{error.code}][/]: ", end="")
+    err.print(error.message, markup=False)
+    if error.hint:
+        err.print("  ", end="")
+        err.print(error.hint, markup=False, style="dim")
+
+
+def say(message: str) -> None:
+    """Tell the person something beside the result (on standard error)."""
+    err.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """Tell the person something that they should not miss."""
+    err.print(f"[bold yellow]warning[/]: {message}")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is removed.
+
+    Raises:
+        typer.Abort: The answer is no, or nobody can answer.
+    """
+    if yes:
+        return
+    typer.confirm(question, abort=True, err=True)
+
+
+@contextlib.contextmanager
+def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar for work that is counted in bytes; yields the function to call with each number of bytes done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(description, total=total or None)
+        yield lambda done: progress.advance(task, done)
+
+
+@contextlib.contextmanager
+def spinner(description: str) -> Iterator[Callable[[str], None]]:
+    """Show that work goes on; yields the function that changes the description."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda text: progress.update(task, description=text)

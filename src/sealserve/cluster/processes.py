@@ -1,0 +1,180 @@
+"""Processes that go on when the command that started them has ended, and can be found again.
+
+A process is known by its id and its start time (``/proc/PID/stat``, field 22), so that a later process with the same
+id is never taken for it. Each is the leader of a session of its own: a terminal's Ctrl-C does not reach it, and
+stopping it stops its whole group.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.errors import UnavailableError
+
+
+class ProcessEndedError(UnavailableError):
+    """A process ended before it was ready."""
+
+    code = "process.ended"
+
+
+class ProcessNotReadyError(UnavailableError):
+    """A process was not ready in time."""
+
+    code = "process.not-ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs."""
+
+    role: str
+    pid: int
+    started: int
+    port: int | None
+    log: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process runs (a zombie does not)."""
+        return start_time(self.pid) == self.started
+
+    def stop(self, *, grace: float = 15.0) -> None:
+        """Ask it to end, wait, then kill what is left of its group."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            wait_until(lambda: not self.alive, seconds=grace)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.alive or _group_has_members(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
+        wait_until(lambda: not self.alive, seconds=5)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it does not run."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _group_has_members(group: int) -> bool:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[2]) == group and fields[0] not in "ZX":
+                    return True
+    return False
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float = 0.05) -> bool:
+    """Wait until ``condition`` holds; return whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(interval)
+    return True
+
+
+class Registry:
+    """The processes of one target, kept in a file, so that another command finds them.
+
+    Args:
+        path: The record, JSON, 0600.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def all(self) -> dict[str, Process]:
+        """Return what was started, by role; some may have ended since."""
+        try:
+            rows = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return {row["role"]: Process(**row) for row in rows}
+
+    def add(self, process: Process) -> None:
+        """Remember a process; it takes the place of an earlier one in its role."""
+        self._write(self.all() | {process.role: process})
+
+    def remove(self, role: str) -> None:
+        """Forget a process."""
+        self._write({name: process for name, process in self.all().items() if name != role})
+
+    def _write(self, processes: Mapping[str, Process]) -> None:
+        if processes:
+            rows = [asdict(process) for process in processes.values()]
+            write_file(self._path, json.dumps(rows, indent=1).encode(), mode=PRIVATE)
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def start(
+        self,
+        role: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        port: int | None = None,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a process in a session of its own, its output appended to ``log``, and remember it."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+        try:
+            child = subprocess.Popen(
+                list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
+                env=None if environment is None else dict(environment), start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(descriptor)
+        process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
+        child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+        self.add(process)
+        return process
+
+
+def wait_ready(
+    process: Process, ready: Callable[[], bool], *, seconds: float, on_wait: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until a process is ready.
+
+    Raises:
+        ProcessEndedError: It ended before; the message has the last error that it logged.
+        ProcessNotReadyError: It was not ready in ``seconds``.
+    """
+
+    def done() -> bool:
+        on_wait()
+        return ready() or not process.alive
+
+    if not wait_until(done, seconds=seconds):
+        raise ProcessNotReadyError(f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}")
+    if not ready():
+        reason = last_error(Path(process.log))
+        raise ProcessEndedError(f"{process.role} ended: {reason}", hint=f"Its log: {process.log}")
+
+
+def last_error(log: Path) -> str:
+    """Return the last line of a log that tells of an error, else the last line."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it left no log."
+    errors = [line for line in lines if "error[" in line]
+    return (errors or [line for line in lines if line.strip()] or ["it logged nothing."])[-1].strip()
