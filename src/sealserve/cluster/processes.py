@@ -41,21 +41,20 @@ class Process:
     port: int | None
     log: str
 
-    @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
         return start_time(self.pid) == self.started
 
     def stop(self, *, grace: float = 15.0) -> None:
         """Ask it to end, wait, then kill what is left of its group."""
-        if self.alive:
+        if self.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
-            wait_until(lambda: not self.alive, seconds=grace)
+            wait_until(lambda: not self.is_alive(), seconds=grace)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.alive or _group_has_members(self.pid):
+            if self.is_alive() or group_has_members(self.pid):
                 os.killpg(self.pid, signal.SIGKILL)
-        wait_until(lambda: not self.alive, seconds=5)
+        wait_until(lambda: not self.is_alive(), seconds=5)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
@@ -70,7 +69,8 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def _group_has_members(group: int) -> bool:
+def group_has_members(group: int) -> bool:
+    """Return whether any process of a process group runs."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ def wait_ready(
 
     def done() -> bool:
         on_wait()
-        return ready() or not process.alive
+        return ready() or not process.is_alive()
 
     if not wait_until(done, seconds=seconds):
         raise ProcessNotReadyError(f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}")
