@@ -1,0 +1,271 @@
+"""RA-TLS: a TLS certificate that carries a quote, and the quote vouches for the certificate's key.
+
+Two extensions carry the quote. Gramine up to 1.7 writes the first, 1.8 and later write both:
+
+- the legacy one: the raw quote, with report data SHA-256(SubjectPublicKeyInfo) and 32 zero bytes;
+- TCG DICE tagged evidence: CBOR tag 60000 around [quote, claims], with report data SHA-256(claims) and 32 zero bytes;
+  the claims are a CBOR map in which ``pubkey-hash`` holds [algorithm, hash of SubjectPublicKeyInfo].
+
+Where both are, only the second counts. The certificate's dates, names and self-signature are the attester's own words
+and prove nothing; that the peer holds the key is shown by the TLS handshake, that an enclave made it by the quote.
+
+Source: Gramine 1.9, ``tools/sgx/ra-tls/ra_tls_attest.c`` and ``ra_tls_verify_common.c``; TCG DICE Attestation
+Architecture 1.1, tagged evidence; IANA, "CBOR Tags" and "Named Information Hash Algorithm Registry".
+"""
+
+import hashlib
+import hmac
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import cbor2
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from sealserve.errors import VerificationError
+from sealserve.sgx.report import REPORT_DATA_SIZE
+
+SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
+# Gramine wrote the tag and the length of the OID into its value, and so names another OID than it meant to
+# (``NON_STANDARD_INTEL_SGX_QUOTE_OID`` in ra_tls.h): the content octets are 06 09 2A 86 48 86 F8 4D 8A 39 06.
+LEGACY_OID: Final = x509.ObjectIdentifier("0.6.9.42.840.113741.1337.6")
+TCG_DICE_OID: Final = x509.ObjectIdentifier("2.23.133.5.4.9")
+EVIDENCE_TAG: Final = 60000
+PUBKEY_HASH: Final = "pubkey-hash"
+MAXIMUM_CERTIFICATE: Final = 32 * 1024
+MAXIMUM_QUOTE: Final = 8192  # SGX_QUOTE_MAX_SIZE in Gramine 1.9, pal/src/host/linux-sgx/sgx_attest.h
+
+_HASHES: Final[dict[int, Callable[[bytes], bytes]]] = {
+    1: lambda data: hashlib.sha256(data).digest(),
+    7: lambda data: hashlib.sha384(data).digest(),
+    8: lambda data: hashlib.sha512(data).digest(),
+}
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+_MINIMUM_RSA_BITS: Final = 3072  # Gramine up to 1.3
+_LIFETIME: Final = timedelta(days=1)
+
+Form = Literal["tcg-dice", "legacy"]
+
+
+class RaTlsCertificateError(VerificationError):
+    """The peer's certificate cannot be read, or its key is of a kind that no attester uses."""
+
+    code = "ra-tls.certificate"
+
+
+class RaTlsNoEvidenceError(VerificationError):
+    """The certificate is an ordinary one: it carries no quote."""
+
+    code = "ra-tls.no-evidence"
+
+
+class RaTlsEvidenceError(VerificationError):
+    """The extension with the evidence is malformed."""
+
+    code = "ra-tls.evidence"
+
+
+class RaTlsClaimError(VerificationError):
+    """The evidence vouches for another key than the certificate's."""
+
+    code = "ra-tls.claim"
+
+
+class RaTlsBindingError(VerificationError):
+    """The quote vouches for something else than this certificate: it may have been copied from another one."""
+
+    code = "ra-tls.binding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaTlsEvidence:
+    """What an RA-TLS certificate says: a quote, not yet verified, and the report data that binds it to the key.
+
+    Args:
+        quote: The raw quote.
+        expected_report_data: The 64 bytes that the quote must carry; `check_binding` compares.
+        form: Which extension it came from.
+    """
+
+    quote: bytes
+    expected_report_data: bytes
+    form: Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaTlsKeyPair:
+    """A fresh key and its RA-TLS certificate.
+
+    Args:
+        private_key: P-384. It lives as long as the connection.
+        certificate: DER.
+    """
+
+    private_key: ec.EllipticCurvePrivateKey
+    certificate: bytes
+
+
+def make_certificate(quote_for: Callable[[bytes], bytes], now: datetime) -> RaTlsKeyPair:
+    """Make a key, have it quoted, and return it with a certificate as Gramine 1.9 makes it.
+
+    Args:
+        quote_for: Returns a quote with the given report data (64 bytes). It is called twice, once for each extension.
+        now: The certificate is valid for a day around this time. No verifier may rely on that.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = _public_key_info(key.public_key())
+    claims = cbor2.dumps({PUBKEY_HASH: cbor2.dumps([1, hashlib.sha256(public).digest()])})
+    legacy = quote_for(_report_data(public))
+    evidence = cbor2.dumps(cbor2.CBORTag(EVIDENCE_TAG, [quote_for(_report_data(claims)), claims]))
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, "RATLS"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "GramineDevelopers"),
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
+        ]
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=1)
+        .not_valid_before(now - _LIFETIME)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
+        .add_extension(identifier, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+        .add_extension(x509.UnrecognizedExtension(LEGACY_OID, legacy), critical=False)
+        .add_extension(x509.UnrecognizedExtension(TCG_DICE_OID, evidence), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return RaTlsKeyPair(private_key=key, certificate=certificate.public_bytes(serialization.Encoding.DER))
+
+
+def parse_certificate(der: bytes) -> RaTlsEvidence:
+    """Return the evidence in an RA-TLS certificate. The quote itself is for `sealserve.sgx.appraisal`.
+
+    Steps: (1) the certificate parses and its key is P-256, P-384 or RSA; (2) with TCG DICE evidence, that is read and
+    its claim names this key, and the legacy extension is ignored; (3) else the legacy extension is read.
+
+    Raises:
+        RaTlsCertificateError: (1) No certificate, or another kind of key.
+        RaTlsEvidenceError: (2) (3) The extension is malformed.
+        RaTlsClaimError: (2) The claim names another key.
+        RaTlsNoEvidenceError: (3) Neither extension is there.
+    """
+    if len(der) > MAXIMUM_CERTIFICATE:
+        raise RaTlsCertificateError(
+            f"RA-TLS certificate: expected at most {MAXIMUM_CERTIFICATE} bytes, got {len(der)}."
+        )
+    try:  # (1)
+        certificate = x509.load_der_x509_certificate(der)
+        public_key = certificate.public_key()
+        extensions = {extension.oid: extension.value for extension in certificate.extensions}
+    except _UNREADABLE as error:
+        raise RaTlsCertificateError(f"RA-TLS certificate: it cannot be read ({error}).") from error
+    public = _public_key_info(public_key)
+    if (dice := extensions.get(TCG_DICE_OID)) is not None:  # (2)
+        return _parse_evidence(_raw(dice), public)
+    if (legacy := extensions.get(LEGACY_OID)) is not None:  # (3)
+        quote = _check_quote(_raw(legacy))
+        return RaTlsEvidence(quote=quote, expected_report_data=_report_data(public), form="legacy")
+    raise RaTlsNoEvidenceError(
+        f"RA-TLS certificate: it has neither TCG DICE evidence ({TCG_DICE_OID.dotted_string}) nor Gramine's legacy "
+        f"extension ({LEGACY_OID.dotted_string}).",
+        hint="The peer shows an ordinary certificate; only an attested enclave gets a key.",
+    )
+
+
+def check_binding(evidence: RaTlsEvidence, report_data: bytes) -> None:
+    """Check that a verified quote's report data binds it to the certificate.
+
+    Args:
+        evidence: From `parse_certificate`.
+        report_data: From the quote's report, 64 bytes.
+
+    Raises:
+        RaTlsBindingError: They differ.
+    """
+    if not hmac.compare_digest(evidence.expected_report_data, report_data):
+        raise RaTlsBindingError(
+            f"RA-TLS: the quote's report data should be {evidence.expected_report_data.hex()}, "
+            f"got {report_data.hex()}.",
+            hint="The quote belongs to another certificate.",
+        )
+
+
+def _parse_evidence(raw: bytes, public: bytes) -> RaTlsEvidence:
+    tagged = _decode(raw, "evidence")
+    if not isinstance(tagged, cbor2.CBORTag) or tagged.tag != EVIDENCE_TAG:
+        raise RaTlsEvidenceError(f"RA-TLS evidence: expected CBOR tag {EVIDENCE_TAG}.")
+    match tagged.value:
+        case [bytes() as quote, bytes() as claims]:
+            pass
+        case _:
+            raise RaTlsEvidenceError("RA-TLS evidence: expected an array of two byte strings (quote, claims).")
+    mapping = _decode(claims, "claims")
+    entry = mapping.get(PUBKEY_HASH) if isinstance(mapping, dict) else None
+    if not isinstance(entry, bytes):
+        raise RaTlsEvidenceError(f"RA-TLS claims: expected a map with the byte string {PUBKEY_HASH!r}.")
+    match _decode(entry, PUBKEY_HASH):
+        case [int() as algorithm, bytes() as digest] if algorithm in _HASHES:
+            pass
+        case _:
+            raise RaTlsEvidenceError(
+                f"RA-TLS {PUBKEY_HASH}: expected an array of a hash algorithm (1, 7 or 8) and a byte string."
+            )
+    if not hmac.compare_digest(digest, _HASHES[algorithm](public)):
+        raise RaTlsClaimError(
+            f"RA-TLS {PUBKEY_HASH}: expected {_HASHES[algorithm](public).hex()} for the certificate's key, "
+            f"got {digest.hex()}."
+        )
+    return RaTlsEvidence(quote=_check_quote(quote), expected_report_data=_report_data(claims), form="tcg-dice")
+
+
+def _decode(raw: bytes, what: str) -> Any:
+    stream = io.BytesIO(raw)
+    try:
+        value = cbor2.CBORDecoder(stream).decode()
+    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
+        raise RaTlsEvidenceError(f"RA-TLS {what}: it is no CBOR.") from error
+    if stream.tell() != len(raw):
+        raise RaTlsEvidenceError(f"RA-TLS {what}: {len(raw) - stream.tell()} bytes follow the CBOR value.")
+    return value
+
+
+def _raw(extension: x509.ExtensionType) -> bytes:
+    if not isinstance(extension, x509.UnrecognizedExtension):
+        raise RaTlsEvidenceError("RA-TLS certificate: the extension with the evidence has an unexpected form.")
+    return extension.value
+
+
+def _check_quote(quote: bytes) -> bytes:
+    if not 0 < len(quote) <= MAXIMUM_QUOTE:
+        raise RaTlsEvidenceError(f"RA-TLS evidence: expected a quote of 1 to {MAXIMUM_QUOTE} bytes, got {len(quote)}.")
+    return quote
+
+
+def _public_key_info(key: object) -> bytes:
+    match key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
+            pass
+        case rsa.RSAPublicKey(key_size=size) if size >= _MINIMUM_RSA_BITS:
+            pass
+        case _:
+            raise RaTlsCertificateError("RA-TLS certificate: its key is not P-256, P-384, or RSA of 3072 bits or more.")
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _report_data(bound: bytes) -> bytes:
+    return hashlib.sha256(bound).digest().ljust(REPORT_DATA_SIZE, b"\0")

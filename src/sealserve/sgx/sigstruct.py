@@ -1,0 +1,324 @@
+"""SIGSTRUCT: the enclave's certificate, by which its signer says what the enclave is and may do (1808 bytes).
+
+Source: Intel SDM volume 3D, "Enclave Signature Structure (SIGSTRUCT)", and EINIT for the checks; Gramine 1.9,
+``pal/src/host/linux-sgx/sgx_arch.h`` (``sgx_sigstruct_t``, the masks) and ``python/graminelibos/sigstruct.py``.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from types import MappingProxyType
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from sealserve.errors import VerificationError
+from sealserve.sgx.report import AttributeFlags, Attributes, MrEnclave, MrSigner
+from sealserve.sgx.signing_key import KEY_BITS, KEY_EXPONENT, check_signing_key
+
+SPEC_VERSION: Final = "Intel SDM volume 3D, SIGSTRUCT; Gramine 1.9, sgx_arch.h"
+SIGSTRUCT_SIZE: Final = 1808
+
+# (name, offset, size); integers are little-endian; what is not listed is reserved and zero.
+_LAYOUT: Final = (
+    ("header", 0, 16),
+    ("vendor", 16, 4),
+    ("signed_on", 20, 4),
+    ("header2", 24, 16),
+    ("sw_defined", 40, 4),
+    ("modulus", 128, 384),
+    ("exponent", 512, 4),
+    ("signature", 516, 384),
+    ("misc_select", 900, 4),
+    ("misc_mask", 904, 4),
+    ("cet_attributes", 908, 1),
+    ("cet_attributes_mask", 909, 1),
+    ("isv_family_id", 912, 16),
+    ("attributes", 928, 16),
+    ("attribute_mask", 944, 16),
+    ("mr_enclave", 960, 32),
+    ("isv_ext_prod_id", 1008, 16),
+    ("isv_prod_id", 1024, 2),
+    ("isv_svn", 1026, 2),
+    ("q1", 1040, 384),
+    ("q2", 1424, 384),
+)
+_SPANS: Final[Mapping[str, slice]] = MappingProxyType({name: slice(at, at + size) for name, at, size in _LAYOUT})
+_RESERVED: Final = (slice(44, 128), slice(910, 912), slice(992, 1008), slice(1028, 1040))
+_SIGNED: Final = (slice(0, 128), slice(900, 1028))
+_FIXED: Final[Mapping[str, bytes]] = MappingProxyType(
+    {
+        "header": bytes.fromhex("06000000e10000000000010000000000"),
+        "header2": bytes.fromhex("01010000600000006000000001000000"),
+    }
+)
+_VENDORS: Final = frozenset({0, 0x8086})
+_BYTES: Final = frozenset({"isv_family_id", "isv_ext_prod_id"})
+
+# EINIT compares every flag, and of XFRM all but AVX, AVX-512 and AMX (Gramine 1.9, SGX_*_MASK_CONST).
+ATTRIBUTE_MASK: Final = Attributes(flags=0xFFFF_FFFF_FFFF_FFFF, xfrm=0xFFFF_FFFF_FFF9_FF1B)
+PRODUCTION_ATTRIBUTES: Final = Attributes(flags=AttributeFlags.MODE64BIT, xfrm=0x3)
+MISC_MASK: Final = 0xFFFF_FFFF
+
+
+class SigstructLengthError(VerificationError):
+    """A SIGSTRUCT does not have 1808 bytes."""
+
+    code = "sigstruct.length"
+
+
+class SigstructHeaderError(VerificationError):
+    """A field with a fixed value (header, header2, vendor) has another one: this is no SIGSTRUCT."""
+
+    code = "sigstruct.header"
+
+
+class SigstructReservedError(VerificationError):
+    """A reserved field is not zero."""
+
+    code = "sigstruct.reserved"
+
+
+class SigstructDateError(VerificationError):
+    """The signing date is no date."""
+
+    code = "sigstruct.date"
+
+
+class SigstructKeyError(VerificationError):
+    """The signer's key is not RSA with 3072 bits and exponent 3."""
+
+    code = "sigstruct.key"
+
+
+class SigstructSignatureError(VerificationError):
+    """The signature does not verify: the SIGSTRUCT was changed after it was signed."""
+
+    code = "sigstruct.signature"
+
+
+class SigstructQuotientError(VerificationError):
+    """Q1 or Q2 is not what the processor expects; EINIT would refuse the enclave."""
+
+    code = "sigstruct.quotient"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sigstruct:
+    """A SIGSTRUCT, field by field. `parse` and `sign` make one; `verify` checks its signature.
+
+    Args:
+        mr_enclave: The measurement that the signer vouches for, 32 bytes.
+        attributes: The attributes that the enclave must be started with, where the mask says so.
+        attribute_mask: Which bits of ATTRIBUTES EINIT compares.
+        isv_prod_id: The product id, 16 bits.
+        isv_svn: The security version, 16 bits.
+        signed_on: The day of signing, as the signer says.
+        modulus: The signer's RSA modulus.
+        signature: The RSA signature, as a number.
+        q1: floor(signature^2 / modulus).
+        q2: floor((signature^3 - q1 * signature * modulus) / modulus).
+        vendor: 0, or 0x8086 for Intel's own enclaves.
+        sw_defined: Free for the signer.
+        misc_select: Extended information of the state save area, 32 bits.
+        misc_mask: Which bits of MISCSELECT EINIT compares.
+        cet_attributes: Control-flow enforcement; zero in Gramine's enclaves.
+        cet_attributes_mask: Its mask.
+        isv_family_id: 16 bytes (only with KSS).
+        isv_ext_prod_id: 16 bytes (only with KSS).
+        exponent: 3.
+    """
+
+    mr_enclave: MrEnclave
+    attributes: Attributes
+    attribute_mask: Attributes
+    isv_prod_id: int
+    isv_svn: int
+    signed_on: date
+    modulus: int = 0
+    signature: int = 0
+    q1: int = 0
+    q2: int = 0
+    vendor: int = 0
+    sw_defined: int = 0
+    misc_select: int = 0
+    misc_mask: int = MISC_MASK
+    cet_attributes: int = 0
+    cet_attributes_mask: int = 0
+    isv_family_id: bytes = bytes(16)
+    isv_ext_prod_id: bytes = bytes(16)
+    exponent: int = KEY_EXPONENT
+
+    @property
+    def mr_signer(self) -> MrSigner:
+        """SHA-256 of the modulus, 384 bytes little-endian."""
+        return _mr_signer(self.modulus)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read a SIGSTRUCT of exactly 1808 bytes. Its signature is for `verify`.
+
+        Raises:
+            SigstructLengthError: ``raw`` is shorter or longer.
+            SigstructHeaderError: HEADER, HEADER2 or VENDOR has an unknown value.
+            SigstructReservedError: A reserved field is not zero.
+            SigstructDateError: DATE is no calendar date.
+            SigstructKeyError: The exponent is not 3, or the modulus has not 3072 bits.
+        """
+        if len(raw) != SIGSTRUCT_SIZE:
+            raise SigstructLengthError(f"SIGSTRUCT: expected {SIGSTRUCT_SIZE} bytes, got {len(raw)}.")
+        value = {name: bytes(raw[span]) for name, span in _SPANS.items()}
+        number = {name: int.from_bytes(field, "little") for name, field in value.items()}
+        for name, expected in _FIXED.items():
+            if value[name] != expected:
+                raise SigstructHeaderError(f"SIGSTRUCT: {name} should be {expected.hex()}, got {value[name].hex()}.")
+        if number["vendor"] not in _VENDORS:
+            raise SigstructHeaderError(f"SIGSTRUCT: vendor should be 0 or 0x8086, got {number['vendor']:#x}.")
+        for span in _RESERVED:
+            if any(raw[span]):
+                raise SigstructReservedError(
+                    f"SIGSTRUCT: the reserved bytes {span.start} to {span.stop - 1} should be zero, "
+                    f"got {raw[span].hex()}."
+                )
+        if number["exponent"] != KEY_EXPONENT or number["modulus"].bit_length() != KEY_BITS:
+            raise SigstructKeyError(
+                f"SIGSTRUCT: the signer's key should be RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT}, "
+                f"got {number['modulus'].bit_length()} bits and exponent {number['exponent']}."
+            )
+        plain = {name for name, _, _ in _LAYOUT} - {*_FIXED, *_BYTES, "signed_on", "attributes", "attribute_mask"}
+        fields = {name: number[name] for name in plain - {"mr_enclave"}}
+        return cls(
+            mr_enclave=MrEnclave(value["mr_enclave"]),
+            attributes=Attributes.parse(value["attributes"]),
+            attribute_mask=Attributes.parse(value["attribute_mask"]),
+            signed_on=_parse_date(number["signed_on"]),
+            isv_family_id=value["isv_family_id"],
+            isv_ext_prod_id=value["isv_ext_prod_id"],
+            **fields,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the 1808 bytes."""
+        raw = bytearray(SIGSTRUCT_SIZE)
+        for name, offset, size in _LAYOUT:
+            if name in _FIXED:
+                field = _FIXED[name]
+            elif name == "signed_on":  # yyyymmdd, each digit one hexadecimal digit
+                field = int(self.signed_on.strftime("%Y%m%d"), 16).to_bytes(size, "little")
+            else:
+                value = getattr(self, name)
+                if isinstance(value, Attributes):
+                    value = value.to_bytes()
+                field = value.to_bytes(size, "little") if isinstance(value, int) else value
+            raw[offset : offset + size] = field
+        return bytes(raw)
+
+    def verify(self) -> MrSigner:
+        """Check the signature as EINIT does, and return the signer's measurement.
+
+        Steps: (1) RSA PKCS#1 v1.5 with SHA-256 over the bytes 0 to 127 and 900 to 1027; (2) Q1 and Q2.
+
+        Raises:
+            SigstructKeyError: (1) The modulus cannot be that of an RSA key.
+            SigstructSignatureError: (1) The signature is not of these bytes by this key.
+            SigstructQuotientError: (2) Q1 or Q2 is wrong.
+        """
+        try:  # (1)
+            key = rsa.RSAPublicNumbers(self.exponent, self.modulus).public_key()
+            key.verify(self.signature.to_bytes(384, "big"), self._signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature as error:
+            raise SigstructSignatureError(
+                f"SIGSTRUCT: the signature for MRENCLAVE {self.mr_enclave.hex()} does not verify under the key with "
+                f"MRSIGNER {self.mr_signer.hex()}.",
+                hint="The file was changed after it was signed; build and sign the enclave again.",
+            ) from error
+        except ValueError as error:
+            raise SigstructKeyError(f"SIGSTRUCT: the modulus is that of no RSA key: {error}.") from error
+        for name, expected in zip(("q1", "q2"), _quotients(self.signature, self.modulus), strict=True):  # (2)
+            if getattr(self, name) != expected:
+                raise SigstructQuotientError(f"SIGSTRUCT: {name} does not belong to this signature and modulus.")
+        return self.mr_signer
+
+    @classmethod
+    def sign(
+        cls,
+        *,
+        mr_enclave: MrEnclave,
+        key: rsa.RSAPrivateKey,
+        signed_on: date,
+        isv_prod_id: int,
+        isv_svn: int,
+        attributes: Attributes = PRODUCTION_ATTRIBUTES,
+        attribute_mask: Attributes = ATTRIBUTE_MASK,
+    ) -> Self:
+        """Return a signed SIGSTRUCT for an enclave.
+
+        Args:
+            mr_enclave: The enclave's measurement.
+            key: RSA, 3072 bits, exponent 3.
+            signed_on: The date to put in.
+            isv_prod_id: The product id.
+            isv_svn: The security version.
+            attributes: What the enclave is started with.
+            attribute_mask: Which bits of that must be so.
+
+        Raises:
+            SigningKeyError: ``key`` is of another size or exponent.
+        """
+        check_signing_key(key)
+        unsigned = cls(
+            mr_enclave=mr_enclave,
+            attributes=attributes,
+            attribute_mask=attribute_mask,
+            isv_prod_id=isv_prod_id,
+            isv_svn=isv_svn,
+            signed_on=signed_on,
+            modulus=key.public_key().public_numbers().n,
+        )
+        raw = key.sign(unsigned._signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
+        signature = int.from_bytes(raw, "big")
+        q1, q2 = _quotients(signature, unsigned.modulus)
+        return replace(unsigned, signature=signature, q1=q1, q2=q2)
+
+    def launch_attributes(self, platform_xfrm: int) -> Attributes:
+        """Return the attributes that a report of this enclave shows once EINIT has succeeded.
+
+        EINIT sets INIT; the bits of XFRM that the mask leaves open are the platform's own (AVX and wider).
+
+        Args:
+            platform_xfrm: The extended state that the platform offers, as in XCR0.
+        """
+        open_bits = ~self.attribute_mask.xfrm & 0xFFFF_FFFF_FFFF_FFFF
+        return Attributes(
+            flags=self.attributes.flags | AttributeFlags.INIT,
+            xfrm=(self.attributes.xfrm & self.attribute_mask.xfrm) | (platform_xfrm & open_bits),
+        )
+
+    def _signed_bytes(self) -> bytes:
+        raw = self.to_bytes()
+        return b"".join(raw[span] for span in _SIGNED)
+
+
+def mr_signer(key: rsa.RSAPublicKey) -> MrSigner:
+    """Return MRSIGNER for a signing key: SHA-256 of its 384-byte little-endian modulus."""
+    return _mr_signer(key.public_numbers().n)
+
+
+def _mr_signer(modulus: int) -> MrSigner:
+    return MrSigner(hashlib.sha256(modulus.to_bytes(384, "little")).digest())
+
+
+def _quotients(signature: int, modulus: int) -> tuple[int, int]:
+    q1, rest = divmod(signature * signature, modulus)
+    return q1, rest * signature // modulus
+
+
+def _parse_date(number: int) -> date:
+    text = f"{number:08x}"
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError as error:
+        raise SigstructDateError(f"SIGSTRUCT: the signing date should be yyyymmdd, got {text}.") from error
