@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sealserve.errors import UnavailableError, InputError
+from sealserve.errors import InputError, SealserveError, UnavailableError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputExistsError(InputError):
@@ -26,6 +27,12 @@ class DiskFullError(UnavailableError):
     code = "file.disk-full"
 
 
+class OutputUnwritableError(InputError):
+    """The output cannot be written: its folder is missing, read-only, or somebody else's."""
+
+    code = "file.unwritable"
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path``; on success sync it and rename it to ``path``, on failure remove it.
@@ -38,35 +45,48 @@ def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iter
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
         DiskFullError: There is no room for it.
+        OutputUnwritableError: Its folder is missing, or does not admit it.
     """
     if not overwrite and path.exists():
         raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    try:
         with os.fdopen(descriptor, "w+b") as stream:
             os.fchmod(descriptor, mode)
             yield stream
             stream.flush()
             os.fsync(descriptor)
+        _publish(temporary, path, overwrite=overwrite)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _output_error(path, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    try:
         if overwrite:
             temporary.replace(path)
         else:
-            os.link(temporary, path)  # unlike rename, it refuses a file that appeared meanwhile
-            temporary.unlink()
-    except FileExistsError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force.") from error
+            os.link(temporary, path)  # unlike a rename, it refuses a file that appeared meanwhile
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"No room to write {path}.", hint="Free some space; nothing was left behind."
-            ) from error
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        raise _output_error(path, error) from error
+
+
+def _output_error(path: Path, error: OSError) -> SealserveError:
+    if error.errno == errno.EEXIST:
+        return OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
+    if error.errno in _NO_ROOM:
+        return DiskFullError(f"No room to write {path}.", hint="Free some space; nothing was left behind.")
+    return OutputUnwritableError(
+        f"{path} cannot be written: {error.strerror}.", hint="Its folder must exist, and be yours to write in."
+    )
 
 
 def write_file(path: Path, content: bytes, *, mode: int = PUBLIC, overwrite: bool = True) -> None:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.atomic_file import PRIVATE, DiskFullError, OutputExistsError, replacing, write_file
+from sealserve.atomic_file import (
+    PRIVATE,
+    DiskFullError,
+    OutputExistsError,
+    OutputUnwritableError,
+    replacing,
+    write_file,
+)
 
 
 def test_a_private_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
@@ -59,3 +66,9 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.code == "file.disk-full"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(OutputUnwritableError, match="cannot be written: No such file or directory") as caught:
+        write_file(tmp_path / "none" / "file", b"x")
+    assert caught.value.code == "file.unwritable"

@@ -1,0 +1,69 @@
+"""``sealserve seal``: plaintext files to Gramine encrypted files."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.operations.wrap_key import create_wrap_key, read_wrap_key
+from sealserve.sealing.codec import seal_file
+from sealserve.sealing.embedded_path import normalise
+from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.tree import seal_tree
+
+app = typer.Typer()
+
+KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="The wrap key: a raw file of 16 bytes.")]
+
+
+@app.command()
+def seal(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file, or a folder with all its files.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the sealed file or folder appears.")],
+    key_file: KeyFile,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file first.")] = False,
+    path: Annotated[
+        str | None, typer.Option(help="The path to bind it to.", show_default="the normalised OUTPUT")
+    ] = None,
+    file_format: Annotated[
+        FormatVersion, typer.Option("--format", help="Every Gramine reads 1.0; 1.9 and later read 2.0 too.")
+    ] = FormatVersion.V1_0,
+    force: console.Force = False,
+    as_json: console.Json = False,
+) -> None:
+    """Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."""
+    key = create_wrap_key(key_file) if new_key else read_wrap_key(key_file)
+    embedded = path if path is not None else normalise(str(destination))
+    with key, console.bytes_progress("Sealing", size_of(source)) as progress:
+        if source.is_dir():
+            entries = seal_tree(source, destination, key=key, prefix=embedded, version=file_format, progress=progress)
+        else:
+            sealed = seal_file(
+                source,
+                destination,
+                key=key,
+                embedded_path=embedded,
+                version=file_format,
+                overwrite=force,
+                progress=progress,
+            )
+    if source.is_dir():
+        rows = [{"path": entry.path, **asdict(entry.sealed)} for entry in entries]
+        if as_json:
+            console.print_json({"path": embedded, "format": file_format.value, "files": rows})
+        else:
+            total = sum(entry.sealed.plain_size for entry in entries)
+            console.out.print(f"Sealed {len(rows)} files, {total} bytes, to {destination}, bound to {embedded}/.")
+    elif as_json:
+        console.print_json({"path": embedded, "format": file_format.value, **asdict(sealed)})
+    else:
+        console.out.print(f"Sealed {sealed.plain_size} bytes to {destination}, bound to the path {embedded}.")
+
+
+def size_of(source: Path) -> int:
+    """Return the size of a file, or of all files below a folder, in bytes: for the progress bar."""
+    if source.is_dir():
+        return sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    return source.stat().st_size if source.is_file() else 0

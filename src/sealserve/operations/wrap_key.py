@@ -1,0 +1,54 @@
+"""Wrap keys in files: raw, 16 bytes, as gramine-sgx-pf-crypt reads and writes them."""
+
+from pathlib import Path
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.errors import InputError
+from sealserve.secret import SecretBytes
+
+WRAP_KEY_SIZE = 16
+
+
+class WrapKeyMissingError(InputError):
+    """There is no key file at that path, or it cannot be read."""
+
+    code = "wrap-key.missing"
+
+
+class WrapKeySizeError(InputError):
+    """The key file does not hold a raw 128-bit key."""
+
+    code = "wrap-key.size"
+
+
+def read_wrap_key(path: Path) -> SecretBytes:
+    """Return the key in the file at ``path``.
+
+    Raises:
+        WrapKeyMissingError: No such file, or no right to read it.
+        WrapKeySizeError: Not exactly 16 bytes.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(WRAP_KEY_SIZE + 1)
+    except OSError as error:
+        raise WrapKeyMissingError(
+            f"The key file {path} cannot be read: {error.strerror}.",
+            hint="A key is a raw file of 16 bytes; `sealserve seal --new-key` makes one.",
+        ) from error
+    if len(content) != WRAP_KEY_SIZE:
+        raise WrapKeySizeError(
+            f"The key file {path} is not 16 bytes long.", hint="A key is raw: not text, and no newline at its end."
+        )
+    return SecretBytes(content)
+
+
+def create_wrap_key(path: Path) -> SecretBytes:
+    """Write a fresh key to a new file, 0600, and return it.
+
+    Raises:
+        OutputExistsError: There is a file already; a key is never overwritten.
+    """
+    key = SecretBytes.random(WRAP_KEY_SIZE)
+    write_file(path, key.reveal(), mode=PRIVATE, overwrite=False)
+    return key
