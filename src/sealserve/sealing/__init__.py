@@ -1,0 +1,1 @@
+"""Sealing: Gramine encrypted files, trees of them, and releases."""

@@ -1,0 +1,308 @@
+"""A release as one tar file for the journey, and back. What arrives is taken for hostile until it is verified.
+
+Order of the members: index, signature, ``enclave/``, sealed files. So the signature is verified before anything else is
+written, each further member's size is known from the signed index, and an archive that was cut off between two members
+lacks sealed files.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from sealserve.atomic_file import replacing
+from sealserve.errors import VerificationError
+from sealserve.sealing.embedded_path import is_safe_relative
+from sealserve.sealing.file_tree import list_folder
+from sealserve.sealing.regular_file import open_regular
+from sealserve.sealing.release import (
+    MAX_INDEX_SIZE,
+    ReleaseIncompleteError,
+    VerifiedRelease,
+    read_verified_index,
+    verify_release,
+)
+from sealserve.sealing.release_files import ReleaseFileMissingError
+from sealserve.sealing.release_index import (
+    ENCLAVE_FOLDER,
+    INDEX_FILE,
+    SIGNATURE_FILE,
+    ReleaseIndex,
+    folder_name,
+    parse_index,
+)
+from sealserve.sealing.signed_index import SIGNATURE_SIZE
+from sealserve.sealing.staging import staging
+
+MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: public files, of kilobytes each
+MAX_ENCLAVE_FILES: Final = 4096
+_MAX_HEADER = 2**20  # tarfile reads an extended header in one piece
+_MIN_END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
+_MAX_END = 2**20
+_COPY_SIZE = 2**18
+_KINDS: Final = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.REGTYPE: "a sparse file",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+class ArchiveFormatError(VerificationError):
+    """The file is no tar file, or a header in it cannot be read."""
+
+    code = "archive.not-a-tar"
+
+
+class ArchiveTruncatedError(VerificationError):
+    """The archive ends in the middle."""
+
+    code = "archive.truncated"
+
+
+class ArchiveTrailingDataError(VerificationError):
+    """There is something behind the archive's end, or its end is in the middle of it."""
+
+    code = "archive.trailing-data"
+
+
+class ArchivePathError(VerificationError):
+    """A member's path leads outside of the release."""
+
+    code = "archive.unsafe-path"
+
+
+class ArchiveMemberError(VerificationError):
+    """A member is no plain regular file: a link, a device, a pipe, a folder, a sparse file."""
+
+    code = "archive.unsafe-member"
+
+
+class ArchiveDuplicateError(VerificationError):
+    """Two members have the same path."""
+
+    code = "archive.duplicate-member"
+
+
+class ArchiveUnexpectedError(VerificationError):
+    """A member is not in the signed index, or not where it must be."""
+
+    code = "archive.unexpected-member"
+
+
+class ArchiveSizeError(VerificationError):
+    """A member has another size than in the signed index, or is larger than its kind can be."""
+
+    code = "archive.too-large"
+
+
+def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
+    """Write the release in ``folder``, with its ``enclave/``, to the new tar file ``tar``.
+
+    The same release gives the same bytes. Signature and digests are not verified here.
+
+    Raises:
+        ReleaseIncompleteError: No release.
+        ReleaseIndexError: No index that sealserve writes.
+        ReleaseFileMissingError: A file of the index is not there.
+        OutputExistsError: ``tar`` exists.
+        DiskFullError: No room for it.
+    """
+    index_file = folder / INDEX_FILE
+    if not index_file.is_file():
+        raise ReleaseIncompleteError(f"{folder} is no release: it has no {INDEX_FILE}.")
+    index = parse_index(index_file.read_bytes(), name=str(index_file))
+    present = set(list_folder(folder).files)
+    sealed = [file.path for file in index.files]
+    if missing := [path for path in (SIGNATURE_FILE, *sealed) if path not in present]:
+        raise ReleaseFileMissingError(folder, missing=missing, changed=(), extra=())
+    enclave = sorted(path for path in present if path.startswith(f"{ENCLAVE_FOLDER}/"))
+    moment = int(index.created_at.timestamp())
+    with (
+        replacing(tar, overwrite=overwrite) as output,
+        tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for path in (INDEX_FILE, SIGNATURE_FILE, *enclave, *sealed):
+            with open_regular(folder / path, follow_links=False) as descriptor:
+                member = tarfile.TarInfo(path)
+                member.size = os.fstat(descriptor).st_size
+                member.mtime = moment
+                with open(descriptor, "rb", closefd=False) as stream:
+                    archive.addfile(member, stream)
+
+
+def unpack(tar: Path, parent: Path, *, owner_key: Ed25519PublicKey) -> VerifiedRelease:
+    """Unpack the release in ``tar`` into a new folder ``NAME-ID`` in ``parent``, and verify it.
+
+    1. each member is a plain regular file with a safe path, and comes once;
+    2. first come index and signature, and the owner's key signed the index;
+    3. each further member is in the index, with the index's size, or below ``enclave/``, within fixed bounds;
+    4. the archive ends as a tar file ends, with nothing behind it;
+    5. the files are exactly those of the index (`verify_release`).
+
+    What is below ``enclave/`` has a signed index of its own, which is not verified here.
+
+    Raises:
+        InputFileMissingError: There is no such archive.
+        ArchiveFormatError: No tar file.
+        ArchiveTruncatedError: It is cut off.
+        ArchiveTrailingDataError: There is something behind its end.
+        ArchivePathError: A path that leads outside.
+        ArchiveMemberError: A link, device, pipe, folder or sparse file.
+        ArchiveDuplicateError: A path comes twice.
+        ArchiveUnexpectedError: A member that is not in the index.
+        ArchiveSizeError: A member of another size than in the index, or too large.
+        SealserveError: What `verify_release` raises.
+        OutputExistsError: The release is there already.
+        DiskFullError: No room for it.
+    """
+    with (
+        open_regular(tar) as descriptor,
+        open(descriptor, "rb", closefd=False) as stream,
+        staging(parent, tar.name) as stage,
+    ):
+        index = _extract(stream, str(tar), stage.folder, owner_key)
+        verified = verify_release(stage.folder, owner_key)  # (5)
+        folder = parent / folder_name(index.name, verified.id)
+        stage.publish(folder)
+    return VerifiedRelease(id=verified.id, folder=folder, index=index)
+
+
+def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519PublicKey) -> ReleaseIndex:
+    paths = _Paths(name)
+    index: ReleaseIndex | None = None
+    sizes: dict[str, int] = {INDEX_FILE: MAX_INDEX_SIZE, SIGNATURE_FILE: SIGNATURE_SIZE}
+    room = MAX_ENCLAVE_SIZE
+    for member, content in _members(stream, name):
+        _check_member(member, name)  # (1)
+        path = member.name
+        paths.add(path)
+        if index is None and path not in sizes:
+            raise ArchiveUnexpectedError(
+                f"{name}: {path!r} comes before {INDEX_FILE} and {SIGNATURE_FILE}: it is no packed release.",
+                hint="Pack releases with `sealserve release pack`.",
+            )
+        if path in (INDEX_FILE, SIGNATURE_FILE):
+            _check_size(member, sizes[path], name, exact=False)
+        elif path in sizes:  # (3)
+            _check_size(member, sizes[path], name, exact=True)
+        elif path.startswith(f"{ENCLAVE_FOLDER}/"):
+            _check_size(member, room, name, exact=False)
+            room -= max(member.size, MAX_ENCLAVE_SIZE // MAX_ENCLAVE_FILES)
+        else:
+            raise ArchiveUnexpectedError(f"{name}: {path!r} is not in the signed index of the release.")
+        _write(content, folder / path)
+        if index is None and {INDEX_FILE, SIGNATURE_FILE} <= paths.files:  # (2)
+            index = parse_index(read_verified_index(folder, owner_key).content, name=f"{name}: {INDEX_FILE}")
+            sizes.update((file.path, file.size) for file in index.files)
+    if index is None:
+        raise ReleaseIncompleteError(f"{name} has no {INDEX_FILE} with a {SIGNATURE_FILE}.")
+    return index
+
+
+def _members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
+    size = os.fstat(stream.fileno()).st_size
+    if size < tarfile.BLOCKSIZE:
+        raise ArchiveFormatError(f"{name} is no tar file: it has {size} bytes.")
+    with _tar_errors(stream, size, name):
+        archive = tarfile.open(fileobj=_BoundedReads(stream), mode="r:")  # noqa: SIM115  # the caller owns the stream
+    while True:
+        with _tar_errors(stream, size, name):
+            member = archive.next()
+            if member is None:
+                break
+            if member.offset_data + member.size > size:
+                raise _cut_off(name, f"in {member.name!r}")
+            content = archive.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+        yield member, cast("BinaryIO", content or io.BytesIO())
+    stream.seek(archive.offset)  # (4)
+    rest = stream.read(_MAX_END + 1)
+    if len(rest) < _MIN_END:
+        raise _cut_off(name, "before the mark of its end")
+    if len(rest) > _MAX_END or any(rest):
+        raise ArchiveTrailingDataError(
+            f"{name}: what follows byte {archive.offset} is neither a member nor the end of a tar file.",
+            hint="It was damaged, or something was added to it.",
+        )
+
+
+def _check_member(member: tarfile.TarInfo, name: str) -> None:
+    path = member.name
+    if not is_safe_relative(path):
+        raise ArchivePathError(f"{name}: the path {path!r} is not one below a folder.")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+        kind = _KINDS.get(member.type, "no regular file")
+        raise ArchiveMemberError(f"{name}: {path!r} is {kind}; a packed release has plain files only.")
+
+
+def _check_size(member: tarfile.TarInfo, limit: int, name: str, *, exact: bool) -> None:
+    if member.size < 0 or member.size > limit or (exact and member.size != limit):
+        expected = f"{limit}, as in the signed index" if exact else f"at most {limit}"
+        raise ArchiveSizeError(f"{name}: {member.name!r} has {member.size} bytes; expected {expected}.")
+
+
+def _write(content: BinaryIO, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as output:
+        shutil.copyfileobj(content, output, _COPY_SIZE)
+        output.flush()
+        os.fsync(output.fileno())
+
+
+class _Paths:
+    """The paths of an archive's members so far: each once, and none below another."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.files: set[str] = set()
+        self._folders: set[str] = set()
+
+    def add(self, path: str) -> None:
+        parts = path.split("/")
+        above = {"/".join(parts[:end]) for end in range(1, len(parts))}
+        if path in self.files or path in self._folders or above & self.files:
+            raise ArchiveDuplicateError(f"{self._name}: {path!r} comes twice, or is both a file and a folder.")
+        self.files.add(path)
+        self._folders |= above
+
+
+@contextlib.contextmanager
+def _tar_errors(stream: BinaryIO, size: int, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
+        if stream.tell() >= size:
+            raise _cut_off(name, "in a header") from error
+        raise ArchiveFormatError(f"{name} is no tar file, or a header in it is damaged: {error}.") from error
+
+
+def _cut_off(name: str, where: str) -> ArchiveTruncatedError:
+    return ArchiveTruncatedError(f"{name} was cut off: it ends {where}.", hint="Copy the archive again.")
+
+
+class _BoundedReads(io.RawIOBase):
+    """A file of which nobody reads a lot in one piece: tarfile trusts the length of extended headers."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()

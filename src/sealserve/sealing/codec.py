@@ -1,0 +1,268 @@
+"""Seal and unseal single files and byte strings as Gramine encrypted files.
+
+Outputs appear whole, by a rename, or not at all. Memory does not depend on the size of a file.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.atomic_file import PRIVATE, PUBLIC, replacing
+from sealserve.sealing import embedded_path as paths
+from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
+from sealserve.sealing.reader import SealedReader, TruncatedError, read_header
+from sealserve.sealing.regular_file import open_regular
+from sealserve.sealing.writer import BytesPlaintext, FilePlaintext, Plaintext, write_sealed
+from sealserve.secret import SecretBytes
+
+Progress = Callable[[int], None]
+"""Called with the number of plaintext bytes done since the last call. What it raises cancels the work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedFile:
+    """What was sealed, and what came of it. Sizes in bytes, digests SHA-256 in hexadecimal."""
+
+    plain_size: int
+    plain_sha256: str
+    sealed_size: int
+    sealed_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsealedFile:
+    """What a sealed file held. ``embedded_path`` is authenticated; size in bytes, digest SHA-256 in hexadecimal."""
+
+    embedded_path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicHeader:
+    """What everybody can read in a sealed file. None of it is authenticated.
+
+    Attributes:
+        version: The format.
+        minor_version: Usually 0.
+        feature_flags: Format 2.0 only; bit 0: Gramine was interrupted while it wrote.
+        sealed_size: Size of the sealed file in bytes.
+        nodes: How many nodes of 4096 bytes that is.
+    """
+
+    version: FormatVersion
+    minor_version: int
+    feature_flags: int
+    sealed_size: int
+    nodes: int
+
+
+def seal_file(
+    source: Path,
+    destination: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str,
+    version: FormatVersion = FormatVersion.V1_0,
+    overwrite: bool = False,
+    follow_links: bool = True,
+    progress: Progress | None = None,
+) -> SealedFile:
+    """Seal the file ``source`` to ``destination``.
+
+    Args:
+        source: A regular file.
+        destination: Where the sealed file appears.
+        key: The wrap key, 16 bytes.
+        embedded_path: The path that it is bound to.
+        version: The format; every Gramine reads 1.0.
+        overwrite: Whether an existing ``destination`` may be replaced.
+        follow_links: Whether ``source`` itself may be a symbolic link.
+        progress: Called as it goes.
+
+    Raises:
+        KeyLengthError: The key does not have 16 bytes.
+        EmbeddedPathError: The path cannot be embedded.
+        InputFileMissingError: No such source.
+        InputFileKindError: The source is no regular file.
+        InputFileUnreadableError: The source cannot be read.
+        SourceChangedError: The source changed meanwhile.
+        OutputExistsError: ``destination`` exists.
+        DiskFullError: No room for it.
+    """
+    with open_regular(source, follow_links=follow_links) as descriptor:
+        plaintext = FilePlaintext(descriptor, source)
+        return _seal(
+            plaintext,
+            destination,
+            key=key,
+            embedded_path=embedded_path,
+            version=version,
+            overwrite=overwrite,
+            progress=progress,
+            at_end=plaintext.check_unchanged,
+        )
+
+
+def seal_bytes(
+    plaintext: bytes | SecretBytes,
+    destination: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str,
+    version: FormatVersion = FormatVersion.V1_0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> SealedFile:
+    """Seal ``plaintext`` to ``destination``; arguments and errors as in `seal_file`."""
+    content = plaintext.reveal() if isinstance(plaintext, SecretBytes) else plaintext
+    return _seal(
+        BytesPlaintext(content),
+        destination,
+        key=key,
+        embedded_path=embedded_path,
+        version=version,
+        overwrite=overwrite,
+        progress=progress,
+        at_end=lambda: None,
+    )
+
+
+def _seal(
+    plaintext: Plaintext,
+    destination: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str,
+    version: FormatVersion,
+    overwrite: bool,
+    progress: Progress | None,
+    at_end: Callable[[], None],
+) -> SealedFile:
+    encoded = paths.encode(embedded_path)
+    digest = hashlib.sha256()
+
+    def observe(piece: memoryview) -> None:
+        digest.update(piece)
+        if progress is not None:
+            progress(len(piece))
+
+    with replacing(destination, mode=PUBLIC, overwrite=overwrite) as output:
+        write_sealed(plaintext, output.fileno(), key=key, embedded_path=encoded, version=version, observe=observe)
+        at_end()
+        with open(output.fileno(), "rb", buffering=0, closefd=False) as sealed:  # it has no path yet
+            sealed_sha256 = hashlib.file_digest(sealed, "sha256").hexdigest()
+            sealed_size = sealed.tell()
+    return SealedFile(
+        plain_size=plaintext.size,
+        plain_sha256=digest.hexdigest(),
+        sealed_size=sealed_size,
+        sealed_sha256=sealed_sha256,
+    )
+
+
+def unseal_file(
+    source: Path,
+    destination: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str | None,
+    allow_trailing: bool = False,
+    overwrite: bool = False,
+    mode: int = PRIVATE,
+    follow_links: bool = True,
+    progress: Progress | None = None,
+) -> UnsealedFile:
+    """Unseal the file ``source`` to ``destination``, which appears only if every node was verified.
+
+    Args:
+        source: A sealed file, format 1.0 or 2.0.
+        destination: Where the plaintext appears.
+        key: The wrap key, 16 bytes.
+        embedded_path: The path that it must be bound to, or None to accept any: look at the result then.
+        allow_trailing: Whether there may be something behind the last node.
+        overwrite: Whether an existing ``destination`` may be replaced.
+        mode: Permission bits of ``destination``.
+        follow_links: Whether ``source`` itself may be a symbolic link.
+        progress: Called as it goes.
+
+    Raises:
+        KeyLengthError: The key does not have 16 bytes.
+        InputFileMissingError: No such source.
+        InputFileKindError: The source is no regular file.
+        InputFileUnreadableError: The source cannot be read.
+        NotSealedError: No encrypted file.
+        UnknownFormatError: A format that is not known.
+        WrongKeyError: Another key, or a changed node 0.
+        PathMismatchError: Sealed with another path.
+        TruncatedError: Too short.
+        TrailingDataError: Too long, and not allowed.
+        TamperedNodeError: A node does not match its MAC.
+        OutputExistsError: ``destination`` exists.
+        DiskFullError: No room for it.
+    """
+    digest = hashlib.sha256()
+    with open_regular(source, follow_links=follow_links) as descriptor:
+        reader = SealedReader(
+            descriptor, name=str(source), key=key, expected_path=embedded_path, allow_trailing=allow_trailing
+        )
+        with replacing(destination, mode=mode, overwrite=overwrite) as output:
+            for piece in reader.chunks():
+                digest.update(piece)
+                output.write(piece)
+                if progress is not None:
+                    progress(len(piece))
+        return UnsealedFile(embedded_path=reader.embedded_path, size=reader.size, sha256=digest.hexdigest())
+
+
+def unseal_bytes(
+    source: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str | None,
+    allow_trailing: bool = False,
+    follow_links: bool = True,
+) -> SecretBytes:
+    """Return the content of the sealed file ``source``; arguments and errors as in `unseal_file`.
+
+    It is all in memory: this is for small files, such as a configuration with a private key.
+    """
+    with open_regular(source, follow_links=follow_links) as descriptor:
+        reader = SealedReader(
+            descriptor, name=str(source), key=key, expected_path=embedded_path, allow_trailing=allow_trailing
+        )
+        content = bytearray()
+        try:
+            for piece in reader.chunks():
+                content += piece
+            return SecretBytes(content)
+        finally:
+            content[:] = bytes(len(content))
+
+
+def inspect_file(path: Path) -> PublicHeader:
+    """Return what is public in the sealed file ``path``. No key is needed, and nothing is verified.
+
+    Raises:
+        InputFileMissingError: No such file.
+        InputFileKindError: No regular file.
+        InputFileUnreadableError: It cannot be read.
+        NotSealedError: No encrypted file.
+        UnknownFormatError: A format that is not known.
+        TruncatedError: Its size is no multiple of 4096.
+    """
+    with open_regular(path) as descriptor:
+        header = read_header(descriptor, name=str(path))
+        size = os.fstat(descriptor).st_size
+    nodes, rest = divmod(size, NODE_SIZE)
+    if rest:
+        raise TruncatedError(f"{path} has {size} bytes, which is no multiple of {NODE_SIZE}: it was cut off.")
+    return PublicHeader(
+        version=header.version,
+        minor_version=header.minor_version,
+        feature_flags=header.feature_flags,
+        sealed_size=size,
+        nodes=nodes,
+    )

@@ -1,0 +1,345 @@
+"""The layout of Gramine encrypted files ("protected files"), formats 1.0 and 2.0.
+
+A file is a row of 4096-byte nodes. Node 0 holds the metadata: a plain part, and a part encrypted under a key derived
+from the wrap key, with the embedded path, the size and the first 3072 bytes of the content. The rest of the content is
+cut into data nodes, each encrypted under a key of its own. Keys and MACs (tags) of up to 96 data nodes and of up to 32
+further MHT (Merkle hash tree) nodes are the content of an MHT node, which is encrypted in the same way; those of the
+root MHT node are in the metadata.
+
+An MHT node and its data nodes are neighbours in the file. We call them a *group*; it is the unit of work.
+
+Source: gramineproject/gramine at ff71d7af (1.9), common/src/protected_files/protected_files_format.h and
+protected_files.c (get_node_numbers, ipf_read_mht_node, ipf_generate_metadata_key, ipf_init_existing_file).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NamedTuple, Self
+
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.cmac import CMAC
+
+from sealserve.errors import InputError, VerificationError
+from sealserve.secret import SecretBytes
+
+SPEC_VERSION: Final = "Gramine 1.9 (ff71d7af): formats 1.0 and 2.0"
+
+NODE_SIZE: Final = 4096
+KEY_SIZE: Final = 16
+MAC_SIZE: Final = 16
+NONCE_SIZE: Final = 32
+ENTRY_SIZE: Final = KEY_SIZE + MAC_SIZE
+DATA_PER_MHT: Final = 96
+CHILDREN_PER_MHT: Final = 32
+HEAD_SIZE: Final = 3072  # bytes of content in node 0
+GROUP_PLAIN_SIZE: Final = DATA_PER_MHT * NODE_SIZE
+DATA_ENTRIES_SIZE: Final = DATA_PER_MHT * ENTRY_SIZE
+CHILD_ENTRIES_SIZE: Final = CHILDREN_PER_MHT * ENTRY_SIZE
+
+_FILE_ID: Final = 0x46505F5346415247  # "GRAFS_PF"
+_LABEL: Final = b"SGX-PROTECTED-FS-METADATA-KEY"
+_KEY_BITS: Final = 128
+
+
+class NotSealedError(VerificationError):
+    """The file does not begin as an encrypted file does."""
+
+    code = "sealed-file.bad-magic"
+
+
+class UnknownFormatError(VerificationError):
+    """The file's format version is neither 1 nor 2."""
+
+    code = "sealed-file.unknown-version"
+
+
+class KeyLengthError(InputError):
+    """The wrap key does not have 16 bytes."""
+
+    code = "sealed-file.key-length"
+
+
+class Field(NamedTuple):
+    """One field of a layout: its name, and where it lies in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+Layout = tuple[Field, ...]
+
+HEADER_1_0: Final[Layout] = (
+    Field("file_id", 0, 8),  # u64 LE
+    Field("major_version", 8, 1),
+    Field("minor_version", 9, 1),
+    Field("nonce", 10, NONCE_SIZE),
+    Field("metadata_mac", 42, MAC_SIZE),
+    Field("metadata", 58, 3884),  # ciphertext of METADATA
+    Field("padding", 3942, 154),
+)
+HEADER_2_0: Final[Layout] = (
+    *HEADER_1_0[:5],
+    Field("feature_flags", 58, 1),  # bit 0: a write was interrupted
+    Field("metadata", 59, 3884),
+    Field("padding", 3943, 153),
+)
+METADATA: Final[Layout] = (
+    Field("path", 0, 772),  # NUL-padded, so 771 bytes at most
+    Field("file_size", 772, 8),  # u64 LE
+    Field("root_entry", 780, ENTRY_SIZE),  # key, then MAC, of MHT node 0
+    Field("head", 812, HEAD_SIZE),
+)
+KEY_DERIVATION: Final[Layout] = (
+    Field("counter", 0, 4),  # u32 LE, 1
+    Field("label", 4, 64),  # NUL-padded
+    Field("nonce", 68, NONCE_SIZE),
+    Field("output_bits", 100, 4),  # u32 LE, 128
+)
+
+
+def _size(layout: Layout) -> int:
+    return layout[-1].offset + layout[-1].size
+
+
+METADATA_SIZE: Final = _size(METADATA)
+MAX_PATH_SIZE: Final = METADATA[0].size - 1
+
+
+def unpack(layout: Layout, raw: bytes) -> dict[str, bytes]:
+    """Return the fields of ``raw``, which has exactly the layout's size."""
+    if len(raw) != _size(layout):
+        raise ValueError(f"expected {_size(layout)} bytes, got {len(raw)}")
+    return {name: raw[offset : offset + size] for name, offset, size in layout}
+
+
+def pack(layout: Layout, **fields: bytes) -> bytes:
+    """Return the bytes of ``layout`` with ``fields`` in their places, each NUL-padded; absent ones are zero."""
+    raw = bytearray(_size(layout))
+    for name, offset, size in layout:
+        value = fields.pop(name, b"")
+        if len(value) > size:
+            raise ValueError(f"{name} has {len(value)} bytes; {size} fit")
+        raw[offset : offset + len(value)] = value
+    if fields:
+        raise ValueError(f"no such fields: {sorted(fields)}")
+    return bytes(raw)
+
+
+class FormatVersion(Enum):
+    """A format of encrypted files. Every Gramine reads 1.0; Gramine 1.9 writes 2.0 and reads both."""
+
+    V1_0 = "1.0"
+    V2_0 = "2.0"
+
+    @property
+    def major(self) -> int:
+        """The number that stands in the file."""
+        return int(self.value.partition(".")[0])
+
+    @property
+    def header(self) -> Layout:
+        """The layout of node 0."""
+        return HEADER_1_0 if self is FormatVersion.V1_0 else HEADER_2_0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """Node 0 without its encrypted content. Nothing here is authenticated by itself.
+
+    Attributes:
+        version: The format.
+        minor_version: Written as 0; Gramine ignores it, and so do we.
+        feature_flags: Format 2.0 only; bit 0 says that Gramine was interrupted while it wrote.
+        nonce: 32 bytes that the metadata key is derived from.
+        metadata_mac: Tag of the metadata.
+        metadata: The encrypted metadata, 3884 bytes.
+    """
+
+    version: FormatVersion
+    minor_version: int = 0
+    feature_flags: int = 0
+    nonce: bytes
+    metadata_mac: bytes
+    metadata: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, node: bytes, *, name: str) -> Self:
+        """Return the header in ``node``, the first 4096 bytes of the file that ``name`` names in errors.
+
+        Raises:
+            NotSealedError: It does not begin with the file id.
+            UnknownFormatError: A major version that we do not know.
+        """
+        fields = unpack(HEADER_1_0, node)
+        if int.from_bytes(fields["file_id"], "little") != _FILE_ID:
+            raise NotSealedError(
+                f"{name} is no sealed file: it begins with {fields['file_id'].hex()}, "
+                f"where {_FILE_ID.to_bytes(8, 'little').hex()} (GRAFS_PF) was expected."
+            )
+        major = fields["major_version"][0]
+        version = next((version for version in FormatVersion if version.major == major), None)
+        if version is None:
+            raise UnknownFormatError(
+                f"{name} has format version {major}.{fields['minor_version'][0]}; known are 1.0 and 2.0.",
+                hint="It may be from a later Gramine, or damaged.",
+            )
+        fields = unpack(version.header, node)
+        return cls(
+            version=version,
+            minor_version=fields["minor_version"][0],
+            feature_flags=fields.get("feature_flags", b"\0")[0],
+            nonce=fields["nonce"],
+            metadata_mac=fields["metadata_mac"],
+            metadata=fields["metadata"],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return node 0."""
+        flags = {"feature_flags": bytes([self.feature_flags])} if self.version is FormatVersion.V2_0 else {}
+        return pack(
+            self.version.header,
+            file_id=_FILE_ID.to_bytes(8, "little"),
+            major_version=bytes([self.version.major]),
+            minor_version=bytes([self.minor_version]),
+            nonce=self.nonce,
+            metadata_mac=self.metadata_mac,
+            metadata=self.metadata,
+            **flags,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """The encrypted part of node 0, decrypted.
+
+    Attributes:
+        path: The embedded path, without padding.
+        file_size: Size of the content in bytes.
+        root_entry: Key and MAC of MHT node 0; zeros where the content fits into node 0.
+        head: The first 3072 bytes of the content, zero-padded.
+    """
+
+    path: bytes
+    file_size: int
+    root_entry: bytes = field(repr=False)
+    head: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Return the metadata in ``raw``, 3884 bytes."""
+        fields = unpack(METADATA, raw)
+        return cls(
+            path=fields["path"].split(b"\0", 1)[0],
+            file_size=int.from_bytes(fields["file_size"], "little"),
+            root_entry=fields["root_entry"],
+            head=fields["head"],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the 3884 bytes."""
+        size = struct.pack("<Q", self.file_size)
+        return pack(METADATA, path=self.path, file_size=size, root_entry=self.root_entry, head=self.head)
+
+
+def metadata_key(wrap_key: SecretBytes, nonce: bytes) -> bytes:
+    """Return the key of the metadata: AES-128-CMAC under the wrap key, a counter-mode KDF of NIST SP 800-108.
+
+    Raises:
+        KeyLengthError: The wrap key does not have 16 bytes.
+    """
+    if len(wrap_key) != KEY_SIZE:
+        raise KeyLengthError(
+            f"The key has {len(wrap_key)} bytes; a Gramine wrap key has {KEY_SIZE}.",
+            hint="Give a raw file of 16 bytes (not hexadecimal or base64 text).",
+        )
+    cmac = CMAC(AES(wrap_key.reveal()))
+    counter, bits = struct.pack("<I", 1), struct.pack("<I", _KEY_BITS)
+    cmac.update(pack(KEY_DERIVATION, counter=counter, label=_LABEL, nonce=nonce, output_bits=bits))
+    return cmac.finalize()
+
+
+# Where nodes lie. Data nodes (d), MHT nodes (m) and positions in the file are numbered from 0.
+
+
+def data_nodes(file_size: int) -> int:
+    """Return how many data nodes a content of ``file_size`` bytes has."""
+    return -(-max(0, file_size - HEAD_SIZE) // NODE_SIZE)
+
+
+def mht_nodes(file_size: int) -> int:
+    """Return how many MHT nodes it has: one for each 96 data nodes, begun or full."""
+    return -(-data_nodes(file_size) // DATA_PER_MHT)
+
+
+def sealed_size(file_size: int) -> int:
+    """Return the size in bytes of the encrypted file."""
+    return (1 + mht_nodes(file_size) + data_nodes(file_size)) * NODE_SIZE
+
+
+def data_node_position(index: int) -> int:
+    """Return the position of data node ``index``."""
+    return 2 + index + index // DATA_PER_MHT
+
+
+def mht_node_position(index: int) -> int:
+    """Return the position of MHT node ``index``."""
+    return 1 + (1 + DATA_PER_MHT) * index
+
+
+def parent(index: int) -> tuple[int, int]:
+    """Return the parent of MHT node ``index`` (not of the root, 0), and the number of its slot there."""
+    return divmod(index - 1, CHILDREN_PER_MHT)
+
+
+def child_count(index: int, total: int) -> int:
+    """Return how many children MHT node ``index`` has, if there are ``total`` MHT nodes."""
+    return max(0, min(CHILDREN_PER_MHT, total - (CHILDREN_PER_MHT * index + 1)))
+
+
+def describe_node(position: int) -> str:
+    """Return what the node at ``position`` is, for messages."""
+    if position == 0:
+        return "node 0 (metadata)"
+    group, place = divmod(position - 1, 1 + DATA_PER_MHT)
+    kind = f"MHT node {group}" if place == 0 else f"data node {group * DATA_PER_MHT + place - 1}"
+    return f"node {position} ({kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """MHT node ``index`` and the data nodes under it: neighbours in the file, one run in the content.
+
+    Attributes:
+        index: The number of the MHT node.
+        plain_offset: Where its run begins in the content, in bytes.
+        plain_size: Length of the run in bytes, from 1 to 393216.
+    """
+
+    index: int
+    plain_offset: int
+    plain_size: int
+
+    @property
+    def data_nodes(self) -> int:
+        """How many data nodes it has, from 1 to 96."""
+        return -(-self.plain_size // NODE_SIZE)
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the encrypted file, in bytes: with the MHT node."""
+        return mht_node_position(self.index) * NODE_SIZE
+
+
+def group(index: int, file_size: int) -> Group:
+    """Return group ``index`` of a content of ``file_size`` bytes."""
+    start = HEAD_SIZE + index * GROUP_PLAIN_SIZE
+    return Group(index, start, min(GROUP_PLAIN_SIZE, file_size - start))
+
+
+def groups(file_size: int) -> Iterator[Group]:
+    """Yield the groups of a content of ``file_size`` bytes in the order of the file."""
+    for index in range(mht_nodes(file_size)):
+        yield group(index, file_size)

@@ -1,0 +1,203 @@
+"""Reads one encrypted file: nothing leaves here that was not authenticated."""
+
+import os
+from collections.abc import Iterator
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from sealserve.errors import VerificationError
+from sealserve.sealing import embedded_path as paths
+from sealserve.sealing import node_cipher, protected_file
+from sealserve.sealing.hash_tree import HashTreeReader, TreeNodeError
+from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher, NodeMacError
+from sealserve.sealing.protected_file import (
+    DATA_PER_MHT,
+    ENTRY_SIZE,
+    HEAD_SIZE,
+    NODE_SIZE,
+    Header,
+    Metadata,
+)
+from sealserve.sealing.regular_file import read_at
+from sealserve.secret import SecretBytes
+
+
+class WrongKeyError(VerificationError):
+    """The metadata does not decrypt: another key, or a changed node 0. The format cannot tell the two apart."""
+
+    code = "sealed-file.wrong-key"
+
+
+class TamperedNodeError(VerificationError):
+    """A node is not the one that was sealed: changed, moved, or from an older or another file.
+
+    Args:
+        name: The file, as errors name it.
+        position: The node's position in the file.
+    """
+
+    code = "sealed-file.tampered-node"
+
+    def __init__(self, name: str, position: int) -> None:
+        super().__init__(
+            f"{name} was tampered with or damaged: {protected_file.describe_node(position)}, "
+            f"at byte {position * NODE_SIZE}, does not match its MAC.",
+            hint="Copy the file again from where it was sealed.",
+        )
+        self.position = position
+
+
+class TruncatedError(VerificationError):
+    """The file is shorter than its content needs."""
+
+    code = "sealed-file.truncated"
+
+
+class TrailingDataError(VerificationError):
+    """There is something behind the last node."""
+
+    code = "sealed-file.trailing-data"
+
+
+class SealedReader:
+    """An open encrypted file whose metadata has been verified.
+
+    How a file is verified:
+
+    1. node 0 is there, with the file id and a known format version;
+    2. the metadata matches its MAC under the key derived from the wrap key and the nonce;
+    3. the embedded path is the expected one;
+    4. the file has exactly as many nodes as its content needs;
+    5. each MHT node matches the MAC in the metadata or in its parent, each data node that in its MHT node.
+
+    Steps 1 to 4 are taken here at once, step 5 for each part that is read. Memory: one group (384 KiB) of ciphertext
+    and one of plaintext, and one MHT node of each level.
+
+    Args:
+        descriptor: The file, open for reading.
+        name: What to call it in errors.
+        key: The wrap key, 16 bytes.
+        expected_path: The path that it must have been sealed with, or None to accept any.
+        allow_trailing: Whether there may be something behind the last node. Gramine's tool leaves old nodes there when
+            it overwrites a longer file.
+        cipher: Decrypts nodes.
+
+    Raises:
+        NotSealedError: No encrypted file.
+        UnknownFormatError: A format that is not known.
+        KeyLengthError: The key does not have 16 bytes.
+        WrongKeyError: Another key, or a changed node 0.
+        PathMismatchError: Sealed with another path.
+        TruncatedError: Too short.
+        TrailingDataError: Too long.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        name: str,
+        key: SecretBytes,
+        expected_path: str | None,
+        allow_trailing: bool = False,
+        cipher: NodeCipher = node_cipher.DEFAULT,
+    ) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._cipher = cipher
+        header = read_header(descriptor, name=name)  # (1)
+        self._metadata = _decrypt_metadata(header, key, name)  # (2)
+        if expected_path is not None and self._metadata.path != paths.encode(expected_path):  # (3)
+            raise paths.PathMismatchError(name, expected=expected_path, found=self.embedded_path)
+        self._check_length(os.fstat(descriptor).st_size, allow_trailing=allow_trailing)  # (4)
+        self._tree = HashTreeReader(descriptor, self._metadata.root_entry, cipher)
+
+    @property
+    def embedded_path(self) -> str:
+        """The path that the file was sealed with."""
+        return paths.decode(self._metadata.path)
+
+    @property
+    def size(self) -> int:
+        """Size of the content in bytes."""
+        return self._metadata.file_size
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield the content in order, in verified pieces. A piece is valid until the next one is asked for.
+
+        Raises:
+            TamperedNodeError: A node does not match its MAC.
+            TruncatedError: The file became shorter meanwhile.
+        """
+        if self.size:
+            yield memoryview(self._metadata.head)[: min(self.size, HEAD_SIZE)]
+        most_nodes = min(protected_file.data_nodes(self.size), DATA_PER_MHT)
+        sealed = memoryview(bytearray(most_nodes * NODE_SIZE + SPARE))
+        plain = memoryview(bytearray(most_nodes * NODE_SIZE))
+        for group in protected_file.groups(self.size):
+            self._read_group(group, sealed, plain)
+            yield plain[: group.plain_size]
+
+    def _read_group(self, group: protected_file.Group, sealed: memoryview, plain: memoryview) -> None:
+        try:  # (5)
+            entries = self._tree.node(group.index)[: group.data_nodes * ENTRY_SIZE]
+        except TreeNodeError as error:
+            position = protected_file.mht_node_position(error.index)
+            if error.present < NODE_SIZE:
+                raise self._cut_off(position) from error
+            raise TamperedNodeError(self._name, position) from error
+        used = group.data_nodes * NODE_SIZE
+        present = read_at(self._descriptor, sealed[:used], group.offset + NODE_SIZE)
+        first = group.index * DATA_PER_MHT
+        if present < used:
+            raise self._cut_off(protected_file.data_node_position(first + present // NODE_SIZE))
+        try:
+            self._cipher.decrypt(sealed[: used + SPARE], entries, plain[:used])
+        except NodeMacError as error:
+            position = protected_file.data_node_position(first + error.index)
+            raise TamperedNodeError(self._name, position) from error
+
+    def _check_length(self, found: int, *, allow_trailing: bool) -> None:
+        needed = protected_file.sealed_size(self.size)
+        if found < needed:
+            raise TruncatedError(
+                f"{self._name} is cut off: it has {found} bytes, and its content of {self.size} bytes needs {needed}.",
+                hint="Copy the file again from where it was sealed.",
+            )
+        if found > needed and not allow_trailing:
+            raise TrailingDataError(
+                f"{self._name} has {found - needed} bytes behind its last node: {found} bytes, expected {needed}.",
+                hint="Gramine's tool leaves such bytes when it overwrites a longer file: seal it to a new file.",
+            )
+
+    def _cut_off(self, position: int) -> TruncatedError:
+        return TruncatedError(
+            f"{self._name} became shorter while it was read: {protected_file.describe_node(position)} is missing."
+        )
+
+
+def read_header(descriptor: int, *, name: str) -> Header:
+    """Return the plain part of node 0; no key is needed, and nothing is verified.
+
+    Raises:
+        NotSealedError: No encrypted file.
+        UnknownFormatError: A format that is not known.
+        TruncatedError: Not even one node.
+    """
+    node = bytearray(NODE_SIZE)
+    present = read_at(descriptor, memoryview(node), 0)
+    if present < NODE_SIZE:
+        raise TruncatedError(f"{name} has {present} bytes; a sealed file has at least one node of {NODE_SIZE} bytes.")
+    return Header.parse(bytes(node), name=name)
+
+
+def _decrypt_metadata(header: Header, key: SecretBytes, name: str) -> Metadata:
+    cipher = AESGCM(protected_file.metadata_key(key, header.nonce))
+    try:
+        return Metadata.parse(cipher.decrypt(ZERO_IV, header.metadata + header.metadata_mac, None))
+    except InvalidTag as error:
+        raise WrongKeyError(
+            f"{name} does not open with this key: the MAC of its metadata (node 0) does not match.",
+            hint="It was sealed with another key, or its first 4096 bytes were changed.",
+        ) from error

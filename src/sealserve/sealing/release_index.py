@@ -1,0 +1,170 @@
+"""The index of a release, ``release.json``: what the release holds, public and signed.
+
+The release id is the SHA-256 of the index's bytes, so there is one form only: canonical JSON, files in ascending order.
+"""
+
+import secrets
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Annotated, Final, Literal, NewType, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from sealserve.deployment import Name
+from sealserve.errors import VerificationError
+from sealserve.sealing.canonical_json import canonical_json
+from sealserve.sealing.embedded_path import is_safe_relative
+from sealserve.sealing.protected_file import NODE_SIZE
+
+INDEX_FILE: Final = "release.json"
+SIGNATURE_FILE: Final = "release.json.sig"
+FILE_LIST: Final = "files.json"
+ENCLAVE_FOLDER: Final = "enclave"
+MODELS_FOLDER: Final = "models"
+ID_DIGITS: Final = 12  # of the release id, in the folder's name
+
+KeyName = NewType("KeyName", str)
+"""The public name of a release key: 32 hexadecimal digits that say nothing of the key."""
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class ReleaseIndexError(VerificationError):
+    """The index is not one that sealserve writes."""
+
+    code = "release.invalid-index"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class IndexedFile(_Part):
+    """A sealed file: its path in the release, its size in bytes, its SHA-256 in hexadecimal."""
+
+    path: str
+    size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE)]
+    sha256: _Sha256
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        if not is_safe_relative(path) or path.split("/", maxsplit=1)[0] in {INDEX_FILE, SIGNATURE_FILE, ENCLAVE_FOLDER}:
+            raise ValueError(f"{path!r} is no place for a sealed file")
+        return path
+
+
+class IndexedServable(_Part):
+    """A servable and its versions, in ascending order."""
+
+    name: Name
+    versions: Annotated[tuple[_Version, ...], Field(min_length=1)]
+
+    @field_validator("versions")
+    @classmethod
+    def _ascend(cls, versions: tuple[int, ...]) -> tuple[int, ...]:
+        if any(left >= right for left, right in pairwise(versions)):
+            raise ValueError("versions must ascend")
+        return versions
+
+
+class ReleaseIndex(_Part):
+    """A whole ``release.json``.
+
+    Attributes:
+        version: Of this schema.
+        name: Of the release.
+        created: When, in UTC: ``2026-11-23T18:22:00Z``.
+        simulated: Whether it is for the simulated platform only.
+        file_format: Of the sealed files.
+        key_id: Which key opens it, 32 hexadecimal digits.
+        servables: What is served, in ascending order of names.
+        files: Every sealed file, in ascending order of paths.
+    """
+
+    version: Literal[1] = 1
+    name: Name
+    created: str
+    simulated: bool
+    file_format: Literal["1.0", "2.0"]
+    key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    servables: Annotated[tuple[IndexedServable, ...], Field(min_length=1)]
+    files: Annotated[tuple[IndexedFile, ...], Field(min_length=1)]
+
+    @property
+    def created_at(self) -> datetime:
+        """``created`` as a time in UTC."""
+        return datetime.strptime(self.created, _TIME).replace(tzinfo=UTC)
+
+    @field_validator("created")
+    @classmethod
+    def _is_a_time(cls, created: str) -> str:
+        if datetime.strptime(created, _TIME).replace(tzinfo=UTC).strftime(_TIME) != created:
+            raise ValueError("expected YYYY-MM-DDTHH:MM:SSZ")
+        return created
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        names = [servable.name for servable in self.servables]
+        if any(left >= right for left, right in pairwise(names)):
+            raise ValueError("servables must be in ascending order, each once")
+        paths = [file.path for file in self.files]
+        if any(left >= right for left, right in pairwise(paths)):
+            raise ValueError("files must be in ascending order, each once")
+        known = set(paths)
+        for path in paths:
+            parts = path.split("/")
+            if any("/".join(parts[:end]) in known for end in range(1, len(parts))):
+                raise ValueError(f"{path!r} lies below a file")
+        if FILE_LIST not in known:
+            raise ValueError(f"{FILE_LIST!r} is missing")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of ``release.json``."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def parse_index(content: bytes, *, name: str = INDEX_FILE) -> ReleaseIndex:
+    """Return the index in ``content``.
+
+    Args:
+        content: The bytes of ``release.json``. Only the canonical form is accepted: nothing can hide in duplicate keys.
+        name: What to call it in errors.
+
+    Raises:
+        ReleaseIndexError: No such index, or not in canonical form.
+    """
+    try:
+        index = ReleaseIndex.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ReleaseIndexError(f"{name} is no release index: {where}: {message}.") from error
+    if index.to_bytes() != content:
+        raise ReleaseIndexError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
+    return index
+
+
+def format_time(moment: datetime) -> str:
+    """Return a time as it stands in an index; fractions of a second are dropped.
+
+    Raises:
+        ValueError: The time has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("a time without a time zone")
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def new_key_name() -> KeyName:
+    """Return a fresh name for a release key."""
+    return KeyName(secrets.token_hex(16))
+
+
+def folder_name(name: str, release_id: str) -> str:
+    """Return the name of a release's folder: its own name, and the beginning of its id."""
+    return f"{name}-{release_id[:ID_DIGITS]}"

@@ -1,0 +1,168 @@
+"""Writes one encrypted file to an open descriptor, streaming."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from sealserve.errors import InputError
+from sealserve.sealing import node_cipher, protected_file
+from sealserve.sealing.hash_tree import HashTreeWriter
+from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher
+from sealserve.sealing.protected_file import (
+    DATA_ENTRIES_SIZE,
+    DATA_PER_MHT,
+    ENTRY_SIZE,
+    HEAD_SIZE,
+    MAC_SIZE,
+    NODE_SIZE,
+    NONCE_SIZE,
+    FormatVersion,
+    Header,
+    Metadata,
+)
+from sealserve.sealing.regular_file import read_at, write_at
+from sealserve.secret import SecretBytes
+
+MAX_SIZE: Final = 2**63 - 1  # file offsets are signed
+
+
+class SourceChangedError(InputError):
+    """The file changed while it was sealed."""
+
+    code = "sealed-file.source-changed"
+
+
+class Plaintext(Protocol):
+    """What is sealed: a content of a known size that can be read at any offset."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from byte ``offset`` on."""
+        ...
+
+
+class FilePlaintext:
+    """An open regular file as the content. It must not change meanwhile.
+
+    Args:
+        descriptor: The file, open for reading.
+        path: Its path, for errors.
+    """
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._status = os.fstat(descriptor)
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes when it was opened."""
+        return self._status.st_size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from byte ``offset`` on.
+
+        Raises:
+            SourceChangedError: The file has become shorter.
+        """
+        if read_at(self._descriptor, buffer, offset) < len(buffer):
+            raise self._changed()
+
+    def check_unchanged(self) -> None:
+        """Make sure that the file is what it was when it was opened.
+
+        Raises:
+            SourceChangedError: Its size or time of modification is another one.
+        """
+        now = os.fstat(self._descriptor)
+        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            raise self._changed()
+
+    def _changed(self) -> SourceChangedError:
+        return SourceChangedError(
+            f"{self._path} changed while it was being sealed: it had {self._status.st_size} bytes at first.",
+            hint="Wait until whatever writes it is done, and seal again.",
+        )
+
+
+class BytesPlaintext:
+    """Bytes in memory as the content."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = memoryview(content)
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+        return len(self._content)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from byte ``offset`` on."""
+        buffer[:] = self._content[offset : offset + len(buffer)]
+
+
+def write_sealed(
+    plaintext: Plaintext,
+    descriptor: int,
+    *,
+    key: SecretBytes,
+    embedded_path: bytes,
+    version: FormatVersion,
+    observe: Callable[[memoryview], object],
+    cipher: NodeCipher = node_cipher.DEFAULT,
+) -> None:
+    """Write ``plaintext`` as an encrypted file.
+
+    Memory: one group (384 KiB) of plaintext and one of ciphertext, whatever the size. Node 0 is written last.
+
+    Args:
+        plaintext: The content.
+        descriptor: An empty file, open for reading and writing.
+        key: The wrap key, 16 bytes.
+        embedded_path: The path that is authenticated with the content.
+        version: The format.
+        observe: Called with each piece of plaintext, in order, as it is read; what it raises ends the work.
+        cipher: Encrypts nodes.
+
+    Raises:
+        KeyLengthError: The key does not have 16 bytes.
+        SourceChangedError: The source became shorter.
+    """
+    nonce = os.urandom(NONCE_SIZE)
+    metadata_cipher = AESGCM(protected_file.metadata_key(key, nonce))
+    size = plaintext.size
+    head = memoryview(bytearray(HEAD_SIZE))
+    plaintext.read_into(head[: min(size, HEAD_SIZE)], 0)
+    observe(head[: min(size, HEAD_SIZE)])
+
+    tree = HashTreeWriter(descriptor, protected_file.mht_nodes(size), cipher)
+    most_nodes = min(protected_file.data_nodes(size), DATA_PER_MHT)
+    plain = memoryview(bytearray(most_nodes * NODE_SIZE))
+    sealed = memoryview(bytearray((1 + most_nodes) * NODE_SIZE + SPARE))
+    for group in protected_file.groups(size):
+        used = group.data_nodes * NODE_SIZE
+        plaintext.read_into(plain[: group.plain_size], group.plain_offset)
+        observe(plain[: group.plain_size])
+        plain[group.plain_size : used] = bytes(used - group.plain_size)
+        entries = bytearray(DATA_ENTRIES_SIZE)
+        cipher.encrypt(
+            plain[:used],
+            sealed[NODE_SIZE : NODE_SIZE + used + SPARE],
+            memoryview(entries)[: group.data_nodes * ENTRY_SIZE],
+        )
+        tree.place(group.index, entries, sealed[:NODE_SIZE])
+        write_at(descriptor, sealed[: NODE_SIZE + used], group.offset)
+
+    metadata = Metadata(
+        path=embedded_path, file_size=size, root_entry=tree.root_entry or bytes(ENTRY_SIZE), head=bytes(head)
+    )
+    encrypted = metadata_cipher.encrypt(ZERO_IV, metadata.to_bytes(), None)
+    header = Header(version=version, nonce=nonce, metadata=encrypted[:-MAC_SIZE], metadata_mac=encrypted[-MAC_SIZE:])
+    write_at(descriptor, header.to_bytes(), 0)
