@@ -1,0 +1,140 @@
+"""The workspace's certificates: three authorities, the broker's certificate, the user's.
+
+The service's own certificate is not here: each release gets a fresh one, and its key exists only inside the sealed
+``ssl.cfg``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sealserve.atomic_file import OutputExistsError, write_file
+from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.errors import InputError
+from sealserve.pki.authority import Authority, AuthorityKind, split_names
+from sealserve.pki.certificate import CertificateInfo, CertifiedKey, describe
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.workspace import Workspace
+
+BROKER_CERTIFICATE = "broker.pem"
+BROKER_KEY = "broker.key"
+
+
+class TlsModeError(InputError):
+    """The certificates asked for are not those that the deployment describes."""
+
+    code = "certs.tls-mode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedCertificate:
+    """A certificate of the workspace: what it is for, where it lies, what it says."""
+
+    role: str
+    path: Path
+    info: CertificateInfo
+
+
+def check_mode(deployment: Deployment, mode: TlsMode) -> None:
+    """Check that the deployment wants certificates for ``mode``.
+
+    Raises:
+        TlsModeError: It wants the other one.
+    """
+    if deployment.service.tls is not mode:
+        raise TlsModeError(
+            f"sealserve.toml says service.tls = {deployment.service.tls.value!r}, not {mode.value!r}.",
+            hint=f"Run `sealserve certs {deployment.service.tls.value}`, or change service.tls.",
+        )
+
+
+def create_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
+    """Make the authorities and issue the broker's certificate and, for two-way TLS, the user's.
+
+    Raises:
+        OutputExistsError: There are authorities already: what they signed is in use.
+    """
+    workspace.create()
+    simulated = deployment.platform is Platform.SIMULATED
+    broker_names, broker_addresses = split_names((deployment.broker.name, deployment.broker.address))
+    wanted = {
+        AuthorityKind.BROKER: (broker_names, broker_addresses),
+        AuthorityKind.SERVICE: ((deployment.service.name,), ()),
+        AuthorityKind.USERS: ((deployment.service.client_name,), ()),
+    }
+    for kind in wanted:
+        if (folder := workspace.owner.authorities / kind).exists():
+            raise OutputExistsError(
+                f"There is a {kind} authority already, in {folder}.",
+                hint="`sealserve certs renew` issues fresh certificates from the authorities that you have.",
+            )
+    for kind, (names, addresses) in wanted.items():
+        authority = Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now)
+        authority.save(workspace.owner.authorities / kind)
+    return renew_certificates(workspace, deployment, now=now)
+
+
+def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
+    """Issue fresh certificates, with fresh keys, for the broker and the user from the authorities at hand.
+
+    Raises:
+        AuthorityMissingError: There are no authorities yet.
+    """
+    broker_names, broker_addresses = split_names((deployment.broker.name, deployment.broker.address))
+    broker = _authority(workspace, AuthorityKind.BROKER).issue_server(broker_names, broker_addresses, now=now)
+    workspace.owner.broker_tls.mkdir(mode=0o700, exist_ok=True)
+    broker.write(
+        certificate=workspace.owner.broker_tls / BROKER_CERTIFICATE, key=workspace.owner.broker_tls / BROKER_KEY
+    )
+    write_file(workspace.user.service_ca, _authority(workspace, AuthorityKind.SERVICE).certificate_pem)
+    if deployment.service.tls is TlsMode.TWO_WAY:
+        user = _authority(workspace, AuthorityKind.USERS).issue_client(deployment.service.client_name, now=now)
+        user.write(certificate=workspace.user.certificate, key=workspace.user.key)
+    return list(show_certificates(workspace))
+
+
+def show_certificates(workspace: Workspace) -> Iterable[NamedCertificate]:
+    """Yield what certificates there are."""
+    places = {f"{kind} authority": workspace.owner.authorities / kind / "ca.pem" for kind in AuthorityKind}
+    places["broker"] = workspace.owner.broker_tls / BROKER_CERTIFICATE
+    places["user"] = workspace.user.certificate
+    for role, path in places.items():
+        if path.is_file():
+            info = describe(path.read_bytes(), source=str(path))[0]
+            yield NamedCertificate(role=role, path=path, info=info)
+
+
+def broker_certificate(workspace: Workspace) -> CertifiedKey:
+    """Return the broker's certificate and key.
+
+    Raises:
+        CertificateMissingError: There is none yet.
+    """
+    folder = workspace.owner.broker_tls
+    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY)
+
+
+def broker_authority_pem(workspace: Workspace) -> bytes:
+    """Return the certificate that enclaves trust to name the broker, PEM."""
+    return _authority(workspace, AuthorityKind.BROKER).certificate_pem
+
+
+def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datetime) -> SslConfig:
+    """Issue a certificate for the service, and return the ``ssl.cfg`` that holds its key: it is written nowhere else.
+
+    Raises:
+        AuthorityMissingError: There are no authorities yet.
+    """
+    service = _authority(workspace, AuthorityKind.SERVICE).issue_server((deployment.service.name,), now=now)
+    two_way = deployment.service.tls is TlsMode.TWO_WAY
+    return SslConfig(
+        server_key=service.key_pem,
+        server_cert=service.chain_pem,
+        custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem if two_way else None,
+        client_verify=two_way,
+    )
+
+
+def _authority(workspace: Workspace, kind: AuthorityKind) -> Authority:
+    return Authority.load(workspace.owner.authorities / kind)
