@@ -1,0 +1,257 @@
+"""Why a connection does not come about: one TLS handshake of our own, made only after gRPC's has failed.
+
+gRPC says "Socket closed" where a server wants a client certificate, and "unavailable" for most else. This handshake
+decides nothing: no request travels over it, and gRPC's own verification stands whatever is found here.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from sealserve.client.credentials import Credentials, Endpoint, TlsError, date_problem, describe, printable
+from sealserve.errors import SealserveError, UnavailableError
+
+_HTTP2 = b"h2"
+_READ_SIZE = 16_384
+_OUTSIDE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED (openssl/x509_vfy.h)
+
+
+class UnreachableError(UnavailableError):
+    """The service does not answer at that address."""
+
+    code = "client.unreachable"
+
+
+class ServiceUntrustedError(TlsError):
+    """The service's certificate was not issued by the given authority."""
+
+    code = "client.tls-untrusted"
+
+
+class ServiceNameError(TlsError):
+    """The service's certificate is for another name."""
+
+    code = "client.tls-name"
+
+
+class ServiceCertificateExpiredError(TlsError):
+    """The service's certificate, or one of its issuers', is outside its dates."""
+
+    code = "client.tls-expired"
+
+
+class CertificateRequiredError(TlsError):
+    """The service wants a client certificate, and none was given."""
+
+    code = "client.tls-certificate-required"
+
+
+class CertificateRefusedError(TlsError):
+    """The service does not accept the client's certificate."""
+
+    code = "client.tls-certificate-refused"
+
+
+class _ClosedError(Exception):
+    """The peer closed the connection."""
+
+
+@dataclass(slots=True)
+class _Handshake:
+    """What became of a handshake.
+
+    Attributes:
+        verification: OpenSSL's complaints about the service's chain: (error number, certificate), in its order.
+        leaf: The service's certificate, if it came so far.
+        protocol: The protocol that ALPN chose, if any.
+        ended: How it failed, as OpenSSL says it, or "" where the peer closed the connection, or None: it did not.
+    """
+
+    verification: list[tuple[int, x509.Certificate]] = field(default_factory=list)
+    leaf: x509.Certificate | None = None
+    protocol: bytes = b""
+    ended: str | None = None
+
+
+def find_fault(endpoint: Endpoint, credentials: Credentials, *, timeout: float) -> SealserveError | None:
+    """Connect to ``endpoint`` as gRPC would, and return what is wrong, or None where all is well by now.
+
+    Args:
+        endpoint: Where to connect to.
+        credentials: Whom to expect there, and who we are.
+        timeout: Seconds for all of it.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        stream = socket.create_connection((endpoint.host, endpoint.port), timeout=timeout)
+    except socket.gaierror as error:
+        return UnreachableError(
+            f"The name {endpoint.host} has no address: {error.strerror}.", hint="Check the name and this machine's DNS."
+        )
+    except TimeoutError:
+        return UnreachableError(
+            f"No answer from {endpoint} within {timeout:.3g} s.", hint="Check the address, and firewalls on the way."
+        )
+    except OSError as error:
+        return UnreachableError(
+            f"Cannot connect to {endpoint}: {error.strerror}.", hint="Check the address, and that the service is up."
+        )
+    with stream:
+        try:
+            outcome = _shake_hands(stream, credentials, deadline)
+        except TimeoutError:
+            return UnreachableError(
+                f"{endpoint} accepts connections, but did not answer within {timeout:.3g} s.",
+                hint="Check that it is a TLS port, and that the service is up.",
+            )
+    return _judge(outcome, endpoint, credentials)
+
+
+def _shake_hands(stream: socket.socket, credentials: Credentials, deadline: float) -> _Handshake:
+    outcome = _Handshake()
+    connection = SSL.Connection(_context(credentials, outcome), None)
+    connection.set_tlsext_host_name(credentials.server_name.encode())
+    connection.set_alpn_protos([_HTTP2])
+    connection.set_connect_state()
+    try:
+        _drive(connection, stream, deadline, connection.do_handshake)
+        outcome.protocol = connection.get_alpn_proto_negotiated()
+        # With TLS 1.3 the service looks at our certificate after our handshake is done; an HTTP/2 server speaks first.
+        if outcome.protocol == _HTTP2:
+            _drive(connection, stream, deadline, lambda: connection.read(1))
+    except SSL.ZeroReturnError:
+        outcome.ended = ""
+    except SSL.Error as error:
+        outcome.ended = "; ".join(reason for *_, reason in error.args[0]) if error.args else "an error without a name"
+    except (_ClosedError, ConnectionError):
+        outcome.ended = ""
+    outcome.leaf = connection.get_peer_certificate(as_cryptography=True)
+    return outcome
+
+
+def _context(credentials: Credentials, outcome: _Handshake) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    for authority in x509.load_pem_x509_certificates(credentials.ca):
+        if (store := context.get_cert_store()) is not None:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+
+    def note(_: SSL.Connection, certificate: crypto.X509, number: int, __: int, accepted: int) -> bool:
+        if not accepted:
+            outcome.verification.append((number, certificate.to_cryptography()))
+        return True
+
+    context.set_verify(SSL.VERIFY_PEER, note)
+    if credentials.certificate is not None:
+        leaf, *chain = x509.load_pem_x509_certificates(credentials.certificate)
+        context.use_certificate(leaf)
+        for issuer in chain:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(credentials.private_key())
+    return context
+
+
+def _drive(connection: SSL.Connection, stream: socket.socket, deadline: float, step: Callable[[], object]) -> None:
+    """Repeat ``step`` until it is done, carrying bytes between OpenSSL's buffers and the socket."""
+    while True:
+        try:
+            step()
+        except SSL.WantReadError:
+            _flush(connection, stream, deadline)
+        else:
+            _flush(connection, stream, deadline)
+            return
+        stream.settimeout(_left(deadline))
+        if not (received := stream.recv(_READ_SIZE)):
+            raise _ClosedError
+        connection.bio_write(received)
+
+
+def _flush(connection: SSL.Connection, stream: socket.socket, deadline: float) -> None:
+    with contextlib.suppress(SSL.WantReadError):
+        while to_send := connection.bio_read(_READ_SIZE):
+            stream.settimeout(_left(deadline))
+            stream.sendall(to_send)
+
+
+def _left(deadline: float) -> float:
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError
+    return left
+
+
+def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials) -> SealserveError | None:
+    # 1. Did the service show a certificate?
+    if outcome.leaf is None:
+        if not outcome.ended:
+            return UnreachableError(
+                f"{endpoint} closed the connection without a TLS answer for {credentials.server_name}.",
+                hint="Either it serves no such name (NGINX refuses names that it does not know), or no replica is up.",
+            )
+        return TlsError(
+            f"{endpoint} does not speak TLS as expected: {outcome.ended}.", hint="Check the address and the port."
+        )
+    # 2. Is it from the authority, and valid now? 3. Is it for the name?
+    if fault := _chain_fault(outcome, credentials) or _name_fault(outcome.leaf, credentials):
+        return fault
+    # 4. Does the service accept the client?
+    if outcome.ended is not None:
+        return _client_fault(outcome.ended, credentials)
+    # 5. Is it a gRPC service?
+    if outcome.protocol != _HTTP2:
+        return TlsError(f"{endpoint} speaks TLS, but no HTTP/2.", hint="Check that it is the service's gRPC port.")
+    return None
+
+
+def _chain_fault(outcome: _Handshake, credentials: Credentials) -> SealserveError | None:
+    name = credentials.server_name
+    for number, certificate in outcome.verification:
+        if number not in _OUTSIDE_DATES:
+            authority = x509.load_pem_x509_certificate(credentials.ca).subject.rfc4514_string()
+            return ServiceUntrustedError(
+                f"The certificate shown for {name} ({describe(certificate)}) does not verify against the authority "
+                f"{printable(authority)} (X.509 verification error {number}).",
+                hint="Use the CA certificate of this service's owner; if it is the one, something else answered.",
+            )
+    for _, certificate in outcome.verification:
+        problem = date_problem(certificate, datetime.now(UTC)) or "is outside its dates"
+        return ServiceCertificateExpiredError(
+            f"The service's certificate ({describe(certificate)}) {problem}.",
+            hint="The service's owner renews it with a new release; check this machine's clock, too.",
+        )
+    return None
+
+
+def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveError | None:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        found = []
+    else:
+        found = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    wanted = credentials.server_name.lower()
+    if wanted in found or f"*.{wanted.partition('.')[2]}" in found:
+        return None
+    return ServiceNameError(
+        f"The service's certificate is for {printable(', '.join(found)) or 'no name'}, not for {wanted}.",
+        hint="Give the service's name as its owner wrote it in sealserve.toml.",
+    )
+
+
+def _client_fault(ended: str, credentials: Credentials) -> SealserveError:
+    leaf = credentials.client_certificate()
+    if leaf is None:
+        return CertificateRequiredError(
+            f"{credentials.server_name} wants a client certificate (two-way TLS), and none was given.",
+            hint="Give the client certificate and its key.",
+        )
+    how = ended or "it closed the connection without a word"  # as gRPC's servers do
+    return CertificateRefusedError(
+        f"{credentials.server_name} refused the client certificate ({describe(leaf)}): {how}.",
+        hint="Use a certificate that the service's owner issued for its users.",
+    )

@@ -1,0 +1,167 @@
+"""A load generator: many requests, a bounded number at a time, and what came of them."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sealserve.client.channel import ServiceChannel
+from sealserve.client.predict import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Prediction, Predictor
+from sealserve.client.tensors import Array
+from sealserve.errors import SealserveError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request of a load: the arguments of `Predictor.predict`."""
+
+    model: str
+    inputs: Mapping[str, Array]
+    signature: str = DEFAULT_SIGNATURE
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long the answered requests took, in seconds: encoding, both ways through the network, the model, decoding."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What came of a load.
+
+    Attributes:
+        requests: How many were sent.
+        answered: How many of them were answered.
+        errors: How often each error code came instead.
+        first_error: The first of these errors, for its message.
+        seconds: From the first request to the last answer.
+        latency: Of the answered requests; None if there was none.
+        channels: How many requests each channel answered.
+        instances: How many each server process answered, where the server names itself.
+    """
+
+    requests: int
+    answered: int
+    errors: Mapping[str, int]
+    first_error: SealserveError | None
+    seconds: float
+    latency: Latency | None
+    channels: Sequence[int]
+    instances: Mapping[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Answered requests per second."""
+        return self.answered / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    seconds: list[float] = field(default_factory=list)
+    channels: Counter[int] = field(default_factory=Counter)
+    instances: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    first_error: SealserveError | None = None
+
+    def answer(self, prediction: Prediction, seconds: float) -> None:
+        with self.lock:
+            self.seconds.append(seconds)
+            self.channels[prediction.channel] += 1
+            if prediction.instance is not None:
+                self.instances[prediction.instance] += 1
+
+    def error(self, error: SealserveError) -> None:
+        with self.lock:
+            self.errors[error.code] += 1
+            self.first_error = self.first_error or error
+
+
+def run_load(
+    channels: Sequence[ServiceChannel],
+    make_request: Callable[[int], Request],
+    *,
+    requests: int,
+    concurrency: int,
+    timeout: float = DEFAULT_TIMEOUT,
+    on_answer: Callable[[int, Prediction], None] | None = None,
+) -> LoadReport:
+    """Send ``requests`` requests, ``concurrency`` at a time, over the channels in turn.
+
+    A failed request is counted, and the load goes on; it is not sent again.
+
+    Args:
+        channels: Open channels; request ``i`` goes over channel ``i % len(channels)``.
+        make_request: Makes request ``i``; called from many threads, before that request's clock starts.
+        requests: How many to send.
+        concurrency: How many threads send them.
+        timeout: Seconds to wait for each answer.
+        on_answer: Gets each answer with its request's number, in a worker's thread, after its clock stopped.
+
+    Raises:
+        Exception: Whatever ``make_request`` or ``on_answer`` raises; it ends the load.
+    """
+    predictor = Predictor(channels)
+    numbers = itertools.count()  # its next() is atomic
+    tally = _Tally()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set() and (number := next(numbers)) < requests:
+            request = make_request(number)
+            started = time.monotonic()
+            try:
+                prediction = predictor.predict(
+                    request.model,
+                    request.inputs,
+                    signature=request.signature,
+                    version=request.version,
+                    timeout=timeout,
+                    channel=number % len(channels),
+                )
+            except SealserveError as error:
+                tally.error(error)
+                continue
+            tally.answer(prediction, time.monotonic() - started)
+            if on_answer is not None:
+                on_answer(number, prediction)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(min(concurrency, requests), thread_name_prefix="load") as pool:
+        workers = [pool.submit(work) for _ in range(min(concurrency, requests))]
+        try:
+            done, _ = wait(workers, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()  # on Ctrl-C, or when one raised, the others finish what they are at
+    seconds = time.monotonic() - started
+    for worker in done:
+        worker.result()
+    return LoadReport(
+        requests=requests,
+        answered=len(tally.seconds),
+        errors=dict(tally.errors),
+        first_error=tally.first_error,
+        seconds=seconds,
+        latency=_latency(tally.seconds),
+        channels=[tally.channels[index] for index in range(len(channels))],
+        instances=dict(tally.instances),
+    )
+
+
+def _latency(seconds: Sequence[float]) -> Latency | None:
+    if not seconds:
+        return None
+    p50, p90, p99 = np.percentile(seconds, [50, 90, 99])
+    return Latency(mean=float(np.mean(seconds)), p50=float(p50), p90=float(p90), p99=float(p99), maximum=max(seconds))

@@ -1,0 +1,144 @@
+"""The NGINX that this machine has: where it is, its version, and its stream module."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.errors import UnavailableError
+from sealserve.ingress.nginx_config import NginxConfig
+
+_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin")  # a user's PATH often lacks them
+_MODULE_FOLDERS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
+_MODULE = "ngx_stream_module.so"
+_OLDEST = (1, 18, 0)
+_FIRST_WITH_ERROR_LOG_OPTION = (1, 19, 5)
+_INSTALL = (
+    "On Debian or Ubuntu: `apt-get install nginx libnginx-mod-stream`, then `systemctl disable --now nginx`: "
+    "sealserve runs an NGINX of its own."
+)
+
+
+class NginxMissingError(UnavailableError):
+    """This machine has no NGINX that can be used."""
+
+    code = "ingress.nginx-missing"
+
+
+class StreamModuleMissingError(UnavailableError):
+    """NGINX is there, without the module that passes TLS through."""
+
+    code = "ingress.stream-module-missing"
+
+
+class ConfigRefusedError(UnavailableError):
+    """NGINX refuses the configuration that was made for it."""
+
+    code = "ingress.config-refused"
+
+
+@dataclass(frozen=True, slots=True)
+class NginxProgram:
+    """An NGINX that can pass TLS through.
+
+    Attributes:
+        path: The program.
+        version: Its version.
+        stream_module: The module to load, or None where it is built in.
+    """
+
+    path: Path
+    version: tuple[int, int, int]
+    stream_module: Path | None
+
+    def command(self, config: NginxConfig, *, config_file: Path | None = None) -> list[str]:
+        """Return the command that runs NGINX in the foreground, away from the distribution's files and logs.
+
+        Args:
+            config: What was rendered.
+            config_file: Another file than ``config.config_file``.
+        """
+        command = [str(self.path), "-p", str(config.run_folder), "-c", str(config_file or config.config_file)]
+        if self.version >= _FIRST_WITH_ERROR_LOG_OPTION:  # without it, it first opens the log it was built with
+            command += ["-e", str(config.error_log)]
+        return command
+
+    def check(self, config: NginxConfig, *, config_file: Path | None = None) -> None:
+        """Let NGINX check the configuration file.
+
+        Args:
+            config: What was rendered.
+            config_file: Another file than ``config.config_file``.
+
+        Raises:
+            ConfigRefusedError: It refuses it; the message is NGINX's.
+        """
+        command = [*self.command(config, config_file=config_file), "-t", "-q"]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if result.returncode != 0:
+            raise ConfigRefusedError(
+                f"NGINX refuses its configuration: {last_message(result.stderr)}",
+                hint="A replica's host name must resolve on this machine.",
+            )
+
+
+def find_nginx() -> NginxProgram:
+    """Return this machine's NGINX, from PATH or where distributions put it.
+
+    Raises:
+        NginxMissingError: There is none, or it is older than 1.18.
+        StreamModuleMissingError: It has no stream module with ``ssl_preread``.
+    """
+    search = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
+    path = shutil.which("nginx", path=search)
+    if path is None:
+        raise NginxMissingError("NGINX is not installed.", hint=_INSTALL)
+    result = subprocess.run([path, "-V"], capture_output=True, text=True, errors="replace", check=False)
+    return describe_build(Path(path), result.stderr)
+
+
+def describe_build(path: Path, text: str) -> NginxProgram:
+    """Return what ``nginx -V`` says of the program at ``path``.
+
+    Args:
+        path: The program.
+        text: What it printed.
+
+    Raises:
+        NginxMissingError, StreamModuleMissingError: As `find_nginx`.
+    """
+    found = re.search(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)", text)
+    if found is None:
+        raise NginxMissingError(f"{path} does not tell its version, as NGINX does with -V.", hint=_INSTALL)
+    version = (int(found[1]), int(found[2]), int(found[3]))
+    if version < _OLDEST:
+        raise NginxMissingError(
+            f"{path} is NGINX {'.'.join(map(str, version))}; 1.18 or later is needed.", hint=_INSTALL
+        )
+    _, _, arguments = text.partition("configure arguments:")
+    options = dict(argument.partition("=")[::2] for argument in shlex.split(arguments))
+    if "--with-stream" not in options or "--with-stream_ssl_preread_module" not in options:
+        raise StreamModuleMissingError(
+            f"{path} was built without its stream and ssl_preread modules.", hint=f"Use another build. {_INSTALL}"
+        )
+    if options["--with-stream"] != "dynamic":
+        return NginxProgram(path, version, None)
+    folders = [Path(options.get("--modules-path", _MODULE_FOLDERS[0])), *map(Path, _MODULE_FOLDERS)]
+    for folder in folders:
+        if (module := folder / _MODULE).is_file():
+            return NginxProgram(path, version, module)
+    raise StreamModuleMissingError(
+        f"NGINX is installed ({path}), but its stream module is not: there is no {folders[0] / _MODULE}.", hint=_INSTALL
+    )
+
+
+def last_message(text: str) -> str:
+    """Return the last thing of weight in NGINX's output or log, without its time stamp."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    weighty = [line for line in lines if "[emerg]" in line or "[alert]" in line or "[crit]" in line]
+    chosen = (weighty or lines or ["it said nothing."])[-1]
+    _, found, message = chosen.partition("[emerg] ")
+    return message if found else chosen
