@@ -1,0 +1,78 @@
+"""Chains of PEM certificates, read so strictly that another reader cannot see other certificates in them.
+
+Our own checks and dcap-qvl read the same chains with different parsers. What one of them skips and the other does not
+(text between the blocks, other kinds of blocks, odd line ends) is refused here, before either relies on it.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+
+from sealserve.errors import VerificationError
+
+_BLOCK: Final = rb"-----BEGIN CERTIFICATE-----\r?\n(?:[A-Za-z0-9+/]{1,76}={0,2}\r?\n)+-----END CERTIFICATE-----\r?\n*"
+_CHAIN: Final = re.compile(rb"(?:" + _BLOCK + rb"){1,5}")
+
+
+class ChainMalformedError(VerificationError):
+    """A certificate chain is not a sequence of PEM certificates and nothing else."""
+
+    code = "certificate-chain.malformed"
+
+
+class ChainBrokenError(VerificationError):
+    """A certificate was not issued by the next one in its chain."""
+
+    code = "certificate-chain.broken"
+
+
+def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
+    """Read one to five PEM certificates.
+
+    Args:
+        pem: The chain, leaf first.
+        of: What the chain belongs to, for messages.
+
+    Raises:
+        ChainMalformedError: There is anything else in it, or a certificate does not parse.
+    """
+    if not _CHAIN.fullmatch(pem):
+        raise ChainMalformedError(f"{of}: expected one to five PEM certificates and nothing else.")
+    try:
+        certificates = tuple(x509.load_pem_x509_certificates(pem))
+        for certificate in certificates:
+            _ = certificate.extensions  # they are parsed when they are asked for
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ChainMalformedError(f"{of}: a certificate in the chain is not well-formed.") from error
+    return certificates
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the subject's common name, or an empty string if there is none or more than one."""
+    match certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        case [only]:
+            return str(only.value)
+        case _:
+            return ""
+
+
+def check_links(chain: Sequence[x509.Certificate], *, of: str) -> None:
+    """Check that each certificate bears the signature and the name of the next one.
+
+    Validity, revocation and constraints are not looked at: dcap-qvl does that.
+
+    Raises:
+        ChainBrokenError: One does not.
+    """
+    for issued, issuer in itertools.pairwise(chain):
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise ChainBrokenError(
+                f"{of}: {common_name(issued)!r} was not issued by {common_name(issuer)!r}, which follows it."
+            ) from error

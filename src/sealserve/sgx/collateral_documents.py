@@ -1,0 +1,148 @@
+"""The signed JSON documents of a vendor, TCB info and QE identity, and its revocation lists: what is read of them here.
+
+Source: Intel PCS API version 4, "Get TCB Info" (TCB info version 3) and "Get Quoting Enclave Identity" (version 2).
+"""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from cryptography import x509
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from sealserve.errors import VerificationError
+
+MAX_DOCUMENT_SIZE: Final = 1 << 20
+
+
+class CollateralMalformedError(VerificationError):
+    """A part of the collateral is not what the PCS serves."""
+
+    code = "collateral.malformed"
+
+
+class CollateralDuplicateKeyError(VerificationError):
+    """A key occurs twice in a JSON object, so two readers may see two documents."""
+
+    code = "collateral.duplicate-key"
+
+
+class TcbStatus(StrEnum):
+    """What the vendor thinks of a platform's security versions and configuration."""
+
+    UP_TO_DATE = "UpToDate"
+    SW_HARDENING_NEEDED = "SWHardeningNeeded"
+    CONFIGURATION_NEEDED = "ConfigurationNeeded"
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
+    OUT_OF_DATE = "OutOfDate"
+    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    REVOKED = "Revoked"
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True, strict=False, extra="ignore")
+
+    issue_date: AwareDatetime
+    next_update: AwareDatetime
+    tcb_evaluation_data_number: Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
+
+
+_D = TypeVar("_D", bound=_Document)
+
+
+class TcbInfo(_Document):
+    """The part of TCB info that is judged here. The TCB levels are left to dcap-qvl."""
+
+    id: Literal["SGX"]
+    version: Literal[3]
+    tcb_type: Literal[0]
+    fmspc: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{12}$")]
+    pce_id: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{4}$")]
+
+
+class QeIdentity(_Document):
+    """The part of the quoting enclave's identity that is judged here."""
+
+    id: Literal["QE"]
+    version: Literal[2]
+
+
+def load_object(text: str, *, of: str) -> dict[str, Any]:
+    """Read one JSON object, of which no part has a key twice.
+
+    Raises:
+        CollateralMalformedError: Not a JSON object, or larger than a vendor's documents are.
+        CollateralDuplicateKeyError: A key occurs twice.
+    """
+    if len(text) > MAX_DOCUMENT_SIZE:
+        raise CollateralMalformedError(f"{of}: {len(text)} characters are more than {MAX_DOCUMENT_SIZE}.")
+    try:
+        found = json.JSONDecoder(object_pairs_hook=_unique).decode(text)
+    except (ValueError, RecursionError) as error:
+        raise CollateralMalformedError(f"{of}: not JSON.") from error
+    if not isinstance(found, dict):
+        raise CollateralMalformedError(f"{of}: expected a JSON object, got {type(found).__name__}.")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise CollateralDuplicateKeyError(f"Collateral: the key {key!r} occurs twice in one JSON object.")
+        found[key] = value
+    return found
+
+
+def parse_tcb_info(text: str) -> TcbInfo:
+    """Read TCB info.
+
+    Raises:
+        CollateralMalformedError: It is not TCB info of version 3 for SGX.
+        CollateralDuplicateKeyError: A key occurs twice.
+    """
+    return _validated(TcbInfo, text, of="TCB info")
+
+
+def parse_qe_identity(text: str) -> QeIdentity:
+    """Read a quoting enclave's identity.
+
+    Raises:
+        CollateralMalformedError: It is not a QE identity of version 2.
+        CollateralDuplicateKeyError: A key occurs twice.
+    """
+    return _validated(QeIdentity, text, of="QE identity")
+
+
+def _validated(model: type[_D], text: str, *, of: str) -> _D:
+    try:
+        return model.model_validate(load_object(text, of=of))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CollateralMalformedError(f"{of}: {where}: {first['msg']}.") from error
+
+
+def parse_crl(raw: bytes, *, of: str) -> x509.CertificateRevocationList:
+    """Read a revocation list in DER.
+
+    Raises:
+        CollateralMalformedError: It is not one.
+    """
+    try:
+        return x509.load_der_x509_crl(raw)
+    except ValueError as error:
+        raise CollateralMalformedError(f"{of}: not a certificate revocation list in DER.") from error
+
+
+def next_update_of(crl: x509.CertificateRevocationList, *, of: str) -> datetime:
+    """Return when the next list is due.
+
+    Raises:
+        CollateralMalformedError: The list does not say.
+    """
+    if crl.next_update_utc is None:
+        raise CollateralMalformedError(f"{of}: it does not say when the next one is due.")
+    return crl.next_update_utc

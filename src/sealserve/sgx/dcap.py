@@ -1,0 +1,202 @@
+"""dcap-qvl, the library that verifies the signatures, chains, dates and TCB levels of a quote, behind our own errors.
+
+Its Python interface raises free text. One table maps that text to our errors; it was made from the source of the one
+version that is named here (``src/verify.rs``, ``src/utils.rs``, and the errors of its copy of webpki).
+
+What it leaves to its caller is checked in `sealserve.sgx.appraisal`. Its helpers that fetch collateral are not used:
+they ask a third party by default.
+"""
+
+import json
+import re
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dcap_qvl
+
+from sealserve.errors import VerificationError
+from sealserve.sgx.certificate_chain import ChainBrokenError
+from sealserve.sgx.collateral import Collateral, CollateralExpiredError, CollateralNotYetValidError
+from sealserve.sgx.collateral_documents import CollateralMalformedError, TcbStatus
+from sealserve.sgx.trust_anchor import TrustAnchor
+
+DCAP_QVL_VERSION: Final = "0.7.0"
+
+
+class QuoteDebugError(VerificationError):
+    """The quoted enclave, or the quoting enclave itself, is in debug mode: the host can read its memory."""
+
+    code = "quote.debug"
+
+
+class QuoteSignatureError(VerificationError):
+    """The attestation key did not sign the quote's header and report."""
+
+    code = "quote.signature"
+
+
+class QuoteAttestationKeyError(VerificationError):
+    """The attestation key is not the one that the quoting enclave vouches for."""
+
+    code = "quote.attestation-key"
+
+
+class QuoteQeReportSignatureError(VerificationError):
+    """The platform's PCK did not sign the quoting enclave's report."""
+
+    code = "quote.qe-report-signature"
+
+
+class QuoteQeIdentityError(VerificationError):
+    """The quoting enclave is not the one that the vendor describes."""
+
+    code = "quote.qe-identity"
+
+
+class TcbInfoSignatureError(VerificationError):
+    """The TCB signing key did not sign this TCB info."""
+
+    code = "collateral.tcb-info-signature"
+
+
+class QeIdentitySignatureError(VerificationError):
+    """The TCB signing key did not sign this QE identity."""
+
+    code = "collateral.qe-identity-signature"
+
+
+class CollateralFmspcError(VerificationError):
+    """TCB info is about another kind of processor than the platform's."""
+
+    code = "collateral.fmspc"
+
+
+class CrlError(VerificationError):
+    """A revocation list is malformed, not its issuer's, or not about these certificates."""
+
+    code = "collateral.crl"
+
+
+class CertificateRevokedError(VerificationError):
+    """A certificate authority, or the TCB signing certificate, is revoked."""
+
+    code = "certificate-chain.revoked"
+
+
+class CertificateValidityError(VerificationError):
+    """A certificate of a chain is not valid at this time."""
+
+    code = "certificate-chain.validity"
+
+
+class TcbLevelError(VerificationError):
+    """The platform's security versions are below every TCB level that the vendor lists."""
+
+    code = "tcb.no-level"
+
+
+class TcbRevokedError(VerificationError):
+    """The vendor has revoked this TCB level: its keys may be known to others."""
+
+    code = "tcb.revoked"
+
+
+class VerifierError(VerificationError):
+    """dcap-qvl refused for a reason that is not in the table, or failed."""
+
+    code = "quote.verifier"
+
+
+_MALFORMED: Final = (
+    r"(?:Failed to decode (?:TcbInfo|QeIdentity)|Failed to parse (?:TCB Info|QE Identity|platform TCB)"
+    r"|Unrecognized TCB status|SGX component count mismatch|No TCB levels found)[^\n]*"
+)
+_WRONG_CRL: Final = r"InvalidCrlSignatureForPublicKey|UnknownRevocationStatus|Failed to parse (?:root CA|PCK) CRL"
+
+# The first pattern that occurs in the text decides. {0} stands for what the pattern found.
+_TABLE: Final = (
+    (r"ISV enclave report signature is invalid", QuoteSignatureError, "Quote: its attestation key did not sign it."),
+    (r"QE report hash mismatch", QuoteAttestationKeyError, "Quote: its QE report is about another attestation key."),
+    (r"Signature is invalid for qe_report", QuoteQeReportSignatureError, "Quote: its PCK did not sign its QE report."),
+    (r"QE report validation failed", QuoteQeIdentityError, "Quote: the quoting enclave is in debug mode."),
+    (r"QE \w+ (?:mismatch|\d+ is below)[^\n]*", QuoteQeIdentityError, "Quote: {0}."),
+    (r"Debug mode is enabled", QuoteDebugError, "Quote: the enclave is in debug mode."),
+    (r"Signature is invalid for tcb_info", TcbInfoSignatureError, "TCB info: its signer did not sign this text."),
+    (r"Signature is invalid for qe_identity", QeIdentitySignatureError, "QE identity: its signer did not sign this."),
+    (r"CertRevoked", CertificateRevokedError, "Certificate chain: one of them is on its issuer's revocation list."),
+    (r"CrlExpired|TCBInfo expired|QE Identity expired", CollateralExpiredError, "Collateral: {0}."),
+    (r"[\w ]+ issue date is in the future", CollateralNotYetValidError, "Collateral: {0}."),
+    (r"(?:CertExpired|CertNotValidYet)[^\n]*", CertificateValidityError, "Certificate chain: {0}."),
+    (_WRONG_CRL, CrlError, "Revocation lists: expected those of the root and the PCK CA, got {0}."),
+    (r"Failed to verify certificate chain\s+Caused by:[^\n]*\n[^\n]*", ChainBrokenError, "Certificate chain: {0}."),
+    (r"Fmspc mismatch", CollateralFmspcError, "TCB info: its FMSPC is not the PCK certificate's."),
+    (r"No matching TCB level found", TcbLevelError, "TCB info: the platform is below every level in it."),
+    (r"TCB status is invalid: Revoked", TcbRevokedError, "TCB info, QE identity: the platform's TCB level is Revoked."),
+    (_MALFORMED, CollateralMalformedError, "Collateral: {0}."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DcapVerdict:
+    """What dcap-qvl found.
+
+    Args:
+        tcb_status: Of platform and quoting enclave together.
+        advisory_ids: Those that apply.
+        tcb_date: What the platform's TCB level stands for.
+        report: The report's fields as dcap-qvl read them.
+        pck: The PCK certificate's fields as dcap-qvl read them.
+    """
+
+    tcb_status: TcbStatus
+    advisory_ids: tuple[str, ...]
+    tcb_date: datetime
+    report: dict[str, Any]
+    pck: dict[str, Any]
+
+
+def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: datetime) -> DcapVerdict:
+    """Verify everything that dcap-qvl verifies, at ``now``.
+
+    Raises:
+        VerificationError: One of the table's errors.
+    """
+    seconds = int(now.timestamp())
+    try:
+        given = dcap_qvl.QuoteCollateralV3(*(getattr(collateral, field.name) for field in fields(Collateral)))
+        verifier = dcap_qvl.QuoteVerifier(anchor.root_der)
+        claims = verifier.verify_with_policy(raw, given, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))
+        return _verdict(json.loads(claims.to_json()))
+    except ValueError as error:
+        raise _refusal(_reason(raw, given, anchor, seconds) or str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a bug of the Rust side, which is no Exception
+            raise
+        raise VerifierError("Quote: the verifier failed on it.") from error
+
+
+def _reason(raw: bytes, given: Any, anchor: TrustAnchor, seconds: int) -> str | None:
+    """Ask again with the function that tells the whole chain of causes, where the other tells the outermost only."""
+    try:
+        dcap_qvl.verify_with_root_ca(raw, given, anchor.root_der, seconds)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _refusal(text: str) -> VerificationError:
+    for pattern, error, message in _TABLE:
+        if found := re.search(pattern, text):
+            return error(message.format(" ".join(found[0].split())))
+    return VerifierError(f"Quote: the verifier refused it: {' '.join(text.split())[:300]}.")
+
+
+def _verdict(claims: dict[str, Any]) -> DcapVerdict:
+    return DcapVerdict(
+        tcb_status=TcbStatus(claims["tcb"]["status"]),
+        advisory_ids=tuple(claims["tcb"]["advisory_ids"]),
+        tcb_date=datetime.fromtimestamp(claims["platform"]["tcb_date_tag"], tz=UTC),
+        report=claims["report"]["SgxEnclave"],
+        pck=claims["platform"]["pck"],
+    )

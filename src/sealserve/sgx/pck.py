@@ -1,0 +1,246 @@
+"""PCK certificates: what the vendor says about one platform, and the chain that it says so with.
+
+Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, sections 1.3.4 and 1.3.5
+(the extension 1.2.840.113741.1.13.1 and its parts).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NewType, Self
+
+from cryptography import x509
+from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from sealserve.errors import VerificationError
+from sealserve.sgx.certificate_chain import check_links, common_name, parse_chain
+from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
+
+SGX_EXTENSION: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+COMPONENTS: Final = 16  # of the CPU's SVN
+# (name, number of its object identifier below the extension's, bytes)
+_OCTETS: Final = (("ppid", 1, 16), ("pce_id", 3, 2), ("fmspc", 4, 6))
+_TCB: Final = 2
+_PCE_SVN: Final = 17
+_CPU_SVN: Final = 18
+_PLATFORM_INSTANCE_ID: Final = 6
+_CHAIN_LENGTH: Final = 3
+
+Fmspc = NewType("Fmspc", str)
+"""Family, model, stepping, platform type and SKU of a processor: 12 upper-case hexadecimal digits."""
+
+
+class PckCa(StrEnum):
+    """Who issues PCK certificates: for platforms with one package, or with several."""
+
+    PROCESSOR = "processor"
+    PLATFORM = "platform"
+
+
+class PckMalformedError(VerificationError):
+    """A PCK certificate's SGX extension is missing or not as specified."""
+
+    code = "pck.malformed"
+
+
+class PckSvnError(VerificationError):
+    """A PCK certificate tells its security versions twice, and differently."""
+
+    code = "pck.svn-inconsistent"
+
+
+class PckChainError(VerificationError):
+    """A PCK chain is not leaf, PCK CA, root."""
+
+    code = "pck.chain"
+
+
+class PckRootError(VerificationError):
+    """A PCK chain leads to another root than the trusted one."""
+
+    code = "pck.root-not-trusted"
+
+
+class PckIssuerError(VerificationError):
+    """A PCK certificate's issuer is neither the Processor nor the Platform CA."""
+
+    code = "pck.issuer-not-pck-ca"
+
+
+@asn1.sequence
+class _Item:
+    identifier: x509.ObjectIdentifier
+    value: asn1.TLV
+
+
+@asn1.sequence
+class _Any:
+    value: asn1.TLV
+
+
+@asn1.sequence
+class _Items:
+    items: list[_Item]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PckExtension:
+    """What a PCK certificate says about its platform.
+
+    Args:
+        ppid: Platform provisioning id, 16 bytes.
+        cpu_svn: Security versions of the processor, 16 bytes.
+        pce_svn: Security version of the provisioning certification enclave.
+        pce_id: 2 bytes.
+        fmspc: The kind of processor.
+        platform_instance_id: 16 bytes, only from the Platform CA.
+    """
+
+    ppid: bytes
+    cpu_svn: bytes
+    pce_svn: int
+    pce_id: bytes
+    fmspc: Fmspc
+    platform_instance_id: bytes | None = None
+
+    @property
+    def platform_id(self) -> str:
+        """What tells this platform apart from all others: the platform instance id, or else the PPID, in hex."""
+        return (self.platform_instance_id or self.ppid).hex()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read the value of the SGX extension.
+
+        Raises:
+            PckMalformedError: A part is missing, doubled, or of another type or size.
+            PckSvnError: The sixteen components are not the bytes of CPUSVN.
+        """
+        try:
+            parts = _items(asn1.decode_der(asn1.TLV, raw), prefix=SGX_EXTENSION)
+            octets = {name: _octets(parts[number], name, size) for name, number, size in _OCTETS}
+            tcb = _items(parts[_TCB], prefix=x509.ObjectIdentifier(f"{SGX_EXTENSION.dotted_string}.{_TCB}"))
+            components = [tcb[number].parse(int) for number in range(1, COMPONENTS + 1)]
+            cpu_svn = _octets(tcb[_CPU_SVN], "CPUSVN", COMPONENTS)
+            pce_svn = tcb[_PCE_SVN].parse(int)
+            instance = parts.get(_PLATFORM_INSTANCE_ID)
+            instance_id = None if instance is None else _octets(instance, "platform instance id", 16)
+        except KeyError as error:
+            raise PckMalformedError(f"PCK certificate: the SGX extension lacks its part {error}.") from error
+        except (ValueError, TypeError) as error:
+            raise PckMalformedError("PCK certificate: the SGX extension is not as specified.") from error
+        if components != list(cpu_svn):
+            raise PckSvnError(f"PCK certificate: the components {components} are not those of CPUSVN {cpu_svn.hex()}.")
+        return cls(
+            ppid=octets["ppid"],
+            cpu_svn=cpu_svn,
+            pce_svn=pce_svn,
+            pce_id=octets["pce_id"],
+            fmspc=Fmspc(octets["fmspc"].hex().upper()),
+            platform_instance_id=instance_id,
+        )
+
+
+def _items(sequence: asn1.TLV, *, prefix: x509.ObjectIdentifier) -> dict[int, asn1.TLV]:
+    """Return the values of a SEQUENCE OF SEQUENCE {identifier, value} by the last number of their identifiers."""
+    boxed = asn1.encode_der(_Any(value=sequence))  # only a field can be a list, so it needs to be one
+    found: dict[int, asn1.TLV] = {}
+    for item in asn1.decode_der(_Items, boxed).items:
+        head, _, last = item.identifier.dotted_string.rpartition(".")
+        if head != prefix.dotted_string or int(last) in found:
+            raise PckMalformedError(
+                f"PCK certificate: {item.identifier.dotted_string} is doubled or has no place in the SGX extension."
+            )
+        found[int(last)] = item.value
+    return found
+
+
+def _octets(value: asn1.TLV, name: str, size: int) -> bytes:
+    octets: bytes = value.parse(bytes)
+    if len(octets) != size:
+        raise PckMalformedError(f"PCK certificate: expected {size} bytes of {name}, got {len(octets)}.")
+    return octets
+
+
+def sgx_extension(certificate: x509.Certificate) -> bytes | None:
+    """Return the value of a certificate's SGX extension, which only PCK certificates have."""
+    try:
+        value = certificate.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    except x509.ExtensionNotFound:
+        return None
+    return value.value if isinstance(value, x509.UnrecognizedExtension) else b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PckChain:
+    """A platform's certificate, its issuer and the root. Nothing in it is verified.
+
+    Args:
+        leaf: The PCK certificate.
+        issuer: The Processor CA or the Platform CA.
+        root: The vendor's root.
+        extension: What the leaf says about the platform.
+        ca: Which of the two the issuer calls itself.
+    """
+
+    leaf: x509.Certificate
+    issuer: x509.Certificate
+    root: x509.Certificate
+    extension: PckExtension
+    ca: PckCa
+
+    @classmethod
+    def parse(cls, pem: bytes) -> Self:
+        """Read a chain as it stands in a quote.
+
+        Raises:
+            sealserve.sgx.certificate_chain.ChainMalformedError: Not a chain of PEM certificates.
+            PckChainError: Not three certificates.
+            PckIssuerError: The issuer bears neither name.
+            PckMalformedError: The SGX extension is not as specified.
+        """
+        chain = parse_chain(pem, of="PCK certificate chain")
+        if len(chain) != _CHAIN_LENGTH:
+            raise PckChainError(
+                f"PCK certificate chain: expected leaf, PCK CA and root, got {len(chain)} certificates."
+            )
+        leaf, issuer, root = chain
+        raw = sgx_extension(leaf)
+        if raw is None:
+            raise PckMalformedError(f"PCK certificate: {common_name(leaf)!r} has no SGX extension.")
+        return cls(leaf=leaf, issuer=issuer, root=root, extension=PckExtension.parse(raw), ca=_ca(issuer))
+
+    def check(self, anchor: TrustAnchor) -> None:
+        """Check names and links up to the anchor. Validity and revocation are left to dcap-qvl.
+
+        It needs no collateral, so it is also what keeps strangers' quotes from making us fetch any.
+
+        Raises:
+            PckRootError: The root is another one.
+            PckIssuerError: The issuer is not this vendor's Processor or Platform CA.
+            sealserve.sgx.certificate_chain.ChainBrokenError: A certificate was not issued by the next one.
+        """
+        if self.root.public_bytes(Encoding.DER) != anchor.root_der:
+            raise PckRootError(
+                f"PCK certificate chain: expected the root {anchor.names.root!r}, got {common_name(self.root)!r}"
+                " or another certificate of that name.",
+                hint="Is a simulated quote shown to a release for SGX, or the other way round?",
+            )
+        expected = anchor.names.processor_ca if self.ca is PckCa.PROCESSOR else anchor.names.platform_ca
+        if common_name(self.issuer) != expected:
+            raise PckIssuerError(
+                f"PCK certificate: expected the issuer {expected!r}, got {common_name(self.issuer)!r}."
+            )
+        check_links((self.leaf, self.issuer, self.root), of="PCK certificate chain")
+
+
+def _ca(issuer: x509.Certificate) -> PckCa:
+    match common_name(issuer):
+        case INTEL.processor_ca | SIMULATED.processor_ca:
+            return PckCa.PROCESSOR
+        case INTEL.platform_ca | SIMULATED.platform_ca:
+            return PckCa.PLATFORM
+        case other:
+            raise PckIssuerError(
+                f"PCK certificate: expected the Processor or the Platform CA as issuer, got {other!r}."
+            )

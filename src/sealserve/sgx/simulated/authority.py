@@ -1,0 +1,208 @@
+"""Keys and certificates of the simulated vendor, in the profile of the genuine ones.
+
+Source: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, section 1.3 (ECDSA P-256 with
+SHA-256; the extensions of root, PCK CA and PCK certificates; CRL version 2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.errors import InputError
+from sealserve.secret import SecretBytes
+
+ORGANISATION: Final = "sealserve simulation, no processor vendor"
+_CRL_URL: Final = "http://pcs.simulated.invalid/IntelSGXRootCA.der"
+_LIFETIME: Final = timedelta(days=30 * 365)
+_CRL_LIFETIME: Final = timedelta(days=30)
+_SKEW: Final = timedelta(days=1)
+
+
+class SimulatedStateError(InputError):
+    """A folder does not hold what the simulation keeps there."""
+
+    code = "simulated.state"
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a fresh P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def sign_raw(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
+    """Return an ECDSA SHA-256 signature as raw r and s, 64 bytes big-endian, as SGX structures carry it."""
+    r, s = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def raw_public_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the public half as raw x and y, 64 bytes big-endian."""
+    numbers = key.public_key().public_numbers()
+    return numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+
+
+def save_key(key: ec.EllipticCurvePrivateKey, path: Path) -> None:
+    """Write a private key as PEM, mode 0600."""
+    with SecretBytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())) as pem:
+        write_file(path, pem.reveal(), mode=PRIVATE)
+
+
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a private key.
+
+    Raises:
+        SimulatedStateError: There is none.
+    """
+    try:
+        with SecretBytes(path.read_bytes()) as pem:
+            key = load_pem_private_key(pem.reveal(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise SimulatedStateError(f"{path}: expected a private key of the simulation.") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SimulatedStateError(f"{path}: expected a P-256 key.")
+    return key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A certificate and its key: the root, a PCK CA, or the signer of TCB info."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def create_root(cls, name: str, *, now: datetime) -> Self:
+        """Return a new self-signed root."""
+        key = new_key()
+        subject = _name(name)
+        builder = _builder(subject, subject, key.public_key(), key.public_key(), now)
+        return cls(certificate=_with_usage(builder, path_length=1).sign(key, hashes.SHA256()), key=key)
+
+    def create_authority(self, name: str, *, now: datetime) -> Self:
+        """Return a new certificate authority below this one."""
+        return self._create(name, now=now, path_length=0)
+
+    def create_signer(self, name: str, *, now: datetime) -> Self:
+        """Return a new signer of documents below this authority."""
+        return self._create(name, now=now, path_length=None)
+
+    def _create(self, name: str, *, now: datetime, path_length: int | None) -> Self:
+        key = new_key()
+        builder = _builder(_name(name), self.certificate.subject, key.public_key(), self.key.public_key(), now)
+        certificate = _with_usage(builder, path_length=path_length).sign(self.key, hashes.SHA256())
+        return type(self)(certificate=certificate, key=key)
+
+    def issue(
+        self, name: str, public_key: ec.EllipticCurvePublicKey, *, extension: x509.UnrecognizedExtension, now: datetime
+    ) -> x509.Certificate:
+        """Return a leaf certificate for someone else's key, with one more extension."""
+        builder = _builder(_name(name), self.certificate.subject, public_key, self.key.public_key(), now)
+        return (
+            _with_usage(builder, path_length=None)
+            .add_extension(extension, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    def revocation_list(self, serials: Sequence[int], *, number: int, now: datetime) -> bytes:
+        """Return this authority's CRL in DER, valid for 30 days."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now)
+            .next_update(now + _CRL_LIFETIME)
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+        )
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+    def save(self, folder: Path, stem: str) -> None:
+        """Write ``STEM.der`` and, for the owner only, ``STEM.key``."""
+        save_key(self.key, folder / f"{stem}.key")
+        write_file(folder / f"{stem}.der", self.certificate.public_bytes(Encoding.DER))
+
+    @classmethod
+    def load(cls, folder: Path, stem: str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            SimulatedStateError: It is not there.
+        """
+        path = folder / f"{stem}.der"
+        try:
+            certificate = x509.load_der_x509_certificate(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SimulatedStateError(f"{path}: expected a certificate of the simulation.") from error
+        return cls(certificate=certificate, key=load_key(folder / f"{stem}.key"))
+
+
+def chain_pem(*certificates: x509.Certificate) -> str:
+    """Return certificates as PEM, one after the other."""
+    return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION),
+        ]
+    )
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+) -> x509.CertificateBuilder:
+    point = x509.DistributionPoint(
+        full_name=[x509.UniformResourceIdentifier(_CRL_URL)], relative_name=None, reasons=None, crl_issuer=None
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+        .add_extension(x509.CRLDistributionPoints([point]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _with_usage(builder: x509.CertificateBuilder, *, path_length: int | None) -> x509.CertificateBuilder:
+    is_authority = path_length is not None
+    usage = x509.KeyUsage(
+        digital_signature=not is_authority,
+        content_commitment=not is_authority,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return builder.add_extension(usage, critical=True).add_extension(
+        x509.BasicConstraints(ca=is_authority, path_length=path_length), critical=True
+    )

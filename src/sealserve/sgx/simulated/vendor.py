@@ -1,0 +1,220 @@
+"""The simulated vendor: who certifies simulated platforms and publishes what is thought of them.
+
+Its folder holds ``root``, ``processor-ca``, ``platform-ca`` and ``tcb-signing`` (each ``.der`` and ``.key``) and
+``vendor.json``, which says what is published. Documents and revocation lists are made when they are asked for, from
+what ``vendor.json`` says then: several processes may hold the same vendor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sealserve.atomic_file import OutputExistsError, write_file
+from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.collateral_documents import TcbStatus
+from sealserve.sgx.pck import Fmspc, PckCa, PckExtension
+from sealserve.sgx.simulated import documents, pck_extension
+from sealserve.sgx.simulated.authority import Authority, SimulatedStateError, chain_pem, sign_raw
+from sealserve.sgx.simulated.documents import DEFAULT_LEVELS, EVALUATION_NUMBER, FMSPC, TcbLevel
+from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
+
+_STATE: Final = "vendor.json"
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    evaluation_number: int = EVALUATION_NUMBER
+    levels: dict[Fmspc, tuple[TcbLevel, ...]]
+    revoked: tuple[int, ...] = ()  # serial numbers of PCK certificates
+    crl_number: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedDocument:
+    """A document as it is served: the text, and the raw signature over exactly that."""
+
+    text: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vendor:
+    """The simulated vendor. See `create` and `load`."""
+
+    folder: Path
+    root: Authority
+    processor_ca: Authority
+    platform_ca: Authority
+    tcb_signing: Authority
+
+    @classmethod
+    def create(cls, folder: Path, *, now: datetime) -> Self:
+        """Make a new vendor in ``folder``.
+
+        Raises:
+            OutputExistsError: There is one already.
+        """
+        if (folder / _STATE).exists():
+            raise OutputExistsError(f"{folder} holds a simulated vendor already.", hint="Use it, or delete the folder.")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = Authority.create_root(SIMULATED.root, now=now)
+        vendor = cls(
+            folder=folder,
+            root=root,
+            processor_ca=root.create_authority(SIMULATED.processor_ca, now=now),
+            platform_ca=root.create_authority(SIMULATED.platform_ca, now=now),
+            tcb_signing=root.create_signer(SIMULATED.tcb_signing, now=now),
+        )
+        vendor.root.save(folder, "root")
+        vendor.processor_ca.save(folder, "processor-ca")
+        vendor.platform_ca.save(folder, "platform-ca")
+        vendor.tcb_signing.save(folder, "tcb-signing")
+        vendor._write(_State(levels={FMSPC: DEFAULT_LEVELS}))  # last: its presence says that the rest is whole
+        return vendor
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open the vendor in ``folder``.
+
+        Raises:
+            SimulatedStateError: There is none.
+        """
+        vendor = cls(
+            folder=folder,
+            root=Authority.load(folder, "root"),
+            processor_ca=Authority.load(folder, "processor-ca"),
+            platform_ca=Authority.load(folder, "platform-ca"),
+            tcb_signing=Authority.load(folder, "tcb-signing"),
+        )
+        vendor._read()
+        return vendor
+
+    @property
+    def root_der(self) -> bytes:
+        """The root certificate: what the owner trusts, and nothing else of this folder."""
+        return self.root.certificate.public_bytes(Encoding.DER)
+
+    @property
+    def anchor(self) -> TrustAnchor:
+        """The root as a trust anchor."""
+        return TrustAnchor(root_der=self.root_der, simulated=True)
+
+    def authority(self, ca: PckCa) -> Authority:
+        """Return the Processor or the Platform CA."""
+        return self.processor_ca if ca is PckCa.PROCESSOR else self.platform_ca
+
+    def issue_platform(
+        self, public_key: ec.EllipticCurvePublicKey, extension: PckExtension, *, ca: PckCa, now: datetime
+    ) -> str:
+        """Certify a platform's PCK and return its chain: PCK, PCK CA, root, as PEM."""
+        issuer = self.authority(ca)
+        leaf = issuer.issue(SIMULATED.pck, public_key, extension=pck_extension.encode(extension), now=now)
+        return chain_pem(leaf, issuer.certificate, self.root.certificate)
+
+    def publish_levels(self, levels: Sequence[TcbLevel], *, fmspc: Fmspc = FMSPC) -> None:
+        """Replace the TCB levels of a kind of processor and raise the evaluation number, as after a TCB recovery."""
+        state = self._read()
+        self._write(
+            state.model_copy(
+                update={
+                    "levels": state.levels | {fmspc: tuple(levels)},
+                    "evaluation_number": state.evaluation_number + 1,
+                }
+            )
+        )
+
+    def recover_tcb(self, *, advisory_id: str = "SIMULATED-SA-00002", fmspc: Fmspc = FMSPC) -> None:
+        """Ask for a higher security version than platforms have today, which makes each of them out of date."""
+        current = self._read().levels[fmspc]
+        newest = bytearray.fromhex(current[0].cpu_svn)
+        newest[0] += 1
+        raised = current[0].model_copy(update={"cpu_svn": newest.hex()})
+        older = [
+            level.model_copy(
+                update={"status": TcbStatus.OUT_OF_DATE, "advisory_ids": (advisory_id, *level.advisory_ids)}
+            )
+            for level in current
+        ]
+        self.publish_levels([raised, *older], fmspc=fmspc)
+
+    def revoke(self, serial: int) -> None:
+        """Put a PCK certificate on the revocation lists."""
+        state = self._read()
+        self._write(state.model_copy(update={"revoked": (*state.revoked, serial), "crl_number": state.crl_number + 1}))
+
+    def fmspcs(self) -> frozenset[Fmspc]:
+        """Return the kinds of processors that TCB info is published for."""
+        return frozenset(self._read().levels)
+
+    def tcb_info(self, fmspc: Fmspc = FMSPC, *, now: datetime) -> SignedDocument:
+        """Return TCB info as of ``now``. ``fmspc`` must be one of `fmspcs`."""
+        state = self._read()
+        return self.sign(
+            documents.encode(
+                documents.tcb_info(
+                    fmspc=fmspc, evaluation_number=state.evaluation_number, levels=state.levels[fmspc], now=now
+                )
+            )
+        )
+
+    def qe_identity(self, *, now: datetime) -> SignedDocument:
+        """Return the quoting enclave's identity as of ``now``."""
+        evaluation_number = self._read().evaluation_number
+        return self.sign(documents.encode(documents.qe_identity(evaluation_number=evaluation_number, now=now)))
+
+    def sign(self, text: str) -> SignedDocument:
+        """Sign a document with the TCB signing key."""
+        return SignedDocument(text=text, signature=sign_raw(self.tcb_signing.key, text.encode()))
+
+    def root_crl(self, *, now: datetime) -> bytes:
+        """Return the root's revocation list, DER."""
+        return self.root.revocation_list((), number=self._read().crl_number, now=now)
+
+    def pck_crl(self, ca: PckCa, *, now: datetime) -> bytes:
+        """Return a PCK CA's revocation list, DER."""
+        state = self._read()
+        return self.authority(ca).revocation_list(state.revoked, number=state.crl_number, now=now)
+
+    def signing_chain(self) -> str:
+        """Return the chain that TCB info and QE identity are served with, PEM."""
+        return chain_pem(self.tcb_signing.certificate, self.root.certificate)
+
+    def pck_ca_chain(self, ca: PckCa) -> str:
+        """Return the chain that a PCK CA's revocation list is served with, PEM."""
+        return chain_pem(self.authority(ca).certificate, self.root.certificate)
+
+    def collateral(self, fmspc: Fmspc = FMSPC, *, ca: PckCa = PckCa.PLATFORM, now: datetime) -> Collateral:
+        """Return all that is published for a kind of platform, as a client would put it together."""
+        tcb_info, qe_identity = self.tcb_info(fmspc, now=now), self.qe_identity(now=now)
+        return Collateral(
+            pck_crl_issuer_chain=self.pck_ca_chain(ca),
+            root_ca_crl=self.root_crl(now=now),
+            pck_crl=self.pck_crl(ca, now=now),
+            tcb_info_issuer_chain=self.signing_chain(),
+            tcb_info=tcb_info.text,
+            tcb_info_signature=tcb_info.signature,
+            qe_identity_issuer_chain=self.signing_chain(),
+            qe_identity=qe_identity.text,
+            qe_identity_signature=qe_identity.signature,
+        )
+
+    def _read(self) -> _State:
+        path = self.folder / _STATE
+        try:
+            return _State.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise SimulatedStateError(
+                f"{path}: expected what a simulated vendor publishes.",
+                hint="Delete the vendor's folder and make a new one; its platforms are void then.",
+            ) from error
+
+    def _write(self, state: _State) -> None:
+        write_file(self.folder / _STATE, state.model_dump_json(indent=2).encode())

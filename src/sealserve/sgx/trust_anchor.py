@@ -1,0 +1,122 @@
+"""The root certificate that quotes and collateral are verified against: Intel's, or a simulated vendor's.
+
+A genuine anchor is Intel's one root, byte for byte, so production has nothing to choose. A simulated one bears names
+that say so, and so does everything below it: neither kind of evidence passes for the other.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from sealserve.errors import InputError
+from sealserve.sgx.certificate_chain import common_name
+
+# Source: https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer
+_INTEL_ROOT: Final = b"""\
+-----BEGIN CERTIFICATE-----
+MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIw
+aDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENv
+cnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJ
+BgNVBAYTAlVTMB4XDTE4MDUyMTEwNDUxMFoXDTQ5MTIzMTIzNTk1OVowaDEaMBgG
+A1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0
+aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYT
+AlVTMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEC6nEwMDIYZOj/iPWsCzaEKi7
+1OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxFP2sJBK5zlKOB
+uzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScGrDBSBgNVHR8ESzBJ
+MEegRaBDhkFodHRwczovL2NlcnRpZmljYXRlcy50cnVzdGVkc2VydmljZXMuaW50
+ZWwuY29tL0ludGVsU0dYUm9vdENBLmRlcjAdBgNVHQ4EFgQUImUM1lqdNInzg7SV
+Ur9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYI
+KoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9CiSDcNoowLuPRLsWGf/Yi7GSX94BgwTwg
+AiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI=
+-----END CERTIFICATE-----
+"""
+INTEL_ROOT_SHA256: Final = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+
+
+class TrustAnchorError(InputError):
+    """The given root certificate cannot be a trust anchor of its kind."""
+
+    code = "trust-anchor.invalid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorNames:
+    """The common names in a vendor's certificates."""
+
+    root: str
+    processor_ca: str
+    platform_ca: str
+    pck: str
+    tcb_signing: str
+
+
+INTEL: Final = VendorNames(
+    root="Intel SGX Root CA",
+    processor_ca="Intel SGX PCK Processor CA",
+    platform_ca="Intel SGX PCK Platform CA",
+    pck="Intel SGX PCK Certificate",
+    tcb_signing="Intel SGX TCB Signing",
+)
+SIMULATED: Final = VendorNames(
+    root="SGX Root CA (simulated)",
+    processor_ca="SGX PCK Processor CA (simulated)",
+    platform_ca="SGX PCK Platform CA (simulated)",
+    pck="SGX PCK Certificate (simulated)",
+    tcb_signing="SGX TCB Signing (simulated)",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustAnchor:
+    """A root certificate and what kind of root it is.
+
+    Args:
+        root_der: The root certificate, DER.
+        simulated: Whether it is a simulated vendor's. False admits Intel's root only.
+
+    Raises:
+        TrustAnchorError: It is not a self-signed certificate of that kind.
+    """
+
+    root_der: bytes
+    simulated: bool
+
+    def __post_init__(self) -> None:
+        try:
+            root = x509.load_der_x509_certificate(self.root_der)
+            root.verify_directly_issued_by(root)
+            found = common_name(root)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise TrustAnchorError("Trust anchor: expected a self-signed X.509 certificate in DER.") from error
+        fingerprint = hashlib.sha256(self.root_der).hexdigest()
+        if not self.simulated and fingerprint != INTEL_ROOT_SHA256:
+            raise TrustAnchorError(
+                f"Trust anchor: expected Intel's SGX root certificate (SHA-256 {INTEL_ROOT_SHA256}), "
+                f"got {found!r} ({fingerprint}).",
+                hint="A release for SGX is verified against Intel's root, which is built in.",
+            )
+        if self.simulated and found != SIMULATED.root:
+            raise TrustAnchorError(
+                f"Trust anchor: expected a simulated vendor's root, {SIMULATED.root!r}, got {found!r}.",
+                hint="Give the root.der of the simulated vendor's folder.",
+            )
+
+    @classmethod
+    def intel(cls) -> Self:
+        """Return Intel's root: the only anchor of production."""
+        root = x509.load_pem_x509_certificate(_INTEL_ROOT)
+        return cls(root_der=root.public_bytes(Encoding.DER), simulated=False)
+
+    @property
+    def names(self) -> VendorNames:
+        """The names that certificates below this root must bear."""
+        return SIMULATED if self.simulated else INTEL
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The root certificate."""
+        return x509.load_der_x509_certificate(self.root_der)
