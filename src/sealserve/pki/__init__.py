@@ -1,0 +1,1 @@
+"""The three certificate authorities, their certificates, and TensorFlow Serving's ``ssl.cfg``."""

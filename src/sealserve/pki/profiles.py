@@ -1,0 +1,95 @@
+"""Certificate profiles: which extensions our authorities and the certificates they sign have, and why.
+
+Source: RFC 5280, section 4.2.1; the sections are cited beside each extension.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sealserve.pki.certificate import IPAddress
+
+_EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+_EVERY_NAME = ""  # 4.2.1.10: a name satisfies a constraint that it extends on the left
+
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]
+"""Extensions, each with whether it is critical."""
+
+
+def authority_extensions(
+    key: ec.EllipticCurvePublicKey,
+    *,
+    purpose: x509.ObjectIdentifier,
+    names: Sequence[str],
+    addresses: Sequence[IPAddress],
+    critical_constraints: bool,
+) -> Extensions:
+    """Return the extensions of an authority that signs leaf certificates for ``names`` and ``addresses`` only.
+
+    Args:
+        key: The authority's public key.
+        purpose: The only extended key usage of what it signs. Peers apply it along the chain.
+        names: The DNS names that it may sign for, each with the names below it.
+        addresses: The IP addresses that it may sign for.
+        critical_constraints: Whether a peer that does not know name constraints must refuse the authority.
+    """
+    return (
+        (x509.BasicConstraints(ca=True, path_length=0), True),  # 4.2.1.9: no authority below it
+        (_usage(sign_certificates=True), True),  # 4.2.1.3
+        (x509.ExtendedKeyUsage([purpose]), False),  # 4.2.1.12
+        (_constraints(names, addresses), critical_constraints),  # 4.2.1.10
+        (x509.SubjectKeyIdentifier.from_public_key(key), False),  # 4.2.1.2
+    )
+
+
+def leaf_extensions(
+    key: ec.EllipticCurvePublicKey,
+    *,
+    issuer: ec.EllipticCurvePublicKey,
+    purpose: x509.ObjectIdentifier,
+    names: Sequence[str],
+    addresses: Sequence[IPAddress],
+) -> Extensions:
+    """Return the extensions of a server's or client's certificate.
+
+    Args:
+        key: The server's or client's public key.
+        issuer: The authority's public key.
+        purpose: Server or client authentication.
+        names: The DNS names it is for.
+        addresses: The IP addresses it is for.
+    """
+    alternatives = [*map(x509.DNSName, names), *map(x509.IPAddress, addresses)]
+    return (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(sign_certificates=False), True),
+        (x509.ExtendedKeyUsage([purpose]), False),
+        (x509.SubjectAlternativeName(alternatives), False),  # 4.2.1.6: not critical beside a subject
+        (x509.SubjectKeyIdentifier.from_public_key(key), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), False),  # 4.2.1.1
+    )
+
+
+def _constraints(names: Sequence[str], addresses: Sequence[IPAddress]) -> x509.NameConstraints:
+    """Permit what is listed. A kind of name with no entry is unconstrained (4.2.1.10), so exclude all of that kind."""
+    permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+    permitted += [x509.IPAddress(ipaddress.ip_network(address)) for address in addresses]
+    excluded: list[x509.GeneralName] = [] if names else [x509.DNSName(_EVERY_NAME)]
+    excluded += [] if addresses else [x509.IPAddress(network) for network in _EVERY_ADDRESS]
+    return x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=excluded or None)
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,122 @@
+"""``ssl.cfg``: TensorFlow Serving's TLS settings, with the server's private key.
+
+Source: tensorflow/serving, ``tensorflow_serving/config/ssl_config.proto`` (fields) and
+``tensorflow_serving/model_servers/server.cc``, ``BuildServerCredentialsFromSSLConfigFile`` (meaning).
+"""
+
+from dataclasses import dataclass
+
+from google.protobuf import text_format
+
+from sealserve.errors import InputError
+from sealserve.pki.certificate import check_key, parse_chain
+from sealserve.pki.ssl_config_pb2 import SSLConfig
+from sealserve.secret import SecretBytes
+
+
+class SslConfigSyntaxError(InputError):
+    """The file is no SSLConfig in protobuf text format."""
+
+    code = "ssl-config.syntax"
+
+
+class SslConfigFieldMissingError(InputError):
+    """The private key or the certificate is missing."""
+
+    code = "ssl-config.missing-field"
+
+
+class SslConfigClientAuthorityError(InputError):
+    """Clients must show a certificate, and nothing says who signs it."""
+
+    code = "ssl-config.no-client-authority"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SslConfig:
+    """A model server's TLS settings. One that exists is complete, and its key belongs to its certificate.
+
+    Args:
+        server_key: The server's private key, PEM.
+        server_cert: Its certificate chain, PEM.
+        custom_ca: The authorities that sign clients' certificates, PEM.
+        client_verify: Whether each client must show a certificate (two-way TLS).
+
+    Raises:
+        SslConfigFieldMissingError: No key or no certificate.
+        SslConfigClientAuthorityError: ``client_verify`` without ``custom_ca``.
+        CertificateUnreadableError: ``server_cert`` or ``custom_ca`` is no PEM certificate.
+        KeyUnreadableError: ``server_key`` is no PEM key without a passphrase.
+        KeyMismatchError: ``server_key`` belongs to another certificate.
+    """
+
+    server_key: SecretBytes
+    server_cert: bytes
+    custom_ca: bytes | None = None
+    client_verify: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("server_key", "server_cert"):
+            if not len(getattr(self, name)):
+                raise SslConfigFieldMissingError(
+                    f"The TLS settings have no {name}.", hint="Without it the server would have no TLS."
+                )
+        check_key(self.server_key, self.server_cert, source="server_cert")
+        if self.custom_ca:
+            parse_chain(self.custom_ca, source="custom_ca")
+        elif self.client_verify:
+            raise SslConfigClientAuthorityError(
+                "The TLS settings have client_verify without custom_ca: no client could connect.",
+                hint="Give the authority that signs the users' certificates.",
+            )
+
+    def render(self) -> SecretBytes:
+        """Return the file's content."""
+        message = SSLConfig(
+            server_key=_text(self.server_key.reveal()),
+            server_cert=_text(self.server_cert),
+            custom_ca=_text(self.custom_ca or b""),
+            client_verify=self.client_verify,
+        )
+        return SecretBytes(text_format.MessageToString(message).encode())
+
+
+def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig:
+    """Return the settings that ``content`` describes.
+
+    Args:
+        content: The file's bytes.
+        source: What to call it in errors. No error and no traceback repeats anything of the content.
+
+    Raises:
+        SslConfigSyntaxError: No SSLConfig in protobuf text format.
+        InputError: As `SslConfig`.
+    """
+    raw = content.reveal() if isinstance(content, SecretBytes) else content
+    message, where = _parse_text(raw)
+    if message is None:  # raised here, not below: a chained ParseError would quote the key
+        raise SslConfigSyntaxError(
+            f"{source} is no SSLConfig in protobuf text format ({where}).",
+            hint="Its fields are server_key, server_cert, custom_ca and client_verify.",
+        )
+    return SslConfig(
+        server_key=SecretBytes(message.server_key.encode()),
+        server_cert=message.server_cert.encode(),
+        custom_ca=message.custom_ca.encode() or None,
+        client_verify=message.client_verify,
+    )
+
+
+def _text(pem: bytes) -> str:
+    """Return PEM as text. It is ASCII, but for what others may have written between the blocks."""
+    return pem.decode("utf-8", errors="replace")
+
+
+def _parse_text(raw: bytes) -> tuple[SSLConfig | None, str]:
+    """Return the message, or None and where the text is wrong."""
+    try:
+        return text_format.Parse(raw.decode("utf-8"), SSLConfig()), ""
+    except text_format.ParseError as error:
+        return None, f"line {error.GetLine()}, column {error.GetColumn()}"
+    except UnicodeDecodeError as error:
+        return None, f"byte {error.start} is not UTF-8"
