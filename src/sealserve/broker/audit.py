@@ -1,0 +1,246 @@
+"""The audit log: one row for each decision, each holding the hash of the one before, with signed heads.
+
+A changed, removed or inserted row breaks the chain. Rows cut off at the end are found by a head that was signed later
+than they were written: keep heads (`sign_head`) on another machine.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from sqlalchemy import Connection, RowMapping, Select, insert, select
+
+from sealserve.broker.database import AUDIT, AUDIT_HEADS, from_text, to_text
+from sealserve.errors import VerificationError
+
+GENESIS: Final = "0" * 64
+"""The hash before the first row."""
+
+_ROW_DOMAIN: Final = b"sealserve audit row v1\n"
+_HEAD_DOMAIN: Final = b"sealserve audit head v1\n"
+_DETAIL_LENGTH: Final = 1000
+
+
+class AuditChainError(VerificationError):
+    """A row of the audit log was changed, removed or inserted."""
+
+    code = "audit.chain"
+
+
+class AuditTruncatedError(VerificationError):
+    """The audit log ends before a signed head, or has another row in its place."""
+
+    code = "audit.truncated"
+
+
+class AuditHeadError(VerificationError):
+    """The signature of an audit head is not the owner's."""
+
+    code = "audit.head-signature"
+
+
+class Decision(StrEnum):
+    """What was decided: by the broker (the first two), or by the owner."""
+
+    RELEASED = "released"
+    REFUSED = "refused"
+    ALLOWED = "allowed"
+    DRAINING = "draining"
+    REVOKED = "revoked"
+    ENROLLED = "enrolled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A decision, and what is known about who asked. Never a secret; text that comes from a peer is cleaned.
+
+    Args:
+        time: When it was decided.
+        peer: The peer's address and port, or ``owner``.
+        decision: What was decided.
+        code: ``ok``, or the error's code.
+        detail: The error's message.
+        release_id: The release that the MRENCLAVE belongs to.
+        platform: ``sgx`` or ``simulated``.
+        mr_enclave: As hex. Of a quote that did not verify, it is what the quote claims; so is MRSIGNER.
+        mr_signer: As hex.
+        platform_id: The verified platform's id.
+        tcb_status: The verified platform's TCB status.
+        advisories: Its advisories, joined by commas.
+        quote_digest: SHA-256 of the quote, as hex.
+    """
+
+    time: datetime
+    peer: str
+    decision: Decision
+    code: str
+    detail: str = ""
+    release_id: str | None = None
+    platform: str | None = None
+    mr_enclave: str | None = None
+    mr_signer: str | None = None
+    platform_id: str | None = None
+    tcb_status: str | None = None
+    advisories: str | None = None
+    quote_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """An entry in its place in the chain."""
+
+    seq: int
+    entry: Entry
+    previous_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The end of the chain at some time: how many rows, and the last one's hash. ``signature`` is the owner's."""
+
+    seq: int
+    hash: str
+    time: datetime
+    signature: bytes
+
+
+def clean(text: str) -> str:
+    """Return ``text`` without control characters and bounded in length: a message may quote a peer's bytes."""
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
+    return shown[:_DETAIL_LENGTH]
+
+
+def append(connection: Connection, entry: Entry) -> AuditRow:
+    """Write ``entry`` at the end of the chain.
+
+    Args:
+        connection: A writing transaction: the database has one at a time, so the chain cannot fork. The row counts
+            when that has committed, and only then may anything act on the decision.
+        entry: What to write.
+    """
+    last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
+    seq, previous = (1, GENESIS) if last is None else (last.seq + 1, last.hash)
+    values = _values(entry)
+    digest = _row_hash(seq, values, previous)
+    connection.execute(insert(AUDIT).values(seq=seq, previous_hash=previous, hash=digest, **values))
+    return AuditRow(seq=seq, entry=_entry(values), previous_hash=previous, hash=digest)
+
+
+def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRow]:
+    """Yield the rows in order, all of them or the ``last`` ones, without holding them in memory."""
+    query = select(AUDIT).order_by(AUDIT.c.seq)
+    if last is not None:
+        ends = connection.execute(select(AUDIT.c.seq).order_by(AUDIT.c.seq.desc()).limit(1)).scalar() or 0
+        query = query.where(AUDIT.c.seq > ends - last)
+    for row in _raw_rows(connection, query):
+        values = {field.name: row[field.name] for field in fields(Entry)}
+        yield AuditRow(seq=row["seq"], entry=_entry(values), previous_hash=row["previous_hash"], hash=row["hash"])
+
+
+def head(connection: Connection) -> tuple[int, str]:
+    """Return the number of rows and the last one's hash."""
+    last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
+    return (0, GENESIS) if last is None else (last.seq, last.hash)
+
+
+def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
+    """Sign the end of the chain, store the signature, and return it; an end that is signed is returned as it is."""
+    seq, digest = head(connection)
+    for stored in heads(connection, seq=seq):
+        return stored
+    signed = Head(seq=seq, hash=digest, time=now, signature=signer.sign(_head_bytes(seq, digest, now)))
+    row = {"seq": seq, "hash": digest, "time": to_text(now), "signature": signed.signature.hex()}
+    connection.execute(insert(AUDIT_HEADS).values(row))
+    return signed
+
+
+def heads(connection: Connection, *, seq: int | None = None) -> list[Head]:
+    """Return the stored signed heads in order, or the one of row ``seq``."""
+    query = select(AUDIT_HEADS).order_by(AUDIT_HEADS.c.seq)
+    if seq is not None:
+        query = query.where(AUDIT_HEADS.c.seq == seq)
+    return [
+        Head(seq=row.seq, hash=row.hash, time=from_text(row.time), signature=bytes.fromhex(row.signature))
+        for row in connection.execute(query)
+    ]
+
+
+def verify_chain(
+    connection: Connection, owner_key: Ed25519PublicKey | None = None, *, kept: tuple[Head, ...] = ()
+) -> tuple[int, str]:
+    """Check every row's hash and place, and the signed heads.
+
+    Args:
+        connection: A reading transaction.
+        owner_key: Verifies the heads; None to leave them out.
+        kept: Heads that were kept elsewhere, checked as the stored ones are.
+
+    Returns:
+        The number of rows and the last one's hash.
+
+    Raises:
+        AuditChainError: A row was changed, removed or inserted.
+        AuditTruncatedError: A signed head is not in the chain.
+        AuditHeadError: A head is not signed by the owner.
+    """
+    signed: dict[int, set[str]] = {}
+    if owner_key is not None:
+        for item in (*heads(connection), *kept):
+            _verify_head(item, owner_key)
+            signed.setdefault(item.seq, set()).add(item.hash)
+    seq, previous = 0, GENESIS
+    for row in _raw_rows(connection, select(AUDIT).order_by(AUDIT.c.seq)):
+        if row["seq"] != seq + 1 or row["previous_hash"] != previous:
+            raise AuditChainError(f"The audit log has a gap: row {row['seq']} does not follow row {seq}.")
+        if row["hash"] != _row_hash(seq + 1, {field.name: row[field.name] for field in fields(Entry)}, previous):
+            raise AuditChainError(f"Row {seq + 1} of the audit log was changed: its hash does not fit its content.")
+        seq, previous = seq + 1, row["hash"]
+        if signed.pop(seq, {previous}) != {previous}:
+            raise AuditTruncatedError(f"Row {seq} of the audit log is not the one that was signed.")
+    if left := sorted(number for number in signed if number > 0):
+        raise AuditTruncatedError(f"The audit log ends at row {seq}; a head was signed at row {left[-1]}.")
+    return seq, previous
+
+
+def _verify_head(item: Head, owner_key: Ed25519PublicKey) -> None:
+    try:
+        owner_key.verify(item.signature, _head_bytes(item.seq, item.hash, item.time))
+    except InvalidSignature as error:
+        raise AuditHeadError(f"The audit head at row {item.seq} is not signed by the owner's key.") from error
+
+
+def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:
+    yield from connection.execute(query, execution_options={"yield_per": 500}).mappings()
+
+
+def _head_bytes(seq: int, digest: str, time: datetime) -> bytes:
+    return _HEAD_DOMAIN + _canonical({"seq": seq, "hash": digest, "time": to_text(time)})
+
+
+def _row_hash(seq: int, values: dict[str, Any], previous: str) -> str:
+    return hashlib.sha256(_ROW_DOMAIN + _canonical({"seq": seq, "previous_hash": previous, **values})).hexdigest()
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    # ``default``: a value of another type than was written (a changed database) has another hash, and is no crash
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr).encode()
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    values = {field.name: getattr(entry, field.name) for field in fields(Entry)}
+    return {**values, "time": to_text(entry.time), "decision": str(entry.decision), "detail": clean(entry.detail)}
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    try:
+        return Entry(**{**values, "time": from_text(values["time"]), "decision": Decision(values["decision"])})
+    except (TypeError, ValueError) as error:
+        raise AuditChainError("A row of the audit log was changed: its time or decision is none.") from error

@@ -1,0 +1,279 @@
+"""The broker's database: its tables, and transactions that do not interleave.
+
+SQLite in one private file by default. Tables and statements are portable SQL, so that PostgreSQL can take its place;
+what is SQLite's own is in `_prepare_sqlite`. Times are ISO 8601 text in UTC, measurements are lower-case hex: both
+are read back exactly as they were written, which the audit chain needs.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    insert,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from sealserve.atomic_file import PRIVATE
+from sealserve.errors import InputError, UnavailableError
+
+SCHEMA_VERSION: Final = 1
+_WRITE: Final = "sealserve_write"
+_BUSY_SECONDS: Final = 15.0
+_CREATING: Final = threading.Lock()
+
+METADATA: Final = MetaData()
+
+SCHEMA: Final = Table("schema", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
+
+KEYS: Final = Table(
+    "keys",
+    METADATA,
+    Column("key_id", String(32), primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+RELEASES: Final = Table(
+    "releases",
+    METADATA,
+    Column("release_id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("platform", String(16), nullable=False),
+    Column("key_id", String(32), ForeignKey("keys.key_id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("deadline", String(32)),
+    Column("tcb_policy", Text, nullable=False),
+    Column("enrolled_platforms_only", Boolean, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+REFERENCE_VALUES: Final = Table(
+    "reference_values",
+    METADATA,
+    Column("mr_enclave", String(64), primary_key=True),
+    Column("release_id", String(64), ForeignKey("releases.release_id"), nullable=False, index=True),
+    Column("label", String(64), nullable=False),
+    Column("mr_signer", String(64), nullable=False),
+    Column("isv_prod_id", Integer, nullable=False),
+    Column("isv_svn", Integer, nullable=False),
+    Column("attribute_flags", String(16), nullable=False),  # 64 bits as hex: SQL integers are signed
+    Column("attribute_flags_mask", String(16), nullable=False),
+    Column("xfrm", String(16), nullable=False),
+    Column("xfrm_mask", String(16), nullable=False),
+)
+
+PLATFORMS: Final = Table(
+    "platforms",
+    METADATA,
+    Column("platform", String(16), primary_key=True),
+    Column("platform_id", String(64), primary_key=True),
+    Column("label", String(64), nullable=False),
+    Column("enrolled", String(32), nullable=False),
+)
+
+EVALUATION_FLOOR: Final = Table(
+    "evaluation_floor",
+    METADATA,
+    Column("platform", String(16), primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("seen", String(32), nullable=False),
+)
+
+AUDIT: Final = Table(
+    "audit",
+    METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("time", String(32), nullable=False),
+    Column("peer", String(64), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("code", String(64), nullable=False, index=True),
+    Column("detail", Text, nullable=False),
+    Column("release_id", String(64)),
+    Column("platform", String(16)),
+    Column("mr_enclave", String(64)),
+    Column("mr_signer", String(64)),
+    Column("platform_id", String(64)),
+    Column("tcb_status", String(64)),
+    Column("advisories", Text),
+    Column("quote_digest", String(64)),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+AUDIT_HEADS: Final = Table(
+    "audit_heads",
+    METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+    Column("time", String(32), nullable=False),
+    Column("signature", String(128), nullable=False),
+)
+
+
+class DatabaseUnavailableError(UnavailableError):
+    """The broker's database cannot be opened, read or written."""
+
+    code = "broker.database"
+
+
+class DatabaseVersionError(InputError):
+    """The database was written by another version of sealserve."""
+
+    code = "broker.database-version"
+
+
+class Database:
+    """The broker's database. It may be used by several threads, and a file by several processes.
+
+    Args:
+        engine: SQLAlchemy's engine, with the schema in place: see `open`.
+        name: What to call it in messages.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self.name = name
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the database in the file at ``path``; make it, readable by its owner only, when it is not there.
+
+        Raises:
+            DatabaseUnavailableError: It cannot be opened.
+            DatabaseVersionError: It belongs to another version of sealserve.
+        """
+        try:
+            _make_private(path)
+        except OSError as error:
+            raise DatabaseUnavailableError(f"The database {path} cannot be opened: {error.strerror}.") from error
+        engine = create_engine(
+            f"sqlite+pysqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True
+        )
+        _prepare_sqlite(engine)
+        database = cls(engine, str(path))
+        try:
+            database._make_schema()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that only reads; it sees one state of the database.
+
+        Raises:
+            DatabaseUnavailableError: The database failed.
+        """
+        with self._transaction(write=False) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that writes. There is one at a time; it is durable when this returns.
+
+        Raises:
+            DatabaseUnavailableError: The database failed, and nothing was written.
+        """
+        with self._transaction(write=True) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.connect().execution_options(**{_WRITE: write}) as connection, connection.begin():
+                yield connection
+        except SQLAlchemyError as error:
+            reason = getattr(error, "orig", None) or type(error).__name__
+            raise DatabaseUnavailableError(
+                f"The database {self.name} failed: {reason}.", hint="Look at its file, and at the room on its disk."
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make_schema(self) -> None:
+        with self.write() as connection:  # one process at a time makes the tables
+            METADATA.create_all(connection)
+            version = connection.execute(select(SCHEMA.c.version)).scalar()
+            if version is None:
+                connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
+            elif version != SCHEMA_VERSION:
+                raise DatabaseVersionError(
+                    f"The database {self.name} has schema version {version}, this sealserve knows {SCHEMA_VERSION}.",
+                    hint="Use the version of sealserve that wrote it.",
+                )
+
+
+def to_text(time: datetime) -> str:
+    """Return ``time`` as the database holds it: ISO 8601, UTC, microseconds.
+
+    Raises:
+        ValueError: ``time`` has no time zone.
+    """
+    if time.tzinfo is None:
+        raise ValueError("a time in the database needs a time zone")
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def from_text(text: str) -> datetime:
+    """Return the time that `to_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
+def _make_private(path: Path) -> None:
+    # An existing file is not opened here: closing any descriptor of it would drop the locks that this process holds on
+    # it through SQLite (fcntl(2)). SQLite gives the -wal and -shm files beside it the same mode.
+    with _CREATING:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+        except FileExistsError:
+            if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
+                path.chmod(PRIVATE)
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    # The sqlite3 module begins transactions late and by guessing. It is told not to, and each transaction is begun
+    # here: a writing one takes SQLite's write lock at once, so that what it reads is still true when it commits.
+    def on_connect(dbapi: Any, _record: object) -> None:
+        dbapi.isolation_level = None
+        cursor = dbapi.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA secure_delete = ON")
+        cursor.close()
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)

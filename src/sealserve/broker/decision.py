@@ -1,0 +1,238 @@
+"""The broker's decision: evidence in, appraisal, one audit row, and only then a key.
+
+The whole way of a request, in order (1, 2 and 16 are in `sealserve.broker.server`):
+
+ 1. TLS handshake: the peer shows a certificate, and proves that it holds its key.
+ 2. The request is exactly that of the secret provisioning protocol.
+ 3. The certificate carries evidence: a quote, and what binds it to the certificate's key.
+ 4. The quote parses, with exact length.
+ 5. The quote's report data binds the certificate's key.
+ 6. The MRENCLAVE that the quote claims selects the release, whose signed mark selects the root to verify against.
+ 7. The release is active, or draining before its deadline.
+ 8. The quote is from the kind of platform that the release is for, its PCK chain ends at that root, and it is of no
+    debug enclave. Up to here nothing is fetched: strangers cannot make the broker talk to anybody.
+ 9. The collateral is fetched.
+10. The quote and the collateral verify; the collateral is not older than any seen before.
+11. How new it was is remembered.
+12. The verified report fits the reference values, the platform's state fits the TCB policy.
+13. The platform is enrolled, if the release asks for that.
+14. The key is taken from the keystore.
+15. In one writing transaction: the release still stands (7), and the audit row. It is committed.
+16. The key is sent.
+
+Whatever fails refuses, with an audit row that has its code. If the row cannot be written, no key leaves.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Connection
+
+from sealserve.broker import audit, platforms, releases
+from sealserve.broker.audit import Decision, Entry
+from sealserve.broker.database import Database
+from sealserve.broker.keystore import Keystore
+from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
+from sealserve.deployment import Platform
+from sealserve.errors import SealserveError, UnavailableError
+from sealserve.secret import SecretBytes
+from sealserve.sgx.appraisal import VerifiedQuote, examine_quote, verify_quote
+from sealserve.sgx.certificate_chain import common_name
+from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.pck import PckChain
+from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.ra_tls import check_binding, parse_certificate
+from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
+
+_LOG: Final = logging.getLogger(__name__)
+_ROWS_PER_HEAD: Final = 64
+
+
+class NoTrustAnchorError(UnavailableError):
+    """The broker was started without the trust anchor for this kind of platform."""
+
+    code = "broker.no-trust-anchor"
+
+
+class BrokerInternalError(SealserveError):
+    """Something that the broker did not foresee; the log has it."""
+
+    code = "internal"
+
+
+class CollateralSource(Protocol):
+    """Where collateral comes from: `sealserve.sgx.pcs.PcsClient`, or something in its place."""
+
+    def collateral_for(self, quote: Quote) -> Collateral:
+        """Return the collateral that ``quote`` is verified with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedVendor:
+    """A processor vendor: the root that its quotes end at, and who has its collateral."""
+
+    anchor: TrustAnchor
+    collateral: CollateralSource
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What is known so far, for the audit row."""
+
+    peer: str
+    platform: Platform | None = None
+    release: releases.Release | None = None
+    quote: Quote | None = None
+    quote_digest: str | None = None
+    verified: VerifiedQuote | None = None
+
+    def entry(self, time: datetime, decision: Decision, code: str, detail: str = "") -> Entry:
+        report = self.quote.report if self.quote else None
+        return Entry(
+            time=time,
+            peer=self.peer,
+            decision=decision,
+            code=code,
+            detail=detail,
+            release_id=self.release.release_id if self.release else None,
+            platform=self.platform,
+            mr_enclave=report.mr_enclave.hex() if report else None,
+            mr_signer=report.mr_signer.hex() if report else None,
+            platform_id=self.verified.platform_id if self.verified else None,
+            tcb_status=self.verified.tcb_status if self.verified else None,
+            advisories=",".join(sorted(self.verified.advisory_ids)) if self.verified else None,
+            quote_digest=self.quote_digest,
+        )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Broker:
+    """Decides on requests for keys. Several threads may use it at once.
+
+    Args:
+        database: Releases, keys, audit log.
+        keystore: The keys.
+        vendors: The trusted vendor for each kind of platform. Which one counts is the release's mark to say.
+        signer: Signs the audit log's head from time to time; None leaves that to `sealserve broker log`.
+        clock: The time on the owner's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keystore: Keystore,
+        vendors: Mapping[Platform, TrustedVendor],
+        signer: Ed25519PrivateKey | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._database = database
+        self._keystore = keystore
+        self._vendors = dict(vendors)
+        self._signer = signer
+        self._clock = clock
+
+    def release_key(self, certificate: bytes, *, peer: str) -> SecretBytes:
+        """Return the release key for a peer, after its evidence was appraised and the decision is in the audit log.
+
+        Args:
+            certificate: The peer's RA-TLS certificate, DER; TLS has shown that the peer holds its key.
+            peer: The peer's address and port.
+
+        Raises:
+            SealserveError: The refusal, which the audit log has as well.
+        """
+        trace = _Trace(peer)
+        try:
+            return self._appraise(certificate, trace)
+        except SealserveError as error:
+            self._refuse(trace, error)
+            raise
+        except Exception as error:
+            _LOG.exception("an internal error while appraising %s", peer)
+            internal = BrokerInternalError(f"An internal error ({type(error).__name__}); the broker's log has it.")
+            self._refuse(trace, internal)
+            raise internal from error
+
+    def refuse(self, error: SealserveError, *, peer: str) -> None:
+        """Write down that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
+        self._refuse(_Trace(peer), error)
+
+    def sign_head(self) -> None:
+        """Sign the audit log's head, if there is a signer."""
+        if self._signer is not None:
+            with self._database.write() as connection:
+                audit.sign_head(connection, self._signer, now=self._clock())
+
+    def _appraise(self, certificate: bytes, trace: _Trace) -> SecretBytes:
+        evidence = parse_certificate(certificate)  # 3
+        trace.quote_digest = hashlib.sha256(evidence.quote).hexdigest()
+        trace.quote = quote = parse_quote(evidence.quote)  # 4
+        check_binding(evidence, quote.report.report_data)  # 5
+        with self._database.read() as connection:  # 6
+            match = releases.lookup(connection, quote.report.mr_enclave)
+            enrolled = platforms.enrolled(connection, match.release.platform)
+        trace.release, trace.platform = release, platform = match.release, match.release.platform
+        vendor = self._vendor(platform)
+        check_standing(release.state, release.deadline, self._clock())  # 7
+        root = PckChain.parse(quote.pck_chain_pem).root  # 8
+        check_platform_kind(simulated_quote=common_name(root) == SIMULATED.root, release=platform)
+        examine_quote(evidence.quote, anchor=vendor.anchor)
+        collateral = vendor.collateral.collateral_for(quote)  # 9
+        with self._database.read() as connection:
+            floor = platforms.evaluation_floor(connection, platform)
+        trace.verified = verified = verify_quote(  # 10
+            evidence.quote, collateral, anchor=vendor.anchor, now=self._clock(), minimum_evaluation_number=floor
+        )
+        if verified.tcb_evaluation_data_number > floor:  # 11
+            with self._database.write() as connection:
+                number = verified.tcb_evaluation_data_number
+                platforms.raise_evaluation_floor(connection, platform, number, now=self._clock())
+        appraise(verified, match.reference.values, release.tcb)  # 12
+        if release.enrolled_platforms_only:  # 13
+            check_enrolment(verified.platform_id, enrolled)
+        with self._database.read() as connection:  # 14
+            key = self._keystore.load(connection, release.key_id)
+        self._grant(trace, release)  # 15
+        return key  # 16 is the caller's
+
+    def _vendor(self, platform: Platform) -> TrustedVendor:
+        vendor = self._vendors.get(platform)
+        if vendor is None or vendor.anchor.simulated != (platform is Platform.SIMULATED):
+            raise NoTrustAnchorError(
+                f"The broker has no trust anchor for {platform} releases.",
+                hint="Start it with one; what it trusts is chosen at its start.",
+            )
+        return vendor
+
+    def _grant(self, trace: _Trace, release: releases.Release) -> None:
+        with self._database.write() as connection:
+            now = self._clock()
+            current = releases.find(connection, release.release_id)
+            check_standing(current.state, current.deadline, now)
+            self._append(connection, trace.entry(now, Decision.RELEASED, "ok"))
+        _LOG.info(
+            "released the key of %s (%s, %s) to %s", release.name, release.release_id[:12], release.platform, trace.peer
+        )
+
+    def _refuse(self, trace: _Trace, error: SealserveError) -> None:
+        _LOG.warning("refused %s: [%s] %s", trace.peer, error.code, audit.clean(error.message))
+        try:
+            with self._database.write() as connection:
+                entry = trace.entry(self._clock(), Decision.REFUSED, error.code, error.message)
+                self._append(connection, entry)
+        except SealserveError as failure:  # the refusal stands; the log above is all there is of it
+            _LOG.error("the refusal of %s is not in the audit log: %s", trace.peer, failure.message)
+
+    def _append(self, connection: Connection, entry: Entry) -> None:
+        row = audit.append(connection, entry)
+        if self._signer is not None and row.seq % _ROWS_PER_HEAD == 0:
+            audit.sign_head(connection, self._signer, now=entry.time)

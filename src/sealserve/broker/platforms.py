@@ -1,0 +1,43 @@
+"""What the broker remembers of platforms: which are enrolled, and how new the collateral was that it has seen.
+
+A genuine processor is not yet one's own: a tapped server gives valid, up-to-date quotes (bus interposers, 2025). A
+release can therefore ask for enrolled platforms. And a host that controls its PCCS could serve yesterday's TCB info,
+still valid by its dates: the highest evaluation number ever seen is remembered, and a lower one refused.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, to_text
+from sealserve.deployment import Platform
+
+
+def enrol(connection: Connection, platform: Platform, platform_id: str, *, label: str, now: datetime) -> None:
+    """Enrol a platform, or give an enrolled one another label."""
+    where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
+    if connection.execute(update(PLATFORMS).where(where).values(label=label)).rowcount == 0:
+        row = {"platform": platform, "platform_id": platform_id, "label": label, "enrolled": to_text(now)}
+        connection.execute(insert(PLATFORMS).values(row))
+
+
+def enrolled(connection: Connection, platform: Platform) -> frozenset[str]:
+    """Return the ids of the enrolled platforms of a kind."""
+    query = select(PLATFORMS.c.platform_id).where(PLATFORMS.c.platform == platform)
+    return frozenset(connection.execute(query).scalars())
+
+
+def evaluation_floor(connection: Connection, platform: Platform) -> int:
+    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral of a kind ever had; 0 at first."""
+    query = select(EVALUATION_FLOOR.c.number).where(EVALUATION_FLOOR.c.platform == platform)
+    return connection.execute(query).scalar() or 0
+
+
+def raise_evaluation_floor(connection: Connection, platform: Platform, number: int, *, now: datetime) -> None:
+    """Remember ``number`` if it is higher than the floor."""
+    if number <= evaluation_floor(connection, platform):
+        return
+    row = {"platform": platform, "number": number, "seen": to_text(now)}
+    changed = connection.execute(update(EVALUATION_FLOOR).where(EVALUATION_FLOOR.c.platform == platform).values(row))
+    if changed.rowcount == 0:
+        connection.execute(insert(EVALUATION_FLOOR).values(row))

@@ -1,0 +1,309 @@
+"""The releases that the broker knows, their reference values, and their life: active, draining, revoked.
+
+Functions here take the connection of a transaction that the caller opened, so that a change and its audit row are
+one transaction.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NewType
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, to_text
+from sealserve.broker.keystore import KeyId, KeyUnknownError
+from sealserve.broker.policy import MrEnclaveUnknownError, ReferenceValues, ReleaseState
+from sealserve.broker.tcb_policy import EmptyPolicyError, TcbPolicy
+from sealserve.deployment import Platform
+from sealserve.errors import InputError
+from sealserve.sgx.report import MrEnclave, MrSigner
+
+ReleaseId = NewType("ReleaseId", str)
+"""SHA-256 of a release's index, as hex."""
+
+_RELEASE_ID: Final = re.compile(r"[0-9a-f]{64}")
+_SHORTEST_PREFIX: Final = 6
+_ATTRIBUTES: Final = ("attribute_flags", "attribute_flags_mask", "xfrm", "xfrm_mask")
+
+
+class ReleaseUnknownError(InputError):
+    """The broker knows no such release."""
+
+    code = "broker.release-unknown"
+
+
+class ReleaseAmbiguousError(InputError):
+    """A name or the beginning of an id fits several releases."""
+
+    code = "broker.release-ambiguous"
+
+
+class ReleaseConflictError(InputError):
+    """The release is known, but as something else."""
+
+    code = "broker.release-conflict"
+
+
+class ReleaseFinalError(InputError):
+    """The release is revoked, and stays so."""
+
+    code = "broker.release-final"
+
+
+class DeadlineError(InputError):
+    """A draining deadline that is already over."""
+
+    code = "broker.deadline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What the broker knows of a release.
+
+    Args:
+        release_id: The digest of its index.
+        name: What people call it.
+        platform: Its mark: for SGX machines, or simulated. It decides which root its quotes are verified against.
+        key_id: Its key's name in the keystore.
+        tcb: Which platform states get its key.
+        enrolled_platforms_only: Whether the platform must be enrolled.
+        created: When it was allowed first.
+        state: Where it is in its life.
+        deadline: The end of draining.
+    """
+
+    release_id: ReleaseId
+    name: str
+    platform: Platform
+    key_id: KeyId
+    tcb: TcbPolicy
+    enrolled_platforms_only: bool
+    created: datetime
+    state: ReleaseState = ReleaseState.ACTIVE
+    deadline: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not _RELEASE_ID.fullmatch(self.release_id):
+            raise ReleaseUnknownError(f"{self.release_id!r} is no release id: that is 64 lower-case hex digits.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The reference values of one enclave of a release, and what that enclave is called (``replica-0``)."""
+
+    label: str
+    values: ReferenceValues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """The release that an MRENCLAVE belongs to, and the reference values beside it."""
+
+    release: Release
+    reference: Reference
+
+
+def allow(connection: Connection, release: Release, references: Mapping[str, ReferenceValues]) -> Release:
+    """Let the enclaves described by ``references`` have the key of ``release``.
+
+    A release that is known gets the further reference values, and is active again if it was draining.
+
+    Args:
+        connection: A writing transaction.
+        release: The release, active.
+        references: Reference values by the enclave's label.
+
+    Returns:
+        The release as it is now.
+
+    Raises:
+        EmptyPolicyError: There are no reference values.
+        KeyUnknownError: The keystore does not hold its key.
+        ReleaseConflictError: It is known with another key or mark, or an MRENCLAVE belongs to another release.
+        ReleaseFinalError: It is revoked.
+    """
+    if not references:
+        raise EmptyPolicyError(f"The release {release.name} names no enclave: nothing could have its key.")
+    if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
+        raise KeyUnknownError(f"The keystore has no key {release.key_id}, which the release {release.name} names.")
+    known = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
+    if known is None:
+        connection.execute(insert(RELEASES).values(_release_row(release)))
+    else:
+        _check_same(_release(known), release)
+        changes = {"state": ReleaseState.ACTIVE, "deadline": None, "tcb_policy": release.tcb.to_json(),
+                   "enrolled_platforms_only": release.enrolled_platforms_only}  # fmt: skip
+        connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
+    for label, values in references.items():
+        _put_reference(connection, release, Reference(label=label, values=values))
+    return find(connection, release.release_id)
+
+
+def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, now: datetime) -> Release:
+    """Let a release end at ``deadline``: until then restarts and a roll-back still get its key.
+
+    Raises:
+        DeadlineError: ``deadline`` is not in the future.
+        ReleaseUnknownError: There is no such release.
+        ReleaseFinalError: It is revoked.
+    """
+    if deadline <= now:
+        raise DeadlineError(
+            f"The deadline {deadline.isoformat()} is over (it is {now.isoformat(timespec='seconds')}).",
+            hint="Give a time in the future, or revoke the release.",
+        )
+    _check_not_final(find(connection, release_id))
+    changes = {"state": ReleaseState.DRAINING, "deadline": to_text(deadline)}
+    connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
+    return find(connection, release_id)
+
+
+def revoke(connection: Connection, release_id: ReleaseId) -> Release:
+    """End a release for good: no enclave gets its key from now on. Running ones keep what they have.
+
+    Raises:
+        ReleaseUnknownError: There is no such release.
+    """
+    find(connection, release_id)
+    changes = {"state": ReleaseState.REVOKED, "deadline": None}
+    connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
+    return find(connection, release_id)
+
+
+def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
+    """Return the release that has an enclave with this MRENCLAVE, whatever its state.
+
+    Raises:
+        MrEnclaveUnknownError: There is none.
+    """
+    query = (
+        select(RELEASES, *(column for column in REFERENCE_VALUES.c if column.name != "release_id"))
+        .join(REFERENCE_VALUES, REFERENCE_VALUES.c.release_id == RELEASES.c.release_id)
+        .where(REFERENCE_VALUES.c.mr_enclave == mr_enclave.hex())
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise MrEnclaveUnknownError(
+            f"No release has an enclave with MRENCLAVE {mr_enclave.hex()}.",
+            hint="Compare it with `sealserve broker releases`; a changed manifest or release changes it.",
+        )
+    return Match(release=_release(row), reference=_reference(row))
+
+
+def find(connection: Connection, name_or_id: str) -> Release:
+    """Return the release with this id, beginning of an id (at least 6 digits), or name.
+
+    Raises:
+        ReleaseUnknownError: There is none.
+        ReleaseAmbiguousError: There are several.
+    """
+    condition = (RELEASES.c.release_id == name_or_id) | (RELEASES.c.name == name_or_id)
+    if len(name_or_id) >= _SHORTEST_PREFIX:
+        condition |= RELEASES.c.release_id.startswith(name_or_id, autoescape=True)
+    rows = connection.execute(select(RELEASES).where(condition).order_by(RELEASES.c.release_id).limit(2)).all()
+    if not rows:
+        raise ReleaseUnknownError(
+            f"The broker knows no release {name_or_id!r}.", hint="`sealserve broker releases` lists them."
+        )
+    if len(rows) > 1:
+        raise ReleaseAmbiguousError(
+            f"{name_or_id!r} fits several releases, {rows[0].release_id} among them.", hint="Give more of the id."
+        )
+    return _release(rows[0])
+
+
+def every(connection: Connection) -> list[Release]:
+    """Return all releases, oldest first."""
+    rows = connection.execute(select(RELEASES).order_by(RELEASES.c.created, RELEASES.c.release_id))
+    return [_release(row) for row in rows]
+
+
+def references_of(connection: Connection, release_id: ReleaseId) -> list[Reference]:
+    """Return a release's reference values, by label."""
+    query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
+    rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.mr_enclave))
+    return [_reference(row) for row in rows]
+
+
+def _put_reference(connection: Connection, release: Release, reference: Reference) -> None:
+    values = reference.values
+    row: dict[str, Any] = {
+        "mr_enclave": values.mr_enclave.hex(),
+        "release_id": release.release_id,
+        "label": reference.label,
+        "mr_signer": values.mr_signer.hex(),
+        "isv_prod_id": values.isv_prod_id,
+        "isv_svn": values.isv_svn,
+        **{name: f"{getattr(values, name):016x}" for name in _ATTRIBUTES},
+    }
+    where = REFERENCE_VALUES.c.mr_enclave == row["mr_enclave"]
+    owner = connection.execute(select(REFERENCE_VALUES.c.release_id).where(where)).scalar()
+    if owner is None:
+        connection.execute(insert(REFERENCE_VALUES).values(row))
+    elif owner == release.release_id:
+        connection.execute(update(REFERENCE_VALUES).where(where).values(row))
+    else:
+        raise ReleaseConflictError(
+            f"MRENCLAVE {row['mr_enclave']} belongs to the release {owner} already.",
+            hint="Each release has enclaves of its own: its id is measured. Build the enclave of this one.",
+        )
+
+
+def _check_same(known: Release, wanted: Release) -> None:
+    _check_not_final(known)
+    for field in ("name", "platform", "key_id"):
+        if getattr(known, field) != getattr(wanted, field):
+            raise ReleaseConflictError(
+                f"The release {known.release_id} is known with {field} {getattr(known, field)}, "
+                f"now it has {getattr(wanted, field)}.",
+                hint="A release never changes. Build a new one.",
+            )
+
+
+def _check_not_final(release: Release) -> None:
+    if release.state is ReleaseState.REVOKED:
+        raise ReleaseFinalError(
+            f"The release {release.name} ({release.release_id}) is revoked, which is final.",
+            hint="Build a new release; it has a key of its own.",
+        )
+
+
+def _release_row(release: Release) -> dict[str, Any]:
+    return {
+        "release_id": release.release_id,
+        "name": release.name,
+        "platform": release.platform,
+        "key_id": release.key_id,
+        "state": release.state,
+        "deadline": None if release.deadline is None else to_text(release.deadline),
+        "tcb_policy": release.tcb.to_json(),
+        "enrolled_platforms_only": release.enrolled_platforms_only,
+        "created": to_text(release.created),
+    }
+
+
+def _release(row: Row[Any]) -> Release:
+    return Release(
+        release_id=ReleaseId(row.release_id),
+        name=row.name,
+        platform=Platform(row.platform),
+        key_id=KeyId(row.key_id),
+        tcb=TcbPolicy.from_json(row.tcb_policy),
+        enrolled_platforms_only=row.enrolled_platforms_only,
+        created=from_text(row.created),
+        state=ReleaseState(row.state),
+        deadline=None if row.deadline is None else from_text(row.deadline),
+    )
+
+
+def _reference(row: Row[Any]) -> Reference:
+    values = ReferenceValues(
+        mr_enclave=MrEnclave(bytes.fromhex(row.mr_enclave)),
+        mr_signer=MrSigner(bytes.fromhex(row.mr_signer)),
+        isv_prod_id=row.isv_prod_id,
+        isv_svn=row.isv_svn,
+        **{name: int(getattr(row, name), 16) for name in _ATTRIBUTES},
+    )
+    return Reference(label=row.label, values=values)

@@ -1,0 +1,156 @@
+"""Which states of a platform's trusted computing base (TCB) are good enough for a release's key."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sealserve.errors import InputError, VerificationError
+from sealserve.sgx.collateral_documents import TcbStatus
+
+_ADVISORY: Final = re.compile(r"(INTEL|SIMULATED)-(SA|DOC)-[0-9]{5}")
+_ACCEPTABLE: Final = frozenset(
+    {
+        TcbStatus.UP_TO_DATE,
+        TcbStatus.SW_HARDENING_NEEDED,
+        TcbStatus.CONFIGURATION_NEEDED,
+        TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+    }
+)
+
+
+class EmptyPolicyError(InputError):
+    """A policy that names nothing: it is an error, and does not accept everything."""
+
+    code = "policy.empty"
+
+
+class TcbPolicyError(InputError):
+    """A TCB policy that cannot be used: no JSON of the expected form, or a status that no policy can accept."""
+
+    code = "policy.tcb-policy"
+
+
+class TcbStatusError(VerificationError):
+    """The platform's TCB status is not among those that the policy accepts."""
+
+    code = "policy.tcb-status"
+
+
+class AdvisoryError(VerificationError):
+    """The platform is open to a security advisory that the policy does not accept."""
+
+    code = "policy.advisory"
+
+
+class _Text(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    statuses: list[str]
+    advisories: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcbPolicy:
+    """An accepted status has to be named, and every advisory that comes with it as well.
+
+    Args:
+        name: What the policy is called in messages: a preset's name or one's own.
+        statuses: The accepted statuses. Out of date and revoked platforms are in no policy.
+        advisories: The accepted advisories, for instance ``INTEL-SA-00615``.
+
+    Raises:
+        EmptyPolicyError: No name, or no status.
+        TcbPolicyError: A status that no policy can accept, or something that is no advisory.
+    """
+
+    name: str
+    statuses: frozenset[TcbStatus]
+    advisories: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.statuses:
+            raise EmptyPolicyError(
+                f"The TCB policy {self.name!r} names no accepted status.",
+                hint="Take a preset (strict or cloud-smt), or list the statuses.",
+            )
+        if never := sorted(self.statuses - _ACCEPTABLE):
+            raise TcbPolicyError(
+                f"The TCB policy {self.name!r} accepts {', '.join(never)}: such a platform keeps no secret.",
+                hint=f"What a policy can accept: {', '.join(sorted(_ACCEPTABLE))}.",
+            )
+        if wrong := sorted(entry for entry in self.advisories if not _ADVISORY.fullmatch(entry)):
+            raise TcbPolicyError(f"The TCB policy {self.name!r} lists {wrong[0]!r}, which is no advisory.")
+
+    def check(self, status: TcbStatus, advisories: Iterable[str]) -> None:
+        """Refuse a platform whose state this policy does not accept.
+
+        Raises:
+            TcbStatusError: The status is not accepted.
+            AdvisoryError: An advisory is not accepted.
+        """
+        found = sorted(advisories)
+        if status not in self.statuses:
+            raise TcbStatusError(
+                f"The platform's TCB status is {status}, with {', '.join(found) or 'no advisories'}; "
+                f"the policy {self.name!r} accepts {', '.join(sorted(self.statuses))}.",
+                hint="Update the machine's firmware and microcode, or choose a policy that accepts this on purpose.",
+            )
+        if unaccepted := [entry for entry in found if entry not in self.advisories]:
+            raise AdvisoryError(
+                f"The platform is {status} because of {', '.join(unaccepted)}; "
+                f"the policy {self.name!r} accepts {', '.join(sorted(self.advisories)) or 'no advisories'}.",
+                hint="Read the advisories, then update the machine or list them in a policy of your own.",
+            )
+
+    def to_json(self) -> str:
+        """Return the policy as JSON, the same for equal policies."""
+        value = {"name": self.name, "statuses": sorted(self.statuses), "advisories": sorted(self.advisories)}
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the policy that `to_json` wrote, or that a person did.
+
+        Raises:
+            EmptyPolicyError: It names no status.
+            TcbPolicyError: It is not of that form.
+        """
+        try:
+            read = _Text.model_validate_json(text)
+            statuses = frozenset(TcbStatus(status) for status in read.statuses)
+        except (ValidationError, ValueError) as error:
+            raise TcbPolicyError(
+                "This is no TCB policy; it is JSON with name, statuses and advisories.",
+                hint=f"Known statuses: {', '.join(sorted(_ACCEPTABLE))}.",
+            ) from error
+        return cls(name=read.name, statuses=statuses, advisories=frozenset(read.advisories))
+
+
+STRICT: Final = TcbPolicy(name="strict", statuses=frozenset({TcbStatus.UP_TO_DATE}))
+"""Up to date, without any advisory."""
+
+CLOUD_SMT: Final = TcbPolicy(
+    name="cloud-smt",
+    statuses=frozenset(
+        {
+            TcbStatus.UP_TO_DATE,
+            TcbStatus.SW_HARDENING_NEEDED,
+            TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+        }
+    ),
+    # INTEL-SA-00615 (MMIO stale data): comes with hyper-threading, which clouds leave on; also as SWHardeningNeeded.
+    # INTEL-SA-00289 (voltage interface): comes with firmware that does not report the interface as locked.
+    # Source: Intel, "SGX Attestation Technical Details", table 1. INTEL-SA-00334 (LVI) is not listed: processors that
+    # it concerns need enclaves that were compiled against it, and TensorFlow is not.
+    advisories=frozenset({"INTEL-SA-00289", "INTEL-SA-00615"}),
+)
+"""Cloud machines with hyper-threading: hardening needed, for the listed advisories only."""
+
+PRESETS: Final[Mapping[str, TcbPolicy]] = MappingProxyType({policy.name: policy for policy in (STRICT, CLOUD_SMT)})
+"""The presets by name, as ``tcb.preset`` in ``sealserve.toml`` and ``sealserve doctor`` know them."""

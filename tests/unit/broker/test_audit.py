@@ -1,0 +1,167 @@
+import threading
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import delete, update
+
+from sealserve.broker import audit
+from sealserve.broker.audit import (
+    GENESIS,
+    AuditChainError,
+    AuditHeadError,
+    AuditTruncatedError,
+    Decision,
+    Entry,
+    Head,
+    verify_chain,
+)
+from sealserve.broker.database import AUDIT, AUDIT_HEADS, Database
+
+
+def _fill(database: Database, now: datetime, count: int = 5) -> None:
+    for number in range(count):
+        with database.write() as connection:
+            entry = Entry(time=now + timedelta(seconds=number), peer=f"127.0.0.1:{number}", decision=Decision.REFUSED,
+                          code="policy.debug", detail="The enclave runs with DEBUG.", mr_enclave="ab" * 32)  # fmt: skip
+            audit.append(connection, entry)
+
+
+def _change(database: Database, seq: int, **values: Any) -> None:
+    with database.write() as connection:
+        connection.execute(update(AUDIT).where(AUDIT.c.seq == seq).values(values))
+
+
+def test_rows_are_chained_and_verify(database: Database, now: datetime) -> None:
+    with database.read() as connection:
+        assert verify_chain(connection) == (0, GENESIS)
+    _fill(database, now)
+    with database.read() as connection:
+        rows = list(audit.rows(connection))
+        assert [row.seq for row in rows] == [1, 2, 3, 4, 5]
+        assert [row.previous_hash for row in rows] == [GENESIS, *(row.hash for row in rows[:-1])]
+        assert verify_chain(connection) == (5, rows[-1].hash)
+        assert [row.seq for row in audit.rows(connection, last=2)] == [4, 5]
+        assert list(audit.rows(connection, last=0)) == []
+    assert rows[0].entry.peer == "127.0.0.1:0"
+    assert rows[0].entry.time == now
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"code": "ok"},
+        {"decision": "released"},
+        {"detail": ""},
+        {"time": "2026-01-01T00:00:00.000000+00:00"},
+        {"mr_enclave": None},
+        {"release_id": "00" * 32},
+        {"hash": "00" * 32},
+        {"quote_digest": b"bytes"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_row_is_found(database: Database, now: datetime, change: dict[str, Any]) -> None:
+    _fill(database, now)
+    _change(database, 3, **change)
+    with database.read() as connection, pytest.raises(AuditChainError, match=r"[Rr]ow 3") as caught:
+        verify_chain(connection)
+    assert caught.value.code == "audit.chain"
+
+
+def test_a_removed_row_is_found(database: Database, now: datetime) -> None:
+    _fill(database, now)
+    with database.write() as connection:
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq == 2))
+    with database.read() as connection, pytest.raises(AuditChainError, match="row 3 does not follow row 1"):
+        verify_chain(connection)
+
+
+def test_a_row_that_is_no_row_any_more_is_found_when_it_is_shown(database: Database, now: datetime) -> None:
+    _fill(database, now)
+    _change(database, 3, decision="nonsense")
+    with database.read() as connection, pytest.raises(AuditChainError, match="its time or decision is none"):
+        list(audit.rows(connection))
+
+
+def test_rows_cut_off_at_the_end_are_found_by_a_signed_head(database: Database, now: datetime) -> None:
+    signer = Ed25519PrivateKey.generate()
+    _fill(database, now)
+    with database.write() as connection:
+        head = audit.sign_head(connection, signer, now=now)
+        assert audit.sign_head(connection, signer, now=now + timedelta(days=1)) == head
+    with database.read() as connection:
+        assert verify_chain(connection, signer.public_key(), kept=(head,)) == (5, head.hash)
+    with database.write() as connection:
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq > 3))
+    with database.read() as connection:
+        assert verify_chain(connection)[0] == 3  # without a key, nothing tells
+        with pytest.raises(AuditTruncatedError, match="ends at row 3; a head was signed at row 5") as caught:
+            verify_chain(connection, signer.public_key())
+    assert caught.value.code == "audit.truncated"
+    with database.write() as connection:
+        connection.execute(delete(AUDIT_HEADS))
+    with database.read() as connection, pytest.raises(AuditTruncatedError, match="a head was signed at row 5"):
+        verify_chain(connection, signer.public_key(), kept=(head,))
+
+
+def test_a_rewritten_end_is_found_by_a_signed_head(database: Database, now: datetime) -> None:
+    signer = Ed25519PrivateKey.generate()
+    _fill(database, now)
+    with database.write() as connection:
+        audit.sign_head(connection, signer, now=now)
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq > 3))
+    _fill(database, now + timedelta(days=1), 4)
+    with database.read() as connection:
+        assert verify_chain(connection)[0] == 7
+        with pytest.raises(AuditTruncatedError, match="Row 5 of the audit log is not the one that was signed"):
+            verify_chain(connection, signer.public_key())
+
+
+def test_a_head_by_another_key_is_refused(database: Database, now: datetime) -> None:
+    _fill(database, now)
+    with database.write() as connection:
+        head = audit.sign_head(connection, Ed25519PrivateKey.generate(), now=now)
+    owner = Ed25519PrivateKey.generate().public_key()
+    with (
+        database.read() as connection,
+        pytest.raises(AuditHeadError, match="row 5 is not signed by the owner") as caught,
+    ):
+        verify_chain(connection, owner)
+    assert caught.value.code == "audit.head-signature"
+    with pytest.raises(AuditHeadError), database.read() as connection:
+        verify_chain(connection, owner, kept=(replace(head, seq=4),))
+
+
+def test_a_head_speaks_of_its_row_only(database: Database, now: datetime) -> None:
+    signer = Ed25519PrivateKey.generate()
+    _fill(database, now)
+    with database.write() as connection:
+        head = audit.sign_head(connection, signer, now=now)
+    for moved in (replace(head, seq=4), replace(head, hash="00" * 32), replace(head, time=now + timedelta(days=1))):
+        kept: tuple[Head, ...] = (moved,)
+        with database.read() as connection, pytest.raises(AuditHeadError):
+            verify_chain(connection, signer.public_key(), kept=kept)
+
+
+def test_text_of_a_peer_is_cleaned_and_bounded(database: Database, now: datetime) -> None:
+    hostile = "line\nbreak\x1b[31m red \ud800 \u202e" + "x" * 5000
+    with database.write() as connection:
+        entry = Entry(time=now, peer="p", decision=Decision.REFUSED, code="ra-tls.certificate", detail=hostile)
+        row = audit.append(connection, entry)
+    assert row.entry.detail.startswith("line\ufffdbreak\ufffd[31m red \ufffd \ufffd")
+    assert len(row.entry.detail) == 1000
+    with database.read() as connection:
+        assert verify_chain(connection) == (1, row.hash)
+
+
+def test_concurrent_rows_make_one_chain(database: Database, now: datetime) -> None:
+    threads = [threading.Thread(target=_fill, args=(database, now, 8)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as connection:
+        assert verify_chain(connection)[0] == 48

@@ -1,0 +1,121 @@
+import sqlite3
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select, update
+
+from sealserve.broker.database import (
+    KEYS,
+    SCHEMA,
+    Database,
+    DatabaseUnavailableError,
+    DatabaseVersionError,
+    from_text,
+    to_text,
+)
+
+
+def _key(number: int) -> dict[str, object]:
+    return {"key_id": f"{number:032x}", "wrapped": b"w", "created": "t"}
+
+
+def test_the_file_and_what_sqlite_puts_beside_it_are_private(database: Database, tmp_path: Path) -> None:
+    with database.write() as connection:
+        connection.execute(insert(KEYS).values(_key(1)))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes) >= {"broker.sqlite", "broker.sqlite-wal"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_file_that_others_could_read_is_made_private_again(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite"
+    Database.open(path).close()
+    path.chmod(0o644)
+    Database.open(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(insert(KEYS).values(_key(1)))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(KEYS)).scalar_one() == 0
+
+
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite"
+    path.write_bytes(b"this is no database, " * 100)
+    with pytest.raises(DatabaseUnavailableError, match=r"broker\.sqlite failed: file is not a database") as caught:
+        Database.open(path)
+    assert caught.value.code == "broker.database"
+
+
+def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=r"cannot be opened: No such file or directory"):
+        Database.open(tmp_path / "nowhere" / "broker.sqlite")
+
+
+def test_no_statement_shows_its_values_in_an_error(database: Database) -> None:
+    row = {**_key(1), "wrapped": b"sealed-bytes"}
+    with pytest.raises(DatabaseUnavailableError, match="UNIQUE") as caught, database.write() as connection:
+        connection.execute(insert(KEYS).values([row, row]))
+    assert "sealed-bytes" not in str(caught.value) + str(caught.value.__cause__)
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite"
+    with Database.open(path) as opened, opened.write() as connection:
+        connection.execute(update(SCHEMA).values(version=7))
+    with pytest.raises(DatabaseVersionError, match="has schema version 7, this sealserve knows 1") as caught:
+        Database.open(path)
+    assert caught.value.code == "broker.database-version"
+
+
+def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite"
+    failures: list[BaseException] = []
+
+    def work(first: int) -> None:
+        try:
+            with Database.open(path) as opened:
+                for number in range(first, first + 10):
+                    with opened.write() as connection:
+                        count = connection.execute(select(func.count()).select_from(KEYS)).scalar_one()
+                        connection.execute(insert(KEYS).values({**_key(number), "created": str(count)}))
+        except BaseException as error:  # noqa: BLE001  # reported by the test's thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(0, 60, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    with Database.open(path) as opened, opened.read() as connection:
+        seen = sorted(int(text) for text in connection.execute(select(KEYS.c.created)).scalars())
+    assert seen == list(range(60))  # what each writer read was still true when it committed
+
+
+def test_a_write_survives_without_a_clean_close(database: Database, tmp_path: Path) -> None:
+    with database.write() as connection:
+        connection.execute(insert(KEYS).values(_key(1)))
+    other = sqlite3.connect(tmp_path / "broker.sqlite")
+    try:
+        assert other.execute("SELECT count(*) FROM keys").fetchone() == (1,)
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    finally:
+        other.close()
+
+
+def test_times_come_back_as_they_were(now: datetime) -> None:
+    assert to_text(now) == "2026-11-23T12:00:00.000000+00:00"
+    assert from_text(to_text(now)) == now
+    with pytest.raises(ValueError, match="time zone"):
+        to_text(now.replace(tzinfo=None))

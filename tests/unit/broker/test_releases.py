@@ -1,0 +1,184 @@
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sealserve.broker import platforms, releases
+from sealserve.broker.database import Database
+from sealserve.broker.keystore import KeyId, KeyUnknownError, open_keystore
+from sealserve.broker.policy import CLOUD_SMT, STRICT, MrEnclaveUnknownError, ReferenceValues, ReleaseState
+from sealserve.broker.releases import (
+    DeadlineError,
+    Release,
+    ReleaseAmbiguousError,
+    ReleaseConflictError,
+    ReleaseFinalError,
+    ReleaseId,
+    ReleaseUnknownError,
+)
+from sealserve.broker.tcb_policy import EmptyPolicyError
+from sealserve.deployment import Platform
+from sealserve.sgx.report import MrEnclave, MrSigner
+
+SIGNER = MrSigner(b"\xee" * 32)
+
+
+def _reference(number: int, svn: int = 1) -> ReferenceValues:
+    return ReferenceValues(
+        mr_enclave=MrEnclave(bytes([number]) * 32),
+        mr_signer=SIGNER,
+        isv_prod_id=1,
+        isv_svn=svn,
+        attribute_flags=0x8000_0000_0000_0005,
+        xfrm=0x3,
+        xfrm_mask=0xFFFF_FFFF_FFF9_FF1B,
+    )
+
+
+@pytest.fixture
+def key_id(database: Database, tmp_path: Path, now: datetime) -> KeyId:
+    with database.write() as connection:
+        return open_keystore(database, tmp_path / "master.key").create(connection, now=now).key_id
+
+
+def _release(key_id: KeyId, now: datetime, number: int = 0xA, name: str = "resnet50") -> Release:
+    return Release(
+        release_id=ReleaseId(f"{number:x}" * 64),
+        name=name,
+        platform=Platform.SIMULATED,
+        key_id=key_id,
+        tcb=STRICT,
+        enrolled_platforms_only=False,
+        created=now,
+    )
+
+
+def _allow(database: Database, release: Release, *references: ReferenceValues) -> Release:
+    with database.write() as connection:
+        return releases.allow(connection, release, {f"replica-{n}": value for n, value in enumerate(references)})
+
+
+def test_a_release_comes_back_by_each_of_its_measurements(database: Database, key_id: KeyId, now: datetime) -> None:
+    release = _release(key_id, now)
+    assert _allow(database, release, _reference(1), _reference(2)) == release
+    with database.read() as connection:
+        for number in (1, 2):
+            match = releases.lookup(connection, MrEnclave(bytes([number]) * 32))
+            assert match.release == release
+            assert match.reference.label == f"replica-{number - 1}"
+            assert match.reference.values == _reference(number)
+        with pytest.raises(MrEnclaveUnknownError, match=f"No release has an enclave with MRENCLAVE {'03' * 32}") as no:
+            releases.lookup(connection, MrEnclave(b"\x03" * 32))
+    assert no.value.code == "policy.mr-enclave-unknown"
+
+
+def test_a_release_without_enclaves_is_an_empty_policy(database: Database, key_id: KeyId, now: datetime) -> None:
+    with pytest.raises(EmptyPolicyError, match="names no enclave"):
+        _allow(database, _release(key_id, now))
+
+
+def test_a_release_needs_its_key(database: Database, now: datetime) -> None:
+    with pytest.raises(KeyUnknownError, match="has no key 00"):
+        _allow(database, _release(KeyId("00" * 16), now), _reference(1))
+
+
+def test_allowing_again_adds_enclaves_and_changes_the_policy(database: Database, key_id: KeyId, now: datetime) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    later = replace(release, tcb=CLOUD_SMT, enrolled_platforms_only=True, created=now + timedelta(days=1))
+    again = _allow(database, later, _reference(1, svn=2), _reference(2))
+    assert again == replace(later, created=now)
+    with database.read() as connection:
+        found = [item.values for item in releases.references_of(connection, release.release_id)]
+    assert found == [_reference(1, svn=2), _reference(2)]
+
+
+def test_a_release_never_changes(database: Database, key_id: KeyId, now: datetime, tmp_path: Path) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    with database.write() as connection:
+        other = open_keystore(database, tmp_path / "master.key").create(connection, now=now).key_id
+    for changed in (
+        replace(release, name="other"),
+        replace(release, platform=Platform.SGX),
+        replace(release, key_id=other),
+    ):
+        with pytest.raises(ReleaseConflictError, match=r"is known with (name|platform|key_id)") as caught:
+            _allow(database, changed, _reference(1))
+        assert caught.value.code == "broker.release-conflict"
+
+
+def test_an_enclave_belongs_to_one_release(database: Database, key_id: KeyId, now: datetime) -> None:
+    _allow(database, _release(key_id, now), _reference(1))
+    with pytest.raises(ReleaseConflictError, match=f"MRENCLAVE {'01' * 32} belongs to the release {'a' * 64} already"):
+        _allow(database, _release(key_id, now, 0xB), _reference(2), _reference(1))
+    with database.read() as connection:
+        assert len(releases.every(connection)) == 1  # the whole change was undone
+
+
+def test_draining_and_back(database: Database, key_id: KeyId, now: datetime) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    deadline = now + timedelta(hours=1)
+    with database.write() as connection:
+        drained = releases.drain(connection, release.release_id, deadline=deadline, now=now)
+    assert (drained.state, drained.deadline) == (ReleaseState.DRAINING, deadline)
+    assert _allow(database, release, _reference(1)) == release
+    with database.write() as connection, pytest.raises(DeadlineError, match=r"The deadline .* is over") as caught:
+        releases.drain(connection, release.release_id, deadline=now, now=now)
+    assert caught.value.code == "broker.deadline"
+
+
+def test_revocation_is_final(database: Database, key_id: KeyId, now: datetime) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    with database.write() as connection:
+        assert releases.revoke(connection, release.release_id).state is ReleaseState.REVOKED
+        assert releases.revoke(connection, release.release_id).state is ReleaseState.REVOKED
+        with pytest.raises(ReleaseFinalError, match=r"resnet50 \(a+\) is revoked, which is final") as caught:
+            releases.drain(connection, release.release_id, deadline=now + timedelta(1), now=now)
+        assert caught.value.code == "broker.release-final"
+    with pytest.raises(ReleaseFinalError):
+        _allow(database, release, _reference(1))
+
+
+def test_a_release_is_found_by_name_id_and_the_beginning_of_its_id(
+    database: Database, key_id: KeyId, now: datetime
+) -> None:
+    first = _allow(database, _release(key_id, now, 0xA, "one"), _reference(1))
+    second = replace(_release(key_id, now, 0xA, "two"), release_id=ReleaseId("a" * 32 + "b" * 32))
+    _allow(database, second, _reference(2))
+    with database.read() as connection:
+        assert releases.find(connection, "one") == first
+        assert releases.find(connection, first.release_id) == first
+        assert releases.find(connection, "a" * 32 + "b") == second
+        with pytest.raises(ReleaseAmbiguousError, match="'aaaaaa' fits several releases") as ambiguous:
+            releases.find(connection, "aaaaaa")
+        for unknown in ("aaaaa", "three", "%" * 8, ""):
+            with pytest.raises(ReleaseUnknownError, match="knows no release") as caught:
+                releases.find(connection, unknown)
+            assert caught.value.code == "broker.release-unknown"
+    assert ambiguous.value.code == "broker.release-ambiguous"
+
+
+def test_a_release_id_is_a_digest(key_id: KeyId, now: datetime) -> None:
+    with pytest.raises(ReleaseUnknownError, match="'abc' is no release id: that is 64"):
+        replace(_release(key_id, now), release_id=ReleaseId("abc"))
+
+
+def test_enrolled_platforms(database: Database, now: datetime) -> None:
+    with database.write() as connection:
+        platforms.enrol(connection, Platform.SGX, "ab", label="rack 1", now=now)
+        platforms.enrol(connection, Platform.SGX, "ab", label="rack 2", now=now)
+        assert platforms.enrolled(connection, Platform.SGX) == {"ab"}
+        assert platforms.enrolled(connection, Platform.SIMULATED) == frozenset()
+
+
+def test_the_evaluation_floor_only_rises(database: Database, now: datetime) -> None:
+    with database.write() as connection:
+        assert platforms.evaluation_floor(connection, Platform.SGX) == 0
+        for number in (17, 16, 18, 3):
+            platforms.raise_evaluation_floor(connection, Platform.SGX, number, now=now)
+        assert platforms.evaluation_floor(connection, Platform.SGX) == 18
+        assert platforms.evaluation_floor(connection, Platform.SIMULATED) == 0

@@ -1,0 +1,93 @@
+import pytest
+
+from sealserve.broker.tcb_policy import (
+    CLOUD_SMT,
+    PRESETS,
+    STRICT,
+    AdvisoryError,
+    EmptyPolicyError,
+    TcbPolicy,
+    TcbPolicyError,
+    TcbStatusError,
+)
+from sealserve.sgx.collateral_documents import TcbStatus
+
+BAD = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED, TcbStatus.REVOKED)
+
+
+def test_the_presets_are_what_they_say() -> None:
+    assert dict(PRESETS) == {"strict": STRICT, "cloud-smt": CLOUD_SMT}
+    assert STRICT.statuses == {"UpToDate"}
+    assert not STRICT.advisories
+    assert CLOUD_SMT.statuses == {"UpToDate", "SWHardeningNeeded", "ConfigurationAndSWHardeningNeeded"}
+    assert CLOUD_SMT.advisories == {"INTEL-SA-00289", "INTEL-SA-00615"}
+
+
+def test_what_the_presets_accept() -> None:
+    STRICT.check(TcbStatus.UP_TO_DATE, ())
+    CLOUD_SMT.check(TcbStatus.UP_TO_DATE, ())
+    CLOUD_SMT.check(TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED, ("INTEL-SA-00289", "INTEL-SA-00615"))
+    CLOUD_SMT.check(TcbStatus.SW_HARDENING_NEEDED, ["INTEL-SA-00615"])
+
+
+@pytest.mark.parametrize("status", [status for status in TcbStatus if status is not TcbStatus.UP_TO_DATE])
+def test_strict_accepts_up_to_date_only(status: TcbStatus) -> None:
+    with pytest.raises(TcbStatusError, match=rf"status is {status}, with INTEL-SA-00615; .*accepts UpToDate") as caught:
+        STRICT.check(status, ("INTEL-SA-00615",))
+    assert caught.value.code == "policy.tcb-status"
+
+
+@pytest.mark.parametrize("status", [*BAD, TcbStatus.CONFIGURATION_NEEDED])
+def test_cloud_smt_refuses_other_states(status: TcbStatus) -> None:
+    with pytest.raises(TcbStatusError, match=rf"{status}, with no advisories"):
+        CLOUD_SMT.check(status, ())
+
+
+@pytest.mark.parametrize("policy", [STRICT, CLOUD_SMT])
+def test_an_advisory_that_is_not_listed_is_refused_whatever_the_status(policy: TcbPolicy) -> None:
+    with pytest.raises(AdvisoryError, match=r"is UpToDate because of INTEL-SA-00334") as caught:
+        policy.check(TcbStatus.UP_TO_DATE, ("INTEL-SA-00334",))
+    assert caught.value.code == "policy.advisory"
+    with pytest.raises(AdvisoryError, match=r"because of INTEL-SA-00334; .*'cloud-smt' accepts INTEL-SA-00289, INTEL"):
+        CLOUD_SMT.check(TcbStatus.SW_HARDENING_NEEDED, ("INTEL-SA-00334", "INTEL-SA-00615"))
+
+
+def test_an_empty_policy_is_an_error() -> None:
+    with pytest.raises(EmptyPolicyError, match="'mine' names no accepted status") as caught:
+        TcbPolicy(name="mine", statuses=frozenset())
+    assert caught.value.code == "policy.empty"
+    with pytest.raises(EmptyPolicyError):
+        TcbPolicy(name="", statuses=frozenset({TcbStatus.UP_TO_DATE}))
+
+
+@pytest.mark.parametrize("status", BAD)
+def test_no_policy_accepts_a_platform_that_keeps_no_secret(status: TcbStatus) -> None:
+    with pytest.raises(TcbPolicyError, match=rf"'mine' accepts {status}: such a platform") as caught:
+        TcbPolicy(name="mine", statuses=frozenset({TcbStatus.UP_TO_DATE, status}))
+    assert caught.value.code == "policy.tcb-policy"
+
+
+def test_an_advisory_must_be_one() -> None:
+    with pytest.raises(TcbPolicyError, match=r"lists '\*', which is no advisory"):
+        TcbPolicy(name="mine", statuses=frozenset({TcbStatus.UP_TO_DATE}), advisories=frozenset({"*"}))
+
+
+@pytest.mark.parametrize("policy", PRESETS.values())
+def test_a_policy_comes_back_from_json(policy: TcbPolicy) -> None:
+    assert TcbPolicy.from_json(policy.to_json()) == policy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"name":"x"}',
+        '{"name":"x","statuses":["Fine"],"advisories":[]}',
+        '{"name":"x","statuses":["UpToDate"],"advisories":[],"more":1}',
+        '{"name":"x","statuses":"UpToDate","advisories":[]}',
+    ],
+)
+def test_other_json_is_no_policy(text: str) -> None:
+    with pytest.raises(TcbPolicyError, match="no TCB policy; it is JSON with name, statuses and advisories"):
+        TcbPolicy.from_json(text)
