@@ -1,0 +1,144 @@
+"""What a PCS or PCCS answers, taken apart without changing a byte of what is signed. Pure: no network here.
+
+Source: Intel PCS API version 4: "Get TCB Info", "Get Quoting Enclave Identity", "Get Revocation List"; for the PCCS,
+"Design Guide for Intel SGX Provisioning Certificate Caching Service" (revocation lists in hexadecimal).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import unquote
+
+from sealserve.sgx.collateral_documents import (
+    CollateralMalformedError,
+    load_object,
+    next_update_of,
+    parse_crl,
+    parse_qe_identity,
+    parse_tcb_info,
+)
+
+_DER_SEQUENCE: Final = 0x30
+_TCB_INFO_CHAIN: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")  # versions 4 and 3
+_QE_IDENTITY_CHAIN: Final = ("SGX-Enclave-Identity-Issuer-Chain",)
+_PCK_CRL_CHAIN: Final = ("SGX-PCK-CRL-Issuer-Chain",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A signed document: its exact text, its raw signature, its signer's chain (PEM), and when the next one is due."""
+
+    text: str
+    signature: bytes
+    chain: str
+    next_update: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A revocation list (DER), its issuer's chain (PEM, empty if none came with it), and when the next one is due."""
+
+    crl: bytes
+    chain: str
+    next_update: datetime
+
+
+def read_tcb_info(body: bytes, headers: Mapping[str, str]) -> Signed:
+    """Take apart the answer to ``/tcb``.
+
+    Raises:
+        CollateralMalformedError: It is not TCB info.
+        sealserve.sgx.collateral_documents.CollateralDuplicateKeyError: A key occurs twice.
+    """
+    text, signature = _signed_member(body, "tcbInfo")
+    chain = _chain(headers, _TCB_INFO_CHAIN, of="TCB info")
+    return Signed(text=text, signature=signature, chain=chain, next_update=parse_tcb_info(text).next_update)
+
+
+def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
+    """Take apart the answer to ``/qe/identity``.
+
+    Raises:
+        CollateralMalformedError: It is not a QE identity.
+        sealserve.sgx.collateral_documents.CollateralDuplicateKeyError: A key occurs twice.
+    """
+    text, signature = _signed_member(body, "enclaveIdentity")
+    chain = _chain(headers, _QE_IDENTITY_CHAIN, of="QE identity")
+    return Signed(text=text, signature=signature, chain=chain, next_update=parse_qe_identity(text).next_update)
+
+
+def read_pck_crl(body: bytes, headers: Mapping[str, str]) -> Listed:
+    """Take apart the answer to ``/pckcrl``.
+
+    Raises:
+        CollateralMalformedError: It is not a revocation list with its issuer's chain.
+    """
+    chain = _chain(headers, _PCK_CRL_CHAIN, of="PCK CRL")
+    return _listed(body, chain, of="PCK CRL")
+
+
+def read_root_crl(body: bytes, _headers: Mapping[str, str]) -> Listed:
+    """Take apart the answer to ``/rootcacrl``, or the file that Intel serves.
+
+    Raises:
+        CollateralMalformedError: It is not a revocation list.
+    """
+    return _listed(body, "", of="Root CRL")
+
+
+def _listed(body: bytes, chain: str, *, of: str) -> Listed:
+    if body[:1] != bytes([_DER_SEQUENCE]):  # a PCCS answers in hexadecimal here and there
+        try:
+            body = bytes.fromhex(body.decode("ascii"))
+        except ValueError as error:
+            raise CollateralMalformedError(f"{of}: neither DER nor hexadecimal.") from error
+    return Listed(crl=body, chain=chain, next_update=next_update_of(parse_crl(body, of=of), of=of))
+
+
+def _chain(headers: Mapping[str, str], names: tuple[str, ...], *, of: str) -> str:
+    for name in names:
+        if name in headers:
+            try:
+                return unquote(headers[name], errors="strict")
+            except UnicodeDecodeError as error:
+                raise CollateralMalformedError(f"{of}: the header {name} is not percent-encoded text.") from error
+    raise CollateralMalformedError(f"{of}: the answer has no header {names[0]}.")
+
+
+def _signed_member(body: bytes, name: str) -> tuple[str, bytes]:
+    """Return the exact text of one member of a JSON object, and the signature beside it.
+
+    The vendor signs the bytes of the member. To read and write it again would keep them only by luck.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CollateralMalformedError(f"{name}: the answer is not UTF-8.") from error
+    found = load_object(text, of=name)
+    if not isinstance(found.get(name), dict):
+        raise CollateralMalformedError(f"{name}: the answer has no such object.")
+    try:
+        signature = bytes.fromhex(found["signature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CollateralMalformedError(f"{name}: the answer has no signature in hexadecimal.") from error
+    return _member_text(text, name), signature
+
+
+def _member_text(text: str, name: str) -> str:
+    """Return the text of a member of an object that is known to be well-formed and to have it."""
+    decoder = json.JSONDecoder()
+    at = text.index("{") + 1
+    while True:
+        key, at = decoder.raw_decode(text, _skip(text, at, ","))
+        start = _skip(text, at, ":")
+        _, at = decoder.raw_decode(text, start)
+        if key == name:
+            return text[start:at]
+
+
+def _skip(text: str, at: int, separator: str) -> int:
+    while text[at] in f" \t\r\n{separator}":
+        at += 1
+    return at

@@ -1,0 +1,44 @@
+"""What a hostile host can do with a platform key that it has extracted: for tests and ``sealserve demo --attack``.
+
+The attack is real: dcap-qvl 0.7.0 by itself accepts the forgery, since the platform's PCK certificate leads to the same
+root as the vendor's signer. `sealserve.sgx.collateral.Collateral.check_signers` is what refuses it.
+"""
+
+import dataclasses
+import json
+
+from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.collateral_documents import TcbStatus
+from sealserve.sgx.simulated import documents
+from sealserve.sgx.simulated.authority import sign_raw
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.vendor import SignedDocument
+
+
+def forge_tcb_info(tcb_info: str, stolen: Platform) -> SignedDocument:
+    """Return TCB info that calls every platform UpToDate, signed with a platform's PCK key.
+
+    Serve it with `forged_chain`.
+    """
+    document = json.loads(tcb_info)
+    for level in document["tcbLevels"]:
+        level["tcbStatus"] = TcbStatus.UP_TO_DATE.value
+        level.pop("advisoryIDs", None)
+    text = documents.encode(document)
+    return SignedDocument(text=text, signature=sign_raw(stolen.pck_key, text.encode()))
+
+
+def forged_chain(stolen: Platform) -> str:
+    """Return the issuer chain of the forgery: the platform's own, which leads to the trusted root."""
+    return stolen.pck_chain_pem.decode()
+
+
+def forged_collateral(collateral: Collateral, stolen: Platform) -> Collateral:
+    """Return collateral with its TCB info forged."""
+    forged = forge_tcb_info(collateral.tcb_info, stolen)
+    return dataclasses.replace(
+        collateral,
+        tcb_info=forged.text,
+        tcb_info_signature=forged.signature,
+        tcb_info_issuer_chain=forged_chain(stolen),
+    )

@@ -1,0 +1,175 @@
+"""The simulated vendor's service over HTTP: the paths and shapes of Intel's PCS version 4, and of a PCCS.
+
+Source: Intel PCS API version 4; "Design Guide for Intel SGX Provisioning Certificate Caching Service" (rootcacrl).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from sealserve.errors import UnavailableError
+from sealserve.sgx.pck import Fmspc, PckCa
+from sealserve.sgx.simulated.attacks import forge_tcb_info, forged_chain
+from sealserve.sgx.simulated.authority import SimulatedStateError
+from sealserve.sgx.simulated.background import BackgroundServer
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
+
+_API: Final = "/sgx/certification/v4"
+
+_log = logging.getLogger(__name__)
+
+
+class PcsPortTakenError(UnavailableError):
+    """The simulated PCS cannot listen at its address."""
+
+    code = "pcs.port-taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    body: bytes = b""
+    status: HTTPStatus = HTTPStatus.OK
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class PcsServer(BackgroundServer):
+    """The simulated PCS. It is bound when this returns, and answers once started.
+
+    Args:
+        vendor: Whose documents it serves, as they are at each request.
+        host: The address to listen at.
+        port: The port, or 0 for a free one.
+        clock: Says what time it is: documents are issued at that time.
+        stolen: A hostile service: it forges TCB info with this platform's PCK key, so that nothing is out of date.
+
+    Raises:
+        PcsPortTakenError: The address cannot be had.
+    """
+
+    def __init__(
+        self,
+        vendor: Vendor,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stolen: Platform | None = None,
+    ) -> None:
+        try:
+            server = _Server((host, port), _Peer)
+        except OSError as error:
+            raise PcsPortTakenError(
+                f"Simulated PCS: cannot listen at {host}:{port} ({error}).", hint="Choose another port, or 0 for any."
+            ) from error
+        server.service = _Service(vendor=vendor, clock=clock, stolen=stolen)
+        super().__init__(server)
+        self.host = host
+        self.port: int = server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """The base address for clients."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Service:
+    vendor: Vendor
+    clock: Callable[[], datetime]
+    stolen: Platform | None
+
+    def answer(self, target: str) -> _Answer:
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        now = self.clock()
+        match url.path.removeprefix(_API):
+            case "/tcb":
+                return self._tcb_info(query.get("fmspc", ""), now)
+            case "/qe/identity":
+                return _signed(
+                    "enclaveIdentity",
+                    self.vendor.qe_identity(now=now),
+                    {"SGX-Enclave-Identity-Issuer-Chain": self.vendor.signing_chain()},
+                )
+            case "/pckcrl":
+                return self._pck_crl(query, now)
+            case "/rootcacrl":  # a PCCS's: hexadecimal
+                return _Answer(body=self.vendor.root_crl(now=now).hex().encode(), content_type="text/plain")
+            case "/IntelSGXRootCA.der":
+                return _Answer(body=self.vendor.root_crl(now=now), content_type="application/pkix-crl")
+            case _:
+                return _Answer(status=HTTPStatus.NOT_FOUND)
+
+    def _tcb_info(self, fmspc: str, now: datetime) -> _Answer:
+        if fmspc.upper() not in self.vendor.fmspcs():
+            return _Answer(status=HTTPStatus.NOT_FOUND)
+        document, chain = self.vendor.tcb_info(Fmspc(fmspc.upper()), now=now), self.vendor.signing_chain()
+        if self.stolen is not None:
+            document, chain = forge_tcb_info(document.text, self.stolen), forged_chain(self.stolen)
+        return _signed("tcbInfo", document, {"TCB-Info-Issuer-Chain": chain})
+
+    def _pck_crl(self, query: dict[str, str], now: datetime) -> _Answer:
+        try:
+            ca = PckCa(query.get("ca", ""))
+        except ValueError:
+            return _Answer(status=HTTPStatus.BAD_REQUEST)
+        return _Answer(
+            body=self.vendor.pck_crl(ca, now=now),
+            content_type="application/pkix-crl",
+            headers=_encoded({"SGX-PCK-CRL-Issuer-Chain": self.vendor.pck_ca_chain(ca)}),
+        )
+
+
+def _signed(name: str, document: SignedDocument, chains: dict[str, str]) -> _Answer:
+    # Put together as text: what is signed is what is served, byte for byte.
+    body = f'{{"{name}":{document.text},"signature":"{document.signature.hex()}"}}'
+    return _Answer(body=body.encode(), headers=_encoded(chains))
+
+
+def _encoded(chains: dict[str, str]) -> dict[str, str]:
+    return {name: quote(chain, safe="") for name, chain in chains.items()}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    service: _Service
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  # socketserver's signature
+        _log.warning("simulated PCS: a request failed", exc_info=True)
+
+
+class _Peer(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "sealserve-simulated-pcs"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+    timeout = 10.0
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        try:
+            answer = self.server.service.answer(self.path)
+        except ValueError:  # not a URL
+            answer = _Answer(status=HTTPStatus.BAD_REQUEST)
+        except SimulatedStateError:
+            _log.exception("simulated PCS: the vendor's folder is not as it should be")
+            answer = _Answer(status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's signature
+        """Log a request, not to standard error."""
+        _log.debug(format, *args)

@@ -1,0 +1,246 @@
+"""How enclaves of this host reach the simulated quoting enclave: a Unix socket, the stand-in for aesmd's.
+
+A request is a report (384 bytes), the answer a status byte and then the quote or a message; each goes as a big-endian
+u32 length and that many bytes. One request per connection.
+"""
+
+import logging
+import os
+import socket
+import socketserver
+import stat
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from sealserve.atomic_file import PRIVATE
+from sealserve.errors import InputError, UnavailableError, VerificationError
+from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
+from sealserve.sgx.simulated.background import BackgroundServer
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.quoting_enclave import quote
+
+__all__ = ["QuotingServer", "quote", "request_quote"]
+
+_LENGTH: Final = struct.Struct(">I")
+_OK: Final = b"\0"
+_REFUSED: Final = b"\1"
+_MAX_ANSWER: Final = 1 + 8192  # what Gramine's /dev/attestation/quote holds at most
+_MAX_PATH: Final = 107  # sockaddr_un.sun_path has 108 bytes, the last one a NUL
+_MAX_PEERS: Final = 64
+_PEER_TIMEOUT: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class QuotingSocketPathError(InputError):
+    """No Unix socket can have this path."""
+
+    code = "quoting.socket-path"
+
+
+class QuotingSocketTakenError(UnavailableError):
+    """Something else is at the socket's path."""
+
+    code = "quoting.socket-taken"
+
+
+class QuotingUnavailableError(UnavailableError):
+    """Nobody makes quotes at the socket."""
+
+    code = "quoting.unavailable"
+
+
+class QuotingRefusedError(UnavailableError):
+    """The quoting enclave refused the report."""
+
+    code = "quoting.refused"
+
+
+def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 30.0) -> bytes:
+    """Return a quote about ``report`` from the quoting enclave behind ``socket_path``.
+
+    Args:
+        socket_path: Where it answers.
+        report: What to quote.
+        timeout: Seconds to wait for the connection, and then for the whole answer.
+
+    Raises:
+        QuotingSocketPathError: The path is too long for a socket.
+        QuotingUnavailableError: No answer.
+        QuotingRefusedError: The answer is no.
+    """
+    _check_path(socket_path)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(os.fspath(socket_path))
+            _send(connection, report.to_bytes())
+            answer = _receive(connection, at_most=_MAX_ANSWER, timeout=timeout)
+    except (OSError, _BadPeerError) as error:
+        raise QuotingUnavailableError(
+            f"{socket_path}: no quote from there ({error}).",
+            hint="Is the simulated platform running? On an SGX machine this would be aesmd.",
+        ) from error
+    if answer[:1] != _OK:
+        raise QuotingRefusedError(f"{socket_path}: refused: {answer[1:].decode(errors='replace')}")
+    return answer[1:]
+
+
+class QuotingServer(BackgroundServer):
+    """The simulated platform at a Unix socket. It is bound when this returns, and answers once started.
+
+    Args:
+        platform: Whose quotes it makes.
+        socket_path: Where it answers. A socket that a dead process left there is removed.
+        mode: The socket's permission bits.
+        peer_timeout: Seconds that a peer has to say its request.
+
+    Raises:
+        QuotingSocketPathError: The path is too long for a socket.
+        QuotingSocketTakenError: A live server, or a file that is no socket, is there.
+    """
+
+    def __init__(
+        self, platform: Platform, socket_path: Path, *, mode: int = PRIVATE, peer_timeout: float = _PEER_TIMEOUT
+    ) -> None:
+        _check_path(socket_path)
+        _remove_stale(socket_path)
+        try:
+            server = _Server(platform, socket_path, peer_timeout)
+        except OSError as error:
+            raise QuotingSocketTakenError(f"{socket_path}: cannot listen there ({error}).") from error
+        socket_path.chmod(mode)
+        super().__init__(server)
+        self._path = socket_path
+        self._identity = _identity(socket_path)
+
+    def stop(self) -> None:
+        """Stop answering and remove the socket, unless another server has replaced it."""
+        super().stop()
+        if self._identity is not None and _identity(self._path) == self._identity:
+            self._path.unlink(missing_ok=True)
+        self._identity = None
+
+
+class _BadPeerError(Exception):
+    """The other side does not keep to the protocol."""
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, platform: Platform, path: Path, peer_timeout: float) -> None:
+        self.platform = platform
+        self.peer_timeout = peer_timeout
+        self._places = threading.BoundedSemaphore(_MAX_PEERS)
+        super().__init__(os.fspath(path), _Peer)
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        if not self._places.acquire(blocking=False):
+            _log.warning("simulated quoting enclave: turned a peer away, since %d are being served", _MAX_PEERS)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()  # no thread was started that would
+            raise
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  # socketserver's signature
+        _log.exception("simulated quoting enclave: a request failed")
+
+
+class _Peer(socketserver.BaseRequestHandler):
+    server: _Server
+    request: socket.socket
+
+    def handle(self) -> None:
+        try:
+            raw = _receive(self.request, at_most=REPORT_SIZE, timeout=self.server.peer_timeout)
+            report = EnclaveReport.parse(raw)
+            answer = _OK + quote(self.server.platform, report)
+        except VerificationError as error:
+            answer = _REFUSED + str(error).encode()
+        except (OSError, _BadPeerError) as error:
+            _log.warning("simulated quoting enclave: dropped a peer: %s", error)
+            return
+        try:
+            _send(self.request, answer)
+        except OSError as error:
+            _log.warning("simulated quoting enclave: a peer left: %s", error)
+
+
+def _send(connection: socket.socket, message: bytes) -> None:
+    connection.sendall(_LENGTH.pack(len(message)) + message)
+
+
+def _receive(connection: socket.socket, *, at_most: int, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout  # for all of it: a byte now and then keeps nobody busy for long
+    (length,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size, deadline))
+    if length > at_most:
+        raise _BadPeerError(f"expected at most {at_most} bytes, and {length} were announced")
+    return _receive_exactly(connection, length, deadline)
+
+
+def _receive_exactly(connection: socket.socket, size: int, deadline: float) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = connection.recv(size - len(received))
+        if not part:
+            raise _BadPeerError(f"the other side closed after {len(received)} of {size} bytes")
+        received += part
+    return bytes(received)
+
+
+def _check_path(path: Path) -> None:
+    length = len(os.fsencode(path))
+    if length > _MAX_PATH:
+        raise QuotingSocketPathError(
+            f"{path}: a Unix socket's path has at most {_MAX_PATH} bytes, and this has {length}.",
+            hint="Use a workspace with a shorter path.",
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise QuotingSocketTakenError(f"{path}: expected a socket or nothing, and it is something else.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PEER_TIMEOUT)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise QuotingSocketTakenError(f"{path}: cannot tell whether a server is there ({error}).") from error
+    raise QuotingSocketTakenError(
+        f"{path}: a simulated platform answers there already.", hint="Stop it first: `sealserve down`."
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
