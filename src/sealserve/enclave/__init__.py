@@ -1,0 +1,1 @@
+"""Enclaves: what goes into one, its measurement and signature, and where it runs."""

@@ -1,0 +1,289 @@
+"""The index of a release's enclaves, ``enclave/index.json``: public and signed.
+
+Measurements exist only after the release, since its id is measured; so they have an index of their own, which names
+the release. It is for people and for the broker's owner: a loader trusts only what is measured.
+"""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from sealserve.atomic_file import write_file
+from sealserve.deployment import Name, Platform
+from sealserve.enclave.measurement import (
+    SignedEnclave,
+    load_enclave,
+    manifest_path,
+    sigstruct_path,
+)
+from sealserve.errors import VerificationError
+from sealserve.sealing.canonical_json import canonical_json
+from sealserve.sealing.file_tree import list_folder
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.sealing.release_index import INDEX_FILE as RELEASE_INDEX_FILE
+from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, sign_index, verify_index
+from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
+
+INDEX_FILE: Final = "index.json"
+INDEX_SIGNATURE_FILE: Final = "index.json.sig"
+_MAX_SIZE: Final = 2**20
+
+
+class EnclaveIndexMissingError(VerificationError):
+    """A release has no index of its enclaves, or it is not signed."""
+
+    code = "enclave-index.missing"
+
+
+class EnclaveIndexError(VerificationError):
+    """The index is not one that sealserve writes."""
+
+    code = "enclave-index.invalid"
+
+
+class EnclaveIndexReleaseError(VerificationError):
+    """The enclaves were built for another release."""
+
+    code = "enclave-index.release"
+
+
+class EnclaveIndexFilesError(VerificationError):
+    """The files of the enclaves are not those of the index; the message names each."""
+
+    code = "enclave-index.files"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class IndexedEnclave(_Part):
+    """An enclave: its name, and its measurement in hexadecimal."""
+
+    name: Name
+    mr_enclave: _Sha256
+
+
+class IndexedFile(_Part):
+    """A file in ``enclave/``: name, size in bytes, SHA-256 in hexadecimal."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._-]*$")]
+    size: Annotated[int, Field(ge=0)]
+    sha256: _Sha256
+
+
+class EnclaveIndex(_Part):
+    """A whole ``enclave/index.json``; enclaves and files in ascending order."""
+
+    version: Literal[1] = 1
+    release_id: _Sha256
+    enclaves: Annotated[tuple[IndexedEnclave, ...], Field(min_length=1)]
+    files: tuple[IndexedFile, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the index's bytes, in canonical form."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def parse(cls, content: bytes, *, name: str) -> Self:
+        """Read an index, whose signature was verified.
+
+        Raises:
+            EnclaveIndexError: It has another schema, or is not in canonical form.
+        """
+        try:
+            index = cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise EnclaveIndexError(f"{name} is no index of enclaves: {where}: {first['msg']}.") from error
+        if index.to_bytes() != content:
+            raise EnclaveIndexError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
+        return index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltEnclave:
+    """An enclave that was built: where its files are, and its reference values for the broker.
+
+    Args:
+        name: Its name.
+        release_id: The release that it opens.
+        manifest: The path of its ``.manifest.sgx``.
+        sigstruct: The path of its ``.sig``.
+        mr_enclave: Its measurement.
+        mr_signer: Its signer's.
+        isv_prod_id: Its product id.
+        isv_svn: Its security version.
+        attributes: What its SIGSTRUCT demands of ATTRIBUTES, where `attribute_mask` has ones.
+        attribute_mask: Which bits are demanded.
+        simulated: Whether it is for the simulated platform.
+    """
+
+    name: str
+    release_id: str
+    manifest: Path
+    sigstruct: Path
+    mr_enclave: MrEnclave
+    mr_signer: MrSigner
+    isv_prod_id: int
+    isv_svn: int
+    attributes: Attributes
+    attribute_mask: Attributes
+    simulated: bool
+
+
+def release_id_of(release: Path) -> str:
+    """Return the id of the release in a folder: the SHA-256 of its index. Nothing is verified here.
+
+    Raises:
+        EnclaveIndexReleaseError: The folder has no index.
+    """
+    try:
+        return hashlib.sha256((release / RELEASE_INDEX_FILE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise EnclaveIndexReleaseError(
+            f"{release} is no release: {RELEASE_INDEX_FILE} cannot be read: {error.strerror}."
+        ) from error
+
+
+def describe(release: Path, enclave: SignedEnclave) -> BuiltEnclave:
+    """Return the reference values of an enclave."""
+    sigstruct = enclave.sigstruct
+    return BuiltEnclave(
+        name=enclave.name,
+        release_id=enclave.manifest.loader.env["SEALSERVE_RELEASE_ID"],
+        manifest=manifest_path(release, enclave.name),
+        sigstruct=sigstruct_path(release, enclave.name),
+        mr_enclave=sigstruct.mr_enclave,
+        mr_signer=sigstruct.mr_signer,
+        isv_prod_id=sigstruct.isv_prod_id,
+        isv_svn=sigstruct.isv_svn,
+        attributes=sigstruct.attributes,
+        attribute_mask=sigstruct.attribute_mask,
+        simulated=enclave.manifest.loader.env["SEALSERVE_PLATFORM"] == Platform.SIMULATED,
+    )
+
+
+def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
+    """Return the index of a release's enclaves, its signature verified; the files are not looked at.
+
+    Raises:
+        EnclaveIndexMissingError: It is not there, or not signed.
+        IndexSignatureError: Another key signed it, or it was changed.
+        EnclaveIndexError: It is none that sealserve writes.
+    """
+    path = release / ENCLAVE_FOLDER / INDEX_FILE
+    try:
+        with path.open("rb") as stream, path.with_name(INDEX_SIGNATURE_FILE).open("rb") as signature:
+            content, signed = stream.read(_MAX_SIZE), signature.read(_MAX_SIZE)
+    except OSError as error:
+        raise EnclaveIndexMissingError(
+            f"{release} has no signed index of enclaves: {error.filename} cannot be read: {error.strerror}.",
+            hint="Build its enclaves with `sealserve enclave build`.",
+        ) from error
+    verified = verify_index(ENCLAVE_DOMAIN, content, signed, owner_key, name=str(path))
+    return EnclaveIndex.parse(verified.content, name=str(path))
+
+
+def write_index(release: Path, enclaves: dict[str, MrEnclave], public_files: set[str], key: Ed25519PrivateKey) -> None:
+    """Sign an index of these enclaves and files as they are now, and write it."""
+    folder = release / ENCLAVE_FOLDER
+    names = public_files.union(*({manifest_path(release, n).name, sigstruct_path(release, n).name} for n in enclaves))
+    index = EnclaveIndex(
+        release_id=release_id_of(release),
+        enclaves=tuple(IndexedEnclave(name=name, mr_enclave=enclaves[name].hex()) for name in sorted(enclaves)),
+        files=tuple(_describe_file(folder / name) for name in sorted(names)),
+    )
+    content = index.to_bytes()
+    write_file(folder / INDEX_SIGNATURE_FILE, sign_index(ENCLAVE_DOMAIN, content, key))
+    write_file(folder / INDEX_FILE, content)
+
+
+def verify_enclave_index(release: Path, owner_key: Ed25519PublicKey) -> tuple[BuiltEnclave, ...]:
+    """Verify the enclaves of a release. No secret is needed.
+
+    Steps: (1) the index is signed by the owner, as an index of enclaves; (2) it names this release; (3) each of its
+    files is there, unchanged, and nothing else is; (4) each enclave has a valid SIGSTRUCT for its manifest, the
+    measurement that the index says, and this release's id in its measured environment.
+
+    Raises:
+        EnclaveIndexMissingError: (1) It is not there, or not signed.
+        IndexSignatureError: (1) Another key signed it, or it was changed.
+        EnclaveIndexError: (1) It is none that sealserve writes.
+        EnclaveIndexReleaseError: (2) (4) The enclaves are another release's.
+        EnclaveIndexFilesError: (3) (4) A file is missing, changed or too many, or a measurement is another one.
+        SealserveError: (4) What `load_enclave` raises.
+    """
+    index = read_index(release, owner_key)  # (1)
+    release_id = release_id_of(release)
+    _check_release(release, release_id, index)  # (2)
+    _check_files(release, index)  # (3)
+    built = []
+    for entry in index.enclaves:  # (4)
+        enclave = describe(release, load_enclave(release, entry.name))
+        if enclave.mr_enclave.hex() != entry.mr_enclave:
+            raise EnclaveIndexFilesError(
+                f"The index says MRENCLAVE {entry.mr_enclave} for {entry.name!r}, which measures "
+                f"{enclave.mr_enclave.hex()}."
+            )
+        if enclave.release_id != release_id:
+            raise EnclaveIndexReleaseError(f"The enclave {entry.name!r} opens the release {enclave.release_id}.")
+        built.append(enclave)
+    return tuple(built)
+
+
+def other_enclaves(release: Path, name: str, owner_key: Ed25519PublicKey) -> dict[str, MrEnclave]:
+    """Return the enclaves that a release has already, apart from ``name``, whose files may be in any state.
+
+    Raises:
+        SealserveError: What `verify_enclave_index` raises in its steps (1) to (3), except that there is no index.
+    """
+    try:
+        index = read_index(release, owner_key)
+    except EnclaveIndexMissingError:
+        return {}
+    _check_release(release, release_id_of(release), index)
+    _check_files(release, index, ignored={manifest_path(release, name).name, sigstruct_path(release, name).name})
+    return {entry.name: MrEnclave(bytes.fromhex(entry.mr_enclave)) for entry in index.enclaves if entry.name != name}
+
+
+def _check_release(release: Path, release_id: str, index: EnclaveIndex) -> None:
+    if index.release_id != release_id:
+        raise EnclaveIndexReleaseError(
+            f"{release / ENCLAVE_FOLDER} holds enclaves for the release {index.release_id}, and {release} is "
+            f"{release_id}.",
+            hint="Build the enclaves for this release.",
+        )
+
+
+def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str] = ()) -> None:
+    folder = release / ENCLAVE_FOLDER
+    listing = list_folder(folder)
+    expected = {file.path: file for file in index.files if file.path not in ignored}
+    present = set(listing.files)
+    known = {*expected, *ignored, INDEX_FILE, INDEX_SIGNATURE_FILE}
+    problems = {
+        "changed": [p for p, file in expected.items() if p in present and _describe_file(folder / p) != file],
+        "missing": [path for path in expected if path not in present],
+        "not in the index": sorted({*listing.files, *listing.others, *listing.empty_folders} - known),
+    }
+    found = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths)
+    if found:
+        raise EnclaveIndexFilesError(
+            f"The files of {folder} are not those of its signed index: {found}.",
+            hint="Copy the bundle again from where it was built.",
+        )
+
+
+def _describe_file(path: Path) -> IndexedFile:
+    content = path.read_bytes()
+    return IndexedFile(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())

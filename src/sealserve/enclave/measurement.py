@@ -1,0 +1,125 @@
+"""An enclave on disk: its manifest and its SIGSTRUCT, and the measurement that joins them."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
+from sealserve.errors import InputError, VerificationError
+from sealserve.sealing.regular_file import InputFileMissingError, open_regular
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.sgx.report import MrEnclave
+from sealserve.sgx.sigstruct import Sigstruct
+
+MANIFEST_SUFFIX: Final = ".manifest.sgx"
+SIGSTRUCT_SUFFIX: Final = ".sig"
+MAX_MANIFEST_SIZE: Final = 16 * 2**20  # some ten thousand trusted files
+_DOMAIN: Final = b"sealserve simulated enclave v1\0"
+
+
+class EnclaveMissingError(InputError):
+    """A release has no enclave of that name."""
+
+    code = "enclave.missing"
+
+
+class EnclaveMeasurementError(VerificationError):
+    """The SIGSTRUCT vouches for another enclave than this manifest makes: EINIT would refuse to start it."""
+
+    code = "enclave.measurement"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedEnclave:
+    """A manifest and the SIGSTRUCT that vouches for it.
+
+    Args:
+        name: The enclave's name.
+        manifest: As parsed.
+        sigstruct: As parsed; its signature was verified, and its MRENCLAVE is the manifest's measurement.
+        manifest_bytes: The manifest's exact bytes.
+        sigstruct_bytes: The SIGSTRUCT's exact bytes.
+    """
+
+    name: str
+    manifest: EnclaveManifest
+    sigstruct: Sigstruct
+    manifest_bytes: bytes = field(repr=False)
+    sigstruct_bytes: bytes = field(repr=False)
+
+
+def measure_simulated(manifest: bytes) -> MrEnclave:
+    """Return the measurement of a simulated enclave.
+
+    It is SHA-256 of: ``sealserve simulated enclave v1`` and a NUL; the enclave's size in bytes (u64, little-endian);
+    ``sgx.max_threads`` (u32, little-endian); SHA-256 of the manifest's bytes. Like Gramine's, it depends on size,
+    threads and manifest; unlike Gramine's, it has no library OS in it.
+
+    Args:
+        manifest: The exact bytes of the ``.manifest.sgx``.
+
+    Raises:
+        SealserveError: What `parse_manifest` raises.
+    """
+    parsed = parse_manifest(manifest)
+    layout = parsed.enclave_size.to_bytes(8, "little") + parsed.sgx.max_threads.to_bytes(4, "little")
+    return MrEnclave(hashlib.sha256(_DOMAIN + layout + hashlib.sha256(manifest).digest()).digest())
+
+
+def manifest_path(release: Path, name: str) -> Path:
+    """Return where the manifest of the enclave ``name`` is."""
+    return release / ENCLAVE_FOLDER / f"{name}{MANIFEST_SUFFIX}"
+
+
+def sigstruct_path(release: Path, name: str) -> Path:
+    """Return where the SIGSTRUCT of the enclave ``name`` is."""
+    return release / ENCLAVE_FOLDER / f"{name}{SIGSTRUCT_SUFFIX}"
+
+
+def load_enclave(release: Path, name: str) -> SignedEnclave:
+    """Read an enclave as a loader does before it starts one.
+
+    Steps: (1) the manifest and the SIGSTRUCT parse; (2) the SIGSTRUCT's signature verifies under the key in it; (3) the
+    MRENCLAVE in it is this manifest's. Whether the signer is anybody's friend is for the broker to say.
+
+    Args:
+        release: The release's folder.
+        name: The enclave's name.
+
+    Raises:
+        EnclaveMissingError: One of the two files is not there.
+        SealserveError: What `parse_manifest`, `Sigstruct.parse` and `Sigstruct.verify` raise.
+        EnclaveMeasurementError: (3) It is another's.
+    """
+    paths = manifest_path(release, name), sigstruct_path(release, name)
+    manifest_bytes, sigstruct_bytes = (_read(path, name) for path in paths)
+    manifest = parse_manifest(manifest_bytes, name=str(paths[0]))  # (1)
+    sigstruct = Sigstruct.parse(sigstruct_bytes)
+    sigstruct.verify()  # (2)
+    measured = measure_simulated(manifest_bytes)
+    if measured != sigstruct.mr_enclave:  # (3)
+        raise EnclaveMeasurementError(
+            f"{paths[0]} measures {measured.hex()}, and {paths[1].name} was signed for {sigstruct.mr_enclave.hex()}.",
+            hint="The manifest was changed after it was signed, or the two files belong to different enclaves.",
+        )
+    return SignedEnclave(
+        name=name,
+        manifest=manifest,
+        sigstruct=sigstruct,
+        manifest_bytes=manifest_bytes,
+        sigstruct_bytes=sigstruct_bytes,
+    )
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        with open_regular(path, follow_links=False) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_MANIFEST_SIZE)
+    except InputFileMissingError as error:
+        folder = path.parent
+        known = sorted(found.name.removesuffix(MANIFEST_SUFFIX) for found in folder.glob(f"*{MANIFEST_SUFFIX}"))
+        raise EnclaveMissingError(
+            f"There is no enclave {name!r}: {path} is missing.",
+            hint=f"This release has: {', '.join(known)}." if known else "Build one with `sealserve enclave build`.",
+        ) from error

@@ -1,0 +1,174 @@
+"""Building an enclave: its manifest with every digest in it, its measurement, its signature."""
+
+import hashlib
+import logging
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from sealserve.atomic_file import write_file
+from sealserve.enclave.index import (
+    BuiltEnclave,
+    describe,
+    other_enclaves,
+    release_id_of,
+    verify_enclave_index,
+    write_index,
+)
+from sealserve.enclave.manifest import parse_manifest
+from sealserve.enclave.measurement import (
+    load_enclave,
+    manifest_path,
+    measure_simulated,
+    sigstruct_path,
+)
+from sealserve.enclave.spec import BROKER_CA_FILE, EnclaveSpec, make_manifest
+from sealserve.errors import InputError
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.sgx.report import AttributeFlags, Attributes
+from sealserve.sgx.sigstruct import PRODUCTION_ATTRIBUTES, Sigstruct
+
+__all__ = ["BuiltEnclave", "build_enclave", "measure_simulated", "resign", "verify_enclave_index"]
+
+LOGGER: Final = logging.getLogger(__name__)
+
+
+class EnclaveReleaseError(InputError):
+    """The enclave was specified for another release than the one in the folder."""
+
+    code = "enclave.other-release"
+
+
+class BrokerCaError(InputError):
+    """The broker's CA certificate is no certificate, or another one than the release's other enclaves trust."""
+
+    code = "enclave.broker-ca"
+
+
+class EnclavePlatformError(InputError):
+    """Enclaves for SGX are built by Gramine's own tools."""
+
+    code = "enclave.platform"
+
+
+def build_enclave(
+    release: Path,
+    spec: EnclaveSpec,
+    *,
+    broker_ca: bytes,
+    signing_key: RSAPrivateKey,
+    index_signer: Ed25519PrivateKey,
+    signed_on: date,
+) -> BuiltEnclave:
+    """Build the enclave ``spec`` into the release's ``enclave/`` folder, and sign the folder's index anew.
+
+    The same specification and the same trusted files give the same MRENCLAVE. The index is written last, so what
+    was interrupted does not verify; building again mends it.
+
+    Args:
+        release: The release's folder.
+        spec: What the enclave is made of.
+        broker_ca: The certificate of the authority that signs the broker's, PEM. The enclave trusts only this one.
+        signing_key: Signs the SIGSTRUCT.
+        index_signer: The owner's key for indexes.
+        signed_on: The date in the SIGSTRUCT. It is not measured.
+
+    Raises:
+        EnclavePlatformError: The specification is not for the simulated platform.
+        EnclaveReleaseError: ``spec`` names another release.
+        BrokerCaError: ``broker_ca`` is no certificate, or not the one that the other enclaves here trust.
+        TrustedSourceError: A trusted file cannot be read.
+        SealserveError: What `other_enclaves` raises for an index that was there before.
+    """
+    if not spec.simulated:
+        raise EnclavePlatformError(
+            f"The enclave {spec.name!r} is for SGX, and only simulated enclaves are built here.",
+            hint='Set `platform = "simulated"`; for SGX, use Gramine\'s gramine-manifest and gramine-sgx-sign.',
+        )
+    release_id = release_id_of(release)
+    if spec.release_id != release_id:
+        raise EnclaveReleaseError(
+            f"The enclave {spec.name!r} is specified for the release {spec.release_id}, and {release} is {release_id}."
+        )
+    others = other_enclaves(release, spec.name, index_signer.public_key())
+    (release / ENCLAVE_FOLDER).mkdir(exist_ok=True)
+    _place_broker_ca(release, broker_ca, fixed=bool(others))
+    manifest = make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
+    write_file(manifest_path(release, spec.name), manifest)
+    _sign(release, spec.name, manifest, signing_key=signing_key, signed_on=signed_on)
+    enclave = describe(release, load_enclave(release, spec.name))
+    write_index(release, {**others, spec.name: enclave.mr_enclave}, {BROKER_CA_FILE}, index_signer)
+    LOGGER.info("built enclave name=%s mr_enclave=%s", spec.name, enclave.mr_enclave.hex())
+    return enclave
+
+
+def resign(
+    release: Path, name: str, *, signing_key: RSAPrivateKey, signed_on: date, dangerous_debug: bool = False
+) -> Sigstruct:
+    """Sign an enclave's manifest again, whatever its SIGSTRUCT says, and write the new one over it.
+
+    The folder's index stays as it is, and so no longer verifies.
+
+    Args:
+        release: The release's folder.
+        name: The enclave's name.
+        signing_key: Signs; another key gives another MRSIGNER and the same MRENCLAVE.
+        signed_on: The date to put in.
+        dangerous_debug: Set DEBUG: the host can then read the enclave's memory. Brokers refuse such an enclave.
+
+    Raises:
+        SealserveError: What `parse_manifest` raises.
+    """
+    return _sign(
+        release,
+        name,
+        manifest_path(release, name).read_bytes(),
+        signing_key=signing_key,
+        signed_on=signed_on,
+        dangerous_debug=dangerous_debug,
+    )
+
+
+def _sign(
+    release: Path,
+    name: str,
+    manifest: bytes,
+    *,
+    signing_key: RSAPrivateKey,
+    signed_on: date,
+    dangerous_debug: bool = False,
+) -> Sigstruct:
+    attributes = PRODUCTION_ATTRIBUTES
+    if dangerous_debug:
+        LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so its host can read its memory", name)
+        attributes = Attributes(flags=attributes.flags | AttributeFlags.DEBUG, xfrm=attributes.xfrm)
+    settings = parse_manifest(manifest, name=name).sgx
+    sigstruct = Sigstruct.sign(
+        mr_enclave=measure_simulated(manifest),
+        key=signing_key,
+        signed_on=signed_on,
+        isv_prod_id=settings.isvprodid,
+        isv_svn=settings.isvsvn,
+        attributes=attributes,
+    )
+    write_file(sigstruct_path(release, name), sigstruct.to_bytes())
+    return sigstruct
+
+
+def _place_broker_ca(release: Path, certificate: bytes, *, fixed: bool) -> None:
+    path = release / ENCLAVE_FOLDER / BROKER_CA_FILE
+    try:
+        x509.load_pem_x509_certificates(certificate)
+    except ValueError as error:
+        raise BrokerCaError("The broker's CA certificate is no certificate in PEM form.") from error
+    if not fixed:
+        write_file(path, certificate)
+    elif path.read_bytes() != certificate:
+        raise BrokerCaError(
+            f"{path} is another certificate, which the release's other enclaves trust and measure.",
+            hint="Give the same broker CA, or build a new release.",
+        )

@@ -1,0 +1,191 @@
+"""The enclave's way to its key: the stand-in for Gramine's ``libsecret_prov_attest.so``.
+
+It reads the same measured variables, ``SECRET_PROVISION_SERVERS`` and ``SECRET_PROVISION_CA_CHAIN_PATH``, and goes the
+same way: connect to the first server of the list that accepts, make the quotes, shake hands, ask, take 16 bytes.
+
+Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``. Unlike there, connecting has a time limit.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Final
+
+from cryptography.hazmat.primitives import serialization
+
+from sealserve.errors import UnavailableError, VerificationError
+from sealserve.secret import SecretBytes
+from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate
+from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
+
+_SEPARATORS: Final = re.compile(r"[,; ]+")
+_RECORD: Final = 16 * 1024
+
+
+class BrokerListError(VerificationError):
+    """SECRET_PROVISION_SERVERS names no server."""
+
+    code = "provisioning.servers"
+
+
+class BrokerUnreachableError(UnavailableError):
+    """None of the brokers accepts a connection."""
+
+    code = "provisioning.unreachable"
+
+
+class BrokerCertificateError(VerificationError):
+    """The broker's certificate does not verify: it may be another's."""
+
+    code = "provisioning.broker-certificate"
+
+
+class BrokerRefusedError(VerificationError):
+    """The broker saw the evidence and closed the connection: it does not release the key."""
+
+    code = "provisioning.refused"
+
+
+class BrokerConnectionError(UnavailableError):
+    """The connection to the broker broke, or there is something else than a broker."""
+
+    code = "provisioning.connection"
+
+
+def servers(text: str) -> list[tuple[str, int]]:
+    """Return the hosts and ports of a ``SECRET_PROVISION_SERVERS`` list: ``host1:port1;host2:port2``.
+
+    Raises:
+        BrokerListError: There is none in it, or a port that is no port.
+    """
+    found = []
+    for entry in filter(None, _SEPARATORS.split(text)):
+        host, _, port = entry.partition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise BrokerListError(f"SECRET_PROVISION_SERVERS should be host:port, several joined by ';', got {text!r}.")
+        found.append((host, int(port)))
+    if not found:
+        raise BrokerListError("SECRET_PROVISION_SERVERS names no server.")
+    return found
+
+
+def connect(brokers: list[tuple[str, int]], *, timeout: float) -> tuple[socket.socket, str]:
+    """Connect to the first broker that accepts; return the connection and the broker's host name.
+
+    Args:
+        brokers: Hosts and ports.
+        timeout: Seconds for each.
+
+    Raises:
+        BrokerUnreachableError: None does.
+    """
+    reasons = []
+    for host, port in brokers:
+        try:
+            return socket.create_connection((host, port), timeout=timeout), host
+        except OSError as error:
+            reasons.append(f"{host}:{port}: {error.strerror or error}")
+    raise BrokerUnreachableError(
+        f"The broker is down or cannot be reached ({'; '.join(reasons)}).",
+        hint="Start it (`sealserve broker run`), or check the address: it is measured into the enclave.",
+    )
+
+
+def fetch_key(
+    connection: socket.socket,
+    host: str,
+    *,
+    broker_ca: bytes,
+    quote_for: Callable[[bytes], bytes],
+    now: datetime,
+    timeout: float,
+) -> SecretBytes:
+    """Attest over a fresh connection to a broker, and return the key, 16 bytes.
+
+    Steps: (1) make a key and have it quoted; (2) TLS handshake: the broker's certificate must be issued by
+    ``broker_ca`` for ``host``, a name or an address; (3) ask, and take the secret.
+
+    Args:
+        connection: From `connect`. It is closed at the end.
+        host: The broker's measured name.
+        broker_ca: Certificates in PEM form, the only ones that are trusted.
+        quote_for: Returns a quote with the given report data.
+        now: For the certificate's dates.
+        timeout: Seconds to wait for each answer; the broker may fetch collateral meanwhile.
+
+    Raises:
+        BrokerCertificateError: (1) (2) ``broker_ca`` is no certificate, or the broker shows another one.
+        BrokerRefusedError: (2) (3) The broker turned the evidence down.
+        BrokerConnectionError: (2) (3) The connection broke, or there is no broker.
+        SealserveError: What ``quote_for`` and `ProvisioningClient` raise.
+    """
+    where = f"{host}:{connection.getpeername()[1]}"
+    with connection:
+        context = _context(broker_ca, make_certificate(quote_for, now))  # (1)
+        connection.settimeout(timeout)
+        try:
+            with context.wrap_socket(connection, server_hostname=host) as session:  # (2)
+                session.sendall(REQUEST)  # (3)
+                return _receive(session, where)
+        except ssl.SSLCertVerificationError as error:
+            raise BrokerCertificateError(
+                f"The certificate of the broker at {where} does not verify: {error.verify_message}.",
+                hint="It must be issued by the measured broker CA, for this very name or address.",
+            ) from error
+        except ssl.SSLError as error:
+            if "ALERT" in (error.reason or ""):
+                raise _refusal(where) from error
+            raise BrokerConnectionError(f"At {where} there is no broker: {error.reason or error}.") from error
+        except TimeoutError as error:
+            raise BrokerConnectionError(f"The broker at {where} did not answer in {timeout:.0f} s.") from error
+        except OSError as error:
+            raise BrokerConnectionError(f"The connection to the broker at {where} broke: {error.strerror}.") from error
+
+
+def _receive(session: ssl.SSLSocket, where: str) -> SecretBytes:
+    client = ProvisioningClient()
+    while data := session.recv(_RECORD):
+        if client.receive(data):
+            break
+    if not client.started:
+        raise _refusal(where)
+    return client.secret()
+
+
+def _refusal(where: str) -> BrokerRefusedError:
+    return BrokerRefusedError(
+        f"The broker at {where} refused this enclave: it closed the connection after it had seen the evidence.",
+        hint="Why is in the broker's audit log: `sealserve broker log`.",
+    )
+
+
+def _context(broker_ca: bytes, pair: RaTlsKeyPair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=broker_ca.decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        raise BrokerCertificateError("The measured broker CA is no certificate in PEM form.") from error
+    with _unlinked(pair) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+@contextlib.contextmanager
+def _unlinked(pair: RaTlsKeyPair) -> Iterator[str]:
+    """Yield a path to certificate and key in memory: the ssl module reads them from files only."""
+    key = pair.private_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.memfd_create("ra-tls", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as stream:
+            stream.write(key + ssl.DER_cert_to_PEM_cert(pair.certificate).encode())
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)

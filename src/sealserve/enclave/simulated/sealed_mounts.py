@@ -1,0 +1,67 @@
+"""The encrypted mounts of a manifest, opened into private memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.enclave.manifest import EnclaveManifest, EncryptedMount
+from sealserve.enclave.simulated.private_memory import PrivateMemory
+from sealserve.errors import VerificationError
+from sealserve.sealing.codec import unseal_file
+from sealserve.sealing.file_tree import TreeEmptyError, TreeMissingError, regular_files
+from sealserve.secret import SecretBytes
+
+
+class MountSourceError(VerificationError):
+    """What an encrypted mount names is not in the release."""
+
+    code = "enclave.mount-source"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFiles:
+    """How much was opened: files, and plaintext bytes."""
+
+    files: int
+    size: int
+
+
+def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, key: SecretBytes) -> OpenedFiles:
+    """Unseal every file of every encrypted mount, and make the empty folders that the manifest asks for.
+
+    As in Gramine, a file must have been sealed under the path that it has in the release: one that was put in
+    another's place does not open. That the host hides a file is not noticed here, but by the server's file list.
+
+    Args:
+        manifest: Names the mounts; their sources are relative to ``bundle``.
+        bundle: The release's folder.
+        memory: Where the plaintext goes.
+        key: The release's key.
+
+    Raises:
+        MountSourceError: A mount's source is missing or empty.
+        SealserveError: What `regular_files` and `unseal_file` raise.
+    """
+    count = size = 0
+    for mount in manifest.encrypted_mounts:
+        for path in _files(mount, bundle):
+            destination = memory.path(mount.path) / path
+            destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            embedded = f"{mount.source}/{path}" if mount.is_folder else mount.source
+            opened = unseal_file(bundle / embedded, destination, key=key, embedded_path=embedded, follow_links=False)
+            count, size = count + 1, size + opened.size
+    for folder in manifest.private_folders:
+        memory.path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return OpenedFiles(count, size)
+
+
+def _files(mount: EncryptedMount, bundle: Path) -> tuple[str, ...]:
+    source = bundle / mount.source
+    if not mount.is_folder and source.exists():
+        return ("",)
+    try:
+        return regular_files(source)
+    except (TreeMissingError, TreeEmptyError) as error:
+        raise MountSourceError(
+            f"The release has nothing at {mount.source!r}, which the enclave mounts at {mount.path}.",
+            hint="Copy the release again from where it was built.",
+        ) from error

@@ -1,0 +1,123 @@
+"""The server as the launcher's child: it gets the launcher's signals, and does not outlive it.
+
+Source: Linux manual pages prctl(2), PR_SET_PDEATHSIG; signal(7).
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+from sealserve.errors import UnavailableError
+
+RELAYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PR_SET_PDEATHSIG: Final = 1
+_SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class ServerStartError(UnavailableError):
+    """The server's program cannot be started."""
+
+    code = "enclave.server-start"
+
+
+class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
+    """A signal asked the launcher to end before the server ran.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_status = _SIGNALLED + number
+
+
+class SignalRelay:
+    """What the launcher does with SIGTERM, SIGINT and SIGHUP.
+
+    Before the server runs, the first one raises `StoppedBySignal`, so that everything is undone; while it runs, each is
+    passed on to it; afterwards they are ignored, so that nothing interrupts the wiping.
+    """
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._held: list[int] = []
+        self._raise = True
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._server is not None:
+            self._server.send_signal(number)
+        elif self._raise:
+            self._raise = False
+            raise StoppedBySignal(number)
+        else:
+            self._held.append(number)
+
+    def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> int:
+        """Start the server, wait for its end, and return its exit status, as a shell would say it."""
+        self._raise = False
+        server = start()
+        self._server = server
+        for number in self._held:
+            server.send_signal(number)
+        status = server.wait()
+        self._server = None
+        return status if status >= 0 else _SIGNALLED - status
+
+
+@contextmanager
+def relayed_signals() -> Iterator[SignalRelay]:
+    """Yield a relay that handles the signals, and restore the handlers at the end. For the main thread."""
+    relay = SignalRelay()
+    before = {number: signal.signal(number, relay.receive) for number in RELAYED}
+    try:
+        yield relay
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_server(program: str, argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the server with exactly these arguments and this environment, in ``/``, without standard input.
+
+    It is in a process group of its own: a terminal's Ctrl-C reaches it once, through the launcher. If the launcher is
+    killed, so is the server.
+
+    Raises:
+        ServerStartError: The program cannot be started.
+    """
+    launcher = os.getpid()
+
+    def die_with_launcher() -> None:
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != launcher:
+            os._exit(1)
+
+    try:
+        return subprocess.Popen(
+            list(argv),
+            executable=program,
+            env=dict(environment),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=die_with_launcher,  # noqa: PLW1509  # the launcher has one thread: code before exec is safe
+        )
+    except OSError as error:
+        raise ServerStartError(
+            f"The server {program} cannot be started: {error.strerror}.",
+            hint="Build the enclave on a machine with the same paths.",
+        ) from error
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask the kernel to send this process a signal when its parent ends."""
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")

@@ -1,0 +1,63 @@
+"""The trusted files of a manifest, compared with what the host has."""
+
+import hashlib
+from pathlib import Path
+
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.errors import VerificationError
+
+
+class TrustedFileMissingError(VerificationError):
+    """A trusted file is not there, or cannot be read."""
+
+    code = "enclave.trusted-file-missing"
+
+
+class TrustedFileChangedError(VerificationError):
+    """A trusted file is another one than was measured."""
+
+    code = "enclave.trusted-file-changed"
+
+
+def check_trusted_files(manifest: EnclaveManifest, bundle: Path) -> int:
+    """Compare every trusted file with its digest; return how many there are.
+
+    Gramine does it when a file is opened; here it happens once, before the start, for all.
+
+    Args:
+        manifest: Names the files; relative ones are looked for in ``bundle``.
+        bundle: The release's folder.
+
+    Raises:
+        TrustedFileMissingError: One is missing; the message names it.
+        TrustedFileChangedError: One differs; the message names it.
+    """
+    for file in manifest.sgx.trusted_files:
+        read_trusted_file(manifest, bundle, bundle / file.path)
+    return len(manifest.sgx.trusted_files)
+
+
+def read_trusted_file(manifest: EnclaveManifest, bundle: Path, path: Path) -> bytes:
+    """Return the content of a trusted file, just as it was compared.
+
+    Raises:
+        TrustedFileMissingError: It is missing, or the manifest does not name it as trusted.
+        TrustedFileChangedError: It differs.
+    """
+    expected = {bundle / file.path: file.sha256 for file in manifest.sgx.trusted_files}.get(path)
+    if expected is None:
+        raise TrustedFileMissingError(f"{path} is no trusted file of this enclave.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrustedFileMissingError(
+            f"The trusted file {path} cannot be read: {error.strerror}.",
+            hint="The enclave was built on a machine with other paths, or the file was removed: build it again.",
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise TrustedFileChangedError(
+            f"The trusted file {path} has SHA-256 {found}, and {expected} was measured.",
+            hint="It was changed after the enclave was built; restore it, or build the enclave again.",
+        )
+    return content
