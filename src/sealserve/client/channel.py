@@ -81,8 +81,8 @@ def open_channel(
 
     Raises:
         TargetError: ``target`` is no address.
-        CredentialsError: A certificate, key or name cannot be used.
-        ClientCertificateExpiredError: The client's certificate is outside its dates.
+        CredentialsError, CertificateUnreadableError, KeyUnreadableError, KeyMismatchError: As `Credentials`.
+        CertificateExpiredError, CertificateNotYetValidError: The client's certificate is outside its dates.
         TlsError: The two sides do not agree on TLS; the subclass says why.
         UnreachableError: There was no connection within ``timeout``.
     """

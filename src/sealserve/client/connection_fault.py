@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL, crypto
 
-from sealserve.client.credentials import Credentials, Endpoint, TlsError, date_problem, describe, printable
+from sealserve.client.credentials import Credentials, Endpoint, TlsError, describe, printable
 from sealserve.errors import SealserveError, UnavailableError
 
 _HTTP2 = b"h2"
@@ -147,10 +147,9 @@ def _context(credentials: Credentials, outcome: _Handshake) -> SSL.Context:
         return True
 
     context.set_verify(SSL.VERIFY_PEER, note)
-    if credentials.certificate is not None:
-        leaf, *chain = x509.load_pem_x509_certificates(credentials.certificate)
-        context.use_certificate(leaf)
-        for issuer in chain:
+    if chain := credentials.chain():
+        context.use_certificate(chain[0])
+        for issuer in chain[1:]:
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(credentials.private_key())
     return context
@@ -219,9 +218,10 @@ def _chain_fault(outcome: _Handshake, credentials: Credentials) -> SealserveErro
                 hint="Use the CA certificate of this service's owner; if it is the one, something else answered.",
             )
     for _, certificate in outcome.verification:
-        problem = date_problem(certificate, datetime.now(UTC)) or "is outside its dates"
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return ServiceCertificateExpiredError(
-            f"The service's certificate ({describe(certificate)}) {problem}.",
+            f"The service's certificate ({describe(certificate)}) is valid from {first:%Y-%m-%d %H:%M} to "
+            f"{last:%Y-%m-%d %H:%M} UTC; it is {datetime.now(UTC):%Y-%m-%d %H:%M} UTC now.",
             hint="The service's owner renews it with a new release; check this machine's clock, too.",
         )
     return None
@@ -244,14 +244,14 @@ def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveEr
 
 
 def _client_fault(ended: str, credentials: Credentials) -> SealserveError:
-    leaf = credentials.client_certificate()
-    if leaf is None:
+    chain = credentials.chain()
+    if not chain:
         return CertificateRequiredError(
             f"{credentials.server_name} wants a client certificate (two-way TLS), and none was given.",
             hint="Give the client certificate and its key.",
         )
     how = ended or "it closed the connection without a word"  # as gRPC's servers do
     return CertificateRefusedError(
-        f"{credentials.server_name} refused the client certificate ({describe(leaf)}): {how}.",
+        f"{credentials.server_name} refused the client certificate ({describe(chain[0])}): {how}.",
         hint="Use a certificate that the service's owner issued for its users.",
     )

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sealserve.errors import InputError, VerificationError
+from sealserve.pki.certificate import check_certificate, check_key, parse_chain
 from sealserve.secret import SecretBytes
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _MAX_PORT = 65535
-_KEY_HINT = "Use the key file that `sealserve certs` wrote."
+_CLIENT_CERTIFICATE = "The client certificate"
 
 
 class TargetError(InputError):
@@ -33,12 +34,6 @@ class TlsError(VerificationError):
     """The two sides do not agree on a TLS connection."""
 
     code = "client.tls"
-
-
-class ClientCertificateExpiredError(TlsError):
-    """The client's own certificate is outside its dates."""
-
-    code = "client.tls-client-certificate-expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,9 @@ class Credentials:
         key: With two-way TLS, the client's private key, PEM without a passphrase.
 
     Raises:
-        CredentialsError: Something of it is no PEM, or the key is not the certificate's.
+        CredentialsError: The name is none, one of certificate and key is missing, or the key is of no usable kind.
+        CertificateUnreadableError, KeyUnreadableError: Something of it is no PEM.
+        KeyMismatchError: The key is not the certificate's.
     """
 
     server_name: str
@@ -95,58 +92,40 @@ class Credentials:
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.server_name):
             raise CredentialsError(f"{self.server_name!r} is not a service name.", hint="Give a DNS name.")
-        _certificates(self.ca, "CA certificate")
+        parse_chain(self.ca, source="The CA certificate")
         if (self.certificate is None) != (self.key is None):
             given, absent = ("key", "certificate") if self.certificate is None else ("certificate", "key")
             raise CredentialsError(f"A client {given} was given without its {absent}.", hint="Give both, or neither.")
-        if (leaf := self.client_certificate()) is not None and self.private_key().public_key() != leaf.public_key():
-            raise CredentialsError(
-                f"The client key does not belong to the client certificate ({describe(leaf)}).",
-                hint="Give the certificate and the key that were made together.",
-            )
+        if self.certificate is not None and self.key is not None:
+            check_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
+            self.private_key()
 
-    def client_certificate(self) -> x509.Certificate | None:
-        """Return the client's own certificate, without its chain."""
-        return None if self.certificate is None else _certificates(self.certificate, "client certificate")[0]
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """Return the client's certificate and its issuers; nothing with one-way TLS."""
+        return () if self.certificate is None else parse_chain(self.certificate, source=_CLIENT_CERTIFICATE)
 
     def private_key(self) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
         """Return the client's private key.
 
         Raises:
-            CredentialsError: There is none, or it is none that gRPC's TLS can use.
+            CredentialsError: It is none that gRPC's TLS can use.
         """
-        try:
-            key = load_pem_private_key(self.key.reveal() if self.key else b"", None)
-        except (ValueError, TypeError) as error:  # TypeError: it has a passphrase
-            raise CredentialsError(
-                "The client key is not a private key in PEM without a passphrase.", hint=_KEY_HINT
-            ) from error
+        key = None if self.key is None else load_pem_private_key(self.key.reveal(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-            raise CredentialsError("The client key is neither an elliptic-curve nor an RSA key.", hint=_KEY_HINT)
+            raise CredentialsError(
+                "The client key is neither an elliptic-curve nor an RSA key.",
+                hint="Use the key file that `sealserve certs` wrote.",
+            )
         return key
 
     def check_dates(self, now: datetime) -> None:
         """Check that the client's certificate, if there is one, is valid at ``now``.
 
         Raises:
-            ClientCertificateExpiredError: It is not.
+            CertificateExpiredError, CertificateNotYetValidError: It is not.
         """
-        leaf = self.client_certificate()
-        if leaf is not None and (problem := date_problem(leaf, now)):
-            raise ClientCertificateExpiredError(
-                f"The client certificate ({describe(leaf)}) {problem}.",
-                hint="Ask the service's owner for a new one (`sealserve certs renew`), or check this machine's clock.",
-            )
-
-
-def date_problem(certificate: x509.Certificate, now: datetime) -> str | None:
-    """Return what is wrong with a certificate's dates at ``now``, as the end of a sentence, or None."""
-    moment = f"it is now {now:%Y-%m-%d %H:%M} UTC"
-    if now > certificate.not_valid_after_utc:
-        return f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC ({moment})"
-    if now < certificate.not_valid_before_utc:
-        return f"is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC ({moment})"
-    return None
+        if self.certificate is not None:
+            check_certificate(self.certificate, now, source=_CLIENT_CERTIFICATE)
 
 
 def describe(certificate: x509.Certificate) -> str:
@@ -159,12 +138,3 @@ def printable(text: str, limit: int = 300) -> str:
     """Return text that a peer wrote, fit for a message: one line, no control characters, not too long."""
     clean = "".join(character if character.isprintable() else "?" for character in text)
     return clean if len(clean) <= limit else clean[:limit] + "..."
-
-
-def _certificates(pem: bytes, what: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise CredentialsError(
-            f"The {what} is not PEM.", hint="Give a file that begins with BEGIN CERTIFICATE."
-        ) from error

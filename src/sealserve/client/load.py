@@ -113,6 +113,8 @@ def run_load(
     Raises:
         Exception: Whatever ``make_request`` or ``on_answer`` raises; it ends the load.
     """
+    if requests < 1 or concurrency < 1:
+        raise ValueError("a load has at least one request and one thread")
     predictor = Predictor(channels)
     numbers = itertools.count()  # its next() is atomic
     tally = _Tally()

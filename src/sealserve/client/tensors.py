@@ -105,6 +105,9 @@ def from_proto(tensor: TensorProto) -> Array:
     """
     shape = _shape(tensor)
     count = math.prod(shape)
+    content_type, value_type, field = _TYPES.get(tensor.dtype, ("O", "O", "string_val"))
+    if count * np.dtype(content_type).itemsize > MAX_BYTES:
+        raise TensorMalformedError(f"A tensor in the reply has shape {shape}: more than {MAX_BYTES} bytes.")
     if tensor.dtype == types.DT_STRING:
         strings = _content_strings(tensor.tensor_content, count) if tensor.tensor_content else list(tensor.string_val)
         values = np.empty(len(strings), dtype=object)
@@ -112,9 +115,6 @@ def from_proto(tensor: TensorProto) -> Array:
         return _filled(values, count, default=b"").reshape(shape)
     if tensor.dtype not in _TYPES:
         raise TensorMalformedError(f"A tensor in the reply has type {tensor.dtype}, which is not known here.")
-    content_type, value_type, field = _TYPES[tensor.dtype]
-    if count * np.dtype(content_type).itemsize > MAX_BYTES:
-        raise TensorMalformedError(f"A tensor in the reply has shape {shape}: more than {MAX_BYTES} bytes.")
     if tensor.tensor_content:
         return _from_content(tensor, content_type, count).reshape(shape)
     given = getattr(tensor, field)

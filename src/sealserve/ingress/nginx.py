@@ -182,8 +182,9 @@ class Nginx:
         before = _accepting(pid)
         os.kill(pid, signal.SIGHUP)
         if not _wait_until(lambda: bool(now := _accepting(pid)) and not now & before, timeout):
+            reason = _log_tail(config.error_log, logged)
             raise ReloadError(
-                f"NGINX did not take its new configuration within {timeout:.3g} s: {_log_tail(config.error_log, logged)}",
+                f"NGINX did not take its new configuration within {timeout:.3g} s: {reason}",
                 hint=f"See {config.error_log}.",
             )
         self._config = config

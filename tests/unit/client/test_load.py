@@ -1,0 +1,66 @@
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tests.unit.client.conftest import Behaviour, Connect, Serve
+
+from sealserve.client.call import ServiceFailedError
+from sealserve.client.load import Request, run_load
+from sealserve.client.predict import Prediction
+
+
+def numbered(number: int) -> Request:
+    return Request(model="toy", inputs={"x": np.full(3, number, np.float32)})
+
+
+def test_every_request_is_sent_once_and_answered(serve: Serve, connect: Connect) -> None:
+    ports = [serve(Behaviour(instance="a")), serve(Behaviour(instance="b"))]
+    answers: dict[int, float] = {}
+
+    def keep(number: int, prediction: Prediction) -> None:
+        answers[number] = float(prediction["x"][0])
+
+    report = run_load([connect(port) for port in ports], numbered, requests=20, concurrency=4, on_answer=keep)
+    assert answers == {number: number * 2.0 for number in range(20)}
+    assert (report.requests, report.answered, report.errors) == (20, 20, {})
+    assert report.channels == [10, 10]
+    assert report.instances == {"a": 10, "b": 10}
+    assert report.first_error is None
+    assert report.latency is not None
+    assert 0 < report.latency.p50 <= report.latency.p90 <= report.latency.p99 <= report.latency.maximum
+    assert report.rate == pytest.approx(20 / report.seconds)
+
+
+def test_errors_are_counted_and_the_load_goes_on(serve: Serve, connect: Connect) -> None:
+    failing = Behaviour(abort=(grpc.StatusCode.INTERNAL, "internal"))
+    channels = [connect(serve(Behaviour())), connect(serve(failing))]
+    report = run_load(channels, numbered, requests=10, concurrency=2)
+    assert (report.answered, report.errors, report.channels) == (5, {"client.service-failed": 5}, [5, 0])
+    assert isinstance(report.first_error, ServiceFailedError)
+    assert report.instances == {}
+
+
+def test_nothing_answered_has_no_latency(serve: Serve, connect: Connect) -> None:
+    failing = Behaviour(abort=(grpc.StatusCode.INTERNAL, "internal"))
+    report = run_load([connect(serve(failing))], numbered, requests=2, concurrency=8)
+    assert report.latency is None
+    assert report.rate == 0
+
+
+def test_a_callers_exception_ends_the_load(serve: Serve, connect: Connect) -> None:
+    behaviour = Behaviour()
+
+    def check(number: int, _: Prediction) -> None:
+        if number == 3:
+            raise AssertionError("a wrong answer")
+
+    with pytest.raises(AssertionError, match="a wrong answer"):
+        run_load([connect(serve(behaviour))], numbered, requests=1000, concurrency=2, on_answer=check)
+    assert len(behaviour.requests) < 1000
+
+
+@pytest.mark.parametrize("arguments", [{"requests": 0, "concurrency": 1}, {"requests": 1, "concurrency": 0}])
+def test_a_load_of_nothing_is_a_mistake(serve: Serve, connect: Connect, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        run_load([connect(serve(Behaviour()))], numbered, **arguments)

@@ -1,0 +1,102 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sealserve.ingress.nginx_config import IngressValueError, NginxConfig, Upstream, WorkerUser, render
+
+CONFIG = NginxConfig(
+    listen="127.0.0.1",
+    port=8500,
+    service_name="grpc.tf-serving.service.com",
+    upstreams=[Upstream("127.0.0.1", 9001), Upstream("::1", 9002), Upstream("replica-2.internal", 9003)],
+    run_folder=Path("/srv/run"),
+    log_folder=Path("/srv/logs"),
+)
+
+
+def lines(config: NginxConfig) -> list[str]:
+    return [line.strip() for line in render(config).splitlines()]
+
+
+def test_tls_is_passed_through_by_name() -> None:
+    text = lines(CONFIG)
+    assert "listen 127.0.0.1:8500 so_keepalive=on;" in text
+    assert "ssl_preread on;" in text
+    assert "grpc.tf-serving.service.com sealserve_replicas;" in text
+    assert 'default "";' in text
+    assert "proxy_pass $replicas;" in text
+    assert not any("ssl_certificate" in line for line in text)
+
+
+def test_each_replica_is_listed_and_passed_over_when_it_is_down() -> None:
+    text = lines(replace(CONFIG, fail_timeout=7, connect_timeout=3))
+    for host in ("127.0.0.1:9001", "[::1]:9002", "replica-2.internal:9003"):
+        assert f"server {host} max_fails=1 fail_timeout=7s;" in text
+    assert "least_conn;" in text
+    assert "proxy_connect_timeout 3s;" in text
+
+
+def test_it_stays_in_the_foreground_and_in_its_folders() -> None:
+    text = lines(CONFIG)
+    assert "daemon off;" in text
+    assert 'pid "/srv/run/nginx.pid";' in text
+    assert 'error_log "/srv/logs/nginx-error.log" warn;' in text
+    assert 'access_log "/srv/logs/nginx-access.log" connection;' in text
+    assert "/var/" not in render(CONFIG)
+    assert "/etc/" not in render(CONFIG)
+
+
+def test_what_only_some_machines_need() -> None:
+    plain = render(CONFIG)
+    assert "load_module" not in plain
+    assert "user " not in plain
+    assert "worker_processes auto;" in plain
+    text = render(
+        replace(CONFIG, stream_module=Path("/m/s.so"), user=WorkerUser("www-data", "www-data"), workers=2)
+    ).splitlines()
+    assert text[0] == 'load_module "/m/s.so";'
+    assert "user www-data www-data;" in text
+    assert "worker_processes 2;" in text
+
+
+@pytest.mark.parametrize("name", ["default", "hostnames", "include", "volatile"])
+def test_a_name_that_is_a_word_of_nginxs_stays_a_name(name: str) -> None:
+    assert f"\\{name} sealserve_replicas;" in lines(replace(CONFIG, service_name=name))
+
+
+def test_paths_are_quoted() -> None:
+    text = render(replace(CONFIG, run_folder=Path('/a b/c"; }\\d')))
+    assert r'pid "/a b/c\"; }\\d/nginx.pid";' in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"service_name": "a; }"}, "'a; }' is not a DNS name"),
+        ({"service_name": "a.com\n"}, "is not a DNS name"),
+        ({"service_name": "$host"}, "is not a DNS name"),
+        ({"service_name": "~^.*$"}, "is not a DNS name"),
+        ({"service_name": "*.example.com"}, "is not a DNS name"),
+        ({"listen": "localhost"}, "'localhost' is not an IP address"),
+        ({"listen": "fe80::1%a;b"}, "is not an IP address"),
+        ({"port": 0}, "0 is not a port"),
+        ({"port": 65536}, "65536 is not a port"),
+        ({"upstreams": []}, "at least one replica"),
+        ({"upstreams": [Upstream("a b", 1)]}, "'a b' is not a DNS name"),
+        ({"upstreams": [Upstream("unix", 1)]}, "cannot be called 'unix'"),
+        ({"upstreams": [Upstream("1.2.3", 1)]}, "'1.2.3' is not an IP address"),
+        ({"upstreams": [Upstream("fe80::1%a;b", 1)]}, "is not an IP address"),
+        ({"upstreams": [Upstream("127.0.0.1", 70000)]}, "70000 is not a port"),
+        ({"run_folder": Path("relative")}, "cannot use the path 'relative"),
+        ({"log_folder": Path("/a$b")}, r"cannot use the path '/a\$b"),
+        ({"log_folder": Path("/a\nb")}, "cannot use the path"),
+        ({"user": WorkerUser("a; b", "c")}, "'a; b' is not an account's name"),
+        ({"workers": 0}, "0 is out of range"),
+        ({"idle_timeout": -1}, "-1 is out of range"),
+    ],
+)
+def test_values_that_would_mean_something_else_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(IngressValueError, match=message) as caught:
+        render(replace(CONFIG, **changes))  # type: ignore[arg-type]  # each is of its field's type
+    assert caught.value.code == "ingress.invalid-value"
