@@ -221,9 +221,9 @@ def _members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, Bin
             member = archive.next()
             if member is None:
                 break
-            if member.offset_data + member.size > size:
+            content = archive.extractfile(member) if _is_plain(member) else None
+            if content is not None and member.offset_data + member.size > size:
                 raise _cut_off(name, f"in {member.name!r}")
-            content = archive.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
         yield member, cast("BinaryIO", content or io.BytesIO())
     stream.seek(archive.offset)  # (4)
     rest = stream.read(_MAX_END + 1)
@@ -240,9 +240,13 @@ def _check_member(member: tarfile.TarInfo, name: str) -> None:
     path = member.name
     if not is_safe_relative(path):
         raise ArchivePathError(f"{name}: the path {path!r} is not one below a folder.")
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+    if not _is_plain(member):
         kind = _KINDS.get(member.type, "no regular file")
         raise ArchiveMemberError(f"{name}: {path!r} is {kind}; a packed release has plain files only.")
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
 
 
 def _check_size(member: tarfile.TarInfo, limit: int, name: str, *, exact: bool) -> None:

@@ -90,6 +90,7 @@ def seal_file(
         InputFileUnreadableError: The source cannot be read.
         SourceChangedError: The source changed meanwhile.
         OutputExistsError: ``destination`` exists.
+        OutputUnwritableError: Its folder is missing, or does not admit it.
         DiskFullError: No room for it.
     """
     with open_regular(source, follow_links=follow_links) as descriptor:
@@ -201,6 +202,7 @@ def unseal_file(
         TrailingDataError: Too long, and not allowed.
         TamperedNodeError: A node does not match its MAC.
         OutputExistsError: ``destination`` exists.
+        OutputUnwritableError: Its folder is missing, or does not admit it.
         DiskFullError: No room for it.
     """
     digest = hashlib.sha256()

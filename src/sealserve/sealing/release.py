@@ -125,7 +125,7 @@ def build_release(
     Raises:
         ReleaseContentsError: The contents do not fit together.
         SealserveError: What `codec.seal_file` and `file_tree.regular_files` raise.
-        OutputFolderMissingError: There is no ``parent``.
+        OutputUnwritableError: There is no ``parent``, or it does not admit it.
         DiskFullError: No room.
     """
     sources = dict(_sources(contents))

@@ -8,16 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError
-from sealserve.errors import InputError
+from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
 
 SUFFIX = ".partial"
-
-
-class OutputFolderMissingError(InputError):
-    """The folder that the output should appear in is not there."""
-
-    code = "output.folder-missing"
 
 
 class Staging:
@@ -62,18 +55,22 @@ def staging(parent: Path, name: str, *, mode: int = 0o755) -> Iterator[Staging]:
         mode: Permission bits of the folder.
 
     Raises:
-        OutputFolderMissingError: ``parent`` is no folder.
+        OutputUnwritableError: ``parent`` is no folder, or does not admit it.
         DiskFullError: No room.
     """
-    if not parent.is_dir():
-        raise OutputFolderMissingError(f"There is no folder {parent} to write to.", hint="Make it first.")
-    folder = parent / f".{name[:100]}.{secrets.token_hex(6)}{SUFFIX}"
+    folder = parent / f".{name[:40]}.{secrets.token_hex(6)}{SUFFIX}"
     try:
         folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise OutputUnwritableError(
+            f"Nothing can be written to {parent}: {error.strerror}.",
+            hint="It must be a folder, and yours to write in.",
+        ) from error
+    try:
         folder.chmod(mode)
         yield Staging(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(f"No room to write to {parent}.", hint="Free some space; nothing was left.") from error
         raise
     finally:

@@ -67,7 +67,7 @@ def seal_tree(
         TreeEntryError: A link or special file in it.
         TreeNameError: A name that cannot be used.
         OutputExistsError: ``destination`` exists.
-        OutputFolderMissingError: Its parent does not.
+        OutputUnwritableError: Its parent does not, or does not admit it.
         SealserveError: What `codec.seal_file` raises.
     """
     refuse_existing(destination)
@@ -125,7 +125,7 @@ def unseal_tree(
         TreeEntryError: A link or special file in it.
         TreeNameError: A name that cannot be used.
         OutputExistsError: ``destination`` exists.
-        OutputFolderMissingError: Its parent does not.
+        OutputUnwritableError: Its parent does not, or does not admit it.
         SealserveError: What `codec.unseal_file` raises.
     """
     refuse_existing(destination)

@@ -1,0 +1,400 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealserve.sealing.codec import inspect_file, unseal_bytes
+from sealserve.sealing.file_tree import TreeEntryError, list_folder
+from sealserve.sealing.protected_file import FormatVersion
+from sealserve.sealing.release import (
+    Release,
+    ReleaseContents,
+    ReleaseContentsError,
+    ReleaseIncompleteError,
+    Servable,
+    verify_release,
+)
+from sealserve.sealing.release_files import (
+    ReleaseFileChangedError,
+    ReleaseFileExtraError,
+    ReleaseFileMissingError,
+    ReleaseFilesError,
+)
+from sealserve.sealing.release_index import ReleaseIndexError, new_key_name, parse_index
+from sealserve.sealing.signed_index import (
+    ENCLAVE_DOMAIN,
+    RELEASE_DOMAIN,
+    IndexSignatureError,
+    sign_index,
+    verify_index,
+)
+from sealserve.secret import SecretBytes
+
+KEY_NAME = "00112233445566778899aabbccddeeff"
+MODEL = "models/resnet50/1/saved_model.pb"
+PATHS = (
+    "config/models.config",
+    "files.json",
+    MODEL,
+    "models/resnet50/1/variables/variables.data-00000-of-00001",
+    "models/resnet50/1/variables/variables.index",
+    "tls/ssl.cfg",
+)
+
+
+def test_what_is_built_verifies(release: Release, signer: Ed25519PrivateKey) -> None:
+    verified = verify_release(release.folder, signer.public_key())
+    assert verified.id == release.id == hashlib.sha256((release.folder / "release.json").read_bytes()).hexdigest()
+    assert verified.index == release.index
+    assert release.folder.name == f"resnet50-{release.id[:12]}"
+    assert tuple(file.path for file in release.index.files) == PATHS
+    for file in release.index.files:
+        raw = (release.folder / file.path).read_bytes()
+        assert (file.size, file.sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
+
+
+def test_the_index_says_what_is_public_and_nothing_else(release: Release, key: SecretBytes) -> None:
+    index = json.loads((release.folder / "release.json").read_bytes())
+    assert index["created"] == "2026-11-23T18:22:05Z"
+    assert index["key_id"] == KEY_NAME
+    assert index["simulated"] is True
+    assert index["file_format"] == "1.0"
+    assert index["servables"] == [{"name": "resnet50", "versions": [1]}]
+    assert key.reveal().hex() not in (release.folder / "release.json").read_text()
+
+
+def test_every_file_opens_under_its_path_and_is_in_the_file_list(
+    release: Release, model: Path, key: SecretBytes
+) -> None:
+    raw = unseal_bytes(release.folder / "files.json", key=key, embedded_path="files.json").reveal()
+    listed = {row["path"]: row for row in json.loads(raw)["files"]}
+    assert tuple(listed) == tuple(path for path in PATHS if path != "files.json")
+    for path, row in listed.items():
+        plain = unseal_bytes(release.folder / path, key=key, embedded_path=path).reveal()
+        assert (row["size"], row["sha256"]) == (len(plain), hashlib.sha256(plain).hexdigest())
+    assert (
+        unseal_bytes(release.folder / MODEL, key=key, embedded_path=MODEL).reveal()
+        == (model / "saved_model.pb").read_bytes()
+    )
+
+
+def test_an_index_has_one_form(release: Release) -> None:
+    content = (release.folder / "release.json").read_bytes()
+    assert parse_index(content).to_bytes() == content
+    data = json.loads(content)
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert content == canonical
+
+
+def test_building_again_gives_another_release(
+    release: Release, contents: ReleaseContents, releases: Path, build: Callable[..., Release]
+) -> None:
+    again = build(contents)
+    assert again.id != release.id
+    assert {path.name for path in releases.iterdir()} == {release.folder.name, again.folder.name}
+    assert [file.path for file in again.index.files] == [file.path for file in release.index.files]
+
+
+def test_several_models_versions_and_formats(
+    contents: ReleaseContents, model: Path, build: Callable[..., Release], signer: Ed25519PrivateKey
+) -> None:
+    more = [Servable(name=name, version=version, folder=model) for name, version in (("b", 2), ("a", 10), ("b", 1))]
+    release = build(replace(contents, servables=more), key_id=new_key_name(), file_format=FormatVersion.V2_0)
+    assert [(s.name, s.versions) for s in release.index.servables] == [("a", (10,)), ("b", (1, 2))]
+    assert release.index.file_format == "2.0"
+    assert inspect_file(release.folder / "models/b/1/saved_model.pb").version is FormatVersion.V2_0
+    verify_release(release.folder, signer.public_key())
+
+
+def test_another_owners_key_is_refused(release: Release) -> None:
+    other = Ed25519PrivateKey.generate().public_key()
+    with pytest.raises(IndexSignatureError, match=r"release\.json does not verify under the owner's key") as refused:
+        verify_release(release.folder, other)
+    assert refused.value.code == "index.bad-signature"
+    assert other.public_bytes_raw().hex()[:16] in refused.value.message
+
+
+def test_a_signature_is_for_one_kind_of_index(signer: Ed25519PrivateKey) -> None:
+    signature = sign_index(ENCLAVE_DOMAIN, b"{}", signer)
+    verified = verify_index(ENCLAVE_DOMAIN, b"{}", signature, signer.public_key(), name="index.json")
+    assert (verified.content, verified.sha256) == (b"{}", hashlib.sha256(b"{}").hexdigest())
+    signer.public_key().verify(signature, b"sealserve enclave index v1\n{}")
+    with pytest.raises(IndexSignatureError):
+        verify_index(RELEASE_DOMAIN, b"{}", signature, signer.public_key(), name="release.json")
+    with pytest.raises(IndexSignatureError, match="it has 63 bytes, not 64"):
+        verify_index(ENCLAVE_DOMAIN, b"{}", signature[:-1], signer.public_key(), name="index.json")
+
+
+def test_a_changed_index_is_refused(release: Release, signer: Ed25519PrivateKey) -> None:
+    path = release.folder / "release.json"
+    path.write_bytes(path.read_bytes().replace(b'"simulated":true', b'"simulated":false'))
+    with pytest.raises(IndexSignatureError):
+        verify_release(release.folder, signer.public_key())
+
+
+def signed(release: Release, signer: Ed25519PrivateKey, content: bytes) -> None:
+    (release.folder / "release.json").write_bytes(content)
+    (release.folder / "release.json.sig").write_bytes(sign_index(RELEASE_DOMAIN, content, signer))
+
+
+BAD_INDEXES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
+    "unknown field": (lambda index: index | {"more": 1}, "more: Extra inputs are not permitted"),
+    "other version": (lambda index: index | {"version": 2}, "version: Input should be 1"),
+    "number as text": (lambda index: index | {"version": "1"}, "version: Input should be 1"),
+    "no time": (lambda index: index | {"created": "2026-11-23"}, "created: "),
+    "short time": (lambda index: index | {"created": "2026-1-3T1:2:3Z"}, "created: expected YYYY-MM-DD"),
+    "no files": (lambda index: index | {"files": []}, "files: "),
+    "key id": (lambda index: index | {"key_id": "00" * 15}, "key_id: "),
+    "no object": (lambda _: [], "the file: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INDEXES)
+def test_a_signed_index_of_another_schema_is_refused(case: str, release: Release, signer: Ed25519PrivateKey) -> None:
+    change, message = BAD_INDEXES[case]
+    changed = change(json.loads((release.folder / "release.json").read_bytes()))
+    signed(release, signer, json.dumps(changed, sort_keys=True, separators=(",", ":")).encode())
+    with pytest.raises(ReleaseIndexError, match=message) as refused:
+        verify_release(release.folder, signer.public_key())
+    assert refused.value.code == "release.invalid-index"
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["files.json", "../x"], "is no place for a sealed file"),
+        (["/x", "files.json"], "is no place for a sealed file"),
+        (["enclave/x", "files.json"], "is no place for a sealed file"),
+        (["files.json", "release.json"], "is no place for a sealed file"),
+        (["files.json", "files.json"], "ascending order, each once"),
+        (["models/x", "files.json"], "ascending order, each once"),
+        (["files.json", "files.json/x"], "lies below a file"),
+        (["models/x"], "'files.json' is missing"),
+    ],
+)
+def test_an_index_with_such_paths_is_refused(
+    paths: list[str], message: str, release: Release, signer: Ed25519PrivateKey
+) -> None:
+    index = json.loads((release.folder / "release.json").read_bytes())
+    index["files"] = [{"path": path, "size": 4096, "sha256": "0" * 64} for path in paths]
+    signed(release, signer, json.dumps(index, sort_keys=True, separators=(",", ":")).encode())
+    with pytest.raises(ReleaseIndexError, match=message):
+        verify_release(release.folder, signer.public_key())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw + b"\n",
+        lambda raw: raw.replace(b'":', b'": '),
+        lambda raw: b'{"simulated":false,' + raw[1:],  # a duplicate key: other parsers take the other value
+    ],
+)
+def test_an_index_in_another_form_is_refused(
+    change: Callable[[bytes], bytes], release: Release, signer: Ed25519PrivateKey
+) -> None:
+    signed(release, signer, change((release.folder / "release.json").read_bytes()))
+    with pytest.raises(ReleaseIndexError, match="not in canonical form"):
+        verify_release(release.folder, signer.public_key())
+
+
+def difference(release: Release, signer: Ed25519PrivateKey) -> ReleaseFilesError:
+    with pytest.raises(ReleaseFilesError) as refused:
+        verify_release(release.folder, signer.public_key())
+    return refused.value
+
+
+def test_each_changed_file_is_named(release: Release, signer: Ed25519PrivateKey) -> None:
+    for path in (MODEL, "tls/ssl.cfg"):
+        raw = bytearray((release.folder / path).read_bytes())
+        raw[-1] ^= 1
+        (release.folder / path).write_bytes(raw)
+    (release.folder / "files.json").write_bytes(b"")
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileChangedError)
+    assert error.code == "release.file-changed"
+    assert error.changed == ("files.json", MODEL, "tls/ssl.cfg")
+    assert f"changed: 'files.json', '{MODEL}', 'tls/ssl.cfg'" in error.message
+
+
+def test_each_missing_file_is_named(release: Release, signer: Ed25519PrivateKey) -> None:
+    for path in (MODEL, "tls/ssl.cfg"):
+        (release.folder / path).unlink()
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileMissingError)
+    assert error.code == "release.file-missing"
+    assert f"missing: '{MODEL}', 'tls/ssl.cfg'" in error.message
+    assert error.extra == ("tls",)  # a folder that is empty now
+
+
+def test_each_extra_file_is_named(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / "models/resnet50/2").mkdir()
+    (release.folder / "models/resnet50/1/more").write_bytes(b"")
+    (release.folder / "link").symlink_to("/etc/passwd")
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileExtraError)
+    assert error.code == "release.file-extra"
+    assert error.extra == ("link", "models/resnet50/1/more", "models/resnet50/2")
+    assert "not in the index: 'link', 'models/resnet50/1/more', 'models/resnet50/2'" in error.message
+
+
+def test_all_differences_are_told_at_once_and_counted_when_many(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / MODEL).unlink()
+    (release.folder / "tls/ssl.cfg").write_bytes(b"")
+    for number in range(30):
+        (release.folder / f"more-{number:02}").write_bytes(b"")
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileChangedError)
+    assert f"changed: 'tls/ssl.cfg'; missing: '{MODEL}'; not in the index: 'more-00'" in error.message
+    assert error.message.endswith("'more-19' and 10 more.")
+    assert len(error.extra) == 30
+
+
+def test_a_link_in_the_place_of_a_file_is_refused(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / MODEL).rename(release.folder.parent / "elsewhere")
+    (release.folder / MODEL).symlink_to(release.folder.parent / "elsewhere")
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileMissingError)
+    assert error.missing == (MODEL,)
+
+
+def test_a_link_in_the_place_of_a_folder_is_refused(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / "tls").rename(release.folder.parent / "elsewhere")
+    (release.folder / "tls").symlink_to(release.folder.parent / "elsewhere")
+    error = difference(release, signer)
+    assert error.missing == ("tls/ssl.cfg",)
+    assert error.extra == ("tls",)
+
+
+def test_the_enclave_folder_is_not_part_of_the_index(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / "enclave").mkdir()
+    verify_release(release.folder, signer.public_key())
+    (release.folder / "enclave" / "replica-0.sig").write_bytes(b"")
+    verify_release(release.folder, signer.public_key())
+
+
+def test_an_enclave_that_is_no_folder_is_extra(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / "enclave").symlink_to("/")
+    assert difference(release, signer).extra == ("enclave",)
+
+
+@pytest.mark.parametrize("name", ["release.json", "release.json.sig"])
+def test_half_a_release_is_told(name: str, release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / name).unlink()
+    with pytest.raises(ReleaseIncompleteError, match=f"is no release: it has no {name}") as refused:
+        verify_release(release.folder, signer.public_key())
+    assert refused.value.code == "release.incomplete"
+
+
+def test_a_signature_of_megabytes_is_not_read(release: Release, signer: Ed25519PrivateKey) -> None:
+    (release.folder / "release.json.sig").write_bytes(bytes(2**20))
+    with pytest.raises(ReleaseIncompleteError, match="has over 128 bytes"):
+        verify_release(release.folder, signer.public_key())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "Res Net"}, "'Res Net' cannot be the name"),
+        ({"name": ""}, "'' cannot be the name"),
+        ({"servables": []}, "has no servable"),
+        ({"files": {"../x": b""}}, "'../x' is no place for a file"),
+        ({"files": {"release.json": b""}}, "'release.json' is no place for a file"),
+        ({"files": {"enclave/x": b""}}, "'enclave/x' is no place for a file"),
+        ({"files": {"models/x": b""}}, "'models/x' is no place for a file"),
+        ({"files": {"a": b"", "a/b": b""}}, "'a' cannot be both a file and the folder of 'a/b'"),
+    ],
+)
+def test_contents_that_do_not_fit_together_are_refused(
+    change: dict[str, Any], message: str, contents: ReleaseContents, releases: Path, build: Callable[..., Release]
+) -> None:
+    with pytest.raises(ReleaseContentsError, match=message) as refused:
+        build(replace(contents, **change))
+    assert refused.value.code == "release.invalid-contents"
+    assert list(releases.iterdir()) == []
+
+
+@pytest.mark.parametrize(("version", "message"), [(0, "is no version"), (1, "is there twice")])
+def test_a_version_must_be_one_and_once(
+    version: int, message: str, contents: ReleaseContents, model: Path, build: Callable[..., Release]
+) -> None:
+    more = [*contents.servables, Servable(name="resnet50", version=version, folder=model)]
+    with pytest.raises(ReleaseContentsError, match=f"Version {version} of servable 'resnet50' {message}"):
+        build(replace(contents, servables=more))
+
+
+def test_a_key_id_must_be_one(contents: ReleaseContents, releases: Path, build: Callable[..., Release]) -> None:
+    with pytest.raises(ReleaseContentsError, match="cannot be built: key_id"):
+        build(contents, key_id="release")
+    assert list(releases.iterdir()) == []
+
+
+def test_a_failure_leaves_nothing(
+    contents: ReleaseContents, model: Path, releases: Path, build: Callable[..., Release]
+) -> None:
+    def cancel(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(contents, progress=cancel)
+    (model / "link").symlink_to("saved_model.pb")
+    with pytest.raises(TreeEntryError):
+        build(contents)
+    assert list(releases.iterdir()) == []
+
+
+def test_a_repr_shows_no_secret(contents: ReleaseContents) -> None:
+    assert "server_key" not in repr(contents)
+
+
+CRASH = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sealserve.sealing import release, staging
+from sealserve.secret import SecretBytes
+
+model, parent, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+
+def die(*_):
+    global calls
+    calls -= 1
+    if calls == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = die  # each file and folder is synced once, the release's own folder just before it gets its name
+release.build_release(
+    release.ReleaseContents(
+        name="m", servables=[release.Servable(name="m", version=1, folder=model)], simulated=True,
+        created=datetime.now(UTC),
+    ),
+    parent, key=SecretBytes.random(16), key_id="0" * 32, signer=Ed25519PrivateKey.generate(),
+)
+"""
+
+
+@pytest.mark.parametrize("calls", [1, 4, 6, 7])  # the first file, the file list, the index, the folder
+def test_a_crash_leaves_nothing_that_looks_like_a_release(
+    calls: int, model: Path, releases: Path, signer: Ed25519PrivateKey
+) -> None:
+    arguments = [sys.executable, "-c", CRASH, str(model), str(releases), str(calls)]
+    ended = subprocess.run(arguments, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = releases.iterdir()
+    assert left.name.startswith(".m.")
+    assert left.name.endswith(".partial")
+    if calls < 7:
+        assert "release.json" not in list_folder(left).files
+        with pytest.raises(ReleaseIncompleteError):
+            verify_release(left, signer.public_key())

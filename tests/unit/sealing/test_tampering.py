@@ -1,0 +1,140 @@
+"""What a host may do to a sealed file: each is refused with the node that is wrong, and leaves no plaintext."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sealserve.errors import VerificationError
+from sealserve.sealing.codec import seal_bytes, unseal_bytes, unseal_file
+from sealserve.sealing.protected_file import FormatVersion, NotSealedError, UnknownFormatError
+from sealserve.sealing.reader import SealedReader, TamperedNodeError, TruncatedError, WrongKeyError
+from sealserve.secret import SecretBytes
+
+GROUP = 96 * 4096
+SIZE = 3072 + 40 * GROUP + 10000  # 41 MHT nodes: MHT node 1 has children of its own (33 to 40)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "sealed"
+    seal_bytes(bytes(SIZE), path, key=SecretBytes(bytes(range(16))), embedded_path="models/m.bin")
+    return path
+
+
+def refusal(path: Path, key: SecretBytes) -> VerificationError:
+    plain = path.with_name("plain")
+    with pytest.raises(VerificationError) as refused:
+        unseal_file(path, plain, key=key, embedded_path="models/m.bin")
+    assert not plain.exists()
+    return refused.value
+
+
+def changed(large: Path, folder: Path, change: Callable[[bytearray], None]) -> Path:
+    raw = bytearray(large.read_bytes())
+    change(raw)
+    path = folder / "sealed"
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        (1, "MHT node 0"),
+        (2, "data node 0"),
+        (97, "data node 95"),
+        (98, "MHT node 1"),
+        (99, "data node 96"),
+        (1 + 97 * 32, "MHT node 32"),
+        (1 + 97 * 33, "MHT node 33"),
+        (1 + 97 * 40, "MHT node 40"),
+        (2 + 97 * 40 + 2, "data node 3842"),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 1234, 4095])
+def test_a_changed_node_is_named(
+    node: tuple[int, str], offset: int, large: Path, tmp_path: Path, key: SecretBytes
+) -> None:
+    position, kind = node
+
+    def change(raw: bytearray) -> None:
+        raw[position * 4096 + offset] ^= 0x80
+
+    error = refusal(changed(large, tmp_path, change), key)
+    assert isinstance(error, TamperedNodeError)
+    assert error.code == "sealed-file.tampered-node"
+    assert error.position == position
+    assert f"node {position} ({kind}), at byte {position * 4096}, does not match its MAC" in error.message
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(2, 3), (97, 99), (98, 1 + 97 * 33), (1, 98), (2, 1 + 97 * 32), (1 + 97 * 33, 1 + 97 * 34)]
+)
+def test_swapped_nodes_are_refused(first: int, second: int, large: Path, tmp_path: Path, key: SecretBytes) -> None:
+    def change(raw: bytearray) -> None:
+        one, two = (slice(4096 * position, 4096 * position + 4096) for position in (first, second))
+        raw[one], raw[two] = raw[two], raw[one]
+
+    error = refusal(changed(large, tmp_path, change), key)
+    assert isinstance(error, TamperedNodeError)
+    assert error.position == first
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 98, 99, 1 + 97 * 40])
+def test_nodes_of_another_sealing_are_refused(position: int, large: Path, tmp_path: Path, key: SecretBytes) -> None:
+    other = tmp_path / "other"  # the same content, key and path: an older version of the file, say
+    seal_bytes(bytes(SIZE), other, key=key, embedded_path="models/m.bin")
+    replay = other.read_bytes()[4096 * position : 4096 * position + 4096]
+    other.unlink()
+
+    def change(raw: bytearray) -> None:
+        raw[4096 * position : 4096 * position + 4096] = replay
+
+    error = refusal(changed(large, tmp_path, change), key)
+    assert isinstance(error, TamperedNodeError)
+    assert error.position == (position or 1)  # node 0 is whole in itself; what it points to is not there
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 97, 98, 99, 97 * 33, 97 * 40 + 3, 97 * 40 + 4])
+def test_truncation_at_a_node_is_refused(nodes: int, large: Path, tmp_path: Path, key: SecretBytes) -> None:
+    def change(raw: bytearray) -> None:
+        del raw[4096 * nodes :]
+
+    assert isinstance(refusal(changed(large, tmp_path, change), key), TruncatedError)
+
+
+@pytest.mark.parametrize("version", FormatVersion)
+def test_each_bit_of_a_small_file_is_authenticated_or_without_meaning(
+    version: FormatVersion, tmp_path: Path, key: SecretBytes
+) -> None:
+    content = b"a private key" * 100
+    seal_bytes(content, tmp_path / "sealed", key=key, embedded_path="p", version=version)
+    raw = (tmp_path / "sealed").read_bytes()
+    end = {FormatVersion.V1_0: 58, FormatVersion.V2_0: 59}[version] + 3884
+    unauthenticated = {9, *range(end, 4096)} | ({58} if version is FormatVersion.V2_0 else set())
+    memory = os.memfd_create("sealed")
+    try:
+        os.pwrite(memory, raw, 0)
+        for offset in range(4096):
+            for bit in range(8):
+                os.pwrite(memory, bytes([raw[offset] ^ 1 << bit]), offset)
+                try:
+                    reader = SealedReader(memory, name="it", key=key, expected_path="p")
+                    found = b"".join(map(bytes, reader.chunks()))
+                except (NotSealedError, UnknownFormatError, WrongKeyError):
+                    assert offset not in unauthenticated
+                else:
+                    assert offset in unauthenticated
+                    assert found == content
+            os.pwrite(memory, raw[offset : offset + 1], offset)
+    finally:
+        os.close(memory)
+
+
+def test_a_file_of_another_release_does_not_open(tmp_path: Path) -> None:
+    old, new = SecretBytes.random(16), SecretBytes.random(16)
+    seal_bytes(b"old", tmp_path / "sealed", key=old, embedded_path="models/m.bin")
+    assert isinstance(refusal(tmp_path / "sealed", new), WrongKeyError)
+    assert unseal_bytes(tmp_path / "sealed", key=old, embedded_path="models/m.bin").reveal() == b"old"

@@ -1,0 +1,175 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.sealing.embedded_path import PathMismatchError
+from sealserve.sealing.file_tree import (
+    TreeEmptyError,
+    TreeEntryError,
+    TreeMissingError,
+    TreeNameError,
+    TreeUnreadableError,
+    list_folder,
+    regular_files,
+)
+from sealserve.sealing.reader import WrongKeyError
+from sealserve.sealing.staging import staging
+from sealserve.sealing.tree import PlainFile, file_list, seal_tree, unseal_tree
+from sealserve.secret import SecretBytes
+
+FILES = ("saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index")
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_tree_comes_back(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    (model / "assets").mkdir()  # empty: left out
+    done: list[int] = []
+    sealed = seal_tree(model, tmp_path / "sealed", key=key, prefix="models/m", progress=done.append)
+    assert tuple(entry.path for entry in sealed) == FILES
+    assert sum(done) == sum(entry.sealed.plain_size for entry in sealed)
+    assert list_folder(tmp_path / "sealed").files == FILES
+    assert list_folder(tmp_path / "sealed").empty_folders == ()
+    one = unseal_bytes(tmp_path / "sealed" / FILES[0], key=key, embedded_path=f"models/m/{FILES[0]}")
+    assert one.reveal() == (model / FILES[0]).read_bytes()
+
+    plain = unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=key, prefix="models/m")
+    assert tuple(entry.path for entry in plain) == FILES
+    for entry, before in zip(plain, sealed, strict=True):
+        assert (tmp_path / "plain" / entry.path).read_bytes() == (model / entry.path).read_bytes()
+        assert entry.unsealed.sha256 == before.sealed.plain_sha256
+    assert stat.S_IMODE((tmp_path / "plain" / "variables").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "plain" / FILES[0]).stat().st_mode) == 0o600
+
+
+def test_without_a_prefix_the_relative_path_is_embedded(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    seal_tree(model, tmp_path / "sealed", key=key)
+    entries = unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=key)
+    assert tuple(entry.unsealed.embedded_path for entry in entries) == FILES
+
+
+def test_a_file_in_the_place_of_another_is_refused(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    seal_tree(model, tmp_path / "sealed", key=key, prefix="m")
+    (tmp_path / "sealed" / FILES[2]).write_bytes((tmp_path / "sealed" / FILES[0]).read_bytes())
+    with pytest.raises(PathMismatchError, match=r"sealed as 'm/saved_model.pb', and is used as 'm/variables/"):
+        unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=key, prefix="m")
+    assert not (tmp_path / "plain").exists()
+    assert hidden(tmp_path) == []
+    assert len(unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=key, prefix=None)) == 3
+
+
+def test_a_failure_leaves_no_folder(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    seal_tree(model, tmp_path / "sealed", key=key)
+    with pytest.raises(WrongKeyError):
+        unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=SecretBytes(bytes(16)))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "sealed"}
+
+
+def test_an_existing_folder_is_kept(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    (tmp_path / "sealed").mkdir()
+    with pytest.raises(OutputExistsError, match="sealed exists already"):
+        seal_tree(model, tmp_path / "sealed", key=key)
+    with pytest.raises(OutputExistsError, match="sealed exists already"):
+        unseal_tree(model, tmp_path / "sealed", key=key)
+    assert list((tmp_path / "sealed").iterdir()) == []
+
+
+def test_an_output_in_no_folder_is_refused(model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    with pytest.raises(OutputUnwritableError, match=r"Nothing can be written to .*none: No such file or directory"):
+        seal_tree(model, tmp_path / "none" / "sealed", key=key)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder link", "pipe"])
+def test_links_and_special_files_are_refused(kind: str, model: Path, tmp_path: Path, key: SecretBytes) -> None:
+    if kind == "pipe":
+        os.mkfifo(model / "odd")
+    else:
+        (model / "odd").symlink_to("variables" if kind == "folder link" else "saved_model.pb")
+    with pytest.raises(TreeEntryError, match="odd is a link or special file") as refused:
+        seal_tree(model, tmp_path / "sealed", key=key)
+    assert refused.value.code == "tree.not-regular"
+    assert not (tmp_path / "sealed").exists()
+
+
+def test_a_missing_folder_is_told(tmp_path: Path, model: Path) -> None:
+    for path in (tmp_path / "none", model / FILES[0]):
+        with pytest.raises(TreeMissingError, match=f"There is no folder {path}") as refused:
+            regular_files(path)
+        assert refused.value.code == "tree.missing"
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "assets").mkdir(parents=True)
+    with pytest.raises(TreeEmptyError, match=r"There is no file in .*empty") as refused:
+        regular_files(tmp_path / "empty")
+    assert refused.value.code == "tree.empty"
+    assert list_folder(tmp_path / "empty").empty_folders == ("assets",)
+
+
+def test_an_unreadable_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root, who runs tests too, may list every folder
+    with pytest.raises(TreeUnreadableError, match="cannot be listed: Permission denied") as refused:
+        regular_files(tmp_path)
+    assert refused.value.code == "tree.unreadable"
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"\xff"])
+def test_an_unusable_name_is_told(name: bytes, model: Path) -> None:
+    os.mknod(os.fsencode(model) + b"/" + name)
+    with pytest.raises(TreeNameError, match="has a file with an unusable name") as refused:
+        regular_files(model)
+    assert refused.value.code == "tree.unusable-name"
+
+
+def test_a_deep_tree_is_listed(tmp_path: Path) -> None:
+    depth = 1100  # deeper than Python calls itself
+    paths = ["/".join(["d"] * levels) for levels in range(1, depth + 1)]
+    try:
+        for path in paths:
+            (tmp_path / path).mkdir()
+        assert list_folder(tmp_path).empty_folders == (paths[-1],)
+    finally:
+        for path in reversed(paths):  # pytest's own cleaning up cannot go that deep
+            if (tmp_path / path).is_dir():
+                (tmp_path / path).rmdir()
+
+
+def test_the_file_list_is_canonical() -> None:
+    files = [PlainFile(path="b", size=2, sha256="22"), PlainFile(path="ä", size=1, sha256="11")]
+    expected = '{"files":[{"path":"b","sha256":"22","size":2},{"path":"ä","sha256":"11","size":1}],"version":1}'
+    assert file_list(files) == file_list(reversed(files)) == expected.encode()
+    assert json.loads(expected)["version"] == 1
+
+
+def test_staging_never_replaces_what_appeared_meanwhile(tmp_path: Path) -> None:
+    def publish() -> None:
+        with staging(tmp_path, "x") as stage:
+            (stage.folder / "file").write_bytes(b"new")
+            (tmp_path / "x").mkdir()
+            (tmp_path / "x" / "file").write_bytes(b"theirs")
+            stage.publish(tmp_path / "x")
+
+    with pytest.raises(OutputExistsError):
+        publish()
+    assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
+    assert hidden(tmp_path) == []
+
+
+def test_staging_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    def fill() -> None:
+        with staging(tmp_path, "x"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DiskFullError, match="No room to write to"):
+        fill()
+    assert hidden(tmp_path) == []
