@@ -39,7 +39,7 @@ from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore
 from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
 from sealserve.deployment import Platform
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.errors import SealserveError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.appraisal import VerifiedQuote, examine_quote, verify_quote
 from sealserve.sgx.certificate_chain import common_name
@@ -70,6 +70,9 @@ class CollateralSource(Protocol):
 
     def collateral_for(self, quote: Quote) -> Collateral:
         """Return the collateral that ``quote`` is verified with."""
+
+    def forget(self) -> None:
+        """Drop what is cached: it did not verify."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,9 +192,14 @@ class Broker:
         collateral = vendor.collateral.collateral_for(quote)  # 9
         with self._database.read() as connection:
             floor = platforms.evaluation_floor(connection, platform)
-        trace.verified = verified = verify_quote(  # 10
-            evidence.quote, collateral, anchor=vendor.anchor, now=self._clock(), minimum_evaluation_number=floor
-        )
+        try:
+            trace.verified = verified = verify_quote(  # 10
+                evidence.quote, collateral, anchor=vendor.anchor, now=self._clock(), minimum_evaluation_number=floor
+            )
+        except VerificationError as error:
+            if error.code.startswith("collateral."):
+                vendor.collateral.forget()
+            raise
         if verified.tcb_evaluation_data_number > floor:  # 11
             with self._database.write() as connection:
                 number = verified.tcb_evaluation_data_number

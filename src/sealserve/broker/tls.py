@@ -14,13 +14,13 @@ from functools import partial
 from typing import Final, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
 from sealserve.errors import UnavailableError, VerificationError
-from sealserve.pki.certificate import CertifiedKey, check_key, parse_chain
+from sealserve.pki.certificate import CertifiedKey, KeyUnreadableError, check_key, parse_chain
 
 _Result = TypeVar("_Result")
 _OK: Final = 0
@@ -57,11 +57,14 @@ def server_context(identity: CertifiedKey) -> SSL.Context:
 
     Raises:
         CertificateUnreadableError: The chain is not PEM.
-        KeyUnreadableError: The key is no PEM key without a passphrase.
+        KeyUnreadableError: The key is no PEM key without a passphrase, or of a kind that Gramine's clients do not know.
         KeyMismatchError: They do not belong together.
     """
     check_key(identity.key_pem, identity.chain_pem, source="the broker's certificate")
     leaf, *issuers = parse_chain(identity.chain_pem, source="the broker's certificate")
+    key = serialization.load_pem_private_key(identity.key_pem.reveal(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise KeyUnreadableError("The broker's key is neither an elliptic-curve nor an RSA key.")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
@@ -71,7 +74,7 @@ def server_context(identity: CertifiedKey) -> SSL.Context:
     context.use_certificate(leaf)
     for issuer in issuers:
         context.add_extra_chain_cert(issuer)
-    context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, identity.key_pem.reveal()))
+    context.use_privatekey(key)
     return context
 
 

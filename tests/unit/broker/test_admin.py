@@ -1,0 +1,89 @@
+import json
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealserve.broker import admin
+from sealserve.broker.audit import AuditHeadError, AuditTruncatedError
+from sealserve.broker.releases import ReleaseUnknownError
+from sealserve.deployment import Platform
+
+
+def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
+    (release,) = admin.every_release(stage.database)
+    shown = json.loads(json.dumps(asdict(release)))
+    assert shown == {
+        "release_id": "a" * 64,
+        "name": "resnet50",
+        "platform": "simulated",
+        "state": "active",
+        "deadline": None,
+        "tcb_policy": "strict",
+        "enrolled_platforms_only": False,
+        "key_id": stage.made.key_id,
+        "created": "2026-11-23T12:00:00+00:00",
+        "enclaves": [
+            {
+                "label": "replica-0",
+                "mr_enclave": "01" * 32,
+                "mr_signer": "02" * 32,
+                "isv_prod_id": 1,
+                "isv_svn": 2,
+            }
+        ],
+    }
+
+
+def test_each_change_of_the_owner_is_in_the_log(stage: Any) -> None:
+    deadline = stage.now + timedelta(hours=1)
+    assert admin.drain(stage.database, "resnet50", deadline=deadline, now=stage.now).state == "draining"
+    assert admin.revoke(stage.database, "a" * 8, now=stage.now).state == "revoked"
+    admin.enrol_platform(stage.database, Platform.SIMULATED, "ab" * 16, label="rack 1", now=stage.now)
+    lines = admin.log(stage.database)
+    assert [(line.seq, line.peer, line.decision, line.code, line.detail) for line in lines] == [
+        (1, "owner", "allowed", "ok", "replica-0"),
+        (2, "owner", "draining", "ok", "until 2026-11-23T13:00:00+00:00"),
+        (3, "owner", "revoked", "ok", ""),
+        (4, "owner", "enrolled", "ok", "rack 1"),
+    ]
+    assert [line.seq for line in admin.log(stage.database, last=1)] == [4]
+    json.dumps([asdict(line) for line in lines])
+
+
+def test_a_change_that_is_refused_leaves_no_row(stage: Any) -> None:
+    with pytest.raises(ReleaseUnknownError, match="knows no release 'other'"):
+        admin.revoke(stage.database, "other", now=stage.now)
+    assert len(admin.log(stage.database)) == 1
+
+
+def test_status_counts(stage: Any) -> None:
+    broker = stage.broker()
+    broker.release_key(stage.ratls().certificate, peer="p")
+    for _ in range(2):
+        broker.refuse(ReleaseUnknownError("a test"), peer="p")
+    status = admin.status(stage.database)
+    assert status.keys == 1
+    assert status.releases == {"active": 1}
+    assert status.decisions == {"allowed": 1, "refused": 2, "released": 1}
+    assert status.refusals == {"broker.release-unknown": 2}
+    assert status.evaluation_floor == {"simulated": 17}
+    assert status.audit_rows == 4
+    json.dumps(asdict(status))
+
+
+def test_the_log_is_verified_with_heads_kept_elsewhere(stage: Any) -> None:
+    signer = Ed25519PrivateKey.generate()
+    head = admin.sign_log(stage.database, signer, now=stage.now)
+    kept = admin.HeadSummary(**json.loads(json.dumps(asdict(head))))
+    summary = admin.verify_log(stage.database, signer.public_key(), kept=(kept,))
+    assert (summary.rows, summary.head, summary.signatures) == (1, head.hash, True)
+    assert not admin.verify_log(stage.database).signatures
+    with pytest.raises(AuditHeadError):
+        admin.verify_log(stage.database, signer.public_key(), kept=(replace(kept, seq=2),))
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit")
+    with pytest.raises(AuditTruncatedError, match="ends at row 0; a head was signed at row 1"):
+        admin.verify_log(stage.database, signer.public_key())

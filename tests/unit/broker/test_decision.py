@@ -1,0 +1,333 @@
+import base64
+import hashlib
+import logging
+import sqlite3
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import delete, text
+
+from sealserve.broker import admin, audit
+from sealserve.broker.database import AUDIT, Database, DatabaseUnavailableError
+from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
+from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
+from sealserve.broker.releases import Release, ReleaseId
+from sealserve.deployment import Platform as Kind
+from sealserve.errors import SealserveError
+from sealserve.secret import SecretBytes
+from sealserve.sgx.appraisal import TcbStatus
+from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.pck import PckCa
+from sealserve.sgx.pcs import PcsUnreachableError
+from sealserve.sgx.ra_tls import RaTlsKeyPair, parse_certificate
+from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
+from sealserve.sgx.simulated.attacks import forged_collateral
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.trust_anchor import TrustAnchor
+
+
+class Stage(Protocol):
+    """What these tests use of `conftest.Stage`."""
+
+    database: Database
+    vendor: Vendor
+    platform: Platform
+    source: Any
+    made: Any
+    release: Release
+    now: datetime
+    folder: Any
+
+    def broker(self, **changes: Any) -> Broker: ...
+    def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair: ...
+    def allow(self, release: Release, *references: ReferenceValues) -> None: ...
+    def rows(self) -> list[audit.AuditRow]: ...
+
+
+PEER = "192.0.2.1:40000"
+
+
+def _refused(stage: Stage, certificate: bytes, code: str, message: str, broker: Broker | None = None) -> audit.Entry:
+    with pytest.raises(SealserveError, match=message) as caught:
+        (broker or stage.broker()).release_key(certificate, peer=PEER)
+    assert caught.value.code == code
+    entry = stage.rows()[-1].entry
+    assert (entry.decision, entry.code, entry.peer) == ("refused", code, PEER)
+    assert entry.detail == caught.value.message
+    return entry
+
+
+def test_an_expected_enclave_gets_the_key_and_one_row(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    certificate = stage.ratls().certificate
+    key = stage.broker().release_key(certificate, peer=PEER)
+    assert key == stage.made.key
+    allowed, released = stage.rows()
+    assert allowed.entry.decision == "allowed"
+    assert released.entry == audit.Entry(
+        time=stage.now,
+        peer=PEER,
+        decision=audit.Decision.RELEASED,
+        code="ok",
+        release_id="a" * 64,
+        platform="simulated",
+        mr_enclave="01" * 32,
+        mr_signer="02" * 32,
+        platform_id=stage.platform.platform_id,
+        tcb_status="UpToDate",
+        advisories="",
+        quote_digest=hashlib.sha256(parse_certificate(certificate).quote).hexdigest(),
+    )
+    assert f"released the key of resnet50 (aaaaaaaaaaaa, simulated) to {PEER}" in caplog.text
+
+
+def test_the_key_is_nowhere_but_in_the_answer(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    key = stage.broker().release_key(stage.ratls().certificate, peer=PEER).reveal()
+    _refused(stage, stage.ratls(isv_svn=1).certificate, "policy.isv-svn", "at least 2, got 1")
+    everything = caplog.text.encode() + repr(stage.rows()).encode()
+    everything += b"".join(path.read_bytes() for path in stage.folder.glob("broker.sqlite*"))
+    for form in (key, key.hex().encode(), base64.b64encode(key).rstrip(b"="), base64.urlsafe_b64encode(key)):
+        assert form not in everything
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"mr_enclave": MrEnclave(b"\x09" * 32)}, "policy.mr-enclave-unknown", "No release has an enclave"),
+        ({"mr_signer": MrSigner(b"\x09" * 32)}, "policy.mr-signer", "MRSIGNER: expected"),
+        ({"isv_prod_id": 9}, "policy.isv-prod-id", "ISVPRODID: expected 1, got 9"),
+        ({"isv_svn": 1}, "policy.isv-svn", "ISVSVN: expected at least 2, got 1"),
+        ({"attributes": Attributes(flags=0x15, xfrm=0xE7)}, "policy.attributes", "flags: expected 0x5"),
+        ({"attributes": Attributes(flags=0x7, xfrm=0xE7)}, "quote.debug", "debug"),
+    ],
+)
+def test_another_enclave_gets_nothing(stage: Stage, changes: dict[str, Any], code: str, message: str) -> None:
+    entry = _refused(stage, stage.ratls(**changes).certificate, code, message)
+    assert entry.mr_enclave == changes.get("mr_enclave", b"\x01" * 32).hex()
+
+
+def test_what_strangers_say_makes_the_broker_fetch_nothing(stage: Stage) -> None:
+    unknown = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
+    other = Vendor.create(stage.folder / "other-vendor", now=stage.now)
+    foreign = stage.ratls(Platform.create(other, stage.folder / "other", now=stage.now)).certificate
+    _refused(stage, b"garbage", "ra-tls.certificate", "cannot be read")
+    _refused(stage, unknown, "policy.mr-enclave-unknown", "No release")
+    _refused(stage, foreign, "pck.root-not-trusted", "expected the root")
+    assert stage.source.asked == 0
+
+
+def test_a_quote_of_another_certificate_is_refused(stage: Stage) -> None:
+    stolen = parse_certificate(stage.ratls().certificate).quote
+    pair = stage.ratls()
+    swapped = pair.certificate.replace(parse_certificate(pair.certificate).quote, stolen)
+    _refused(stage, swapped, "ra-tls.binding", "the quote's report data should be")
+
+
+def test_a_bit_of_the_quote_flipped_is_refused(stage: Stage) -> None:
+    pair = stage.ratls()
+    found = parse_certificate(pair.certificate).quote
+    flipped = bytearray(found)
+    flipped[440] ^= 1  # in the signature
+    _refused(
+        stage, pair.certificate.replace(found, bytes(flipped)), "quote.signature", "attestation key did not sign it"
+    )
+
+
+def test_an_out_of_date_platform_is_refused_with_its_status(stage: Stage) -> None:
+    old = Platform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
+    entry = _refused(
+        stage, stage.ratls(old).certificate, "policy.tcb-status", "TCB status is OutOfDate, with SIMULATED"
+    )
+    assert (entry.tcb_status, entry.platform_id) == ("OutOfDate", old.platform_id)
+    assert entry.advisories
+
+
+def test_an_advisory_decides_by_the_releases_own_policy(stage: Stage) -> None:
+    level = stage.vendor._read().levels
+    ((kind, levels),) = level.items()
+    hardening = levels[0].model_copy(
+        update={"status": TcbStatus.SW_HARDENING_NEEDED, "advisory_ids": ("INTEL-SA-00615", "INTEL-SA-00334")}
+    )
+    stage.vendor.publish_levels([hardening], fmspc=kind)
+    certificate = stage.ratls().certificate
+    _refused(stage, certificate, "policy.tcb-status", "SWHardeningNeeded, with INTEL-SA-00334, INTEL-SA-00615")
+    stage.allow(replace(stage.release, tcb=CLOUD_SMT))
+    _refused(stage, certificate, "policy.advisory", "because of INTEL-SA-00334; the policy 'cloud-smt'")
+    own = TcbPolicy(
+        name="mine",
+        statuses=CLOUD_SMT.statuses,
+        advisories=CLOUD_SMT.advisories | {"INTEL-SA-00334"},
+    )
+    stage.allow(replace(stage.release, tcb=own))
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+
+
+def test_forged_tcb_info_is_refused_and_forgotten(stage: Stage) -> None:
+    old = Platform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
+
+    def forge() -> Collateral:
+        return forged_collateral(stage.vendor.collateral(now=stage.now), old)
+
+    stage.source.answer = forge
+    _refused(
+        stage, stage.ratls(old).certificate, "collateral.signer-not-tcb-signing", "expected the signer .SGX TCB Signing"
+    )
+    assert stage.source.forgotten == 1
+
+
+def test_older_collateral_than_seen_before_is_refused(stage: Stage) -> None:
+    old = stage.vendor.collateral(now=stage.now)
+    ((kind, levels),) = stage.vendor._read().levels.items()
+    stage.vendor.publish_levels(levels, fmspc=kind)
+    broker, certificate = stage.broker(), stage.ratls().certificate
+    assert broker.release_key(certificate, peer=PEER) == stage.made.key
+    assert admin.status(stage.database).evaluation_floor == {"simulated": 18}
+    stage.source.answer = lambda: old
+    _refused(stage, certificate, "collateral.rolled-back", "at least 18, got 17", broker)
+
+
+def test_the_evaluation_floor_rises_even_when_the_policy_refuses(stage: Stage) -> None:
+    _refused(stage, stage.ratls(isv_svn=1).certificate, "policy.isv-svn", "ISVSVN")
+    assert admin.status(stage.database).evaluation_floor == {"simulated": 17}
+
+
+def test_collateral_that_cannot_be_had_is_a_refusal(stage: Stage) -> None:
+    def unreachable() -> Collateral:
+        raise PcsUnreachableError("http://127.0.0.1:1: no answer.")
+
+    stage.source.answer = unreachable
+    entry = _refused(stage, stage.ratls().certificate, "pcs.unreachable", "no answer")
+    assert entry.release_id == "a" * 64
+
+
+def test_a_revoked_platform_is_refused(stage: Stage) -> None:
+    stage.vendor.revoke(stage.platform.chain.leaf.serial_number)
+    _refused(stage, stage.ratls().certificate, "pck.revoked", "is revoked")
+
+
+def test_a_revoked_release_gives_no_key(stage: Stage) -> None:
+    admin.revoke(stage.database, "resnet50", now=stage.now)
+    _refused(stage, stage.ratls().certificate, "policy.release-revoked", "The release is revoked")
+    assert stage.source.asked == 0
+
+
+def test_a_draining_release_gives_its_key_until_the_deadline(stage: Stage) -> None:
+    admin.drain(stage.database, "resnet50", deadline=stage.now + timedelta(hours=1), now=stage.now)
+    certificate = stage.ratls().certificate
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    late = stage.broker(clock=lambda: stage.now + timedelta(hours=1))
+    _refused(stage, certificate, "policy.release-draining-ended", "draining until 2026-11-23T13:00:00", late)
+
+
+def test_a_release_revoked_during_the_appraisal_gives_no_key(stage: Stage) -> None:
+    def revoke_meanwhile() -> Collateral:
+        admin.revoke(stage.database, "resnet50", now=stage.now)
+        return stage.vendor.collateral(now=stage.now)
+
+    stage.source.answer = revoke_meanwhile
+    _refused(stage, stage.ratls().certificate, "policy.release-revoked", "The release is revoked")
+    assert [row.entry.decision for row in stage.rows()] == ["allowed", "revoked", "refused"]
+
+
+def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
+    stage.allow(replace(stage.release, enrolled_platforms_only=True))
+    certificate = stage.ratls().certificate
+    _refused(stage, certificate, "policy.platform-unknown", f"platform {stage.platform.platform_id} is not enrolled")
+    admin.enrol_platform(stage.database, Kind.SIMULATED, stage.platform.platform_id, label="the laptop", now=stage.now)
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+
+
+def test_a_platform_of_the_processor_ca_has_an_identity_too(stage: Stage) -> None:
+    single = Platform.create(stage.vendor, stage.folder / "single", now=stage.now, ca=PckCa.PROCESSOR)
+    stage.source.answer = lambda: stage.vendor.collateral(ca=PckCa.PROCESSOR, now=stage.now)
+    assert stage.broker().release_key(stage.ratls(single).certificate, peer=PEER) == stage.made.key
+    assert stage.rows()[-1].entry.platform_id == single.chain.extension.ppid.hex()
+
+
+def test_a_release_for_sgx_refuses_a_simulated_quote(stage: Stage) -> None:
+    values = ReferenceValues(
+        mr_enclave=MrEnclave(b"\x05" * 32), mr_signer=MrSigner(b"\x02" * 32), isv_prod_id=1, isv_svn=2
+    )
+    stage.allow(replace(stage.release, release_id=ReleaseId("b" * 64), name="real", platform=Kind.SGX), values)
+    certificate = stage.ratls(mr_enclave=values.mr_enclave).certificate
+    _refused(stage, certificate, "broker.no-trust-anchor", "no trust anchor for sgx releases")
+    vendors = {
+        Kind.SIMULATED: TrustedVendor(anchor=stage.vendor.anchor, collateral=stage.source),
+        Kind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source),
+    }
+    entry = _refused(
+        stage, certificate, "policy.simulated-quote", "from a simulated platform", stage.broker(vendors=vendors)
+    )
+    assert entry.platform == "sgx"
+    assert stage.source.asked == 0
+
+
+def test_an_anchor_of_the_wrong_kind_is_none(stage: Stage) -> None:
+    vendors = {Kind.SIMULATED: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source)}
+    certificate = stage.ratls().certificate
+    with pytest.raises(NoTrustAnchorError, match="no trust anchor for simulated releases"):
+        stage.broker(vendors=vendors).release_key(certificate, peer=PEER)
+
+
+def test_what_nobody_foresaw_is_internal_and_gives_no_key(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Collateral:
+        raise ZeroDivisionError("a detail")
+
+    stage.source.answer = fail
+    entry = _refused(stage, stage.ratls().certificate, "internal", r"internal error \(ZeroDivisionError\)")
+    assert "a detail" not in entry.detail
+    assert "ZeroDivisionError: a detail" in caplog.text
+    assert BrokerInternalError.exit_status == 1
+
+
+def test_a_key_that_is_gone_is_a_refusal(stage: Stage) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.execute(text("UPDATE keys SET wrapped = x'00'"))
+    _refused(stage, stage.ratls().certificate, "keystore.unwrap", "does not decrypt")
+
+
+def test_without_an_audit_row_no_key_leaves(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    other = sqlite3.connect(stage.folder / "broker.sqlite")
+    try:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        other.commit()
+    finally:
+        other.close()
+    with pytest.raises(DatabaseUnavailableError, match="disk full") as caught:
+        stage.broker().release_key(stage.ratls().certificate, peer=PEER)
+    assert caught.value.code == "broker.database"
+    assert "is not in the audit log" in caplog.text
+    assert [row.entry.decision for row in stage.rows()] == ["allowed"]
+
+
+def test_the_row_is_committed_before_the_key_is_returned(stage: Stage) -> None:
+    key: SecretBytes = stage.broker().release_key(stage.ratls().certificate, peer=PEER)
+    other = sqlite3.connect(stage.folder / "broker.sqlite")
+    try:
+        assert other.execute("SELECT count(*) FROM audit WHERE decision = 'released'").fetchone() == (1,)
+    finally:
+        other.close()
+    assert len(key) == 16
+
+
+def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
+    signer = Ed25519PrivateKey.generate()
+    broker = stage.broker(signer=signer)
+    for _ in range(64):
+        broker.refuse(NoTrustAnchorError("a test"), peer=PEER)
+    with stage.database.read() as connection:
+        assert [head.seq for head in audit.heads(connection)] == [64]
+        assert audit.verify_chain(connection, signer.public_key())[0] == 65
+    broker.sign_head()
+    stage.broker().sign_head()  # without a signer: nothing
+    with stage.database.write() as connection:
+        assert [head.seq for head in audit.heads(connection)] == [64, 65]
+        connection.execute(delete(AUDIT).where(AUDIT.c.seq == 65))
+    with pytest.raises(audit.AuditTruncatedError):
+        admin.verify_log(stage.database, signer.public_key())
