@@ -1,0 +1,183 @@
+"""Pinned downloads: over https, of a bounded size, and in place only once the digest is the expected one."""
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from sealserve.atomic_file import OutputExistsError, replacing
+from sealserve.errors import InputError, UnavailableError, VerificationError
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes so far, and with all bytes where the server says how many."""
+
+LARGEST = 4 * 2**30
+_TIMEOUT = httpx.Timeout(60, connect=20)
+_LONGEST_CHAIN = 5  # of redirects
+_CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class FetchUrlError(InputError):
+    """The address is no https address."""
+
+    code = "fetch.insecure-url"
+
+
+class FetchDigestError(InputError):
+    """The expected digest is no SHA-256."""
+
+    code = "fetch.invalid-digest"
+
+
+class FetchUnreachableError(UnavailableError):
+    """The server cannot be reached, or the connection broke."""
+
+    code = "fetch.unreachable"
+
+
+class FetchRefusedError(UnavailableError):
+    """The server answered with something else than the file."""
+
+    code = "fetch.refused"
+
+
+class FetchTooLargeError(VerificationError):
+    """The file is larger than allowed."""
+
+    code = "fetch.too-large"
+
+
+class FetchMismatchError(VerificationError):
+    """What came is not what was pinned."""
+
+    code = "fetch.digest-mismatch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedFile:
+    """A file with the expected digest.
+
+    Args:
+        path: Where it is.
+        size: In bytes.
+        downloaded: False where it was there already.
+    """
+
+    path: Path
+    size: int
+    downloaded: bool
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    sha256: str,
+    largest: int = LARGEST,
+    progress: Progress | None = None,
+) -> FetchedFile:
+    """Download ``url`` to ``destination``, unless a file with the expected digest is there already.
+
+    Args:
+        url: An https address; http is accepted from this machine itself only.
+        destination: Where the file appears, atomically. Its folder must exist.
+        sha256: The expected SHA-256, hex.
+        largest: The most bytes to accept.
+        progress: Called after each chunk.
+
+    Raises:
+        FetchUrlError: No https address, or one that redirects to something else.
+        FetchDigestError: ``sha256`` is no SHA-256.
+        OutputExistsError: Another file is there already.
+        FetchUnreachableError: The server cannot be reached, or the connection broke.
+        FetchRefusedError: The server answers with an error, or redirects without end.
+        FetchTooLargeError: More than ``largest`` bytes.
+        FetchMismatchError: Another digest.
+        DiskFullError: There is no room for it.
+    """
+    expected = sha256.lower()
+    if not _DIGEST.fullmatch(expected):
+        raise FetchDigestError(f"{sha256!r} is no SHA-256: 64 hexadecimal digits are expected.")
+    address = _checked_url(url)
+    if destination.exists():
+        return _existing(destination, expected)
+    with replacing(destination, overwrite=False) as stream:
+        digest, size = hashlib.sha256(), 0
+        try:
+            with httpx.Client(timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
+                response = _follow(client, address)
+                total = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+                for chunk in response.iter_raw(_CHUNK):
+                    size += len(chunk)
+                    if max(size, total or 0) > largest:
+                        raise FetchTooLargeError(
+                            f"{_shown(address)} has more than the {largest:,} bytes that are allowed."
+                        )
+                    digest.update(chunk)
+                    stream.write(chunk)
+                    if progress:
+                        progress(size, total)
+        except httpx.HTTPError as error:
+            raise FetchUnreachableError(
+                f"Fetching {_shown(address)} failed: {error}.",
+                hint="Check the network and the proxy settings, and try again.",
+            ) from error
+        if digest.hexdigest() != expected:
+            raise FetchMismatchError(
+                f"{_shown(address)} has SHA-256 {digest.hexdigest()}, expected {expected}. Nothing was kept.",
+                hint="The file was changed, or the digest belongs to another version of it.",
+            )
+    return FetchedFile(path=destination, size=size, downloaded=True)
+
+
+def _follow(client: httpx.Client, address: httpx.URL) -> httpx.Response:
+    """Return the response at the end of the redirects, its body not read yet; the client closes it."""
+    start = address
+    for _ in range(_LONGEST_CHAIN + 1):
+        response = client.send(client.build_request("GET", address), stream=True)
+        if response.is_success:
+            return response
+        response.close()
+        if response.next_request is None:
+            raise FetchRefusedError(
+                f"{_shown(address)} answers {response.status_code} {response.reason_phrase}.", hint="Check the address."
+            )
+        address = _checked_url(str(response.next_request.url), loopback=start.scheme == "http")
+    raise FetchRefusedError(f"{_shown(start)} redirects more than {_LONGEST_CHAIN} times.")
+
+
+def _checked_url(url: str, *, loopback: bool = True) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise FetchUrlError("That is no URL.", hint="Give an https address.") from error
+    if address.host and (address.scheme == "https" or (loopback and address.scheme == "http" and _is_local(address))):
+        return address
+    raise FetchUrlError(f"{_shown(address)} is no https address.", hint="A model is fetched over https only.")
+
+
+def _is_local(address: httpx.URL) -> bool:
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return address.host == "localhost"
+
+
+def _shown(address: httpx.URL) -> str:
+    """Return the address without what may be a secret in it: user, password, query."""
+    return str(address.copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def _existing(path: Path, expected: str) -> FetchedFile:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise OutputExistsError(
+            f"{path} exists already, with SHA-256 {found} instead of {expected}.", hint="Move it away."
+        )
+    return FetchedFile(path=path, size=path.stat().st_size, downloaded=False)

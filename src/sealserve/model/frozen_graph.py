@@ -1,0 +1,123 @@
+"""Frozen graphs (``.pb``): whether a file is one, and whether it has the nodes that are asked for.
+
+All of this happens before TensorFlow is imported: a wrong name is an error at once. Source of the file's layout:
+TensorFlow's ``graph.proto`` and ``node_def.proto``.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from sealserve.errors import InputError
+from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.saved_model import SAVED_MODEL_FILE, ModelMissingError, SignatureMissingError
+
+_VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
+_SHOWN = 5
+
+
+class NotAGraphError(InputError):
+    """The file is no GraphDef."""
+
+    code = "model.not-a-graph"
+
+
+class NodeUnknownError(InputError):
+    """The graph has no node of that name."""
+
+    code = "model.unknown-node"
+
+
+class NotFrozenError(InputError):
+    """The graph has variables, and their values are elsewhere."""
+
+    code = "model.not-frozen"
+
+
+def read_graph(path: Path) -> pb.GraphDef:
+    """Return the graph in the file ``path``.
+
+    Raises:
+        ModelMissingError: There is no such file.
+        NotAGraphError: It holds no GraphDef, or one without nodes.
+    """
+    message = pb.GraphDef()
+    try:
+        message.ParseFromString(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelMissingError(f"There is no model at {path}.") from error
+    except DecodeError as error:
+        raise _not_a_graph(path) from error
+    if not message.node or not all(node.name and node.op for node in message.node):
+        raise _not_a_graph(path)
+    return message
+
+
+def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Check that ``graph`` has the nodes, and that the outputs depend on no variable.
+
+    Args:
+        graph: The graph.
+        path: What to call it in errors.
+        inputs: Names of nodes that are fed.
+        outputs: Names of nodes that are fetched.
+
+    Raises:
+        SignatureMissingError: No input or no output is named.
+        NodeUnknownError: A node is not there; the message names the nearest.
+        NotFrozenError: A variable is not frozen into a constant.
+    """
+    if not inputs or not outputs:
+        raise SignatureMissingError(f"{path}: a frozen graph needs the names of its inputs and of its outputs.")
+    consumed = {_node_name(source) for node in graph.node for source in node.input}
+    sources = [node.name for node in graph.node if node.op == "Placeholder"]
+    sinks = [node.name for node in graph.node if node.name not in consumed]
+    for kind, names, likely in (("input", inputs, sources), ("output", outputs, sinks)):
+        for name in names:
+            _check_node(graph, path, name, kind=kind, likely=likely)
+    needed = reachable(graph, outputs)
+    for node in graph.node:
+        if node.name in needed and node.op in _VARIABLE_OPERATIONS:
+            raise NotFrozenError(
+                f"{path} is not frozen: {node.name!r} is a variable, whose value is not in the graph.",
+                hint="Freeze it with convert_variables_to_constants_v2, or give a SavedModel folder.",
+            )
+
+
+def reachable(graph: pb.GraphDef, names: Sequence[str]) -> set[str]:
+    """Return the names of the nodes that ``names`` depend on, themselves included."""
+    inputs = {node.name: node.input for node in graph.node}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(map(_node_name, inputs.get(name, ())))
+    return found
+
+
+def _check_node(graph: pb.GraphDef, path: Path, name: str, *, kind: str, likely: Sequence[str]) -> None:
+    known = [node.name for node in graph.node]
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    nearest = close[0] if close else ", ".join(repr(each) for each in likely[:_SHOWN])
+    hint = f"Did you mean {nearest!r}?" if close else f"Its likely {kind}s: {nearest}." if likely else None
+    raise NodeUnknownError(f"{path} has no node {name!r}, which should be an {kind}.", hint=hint)
+
+
+def _node_name(source: str) -> str:
+    return source.removeprefix("^").split(":", 1)[0]
+
+
+def _not_a_graph(path: Path) -> NotAGraphError:
+    if path.name == SAVED_MODEL_FILE:
+        return NotAGraphError(
+            f"{path} is a SavedModel's file, no frozen graph.", hint=f"Give the folder {path.parent}."
+        )
+    return NotAGraphError(
+        f"{path} is no frozen graph.", hint="Give a GraphDef in binary form (.pb), or a SavedModel folder."
+    )

@@ -1,0 +1,271 @@
+"""SavedModels: what is in one, and whether a model server could serve it. No TensorFlow is needed.
+
+Source: TensorFlow's ``saved_model.proto`` and ``meta_graph.proto`` (the file) and ``saved_model/constants.h`` (the
+folder).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from sealserve.errors import InputError
+from sealserve.model import saved_model_pb2 as pb
+
+SAVED_MODEL_FILE = "saved_model.pb"
+SERVE_TAG = "serve"
+DEFAULT_SIGNATURE = "serving_default"
+
+_INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
+_VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
+_INDEX = Path("variables", "variables.index")
+_SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
+_DTYPES: dict[int, str] = {pb.DT_FLOAT: "float32", pb.DT_DOUBLE: "float64", pb.DT_HALF: "float16"}
+
+
+class ModelMissingError(InputError):
+    """There is no model at that path."""
+
+    code = "model.missing"
+
+
+class NotASavedModelError(InputError):
+    """The folder is no SavedModel."""
+
+    code = "model.not-a-saved-model"
+
+
+class FileUnusableError(InputError):
+    """There is something in the folder that is no plain file or folder."""
+
+    code = "model.unusable-file"
+
+
+class ServeTagMissingError(InputError):
+    """No graph of the SavedModel is meant for serving."""
+
+    code = "model.no-serve-tag"
+
+
+class SignatureMissingError(InputError):
+    """Nothing says what goes into the model and what comes out."""
+
+    code = "model.no-signature"
+
+
+class VariablesMissingError(InputError):
+    """The graph has variables, and their values are not all there."""
+
+    code = "model.variables-missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of a signature.
+
+    Args:
+        name: What clients call it.
+        dtype: Its type, as TensorFlow names it: ``float32``, ``string``...
+        shape: Its dimensions, None for any size; None for any number of dimensions.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A function that clients can call.
+
+    Args:
+        name: What clients call it.
+        method: TensorFlow Serving's method, such as ``tensorflow/serving/predict``.
+        inputs: Sorted by name.
+        outputs: Sorted by name.
+    """
+
+    name: str
+    method: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaGraph:
+    """A graph of a SavedModel.
+
+    Args:
+        tags: What it is for, sorted.
+        tensorflow_version: Which TensorFlow wrote it.
+        signatures: Sorted by name.
+        operations: The kinds of operations in it and in its functions, sorted.
+    """
+
+    tags: tuple[str, ...]
+    tensorflow_version: str
+    signatures: tuple[Signature, ...]
+    operations: tuple[str, ...]
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether it needs the ``variables`` folder."""
+        return not _VARIABLE_OPERATIONS.isdisjoint(self.operations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedModelInfo:
+    """A SavedModel.
+
+    Args:
+        folder: The folder that holds ``saved_model.pb``.
+        files: How many files it has.
+        size: Their sizes together, in bytes.
+        graphs: Its graphs, one in most.
+    """
+
+    folder: Path
+    files: int
+    size: int
+    graphs: tuple[MetaGraph, ...]
+
+    @property
+    def serving_graph(self) -> MetaGraph:
+        """The graph that a model server loads: the one whose only tag is ``serve``.
+
+        Raises:
+            ServeTagMissingError: There is none.
+        """
+        for graph in self.graphs:
+            if graph.tags == (SERVE_TAG,):
+                return graph
+        found = "; ".join(", ".join(graph.tags) or "no tag" for graph in self.graphs) or "no graph at all"
+        raise ServeTagMissingError(
+            f"{self.folder} has no graph with the one tag {SERVE_TAG!r}: it has {found}.",
+            hint="Export it with tf.saved_model.save or model.export.",
+        )
+
+
+def describe(folder: Path) -> SavedModelInfo:
+    """Return what is in the SavedModel ``folder``.
+
+    Raises:
+        ModelMissingError: There is no such folder.
+        NotASavedModelError: It holds no readable ``saved_model.pb``.
+        FileUnusableError: It holds a link to a folder, a socket, or the like.
+    """
+    if not folder.is_dir():
+        raise ModelMissingError(f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb.")
+    path = folder / SAVED_MODEL_FILE
+    message = pb.SavedModel()
+    try:
+        message.ParseFromString(path.read_bytes())
+    except FileNotFoundError as error:
+        hint = _version_hint(folder)
+        raise NotASavedModelError(f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint) from error
+    except DecodeError as error:
+        raise NotASavedModelError(f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged.") from error
+    files = plain_files(folder)
+    return SavedModelInfo(
+        folder=folder,
+        files=len(files),
+        size=sum(file.stat().st_size for file in files),
+        graphs=tuple(map(_meta_graph, message.meta_graphs)),
+    )
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """Return all files in ``folder`` and below, sorted. Links to files count as files, since their content is copied.
+
+    Raises:
+        FileUnusableError: There is a link to a folder, a socket, or the like.
+    """
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files.append(path)
+        elif path.is_symlink() or not path.is_dir():
+            raise FileUnusableError(
+                f"{path} is no plain file or folder.", hint="Put a copy of the file or folder in its place."
+            )
+    return files
+
+
+def check_servable(folder: Path) -> SavedModelInfo:
+    """Return what is in the SavedModel ``folder``, which a model server could load and serve.
+
+    Raises:
+        ModelMissingError: There is no such folder.
+        NotASavedModelError: It holds no readable ``saved_model.pb``.
+        FileUnusableError: It holds a link to a folder, a socket, or the like.
+        ServeTagMissingError: It has no graph for serving.
+        SignatureMissingError: Its graph for serving has no signature with outputs.
+        VariablesMissingError: The values of its variables are not all there: TensorFlow would load an uninitialised
+            model and report success.
+    """
+    info = describe(folder)
+    graph = info.serving_graph
+    if not any(signature.outputs for signature in graph.signatures):
+        raise SignatureMissingError(
+            f"{folder} has no signature: nothing says what goes into the model and what comes out.",
+            hint=f"Export it with a signature named {DEFAULT_SIGNATURE!r}.",
+        )
+    if graph.has_variables and (missing := _missing_variables(folder)):
+        raise VariablesMissingError(
+            f"{folder} has variables, but not {missing}.", hint="Copy the whole folder of the SavedModel."
+        )
+    return info
+
+
+def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
+    functions = (function.node_def for function in message.graph_def.library.function)
+    operations = {node.op for nodes in (message.graph_def.node, *functions) for node in nodes}
+    signatures = (
+        Signature(name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
+        for name, found in sorted(message.signature_def.items())
+        if name not in _INTERNAL_SIGNATURES
+    )
+    return MetaGraph(
+        tags=tuple(sorted(message.meta_info_def.tags)),
+        tensorflow_version=message.meta_info_def.tensorflow_version,
+        signatures=tuple(signatures),
+        operations=tuple(sorted(operations)),
+    )
+
+
+def _tensors(infos: Mapping[str, pb.TensorInfo]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=name, dtype=dtype_name(info.dtype), shape=_shape(info.tensor_shape))
+        for name, info in sorted(infos.items())
+    )
+
+
+def dtype_name(number: int) -> str:
+    """Return TensorFlow's name of a ``DataType``, or its number where it is a new one."""
+    known = pb.DataType.values()
+    return _DTYPES.get(number) or (
+        pb.DataType.Name(number).removeprefix("DT_").lower() if number in known else f"dtype {number}"
+    )
+
+
+def _shape(message: pb.TensorShapeProto) -> tuple[int | None, ...] | None:
+    if message.unknown_rank:
+        return None
+    return tuple(None if dimension.size < 0 else dimension.size for dimension in message.dim)
+
+
+def _missing_variables(folder: Path) -> str:
+    """Return the first file that is missing of those that hold the variables' values, or an empty string."""
+    if not (folder / _INDEX).is_file():
+        return str(_INDEX)
+    shards = {path.name for path in (folder / _INDEX).parent.iterdir()}
+    count = max((int(found[1]) for found in map(_SHARD.fullmatch, shards) if found), default=1)
+    names: Iterable[str] = (f"variables.data-{number:05d}-of-{count:05d}" for number in range(count))
+    return next((f"variables/{name}" for name in names if name not in shards), "")
+
+
+def _version_hint(folder: Path) -> str | None:
+    versions = sorted(path.parent.name for path in folder.glob(f"*/{SAVED_MODEL_FILE}"))
+    return f"Did you mean {folder / versions[-1]}?" if versions else None

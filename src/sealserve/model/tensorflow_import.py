@@ -1,0 +1,28 @@
+"""TensorFlow, imported only where it is needed: the base install has none, and importing it takes seconds."""
+
+import importlib
+import os
+from typing import Any
+
+from sealserve.errors import UnavailableError
+
+
+class TensorFlowMissingError(UnavailableError):
+    """TensorFlow is not installed."""
+
+    code = "model.tensorflow-missing"
+
+
+def import_tensorflow() -> Any:
+    """Return the module ``tensorflow``, with its start-up messages off unless the environment says otherwise.
+
+    Raises:
+        TensorFlowMissingError: It is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise TensorFlowMissingError(
+            f"TensorFlow cannot be imported ({error}).", hint="Install it: pip install 'sealserve[server]'"
+        ) from error
