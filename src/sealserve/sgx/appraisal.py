@@ -14,6 +14,7 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import (
     TcbInfo,
     TcbStatus,
+    is_revoked,
     parse_crl,
     parse_qe_identity,
     parse_tcb_info,
@@ -148,7 +149,7 @@ def verify_quote(
         )
     # 8. The platform's own certificate is not on the list.
     crl = parse_crl(collateral.pck_crl, of="PCK CRL")
-    if crl.get_revoked_certificate_by_serial_number(examined.pck.leaf.serial_number) is not None:
+    if is_revoked(crl, examined.pck.leaf.serial_number, of="PCK CRL"):
         raise PckRevokedError(
             f"PCK certificate: {examined.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
         )

@@ -4,19 +4,34 @@ Our own checks and dcap-qvl read the same chains with different parsers. What on
 (text between the blocks, other kinds of blocks, odd line ends) is refused here, before either relies on it.
 """
 
+import base64
 import itertools
 import re
 from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from sealserve.errors import VerificationError
 
+X509_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+    UserWarning,  # about odd names; an error where warnings are errors
+)
+"""What ``cryptography`` raises about malformed certificates and revocation lists. Most of it comes late, when a part is
+first asked for."""
+
 _BLOCK: Final = rb"-----BEGIN CERTIFICATE-----\r?\n(?:[A-Za-z0-9+/]{1,76}={0,2}\r?\n)+-----END CERTIFICATE-----\r?\n*"
 _CHAIN: Final = re.compile(rb"(?:" + _BLOCK + rb"){1,5}")
+_NOT_BASE64: Final = re.compile(rb"-----[A-Z ]+-----|\s")
 
 
 class ChainMalformedError(VerificationError):
@@ -46,9 +61,12 @@ def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:
-            _ = certificate.extensions  # they are parsed when they are asked for
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
+    except X509_ERRORS as error:
         raise ChainMalformedError(f"{of}: a certificate in the chain is not well-formed.") from error
+    read = b"".join(base64.b64encode(certificate.public_bytes(Encoding.DER)) for certificate in certificates)
+    if read != _NOT_BASE64.sub(b"", pem):
+        raise ChainMalformedError(f"{of}: the Base64 of a certificate in the chain is not canonical.")
     return certificates
 
 
@@ -72,7 +90,7 @@ def check_links(chain: Sequence[x509.Certificate], *, of: str) -> None:
     for issued, issuer in itertools.pairwise(chain):
         try:
             issued.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*X509_ERRORS, InvalidSignature) as error:
             raise ChainBrokenError(
                 f"{of}: {common_name(issued)!r} was not issued by {common_name(issuer)!r}, which follows it."
             ) from error

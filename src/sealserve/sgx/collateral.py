@@ -56,7 +56,7 @@ class Collateral:
     """All that is needed to verify quotes of one kind of platform. Nothing in it is verified.
 
     Args:
-        pck_crl_issuer_chain: PEM, the PCK CA first.
+        pck_crl_issuer_chain: PEM, the PCK CA first. Not relied on: the PCK CA in the quote must have signed the list.
         root_ca_crl: DER.
         pck_crl: DER.
         tcb_info_issuer_chain: PEM, the signer first.

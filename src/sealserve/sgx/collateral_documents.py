@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from pydantic.alias_generators import to_camel
 
 from sealserve.errors import VerificationError
+from sealserve.sgx.certificate_chain import X509_ERRORS
 
 MAX_DOCUMENT_SIZE: Final = 1 << 20
 
@@ -133,8 +134,20 @@ def parse_crl(raw: bytes, *, of: str) -> x509.CertificateRevocationList:
     """
     try:
         return x509.load_der_x509_crl(raw)
-    except ValueError as error:
+    except X509_ERRORS as error:
         raise CollateralMalformedError(f"{of}: not a certificate revocation list in DER.") from error
+
+
+def is_revoked(crl: x509.CertificateRevocationList, serial: int, *, of: str) -> bool:
+    """Return whether a serial number is on a list.
+
+    Raises:
+        CollateralMalformedError: An entry of the list does not parse.
+    """
+    try:
+        return crl.get_revoked_certificate_by_serial_number(serial) is not None
+    except X509_ERRORS as error:
+        raise CollateralMalformedError(f"{of}: an entry of the list is not well-formed.") from error
 
 
 def next_update_of(crl: x509.CertificateRevocationList, *, of: str) -> datetime:

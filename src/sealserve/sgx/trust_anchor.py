@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.errors import InputError
-from sealserve.sgx.certificate_chain import common_name
+from sealserve.sgx.certificate_chain import X509_ERRORS, common_name
 
 # Source: https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer
 _INTEL_ROOT: Final = b"""\
@@ -90,7 +90,7 @@ class TrustAnchor:
             root = x509.load_der_x509_certificate(self.root_der)
             root.verify_directly_issued_by(root)
             found = common_name(root)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*X509_ERRORS, InvalidSignature) as error:
             raise TrustAnchorError("Trust anchor: expected a self-signed X.509 certificate in DER.") from error
         fingerprint = hashlib.sha256(self.root_der).hexdigest()
         if not self.simulated and fingerprint != INTEL_ROOT_SHA256:

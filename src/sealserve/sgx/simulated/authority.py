@@ -5,7 +5,7 @@ SHA-256; the extensions of root, PCK CA and PCK certificates; CRL version 2).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
@@ -82,7 +82,7 @@ class Authority:
     """A certificate and its key: the root, a PCK CA, or the signer of TCB info."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def create_root(cls, name: str, *, now: datetime) -> Self:

@@ -5,7 +5,7 @@ exists: these keys never leave the processor and its enclaves.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -49,10 +49,10 @@ class Platform:
         qe_authentication_data: 32 bytes.
     """
 
-    pck_key: ec.EllipticCurvePrivateKey
-    pck_chain_pem: bytes
+    pck_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    pck_chain_pem: bytes = field(repr=False)
     chain: PckChain
-    attestation_key: ec.EllipticCurvePrivateKey
+    attestation_key: ec.EllipticCurvePrivateKey = field(repr=False)
     qe_id: bytes
     qe_authentication_data: bytes
 
