@@ -1,0 +1,8 @@
+"""The model server: TensorFlow Serving's flags and gRPC API, TensorFlow underneath."""
+
+
+def main() -> int:
+    """Run ``sealserve-model-server`` with this process's command line; return its exit status."""
+    from sealserve.serving.program import main as program  # noqa: PLC0415  # importing one module loads no server
+
+    return program()

@@ -1,0 +1,250 @@
+"""The list of the files that the server may load, so that whoever holds the disk can neither hide nor swap one.
+
+An enclave sees folders as the host shows them: a missing file would otherwise mean an older version, or a model with
+uninitialised variables. The list itself is sealed. It is JSON,
+``{"version":1,"files":[{"path":"models/m/1/saved_model.pb","size":7,"sha256":"..."},...]}``, with paths relative to
+the folder that holds it. What is checked is what is there at the start: a file that disappears afterwards makes the
+load, or the requests, fail.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sealserve.errors import VerificationError
+
+SPEC_VERSION: Final = 1
+
+
+class FileListMissingError(VerificationError):
+    """There is no file list at that path."""
+
+    code = "file-list.missing"
+
+
+class FileListMalformedError(VerificationError):
+    """The file list is not what a file list should be."""
+
+    code = "file-list.malformed"
+
+
+class FileListEmptyError(VerificationError):
+    """The file list names no file."""
+
+    code = "file-list.empty"
+
+
+class OutsideFileListError(VerificationError):
+    """The model lies where the file list says nothing about."""
+
+    code = "file-list.outside"
+
+
+class FileMissingError(VerificationError):
+    """A file of the list is not there."""
+
+    code = "servable.file-missing"
+
+
+class FileUnlistedError(VerificationError):
+    """A file is there that the list does not name."""
+
+    code = "servable.file-unlisted"
+
+
+class FileChangedError(VerificationError):
+    """A file is not the one that the list names."""
+
+    code = "servable.file-changed"
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    path: str
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: int
+    files: list[_Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileList:
+    """A list of files with their sizes and digests.
+
+    Args:
+        folder: What the paths are relative to.
+        rows: The files by path.
+    """
+
+    folder: Path
+    rows: Mapping[str, _Row]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the list in the file ``path``.
+
+        Raises:
+            FileListMissingError: There is none.
+            VerificationError: As `parse`.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise FileListMissingError(f"The file list {path} cannot be read: {error.strerror}.") from error
+        return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # links stay
+
+    @classmethod
+    def parse(cls, content: bytes, *, folder: Path, source: str = "the file list") -> Self:
+        """Return the list that ``content`` describes.
+
+        Args:
+            content: The JSON.
+            folder: What its paths are relative to.
+            source: What to call it in errors.
+
+        Raises:
+            FileListMalformedError: No such JSON, a path that is absolute or leads upwards, or one that comes twice.
+            FileListEmptyError: It names no file.
+        """
+        try:
+            document = _Document.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise FileListMalformedError(f"{source} is no file list: {where or 'it'}: {first['msg']}.") from error
+        if document.version != SPEC_VERSION:
+            raise FileListMalformedError(
+                f"{source} has version {document.version}; expected {SPEC_VERSION}.",
+                hint="It was made for another release of sealserve.",
+            )
+        if not document.files:
+            raise FileListEmptyError(f"{source} names no file: nothing could be loaded.")
+        rows: dict[str, _Row] = {}
+        for row in document.files:
+            if not _is_plain(row.path):
+                raise FileListMalformedError(f"{source}: the path {row.path!r} is not plain and relative.")
+            if row.path in rows:
+                raise FileListMalformedError(f"{source} names {row.path!r} twice.")
+            rows[row.path] = row
+        return cls(folder=folder, rows=rows)
+
+    def relative(self, path: Path) -> str | None:
+        """Return ``path`` as the list would name it, or None where it lies outside the list's folder."""
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100  # a link must not lead out of the folder unseen
+        return absolute.relative_to(self.folder).as_posix() if absolute.is_relative_to(self.folder) else None
+
+    def below(self, folder: Path) -> tuple[str, ...]:
+        """Return the listed paths below ``folder``, relative to it.
+
+        Raises:
+            OutsideFileListError: ``folder`` is not below the list's own.
+        """
+        prefix = self._prefix(folder)
+        return tuple(path.removeprefix(prefix) for path in self.rows if path.startswith(prefix))
+
+    def check_folder(self, folder: Path) -> None:
+        """Check that ``folder`` holds exactly the listed files, each of its size and digest.
+
+        Raises:
+            OutsideFileListError: It is not below the list's folder.
+            FileMissingError: A listed file is not there.
+            FileUnlistedError: A file, or a link, is there that is not listed.
+            FileChangedError: A file has another size or digest.
+        """
+        prefix = self._prefix(folder)
+        found = {prefix + path for path in _files(folder)}
+        expected = {path for path in self.rows if path.startswith(prefix)}
+        for path in sorted(expected - found):
+            raise _missing(path)
+        for path in sorted(found - expected):
+            raise _unlisted(path)
+        for path in sorted(expected):
+            with self._reading(path) as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                self._check(path, stream.tell(), digest)
+
+    def read_file(self, path: Path) -> bytes:
+        """Return the content of a file of the list, checked: these very bytes are the listed ones.
+
+        Raises:
+            FileMissingError: It is not there.
+            FileUnlistedError: The list does not name it.
+            FileChangedError: It has another size or digest.
+        """
+        name = self.relative(path)
+        if name is None or name not in self.rows:
+            raise _unlisted(name or str(path))
+        with self._reading(name) as stream:
+            content = stream.read(self.rows[name].size + 1)
+        self._check(name, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    def _prefix(self, folder: Path) -> str:
+        name = self.relative(folder)
+        if name is None:
+            raise OutsideFileListError(
+                f"{folder} is not below {self.folder}, where the file list lies.",
+                hint="Put the file list into a folder above the model's.",
+            )
+        return "" if name == "." else f"{name}/"
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[BufferedReader]:
+        try:
+            with (self.folder / path).open("rb") as stream:
+                yield stream
+        except FileNotFoundError as error:
+            raise _missing(path) from error
+        except OSError as error:  # what an encrypted mount says of a file that was tampered with
+            raise FileChangedError(f"{path} cannot be read: {error.strerror}.") from error
+
+    def _check(self, path: str, size: int, sha256: str) -> None:
+        row = self.rows[path]
+        if size != row.size:
+            raise FileChangedError(f"{path} has {size} bytes; the file list says {row.size}.")
+        if sha256 != row.sha256:
+            raise FileChangedError(f"{path} has the SHA-256 {sha256}; the file list says {row.sha256}.")
+
+
+def _missing(path: str) -> FileMissingError:
+    return FileMissingError(f"{path} is in the file list, and it is not there.", hint="Somebody hid or removed it.")
+
+
+def _unlisted(path: str) -> FileUnlistedError:
+    return FileUnlistedError(f"{path} is there, and the file list does not name it.", hint="Somebody added it.")
+
+
+def _is_plain(path: str) -> bool:
+    return path == PurePosixPath(path).as_posix() and not path.startswith("/") and ".." not in path.split("/")
+
+
+def _files(folder: Path) -> list[str]:
+    """Return what lies below ``folder`` and is no folder: links are not followed, so a link counts as a file."""
+    found = []
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        try:
+            entries = list(current.iterdir())
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if stat.S_ISDIR(entry.lstat().st_mode):
+                pending.append(entry)
+            else:
+                found.append(entry.relative_to(folder).as_posix())
+    return found

@@ -1,0 +1,167 @@
+"""Every flag of TensorFlow Serving, honoured or refused with its reason, and our own.
+
+Source: tensorflow/serving 9d981c5c, ``tensorflow_serving/model_servers/main.cc`` (names) and ``server.h`` (defaults).
+"""
+
+import os
+from typing import Final
+
+from sealserve.serving.flags import Flag
+
+MEBIBYTE: Final = 2**20
+
+_LATER: Final = "not built yet"
+_CPU_ONLY: Final = "this server computes on the CPU"
+_TPU: Final = "there is no TPU inside an enclave"
+_TFLITE: Final = "it serves SavedModels only"
+_ONCE: Final = "a model is loaded once, at the start"
+_NO_BATCHING: Final = "batching across requests is not built yet"
+
+
+def _threads() -> int:
+    return 4 * len(os.sched_getaffinity(0))
+
+
+HONOURED: Final = (
+    Flag(name="port", default=8500, maximum=65535, help="TCP port for gRPC; 0 picks a free one, which the log names"),
+    Flag(name="model_name", default="default", help="the servable's name, as clients ask for it"),
+    Flag(name="model_base_path", default="", help="folder of the model; its version folders are named by integers"),
+    Flag(name="saved_model_tags", default="serve", help="comma-separated tags of the meta graph to load"),
+    Flag(
+        name="ssl_config_file",
+        default="",
+        help="TLS settings (SSLConfig in protobuf text format): server_key, server_cert, custom_ca, client_verify",
+    ),
+    Flag(
+        name="grpc_channel_arguments",
+        default="",
+        help="comma-separated arguments of the gRPC server, such as grpc.max_connection_age_ms=300000",
+    ),
+    Flag(
+        name="grpc_max_threads",
+        default=_threads(),
+        minimum=1,
+        maximum=4096,
+        help="threads that handle requests: so many run at once, the others wait",
+    ),
+    Flag(
+        name="tensorflow_session_parallelism",
+        default=0,
+        help="threads of each of TensorFlow's two pools; 0 lets TensorFlow decide",
+    ),
+    Flag(name="tensorflow_intra_op_parallelism", default=0, help="threads that share the work of one operation"),
+    Flag(name="tensorflow_inter_op_parallelism", default=0, help="operations that run at the same time"),
+    Flag(name="version", default=False, help="print the versions and end"),
+    Flag(name="help", default=False, ours=True, help="print this text and end"),
+    Flag(
+        name="file_list",
+        default="",
+        ours=True,
+        help="JSON list of the files that may be loaded, with sizes and SHA-256; paths are relative to its folder",
+    ),
+    Flag(name="bind_address", default="", ours=True, help="address to listen on; by default every one"),
+    Flag(
+        name="drain_grace_seconds",
+        default=30,
+        ours=True,
+        help="after SIGTERM, how long running requests may take to finish",
+    ),
+    Flag(
+        name="max_message_bytes",
+        default=256 * MEBIBYTE,
+        minimum=1024,
+        ours=True,
+        help="the largest request, and the largest input tensor once it is unpacked",
+    ),
+    Flag(
+        name="max_queued_requests",
+        default=256,
+        ours=True,
+        help="requests that may wait for a thread; more are refused with RESOURCE_EXHAUSTED",
+    ),
+    Flag(
+        name="dangerous_plaintext",
+        default=False,
+        ours=True,
+        help="serve without TLS: anyone on the way reads inputs and answers",
+    ),
+)
+
+REFUSED: Final = (
+    Flag(name="grpc_socket_path", default="", harmless=("",), refused=_LATER),
+    Flag(name="rest_api_port", default=0, harmless=(0,), refused="the REST API is not built yet"),
+    Flag(name="rest_api_num_threads", default=0, refused="the REST API is not built yet"),
+    Flag(name="rest_api_timeout_in_ms", default=0, refused="the REST API is not built yet"),
+    Flag(
+        name="rest_api_enable_cors_support", default=False, harmless=(False,), refused="the REST API is not built yet"
+    ),
+    Flag(name="enable_batching", default=False, harmless=(False,), refused=_NO_BATCHING),
+    Flag(name="batching_parameters_file", default="", harmless=("",), refused=_NO_BATCHING),
+    Flag(name="enable_per_model_batching_parameters", default=False, harmless=(False,), refused=_NO_BATCHING),
+    Flag(
+        name="allow_version_labels_for_unavailable_models",
+        default=False,
+        harmless=(False,),
+        refused="version labels are not built yet",
+    ),
+    Flag(name="model_config_file", default="", harmless=("",), refused="it serves one model, given by --model_name"),
+    Flag(name="model_config_file_poll_wait_seconds", default=0, harmless=(0,), refused=_ONCE),
+    Flag(name="file_system_poll_wait_seconds", default=0, harmless=(0,), refused=_ONCE),
+    Flag(name="num_load_threads", default=0, harmless=(0, 1), refused=_ONCE),
+    Flag(name="num_unload_threads", default=0, harmless=(0, 1), refused=_ONCE),
+    Flag(name="max_num_load_retries", default=0, harmless=(0,), refused="a model that does not load ends the server"),
+    Flag(name="load_retry_interval_micros", default=0, refused="a model that does not load ends the server"),
+    Flag(name="flush_filesystem_caches", default=False, harmless=(False,), refused="file system caches are left alone"),
+    Flag(name="tensorflow_session_config_file", default="", harmless=("",), refused=_LATER),
+    Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
+    Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),
+    Flag(name="per_process_gpu_memory_fraction", default="", harmless=("", "0", "0.0"), refused=_CPU_ONLY),
+    Flag(name="enable_model_warmup", default=False, harmless=(False,), refused="warm-up requests are not built yet"),
+    Flag(name="num_request_iterations_for_warmup", default=0, harmless=(0,), refused=_LATER),
+    Flag(
+        name="monitoring_config_file",
+        default="",
+        harmless=("",),
+        refused="metrics over the REST port are not built yet",
+    ),
+    Flag(
+        name="remove_unused_fields_from_bundle_metagraph",
+        default=True,
+        harmless=(True,),
+        refused="it keeps only the signatures of the meta graph",
+    ),
+    Flag(name="prefer_tflite_model", default=False, harmless=(False,), refused=_TFLITE),
+    Flag(name="num_tflite_pools", default=0, refused=_TFLITE),
+    Flag(name="num_tflite_interpreters_per_pool", default=0, refused=_TFLITE),
+    Flag(
+        name="enable_signature_method_name_check",
+        default=False,
+        harmless=(False,),
+        refused="a signature's method name is not checked",
+    ),
+    Flag(name="xla_cpu_compilation_enabled", default=False, harmless=(False,), refused="XLA compilation is off"),
+    Flag(name="xla_gpu_compilation_enabled", default=False, harmless=(False,), refused=_CPU_ONLY),
+    Flag(
+        name="enable_profiler",
+        default=False,
+        harmless=(False,),
+        refused="a profile shows what runs inside the enclave to whoever reaches the port",
+    ),
+    Flag(name="thread_pool_factory_config_file", default="", harmless=("",), refused=_LATER),
+    Flag(name="mixed_precision", default="", harmless=("",), refused="a model is served as it was saved"),
+    Flag(name="skip_initialize_tpu", default=False, harmless=(True, False), refused=_TPU),
+    Flag(
+        name="enable_grpc_healthcheck_service",
+        default=True,
+        harmless=(True,),
+        refused="the health service is always on: probes need it",
+    ),
+    Flag(
+        name="enable_serialization_as_tensor_content",
+        default=False,
+        harmless=(False,),
+        refused="answers carry typed fields (float_val and so on), as TensorFlow Serving's do by default",
+    ),
+)
+
+FLAGS: Final = HONOURED + REFUSED

@@ -1,0 +1,69 @@
+"""The address that the server listens on, and why it cannot."""
+
+import errno
+import socket
+from typing import Final
+
+from sealserve.errors import UnavailableError
+
+_NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+class PortTakenError(UnavailableError):
+    """Another program listens on the port."""
+
+    code = "server.port-taken"
+
+
+class AddressError(UnavailableError):
+    """The address cannot be listened on."""
+
+    code = "server.address"
+
+
+def choose_address(bind_address: str, port: int) -> str:
+    """Return ``host:port`` as gRPC takes it, for an address and a port that are free.
+
+    Args:
+        bind_address: A host name or an address; empty for every address of the machine, IPv6 and IPv4.
+        port: The port; 0 for any.
+
+    Raises:
+        PortTakenError: Something listens there.
+        AddressError: The machine has no such address, or this user may not use the port.
+    """
+    if bind_address:
+        _try_binding(bind_address, port)
+        return f"[{bind_address}]:{port}" if ":" in bind_address else f"{bind_address}:{port}"
+    try:
+        _try_binding("::", port)
+    except AddressError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_IPV6:
+            raise
+        _try_binding("0.0.0.0", port)  # noqa: S104  # every address is what an empty --bind_address asks for
+        return f"0.0.0.0:{port}"
+    return f"[::]:{port}"
+
+
+def _try_binding(host: str, port: int) -> None:
+    """Bind and release: nobody can connect, since nothing listens."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise taken(f"{host}:{port}") from error
+        raise AddressError(
+            f"Cannot listen on {host} port {port}: {error.strerror}.", hint="Choose another --bind_address or --port."
+        ) from error
+
+
+def taken(address: str) -> PortTakenError:
+    """Return the error that says that ``address`` is taken."""
+    return PortTakenError(
+        f"Cannot listen on {address}: another program does.", hint="Stop it, or choose another --port (0 for any)."
+    )

@@ -1,0 +1,41 @@
+"""The server's log: plain lines on standard error, UTC, and no word of a request.
+
+An enclave's standard error is the host's to read. So a traceback says where and which type of exception, and leaves out
+the exception's text, which may quote an input.
+"""
+
+import logging
+import time
+import traceback
+from types import TracebackType
+from typing import Final
+
+_ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+_FORMAT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
+
+
+class DiscreetFormatter(logging.Formatter):
+    """A formatter whose tracebacks carry no exception's text."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT, "%Y-%m-%dT%H:%M:%S")
+
+    def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  # logging's name
+        """Return the frames and the types of an exception and of those that led to it."""
+        error = ei[1]
+        parts: list[str] = []
+        while error is not None:
+            frames = "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
+            parts.append(f"{frames}\n{type(error).__module__}.{type(error).__qualname__}")
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\ncaused by:\n".join(parts)
+
+
+def configure() -> None:
+    """Send this process's log to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(DiscreetFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

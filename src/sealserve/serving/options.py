@@ -1,0 +1,159 @@
+"""What the command line asks of the server, checked as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.errors import InputError
+from sealserve.serving import flags
+from sealserve.serving.flag_table import FLAGS
+from sealserve.serving.flags import FlagValueError
+
+ChannelArgument = tuple[str, int | str]
+
+
+class MissingFlagError(InputError):
+    """A flag that has no default was not given."""
+
+    code = "flags.missing"
+
+
+class PlaintextRefusedError(InputError):
+    """Neither TLS settings nor the flag that does without them."""
+
+    code = "flags.plaintext-refused"
+
+
+class ConflictingFlagsError(InputError):
+    """Two flags ask for different things."""
+
+    code = "flags.conflict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """One run of the server.
+
+    Args:
+        port: TCP port for gRPC; 0 for a free one.
+        bind_address: Address to listen on; empty for every one.
+        model_name: The servable's name.
+        model_base_path: The folder with its version folders.
+        saved_model_tags: Tags of the meta graph to load.
+        ssl_config_file: TLS settings, or None for plaintext.
+        file_list: The list of the files that may be loaded, or None to load what is there.
+        channel_arguments: Arguments of the gRPC server, in order.
+        threads: How many requests are handled at once.
+        queue: How many more may wait.
+        intra_op_threads: TensorFlow's threads for one operation; 0 lets it decide.
+        inter_op_threads: TensorFlow's threads for operations beside each other; 0 lets it decide.
+        max_message_bytes: The largest request and the largest input tensor, in bytes.
+        drain_grace: Seconds that running requests have after SIGTERM.
+    """
+
+    port: int
+    bind_address: str
+    model_name: str
+    model_base_path: Path
+    saved_model_tags: tuple[str, ...]
+    ssl_config_file: Path | None
+    file_list: Path | None
+    channel_arguments: tuple[ChannelArgument, ...]
+    threads: int
+    queue: int
+    intra_op_threads: int
+    inter_op_threads: int
+    max_message_bytes: int
+    drain_grace: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """The command line asks for text, not for a server.
+
+    Args:
+        version: The versions; else the help.
+    """
+
+    version: bool
+
+
+def parse(arguments: Sequence[str]) -> ServerOptions | Question:
+    """Return what the command line ``arguments`` (without the program's name) asks for.
+
+    Raises:
+        InputError: A flag that is unknown, refused or missing, a value that cannot be used, or two that conflict.
+    """
+    values = flags.parse(arguments, FLAGS)
+    if values.truth("help") or values.truth("version"):
+        return Question(version=not values.truth("help"))
+    base_path = values.path("model_base_path")
+    if base_path is None:
+        raise MissingFlagError("--model_base_path is missing.", hint="It is the folder with the model's versions.")
+    if not values.text("model_name"):
+        raise FlagValueError("--model_name: expected a name, got nothing.")
+    _check_tls(values.text("ssl_config_file"), plaintext=values.truth("dangerous_plaintext"))
+    intra, inter = _parallelism(values)
+    return ServerOptions(
+        port=values.integer("port"),
+        bind_address=values.text("bind_address"),
+        model_name=values.text("model_name"),
+        model_base_path=base_path,
+        saved_model_tags=tuple(tag for tag in values.text("saved_model_tags").split(",") if tag),
+        ssl_config_file=values.path("ssl_config_file"),
+        file_list=values.path("file_list"),
+        channel_arguments=parse_channel_arguments(values.text("grpc_channel_arguments")),
+        threads=values.integer("grpc_max_threads"),
+        queue=values.integer("max_queued_requests"),
+        intra_op_threads=intra,
+        inter_op_threads=inter,
+        max_message_bytes=values.integer("max_message_bytes"),
+        drain_grace=values.integer("drain_grace_seconds"),
+    )
+
+
+def parse_channel_arguments(text: str) -> tuple[ChannelArgument, ...]:
+    """Return the arguments of ``key=value,key=value``; a value that is an integer becomes one.
+
+    Raises:
+        FlagValueError: A part without a key or a value.
+    """
+    arguments: list[ChannelArgument] = []
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise FlagValueError(
+                f"--grpc_channel_arguments: expected key=value, got {part!r}.",
+                hint="For example grpc.max_connection_age_ms=300000,grpc.max_concurrent_streams=100.",
+            )
+        try:
+            arguments.append((key, int(value)))
+        except ValueError:
+            arguments.append((key, value))
+    return tuple(arguments)
+
+
+def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
+    if ssl_config_file and plaintext:
+        raise ConflictingFlagsError(
+            "--ssl_config_file and --dangerous_plaintext are both given.", hint="Leave one of them out."
+        )
+    if not ssl_config_file and not plaintext:
+        raise PlaintextRefusedError(
+            "There is no --ssl_config_file, and this server does not serve in plaintext.",
+            hint="Give the TLS settings, or --dangerous_plaintext where nobody else can listen.",
+        )
+
+
+def _parallelism(values: flags.Values) -> tuple[int, int]:
+    """Return the two pool sizes (intra, inter), as ``server.cc`` (Server::BuildAndStart) chooses them."""
+    session, intra, inter = (
+        values.integer(f"tensorflow_{pool}_parallelism") for pool in ("session", "intra_op", "inter_op")
+    )
+    if session and intra and inter:
+        raise ConflictingFlagsError(
+            "--tensorflow_session_parallelism and both of --tensorflow_intra_op_parallelism and"
+            " --tensorflow_inter_op_parallelism are given.",
+            hint="Set the first one, or the other two.",
+        )
+    return (intra, inter) if intra or inter else (session, session)

@@ -1,0 +1,232 @@
+"""Predict: named tensors in, named tensors out.
+
+The numbered steps of `predict`:
+1. parse the request; 2. find the servable and the signature; 3. check the inputs' names; 4. check each input's message,
+type, size and shape before TensorFlow sees it; 5. choose the outputs; 6. run; 7. write the answer.
+
+Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predict_util.cc``; tensorflow/tensorflow,
+``cc/saved_model/util.cc`` (``GetInputValues``): order and messages, where theirs has the same error.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.libtensorflow import Library, TensorFlowError
+from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.request_errors import (
+    DeadlineExceededError,
+    MalformedRequestError,
+    ModelSpecError,
+    RequestError,
+    Status,
+)
+from sealserve.serving.servables import Servable, Servables
+from sealserve.serving.signature import Signature
+from sealserve.serving.tensors import Tensor, is_known, type_name, unpacked_size
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+class SignatureNotFoundError(RequestError):
+    """The model has no such signature, or one that cannot be called."""
+
+    code = "request.signature-not-found"
+    status = Status.FAILED_PRECONDITION
+
+
+class InputNamesError(RequestError):
+    """Inputs are missing, or there are some that the signature does not have."""
+
+    code = "request.input-names"
+
+
+class InputTensorError(RequestError):
+    """An input is no tensor, or one that is too large."""
+
+    code = "request.input-tensor"
+
+
+class InputTypeError(RequestError):
+    """An input has another data type than the signature's."""
+
+    code = "request.input-type"
+
+
+class InputShapeError(RequestError):
+    """An input has a shape that the signature does not take."""
+
+    code = "request.input-shape"
+
+
+class OutputFilterError(RequestError):
+    """The request asks for an output that is not there, or twice for the same one."""
+
+    code = "request.output-filter"
+
+
+class ExecutionError(RequestError):
+    """TensorFlow refused the inputs or failed. It keeps TensorFlow's status.
+
+    Args:
+        error: TensorFlow's error. Its text may quote inputs: only the names of operations are taken from it.
+        signature: The signature that ran.
+    """
+
+    code = "request.execution"
+
+    def __init__(self, error: TensorFlowError, signature: str) -> None:
+        nodes = ", ".join(dict.fromkeys(re.findall(r"\{\{node ([\w./-]+)\}\}", error.text)))
+        where = f" at {nodes}" if nodes else ""
+        super().__init__(f"TensorFlow could not compute the signature {signature!r}: {error.status.name}{where}")
+        self._status = error.status
+
+    @property
+    def status(self) -> Status:  # type: ignore[override]  # each has its own
+        """TensorFlow's status."""
+        return self._status
+
+
+def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, deadline: float | None) -> bytes:
+    """Return the serialised PredictResponse to the serialised PredictRequest ``content``.
+
+    Args:
+        servables: What is served.
+        content: The request.
+        max_tensor_bytes: The largest input tensor, once it is unpacked.
+        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    try:  # 1
+        request = PredictRequest.FromString(content)
+    except DecodeError as error:
+        raise MalformedRequestError("The request is no PredictRequest.") from error
+    if not request.HasField("model_spec"):
+        raise ModelSpecError("Missing ModelSpec")
+    servable = servables.find(request.model_spec)  # 2
+    signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    _check_names(signature, request.inputs)  # 3
+    values = {
+        alias: _tensor(servable.session.library, signature, alias, request.inputs, max_tensor_bytes)  # 4
+        for alias in signature.inputs
+    }
+    _check_used(signature, request.inputs)
+    outputs = _outputs(signature, request.output_filter)  # 5
+    results = _run(servable, signature, values, outputs, deadline)  # 6
+    response = PredictResponse()  # 7
+    response.model_spec.name = servable.name
+    response.model_spec.signature_name = signature.name
+    response.model_spec.version.value = servable.version
+    for alias, tensor in results.items():
+        tensor.fill(response.outputs[alias])
+    return bytes(response.SerializeToString())
+
+
+def _signature(servable: Servable, name: str) -> Signature:
+    if name in servable.signatures:
+        return servable.signatures[name]
+    if name in servable.definitions:
+        raise SignatureNotFoundError(f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.')
+    raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+
+
+def _names(names: Iterable[str]) -> str:
+    return ",".join(sorted(names))
+
+
+def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    sent, expected = set(inputs), set(signature.inputs)
+    has_defaults = any(tensor.default is not None for tensor in signature.inputs.values())
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not has_defaults):
+        raise InputNamesError(
+            f"input size does not match signature: {len(sent)}!={len(expected)}"
+            f" len({{{_names(sent)}}}) != len({{{_names(expected)}}})."
+            f" Sent extra: {{{_names(sent - expected)}}}. Missing but required: {{{_names(expected - sent)}}}."
+        )
+
+
+def _check_used(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    used = set(inputs) & set(signature.inputs)
+    if len(used) != len(inputs):
+        raise InputNamesError(
+            f"Inputs contains invalid name. Used request inputs: {_names(used)}, request input: {_names(inputs)}"
+        )
+
+
+def _tensor(
+    library: Library, signature: Signature, alias: str, inputs: Mapping[str, TensorProto], max_tensor_bytes: int
+) -> Tensor:
+    expected = signature.inputs[alias]
+    if alias in inputs:
+        _check_proto(signature, alias, inputs[alias], max_tensor_bytes)
+        content = inputs[alias].SerializeToString()
+    elif expected.default is not None:
+        content = expected.default
+    else:
+        defaults = (name for name, tensor in signature.inputs.items() if tensor.default is not None)
+        raise InputNamesError(
+            f"Signature input alias: {alias}(feed name: {expected.tensor_name}) not found in request and no default"
+            f" value provided. Inputs expected to be in the request {{{_names(inputs)}}}, or default input alias set:"
+            f" {_names(defaults)}"
+        )
+    try:
+        tensor = Tensor.from_proto(library, content)
+    except TensorFlowError as error:
+        raise InputTensorError(f"tensor parsing error: {alias}") from error
+    if not expected.accepts(tensor.shape):
+        shape = _shape(expected.shape or ())
+        raise InputShapeError(f"input {alias!r} has the shape {_shape(tensor.shape)}; the signature takes {shape}")
+    return tensor
+
+
+def _check_proto(signature: Signature, alias: str, proto: TensorProto, max_tensor_bytes: int) -> None:
+    if not is_known(proto.dtype) or proto.tensor_shape.unknown_rank:
+        raise InputTensorError(f"tensor parsing error: {alias}")
+    dtype = signature.inputs[alias].dtype
+    if proto.dtype != dtype:
+        position = tuple(signature.inputs).index(alias)
+        raise InputTypeError(
+            f"Expects arg[{position}] to be {type_name(dtype)} but {type_name(proto.dtype)} is provided"
+            f" (input {alias!r})"
+        )
+    if unpacked_size(proto) > max_tensor_bytes:
+        raise InputTensorError(f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)")
+
+
+def _shape(sizes: Iterable[int | None]) -> str:
+    return "[" + ",".join("?" if size is None else str(size) for size in sizes) + "]"
+
+
+def _outputs(signature: Signature, output_filter: Iterable[str]) -> tuple[str, ...]:
+    chosen: dict[str, None] = {}
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise OutputFilterError(
+                f"output tensor alias not found in signature: {alias}"
+                f" Outputs expected to be in the set {{{_names(signature.outputs)}}}."
+            )
+        if alias in chosen:
+            raise OutputFilterError(f"duplicate output tensor alias: {alias}")
+        chosen[alias] = None
+    return tuple(chosen or signature.outputs)
+
+
+def _run(
+    servable: Servable,
+    signature: Signature,
+    values: Mapping[str, Tensor],
+    outputs: tuple[str, ...],
+    deadline: float | None,
+) -> Mapping[str, Tensor]:
+    timeout = None if deadline is None else deadline - time.monotonic()
+    if timeout is not None and timeout <= 0:
+        raise DeadlineExceededError("The deadline passed before the request was run.")
+    try:
+        return signature.run(servable.session, values, outputs, timeout=timeout)
+    except TensorFlowError as error:
+        raise ExecutionError(error, signature.name) from error

@@ -1,0 +1,63 @@
+"""``sealserve-model-server``: from the command line to the exit status."""
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from sealserve import __version__
+from sealserve.errors import SealserveError
+from sealserve.serving import flags, log, options
+from sealserve.serving.flag_table import FLAGS
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server until it is stopped; return the exit status.
+
+    Args:
+        arguments: The command line without the program's name; this process's by default.
+    """
+    try:
+        chosen = options.parse(sys.argv[1:] if arguments is None else arguments)
+        if isinstance(chosen, options.Question):
+            sys.stdout.write(_versions() if chosen.version else flags.describe(FLAGS))
+            return 0
+        log.configure()
+        return _serve(chosen)
+    except SealserveError as error:
+        return _report(error)
+    except Exception:
+        logger.exception("the server ended for a reason that it does not know")
+        return _report(SealserveError("The server ended for a reason that it does not know; the log has more."))
+
+
+def _serve(chosen: options.ServerOptions) -> int:
+    from sealserve.serving.server import Server  # noqa: PLC0415  # --help and a wrong flag need no gRPC
+
+    async def run() -> bool:
+        return await Server(chosen).run()
+
+    if not asyncio.run(run()):
+        logging.shutdown()
+        os._exit(0)  # a thread that TensorFlow keeps busy would hold the process
+    return 0
+
+
+def _versions() -> str:
+    from sealserve.serving.libtensorflow import library  # noqa: PLC0415  # only --version needs it here
+
+    return (
+        f"sealserve-model-server: {__version__}\n"
+        f"TensorFlow Serving API: {importlib.metadata.version('tensorflow-serving-api')}\n"
+        f"TensorFlow Library: {library().version}\n"
+    )
+
+
+def _report(error: SealserveError) -> int:
+    lines = [f"error[{error.code}]: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+    sys.stderr.write("\n".join(lines) + "\n")
+    return error.exit_status

@@ -1,0 +1,165 @@
+"""One run of the server: load, listen, serve, drain.
+
+1. Read what needs no TensorFlow: the file list, the TLS settings; see that the port is free. 2. Load the model.
+3. Open the port: only now, since a probe from outside an enclave sees nothing but the port. 4. Serve until SIGTERM or
+SIGINT. 5. Drain: health says "not serving", the port closes, every connection gets GOAWAY, running requests finish
+within the grace period. A second signal ends the process at once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from datetime import UTC, datetime
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.credentials import read_tls_settings, server_credentials
+from sealserve.serving.file_list import FileList
+from sealserve.serving.health import Health
+from sealserve.serving.listening import choose_address, taken
+from sealserve.serving.loading import load
+from sealserve.serving.model_metadata import get_model_metadata
+from sealserve.serving.model_status import get_model_status, refuse_reload
+from sealserve.serving.options import ServerOptions
+from sealserve.serving.predict import predict
+from sealserve.serving.rpc import Methods, Route, refusal
+from sealserve.serving.servables import Servable, Servables
+from sealserve.serving.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+_PREDICTION: Final = "/tensorflow.serving.PredictionService"
+_MODEL: Final = "/tensorflow.serving.ModelService"
+_CONTROL_QUEUE: Final = 64
+_IDLE_RPCS: Final = 1024
+"""Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
+
+
+class Server:
+    """One run.
+
+    Args:
+        options: What the command line asks for.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._stopping = asyncio.Event()
+        self._inference = Workers("inference", threads=options.threads, queue=options.queue)
+        self._control = Workers("control", threads=1, queue=_CONTROL_QUEUE)
+
+    async def run(self) -> bool:
+        """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
+
+        Raises:
+            SealserveError: The server cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        options = self._options
+        files = FileList.read(options.file_list) if options.file_list else None  # 1
+        tls = self._tls(files)
+        address = choose_address(options.bind_address, options.port)
+        servable = await self._load(files)  # 2
+        if servable is None:
+            return False
+        health = Health()
+        server = self._build(servable, health)
+        port = self._listen(server, address, tls)  # 3
+        await server.start()
+        logger.info(
+            "serving %s version %d on %s:%d (%s)",
+            servable.name,
+            servable.version,
+            address.rpartition(":")[0],
+            port,
+            _security(tls),
+        )
+        await self._stopping.wait()  # 4
+        health.stop()  # 5
+        await server.stop(options.drain_grace)
+        abandoned = self._inference.pending
+        self._inference.close()
+        self._control.close()
+        if abandoned:
+            logger.warning("stopped; %d requests did not finish within %d s", abandoned, options.drain_grace)
+            return False
+        servable.session.close()
+        logger.info("stopped; every request was answered")
+        return True
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            logger.warning("%s again: stopping at once", number.name)
+            logging.shutdown()
+            os._exit(128 + number)
+        logger.info("%s: draining for at most %d s", number.name, self._options.drain_grace)
+        self._stopping.set()
+
+    def _tls(self, files: FileList | None) -> SslConfig | None:
+        if self._options.ssl_config_file is None:
+            logger.warning("DANGEROUS: serving in plaintext; anyone on the way reads inputs and answers")
+            return None
+        return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
+
+    async def _load(self, files: FileList | None) -> Servable | None:
+        """Return the model, or None where a signal came first."""
+        loading = asyncio.ensure_future(self._control.run(load, self._options, files))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            logger.info("stopped before the model was loaded")
+            return None
+        stopping.cancel()
+        return loading.result()
+
+    def _build(self, servable: Servable, health: Health) -> grpc.aio.Server:
+        servables = Servables()
+        servables.publish(servable)
+        options = self._options
+        largest = options.max_message_bytes
+
+        def answer(content: bytes, deadline: float | None) -> bytes:
+            return predict(servables, content, max_tensor_bytes=largest, deadline=deadline)
+
+        later = {
+            f"{_PREDICTION}/{name}": refusal(f"{name} is not implemented by sealserve-model-server; use Predict.")
+            for name in ("Classify", "Regress", "MultiInference")
+        }
+        control = {
+            f"{_PREDICTION}/GetModelMetadata": lambda content, _: get_model_metadata(servables, content),
+            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
+            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: refuse_reload(content),
+            **later,
+        }
+        routes = {path: Route(method=method, workers=self._control) for path, method in control.items()}
+        routes[f"{_PREDICTION}/Predict"] = Route(method=answer, workers=self._inference)
+        return grpc.aio.server(
+            handlers=[Methods(routes), health],
+            options=[
+                ("grpc.max_receive_message_length", largest),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else a second server on the same port would start and take half the load
+                *options.channel_arguments,
+            ],
+            maximum_concurrent_rpcs=options.threads + options.queue + _IDLE_RPCS,
+        )
+
+    def _listen(self, server: grpc.aio.Server, address: str, tls: SslConfig | None) -> int:
+        try:
+            if tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, server_credentials(tls))
+        except RuntimeError as error:
+            raise taken(address) from error
+
+
+def _security(tls: SslConfig | None) -> str:
+    if tls is None:
+        return "PLAINTEXT"
+    return "two-way TLS: clients show a certificate" if tls.client_verify else "one-way TLS"

@@ -1,0 +1,123 @@
+"""Tiny models, made once per test process: their arithmetic is the expected answer."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealserve.serving import loading, options
+from sealserve.serving.options import ServerOptions
+from sealserve.serving.servables import Servable, Servables
+
+
+def server_options(base_path: Path, *flags: str, name: str = "m") -> ServerOptions:
+    chosen = options.parse([f"--model_base_path={base_path}", f"--model_name={name}", "--dangerous_plaintext", *flags])
+    assert isinstance(chosen, ServerOptions)
+    return chosen
+
+
+def _save(folder: Path) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as the server has it; the library reads it once
+    import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
+
+    class Models(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.half = tf.Variable(0.5)
+            self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2]), -1)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        def half_plus_two(self, x: Any) -> dict[str, Any]:
+            return {"y": self.half * x + 2.0}
+
+        @tf.function(  # type: ignore[untyped-decorator]
+            input_signature=[tf.TensorSpec([None, 2], tf.float32, name="a"), tf.TensorSpec([], tf.float32, name="b")]
+        )
+        def two_inputs(self, a: Any, b: Any) -> dict[str, Any]:
+            return {"sum": a + b, "product": a * b}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="words")])  # type: ignore[untyped-decorator]
+        def words(self, words: Any) -> dict[str, Any]:
+            return {"twice": tf.strings.join([words, words]), "known": self.table.lookup(words)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, name="index")])  # type: ignore[untyped-decorator]
+        def pick(self, index: Any) -> dict[str, Any]:
+            return {"picked": tf.gather(tf.constant([1.0, 2.0, 3.0]), index)}
+
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.string, name="text")])  # type: ignore[untyped-decorator]
+        def number(self, text: Any) -> dict[str, Any]:
+            return {"number": tf.strings.to_number(text)}
+
+    models = Models()
+    signatures = {
+        "serving_default": models.half_plus_two,
+        "two_inputs": models.two_inputs,
+        "words": models.words,
+        "pick": models.pick,
+        "number": models.number,
+    }
+    tf.saved_model.save(models, str(folder / "several" / "3"), signatures=signatures)
+    _save_graphs(tf, folder)
+
+
+def _save_graphs(tf: Any, folder: Path) -> None:
+    """Signatures that only TensorFlow 1's builder can make: one identity per type, a default, a sparse input."""
+    v1 = tf.compat.v1
+    types = (
+        *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool", "string"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+    signatures = {}
+    with tf.Graph().as_default(), v1.Session() as session:
+        for name in types:
+            x = v1.placeholder(name, None, f"in_{name}")
+            y = tf.identity(x, f"out_{name}")
+            signatures[name] = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        a, b = v1.placeholder(tf.float32, [None], "a"), v1.placeholder(tf.float32, [], "b")
+        signatures["with_default"] = v1.saved_model.predict_signature_def({"a": a, "b": b}, {"sum": tf.add(a, b)})
+        signatures["with_default"].defaults["b"].CopyFrom(tf.make_tensor_proto(10.0))
+        sparse = v1.sparse_placeholder(tf.float32, name="sparse")
+        dense = tf.sparse.to_dense(sparse)
+        info = v1.saved_model.build_tensor_info
+        signatures["sparse"] = v1.saved_model.build_signature_def(
+            {"x": info(sparse)}, {"y": info(dense)}, "tensorflow/serving/predict"
+        )
+        builder = v1.saved_model.Builder(str(folder / "types" / "1"))
+        builder.add_meta_graph_and_variables(session, ["serve", "other"], signature_def_map=signatures)
+        builder.save()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``several/3`` (half_plus_two and others), ``types/1`` (an identity for each type)."""
+    folder = tmp_path_factory.mktemp("models")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def servable(models: Path) -> Iterator[Servable]:
+    loaded = loading.load(server_options(models / "several"), None)
+    yield loaded
+    loaded.session.close()
+
+
+@pytest.fixture(scope="session")
+def servables(servable: Servable) -> Servables:
+    table = Servables()
+    table.publish(servable)
+    return table
+
+
+@pytest.fixture(scope="session")
+def types(models: Path) -> Iterator[Servables]:
+    loaded = loading.load(server_options(models / "types", "--saved_model_tags=other,serve", name="types"), None)
+    table = Servables()
+    table.publish(loaded)
+    yield table
+    loaded.session.close()

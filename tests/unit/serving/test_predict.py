@@ -1,0 +1,277 @@
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sealserve.serving import predict as module
+from sealserve.serving.predict import predict
+from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.request_errors import DeadlineExceededError, MalformedRequestError, ModelSpecError, RequestError
+from sealserve.serving.request_errors import Status
+from sealserve.serving.servables import ServableNotFoundError, Servables
+
+pytestmark = pytest.mark.tensorflow
+
+CANARY = 771177
+
+
+def tensor(value: Any, dtype: str = "float32") -> TensorProto:
+    import tensorflow as tf  # noqa: PLC0415  # the models' fixture has paid for it
+
+    return tf.make_tensor_proto(value, dtype=dtype)
+
+
+def request(signature: str = "", *, outputs: tuple[str, ...] = (), model: str = "m", **inputs: TensorProto) -> bytes:
+    message = PredictRequest(output_filter=outputs)
+    message.model_spec.name = model
+    message.model_spec.signature_name = signature
+    for alias, proto in inputs.items():
+        message.inputs[alias].CopyFrom(proto)
+    return bytes(message.SerializeToString())
+
+
+def answer(
+    servables: Servables, content: bytes, *, limit: int = 2**20, deadline: float | None = None
+) -> PredictResponse:
+    return PredictResponse.FromString(predict(servables, content, max_tensor_bytes=limit, deadline=deadline))
+
+
+def refused(servables: Servables, content: bytes, *, limit: int = 2**20) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        predict(servables, content, max_tensor_bytes=limit, deadline=None)
+    return caught.value
+
+
+def test_half_plus_two_answers_in_float_val_and_says_who_answered(servables: Servables) -> None:
+    response = answer(servables, request(x=tensor([1.0, 2.0, 5.0])))
+    assert list(response.outputs) == ["y"]
+    assert list(response.outputs["y"].float_val) == [2.5, 3.0, 4.5]
+    assert not response.outputs["y"].tensor_content
+    assert [dim.size for dim in response.outputs["y"].tensor_shape.dim] == [3]
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 3, "serving_default")
+
+
+def test_an_empty_batch_is_answered_with_an_empty_one(servables: Servables) -> None:
+    response = answer(servables, request(x=tensor(np.zeros([0]))))
+    assert [dim.size for dim in response.outputs["y"].tensor_shape.dim] == [0]
+    assert not response.outputs["y"].float_val
+
+
+def test_every_output_comes_unless_the_filter_chooses(servables: Servables) -> None:
+    inputs = {"a": tensor([[1.0, 2.0]]), "b": tensor(3.0)}
+    both = answer(servables, request("two_inputs", **inputs)).outputs
+    assert {alias: list(proto.float_val) for alias, proto in both.items()} == {"sum": [4, 5], "product": [3, 6]}
+    one = answer(servables, request("two_inputs", outputs=("product",), **inputs)).outputs
+    assert list(one) == ["product"]
+
+
+def test_strings_and_a_lookup_table(servables: Servables) -> None:
+    long = b"\x00\xff" * 100
+    outputs = answer(servables, request("words", words=tensor([b"a", long, b""], "string"))).outputs
+    assert list(outputs["twice"].string_val) == [b"aa", long * 2, b""]
+    assert list(outputs["known"].int_val) == [1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "field", "values"),
+    [
+        ("float16", "half_val", [0.5, -2.0]),
+        ("bfloat16", "half_val", [0.5, -2.0]),
+        ("float32", "float_val", [0.5, -2.0, float("inf")]),
+        ("float64", "double_val", [0.1, -2.0]),
+        ("complex64", "scomplex_val", [1 + 2j, -3j]),
+        ("complex128", "dcomplex_val", [1 + 2j, -3j]),
+        ("bool", "bool_val", [True, False, True]),
+        ("int8", "int_val", [-128, 127]),
+        ("int16", "int_val", [-(2**15), 2**15 - 1]),
+        ("int32", "int_val", [-(2**31), 2**31 - 1]),
+        ("int64", "int64_val", [-(2**63), 2**63 - 1]),
+        ("uint8", "int_val", [0, 255]),
+        ("uint16", "int_val", [0, 2**16 - 1]),
+        ("uint32", "uint32_val", [0, 2**32 - 1]),
+        ("uint64", "uint64_val", [0, 2**64 - 1]),
+        ("string", "string_val", [b"", b"x" * 40]),
+    ],
+)
+@pytest.mark.parametrize("shape", ["vector", "matrix", "scalar", "empty"])
+def test_each_type_returns_as_it_went_in(
+    types: Servables, dtype: str, field: str, values: list[Any], shape: str
+) -> None:
+    import tensorflow as tf  # noqa: PLC0415  # the models' fixture has paid for it
+
+    numpy_type = tf.as_dtype(dtype).as_numpy_dtype
+    given = {
+        "vector": np.array(values, numpy_type),
+        "matrix": np.array([values, values], numpy_type),
+        "scalar": np.array(values[-1], numpy_type),
+        "empty": np.zeros([0, 3], numpy_type),
+    }[shape]
+    output = answer(types, request(dtype, model="types", x=tensor(given, dtype))).outputs["y"]
+    filled = {descriptor.name for descriptor, _ in output.ListFields()} - {"dtype", "tensor_shape"}
+    assert filled <= {field}
+    returned = tf.make_ndarray(output)
+    assert returned.shape == given.shape
+    np.testing.assert_array_equal(returned, given)
+
+
+def test_a_default_fills_in_for_an_input_that_is_left_out(types: Servables) -> None:
+    left_out = answer(types, request("with_default", model="types", a=tensor([1.0])))
+    assert list(left_out.outputs["sum"].float_val) == [11]
+    given = answer(types, request("with_default", model="types", a=tensor([1.0]), b=tensor(2.0)))
+    assert list(given.outputs["sum"].float_val) == [3]
+    wrong = refused(types, request("with_default", model="types", b=tensor(2.0)))
+    assert wrong.code == "request.input-names"
+    assert wrong.message == (
+        "Signature input alias: a(feed name: a:0) not found in request and no default value provided."
+        " Inputs expected to be in the request {b}, or default input alias set: b"
+    )
+    extra = refused(types, request("with_default", model="types", a=tensor([1.0]), z=tensor(2.0)))
+    assert extra.message == "Inputs contains invalid name. Used request inputs: a, request input: a,z"
+
+
+def test_bytes_that_are_no_request(servables: Servables) -> None:
+    wrong = refused(servables, b"\xff\xff\xff")
+    assert isinstance(wrong, MalformedRequestError)
+    assert (wrong.code, wrong.status) == ("request.malformed", Status.INVALID_ARGUMENT)
+    assert wrong.message == "The request is no PredictRequest."
+
+
+def test_a_request_that_names_no_model(servables: Servables) -> None:
+    wrong = refused(servables, b"")
+    assert isinstance(wrong, ModelSpecError)
+    assert (wrong.code, wrong.status, wrong.message) == (
+        "request.model-spec",
+        Status.INVALID_ARGUMENT,
+        "Missing ModelSpec",
+    )
+    assert refused(servables, request(model="")).message == "ModelSpec has no name specified."
+
+
+def test_a_label_that_no_version_has(servables: Servables) -> None:
+    message = PredictRequest()
+    message.model_spec.name = "m"
+    message.model_spec.version_label = "stable"
+    wrong = refused(servables, message.SerializeToString())
+    assert wrong.message == "Unrecognized servable version label: stable"
+
+
+def test_a_model_or_a_version_that_is_not_there(servables: Servables) -> None:
+    wrong = refused(servables, request(model="other"))
+    assert isinstance(wrong, ServableNotFoundError)
+    assert (wrong.code, wrong.status) == ("request.servable-not-found", Status.NOT_FOUND)
+    assert wrong.message == "Servable not found for request: Latest(other)"
+    message = PredictRequest()
+    message.model_spec.name = "m"
+    message.model_spec.version.value = 7
+    assert refused(servables, message.SerializeToString()).message == "Servable not found for request: Specific(m, 7)"
+
+
+def test_a_version_that_is_there(servables: Servables) -> None:
+    message = PredictRequest()
+    message.model_spec.name = "m"
+    message.model_spec.version.value = 3
+    message.inputs["x"].CopyFrom(tensor([2.0]))
+    assert list(answer(servables, message.SerializeToString()).outputs["y"].float_val) == [3]
+
+
+def test_a_signature_that_is_not_there(servables: Servables, types: Servables) -> None:
+    wrong = refused(servables, request("nonsense"))
+    assert (wrong.code, wrong.status) == ("request.signature-not-found", Status.FAILED_PRECONDITION)
+    assert wrong.message == 'Serving signature key "nonsense" not found.'
+    for table, model, name in ((types, "types", "sparse"), (servables, "m", "__saved_model_init_op")):
+        wrong = refused(table, request(name, model=model))
+        assert wrong.message == f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.'
+
+
+def test_inputs_that_are_missing_or_too_many(servables: Servables) -> None:
+    wrong = refused(servables, request())
+    assert (wrong.code, wrong.status) == ("request.input-names", Status.INVALID_ARGUMENT)
+    assert wrong.message == (
+        "input size does not match signature: 0!=1 len({}) != len({x}). Sent extra: {}. Missing but required: {x}."
+    )
+    wrong = refused(servables, request(x=tensor([1.0]), z=tensor([1.0]), a=tensor([1.0])))
+    assert wrong.message == (
+        "input size does not match signature: 3!=1 len({a,x,z}) != len({x}). Sent extra: {a,z}."
+        " Missing but required: {}."
+    )
+    wrong = refused(servables, request(z=tensor([1.0])))
+    assert wrong.message == (
+        "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value provided."
+        " Inputs expected to be in the request {z}, or default input alias set: "
+    )
+
+
+def test_an_input_of_another_type(servables: Servables) -> None:
+    wrong = refused(servables, request(x=tensor(["a"], "string")))
+    assert (wrong.code, wrong.status) == ("request.input-type", Status.INVALID_ARGUMENT)
+    assert wrong.message == "Expects arg[0] to be float but string is provided (input 'x')"
+
+
+def test_an_input_of_another_shape(servables: Servables) -> None:
+    wrong = refused(servables, request("two_inputs", a=tensor([[1.0, 2.0, 3.0]]), b=tensor(1.0)))
+    assert (wrong.code, wrong.status) == ("request.input-shape", Status.INVALID_ARGUMENT)
+    assert wrong.message == "input 'a' has the shape [1,3]; the signature takes [?,2]"
+    wrong = refused(servables, request("two_inputs", a=tensor([[1.0, 2.0]]), b=tensor([1.0])))
+    assert wrong.message == "input 'b' has the shape [1]; the signature takes []"
+
+
+def test_an_input_that_is_no_tensor(servables: Servables) -> None:
+    negative = tensor([1.0])
+    negative.tensor_shape.dim[0].size = -2
+    short = TensorProto(dtype=1, tensor_content=b"123")
+    short.tensor_shape.dim.add(size=2)
+    rankless = tensor([1.0])
+    rankless.tensor_shape.unknown_rank = True
+    for proto in (negative, short, rankless, TensorProto(), TensorProto(dtype=20), TensorProto(dtype=999)):
+        wrong = refused(servables, request(x=proto))
+        assert (wrong.code, wrong.message) == ("request.input-tensor", "tensor parsing error: x")
+
+
+def test_a_few_bytes_that_stand_for_a_huge_tensor_are_not_unpacked(servables: Servables) -> None:
+    huge = TensorProto(dtype=1, float_val=[1.0])
+    huge.tensor_shape.dim.add(size=2**40)
+    huge.tensor_shape.dim.add(size=2**40)
+    wrong = refused(servables, request(x=huge), limit=1000)
+    assert (wrong.code, wrong.message) == (
+        "request.input-tensor",
+        "input 'x' takes more than 1000 bytes (--max_message_bytes)",
+    )
+
+
+def test_outputs_that_are_not_there_or_asked_for_twice(servables: Servables) -> None:
+    wrong = refused(servables, request(outputs=("nonsense",), x=tensor([1.0])))
+    assert (wrong.code, wrong.status) == ("request.output-filter", Status.INVALID_ARGUMENT)
+    assert wrong.message == (
+        "output tensor alias not found in signature: nonsense Outputs expected to be in the set {y}."
+    )
+    wrong = refused(servables, request(outputs=("y", "y"), x=tensor([1.0])))
+    assert wrong.message == "duplicate output tensor alias: y"
+
+
+def test_what_tensorflow_refuses_keeps_its_status_and_loses_the_value(
+    servables: Servables, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = refused(servables, request("pick", index=tensor([CANARY], "int32")))
+    assert (wrong.code, wrong.status) == ("request.execution", Status.INVALID_ARGUMENT)
+    assert wrong.message == "TensorFlow could not compute the signature 'pick': INVALID_ARGUMENT at GatherV2"
+    wrong = refused(servables, request("number", text=tensor(f"canary {CANARY}", "string")))
+    assert "INVALID_ARGUMENT at StringToNumber" in wrong.message
+    assert str(CANARY) not in wrong.message + "".join(capfd.readouterr())
+    assert str(CANARY) not in str(wrong.__cause__)
+
+
+def test_a_deadline_that_passed_is_not_run(servables: Servables) -> None:
+    with pytest.raises(DeadlineExceededError, match="deadline passed") as caught:
+        predict(servables, request(x=tensor([1.0])), max_tensor_bytes=1000, deadline=time.monotonic() - 1)
+    assert (caught.value.code, caught.value.status) == ("request.deadline-exceeded", Status.DEADLINE_EXCEEDED)
+
+
+def test_a_deadline_ahead_is_no_hindrance(servables: Servables) -> None:
+    response = answer(servables, request(x=tensor([1.0])), deadline=time.monotonic() + 100)
+    assert list(response.outputs["y"].float_val) == [2.5]
+
+
+def test_the_default_signature_is_tensorflow_servings() -> None:
+    assert module.DEFAULT_SIGNATURE == "serving_default"
