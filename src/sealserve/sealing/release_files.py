@@ -24,8 +24,6 @@ class ReleaseFilesError(VerificationError):
         extra: Whatever is there and not in the index.
     """
 
-    code = "release.files"
-
     def __init__(self, folder: Path, *, missing: Sequence[str], changed: Sequence[str], extra: Sequence[str]) -> None:
         kinds = (("changed", changed), ("missing", missing), ("not in the index", extra))
         differences = "; ".join(f"{kind}: {_some(paths)}" for kind, paths in kinds if paths)

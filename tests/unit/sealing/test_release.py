@@ -154,6 +154,11 @@ BAD_INDEXES: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
     "short time": (lambda index: index | {"created": "2026-1-3T1:2:3Z"}, "created: expected YYYY-MM-DD"),
     "no files": (lambda index: index | {"files": []}, "files: "),
     "key id": (lambda index: index | {"key_id": "00" * 15}, "key_id: "),
+    "versions": (lambda index: index | {"servables": [{"name": "m", "versions": [2, 1]}]}, "versions must ascend"),
+    "servables": (
+        lambda index: index | {"servables": [{"name": name, "versions": [1]} for name in "ba"]},
+        "servables must be in ascending order, each once",
+    ),
     "no object": (lambda _: [], "the file: "),
 }
 
@@ -335,6 +340,12 @@ def test_a_version_must_be_one_and_once(
 def test_a_key_id_must_be_one(contents: ReleaseContents, releases: Path, build: Callable[..., Release]) -> None:
     with pytest.raises(ReleaseContentsError, match="cannot be built: key_id"):
         build(contents, key_id="release")
+    assert list(releases.iterdir()) == []
+
+
+def test_a_time_needs_a_time_zone(contents: ReleaseContents, releases: Path, build: Callable[..., Release]) -> None:
+    with pytest.raises(ValueError, match="a time without a time zone"):
+        build(replace(contents, created=contents.created.replace(tzinfo=None)))
     assert list(releases.iterdir()) == []
 
 

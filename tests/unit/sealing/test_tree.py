@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -133,15 +134,17 @@ def test_an_unusable_name_is_told(name: bytes, model: Path) -> None:
 
 def test_a_deep_tree_is_listed(tmp_path: Path) -> None:
     depth = 1100  # deeper than Python calls itself
-    paths = ["/".join(["d"] * levels) for levels in range(1, depth + 1)]
+    here = os.open(tmp_path, os.O_RDONLY)
     try:
-        for path in paths:
-            (tmp_path / path).mkdir()
-        assert list_folder(tmp_path).empty_folders == (paths[-1],)
+        for _ in range(depth):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        assert list_folder(tmp_path).empty_folders == ("/".join(["d"] * depth),)
     finally:
-        for path in reversed(paths):  # pytest's own cleaning up cannot go that deep
-            if (tmp_path / path).is_dir():
-                (tmp_path / path).rmdir()
+        os.close(here)
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # pytest's own cleaning up cannot go so deep
 
 
 def test_the_file_list_is_canonical() -> None:
@@ -161,6 +164,16 @@ def test_staging_never_replaces_what_appeared_meanwhile(tmp_path: Path) -> None:
 
     with pytest.raises(OutputExistsError):
         publish()
+    assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
+    assert hidden(tmp_path) == []
+
+
+def test_staging_loses_a_race_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "file").write_bytes(b"theirs")
+    monkeypatch.setattr("sealserve.sealing.staging.refuse_existing", lambda _: None)  # it looked just before
+    with pytest.raises(OutputExistsError, match="x exists already"), staging(tmp_path, "x") as stage:
+        stage.publish(tmp_path / "x")
     assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
     assert hidden(tmp_path) == []
 
