@@ -118,7 +118,7 @@ def from_proto(tensor: TensorProto) -> Array:
     if tensor.tensor_content:
         return _from_content(tensor, content_type, count).reshape(shape)
     given = getattr(tensor, field)
-    values = _narrowed(np.fromiter(given, dtype=value_type, count=len(given)), tensor.dtype, content_type)
+    values = _narrowed(np.array(given, dtype=value_type), tensor.dtype, content_type)
     return _widened(_filled(values, count, default=0), tensor.dtype).reshape(shape)
 
 
