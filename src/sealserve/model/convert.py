@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -132,6 +133,7 @@ def import_model(
 def _write_saved_model(source: Path, folder: Path, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Write the graph in ``source`` as a SavedModel with one signature, its placement on devices removed."""
     tf = import_tensorflow()
+    saved_model = tf.compat.v1.saved_model
     graph_def = tf.compat.v1.GraphDef.FromString(source.read_bytes())
     with tf.Graph().as_default() as graph:
         try:
@@ -141,15 +143,24 @@ def _write_saved_model(source: Path, folder: Path, *, inputs: Sequence[str], out
                 f"TensorFlow {tf.__version__} does not load {source}: {_first_line(error)}"
             ) from error
         with tf.compat.v1.Session(graph=graph) as session:
-            signature = tf.compat.v1.saved_model.predict_signature_def(
-                inputs={name: graph.get_tensor_by_name(f"{name}:0") for name in inputs},
-                outputs={name: graph.get_tensor_by_name(f"{name}:0") for name in outputs},
+            signature = saved_model.build_signature_def(
+                inputs={name: _tensor_info(graph, name) for name in inputs},
+                outputs={name: _tensor_info(graph, name) for name in outputs},
+                method_name=saved_model.signature_constants.PREDICT_METHOD_NAME,
             )
-            builder = tf.compat.v1.saved_model.Builder(str(folder))
+            builder = saved_model.Builder(str(folder))
             builder.add_meta_graph_and_variables(
                 session, [SERVE_TAG], signature_def_map={DEFAULT_SIGNATURE: signature}, clear_devices=True
             )
             builder.save()
+
+
+def _tensor_info(graph: Any, node: str) -> Any:
+    """Return the ``TensorInfo`` of a node's first output (TensorFlow's own builder of it is deprecated)."""
+    from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo  # noqa: PLC0415  # TensorFlow is optional
+
+    tensor = graph.get_tensor_by_name(f"{node}:0")
+    return TensorInfo(name=tensor.name, dtype=tensor.dtype.as_datatype_enum, tensor_shape=tensor.shape.as_proto())
 
 
 @contextlib.contextmanager

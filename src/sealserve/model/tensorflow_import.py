@@ -14,12 +14,14 @@ class TensorFlowMissingError(UnavailableError):
 
 
 def import_tensorflow() -> Any:
-    """Return the module ``tensorflow``, with its start-up messages off unless the environment says otherwise.
+    """Return the module ``tensorflow``, its native messages off unless the environment says otherwise.
+
+    Each machine without a GPU would get "failed call to cuInit"; what goes wrong in earnest is an exception anyway.
 
     Raises:
         TensorFlowMissingError: It is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return importlib.import_module("tensorflow")
     except ImportError as error:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
 from sealserve.errors import InputError
@@ -32,7 +32,8 @@ from sealserve.pki.certificate import (
     extension,
     parse_chain,
 )
-from sealserve.pki.profiles import Extensions, authority_extensions, leaf_extensions
+from sealserve.pki.profiles import authority_extensions, leaf_extensions
+from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
 from sealserve.secret import SecretBytes
 
 AUTHORITY_DAYS = 3650
@@ -156,8 +157,8 @@ class Authority:
                 hint="Give the service a name: its replicas are told apart by it (SNI), which cannot be an address.",
             )
         key = ec.generate_private_key(ec.SECP384R1())
-        subject = _subject(_authority_name(kind, simulated=simulated), simulated=simulated)
-        certificate = _sign(
+        subject = subject_name(_authority_name(kind, simulated=simulated), simulated=simulated)
+        certificate = sign(
             subject=subject,
             issuer=subject,
             public_key=key.public_key(),
@@ -171,7 +172,9 @@ class Authority:
                 critical_constraints=kind.critical_constraints,
             ),
         )
-        return cls(kind=kind, certificate_pem=_pem(certificate), key_pem=_key_pem(key), _certificate=certificate)
+        return cls(
+            kind=kind, certificate_pem=certificate_pem(certificate), key_pem=private_pem(key), _certificate=certificate
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -272,10 +275,10 @@ class Authority:
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
             raise AuthorityUnreadableError(f"The {self.kind} authority's key is no elliptic-curve key.")
         key = ec.generate_private_key(ec.SECP256R1())  # the handshakes' key: P-256 is the fast one
-        subject_name = names[0] if names and len(names[0]) <= _LONGEST_COMMON_NAME else ""
+        shown = names[0] if names and len(names[0]) <= _LONGEST_COMMON_NAME else ""
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
-        certificate = _sign(
-            subject=_subject(subject_name, simulated=self.simulated),
+        certificate = sign(
+            subject=subject_name(shown, simulated=self.simulated),
             issuer=self._certificate.subject,
             public_key=key.public_key(),
             signer=signer,
@@ -284,7 +287,7 @@ class Authority:
                 key.public_key(), issuer=signer.public_key(), purpose=purpose, names=names, addresses=addresses
             ),
         )
-        return CertifiedKey(key_pem=_key_pem(key), chain_pem=_pem(certificate))
+        return CertifiedKey(key_pem=private_pem(key), chain_pem=certificate_pem(certificate))
 
     def _check_permitted(self, names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
         constraints = extension(self._certificate, x509.NameConstraints)
@@ -323,44 +326,3 @@ def _check_names(names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
 
 def _authority_name(kind: AuthorityKind, *, simulated: bool) -> str:
     return f"sealserve {kind} authority" + (f" ({SIMULATED})" if simulated else "")
-
-
-def _subject(name: str, *, simulated: bool) -> x509.Name:
-    attributes = [
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"sealserve ({SIMULATED})" if simulated else "sealserve")
-    ]
-    if name:
-        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, name))
-    return x509.Name(attributes)
-
-
-def _sign(
-    *,
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    signer: ec.EllipticCurvePrivateKey,
-    valid: tuple[datetime, datetime],
-    extensions: Extensions,
-) -> x509.Certificate:
-    builder = x509.CertificateBuilder(
-        issuer_name=issuer,
-        subject_name=subject,
-        public_key=public_key,
-        serial_number=x509.random_serial_number(),
-        not_valid_before=valid[0],
-        not_valid_after=valid[1],
-    )
-    for value, critical in extensions:
-        builder = builder.add_extension(value, critical=critical)
-    return builder.sign(signer, hashes.SHA384())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> SecretBytes:
-    return SecretBytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
