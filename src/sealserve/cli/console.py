@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from sealserve import workspace
 from sealserve.errors import SealserveError
@@ -46,16 +45,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "Nothing here.") -> None:
-    """Print rows under a heading, or ``empty`` when there are none."""
+    """Print rows under a heading, a line each however long, or ``empty`` when there are none."""
     if not rows:
-        out.print(empty)
+        out.print(empty, markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    out.print(table)
+    lines = [columns, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for number, line in enumerate(lines):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        out.print(text, markup=False, style="bold" if number == 0 else None)
 
 
 def print_fields(fields: dict[str, object]) -> None:

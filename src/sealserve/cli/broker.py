@@ -1,0 +1,157 @@
+"""``sealserve broker``: the owner's service that releases keys to attested enclaves."""
+
+import logging
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.broker import admin
+from sealserve.broker.admin import ReleaseSummary
+from sealserve.broker.hardening import forbid_inspection
+from sealserve.broker.openssl_settings import ensure_no_tickets
+from sealserve.cli import console
+from sealserve.cli.release import Name
+from sealserve.operations import provisioning, releases
+from sealserve.operations.owner import index_signer, open_vault
+
+app = typer.Typer(no_args_is_help=True, help="Run the broker, and say which releases get their key.")
+
+RELEASE_HELP = "A release's name, or the beginning of its id."
+
+
+@app.command()
+def run(directory: console.Directory = console.HERE) -> None:
+    """Serve keys to attested enclaves until stopped."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    workspace.create()
+    ensure_no_tickets(workspace.owner.root)  # may start this process again
+    forbid_inspection()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with provisioning.open_broker(workspace, described) as server:
+        server.serve_until_signalled()
+
+
+@app.command()
+def allow(name: Name = None, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """Let the enclaves that were built for a release have its key."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    folder = releases.find(workspace.owner.releases, name)
+    _print(provisioning.allow(workspace, described, folder, now=datetime.now(UTC)), as_json=as_json)
+
+
+@app.command()
+def drain(
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    minutes: Annotated[int, typer.Option("--minutes", min=1, help="Restarts still get the key for so long.")] = 60,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
+    now = datetime.now(UTC)
+    with open_vault(console.find_workspace(directory)) as vault:
+        drained = admin.drain(vault.database, name, deadline=now + timedelta(minutes=minutes), now=now)
+    _print(drained, as_json=as_json)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    yes: console.Yes = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """End a release for good. Enclaves that run already go on until they are stopped."""
+    workspace = console.find_workspace(directory)
+    console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
+    with open_vault(workspace) as vault:
+        revoked = admin.revoke(vault.database, name, now=datetime.now(UTC))
+    _print(revoked, as_json=as_json)
+
+
+@app.command("releases")
+def releases_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """List the releases that the broker knows, and their state."""
+    with open_vault(console.find_workspace(directory)) as vault:
+        rows = admin.every_release(vault.database)
+    if as_json:
+        console.print_json([asdict(row) for row in rows])
+        return
+    console.print_table(
+        ("RELEASE", "STATE", "PLATFORM", "TCB", "ENCLAVES"),
+        [(row.name, _state(row), row.platform, row.tcb_policy, ", ".join(item.label for item in row.enclaves))
+         for row in rows],
+        empty="No releases yet: `sealserve broker allow`.",
+    )  # fmt: skip
+
+
+@app.command()
+def log(
+    last: Annotated[int | None, typer.Option("--last", "-n", min=1, show_default="all", help="How many rows.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the whole chain and its signed heads first.")] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Show the audit log: one row for each decision, each bound to the row before it."""
+    workspace = console.find_workspace(directory)
+    with open_vault(workspace) as vault:
+        if verify:
+            summary = admin.verify_log(vault.database, index_signer(workspace).public_key())
+            console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
+        rows = admin.log(vault.database, last=last)
+    if as_json:
+        console.print_json([asdict(row) for row in rows])
+        return
+    console.print_table(
+        ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
+        [
+            (row.seq, row.time[:19].replace("T", " "), row.decision, row.code, (row.release_id or "")[:12],
+             (row.mr_enclave or "")[:12], row.tcb_status or "", row.peer, row.detail)
+            for row in rows
+        ],
+        empty="No decisions yet.",
+    )  # fmt: skip
+
+
+@app.command()
+def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """Show what the broker holds and has done."""
+    with open_vault(console.find_workspace(directory)) as vault:
+        found = admin.status(vault.database)
+    if as_json:
+        console.print_json(asdict(found))
+        return
+    console.print_fields({
+        "keys": found.keys,
+        "releases": _counts(found.releases),
+        "decisions": _counts(found.decisions),
+        "refusals": _counts(found.refusals),
+        "newest TCB evaluation": _counts(found.evaluation_floor),
+        "audit log": f"{found.audit_rows} rows, head {found.audit_head[:16]}",
+    })  # fmt: skip
+
+
+def _print(release: ReleaseSummary, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(asdict(release))
+        return
+    console.print_fields({
+        "release": release.name,
+        "state": _state(release),
+        "platform": release.platform,
+        "TCB policy": release.tcb_policy,
+        "enclaves": "\n".join(f"{item.label}  {item.mr_enclave}" for item in release.enclaves),
+    })  # fmt: skip
+
+
+def _state(release: ReleaseSummary) -> str:
+    return f"{release.state} until {release.deadline}" if release.deadline else release.state
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"

@@ -1,0 +1,113 @@
+"""``sealserve enclave``: manifest, measurement, signature; and running an enclave on the host."""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.simulated.launcher import run_enclave
+from sealserve.operations import enclaves, releases
+from sealserve.operations.simulation import quoting_socket
+
+app = typer.Typer(no_args_is_help=True, help="Build, show and run enclaves.")
+
+EnclaveName = Annotated[str, typer.Option("--name", "-n", help="The enclave's name; each replica here has its own.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Where its server listens. It is measured.")]
+Release = Annotated[
+    str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
+]
+
+
+@app.command()
+def manifest(
+    name: EnclaveName = "replica-0",
+    port: Port = 8510,
+    release: Release = None,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Print the manifest that `enclave build` would sign."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    folder = releases.find(workspace.owner.releases, release)
+    spec = enclaves.specify(workspace, described, folder, name=name, port=port)
+    console.out.print(enclaves.manifest_text(workspace, spec).decode(), markup=False, end="")
+
+
+@app.command()
+def build(
+    name: EnclaveName = "replica-0",
+    port: Port = 8510,
+    release: Release = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Write and sign an enclave into a release's `enclave/` folder. The same input gives the same MRENCLAVE."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    folder = releases.find(workspace.owner.releases, release)
+    spec = enclaves.specify(workspace, described, folder, name=name, port=port)
+    built = enclaves.build(workspace, folder, spec, now=datetime.now(UTC))
+    fields: dict[str, object] = {
+        "enclave": built.name,
+        "release": folder.name,
+        "mr_enclave": built.mr_enclave.hex(),
+        "mr_signer": built.mr_signer.hex(),
+        "isv_prod_id": built.isv_prod_id,
+        "isv_svn": built.isv_svn,
+        "platform": "simulated" if built.simulated else "sgx",
+        "manifest": str(built.manifest),
+    }
+    if as_json:
+        console.print_json(fields)
+    else:
+        console.print_fields(fields)
+        console.say("Next: `sealserve broker allow`, then `sealserve release pack`.")
+
+
+@app.command()
+def show(
+    release: Release = None,
+    host: Annotated[bool, typer.Option("--host", help="Look among the releases of the host.")] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Show a release's enclaves: measurement, signer, port."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find((workspace.host if host else workspace.owner).releases, release)
+    rows = []
+    for name in enclaves.names(folder):
+        loaded = load_enclave(folder, name)
+        rows.append({
+            "enclave": name,
+            "port": enclaves.port_of(loaded.manifest),
+            "mr_enclave": loaded.sigstruct.mr_enclave.hex(),
+            "mr_signer": loaded.sigstruct.mr_signer.hex(),
+            "debug": loaded.sigstruct.attributes.debug,
+        })  # fmt: skip
+    if as_json:
+        console.print_json(rows)
+        return
+    console.print_table(
+        ("ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG"),
+        [tuple(row.values()) for row in rows],
+        empty=f"{folder.name} has no enclaves yet: `sealserve enclave build`.",
+    )
+
+
+@app.command()
+def run(
+    name: EnclaveName = "replica-0",
+    release: Release = None,
+    socket: Annotated[Path | None, typer.Option("--quoting-socket", show_default="the simulated platform's")] = None,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find(workspace.host.releases, release)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    raise typer.Exit(run_enclave(folder, name, quoting_socket=socket or quoting_socket(workspace)))

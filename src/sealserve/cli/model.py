@@ -1,0 +1,103 @@
+"""``sealserve model``: fetch, convert and show models, or make one to try with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.atomic_file import OutputExistsError
+from sealserve.cli import console
+from sealserve.model.fetch import fetch as fetch_file
+from sealserve.model.resnet50 import build_frozen_graph
+from sealserve.model.saved_model import SavedModelInfo, TensorSpec, describe
+from sealserve.operations import models
+
+app = typer.Typer(no_args_is_help=True, help="Fetch, convert and show models.")
+
+
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="An https address.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the file appears.")],
+    sha256: Annotated[str, typer.Option(help="The expected SHA-256, in hexadecimal.")],
+) -> None:
+    """Download a model, and keep it only if its SHA-256 is the expected one."""
+    with console.spinner(f"Fetching {destination.name}") as describe_progress:
+
+        def tell(size: int, total: int | None) -> None:
+            describe_progress(f"Fetching {destination.name}: {size / 1e6:.0f} of {(total or 0) / 1e6:.0f} MB")
+
+        fetched = fetch_file(url, destination, sha256=sha256, progress=tell)
+    state = "downloaded" if fetched.downloaded else "there already"
+    console.out.print(f"{fetched.path}: {fetched.size} bytes, {state}, SHA-256 as expected.")
+
+
+@app.command("make-example")
+def make_example(
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The frozen graph that appears (.pb).")],
+    seed: Annotated[int, typer.Option(help="Where the weights come from.")] = 0,
+    force: console.Force = False,
+) -> None:
+    """Make a ResNet50 v1.5 with random weights: the real architecture, and no training."""
+    if destination.exists() and not force:
+        raise OutputExistsError(f"{destination} exists already.", hint="Give another output, or --force.")
+    with console.spinner("Making ResNet50 v1.5") as tell:
+        build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Making ResNet50 v1.5: {text}"))
+    console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.0f} MB, weights from seed {seed}).")
+
+
+@app.command()
+def convert(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """Bring the model of sealserve.toml into the workspace, as a SavedModel."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    with console.spinner("Converting") as tell:
+        imported = models.bring_in(workspace, described, progress=tell)
+    _print(imported.info, as_json=as_json)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's model")] = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Show a SavedModel's signatures. Needs no TensorFlow."""
+    if folder is None:
+        workspace = console.find_workspace(directory)
+        folder = models.servable_folder(workspace, deployment.read(workspace.deployment_file))
+    _print(describe(folder), as_json=as_json)
+
+
+def _print(info: SavedModelInfo, *, as_json: bool) -> None:
+    graph = info.serving_graph
+    if as_json:
+        console.print_json({
+            "folder": str(info.folder),
+            "files": info.files,
+            "size": info.size,
+            "tensorflow_version": graph.tensorflow_version,
+            "signatures": {
+                signature.name: {
+                    "method": signature.method,
+                    "inputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.inputs},
+                    "outputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.outputs},
+                }
+                for signature in graph.signatures
+            },
+        })  # fmt: skip
+        return
+    console.print_fields({"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
+                          "written by": f"TensorFlow {graph.tensorflow_version}"})  # fmt: skip
+    rows = [
+        (signature.name, direction, spec.name, spec.dtype, _shape(spec))
+        for signature in graph.signatures
+        for direction, specs in (("in", signature.inputs), ("out", signature.outputs))
+        for spec in specs
+    ]
+    console.print_table(("SIGNATURE", "", "NAME", "TYPE", "SHAPE"), rows)
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "any" if spec.shape is None else " x ".join("?" if size is None else str(size) for size in spec.shape)

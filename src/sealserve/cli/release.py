@@ -1,0 +1,142 @@
+"""``sealserve release``: build, ship, verify and list releases."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.cli.seal import size_of
+from sealserve.operations import models, releases
+
+app = typer.Typer(no_args_is_help=True, help="Build, ship, verify and list releases.")
+
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="[RELEASE]", help="A folder, or a release's name or the beginning of its id.",
+                   show_default="the newest"),
+]  # fmt: skip
+OwnerKey = Annotated[
+    Path | None,
+    typer.Option("--owner-key", help="The owner's public key, PEM.", show_default=".sealserve/host/owner.pub"),
+]
+OnHost = Annotated[bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")]
+
+
+@app.command()
+def build(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    total = size_of(models.servable_folder(workspace, described))
+    with console.bytes_progress("Sealing", total) as progress:
+        built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress)
+    if as_json:
+        console.print_json({"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id})
+    else:
+        console.print_fields(
+            {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder}
+        )
+        console.say("Next: `sealserve enclave build`.")
+
+
+@app.command()
+def verify(
+    name: Name = None,
+    owner_key: OwnerKey = None,
+    host: OnHost = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Check the signature and every file's size and digest. Needs no secret."""
+    if owner_key is not None and name is not None and Path(name).is_dir():
+        verified = releases.verify(Path(name), owner_key)
+    else:
+        workspace = console.find_workspace(directory)
+        folder = releases.find((workspace.host if host else workspace.owner).releases, name)
+        verified = releases.verify(folder, owner_key or workspace.host.owner_key)
+    if as_json:
+        console.print_json({"id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files)})
+    else:
+        console.out.print(
+            f"{verified.folder.name}: the owner's signature and all {len(verified.index.files)} files verify."
+        )
+
+
+@app.command()
+def show(
+    name: Name = None,
+    host: OnHost = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Show what a release's public index says."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find((workspace.host if host else workspace.owner).releases, name)
+    verified = releases.verify(folder, workspace.host.owner_key)
+    if as_json:
+        console.print_json({"id": verified.id, **verified.index.model_dump(mode="json")})
+        return
+    index = verified.index
+    console.print_fields({
+        "release": folder.name,
+        "id": verified.id,
+        "created": index.created,
+        "platform": "simulated" if index.simulated else "sgx",
+        "key id": index.key_id,
+        "format": index.file_format,
+    })  # fmt: skip
+    console.print_table(("SIZE", "SHA-256", "FILE"), [(file.size, file.sha256, file.path) for file in index.files])
+
+
+@app.command("list")
+def list_(host: OnHost = False, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """List the releases, oldest first."""
+    workspace = console.find_workspace(directory)
+    rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
+    if as_json:
+        console.print_json([
+            {"id": row.id, "folder": str(row.folder), "created": row.created.isoformat(), "simulated": row.simulated,
+             "servables": row.servables, "size": row.size}
+            for row in rows
+        ])  # fmt: skip
+        return
+    console.print_table(
+        ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
+        [
+            (row.folder.name, f"{row.created:%Y-%m-%d %H:%M:%S}", ", ".join(row.servables),
+             "simulated" if row.simulated else "sgx", f"{row.size / 1e6:.1f} MB")
+            for row in rows
+        ],
+        empty="No releases yet: `sealserve release build` makes one.",
+    )  # fmt: skip
+
+
+@app.command()
+def pack(
+    destination: Annotated[Path, typer.Argument(metavar="TAR", help="The tar file that appears.")],
+    name: Name = None,
+    force: console.Force = False,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Write a release with its enclaves to one tar file, for the journey to the host."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find(workspace.owner.releases, name)
+    with console.spinner(f"Packing {folder.name}"):
+        releases.pack(folder, destination, overwrite=force)
+    console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB): nothing in it is secret.")
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(metavar="TAR", help="What `release pack` wrote.")],
+    owner_key: OwnerKey = None,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Unpack a release among those of the host, and verify it."""
+    workspace = console.find_workspace(directory)
+    with console.spinner(f"Unpacking {source.name}"):
+        verified = releases.unpack(workspace, source, owner_key or workspace.host.owner_key)
+    console.out.print(f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}.")

@@ -1,0 +1,53 @@
+"""``sealserve simulated``: what stands in for the processor's vendor and for the platform on a machine without SGX."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.operations import simulation
+from sealserve.sgx.simulated.pcs import PcsServer
+from sealserve.sgx.simulated.quoting import QuotingServer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.",
+)
+
+
+@app.command()
+def pcs(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, show_default="that of broker.collateral_url, or 8081")
+    ] = None,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
+    configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
+    server = PcsServer(vendor, port=configured if port is None else port)
+    console.out.print(f"The simulated PCS answers at {server.url}.")
+    try:
+        server.serve_forever()
+    finally:
+        server.stop()
+
+
+@app.command()
+def platform(directory: console.Directory = console.HERE) -> None:
+    """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
+    workspace = console.find_workspace(directory)
+    here = simulation.open_platform(workspace, now=datetime.now(UTC))
+    server = QuotingServer(here, simulation.quoting_socket(workspace))
+    console.out.print(
+        f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."
+    )
+    try:
+        server.serve_forever()
+    finally:
+        server.stop()

@@ -1,0 +1,132 @@
+"""Build a release's enclaves, and say what they are."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.signing import BuiltEnclave, build_enclave
+from sealserve.enclave.spec import (
+    EnclaveSpec,
+    make_manifest,
+    model_server,
+    model_server_files,
+    release_mounts,
+)
+from sealserve.operations.certificates import broker_authority_pem
+from sealserve.operations.owner import index_signer
+from sealserve.sealing.release import verify_release
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.sgx.signing_key import create_signing_key, load_signing_key
+from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.workspace import Workspace
+
+PORT_FLAG = "--port="
+
+
+def specify(workspace: Workspace, deployment: Deployment, release: Path, *, name: str, port: int) -> EnclaveSpec:
+    """Return what the enclave ``name`` of a release is made of: the model server with its measured arguments.
+
+    Args:
+        workspace: The owner's.
+        deployment: What it describes.
+        release: The release's folder.
+        name: Of the enclave.
+        port: Where its server listens; measured like every argument.
+
+    Raises:
+        SealserveError: The release does not verify.
+    """
+    verified = verify_release(release, index_signer(workspace).public_key())
+    server = deployment.server
+    age = server.max_connection_age_seconds * 1000
+    flags = (
+        f"{PORT_FLAG}{port}",
+        "--rest_api_port=0",
+        f"--model_name={deployment.model.name}",
+        f"--model_base_path=/release/models/{deployment.model.name}",
+        "--file_list=/release/files.json",
+        "--ssl_config_file=/release/tls/ssl.cfg",
+        "--file_system_poll_wait_seconds=0",
+        f"--tensorflow_intra_op_parallelism={server.threads}",
+        f"--tensorflow_inter_op_parallelism={server.threads}",
+        f"--grpc_channel_arguments=grpc.max_connection_age_ms={age}",
+    )
+    return EnclaveSpec(
+        name=name,
+        release_id=verified.id,
+        argv=model_server(flags),
+        broker=(deployment.broker.address, deployment.broker.port),
+        mounts=release_mounts(release),
+        trusted_files=model_server_files(),
+        threads=server.threads,
+        simulated=deployment.platform is Platform.SIMULATED,
+    )
+
+
+def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:
+    """Return the manifest that `build` would sign."""
+    digest = hashlib.sha256(broker_authority_pem(workspace)).hexdigest()
+    return make_manifest(spec, broker_ca_sha256=digest).to_bytes()
+
+
+def build(workspace: Workspace, release: Path, spec: EnclaveSpec, *, now: datetime) -> BuiltEnclave:
+    """Write the enclave's manifest and SIGSTRUCT into the release's ``enclave/`` folder.
+
+    The enclave signing key is made on first use, and stays with the owner.
+    """
+    path = workspace.owner.enclave_signing_key
+    key = load_signing_key(path) if path.exists() else create_signing_key(path)
+    return build_enclave(
+        release,
+        spec,
+        broker_ca=broker_authority_pem(workspace),
+        signing_key=key,
+        index_signer=index_signer(workspace),
+        signed_on=now.date(),
+    )
+
+
+def verified_sigstructs(release: Path, release_id: str, owner_key: Ed25519PublicKey) -> Mapping[str, Sigstruct]:
+    """Return the SIGSTRUCT of each enclave that the owner built for a release, by name.
+
+    Raises:
+        SealserveError: The index, an enclave, or what they say of the release does not verify.
+    """
+    built = verify_enclave_index(release, owner_key)
+    for enclave in built:
+        if enclave.release_id != release_id:
+            raise EnclaveIndexReleaseError(f"The enclave {enclave.name!r} opens another release than {release.name}.")
+    return {enclave.name: load_enclave(release, enclave.name).sigstruct for enclave in built}
+
+
+def names(release: Path) -> list[str]:
+    """Return the names of a release's enclaves, in order. Nothing is verified."""
+    suffix = ".manifest.sgx"
+    return sorted(path.name.removesuffix(suffix) for path in (release / ENCLAVE_FOLDER).glob(f"*{suffix}"))
+
+
+def port_of(manifest: EnclaveManifest) -> int:
+    """Return the port that an enclave's server listens on, from its measured arguments."""
+    return int(next(flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)))
+
+
+def ship(built: Path, shipped: Path) -> None:
+    """Replace the ``enclave/`` folder of a shipped release by what the owner built since.
+
+    Args:
+        built: The release at the owner's.
+        shipped: The same release at the host's.
+    """
+    fresh = shipped / f".{ENCLAVE_FOLDER}.partial"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(built / ENCLAVE_FOLDER, fresh)
+    shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
+    fresh.rename(shipped / ENCLAVE_FOLDER)

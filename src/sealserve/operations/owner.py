@@ -1,0 +1,84 @@
+"""What the owner's other operations rest on: the broker's database with its keystore, and the signing keys."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.broker.database import Database
+from sealserve.broker.keystore import Keystore, open_keystore
+from sealserve.errors import InputError
+from sealserve.workspace import Workspace
+
+
+class OwnerKeyError(InputError):
+    """A key of the owner's is missing, or no Ed25519 key."""
+
+    code = "owner-key.unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """The broker's database, and the keystore in it."""
+
+    database: Database
+    keystore: Keystore
+
+
+@contextlib.contextmanager
+def open_vault(workspace: Workspace) -> Iterator[Vault]:
+    """Open the workspace's database and keystore; both are made on first use."""
+    workspace.create()
+    with Database.open(workspace.owner.database) as database:
+        yield Vault(database, open_keystore(database, workspace.owner.master_key))
+
+
+def index_signer(workspace: Workspace) -> Ed25519PrivateKey:
+    """Return the key that signs indexes; on first use it is made, and its public half put where the host finds it."""
+    path = workspace.owner.index_signing_key
+    if not path.exists():
+        workspace.create()
+        signer = Ed25519PrivateKey.generate()
+        content = signer.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_file(path, content, mode=PRIVATE, overwrite=False)
+    else:
+        loaded = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
+        if not isinstance(loaded, Ed25519PrivateKey):
+            raise OwnerKeyError(f"{path} holds no Ed25519 key.")
+        signer = loaded
+    public = signer.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    if not workspace.host.owner_key.is_file() or workspace.host.owner_key.read_bytes() != public:
+        write_file(workspace.host.owner_key, public)
+    return signer
+
+
+def read_owner_key(path: Path) -> Ed25519PublicKey:
+    """Return the owner's public key from a PEM file.
+
+    Raises:
+        OwnerKeyError: No such file, or another kind of key.
+    """
+    key = _load(path, serialization.load_pem_public_key)
+    if not isinstance(key, Ed25519PublicKey):
+        raise OwnerKeyError(f"{path} holds no Ed25519 public key.")
+    return key
+
+
+def _load(path: Path, load: Callable[[bytes], object]) -> object:
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise OwnerKeyError(
+            f"The key {path} cannot be read: {error.strerror}.",
+            hint="The owner's public key is .sealserve/host/owner.pub; give another with --owner-key.",
+        ) from error
+    except ValueError as error:
+        raise OwnerKeyError(f"{path} holds no key in PEM.") from error

@@ -1,0 +1,80 @@
+"""The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from sealserve.broker import admin
+from sealserve.broker.admin import ReleaseSummary
+from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.keystore import KeyId
+from sealserve.broker.policy import PRESETS, ReferenceValues
+from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.server import BrokerServer
+from sealserve.deployment import Deployment, Platform
+from sealserve.operations.certificates import broker_certificate
+from sealserve.operations.enclaves import verified_sigstructs
+from sealserve.operations.owner import index_signer, open_vault
+from sealserve.operations.simulation import pcs_url, trusted_root
+from sealserve.sealing.release import verify_release
+from sealserve.sgx.pcs import INTEL_PCS, PcsClient
+from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.workspace import Workspace
+
+
+@contextlib.contextmanager
+def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[BrokerServer]:
+    """Yield the deployment's broker, not started yet.
+
+    It trusts Intel's root for releases for SGX, and the workspace's simulated root, if any, for simulated ones.
+
+    Raises:
+        CertificateMissingError: The broker has no certificate yet.
+    """
+    identity = broker_certificate(workspace)
+    signer = index_signer(workspace)
+    with contextlib.ExitStack() as stack:
+        vault = stack.enter_context(open_vault(workspace))
+        genuine = deployment.broker.collateral_url if deployment.platform is Platform.SGX else None
+        vendors = {
+            Platform.SGX: TrustedVendor(
+                anchor=TrustAnchor.intel(), collateral=stack.enter_context(PcsClient(genuine or INTEL_PCS))
+            )
+        }
+        if (root := trusted_root(workspace)) is not None:
+            client = stack.enter_context(PcsClient(pcs_url(deployment)))
+            vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=client)
+        broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer)
+        yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
+
+
+def allow(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> ReleaseSummary:
+    """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
+
+    Args:
+        workspace: The owner's.
+        deployment: Says which states of a platform are accepted.
+        folder: The release.
+        now: The time on the owner's clock.
+
+    Raises:
+        SealserveError: The release or its enclaves do not verify, or are known with other values.
+    """
+    owner_key = index_signer(workspace).public_key()
+    verified = verify_release(folder, owner_key)
+    references = {
+        label: ReferenceValues.of_sigstruct(sigstruct)
+        for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key).items()
+    }
+    release = Release(
+        release_id=ReleaseId(verified.id),
+        name=folder.name,
+        platform=Platform.SIMULATED if verified.index.simulated else Platform.SGX,
+        key_id=KeyId(verified.index.key_id),
+        tcb=PRESETS[deployment.tcb.preset],
+        enrolled_platforms_only=not verified.index.simulated,
+        created=verified.index.created_at,
+    )
+    with open_vault(workspace) as vault:
+        return admin.allow(vault.database, release, references, now=now)

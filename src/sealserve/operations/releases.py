@@ -1,0 +1,149 @@
+"""Build, ship, verify and list the releases of a workspace."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sealserve.deployment import Deployment, Platform
+from sealserve.errors import InputError
+from sealserve.operations.certificates import fresh_ssl_config
+from sealserve.operations.models import servable_folder
+from sealserve.operations.owner import index_signer, open_vault, read_owner_key
+from sealserve.sealing import archive, release
+from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
+from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.workspace import Workspace
+
+
+class ReleaseMissingError(InputError):
+    """There is no such release in the workspace."""
+
+    code = "release.missing"
+
+
+class ReleaseAmbiguousError(InputError):
+    """Several releases fit."""
+
+    code = "release.ambiguous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRelease:
+    """A release of the workspace, its signature verified; its files were not looked at."""
+
+    id: str
+    folder: Path
+    created: datetime
+    simulated: bool
+    servables: tuple[str, ...]
+    size: int
+
+
+def build(
+    workspace: Workspace, deployment: Deployment, *, now: datetime, progress: Callable[[int], None] | None = None
+) -> Release:
+    """Seal the deployment's model, with a fresh certificate for the service, under a fresh key of the keystore.
+
+    Args:
+        workspace: The owner's.
+        deployment: What it describes.
+        now: The time of the release and of its certificate.
+        progress: Called with plaintext bytes as they are sealed.
+
+    Raises:
+        ModelNotImportedError: The model is not in the workspace.
+        AuthorityMissingError: There are no certificates yet.
+        SealserveError: What `sealserve.sealing.release.build_release` raises.
+    """
+    folder = servable_folder(workspace, deployment)
+    signer = index_signer(workspace)
+    ssl_config = fresh_ssl_config(workspace, deployment, now=now)
+    contents = ReleaseContents(
+        name=deployment.model.name,
+        servables=[Servable(name=deployment.model.name, version=deployment.model.version, folder=folder)],
+        files={"tls/ssl.cfg": ssl_config.render()},
+        simulated=deployment.platform is Platform.SIMULATED,
+        created=now,
+    )
+    with open_vault(workspace) as vault, vault.database.write() as connection:
+        created = vault.keystore.create(connection, now=now)  # stored first: a release without its key is lost
+    with created.key as key:
+        return release.build_release(
+            contents, workspace.owner.releases, key=key, key_id=created.key_id, signer=signer, progress=progress
+        )
+
+
+def newest(parent: Path) -> Path:
+    """Return the newest release in ``parent``.
+
+    Raises:
+        ReleaseMissingError: There is none.
+    """
+    folders = sorted(_folders(parent), key=lambda folder: (folder / INDEX_FILE).stat().st_mtime_ns)
+    if not folders:
+        raise ReleaseMissingError(f"There is no release in {parent}.", hint="`sealserve release build` makes one.")
+    return folders[-1]
+
+
+def find(parent: Path, name: str | None) -> Path:
+    """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of one.
+
+    Raises:
+        ReleaseMissingError: None fits.
+        ReleaseAmbiguousError: Several fit.
+    """
+    if name is None:
+        return newest(parent)
+    if (Path(name) / INDEX_FILE).is_file():
+        return Path(name)
+    fitting = [folder for folder in _folders(parent) if folder.name == name or _short_id(folder).startswith(name)]
+    if len(fitting) > 1:
+        listed = ", ".join(folder.name for folder in fitting)
+        raise ReleaseAmbiguousError(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
+    if not fitting:
+        known = ", ".join(folder.name for folder in _folders(parent)) or "none"
+        raise ReleaseMissingError(f"There is no release {name!r} in {parent}; there: {known}.")
+    return fitting[0]
+
+
+def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease]:
+    """Yield the releases in ``parent``, oldest first, their indexes verified."""
+    owner_key = read_owner_key(workspace.host.owner_key)
+    for folder in sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns):
+        index = release.read_verified_index(folder, owner_key)
+        parsed = parse_index(index.content)
+        yield ListedRelease(
+            id=index.sha256,
+            folder=folder,
+            created=parsed.created_at,
+            simulated=parsed.simulated,
+            servables=tuple(f"{item.name}:{version}" for item in parsed.servables for version in item.versions),
+            size=sum(file.size for file in parsed.files),
+        )
+
+
+def verify(folder: Path, owner_key: Path) -> VerifiedRelease:
+    """Verify a release with the owner's public key."""
+    return release.verify_release(folder, read_owner_key(owner_key))
+
+
+def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
+    """Write a release with its enclaves to one tar file, for the journey."""
+    archive.pack(folder, tar, overwrite=overwrite)
+
+
+def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedRelease:
+    """Unpack a release among those of the host, and verify it."""
+    workspace.host.releases.mkdir(parents=True, exist_ok=True)
+    return archive.unpack(tar, workspace.host.releases, owner_key=read_owner_key(owner_key))
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return [folder for folder in sorted(parent.iterdir()) if (folder / INDEX_FILE).is_file()]
+
+
+def _short_id(folder: Path) -> str:
+    return folder.name.rpartition("-")[2]

@@ -1,0 +1,49 @@
+"""What stands in for the processor's vendor and for the platform, in a workspace."""
+
+from datetime import datetime
+from pathlib import Path
+
+from sealserve.atomic_file import write_file
+from sealserve.deployment import Deployment
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.workspace import Workspace
+
+ROOT_FILE = "simulated-root.der"
+DEFAULT_PCS_PORT = 8081  # a PCCS's
+
+
+def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
+    """Return the simulated vendor; on first use it is made, and the owner trusts its root."""
+    workspace.create()
+    folder = workspace.vendor.root
+    vendor = Vendor.load(folder) if any(folder.iterdir()) else Vendor.create(folder, now=now)
+    root = workspace.owner.trust / ROOT_FILE
+    if not root.is_file():
+        write_file(root, vendor.root_der)
+    return vendor
+
+
+def open_platform(workspace: Workspace, *, now: datetime) -> Platform:
+    """Return the host's simulated platform; on first use it is made, and the vendor certifies it."""
+    folder = workspace.host.platform
+    if folder.exists():
+        return Platform.load(folder)
+    return Platform.create(open_vendor(workspace, now=now), folder, now=now)
+
+
+def trusted_root(workspace: Workspace) -> TrustAnchor | None:
+    """Return the simulated root that the owner trusts, or None."""
+    root = workspace.owner.trust / ROOT_FILE
+    return TrustAnchor(root_der=root.read_bytes(), simulated=True) if root.is_file() else None
+
+
+def pcs_url(deployment: Deployment) -> str:
+    """Return where the simulated vendor's service answers."""
+    return deployment.broker.collateral_url or f"http://127.0.0.1:{DEFAULT_PCS_PORT}"
+
+
+def quoting_socket(workspace: Workspace) -> Path:
+    """Return where the host's simulated quoting enclave answers."""
+    return workspace.host.run / "quoting.sock"
