@@ -151,12 +151,10 @@ def _provision(
     inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
     broker_ca = read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
     brokers = provisioning.servers(environment["SECRET_PROVISION_SERVERS"])
-    connection, host = provisioning.connect(brokers, timeout=connect_timeout)
-    peer = ":".join(str(part) for part in connection.getpeername()[:2])
-    _step("broker", host=host, address=peer)
+    broker = provisioning.connect(brokers, timeout=connect_timeout)
+    _step("broker", connected=broker)
     key = provisioning.fetch_key(
-        connection,
-        host,
+        broker,
         broker_ca=broker_ca,
         quote_for=partial(_quote, enclave, quoting_socket),
         now=datetime.now(UTC),

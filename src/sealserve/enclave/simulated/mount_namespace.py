@@ -74,9 +74,13 @@ def why_not(private: str) -> str | None:
     Args:
         private: As for `enter`.
     """
-    if sum(1 for _ in Path("/proc/self/task").iterdir()) > 1:
+    if _has_other_threads():
         return "the process has several threads"
     return _in_child(lambda: enter(private))
+
+
+def _has_other_threads() -> bool:
+    return sum(1 for _ in Path("/proc/self/task").iterdir()) > 1
 
 
 def _in_child(action: Callable[[], None]) -> str | None:

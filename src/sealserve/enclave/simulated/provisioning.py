@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -73,8 +74,20 @@ def servers(text: str) -> list[tuple[str, int]]:
     return found
 
 
-def connect(brokers: list[tuple[str, int]], *, timeout: float) -> tuple[socket.socket, str]:
-    """Connect to the first broker that accepts; return the connection and the broker's host name.
+@dataclass(frozen=True, slots=True)
+class BrokerConnection:
+    """A connection that a broker accepted: the socket, and the broker's measured name and port."""
+
+    socket: socket.socket
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def connect(brokers: list[tuple[str, int]], *, timeout: float) -> BrokerConnection:
+    """Connect to the first broker that accepts.
 
     Args:
         brokers: Hosts and ports.
@@ -86,7 +99,7 @@ def connect(brokers: list[tuple[str, int]], *, timeout: float) -> tuple[socket.s
     reasons = []
     for host, port in brokers:
         try:
-            return socket.create_connection((host, port), timeout=timeout), host
+            return BrokerConnection(socket.create_connection((host, port), timeout=timeout), host, port)
         except OSError as error:
             reasons.append(f"{host}:{port}: {error.strerror or error}")
     raise BrokerUnreachableError(
@@ -96,8 +109,7 @@ def connect(brokers: list[tuple[str, int]], *, timeout: float) -> tuple[socket.s
 
 
 def fetch_key(
-    connection: socket.socket,
-    host: str,
+    broker: BrokerConnection,
     *,
     broker_ca: bytes,
     quote_for: Callable[[bytes], bytes],
@@ -107,11 +119,10 @@ def fetch_key(
     """Attest over a fresh connection to a broker, and return the key, 16 bytes.
 
     Steps: (1) make a key and have it quoted; (2) TLS handshake: the broker's certificate must be issued by
-    ``broker_ca`` for ``host``, a name or an address; (3) ask, and take the secret.
+    ``broker_ca`` for its measured name, a name or an address; (3) ask, and take the secret.
 
     Args:
-        connection: From `connect`. It is closed at the end.
-        host: The broker's measured name.
+        broker: From `connect`. It is closed at the end.
         broker_ca: Certificates in PEM form, the only ones that are trusted.
         quote_for: Returns a quote with the given report data.
         now: For the certificate's dates.
@@ -123,42 +134,41 @@ def fetch_key(
         BrokerConnectionError: (2) (3) The connection broke, or there is no broker.
         SealserveError: What ``quote_for`` and `ProvisioningClient` raise.
     """
-    where = f"{host}:{connection.getpeername()[1]}"
-    with connection:
+    with broker.socket as connection:
         context = _context(broker_ca, make_certificate(quote_for, now))  # (1)
         connection.settimeout(timeout)
         try:
-            with context.wrap_socket(connection, server_hostname=host) as session:  # (2)
+            with context.wrap_socket(connection, server_hostname=broker.host) as session:  # (2)
                 session.sendall(REQUEST)  # (3)
-                return _receive(session, where)
+                return _receive(session, broker)
         except ssl.SSLCertVerificationError as error:
             raise BrokerCertificateError(
-                f"The certificate of the broker at {where} does not verify: {error.verify_message}.",
+                f"The certificate of the broker at {broker} does not verify: {error.verify_message}.",
                 hint="It must be issued by the measured broker CA, for this very name or address.",
             ) from error
         except ssl.SSLError as error:
             if "ALERT" in (error.reason or ""):
-                raise _refusal(where) from error
-            raise BrokerConnectionError(f"At {where} there is no broker: {error.reason or error}.") from error
+                raise _refusal(broker) from error
+            raise BrokerConnectionError(f"At {broker} there is no broker: {error.reason or error}.") from error
         except TimeoutError as error:
-            raise BrokerConnectionError(f"The broker at {where} did not answer in {timeout:.0f} s.") from error
+            raise BrokerConnectionError(f"The broker at {broker} did not answer in {timeout:g} s.") from error
         except OSError as error:
-            raise BrokerConnectionError(f"The connection to the broker at {where} broke: {error.strerror}.") from error
+            raise BrokerConnectionError(f"The connection to the broker at {broker} broke: {error.strerror}.") from error
 
 
-def _receive(session: ssl.SSLSocket, where: str) -> SecretBytes:
+def _receive(session: ssl.SSLSocket, broker: BrokerConnection) -> SecretBytes:
     client = ProvisioningClient()
     while data := session.recv(_RECORD):
         if client.receive(data):
             break
     if not client.started:
-        raise _refusal(where)
+        raise _refusal(broker)
     return client.secret()
 
 
-def _refusal(where: str) -> BrokerRefusedError:
+def _refusal(broker: BrokerConnection) -> BrokerRefusedError:
     return BrokerRefusedError(
-        f"The broker at {where} refused this enclave: it closed the connection after it had seen the evidence.",
+        f"The broker at {broker} refused this enclave: it closed the connection after it had seen the evidence.",
         hint="Why is in the broker's audit log: `sealserve broker log`.",
     )
 

@@ -1,0 +1,79 @@
+import logging
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from sealserve.enclave.index import BuiltEnclave
+from sealserve.enclave.signing import resign
+from sealserve.enclave.simulated.launcher import EnclaveNotSimulatedError, EnclavePlaceError, _load
+from sealserve.enclave.spec import EnclaveSpec
+from sealserve.sealing.release import Release
+
+Change = Callable[[bytes, bytes], None]
+
+
+@pytest.fixture
+def change(
+    release: Release,
+    build: Callable[..., BuiltEnclave],
+    make_spec: Callable[..., EnclaveSpec],
+    signing_key: RSAPrivateKey,
+) -> Change:
+    """Give a function that builds an enclave, changes its manifest and signs it anew."""
+
+    def change(old: bytes, new: bytes) -> None:
+        manifest = build(make_spec()).manifest
+        assert old in manifest.read_bytes()
+        manifest.write_bytes(manifest.read_bytes().replace(old, new))
+        resign(release.folder, "replica-0", signing_key=signing_key, signed_on=date(2026, 11, 23))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"', "is for the platform 'sgx'"),
+        (b"libsecret_prov_attest.so", b"libother.so", "with LD_PRELOAD='libother.so'"),
+    ],
+)
+def test_only_what_is_made_for_simulation_runs_in_it(
+    release: Release, change: Change, old: bytes, new: bytes, message: str
+) -> None:
+    change(old, new)
+
+    with pytest.raises(EnclaveNotSimulatedError, match=message) as caught:
+        _load(release.folder, "replica-0")
+
+    assert caught.value.code == "enclave.not-simulated"
+
+
+def test_a_release_where_the_private_files_go_is_refused(release: Release, change: Change) -> None:
+    top = Path(*release.folder.parts[:2])
+    change(b"/release/", f"{top}/".encode())
+
+    with pytest.raises(EnclavePlaceError, match=f"{top} is where the enclave has its private files") as caught:
+        _load(release.folder, "replica-0")
+
+    assert caught.value.code == "enclave.place"
+
+
+def test_loading_is_logged_with_its_evidence(
+    release: Release,
+    build: Callable[..., BuiltEnclave],
+    make_spec: Callable[..., EnclaveSpec],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    built = build(make_spec())
+
+    with caplog.at_level(logging.INFO):
+        _load(release.folder, "replica-0")
+
+    warning, measured, trusted = (record.getMessage() for record in caplog.records[-3:])
+    assert warning == "simulated enclave replica-0: simulation protects nothing from this machine's root"
+    assert f"step=measured enclave=replica-0 mr_enclave={built.mr_enclave.hex()} mr_signer=" in measured
+    assert measured.endswith(f"isv_prod_id=7 isv_svn=3 debug=False release={release.id}")
+    assert trusted == "step=trusted-files verified=2"

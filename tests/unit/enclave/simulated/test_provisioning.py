@@ -1,0 +1,110 @@
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from sealserve.enclave.simulated.provisioning import (
+    BrokerCertificateError,
+    BrokerConnectionError,
+    BrokerListError,
+    BrokerUnreachableError,
+    connect,
+    fetch_key,
+    servers,
+)
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("broker:4433", [("broker", 4433)]),
+        ("dummy:80;localhost:4433;other:1", [("dummy", 80), ("localhost", 4433), ("other", 1)]),
+        ("a:1,b:2 c:3", [("a", 1), ("b", 2), ("c", 3)]),
+        (";a:1;", [("a", 1)]),
+    ],
+)
+def test_the_list_is_read_as_gramine_reads_it(text: str, expected: list[tuple[str, int]]) -> None:
+    assert servers(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ";", "broker", "broker:", ":4433", "broker:0", "broker:65536", "b:x", "::1:4433"])
+def test_a_list_without_a_server_is_refused(text: str) -> None:
+    with pytest.raises(BrokerListError, match="SECRET_PROVISION_SERVERS") as caught:
+        servers(text)
+
+    assert caught.value.code == "provisioning.servers"
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_the_first_server_that_accepts_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listed = [("127.0.0.1", unused_port()), ("127.0.0.1", listener.getsockname()[1])]
+
+        broker = connect(listed, timeout=5)
+        with broker.socket:
+            assert broker.socket.getpeername() == (broker.host, broker.port) == listed[1]
+
+
+def test_a_broker_that_is_down_is_named_with_its_address() -> None:
+    port = unused_port()
+
+    with pytest.raises(BrokerUnreachableError, match=f"127.0.0.1:{port}: Connection refused") as caught:
+        connect([("127.0.0.1", port)], timeout=5)
+
+    assert caught.value.code == "provisioning.unreachable"
+    assert "sealserve broker run" in str(caught.value)
+
+
+def fetch_from(behave: Callable[[socket.socket], object], broker_ca: bytes, *, timeout: float = 10) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                behave(peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            broker = connect([listener.getsockname()[:2]], timeout=5)
+            fetch_key(broker, broker_ca=broker_ca, quote_for=lambda data: data, now=NOW, timeout=timeout)
+        finally:
+            thread.join()
+
+
+def test_something_else_than_tls_is_no_broker(broker_ca: bytes) -> None:
+    def answer_in_plaintext(peer: socket.socket) -> None:
+        peer.recv(1000)
+        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with pytest.raises(BrokerConnectionError, match="there is no broker: ") as caught:
+        fetch_from(answer_in_plaintext, broker_ca)
+
+    assert caught.value.code == "provisioning.connection"
+
+
+def test_a_connection_that_breaks_is_said(broker_ca: bytes) -> None:
+    with pytest.raises(BrokerConnectionError, match=r"At 127\.0\.0\.1:|The connection to the broker"):
+        fetch_from(lambda peer: peer.recv(1), broker_ca)
+
+
+def test_a_broker_that_says_nothing_is_not_waited_for_forever(broker_ca: bytes) -> None:
+    def wait_for_the_end(peer: socket.socket) -> None:
+        while peer.recv(10_000):
+            pass
+
+    with pytest.raises(BrokerConnectionError, match=r"did not answer in 0\.05 s"):
+        fetch_from(wait_for_the_end, broker_ca, timeout=0.05)
+
+
+def test_a_broker_ca_that_is_no_certificate_is_refused() -> None:
+    with pytest.raises(BrokerCertificateError, match="no certificate in PEM form"):
+        fetch_from(lambda peer: peer.recv(1), b"none")

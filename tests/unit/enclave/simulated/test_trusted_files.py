@@ -1,0 +1,62 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sealserve.enclave.index import BuiltEnclave
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.simulated.trusted_files import (
+    TrustedFileChangedError,
+    TrustedFileMissingError,
+    check_trusted_files,
+    read_trusted_file,
+)
+from sealserve.enclave.spec import EnclaveSpec
+from sealserve.sealing.release import Release
+
+
+@pytest.fixture
+def trusted(
+    build: Callable[..., BuiltEnclave], make_spec: Callable[..., EnclaveSpec], tmp_path: Path
+) -> tuple[Path, Path]:
+    """Give two files that an enclave trusts."""
+    files = tmp_path / "program", tmp_path / "module.py"
+    for path in files:
+        path.write_text(path.name)
+    build(make_spec(trusted_files=files))
+    return files
+
+
+@pytest.mark.usefixtures("trusted")
+def test_files_as_measured_pass(release: Release, broker_ca: bytes) -> None:
+    manifest = load_enclave(release.folder, "replica-0").manifest
+
+    assert check_trusted_files(manifest, release.folder) == 3
+    ca = release.folder / "enclave" / "broker-ca.pem"
+    assert read_trusted_file(manifest, release.folder, ca) == broker_ca
+
+
+def test_a_changed_file_is_named_with_both_digests(release: Release, trusted: tuple[Path, Path]) -> None:
+    trusted[1].write_text("import evil")
+
+    with pytest.raises(TrustedFileChangedError, match=r"module\.py has SHA-256 \w{64}, and \w{64} was") as caught:
+        check_trusted_files(load_enclave(release.folder, "replica-0").manifest, release.folder)
+
+    assert caught.value.code == "enclave.trusted-file-changed"
+
+
+def test_a_missing_file_is_named(release: Release, trusted: tuple[Path, Path]) -> None:
+    trusted[0].unlink()
+
+    with pytest.raises(TrustedFileMissingError, match="program cannot be read: No such file") as caught:
+        check_trusted_files(load_enclave(release.folder, "replica-0").manifest, release.folder)
+
+    assert caught.value.code == "enclave.trusted-file-missing"
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_file_that_is_not_measured_is_not_read(release: Release) -> None:
+    manifest = load_enclave(release.folder, "replica-0").manifest
+
+    with pytest.raises(TrustedFileMissingError, match="/etc/passwd is no trusted file"):
+        read_trusted_file(manifest, release.folder, Path("/etc/passwd"))

@@ -1,0 +1,298 @@
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sealserve.atomic_file import write_file
+from sealserve.enclave.index import (
+    BuiltEnclave,
+    EnclaveIndexError,
+    EnclaveIndexFilesError,
+    EnclaveIndexMissingError,
+    EnclaveIndexReleaseError,
+)
+from sealserve.enclave.measurement import EnclaveMeasurementError, EnclaveMissingError, load_enclave, measure_simulated
+from sealserve.enclave.signing import (
+    BrokerCaError,
+    EnclavePlatformError,
+    EnclaveReleaseError,
+    resign,
+    verify_enclave_index,
+)
+from sealserve.enclave.spec import EnclaveSpec
+from sealserve.sealing.release import Release, verify_release
+from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, IndexSignatureError, sign_index
+from sealserve.sgx.report import Attributes
+from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
+
+Make = Callable[..., EnclaveSpec]
+Build = Callable[..., BuiltEnclave]
+
+
+def test_a_built_enclave_has_genuine_files_and_reference_values(
+    build: Build, make_spec: Make, release: Release, signing_key: rsa.RSAPrivateKey, index_key: Ed25519PrivateKey
+) -> None:
+    built = build(make_spec())
+
+    manifest = built.manifest.read_bytes()
+    assert built.manifest.name == "replica-0.manifest.sgx"
+    layout = (4 * 2**30).to_bytes(8, "little") + (2 + 64 + 4).to_bytes(4, "little")
+    expected = hashlib.sha256(b"sealserve simulated enclave v1\0" + layout + hashlib.sha256(manifest).digest()).digest()
+    assert built.mr_enclave == measure_simulated(manifest) == expected
+    sigstruct = Sigstruct.parse(built.sigstruct.read_bytes())
+    assert sigstruct.verify() == built.mr_signer == mr_signer(signing_key.public_key())
+    assert sigstruct.mr_enclave == built.mr_enclave
+    assert (built.isv_prod_id, built.isv_svn, built.simulated) == (7, 3, True)
+    assert built.attributes == Attributes(flags=4, xfrm=3)
+    assert built.attribute_mask.flags == 2**64 - 1
+    assert verify_enclave_index(release.folder, index_key.public_key()) == (built,)
+    verify_release(release.folder, index_key.public_key())
+
+
+def test_building_twice_gives_the_same_measurement(build: Build, make_spec: Make) -> None:
+    first = build(make_spec())
+    content = first.manifest.read_bytes()
+
+    second = build(make_spec())
+
+    assert second == first
+    assert second.manifest.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"argv": ("/bin/true", "--port=8501")},
+        {"broker": ("127.0.0.1", 4434)},
+        {"threads": 2},
+        {"enclave_size": 2**33},
+        {"isv_svn": 4},
+        {"trusted_files": ()},
+    ],
+)
+def test_whatever_is_measured_changes_the_measurement(
+    build: Build, make_spec: Make, changes: dict[str, object]
+) -> None:
+    assert build(make_spec(**changes)).mr_enclave != build(make_spec()).mr_enclave
+
+
+def test_the_index_covers_all_enclaves_of_the_release(
+    build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
+) -> None:
+    one = build(make_spec(name="replica-1"))
+    zero = build(make_spec(name="replica-0", argv=("/bin/true", "--port=8501")))
+
+    assert verify_enclave_index(release.folder, index_key.public_key()) == (zero, one)
+    index = json.loads((release.folder / "enclave/index.json").read_bytes())
+    assert index["release_id"] == release.id
+    assert [entry["name"] for entry in index["enclaves"]] == ["replica-0", "replica-1"]
+    assert [file["path"] for file in index["files"]] == [
+        "broker-ca.pem",
+        "replica-0.manifest.sgx",
+        "replica-0.sig",
+        "replica-1.manifest.sgx",
+        "replica-1.sig",
+    ]
+
+
+def test_an_interrupted_build_is_mended_by_the_next(
+    build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
+) -> None:
+    build(make_spec(name="replica-1"))
+    write_file(release.folder / "enclave/replica-0.manifest.sgx", b"half of a build")
+    with pytest.raises(EnclaveIndexFilesError, match=r"not in the index: replica-0\.manifest\.sgx"):
+        verify_enclave_index(release.folder, index_key.public_key())
+
+    build(make_spec(name="replica-0"))
+
+    assert len(verify_enclave_index(release.folder, index_key.public_key())) == 2
+
+
+def test_a_tampered_neighbour_is_not_signed_again(build: Build, make_spec: Make) -> None:
+    neighbour = build(make_spec(name="replica-1"))
+    neighbour.sigstruct.write_bytes(bytes(1808))
+
+    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-1\.sig"):
+        build(make_spec())
+
+
+def test_an_enclave_for_another_release_is_refused(build: Build, make_spec: Make) -> None:
+    with pytest.raises(EnclaveReleaseError, match="is specified for the release 000") as caught:
+        build(make_spec(release_id="0" * 64))
+
+    assert caught.value.code == "enclave.other-release"
+
+
+def test_enclaves_for_sgx_are_gramines_to_build(build: Build, make_spec: Make) -> None:
+    with pytest.raises(EnclavePlatformError, match="gramine-sgx-sign") as caught:
+        build(make_spec(simulated=False))
+
+    assert caught.value.code == "enclave.platform"
+
+
+def test_the_brokers_ca_is_one_certificate_for_all_enclaves(build: Build, make_spec: Make, broker_ca: bytes) -> None:
+    other = broker_ca + b"\n"
+
+    build(make_spec())
+    with pytest.raises(BrokerCaError, match="no certificate in PEM form"):
+        build(make_spec(), broker_ca=b"nothing")
+    with pytest.raises(BrokerCaError, match="which the release's other enclaves trust") as caught:
+        build(make_spec(name="replica-1"), broker_ca=other)
+    assert caught.value.code == "enclave.broker-ca"
+    build(make_spec(), broker_ca=other)
+
+
+def test_signing_again_keeps_the_measurement(
+    build: Build, make_spec: Make, release: Release, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = build(make_spec())
+    other_key = rsa.generate_private_key(public_exponent=3, key_size=3072)
+
+    with caplog.at_level(logging.WARNING):
+        sigstruct = resign(
+            release.folder, "replica-0", signing_key=other_key, signed_on=date(2026, 11, 24), dangerous_debug=True
+        )
+
+    assert "dangerous: enclave replica-0 is signed with DEBUG" in caplog.text
+    assert load_enclave(release.folder, "replica-0").sigstruct == sigstruct
+    assert sigstruct.mr_enclave == built.mr_enclave
+    assert sigstruct.mr_signer != built.mr_signer
+    assert sigstruct.attributes.debug
+
+
+def test_a_loader_refuses_a_changed_manifest(build: Build, make_spec: Make, release: Release) -> None:
+    built = build(make_spec())
+    built.manifest.write_bytes(built.manifest.read_bytes().replace(b"--port=8500", b"--port=8501"))
+
+    with pytest.raises(EnclaveMeasurementError, match=f"was signed for {built.mr_enclave.hex()}") as caught:
+        load_enclave(release.folder, "replica-0")
+
+    assert caught.value.code == "enclave.measurement"
+
+
+def test_a_loader_refuses_a_changed_sigstruct(build: Build, make_spec: Make, release: Release) -> None:
+    built = build(make_spec())
+    sigstruct = Sigstruct.parse(built.sigstruct.read_bytes())
+    built.sigstruct.write_bytes(replace(sigstruct, isv_svn=9).to_bytes())
+
+    with pytest.raises(SigstructSignatureError, match="does not verify"):
+        load_enclave(release.folder, "replica-0")
+
+
+def test_a_missing_enclave_is_said_with_those_that_are_there(build: Build, make_spec: Make, release: Release) -> None:
+    with pytest.raises(EnclaveMissingError, match="sealserve enclave build"):
+        load_enclave(release.folder, "replica-0")
+    build(make_spec())
+    with pytest.raises(EnclaveMissingError, match=r"no enclave 'other'.*This release has: replica-0\.") as caught:
+        load_enclave(release.folder, "other")
+    assert caught.value.code == "enclave.missing"
+
+
+class TestIndex:
+    @pytest.fixture(autouse=True)
+    def built(self, build: Build, make_spec: Make) -> BuiltEnclave:
+        return build(make_spec())
+
+    def test_a_missing_index_is_said(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        (release.folder / "enclave/index.json.sig").unlink()
+
+        with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves") as caught:
+            verify_enclave_index(release.folder, index_key.public_key())
+        assert caught.value.code == "enclave-index.missing"
+
+    def test_another_owner_is_not_believed(self, release: Release) -> None:
+        with pytest.raises(IndexSignatureError, match="does not verify under the owner's key"):
+            verify_enclave_index(release.folder, Ed25519PrivateKey.generate().public_key())
+
+    def test_a_signature_of_another_domain_does_not_count(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        content = (release.folder / "enclave/index.json").read_bytes()
+        (release.folder / "enclave/index.json.sig").write_bytes(sign_index(RELEASE_DOMAIN, content, index_key))
+
+        with pytest.raises(IndexSignatureError, match="does not verify under the owner's key"):
+            verify_enclave_index(release.folder, index_key.public_key())
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"{}", "release_id: Field required"),
+            (b"[", "the file: Invalid JSON"),
+            (b'{"enclaves":[],"files":[],"release_id":"' + b"0" * 64 + b'","version":1}', "enclaves: Tuple should"),
+        ],
+    )
+    def test_a_signed_index_of_another_form_is_refused(
+        self, release: Release, index_key: Ed25519PrivateKey, content: bytes, message: str
+    ) -> None:
+        self.sign(release, index_key, content)
+
+        with pytest.raises(EnclaveIndexError, match=message) as caught:
+            verify_enclave_index(release.folder, index_key.public_key())
+        assert caught.value.code == "enclave-index.invalid"
+
+    def test_only_the_canonical_form_counts(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        content = (release.folder / "enclave/index.json").read_bytes()
+        self.sign(release, index_key, content + b"\n")
+
+        with pytest.raises(EnclaveIndexError, match="not in canonical form"):
+            verify_enclave_index(release.folder, index_key.public_key())
+
+    def test_the_enclaves_of_another_release_are_refused(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        (release.folder / "release.json").write_bytes(b"another release")
+
+        with pytest.raises(EnclaveIndexReleaseError, match=f"holds enclaves for the release {release.id}") as caught:
+            verify_enclave_index(release.folder, index_key.public_key())
+        assert caught.value.code == "enclave-index.release"
+
+    def test_a_folder_without_a_release_is_said(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        (release.folder / "release.json").unlink()
+
+        with pytest.raises(EnclaveIndexReleaseError, match="is no release"):
+            verify_enclave_index(release.folder, index_key.public_key())
+
+    def test_every_difference_is_named(self, release: Release, index_key: Ed25519PrivateKey) -> None:
+        folder = release.folder / "enclave"
+        (folder / "replica-0.sig").write_bytes(b"changed")
+        (folder / "broker-ca.pem").unlink()
+        (folder / "more").write_bytes(b"")
+
+        with pytest.raises(EnclaveIndexFilesError) as caught:
+            verify_enclave_index(release.folder, index_key.public_key())
+        assert caught.value.code == "enclave-index.files"
+        for text in ("changed: replica-0.sig", "missing: broker-ca.pem", "not in the index: more"):
+            assert text in str(caught.value)
+
+    def test_an_index_that_lies_about_a_measurement_is_refused(
+        self, release: Release, index_key: Ed25519PrivateKey, built: BuiltEnclave
+    ) -> None:
+        content = (release.folder / "enclave/index.json").read_bytes()
+        self.sign(release, index_key, content.replace(built.mr_enclave.hex().encode(), b"0" * 64))
+
+        with pytest.raises(EnclaveIndexFilesError, match="The index says MRENCLAVE 0000"):
+            verify_enclave_index(release.folder, index_key.public_key())
+
+    def test_an_enclave_that_opens_another_release_is_refused(
+        self, release: Release, index_key: Ed25519PrivateKey
+    ) -> None:
+        other = release.folder.with_name("other")
+        shutil.copytree(release.folder, other)
+        (other / "release.json").write_bytes(b"another release")
+        content = (other / "enclave/index.json").read_bytes()
+        self.sign(
+            Release(id="", folder=other, index=release.index),
+            index_key,
+            content.replace(release.id.encode(), hashlib.sha256(b"another release").hexdigest().encode()),
+        )
+
+        with pytest.raises(EnclaveIndexReleaseError, match=f"'replica-0' opens the release {release.id}"):
+            verify_enclave_index(other, index_key.public_key())
+
+    @staticmethod
+    def sign(release: Release, key: Ed25519PrivateKey, content: bytes) -> None:
+        (release.folder / "enclave/index.json").write_bytes(content)
+        (release.folder / "enclave/index.json.sig").write_bytes(sign_index(ENCLAVE_DOMAIN, content, key))

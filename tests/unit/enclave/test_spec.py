@@ -1,0 +1,122 @@
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sealserve
+from sealserve.enclave.manifest import HostMount, TmpfsMount
+from sealserve.enclave.spec import (
+    EnclaveSpec,
+    EnclaveSpecError,
+    TrustedSourceError,
+    make_manifest,
+    model_server,
+    model_server_files,
+    release_mounts,
+)
+from sealserve.sealing.release import Release
+
+Make = Callable[..., EnclaveSpec]
+CA = "c" * 64
+
+
+def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Release) -> None:
+    manifest = make_manifest(make_spec(threads=2), broker_ca_sha256=CA)
+
+    environment = manifest.loader.env
+    assert environment["SEALSERVE_RELEASE_ID"] == release.id
+    assert environment["SEALSERVE_PLATFORM"] == "simulated"
+    assert environment["LD_PRELOAD"] == "libsecret_prov_attest.so"
+    assert environment["SECRET_PROVISION_CONSTRUCTOR"] == "1"
+    assert environment["SECRET_PROVISION_SET_KEY"] == "release"
+    assert environment["SECRET_PROVISION_SERVERS"] == "127.0.0.1:4433"
+    assert environment["SECRET_PROVISION_CA_CHAIN_PATH"] == "/broker-ca.pem"
+    assert environment["OMP_NUM_THREADS"] == environment["TF_NUM_INTRAOP_THREADS"] == "2"
+    assert manifest.libos.entrypoint == "/bin/true"
+    assert manifest.loader.argv == ["/bin/true", "--port=8500"]
+    assert manifest.fs.root.type == "tmpfs"
+    assert not manifest.sgx.debug
+    assert manifest.sgx.remote_attestation == "dcap"
+    assert manifest.sgx.max_threads == 2 * 2 + 64 + 4
+    assert (manifest.sgx.isvprodid, manifest.sgx.isvsvn) == (7, 3)
+    assert [(file.path, file.sha256) for file in manifest.sgx.trusted_files] == [
+        ("enclave/broker-ca.pem", CA),
+        ("/bin/true", hashlib.sha256(Path("/bin/true").read_bytes()).hexdigest()),
+    ]
+    assert [mount.path for mount in manifest.fs.mounts if isinstance(mount, HostMount)] == ["/broker-ca.pem", "/bin"]
+    assert [mount.path for mount in manifest.fs.mounts if isinstance(mount, TmpfsMount)] == ["/release/scratch"]
+    assert environment["TMPDIR"] == environment["HOME"] == "/release/scratch"
+
+
+def test_for_sgx_only_the_mark_differs(make_spec: Make) -> None:
+    simulated = make_manifest(make_spec(), broker_ca_sha256=CA).to_bytes()
+    sgx = make_manifest(make_spec(simulated=False), broker_ca_sha256=CA).to_bytes()
+
+    assert simulated.replace(b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"') == sgx
+
+
+def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in (one, two):
+        path.write_bytes(b"content")
+
+    first = make_manifest(make_spec(trusted_files=(one, two, one)), broker_ca_sha256=CA).to_bytes()
+    second = make_manifest(make_spec(trusted_files=(two, one)), broker_ca_sha256=CA).to_bytes()
+
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../x"}, "the name '../x'"),
+        ({"release_id": "abc"}, "the release id 'abc'"),
+        ({"argv": ()}, "the program"),
+        ({"argv": ("python",)}, "the program"),
+        ({"mounts": ()}, "the mounts"),
+        ({"broker": ("::1", 4433)}, "the broker '::1':4433"),
+        ({"broker": ("a;b", 4433)}, "the broker"),
+        ({"broker": ("host", 0)}, "the broker 'host':0"),
+        ({"threads": 0}, "the threads (0)"),
+        ({"enclave_size": 3 * 2**30}, "a power of two"),
+        ({"enclave_size": 2**10}, "at least 1 MiB"),
+        ({"isv_prod_id": 2**16}, "the product id"),
+        ({"isv_svn": -1}, "the security version"),
+        ({"trusted_files": (Path("relative"),)}, "the trusted files"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(make_spec: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EnclaveSpecError) as caught:
+        make_spec(**changes)
+
+    assert caught.value.code == "enclave.invalid-spec"
+    assert message in str(caught.value)
+
+
+def test_a_trusted_file_that_cannot_be_read_is_named(make_spec: Make, tmp_path: Path) -> None:
+    spec = make_spec(trusted_files=(tmp_path / "none",))
+
+    with pytest.raises(TrustedSourceError, match="none should be measured, and cannot be read: No such file") as caught:
+        make_manifest(spec, broker_ca_sha256=CA)
+
+    assert caught.value.code == "enclave.trusted-source"
+
+
+def test_the_model_server_runs_isolated_and_is_measured() -> None:
+    assert model_server(["--port=1"]) == (sys.executable, "-I", "-m", "sealserve.serving", "--port=1")
+    files = model_server_files()
+    assert files[0] == Path(sys.executable)
+    assert Path(sealserve.__file__) in files
+    assert {path.suffix for path in files[2:]} == {".py"}
+    assert list(files[2:]) == sorted(files[2:])
+
+
+def test_a_release_is_mounted_as_it_is(release: Release) -> None:
+    assert [(mount.path, mount.uri) for mount in release_mounts(release.folder)] == [
+        ("/release/files.json", "file:files.json"),
+        ("/release/models", "file:models/"),
+        ("/release/tls", "file:tls/"),
+    ]
