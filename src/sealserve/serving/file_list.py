@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -229,7 +229,7 @@ def _unlisted(path: str) -> FileUnlistedError:
 
 
 def _is_plain(path: str) -> bool:
-    return path == PurePosixPath(path).as_posix() and not path.startswith("/") and ".." not in path.split("/")
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def _files(folder: Path) -> list[str]:

@@ -57,7 +57,7 @@ class Signature:
     def bind(cls, name: str, definition: SignatureDef, session: Session) -> Self | None:
         """Return the signature, or None where it has a tensor that cannot be sent or received.
 
-        Such are the initialiser of a SavedModel (an operation without outputs), sparse and composite tensors, resources.
+        Such are sparse and composite tensors, resources, and a SavedModel's initialiser (an operation without outputs).
         """
         if not all(
             is_known(info.dtype) for infos in (definition.inputs, definition.outputs) for info in infos.values()

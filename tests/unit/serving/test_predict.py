@@ -7,8 +7,13 @@ import pytest
 from sealserve.serving import predict as module
 from sealserve.serving.predict import predict
 from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
-from sealserve.serving.request_errors import DeadlineExceededError, MalformedRequestError, ModelSpecError, RequestError
-from sealserve.serving.request_errors import Status
+from sealserve.serving.request_errors import (
+    DeadlineExceededError,
+    MalformedRequestError,
+    ModelSpecError,
+    RequestError,
+    Status,
+)
 from sealserve.serving.servables import ServableNotFoundError, Servables
 
 pytestmark = pytest.mark.tensorflow

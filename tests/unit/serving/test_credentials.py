@@ -1,0 +1,96 @@
+import hashlib
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from sealserve.pki.authority import Authority, AuthorityKind
+from sealserve.pki.certificate import CertificateExpiredError
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.credentials import TlsSettingsMissingError, read_tls_settings, server_credentials
+from sealserve.serving.file_list import FileChangedError, FileList, FileUnlistedError
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+SERVICE = "grpc.tf-serving.service.com"
+
+
+@pytest.fixture(scope="module")
+def settings() -> SslConfig:
+    service = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=NOW)
+    users = Authority.create(AuthorityKind.USERS, names=["client.tf-serving.service.com"], simulated=True, now=NOW)
+    leaf = service.issue_server([SERVICE], now=NOW)
+    return SslConfig(
+        server_key=leaf.key_pem, server_cert=leaf.chain_pem, custom_ca=users.certificate_pem, client_verify=True
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path, settings: SslConfig) -> Path:
+    (tmp_path / "ssl.cfg").write_bytes(settings.render().reveal())
+    return tmp_path / "ssl.cfg"
+
+
+def listing(path: Path) -> FileList:
+    content = path.read_bytes()
+    row = {"path": path.name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return FileList.parse(json.dumps({"version": 1, "files": [row]}).encode(), folder=path.parent)
+
+
+def test_the_settings_become_credentials(path: Path, settings: SslConfig) -> None:
+    read = read_tls_settings(path, None, now=NOW)
+    assert read == settings
+    assert isinstance(server_credentials(read), grpc.ServerCredentials)
+
+
+def test_a_listed_file_must_be_the_listed_one(path: Path, settings: SslConfig) -> None:
+    files = listing(path)
+    assert read_tls_settings(path, files, now=NOW) == settings
+    path.write_bytes(path.read_bytes().replace(b"client_verify: true", b"client_verify: fals"))
+    with pytest.raises(FileChangedError, match=r"ssl.cfg has the SHA-256"):
+        read_tls_settings(path, files, now=NOW)
+
+
+def test_a_file_beside_the_list_must_be_listed(path: Path, tmp_path: Path) -> None:
+    files = listing(path)
+    other = tmp_path / "other.cfg"
+    other.write_bytes(path.read_bytes())
+    with pytest.raises(FileUnlistedError, match=r"other.cfg is there"):
+        read_tls_settings(other, files, now=NOW)
+
+
+def test_a_file_elsewhere_is_not_the_lists_business(path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "ssl.cfg"
+    elsewhere.write_bytes(path.read_bytes())
+    assert read_tls_settings(elsewhere, listing(path), now=NOW).client_verify
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TlsSettingsMissingError, match=r"ssl.cfg cannot be read: No such file") as caught:
+        read_tls_settings(tmp_path / "ssl.cfg", None, now=NOW)
+    assert (caught.value.code, caught.value.exit_status) == ("server.tls-settings-missing", 2)
+
+
+def test_an_expired_certificate(path: Path) -> None:
+    with pytest.raises(CertificateExpiredError, match=r"the server's certificate in .* expired"):
+        read_tls_settings(path, None, now=NOW + timedelta(days=5000))
+
+
+def test_an_authority_of_users_that_expired_is_a_warning(
+    tmp_path: Path, settings: SslConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = Authority.create(
+        AuthorityKind.USERS, names=["client.example.com"], simulated=True, now=NOW - timedelta(days=9000)
+    )
+    mixed = SslConfig(
+        server_key=settings.server_key,
+        server_cert=settings.server_cert,
+        custom_ca=(settings.custom_ca or b"") + old.certificate_pem,
+        client_verify=True,
+    )
+    (tmp_path / "ssl.cfg").write_bytes(mixed.render().reveal())
+    with caplog.at_level(logging.WARNING):
+        assert read_tls_settings(tmp_path / "ssl.cfg", None, now=NOW).custom_ca == mixed.custom_ca
+    assert "one is not valid: custom_ca" in caplog.text

@@ -1,0 +1,201 @@
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealserve.errors import VerificationError
+from sealserve.serving.file_list import (
+    FileChangedError,
+    FileList,
+    FileListEmptyError,
+    FileListMalformedError,
+    FileListMissingError,
+    FileMissingError,
+    FileUnlistedError,
+    OutsideFileListError,
+)
+
+FILES = {
+    "models/m/1/saved_model.pb": b"graph",
+    "models/m/1/variables/variables.index": b"index",
+    "models/m/2/saved_model.pb": b"other",
+    "tls/ssl.cfg": b"settings",
+}
+
+
+def rows(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        {"path": path, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in files.items()
+    ]
+
+
+def document(files: list[dict[str, Any]], **changes: Any) -> bytes:
+    return json.dumps({"version": 1, "files": files} | changes).encode()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    for path, content in FILES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    (tmp_path / "files.json").write_bytes(document(rows(FILES)))
+    return tmp_path
+
+
+def test_what_is_as_listed_passes(release: Path) -> None:
+    files = FileList.read(release / "files.json")
+    files.check_folder(release / "models/m/1")
+    assert sorted(files.below(release / "models/m")) == [
+        "1/saved_model.pb",
+        "1/variables/variables.index",
+        "2/saved_model.pb",
+    ]
+    assert files.read_file(release / "tls/ssl.cfg") == b"settings"
+
+
+def test_an_empty_folder_is_no_file(release: Path) -> None:
+    (release / "models/m/1/assets").mkdir()
+    FileList.read(release / "files.json").check_folder(release / "models/m/1")
+
+
+def test_the_whole_release_can_be_checked(release: Path) -> None:
+    content = (release / "files.json").read_bytes()
+    (release / "files.json").unlink()
+    FileList.parse(content, folder=release).check_folder(release)
+
+
+def remove(folder: Path) -> None:
+    (folder / "variables/variables.index").unlink()
+
+
+def remove_all(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def add(folder: Path) -> None:
+    (folder / "variables/variables.data").write_bytes(b"")
+
+
+def add_a_link(folder: Path) -> None:
+    (folder / "assets").symlink_to(folder)
+
+
+def grow(folder: Path) -> None:
+    (folder / "saved_model.pb").write_bytes(b"graph2")
+
+
+def change(folder: Path) -> None:
+    (folder / "saved_model.pb").write_bytes(b"grapf")
+
+
+def replace_by_a_folder(folder: Path) -> None:
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "error", "code", "message"),
+    [
+        (remove, FileMissingError, "servable.file-missing", "models/m/1/variables/variables.index is in the file list"),
+        (remove_all, FileMissingError, "servable.file-missing", "models/m/1/saved_model.pb is in the file list"),
+        (
+            add,
+            FileUnlistedError,
+            "servable.file-unlisted",
+            "models/m/1/variables/variables.data is there",
+        ),
+        (add_a_link, FileUnlistedError, "servable.file-unlisted", "models/m/1/assets is there"),
+        (grow, FileChangedError, "servable.file-changed", "saved_model.pb has 6 bytes; the file list says 5"),
+        (change, FileChangedError, "servable.file-changed", "saved_model.pb has the SHA-256 "),
+        (replace_by_a_folder, FileMissingError, "servable.file-missing", "models/m/1/saved_model.pb is in"),
+    ],
+)
+def test_what_is_not_as_listed_is_refused(
+    release: Path, tamper: Callable[[Path], None], error: type[VerificationError], code: str, message: str
+) -> None:
+    files = FileList.read(release / "files.json")
+    tamper(release / "models/m/1")
+    with pytest.raises(error, match=message) as caught:
+        files.check_folder(release / "models/m/1")
+    assert (caught.value.code, caught.value.exit_status) == (code, 3)
+    files.check_folder(release / "models/m/2")
+
+
+def test_a_file_that_cannot_be_read_counts_as_changed(release: Path) -> None:
+    files = FileList.read(release / "files.json")
+    (release / "tls/ssl.cfg").unlink()
+    (release / "tls/ssl.cfg").mkdir()
+    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg cannot be read: Is a directory"):
+        files.read_file(release / "tls/ssl.cfg")
+
+
+def test_a_single_file_is_checked_as_it_is_read(release: Path) -> None:
+    files = FileList.read(release / "files.json")
+    (release / "tls/ssl.cfg").write_bytes(b"settingz")
+    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg has the SHA-256"):
+        files.read_file(release / "tls/ssl.cfg")
+    (release / "tls/ssl.cfg").write_bytes(b"settings" * 1000)
+    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg has 9 bytes; the file list says 8"):
+        files.read_file(release / "tls/ssl.cfg")
+    (release / "tls/ssl.cfg").unlink()
+    with pytest.raises(FileMissingError, match=r"tls/ssl.cfg is in the file list"):
+        files.read_file(release / "tls/ssl.cfg")
+    with pytest.raises(FileUnlistedError, match=r"tls/other.cfg is there"):
+        files.read_file(release / "tls/other.cfg")
+
+
+def test_a_folder_that_the_list_says_nothing_about(release: Path) -> None:
+    files = FileList.read(release / "files.json")
+    with pytest.raises(OutsideFileListError, match="is not below") as caught:
+        files.below(release.parent)
+    assert caught.value.code == "file-list.outside"
+    assert files.relative(release.parent / "ssl.cfg") is None
+    with pytest.raises(FileUnlistedError):
+        files.read_file(release.parent / "ssl.cfg")
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileListMissingError, match=r"files.json cannot be read: No such file") as caught:
+        FileList.read(tmp_path / "files.json")
+    assert (caught.value.code, caught.value.exit_status) == ("file-list.missing", 3)
+
+
+def test_a_list_that_was_emptied(tmp_path: Path) -> None:
+    with pytest.raises(FileListEmptyError, match="names no file") as caught:
+        FileList.parse(document([]), folder=tmp_path)
+    assert caught.value.code == "file-list.empty"
+    with pytest.raises(FileListMalformedError, match="is no file list"):
+        FileList.parse(b"", folder=tmp_path)
+
+
+ROW = rows({"a": b"x"})[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff", "is no file list"),
+        (b"[]", "is no file list: it: "),
+        (document([ROW], version=2), "has version 2; expected 1"),
+        (document([ROW], more=1), "is no file list: more: "),
+        (document([ROW | {"size": -1}]), "is no file list: files.0.size: "),
+        (document([ROW | {"size": "1"}]), "is no file list: files.0.size: "),
+        (document([ROW | {"sha256": "AB"}]), "is no file list: files.0.sha256: "),
+        (document([ROW | {"mode": 1}]), "is no file list: files.0.mode: "),
+        (document([ROW, ROW]), "names 'a' twice"),
+        *(
+            (document([ROW | {"path": path}]), "is not plain and relative")
+            for path in ("/a", "../a", "a/../b", "a//b", "./a", "a/", "", ".", "a/.", "a\0")
+        ),
+    ],
+)
+def test_a_list_that_is_not_what_it_should_be(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(FileListMalformedError, match=message) as caught:
+        FileList.parse(content, folder=tmp_path)
+    assert caught.value.code == "file-list.malformed"

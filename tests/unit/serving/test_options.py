@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from sealserve.serving.flags import FlagValueError
+from sealserve.serving.options import (
+    ConflictingFlagsError,
+    MissingFlagError,
+    PlaintextRefusedError,
+    Question,
+    ServerOptions,
+    parse,
+    parse_channel_arguments,
+)
+
+BASE = ("--model_base_path=/m", "--ssl_config_file=/ssl.cfg")
+
+
+def options(*flags: str) -> ServerOptions:
+    parsed = parse([*BASE, *flags])
+    assert isinstance(parsed, ServerOptions)
+    return parsed
+
+
+def test_the_defaults_are_tensorflow_servings_where_it_has_them() -> None:
+    chosen = options()
+    assert (chosen.port, chosen.model_name, chosen.saved_model_tags) == (8500, "default", ("serve",))
+    assert (chosen.model_base_path, chosen.ssl_config_file, chosen.file_list) == (Path("/m"), Path("/ssl.cfg"), None)
+    assert (chosen.intra_op_threads, chosen.inter_op_threads) == (0, 0)
+    assert chosen.threads >= 4
+    assert (chosen.drain_grace, chosen.max_message_bytes) == (30, 2**28)
+
+
+def test_help_and_version_are_questions() -> None:
+    assert parse(["--version"]) == Question(version=True)
+    assert parse(["--help", "--version"]) == Question(version=False)
+
+
+def test_a_model_must_be_given() -> None:
+    with pytest.raises(MissingFlagError, match="--model_base_path is missing") as caught:
+        parse(["--ssl_config_file=x"])
+    assert caught.value.code == "flags.missing"
+    with pytest.raises(FlagValueError, match="--model_name: expected a name"):
+        options("--model_name=")
+
+
+def test_plaintext_must_be_asked_for_by_its_name() -> None:
+    with pytest.raises(PlaintextRefusedError, match="does not serve in plaintext") as caught:
+        parse(["--model_base_path=/m"])
+    assert caught.value.code == "flags.plaintext-refused"
+    chosen = parse(["--model_base_path=/m", "--dangerous_plaintext"])
+    assert isinstance(chosen, ServerOptions)
+    assert chosen.ssl_config_file is None
+
+
+def test_tls_and_plaintext_exclude_each_other() -> None:
+    with pytest.raises(ConflictingFlagsError, match="both given") as caught:
+        options("--dangerous_plaintext")
+    assert caught.value.code == "flags.conflict"
+
+
+@pytest.mark.parametrize(
+    ("flags", "pools"),
+    [
+        (["session=3"], (3, 3)),
+        (["intra_op=2"], (2, 0)),
+        (["intra_op=2", "inter_op=1"], (2, 1)),
+        (["session=3", "inter_op=1"], (0, 1)),
+    ],
+)
+def test_thread_pools_are_sized_as_tensorflow_serving_sizes_them(flags: list[str], pools: tuple[int, int]) -> None:
+    chosen = options(*("--tensorflow_" + flag.replace("=", "_parallelism=") for flag in flags))
+    assert (chosen.intra_op_threads, chosen.inter_op_threads) == pools
+
+
+def test_all_three_pool_flags_conflict() -> None:
+    with pytest.raises(ConflictingFlagsError, match="--tensorflow_session_parallelism and both of"):
+        options(*(f"--tensorflow_{pool}_parallelism=1" for pool in ("session", "intra_op", "inter_op")))
+
+
+def test_channel_arguments_are_integers_where_they_can_be() -> None:
+    assert parse_channel_arguments("") == ()
+    assert parse_channel_arguments("grpc.max_connection_age_ms=300,a=b") == (
+        ("grpc.max_connection_age_ms", 300),
+        ("a", "b"),
+    )
+
+
+@pytest.mark.parametrize("text", ["grpc.max_connection_age_ms", "=3", "a="])
+def test_channel_arguments_need_a_key_and_a_value(text: str) -> None:
+    with pytest.raises(FlagValueError, match="--grpc_channel_arguments: expected key=value"):
+        parse_channel_arguments(text)

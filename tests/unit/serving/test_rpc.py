@@ -1,0 +1,135 @@
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+import grpc.aio
+import pytest
+
+from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.rpc import Method, Methods, Route, refusal
+from sealserve.serving.workers import Workers
+
+Call = Callable[..., Awaitable[bytes]]
+Scenario = Callable[[Call], Awaitable[None]]
+
+
+def serve(method: Method, scenario: Scenario, *, threads: int = 1, queue: int = 8) -> None:
+    """Run ``scenario`` with a call of ``method`` over a real connection."""
+
+    async def run() -> None:
+        workers = Workers("test", threads=threads, queue=queue)
+        server = grpc.aio.server(handlers=[Methods({"/s/Method": Route(method=method, workers=workers)})])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                await scenario(channel.unary_unary("/s/Method"))
+        finally:
+            await server.stop(None)
+            workers.close()
+
+    asyncio.run(run())
+
+
+class CanaryError(RequestError):
+    code = "test.canary"
+    status = Status.FAILED_PRECONDITION
+
+
+def test_bytes_go_in_and_come_out() -> None:
+    async def scenario(call: Call) -> None:
+        assert await call(b"abc") == b"cba"
+
+    serve(lambda content, _: content[::-1], scenario)
+
+
+def test_the_deadline_arrives_on_the_monotonic_clock() -> None:
+    deadlines: list[float | None] = []
+
+    def method(_content: bytes, deadline: float | None) -> bytes:
+        deadlines.append(deadline)
+        return b""
+
+    async def scenario(call: Call) -> None:
+        await call(b"")
+        await call(b"", timeout=1000)
+
+    serve(method, scenario)
+    assert deadlines[0] is None
+    assert deadlines[1] is not None
+    assert 500 < deadlines[1] - time.monotonic() < 1500  # gRPC sends a timeout rounded
+
+
+def test_a_request_error_becomes_its_status() -> None:
+    def method(content: bytes, _deadline: float | None) -> bytes:
+        raise CanaryError("x" * len(content), hint="for the operator")
+
+    async def scenario(call: Call) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"abc")
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "xxx")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"x" * 2000)
+        assert caught.value.details() == "x" * 1024 + "...TRUNCATED"
+
+    serve(method, scenario)
+
+
+def test_what_is_unknown_is_internal_and_the_log_has_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    def method(content: bytes, _deadline: float | None) -> bytes:
+        raise ValueError(content.decode())
+
+    async def scenario(call: Call) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"canary")
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal")
+
+    with caplog.at_level(logging.ERROR, logger="sealserve"):
+        serve(method, scenario)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ValueError
+    assert "canary" not in record.getMessage()
+
+
+def test_more_than_may_wait_is_refused() -> None:
+    gate, started = threading.Event(), threading.Event()
+
+    def method(_content: bytes, _deadline: float | None) -> bytes:
+        started.set()
+        gate.wait()
+        return b"done"
+
+    async def scenario(call: Call) -> None:
+        first = asyncio.ensure_future(call(b""))
+        await asyncio.to_thread(started.wait)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.details() == "The server is busy: 1 requests run or wait already."
+        gate.set()
+        assert await first == b"done"
+        assert await call(b"") == b"done"
+
+    serve(method, scenario, queue=0)
+
+
+def test_a_refusal_gives_its_reason() -> None:
+    async def scenario(call: Call) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"")
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, "use Predict")
+
+    serve(refusal("use Predict"), scenario)
+
+
+def test_a_method_that_is_not_there() -> None:
+    assert Methods({}).service(_Details()) is None
+
+
+class _Details(grpc.HandlerCallDetails):
+    method = "/s/Nonsense"
+    invocation_metadata = ()
