@@ -1,0 +1,180 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+
+from sealserve.sgx.appraisal import TcbStatus, verify_quote
+from sealserve.sgx.collateral_documents import CollateralMalformedError
+from sealserve.sgx.pcs import (
+    INTEL_ROOT_CRL,
+    PcsClient,
+    PcsNotFoundError,
+    PcsStatusError,
+    PcsUnreachableError,
+    PcsUrlError,
+)
+from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.report import EnclaveReport
+from sealserve.sgx.simulated.pcs import PcsServer
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.quoting import quote
+from sealserve.sgx.simulated.vendor import Vendor
+
+
+@dataclass
+class Clock:
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Recorder:
+    """An HTTP transport that remembers what was asked and answers as told."""
+
+    status: int = 404
+    body: bytes = b""
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(str(request.url))
+        return httpx.Response(self.status, content=self.body)
+
+
+@pytest.fixture
+def clock(now: datetime) -> Clock:
+    return Clock(now)
+
+
+@pytest.fixture
+def server(vendor: Vendor, clock: Clock) -> Iterator[PcsServer]:
+    with PcsServer(vendor, clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: PcsServer, clock: Clock) -> Iterator[PcsClient]:
+    with PcsClient(server.url, clock=clock) as connected:
+        yield connected
+
+
+@pytest.fixture
+def raw(platform: Platform, report: EnclaveReport) -> bytes:
+    return quote(platform, report)
+
+
+def _client(recorder: Recorder, base_url: str = "http://pccs.example") -> PcsClient:
+    return PcsClient(base_url, http=httpx.Client(transport=httpx.MockTransport(recorder)))
+
+
+def test_what_is_fetched_verifies(client: PcsClient, vendor: Vendor, raw: bytes, now: datetime) -> None:
+    collateral = client.collateral_for(parse_quote(raw))
+    assert verify_quote(raw, collateral, anchor=vendor.anchor, now=now).tcb_status is TcbStatus.UP_TO_DATE
+
+
+def test_the_address_may_have_the_path_of_the_api(server: PcsServer, clock: Clock, raw: bytes) -> None:
+    with PcsClient(f"{server.url}/sgx/certification/v4/", clock=clock) as client:
+        assert client.collateral_for(parse_quote(raw)).tcb_info
+
+
+def test_the_roots_list_may_be_at_intels_path(server: PcsServer, clock: Clock, vendor: Vendor, raw: bytes) -> None:
+    with PcsClient(server.url, root_crl_url=f"{server.url}/IntelSGXRootCA.der", clock=clock) as client:
+        collateral = client.collateral_for(parse_quote(raw))
+    assert verify_quote(raw, collateral, anchor=vendor.anchor, now=clock.now).simulated
+
+
+def test_answers_are_kept_for_an_hour(
+    client: PcsClient, vendor: Vendor, platform: Platform, raw: bytes, clock: Clock
+) -> None:
+    before = client.collateral_for(parse_quote(raw))
+    vendor.revoke(platform.chain.leaf.serial_number)
+    clock.now += timedelta(minutes=59)
+    assert client.collateral_for(parse_quote(raw)) == before
+    clock.now += timedelta(minutes=2)
+    assert client.collateral_for(parse_quote(raw)).pck_crl != before.pck_crl
+
+
+def test_answers_are_not_kept_beyond_their_next_update(server: PcsServer, clock: Clock, raw: bytes) -> None:
+    with PcsClient(server.url, clock=clock, max_age=timedelta(days=365)) as client:
+        before = client.collateral_for(parse_quote(raw))
+        clock.now += timedelta(days=29)
+        assert client.collateral_for(parse_quote(raw)) == before
+        clock.now += timedelta(days=2)
+        assert client.collateral_for(parse_quote(raw)).tcb_info != before.tcb_info
+
+
+def test_answers_can_be_forgotten(client: PcsClient, vendor: Vendor, raw: bytes) -> None:
+    before = client.collateral_for(parse_quote(raw))
+    vendor.recover_tcb()
+    assert client.collateral_for(parse_quote(raw)) == before
+    client.forget()
+    assert client.collateral_for(parse_quote(raw)).tcb_info != before.tcb_info
+
+
+def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch, client: PcsClient, raw: bytes) -> None:
+    monkeypatch.setattr("sealserve.sgx.pcs._MAX_CACHED", 2)
+    client.collateral_for(parse_quote(raw))
+    assert len(client._cache) == 2
+
+
+def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
+    server.stop()
+    with PcsClient(server.url) as client, pytest.raises(PcsUnreachableError, match="no answer") as caught:
+        client.collateral_for(parse_quote(raw))
+    assert caught.value.code == "pcs.unreachable"
+    assert server.url in caught.value.message
+
+
+def test_an_unknown_kind_of_platform(raw: bytes) -> None:
+    recorder = Recorder(status=404)
+    with pytest.raises(PcsNotFoundError, match=r"tcb\?fmspc=5EA15E000000: not found") as caught:
+        _client(recorder).collateral_for(parse_quote(raw))
+    assert caught.value.code == "pcs.not-found"
+    assert recorder.asked == ["http://pccs.example/sgx/certification/v4/tcb?fmspc=5EA15E000000"]
+
+
+@pytest.mark.parametrize("status", [302, 400, 500, 503])
+def test_an_error_for_an_answer(raw: bytes, status: int) -> None:
+    with pytest.raises(PcsStatusError, match=f"expected HTTP status 200, got {status}") as caught:
+        _client(Recorder(status=status)).collateral_for(parse_quote(raw))
+    assert caught.value.code == "pcs.status"
+
+
+def test_an_answer_without_end(raw: bytes) -> None:
+    with pytest.raises(CollateralMalformedError, match="more than 1048576 bytes"):
+        _client(Recorder(status=200, body=bytes((1 << 20) + 1))).collateral_for(parse_quote(raw))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "pccs.example", "ftp://pccs.example", "http://", "http://pccs:port", "file:///etc/passwd"]
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(PcsUrlError, match="PCS: ") as caught:
+        PcsClient(url)
+    assert caught.value.code == "pcs.url"
+
+
+def test_intels_service_has_the_roots_list_elsewhere() -> None:
+    with PcsClient() as client:
+        assert client._root_crl_url == INTEL_ROOT_CRL
+
+
+def test_a_given_http_client_stays_open() -> None:
+    with httpx.Client() as http:
+        with PcsClient("https://pccs.example", http=http):
+            pass
+        assert not http.is_closed
+
+
+def test_no_proxy_is_asked_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, server: PcsServer, clock: Clock, raw: bytes
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with PcsClient(server.url, clock=clock) as client:
+        assert isinstance(parse_quote(raw), Quote)
+        assert client.collateral_for(parse_quote(raw)).tcb_info
