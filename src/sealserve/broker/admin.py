@@ -191,9 +191,7 @@ def status(database: Database) -> Status:
             releases=states,
             decisions=_counts(connection, "decision"),
             refusals=_counts(connection, "code", only=Decision.REFUSED),
-            evaluation_floor={
-                str(kind): floor for kind in Platform if (floor := platforms.evaluation_floor(connection, kind))
-            },
+            evaluation_floor=platforms.evaluation_floors(connection),
             audit_rows=rows,
             audit_head=head,
         )

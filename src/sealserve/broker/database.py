@@ -94,7 +94,8 @@ PLATFORMS: Final = Table(
 EVALUATION_FLOOR: Final = Table(
     "evaluation_floor",
     METADATA,
-    Column("platform", String(16), primary_key=True),
+    Column("anchor", String(64), primary_key=True),  # SHA-256 of the root certificate
+    Column("platform", String(16), nullable=False),
     Column("number", Integer, nullable=False),
     Column("seen", String(32), nullable=False),
 )

@@ -47,7 +47,7 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote, parse_quote
 from sealserve.sgx.ra_tls import check_binding, parse_certificate
-from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
+from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 
 _LOG: Final = logging.getLogger(__name__)
 _ROWS_PER_HEAD: Final = 64
@@ -186,12 +186,13 @@ class Broker:
         trace.release, trace.platform = release, platform = match.release, match.release.platform
         vendor = self._vendor(platform)
         check_standing(release.state, release.deadline, self._clock())  # 7
-        root = PckChain.parse(quote.pck_chain_pem).root  # 8
-        check_platform_kind(simulated_quote=common_name(root) == SIMULATED.root, release=platform)
+        root = common_name(PckChain.parse(quote.pck_chain_pem).root)  # 8
+        if root in {INTEL.root, SIMULATED.root}:
+            check_platform_kind(simulated_quote=root == SIMULATED.root, release=platform)
         examine_quote(evidence.quote, anchor=vendor.anchor)
         collateral = vendor.collateral.collateral_for(quote)  # 9
         with self._database.read() as connection:
-            floor = platforms.evaluation_floor(connection, platform)
+            floor = platforms.evaluation_floor(connection, vendor.anchor)
         try:
             trace.verified = verified = verify_quote(  # 10
                 evidence.quote, collateral, anchor=vendor.anchor, now=self._clock(), minimum_evaluation_number=floor
@@ -203,7 +204,7 @@ class Broker:
         if verified.tcb_evaluation_data_number > floor:  # 11
             with self._database.write() as connection:
                 number = verified.tcb_evaluation_data_number
-                platforms.raise_evaluation_floor(connection, platform, number, now=self._clock())
+                platforms.raise_evaluation_floor(connection, vendor.anchor, number, now=self._clock())
         appraise(verified, match.reference.values, release.tcb)  # 12
         if release.enrolled_platforms_only:  # 13
             check_enrolment(verified.platform_id, enrolled)
@@ -224,7 +225,7 @@ class Broker:
     def _grant(self, trace: _Trace, release: releases.Release) -> None:
         with self._database.write() as connection:
             now = self._clock()
-            current = releases.find(connection, release.release_id)
+            current = releases.get(connection, release.release_id)
             check_standing(current.state, current.deadline, now)
             self._append(connection, trace.entry(now, Decision.RELEASED, "ok"))
         _LOG.info(

@@ -5,12 +5,14 @@ release can therefore ask for enrolled platforms. And a host that controls its P
 still valid by its dates: the highest evaluation number ever seen is remembered, and a lower one refused.
 """
 
+import hashlib
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, to_text
 from sealserve.deployment import Platform
+from sealserve.sgx.trust_anchor import TrustAnchor
 
 
 def enrol(connection: Connection, platform: Platform, platform_id: str, *, label: str, now: datetime) -> None:
@@ -27,17 +29,28 @@ def enrolled(connection: Connection, platform: Platform) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
-def evaluation_floor(connection: Connection, platform: Platform) -> int:
-    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral of a kind ever had; 0 at first."""
-    query = select(EVALUATION_FLOOR.c.number).where(EVALUATION_FLOOR.c.platform == platform)
+def evaluation_floor(connection: Connection, anchor: TrustAnchor) -> int:
+    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral below a root ever had; 0 at first."""
+    query = select(EVALUATION_FLOOR.c.number).where(EVALUATION_FLOOR.c.anchor == _fingerprint(anchor))
     return connection.execute(query).scalar() or 0
 
 
-def raise_evaluation_floor(connection: Connection, platform: Platform, number: int, *, now: datetime) -> None:
+def raise_evaluation_floor(connection: Connection, anchor: TrustAnchor, number: int, *, now: datetime) -> None:
     """Remember ``number`` if it is higher than the floor."""
-    if number <= evaluation_floor(connection, platform):
+    if number <= evaluation_floor(connection, anchor):
         return
-    row = {"platform": platform, "number": number, "seen": to_text(now)}
-    changed = connection.execute(update(EVALUATION_FLOOR).where(EVALUATION_FLOOR.c.platform == platform).values(row))
-    if changed.rowcount == 0:
+    platform = Platform.SIMULATED if anchor.simulated else Platform.SGX
+    row = {"anchor": _fingerprint(anchor), "platform": platform, "number": number, "seen": to_text(now)}
+    where = EVALUATION_FLOOR.c.anchor == row["anchor"]
+    if connection.execute(update(EVALUATION_FLOOR).where(where).values(row)).rowcount == 0:
         connection.execute(insert(EVALUATION_FLOOR).values(row))
+
+
+def evaluation_floors(connection: Connection) -> dict[str, int]:
+    """Return the highest floor of each kind of platform."""
+    query = select(EVALUATION_FLOOR.c.platform, func.max(EVALUATION_FLOOR.c.number))
+    return {row[0]: row[1] for row in connection.execute(query.group_by(EVALUATION_FLOOR.c.platform))}
+
+
+def _fingerprint(anchor: TrustAnchor) -> str:
+    return hashlib.sha256(anchor.root_der).hexdigest()

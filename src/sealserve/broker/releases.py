@@ -138,7 +138,7 @@ def allow(connection: Connection, release: Release, references: Mapping[str, Ref
         connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
     for label, values in references.items():
         _put_reference(connection, release, Reference(label=label, values=values))
-    return find(connection, release.release_id)
+    return get(connection, release.release_id)
 
 
 def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, now: datetime) -> Release:
@@ -154,10 +154,10 @@ def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, 
             f"The deadline {deadline.isoformat()} is over (it is {now.isoformat(timespec='seconds')}).",
             hint="Give a time in the future, or revoke the release.",
         )
-    _check_not_final(find(connection, release_id))
+    _check_not_final(get(connection, release_id))
     changes = {"state": ReleaseState.DRAINING, "deadline": to_text(deadline)}
     connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
-    return find(connection, release_id)
+    return get(connection, release_id)
 
 
 def revoke(connection: Connection, release_id: ReleaseId) -> Release:
@@ -166,10 +166,10 @@ def revoke(connection: Connection, release_id: ReleaseId) -> Release:
     Raises:
         ReleaseUnknownError: There is no such release.
     """
-    find(connection, release_id)
+    get(connection, release_id)
     changes = {"state": ReleaseState.REVOKED, "deadline": None}
     connection.execute(update(RELEASES).where(RELEASES.c.release_id == release_id).values(changes))
-    return find(connection, release_id)
+    return get(connection, release_id)
 
 
 def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
@@ -192,6 +192,18 @@ def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
     return Match(release=_release(row), reference=_reference(row))
 
 
+def get(connection: Connection, release_id: ReleaseId) -> Release:
+    """Return the release with exactly this id.
+
+    Raises:
+        ReleaseUnknownError: There is none.
+    """
+    row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release_id)).first()
+    if row is None:
+        raise _unknown(release_id)
+    return _release(row)
+
+
 def find(connection: Connection, name_or_id: str) -> Release:
     """Return the release with this id, beginning of an id (at least 6 digits), or name.
 
@@ -204,9 +216,7 @@ def find(connection: Connection, name_or_id: str) -> Release:
         condition |= RELEASES.c.release_id.startswith(name_or_id, autoescape=True)
     rows = connection.execute(select(RELEASES).where(condition).order_by(RELEASES.c.release_id).limit(2)).all()
     if not rows:
-        raise ReleaseUnknownError(
-            f"The broker knows no release {name_or_id!r}.", hint="`sealserve broker releases` lists them."
-        )
+        raise _unknown(name_or_id)
     if len(rows) > 1:
         raise ReleaseAmbiguousError(
             f"{name_or_id!r} fits several releases, {rows[0].release_id} among them.", hint="Give more of the id."
@@ -225,6 +235,12 @@ def references_of(connection: Connection, release_id: ReleaseId) -> list[Referen
     query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
     rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.mr_enclave))
     return [_reference(row) for row in rows]
+
+
+def _unknown(name_or_id: str) -> ReleaseUnknownError:
+    return ReleaseUnknownError(
+        f"The broker knows no release {name_or_id!r}.", hint="`sealserve broker releases` lists them."
+    )
 
 
 def _put_reference(connection: Connection, release: Release, reference: Reference) -> None:

@@ -8,11 +8,12 @@ appraisal, runs in a few threads at a time.
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -174,10 +175,9 @@ class BrokerServer:
             PortTakenError: The port is taken.
             ListenError: The address cannot be listened on.
         """
-        signalled = threading.Event()
-        with _handling((signal.SIGTERM, signal.SIGINT), signalled.set), self:
+        with _signalled(signal.SIGTERM, signal.SIGINT) as wait, self:
             ready()
-            signalled.wait()
+            wait()
 
     def _accept(self) -> None:
         listener, limits = self._listener, self._limits
@@ -302,13 +302,27 @@ def _peer(address: Any) -> str:
 
 
 @contextlib.contextmanager
-def _handling(signals: Sequence[signal.Signals], act: Callable[[], None]) -> Iterator[None]:
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        act()
+def _signalled(*signals: signal.Signals) -> Iterator[Callable[[], None]]:
+    # The interpreter itself writes to the pipe, from whichever thread gets the signal. A handler in Python would
+    # have to wait for the main thread, which may have looked for signals just before it began to block.
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(reading, True)
+    before = {number: signal.signal(number, _ignore) for number in signals}
+    waker = signal.set_wakeup_fd(writing)
 
-    before = {number: signal.signal(number, handler) for number in signals}
+    def wait() -> None:
+        while os.read(reading, 1)[0] not in signals:
+            pass
+
     try:
-        yield
+        yield wait
     finally:
+        signal.set_wakeup_fd(waker)
         for number, previous in before.items():
             signal.signal(number, previous)
+        os.close(reading)
+        os.close(writing)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: that a signal has a handler is enough to be woken up by it."""

@@ -20,6 +20,8 @@ from sealserve.broker.releases import (
 from sealserve.broker.tcb_policy import EmptyPolicyError
 from sealserve.deployment import Platform
 from sealserve.sgx.report import MrEnclave, MrSigner
+from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.trust_anchor import TrustAnchor
 
 SIGNER = MrSigner(b"\xee" * 32)
 
@@ -175,10 +177,24 @@ def test_enrolled_platforms(database: Database, now: datetime) -> None:
         assert platforms.enrolled(connection, Platform.SIMULATED) == frozenset()
 
 
-def test_the_evaluation_floor_only_rises(database: Database, now: datetime) -> None:
+def test_the_evaluation_floor_only_rises_and_belongs_to_a_root(
+    database: Database, now: datetime, tmp_path: Path
+) -> None:
+    intel, other = TrustAnchor.intel(), Vendor.create(tmp_path / "vendor", now=now).anchor
     with database.write() as connection:
-        assert platforms.evaluation_floor(connection, Platform.SGX) == 0
+        assert platforms.evaluation_floor(connection, intel) == 0
         for number in (17, 16, 18, 3):
-            platforms.raise_evaluation_floor(connection, Platform.SGX, number, now=now)
-        assert platforms.evaluation_floor(connection, Platform.SGX) == 18
-        assert platforms.evaluation_floor(connection, Platform.SIMULATED) == 0
+            platforms.raise_evaluation_floor(connection, intel, number, now=now)
+        assert platforms.evaluation_floor(connection, intel) == 18
+        assert platforms.evaluation_floor(connection, other) == 0
+        platforms.raise_evaluation_floor(connection, other, 5, now=now)
+        assert platforms.evaluation_floors(connection) == {"sgx": 18, "simulated": 5}
+
+
+def test_a_release_that_is_not_there_cannot_be_changed(database: Database, now: datetime) -> None:
+    absent = ReleaseId("c" * 64)
+    with database.write() as connection:
+        with pytest.raises(ReleaseUnknownError, match=f"knows no release '{absent}'"):
+            releases.revoke(connection, absent)
+        with pytest.raises(ReleaseUnknownError, match="`sealserve broker releases` lists them"):
+            releases.drain(connection, absent, deadline=now + timedelta(1), now=now)

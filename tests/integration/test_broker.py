@@ -1,0 +1,480 @@
+import base64
+import contextlib
+import ipaddress
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from OpenSSL import SSL
+
+from sealserve.broker import admin
+from sealserve.broker.database import Database
+from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.keystore import ReleaseKey, open_keystore
+from sealserve.broker.policy import STRICT, ReferenceValues
+from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.server import BrokerServer, Limits, ListenError, PortTakenError
+from sealserve.deployment import Platform as Kind
+from sealserve.pki.authority import Authority, AuthorityKind
+from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
+from sealserve.sgx.pcs import PcsClient
+from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate, parse_certificate
+from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
+from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
+from sealserve.sgx.simulated.pcs import PcsServer
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.quoting_enclave import quote
+from sealserve.sgx.simulated.vendor import Vendor
+
+pytestmark = pytest.mark.integration
+
+ADDRESS = ipaddress.ip_address("127.0.0.1")
+NAME = "attestation.service.com"
+PATIENT = 60.0
+REPORT = EnclaveReport(
+    attributes=Attributes(flags=0x5, xfrm=0xE7),
+    mr_enclave=MrEnclave(b"\x01" * 32),
+    mr_signer=MrSigner(b"\x02" * 32),
+    isv_prod_id=1,
+    isv_svn=2,
+    report_data=bytes(64),
+)
+REFERENCE = ReferenceValues(mr_enclave=REPORT.mr_enclave, mr_signer=REPORT.mr_signer, isv_prod_id=1, isv_svn=2)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class World:
+    """A vendor with its service, a platform, a broker's database with one release, and the broker's certificate."""
+
+    folder: Path
+    vendor: Vendor
+    platform: Platform
+    pcs: PcsServer
+    authority: Authority
+    identity: CertifiedKey
+    database: Database
+    made: ReleaseKey
+    release: Release
+    servers: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def serve(self, *, vendors: dict[Kind, TrustedVendor] | None = None, **settings: Any) -> BrokerServer:
+        keystore = open_keystore(self.database, self.folder / "master.key")
+        if vendors is None:
+            client = self.servers.enter_context(PcsClient(self.pcs.url))
+            vendors = {Kind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=client)}
+        broker = Broker(database=self.database, keystore=keystore, vendors=vendors)
+        server = BrokerServer(broker, identity=self.identity, port=0, **settings)
+        return self.servers.enter_context(server)
+
+    def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair:
+        report = replace(REPORT, **changes)
+        return make_certificate(
+            lambda data: quote(platform or self.platform, replace(report, report_data=data)), _now()
+        )
+
+    def lines(self) -> list[admin.LogLine]:
+        admin.verify_log(self.database)
+        return admin.log(self.database)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    now = _now()
+    vendor = Vendor.create(tmp_path / "vendor", now=now)
+    authority = Authority.create(AuthorityKind.BROKER, names=[NAME], addresses=[ADDRESS], simulated=True, now=now)
+    with Database.open(tmp_path / "broker.sqlite") as database, PcsServer(vendor) as pcs:
+        with database.write() as connection:
+            made = open_keystore(database, tmp_path / "master.key").create(connection, now=now)
+        release = Release(
+            release_id=ReleaseId("a" * 64),
+            name="resnet50",
+            platform=Kind.SIMULATED,
+            key_id=made.key_id,
+            tcb=STRICT,
+            enrolled_platforms_only=False,
+            created=now,
+        )
+        admin.allow(database, release, {"replica-0": REFERENCE}, now=now)
+        made_world = World(
+            folder=tmp_path,
+            vendor=vendor,
+            platform=Platform.create(vendor, tmp_path / "platform", now=now),
+            pcs=pcs,
+            authority=authority,
+            identity=authority.issue_server([NAME], [ADDRESS], now=now),
+            database=database,
+            made=made,
+            release=release,
+        )
+        (tmp_path / "broker-ca.pem").write_bytes(authority.certificate_pem)
+        with made_world.servers:
+            yield made_world
+
+
+def _context(world: World, pair: RaTlsKeyPair | None, version: int = SSL.TLS1_3_VERSION) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(version)
+    context.set_max_proto_version(version)
+    context.set_verify(SSL.VERIFY_PEER)
+    context.load_verify_locations(str(world.folder / "broker-ca.pem"))
+    if pair is not None:
+        context.use_certificate(x509.load_der_x509_certificate(pair.certificate))
+        context.use_privatekey(pair.private_key)
+    return context
+
+
+@contextlib.contextmanager
+def _session(
+    world: World, address: tuple[str, int], pair: RaTlsKeyPair | None, version: int = SSL.TLS1_3_VERSION
+) -> Iterator[SSL.Connection]:
+    with socket.create_connection(address, timeout=PATIENT) as stream:
+        stream.setblocking(True)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, int(PATIENT).to_bytes(8, "little") + bytes(8))
+        tls = SSL.Connection(_context(world, pair, version), stream)
+        tls.set_connect_state()
+        tls.set_tlsext_host_name(NAME.encode())
+        tls.do_handshake()
+        yield tls
+
+
+def _expect_end(stream: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):  # not accepted yet when the server stopped
+        assert stream.recv(1) == b""
+
+
+def _ask(
+    world: World,
+    server: BrokerServer,
+    pair: RaTlsKeyPair,
+    *,
+    request: bytes = REQUEST,
+    version: int = SSL.TLS1_3_VERSION,
+) -> bytes | None:
+    """Do what Gramine's client does; return the key, or None when the broker closes without a byte."""
+    with _session(world, server.address, pair, version) as tls:
+        for byte in request:  # each in a record of its own: boundaries do not matter
+            tls.send(bytes([byte]))
+        client = ProvisioningClient()
+        try:
+            while not client.receive(tls.recv(4096)):
+                pass
+        except SSL.ZeroReturnError:
+            assert not client.started  # refused: close_notify, and not a byte before it
+            return None
+        return client.secret().reveal()
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_an_expected_enclave_gets_its_key(world: World, version: int) -> None:
+    assert _ask(world, world.serve(), world.ratls(), version=version) == world.made.key.reveal()
+    line = world.lines()[-1]
+    assert (line.decision, line.code, line.release_id, line.platform) == ("released", "ok", "a" * 64, "simulated")
+    assert line.peer.startswith("127.0.0.1:")
+
+
+def test_each_refusal_is_a_row_and_no_secret(world: World) -> None:
+    server = world.serve()
+    old = Platform.create(world.vendor, world.folder / "old", now=_now(), out_of_date=True)
+    other_vendor = Vendor.create(world.folder / "other-vendor", now=_now())
+    foreign = Platform.create(other_vendor, world.folder / "foreign", now=_now())
+    copied, pair = parse_certificate(world.ratls().certificate).quote, world.ratls()
+    stolen = replace(pair, certificate=pair.certificate.replace(parse_certificate(pair.certificate).quote, copied))
+    cases: list[tuple[RaTlsKeyPair, str]] = [
+        (world.ratls(mr_enclave=MrEnclave(b"\x09" * 32)), "policy.mr-enclave-unknown"),
+        (world.ratls(mr_signer=MrSigner(b"\x09" * 32)), "policy.mr-signer"),
+        (world.ratls(isv_prod_id=9), "policy.isv-prod-id"),
+        (world.ratls(isv_svn=1), "policy.isv-svn"),
+        (world.ratls(attributes=Attributes(flags=0x15, xfrm=0xE7)), "policy.attributes"),
+        (world.ratls(attributes=Attributes(flags=0x7, xfrm=0xE7)), "quote.debug"),
+        (world.ratls(old), "policy.tcb-status"),
+        (world.ratls(foreign), "pck.root-not-trusted"),
+        (stolen, "ra-tls.binding"),
+    ]
+    for shown, code in cases:
+        assert _ask(world, server, shown) is None, code
+        line = world.lines()[-1]
+        assert (line.decision, line.code) == ("refused", code)
+    admin.drain(world.database, "resnet50", deadline=_now() + timedelta(hours=1), now=_now())
+    assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+    admin.revoke(world.database, "resnet50", now=_now())
+    assert _ask(world, server, world.ratls()) is None
+    assert world.lines()[-1].code == "policy.release-revoked"
+    assert admin.status(world.database).decisions == {
+        "allowed": 1, "draining": 1, "refused": len(cases) + 1, "released": 1, "revoked": 1
+    }  # fmt: skip
+
+
+def test_a_certificate_without_evidence_is_a_row(world: World) -> None:
+    server = world.serve()
+    pair = world.ratls()
+    quote_bytes = parse_certificate(pair.certificate).quote
+    bare = pair.certificate.replace(quote_bytes, bytes(len(quote_bytes)))
+    assert _ask(world, server, replace(pair, certificate=bare)) is None
+    assert world.lines()[-1].code == "quote.version"
+
+
+def test_a_pcs_that_is_down_is_a_refusal(world: World) -> None:
+    server = world.serve()
+    world.pcs.stop()
+    assert _ask(world, server, world.ratls()) is None
+    assert world.lines()[-1].code == "pcs.unreachable"
+
+
+def test_a_wrong_or_half_request_is_a_refusal(world: World) -> None:
+    server, hasty = world.serve(), world.serve(limits=Limits(request=0.2))
+    assert _ask(world, server, world.ratls(), request=b"GET / HTTP/1.1\r\n") is None
+    assert world.lines()[-1].code == "provisioning.request"
+    assert _ask(world, hasty, world.ratls(), request=REQUEST[:10]) is None
+    assert world.lines()[-1].code == "broker.peer-timeout"
+    with _session(world, server.address, world.ratls()) as tls:
+        tls.send(REQUEST[:10])
+        tls.shutdown()
+        with pytest.raises(SSL.ZeroReturnError):
+            tls.recv(100)
+    assert world.lines()[-1].code == "provisioning.truncated"
+
+
+def test_garbage_and_silence_change_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    server = world.serve()
+    for garbage in (b"", b"\x00" * 300, b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x40\x00" + os.urandom(500), b"\x16"):
+        with socket.create_connection(server.address, timeout=PATIENT) as stream:
+            stream.sendall(garbage)
+            stream.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while stream.recv(4096):  # at most a TLS alert, then the end
+                    pass
+    with pytest.raises(SSL.Error), _session(world, server.address, None) as tls:  # no client certificate
+        tls.recv(100)
+    assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+    assert [line.decision for line in world.lines()] == ["allowed", "released"]
+    assert caplog.text.count("no session with 127.0.0.1:") >= 6
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_silent_peers_make_room(world: World) -> None:
+    server = world.serve(limits=Limits(connections=8))
+    with contextlib.ExitStack() as silent:
+        for _ in range(40):
+            silent.enter_context(socket.create_connection(server.address, timeout=PATIENT))
+        assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+
+
+def test_twenty_clients_at_once(world: World) -> None:
+    server = world.serve()
+    pairs = [world.ratls() for _ in range(10)]
+    pairs += [world.ratls(isv_svn=1) for _ in range(10)]
+    start = threading.Barrier(len(pairs))
+
+    def ask(pair: RaTlsKeyPair) -> bytes | None:
+        start.wait()
+        return _ask(world, server, pair)
+
+    with ThreadPoolExecutor(len(pairs)) as threads:
+        answers = list(threads.map(ask, pairs))
+    assert answers == [world.made.key.reveal()] * 10 + [None] * 10
+    codes = sorted(line.code for line in world.lines()[1:])
+    assert codes == ["ok"] * 10 + ["policy.isv-svn"] * 10
+
+
+def test_more_appraisals_than_places_are_refused_in_time(world: World) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(PcsClient):
+        def collateral_for(self, quote: Any) -> Any:
+            entered.set()
+            leave.wait(PATIENT)
+            return super().collateral_for(quote)
+
+    slow = world.servers.enter_context(Slow(world.pcs.url))
+    vendors = {Kind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=slow)}
+    server = world.serve(vendors=vendors, limits=Limits(appraisals=1, queue=0.1))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(_ask, world, server, world.ratls())
+        assert entered.wait(PATIENT)
+        assert _ask(world, server, world.ratls()) is None
+        assert world.lines()[-1].code == "broker.busy"
+        leave.set()
+        assert first.result() == world.made.key.reveal()
+
+
+def test_without_an_audit_row_no_key_leaves(world: World) -> None:
+    server = world.serve()
+    other = sqlite3.connect(world.folder / "broker.sqlite")
+    try:
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        other.commit()
+        assert _ask(world, server, world.ratls()) is None
+        assert len(world.lines()) == 1
+        other.execute("DROP TRIGGER full")
+        other.commit()
+    finally:
+        other.close()
+    assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+
+
+def test_the_key_is_in_no_file_and_no_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = world.serve()
+    key = _ask(world, server, world.ratls())
+    assert key is not None
+    assert _ask(world, server, world.ratls(isv_svn=1)) is None
+    server.stop()
+    everything = caplog.text.encode() + repr(world.lines()).encode()
+    everything += b"".join(path.read_bytes() for path in world.folder.rglob("*") if path.is_file())
+    for form in (key, key.hex().encode(), key.hex().upper().encode(), base64.b64encode(key).rstrip(b"="),
+                 base64.urlsafe_b64encode(key).rstrip(b"="), repr(key).encode()):  # fmt: skip
+        assert form not in everything
+
+
+def test_stopping_breaks_off_and_frees_the_port(world: World) -> None:
+    server = world.serve()
+    address = server.address
+    with socket.create_connection(address, timeout=PATIENT) as silent:
+        assert _ask(world, server, world.ratls()) is not None
+        server.stop()
+        server.stop()
+        _expect_end(silent)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=PATIENT)
+
+
+def test_a_taken_port_is_one_clear_error(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        server = world.serve()
+        second = BrokerServer(server._broker, identity=world.identity, port=port)
+        with pytest.raises(PortTakenError, match=rf"Port {port} on 127\.0\.0\.1 is taken.*broker\.port") as caught:
+            second.start()
+    assert caught.value.code == "broker.port-taken"
+    assert caught.value.exit_status == 4
+
+
+def test_an_address_of_another_machine_is_one_clear_error(world: World) -> None:
+    server = BrokerServer(world.serve()._broker, identity=world.identity, listen="192.0.2.1", port=0)
+    with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1 port 0") as caught:
+        server.start()
+    assert caught.value.code == "broker.cannot-listen"
+
+
+def test_an_expired_certificate_is_refused_at_the_start(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    long_ago = _now() - timedelta(days=60)
+    authority = Authority.create(AuthorityKind.BROKER, names=[NAME], simulated=True, now=long_ago)
+    broker = world.serve()._broker
+    expired = BrokerServer(broker, identity=authority.issue_server([NAME], now=long_ago, days=30), port=0)
+    with pytest.raises(CertificateExpiredError, match=r"the broker's certificate .* expired on"):
+        expired.start()
+    with BrokerServer(broker, identity=authority.issue_server([NAME], now=long_ago, days=61), port=0):
+        assert "the broker's certificate expires on" in caplog.text
+
+
+_PROCESS = """
+import sys
+from pathlib import Path
+from sealserve.broker.openssl_settings import ensure_no_tickets
+folder = Path(sys.argv[1])
+ensure_no_tickets(folder)
+import logging
+from sealserve.broker.database import Database
+from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.hardening import forbid_inspection
+from sealserve.broker.keystore import open_keystore
+from sealserve.broker.server import BrokerServer
+from sealserve.deployment import Platform
+from sealserve.pki.certificate import CertifiedKey
+from sealserve.sgx.pcs import PcsClient
+from sealserve.sgx.trust_anchor import TrustAnchor
+logging.basicConfig(level=logging.INFO, filename=folder / "broker.log")
+forbid_inspection()
+anchor = TrustAnchor(root_der=(folder / "vendor" / "root.der").read_bytes(), simulated=True)
+identity = CertifiedKey.read(certificate=folder / "broker.pem", key=folder / "broker.key")
+with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2]) as pcs:
+    vendors = {Platform.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
+    keystore = open_keystore(database, folder / "master.key")
+    server = BrokerServer(Broker(database=database, keystore=keystore, vendors=vendors), identity=identity, port=0)
+    server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))
+"""
+
+
+@contextlib.contextmanager
+def _process(world: World) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    world.identity.write(certificate=world.folder / "broker.pem", key=world.folder / "broker.key")
+    environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"}
+    command = [sys.executable, "-c", _PROCESS, str(world.folder), world.pcs.url]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.terminate()
+            process.wait(PATIENT)
+
+
+def test_a_broker_process_sends_no_session_ticket(world: World) -> None:
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("needs the openssl program (apt install openssl)")
+    pair = world.ratls()
+    certificate, key = world.folder / "client.pem", world.folder / "client.key"
+    parsed = x509.load_der_x509_certificate(pair.certificate)
+    certificate.write_bytes(parsed.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        pair.private_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+    def trace(port: int) -> str:
+        command = [openssl, "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3", "-cert", str(certificate), "-key",
+                   str(key), "-msg", "-ign_eof"]  # fmt: skip
+        done = subprocess.run(command, input=REQUEST, capture_output=True, timeout=PATIENT, check=False)
+        assert b"SECRET_PROVISION_RA_TLS_RESPONSE_V1:" in done.stdout
+        return done.stdout.decode(errors="replace")
+
+    with _process(world) as (_, port):
+        shown = trace(port)
+    assert "CertificateVerify" in shown
+    assert "NewSessionTicket" not in shown
+    if "OPENSSL_CONF" not in os.environ:  # the control: without the settings, tickets are sent and seen
+        assert "NewSessionTicket" in trace(world.serve().address[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_broker_process_ends_cleanly(world: World, number: signal.Signals) -> None:
+    with (
+        _process(world) as (process, port),
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENT) as silent,
+    ):
+        process.send_signal(number)
+        assert process.wait(PATIENT) == 0
+        _expect_end(silent)
+    log = (world.folder / "broker.log").read_text()
+    assert "the broker has stopped" in log
+    assert "session tickets are on" not in log
+
+
+def test_a_broker_process_keeps_its_memory_to_itself(world: World) -> None:
+    with _process(world) as (process, _):
+        assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+        assert Path(f"/proc/{process.pid}/environ").stat().st_uid == 0  # not dumpable: its files are root's
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert world.made.key.reveal() not in arguments
