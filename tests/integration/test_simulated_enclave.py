@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -450,7 +451,7 @@ def test_a_sealed_file_in_anothers_place_does_not_open(world: World) -> None:
 
 def test_a_missing_mount_is_named(world: World) -> None:
     world.build("run")
-    (world.release.folder / "tls/ssl.cfg").unlink()
+    shutil.rmtree(world.release.folder / "tls")
 
     refused(world.run(), "enclave.mount-source", "nothing at 'tls', which the enclave mounts at /release/tls")
 

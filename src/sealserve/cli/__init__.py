@@ -1,5 +1,6 @@
 """The command line: one module for each verb, loaded when it is asked for."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -11,6 +12,7 @@ def main() -> None:
     Exit status: 0 done; 1 an internal error; 2 bad usage or input; 3 something did not verify; 4 this machine or a
     peer is not as needed; 130 interrupted.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core would print each failed handshake
     from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
 
     sys.exit(run(sys.argv[1:]))

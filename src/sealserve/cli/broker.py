@@ -17,7 +17,9 @@ from sealserve.cli.release import Name
 from sealserve.operations import provisioning, releases
 from sealserve.operations.owner import index_signer, open_vault
 
-app = typer.Typer(no_args_is_help=True, help="Run the broker, and say which releases get their key.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
+)
 
 RELEASE_HELP = "A release's name, or the beginning of its id."
 

@@ -12,7 +12,7 @@ from sealserve.deployment import TlsMode
 from sealserve.operations import certificates
 from sealserve.operations.certificates import NamedCertificate
 
-app = typer.Typer(no_args_is_help=True, help="Make, show and renew certificates.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, show and renew certificates.")
 
 
 @app.command("two-way")

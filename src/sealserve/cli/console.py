@@ -32,6 +32,12 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 HERE = Path()
+Tell = Callable[[str], None]
+"""Called with a few words at the start of each piece of work."""
+
+
+def quietly(_text: str) -> None:
+    """Tell nobody."""
 
 
 def find_workspace(directory: Path) -> workspace.Workspace:

@@ -14,7 +14,7 @@ from sealserve.enclave.simulated.launcher import run_enclave
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
 
-app = typer.Typer(no_args_is_help=True, help="Build, show and run enclaves.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
 EnclaveName = Annotated[str, typer.Option("--name", "-n", help="The enclave's name; each replica here has its own.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Where its server listens. It is measured.")]

@@ -10,7 +10,7 @@ from sealserve.atomic_file import write_file
 from sealserve.cli import console
 from sealserve.workspace import Workspace
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

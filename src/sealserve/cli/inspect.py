@@ -8,7 +8,7 @@ import typer
 from sealserve.cli import console
 from sealserve.sealing.codec import inspect_file
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

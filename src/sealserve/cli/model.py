@@ -13,7 +13,7 @@ from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.model.saved_model import SavedModelInfo, TensorSpec, describe
 from sealserve.operations import models
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, convert and show models.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fetch, convert and show models.")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.operations import models, releases
 
-app = typer.Typer(no_args_is_help=True, help="Build, ship, verify and list releases.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
 
 Name = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from sealserve.sealing.embedded_path import normalise
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.tree import seal_tree
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="The wrap key: a raw file of 16 bytes.")]
 

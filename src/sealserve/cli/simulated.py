@@ -13,6 +13,7 @@ from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.quoting import QuotingServer
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.",
 )

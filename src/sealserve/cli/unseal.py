@@ -12,7 +12,7 @@ from sealserve.operations.wrap_key import read_wrap_key
 from sealserve.sealing.codec import unseal_file
 from sealserve.sealing.tree import unseal_tree
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

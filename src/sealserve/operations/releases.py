@@ -74,6 +74,11 @@ def build(
         )
 
 
+def any_in(parent: Path) -> bool:
+    """Return whether there is a release in ``parent``."""
+    return bool(_folders(parent))
+
+
 def newest(parent: Path) -> Path:
     """Return the newest release in ``parent``.
 
@@ -142,7 +147,11 @@ def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedRelease:
 def _folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
-    return [folder for folder in sorted(parent.iterdir()) if (folder / INDEX_FILE).is_file()]
+    return [
+        folder
+        for folder in sorted(parent.iterdir())
+        if (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
+    ]
 
 
 def _short_id(folder: Path) -> str:

@@ -70,6 +70,14 @@ class PrivateMemory:
         return re.sub(rf"(?<![\w./-]){re.escape(self.inside)}(?=/|$)", lambda _: str(self.root), text)
 
 
+def available_way(inside: str) -> tuple[Way, str]:
+    """Return which way works on this machine for the folder ``inside``, and why none that is better does."""
+    refused = mount_namespace.why_not(inside)
+    if refused is None:
+        return Way.NAMESPACE, ""
+    return (Way.CONTAINER if _is_usable_tmpfs(inside) else Way.SHARED), refused
+
+
 @contextmanager
 def private_memory(inside: str) -> Iterator[PrivateMemory]:
     """Obtain private memory for the folder ``inside``, and wipe it at the end.
@@ -82,11 +90,11 @@ def private_memory(inside: str) -> Iterator[PrivateMemory]:
     Raises:
         PrivateMemoryError: None of the three ways works.
     """
-    refused = mount_namespace.why_not(inside)
-    if refused is None:
+    way, refused = available_way(inside)
+    if way is Way.NAMESPACE:
         mount_namespace.enter(inside)
         memory = PrivateMemory(inside=inside, root=Path(inside), way=Way.NAMESPACE)
-    elif _is_usable_tmpfs(inside):
+    elif way is Way.CONTAINER:
         memory = PrivateMemory(inside=inside, root=Path(inside), way=Way.CONTAINER)
         wipe(memory.root)  # what an earlier run left when it was killed
     else:

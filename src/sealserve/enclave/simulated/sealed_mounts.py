@@ -1,5 +1,6 @@
 """The encrypted mounts of a manifest, opened into private memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from sealserve.enclave.manifest import EnclaveManifest, EncryptedMount
 from sealserve.enclave.simulated.private_memory import PrivateMemory
 from sealserve.errors import VerificationError
 from sealserve.sealing.codec import unseal_file
-from sealserve.sealing.file_tree import TreeEmptyError, TreeMissingError, regular_files
+from sealserve.sealing.file_tree import TreeMissingError, list_folder, regular_files
 from sealserve.secret import SecretBytes
 
 
@@ -38,12 +39,12 @@ def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, 
         key: The release's key.
 
     Raises:
-        MountSourceError: A mount's source is missing or empty.
+        MountSourceError: A mount's source is missing.
         SealserveError: What `regular_files` and `unseal_file` raise.
     """
     count = size = 0
     for mount in manifest.encrypted_mounts:
-        for path in _files(mount, bundle):
+        for path in _files(mount, bundle, memory):
             destination = memory.path(mount.path) / path
             destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             embedded = f"{mount.source}/{path}" if mount.is_folder else mount.source
@@ -54,13 +55,16 @@ def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, 
     return OpenedFiles(count, size)
 
 
-def _files(mount: EncryptedMount, bundle: Path) -> tuple[str, ...]:
+def _files(mount: EncryptedMount, bundle: Path, memory: PrivateMemory) -> Sequence[str]:
     source = bundle / mount.source
     if not mount.is_folder and source.exists():
         return ("",)
     try:
-        return regular_files(source)
-    except (TreeMissingError, TreeEmptyError) as error:
+        listing = list_folder(source)
+        for folder in listing.empty_folders:  # Gramine lists folders as the host shows them, empty ones too
+            (memory.path(mount.path) / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return regular_files(source) if listing.files or listing.others else ()
+    except TreeMissingError as error:
         raise MountSourceError(
             f"The release has nothing at {mount.source!r}, which the enclave mounts at {mount.path}.",
             hint="Copy the release again from where it was built.",

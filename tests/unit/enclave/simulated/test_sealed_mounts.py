@@ -67,6 +67,20 @@ def test_a_link_in_the_release_is_not_followed(
         open_mounts(manifest, release.folder, memory, key)
 
 
+def test_a_folder_that_the_host_emptied_is_there_for_the_file_list_to_judge(
+    manifest: EnclaveManifest, release: Release, memory: PrivateMemory, key: SecretBytes
+) -> None:
+    for path in (release.folder / "models").rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+    open_mounts(manifest, release.folder, memory, key)
+
+    inside = memory.path("/release/models")
+    assert [path for path in inside.rglob("*") if path.is_file()] == []
+    assert any(path.is_dir() for path in inside.rglob("*"))
+
+
 @pytest.mark.parametrize(("source", "mounted"), [("models", "/release/models"), ("files.json", "/release/files.json")])
 def test_a_missing_source_is_named(
     manifest: EnclaveManifest, release: Release, memory: PrivateMemory, source: str, mounted: str

@@ -1,0 +1,75 @@
+"""``sealserve bench``: many requests."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from sealserve.cli import connection, console
+from sealserve.cli.predict import Model
+from sealserve.cli.tensor_input import TensorInputError, random_array
+from sealserve.client.load import LoadReport, Request, run_load
+from sealserve.client.predict import Predictor
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def bench(
+    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many.")] = 100,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="How many at a time.")] = 4,
+    connections: Annotated[int, typer.Option(min=1, help="Each stays on the replica that the proxy chose.")] = 4,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    model: Model = None,
+    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
+    target: connection.Target = None,
+    server_name: connection.ServerName = None,
+    ca: connection.ServiceCa = None,
+    certificate: connection.ClientCertificate = None,
+    key: connection.ClientKey = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for each request.")] = 60,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Send many requests with random inputs, and show rate, latencies and how the replicas shared them."""
+    reach, described = connection.find_access(
+        directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+    )
+    name = model or (described.model.name if described else None)
+    if name is None:
+        raise TensorInputError("Which model?", hint="Name it with --model.")
+    with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
+        signatures = Predictor(opened).metadata(name, timeout=timeout).signatures
+        if signature not in signatures:
+            raise TensorInputError(f"{name} has no signature {signature!r}; it has {', '.join(signatures)}.")
+        specs = signatures[signature].inputs
+
+        def make_request(number: int) -> Request:
+            generator = np.random.default_rng(number)
+            arrays = {key: random_array(spec, generator, batch) for key, spec in specs.items()}
+            return Request(model=name, inputs=arrays, signature=signature)
+
+        with console.spinner(f"Sending {requests} requests, {concurrency} at a time"):
+            report = run_load(opened, make_request, requests=requests, concurrency=concurrency, timeout=timeout)
+    _print(report, as_json=as_json)
+    if report.first_error is not None:
+        raise report.first_error
+
+
+def _print(report: LoadReport, *, as_json: bool) -> None:
+    latency = asdict(report.latency) if report.latency else {}
+    if as_json:
+        console.print_json({
+            "requests": report.requests, "answered": report.answered, "errors": dict(report.errors),
+            "seconds": report.seconds, "rate": report.rate, "latency_seconds": latency,
+            "connections": list(report.channels), "instances": dict(report.instances),
+        })  # fmt: skip
+        return
+    console.print_fields({
+        "answered": f"{report.answered} of {report.requests} in {report.seconds:.2f} s",
+        "rate": f"{report.rate:.1f} requests/s",
+        "latency": ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in latency.items()),
+        "errors": ", ".join(f"{count} {code}" for code, count in report.errors.items()) or "none",
+        "replicas": ", ".join(f"{name[:8]}: {count}" for name, count in report.instances.items()),
+    })  # fmt: skip

@@ -1,0 +1,95 @@
+"""The options of the verbs that reach the service, and the channels that they give."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.client.channel import ServiceChannel, open_channel
+from sealserve.deployment import Deployment
+from sealserve.errors import InputError
+from sealserve.operations.service import Access, access
+from sealserve.pki.certificate import CertifiedKey
+
+Target = Annotated[
+    str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
+]
+ServerName = Annotated[
+    str | None,
+    typer.Option("--server-name", help="The name in its certificate.", show_default="that of sealserve.toml"),
+]
+ServiceCa = Annotated[
+    Path | None, typer.Option("--ca", help="The service's authority.", show_default="user/service-ca.pem")
+]
+ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way TLS.", show_default="user/client.pem")]
+ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
+
+
+class FileUnreadableError(InputError):
+    """A file named on the command line cannot be read."""
+
+    code = "input-file.unreadable"
+
+
+class ConnectionOptionsError(InputError):
+    """The options do not fit together."""
+
+    code = "client.options"
+
+
+def find_access(
+    directory: Path,
+    *,
+    target: str | None,
+    server_name: str | None,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> tuple[Access, Deployment | None]:
+    """Return how to reach the service: what the options say, else what the workspace says."""
+    if (certificate is None) != (key is None):
+        raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
+    pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
+    described = None
+    if target and server_name and ca:
+        reach = Access(target=target, server_name=server_name, ca=_read(ca))
+    else:
+        workspace = console.find_workspace(directory)
+        described = deployment.read(workspace.deployment_file)
+        reach = access(workspace, described)
+        reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
+        reach = replace(reach, ca=_read(ca) if ca else reach.ca)
+    if pair is not None:
+        reach = replace(reach, certificate=pair.chain_pem, key=pair.key_pem)
+    return reach, described
+
+
+@contextlib.contextmanager
+def channels(reach: Access, count: int, *, timeout: float) -> Iterator[list[ServiceChannel]]:
+    """Open ``count`` connections, each to the replica that the proxy chooses, and close them in the end."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                open_channel(
+                    reach.target,
+                    server_name=reach.server_name,
+                    ca=reach.ca,
+                    certificate=reach.certificate,
+                    key=reach.key,
+                    timeout=timeout,
+                )
+            )
+            for _ in range(count)
+        ]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileUnreadableError(f"{path} cannot be read: {error.strerror}.") from error

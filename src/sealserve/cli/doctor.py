@@ -1,0 +1,55 @@
+"""``sealserve doctor``: what this machine lacks for its part."""
+
+import contextlib
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment, workspace
+from sealserve.broker.policy import PRESETS
+from sealserve.cli import console
+from sealserve.operations.doctor import Finding, Machine, NotReadyError, Verdict, examine
+
+app = typer.Typer(add_completion=False)
+MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.NOTE: "[yellow]note[/]   ", Verdict.MISSING: "[red]missing[/]"}
+
+
+@app.command()
+def doctor(
+    machine: Annotated[Machine | None, typer.Argument(help="Whose part to look at.", show_default="all")] = None,
+    production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Say what this machine lacks for its part, and how to get it."""
+    here: workspace.Workspace | None = None
+    described: deployment.Deployment | None = None
+    with contextlib.suppress(workspace.WorkspaceMissingError):
+        here = workspace.find(directory)
+        described = deployment.read(here.deployment_file)
+    findings = examine((machine,) if machine else tuple(Machine), here, described, production=production)
+    if as_json:
+        console.print_json([asdict(finding) for finding in findings])
+    else:
+        _print(findings)
+        _print_presets()
+    missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
+    if missing:
+        raise NotReadyError(f"Missing: {', '.join(missing)}.")
+
+
+def _print(findings: list[Finding]) -> None:
+    for finding in findings:
+        console.out.print(f"{MARKS[finding.verdict]} [dim]{finding.machine:<6}[/] {finding.name:<15} ", end="")
+        console.out.print(finding.found, markup=False)
+        if finding.remedy:
+            console.out.print(f"{'':<32}{finding.remedy}", markup=False, style="dim")
+
+
+def _print_presets() -> None:
+    console.out.print("\nTCB presets (tcb.preset in sealserve.toml):")
+    for name, policy in PRESETS.items():
+        statuses = ", ".join(sorted(map(str, policy.statuses)))
+        advisories = ", ".join(sorted(policy.advisories)) or "none"
+        console.out.print(f"  {name}: {statuses}; advisories: {advisories}", markup=False)

@@ -1,0 +1,88 @@
+"""``sealserve quote``: look at a quote, and verify it with its collateral."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.connection import FileUnreadableError
+from sealserve.sgx.appraisal import verify_quote
+from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.pcs import INTEL_PCS, PcsClient
+from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.trust_anchor import TrustAnchor
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show and verify SGX quotes.")
+
+QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote, as an attester sends it.")]
+
+
+@app.command()
+def show(path: QuoteFile, as_json: console.Json = False) -> None:
+    """Show what a quote says. Nothing of it is verified."""
+    _print(_fields(parse_quote(_read(path))), as_json=as_json)
+
+
+@app.command()
+def verify(
+    path: QuoteFile,
+    collateral: Annotated[
+        Path | None, typer.Option(help="A JSON file with the collateral.", show_default="fetched from --pcs")
+    ] = None,
+    pcs: Annotated[str, typer.Option(help="Where collateral comes from.")] = INTEL_PCS,
+    at: Annotated[datetime | None, typer.Option(help="At which time (UTC).", show_default="now")] = None,
+    simulated_root: Annotated[
+        Path | None, typer.Option(help="A simulated vendor's root (DER), for simulated quotes only.")
+    ] = None,
+    as_json: console.Json = False,
+) -> None:
+    """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
+    raw = _read(path)
+    quote = parse_quote(raw)
+    anchor = TrustAnchor(root_der=_read(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
+    if collateral is not None:
+        found = Collateral.from_json(_read(collateral).decode(errors="replace"))
+    else:
+        with PcsClient(pcs) as client:
+            found = client.collateral_for(quote)
+    verified = verify_quote(raw, found, anchor=anchor, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
+    _print(
+        _fields(quote)
+        | {
+            "TCB status": str(verified.tcb_status),
+            "advisories": ", ".join(sorted(verified.advisory_ids)) or "none",
+            "TCB evaluation": verified.tcb_evaluation_data_number,
+            "FMSPC": verified.fmspc,
+            "platform id": verified.platform_id,
+            "simulated": verified.simulated,
+        },
+        as_json=as_json,
+    )
+
+
+def _fields(quote: Quote) -> dict[str, object]:
+    report = quote.report
+    return {
+        "MRENCLAVE": report.mr_enclave.hex(),
+        "MRSIGNER": report.mr_signer.hex(),
+        "ISVPRODID": report.isv_prod_id,
+        "ISVSVN": report.isv_svn,
+        "debug": report.attributes.debug,
+        "report data": report.report_data.hex(),
+    }
+
+
+def _print(fields: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        console.print_json({name.lower().replace(" ", "_"): value for name, value in fields.items()})
+    else:
+        console.print_fields(fields)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileUnreadableError(f"{path} cannot be read: {error.strerror}.") from error

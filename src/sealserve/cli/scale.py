@@ -1,0 +1,26 @@
+"""``sealserve scale``: more or fewer replicas."""
+
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console, status
+from sealserve.cluster.local import LocalTarget
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def scale(
+    replicas: Annotated[int, typer.Argument(min=1, max=64, help="How many enclaves shall serve.")],
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Start or stop replicas. Those that stop finish their requests first."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    with console.spinner("Scaling") as tell:
+        target = LocalTarget(workspace, described, tell=tell)
+        target.scale(replicas)
+    status.show(target, as_json=as_json)

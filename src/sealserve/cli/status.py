@@ -1,0 +1,31 @@
+"""``sealserve status``: what runs."""
+
+from dataclasses import asdict
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.cluster.local import LocalTarget
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """Show every part of the deployment and how far it has come."""
+    workspace = console.find_workspace(directory)
+    show(LocalTarget(workspace, deployment.read(workspace.deployment_file)), as_json=as_json)
+
+
+def show(target: LocalTarget, *, as_json: bool) -> None:
+    """Print the target's parts."""
+    parts = target.status()
+    if as_json:
+        console.print_json([asdict(part) for part in parts])
+        return
+    console.print_table(
+        ("PART", "STATE", "PORT", "PID", ""),
+        [(part.role, part.state, part.port or "", part.pid or "", part.detail) for part in parts],
+        empty="Nothing runs: `sealserve up` starts it.",
+    )

@@ -1,0 +1,354 @@
+"""The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
+
+All three machines are this one, so it also does the owner's part that replicas on one network need: an enclave for
+each replica, since the port is measured (decision 3).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from sealserve.atomic_file import write_file
+from sealserve.cluster import ports
+from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
+from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.simulated.trusted_files import check_trusted_files
+from sealserve.errors import InputError, SealserveError
+from sealserve.ingress.nginx import Nginx, worker_user
+from sealserve.ingress.nginx_config import NginxConfig, Upstream
+from sealserve.ingress.nginx_program import find_nginx
+from sealserve.operations import enclaves, provisioning, releases
+from sealserve.operations.simulation import pcs_url, quoting_socket
+from sealserve.workspace import Workspace
+
+REPLICA: Final = "replica-"
+START_SECONDS: Final = 60
+REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
+
+
+class TargetUnsupportedError(InputError):
+    """The deployment wants something that this target cannot do."""
+
+    code = "target.unsupported"
+
+
+class TargetNotUpError(InputError):
+    """The deployment is not running."""
+
+    code = "target.not-up"
+
+
+class TargetBusyError(InputError):
+    """Another release is running."""
+
+    code = "target.busy"
+
+
+class State(StrEnum):
+    """How far a part has come."""
+
+    STARTING = "starting"
+    ATTESTED = "attested"
+    RUNNING = "running"
+    SERVING = "serving"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartStatus:
+    """A part of a running deployment."""
+
+    role: str
+    state: State
+    port: int | None
+    pid: int | None
+    detail: str
+
+
+class LocalTarget:
+    """A deployment on this machine.
+
+    Args:
+        workspace: With all three machines' parts.
+        deployment: What it describes.
+        tell: Called with a few words before each thing that is done.
+    """
+
+    def __init__(
+        self, workspace: Workspace, deployment: Deployment, *, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        if deployment.platform is not Platform.SIMULATED:
+            raise TargetUnsupportedError(
+                "The local target runs simulated enclaves only, and sealserve.toml says platform = 'sgx'.",
+                hint="Set platform = 'simulated' to try it here.",
+            )
+        self._workspace = workspace
+        self._deployment = deployment
+        self._tell = tell
+        self._registry = Registry(workspace.host.run / "local.json")
+        self._release_file = workspace.host.run / "release"
+
+    def up(self, release: Path, replicas: int) -> None:
+        """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
+
+        Args:
+            release: The release's folder at the owner's.
+            replicas: How many.
+
+        Raises:
+            TargetBusyError: Another release runs.
+            SealserveError: A part did not start; what runs goes on running.
+        """
+        if self.replicas() and (running := self.release()) != release:
+            raise TargetBusyError(
+                f"The release {running.name} runs, and this is {release.name}.",
+                hint="`sealserve down` first: this target does not roll from one release to the next.",
+            )
+        self._refuse_taken_ports()
+        self.start_vendor()
+        self.start_platform()
+        self.start_broker()
+        shipped = self.prepare(release, replicas)
+        started = [self.start_replica(shipped, index) for index in range(replicas)]
+        for process in started:
+            self._tell(f"{process.role} attests itself, opens the release and loads the model")
+            self.wait_replica(process)
+        self.start_front()
+
+    def start_vendor(self) -> Process:
+        """Start the simulated vendor's service."""
+        port = urlsplit(pcs_url(self._deployment)).port
+        return self._ensure("pcs", ["simulated", "pcs"], lambda: ports.is_listening(port or 0), port=port)
+
+    def start_platform(self) -> Process:
+        """Start the simulated platform, which makes quotes."""
+        socket = quoting_socket(self._workspace)
+        return self._ensure("platform", ["simulated", "platform"], socket.is_socket)
+
+    def start_broker(self) -> Process:
+        """Start the owner's broker."""
+        broker = self._deployment.broker
+        return self._ensure(
+            "broker", ["broker", "run"], lambda: ports.is_listening(broker.port), port=broker.port,
+            logs=self._workspace.owner.logs,
+        )  # fmt: skip
+
+    def prepare(self, release: Path, replicas: int) -> Path:
+        """Build an enclave for each replica that has none, allow them at the broker, and ship them with the release.
+
+        Returns:
+            The release's folder at the host's.
+        """
+        now = datetime.now(UTC)
+        known = set(enclaves.names(release))
+        for index in range(replicas):
+            if (name := f"{REPLICA}{index}") not in known or not self._usable(release, name):
+                self._tell(f"building the enclave {name}")
+                spec = enclaves.specify(self._workspace, self._deployment, release, name=name, port=ports.find_free())
+                enclaves.build(self._workspace, release, spec, now=now)
+        provisioning.allow(self._workspace, self._deployment, release, now=now)
+        write_file(self._release_file, release.name.encode())
+        return self.ship(release)
+
+    def release(self) -> Path:
+        """Return the release that was started last, at the owner's.
+
+        Raises:
+            TargetNotUpError: None was.
+        """
+        try:
+            return self._workspace.owner.releases / self._release_file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise TargetNotUpError("No release was started yet.", hint="`sealserve up` starts one.") from error
+
+    def ship(self, release: Path) -> Path:
+        """Bring a release to the host's folder, by the archive that would travel; return where it is there."""
+        shipped = self._workspace.host.releases / release.name
+        if shipped.is_dir():
+            enclaves.ship(release, shipped)
+            return shipped
+        bundle = self._workspace.owner.releases / f"{release.name}.tar"
+        try:
+            releases.pack(release, bundle, overwrite=True)
+            return releases.unpack(self._workspace, bundle, self._workspace.host.owner_key).folder
+        finally:
+            bundle.unlink(missing_ok=True)
+
+    def start_replica(self, shipped: Path, index: int) -> Process:
+        """Start a replica's enclave, unless it runs; it is not waited for."""
+        name = f"{REPLICA}{index}"
+        if (running := self._running(name)) is not None:
+            return running
+        self._tell(f"starting {name}")
+        port = enclaves.port_of(load_enclave(shipped, name).manifest)
+        ports.require_free(port, name)
+        command = ["enclave", "run", "--name", name, "--release", str(shipped)]
+        return self._registry.start(name, self._command(command), log=self._log(name), port=port)
+
+    def wait_replica(self, process: Process) -> None:
+        """Wait until a replica serves. Its port opens only when the model is available.
+
+        Raises:
+            ProcessEndedError: It ended before; the message has the reason that it logged.
+        """
+        wait_ready(process, lambda: ports.is_listening(process.port or 0), seconds=REPLICA_SECONDS)
+
+    def start_front(self) -> Nginx:
+        """Start NGINX in front of the replicas that run, or let it read the new list."""
+        nginx = self._nginx()
+        if nginx.pid is None:
+            self._tell("starting NGINX")
+            nginx.start()
+        else:
+            nginx.reload(nginx.config)
+        return nginx
+
+    def scale(self, replicas: int) -> None:
+        """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
+
+        Raises:
+            TargetNotUpError: Nothing runs.
+        """
+        running = self.replicas()
+        if not running:
+            raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
+        if replicas > len(running):
+            shipped = self.prepare(self.release(), replicas)
+            for process in [self.start_replica(shipped, index) for index in range(replicas)]:
+                self._tell(f"{process.role} attests itself, opens the release and loads the model")
+                self.wait_replica(process)
+            self.start_front()
+            return
+        leaving = running[replicas:]
+        nginx = self._nginx(running[:replicas])
+        if nginx.pid is not None:
+            nginx.reload(nginx.config)
+        for process in leaving:
+            self._tell(f"{process.role} finishes its requests")
+            process.stop(grace=45)
+            self._registry.remove(process.role)
+
+    def replicas(self) -> list[Process]:
+        """Return the replicas that run, in order."""
+        found = [process for role, process in self._registry.all().items() if role.startswith(REPLICA)]
+        return sorted(
+            (process for process in found if process.is_alive()),
+            key=lambda process: int(process.role.removeprefix(REPLICA)),
+        )
+
+    def status(self) -> list[PartStatus]:
+        """Return the state of every part that was started."""
+        parts = [self._status(process) for process in self._registry.all().values()]
+        if (pid := self._nginx_pid()) is not None:
+            service = self._deployment.service
+            detail = f"{service.name} at {service.listen}:{service.port}"
+            parts.append(PartStatus(role="nginx", state=State.SERVING, port=service.port, pid=pid, detail=detail))
+        return parts
+
+    def logs(self) -> Iterator[tuple[str, Path]]:
+        """Yield the role and the log of each part that has one."""
+        for folder in (self._workspace.owner.logs, self._workspace.host.logs):
+            yield from ((path.stem, path) for path in sorted(folder.glob("*.log")))
+
+    def down(self) -> list[str]:
+        """Stop everything that was started, in the order in which requests come; return the roles."""
+        stopped = []
+        if self._nginx_pid() is not None:
+            self._nginx([]).stop()
+            stopped.append("nginx")
+        started = self._registry.all()
+        order = [*sorted(role for role in started if role.startswith(REPLICA)), "broker", "platform", "pcs"]
+        for role in (role for role in order if role in started):
+            self._tell(f"stopping {role}")
+            started[role].stop()
+            self._registry.remove(role)
+            stopped.append(role)
+        return stopped
+
+    def _refuse_taken_ports(self) -> None:
+        service, broker = self._deployment.service, self._deployment.broker
+        if self._nginx_pid() is None:
+            ports.require_free(service.port, "NGINX (service.port)", service.listen)
+        if self._running("broker") is None:
+            ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
+        if self._running("pcs") is None:
+            ports.require_free(
+                urlsplit(pcs_url(self._deployment)).port or 0, "the simulated PCS (broker.collateral_url)"
+            )
+
+    def _ensure(
+        self,
+        role: str,
+        arguments: list[str],
+        ready: Callable[[], bool],
+        *,
+        port: int | None = None,
+        logs: Path | None = None,
+    ) -> Process:
+        process = self._running(role)
+        if process is None:
+            self._tell(f"starting {role}")
+            process = self._registry.start(role, self._command(arguments), log=self._log(role, logs), port=port)
+        wait_ready(process, ready, seconds=START_SECONDS)
+        return process
+
+    def _running(self, role: str) -> Process | None:
+        process = self._registry.all().get(role)
+        return process if process is not None and process.is_alive() else None
+
+    def _usable(self, release: Path, name: str) -> bool:
+        """Whether an enclave that was built before can start: its files are as measured, and its port is free."""
+        if self._running(name) is not None:
+            return True
+        try:
+            manifest = load_enclave(release, name).manifest
+            check_trusted_files(manifest, release)
+        except SealserveError:
+            return False  # damaged, or made by another version of sealserve
+        return ports.is_free(enclaves.port_of(manifest))
+
+    def _command(self, arguments: list[str]) -> list[str]:
+        return [sys.executable, "-m", "sealserve", *arguments, "--directory", str(self._workspace.directory)]
+
+    def _log(self, role: str, folder: Path | None = None) -> Path:
+        return (folder or self._workspace.host.logs) / f"{role}.log"
+
+    def _status(self, process: Process) -> PartStatus:
+        state, detail = State.RUNNING, ""
+        if not process.is_alive():
+            state, detail = State.ENDED, last_error(Path(process.log))
+        elif process.role.startswith(REPLICA):
+            state = State.SERVING if ports.is_listening(process.port or 0) else self._progress(Path(process.log))
+        return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
+
+    def _progress(self, log: Path) -> State:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        start = max((number for number, line in enumerate(lines) if "step=measured" in line), default=0)
+        return State.ATTESTED if any("step=key " in line for line in lines[start:]) else State.STARTING
+
+    def _nginx(self, replicas: list[Process] | None = None) -> Nginx:
+        service = self._deployment.service
+        program = find_nginx()
+        behind = self.replicas() if replicas is None else replicas
+        folder = self._workspace.host.run / "nginx"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = NginxConfig(
+            listen=service.listen,
+            port=service.port,
+            service_name=service.name,
+            upstreams=[Upstream("127.0.0.1", process.port) for process in behind if process.port is not None],
+            run_folder=folder,
+            log_folder=self._workspace.host.logs,
+            stream_module=program.stream_module,
+            user=worker_user(),
+        )
+        return Nginx(program, config)
+
+    def _nginx_pid(self) -> int | None:
+        return self._nginx([]).pid if (self._workspace.host.run / "nginx").is_dir() else None

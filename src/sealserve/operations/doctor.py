@@ -1,0 +1,200 @@
+"""What a machine lacks for its part, and how to get it."""
+
+import importlib.util
+import platform
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.enclave.simulated.private_memory import Way, available_way
+from sealserve.enclave.spec import PRIVATE_ROOT
+from sealserve.errors import SealserveError, UnavailableError
+from sealserve.ingress.nginx_program import find_nginx
+from sealserve.workspace import Workspace
+
+FREE_BYTES = 2 * 10**9
+
+
+class Machine(StrEnum):
+    """Whose part."""
+
+    OWNER = "owner"
+    HOST = "host"
+    USER = "user"
+
+
+class Verdict(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    NOTE = "note"
+    MISSING = "missing"
+
+
+class NotReadyError(UnavailableError):
+    """Something is missing for this machine's part, or is not fit for production."""
+
+    code = "doctor.not-ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A check: what was looked at, what was found, and how to mend it."""
+
+    machine: Machine
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def examine(
+    machines: tuple[Machine, ...], workspace: Workspace | None, deployment: Deployment | None, *, production: bool
+) -> list[Finding]:
+    """Return what was found for the parts of ``machines``.
+
+    Args:
+        machines: Whose parts this machine plays.
+        workspace: The workspace here, if there is one.
+        deployment: What it describes.
+        production: Whether what weakens protection counts as missing.
+    """
+    checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
+        Machine.OWNER: lambda: _owner(workspace),
+        Machine.HOST: lambda: _host(deployment),
+        Machine.USER: lambda: _user(workspace, deployment),
+    }
+    findings = [finding for machine in machines for finding in checks[machine]()]
+    if production:
+        findings += _production(deployment)
+    return findings
+
+
+def _owner(workspace: Workspace | None) -> Iterator[Finding]:
+    yield _python(Machine.OWNER)
+    yield _tensorflow(Machine.OWNER, "to convert frozen graphs")
+    yield _room(Machine.OWNER, workspace)
+    if workspace is None:
+        yield Finding(machine=Machine.OWNER, name="workspace", verdict=Verdict.NOTE, found="no sealserve.toml here",
+                      remedy="`sealserve init` writes one")  # fmt: skip
+        return
+    exposed = [
+        path.name
+        for path in (workspace.owner.root, workspace.owner.master_key, workspace.owner.index_signing_key)
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    yield Finding(
+        machine=Machine.OWNER,
+        name="workspace",
+        verdict=Verdict.MISSING if exposed else Verdict.OK,
+        found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
+        remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
+    )
+
+
+def _host(deployment: Deployment | None) -> Iterator[Finding]:
+    simulated = deployment is None or deployment.platform is Platform.SIMULATED
+    yield _python(Machine.HOST)
+    if simulated:
+        yield _tensorflow(Machine.HOST, "for sealserve-model-server")
+    try:
+        program = find_nginx()
+        yield Finding(
+            machine=Machine.HOST,
+            name="nginx",
+            verdict=Verdict.OK,
+            found=f"{program.path} {'.'.join(map(str, program.version))}",
+        )
+    except SealserveError as error:
+        yield Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.MISSING, found=error.message,
+                      remedy=error.hint or "")  # fmt: skip
+    if simulated:
+        way, refused = available_way(PRIVATE_ROOT)
+        yield Finding(
+            machine=Machine.HOST,
+            name="private memory",
+            verdict=Verdict.NOTE if way is Way.SHARED else Verdict.OK,
+            found=f"{way}" + (f" ({refused})" if refused else ""),
+            remedy="other processes of this user can read it; run as root for a mount namespace" * (way is Way.SHARED),
+        )
+    device = Path("/dev/sgx_enclave")
+    needed = Verdict.NOTE if simulated else Verdict.MISSING
+    yield Finding(
+        machine=Machine.HOST,
+        name="SGX",
+        verdict=Verdict.OK if device.exists() else needed,
+        found=str(device) if device.exists() else f"no {device}: enclaves are simulated, and protect nothing from root",
+        remedy="" if device.exists() else "a processor with SGX and FLC, enabled in the BIOS, and Linux 5.11 or later",
+    )
+    gramine = shutil.which("gramine-sgx")
+    yield Finding(
+        machine=Machine.HOST,
+        name="Gramine",
+        verdict=Verdict.OK if gramine else needed,
+        found=gramine or "no gramine-sgx: simulated enclaves need none",
+        remedy="" if gramine else "https://gramine.readthedocs.io/en/stable/installation.html",
+    )
+
+
+def _user(workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
+    yield _python(Machine.USER)
+    if workspace is None or deployment is None:
+        return
+    wanted = [workspace.user.service_ca]
+    if deployment.service.tls is TlsMode.TWO_WAY:
+        wanted += [workspace.user.certificate, workspace.user.key]
+    missing = [path.name for path in wanted if not path.is_file()]
+    yield Finding(
+        machine=Machine.USER,
+        name="certificates",
+        verdict=Verdict.NOTE if missing else Verdict.OK,
+        found=f"missing: {', '.join(missing)}" if missing else f"{workspace.user.root}",
+        remedy="the owner makes them with `sealserve certs two-way`" if missing else "",
+    )
+
+
+def _production(deployment: Deployment | None) -> Iterator[Finding]:
+    simulated = deployment is None or deployment.platform is Platform.SIMULATED
+    yield Finding(
+        machine=Machine.OWNER,
+        name="platform",
+        verdict=Verdict.MISSING if simulated else Verdict.OK,
+        found="simulated: nothing is protected from the host" if simulated else "sgx",
+        remedy='platform = "sgx" in sealserve.toml' if simulated else "",
+    )
+    if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
+        yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
+                      found="one-way: anybody who reaches the service may use it",
+                      remedy='service.tls = "two-way"')  # fmt: skip
+
+
+def _python(machine: Machine) -> Finding:
+    return Finding(machine=machine, name="Python", verdict=Verdict.OK, found=platform.python_version())
+
+
+def _tensorflow(machine: Machine, purpose: str) -> Finding:
+    there = importlib.util.find_spec("tensorflow") is not None
+    return Finding(
+        machine=machine,
+        name="TensorFlow",
+        verdict=Verdict.OK if there else Verdict.MISSING,
+        found=f"installed ({purpose})" if there else f"not installed ({purpose})",
+        remedy="" if there else "pip install 'sealserve[server]'",
+    )
+
+
+def _room(machine: Machine, workspace: Workspace | None) -> Finding:
+    folder = workspace.directory if workspace else Path.cwd()
+    free = shutil.disk_usage(folder).free
+    enough = free >= FREE_BYTES
+    return Finding(
+        machine=machine,
+        name="disk",
+        verdict=Verdict.OK if enough else Verdict.NOTE,
+        found=f"{free / 1e9:.1f} GB free in {folder}",
+        remedy="" if enough else "a release takes as much room as its model, twice while it travels",
+    )

@@ -1,0 +1,50 @@
+"""How the workspace's user reaches the service."""
+
+from dataclasses import dataclass
+
+from sealserve.deployment import Deployment, TlsMode
+from sealserve.pki.certificate import CertificateMissingError, CertifiedKey
+from sealserve.secret import SecretBytes
+from sealserve.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What a client needs: where to connect, whom to expect, and who it is.
+
+    Args:
+        target: ``host:port``.
+        server_name: The name in the service's certificate.
+        ca: The service's authority, PEM.
+        certificate: The user's certificate chain for two-way TLS, PEM, or None.
+        key: The user's key for two-way TLS, PEM, or None.
+    """
+
+    target: str
+    server_name: str
+    ca: bytes
+    certificate: bytes | None = None
+    key: SecretBytes | None = None
+
+
+def access(workspace: Workspace, deployment: Deployment) -> Access:
+    """Return what the workspace's ``user/`` folder and its deployment say.
+
+    Raises:
+        CertificateMissingError: There are no certificates yet.
+    """
+    user, service = workspace.user, deployment.service
+    if not user.service_ca.is_file():
+        raise CertificateMissingError(
+            f"There is no {user.service_ca}.", hint="`sealserve certs two-way` makes it, or the owner sends it to you."
+        )
+    pair = None
+    if service.tls is TlsMode.TWO_WAY:
+        pair = CertifiedKey.read(certificate=user.certificate, key=user.key)
+    return Access(
+        target=f"{service.listen}:{service.port}",
+        server_name=service.name,
+        ca=user.service_ca.read_bytes(),
+        certificate=pair.chain_pem if pair else None,
+        key=pair.key_pem if pair else None,
+    )
