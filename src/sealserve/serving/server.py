@@ -112,7 +112,8 @@ class Server:
         loading = asyncio.ensure_future(self._control.run(load, self._options, files))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
+        if self._stopping.is_set():
+            loading.cancel()
             logger.info("stopped before the model was loaded")
             return None
         stopping.cancel()

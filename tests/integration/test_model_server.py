@@ -1,0 +1,636 @@
+"""The program itself: started as a process, asked with TensorFlow Serving's own stubs, stopped with signals."""
+
+import hashlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from sealserve.pki.authority import Authority, AuthorityKind
+from sealserve.pki.certificate import CertifiedKey
+from sealserve.pki.ssl_config import SslConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
+
+SERVICE = "grpc.tf-serving.service.com"
+CLIENT = "client.tf-serving.service.com"
+CANARY = "canary-771177"
+LONG = 120.0
+"""Seconds after which a call that should have ended is a failure; no test waits for it."""
+
+
+def save_models(folder: Path) -> None:
+    """Save ``several/1``: half_plus_two; one that writes two files in turn; one that turns text into a number."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
+
+    class Models(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.half = tf.Variable(0.5)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        def half_plus_two(self, x: Any) -> dict[str, Any]:
+            return {"y": self.half * x + 2.0}
+
+        @tf.function(  # type: ignore[untyped-decorator]
+            input_signature=[tf.TensorSpec([], tf.string, name="first"), tf.TensorSpec([], tf.string, name="second")]
+        )
+        def write(self, first: Any, second: Any) -> dict[str, Any]:
+            tf.io.write_file(first, "started")
+            tf.io.write_file(second, "ending")
+            return {"answer": tf.constant("done")}
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="text")])  # type: ignore[untyped-decorator]
+        def number(self, text: Any) -> dict[str, Any]:
+            return {"number": tf.strings.to_number(text)}
+
+    models = Models()
+    signatures = {"serving_default": models.half_plus_two, "write": models.write, "number": models.number}
+    tf.saved_model.save(models, str(folder / "1"), signatures=signatures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What the service and its users hold."""
+
+    service: Authority
+    users: Authority
+    server: CertifiedKey
+    client: CertifiedKey
+
+    def settings(self, *, two_way: bool) -> bytes:
+        config = SslConfig(
+            server_key=self.server.key_pem,
+            server_cert=self.server.chain_pem,
+            custom_ca=self.users.certificate_pem if two_way else None,
+            client_verify=two_way,
+        )
+        return config.render().reveal()
+
+
+@pytest.fixture(scope="module")
+def tls() -> Tls:
+    now = datetime.now(UTC)
+    service = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=now)
+    users = Authority.create(AuthorityKind.USERS, names=[CLIENT], simulated=True, now=now)
+    server, client = service.issue_server([SERVICE], now=now), users.issue_client(CLIENT, now=now)
+    return Tls(service=service, users=users, server=server, client=client)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "m"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_models(folder)
+    return folder
+
+
+def list_files(release: Path) -> None:
+    files = [
+        {
+            "path": path.relative_to(release).as_posix(),
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in release.rglob("*")
+        if path.is_file()
+    ]
+    (release / "files.json").write_text(json.dumps({"version": 1, "files": files}))
+
+
+@pytest.fixture
+def release(model: Path, tls: Tls, tmp_path: Path) -> Path:
+    """A folder as it appears inside an enclave."""
+    folder = tmp_path / "release"
+    shutil.copytree(model, folder / "models/m")
+    (folder / "tls").mkdir()
+    (folder / "tls/ssl.cfg").write_bytes(tls.settings(two_way=True))
+    list_files(folder)
+    return folder
+
+
+def release_flags(release: Path) -> list[str]:
+    return [
+        f"--model_base_path={release}/models/m",
+        f"--ssl_config_file={release}/tls/ssl.cfg",
+        f"--file_list={release}/files.json",
+        "--rest_api_port=0",
+    ]
+
+
+class Process:
+    """A running server, and what it wrote so far."""
+
+    def __init__(self, flags: Sequence[str]) -> None:
+        command = [sys.executable, "-I", "-m", "sealserve.serving", "--model_name=m", "--bind_address=127.0.0.1"]
+        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.lines: list[str] = []
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._queue.put(line)
+        self._queue.put(None)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait until a line matches."""
+        while (line := self._queue.get(timeout=LONG)) is not None:
+            self.lines.append(line)
+            if match := re.search(pattern, line):
+                return match
+        pytest.fail(f"ended without {pattern!r}:\n{self.output}")
+
+    def port(self) -> int:
+        return int(self.wait_for(r"serving m version 1 on 127\.0\.0\.1:(\d+)")[1])
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self.process.wait(timeout=LONG)
+        self._reader.join()
+        while (line := self._queue.get()) is not None:
+            self.lines.append(line)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start servers, each on a port of its own, which end with the test."""
+    with ExitStack() as stack:
+
+        def run(*flags: str) -> Process:
+            process = Process([*([] if any(flag.startswith("--port=") for flag in flags) else ["--port=0"]), *flags])
+            stack.callback(process.close)
+            return process
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def plain_port(model: Path) -> Iterator[int]:
+    """The port of a plaintext server that tests share and leave alone."""
+    process = Process(["--port=0", f"--model_base_path={model}", "--dangerous_plaintext"])
+    try:
+        yield process.port()
+    finally:
+        process.close()
+
+
+@pytest.fixture
+def channel(plain_port: int) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{plain_port}") as opened:
+        yield opened
+
+
+def secure_channel(port: int, tls: Tls, *, authority: bytes, client: CertifiedKey | None) -> grpc.Channel:
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=authority,
+        private_key=client.key_pem.reveal() if client else None,
+        certificate_chain=client.chain_pem if client else None,
+    )
+    name = tls.server and SERVICE
+    return grpc.secure_channel(f"127.0.0.1:{port}", credentials, [("grpc.ssl_target_name_override", name)])
+
+
+def predict_request(signature: str = "", **inputs: Any) -> Any:
+    import tensorflow as tf  # noqa: PLC0415  # the model's fixture has paid for it
+    from tensorflow_serving.apis import predict_pb2  # noqa: PLC0415
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    request.model_spec.signature_name = signature
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+def prediction_stub(channel: grpc.Channel) -> Any:
+    from tensorflow_serving.apis import prediction_service_pb2_grpc  # noqa: PLC0415
+
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def predict(channel: grpc.Channel, signature: str = "", **inputs: Any) -> Any:
+    return prediction_stub(channel).Predict(predict_request(signature, **inputs), timeout=LONG)
+
+
+def half_plus_two(channel: grpc.Channel, *values: float) -> list[float]:
+    return list(predict(channel, x=[float(value) for value in values]).outputs["y"].float_val)
+
+
+def raw(channel: grpc.Channel, method: str) -> Any:
+    return channel.unary_unary(method)
+
+
+def refused(call: Callable[[], object]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value
+
+
+# --- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_the_official_stubs_are_served(channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis import (  # noqa: PLC0415  # the model's fixture has paid for it
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_management_pb2,
+        model_service_pb2_grpc,
+    )
+
+    response = predict(channel, x=[1.0, 2.0, 5.0])
+    assert list(response.outputs["y"].float_val) == [2.5, 3.0, 4.5]
+    assert (response.model_spec.name, response.model_spec.version.value) == ("m", 1)
+
+    metadata_request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    metadata_request.model_spec.name = "m"
+    metadata = prediction_stub(channel).GetModelMetadata(metadata_request, timeout=LONG)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert metadata.metadata["signature_def"].Unpack(signatures)
+    assert {"serving_default", "write", "number"} <= set(signatures.signature_def)
+
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    status_request = get_model_status_pb2.GetModelStatusRequest()
+    status_request.model_spec.name = "m"
+    (version,) = models.GetModelStatus(status_request, timeout=LONG).model_version_status
+    assert (version.version, version.state) == (1, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+
+    error: Any = refused(lambda: models.HandleReloadConfigRequest(model_management_pb2.ReloadConfigRequest()))
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "do not change while it runs" in error.details()
+
+
+@pytest.mark.parametrize("name", ["Classify", "Regress", "MultiInference"])
+def test_what_is_not_built_yet_says_so(channel: grpc.Channel, name: str) -> None:
+    error: Any = refused(lambda: raw(channel, f"/tensorflow.serving.PredictionService/{name}")(b""))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.details() == f"{name} is not implemented by sealserve-model-server; use Predict."
+
+
+def test_many_at_once_each_get_their_own_answer(channel: grpc.Channel) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda value: half_plus_two(channel, value), range(200)))
+    assert answers == [[value / 2 + 2] for value in range(200)]
+
+
+def test_health_says_serving(channel: grpc.Channel) -> None:
+    assert raw(channel, "/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"
+
+
+def test_a_sender_who_never_sends_holds_no_thread(start: Start, model: Path) -> None:
+    server = start(
+        f"--model_base_path={model}", "--dangerous_plaintext", "--grpc_max_threads=1", "--max_queued_requests=0"
+    )
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        send: Any = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        stalled = [send.future(nothing()) for _ in range(5)]
+        try:
+            assert half_plus_two(channel, 2.0) == [3.0]
+        finally:
+            for call in stalled:
+                call.cancel()
+            gate.set()
+
+
+def test_a_message_that_is_too_large(start: Start, model: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--max_message_bytes=1024")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        assert half_plus_two(channel, *range(100))[:2] == [2.0, 2.5]
+        error: Any = refused(lambda: half_plus_two(channel, *range(1000)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert half_plus_two(channel, 2.0) == [3.0]
+
+
+def test_connections_end_at_the_age_that_the_channel_arguments_set(start: Start, model: Path) -> None:
+    server = start(
+        f"--model_base_path={model}", "--dangerous_plaintext", "--grpc_channel_arguments=grpc.max_connection_age_ms=100"
+    )
+    states: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        channel.subscribe(states.put, try_to_connect=True)
+        while states.get(timeout=LONG) is not grpc.ChannelConnectivity.READY:
+            pass
+        assert states.get(timeout=LONG) is grpc.ChannelConnectivity.IDLE
+        assert half_plus_two(channel, 2.0) == [3.0]
+
+
+def test_no_input_reaches_a_log_or_an_error(start: Start, model: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    method = "/tensorflow.serving.PredictionService/Predict"
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        calls: tuple[tuple[Callable[[], object], grpc.StatusCode], ...] = (
+            (lambda: predict(channel, "number", text=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: predict(channel, "write", first=f"/{CANARY}\0/", second=""), grpc.StatusCode.FAILED_PRECONDITION),
+            (lambda: predict(channel, x=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: predict(channel, "number", text=[CANARY]), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: predict(channel, y=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: raw(channel, method)(CANARY.encode()), grpc.StatusCode.INVALID_ARGUMENT),
+        )
+        for call, code in calls:
+            error: Any = refused(call)
+            assert error.code() is code
+            assert CANARY not in error.details()
+    server.signal()
+    assert server.ended() == 0
+    assert CANARY not in server.output
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_way_tls_asks_for_a_certificate_of_the_users_authority(start: Start, release: Path, tls: Tls) -> None:
+    server = start(*release_flags(release))
+    port = server.port()
+    assert "two-way TLS" in server.lines[-1]
+    stranger = Authority.create(AuthorityKind.USERS, names=[CLIENT], simulated=True, now=datetime.now(UTC))
+    service = tls.service.certificate_pem
+    with secure_channel(port, tls, authority=service, client=tls.client) as channel:
+        assert half_plus_two(channel, 2.0) == [3.0]
+    for client in (None, stranger.issue_client(CLIENT, now=datetime.now(UTC))):
+        with secure_channel(port, tls, authority=service, client=client) as channel:
+            error: Any = refused(lambda opened=channel: half_plus_two(opened, 2.0))  # type: ignore[misc]  # a default binds it
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+    with secure_channel(port, tls, authority=tls.users.certificate_pem, client=tls.client) as channel:
+        error = refused(lambda: half_plus_two(channel, 2.0))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "CERTIFICATE_VERIFY_FAILED" in error.details()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        error = refused(lambda: half_plus_two(channel, 2.0))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_one_way_tls_asks_for_none(start: Start, model: Path, tls: Tls, tmp_path: Path) -> None:
+    (tmp_path / "ssl.cfg").write_bytes(tls.settings(two_way=False))
+    server = start(f"--model_base_path={model}", f"--ssl_config_file={tmp_path}/ssl.cfg")
+    port = server.port()
+    assert "one-way TLS" in server.lines[-1]
+    with secure_channel(port, tls, authority=tls.service.certificate_pem, client=None) as channel:
+        assert half_plus_two(channel, 2.0) == [3.0]
+
+
+def test_plaintext_warns(start: Start, model: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    server.port()
+    assert "WARNING DANGEROUS: serving in plaintext" in server.output
+    assert "PLAINTEXT" in server.lines[-1]
+
+
+# --- how it starts ----------------------------------------------------------------------------------------------------
+
+
+def listens(process: Process) -> bool:
+    """Whether a process has a listening TCP socket (state 0A in Linux's table)."""
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    held = set()
+    for descriptor in Path(f"/proc/{process.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held.add(os.readlink(descriptor))  # noqa: PTH115  # a socket is no path
+    return not listening.isdisjoint(held)
+
+
+def test_the_port_is_closed_while_the_model_loads_and_a_signal_ends_that(start: Start, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    os.mkfifo(first)
+    os.mkfifo(second)
+    save_slow_starter(tmp_path / "m/1", str(first), str(second))
+    server = start(f"--model_base_path={tmp_path}/m", "--dangerous_plaintext")
+    assert first.read_bytes() == b"started"
+    assert not listens(server)
+    server.signal()
+    server.wait_for("stopped before the model was loaded")
+    assert server.ended() == 0
+
+
+def save_slow_starter(folder: Path, first: str, second: str) -> None:
+    """Save a model whose initialiser writes two files in turn: with named pipes, it waits for their readers."""
+    import tensorflow as tf  # noqa: PLC0415  # only here
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        with tf.control_dependencies([tf.io.write_file(first, "started")]):
+            initialiser = tf.io.write_file(second, "ending")
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], main_op=initialiser)
+        builder.save()
+
+
+def test_a_taken_port_is_an_error_before_anything_is_loaded(start: Start, model: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = start(f"--model_base_path={model}", "--dangerous_plaintext", f"--port={port}")
+        assert server.ended() == 4
+    assert f"error[server.port-taken]: Cannot listen on 127.0.0.1:{port}: another program does." in server.output
+    assert "loaded" not in server.output
+
+
+def test_two_servers_never_share_a_port(start: Start, model: Path, plain_port: int) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext", f"--port={plain_port}")
+    assert server.ended() == 4
+    assert "error[server.port-taken]" in server.output
+
+
+def test_a_missing_model(start: Start, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={tmp_path}/nothing", "--dangerous_plaintext")
+    assert server.ended() == 2
+    assert "error[servable.base-path-missing]: There is no folder " in server.output
+
+
+def test_a_model_that_does_not_load(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "m/1").mkdir(parents=True)
+    server = start(f"--model_base_path={tmp_path}/m", "--dangerous_plaintext")
+    assert server.ended() == 2
+    assert "error[servable.load-failed]: " in server.output
+    assert "Traceback" not in server.output
+
+
+def test_an_expired_certificate(start: Start, model: Path, tmp_path: Path) -> None:
+    then = datetime.now(UTC) - timedelta(days=400)
+    authority = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=then)
+    old = authority.issue_server([SERVICE], now=then)
+    config = SslConfig(server_key=old.key_pem, server_cert=old.chain_pem)
+    (tmp_path / "ssl.cfg").write_bytes(config.render().reveal())
+    server = start(f"--model_base_path={model}", f"--ssl_config_file={tmp_path}/ssl.cfg")
+    assert server.ended() == 3
+    assert "error[certificate.expired]: the server's certificate in " in server.output
+
+
+def remove_index(release: Path) -> None:
+    (release / "models/m/1/variables/variables.index").unlink()
+
+
+def add_file(release: Path) -> None:
+    (release / "models/m/1/assets").mkdir(exist_ok=True)
+    (release / "models/m/1/assets/more.txt").write_bytes(b"more")
+
+
+def add_version(release: Path) -> None:
+    shutil.copytree(release / "models/m/1", release / "models/m/2")
+
+
+def flip_bit(release: Path) -> None:
+    path = release / "models/m/1/variables/variables.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_tls(release: Path) -> None:
+    path = release / "tls/ssl.cfg"
+    path.write_bytes(path.read_bytes().replace(b"client_verify: true", b"client_verify: false"))
+
+
+def empty_list(release: Path) -> None:
+    (release / "files.json").write_text('{"version":1,"files":[]}')
+
+
+def remove_list(release: Path) -> None:
+    (release / "files.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "code"),
+    [
+        (remove_index, "servable.file-missing"),
+        (add_file, "servable.file-unlisted"),
+        (add_version, "servable.file-unlisted"),
+        (flip_bit, "servable.file-changed"),
+        (change_tls, "servable.file-changed"),
+        (empty_list, "file-list.empty"),
+        (remove_list, "file-list.missing"),
+    ],
+)
+def test_a_release_that_was_tampered_with_is_not_served(
+    start: Start, release: Path, tamper: Callable[[Path], None], code: str
+) -> None:
+    tamper(release)
+    server = start(*release_flags(release))
+    assert server.ended() == 3
+    assert f"error[{code}]: " in server.output
+    assert "serving" not in server.output
+
+
+# --- how it stops -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_an_idle_server(start: Start, model: Path, number: signal.Signals) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    server.port()
+    server.signal(number)
+    assert server.ended() == 0
+    assert f"{number.name}: draining" in server.output
+    assert "stopped; every request was answered" in server.output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """A request that TensorFlow runs and that ends only when `resume` is called."""
+
+    second: Path
+    answer: Any
+
+    def resume(self) -> None:
+        assert self.second.read_bytes() == b"ending"
+
+
+def pause(channel: grpc.Channel, folder: Path) -> Paused:
+    """Send a request whose model waits for a named pipe; return when it does."""
+    first, second = folder / "first", folder / "second"
+    os.mkfifo(first)
+    os.mkfifo(second)
+    request = predict_request("write", first=str(first), second=str(second))
+    answer = prediction_stub(channel).Predict.future(request, timeout=LONG)
+    assert first.read_bytes() == b"started"
+    return Paused(second=second, answer=answer)
+
+
+def test_a_drain_refuses_newcomers_and_lets_running_requests_finish(start: Start, model: Path, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        assert listens(server)
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        statuses = watch(b"", timeout=LONG)
+        assert next(statuses) == b"\x08\x01"
+        paused = pause(channel, tmp_path)
+        server.signal()
+        assert list(statuses) == [b"\x08\x02"]
+        server.wait_for("draining")
+        while listens(server):  # until right after the health service said so
+            pass
+        assert not paused.answer.done()
+        assert server.process.poll() is None
+        paused.resume()
+        assert list(paused.answer.result().outputs["answer"].string_val) == [b"done"]
+    assert server.ended() == 0
+    assert "stopped; every request was answered" in server.output
+
+
+def test_a_drain_ends_with_the_grace_period(start: Start, model: Path, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--drain_grace_seconds=0")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        paused = pause(channel, tmp_path)
+        server.signal()
+        assert server.ended() == 0
+        assert paused.answer.exception(timeout=LONG) is not None
+    assert "stopped; 1 requests did not finish within 0 s" in server.output
+
+
+def test_a_second_signal_stops_at_once(start: Start, model: Path, tmp_path: Path) -> None:
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        paused = pause(channel, tmp_path)
+        server.signal()
+        server.wait_for("draining")
+        server.signal(signal.SIGINT)
+        assert server.ended() == 128 + signal.SIGINT
+        assert paused.answer.exception(timeout=LONG) is not None
+    assert "SIGINT again: stopping at once" in server.output
