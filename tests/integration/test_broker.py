@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL
 
 from sealserve.broker import admin
+from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker, TrustedVendor
 from sealserve.broker.keystore import ReleaseKey, open_keystore
@@ -33,7 +34,9 @@ from sealserve.broker.server import BrokerServer, Limits, ListenError, PortTaken
 from sealserve.deployment import Platform as Kind
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
+from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import PcsClient
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate, parse_certificate
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
@@ -297,25 +300,85 @@ def test_twenty_clients_at_once(world: World) -> None:
     assert codes == ["ok"] * 10 + ["policy.isv-svn"] * 10
 
 
-def test_more_appraisals_than_places_are_refused_in_time(world: World) -> None:
-    entered, leave = threading.Event(), threading.Event()
+@dataclass(slots=True)
+class Held:
+    """A source of collateral that answers only when it is told to."""
 
-    class Slow(PcsClient):
-        def collateral_for(self, quote: Any) -> Any:
-            entered.set()
-            leave.wait(PATIENT)
-            return super().collateral_for(quote)
+    source: PcsClient
+    entered: threading.Event = field(default_factory=threading.Event)
+    leave: threading.Event = field(default_factory=threading.Event)
 
-    slow = world.servers.enter_context(Slow(world.pcs.url))
-    vendors = {Kind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=slow)}
-    server = world.serve(vendors=vendors, limits=Limits(appraisals=1, queue=0.1))
+    def collateral_for(self, quote: Quote) -> Collateral:
+        self.entered.set()
+        assert self.leave.wait(PATIENT)
+        return self.source.collateral_for(quote)
+
+    def forget(self) -> None:
+        self.source.forget()
+
+
+@pytest.fixture
+def held(world: World) -> Held:
+    return Held(world.servers.enter_context(PcsClient(world.pcs.url)))
+
+
+def _serve_held(world: World, held: Held, limits: Limits) -> BrokerServer:
+    vendors = {Kind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=held)}
+    return world.serve(vendors=vendors, limits=limits)
+
+
+def test_more_appraisals_than_places_are_refused_in_time(world: World, held: Held) -> None:
+    server = _serve_held(world, held, Limits(appraisals=1, queue=0.1))
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(_ask, world, server, world.ratls())
-        assert entered.wait(PATIENT)
+        assert held.entered.wait(PATIENT)
         assert _ask(world, server, world.ratls()) is None
         assert world.lines()[-1].code == "broker.busy"
-        leave.set()
+        held.leave.set()
         assert first.result() == world.made.key.reveal()
+
+
+def test_a_connection_beyond_all_places_is_closed_at_once(world: World, held: Held) -> None:
+    server = _serve_held(world, held, Limits(connections=1))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(_ask, world, server, world.ratls())
+        assert held.entered.wait(PATIENT)
+        with socket.create_connection(server.address, timeout=PATIENT) as refused:
+            _expect_end(refused)
+        held.leave.set()
+        assert first.result() == world.made.key.reveal()
+
+
+def test_a_peer_that_leaves_during_its_appraisal_is_in_the_log(
+    world: World, held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = _serve_held(world, held, Limits())
+    with _session(world, server.address, world.ratls()) as tls:
+        tls.send(REQUEST)
+        assert held.entered.wait(PATIENT)
+    held.leave.set()
+    server.stop()
+    assert world.lines()[-1].decision == "released"  # decided, though it never arrived
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_no_connection_takes_the_server_down(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = world.serve()
+    talk, failures = server._talk, [ZeroDivisionError("unforeseen"), OSError("lost")]
+
+    def fail_first(connection: Connection) -> None:
+        if failures:
+            raise failures.pop(0)
+        talk(connection)
+
+    monkeypatch.setattr(server, "_talk", fail_first)
+    for _ in range(2):
+        with socket.create_connection(server.address, timeout=PATIENT) as stream:
+            _expect_end(stream)
+    assert _ask(world, server, world.ratls()) == world.made.key.reveal()
+    assert "an internal error while serving 127.0.0.1:" in caplog.text
 
 
 def test_without_an_audit_row_no_key_leaves(world: World) -> None:
@@ -395,6 +458,7 @@ from sealserve.broker.openssl_settings import ensure_no_tickets
 folder = Path(sys.argv[1])
 ensure_no_tickets(folder)
 import logging
+from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker, TrustedVendor
 from sealserve.broker.hardening import forbid_inspection
@@ -402,7 +466,9 @@ from sealserve.broker.keystore import open_keystore
 from sealserve.broker.server import BrokerServer
 from sealserve.deployment import Platform
 from sealserve.pki.certificate import CertifiedKey
+from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import PcsClient
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import TrustAnchor
 logging.basicConfig(level=logging.INFO, filename=folder / "broker.log")
 forbid_inspection()
