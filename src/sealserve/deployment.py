@@ -3,6 +3,7 @@
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, Self
@@ -200,35 +201,25 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."
 
 
-def write_example(model: ModelSection, *, platform: Platform = Platform.SIMULATED, **ports: int) -> str:
-    """Return a commented ``sealserve.toml``: every key with its default and what it means.
+def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve deploys.") -> str:
+    """Return a commented ``sealserve.toml``: every key with what it means.
 
     Args:
-        model: The model that it serves.
-        platform: What runs the enclaves.
-        ports: ``service``, ``broker`` and ``collateral``, where they differ from the defaults.
+        settings: What differs from the defaults: values by key, those of a section in a mapping of their own. Nothing
+            is checked; `parse` does that.
+        heading: The first line's comment.
     """
-    deployment = Deployment.model_construct(platform=platform, model=model)
-    given: dict[str, dict[str, object]] = {"service": {}, "broker": {}}
-    if "service" in ports:
-        given["service"]["port"] = ports["service"]
-    if "broker" in ports:
-        given["broker"]["port"] = ports["broker"]
-    if "collateral" in ports:
-        given["broker"]["collateral_url"] = f"http://127.0.0.1:{ports['collateral']}"
-    lines = [
-        "# What sealserve deploys. Every key but those of [model] may be left out: the values are the defaults.",
-        "",
-    ]
+    lines = [f"# {heading} Every key but model.name may be left out.", ""]
     for name, field in Deployment.model_fields.items():
-        value = getattr(deployment, name)
-        if not isinstance(value, _Section):
-            lines += [f"{name} = {_toml(value)}  # {field.description}", ""]
+        section: Any = field.annotation
+        if not issubclass(section, _Section):
+            lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
             continue
-        lines += [f"[{name}]  # {_first_sentence(type(value))}"]
-        for key, sub in type(value).model_fields.items():
-            setting = given.get(name, {}).get(key, getattr(value, key))
-            text = f'# {key} = "..."' if setting is None else f"{key} = {_toml(setting)}"
+        given = settings.get(name, {})
+        lines.append(f"[{name}]  # {_first_sentence(section)}")
+        for key, sub in section.model_fields.items():
+            value = given.get(key, None if sub.is_required() else sub.default)
+            text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
             lines.append(f"{text}  # {sub.description}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

@@ -76,13 +76,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 def test_the_example_says_what_the_defaults_say() -> None:
+    parsed = deployment.parse(deployment.write_example({"model": {"name": "resnet50", "path": "resnet50.pb"}}))
     model = deployment.ModelSection(name="resnet50", path=Path("resnet50.pb"))
-    parsed = deployment.parse(deployment.write_example(model))
     assert parsed == deployment.Deployment(model=model)
 
 
-def test_the_example_takes_ports() -> None:
-    model = deployment.ModelSection(name="resnet50", path=Path("resnet50.pb"))
-    parsed = deployment.parse(deployment.write_example(model, service=9000, broker=9001, collateral=9002))
-    assert (parsed.service.port, parsed.broker.port) == (9000, 9001)
-    assert parsed.broker.collateral_url == "http://127.0.0.1:9002"
+def test_the_example_takes_settings() -> None:
+    settings = {"model": {"name": "m"}, "service": {"tls": "one-way"}, "broker": {"port": 9001}}
+    parsed = deployment.parse(deployment.write_example(settings, heading="For a test."))
+    assert parsed.service.tls is deployment.TlsMode.ONE_WAY
+    assert parsed.broker.port == 9001
+    assert parsed.model.path is None

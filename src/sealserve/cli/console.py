@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -124,3 +126,31 @@ def spinner(description: str) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(description, total=None)
         yield lambda text: progress.update(task, description=text)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what TensorFlow's native code writes to standard error off the screen; our own messages still get there.
+
+    SEALSERVE_DEBUG lets everything through.
+    """
+    if os.environ.get("SEALSERVE_DEBUG"):
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    ours = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    before = err.file
+    try:
+        with os.fdopen(os.dup(ours), "w", buffering=1) as screen:
+            err.file = screen
+            yield
+    finally:
+        err.file = before
+        os.dup2(ours, 2)
+        os.close(ours)

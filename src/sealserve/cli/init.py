@@ -27,10 +27,9 @@ def init(
 ) -> None:
     """Write a commented sealserve.toml, and the workspace's folders."""
     servable = name or model.stem.lower().replace(" ", "-")
-    section = deployment.ModelSection.model_construct(name=servable, path=model)
-    workspace = Workspace(directory.resolve())
-    text = deployment.write_example(section, platform=platform)
+    text = deployment.write_example({"platform": platform.value, "model": {"name": servable, "path": model}})
     deployment.parse(text)
+    workspace = Workspace(directory.resolve())
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
     workspace.create()

@@ -38,13 +38,15 @@ class Exposure:
 
     Args:
         secrets: Name and content of each secret. Shorter than 16 bytes is refused: it would match by chance.
+        public: Texts that everybody may see, such as the names of files: what stands in one of them does not count.
     """
 
-    def __init__(self, secrets: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(self, secrets: Sequence[tuple[str, bytes]], *, public: Sequence[bytes] = ()) -> None:
         for name, content in secrets:
             if len(content) < WINDOW:
                 raise ValueError(f"{name} has {len(content)} bytes; at least {WINDOW} are needed")
         self._secrets = tuple(secrets)
+        self._public = tuple(public)
         words = [np.frombuffer(content, np.uint64, len(content) // _WORD) for _, content in secrets]
         self._words = np.sort(np.concatenate(words)) if words else np.empty(0, np.uint64)
         self._bits = min(len(self._words).bit_length() + 5, _MOST_BITS)
@@ -88,6 +90,8 @@ class Exposure:
             if window in tried or len(set(window)) < DISTINCT:
                 continue
             tried.add(window)
+            if any(window in text for text in self._public):
+                continue
             for name, secret in self._secrets:
                 if window in secret:
                     return Finding(secret=name, path=path, offset=offset)

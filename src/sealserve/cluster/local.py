@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
+from sealserve.cluster.launch_log import read_steps
 from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
@@ -263,12 +264,17 @@ class LocalTarget:
             self._nginx([]).stop()
             stopped.append("nginx")
         started = self._registry.all()
-        order = [*sorted(role for role in started if role.startswith(REPLICA)), "broker", "platform", "pcs"]
-        for role in (role for role in order if role in started):
+        replicas = sorted(role for role in started if role.startswith(REPLICA))
+        return stopped + self.stop(*replicas, "broker", "platform", "pcs")
+
+    def stop(self, *roles: str) -> list[str]:
+        """Stop those of ``roles`` that were started, in that order; return them."""
+        started = self._registry.all()
+        stopped = [role for role in roles if role in started]
+        for role in stopped:
             self._tell(f"stopping {role}")
             started[role].stop()
             self._registry.remove(role)
-            stopped.append(role)
         return stopped
 
     def _refuse_taken_ports(self) -> None:
@@ -324,13 +330,8 @@ class LocalTarget:
         if not process.is_alive():
             state, detail = State.ENDED, last_error(Path(process.log))
         elif process.role.startswith(REPLICA):
-            state = State.SERVING if ports.is_listening(process.port or 0) else self._progress(Path(process.log))
+            state = State.SERVING if ports.is_listening(process.port or 0) else _progress(Path(process.log))
         return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
-
-    def _progress(self, log: Path) -> State:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        start = max((number for number, line in enumerate(lines) if "step=measured" in line), default=0)
-        return State.ATTESTED if any("step=key " in line for line in lines[start:]) else State.STARTING
 
     def _nginx(self, replicas: list[Process] | None = None) -> Nginx:
         service = self._deployment.service
@@ -352,3 +353,7 @@ class LocalTarget:
 
     def _nginx_pid(self) -> int | None:
         return self._nginx([]).pid if (self._workspace.host.run / "nginx").is_dir() else None
+
+
+def _progress(log: Path) -> State:
+    return State.ATTESTED if any(step.name == "key" for step in read_steps(log)) else State.STARTING

@@ -46,6 +46,13 @@ def test_a_window_with_an_aligned_run_of_zeros_counts() -> None:
     assert search.search_bytes(b"xyz" + secret[8:], PATH) is None
 
 
+def test_public_names_do_not_count() -> None:
+    secret = b"graph of models/resnet50-v15-fp32/1/saved_model.pb" + SECRET
+    search = Exposure([("model", secret)], public=[b"models/resnet50-v15-fp32/1/saved_model.pb"])
+    assert search.search_bytes(b"log: opened=models/resnet50-v15-fp32/1/saved_model.pb", PATH) is None
+    assert search.search_bytes(b"log: graph of models/resnet50", PATH) is not None
+
+
 def test_a_short_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16"):
         Exposure([("key", b"short")])

@@ -1,0 +1,86 @@
+"""``sealserve demo``: the twelve steps on this machine, or what a hostile host may try."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.demo import attack, preparation
+from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
+from sealserve.cli.demo.screen import Screen
+from sealserve.cli.demo.walk import Walk
+from sealserve.deployment import TlsMode
+
+app = typer.Typer(add_completion=False)
+
+WARNING = (
+    "SIMULATED: there is no SGX here. Every format, signature, protocol and check below is real, and nothing is "
+    "protected from this machine's root."
+)
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A frozen graph (.pb) or a SavedModel of yours.", show_default="a ResNet50 that it makes"),
+    ] = None,
+    inputs: Annotated[str, typer.Option(help="A frozen graph's input nodes, with commas between.")] = "input",
+    outputs: Annotated[str, typer.Option(help="A frozen graph's output nodes, likewise.")] = "predict",
+    tls: Annotated[TlsMode, typer.Option(help="Whether users show a certificate too.")] = TlsMode.TWO_WAY,
+    seed: Annotated[int, typer.Option(min=0, help="Of the example's weights.")] = 0,
+    attacks: Annotated[
+        bool, typer.Option("--attack", help="Try what a hostile host may try; each is refused.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Run the twelve steps of confidential serving on this machine, with real parts."""
+    workspace = preparation.reset(directory)
+    choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
+    screen = Screen(as_json=as_json)
+    with console.spinner("Preparing") as tell:
+        walk = Walk(workspace, screen, tell=tell)
+        screen.heading("sealserve demo: a sealed model, served from attested enclaves", WARNING, "")
+        try:
+            folder = walk.prepare(choice, seed=seed, tls=tls)
+            if attacks:
+                walk.certify()
+                attack.run(workspace, walk, screen, tell=tell)
+            else:
+                _serve(walk, folder)
+        except BaseException:
+            walk.stop()
+            raise
+        if not keep or attacks:
+            walk.stop()
+    screen.finish(workspace=str(workspace.root))
+    if not as_json:
+        _say_what_next(workspace.directory, keep=keep and not attacks)
+
+
+def _serve(walk: Walk, folder: Path) -> None:
+    reference = walk.compare(folder)
+    walk.certify()
+    walk.start_vendor()
+    built = walk.seal()
+    shipped = walk.ship(built, REPLICAS)
+    walk.start_replicas(shipped, REPLICAS)
+    walk.start_front()
+    walk.use(reference)
+    walk.prove(built)
+
+
+def _say_what_next(directory: Path, *, keep: bool) -> None:
+    where = "" if directory == Path.cwd() else f" -C {directory}"
+    if keep:
+        console.out.print(
+            f"It runs: `sealserve predict{where}`, `sealserve status{where}`; `sealserve down{where}` stops it."
+        )
+    else:
+        console.out.print(
+            f"The workspace is there to look around: `sealserve broker log{where}`, `sealserve release show{where}`, "
+            f"`sealserve logs{where}`."
+        )

@@ -1,0 +1,95 @@
+"""The demo's workspace: made anew each time, except for the model, which takes a while to make."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve import deployment
+from sealserve.atomic_file import write_file
+from sealserve.cluster import ports
+from sealserve.cluster.local import LocalTarget
+from sealserve.deployment import Deployment, TlsMode
+from sealserve.errors import InputError
+from sealserve.model.resnet50 import build_frozen_graph
+from sealserve.workspace import DEPLOYMENT_FILE, Workspace
+
+HEADING = "Written by `sealserve demo`, which writes it anew each time."
+EXAMPLE = "resnet50-v15-fp32"
+CACHE = "cache"
+REPLICAS = 2
+
+
+class WorkspaceInUseError(InputError):
+    """The folder holds a deployment that is not the demo's."""
+
+    code = "demo.workspace-in-use"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """The model of the demo: the user's own, or (None) the example."""
+
+    path: Path | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def reset(directory: Path) -> Workspace:
+    """Return an empty workspace in ``directory``. What an earlier demo left, running or not, is cleared away.
+
+    Raises:
+        WorkspaceInUseError: There is somebody's own deployment.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(directory.resolve())
+    file = workspace.deployment_file
+    if file.exists():
+        if HEADING not in file.read_text(encoding="utf-8", errors="replace"):
+            raise WorkspaceInUseError(
+                f"{file} is not the demo's.", hint="Run the demo in another folder: `sealserve demo --directory DIR`."
+            )
+        LocalTarget(workspace, deployment.read(file)).down()
+    elif workspace.root.exists() and {entry.name for entry in workspace.root.iterdir()} - {CACHE, ".gitignore"}:
+        raise WorkspaceInUseError(
+            f"{workspace.root} holds keys, and there is no {DEPLOYMENT_FILE} beside it.",
+            hint="Run the demo in another folder: `sealserve demo --directory DIR`.",
+        )
+    if workspace.root.exists():
+        for entry in workspace.root.iterdir():
+            if entry.name != CACHE:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    workspace.create()
+    return workspace
+
+
+def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
+    """Return the example's frozen graph, and whether it had to be made."""
+    cache = workspace.root / CACHE
+    cache.mkdir(exist_ok=True)
+    path = cache / f"{EXAMPLE}-seed{seed}.pb"
+    if path.is_file():
+        return path, False
+    build_frozen_graph(path, seed=seed)
+    return path, True
+
+
+def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode) -> Deployment:
+    """Write the demo's ``sealserve.toml``, with ports that are free, and return what it describes."""
+    name = model.path.stem.lower().replace(" ", "-") if model.path else EXAMPLE
+    settings = {
+        "model": {
+            "name": name,
+            "path": (model.path or graph).resolve(),
+            "inputs": model.inputs,
+            "outputs": model.outputs,
+        },
+        "service": {"tls": tls.value, "port": _free(8500)},
+        "broker": {"port": _free(4433), "collateral_url": f"http://127.0.0.1:{_free(8081)}"},
+        "target": {"replicas": REPLICAS},
+    }
+    write_file(workspace.deployment_file, deployment.write_example(settings, heading=HEADING).encode())
+    return deployment.read(workspace.deployment_file)
+
+
+def _free(port: int) -> int:
+    return port if ports.is_free(port) else ports.find_free()

@@ -1,0 +1,113 @@
+"""The proof that the host saw ciphertext only: its files and all logs are searched for the secrets."""
+
+import base64
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sealserve.broker.keystore import KeyId
+from sealserve.cluster.exposure import WINDOW, Exposure, Finding, files_under
+from sealserve.deployment import Deployment
+from sealserve.errors import VerificationError
+from sealserve.operations import models
+from sealserve.operations.owner import open_vault
+from sealserve.pki import ssl_config
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.secret import SecretBytes
+from sealserve.workspace import Workspace
+
+SSL_CONFIG = "tls/ssl.cfg"
+
+
+class ExposedError(VerificationError):
+    """Something secret is in a file of the host's, or in a log."""
+
+    code = "demo.exposed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was searched, and for what. ``view`` is what the host sees: sizes and paths."""
+
+    files: int
+    size: int
+    secrets: int
+    secret_size: int
+    view: tuple[str, ...]
+
+
+def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof:
+    """Search the host's folder and every log for the model, the server's private key and the release key.
+
+    Raises:
+        ExposedError: A 16-byte window of one of them was found.
+    """
+    secrets = _secrets(workspace, deployment, release)
+    roots = [workspace.host.root, workspace.owner.logs]
+    findings: list[Finding] = Exposure(secrets, public=_public_names(release)).search(roots)
+    if findings:
+        listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
+        raise ExposedError(f"The host's files hold what they must not: {listed}.")
+    searched = list(files_under(roots))
+    return Proof(
+        files=len(searched),
+        size=sum(path.stat().st_size for path in searched),
+        secrets=len(secrets),
+        secret_size=sum(len(content) for _, content in secrets),
+        view=tuple(_view(workspace.host.root)),
+    )
+
+
+def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> list[tuple[str, bytes]]:
+    index = parse_index((release / INDEX_FILE).read_bytes())
+    with open_vault(workspace) as vault, vault.database.read() as connection:
+        key = vault.keystore.load(connection, KeyId(index.key_id))
+    raw = key.reveal()
+    config = ssl_config.parse(unseal_bytes(release / SSL_CONFIG, key=key, embedded_path=SSL_CONFIG))
+    folder = models.servable_folder(workspace, deployment)
+    secrets = [(f"the model's {path.relative_to(folder)}", path.read_bytes()) for path in files_under([folder])]
+    secrets += _spellings("the server's private key", _private_value(config.server_key))
+    secrets += _spellings("the release key", raw)
+    return [(name, content) for name, content in secrets if len(content) >= WINDOW]
+
+
+def _public_names(release: Path) -> list[bytes]:
+    index = parse_index((release / INDEX_FILE).read_bytes())
+    names = [release.name, *(servable.name for servable in index.servables), *(file.path for file in index.files)]
+    return [name.encode() for name in names]
+
+
+def _private_value(key_pem: SecretBytes) -> bytes:
+    """Return the number that is the secret of an elliptic-curve key: what stands around it is the same in every key."""
+    key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("the service's key is made by pki.authority, on an elliptic curve")
+    return key.private_numbers().private_value.to_bytes((key.key_size + 7) // 8, "big")
+
+
+def _spellings(name: str, secret: bytes) -> list[tuple[str, bytes]]:
+    """Return a secret as it could stand in a file: raw, hexadecimal, and base64 at any of its three alignments.
+
+    PEM is base64 in lines of 64: a line break leaves 16 characters in a row on one side of it.
+    """
+    spelled = [(name, secret), (f"{name} in hexadecimal", secret.hex().encode()),
+               (f"{name} in upper-case hexadecimal", secret.hex().upper().encode())]  # fmt: skip
+    for shift in range(3):
+        usable = secret[shift : shift + (len(secret) - shift) // 3 * 3]
+        spelled.append((f"{name} in base64", base64.b64encode(usable)))
+    return spelled
+
+
+def _view(root: Path) -> list[str]:
+    lines = []
+    for path in sorted(root.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            lines.append(f"{path.lstat().st_size:>11}  {path.relative_to(root)}")
+        elif stat.S_ISSOCK(mode):
+            lines.append(f"{'socket':>11}  {path.relative_to(root)}")
+    return lines

@@ -1,0 +1,227 @@
+"""The twelve steps, on one machine."""
+
+import json
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sealserve.broker import admin
+from sealserve.cli import connection, console
+from sealserve.cli.demo import comparison, preparation, proof
+from sealserve.cli.demo.comparison import Reference
+from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
+from sealserve.cli.demo.preparation import ModelChoice
+from sealserve.cli.demo.screen import Screen
+from sealserve.client.load import LoadReport, Request, run_load
+from sealserve.client.predict import Prediction
+from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.processes import Process
+from sealserve.deployment import Deployment, TlsMode
+from sealserve.errors import VerificationError
+from sealserve.operations import certificates, models, releases, service, simulation
+from sealserve.operations.owner import open_vault
+from sealserve.pki import certificate as pki
+from sealserve.sealing.release import Release
+from sealserve.workspace import Workspace
+
+REQUESTS = 50
+CONNECTIONS = 4
+
+
+class ReplicaSilentError(VerificationError):
+    """A replica answered no request."""
+
+    code = "demo.replica-silent"
+
+
+class Walk:
+    """One demonstration.
+
+    Args:
+        workspace: Empty but for the cache.
+        screen: Where it is told.
+        tell: Called with a few words before each piece of work.
+    """
+
+    def __init__(self, workspace: Workspace, screen: Screen, *, tell: console.Tell) -> None:
+        self._workspace = workspace
+        self._screen = screen
+        self._tell = tell
+        self._deployment: Deployment | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        """What is demonstrated, once it is prepared."""
+        if self._deployment is None:
+            raise RuntimeError("nothing is prepared yet")
+        return self._deployment
+
+    @property
+    def target(self) -> LocalTarget:
+        """Where it runs."""
+        return LocalTarget(self._workspace, self.deployment, tell=self._tell)
+
+    def prepare(self, model: ModelChoice, *, seed: int, tls: TlsMode) -> Path:
+        """Make or take the model and bring it into the workspace; return the SavedModel's folder."""
+        workspace = self._workspace
+        with console.quiet_libraries():
+            if model.path is None:
+                self._tell("making ResNet50 v1.5")
+                graph, made = preparation.example_graph(workspace, seed=seed)
+                origin = [
+                    f"ResNet50 v1.5, FP32, frozen graph, {graph.stat().st_size / 1e6:.0f} MB"
+                    + ("" if made else " (made by an earlier run)"),
+                    f"weights and batch-norm values at random from seed {seed}: no pretrained file can be shipped",
+                ]
+            else:
+                graph, origin = model.path, [f"yours: {model.path}"]
+            self._deployment = preparation.describe(workspace, model, graph, tls)
+            self._tell("converting it to a SavedModel")
+            imported = models.bring_in(workspace, self._deployment)
+        size = f"{imported.info.size / 1e6:.1f} MB in {imported.info.files} files"
+        self._screen.step(0, "The owner has a model", *origin, f"converted to a SavedModel: {size}")
+        return imported.folder
+
+    def compare(self, folder: Path) -> Reference:
+        """Compute TensorFlow's own answers."""
+        self._tell(f"asking TensorFlow itself for {REQUESTS} answers, to compare with")
+        with console.quiet_libraries():
+            reference = comparison.compute(folder, REQUESTS)
+        self._screen.step(
+            0,
+            f"TensorFlow in this process answers {REQUESTS} different inputs, to compare with",
+            f"{reference.rate:.1f} requests/s in a plain loop, {reference.threads} threads",
+            f"answers to different inputs differ by at least {reference.smallest_difference:.3g}; "
+            f"a served answer may differ by {reference.tolerance:.3g}",
+        )
+        return reference
+
+    def certify(self) -> None:
+        """Make the certificates."""
+        self._tell("making certificates")
+        made = certificates.create_certificates(self._workspace, self.deployment, now=datetime.now(UTC))
+        mode = self.deployment.service.tls
+        lines = [
+            f"{item.role}: {', '.join((*item.info.names, *item.info.permitted)) or item.info.subject}" for item in made
+        ]
+        self._screen.step(0, f"The owner has three certificate authorities, and certificates for {mode} TLS", *lines)
+
+    def start_vendor(self) -> None:
+        """Step 1."""
+        now = datetime.now(UTC)
+        vendor = simulation.open_vendor(self._workspace, now=now)
+        platform = simulation.open_platform(self._workspace, now=now)
+        self.target.start_vendor()
+        self.target.start_platform()
+        published = json.loads(vendor.tcb_info(now=now).text)
+        self._screen.step(
+            1,
+            "The platform's certificates come from the processor's vendor (simulated, with a root of its own)",
+            f"PCK certificate for platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}",
+            f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs "
+            f"at {simulation.pcs_url(self.deployment)}/sgx/certification/v4",
+        )
+
+    def seal(self) -> Release:
+        """Step 2, first part."""
+        self._tell("sealing the release")
+        return releases.build(self._workspace, self.deployment, now=datetime.now(UTC))
+
+    def ship(self, built: Release, replicas: int) -> Path:
+        """Step 2, second part."""
+        shipped = self.target.prepare(built.folder, replicas)
+        size = sum(file.size for file in built.index.files)
+        self._screen.step(
+            2,
+            "The owner seals model and TLS material under a fresh key, and ships the release to the host",
+            f"release {built.folder.name}, {len(built.index.files)} encrypted files, {size / 1e6:.1f} MB, "
+            f"format {built.index.file_format}, index signed with Ed25519",
+            f"key {built.index.key_id[:SHORT]}... stays in the owner's keystore, encrypted under the master key",
+        )
+        return shipped
+
+    def start_replicas(self, shipped: Path, replicas: int) -> list[Process]:
+        """Steps 3 to 8, which each replica does on its own."""
+        self.target.start_broker()
+        processes = [self.target.start_replica(shipped, index) for index in range(replicas)]
+        for process in processes:
+            self._tell(f"{process.role} attests itself, opens the release and loads the model")
+            self.target.wait_replica(process)
+        with open_vault(self._workspace) as vault:
+            granted = [row for row in admin.log(vault.database) if row.decision == "released"]
+        Launches(processes).tell(self._screen, granted, policy=self.deployment.tcb.preset)
+        return processes
+
+    def start_front(self) -> None:
+        """Start NGINX; it is told when there are connections to speak of."""
+        self.target.start_front()
+
+    def use(self, reference: Reference) -> LoadReport:
+        """Steps 9 to 12."""
+        reach = service.access(self._workspace, self.deployment)
+        differences: dict[int, float] = {}
+
+        def make_request(number: int) -> Request:
+            return Request(
+                model=self.deployment.model.name, inputs=reference.inputs[number], signature=reference.signature
+            )
+
+        def check(number: int, answer: Prediction) -> None:
+            differences[number] = reference.check(number, answer.outputs)
+
+        self._tell(f"a user sends {REQUESTS} requests")
+        with ExitStack() as stack:
+            started = time.monotonic()
+            opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20))
+            connected = time.monotonic() - started
+            report = run_load(opened, make_request, requests=REQUESTS, concurrency=CONNECTIONS, on_answer=check)
+        if report.first_error is not None:
+            raise report.first_error
+        mode = self.deployment.service.tls
+        lines = [
+            f"server certificate for {reach.server_name}, from the service's authority; its key is in the enclave only"
+        ]
+        if reach.certificate is not None:
+            lines.append(
+                f"client certificate for {pki.describe(reach.certificate)[0].names[0]}, from the users' authority"
+            )
+        self._screen.step(9, f"A user connects with {mode} TLS that ends inside the enclave", *lines, seconds=connected)
+        log = self._workspace.host.logs / "nginx-access.log"
+        tell_front(self._screen, log, self.deployment.service.name, connections=CONNECTIONS)
+        silent = len(self.target.replicas()) - len(report.instances)
+        if silent > 0:
+            raise ReplicaSilentError(f"{silent} of the replicas answered none of the {REQUESTS} requests.")
+        self._screen.step(
+            12,
+            "The answers return the same way",
+            f"{len(differences)} of {REQUESTS} equal TensorFlow's own: they differ by "
+            f"{max(differences.values()):.2g} at most, {reference.tolerance:.2g} was allowed",
+            f"answers by replica: {', '.join(str(count) for count in report.instances.values())}",
+            f"{report.rate:.1f} requests/s served (sealed, attested, TLS, NGINX, {len(report.instances)} replicas with "
+            f"{self.deployment.server.threads} thread each), {reference.rate:.1f} requests/s in plain TensorFlow here "
+            f"({reference.threads} threads): a ratio of {report.rate / reference.rate:.2f}",
+            seconds=report.seconds,
+        )
+        return report
+
+    def prove(self, built: Release) -> None:
+        """Search what the host holds."""
+        self._tell("searching everything the host holds for the model and the keys")
+        found = proof.search(self._workspace, self.deployment, built.folder)
+        self._screen.step(
+            0,
+            "The proof: the host saw ciphertext only",
+            "no 16-byte window of the model's files or the server's private key, and no release key,",
+            f"in {found.files} files ({found.size / 1e6:.0f} MB): all under .sealserve/host/, and every log",
+            "what the host sees:",
+            *(f"  {line}" for line in found.view),
+        )
+
+    def stop(self) -> None:
+        """Stop everything that was started."""
+        if self._deployment is None:
+            return
+        stopped = self.target.down()
+        if stopped:
+            self._screen.step(0, "Everything is stopped", ", ".join(stopped))

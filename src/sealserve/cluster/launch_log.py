@@ -1,0 +1,38 @@
+"""What a replica's launcher wrote down: one line for each step, with its evidence."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+_LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
+_TIME = "%Y-%m-%d %H:%M:%S,%f"
+FIRST = "measured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchStep:
+    """A step: its name, when it was done (local time), and its evidence as text."""
+
+    name: str
+    time: datetime
+    evidence: Mapping[str, str]
+
+
+def read_steps(log: Path) -> list[LaunchStep]:
+    """Return the steps of the last start that ``log`` tells of, in order."""
+    steps: list[LaunchStep] = []
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return steps
+    for line in lines:
+        if (found := _LINE.match(line)) is None:
+            continue
+        if found["name"] == FIRST:
+            steps = []
+        evidence = dict(item.split("=", 1) for item in found["evidence"].split() if "=" in item)
+        time = datetime.strptime(found["time"], _TIME)  # noqa: DTZ007  # local on purpose: only differences count
+        steps.append(LaunchStep(name=found["name"], time=time, evidence=evidence))
+    return steps
