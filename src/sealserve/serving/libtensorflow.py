@@ -1,8 +1,10 @@
 """TensorFlow's C API, as the shared library of the installed package ``tensorflow`` exports it.
 
-Why not TensorFlow's Python half: measured beside it on one machine, half the time per call, a tenth of the time to
-start, two thirds of the memory before a model is loaded; and a SavedModel is loaded by the very function that
-TensorFlow Serving uses, so what loads and how it fails are the same.
+Why not TensorFlow's Python half: measured side by side on one machine, against TensorFlow 1's loader and
+``tf.saved_model.load``: ready to load a model in an eighth of the time; 58 MB of private memory then, not 206; with a
+frozen ResNet50 after the first call 1.3 GB, not 1.5 and 2.0; half_plus_two, the request's and the answer's messages
+included, in 0.7 of the time of either's bare call. And a SavedModel is loaded by the very function that TensorFlow
+Serving uses, so what loads and how it fails are the same.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/c/c_api.h``, ``tf_tensor.h``, ``tf_buffer.h``, ``tf_status.h``,
 ``tf_tstring.h``.
