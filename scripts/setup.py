@@ -125,9 +125,7 @@ def install_environment() -> None:
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
-    say(
-        f"creating .venv with Python {sys.version.split()[0]} (2.2 GB with TensorFlow; a minute or two)"
-    )
+    say(f"creating .venv with Python {sys.version.split()[0]} (2.2 GB with TensorFlow; a minute or two)")
     python = VENV / "bin" / "python"
     if VENV.exists():
         shutil.rmtree(VENV)

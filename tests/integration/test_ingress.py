@@ -82,7 +82,7 @@ class Echo(grpc.GenericRpcHandler):
 
     def service(self, _: grpc.HandlerCallDetails) -> Any:
         def handle(request: PredictRequest, context: Any) -> PredictResponse:
-            context.send_initial_metadata((("x-sealserve-instance", self._name),))
+            context.set_trailing_metadata((("x-sealserve-instance", self._name),))
             return PredictResponse(outputs=dict(request.inputs))
 
         return grpc.unary_unary_rpc_method_handler(

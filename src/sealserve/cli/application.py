@@ -1,6 +1,7 @@
 """The root command: which verbs there are, and how errors end."""
 
 import importlib
+import logging
 import os
 import signal
 import traceback
@@ -101,6 +102,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run the command line with ``arguments``; return the exit status."""
     signal.signal(signal.SIGTERM, _terminated)
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         get_command(app).main(arguments, prog_name="sealserve")
     except SystemExit as end:

@@ -32,7 +32,7 @@ def run(directory: console.Directory = console.HERE) -> None:
     workspace.create()
     ensure_no_tickets(workspace.owner.root)  # may start this process again
     forbid_inspection()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with provisioning.open_broker(workspace, described) as server:
         server.serve_until_signalled()

@@ -109,5 +109,5 @@ def run(
     """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
     workspace = console.find_workspace(directory)
     folder = releases.find(workspace.host.releases, release)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     raise typer.Exit(run_enclave(folder, name, quoting_socket=socket or quoting_socket(workspace)))

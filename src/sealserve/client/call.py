@@ -12,7 +12,7 @@ from sealserve.client.credentials import printable
 from sealserve.errors import InputError, SealserveError, UnavailableError
 
 INSTANCE_HEADER = "x-sealserve-instance"
-"""Initial metadata by which sealserve's model server names its process: random, new at each start."""
+"""Trailing metadata by which sealserve's model server names its process: random, new at each start."""
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -83,7 +83,7 @@ class Method(Generic[Reply]):
             failure: Any = error  # it is a grpc.Call as well, which its types do not say
             details = printable(failure.details() or "no details").rstrip(".")
             raise _explained(failure.code(), details, channel, timeout) from error
-        headers = {key: value for key, value in call.initial_metadata() or () if key == INSTANCE_HEADER}
+        headers = {key: value for key, value in call.trailing_metadata() or () if key == INSTANCE_HEADER}
         instance = headers.get(INSTANCE_HEADER)
         return reply, None if instance is None else printable(str(instance), 64)
 
@@ -103,7 +103,7 @@ def _explained(status: grpc.StatusCode, details: str, channel: ServiceChannel, t
     if status in _CALLERS_FAULT:
         return RequestRefusedError(
             f"The service at {channel.endpoint} refused the request ({name}): {details}.",
-            hint="See what it serves: `sealserve predict --metadata`.",
+            hint="Check the name of the model, and its version.",
         )
     return ServiceFailedError(
         f"The service at {channel.endpoint} failed ({name}): {details}.", hint="See the model server's log."

@@ -1,6 +1,7 @@
 """Where gRPC meets the server: methods by path, requests and answers as bytes, errors as status codes."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, float | None], bytes]
 """Serialised request and deadline (on the clock of `time.monotonic`, or None) to serialised answer."""
+
+INSTANCE_HEADER: Final = "x-sealserve-instance"
+"""Trailing metadata of every answer: which process gave it, by a random name that is new at each start. Behind a proxy
+that balances connections, a client can tell replicas apart by it."""
+INSTANCE: Final = secrets.token_hex(8)
 
 _MESSAGE_LIMIT: Final = 1024
 """As ``model_servers/grpc_status_util.cc`` has it."""
@@ -67,6 +73,7 @@ class Methods(grpc.GenericRpcHandler):
 def _edge(route: Route) -> Any:
     async def handle(content: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         remaining = context.time_remaining()
+        context.set_trailing_metadata(((INSTANCE_HEADER, INSTANCE),))
         deadline = None if remaining is None else time.monotonic() + remaining
         try:
             return await route.workers.run(route.method, content, deadline)

@@ -121,7 +121,7 @@ class Service(grpc.GenericRpcHandler):
             self._behaviour.peers.add(context.peer())
             self._behaviour.hold.wait(30)
             if self._behaviour.instance is not None:
-                context.send_initial_metadata((("x-sealserve-instance", self._behaviour.instance),))
+                context.set_trailing_metadata((("x-sealserve-instance", self._behaviour.instance),))
             if self._behaviour.abort is not None:
                 context.abort(*self._behaviour.abort)
             return answer(request)

@@ -3,13 +3,14 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
 from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.rpc import Method, Methods, Route, refusal
+from sealserve.serving.rpc import INSTANCE, Method, Methods, Route, refusal
 from sealserve.serving.workers import Workers
 
 Call = Callable[..., Awaitable[bytes]]
@@ -44,6 +45,15 @@ def test_bytes_go_in_and_come_out() -> None:
         assert await call(b"abc") == b"cba"
 
     serve(lambda content, _: content[::-1], scenario)
+
+
+def test_each_answer_names_the_process_that_gave_it() -> None:
+    async def scenario(call: Call) -> None:
+        answer: Any = call(b"")
+        await answer
+        assert dict(await answer.trailing_metadata())["x-sealserve-instance"] == INSTANCE
+
+    serve(lambda content, _: content, scenario)
 
 
 def test_the_deadline_arrives_on_the_monotonic_clock() -> None:

@@ -228,7 +228,7 @@ def run(workspace: Workspace, walk: Walk, screen: Screen, *, tell: Tell) -> None
         if refusal.code != attempt.expected:
             raise NotRefusedError(f"To {attempt.title} was met with {refusal.code}, not {attempt.expected}.")
         screen.step(number, f"The host tries to {attempt.title}: refused, {refusal.code}",
-                    f"{refusal.by}: {refusal.message}")  # fmt: skip
+                    f"{refusal.by}: {refusal.message}", mark=str(number))  # fmt: skip
 
 
 def _own_key() -> rsa.RSAPrivateKey:

@@ -21,6 +21,7 @@ from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
 SSL_CONFIG = "tls/ssl.cfg"
+SERVING_METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 
 
 class ExposedError(VerificationError):
@@ -76,9 +77,10 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
 
 
 def _public_names(release: Path) -> list[bytes]:
+    """Return texts that tell nothing of this model: the release's public index has them, or every SavedModel does."""
     index = parse_index((release / INDEX_FILE).read_bytes())
     names = [release.name, *(servable.name for servable in index.servables), *(file.path for file in index.files)]
-    return [name.encode() for name in names]
+    return [name.encode() for name in (*names, *SERVING_METHODS)]
 
 
 def _private_value(key_pem: SecretBytes) -> bytes:

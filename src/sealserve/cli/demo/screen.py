@@ -38,7 +38,9 @@ class Screen:
             for line in lines:
                 console.out.print(line, markup=False)
 
-    def step(self, number: int, title: str, *evidence: str, seconds: float | None = None) -> None:
+    def step(
+        self, number: int, title: str, *evidence: str, seconds: float | None = None, mark: str | None = None
+    ) -> None:
         """Tell a step that was done.
 
         Args:
@@ -46,6 +48,7 @@ class Screen:
             title: What happened.
             evidence: What shows it, a line each.
             seconds: How long it took; by default, since the last step.
+            mark: Stands before the title, in place of the number in a circle.
         """
         now = time.monotonic()
         taken = now - self._last if seconds is None else seconds
@@ -53,8 +56,8 @@ class Screen:
         self._steps.append(Step(number=number, title=title, seconds=round(taken, 3), evidence=list(evidence)))
         if self._as_json:
             return
-        mark = NUMBERS[number - 1] if number else "·"
-        console.out.print(f"[bold]{mark}  {title}[/]  [dim]{taken:.1f} s[/]")
+        shown = mark or (NUMBERS[number - 1] if number else "·")
+        console.out.print(f"[bold]{shown}  {title}[/]  [dim]{taken:.1f} s[/]")
         for line in evidence:
             console.out.print(INDENT + line, markup=False, style="dim" if line.startswith(" ") else None)
 
