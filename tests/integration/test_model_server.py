@@ -621,7 +621,7 @@ def test_a_drain_ends_with_the_grace_period(start: Start, model: Path, tmp_path:
         server.signal()
         assert server.ended() == 0
         assert paused.answer.exception(timeout=LONG) is not None
-    assert "stopped; 1 requests did not finish within 0 s" in server.output
+    assert "stopped while 1 requests still ran (grace period: 0 s)" in server.output
 
 
 def test_a_second_signal_stops_at_once(start: Start, model: Path, tmp_path: Path) -> None:

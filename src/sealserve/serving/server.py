@@ -87,7 +87,7 @@ class Server:
         self._inference.close()
         self._control.close()
         if abandoned:
-            logger.warning("stopped; %d requests did not finish within %d s", abandoned, options.drain_grace)
+            logger.warning("stopped while %d requests still ran (grace period: %d s)", abandoned, options.drain_grace)
             return False
         servable.session.close()
         logger.info("stopped; every request was answered")
