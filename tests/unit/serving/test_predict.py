@@ -64,6 +64,13 @@ def test_an_empty_batch_is_answered_with_an_empty_one(servables: Servables) -> N
     assert not response.outputs["y"].float_val
 
 
+@pytest.mark.parametrize("count", [31, 32, 4095, 4096, 100_000])
+def test_an_answer_of_any_length_is_encoded(servables: Servables, count: int) -> None:
+    given = np.arange(count, dtype=np.float32)
+    returned = answer(servables, request(x=tensor(given))).outputs["y"].float_val
+    np.testing.assert_array_equal(np.array(returned, np.float32), given / 2 + 2)
+
+
 def test_every_output_comes_unless_the_filter_chooses(servables: Servables) -> None:
     inputs = {"a": tensor([[1.0, 2.0]]), "b": tensor(3.0)}
     both = answer(servables, request("two_inputs", **inputs)).outputs
