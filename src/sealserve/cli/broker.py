@@ -25,7 +25,7 @@ RELEASE_HELP = "A release's name, or the beginning of its id."
 
 
 @app.command()
-def run(directory: console.Directory = console.HERE) -> None:
+def run(ready_file: console.ReadyFile = None, directory: console.Directory = console.HERE) -> None:
     """Serve keys to attested enclaves until stopped."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
@@ -35,7 +35,7 @@ def run(directory: console.Directory = console.HERE) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with provisioning.open_broker(workspace, described) as server:
-        server.serve_until_signalled()
+        server.serve_until_signalled(ready=lambda: console.mark_ready(ready_file))
 
 
 @app.command()

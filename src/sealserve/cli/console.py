@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sealserve import workspace
+from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError
 
 out = Console(highlight=False, soft_wrap=True)
@@ -32,6 +33,10 @@ Directory = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+
+ReadyFile = Annotated[
+    Path | None, typer.Option("--ready-file", help="Write this file when it answers.", show_default="none")
+]
 
 HERE = Path()
 Tell = Callable[[str], None]
@@ -108,6 +113,12 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     typer.confirm(question, abort=True, err=True)
+
+
+def mark_ready(ready_file: Path | None) -> None:
+    """Write the file that tells a supervisor that this process answers: its process id."""
+    if ready_file is not None:
+        write_file(ready_file, f"{os.getpid()}\n".encode())
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ def pcs(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, show_default="that of broker.collateral_url, or 8081")
     ] = None,
+    ready_file: console.ReadyFile = None,
     directory: console.Directory = console.HERE,
 ) -> None:
     """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
@@ -33,6 +34,7 @@ def pcs(
     configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
     server = PcsServer(vendor, port=configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
+    console.mark_ready(ready_file)
     try:
         server.serve_forever()
     finally:
@@ -40,7 +42,7 @@ def pcs(
 
 
 @app.command()
-def platform(directory: console.Directory = console.HERE) -> None:
+def platform(ready_file: console.ReadyFile = None, directory: console.Directory = console.HERE) -> None:
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
     workspace = console.find_workspace(directory)
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
@@ -48,6 +50,7 @@ def platform(directory: console.Directory = console.HERE) -> None:
     console.out.print(
         f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."
     )
+    console.mark_ready(ready_file)
     try:
         server.serve_forever()
     finally:

@@ -25,7 +25,7 @@ from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.operations import enclaves, provisioning, releases
-from sealserve.operations.simulation import pcs_url, quoting_socket
+from sealserve.operations.simulation import pcs_url
 from sealserve.workspace import Workspace
 
 REPLICA: Final = "replica-"
@@ -125,20 +125,16 @@ class LocalTarget:
     def start_vendor(self) -> Process:
         """Start the simulated vendor's service."""
         port = urlsplit(pcs_url(self._deployment)).port
-        return self._ensure("pcs", ["simulated", "pcs"], lambda: ports.is_listening(port or 0), port=port)
+        return self._ensure("pcs", ["simulated", "pcs"], port=port)
 
     def start_platform(self) -> Process:
         """Start the simulated platform, which makes quotes."""
-        socket = quoting_socket(self._workspace)
-        return self._ensure("platform", ["simulated", "platform"], socket.is_socket)
+        return self._ensure("platform", ["simulated", "platform"])
 
     def start_broker(self) -> Process:
         """Start the owner's broker."""
         broker = self._deployment.broker
-        return self._ensure(
-            "broker", ["broker", "run"], lambda: ports.is_listening(broker.port), port=broker.port,
-            logs=self._workspace.owner.logs,
-        )  # fmt: skip
+        return self._ensure("broker", ["broker", "run"], port=broker.port, logs=self._workspace.owner.logs)
 
     def prepare(self, release: Path, replicas: int) -> Path:
         """Build an enclave for each replica that has none, allow them at the broker, and ship them with the release.
@@ -198,7 +194,7 @@ class LocalTarget:
         Raises:
             ProcessEndedError: It ended before; the message has the reason that it logged.
         """
-        wait_ready(process, lambda: ports.is_listening(process.port or 0), seconds=REPLICA_SECONDS)
+        wait_ready(process, lambda: _serves(process), seconds=REPLICA_SECONDS)
 
     def start_front(self) -> Nginx:
         """Start NGINX in front of the replicas that run, or let it read the new list."""
@@ -288,20 +284,15 @@ class LocalTarget:
                 urlsplit(pcs_url(self._deployment)).port or 0, "the simulated PCS (broker.collateral_url)"
             )
 
-    def _ensure(
-        self,
-        role: str,
-        arguments: list[str],
-        ready: Callable[[], bool],
-        *,
-        port: int | None = None,
-        logs: Path | None = None,
-    ) -> Process:
+    def _ensure(self, role: str, arguments: list[str], *, port: int | None = None, logs: Path | None = None) -> Process:
+        ready = self._workspace.host.run / f"{role}.ready"  # it writes this file when it answers
         process = self._running(role)
         if process is None:
             self._tell(f"starting {role}")
-            process = self._registry.start(role, self._command(arguments), log=self._log(role, logs), port=port)
-        wait_ready(process, ready, seconds=START_SECONDS)
+            ready.unlink(missing_ok=True)
+            command = self._command([*arguments, "--ready-file", str(ready)])
+            process = self._registry.start(role, command, log=self._log(role, logs), port=port)
+        wait_ready(process, ready.exists, seconds=START_SECONDS)
         return process
 
     def _running(self, role: str) -> Process | None:
@@ -330,7 +321,7 @@ class LocalTarget:
         if not process.is_alive():
             state, detail = State.ENDED, last_error(Path(process.log))
         elif process.role.startswith(REPLICA):
-            state = State.SERVING if ports.is_listening(process.port or 0) else _progress(Path(process.log))
+            state = State.SERVING if _serves(process) else _progress(Path(process.log))
         return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
 
     def _nginx(self, replicas: list[Process] | None = None) -> Nginx:
@@ -353,6 +344,10 @@ class LocalTarget:
 
     def _nginx_pid(self) -> int | None:
         return self._nginx([]).pid if (self._workspace.host.run / "nginx").is_dir() else None
+
+
+def _serves(replica: Process) -> bool:
+    return ports.is_listening(replica.port or 0, session=replica.pid)
 
 
 def _progress(log: Path) -> State:

@@ -1,6 +1,8 @@
 """Ports of this machine."""
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from sealserve.errors import UnavailableError
@@ -45,15 +47,44 @@ def require_free(port: int, what: str, address: str = "127.0.0.1") -> None:
         )
 
 
-def is_listening(port: int) -> bool:
-    """Return whether something in this network namespace listens on ``port``. No connection is made.
+def is_listening(port: int, *, session: int) -> bool:
+    """Return whether a process of a session listens on ``port``. No connection is made.
 
-    Source: proc_pid_net(5): the local address is ``ADDRESS:PORT`` in hexadecimal, and state 0A is LISTEN.
+    That somebody listens is not enough: it may be another program that was quicker.
+
+    Args:
+        port: The port, at any address.
+        session: The id of the session's leader.
+
+    Source: proc_pid_net(5): local address ``ADDRESS:PORT`` in hexadecimal, state 0A is LISTEN, the tenth column the
+    socket's inode; proc_pid_fd(5): ``socket:[INODE]``.
     """
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    return bool(sockets) and any(sockets & _sockets(entry) for entry in _members(session))
+
+
+def _listening(port: int) -> Iterator[str]:
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         if table.is_file():
             for line in table.read_text(encoding="ascii").splitlines()[1:]:
-                _, local, _, state = line.split()[:4]
-                if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                    return True
-    return False
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]
+
+
+def _members(session: int) -> Iterator[Path]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[3]) == session:
+                    yield entry
+
+
+def _sockets(process: Path) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):  # it has ended, or is not ours to look into
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(str(descriptor.readlink()))
+    return found

@@ -90,7 +90,8 @@ def test_a_taken_port_is_named_with_what_it_is_for() -> None:
         with pytest.raises(ports.PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker") as caught:
             ports.require_free(port, "the broker")
         assert caught.value.code == "port.taken"
-        assert ports.is_listening(port)
-    assert not ports.is_listening(port)
+        assert ports.is_listening(port, session=os.getsid(0))
+        assert not ports.is_listening(port, session=1)
+    assert not ports.is_listening(port, session=os.getsid(0))
     assert ports.is_free(port)
     assert ports.find_free() > 0

@@ -78,10 +78,8 @@ class Host:
     def __init__(self, workspace: Workspace, walk: Walk) -> None:
         self._workspace = workspace
         self._walk = walk
+        walk.start_vendor()
         built = walk.seal()
-        walk.target.start_vendor()
-        walk.target.start_platform()
-        walk.target.start_broker()
         self._release = walk.target.prepare(built.folder, 1)
         self._model_file = next(file.path for file in built.index.files if file.path.startswith("models/"))
         # The vendor finds a hole: what is not patched is out of date from now on. The genuine platform is patched.

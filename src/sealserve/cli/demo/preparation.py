@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sealserve import deployment
 from sealserve.atomic_file import write_file
@@ -32,6 +33,20 @@ class ModelChoice:
     path: Path | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the demo's parts listen: the usual ports, or others where those are taken."""
+
+    service: int
+    broker: int
+    pcs: int
+
+    @classmethod
+    def choose(cls) -> Self:
+        """Return ports that are free now."""
+        return cls(service=_free(8500), broker=_free(4433), pcs=_free(8081))
 
 
 def reset(directory: Path) -> Workspace:
@@ -73,8 +88,8 @@ def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
     return path, True
 
 
-def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode) -> Deployment:
-    """Write the demo's ``sealserve.toml``, with ports that are free, and return what it describes."""
+def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode, chosen: Ports) -> Deployment:
+    """Write the demo's ``sealserve.toml``, and return what it describes."""
     name = model.path.stem.lower().replace(" ", "-") if model.path else EXAMPLE
     settings = {
         "model": {
@@ -83,8 +98,8 @@ def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode
             "inputs": model.inputs,
             "outputs": model.outputs,
         },
-        "service": {"tls": tls.value, "port": _free(8500)},
-        "broker": {"port": _free(4433), "collateral_url": f"http://127.0.0.1:{_free(8081)}"},
+        "service": {"tls": tls.value, "port": chosen.service},
+        "broker": {"port": chosen.broker, "collateral_url": f"http://127.0.0.1:{chosen.pcs}"},
         "target": {"replicas": REPLICAS},
     }
     write_file(workspace.deployment_file, deployment.write_example(settings, heading=HEADING).encode())

@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from sealserve.broker import admin
@@ -11,14 +14,15 @@ from sealserve.cli import connection, console
 from sealserve.cli.demo import comparison, preparation, proof
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
-from sealserve.cli.demo.preparation import ModelChoice
+from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.cli.demo.screen import Screen
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.processes import Process
+from sealserve.cluster.processes import Process, ProcessEndedError
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.errors import VerificationError
+from sealserve.ingress.nginx import PortTakenError
 from sealserve.operations import certificates, models, releases, service, simulation
 from sealserve.operations.owner import open_vault
 from sealserve.pki import certificate as pki
@@ -27,6 +31,7 @@ from sealserve.workspace import Workspace
 
 REQUESTS = 50
 CONNECTIONS = 4
+PORT_ATTEMPTS = 3
 
 
 class ReplicaSilentError(VerificationError):
@@ -49,6 +54,8 @@ class Walk:
         self._screen = screen
         self._tell = tell
         self._deployment: Deployment | None = None
+        self._describe: Callable[[Ports], Deployment] | None = None
+        self._ports = Ports.choose()
 
     @property
     def deployment(self) -> Deployment:
@@ -76,7 +83,8 @@ class Walk:
                 ]
             else:
                 graph, origin = model.path, [f"yours: {model.path}"]
-            self._deployment = preparation.describe(workspace, model, graph, tls)
+            self._describe = partial(preparation.describe, workspace, model, graph, tls)
+            self._deployment = self._describe(self._ports)
             self._tell("converting it to a SavedModel")
             imported = models.bring_in(workspace, self._deployment)
         size = f"{imported.info.size / 1e6:.1f} MB in {imported.info.files} files"
@@ -108,12 +116,21 @@ class Walk:
         self._screen.step(0, f"The owner has three certificate authorities, and certificates for {mode} TLS", *lines)
 
     def start_vendor(self) -> None:
-        """Step 1."""
+        """Step 1. The broker starts as well, so that its port is ours before it is measured."""
         now = datetime.now(UTC)
         vendor = simulation.open_vendor(self._workspace, now=now)
         platform = simulation.open_platform(self._workspace, now=now)
-        self.target.start_vendor()
-        self.target.start_platform()
+        for attempts_left in reversed(range(PORT_ATTEMPTS)):
+            self._use_ports(Ports.choose())
+            try:
+                self.target.start_vendor()
+                self.target.start_platform()
+                self.target.start_broker()
+                break
+            except ProcessEndedError as error:  # another program took a port since we looked
+                if "port-taken" not in error.message or not attempts_left:
+                    raise
+                self.target.down()
         published = json.loads(vendor.tcb_info(now=now).text)
         self._screen.step(
             1,
@@ -122,6 +139,12 @@ class Walk:
             f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs "
             f"at {simulation.pcs_url(self.deployment)}/sgx/certification/v4",
         )
+
+    def _use_ports(self, chosen: Ports) -> None:
+        if self._describe is None:
+            raise RuntimeError("nothing is prepared yet")
+        self._ports = chosen
+        self._deployment = self._describe(chosen)
 
     def seal(self) -> Release:
         """Step 2, first part."""
@@ -143,7 +166,6 @@ class Walk:
 
     def start_replicas(self, shipped: Path, replicas: int) -> list[Process]:
         """Steps 3 to 8, which each replica does on its own."""
-        self.target.start_broker()
         processes = [self.target.start_replica(shipped, index) for index in range(replicas)]
         for process in processes:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
@@ -155,7 +177,11 @@ class Walk:
 
     def start_front(self) -> None:
         """Start NGINX; it is told when there are connections to speak of."""
-        self.target.start_front()
+        try:
+            self.target.start_front()
+        except PortTakenError:  # since we looked
+            self._use_ports(replace(self._ports, service=Ports.choose().service))
+            self.target.start_front()
 
     def use(self, reference: Reference) -> LoadReport:
         """Steps 9 to 12."""
