@@ -1,5 +1,9 @@
 """What stands in for the processor's vendor and for the platform, in a workspace."""
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -18,10 +22,11 @@ def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
     """Return the simulated vendor; on first use it is made, and the owner trusts its root."""
     workspace.create()
     folder = workspace.vendor.root
-    vendor = Vendor.load(folder) if any(folder.iterdir()) else Vendor.create(folder, now=now)
-    root = workspace.owner.trust / ROOT_FILE
-    if not root.is_file():
-        write_file(root, vendor.root_der)
+    with _locked(folder):
+        vendor = Vendor.load(folder) if any(folder.iterdir()) else Vendor.create(folder, now=now)
+        root = workspace.owner.trust / ROOT_FILE
+        if not root.is_file():
+            write_file(root, vendor.root_der)
     return vendor
 
 
@@ -47,3 +52,14 @@ def pcs_url(deployment: Deployment) -> str:
 def quoting_socket(workspace: Workspace) -> Path:
     """Return where the host's simulated quoting enclave answers."""
     return workspace.host.run / "quoting.sock"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes something in ``folder``: the PCS and the platform may start at once."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
