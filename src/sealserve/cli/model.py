@@ -42,7 +42,7 @@ def make_example(
     """Make a ResNet50 v1.5 with random weights: the real architecture, and no training."""
     if destination.exists() and not force:
         raise OutputExistsError(f"{destination} exists already.", hint="Give another output, or --force.")
-    with console.spinner("Making ResNet50 v1.5") as tell:
+    with console.quiet_libraries(), console.spinner("Making ResNet50 v1.5") as tell:
         build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Making ResNet50 v1.5: {text}"))
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.0f} MB, weights from seed {seed}).")
 
@@ -52,7 +52,7 @@ def convert(directory: console.Directory = console.HERE, as_json: console.Json =
     """Bring the model of sealserve.toml into the workspace, as a SavedModel."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
-    with console.spinner("Converting") as tell:
+    with console.quiet_libraries(), console.spinner("Converting") as tell:
         imported = models.bring_in(workspace, described, progress=tell)
     _print(imported.info, as_json=as_json)
 
