@@ -103,7 +103,8 @@ def run(what: str, command: list[str], environment: dict[str, str]) -> None:
     result = subprocess.run(command, check=False, env=environment, cwd=ROOT, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, errors="replace")  # fmt: skip
     if result.returncode != 0:
-        tail = "\n".join(result.stdout.strip().splitlines()[-12:])
+        lines = [line for line in result.stdout.strip().splitlines() if not line.startswith("WARNING: Retrying")]
+        tail = "\n".join(lines[-6:])
         fail(f"{what} failed:\n{tail}", "With a network that reaches a Python package index, run `make setup` again.")
 
 

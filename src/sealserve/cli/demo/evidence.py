@@ -8,6 +8,7 @@ from sealserve.broker.admin import LogLine
 from sealserve.cli.demo.screen import Screen
 from sealserve.cluster.launch_log import LaunchStep, read_steps
 from sealserve.cluster.processes import Process, wait_until
+from sealserve.enclave.simulated.private_memory import Way
 
 SHORT = 16
 
@@ -68,6 +69,7 @@ class Launches:
             7,
             "The enclaves open the release, into memory of their own",
             *self._lines("private-memory", "way"),
+            *self._shared_memory_note(),
             *self._lines("mounts", "files", "bytes", "key"),
             seconds=self._seconds("key", "mounts"),
         )
@@ -76,6 +78,12 @@ class Launches:
             "The model servers serve the plaintext model",
             *(f"{process.role}: process {process.pid}, port {process.port}" for process in self._replicas),
         )
+
+    def _shared_memory_note(self) -> list[str]:
+        ways = {steps["private-memory"].evidence["way"] for steps in self._steps.values()}
+        if Way.SHARED not in ways:
+            return []
+        return ["this machine allows no mount namespace here: other processes of this user can read that memory"]
 
     def _lines(self, name: str, *fields: str) -> list[str]:
         return [
