@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -80,5 +81,5 @@ def _load(path: Path, load: Callable[[bytes], object]) -> object:
             f"The key {path} cannot be read: {error.strerror}.",
             hint="The owner's public key is .sealserve/host/owner.pub; give another with --owner-key.",
         ) from error
-    except ValueError as error:
-        raise OwnerKeyError(f"{path} holds no key in PEM.") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
+        raise OwnerKeyError(f"{path} holds no unencrypted key in PEM.") from error

@@ -1,5 +1,6 @@
 """Build, ship, verify and list the releases of a workspace."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,7 +93,7 @@ def newest(parent: Path) -> Path:
 
 
 def find(parent: Path, name: str | None) -> Path:
-    """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of one.
+    """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of an id.
 
     Raises:
         ReleaseMissingError: None fits.
@@ -102,12 +103,14 @@ def find(parent: Path, name: str | None) -> Path:
         return newest(parent)
     if (Path(name) / INDEX_FILE).is_file():
         return Path(name)
-    fitting = [folder for folder in _folders(parent) if folder.name == name or _short_id(folder).startswith(name)]
+    folders = _folders(parent)
+    fitting = [folder for folder in folders if folder.name == name]
+    fitting = fitting or [folder for folder in folders if _id(folder).startswith(name)]
     if len(fitting) > 1:
         listed = ", ".join(folder.name for folder in fitting)
         raise ReleaseAmbiguousError(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
     if not fitting:
-        known = ", ".join(folder.name for folder in _folders(parent)) or "none"
+        known = ", ".join(folder.name for folder in folders) or "none"
         raise ReleaseMissingError(f"There is no release {name!r} in {parent}; there: {known}.")
     return fitting[0]
 
@@ -154,5 +157,5 @@ def _folders(parent: Path) -> list[Path]:
     ]
 
 
-def _short_id(folder: Path) -> str:
-    return folder.name.rpartition("-")[2]
+def _id(folder: Path) -> str:
+    return hashlib.sha256((folder / INDEX_FILE).read_bytes()).hexdigest()

@@ -1,0 +1,69 @@
+"""Workspaces with a tiny model, as a person would have set them up."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.harness.tiny_model import saved_model
+
+from sealserve import deployment
+from sealserve.deployment import Deployment
+from sealserve.operations import certificates, enclaves, models, releases
+from sealserve.sealing.release import Release
+from sealserve.workspace import Workspace
+
+NAME = "half-plus-two"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A workspace and what its ``sealserve.toml`` describes."""
+
+    workspace: Workspace
+    deployment: Deployment
+
+    @property
+    def directory(self) -> Path:
+        """The folder that holds ``sealserve.toml``."""
+        return self.workspace.directory
+
+    @property
+    def now(self) -> datetime:
+        """The time: tests of operations use the real one, since certificates are checked against it later."""
+        return datetime.now(UTC)
+
+    def import_model(self) -> Path:
+        """Bring the model in."""
+        return models.bring_in(self.workspace, self.deployment).folder
+
+    def certify(self) -> None:
+        """Make the certificates."""
+        certificates.create_certificates(self.workspace, self.deployment, now=self.now)
+
+    def build_release(self) -> Release:
+        """Build a release."""
+        return releases.build(self.workspace, self.deployment, now=self.now)
+
+    def build_enclave(self, release: Path, *, name: str = "replica-0", port: int = 8510) -> None:
+        """Build one of a release's enclaves."""
+        spec = enclaves.specify(self.workspace, self.deployment, release, name=name, port=port)
+        enclaves.build(self.workspace, release, spec, now=self.now)
+
+
+def make_site(directory: Path, *, source: Path | None = None, **sections: Any) -> Site:
+    """Write a ``sealserve.toml`` for a tiny SavedModel (or ``source``), and make the workspace's folders.
+
+    Args:
+        directory: The folder; made where it is missing.
+        source: Another model.
+        sections: Settings by section (``service={"port": 1}``), or values of the top level.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = source or saved_model(directory / NAME)
+    settings = {**sections, "model": {"name": NAME, "path": path, **sections.get("model", {})}}
+    text = deployment.write_example(settings)
+    workspace = Workspace(directory)
+    workspace.deployment_file.write_text(text, encoding="utf-8")
+    workspace.create()
+    return Site(workspace, deployment.read(workspace.deployment_file))

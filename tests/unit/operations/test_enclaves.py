@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.enclave.index import EnclaveIndexMissingError, EnclaveIndexReleaseError
+from sealserve.enclave.measurement import load_enclave
+from sealserve.operations import enclaves
+from sealserve.operations.owner import index_signer
+from sealserve.sealing.release_files import ReleaseFileChangedError
+
+
+def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> None:
+    site = make_site(tmp_path, server={"threads": 3, "max_connection_age_seconds": 7}, broker={"port": 4455})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-7", port=8517)
+    assert spec.name == "replica-7"
+    assert spec.release_id == release.id
+    assert spec.broker == ("127.0.0.1", 4455)
+    assert spec.threads == 3
+    assert spec.simulated
+    assert {
+        "--port=8517",
+        "--rest_api_port=0",
+        "--model_name=half-plus-two",
+        "--model_base_path=/release/models/half-plus-two",
+        "--file_list=/release/files.json",
+        "--ssl_config_file=/release/tls/ssl.cfg",
+        "--tensorflow_intra_op_parallelism=3",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=7000",
+    } <= set(spec.argv)
+    text = enclaves.manifest_text(site.workspace, spec).decode()
+    assert release.id in text
+    assert "--port=8517" in text
+
+
+def test_a_changed_release_gets_no_enclave(ready: Site) -> None:
+    release = ready.build_release()
+    sealed = release.folder / "models/half-plus-two/1/saved_model.pb"
+    sealed.write_bytes(bytes(len(sealed.read_bytes())))
+    with pytest.raises(ReleaseFileChangedError) as caught:
+        ready.build_enclave(release.folder)
+    assert caught.value.code == "release.file-changed"
+    assert enclaves.names(release.folder) == []
+
+
+def test_the_manifest_shown_is_the_one_that_is_signed(ready: Site) -> None:
+    release = ready.build_release()
+    spec = enclaves.specify(ready.workspace, ready.deployment, release.folder, name="replica-0", port=8510)
+    first = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
+    assert first.manifest.read_bytes() == enclaves.manifest_text(ready.workspace, spec)
+    again = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
+    assert again.mr_enclave == first.mr_enclave
+    assert enclaves.port_of(load_enclave(release.folder, "replica-0").manifest) == 8510
+
+
+def test_enclaves_are_named_in_order(ready: Site) -> None:
+    release = ready.build_release()
+    for index in (1, 0):
+        ready.build_enclave(release.folder, name=f"replica-{index}", port=8510 + index)
+    assert enclaves.names(release.folder) == ["replica-0", "replica-1"]
+    owner_key = index_signer(ready.workspace).public_key()
+    found = enclaves.verified_sigstructs(release.folder, release.id, owner_key)
+    assert found.keys() == {"replica-0", "replica-1"}
+    assert found["replica-0"].mr_enclave != found["replica-1"].mr_enclave
+    assert found["replica-0"].mr_signer == found["replica-1"].mr_signer
+
+
+def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
+    first, second = ready.build_release(), ready.build_release()
+    ready.build_enclave(first.folder)
+    owner_key = index_signer(ready.workspace).public_key()
+    with pytest.raises(EnclaveIndexMissingError) as missing:
+        enclaves.verified_sigstructs(second.folder, second.id, owner_key)
+    assert missing.value.code == "enclave-index.missing"
+    (first.folder / "enclave").rename(second.folder / "enclave")
+    with pytest.raises(EnclaveIndexReleaseError, match=r"holds enclaves for the release .*, and .* is") as caught:
+        enclaves.verified_sigstructs(second.folder, second.id, owner_key)
+    assert caught.value.code == "enclave-index.release"
+
+
+def test_what_was_built_since_replaces_what_was_shipped(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    shipped = ready.workspace.host.releases / release.folder.name
+    (shipped / "enclave").mkdir(parents=True)
+    (shipped / "enclave" / "old").touch()
+    (shipped / ".enclave.partial").mkdir()
+    enclaves.ship(release.folder, shipped)
+    names = {path.name for path in (release.folder / "enclave").iterdir()}
+    assert {path.name for path in (shipped / "enclave").iterdir()} == names
+    assert [path.name for path in shipped.iterdir()] == ["enclave"]
+
+
+def test_the_signing_key_is_made_on_first_use(site: Site) -> None:
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    site.build_enclave(release.folder)
+    assert site.workspace.owner.enclave_signing_key.stat().st_mode & 0o077 == 0

@@ -1,0 +1,98 @@
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.harness.workspaces import Site
+
+from sealserve.broker import admin
+from sealserve.broker.releases import ReleaseFinalError
+from sealserve.deployment import Platform
+from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
+from sealserve.operations import provisioning, simulation
+from sealserve.operations.owner import open_vault
+from sealserve.pki.certificate import CertificateMissingError
+from sealserve.sealing.release_files import ReleaseFileMissingError
+
+
+@pytest.fixture
+def release(ready: Site) -> Path:
+    """A release with two enclaves."""
+    folder = ready.build_release().folder
+    for index in range(2):
+        ready.build_enclave(folder, name=f"replica-{index}", port=8510 + index)
+    return folder
+
+
+def allowed(site: Site) -> list[admin.ReleaseSummary]:
+    with open_vault(site.workspace) as vault:
+        return admin.every_release(vault.database)
+
+
+def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Path) -> None:
+    summary = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert (summary.name, summary.platform, summary.state) == (release.name, "simulated", "active")
+    assert [enclave.label for enclave in summary.enclaves] == ["replica-0", "replica-1"]
+    assert not summary.enrolled_platforms_only
+    assert summary.tcb_policy == "strict"
+    assert allowed(ready) == [summary]
+    with open_vault(ready.workspace) as vault:
+        assert [row.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
+
+
+def test_one_that_was_built_later_comes_in_beside_them(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    ready.build_enclave(release, name="replica-2", port=8512)
+    summary = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert [enclave.label for enclave in summary.enclaves] == ["replica-0", "replica-1", "replica-2"]
+
+
+def test_a_release_without_enclaves_is_not_allowed(ready: Site) -> None:
+    folder = ready.build_release().folder
+    with pytest.raises(EnclaveIndexMissingError) as caught:
+        provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
+    assert caught.value.code == "enclave-index.missing"
+    assert allowed(ready) == []
+
+
+def test_an_enclave_that_somebody_else_added_is_not_allowed(ready: Site, release: Path) -> None:
+    shutil.copyfile(release / "enclave/replica-0.sig", release / "enclave/replica-9.sig")
+    with pytest.raises(EnclaveIndexFilesError, match=r"not in the index: replica-9\.sig"):
+        provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert allowed(ready) == []
+
+
+def test_an_incomplete_release_is_not_allowed(ready: Site, release: Path) -> None:
+    (release / "files.json").unlink()
+    with pytest.raises(ReleaseFileMissingError, match=r"files\.json"):
+        provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert allowed(ready) == []
+
+
+def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    with open_vault(ready.workspace) as vault:
+        admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
+        admin.revoke(vault.database, release.name, now=ready.now)
+    with pytest.raises(ReleaseFinalError, match="is revoked, which is final") as caught:
+        provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert caught.value.code == "broker.release-final"
+
+
+def test_no_broker_without_its_certificate(site: Site) -> None:
+    with (
+        pytest.raises(CertificateMissingError),
+        provisioning.open_broker(site.workspace, site.deployment),
+    ):
+        pytest.fail("a broker opened without a certificate")
+
+
+def test_the_broker_trusts_a_simulated_root_for_simulated_releases_only(ready: Site) -> None:
+    with provisioning.open_broker(ready.workspace, ready.deployment) as server:
+        assert server._broker._vendors.keys() == {Platform.SGX}
+    simulation.open_vendor(ready.workspace, now=ready.now)
+    with provisioning.open_broker(ready.workspace, ready.deployment) as server:
+        vendors = server._broker._vendors
+        assert vendors.keys() == {Platform.SGX, Platform.SIMULATED}
+        assert not vendors[Platform.SGX].anchor.simulated
+        assert vendors[Platform.SIMULATED].anchor.simulated
