@@ -1,5 +1,6 @@
 """``sealserve render``: the files that a target would apply."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -30,7 +31,7 @@ def nginx(
     replicas: Annotated[list[str], typer.Option("--replica", metavar="HOST:PORT", help="Where a replica listens.")],
     directory: console.Directory = console.HERE,
 ) -> None:
-    """Print NGINX's configuration: TLS passed through by its server name, untouched, to the replicas."""
+    """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
     workspace = console.find_workspace(directory)
     service = deployment.read(workspace.deployment_file).service
     program = find_nginx()
@@ -46,6 +47,7 @@ def nginx(
         user=worker_user(),
     )
     console.out.print(render(config), markup=False, end="")
+    console.say(f"Next: write it to {config.config_file}, and run `{shlex.join(program.command(config))}`.")
 
 
 def _upstream(text: str) -> Upstream:
