@@ -38,7 +38,7 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 bench: setup ## Measure, side by side in one run
-	$(BIN)/python bench/proof.py
+	$(BIN)/python bench/path.py $(ARGS)
 
 lock: setup ## Resolve the locked versions again
 	$(BIN)/python scripts/lock.py

@@ -19,7 +19,7 @@ from sealserve.cli.demo.screen import Screen
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.processes import Process, ProcessEndedError
+from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupted
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
@@ -56,6 +56,11 @@ class Walk:
         self._deployment: Deployment | None = None
         self._describe: Callable[[Ports], Deployment] | None = None
         self._ports = Ports.choose()
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where it happens."""
+        return self._workspace
 
     @property
     def deployment(self) -> Deployment:
@@ -247,9 +252,10 @@ class Walk:
         )
 
     def stop(self) -> None:
-        """Stop everything that was started."""
+        """Stop everything that was started. A second Ctrl-C waits until that is done."""
         if self._deployment is None:
             return
-        stopped = self.target.down()
+        with uninterrupted():
+            stopped = self.target.down()
         if stopped:
             self._screen.step(0, "Everything is stopped", ", ".join(stopped))
