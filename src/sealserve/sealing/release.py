@@ -40,7 +40,7 @@ from sealserve.sealing.tree import PlainFile, file_list
 from sealserve.secret import SecretBytes
 
 MAX_INDEX_SIZE: Final = 64 * 2**20  # about 400,000 files
-_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class ReleaseContentsError(InputError):
@@ -193,7 +193,7 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
         if not _NAME.fullmatch(name):
             raise ReleaseContentsError(
                 f"{name!r} cannot be the name of a release or servable.",
-                hint="Use up to 63 of a-z, 0-9, dot, dash and underscore, with a letter or digit at both ends.",
+                hint="Use up to 63 letters, digits, dots, dashes and underscores, with a letter or digit at both ends.",
             )
     if not contents.servables:
         raise ReleaseContentsError(f"The release {contents.name!r} has no servable.")

@@ -90,7 +90,7 @@ def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
 
 def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode, chosen: Ports) -> Deployment:
     """Write the demo's ``sealserve.toml``, and return what it describes."""
-    name = model.path.stem.lower().replace(" ", "-") if model.path else EXAMPLE
+    name = model.path.stem.replace(" ", "-") if model.path else EXAMPLE
     settings = {
         "model": {
             "name": name,
