@@ -1,9 +1,11 @@
 """The root command: which verbs there are, and how errors end."""
 
+import errno
 import importlib
 import logging
 import os
 import signal
+import sys
 import traceback
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -14,9 +16,23 @@ from typer.main import get_command
 
 from sealserve import __version__
 from sealserve.cli import console
-from sealserve.errors import SealserveError
+from sealserve.errors import SealserveError, UnavailableError
 
 INTERRUPTED = 130
+UNREAD = 1  # as typer has it, when a pipe's reader goes away
+OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+class OutputError(UnavailableError):
+    """Standard output cannot be written."""
+
+    code = "output.unwritable"
+
+
+class FileRefusedError(UnavailableError):
+    """The system refuses to do something with a file, for a reason that no other error names."""
+
+    code = "file.refused"
 
 
 class Verb(NamedTuple):
@@ -102,7 +118,22 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run the command line with ``arguments``; return the exit status."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminated)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except OSError as error:  # nobody reads what we print, or there is no room for it
+        _discard_output()
+        if error.errno == errno.EPIPE:
+            return UNREAD
+        console.print_error(OutputError(f"Standard output cannot be written: {error.strerror}."))
+        return OutputError.exit_status
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     try:
         get_command(app).main(arguments, prog_name="sealserve")
     except SystemExit as end:
@@ -112,14 +143,33 @@ def run(arguments: list[str]) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001  # the edge: what is unknown becomes "internal"
-        return _internal(error)
+    except Exception as error:
+        if os.environ.get("SEALSERVE_DEBUG"):
+            traceback.print_exception(error)
+        if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:
+            raise
+        return _report(error, as_json="--json" in arguments)
     return 0
 
 
-def _internal(error: Exception) -> int:
-    if os.environ.get("SEALSERVE_DEBUG"):
-        traceback.print_exception(error)
-    console.err.print(f"[bold red]error[/][red]\\[internal][/]: {type(error).__name__} (this is a bug).")
-    console.err.print("  Run it again with SEALSERVE_DEBUG=1 to see where, and report that.", style="dim")
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Report what no part of sealserve foresaw: the system's own word on a file, or nothing but the error's kind."""
+    if isinstance(error, OSError) and error.filename is not None:
+        refused = FileRefusedError(f"{error.strerror}: {os.fsdecode(error.filename)}.")
+        console.print_error(refused, as_json=as_json)
+        return refused.exit_status
+    console.print_error(
+        SealserveError(
+            f"{type(error).__name__} (this is a bug).",
+            hint="Run it again with SEALSERVE_DEBUG=1 to see where, and report that.",
+        ),
+        as_json=as_json,
+    )
     return SealserveError.exit_status
+
+
+def _discard_output() -> None:
+    """Let what is buffered for standard output go nowhere, so that the interpreter's end says nothing of it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

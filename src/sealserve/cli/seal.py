@@ -1,5 +1,7 @@
 """``sealserve seal``: plaintext files to Gramine encrypted files."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,7 @@ from sealserve.sealing.codec import seal_file
 from sealserve.sealing.embedded_path import normalise
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.tree import seal_tree
+from sealserve.secret import SecretBytes
 
 app = typer.Typer(add_completion=False)
 
@@ -34,9 +37,8 @@ def seal(
     as_json: console.Json = False,
 ) -> None:
     """Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."""
-    key = create_wrap_key(key_file) if new_key else read_wrap_key(key_file)
     embedded = path if path is not None else normalise(str(destination))
-    with key, console.bytes_progress("Sealing", size_of(source)) as progress:
+    with _wrap_key(key_file, new=new_key) as key, console.bytes_progress("Sealing", size_of(source)) as progress:
         if source.is_dir():
             entries = seal_tree(source, destination, key=key, prefix=embedded, version=file_format, progress=progress)
         else:
@@ -60,6 +62,18 @@ def seal(
         console.print_json({"path": embedded, "format": file_format.value, **asdict(sealed)})
     else:
         console.out.print(f"Sealed {sealed.plain_size} bytes to {destination}, bound to the path {embedded}.")
+
+
+@contextlib.contextmanager
+def _wrap_key(path: Path, *, new: bool) -> Iterator[SecretBytes]:
+    """Yield the key, and wipe it at the end. A new one that sealed nothing leaves no file."""
+    with create_wrap_key(path) if new else read_wrap_key(path) as key:
+        try:
+            yield key
+        except BaseException:
+            if new:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def size_of(source: Path) -> int:

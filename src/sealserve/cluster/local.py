@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
 from sealserve.cluster.launch_log import read_steps
-from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
+from sealserve.cluster.processes import Process, Registry, last_error, uninterrupted, wait_ready
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
@@ -201,7 +201,8 @@ class LocalTarget:
         nginx = self._nginx()
         if nginx.pid is None:
             self._tell("starting NGINX")
-            nginx.start()
+            with uninterrupted():  # it is found again by a file of its own, which it writes a moment later
+                nginx.start()
         else:
             nginx.reload(nginx.config)
         return nginx

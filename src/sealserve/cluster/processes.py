@@ -10,13 +10,16 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.errors import UnavailableError
+
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessEndedError(UnavailableError):
@@ -90,6 +93,28 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float
     return True
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done; then they do what they would have done.
+
+    Signals interrupt the main thread only: in another one, nothing needs to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    before = {number: signal.signal(number, lambda got, _frame: held.append(got)) for number in _INTERRUPTIONS}
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for got in held:
+            signal.raise_signal(got)
+
+
 class Registry:
     """The processes of one target, kept in a file, so that another command finds them.
 
@@ -137,15 +162,16 @@ class Registry:
         log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
         try:
-            child = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
-                env=None if environment is None else dict(environment), start_new_session=True,
-            )  # fmt: skip
+            with uninterrupted():  # a process that runs and is not remembered would be left behind
+                child = subprocess.Popen(
+                    list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
+                    env=None if environment is None else dict(environment), start_new_session=True,
+                )  # fmt: skip
+                process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
+                child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+                self.add(process)
         finally:
             os.close(descriptor)
-        process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
-        child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
-        self.add(process)
         return process
 
 

@@ -117,8 +117,11 @@ def find(parent: Path, name: str | None) -> Path:
 
 def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease]:
     """Yield the releases in ``parent``, oldest first, their indexes verified."""
+    folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
+    if not folders:
+        return
     owner_key = read_owner_key(workspace.host.owner_key)
-    for folder in sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns):
+    for folder in folders:
         index = release.read_verified_index(folder, owner_key)
         parsed = parse_index(index.content)
         yield ListedRelease(

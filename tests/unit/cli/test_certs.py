@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.workspaces import make_site
+
+
+def test_certificates_are_made_shown_and_renewed(cli: CommandLine) -> None:
+    assert cli.ok("certs", "show") == "No certificates yet: `sealserve certs two-way` makes them.\n"
+    assert cli.json("certs", "show") == []
+    lines = cli.ok("certs", "two-way").splitlines()
+    assert lines[0].split() == ["FOR", "NAMES", "ENDS", "DAYS", "LEFT"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "broker authority", "service authority", "users authority", "broker", "user"
+    ]  # fmt: skip
+    shown = {row["role"]: row for row in cli.json("certs", "show")}
+    assert shown["broker"]["names"] == ["attestation.service.com", "127.0.0.1"]
+    assert shown["user"]["file"].endswith("user/client.pem")
+    assert set(shown["user"]) == {"role", "file", "subject", "names", "not_after", "fingerprint"}
+    renewed = {row["role"]: row for row in cli.json("certs", "renew")}
+    assert renewed["user"]["fingerprint"] != shown["user"]["fingerprint"]
+    assert renewed["users authority"] == shown["users authority"]
+
+
+def test_a_second_time_is_refused(cli: CommandLine) -> None:
+    cli.ok("certs", "two-way")
+    error = cli.error("certs", "two-way")
+    assert (error["code"], error["status"]) == ("file.exists", 2)
+    assert "certs renew" in error["hint"]
+
+
+def test_the_mode_must_be_the_deployments(cli: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = cli.error("certs", "one-way")
+    assert error["code"] == "certs.tls-mode"
+    assert error["message"] == "sealserve.toml says service.tls = 'two-way', not 'one-way'."
+    one_way = CommandLine(capsys, make_site(tmp_path / "one-way", service={"tls": "one-way"}).directory)
+    assert "user" not in [row["role"] for row in one_way.json("certs", "one-way")]
+
+
+def test_nothing_to_renew(cli: CommandLine) -> None:
+    error = cli.error("certs", "renew")
+    assert (error["code"], error["status"]) == ("authority.missing", 2)
+
+
+def test_a_typing_error_in_the_file_is_named(cli: CommandLine) -> None:
+    file = cli.directory / "sealserve.toml"
+    file.write_text(file.read_text().replace("client_name", "cleint_name"))
+    error = cli.error("certs", "two-way")
+    assert (error["code"], error["status"]) == ("deployment.unknown-key", 2)
+    assert "'service.cleint_name'" in error["message"]
+    assert error["hint"] == "Did you mean 'client_name'?"

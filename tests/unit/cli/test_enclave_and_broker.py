@@ -1,0 +1,145 @@
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.workspaces import Site
+
+from sealserve.broker import admin
+from sealserve.cli import enclave as enclave_verb
+from sealserve.operations.owner import index_signer, open_vault
+
+
+@pytest.fixture
+def release(ready: Site) -> Path:
+    """A release without enclaves."""
+    return ready.build_release().folder
+
+
+def test_an_enclave_is_shown_before_it_is_built(release: Path, cli: CommandLine) -> None:
+    text = cli.ok("enclave", "manifest", "--port", "8599", "--name", "replica-5")
+    assert "--port=8599" in text
+    assert not (release / "enclave").exists()
+    built = cli.json("enclave", "build", "--port", "8599", "--name", "replica-5")
+    assert Path(built["manifest"]).read_text() == text
+    assert (built["enclave"], built["release"], built["platform"]) == ("replica-5", release.name, "simulated")
+
+
+def test_build_and_show(release: Path, cli: CommandLine) -> None:
+    assert cli.ok("enclave", "show") == f"{release.name} has no enclaves yet: `sealserve enclave build`.\n"
+    built = cli("enclave", "build")
+    assert built.err == "Next: `sealserve broker allow`, then `sealserve release pack`.\n"
+    (row,) = cli.json("enclave", "show")
+    assert row == {"enclave": "replica-0", "port": 8510, "mr_enclave": row["mr_enclave"],
+                   "mr_signer": row["mr_signer"], "debug": False}  # fmt: skip
+    assert row["mr_enclave"] in built.out
+    heading, line = cli.ok("enclave", "show", "--release", release.name).splitlines()
+    assert heading.split() == ["ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG"]
+    assert line.split()[:2] == ["replica-0", "8510"]
+    assert cli.error("enclave", "show", "--host")["code"] == "release.missing"
+
+
+def test_an_enclaves_exit_status_is_the_commands(
+    release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, ready: Site
+) -> None:
+    calls: list[Any] = []
+
+    def run_enclave(bundle: Path, name: str, *, quoting_socket: Path, **_: Any) -> int:
+        calls.append((bundle, name, quoting_socket))
+        logging.getLogger("sealserve.test").info("step=%s", "measured")
+        return 143
+
+    monkeypatch.setattr(enclave_verb, "run_enclave", run_enclave)
+    assert cli.error("enclave", "build", "--release", "nothing")["code"] == "release.missing"
+    shipped = ready.workspace.host.releases / release.name
+    release.rename(shipped)
+    assert cli("enclave", "run", "--name", "replica-3").status == 143
+    assert cli("enclave", "run", "--release", shipped, "--quoting-socket", "/other").status == 143
+    run = ready.workspace.host.run
+    assert calls == [(shipped, "replica-3", run / "quoting.sock"), (shipped, "replica-0", Path("/other"))]
+
+
+def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:
+    assert cli.ok("broker", "releases") == "No releases yet: `sealserve broker allow`.\n"
+    assert cli.ok("broker", "log") == "No decisions yet.\n"
+    assert cli.error("broker", "allow")["code"] == "enclave-index.missing"
+    cli.ok("enclave", "build")
+    allowed = cli.json("broker", "allow")
+    assert (allowed["name"], allowed["state"]) == (release.name, "active")
+    assert "replica-0  " in cli.ok("broker", "allow", release.name)
+    drained = cli.json("broker", "drain", release.name, "--minutes", "5")
+    assert drained["state"] == "draining"
+    left = datetime.fromisoformat(drained["deadline"]) - datetime.now(UTC)
+    assert 0 < left.total_seconds() <= 300
+    assert f"draining until {drained['deadline']}" in cli.ok("broker", "releases")
+    assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
+    assert cli.json("broker", "revoke", release.name[-12:], "--yes")["state"] == "revoked"
+    error = cli.error("broker", "drain", release.name)
+    assert (error["code"], error["status"]) == ("broker.release-final", 2)
+    status = cli.json("broker", "status")
+    assert status["releases"] == {"revoked": 1}
+    assert status["keys"] == 1
+    assert "1 revoked" in cli.ok("broker", "status")
+    rows = cli.json("broker", "log")
+    assert [row["decision"] for row in rows] == ["allowed", "allowed", "draining", "revoked"]
+    assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [3, 4]
+    heading, *lines = cli.ok("broker", "log").splitlines()
+    assert heading.split()[:4] == ["#", "TIME", "DECISION", "CODE"]
+    assert len(lines) == 4
+
+
+@pytest.mark.usefixtures("release")
+def test_the_whole_log_is_verified(cli: CommandLine, ready: Site) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    with open_vault(ready.workspace) as vault:
+        admin.sign_log(vault.database, index_signer(ready.workspace), now=ready.now)
+    verified = cli("broker", "log", "--verify", "--json")
+    assert verified.err.startswith("The chain of 1 rows verifies; head ")
+    assert len(verified.json) == 1
+    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit")
+    error = cli.error("broker", "log", "--verify")
+    assert (error["code"], error["status"]) == ("audit.truncated", 3)
+
+
+def test_a_revocation_asks_first(release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    answers = iter(["n\n"])
+    monkeypatch.setattr("sys.stdin", _Answers(answers))
+    asked = cli("broker", "revoke", release.name)
+    assert asked.status == 1
+    assert asked.out.strip() == ""
+    assert f"Revoke {release.name}? No enclave will ever get its key again." in asked.err
+    assert [row["state"] for row in cli.json("broker", "releases")] == ["active"]
+
+
+@pytest.mark.parametrize("verb", [["drain"], ["revoke", "--yes"]])
+def test_a_release_that_the_broker_does_not_know(cli: CommandLine, verb: list[str]) -> None:
+    error = cli.error("broker", *verb, "nothing")
+    assert (error["code"], error["status"]) == ("broker.release-unknown", 2)
+    assert error["message"] == "The broker knows no release 'nothing'."
+
+
+def test_no_broker_without_certificates(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealserve.cli.broker.ensure_no_tickets", lambda _folder: None)  # starts this process again
+    monkeypatch.setattr("sealserve.cli.broker.forbid_inspection", lambda: None)  # for this whole process
+    result = cli("broker", "run")
+    assert result.status == 2
+    assert "error[certificate.missing]" in result.err
+
+
+class _Answers:
+    """Standard input from which a person answers."""
+
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+
+    def readline(self, *_: int) -> str:
+        return next(self._lines, "")
+
+    def isatty(self) -> bool:
+        return False

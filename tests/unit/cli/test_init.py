@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from tests.harness.command_line import CommandLine
+
+from sealserve import deployment
+from sealserve.workspace import Workspace
+
+
+@pytest.fixture
+def bare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> CommandLine:
+    """The command line in an empty folder."""
+    return CommandLine(capsys, tmp_path / "new")
+
+
+def test_a_commented_file_with_every_key(bare: CommandLine) -> None:
+    result = bare("init")
+    file = bare.directory / "sealserve.toml"
+    assert result.out == f"Wrote {file}: look at [model], then `sealserve doctor`.\n"
+    assert "model make-example" in result.err
+    assert deployment.parse(file.read_text()).model.name == "resnet50-v15-fp32"
+    assert "# " in file.read_text()
+    assert Workspace(bare.directory).root.is_dir()
+
+
+def test_the_name_comes_from_the_models_file(bare: CommandLine) -> None:
+    bare.directory.mkdir()
+    (bare.directory / "My Net.pb").touch()
+    result = bare("init", "--model", "My Net.pb", "--platform", "sgx")
+    assert (result.status, result.err) == (0, "")
+    described = deployment.read(bare.directory / "sealserve.toml")
+    assert described.model.name == "My-Net"
+    assert described.model.path == bare.directory / "My Net.pb"
+    assert described.platform is deployment.Platform.SGX
+
+
+def test_a_file_that_is_there_stays(bare: CommandLine) -> None:
+    bare.ok("init")
+    file = bare.directory / "sealserve.toml"
+    file.write_text("[model]\nname = 'mine'\n")
+    result = bare("init")
+    assert result.status == 2
+    assert result.err.startswith(f"error[file.exists]: {file} exists already.\n")
+    assert "mine" in file.read_text()
+    bare.ok("init", "--force")
+    assert "mine" not in file.read_text()
+
+
+def test_a_name_that_no_servable_can_have_writes_nothing(bare: CommandLine) -> None:
+    result = bare("init", "--name", "../evil")
+    assert result.status == 2
+    assert "error[deployment.invalid-value]" in result.err
+    assert "model.name" in result.err
+    assert not bare.directory.exists()

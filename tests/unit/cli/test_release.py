@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.workspaces import Site
+
+
+def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
+    assert cli.ok("release", "list") == "No releases yet: `sealserve release build` makes one.\n"
+    assert cli.json("release", "list") == []
+    built = cli("release", "build")
+    assert built.status == 0
+    assert built.err == "Next: `sealserve enclave build`.\n"
+    fields = dict(line.split(maxsplit=1) for line in built.out.replace("key id", "key-id").splitlines())
+    assert fields["release"] == f"half-plus-two-{fields['id'][:12]}"
+    assert fields["folder"] == str(ready.workspace.owner.releases / fields["release"])
+
+    shown = cli.json("release", "show", fields["id"][:6])
+    assert shown["id"] == fields["id"]
+    assert shown["key_id"] == fields["key-id"]
+    assert shown["simulated"] is True
+    text = cli.ok("release", "show")
+    assert "simulated" in text
+    assert "models/half-plus-two/1/saved_model.pb" in text
+
+    assert cli.ok("release", "verify") == f"{fields['release']}: the owner's signature and all 3 files verify.\n"
+    assert cli.json("release", "verify") == {"id": fields["id"], "folder": fields["folder"], "files": 3}
+    (row,) = cli.json("release", "list")
+    assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
+    heading, line = cli.ok("release", "list").splitlines()
+    assert heading.split() == ["RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"]
+    assert line.startswith(fields["release"] + "  ")
+
+
+def test_a_build_for_programs(ready: Site, cli: CommandLine) -> None:
+    built = cli("release", "build", "--json")
+    assert set(built.json) == {"id", "folder", "key_id"}
+    assert built.err == ""
+    assert Path(built.json["folder"]).parent == ready.workspace.owner.releases
+
+
+def test_a_build_needs_a_model(cli: CommandLine) -> None:
+    error = cli.error("release", "build")
+    assert (error["code"], error["status"]) == ("model.not-imported", 2)
+
+
+def test_a_release_travels(ready: Site, cli: CommandLine, tmp_path: Path) -> None:
+    name = Path(cli.json("release", "build")["folder"]).name
+    packed = cli.ok("release", "pack", tmp_path / "a.tar")
+    assert packed.startswith(f"Wrote {tmp_path / 'a.tar'} (0.0 MB): nothing in it is secret.")
+    assert cli("release", "pack", tmp_path / "a.tar").err.startswith("error[file.exists]")
+    cli.ok("release", "pack", tmp_path / "a.tar", name, "--force")
+    assert cli.ok("release", "list", "--host").startswith("No releases yet")
+    unpacked = cli.ok("release", "unpack", tmp_path / "a.tar")
+    assert unpacked == f"{name}: unpacked and verified, in {ready.workspace.host.releases}.\n"
+    assert [Path(row["folder"]).parent for row in cli.json("release", "list", "--host")] == [
+        ready.workspace.host.releases
+    ]
+    assert cli.json("release", "verify", "--host")["folder"] == str(ready.workspace.host.releases / name)
+    assert cli.json("release", "show", name, "--host")["created"]
+    assert cli("release", "unpack", tmp_path / "a.tar").status != 0
+
+
+def test_anybody_with_the_owners_key_can_verify(ready: Site, cli: CommandLine, tmp_path: Path) -> None:
+    folder = cli.json("release", "build")["folder"]
+    key = ready.workspace.host.owner_key
+    assert cli.bare("release", "verify", folder, "--owner-key", key).status == 0
+    (tmp_path / "other.pub").write_text("nothing")
+    error = cli.error("release", "verify", folder, "--owner-key", tmp_path / "other.pub")
+    assert error["code"] == "owner-key.unreadable"
+
+
+@pytest.mark.usefixtures("ready")
+def test_tampering_has_status_3(cli: CommandLine) -> None:
+    folder = Path(cli.json("release", "build")["folder"])
+    sealed = folder / "tls/ssl.cfg"
+    content = bytearray(sealed.read_bytes())
+    content[2000] ^= 1
+    sealed.write_bytes(content)
+    error = cli.error("release", "verify")
+    assert (error["code"], error["status"]) == ("release.file-changed", 3)
+    assert "tls/ssl.cfg" in error["message"]
+    index = json.loads((folder / "release.json").read_bytes())
+    (folder / "release.json").write_text(json.dumps({**index, "simulated": False}))
+    assert cli.error("release", "show")["code"] == "index.bad-signature"
+    assert cli.error("release", "list")["code"] == "index.bad-signature"
+
+
+@pytest.mark.usefixtures("ready")
+def test_names_that_fit_none_or_several(cli: CommandLine) -> None:
+    error = cli.error("release", "show", "nothing")
+    assert (error["code"], error["status"]) == ("release.missing", 2)
+    for _ in range(2):
+        cli.ok("release", "build")
+    error = cli.error("release", "show", "")
+    assert (error["code"], error["hint"]) == ("release.ambiguous", "Give more of the name.")
+    assert "could be any of half-plus-two-" in error["message"]
