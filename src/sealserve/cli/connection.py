@@ -15,6 +15,7 @@ from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.operations.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
+from sealserve.sealing.regular_file import InputFileMissingError, InputFileUnreadableError
 
 Target = Annotated[
     str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
@@ -28,12 +29,6 @@ ServiceCa = Annotated[
 ]
 ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way TLS.", show_default="user/client.pem")]
 ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
-
-
-class FileUnreadableError(InputError):
-    """A file named on the command line cannot be read."""
-
-    code = "input-file.unreadable"
 
 
 class ConnectionOptionsError(InputError):
@@ -57,13 +52,13 @@ def find_access(
     pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
     described = None
     if target and server_name and ca:
-        reach = Access(target=target, server_name=server_name, ca=_read(ca))
+        reach = Access(target=target, server_name=server_name, ca=read_file(ca))
     else:
         workspace = console.find_workspace(directory)
         described = deployment.read(workspace.deployment_file)
         reach = access(workspace, described)
         reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
-        reach = replace(reach, ca=_read(ca) if ca else reach.ca)
+        reach = replace(reach, ca=read_file(ca) if ca else reach.ca)
     if pair is not None:
         reach = replace(reach, certificate=pair.chain_pem, key=pair.key_pem)
     return reach, described
@@ -88,8 +83,16 @@ def channels(reach: Access, count: int, *, timeout: float) -> Iterator[list[Serv
         ]
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that is named on the command line; it may be a pipe.
+
+    Raises:
+        InputFileMissingError: No such file.
+        InputFileUnreadableError: The operating system refuses.
+    """
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputFileMissingError(f"There is no file {path}.") from error
     except OSError as error:
-        raise FileUnreadableError(f"{path} cannot be read: {error.strerror}.") from error
+        raise InputFileUnreadableError(f"{path} cannot be read: {error.strerror}.") from error
