@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sealserve.cli import console
 from sealserve.cli.application import run
 
 
@@ -78,7 +79,7 @@ class CommandLine:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Give back what a command sets for its whole process: handlers of signals and of the root logger."""
+    """Give back what a command sets for its whole process: handlers of signals and of the root logger, its screen."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     root = logging.getLogger()
@@ -89,3 +90,4 @@ def _restored() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         root.handlers[:], root.level = handlers, level
+        console.err._file = None  # whatever standard error is then

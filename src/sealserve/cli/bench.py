@@ -54,6 +54,8 @@ def bench(
             report = run_load(opened, make_request, requests=requests, concurrency=concurrency, timeout=timeout)
     _print(report, as_json=as_json)
     if report.first_error is not None:
+        if as_json:
+            raise typer.Exit(report.first_error.exit_status)  # one document: the report has the error
         raise report.first_error
 
 
@@ -64,6 +66,7 @@ def _print(report: LoadReport, *, as_json: bool) -> None:
             "requests": report.requests, "answered": report.answered, "errors": dict(report.errors),
             "seconds": report.seconds, "rate": report.rate, "latency_seconds": latency,
             "connections": list(report.channels), "instances": dict(report.instances),
+            **({"error": console.describe_error(report.first_error)} if report.first_error else {}),
         })  # fmt: skip
         return
     console.print_fields({

@@ -83,15 +83,18 @@ def print_fields(fields: dict[str, object]) -> None:
 def print_error(error: SealserveError, *, as_json: bool = False) -> None:
     """Print an error once: its code, what went wrong, what to do next."""
     if as_json:
-        sys.stdout.write(
-            json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}) + "\n"
-        )
+        sys.stdout.write(json.dumps({"error": describe_error(error)}, ensure_ascii=False) + "\n")
         return
     err.print(f"[bold red]error[/][red]\\[{error.code}][/]: ", end="")
     err.print(error.message, markup=False)
     if error.hint:
         err.print("  ", end="")
         err.print(error.hint, markup=False, style="dim")
+
+
+def describe_error(error: SealserveError) -> dict[str, str | None]:
+    """Return an error as JSON has it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def say(message: str) -> None:

@@ -36,6 +36,8 @@ def doctor(
         _print_presets()
     missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
     if missing:
+        if as_json:
+            raise typer.Exit(NotReadyError.exit_status)  # one document: the findings tell what is missing
         raise NotReadyError(f"Missing: {', '.join(missing)}.")
 
 

@@ -36,7 +36,7 @@ def logs(
         known = ", ".join(role for role, _ in target.logs()) or "none yet"
         raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {known}.")
     width = max(map(len, found))
-    streams = {role: _lines(path, last) for role, path in found.items()}
+    streams = {role: _lines(path, last, follow=follow) for role, path in found.items()}
     for role, stream in streams.items():
         for line in stream:
             if line is None:
@@ -51,12 +51,12 @@ def logs(
         time.sleep(0.2)
 
 
-def _lines(path: Path, last: int) -> Iterator[str | None]:
-    """Yield a log's last lines, then None each time there is nothing new yet."""
+def _lines(path: Path, last: int, *, follow: bool) -> Iterator[str | None]:
+    """Yield a log's last lines, then None each time there is nothing new yet. To follow, a line must be whole."""
     with path.open(encoding="utf-8", errors="replace") as stream:
-        lines = stream.read().splitlines()
-        yield from lines[len(lines) - last :] if last else []
-        pending = ""
+        lines = stream.read().splitlines(keepends=True)
+        pending = lines.pop() if follow and lines and not lines[-1].endswith("\n") else ""
+        yield from (line.rstrip("\n") for line in lines[len(lines) - last :]) if last else []
         while True:
             pending += stream.readline()
             if pending.endswith("\n"):

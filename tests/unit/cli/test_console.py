@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealserve.cli import console
+
+
+def test_a_table_on_a_pipe_has_a_line_each_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table(("NAME", "VALUE", ""), [("a", "x" * 300, ""), ("longer", "[bold]", "end")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["NAME    VALUE", f"a       {'x' * 300}", f"longer  [bold]{' ' * 294}  end"]
+    assert "\x1b" not in "".join(lines)
+    console.print_table(("NAME",), [])
+    assert capsys.readouterr().out == "Nothing here.\n"
+
+
+def test_fields_are_aligned_and_may_have_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_fields({"a": "[x]", "longer": "1\n2", "none": ""})
+    assert capsys.readouterr().out == "a       [x]\nlonger  1\n        2\nnone    \n"
+    console.print_fields({})
+
+
+def test_what_is_said_goes_beside_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("[note]")
+    console.warn("careful")
+    console.quietly("nothing")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "[note]\nwarning: careful\n")
+
+
+def test_json_keeps_letters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"name": "Größe", "path": Path("x")})
+    assert capsys.readouterr().out == '{\n  "name": "Größe",\n  "path": "x"\n}\n'
+
+
+def test_progress_is_silent_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.bytes_progress("Sealing", 10) as progress:
+        progress(4)
+    with console.spinner("Starting") as tell:
+        tell("a part")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_ready_file_names_the_process(tmp_path: Path) -> None:
+    console.mark_ready(None)
+    console.mark_ready(tmp_path / "ready")
+    assert (tmp_path / "ready").read_text() == f"{os.getpid()}\n"
+
+
+NATIVE = """
+import os, sys
+from sealserve.cli import console
+with console.quiet_libraries():
+    os.write(2, b"chatter of native code\\n")
+    console.say("ours")
+os.write(2, b"after\\n")
+console.say("ours again")
+"""
+
+
+@pytest.mark.parametrize(("debug", "chatter"), [("", ""), ("1", "chatter of native code\n")])
+def test_native_codes_chatter_stays_off_the_screen(debug: str, chatter: str) -> None:
+    environment = {**os.environ, "SEALSERVE_DEBUG": debug}
+    result = subprocess.run([sys.executable, "-c", NATIVE], capture_output=True, text=True, check=True, env=environment)
+    assert result.stderr == f"{chatter}ours\nafter\nours again\n"
+
+
+def test_the_screen_comes_back_after_an_error() -> None:
+    code = NATIVE.replace('console.say("ours")', "raise SystemExit(3)")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (3, "")

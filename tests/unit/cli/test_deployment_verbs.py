@@ -1,0 +1,129 @@
+"""`up`, `status`, `logs`, `scale`, `down`, `render` where nothing runs (tests/integration has the real thing)."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cluster import ports
+from sealserve.ingress.nginx_program import NginxProgram
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_nothing_runs(cli: CommandLine) -> None:
+    assert cli.ok("status") == "Nothing runs: `sealserve up` starts it.\n"
+    assert cli.json("status") == []
+    assert cli.ok("down") == "Nothing runs.\n"
+    assert cli.json("down", "--yes") == {"stopped": []}
+    error = cli.error("scale", "2")
+    assert (error["code"], error["status"]) == ("target.not-up", 2)
+    assert error["message"] == "There are no replicas to scale."
+
+
+def test_a_target_that_is_not_there(cli: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for target in ("kubernetes", "docker", "moon"):
+        error = cli.error("up", "--target", target)
+        assert (error["code"], error["status"]) == ("target.unsupported", 2)
+        assert error["message"] == f"The target {target!r} is not known here."
+    elsewhere = CommandLine(capsys, make_site(tmp_path / "k8s", target={"kind": "kubernetes"}).directory)
+    assert elsewhere.error("up")["code"] == "target.unsupported"
+
+
+def test_enclaves_for_sgx_do_not_run_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cli = CommandLine(capsys, make_site(tmp_path / "sgx", platform="sgx").directory)
+    for verb in (["up"], ["status"], ["scale", "2"], ["down"], ["logs"]):
+        error = cli.error(*verb) if verb != ["logs"] else {"code": cli(*verb).err.partition("[")[2].partition("]")[0]}
+        assert error["code"] == "target.unsupported", verb
+    assert "simulated enclaves only" in cli.error("up")["message"]
+
+
+@pytest.mark.parametrize("section", ["service", "broker", "collateral"])
+def test_a_taken_port_starts_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, taken: int, section: str
+) -> None:
+    chosen = {name: ports.find_free() for name in ("service", "broker", "collateral")} | {section: taken}
+    site = make_site(
+        tmp_path / "site",
+        service={"port": chosen["service"]},
+        broker={"port": chosen["broker"], "collateral_url": f"http://127.0.0.1:{chosen['collateral']}"},
+    )
+    error = CommandLine(capsys, site.directory).error("up")
+    assert (error["code"], error["status"]) == ("port.taken", 4)
+    key = {"collateral": "broker.collateral_url"}.get(section, f"{section}.port")
+    assert error["message"].startswith(f"Port {taken} at 127.0.0.1, for ")
+    assert f"({key}), is taken by another program" in error["message"]
+    assert "ss -ltnp" in error["hint"]
+    assert CommandLine(capsys, site.directory).json("status") == []
+
+
+def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "sealserve.cluster.local.LocalTarget.up", lambda _self, release, replicas: calls.append((release, replicas))
+    )
+    cli.ok("up")
+    cli.ok("up", "--replicas", "5")
+    (release,) = site.workspace.owner.releases.iterdir()
+    assert calls == [(release, 2), (release, 5)]
+    assert cli.error("up", "--release", "nothing")["code"] == "release.missing"
+    assert cli.json("certs", "show")
+
+
+def test_logs(cli: CommandLine, site: Site) -> None:
+    missing = cli("logs")
+    assert missing.status == 2
+    assert missing.err == "error[logs.unknown-part]: There is no log of any part; there: none yet.\n"
+    (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
+    (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
+    shown = cli.ok("logs").splitlines()
+    assert shown == [f"broker    line [{n}]" for n in range(10, 30)] + ["replica-0 only", "replica-0 unfinished"]
+    assert cli.ok("logs", "broker", "--last", "1") == "broker line [29]\n"
+    assert cli.ok("logs", "broker", "-n", "0") == ""
+    unknown = cli("logs", "pcs")
+    assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, replica-0.\n"
+
+
+def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = site.workspace.host.logs / "replica-0.log"
+    log.write_text("before\nhal")
+    waits = iter(["", "f\nwhole\n", "end"])
+
+    def pause(_seconds: float) -> None:
+        if (text := next(waits, None)) is None:
+            raise KeyboardInterrupt
+        with log.open("a") as stream:
+            stream.write(text)
+
+    monkeypatch.setattr("sealserve.cli.logs.time.sleep", pause)
+    result = cli("logs", "--follow")
+    assert result.status == 130
+    assert result.out.splitlines() == ["replica-0 before", "replica-0 half", "replica-0 whole"]
+
+
+def test_nginx_is_rendered(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), Path("/usr/lib/nginx/modules/ngx_stream_module.so"))
+    monkeypatch.setattr("sealserve.cli.render.find_nginx", lambda: program)
+    rendered = cli.ok("render", "nginx", "--replica", "10.0.0.1:8510", "--replica", "[::1]:8511")
+    for text in ("server 10.0.0.1:8510", "server [::1]:8511", "ssl_preread on", "grpc.tf-serving.service.com"):
+        assert text in rendered
+    assert str(site.workspace.host.logs) in rendered
+
+
+@pytest.mark.parametrize("address", ["abc", ":8500", "10.0.0.1:", "10.0.0.1:http"])
+def test_a_replica_without_an_address(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
+    monkeypatch.setattr("sealserve.cli.render.find_nginx", lambda: program)
+    result = cli("render", "nginx", "--replica", address)
+    assert result.status == 2
+    assert result.err == f"error[render.replica]: {address!r} is no HOST:PORT.\n"

@@ -1,0 +1,63 @@
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cli import doctor as verb
+from sealserve.operations.doctor import Finding, Machine, Verdict
+
+OK = Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.OK, found="/usr/sbin/[nginx]")
+NOTE = Finding(machine=Machine.OWNER, name="disk", verdict=Verdict.NOTE, found="1 GB", remedy="make room")
+MISSING = Finding(machine=Machine.OWNER, name="TensorFlow", verdict=Verdict.MISSING, found="no", remedy="pip install")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What `examine` was asked; it finds what stands first in the list, a list of findings."""
+    calls: list[tuple[object, ...]] = [(OK, NOTE)]
+
+    def examine(*arguments: object, production: bool) -> list[object]:
+        calls.append((*arguments, production))
+        return list(calls[0])
+
+    monkeypatch.setattr(verb, "examine", examine)
+    return calls
+
+
+def test_findings_and_presets(cli: CommandLine, asked: list[tuple[object, ...]], site: Site) -> None:
+    lines = cli.ok("doctor").splitlines()
+    assert lines[0].split() == ["ok", "host", "nginx", "/usr/sbin/[nginx]"]
+    assert lines[1].split() == ["note", "owner", "disk", "1", "GB"]
+    assert lines[2].strip() == "make room"
+    assert "  strict: UpToDate; advisories: none" in lines
+    assert any(line.startswith("  cloud-smt: ") and "INTEL-SA-" in line for line in lines)
+    assert asked[1] == (tuple(Machine), site.workspace, site.deployment, False)
+
+
+def test_one_machine_for_production(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
+    (row, _) = cli.json("doctor", "host", "--production")
+    assert row == {"machine": "host", "name": "nginx", "verdict": "ok", "found": "/usr/sbin/[nginx]", "remedy": ""}
+    assert asked[1][0] == (Machine.HOST,)
+    assert asked[1][3] is True
+
+
+def test_something_missing_has_a_status(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
+    asked[0] = (OK, MISSING)
+    result = cli("doctor")
+    assert result.status == 4
+    assert result.err == "error[doctor.not-ready]: Missing: TensorFlow.\n"
+    as_json = cli("doctor", "--json")
+    assert (as_json.status, as_json.err) == (4, "")
+    assert [row["verdict"] for row in as_json.json] == ["ok", "missing"]
+
+
+def test_no_workspace_is_needed(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
+    assert cli.bare("doctor").status == 0
+    assert asked[1][1:3] == (None, None)
+
+
+def test_production_refuses_simulation(capsys: pytest.CaptureFixture[str], site: Site) -> None:
+    result = CommandLine(capsys, site.directory)("doctor", "user", "--production")
+    assert result.status == 4
+    assert "Missing: platform." in result.err
+    genuine = make_site(site.directory.parent / "genuine", platform="sgx")
+    assert CommandLine(capsys, genuine.directory)("doctor", "user", "--production").status == 0

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sealserve.cli.tensor_input import TensorInputError, random_array, read_inputs
+from sealserve.client.predict import Signature, TensorSpec
+
+SPECS = {
+    "image": TensorSpec("float32", (None, 2, None)),
+    "count": TensorSpec("int64", ()),
+    "words": TensorSpec("string", (None,)),
+}
+
+
+def signature(*names: str) -> Signature:
+    return Signature(method="tensorflow/serving/predict", inputs={name: SPECS[name] for name in names}, outputs={})
+
+
+def read(texts: list[str], *names: str, batch: int = 1, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    return dict(read_inputs(texts, signature(*names), batch=batch, seed=seed))
+
+
+def test_what_is_not_named_is_random_and_repeatable() -> None:
+    first = read([], "image", "count", batch=3, seed=1)
+    assert first["image"].shape == (3, 2, 1)
+    assert first["image"].dtype == np.float32
+    assert first["count"].shape == ()
+    assert first["count"].dtype == np.int64
+    second, other = read(["image=random"], "image", batch=3, seed=1), read([], "image", batch=3, seed=2)
+    np.testing.assert_array_equal(first["image"], second["image"])
+    assert not np.array_equal(first["image"], other["image"])
+
+
+def test_json_and_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.ones((1, 2, 1), np.float32))
+    inputs = read([f"image=@{tmp_path / 'image.npy'}", "count=7", 'words=["a", "bc="]'], "image", "count", "words")
+    assert inputs["image"].sum() == 2
+    assert inputs["count"] == 7
+    assert inputs["words"].tolist() == [b"a", b"bc="]
+
+
+@pytest.mark.parametrize("text", ["image", "picture=1", "=1", ""])
+def test_an_input_that_the_model_does_not_have(text: str) -> None:
+    with pytest.raises(TensorInputError) as caught:
+        read([text], "image", "count")
+    assert caught.value.code == "predict.input"
+    assert caught.value.message == f"{text!r} is not NAME=VALUE with a name of the model's inputs (image, count)."
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("@nowhere.npy", "No such file"),
+        ("[1, 2", "Expecting"),
+        ('"seven"', "could not convert"),
+        ("[[1], [2, 3]]", "inhomogeneous"),
+        ("{}", "must be"),
+    ],
+)
+def test_a_value_that_cannot_be_read(value: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TensorInputError, match=f"The input 'image' cannot be read: .*{reason}") as caught:
+        read([f"image={value}"], "image")
+    assert caught.value.hint == "Give @FILE.npy, a JSON value, or `random`."
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "evil.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(TensorInputError, match="allow_pickle=False"):
+        read([f"image=@{tmp_path / 'evil.npy'}"], "image")
+
+
+@pytest.mark.parametrize("spec", [TensorSpec("string", (1,)), TensorSpec("float32", None), TensorSpec("resource", ())])
+def test_nothing_random_fits(spec: TensorSpec) -> None:
+    with pytest.raises(TensorInputError, match=f"No random value fits {spec.dtype} of shape ") as caught:
+        random_array(spec, np.random.default_rng(0), 1)
+    assert caught.value.hint == "Give one."
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "complex64", "int8", "uint64", "bool"])
+def test_random_values_have_the_models_type(dtype: str) -> None:
+    made = random_array(TensorSpec(dtype, (None, 4)), np.random.default_rng(0), 2)
+    assert (made.dtype.name, made.shape) == (dtype, (2, 4))
+    assert ((made.real >= 0) & (made.real <= 1)).all()
