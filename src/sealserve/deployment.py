@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -189,6 +190,12 @@ def read(path: Path) -> Deployment:
         return deployment
     model = deployment.model.model_copy(update={"path": path.parent / deployment.model.path})
     return deployment.model_copy(update={"model": model})
+
+
+def suggest_name(model: Path) -> str:
+    """Return a servable's name for the model at ``model``: its file's, with what no name may have replaced."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.resolve().stem)[:63].strip("._-")
+    return name or "model"
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:

@@ -26,7 +26,7 @@ def init(
     force: console.Force = False,
 ) -> None:
     """Write a commented sealserve.toml, and the workspace's folders."""
-    servable = name or model.stem.replace(" ", "-")
+    servable = name or deployment.suggest_name(model)
     text = deployment.write_example({"platform": platform.value, "model": {"name": servable, "path": model}})
     deployment.parse(text)
     workspace = Workspace(directory.resolve())

@@ -1,14 +1,15 @@
 """The demo's workspace: made anew each time, except for the model, which takes a while to make."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.local import stop_all
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.errors import InputError
 from sealserve.model.resnet50 import build_frozen_graph
@@ -63,7 +64,7 @@ def reset(directory: Path) -> Workspace:
             raise WorkspaceInUseError(
                 f"{file} is not the demo's.", hint="Run the demo in another folder: `sealserve demo --directory DIR`."
             )
-        LocalTarget(workspace, deployment.read(file)).down()
+        stop_all(workspace)
     elif workspace.root.exists() and {entry.name for entry in workspace.root.iterdir()} - {CACHE, ".gitignore"}:
         raise WorkspaceInUseError(
             f"{workspace.root} holds keys, and there is no {DEPLOYMENT_FILE} beside it.",
@@ -73,6 +74,7 @@ def reset(directory: Path) -> Workspace:
         for entry in workspace.root.iterdir():
             if entry.name != CACHE:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    _write(workspace, {"model": {"name": EXAMPLE}})  # a demo that is interrupted is known as one
     workspace.create()
     return workspace
 
@@ -90,7 +92,7 @@ def example_graph(workspace: Workspace, *, seed: int) -> tuple[Path, bool]:
 
 def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode, chosen: Ports) -> Deployment:
     """Write the demo's ``sealserve.toml``, and return what it describes."""
-    name = model.path.stem.replace(" ", "-") if model.path else EXAMPLE
+    name = deployment.suggest_name(model.path) if model.path else EXAMPLE
     settings = {
         "model": {
             "name": name,
@@ -102,7 +104,13 @@ def describe(workspace: Workspace, model: ModelChoice, graph: Path, tls: TlsMode
         "broker": {"port": chosen.broker, "collateral_url": f"http://127.0.0.1:{chosen.pcs}"},
         "target": {"replicas": REPLICAS},
     }
-    write_file(workspace.deployment_file, deployment.write_example(settings, heading=HEADING).encode())
+    return _write(workspace, settings)
+
+
+def _write(workspace: Workspace, settings: Mapping[str, Any]) -> Deployment:
+    text = deployment.write_example(settings, heading=HEADING)
+    deployment.parse(text)  # before it is written: an earlier demo's file stays usable
+    write_file(workspace.deployment_file, text.encode())
     return deployment.read(workspace.deployment_file)
 
 

@@ -1,0 +1,84 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sealserve.cli.demo.comparison import TOLERANCE, Reference, WrongAnswerError, _difference
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def reference(*answers: dict[str, Any], smallest: float = 0.5) -> Reference:
+    arrays = [{name: np.asarray(value) for name, value in answer.items()} for answer in answers]
+    return Reference(signature="s", inputs=arrays, answers=arrays, smallest_difference=smallest, rate=1.0, threads=1)
+
+
+def difference(left: Any, right: Any) -> float:
+    return _difference({"y": np.asarray(left)}, {"y": np.asarray(right)})
+
+
+def refused(expected: Reference, number: int, **outputs: Any) -> str:
+    with pytest.raises(WrongAnswerError) as caught:
+        expected.check(number, {name: np.asarray(value) for name, value in outputs.items()})
+    assert caught.value.code == "demo.wrong-answer"
+    return caught.value.message
+
+
+def test_an_answer_within_the_tolerance_is_right() -> None:
+    expected = reference({"y": [1.0, 2.0]}, {"y": [1.5, 2.5]})
+    assert expected.tolerance == TOLERANCE * 0.5
+    assert expected.check(0, {"y": np.array([1.0, 2.0])}) == 0
+    assert expected.check(1, {"y": np.array([1.5, 2.504])}) == pytest.approx(0.004)
+
+
+def test_a_wrong_answer_and_another_inputs_answer_are_told() -> None:
+    expected = reference({"y": [1.0, 2.0]}, {"y": [1.5, 2.5]})
+    message = refused(expected, 0, y=[1.0, 2.0051])
+    assert message == "The answer to request 0 differs from TensorFlow's by 0.0051; allowed are 0.005."
+    assert "differs from TensorFlow's by 0.5" in refused(expected, 0, y=[1.5, 2.5])
+
+
+def test_the_outputs_must_be_the_models() -> None:
+    expected = reference({"y": [1.0], "z": [1.0]})
+    assert refused(expected, 0, y=[1.0]) == "Request 0 got the outputs ['y'], not ['y', 'z']."
+    assert "got the outputs ['x', 'y', 'z']" in refused(expected, 0, y=[1.0], z=[1.0], x=[1.0])
+
+
+@pytest.mark.parametrize("wrong", [[NAN], [INFINITE], [[1.0]], [1.0, 1.0], []])
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_no_output_hides_behind_another(name: str, wrong: list[Any]) -> None:
+    expected = reference({"first": [1.0], "second": [1.0]})
+    assert "differs" in refused(expected, 0, **{"first": [1.0], "second": [1.0], name: wrong})
+
+
+def test_what_tensorflow_has_no_number_for_is_equal_to_itself() -> None:
+    assert difference([NAN, INFINITE, 1.0], [NAN, INFINITE, 1.0]) == 0
+    assert difference([NAN], [1.0]) == difference([INFINITE], [-INFINITE]) == INFINITE
+    assert difference([], []) == 0
+
+
+def test_texts_are_equal_or_not() -> None:
+    cat, dog = np.array([b"cat"], object), np.array([b"dog"], object)
+    assert difference(cat, cat.copy()) == 0
+    assert difference(cat, dog) == INFINITE
+
+
+def test_where_no_number_differs_answers_must_be_equal() -> None:
+    expected = reference({"y": ["cat"]}, {"y": ["dog"]}, smallest=INFINITE)
+    assert expected.tolerance == 0
+    assert expected.check(0, {"y": np.array(["cat"])}) == 0
+    assert "allowed are 0" in refused(expected, 0, y=["dog"])
+    assert "differs" in refused(expected, 0, y=["cat", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (np.uint8(0), np.uint8(255), 255.0),
+        (np.array([True]), np.array([False]), 1.0),
+        (np.array([1 + 1j]), np.array([1 + 3j]), 2.0),
+        (np.array([1], np.float16), np.array([1.5], np.float16), 0.5),
+    ],
+)
+def test_numbers_of_any_type(left: Any, right: Any, expected: float) -> None:
+    assert difference(left, right) == expected

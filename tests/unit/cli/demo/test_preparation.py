@@ -1,0 +1,112 @@
+import socket
+from pathlib import Path
+
+import pytest
+from tests.harness.workspaces import make_site
+
+from sealserve.cli.demo import preparation
+from sealserve.cli.demo.preparation import ModelChoice, Ports, WorkspaceInUseError
+from sealserve.deployment import TlsMode
+
+PORTS = Ports(service=8501, broker=4434, pcs=8082)
+
+
+def choice(path: Path | None) -> ModelChoice:
+    return ModelChoice(path=path, inputs=("a", "b"), outputs=("c",))
+
+
+def test_a_new_folder_becomes_a_workspace(tmp_path: Path) -> None:
+    workspace = preparation.reset(tmp_path / "new" / "demo")
+    assert workspace.directory == tmp_path / "new" / "demo"
+    assert workspace.owner.root.is_dir()
+
+
+def test_what_an_earlier_demo_left_is_cleared_away_but_for_the_cache(tmp_path: Path) -> None:
+    workspace = preparation.reset(tmp_path)
+    preparation.describe(workspace, choice(None), tmp_path / "graph.pb", TlsMode.TWO_WAY, PORTS)
+    (workspace.owner.root / "old.key").touch()
+    (workspace.root / "file").touch()
+    (workspace.root / "cache").mkdir()
+    (workspace.root / "cache" / "graph.pb").touch()
+    assert preparation.reset(tmp_path) == workspace
+    assert not (workspace.owner.root / "old.key").exists()
+    assert not (workspace.root / "file").exists()
+    assert (workspace.root / "cache" / "graph.pb").exists()
+
+
+def test_a_demo_that_was_interrupted_early_is_begun_anew(tmp_path: Path) -> None:
+    preparation.reset(tmp_path)
+    preparation.reset(tmp_path)
+
+
+def test_somebodys_own_deployment_is_left_alone(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    site.certify()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(WorkspaceInUseError, match=r"sealserve\.toml is not the demo's") as caught:
+        preparation.reset(tmp_path)
+    assert caught.value.code == "demo.workspace-in-use"
+    assert "sealserve demo --directory DIR" in (caught.value.hint or "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_keys_without_a_deployment_are_left_alone(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    site.workspace.deployment_file.unlink()
+    with pytest.raises(WorkspaceInUseError, match="holds keys, and there is no sealserve.toml beside it"):
+        preparation.reset(tmp_path)
+
+
+def test_a_workspace_that_holds_the_cache_only_is_the_demos(tmp_path: Path) -> None:
+    (tmp_path / ".sealserve" / "cache").mkdir(parents=True)
+    (tmp_path / ".sealserve" / ".gitignore").touch()
+    preparation.reset(tmp_path)
+
+
+def test_the_example_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def build(path: Path, *, seed: int) -> None:
+        made.append(seed)
+        path.touch()
+
+    monkeypatch.setattr(preparation, "build_frozen_graph", build)
+    workspace = preparation.reset(tmp_path)
+    path, fresh = preparation.example_graph(workspace, seed=7)
+    assert fresh
+    assert preparation.example_graph(preparation.reset(tmp_path), seed=7) == (path, False)
+    assert preparation.example_graph(workspace, seed=8)[1]
+    assert made == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (None, "resnet50-v15-fp32"),
+        ("My Net.v2.pb", "My-Net.v2"),
+        ("model (1)/", "model-1"),
+        ("größe.pb", "gr-e"),
+        ("---.pb", "model"),
+        ("x" * 80 + ".pb", "x" * 63),
+    ],
+)
+def test_the_deployment_has_the_models_name_and_the_ports(tmp_path: Path, path: str | None, name: str) -> None:
+    workspace = preparation.reset(tmp_path)
+    model = choice(tmp_path / path if path else None)
+    described = preparation.describe(workspace, model, tmp_path / "graph.pb", TlsMode.ONE_WAY, PORTS)
+    assert described.model.name == name
+    assert described.model.path == tmp_path / (path or "graph.pb")
+    assert (described.model.inputs, described.model.outputs) == (("a", "b"), ("c",))
+    assert described.service.tls is TlsMode.ONE_WAY
+    assert (described.service.port, described.broker.port) == (8501, 4434)
+    assert described.broker.collateral_url == "http://127.0.0.1:8082"
+    assert described.target.replicas == 2
+
+
+def test_a_taken_port_is_avoided() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert preparation._free(port) != port
+    assert preparation._free(port) == port

@@ -1,0 +1,115 @@
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.harness.tiny_model import WEIGHTS
+from tests.harness.workspaces import Site
+
+from sealserve.broker.keystore import KeyId
+from sealserve.cli.demo import proof
+from sealserve.cli.demo.proof import ExposedError, Proof
+from sealserve.operations import releases
+from sealserve.operations.owner import open_vault
+from sealserve.pki import ssl_config
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.sealing.release import Release
+from sealserve.secret import SecretBytes
+
+
+@pytest.fixture
+def shipped(ready: Site) -> Release:
+    """A release that the host has, too."""
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    tar = ready.directory / "release.tar"
+    releases.pack(release.folder, tar)
+    releases.unpack(ready.workspace, tar, ready.workspace.host.owner_key)
+    tar.unlink()
+    return release
+
+
+def search(site: Site, release: Release) -> Proof:
+    return proof.search(site.workspace, site.deployment, release.folder)
+
+
+def key_of(site: Site, release: Release) -> SecretBytes:
+    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+        return vault.keystore.load(connection, KeyId(release.index.key_id))
+
+
+def server_key(site: Site, release: Release) -> SecretBytes:
+    sealed = release.folder / "tls/ssl.cfg"
+    return ssl_config.parse(unseal_bytes(sealed, key=key_of(site, release), embedded_path="tls/ssl.cfg")).server_key
+
+
+def expose(site: Site, release: Release, content: bytes, *, log: bool = False) -> str:
+    path = (site.workspace.owner.logs / "broker.log") if log else site.workspace.host.logs / "replica-0.log"
+    path.write_bytes(b"2026 INFO a line\n" + content + b"\n")
+    with pytest.raises(ExposedError, match="The host's files hold what they must not: ") as caught:
+        search(site, release)
+    assert caught.value.code == "demo.exposed"
+    assert str(path) in caught.value.message
+    assert content[:12].hex() not in caught.value.message
+    path.unlink()
+    return caught.value.message
+
+
+def test_a_host_with_ciphertext_only(ready: Site, shipped: Release) -> None:
+    (ready.workspace.owner.logs / "broker.log").write_text(f"released {shipped.id} half-plus-two/1/saved_model.pb\n")
+    found = search(ready, shipped)
+    assert found.files > 10
+    assert found.secret_size > len(WEIGHTS)
+    assert any(line.endswith(f"releases/{shipped.folder.name}/tls/ssl.cfg") for line in found.view)
+    assert not any("owner/" in line for line in found.view)
+
+
+def test_a_piece_of_the_model_is_found(ready: Site, shipped: Release) -> None:
+    assert "the model's saved_model.pb in " in expose(ready, shipped, WEIGHTS[101:117])
+
+
+def test_the_release_key_is_found_however_it_is_written(ready: Site, shipped: Release) -> None:
+    raw = key_of(ready, shipped).reveal()
+    for spelling, name in {
+        raw: "the release key in ",
+        raw.hex().encode(): "the release key in hexadecimal",
+        raw.hex().upper().encode(): "the release key in upper-case hexadecimal",
+        base64.b64encode(raw): "the release key in base64",
+        base64.b64encode(b"xx" + raw + b"yy"): "the release key in base64",
+        base64.b64encode(b"x" + raw): "the release key in base64",
+    }.items():
+        for log in (False, True):
+            assert name in expose(ready, shipped, spelling, log=log)
+
+
+def test_the_servers_private_key_is_found_raw_and_in_its_own_file(ready: Site, shipped: Release) -> None:
+    pem = server_key(ready, shipped).reveal()
+    assert "the server's private key" in expose(ready, shipped, pem)
+    number = proof._private_value(SecretBytes(pem))
+    assert "the server's private key in " in expose(ready, shipped, number)
+    assert "hexadecimal" in expose(ready, shipped, number.hex().encode())
+
+
+def test_another_private_key_is_not_the_servers(ready: Site, shipped: Release) -> None:
+    """The simulated platform's key is the host's own: it may be there."""
+    key = ready.workspace.user.key.read_bytes()
+    (ready.workspace.host.logs / "other.key").write_bytes(key)
+    search(ready, shipped)
+
+
+def test_only_keys_on_curves_are_known() -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with pytest.raises(TypeError, match="on an elliptic curve"):
+        proof._private_value(SecretBytes(pem))
+
+
+def test_the_view_has_files_and_sockets(tmp_path: Path) -> None:
+    import socket  # noqa: PLC0415  # here only
+
+    (tmp_path / "a").write_bytes(bytes(1234))
+    (tmp_path / "link").symlink_to("a")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        assert proof._view(tmp_path) == ["       1234  a", "     socket  s"]
