@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench lock protos clean
+.PHONY: help setup demo test test-fast check format bench lock protos errors clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/protos.py --check
+	$(BIN)/python scripts/errors.py --check
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
@@ -45,6 +46,9 @@ lock: setup ## Resolve the locked versions again
 
 protos: setup ## Generate the Python code of every .proto file
 	$(BIN)/python scripts/protos.py
+
+errors: setup ## Write the reference of errors from their classes
+	$(BIN)/python scripts/errors.py
 
 clean: ## Remove the virtual environment, caches and the demo's workspace
 	@if [ -x $(BIN)/sealserve ] && [ -f sealserve.toml ]; then $(BIN)/sealserve down --yes || true; fi

@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.rpc import INSTANCE, Method, Methods, Route, refusal
+from sealserve.serving.rpc import INSTANCE, Method, Methods, NotImplementedMethodError, Route, refusal
 from sealserve.serving.workers import Workers
 
 Call = Callable[..., Awaitable[bytes]]
@@ -134,6 +134,9 @@ def test_a_refusal_gives_its_reason() -> None:
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, "use Predict")
 
     serve(refusal("use Predict"), scenario)
+    with pytest.raises(NotImplementedMethodError, match="use Predict") as caught:
+        refusal("use Predict")(b"", None)
+    assert caught.value.code == "request.unimplemented"
 
 
 def test_a_method_that_is_not_there() -> None:

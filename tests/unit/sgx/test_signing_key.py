@@ -28,8 +28,9 @@ def test_a_new_key_is_private_and_what_sgx_takes(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SigningKeyMissingError, match="There is no enclave signing key at"):
+    with pytest.raises(SigningKeyMissingError, match="There is no enclave signing key at") as caught:
         load_signing_key(tmp_path / "none.pem")
+    assert caught.value.code == "signing-key.missing"
 
 
 @pytest.mark.parametrize(

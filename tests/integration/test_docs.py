@@ -1,0 +1,137 @@
+"""Every page's commands are executed as their reader would type them, and print what the page shows.
+
+What differs: the folder is a temporary one, and the ports are free ones.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Self
+
+import pytest
+from tests.harness.pages import Block, Command, console_blocks, shows_all, shows_some
+from tests.harness.terminal import Terminal
+
+from sealserve.cluster import ports
+from sealserve.ingress.nginx_program import find_nginx
+
+pytestmark = [pytest.mark.integration, pytest.mark.tensorflow, pytest.mark.timeout(900)]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PORTS: Final = (8500, 4433, 8081, 8510, 8511)
+DEPLOYMENT_FILE: Final = "sealserve.toml"
+SECONDS: Final = 240  # for one command, on a busy machine
+
+
+def executed(page: Path) -> list[Block]:
+    return [block for block in console_blocks(page) if block.skipped is None]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if executed(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_page_does_what_it_says(page: Path) -> None:
+    with TemporaryDirectory() as folder, Reader(page, Path(folder)) as reader:  # a Unix socket's path must be short
+        for block in executed(page):
+            reader.follow(block)
+        assert reader.running() == [], "the page's last commands leave processes behind"
+
+
+class Reader:
+    """Somebody who follows a page, in an empty folder.
+
+    Args:
+        page: The page.
+        folder: The folder.
+    """
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self._page = page
+        self._folder = folder
+        self._ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+        self._terminals: dict[int, Terminal] = {}
+        self._open = ExitStack()
+        self._described = False
+
+    def follow(self, block: Block) -> None:
+        """Type a block's commands, and compare what is seen with what the page shows."""
+        if block.terminal not in self._terminals:
+            opened = self._open.enter_context(Terminal(self._folder, _environment()))
+            self._terminals[block.terminal] = opened
+        terminal = self._terminals[block.terminal]
+        following = [command.text for command in block.commands[1:]] + [""]
+        for command, then in zip(block.commands, following, strict=True):
+            ready_port = block.ready_port if then == "" else None
+            if command.runs_on:
+                self._start(terminal, command, ready_port)
+            else:
+                self._run(terminal, command, may_fail=then == "echo $?")
+            self._take_free_ports()
+
+    def running(self) -> list[int]:
+        """Return the processes that run in the reader's terminals."""
+        return [process for terminal in self._terminals.values() for process in terminal.processes()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _start(self, terminal: Terminal, command: Command, ready_port: int | None) -> None:
+        expected = [self._with_free_ports(line) for line in command.output]
+        port = self._ports[ready_port] if ready_port is not None else None
+        assert expected or port, f"{self._where(command)}: nothing says when it is ready"
+
+        def ready(lines: list[str]) -> bool:
+            return shows_some(expected, lines) and (port is None or not ports.is_free(port))
+
+        terminal.start(self._with_free_ports(command.text), ready, timeout=SECONDS)
+
+    def _run(self, terminal: Terminal, command: Command, *, may_fail: bool) -> None:
+        alone = not terminal.processes()
+        result = terminal.run(self._with_free_ports(command.text), timeout=SECONDS)
+        seen = "\n".join(result.lines)
+        assert may_fail or result.status == 0, f"{self._where(command)}: exit status {result.status}:\n{seen}"
+        expected = [self._with_free_ports(line) for line in command.output]
+        shown = shows_all(expected, result.lines) if alone else shows_some(expected, result.lines)
+        assert shown, f"{self._where(command)}: it printed\n{seen}\nand the page says\n" + "\n".join(expected)
+
+    def _with_free_ports(self, text: str) -> str:
+        return re.sub(rf"\b(?:{'|'.join(map(str, PORTS))})\b", lambda found: str(self._ports[int(found[0])]), text)
+
+    def _take_free_ports(self) -> None:
+        """Let the deployment file name free ports, as soon as there is one."""
+        path = self._folder / DEPLOYMENT_FILE
+        if not self._described and path.exists():
+            text = path.read_text(encoding="utf-8")
+            text = re.sub(r'^# (collateral_url =) "\.\.\."', r'\1 "http://127.0.0.1:8081"', text, flags=re.MULTILINE)
+            settings = (self._with_free_ports(line) if "=" in line else line for line in text.splitlines())
+            path.write_text("\n".join(settings) + "\n", encoding="utf-8")
+            self._described = True
+
+    def _where(self, command: Command) -> str:
+        return f"{self._page.relative_to(ROOT)}:{command.line}: {command.text}"
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(ports.find_free())
+    return iter(found)
+
+
+def _environment() -> dict[str, str]:
+    """Return what a reader's shell has: sealserve and nginx on its path, and nothing that changes Python or output."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "SEALSERVE", "PYTEST", "COV_", "COVERAGE", "FORCE_COLOR", "TF_"))
+    }
+    folders = [str(Path(sys.executable).parent), str(find_nginx().path.parent), inherited.get("PATH", os.defpath)]
+    return {**inherited, "PATH": os.pathsep.join(folders)}
