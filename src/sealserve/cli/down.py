@@ -2,9 +2,8 @@
 
 import typer
 
-from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.local import running_roles, stop_all
 
 app = typer.Typer(add_completion=False)
 
@@ -13,13 +12,10 @@ app = typer.Typer(add_completion=False)
 def down(yes: console.Yes = False, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """Stop everything that `up` started. The workspace stays: keys, releases, logs."""
     workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    target = LocalTarget(workspace, described)
-    running = [part.role for part in target.status()]
-    if running:
+    if running := running_roles(workspace):
         console.confirm(f"Stop {', '.join(running)}?", yes=yes)
     with console.spinner("Stopping") as tell:
-        stopped = LocalTarget(workspace, described, tell=tell).down()
+        stopped = stop_all(workspace, tell=tell)
     if as_json:
         console.print_json({"stopped": stopped})
     else:

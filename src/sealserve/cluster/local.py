@@ -6,7 +6,7 @@ each replica, since the port is measured (decision 3).
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,19 +16,22 @@ from urllib.parse import urlsplit
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
 from sealserve.cluster.launch_log import read_steps
-from sealserve.cluster.processes import Process, Registry, last_error, uninterrupted, wait_ready
+from sealserve.cluster.processes import Process, Registry, last_error, start_time, uninterrupted, wait_ready
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import InputError, SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
-from sealserve.ingress.nginx_config import NginxConfig, Upstream
+from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.operations import enclaves, provisioning, releases
 from sealserve.operations.simulation import pcs_url
 from sealserve.workspace import Workspace
 
 REPLICA: Final = "replica-"
+NGINX: Final = "nginx"
+RECORD: Final = "local.json"
+DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
 START_SECONDS: Final = 60
 REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
 
@@ -49,6 +52,12 @@ class TargetBusyError(InputError):
     """Another release is running."""
 
     code = "target.busy"
+
+
+class TargetReleaseError(InputError):
+    """The release is not one that this workspace's owner built."""
+
+    code = "target.foreign-release"
 
 
 class State(StrEnum):
@@ -92,7 +101,7 @@ class LocalTarget:
         self._workspace = workspace
         self._deployment = deployment
         self._tell = tell
-        self._registry = Registry(workspace.host.run / "local.json")
+        self._registry = Registry(workspace.host.run / RECORD)
         self._release_file = workspace.host.run / "release"
 
     def up(self, release: Path, replicas: int) -> None:
@@ -106,6 +115,7 @@ class LocalTarget:
             TargetBusyError: Another release runs.
             SealserveError: A part did not start; what runs goes on running.
         """
+        release = self._own_release(release)
         if self.replicas() and (running := self.release()) != release:
             raise TargetBusyError(
                 f"The release {running.name} runs, and this is {release.name}.",
@@ -198,11 +208,16 @@ class LocalTarget:
 
     def start_front(self) -> Nginx:
         """Start NGINX in front of the replicas that run, or let it read the new list."""
-        nginx = self._nginx()
+        nginx = self._nginx(self.replicas())
         if nginx.pid is None:
             self._tell("starting NGINX")
-            with uninterrupted():  # it is found again by a file of its own, which it writes a moment later
+            with uninterrupted():
                 nginx.start()
+                pid = nginx.pid or 0
+                service, log = self._deployment.service, nginx.config.error_log
+                self._registry.add(
+                    Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=service.port, log=str(log))
+                )
         else:
             nginx.reload(nginx.config)
         return nginx
@@ -229,7 +244,7 @@ class LocalTarget:
             nginx.reload(nginx.config)
         for process in leaving:
             self._tell(f"{process.role} finishes its requests")
-            process.stop(grace=45)
+            process.stop(grace=DRAIN_SECONDS)
             self._registry.remove(process.role)
 
     def replicas(self) -> list[Process]:
@@ -242,12 +257,7 @@ class LocalTarget:
 
     def status(self) -> list[PartStatus]:
         """Return the state of every part that was started."""
-        parts = [self._status(process) for process in self._registry.all().values()]
-        if (pid := self._nginx_pid()) is not None:
-            service = self._deployment.service
-            detail = f"{service.name} at {service.listen}:{service.port}"
-            parts.append(PartStatus(role="nginx", state=State.SERVING, port=service.port, pid=pid, detail=detail))
-        return parts
+        return [self._status(process) for process in self._registry.all().values()]
 
     def logs(self) -> Iterator[tuple[str, Path]]:
         """Yield the role and the log of each part that has one."""
@@ -255,28 +265,14 @@ class LocalTarget:
             yield from ((path.stem, path) for path in sorted(folder.glob("*.log")))
 
     def down(self) -> list[str]:
-        """Stop everything that was started, in the order in which requests come; return the roles."""
-        stopped = []
-        if self._nginx_pid() is not None:
-            self._nginx([]).stop()
-            stopped.append("nginx")
-        started = self._registry.all()
-        replicas = sorted(role for role in started if role.startswith(REPLICA))
-        return stopped + self.stop(*replicas, "broker", "platform", "pcs")
-
-    def stop(self, *roles: str) -> list[str]:
-        """Stop those of ``roles`` that were started, in that order; return them."""
-        started = self._registry.all()
-        stopped = [role for role in roles if role in started]
-        for role in stopped:
-            self._tell(f"stopping {role}")
-            started[role].stop()
-            self._registry.remove(role)
-        return stopped
+        """Stop everything that was started; return the roles. See `stop_all`."""
+        return stop_all(self._workspace, tell=self._tell)
 
     def _refuse_taken_ports(self) -> None:
         service, broker = self._deployment.service, self._deployment.broker
-        if self._nginx_pid() is None:
+        nginx = self._nginx([])
+        render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
+        if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
         if self._running("broker") is None:
             ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
@@ -321,21 +317,23 @@ class LocalTarget:
         state, detail = State.RUNNING, ""
         if not process.is_alive():
             state, detail = State.ENDED, last_error(Path(process.log))
+        elif process.role == NGINX:
+            service = self._deployment.service
+            state, detail = State.SERVING, f"{service.name} at {service.listen}:{service.port}"
         elif process.role.startswith(REPLICA):
             state = State.SERVING if _serves(process) else _progress(Path(process.log))
         return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
 
-    def _nginx(self, replicas: list[Process] | None = None) -> Nginx:
+    def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
         program = find_nginx()
-        behind = self.replicas() if replicas is None else replicas
         folder = self._workspace.host.run / "nginx"
         folder.mkdir(parents=True, exist_ok=True)
         config = NginxConfig(
             listen=service.listen,
             port=service.port,
             service_name=service.name,
-            upstreams=[Upstream("127.0.0.1", process.port) for process in behind if process.port is not None],
+            upstreams=[Upstream("127.0.0.1", process.port) for process in replicas if process.port is not None],
             run_folder=folder,
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
@@ -343,8 +341,46 @@ class LocalTarget:
         )
         return Nginx(program, config)
 
-    def _nginx_pid(self) -> int | None:
-        return self._nginx([]).pid if (self._workspace.host.run / "nginx").is_dir() else None
+    def _own_release(self, release: Path) -> Path:
+        """Return a release's folder as the workspace names it: only what the owner built there has its key."""
+        own = self._workspace.owner.releases / release.name
+        if release.resolve() != own.resolve():
+            raise TargetReleaseError(
+                f"{release} is not one of the workspace's own releases.",
+                hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
+            )
+        return own
+
+
+def stop_all(workspace: Workspace, *, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
+
+    Only the record of what was started is needed: neither the deployment file nor NGINX.
+    """
+    started = Registry(workspace.host.run / RECORD).all()
+    replicas = sorted(role for role in started if role.startswith(REPLICA))
+    order = [NGINX, *replicas, *sorted(set(started) - {NGINX, *replicas, "broker", "platform", "pcs"})]
+    return stop_roles(workspace, *order, "broker", "platform", "pcs", tell=tell)
+
+
+def running_roles(workspace: Workspace) -> list[str]:
+    """Return the roles of what runs of a workspace."""
+    return [role for role, process in Registry(workspace.host.run / RECORD).all().items() if process.is_alive()]
+
+
+def stop_roles(workspace: Workspace, *roles: str, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Stop those of ``roles`` that were started, in that order; return them."""
+    registry = Registry(workspace.host.run / RECORD)
+    started = registry.all()
+    stopped = [role for role in roles if role in started]
+    for role in stopped:
+        tell(f"stopping {role}")
+        started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else 15)
+        registry.remove(role)
+    if not registry.all():
+        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
+            (workspace.host.run / leftover).unlink(missing_ok=True)
+    return stopped
 
 
 def _serves(replica: Process) -> bool:

@@ -1,6 +1,7 @@
 """Ports of this machine."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +15,30 @@ class PortTakenError(UnavailableError):
     code = "port.taken"
 
 
+class AddressUnusableError(UnavailableError):
+    """The address is not this machine's, or the port not for this user."""
+
+    code = "port.unusable"
+
+
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Return whether ``port`` can be listened on at ``address`` now."""
+    """Return whether ``port`` can be listened on at ``address`` now.
+
+    Raises:
+        AddressUnusableError: Nobody could listen there.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise AddressUnusableError(
+                f"Port {port} at {address} cannot be listened on: {error.strerror or error}.",
+                hint="Addresses must be this machine's own; ports below 1024 are root's.",
+            ) from error
     return True
 
 

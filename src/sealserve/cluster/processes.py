@@ -6,6 +6,7 @@ stopping it stops its whole group.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, write_file
@@ -36,26 +37,42 @@ class ProcessNotReadyError(UnavailableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs."""
+    """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
+
+    ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was.
+    """
 
     role: str
     pid: int
     started: int
     port: int | None
     log: str
+    boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
 
     def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
-        return start_time(self.pid) == self.started
+        return self.boot == boot_id() and start_time(self.pid) == self.started
+
+    def owns_group(self) -> bool:
+        """Whether the process group with its id is still its own, though it may have ended itself.
+
+        The kernel gives no new process an id that a group or session bears; so the group is another's only after a
+        reboot, or when all of ours had ended, and then its leader is another process or is gone as well.
+        """
+        if self.boot != boot_id():
+            return False
+        return start_time(self.pid) in {self.started, None} and all(
+            started >= self.started for started in group_start_times(self.pid)
+        )
 
     def stop(self, *, grace: float = 15.0) -> None:
-        """Ask it to end, wait, then kill what is left of its group."""
+        """Ask it to end, wait, then kill what is left of its group. Another's process is never touched."""
         if self.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
             wait_until(lambda: not self.is_alive(), seconds=grace)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.is_alive() or group_has_members(self.pid):
+            if self.owns_group() and group_has_members(self.pid):
                 os.killpg(self.pid, signal.SIGKILL)
         wait_until(lambda: not self.is_alive(), seconds=5)
         with contextlib.suppress(ChildProcessError):
@@ -72,15 +89,26 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def boot_id() -> str:
+    """Return what tells this boot of the machine from all others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def group_has_members(group: int) -> bool:
     """Return whether any process of a process group runs."""
+    return bool(group_start_times(group))
+
+
+def group_start_times(group: int) -> list[int]:
+    """Return when the running processes of a process group started, in clock ticks since boot."""
+    times = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 if int(fields[2]) == group and fields[0] not in "ZX":
-                    return True
-    return False
+                    times.append(int(fields[19]))
+    return times
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float = 0.05) -> bool:
@@ -135,11 +163,23 @@ class Registry:
 
     def add(self, process: Process) -> None:
         """Remember a process; it takes the place of an earlier one in its role."""
-        self._write(self.all() | {process.role: process})
+        with self._locked():
+            self._write(self.all() | {process.role: process})
 
     def remove(self, role: str) -> None:
         """Forget a process."""
-        self._write({name: process for name, process in self.all().items() if name != role})
+        with self._locked():
+            self._write({name: process for name, process in self.all().items() if name != role})
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other command change the record meanwhile: what is not in it cannot be stopped."""
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _write(self, processes: Mapping[str, Process]) -> None:
         if processes:

@@ -55,6 +55,7 @@ def specify(workspace: Workspace, deployment: Deployment, release: Path, *, name
         "--file_list=/release/files.json",
         "--ssl_config_file=/release/tls/ssl.cfg",
         "--file_system_poll_wait_seconds=0",
+        *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
         f"--tensorflow_intra_op_parallelism={server.threads}",
         f"--tensorflow_inter_op_parallelism={server.threads}",
         f"--grpc_channel_arguments=grpc.max_connection_age_ms={age}",

@@ -63,7 +63,7 @@ def build(
     contents = ReleaseContents(
         name=deployment.model.name,
         servables=[Servable(name=deployment.model.name, version=deployment.model.version, folder=folder)],
-        files={"tls/ssl.cfg": ssl_config.render()},
+        files={"tls/ssl.cfg": ssl_config.render(), "config/models.config": _model_config(deployment)},
         simulated=deployment.platform is Platform.SIMULATED,
         created=now,
     )
@@ -148,6 +148,20 @@ def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedRelease:
     """Unpack a release among those of the host, and verify it."""
     workspace.host.releases.mkdir(parents=True, exist_ok=True)
     return archive.unpack(tar, workspace.host.releases, owner_key=read_owner_key(owner_key))
+
+
+def _model_config(deployment: Deployment) -> bytes:
+    """Return TensorFlow Serving's ``ModelServerConfig``, as text, with the one version that the release holds.
+
+    Source: tensorflow/serving, ``config/model_server_config.proto``. Names need no escapes: `deployment` bounds them.
+    """
+    model = deployment.model
+    return (
+        "model_config_list {\n  config {\n"
+        f'    name: "{model.name}"\n    base_path: "/release/models/{model.name}"\n    model_platform: "tensorflow"\n'
+        f"    model_version_policy {{ specific {{ versions: {model.version} }} }}\n"
+        "  }\n}\n"
+    ).encode()
 
 
 def _folders(parent: Path) -> list[Path]:

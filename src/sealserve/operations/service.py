@@ -42,7 +42,7 @@ def access(workspace: Workspace, deployment: Deployment) -> Access:
     if service.tls is TlsMode.TWO_WAY:
         pair = CertifiedKey.read(certificate=user.certificate, key=user.key)
     return Access(
-        target=f"{service.listen}:{service.port}",
+        target=f"[{service.listen}]:{service.port}" if ":" in service.listen else f"{service.listen}:{service.port}",
         server_name=service.name,
         ca=user.service_ca.read_bytes(),
         certificate=pair.chain_pem if pair else None,

@@ -1,5 +1,6 @@
 """``sealserve demo``: the twelve steps on this machine, or what a hostile host may try."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def _serve(walk: Walk, folder: Path) -> None:
 
 
 def _say_what_next(directory: Path, *, keep: bool) -> None:
-    where = "" if directory == Path.cwd() else f" -C {directory}"
+    where = "" if directory == Path.cwd() else f" -C {shlex.quote(str(directory))}"
     if keep:
         console.out.print(
             f"It runs: `sealserve predict{where}`, `sealserve status{where}`; `sealserve down{where}` stops it."

@@ -21,11 +21,13 @@ from sealserve.broker import admin
 from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
+from sealserve.cluster.local import stop_roles
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.operations import simulation
 from sealserve.operations.owner import open_vault
+from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import Platform
 from sealserve.sgx.simulated.quoting import QuotingServer
@@ -81,14 +83,21 @@ class Host:
         walk.start_vendor()
         built = walk.seal()
         self._release = walk.target.prepare(built.folder, 1)
-        self._model_file = next(file.path for file in built.index.files if file.path.startswith("models/"))
+        files = [file for file in built.index.files if file.path.startswith("models/")]
+        largest = max(files, key=lambda file: file.size)
+        self._model_file, self._size = largest.path, largest.size
         # The vendor finds a hole: what is not patched is out of date from now on. The genuine platform is patched.
         self._vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
 
     def attempts(self) -> list[Attempt]:
         """Return the seven, in order."""
         return [
-            Attempt(title="flip one bit of a sealed file", expected="sealed-file.tampered-node", act=self._flip),
+            Attempt(
+                title="flip one bit of a sealed file",
+                # A file of one node has its content in the node that is authenticated with the key alone.
+                expected="sealed-file.tampered-node" if self._size > NODE_SIZE else "sealed-file.wrong-key",
+                act=self._flip,
+            ),
             Attempt(
                 title="put one sealed file in another's place", expected="sealed-file.path-mismatch", act=self._swap
             ),
@@ -114,10 +123,11 @@ class Host:
     def _flip(self) -> Refusal:
         with self._copy() as release:
             with (release / self._model_file).open("r+b") as stream:
-                stream.seek(4096 * 3 + 1000)  # in a node of data
-                byte = stream.read(1)
-                stream.seek(-1, 1)
-                stream.write(bytes([byte[0] ^ 1]))
+                place = self._size - NODE_SIZE + 1000  # in the last node, which holds content
+                stream.seek(place)
+                byte = stream.read(1)[0]
+                stream.seek(place)
+                stream.write(bytes([byte ^ 1]))
             return self._launch(release)
 
     def _swap(self) -> Refusal:
@@ -154,13 +164,13 @@ class Host:
         walk = self._walk
         port = urlsplit(simulation.pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
-            walk.target.stop("broker", "pcs")  # what the broker keeps of the genuine service would outlive it
+            stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
             with PcsServer(self._vendor, port=port, stolen=platform):
                 walk.target.start_broker()
                 try:
                     return self._launch(self._release, socket)
                 finally:
-                    walk.target.stop("broker")
+                    stop_roles(self._workspace, "broker")
 
     @contextmanager
     def _copy(self) -> Iterator[Path]:

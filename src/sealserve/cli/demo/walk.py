@@ -207,7 +207,10 @@ class Walk:
             opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20))
             connected = time.monotonic() - started
             # As above, the first call is not counted: TensorFlow prepares the graph in it.
-            run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS)
+            first = run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS, on_answer=check)
+            if first.first_error is not None:
+                raise first.first_error
+            differences.clear()
             report = run_load(opened, make_request, requests=REQUESTS, concurrency=CONNECTIONS, on_answer=check)
         if report.first_error is not None:
             raise report.first_error
