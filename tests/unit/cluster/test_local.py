@@ -1,0 +1,40 @@
+"""What the local target refuses before it starts anything."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cluster.local import LocalTarget, TargetBusyError, TargetReleaseError
+from sealserve.cluster.processes import Process, start_time
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = make_site(tmp_path / "site")
+    made.import_model()
+    made.certify()
+    return made
+
+
+def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, other = site.build_release().folder, site.build_release().folder
+    target = LocalTarget(site.workspace, site.deployment)
+    (site.workspace.host.run / "release").write_text(running.name)
+    process = Process(
+        role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
+    )
+    monkeypatch.setattr(LocalTarget, "replicas", lambda _: [process])
+    with pytest.raises(TargetBusyError, match=f"{running.name} runs, and this is {other.name}") as caught:
+        target.up(other, 1)
+    assert caught.value.code == "target.busy"
+    assert target.status() == []
+
+
+def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) -> None:
+    release = site.build_release().folder
+    elsewhere = release.rename(tmp_path / release.name)
+    with pytest.raises(TargetReleaseError, match="is not one of the workspace's own releases") as caught:
+        LocalTarget(site.workspace, site.deployment).up(elsewhere, 1)
+    assert caught.value.code == "target.foreign-release"

@@ -1,0 +1,33 @@
+import os
+import socket
+
+import pytest
+
+from sealserve.cluster import ports
+
+
+def test_a_free_port_is_found_and_free() -> None:
+    port = ports.find_free()
+    ports.require_free(port, "the test")
+
+
+def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ports.PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is taken") as caught:
+            ports.require_free(port, "the broker")
+    assert caught.value.code == "port.taken"
+
+
+def test_an_address_of_another_machine_is_told() -> None:
+    with pytest.raises(ports.AddressUnusableError, match=r"at 192\.0\.2\.1 cannot be listened on") as caught:
+        ports.is_free(4433, "192.0.2.1")  # RFC 5737: nobody's
+    assert caught.value.code == "port.unusable"
+
+
+def test_who_listens_is_told_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert ports.is_listening(port, session=os.getsid(0))
+        assert not ports.is_listening(port, session=1)
+    assert not ports.is_listening(port, session=os.getsid(0))
