@@ -50,7 +50,9 @@ protos: setup ## Generate the Python code of every .proto file
 errors: setup ## Write the reference of errors from their classes
 	$(BIN)/python scripts/errors.py
 
-clean: ## Remove the virtual environment, caches and the demo's workspace
-	@if [ -x $(BIN)/sealserve ] && [ -f sealserve.toml ]; then $(BIN)/sealserve down --yes || true; fi
-	rm -rf .venv .sealserve build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
+	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
+		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \
+	elif [ -d .sealserve ]; then echo "clean: .sealserve holds a deployment of yours: it stays"; fi
+	rm -rf .venv build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,13 +21,20 @@ STAMP = VENV / "sealserve-setup.stamp"
 SUPPORTED = ((3, 11), (3, 13))
 STREAM_MODULES = ("/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so")
 
-# The package's scripts would start nginx as a service of the machine: policy-rc.d says no while they run.
+# The packages' scripts would start nginx as a service of the machine: policy-rc.d says no while they run. A file of
+# ours that a killed run left is removed; anybody else's stays.
 INSTALL = """
 set -eu
-if [ ! -e /usr/sbin/policy-rc.d ]; then
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
+policy=/usr/sbin/policy-rc.d
+mark='# written by the set-up of sealserve, for the time that it takes'
+ours() { [ -f "$policy" ] && grep -qxF "$mark" "$policy"; }
+remove() { if ours; then rm -f "$policy"; fi; }
+trap remove EXIT
+trap 'exit 130' INT TERM HUP
+remove
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\\n%s\\nexit 101\\n' "$mark" > "$policy"
+    chmod 755 "$policy"
 fi
 had_nginx=$(command -v nginx || true)
 apt-get update -q
@@ -81,21 +88,54 @@ def install_packages(packages: list[str]) -> None:
              "Install nginx with its stream module, and Python's venv module, then run make again.")  # fmt: skip
     as_root = [] if os.geteuid() == 0 else ["sudo"]
     if as_root and shutil.which("sudo") is None:
-        fail(f"this machine lacks {', '.join(packages)}; installing them takes root.", f"As root: {by_hand}")
+        fail(
+            f"this machine lacks {', '.join(packages)}; installing them takes root.",
+            f"As root: apt-get update && {by_hand}",
+        )
     say(f"installing from the distribution: {' '.join(packages)} (nginx's own service stays stopped)")
-    result = subprocess.run([*as_root, "sh", "-c", INSTALL, "install", *packages], check=False, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, errors="replace", stdin=None)  # fmt: skip
-    if result.returncode != 0:
-        tail = "\n".join(result.stdout.strip().splitlines()[-8:])
+    command = [*as_root, "sh", "-c", INSTALL, "install", *packages]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        output = read_to_the_end(process)
+    if process.returncode != 0:
+        tail = "\n".join(output.strip().splitlines()[-8:])
         fail(f"the packages could not be installed:\n{tail}", f"By hand, as root: apt-get update && {by_hand}")
+
+
+def read_to_the_end(process: "subprocess.Popen[str]") -> str:
+    """Return what a process prints. Ctrl-C reaches it as well: it cleans up, and only then do we end."""
+    interrupted = False
+    while True:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            interrupted = True
+            continue
+        if interrupted:
+            raise SystemExit(130)
+        return output
 
 
 def fingerprint() -> str:
     """Return what the environment depends on, as one digest."""
     digest = hashlib.sha256(sys.version.encode())
+    digest.update(str(ROOT).encode())  # scripts in a virtual environment bear its path
     for path in (BOOTSTRAP, LOCK, ROOT / "pyproject.toml"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def is_usable() -> bool:
+    """Return whether ``.venv`` is this checkout's, with this Python: then it is brought up to date, not made anew."""
+    uv = VENV / "bin" / "uv"
+    command = [str(VENV / "bin" / "python"), "-c", "import sys; print(sys.version, sys.prefix)"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        starts = uv.is_file() and subprocess.run([str(uv), "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+    return starts and answer == f"{sys.version} {VENV}"
 
 
 def run(what: str, command: list[str], environment: dict[str, str]) -> None:
@@ -112,6 +152,9 @@ def installer_environment() -> dict[str, str]:
     """Return the environment for uv: the machine's certificates, and the index that pip is set to, if any."""
     environment = dict(os.environ, UV_SYSTEM_CERTS="1", UV_NATIVE_TLS="1", UV_NO_CONFIG="1", UV_LINK_MODE="copy")
     environment.pop("VIRTUAL_ENV", None)
+    cache = Path(environment.get("UV_CACHE_DIR") or environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not os.access(cache if cache.exists() else cache.parent, os.W_OK):
+        environment["UV_NO_CACHE"] = "1"
     if "UV_DEFAULT_INDEX" not in environment:
         index = subprocess.run([VENV / "bin" / "pip", "config", "get", "global.index-url"], capture_output=True,
                                text=True, check=False).stdout.strip()  # fmt: skip
@@ -122,27 +165,22 @@ def installer_environment() -> dict[str, str]:
 
 
 def install_environment() -> None:
-    """Make ``.venv`` hold exactly the locked packages, and sealserve itself in editable form."""
+    """Make ``.venv`` hold the locked packages, and sealserve itself in editable form."""
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
-    say(f"creating .venv with Python {sys.version.split()[0]} (2.2 GB with TensorFlow; a minute or two)")
     python = VENV / "bin" / "python"
-    if VENV.exists():
-        shutil.rmtree(VENV)
-    run("creating the virtual environment", [sys.executable, "-m", "venv", str(VENV)], dict(os.environ))
-    environment = installer_environment()
-    pip = [
-        str(python),
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-        "--require-hashes",
-        "--requirement",
-    ]
-    run("installing the package installer", [*pip, str(BOOTSTRAP)], environment)
+    if is_usable():
+        say("bringing .venv up to date")
+        environment = installer_environment()
+    else:
+        say(f"creating .venv with Python {sys.version.split()[0]} (2.2 GB with TensorFlow; a minute or two)")
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        run("creating the virtual environment", [sys.executable, "-m", "venv", str(VENV)], dict(os.environ))
+        environment = installer_environment()
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+        run("installing the package installer", [*pip, "--requirement", str(BOOTSTRAP)], environment)
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python)]
     say("installing the locked Python packages, each checked against its hash")
     run("installing the locked packages", [*uv, "--require-hashes", "--requirement", str(LOCK)], environment)

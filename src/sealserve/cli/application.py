@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import logging
 import os
 import signal
@@ -117,6 +118,9 @@ def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run the command line with ``arguments``; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our characters still gets the rest
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, _terminated)
