@@ -132,10 +132,10 @@ def is_usable() -> bool:
     command = [str(VENV / "bin" / "python"), "-c", "import sys; print(sys.version, sys.prefix)"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        starts = uv.is_file() and subprocess.run([str(uv), "--version"], capture_output=True, check=False).returncode == 0
+        installer = subprocess.run([str(uv), "--version"], capture_output=True, check=False).returncode
     except OSError:
         return False
-    return starts and answer == f"{sys.version} {VENV}"
+    return installer == 0 and answer == f"{sys.version} {VENV}"
 
 
 def run(what: str, command: list[str], environment: dict[str, str]) -> None:
