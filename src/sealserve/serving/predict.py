@@ -26,7 +26,7 @@ from sealserve.serving.request_errors import (
 )
 from sealserve.serving.servables import Servable, Servables
 from sealserve.serving.signature import Signature
-from sealserve.serving.tensors import Tensor, is_known, type_name, unpacked_size
+from sealserve.serving.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -175,25 +175,27 @@ def _tensor(
             f" {_names(defaults)}"
         )
     try:
-        tensor = Tensor.from_proto(library, content)
+        return Tensor.from_proto(library, content)
     except TensorFlowError as error:
         raise InputTensorError(f"tensor parsing error: {alias}") from error
-    if not expected.accepts(tensor.shape):
-        shape = _shape(expected.shape or ())
-        raise InputShapeError(f"input {alias!r} has the shape {_shape(tensor.shape)}; the signature takes {shape}")
-    return tensor
 
 
 def _check_proto(signature: Signature, alias: str, proto: TensorProto, max_tensor_bytes: int) -> None:
-    if not is_known(proto.dtype) or proto.tensor_shape.unknown_rank:
+    expected, rank = signature.inputs[alias], len(proto.tensor_shape.dim)
+    if not is_known(proto.dtype) or proto.tensor_shape.unknown_rank or rank > MAX_RANK:
         raise InputTensorError(f"tensor parsing error: {alias}")
-    dtype = signature.inputs[alias].dtype
-    if proto.dtype != dtype:
+    if proto.dtype != expected.dtype:
         position = tuple(signature.inputs).index(alias)
         raise InputTypeError(
-            f"Expects arg[{position}] to be {type_name(dtype)} but {type_name(proto.dtype)} is provided"
+            f"Expects arg[{position}] to be {type_name(expected.dtype)} but {type_name(proto.dtype)} is provided"
             f" (input {alias!r})"
         )
+    shape = shape_of(proto)
+    if min(shape, default=0) < 0:
+        raise InputTensorError(f"tensor parsing error: {alias}")
+    if not expected.accepts(shape):
+        wanted = _shape(expected.shape or ())
+        raise InputShapeError(f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}")
     if unpacked_size(proto) > max_tensor_bytes:
         raise InputTensorError(f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)")
 

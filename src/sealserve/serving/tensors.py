@@ -58,6 +58,9 @@ _KINDS: Final = {
 }
 _STRING: Final = DataType.Value("DT_STRING")
 
+MAX_RANK: Final = 254
+"""The most dimensions of a tensor (``TensorShape::MaxDimensions``); also, what is computed with a shape stays small."""
+
 
 def type_name(dtype: int) -> str:
     """Return a data type's name as TensorFlow's messages spell it: ``float``, ``int32``, ``string``."""
@@ -69,10 +72,26 @@ def is_known(dtype: int) -> bool:
     return dtype in _KINDS
 
 
+def shape_of(proto: TensorProto) -> tuple[int, ...]:
+    """Return the shape that ``proto`` declares. Check its rank and signs before anything is computed with it."""
+    return tuple(dim.size for dim in proto.tensor_shape.dim)
+
+
 def unpacked_size(proto: TensorProto) -> int:
-    """Return how many bytes the tensor of ``proto`` takes in memory: a few bytes of message can stand for many."""
-    elements: int = math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim)
-    return elements * _KINDS[int(proto.dtype)].size
+    """Return how many bytes the tensor of ``proto`` takes in memory: a few bytes of message can stand for many.
+
+    TensorFlow repeats the last value where there are fewer values than elements. A number is then as large as any
+    other element; a string is copied once more for each element, whatever its length.
+
+    Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.cc`` (``FromProtoField``).
+    """
+    elements: int = math.prod(max(size, 0) for size in shape_of(proto))
+    size = elements * _KINDS[int(proto.dtype)].size
+    if int(proto.dtype) == _STRING:
+        values = proto.string_val
+        size += len(proto.tensor_content) + sum(map(len, values))
+        size += max(elements - len(values), 0) * len(values[-1]) if values else 0
+    return size
 
 
 class Tensor:

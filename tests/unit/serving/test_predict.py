@@ -15,6 +15,7 @@ from sealserve.serving.request_errors import (
     Status,
 )
 from sealserve.serving.servables import ServableNotFoundError, Servables
+from sealserve.serving.tensors import Tensor
 
 pytestmark = pytest.mark.tensorflow
 
@@ -241,15 +242,47 @@ def test_an_input_that_is_no_tensor(servables: Servables) -> None:
         assert (wrong.code, wrong.message) == ("request.input-tensor", "tensor parsing error: x")
 
 
-def test_a_few_bytes_that_stand_for_a_huge_tensor_are_not_unpacked(servables: Servables) -> None:
-    huge = TensorProto(dtype=1, float_val=[1.0])
-    huge.tensor_shape.dim.add(size=2**40)
-    huge.tensor_shape.dim.add(size=2**40)
-    wrong = refused(servables, request(x=huge), limit=1000)
+def shaped(proto: TensorProto, *sizes: int) -> TensorProto:
+    for size in sizes:
+        proto.tensor_shape.dim.add(size=size)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("signature", "alias", "huge"),
+    [
+        ("serving_default", "x", shaped(TensorProto(dtype=1, float_val=[1.0]), 2**40)),
+        ("words", "words", shaped(TensorProto(dtype=7, string_val=[b"a" * 20_000]), 50_000)),
+        ("words", "words", shaped(TensorProto(dtype=7, string_val=[b"", b"a" * 900]), 4)),  # repeated twice
+        ("number", "text", shaped(TensorProto(dtype=7), 2**31, 2**31)),
+    ],
+)
+def test_a_few_bytes_that_stand_for_a_huge_tensor_are_not_unpacked(
+    servables: Servables, monkeypatch: pytest.MonkeyPatch, signature: str, alias: str, huge: TensorProto
+) -> None:
+    monkeypatch.setattr(Tensor, "from_proto", None)
+    wrong = refused(servables, request(signature, **{alias: huge}), limit=1500)
     assert (wrong.code, wrong.message) == (
         "request.input-tensor",
-        "input 'x' takes more than 1000 bytes (--max_message_bytes)",
+        f"input {alias!r} takes more than 1500 bytes (--max_message_bytes)",
     )
+
+
+def test_strings_that_are_repeated_within_the_limit_are(servables: Servables) -> None:
+    words = shaped(TensorProto(dtype=7, string_val=[b"b", b"a" * 100]), 3)
+    response = answer(servables, request("words", words=words), limit=3 * 24 + 1 + 2 * 100)
+    assert list(response.outputs["twice"].string_val) == [b"bb", b"a" * 200, b"a" * 200]
+
+
+def test_a_shape_is_judged_before_tensorflow_sees_the_tensor(
+    servables: Servables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "from_proto", None)
+    wide = shaped(TensorProto(dtype=1, float_val=[1.0]), 1, 3)
+    assert refused(servables, request("two_inputs", a=wide, b=tensor(1.0))).code == "request.input-shape"
+    deep = shaped(TensorProto(dtype=7, string_val=[b"1"]), *[2**62] * 255)  # any rank is taken, TensorFlow's end at 254
+    wrong = refused(servables, request("number", text=deep))
+    assert (wrong.code, wrong.message) == ("request.input-tensor", "tensor parsing error: text")
 
 
 def test_outputs_that_are_not_there_or_asked_for_twice(servables: Servables) -> None:
