@@ -45,7 +45,8 @@ def unseal(
         if as_json:
             console.print_json([{"file": entry.path, **asdict(entry.unsealed)} for entry in entries])
         else:
-            console.out.print(f"Unsealed {len(entries)} files to {destination}.")
+            bound = [(entry.path, entry.unsealed.embedded_path, entry.unsealed.size) for entry in entries]
+            console.print_table(("FILE", "BOUND TO", "SIZE"), bound)
     elif as_json:
         console.print_json(asdict(found))
     else:

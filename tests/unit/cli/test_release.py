@@ -24,8 +24,8 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     assert "simulated" in text
     assert "models/half-plus-two/1/saved_model.pb" in text
 
-    assert cli.ok("release", "verify") == f"{fields['release']}: the owner's signature and all 3 files verify.\n"
-    assert cli.json("release", "verify") == {"id": fields["id"], "folder": fields["folder"], "files": 3}
+    assert cli.ok("release", "verify") == f"{fields['release']}: the owner's signature and all 4 files verify.\n"
+    assert cli.json("release", "verify") == {"id": fields["id"], "folder": fields["folder"], "files": 4}
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
     heading, line = cli.ok("release", "list").splitlines()

@@ -51,7 +51,12 @@ def test_a_folder_there_and_back(cli: CommandLine, tmp_path: Path) -> None:
     assert sealed.out == "Sealed 2 files, 8 bytes, to sealed, bound to models/.\n"
     rows = cli.bare("seal", "tree", "again", "-w", "key", "--json").json
     assert (rows["path"], [row["path"] for row in rows["files"]]) == ("again", ["a", "below/b"])
-    assert cli.bare("unseal", "sealed", "back", "-w", "key", "--path", "models").out == "Unsealed 2 files to back.\n"
+    shown = cli.bare("unseal", "sealed", "back", "-w", "key", "--path", "models").out
+    assert shown.splitlines() == [
+        "FILE     BOUND TO        SIZE",
+        "a        models/a        1",
+        "below/b  models/below/b  7",
+    ]
     assert (tmp_path / "back/below/b").read_bytes() == b"below/b"
     found = cli.bare("unseal", "again", "back2", "-w", "key", "--json").json
     assert [row["file"] for row in found] == ["a", "below/b"]

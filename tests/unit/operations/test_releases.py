@@ -36,7 +36,7 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     assert releases.verify(release.folder, ready.workspace.host.owner_key).id == release.id
     assert release.index.simulated
     assert sorted(file.path for file in release.index.files) == [
-        "files.json", "models/half-plus-two/1/saved_model.pb", "tls/ssl.cfg"
+        "config/models.config", "files.json", "models/half-plus-two/1/saved_model.pb", "tls/ssl.cfg"
     ]  # fmt: skip
     with open_vault(ready.workspace) as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))

@@ -12,11 +12,13 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from sealserve.atomic_file import PRIVATE
-from sealserve.errors import InputError, UnavailableError, VerificationError
+from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
 from sealserve.sgx.simulated.background import BackgroundServer
 from sealserve.sgx.simulated.platform import Platform
@@ -28,17 +30,10 @@ _LENGTH: Final = struct.Struct(">I")
 _OK: Final = b"\0"
 _REFUSED: Final = b"\1"
 _MAX_ANSWER: Final = 1 + 8192  # what Gramine's /dev/attestation/quote holds at most
-_MAX_PATH: Final = 107  # sockaddr_un.sun_path has 108 bytes, the last one a NUL
 _MAX_PEERS: Final = 64
 _PEER_TIMEOUT: Final = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-class QuotingSocketPathError(InputError):
-    """No Unix socket can have this path."""
-
-    code = "quoting.socket-path"
 
 
 class QuotingSocketTakenError(UnavailableError):
@@ -68,15 +63,13 @@ def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 
         timeout: Seconds to wait for the connection, and then for the whole answer.
 
     Raises:
-        QuotingSocketPathError: The path is too long for a socket.
         QuotingUnavailableError: No answer.
         QuotingRefusedError: The answer is no.
     """
-    _check_path(socket_path)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        with _short(socket_path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
-            connection.connect(os.fspath(socket_path))
+            connection.connect(name)
             _send(connection, report.to_bytes())
             answer = _receive(connection, at_most=_MAX_ANSWER, timeout=timeout)
     except (OSError, _BadPeerError) as error:
@@ -99,17 +92,16 @@ class QuotingServer(BackgroundServer):
         peer_timeout: Seconds that a peer has to say its request.
 
     Raises:
-        QuotingSocketPathError: The path is too long for a socket.
         QuotingSocketTakenError: A live server, or a file that is no socket, is there.
     """
 
     def __init__(
         self, platform: Platform, socket_path: Path, *, mode: int = PRIVATE, peer_timeout: float = _PEER_TIMEOUT
     ) -> None:
-        _check_path(socket_path)
-        _remove_stale(socket_path)
         try:
-            server = _Server(platform, socket_path, peer_timeout)
+            with _short(socket_path) as name:
+                _remove_stale(socket_path, name)
+                server = _Server(platform, name, peer_timeout)
         except OSError as error:
             raise QuotingSocketTakenError(f"{socket_path}: cannot listen there ({error}).") from error
         socket_path.chmod(mode)
@@ -134,11 +126,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, platform: Platform, path: Path, peer_timeout: float) -> None:
+    def __init__(self, platform: Platform, name: str, peer_timeout: float) -> None:
         self.platform = platform
         self.peer_timeout = peer_timeout
         self._places = threading.BoundedSemaphore(_MAX_PEERS)
-        super().__init__(os.fspath(path), _Peer)
+        super().__init__(name, _Peer)
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         if not self._places.acquire(blocking=False):
@@ -206,16 +198,17 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float) -> b
     return bytes(received)
 
 
-def _check_path(path: Path) -> None:
-    length = len(os.fsencode(path))
-    if length > _MAX_PATH:
-        raise QuotingSocketPathError(
-            f"{path}: a Unix socket's path has at most {_MAX_PATH} bytes, and this has {length}.",
-            hint="Use a workspace with a shorter path.",
-        )
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield another name of a socket, short enough for ``sockaddr_un`` however deep its folder lies."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, name: str) -> None:
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
@@ -225,7 +218,7 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PEER_TIMEOUT)
         try:
-            probe.connect(os.fspath(path))
+            probe.connect(name)
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return

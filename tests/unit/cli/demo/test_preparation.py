@@ -53,7 +53,7 @@ def test_somebodys_own_deployment_is_left_alone(tmp_path: Path) -> None:
 def test_keys_without_a_deployment_are_left_alone(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.workspace.deployment_file.unlink()
-    with pytest.raises(WorkspaceInUseError, match="holds keys, and there is no sealserve.toml beside it"):
+    with pytest.raises(WorkspaceInUseError, match=r"holds keys, and there is no sealserve\.toml beside it"):
         preparation.reset(tmp_path)
 
 

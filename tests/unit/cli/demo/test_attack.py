@@ -1,0 +1,142 @@
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.harness.workspaces import Site
+
+from sealserve.cli.demo import attack
+from sealserve.cli.demo.attack import Attempt, Host, NotRefusedError, Refusal
+from sealserve.cli.demo.screen import Screen
+from sealserve.sealing.release import Release
+
+
+@pytest.fixture
+def release(ready: Site) -> Release:
+    """A release with an enclave that the broker knows."""
+    built = ready.build_release()
+    ready.build_enclave(built.folder)
+    return built
+
+
+@pytest.fixture
+def host(ready: Site, release: Release) -> Host:
+    """A hostile host, with the release's largest model file to work on."""
+    walk = SimpleNamespace(
+        start_vendor=lambda: None,
+        seal=lambda: release,
+        target=SimpleNamespace(prepare=lambda folder, _replicas: folder),
+        deployment=ready.deployment,
+    )
+    return Host(ready.workspace, walk)  # type: ignore[arg-type]  # what it needs of a walk
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, status, "", stderr)
+
+    monkeypatch.setattr(attack.subprocess, "run", run)
+
+
+def not_refused(host: Host) -> str:
+    with pytest.raises(NotRefusedError) as caught:
+        host._launch(Path("/nowhere"))
+    assert caught.value.code == "demo.not-refused"
+    return caught.value.message
+
+
+def test_the_enclaves_own_refusal_is_its_last_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends(monkeypatch, 3, "error[a.b]: first\nINFO\nerror[sealed-file.tampered-node]: Node 3.\n  Hint.\n")
+    refusal = host._launch(Path("/nowhere"))
+    assert refusal == Refusal(code="sealed-file.tampered-node", message="Node 3.", by="the enclave")
+
+
+def test_the_brokers_reason_is_in_its_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends(monkeypatch, 3, "error[provisioning.refused]: The broker refused.\n")
+    rows = [SimpleNamespace(decision="refused", code="quote.debug", detail="a debug enclave")]
+    monkeypatch.setattr(attack.admin, "log", lambda *_args, **_options: rows)
+    assert host._launch(Path("/nowhere")) == Refusal(code="quote.debug", message="a debug enclave", by="the broker")
+    rows[0].decision = "released"
+    assert not_refused(host) == "The broker's last decision is 'released'."
+
+
+def test_an_enclave_that_serves_was_not_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends(monkeypatch, 0, "")
+    assert not_refused(host) == "The enclave ended with status 0 and no reason."
+    ends(monkeypatch, 1, "Traceback (most recent call last):\n")
+    assert not_refused(host) == "The enclave ended with status 1 and no reason."
+
+    def go_on(command: list[str], **_: Any) -> None:
+        raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(attack.subprocess, "run", go_on)
+    assert not_refused(host) == "The enclave started and went on."
+
+
+def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
+    host: Host, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(folder: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    before, model = files(release.folder), "models/half-plus-two/1/saved_model.pb"
+    seen: list[dict[str, bytes]] = []
+    answers = iter(["enclave.measurement", "policy.mr-enclave-unknown"])
+
+    def launch(folder: Path, _socket: Path | None = None) -> Refusal:
+        seen.append(files(folder))
+        return Refusal(code=next(answers, "x.y"), message="", by="the enclave")
+
+    monkeypatch.setattr(host, "_launch", launch)
+    host._change_argument()
+    host._flip()
+    host._swap()
+    host._delete()
+    host._debug()
+    assert files(release.folder) == before
+    assert not (release.folder.parent / "tampered").exists()
+    changed = [{name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} for after in seen]
+    manifest, signature = "enclave/replica-0.manifest.sgx", "enclave/replica-0.sig"
+    assert changed == [{manifest}, {manifest, signature}, {model}, {model}, {model}, {signature}]
+    flips = [one ^ other for one, other in zip(before[model], seen[2][model], strict=True) if one != other]
+    assert flips == [1]
+    assert seen[3][model] == before["tls/ssl.cfg"]
+    assert model not in seen[4]
+
+
+def test_a_flip_in_a_file_of_one_node_is_met_by_the_key(host: Host) -> None:
+    """The tiny model is so small that its content is authenticated with its metadata."""
+    assert host.attempts()[0].expected == "sealed-file.wrong-key"
+    host._size = 3 * 4096
+    assert host.attempts()[0].expected == "sealed-file.tampered-node"
+    assert len(host.attempts()) == 7
+
+
+def test_an_old_signature_must_not_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_launch", lambda _folder: Refusal(code="x.y", message="", by="the enclave"))
+    with pytest.raises(NotRefusedError, match=r"A changed manifest with the old signature was met with x\.y"):
+        host._change_argument()
+
+
+def test_a_refusal_for_another_reason_is_none(
+    ready: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def act() -> Refusal:
+        return Refusal(code="broker.down", message="No broker.", by="the enclave")
+
+    class Tries:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def attempts(self) -> list[Attempt]:
+            right = Attempt(title="do that", expected="broker.down", act=act)
+            return [right, Attempt(title="do this", expected="quote.debug", act=act)]
+
+    monkeypatch.setattr(attack, "Host", Tries)
+    told: list[str] = []
+    with pytest.raises(NotRefusedError) as caught:
+        attack.run(ready.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
+    assert caught.value.message == "To do this was met with broker.down, not quote.debug."
+    assert "1  The host tries to do that: refused, broker.down" in capsys.readouterr().out
+    assert told[-1] == "the host tries to do this"

@@ -1,0 +1,84 @@
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.harness.workspaces import Site
+
+from sealserve.cli.console import quietly
+from sealserve.cli.demo import walk as module
+from sealserve.cli.demo.comparison import Reference
+from sealserve.cli.demo.screen import Screen
+from sealserve.cli.demo.walk import ReplicaSilentError, Walk
+from sealserve.client.load import LoadReport
+from sealserve.errors import UnavailableError
+
+REFERENCE = Reference(
+    signature="serving_default", inputs=[{"x": np.zeros(1)}] * 50, answers=[{"y": np.zeros(1)}] * 50,
+    smallest_difference=1.0, rate=100.0, threads=2,
+)  # fmt: skip
+
+
+def report(instances: dict[str, int], error: UnavailableError | None = None) -> LoadReport:
+    return LoadReport(requests=50, answered=50, errors={}, first_error=error, seconds=1.0, latency=None,
+                      channels=[13, 13, 12, 12], instances=instances)  # fmt: skip
+
+
+@pytest.fixture
+def walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Walk:
+    """A demonstration whose two replicas run, as far as `use` can tell."""
+
+    class Fake(Walk):
+        target: Any = SimpleNamespace(replicas=lambda: ["replica-0", "replica-1"])
+
+    @contextlib.contextmanager
+    def channels(*_: object, **__: object) -> Iterator[list[object]]:
+        yield []
+
+    made = Fake(site.workspace, Screen(as_json=False), tell=quietly)
+    made._deployment = site.deployment
+    site.certify()
+    monkeypatch.setattr(module.connection, "channels", channels)
+    monkeypatch.setattr(module, "tell_front", lambda *_args, **_options: None)
+    return made
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, found: LoadReport) -> None:
+    def run_load(_channels: object, make_request: Any, *, requests: int, on_answer: Any, **_: object) -> LoadReport:
+        for number in range(requests):
+            assert make_request(number).model == "half-plus-two"
+            on_answer(number, SimpleNamespace(outputs={"y": np.zeros(1)}))
+        return found
+
+    monkeypatch.setattr(module, "run_load", run_load)
+
+
+def test_all_replicas_answered(walk: Walk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answered(monkeypatch, report({"a": 30, "b": 20}))
+    walk.use(REFERENCE)
+    out = capsys.readouterr().out
+    assert "⑨" in out
+    assert "50 of 50 equal TensorFlow's own: they differ by 0 at most, 0.01 was allowed" in out
+    assert "answers by replica: 30, 20" in out
+
+
+def test_a_silent_replica_is_told(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered(monkeypatch, report({"a": 50}))
+    with pytest.raises(ReplicaSilentError, match="1 of the replicas answered none of the 50 requests") as caught:
+        walk.use(REFERENCE)
+    assert caught.value.code == "demo.replica-silent"
+
+
+def test_a_request_that_failed_ends_the_demo(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered(monkeypatch, report({"a": 49}, UnavailableError("down")))
+    with pytest.raises(UnavailableError, match="down"):
+        walk.use(REFERENCE)
+
+
+def test_nothing_is_stopped_before_anything_was_prepared(site: Site) -> None:
+    walk = Walk(site.workspace, Screen(as_json=False), tell=quietly)
+    walk.stop()
+    with pytest.raises(RuntimeError, match="nothing is prepared yet"):
+        _ = walk.deployment
