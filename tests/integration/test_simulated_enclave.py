@@ -6,9 +6,9 @@ The server inside is a few lines of Python: they show what it sees, and wait to 
 import hashlib
 import os
 import re
+import shutil
 import signal
 import socket
-import shutil
 import subprocess
 import sys
 import tempfile
