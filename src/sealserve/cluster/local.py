@@ -121,6 +121,9 @@ class LocalTarget:
                 f"The release {running.name} runs, and this is {release.name}.",
                 hint="`sealserve down` first: this target does not roll from one release to the next.",
             )
+        for process in self._registry.all().values():
+            if not process.is_alive():
+                process.stop()  # what is left of one that was killed: NGINX's workers hold its port
         self._refuse_taken_ports()
         self.start_vendor()
         self.start_platform()

@@ -74,7 +74,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.owns_group() and group_has_members(self.pid):
                 os.killpg(self.pid, signal.SIGKILL)
-        wait_until(lambda: not self.is_alive(), seconds=5)
+                wait_until(lambda: not group_has_members(self.pid), seconds=5)  # then its ports are free
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 

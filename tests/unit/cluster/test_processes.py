@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -95,3 +96,19 @@ def test_a_taken_port_is_named_with_what_it_is_for() -> None:
     assert not ports.is_listening(port, session=os.getsid(0))
     assert ports.is_free(port)
     assert ports.find_free() > 0
+
+
+def test_what_a_killed_process_left_is_ended_with_its_ports(tmp_path: Path) -> None:
+    code = """import socket, subprocess, sys, time
+listener = socket.create_server(("127.0.0.1", 0))
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[listener.fileno()])
+print(listener.getsockname()[1], flush=True)
+time.sleep(60)"""
+    process = Registry(tmp_path / "run.json").start("nginx", [sys.executable, "-c", code], log=tmp_path / "log")
+    assert wait_until(lambda: (tmp_path / "log").read_text().endswith("\n"), seconds=30)
+    port = int((tmp_path / "log").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not process.is_alive(), seconds=30)
+    assert not ports.is_free(port)
+    process.stop()
+    assert ports.is_free(port)

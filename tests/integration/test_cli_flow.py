@@ -1,0 +1,185 @@
+"""Deployments on this machine, from `up` to `down`, each with a tiny model and real parts."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.running import Running, deployment
+
+from sealserve.broker import admin
+from sealserve.cluster.processes import wait_until
+from sealserve.operations.certificates import BROKER_CERTIFICATE, BROKER_KEY
+from sealserve.operations.owner import open_vault
+from sealserve.pki.authority import Authority, AuthorityKind
+
+pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
+    """A deployment that does not run yet."""
+    with deployment(capsys) as running:
+        yield running
+
+
+def serving(replicas: int) -> dict[str, str]:
+    """Return the states of a deployment that runs."""
+    states = {"pcs": "running", "platform": "running", "broker": "running", "nginx": "serving"}
+    return states | {f"replica-{index}": "serving" for index in range(replicas)}
+
+
+def predicted(here: Running) -> list[float]:
+    answer: dict[str, Any] = here.json("predict", "--input", "x=[1, 2, 5]")
+    outputs: list[float] = answer["outputs"]["y"]
+    return outputs
+
+
+def test_from_up_to_down(here: Running) -> None:
+    up = here.process("up", "--json")
+    assert up.status == 0, up
+    assert {part["role"]: part["state"] for part in up.json} == serving(2)
+    assert here.states() == serving(2)
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    report = here.json("bench", "-n", "40", "-c", "4", "--connections", "4")
+    assert report["answered"] == 40
+    assert len(report["instances"]) == 2
+    assert all(report["instances"].values())
+
+    # What happened can be read up.
+    logs = here.ok("logs", "replica-1", "--last", "1000")
+    assert "step=measured enclave=replica-1" in logs
+    assert "step=mounts" in logs
+    decisions = [(row["decision"], row["code"]) for row in here.json("broker", "log")]
+    assert decisions == [("allowed", "ok")] * 2 + [("released", "ok")] * 2
+
+    # Fewer, and more: a third enclave has a measurement of its own.
+    scaled = here.json("scale", "1")
+    assert {part["role"]: part["state"] for part in scaled} == serving(1)
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    assert {part["role"]: part["state"] for part in here.json("scale", "3")} == serving(3)
+    assert len({row["mr_enclave"] for row in here.json("enclave", "show", "--host")}) == 3
+    assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
+
+    # One that is killed takes its server with it; `up` starts it anew, and nothing else.
+    before = here.parts()
+    here.kill("replica-1")
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    here.up("--replicas", "3")
+    after = here.parts()
+    assert here.states() == serving(3)
+    assert {role for role in before if before[role]["pid"] != after[role]["pid"]} == {"replica-1"}
+    assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
+
+    stopped = here.process("down", "--yes", "--json").json["stopped"]
+    assert stopped[0] == "nginx"
+    assert set(stopped) == set(serving(3))
+    here.nothing_left.check(wait=0)
+    assert here.json("status") == []
+    assert here.error("predict", "--timeout", "1")["status"] == 4
+    assert here.error("scale", "2")["code"] == "target.not-up"
+
+
+def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
+    here.up("--replicas", "1")
+    first = Path(here.json("release", "list")[0]["folder"]).name
+    run_by_hand = ("enclave", "run", "--name", "replica-0")
+
+    # Another release does not take the place of one that runs.
+    here.ok("release", "build")
+    busy = here.error("up")
+    assert (busy["code"], busy["status"]) == ("target.busy", 2)
+    assert busy["message"].startswith(f"The release {first} runs, and this is half-plus-two-")
+    assert here.states() == serving(1)
+
+    # Draining, it still starts; past the deadline it does not.
+    here.ok("broker", "drain", first, "--minutes", "5")
+    here.kill("replica-0")
+    with open_vault(here.site.workspace) as vault:
+        deadline = datetime.now(UTC) + timedelta(seconds=0.2)
+        admin.drain(vault.database, first, deadline=deadline, now=datetime.now(UTC))
+    assert wait_until(lambda: datetime.now(UTC) > deadline, seconds=60)
+    ended = here.process(*run_by_hand)  # it moves into a namespace for good
+    assert ended.status == 3
+    assert "error[provisioning.refused]" in ended.err
+    assert last_refusal(here) == "policy.release-draining-ended"
+
+    # `up` allows it again; revoked, it has ended for good.
+    here.up("--replicas", "1", "--release", first)
+    assert here.states() == serving(1)
+    here.ok("broker", "revoke", first, "--yes")
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    here.kill("replica-0")
+    final = here.error("up", "--release", first)
+    assert (final["code"], final["status"]) == ("broker.release-final", 2)
+    assert here.process(*run_by_hand).status == 3
+    assert last_refusal(here) == "policy.release-revoked"
+
+    # The newer one has a key of its own.
+    here.up("--replicas", "1")
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    here.ok("down", "--yes")
+    here.nothing_left.check(wait=0)
+
+
+def last_refusal(here: Running) -> str:
+    (row,) = here.json("broker", "log", "--last", "1")
+    assert row["decision"] == "refused"
+    code: str = row["code"]
+    return code
+
+
+def test_parts_that_end_are_told_and_started_again(here: Running) -> None:
+    here.up("--replicas", "1")
+
+    # Without a broker no replica starts; the one that runs goes on.
+    here.kill("broker")
+    error = here.error("scale", "2")
+    assert (error["code"], error["status"]) == ("process.ended", 4)
+    assert error["message"].startswith("replica-1 ended: error[provisioning.unreachable]: ")
+    assert "replica-1.log" in error["hint"]
+    assert predicted(here) == [2.5, 3.0, 4.5]
+
+    # NGINX, the platform and the PCS are gone as well: `up` starts what does not run.
+    here.kill("nginx", "platform", "pcs")
+    here.up("--replicas", "2")
+    assert here.states() == serving(2)
+    assert predicted(here) == [2.5, 3.0, 4.5]
+    assert set(here.json("down", "--yes")["stopped"]) == set(serving(2))
+    here.nothing_left.check(wait=0)
+
+
+def test_a_broker_whose_certificate_has_expired_does_not_start(here: Running) -> None:
+    here.ok("certs", "two-way")
+    owner, past = here.site.workspace.owner, datetime.now(UTC) - timedelta(days=400)
+    names, addresses = ["attestation.service.com"], [ip_address("127.0.0.1")]
+    old = Authority.create(AuthorityKind.BROKER, names=names, addresses=addresses, simulated=True, now=past)
+    old.issue_server(names, addresses, now=past, days=3).write(
+        certificate=owner.broker_tls / BROKER_CERTIFICATE, key=owner.broker_tls / BROKER_KEY
+    )
+    error = here.error("up")  # nothing that goes on is started
+    assert (error["code"], error["status"]) == ("process.ended", 4)
+    assert error["message"].startswith("broker ended: error[certificate.expired]: ")
+    assert "certs renew" in here.ok("logs", "broker")
+    here.ok("certs", "renew")
+    here.up("--replicas", "1")
+    assert predicted(here) == [2.5, 3.0, 4.5]
+
+
+def test_a_model_that_tensorflow_does_not_load_is_told(here: Running) -> None:
+    here.ok("model", "convert")
+    saved = here.site.workspace.owner.models / "half-plus-two/1/saved_model.pb"
+    saved.write_bytes(saved.read_bytes().replace(b"AddV2", b"AddV9"))
+    error = here.error("up", "--replicas", "1")
+    assert error["code"] == "process.ended"
+    assert error["message"].startswith("replica-0 ended: error[servable.load-failed]: ")
+    assert "AddV9" in error["message"]
+    states = here.states()
+    assert states["replica-0"] == "ended"
+    assert "nginx" not in states
+    assert json.dumps(states).count("running") == 3
+    here.ok("down", "--yes")
+    here.nothing_left.check(wait=0)
