@@ -20,12 +20,20 @@ The whole way of a request, in order (1, 2 and 16 are in `sealserve.broker.serve
 15. In one writing transaction: the release still stands (7), and the audit row. It is committed.
 16. The key is sent.
 
-Whatever fails refuses, with an audit row that has its code. If the row cannot be written, no key leaves.
+Whatever fails refuses. What is written of it:
+
+- A key that is released is always a row of its own, before the key leaves. If it cannot be written, no key leaves.
+- A refusal from step 5 on, when there is a quote, is a row with its code. So that strangers cannot fill the disk, each
+  network has so many rows and the others are counted: a row of code ``several`` says how many refusals of which codes
+  it stands for. One such row goes before the next row that is written, whoever's, and all when the broker stops.
+- A refusal before that is no row: anybody can make one with no more than a connection. It is in the log, whose lines
+  are limited and counted in the same way.
 """
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -37,6 +45,7 @@ from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import Decision, Entry
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore
+from sealserve.broker.limiter import Limiter, Rate, Tally
 from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
 from sealserve.deployment import Platform
 from sealserve.errors import SealserveError, UnavailableError, VerificationError
@@ -51,6 +60,14 @@ from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 
 _LOG: Final = logging.getLogger(__name__)
 _ROWS_PER_HEAD: Final = 64
+
+SEVERAL: Final = "several"
+"""The code of an audit row that stands for several refusals; its detail says how many, whose and why."""
+
+ROWS_OF_EACH: Final = Rate(burst=60, seconds=60)
+ROWS_OF_ALL: Final = Rate(burst=600, seconds=5)  # at most some 17,000 a day, or 15 MB
+LINES_OF_EACH: Final = Rate(burst=60, seconds=10)
+LINES_OF_ALL: Final = Rate(burst=600, seconds=1)
 
 
 class NoTrustAnchorError(UnavailableError):
@@ -142,6 +159,8 @@ class Broker:
         self._vendors = dict(vendors)
         self._signer = signer
         self._clock = clock
+        self._rows = Limiter(each=ROWS_OF_EACH, together=ROWS_OF_ALL)
+        self._lines = Limiter(each=LINES_OF_EACH, together=LINES_OF_ALL)
 
     def release_key(self, certificate: bytes, *, peer: str) -> SecretBytes:
         """Return the release key for a peer, after its evidence was appraised and the decision is in the audit log.
@@ -151,7 +170,7 @@ class Broker:
             peer: The peer's address and port.
 
         Raises:
-            SealserveError: The refusal, which the audit log has as well.
+            SealserveError: The refusal; what is written of it, see above.
         """
         trace = _Trace(peer)
         try:
@@ -165,9 +184,20 @@ class Broker:
             self._refuse(trace, internal)
             raise internal from error
 
-    def refuse(self, error: SealserveError, *, peer: str) -> None:
-        """Write down that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
-        self._refuse(_Trace(peer), error)
+    def turn_away(self, error: SealserveError, *, peer: str) -> None:
+        """Log that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
+        self._log_refusal(peer, error)
+
+    def settle(self) -> None:
+        """Write what is counted and not written yet, and sign the audit log's head: before the broker ends."""
+        while self._log_owed():
+            pass
+        with contextlib.ExitStack() as owed:
+            tallies = list(iter(lambda: owed.enter_context(self._rows.owed()), None))
+            with self._database.write() as connection:
+                for tally in tallies:
+                    self._append_tally(connection, tally)
+        self.sign_head()
 
     def sign_head(self) -> None:
         """Sign the audit log's head, if there is a signer."""
@@ -223,7 +253,7 @@ class Broker:
         return vendor
 
     def _grant(self, trace: _Trace, release: releases.Release) -> None:
-        with self._database.write() as connection:
+        with self._writing(trace.peer) as connection:
             now = self._clock()
             current = releases.get(connection, release.release_id)
             check_standing(current.state, current.deadline, now)
@@ -233,13 +263,39 @@ class Broker:
         )
 
     def _refuse(self, trace: _Trace, error: SealserveError) -> None:
-        _LOG.warning("refused %s: [%s] %s", trace.peer, error.code, audit.clean(error.message))
+        self._log_refusal(trace.peer, error)
+        if trace.quote is None or not self._rows.admit(trace.peer, error.code, self._clock()):
+            return
         try:
-            with self._database.write() as connection:
+            with self._writing(trace.peer) as connection:
                 entry = trace.entry(self._clock(), Decision.REFUSED, error.code, error.message)
                 self._append(connection, entry)
         except SealserveError as failure:  # the refusal stands; the log above is all there is of it
             _LOG.error("the refusal of %s is not in the audit log: %s", trace.peer, failure.message)
+
+    def _log_refusal(self, peer: str, error: SealserveError) -> None:
+        if self._lines.admit(peer, error.code, self._clock()):
+            self._log_owed(peer)
+            _LOG.warning("refused %s: [%s] %s", peer, error.code, audit.clean(error.message))
+
+    def _log_owed(self, peer: str | None = None) -> bool:
+        with self._lines.owed(peer) as tally:
+            if tally is not None:
+                _LOG.warning("%s", tally)
+            return tally is not None
+
+    @contextlib.contextmanager
+    def _writing(self, peer: str) -> Iterator[Connection]:
+        with self._rows.owed(peer) as tally, self._database.write() as connection:
+            if tally is not None:
+                self._append_tally(connection, tally)
+            yield connection
+
+    def _append_tally(self, connection: Connection, tally: Tally) -> None:
+        entry = Entry(
+            time=self._clock(), peer=tally.network, decision=Decision.REFUSED, code=SEVERAL, detail=str(tally)
+        )
+        self._append(connection, entry)
 
     def _append(self, connection: Connection, entry: Entry) -> None:
         row = audit.append(connection, entry)

@@ -53,7 +53,7 @@ class ListenError(InputError):
 
 
 class BusyError(UnavailableError):
-    """Too many appraisals are under way."""
+    """Too many connections or appraisals are under way."""
 
     code = "broker.busy"
 
@@ -147,7 +147,7 @@ class BrokerServer:
         return self
 
     def stop(self) -> None:
-        """Accept nothing more, let appraisals under way end, break off with all other peers, sign the audit head."""
+        """Accept nothing more, let appraisals under way end, break off with all other peers, settle the audit log."""
         if self._acceptor is None:
             return
         self._stopping.set()
@@ -156,7 +156,7 @@ class BrokerServer:
         self._acceptor.join()
         self._acceptor = self._listener = None
         with contextlib.suppress(SealserveError):
-            self._broker.sign_head()
+            self._broker.settle()
         _LOG.info("the broker has stopped")
 
     def __enter__(self) -> Self:
@@ -196,7 +196,8 @@ class BrokerServer:
                 if self._connections.admit(connection):
                     threads.submit(self._serve, connection)
                 else:
-                    _LOG.warning("no room for %s: all %d connections are busy", connection.peer, limits.connections)
+                    busy = BusyError(f"No room: all {limits.connections} connections are busy.")
+                    self._broker.turn_away(busy, peer=connection.peer)
                     stream.close()
             self._connections.shut_waiting()
             if not self._connections.wait_empty(limits.stop):
@@ -207,19 +208,19 @@ class BrokerServer:
             connection.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._talk(connection)
         except OSError as error:
-            _LOG.info("lost %s: %s", connection.peer, error)
+            self._broker.turn_away(PeerGoneError(f"The connection broke: {error}."), peer=connection.peer)
         except Exception:  # noqa: BLE001  # one connection never takes the server down
             _LOG.exception("an internal error while serving %s", connection.peer)
         finally:
             self._connections.close(connection)
 
     def _talk(self, connection: Connection) -> None:
-        limits, peer = self._limits, connection.peer
+        limits = self._limits
         session = TlsSession(self._context, connection.stream)
         try:
             certificate = session.handshake(first_byte_seconds=limits.first_byte, seconds=limits.handshake)  # 1
-        except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:  # nothing was asked: no audit row
-            _LOG.info("no session with %s: [%s] %s", peer, error.code, error.message)
+        except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
+            self._broker.turn_away(error, peer=connection.peer)
         else:
             self._answer(session, certificate, connection)
         session.finish(seconds=0 if self._stopping.is_set() else limits.linger)
@@ -230,12 +231,12 @@ class BrokerServer:
         try:
             self._receive(session, protocol)  # 2
         except SealserveError as error:
-            self._broker.refuse(error, peer=peer)
+            self._broker.turn_away(error, peer=peer)
             return
         try:
             key = self._appraise(certificate, connection)  # 3 to 15
         except SealserveError:
-            return  # it is in the audit log; the peer learns nothing from us
+            return  # it is written down; the peer learns nothing from us
         with key, protocol.respond(key) as response:
             try:
                 session.send(response.reveal(), seconds=limits.send)  # 16
@@ -253,7 +254,7 @@ class BrokerServer:
         try:
             if not self._appraisals.acquire(timeout=self._limits.queue):
                 busy = BusyError(f"No appraisal could begin within {self._limits.queue} s.")
-                self._broker.refuse(busy, peer=connection.peer)
+                self._broker.turn_away(busy, peer=connection.peer)
                 raise busy
             try:
                 return self._broker.release_key(certificate, peer=connection.peer)

@@ -8,8 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealserve.broker import admin
 from sealserve.broker.audit import AuditHeadError, AuditTruncatedError
+from sealserve.broker.policy import MrEnclaveUnknownError
 from sealserve.broker.releases import ReleaseUnknownError
 from sealserve.deployment import Platform
+from sealserve.sgx.report import MrEnclave
 
 
 def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
@@ -63,12 +65,13 @@ def test_status_counts(stage: Any) -> None:
     broker = stage.broker()
     broker.release_key(stage.ratls().certificate, peer="p")
     for _ in range(2):
-        broker.refuse(ReleaseUnknownError("a test"), peer="p")
+        with pytest.raises(MrEnclaveUnknownError):
+            broker.release_key(stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate, peer="p")
     status = admin.status(stage.database)
     assert status.keys == 1
     assert status.releases == {"active": 1}
     assert status.decisions == {"allowed": 1, "refused": 2, "released": 1}
-    assert status.refusals == {"broker.release-unknown": 2}
+    assert status.refusals == {"policy.mr-enclave-unknown": 2}
     assert status.evaluation_floor == {"simulated": 17}
     assert status.audit_rows == 4
     json.dumps(asdict(status))

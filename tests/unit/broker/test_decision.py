@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, text
+from sqlalchemy import Connection, delete, text
 
-from sealserve.broker import admin, audit
+from sealserve.broker import admin, audit, decision
 from sealserve.broker.database import AUDIT, Database, DatabaseUnavailableError
 from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
+from sealserve.broker.limiter import Rate
 from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.deployment import Platform as Kind
@@ -115,10 +116,87 @@ def test_what_strangers_say_makes_the_broker_fetch_nothing(stage: Stage) -> None
     unknown = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
     other = Vendor.create(stage.folder / "other-vendor", now=stage.now)
     foreign = stage.ratls(Platform.create(other, stage.folder / "other", now=stage.now)).certificate
-    _refused(stage, b"garbage", "ra-tls.certificate", "cannot be read")
     _refused(stage, unknown, "policy.mr-enclave-unknown", "No release")
     _refused(stage, foreign, "pck.root-not-trusted", "expected the root")
     assert stage.source.asked == 0
+
+
+def test_what_anybody_can_send_is_logged_and_no_row(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decision, "LINES_OF_EACH", Rate(burst=3, seconds=60))
+    broker, pair = stage.broker(), stage.ratls()
+    found = parse_certificate(pair.certificate).quote
+    no_quote = pair.certificate.replace(found, bytes(len(found)))
+    for _ in range(200):
+        with pytest.raises(SealserveError, match="cannot be read"):
+            broker.release_key(b"garbage", peer=PEER)
+        with pytest.raises(SealserveError, match="version"):
+            broker.release_key(no_quote, peer=PEER)
+        broker.turn_away(NoTrustAnchorError("a test"), peer=PEER)
+    assert len(stage.rows()) == 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    assert f"refused {PEER}: [ra-tls.certificate] " in lines[0]
+    broker.settle()
+    assert "597 further refusals of 192.0.2.1 since" in caplog.text
+    assert "199 ra-tls.certificate, 199 quote.version, 199 broker.no-trust-anchor" in caplog.text
+    assert len(stage.rows()) == 1
+
+
+def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision, "ROWS_OF_EACH", Rate(burst=3, seconds=60))
+    now = [stage.now]
+    broker = stage.broker(clock=lambda: now[0])
+    unknown = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
+
+    def refuse(times: int, peer: str) -> None:
+        for _ in range(times):
+            with pytest.raises(SealserveError, match="No release"):
+                broker.release_key(unknown, peer=peer)
+
+    refuse(10, PEER)
+    assert len(stage.rows()) == 1 + 3
+    now[0] += timedelta(seconds=61)
+    refuse(1, PEER)  # again by itself, and what was left out before it
+    several, written = (row.entry for row in stage.rows()[-2:])
+    assert (several.decision, several.code, several.peer) == ("refused", decision.SEVERAL, "192.0.2.1")
+    assert several.detail == (
+        "7 further refusals of 192.0.2.1 since 2026-11-23T12:00:00+00:00 not written one by one:"
+        " 7 policy.mr-enclave-unknown"
+    )
+    assert (written.code, written.peer) == ("policy.mr-enclave-unknown", PEER)
+    refuse(2, PEER)
+    refuse(5, "[2001:db8::1]:7")
+    for _ in range(20):  # a key that is released is a row, each time
+        assert broker.release_key(stage.ratls().certificate, peer=PEER) == stage.made.key
+    codes = [row.entry.code for row in stage.rows()[6:]]
+    single = ["policy.mr-enclave-unknown"] * 3
+    assert codes == [decision.SEVERAL, *single, decision.SEVERAL] + ["ok"] * 20
+    refuse(4, "[2001:db8::2]:7")  # the same /64
+    broker.settle()
+    assert stage.rows()[-1].entry.peer == "2001:db8::/64"
+    assert stage.rows()[-1].entry.detail.startswith("4 further refusals of 2001:db8::/64 since")
+
+
+def test_a_count_that_could_not_be_written_is_written_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision, "ROWS_OF_EACH", Rate(burst=0, seconds=60))
+    broker = stage.broker()
+    with pytest.raises(SealserveError, match="ISVSVN"):
+        broker.release_key(stage.ratls(isv_svn=1).certificate, peer=PEER)
+    append, calls = audit.append, [0]
+
+    def fail_once(connection: Connection, entry: audit.Entry) -> audit.AuditRow:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise DatabaseUnavailableError("disk full")
+        return append(connection, entry)
+
+    monkeypatch.setattr(audit, "append", fail_once)
+    with pytest.raises(DatabaseUnavailableError, match="disk full"):
+        broker.settle()
+    broker.settle()
+    assert stage.rows()[-1].entry.detail.endswith(": 1 policy.isv-svn")
 
 
 def test_a_quote_of_another_certificate_is_refused(stage: Stage) -> None:
@@ -319,8 +397,10 @@ def test_the_row_is_committed_before_the_key_is_returned(stage: Stage) -> None:
 def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
     signer = Ed25519PrivateKey.generate()
     broker = stage.broker(signer=signer)
-    for _ in range(64):
-        broker.refuse(NoTrustAnchorError("a test"), peer=PEER)
+    certificate = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
+    for host in range(64):
+        with pytest.raises(SealserveError, match="No release"):
+            broker.release_key(certificate, peer=f"192.0.2.{host}:1")
     with stage.database.read() as connection:
         assert [head.seq for head in audit.heads(connection)] == [64]
         assert audit.verify_chain(connection, signer.public_key())[0] == 65
