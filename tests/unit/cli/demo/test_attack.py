@@ -36,7 +36,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, status, "", stderr)
 
-    monkeypatch.setattr(attack.subprocess, "run", run)
+    monkeypatch.setattr("subprocess.run", run)
 
 
 def not_refused(host: Host) -> str:
@@ -55,7 +55,7 @@ def test_the_enclaves_own_refusal_is_its_last_error(host: Host, monkeypatch: pyt
 def test_the_brokers_reason_is_in_its_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ends(monkeypatch, 3, "error[provisioning.refused]: The broker refused.\n")
     rows = [SimpleNamespace(decision="refused", code="quote.debug", detail="a debug enclave")]
-    monkeypatch.setattr(attack.admin, "log", lambda *_args, **_options: rows)
+    monkeypatch.setattr("sealserve.broker.admin.log", lambda *_args, **_options: rows)
     assert host._launch(Path("/nowhere")) == Refusal(code="quote.debug", message="a debug enclave", by="the broker")
     rows[0].decision = "released"
     assert not_refused(host) == "The broker's last decision is 'released'."
@@ -70,7 +70,7 @@ def test_an_enclave_that_serves_was_not_refused(host: Host, monkeypatch: pytest.
     def go_on(command: list[str], **_: Any) -> None:
         raise subprocess.TimeoutExpired(command, 1)
 
-    monkeypatch.setattr(attack.subprocess, "run", go_on)
+    monkeypatch.setattr("subprocess.run", go_on)
     assert not_refused(host) == "The enclave started and went on."
 
 

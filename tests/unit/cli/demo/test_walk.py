@@ -40,7 +40,7 @@ def walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Walk:
     made = Fake(site.workspace, Screen(as_json=False), tell=quietly)
     made._deployment = site.deployment
     site.certify()
-    monkeypatch.setattr(module.connection, "channels", channels)
+    monkeypatch.setattr("sealserve.cli.connection.channels", channels)
     monkeypatch.setattr(module, "tell_front", lambda *_args, **_options: None)
     return made
 
