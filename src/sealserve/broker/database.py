@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sqlalchemy import (
+    URL,
     Boolean,
     Column,
     Connection,
@@ -167,9 +168,8 @@ class Database:
             _make_private(path)
         except OSError as error:
             raise DatabaseUnavailableError(f"The database {path} cannot be opened: {error.strerror}.") from error
-        engine = create_engine(
-            f"sqlite+pysqlite:///{path}", connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True
-        )
+        url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
+        engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True)
         _prepare_sqlite(engine)
         database = cls(engine, str(path))
         try:

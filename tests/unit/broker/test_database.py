@@ -37,6 +37,17 @@ def test_a_file_that_others_could_read_is_made_private_again(tmp_path: Path) -> 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("name", ["what?", "50%25", "a#b", "sp ace", "file:x"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    Database.open(folder / "broker.sqlite").close()
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    made = list(folder.iterdir())
+    assert [path.name for path in made if path.stat().st_size] == ["broker.sqlite"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in made)
+
+
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:
