@@ -183,7 +183,8 @@ def install_environment() -> None:
         run("installing the package installer", [*pip, "--requirement", str(BOOTSTRAP)], environment)
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python)]
     say("installing the locked Python packages, each checked against its hash")
-    run("installing the locked packages", [*uv, "--require-hashes", "--requirement", str(LOCK)], environment)
+    locked = [*uv, "--compile-bytecode", "--require-hashes", "--requirement", str(LOCK)]  # each verb starts sooner
+    run("installing the locked packages", locked, environment)
     run("installing sealserve", [*uv, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], environment)
     STAMP.write_text(wanted)
     say("ready: .venv/bin/sealserve --help")
