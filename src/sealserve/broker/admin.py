@@ -104,11 +104,19 @@ class Status:
 
 
 def allow(
-    database: Database, release: Release, references: Mapping[str, ReferenceValues], *, now: datetime
+    database: Database,
+    release: Release,
+    references: Mapping[str, ReferenceValues],
+    *,
+    now: datetime,
+    reactivate: bool = False,
 ) -> ReleaseSummary:
     """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`."""
     with database.write() as connection:
-        allowed = releases.allow(connection, release, references)
+        known = releases.is_known(connection, release.release_id)
+        allowed = releases.allow(connection, release, references, reactivate=reactivate)
+        if known and reactivate:
+            _note(connection, Decision.REACTIVATED, allowed, now, detail=f"with the TCB policy {allowed.tcb.name}")
         for label, values in references.items():
             _note(connection, Decision.ALLOWED, allowed, now, detail=label, values=values)
         return _summary(connection, allowed)

@@ -52,6 +52,7 @@ class Decision(StrEnum):
     RELEASED = "released"
     REFUSED = "refused"
     ALLOWED = "allowed"
+    REACTIVATED = "reactivated"
     DRAINING = "draining"
     REVOKED = "revoked"
     ENROLLED = "enrolled"

@@ -46,6 +46,12 @@ class ReleaseConflictError(InputError):
     code = "broker.release-conflict"
 
 
+class ReleasePolicyError(InputError):
+    """The release is known with another policy, which only re-activating it changes."""
+
+    code = "broker.release-policy"
+
+
 class ReleaseFinalError(InputError):
     """The release is revoked, and stays so."""
 
@@ -105,15 +111,18 @@ class Match:
     reference: Reference
 
 
-def allow(connection: Connection, release: Release, references: Mapping[str, ReferenceValues]) -> Release:
+def allow(
+    connection: Connection, release: Release, references: Mapping[str, ReferenceValues], *, reactivate: bool = False
+) -> Release:
     """Let the enclaves described by ``references`` have the key of ``release``.
 
-    A release that is known gets the further reference values, and is active again if it was draining.
+    A release that is known gets the further reference values; its state stays as it is, and so does its policy.
 
     Args:
         connection: A writing transaction.
         release: The release, active.
         references: Reference values by the enclave's label.
+        reactivate: Make a known release active again if it is draining, with the policy of ``release``.
 
     Returns:
         The release as it is now.
@@ -122,20 +131,25 @@ def allow(connection: Connection, release: Release, references: Mapping[str, Ref
         EmptyPolicyError: There are no reference values.
         KeyUnknownError: The keystore does not hold its key.
         ReleaseConflictError: It is known with another key or mark, or an MRENCLAVE belongs to another release.
+        ReleasePolicyError: It is known with another policy, and is not to be re-activated.
         ReleaseFinalError: It is revoked.
     """
     if not references:
         raise EmptyPolicyError(f"The release {release.name} names no enclave: nothing could have its key.")
     if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
         raise KeyUnknownError(f"The keystore has no key {release.key_id}, which the release {release.name} names.")
-    known = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
-    if known is None:
+    row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
+    if row is None:
         connection.execute(insert(RELEASES).values(_release_row(release)))
     else:
-        _check_same(_release(known), release)
-        changes = {"state": ReleaseState.ACTIVE, "deadline": None, "tcb_policy": release.tcb.to_json(),
-                   "enrolled_platforms_only": release.enrolled_platforms_only}  # fmt: skip
-        connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
+        known = _release(row)
+        _check_same(known, release)
+        if reactivate:
+            changes = {"state": ReleaseState.ACTIVE, "deadline": None, "tcb_policy": release.tcb.to_json(),
+                       "enrolled_platforms_only": release.enrolled_platforms_only}  # fmt: skip
+            connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
+        else:
+            _check_policy(known, release)
     for label, values in references.items():
         _put_reference(connection, release, Reference(label=label, values=values))
     return get(connection, release.release_id)
@@ -202,6 +216,12 @@ def get(connection: Connection, release_id: ReleaseId) -> Release:
     if row is None:
         raise _unknown(release_id)
     return _release(row)
+
+
+def is_known(connection: Connection, release_id: ReleaseId) -> bool:
+    """Return whether there is a release with this id."""
+    query = select(RELEASES.c.release_id).where(RELEASES.c.release_id == release_id)
+    return connection.execute(query).first() is not None
 
 
 def find(connection: Connection, name_or_id: str) -> Release:
@@ -276,6 +296,19 @@ def _check_same(known: Release, wanted: Release) -> None:
                 f"now it has {getattr(wanted, field)}.",
                 hint="A release never changes. Build a new one.",
             )
+
+
+def _check_policy(known: Release, wanted: Release) -> None:
+    if (known.tcb, known.enrolled_platforms_only) != (wanted.tcb, wanted.enrolled_platforms_only):
+        raise ReleasePolicyError(
+            f"The release {known.name} is known with {_policy(known)}, now it has {_policy(wanted)}.",
+            hint="`sealserve broker allow --reactivate` changes it, and makes the release active if it is draining.",
+        )
+
+
+def _policy(release: Release) -> str:
+    which = "enrolled platforms only" if release.enrolled_platforms_only else "any platform"
+    return f"the TCB policy {release.tcb.name!r} ({release.tcb.to_json()}) for {which}"
 
 
 def _check_not_final(release: Release) -> None:

@@ -39,12 +39,24 @@ def run(ready_file: console.ReadyFile = None, directory: console.Directory = con
 
 
 @app.command()
-def allow(name: Name = None, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
-    """Let the enclaves that were built for a release have its key."""
+def allow(
+    name: Name = None,
+    reactivate: Annotated[
+        bool,
+        typer.Option("--reactivate", help="Make a draining release active again, with sealserve.toml's TCB policy."),
+    ] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Let the enclaves that were built for a release have its key.
+
+    A release that the broker knows gets further enclaves; its state and its TCB policy stay as they are.
+    """
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, name)
-    _print(provisioning.allow(workspace, described, folder, now=datetime.now(UTC)), as_json=as_json)
+    allowed = provisioning.allow(workspace, described, folder, now=datetime.now(UTC), reactivate=reactivate)
+    _print(allowed, as_json=as_json)
 
 
 @app.command()

@@ -49,16 +49,22 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
 
 
-def allow(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> ReleaseSummary:
+def allow(
+    workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime, reactivate: bool = False
+) -> ReleaseSummary:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
+
+    A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
 
     Args:
         workspace: The owner's.
         deployment: Says which states of a platform are accepted.
         folder: The release.
         now: The time on the owner's clock.
+        reactivate: Make a draining release active again, with the policy that the deployment describes now.
 
     Raises:
+        ReleasePolicyError: The release is known with another policy, and is not to be re-activated.
         SealserveError: The release or its enclaves do not verify, or are known with other values.
     """
     owner_key = index_signer(workspace).public_key()
@@ -77,4 +83,4 @@ def allow(workspace: Workspace, deployment: Deployment, folder: Path, *, now: da
         created=verified.index.created_at,
     )
     with open_vault(workspace) as vault:
-        return admin.allow(vault.database, release, references, now=now)
+        return admin.allow(vault.database, release, references, now=now, reactivate=reactivate)

@@ -83,9 +83,9 @@ class Stage:
             lambda data: quote(platform or self.platform, replace(report, report_data=data)), self.now
         )
 
-    def allow(self, release: Release, *references: ReferenceValues) -> None:
+    def allow(self, release: Release, *references: ReferenceValues, reactivate: bool = False) -> None:
         values = {f"replica-{number}": reference for number, reference in enumerate(references or (REFERENCE,))}
-        admin.allow(self.database, release, values, now=self.now)
+        admin.allow(self.database, release, values, now=self.now, reactivate=reactivate)
 
     def rows(self) -> list[AuditRow]:
         with self.database.read() as connection:

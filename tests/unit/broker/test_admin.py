@@ -42,16 +42,19 @@ def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
 def test_each_change_of_the_owner_is_in_the_log(stage: Any) -> None:
     deadline = stage.now + timedelta(hours=1)
     assert admin.drain(stage.database, "resnet50", deadline=deadline, now=stage.now).state == "draining"
+    stage.allow(stage.release, reactivate=True)
     assert admin.revoke(stage.database, "a" * 8, now=stage.now).state == "revoked"
     admin.enrol_platform(stage.database, Platform.SIMULATED, "ab" * 16, label="rack 1", now=stage.now)
     lines = admin.log(stage.database)
     assert [(line.seq, line.peer, line.decision, line.code, line.detail) for line in lines] == [
         (1, "owner", "allowed", "ok", "replica-0"),
         (2, "owner", "draining", "ok", "until 2026-11-23T13:00:00+00:00"),
-        (3, "owner", "revoked", "ok", ""),
-        (4, "owner", "enrolled", "ok", "rack 1"),
+        (3, "owner", "reactivated", "ok", "with the TCB policy strict"),
+        (4, "owner", "allowed", "ok", "replica-0"),
+        (5, "owner", "revoked", "ok", ""),
+        (6, "owner", "enrolled", "ok", "rack 1"),
     ]
-    assert [line.seq for line in admin.log(stage.database, last=1)] == [4]
+    assert [line.seq for line in admin.log(stage.database, last=1)] == [6]
     json.dumps([asdict(line) for line in lines])
 
 

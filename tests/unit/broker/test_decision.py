@@ -45,7 +45,7 @@ class Stage(Protocol):
 
     def broker(self, **changes: Any) -> Broker: ...
     def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair: ...
-    def allow(self, release: Release, *references: ReferenceValues) -> None: ...
+    def allow(self, release: Release, *references: ReferenceValues, reactivate: bool = False) -> None: ...
     def rows(self) -> list[audit.AuditRow]: ...
 
 
@@ -234,14 +234,14 @@ def test_an_advisory_decides_by_the_releases_own_policy(stage: Stage) -> None:
     stage.vendor.publish_levels([hardening], fmspc=kind)
     certificate = stage.ratls().certificate
     _refused(stage, certificate, "policy.tcb-status", "SWHardeningNeeded, with INTEL-SA-00334, INTEL-SA-00615")
-    stage.allow(replace(stage.release, tcb=CLOUD_SMT))
+    stage.allow(replace(stage.release, tcb=CLOUD_SMT), reactivate=True)
     _refused(stage, certificate, "policy.advisory", "because of INTEL-SA-00334; the policy 'cloud-smt'")
     own = TcbPolicy(
         name="mine",
         statuses=CLOUD_SMT.statuses,
         advisories=CLOUD_SMT.advisories | {"INTEL-SA-00334"},
     )
-    stage.allow(replace(stage.release, tcb=own))
+    stage.allow(replace(stage.release, tcb=own), reactivate=True)
     assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
 
 
@@ -313,7 +313,7 @@ def test_a_release_revoked_during_the_appraisal_gives_no_key(stage: Stage) -> No
 
 
 def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
-    stage.allow(replace(stage.release, enrolled_platforms_only=True))
+    stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
     certificate = stage.ratls().certificate
     _refused(stage, certificate, "policy.platform-unknown", f"platform {stage.platform.platform_id} is not enrolled")
     admin.enrol_platform(stage.database, Kind.SIMULATED, stage.platform.platform_id, label="the laptop", now=stage.now)

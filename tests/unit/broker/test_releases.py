@@ -15,6 +15,7 @@ from sealserve.broker.releases import (
     ReleaseConflictError,
     ReleaseFinalError,
     ReleaseId,
+    ReleasePolicyError,
     ReleaseUnknownError,
 )
 from sealserve.broker.tcb_policy import EmptyPolicyError
@@ -56,9 +57,10 @@ def _release(key_id: KeyId, now: datetime, number: int = 0xA, name: str = "resne
     )
 
 
-def _allow(database: Database, release: Release, *references: ReferenceValues) -> Release:
+def _allow(database: Database, release: Release, *references: ReferenceValues, reactivate: bool = False) -> Release:
+    values = {f"replica-{n}": value for n, value in enumerate(references)}
     with database.write() as connection:
-        return releases.allow(connection, release, {f"replica-{n}": value for n, value in enumerate(references)})
+        return releases.allow(connection, release, values, reactivate=reactivate)
 
 
 def test_a_release_comes_back_by_each_of_its_measurements(database: Database, key_id: KeyId, now: datetime) -> None:
@@ -85,15 +87,31 @@ def test_a_release_needs_its_key(database: Database, now: datetime) -> None:
         _allow(database, _release(KeyId("00" * 16), now), _reference(1))
 
 
-def test_allowing_again_adds_enclaves_and_changes_the_policy(database: Database, key_id: KeyId, now: datetime) -> None:
+def test_allowing_again_adds_enclaves(database: Database, key_id: KeyId, now: datetime) -> None:
     release = _release(key_id, now)
     _allow(database, release, _reference(1))
-    later = replace(release, tcb=CLOUD_SMT, enrolled_platforms_only=True, created=now + timedelta(days=1))
-    again = _allow(database, later, _reference(1, svn=2), _reference(2))
-    assert again == replace(later, created=now)
+    again = _allow(database, replace(release, created=now + timedelta(days=1)), _reference(1, svn=2), _reference(2))
+    assert again == release
     with database.read() as connection:
         found = [item.values for item in releases.references_of(connection, release.release_id)]
     assert found == [_reference(1, svn=2), _reference(2)]
+
+
+def test_the_policy_changes_only_when_that_is_said(database: Database, key_id: KeyId, now: datetime) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    for changed in (replace(release, tcb=CLOUD_SMT), replace(release, enrolled_platforms_only=True)):
+        with pytest.raises(
+            ReleasePolicyError, match=r"resnet50 is known with the TCB policy 'strict' .* any platform, now"
+        ) as caught:
+            _allow(database, changed, _reference(1), _reference(2))
+        assert caught.value.code == "broker.release-policy"
+        assert "--reactivate" in (caught.value.hint or "")
+    with database.read() as connection:
+        assert releases.get(connection, release.release_id) == release
+        assert len(releases.references_of(connection, release.release_id)) == 1
+    later = replace(release, tcb=CLOUD_SMT, enrolled_platforms_only=True, created=now + timedelta(days=1))
+    assert _allow(database, later, _reference(1), reactivate=True) == replace(later, created=now)
 
 
 def test_a_release_never_changes(database: Database, key_id: KeyId, now: datetime, tmp_path: Path) -> None:
@@ -109,6 +127,8 @@ def test_a_release_never_changes(database: Database, key_id: KeyId, now: datetim
         with pytest.raises(ReleaseConflictError, match=r"is known with (name|platform|key_id)") as caught:
             _allow(database, changed, _reference(1))
         assert caught.value.code == "broker.release-conflict"
+        with pytest.raises(ReleaseConflictError):
+            _allow(database, changed, _reference(1), reactivate=True)
 
 
 def test_an_enclave_belongs_to_one_release(database: Database, key_id: KeyId, now: datetime) -> None:
@@ -126,7 +146,8 @@ def test_draining_and_back(database: Database, key_id: KeyId, now: datetime) -> 
     with database.write() as connection:
         drained = releases.drain(connection, release.release_id, deadline=deadline, now=now)
     assert (drained.state, drained.deadline) == (ReleaseState.DRAINING, deadline)
-    assert _allow(database, release, _reference(1)) == release
+    assert _allow(database, release, _reference(1), _reference(2)) == drained  # further enclaves, and still draining
+    assert _allow(database, release, _reference(1), reactivate=True) == release
     with database.write() as connection, pytest.raises(DeadlineError, match=r"The deadline .* is over") as caught:
         releases.drain(connection, release.release_id, deadline=now, now=now)
     assert caught.value.code == "broker.deadline"

@@ -91,6 +91,17 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
 
 
 @pytest.mark.usefixtures("release")
+def test_a_draining_release_is_active_again_only_when_that_is_said(cli: CommandLine) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow", "--reactivate")  # nothing to re-activate yet
+    cli.ok("broker", "drain", cli.json("broker", "releases")[0]["name"])
+    assert cli.json("broker", "allow")["state"] == "draining"
+    assert cli.json("broker", "allow", "--reactivate")["state"] == "active"
+    decisions = [row["decision"] for row in cli.json("broker", "log")]
+    assert decisions == ["allowed", "draining", "allowed", "reactivated", "allowed"]
+
+
+@pytest.mark.usefixtures("release")
 def test_the_whole_log_is_verified(cli: CommandLine, ready: Site) -> None:
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")

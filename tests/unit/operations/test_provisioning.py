@@ -69,6 +69,17 @@ def test_an_incomplete_release_is_not_allowed(ready: Site, release: Path) -> Non
     assert allowed(ready) == []
 
 
+def test_a_draining_release_goes_on_draining_until_it_is_said_otherwise(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    with open_vault(ready.workspace) as vault:
+        admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
+    ready.build_enclave(release, name="replica-2", port=8512)
+    again = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    assert (again.state, len(again.enclaves)) == ("draining", 3)
+    again = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now, reactivate=True)
+    assert (again.state, again.deadline) == ("active", None)
+
+
 def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
     provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
     with open_vault(ready.workspace) as vault:
