@@ -17,6 +17,7 @@ import httpx
 from sealserve.errors import InputError, UnavailableError
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE, CollateralMalformedError
+from sealserve.sgx.cutoff import Cutoff
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
 from sealserve.sgx.quote import Quote
@@ -25,6 +26,7 @@ INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 _API: Final = "/sgx/certification/v4"
 _MAX_CACHED: Final = 256
+_OWN_CONNECTION: Final = {"Connection": "close"}  # so that its deadline can cut it off
 
 _T = TypeVar("_T", Signed, Listed)
 
@@ -39,6 +41,12 @@ class PcsUnreachableError(UnavailableError):
     """The PCS or PCCS does not answer."""
 
     code = "pcs.unreachable"
+
+
+class PcsTooSlowError(UnavailableError):
+    """The PCS or PCCS answers, and does not come to an end."""
+
+    code = "pcs.too-slow"
 
 
 class PcsStatusError(UnavailableError):
@@ -67,6 +75,7 @@ class PcsClient:
         root_crl_url: Where the root's revocation list is; by default Intel's for Intel's PCS, else ``/rootcacrl``.
         http: The HTTP client to use instead of an own one: for a PCCS with a private certificate, for instance.
         timeout: Seconds to wait for each step of a request.
+        total: Seconds for a whole request.
         max_age: How long an answer is used again, if its next update is not due before.
         clock: Says what time it is.
 
@@ -81,6 +90,7 @@ class PcsClient:
         root_crl_url: str | None = None,
         http: httpx.Client | None = None,
         timeout: float = 10.0,
+        total: float = 30.0,
         max_age: timedelta = timedelta(hours=1),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -90,6 +100,7 @@ class PcsClient:
         self._root_crl_url = root_crl_url or (INTEL_ROOT_CRL if base == INTEL_PCS else f"{self._api}/rootcacrl")
         self._owns_http = http is None
         self._http = http or httpx.Client(timeout=timeout, trust_env=not _is_loopback(host))  # trust_env: proxies
+        self._total = total
         self._max_age = max_age
         self._clock = clock
         self._cache: dict[str, _Cached] = {}
@@ -102,6 +113,7 @@ class PcsClient:
 
         Raises:
             PcsUnreachableError: No answer.
+            PcsTooSlowError: No whole answer in time.
             PcsNotFoundError: This kind of platform is not known there.
             PcsStatusError: An error for an answer.
             VerificationError: The answer, or the quote's PCK certificate, is not as specified.
@@ -154,20 +166,35 @@ class PcsClient:
         return value
 
     def _fetch(self, url: str) -> tuple[bytes, httpx.Headers]:
-        try:
-            with self._http.stream("GET", url) as response:
-                _check_status(url, response.status_code)
-                body = bytearray()
-                for part in response.iter_bytes():
-                    body += part
-                    if len(body) > MAX_DOCUMENT_SIZE:
-                        raise CollateralMalformedError(f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes.")
-                return bytes(body), response.headers
-        except httpx.HTTPError as error:
-            raise PcsUnreachableError(
-                f"{url}: no answer ({type(error).__name__}: {error}).",
-                hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
-            ) from error
+        with Cutoff(self._total) as cutoff:
+            try:
+                answer = self._read(url, cutoff)
+            except httpx.HTTPError as error:
+                if cutoff.passed:
+                    raise self._too_slow(url) from error
+                raise PcsUnreachableError(
+                    f"{url}: no answer ({type(error).__name__}: {error}).",
+                    hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
+                ) from error
+            if cutoff.passed:  # an answer that ends with its connection looks whole
+                raise self._too_slow(url)
+            return answer
+
+    def _too_slow(self, url: str) -> PcsTooSlowError:
+        return PcsTooSlowError(
+            f"{url}: no whole answer within {self._total:g} s.",
+            hint="Is the PCS or PCCS overloaded, or the network between?",
+        )
+
+    def _read(self, url: str, cutoff: Cutoff) -> tuple[bytes, httpx.Headers]:
+        with self._http.stream("GET", url, headers=_OWN_CONNECTION, extensions=cutoff.extensions) as response:
+            _check_status(url, response.status_code)
+            body = bytearray()
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > MAX_DOCUMENT_SIZE:
+                    raise CollateralMalformedError(f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes.")
+            return bytes(body), response.headers
 
 
 def _host(base: str) -> str:

@@ -1,6 +1,11 @@
+import select
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Self
 
 import httpx
 import pytest
@@ -12,6 +17,7 @@ from sealserve.sgx.pcs import (
     PcsClient,
     PcsNotFoundError,
     PcsStatusError,
+    PcsTooSlowError,
     PcsUnreachableError,
     PcsUrlError,
 )
@@ -126,6 +132,48 @@ def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
         client.collateral_for(parse_quote(raw))
     assert caught.value.code == "pcs.unreachable"
     assert server.url in caught.value.message
+
+
+class Drip:
+    """A server that begins an answer, and then sends a byte now and then for as long as anybody listens."""
+
+    def __init__(self, begin: bytes) -> None:
+        self._begin = begin
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        stream, _ = self._listener.accept()
+        with stream, suppress(OSError):
+            stream.sendall(self._begin)
+            while not select.select([stream], [], [], 0.01)[0] or stream.recv(4096):
+                stream.sendall(b"x")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "begin"),
+    [
+        ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\n\r\n"),  # the answer ends where the connection ends
+        ("http", b"HTTP/1.1 200 OK\r\nX-Header: "),
+        ("https", b"\x16\x03\x03\x40\x00"),  # a TLS record of 16 KiB
+    ],
+)
+def test_an_answer_that_drips_is_cut_off(raw: bytes, scheme: str, begin: bytes) -> None:
+    with Drip(begin) as server:
+        client = PcsClient(f"{scheme}://{server.address}", timeout=60, total=0.3)
+        with client, pytest.raises(PcsTooSlowError, match=r"no whole answer within 0\.3 s") as caught:
+            client.collateral_for(parse_quote(raw))
+    assert caught.value.code == "pcs.too-slow"
 
 
 def test_an_unknown_kind_of_platform(raw: bytes) -> None:
