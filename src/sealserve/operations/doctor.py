@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sealserve.deployment import Deployment, Platform, TlsMode
-from sealserve.enclave.simulated.private_memory import Way, available_way
+from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.ingress.nginx_program import find_nginx
@@ -117,9 +117,9 @@ def _host(deployment: Deployment | None) -> Iterator[Finding]:
         yield Finding(
             machine=Machine.HOST,
             name="private memory",
-            verdict=Verdict.NOTE if way is Way.SHARED else Verdict.OK,
+            verdict=Verdict.NOTE if way.note else Verdict.OK,
             found=f"{way}" + (f" ({refused})" if refused else ""),
-            remedy="other processes of this user can read it; run as root for a mount namespace" * (way is Way.SHARED),
+            remedy=f"{way.note}; run as root to keep them out" if way.note else "",
         )
     device = Path("/dev/sgx_enclave")
     needed = Verdict.NOTE if simulated else Verdict.MISSING

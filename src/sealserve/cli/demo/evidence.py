@@ -69,7 +69,7 @@ class Launches:
             7,
             "The enclaves open the release, into memory of their own",
             *self._lines("private-memory", "way"),
-            *self._shared_memory_note(),
+            *self._private_memory_notes(),
             *self._lines("mounts", "files", "bytes", "key"),
             seconds=self._seconds("key", "mounts"),
         )
@@ -79,11 +79,9 @@ class Launches:
             *(f"{process.role}: process {process.pid}, port {process.port}" for process in self._replicas),
         )
 
-    def _shared_memory_note(self) -> list[str]:
-        ways = {steps["private-memory"].evidence["way"] for steps in self._steps.values()}
-        if Way.SHARED not in ways:
-            return []
-        return ["this machine allows no mount namespace here: other processes of this user can read that memory"]
+    def _private_memory_notes(self) -> list[str]:
+        ways = {Way(steps["private-memory"].evidence["way"]) for steps in self._steps.values()}
+        return [way.note for way in sorted(ways) if way.note]
 
     def _lines(self, name: str, *fields: str) -> list[str]:
         return [

@@ -4,7 +4,7 @@ The steps, in this order:
 
  1. manifest and SIGSTRUCT are read; the signature verifies, and the measurement is the signed one (as EINIT checks);
  2. the trusted files are as measured;
- 3. private memory is obtained;
+ 3. private memory is obtained, with room for what is sealed;
  4. the first broker of the measured list accepts a connection;
  5. an ephemeral key is made, and the quoting enclave quotes it (report: measurement, signer, attributes, versions);
  6. the broker's certificate verifies, and it releases the key;
@@ -29,7 +29,7 @@ from sealserve.enclave.manifest import PROVISIONING_LIBRARY, EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
-from sealserve.enclave.simulated.sealed_mounts import open_mounts
+from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.enclave.simulated.server_process import (
     SignalRelay,
     StoppedBySignal,
@@ -101,7 +101,8 @@ def run_enclave(
                 _end_with(parent)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             enclave = _load(here, name)
-            with private_memory(enclave.manifest.private_root) as memory:
+            needed = sealed_size(enclave.manifest, here)
+            with private_memory(enclave.manifest.private_root, needed=needed) as memory:
                 if exit_with_parent:
                     _end_with(parent)  # a user namespace, if it came to that, has reset it
                 _step("private-memory", way=memory.way, folder=memory.root)

@@ -1,8 +1,11 @@
 """Memory for a simulated enclave's plaintext files: three ways to have it, the best that works here.
 
-1. A mount namespace with a tmpfs (see `mount_namespace`): only the enclave's own processes see the files.
+1. A mount namespace with a tmpfs (see `mount_namespace`). As root, only the enclave's own processes have the files on a
+   path; another root process gets there through ``/proc/PID/root``. Without root the namespace needs a user namespace,
+   whose owner has every privilege in it: so each other process of the same user gets there too, and neither an
+   undumpable server nor Yama changes that (user_namespaces(7), "Capabilities"; ptrace(2)).
 2. The tmpfs that a container's target mounted at the manifest's place, since a container's default seccomp profile
-   forbids unshare: every process of the container sees it.
+   forbids unshare: every process of this user in the container sees it. One enclave has it at a time.
 3. A folder of ours (0700) in shared memory: every process of this user sees it, and so does root. The paths in the
    measured arguments are then replaced by the folder's, which is said.
 
@@ -22,12 +25,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from sealserve.enclave.simulated import mount_namespace
+from sealserve.enclave.simulated import container_tmpfs, mount_namespace
 from sealserve.errors import UnavailableError
 
 LOGGER: Final = logging.getLogger(__name__)
 _ZEROS: Final = bytes(2**20)
-_MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
+_MEBIBYTE: Final = 2**20
+_SPARE: Final = 16  # MiB beside the model's files, for what the server writes to its scratch folder
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a tmpfs, which is what is looked for; the folder in it is ours
 
 
@@ -37,12 +41,30 @@ class PrivateMemoryError(UnavailableError):
     code = "enclave.private-memory"
 
 
+class PrivateMemoryRoomError(UnavailableError):
+    """The memory for private files has no room for what the release holds."""
+
+    code = "enclave.private-memory-room"
+
+
 class Way(StrEnum):
     """How the memory is kept from others."""
 
     NAMESPACE = "mount-namespace"
+    USER_NAMESPACE = "mount-namespace-in-user-namespace"
     CONTAINER = "container-tmpfs"
     SHARED = "shared-memory-folder"
+
+    @property
+    def note(self) -> str:
+        """Who can look in beside root and the enclave; empty if nobody on the machine, or in the container, can."""
+        return _NOTES.get(self, "")
+
+
+_NOTES: Final = {
+    Way.USER_NAMESPACE: "mount namespace in a user namespace: other processes of this user can look in",
+    Way.SHARED: "no mount namespace here: other processes of this user can read that memory",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,48 +96,60 @@ def available_way(inside: str) -> tuple[Way, str]:
     """Return which way works on this machine for the folder ``inside``, and why none that is better does."""
     refused = mount_namespace.why_not(inside)
     if refused is None:
-        return Way.NAMESPACE, ""
-    return (Way.CONTAINER if _is_usable_tmpfs(inside) else Way.SHARED), refused
+        return (Way.NAMESPACE if os.geteuid() == 0 else Way.USER_NAMESPACE), ""
+    refused = f"no mount namespace here ({refused})"
+    unusable = container_tmpfs.why_not(inside)
+    return (Way.CONTAINER, refused) if unusable is None else (Way.SHARED, f"{refused}, and {unusable}")
 
 
 @contextmanager
-def private_memory(inside: str) -> Iterator[PrivateMemory]:
+def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
     """Obtain private memory for the folder ``inside``, and wipe it at the end.
 
     It may move this process into a mount namespace for good: call it in a process of its own, before threads start.
 
     Args:
         inside: An absolute path of one level.
+        needed: How much will be written to it, in bytes.
 
     Raises:
         PrivateMemoryError: None of the three ways works.
+        PrivateMemoryRoomError: It has less than ``needed`` free.
     """
     way, refused = available_way(inside)
-    if way is Way.NAMESPACE:
-        mount_namespace.enter(inside)
-        memory = PrivateMemory(inside=inside, root=Path(inside), way=Way.NAMESPACE)
-    elif way is Way.CONTAINER:
-        memory = PrivateMemory(inside=inside, root=Path(inside), way=Way.CONTAINER)
-        wipe(memory.root)  # what an earlier run left when it was killed
-    else:
-        memory = _shared_folder(inside, refused)
+    claim = None
+    if way is Way.CONTAINER:
+        try:
+            claim = container_tmpfs.claim(inside)
+        except BlockingIOError:
+            way, refused = Way.SHARED, f"{refused}, and the tmpfs at {inside} is another enclave's"
+    if way is Way.SHARED:
+        root = _shared_folder(inside, refused, needed)
         LOGGER.warning(
-            "private memory: no mount namespace here (%s), and no tmpfs at %s: %s takes its place in arguments and "
-            "environment, and other processes of this user can read it",
+            "private memory: %s: %s takes its place in arguments and environment, and other processes of this user can "
+            "read it",
             refused,
-            inside,
-            memory.root,
+            root,
         )
-    watch = _wipe_when_killed(memory.root) if memory.way is Way.SHARED else None
+    else:
+        root = Path(inside)
+        if way is Way.CONTAINER:
+            wipe(root)  # what an earlier run left when it was killed
+        else:
+            mount_namespace.enter(inside)
+    watch = _wipe_when_killed(root) if way is Way.SHARED else None
     try:
-        yield memory
+        _check_room(root, way, inside, needed)
+        yield PrivateMemory(inside=inside, root=root, way=way)
     finally:
-        wipe(memory.root)
-        if memory.way is Way.SHARED:
-            memory.root.rmdir()
+        wipe(root)
+        if way is Way.SHARED:
+            root.rmdir()
         if watch is not None:
             os.close(watch[1])
             os.waitpid(watch[0], 0)
+        if claim is not None:
+            os.close(claim)
 
 
 def wipe(folder: Path) -> None:
@@ -141,25 +175,40 @@ def _overwrite(path: Path) -> None:
             left -= stream.write(_ZEROS[:left]) or 0
 
 
-def _is_usable_tmpfs(folder: str) -> bool:
-    """Whether a tmpfs is mounted exactly there, made by us or by the container's runtime, and we may write to it."""
-    mounted = [line.split() for line in _MOUNT_TABLE.read_text().splitlines()]
-    kinds = [fields[fields.index("-") + 1] for fields in mounted if fields[4] == folder]
-    if not kinds or kinds[-1] != "tmpfs":
-        return False
-    owner = Path(folder).stat().st_uid
-    return owner in {0, os.geteuid()} and os.access(folder, os.R_OK | os.W_OK | os.X_OK)
-
-
-def _shared_folder(inside: str, refused: str) -> PrivateMemory:
+def _shared_folder(inside: str, refused: str, needed: int) -> Path:
+    """Make a folder in shared memory: in the place that has room, or else in the first that can be written."""
     candidates = [_SHARED_MEMORY, *(Path(place) for place in [os.environ.get("XDG_RUNTIME_DIR")] if place)]
-    for place in candidates:
+    usable = [place for place in candidates if place.is_dir() and os.access(place, os.R_OK | os.W_OK | os.X_OK)]
+    for place in sorted(usable, key=lambda place: _free(place) < needed):
         with suppress(OSError):
-            return PrivateMemory(inside=inside, root=Path(tempfile.mkdtemp("", "sealserve-", place)), way=Way.SHARED)
+            return Path(tempfile.mkdtemp("", "sealserve-", place))
     raise PrivateMemoryError(
-        f"There is no memory for the enclave's private files: a mount namespace is refused ({refused}), there is no "
-        f"tmpfs at {inside}, and {' and '.join(map(str, candidates))} cannot be written.",
+        f"There is no memory for the enclave's private files: {refused}; and {' and '.join(map(str, candidates))} "
+        "cannot be written.",
         hint=f"In a container, mount a tmpfs at {inside} (mode 0700, owned by its user).",
+    )
+
+
+def _free(folder: Path) -> float:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize if found.f_blocks else float("inf")  # a tmpfs with size=0 has no bound
+
+
+def _check_room(root: Path, way: Way, inside: str, needed: int) -> None:
+    free = _free(root)
+    if free >= needed:
+        return
+    size = f"{-(-needed // _MEBIBYTE) + _SPARE}m"
+    tmpfs = f"--tmpfs {inside}:size={size},mode=0700,uid={os.geteuid()}"
+    hints = {
+        Way.CONTAINER: f"Give the container a larger tmpfs: `{tmpfs}`.",
+        Way.SHARED: f"Give the container `{tmpfs}`, or `--shm-size={size}` for each enclave in it; or run as root "
+        "where a mount namespace is allowed.",
+    }
+    raise PrivateMemoryRoomError(
+        f"The release takes {needed / _MEBIBYTE:.1f} MiB of private memory, and {root} ({way}) has "
+        f"{free / _MEBIBYTE:.1f} MiB free.",
+        hint=hints.get(way, "A tmpfs takes at most half of the machine's memory: use a machine with more."),
     )
 
 

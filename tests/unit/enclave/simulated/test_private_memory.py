@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.enclave.simulated import mount_namespace, private_memory
+from sealserve.enclave.simulated import container_tmpfs, mount_namespace, private_memory
 from sealserve.enclave.simulated.private_memory import PrivateMemory, PrivateMemoryError, Way, wipe
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -72,6 +72,166 @@ def test_in_a_container_its_tmpfs_is_taken_and_emptied_first(python: Python) -> 
     assert output.endswith("after []\n")
 
 
+OWN_TMPFS = (
+    "from sealserve.enclave.simulated.mount_namespace import enter\n"
+    "enter('/release')\nPath('/release/other').write_text('of another enclave')\n"
+)
+
+
+@needs_x86_64
+@pytest.mark.usefixtures("namespace")
+def test_a_tmpfs_that_others_may_enter_is_closed_to_them(python: Python) -> None:
+    output = run(python, before=OWN_TMPFS + "os.chmod('/release', 0o1777)" + NO_UNSHARE)
+
+    assert "way container-tmpfs\nroot /release 0o700\nempty []\n" in output
+
+
+@needs_x86_64
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_tmpfs_of_another_user_is_not_taken(python: Python) -> None:
+    output = run(python, before=OWN_TMPFS + "os.chown('/release', 65534, 65534)" + NO_UNSHARE)
+
+    assert "way shared-memory-folder" in output
+    assert "and the tmpfs at /release belongs to user 65534, not to 0: /dev/shm/sealserve-" in output
+
+
+def test_a_tmpfs_of_ours_that_cannot_be_written_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: "22 1 0:1 / /tmp rw - tmpfs none rw")
+    monkeypatch.setattr(os, "geteuid", lambda: Path("/tmp").stat().st_uid)  # noqa: S108  # nothing is written there
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    assert container_tmpfs.why_not("/tmp") == "the tmpfs at /tmp cannot be written"  # noqa: S108  # nor here
+
+
+@needs_x86_64
+@pytest.mark.usefixtures("namespace")
+def test_a_second_enclave_leaves_the_tmpfs_to_the_one_that_has_it(python: Python) -> None:
+    hold = """
+ours, theirs = os.pipe(), os.pipe()
+if os.fork() == 0:
+    with private_memory("/release") as memory:
+        memory.path("/release/other").write_text("of another enclave")
+        os.write(ours[1], b"+")
+        os.close(theirs[1])
+        os.read(theirs[0], 1)
+        print("kept", os.listdir("/release"), flush=True)
+    os._exit(0)
+os.read(ours[0], 1)
+"""
+    release = "os.write(theirs[1], b'+'); os.wait()"
+
+    output = run(python, before=OWN_TMPFS + NO_UNSHARE + hold, inside=release)
+
+    assert "way shared-memory-folder" in output
+    assert "and the tmpfs at /release is another enclave's: /dev/shm/sealserve-" in output
+    assert "kept ['other']" in output
+
+
+@needs_x86_64
+@pytest.mark.usefixtures("namespace")
+def test_a_tmpfs_is_free_again_when_its_enclave_was_killed(python: Python) -> None:
+    killed = """
+if os.fork() == 0:
+    with private_memory("/release"):
+        os.kill(os.getpid(), 9)
+os.wait()
+"""
+
+    output = run(python, before=OWN_TMPFS + NO_UNSHARE + killed)
+
+    assert output.count("way container-tmpfs") == 1
+    assert "shared" not in output
+
+
+ROOM = """
+from sealserve.enclave.simulated import private_memory as module
+module._free = lambda folder: {free}
+module.private_memory = private_memory
+private_memory = lambda inside: module.private_memory(inside, needed=100 * 2**20)
+"""
+
+
+REFUSED_FOR_ROOM = """
+import os
+from pathlib import Path
+from sealserve.enclave.simulated.private_memory import PrivateMemoryRoomError, private_memory
+{before}
+try:
+    private_memory("/release").__enter__()
+except PrivateMemoryRoomError as error:
+    print(error.code, error.message, error.hint, sep="\\n")
+"""
+
+
+@needs_x86_64
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize(
+    ("before", "way", "fixes"),
+    [
+        (
+            NO_UNSHARE,
+            "shared-memory-folder",
+            ("--tmpfs /release:size=116m,mode=0700,uid=", "--shm-size=116m", "run as root"),
+        ),
+        (OWN_TMPFS + NO_UNSHARE, "container-tmpfs", ("--tmpfs /release:size=116m,mode=0700,uid=",)),
+        ("", "mount-namespace", ("half of the machine's memory",)),
+    ],
+)
+def test_too_little_room_is_said_before_anything_is_written(
+    python: Python, before: str, way: str, fixes: tuple[str, ...]
+) -> None:
+    room = ROOM.format(free=64 * 2**20)
+
+    result = python(REFUSED_FOR_ROOM.format(before=before + room))
+
+    assert result.returncode == 0, result.stderr
+    code, message, hint = result.stdout.splitlines()
+    assert code == "enclave.private-memory-room"
+    assert message.startswith("The release takes 100.0 MiB of private memory, and /")
+    assert f"({way}" in message
+    assert message.endswith("has 64.0 MiB free.")
+    assert all(fix in hint for fix in fixes)
+    if way == "shared-memory-folder":
+        root = re.search(r"and (/\S+) \(shared", message)
+        assert root is not None
+        assert not Path(root[1]).exists()
+
+
+def test_free_room_is_what_the_file_system_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = os.statvfs(tmp_path)
+    assert private_memory._free(tmp_path) == pytest.approx(found.f_bavail * found.f_frsize, rel=0.5)
+
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255)))
+    assert private_memory._free(tmp_path) == float("inf"), "a tmpfs mounted with size=0 has no bound"
+
+
+def test_of_two_places_in_shared_memory_the_one_with_room_is_taken(python: Python, tmp_path: Path) -> None:
+    before = f"""
+os.environ["XDG_RUNTIME_DIR"] = {str(tmp_path)!r}
+""" + ROOM.format(free=f"2**40 if str(folder).startswith({str(tmp_path)!r}) else 64 * 2**20")
+
+    output = run(python, before=REFUSE + before)
+
+    assert f"root {tmp_path}/sealserve-" in output
+
+
+def test_who_can_look_in_is_said_of_each_way() -> None:
+    assert Way.USER_NAMESPACE.note == ("mount namespace in a user namespace: other processes of this user can look in")
+    assert "other processes of this user can read" in Way.SHARED.note
+    assert Way.NAMESPACE.note == Way.CONTAINER.note == ""
+
+
+@pytest.mark.parametrize(("user", "way"), [(0, Way.NAMESPACE), (1000, Way.USER_NAMESPACE)])
+def test_without_root_the_namespace_is_in_a_user_namespace(
+    monkeypatch: pytest.MonkeyPatch, user: int, way: Way
+) -> None:
+    monkeypatch.setattr(mount_namespace, "why_not", lambda _: None)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+    assert private_memory.available_way("/release") == (way, "")
+
+
 @needs_x86_64
 def test_else_a_folder_in_shared_memory_is_taken_and_said_so(python: Python) -> None:
     output = run(
@@ -116,7 +276,9 @@ def test_where_nothing_works_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(private_memory, "_SHARED_MEMORY", tmp_path / "none")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
-    with pytest.raises(PrivateMemoryError, match=r"refused \(Operation not permitted.*mount a tmpfs at /x") as caught:
+    with pytest.raises(
+        PrivateMemoryError, match=r"namespace here \(Operation not permitted.*mount a tmpfs at /x"
+    ) as caught:
         private_memory.private_memory("/x").__enter__()
 
     assert caught.value.code == "enclave.private-memory"

@@ -6,7 +6,7 @@ import pytest
 
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.simulated.private_memory import PrivateMemory, Way
-from sealserve.enclave.simulated.sealed_mounts import MountSourceError, open_mounts
+from sealserve.enclave.simulated.sealed_mounts import MountSourceError, open_mounts, sealed_size
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, release_mounts
 from sealserve.errors import VerificationError
 from sealserve.sealing.embedded_path import PathMismatchError
@@ -92,3 +92,27 @@ def test_a_missing_source_is_named(
         open_mounts(manifest, release.folder, memory, SecretBytes(bytes(range(16))))
 
     assert e.value.code == "enclave.mount-source"
+
+
+def test_the_sealed_size_bounds_what_is_opened(
+    manifest: EnclaveManifest, release: Release, memory: PrivateMemory, key: SecretBytes
+) -> None:
+    sealed = [path for folder in ("models", "tls") for path in (release.folder / folder).rglob("*") if path.is_file()]
+    sealed.append(release.folder / "files.json")
+
+    assert sealed_size(manifest, release.folder) == sum(path.stat().st_size for path in sealed)
+
+    opened = open_mounts(manifest, release.folder, memory, key)
+    assert opened.size <= sealed_size(manifest, release.folder)
+    assert sum(path.stat().st_blocks * 512 for path in memory.root.rglob("*") if path.is_file()) <= sealed_size(
+        manifest, release.folder
+    )
+
+
+def test_what_is_missing_or_no_file_counts_nothing(manifest: EnclaveManifest, release: Release) -> None:
+    shutil.rmtree(release.folder / "models")
+    (release.folder / "files.json").unlink()
+    (release.folder / "tls/ssl.cfg").rename(release.folder / "elsewhere")
+    (release.folder / "tls/ssl.cfg").symlink_to("../elsewhere")
+
+    assert sealed_size(manifest, release.folder) == 0
