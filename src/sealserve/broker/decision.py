@@ -240,7 +240,11 @@ class Broker:
             check_enrolment(verified.platform_id, enrolled)
         with self._database.read() as connection:  # 14
             key = self._keystore.load(connection, release.key_id)
-        self._grant(trace, release)  # 15
+        try:
+            self._grant(trace, release)  # 15
+        except BaseException:
+            key.wipe()
+            raise
         return key  # 16 is the caller's
 
     def _vendor(self, platform: Platform) -> TrustedVendor:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, text
 from sealserve.broker import admin, audit, decision
 from sealserve.broker.database import AUDIT, Database, DatabaseUnavailableError
 from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
+from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
 from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
 from sealserve.broker.releases import Release, ReleaseId
@@ -310,6 +311,20 @@ def test_a_release_revoked_during_the_appraisal_gives_no_key(stage: Stage) -> No
     stage.source.answer = revoke_meanwhile
     _refused(stage, stage.ratls().certificate, "policy.release-revoked", "The release is revoked")
     assert [row.entry.decision for row in stage.rows()] == ["allowed", "revoked", "refused"]
+
+
+def test_a_key_that_is_not_granted_is_wiped(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[SecretBytes] = []
+    load = Keystore.load
+
+    def keep(keystore: Keystore, connection: Connection, key_id: KeyId) -> SecretBytes:
+        loaded.append(load(keystore, connection, key_id))
+        admin.revoke(stage.database, "resnet50", now=stage.now)
+        return loaded[-1]
+
+    monkeypatch.setattr(Keystore, "load", keep)
+    _refused(stage, stage.ratls().certificate, "policy.release-revoked", "The release is revoked")
+    assert [len(key) for key in loaded] == [0]
 
 
 def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
