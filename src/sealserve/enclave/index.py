@@ -6,7 +6,7 @@ the release. It is for people and for the broker's owner: a loader trusts only w
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -28,6 +28,7 @@ from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sealing.release_index import INDEX_FILE as RELEASE_INDEX_FILE
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, sign_index, verify_index
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
+from sealserve.sgx.sigstruct import Sigstruct
 
 INDEX_FILE: Final = "index.json"
 INDEX_SIGNATURE_FILE: Final = "index.json.sig"
@@ -119,6 +120,7 @@ class BuiltEnclave:
         release_id: The release that it opens.
         manifest: The path of its ``.manifest.sgx``.
         sigstruct: The path of its ``.sig``.
+        verified_sigstruct: What was read there and verified; the file may be another one by now.
         mr_enclave: Its measurement.
         mr_signer: Its signer's.
         isv_prod_id: Its product id.
@@ -132,6 +134,7 @@ class BuiltEnclave:
     release_id: str
     manifest: Path
     sigstruct: Path
+    verified_sigstruct: Sigstruct = field(repr=False)
     mr_enclave: MrEnclave
     mr_signer: MrSigner
     isv_prod_id: int
@@ -163,6 +166,7 @@ def describe(release: Path, enclave: SignedEnclave) -> BuiltEnclave:
         release_id=enclave.manifest.loader.env["SEALSERVE_RELEASE_ID"],
         manifest=manifest_path(release, enclave.name),
         sigstruct=sigstruct_path(release, enclave.name),
+        verified_sigstruct=sigstruct,
         mr_enclave=sigstruct.mr_enclave,
         mr_signer=sigstruct.mr_signer,
         isv_prod_id=sigstruct.isv_prod_id,
@@ -213,7 +217,8 @@ def verify_enclave_index(release: Path, owner_key: Ed25519PublicKey) -> tuple[Bu
 
     Steps: (1) the index is signed by the owner, as an index of enclaves; (2) it names this release; (3) each of its
     files is there, unchanged, and nothing else is; (4) each enclave has a valid SIGSTRUCT for its manifest, the
-    measurement that the index says, and this release's id in its measured environment.
+    measurement that the index says, and this release's id in its measured environment; what was read for
+    that is what the index says.
 
     Raises:
         EnclaveIndexMissingError: (1) It is not there, or not signed.
@@ -227,9 +232,12 @@ def verify_enclave_index(release: Path, owner_key: Ed25519PublicKey) -> tuple[Bu
     release_id = release_id_of(release)
     _check_release(release, release_id, index)  # (2)
     _check_files(release, index)  # (3)
+    digests = {file.path: file.sha256 for file in index.files}
     built = []
     for entry in index.enclaves:  # (4)
-        enclave = describe(release, load_enclave(release, entry.name))
+        loaded = load_enclave(release, entry.name)
+        _check_read(release, loaded, digests)
+        enclave = describe(release, loaded)
         if enclave.mr_enclave.hex() != entry.mr_enclave:
             raise EnclaveIndexFilesError(
                 f"The index says MRENCLAVE {entry.mr_enclave} for {entry.name!r}, which measures "
@@ -282,6 +290,19 @@ def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str]
             f"The files of {folder} are not those of its signed index: {found}.",
             hint="Copy the bundle again from where it was built.",
         )
+
+
+def _check_read(release: Path, enclave: SignedEnclave, digests: dict[str, str]) -> None:
+    """Check that what was read for step (4) is what the index has: files may change after step (3)."""
+    for path, content in (
+        (manifest_path(release, enclave.name), enclave.manifest_bytes),
+        (sigstruct_path(release, enclave.name), enclave.sigstruct_bytes),
+    ):
+        if digests.get(path.name) != hashlib.sha256(content).hexdigest():
+            raise EnclaveIndexFilesError(
+                f"{path} is not as its signed index says: it is not in it, or was changed just now.",
+                hint="Copy the bundle again from where it was built.",
+            )
 
 
 def _describe_file(path: Path) -> IndexedFile:

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.spec import (
     EnclaveSpec,
@@ -105,7 +104,7 @@ def verified_sigstructs(release: Path, release_id: str, owner_key: Ed25519Public
     for enclave in built:
         if enclave.release_id != release_id:
             raise EnclaveIndexReleaseError(f"The enclave {enclave.name!r} opens another release than {release.name}.")
-    return {enclave.name: load_enclave(release, enclave.name).sigstruct for enclave in built}
+    return {enclave.name: enclave.verified_sigstruct for enclave in built}  # never read again: they could be others
 
 
 def names(release: Path) -> list[str]:

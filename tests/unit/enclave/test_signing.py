@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -18,7 +19,13 @@ from sealserve.enclave.index import (
     EnclaveIndexMissingError,
     EnclaveIndexReleaseError,
 )
-from sealserve.enclave.measurement import EnclaveMeasurementError, EnclaveMissingError, load_enclave, measure_simulated
+from sealserve.enclave.measurement import (
+    EnclaveMeasurementError,
+    EnclaveMissingError,
+    SignedEnclave,
+    load_enclave,
+    measure_simulated,
+)
 from sealserve.enclave.signing import (
     BrokerCaError,
     EnclavePlatformError,
@@ -30,6 +37,7 @@ from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release, verify_release
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, IndexSignatureError, sign_index
 from sealserve.sgx.report import Attributes
+from sealserve.sgx.signing_key import create_signing_key
 from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
 
 Make = Callable[..., EnclaveSpec]
@@ -266,6 +274,18 @@ class TestIndex:
         assert caught.value.code == "enclave-index.files"
         for text in ("changed: replica-0.sig", "missing: broker-ca.pem", "not in the index: more"):
             assert text in str(caught.value)
+
+    def test_a_file_that_changes_meanwhile_is_not_believed(
+        self, release: Release, index_key: Ed25519PrivateKey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def swap_and_load(folder: Path, name: str) -> SignedEnclave:
+            stranger = create_signing_key(folder.parent / "stranger.pem")
+            resign(folder, name, signing_key=stranger, signed_on=date(2026, 1, 1))
+            return load_enclave(folder, name)
+
+        monkeypatch.setattr("sealserve.enclave.index.load_enclave", swap_and_load)
+        with pytest.raises(EnclaveIndexFilesError, match=r"replica-0\.sig is not as its signed index says"):
+            verify_enclave_index(release.folder, index_key.public_key())
 
     def test_an_index_that_lies_about_a_measurement_is_refused(
         self, release: Release, index_key: Ed25519PrivateKey, built: BuiltEnclave

@@ -1,13 +1,21 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.enclave.index import EnclaveIndexMissingError, EnclaveIndexReleaseError
+from sealserve.enclave.index import (
+    BuiltEnclave,
+    EnclaveIndexMissingError,
+    EnclaveIndexReleaseError,
+    verify_enclave_index,
+)
 from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.signing import resign
 from sealserve.operations import enclaves
 from sealserve.operations.owner import index_signer
 from sealserve.sealing.release_files import ReleaseFileChangedError
+from sealserve.sgx.signing_key import create_signing_key
 
 
 def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> None:
@@ -66,6 +74,23 @@ def test_enclaves_are_named_in_order(ready: Site) -> None:
     assert found.keys() == {"replica-0", "replica-1"}
     assert found["replica-0"].mr_enclave != found["replica-1"].mr_enclave
     assert found["replica-0"].mr_signer == found["replica-1"].mr_signer
+
+
+def test_what_is_allowed_is_what_was_verified(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    before = load_enclave(release.folder, "replica-0").sigstruct
+    stranger = create_signing_key(ready.directory / "stranger.pem")
+
+    def verify_and_swap(folder: Path, owner_key: Ed25519PublicKey) -> tuple[BuiltEnclave, ...]:
+        verified = verify_enclave_index(folder, owner_key)
+        resign(folder, "replica-0", signing_key=stranger, signed_on=ready.now.date())
+        return verified
+
+    monkeypatch.setattr(enclaves, "verify_enclave_index", verify_and_swap)
+    owner_key = index_signer(ready.workspace).public_key()
+    (found,) = enclaves.verified_sigstructs(release.folder, release.id, owner_key).values()
+    assert found == before != load_enclave(release.folder, "replica-0").sigstruct
 
 
 def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
