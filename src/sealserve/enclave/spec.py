@@ -1,8 +1,8 @@
 """What an enclave is made of, and the manifest that says so.
 
 For the simulated platform the trusted files are the interpreter, its ``pyvenv.cfg``, every module of sealserve and the
-broker's CA certificate. The standard library, third-party packages and cached bytecode are *not* measured there: the
-simulation shows the flow, and what it measures is enough to notice another sealserve.
+broker's CA certificate. The standard library and third-party packages are *not* measured there: the simulation shows
+the flow, and what it measures is enough to notice another sealserve. Cached bytecode is not measured and not used.
 """
 
 import hashlib
@@ -119,8 +119,15 @@ class EnclaveSpec:
 
 
 def model_server(flags: Iterable[str], *, interpreter: Path | None = None) -> tuple[str, ...]:
-    """Return the command line of ``sealserve-model-server`` under Python, isolated from the user's environment."""
-    return (str(interpreter or sys.executable), "-I", "-m", "sealserve.serving", *flags)
+    """Return the command line of ``sealserve-model-server`` under Python, isolated from the user's environment.
+
+    Bytecode is looked for in a private folder that does not exist, and written nowhere (-B): a ``__pycache__`` beside
+    the modules, whose files Python would run if they but name a module's size and time, has no say.
+
+    Source: Python documentation, "Command line and environment", -I, -B and -X pycache_prefix.
+    """
+    isolation = ("-I", "-B", "-X", f"pycache_prefix={_SCRATCH}/no-bytecode")
+    return (str(interpreter or sys.executable), *isolation, "-m", "sealserve.serving", *flags)
 
 
 def model_server_files(*, interpreter: Path | None = None) -> tuple[Path, ...]:

@@ -1,4 +1,8 @@
 import hashlib
+import importlib.util
+import os
+import py_compile
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -106,12 +110,35 @@ def test_a_trusted_file_that_cannot_be_read_is_named(make_spec: Make, tmp_path: 
 
 
 def test_the_model_server_runs_isolated_and_is_measured() -> None:
-    assert model_server(["--port=1"]) == (sys.executable, "-I", "-m", "sealserve.serving", "--port=1")
+    command = model_server(["--port=1"])
+    assert command[:2] == (sys.executable, "-I")
+    assert command[-3:] == ("-m", "sealserve.serving", "--port=1")
     files = model_server_files()
     assert files[0] == Path(sys.executable)
     assert Path(sealserve.__file__) in files
     assert {path.suffix for path in files[2:]} == {".py"}
     assert list(files[2:]) == sorted(files[2:])
+
+
+def test_the_model_server_runs_what_is_measured_and_no_cached_bytecode(tmp_path: Path) -> None:
+    module = tmp_path / "planted.py"
+    module.write_text("print('other')\n")
+    cached = Path(importlib.util.cache_from_source(str(module)))
+    py_compile.compile(str(module), str(cached), doraise=True)
+    planted, times = cached.read_bytes(), module.stat()
+    module.write_text("print('mine!')\n")  # of the same size
+    os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+    command = model_server([])
+    options = command[1 : command.index("-m")]
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import planted"
+
+    def run(*options: str) -> str:
+        return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert run("-I", "-B") == "other\n", "Python trusts a cached file that names the module's size and time"
+    assert run(*options) == "mine!\n"
+    assert cached.read_bytes() == planted
+    assert not Path("/release/scratch/no-bytecode").exists()
 
 
 def test_a_release_is_mounted_as_it_is(release: Release) -> None:
