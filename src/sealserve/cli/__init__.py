@@ -13,6 +13,10 @@ def main() -> None:
     peer is not as needed; 130 interrupted.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core would print each failed handshake
-    from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
+    try:
+        from sealserve.cli.application import run  # noqa: PLC0415  # the package itself stays light
 
-    sys.exit(run(sys.argv[1:]))
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command line could take it
+        status = 130
+    sys.exit(status)
