@@ -107,7 +107,10 @@ def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
     assert "error[provisioning.refused]" in ended.err
     assert last_refusal(here) == "policy.release-draining-ended"
 
-    # `up` allows it again; revoked, it has ended for good.
+    # `up` does not make it active again, the owner does; revoked, it has ended for good.
+    here.error("up", "--replicas", "1", "--release", first)
+    assert last_refusal(here) == "policy.release-draining-ended"
+    here.ok("broker", "allow", "--reactivate", first)
     here.up("--replicas", "1", "--release", first)
     assert here.states() == serving(1)
     here.ok("broker", "revoke", first, "--yes")
