@@ -17,7 +17,6 @@ Each step is logged with its evidence, as ``step=NAME field=value ...``. No secr
 
 import logging
 import os
-import resource
 import signal
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +27,7 @@ from sealserve.deployment import Platform
 from sealserve.enclave.manifest import PROVISIONING_LIBRARY, EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
+from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.enclave.simulated.server_process import (
@@ -99,12 +99,13 @@ def run_enclave(
         try:
             if exit_with_parent:
                 _end_with(parent)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            forbid_core_dumps()
             enclave = _load(here, name)
             needed = sealed_size(enclave.manifest, here)
             with private_memory(enclave.manifest.private_root, needed=needed) as memory:
                 if exit_with_parent:
                     _end_with(parent)  # a user namespace, if it came to that, has reset it
+                forbid_inspection()
                 _step("private-memory", way=memory.way, folder=memory.root)
                 with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
                     opened = open_mounts(enclave.manifest, here, memory, key)
