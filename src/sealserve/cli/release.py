@@ -10,6 +10,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.operations import models, releases
+from sealserve.operations.releases import VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
 
@@ -50,7 +51,7 @@ def verify(
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Check the signature and every file's size and digest. Needs no secret."""
+    """Check the signature and every file's size and digest, and the enclaves that were built. Needs no secret."""
     if owner_key is not None and name is not None and Path(name).is_dir():
         verified = releases.verify(Path(name), owner_key)
     else:
@@ -58,10 +59,14 @@ def verify(
         folder = releases.find((workspace.host if host else workspace.owner).releases, name)
         verified = releases.verify(folder, owner_key or workspace.host.owner_key)
     if as_json:
-        console.print_json({"id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files)})
+        console.print_json({
+            "id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files),
+            "enclaves": verified.enclaves,
+        })  # fmt: skip
     else:
         console.out.print(
-            f"{verified.folder.name}: the owner's signature and all {len(verified.index.files)} files verify."
+            f"{verified.folder.name}: the owner's signature and all {len(verified.index.files)} files verify; "
+            f"{_enclaves(verified)}."
         )
 
 
@@ -139,4 +144,13 @@ def unpack(
     workspace = console.find_workspace(directory)
     with console.spinner(f"Unpacking {source.name}"):
         verified = releases.unpack(workspace, source, owner_key or workspace.host.owner_key)
-    console.out.print(f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}.")
+    console.out.print(
+        f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}."
+    )
+
+
+def _enclaves(verified: VerifiedBundle) -> str:
+    if not verified.enclaves:
+        return "it has no enclaves yet"
+    count = len(verified.enclaves)
+    return "its enclave verifies" if count == 1 else f"its {count} enclaves verify"

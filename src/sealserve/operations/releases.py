@@ -1,19 +1,23 @@
 """Build, ship, verify and list the releases of a workspace."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
-from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
 from sealserve.workspace import Workspace
 
 
@@ -39,6 +43,13 @@ class ListedRelease:
     simulated: bool
     servables: tuple[str, ...]
     size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBundle(VerifiedRelease):
+    """A verified release, and the names of its enclaves, verified as well; none were built yet if there are none."""
+
+    enclaves: tuple[str, ...]
 
 
 def build(
@@ -134,9 +145,14 @@ def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease]:
         )
 
 
-def verify(folder: Path, owner_key: Path) -> VerifiedRelease:
-    """Verify a release with the owner's public key."""
-    return release.verify_release(folder, read_owner_key(owner_key))
+def verify(folder: Path, owner_key: Path) -> VerifiedBundle:
+    """Verify a release, and the enclaves that were built for it, with the owner's public key.
+
+    Raises:
+        SealserveError: The release does not verify, or what is in its ``enclave/`` folder.
+    """
+    key = read_owner_key(owner_key)
+    return _bundle(release.verify_release(folder, key), _verify_enclaves(folder, key))
 
 
 def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
@@ -144,10 +160,32 @@ def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
     archive.pack(folder, tar, overwrite=overwrite)
 
 
-def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedRelease:
-    """Unpack a release among those of the host, and verify it."""
+def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedBundle:
+    """Unpack a release among those of the host; it appears there when it and its enclaves verify.
+
+    Raises:
+        SealserveError: It does not verify, or is no packed release.
+    """
     workspace.host.releases.mkdir(parents=True, exist_ok=True)
-    return archive.unpack(tar, workspace.host.releases, owner_key=read_owner_key(owner_key))
+    key = read_owner_key(owner_key)
+    enclaves: list[str] = []
+    unpacked = archive.unpack(
+        tar,
+        workspace.host.releases,
+        owner_key=key,
+        check=lambda folder: enclaves.extend(_verify_enclaves(folder, key)),
+    )
+    return _bundle(unpacked, enclaves)
+
+
+def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundle:
+    return VerifiedBundle(id=verified.id, folder=verified.folder, index=verified.index, enclaves=tuple(enclaves))
+
+
+def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
+    if not os.path.lexists(folder / ENCLAVE_FOLDER):
+        return []  # none were built yet
+    return [enclave.name for enclave in verify_enclave_index(folder, owner_key)]
 
 
 def _model_config(deployment: Deployment) -> bytes:

@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -141,16 +141,25 @@ def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
                     archive.addfile(member, stream)
 
 
-def unpack(tar: Path, parent: Path, *, owner_key: Ed25519PublicKey) -> VerifiedRelease:
+def unpack(
+    tar: Path, parent: Path, *, owner_key: Ed25519PublicKey, check: Callable[[Path], None] | None = None
+) -> VerifiedRelease:
     """Unpack the release in ``tar`` into a new folder ``NAME-ID`` in ``parent``, and verify it.
 
     1. each member is a plain regular file with a safe path, and comes once;
     2. first come index and signature, and the owner's key signed the index;
     3. each further member is in the index, with the index's size, or below ``enclave/``, within fixed bounds;
     4. the archive ends as a tar file ends, with nothing behind it;
-    5. the files are exactly those of the index (`verify_release`).
+    5. the files are exactly those of the index (`verify_release`);
+    6. ``check`` raises nothing.
 
-    What is below ``enclave/`` has a signed index of its own, which is not verified here.
+    What is below ``enclave/`` has a signed index of its own, which is for ``check`` to verify.
+
+    Args:
+        tar: What `pack` wrote.
+        parent: Where the new folder appears, whole or not at all.
+        owner_key: Verifies the index.
+        check: Looks at the folder before it gets its name.
 
     Raises:
         InputFileMissingError: There is no such archive.
@@ -162,7 +171,7 @@ def unpack(tar: Path, parent: Path, *, owner_key: Ed25519PublicKey) -> VerifiedR
         ArchiveDuplicateError: A path comes twice.
         ArchiveUnexpectedError: A member that is not in the index.
         ArchiveSizeError: A member of another size than in the index, or too large.
-        SealserveError: What `verify_release` raises.
+        SealserveError: What `verify_release` and ``check`` raise.
         OutputExistsError: The release is there already.
         DiskFullError: No room for it.
     """
@@ -173,6 +182,8 @@ def unpack(tar: Path, parent: Path, *, owner_key: Ed25519PublicKey) -> VerifiedR
     ):
         index = _extract(stream, str(tar), stage.folder, owner_key)
         verified = verify_release(stage.folder, owner_key)  # (5)
+        if check is not None:  # (6)
+            check(stage.folder)
         folder = parent / folder_name(index.name, verified.id)
         stage.publish(folder)
     return VerifiedRelease(id=verified.id, folder=folder, index=index)

@@ -24,8 +24,18 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     assert "simulated" in text
     assert "models/half-plus-two/1/saved_model.pb" in text
 
-    assert cli.ok("release", "verify") == f"{fields['release']}: the owner's signature and all 4 files verify.\n"
-    assert cli.json("release", "verify") == {"id": fields["id"], "folder": fields["folder"], "files": 4}
+    assert (
+        cli.ok("release", "verify")
+        == f"{fields['release']}: the owner's signature and all 4 files verify; it has no enclaves yet.\n"
+    )
+    assert cli.json("release", "verify") == {
+        "id": fields["id"], "folder": fields["folder"], "files": 4, "enclaves": []
+    }  # fmt: skip
+    cli.ok("enclave", "build")
+    assert cli.ok("release", "verify").endswith("all 4 files verify; its enclave verifies.\n")
+    cli.ok("enclave", "build", "--name", "replica-1")
+    assert cli.ok("release", "verify").endswith("all 4 files verify; its 2 enclaves verify.\n")
+    assert cli.json("release", "verify")["enclaves"] == ["replica-0", "replica-1"]
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
     heading, line = cli.ok("release", "list").splitlines()
@@ -53,7 +63,7 @@ def test_a_release_travels(ready: Site, cli: CommandLine, tmp_path: Path) -> Non
     cli.ok("release", "pack", tmp_path / "a.tar", name, "--force")
     assert cli.ok("release", "list", "--host").startswith("No releases yet")
     unpacked = cli.ok("release", "unpack", tmp_path / "a.tar")
-    assert unpacked == f"{name}: unpacked and verified, in {ready.workspace.host.releases}.\n"
+    assert unpacked == f"{name}: unpacked and verified, in {ready.workspace.host.releases}; it has no enclaves yet.\n"
     assert [Path(row["folder"]).parent for row in cli.json("release", "list", "--host")] == [
         ready.workspace.host.releases
     ]

@@ -7,6 +7,7 @@ from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker.keystore import KeyId
+from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.operations import releases
 from sealserve.operations.models import ModelNotImportedError
 from sealserve.operations.owner import OwnerKeyError, index_signer, open_vault, read_owner_key
@@ -167,6 +168,29 @@ def test_a_release_travels_as_one_file(ready: Site, tmp_path: Path) -> None:
     assert unpacked.id == release.id
     assert unpacked.folder == host.host.releases / release.folder.name
     assert read_owner_key(key) == index_signer(ready.workspace).public_key()
+
+
+def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Path) -> None:
+    release = ready.build_release()
+    owner_key = ready.workspace.host.owner_key
+    assert releases.verify(release.folder, owner_key).enclaves == ()
+    for name in ("replica-1", "replica-0"):
+        ready.build_enclave(release.folder, name=name)
+    assert releases.verify(release.folder, owner_key).enclaves == ("replica-0", "replica-1")
+    releases.pack(release.folder, tmp_path / "whole.tar")
+    (release.folder / "enclave/replica-0.sig").write_bytes(b"changed")
+    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-0\.sig"):
+        releases.verify(release.folder, owner_key)
+    releases.pack(release.folder, tmp_path / "changed.tar")
+    (release.folder / "enclave/index.json").unlink()
+    with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
+        releases.verify(release.folder, owner_key)
+
+    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-0\.sig"):
+        releases.unpack(ready.workspace, tmp_path / "changed.tar", owner_key)
+    assert list(ready.workspace.host.releases.iterdir()) == []
+    unpacked = releases.unpack(ready.workspace, tmp_path / "whole.tar", owner_key)
+    assert unpacked.enclaves == ("replica-0", "replica-1")
 
 
 def test_a_host_with_another_owners_key_takes_nothing(ready: Site, tmp_path: Path) -> None:
