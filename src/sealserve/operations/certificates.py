@@ -5,6 +5,7 @@ The service's own certificate is not here: each release gets a fresh one, and it
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +13,14 @@ from pathlib import Path
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment, Platform, TlsMode
 from sealserve.errors import InputError
-from sealserve.pki.authority import Authority, AuthorityKind, split_names
-from sealserve.pki.certificate import CertificateInfo, CertifiedKey, describe
+from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
+from sealserve.pki.certificate import (
+    CertificateInfo,
+    CertificateMissingError,
+    CertifiedKey,
+    KeyMismatchError,
+    describe,
+)
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.workspace import Workspace
 
@@ -52,8 +59,10 @@ def check_mode(deployment: Deployment, mode: TlsMode) -> None:
 def create_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
     """Make the authorities and issue the broker's certificate and, for two-way TLS, the user's.
 
+    What is there is kept, so that an interrupted run is completed by the next one.
+
     Raises:
-        OutputExistsError: There are authorities already: what they signed is in use.
+        OutputExistsError: Everything is there already, and in use; or an authority's folder holds something else.
     """
     workspace.create()
     simulated = deployment.platform is Platform.SIMULATED
@@ -63,16 +72,21 @@ def create_certificates(workspace: Workspace, deployment: Deployment, *, now: da
         AuthorityKind.SERVICE: ((deployment.service.name,), ()),
         AuthorityKind.USERS: ((deployment.service.client_name,), ()),
     }
-    for kind in wanted:
-        if (folder := workspace.owner.authorities / kind).exists():
-            raise OutputExistsError(
-                f"There is a {kind} authority already, in {folder}.",
-                hint="`sealserve certs renew` issues fresh certificates from the authorities that you have.",
-            )
+    made = set()
     for kind, (names, addresses) in wanted.items():
-        authority = Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now)
-        authority.save(workspace.owner.authorities / kind)
-    return renew_certificates(workspace, deployment, now=now)
+        try:
+            _authority(workspace, kind)
+        except AuthorityMissingError:
+            authority = Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now)
+            authority.save(workspace.owner.authorities / kind)
+            made.add(kind)
+    issued = _issue(workspace, deployment, now=now, afresh=made)
+    if not made and not issued:
+        raise OutputExistsError(
+            f"The three authorities in {workspace.owner.authorities} and their certificates are there already.",
+            hint="`sealserve certs renew` issues fresh certificates from the authorities that you have.",
+        )
+    return list(show_certificates(workspace))
 
 
 def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
@@ -81,17 +95,40 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
     Raises:
         AuthorityMissingError: There are no authorities yet.
     """
-    broker_names, broker_addresses = split_names((deployment.broker.name, deployment.broker.address))
-    broker = _authority(workspace, AuthorityKind.BROKER).issue_server(broker_names, broker_addresses, now=now)
-    workspace.owner.broker_tls.mkdir(mode=0o700, exist_ok=True)
-    broker.write(
-        certificate=workspace.owner.broker_tls / BROKER_CERTIFICATE, key=workspace.owner.broker_tls / BROKER_KEY
-    )
-    write_file(workspace.user.service_ca, _authority(workspace, AuthorityKind.SERVICE).certificate_pem)
-    if deployment.service.tls is TlsMode.TWO_WAY:
-        user = _authority(workspace, AuthorityKind.USERS).issue_client(deployment.service.client_name, now=now)
-        user.write(certificate=workspace.user.certificate, key=workspace.user.key)
+    _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
     return list(show_certificates(workspace))
+
+
+def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afresh: AbstractSet[AuthorityKind]) -> bool:
+    """Issue the certificates of the authorities ``afresh``, and those that are missing or torn; return whether any."""
+    authorities = {kind: _authority(workspace, kind) for kind in AuthorityKind}
+    owner, user = workspace.owner, workspace.user
+    issued = False
+    broker_certificate, broker_key = owner.broker_tls / BROKER_CERTIFICATE, owner.broker_tls / BROKER_KEY
+    if AuthorityKind.BROKER in afresh or not _is_whole(broker_certificate, broker_key):
+        names, addresses = split_names((deployment.broker.name, deployment.broker.address))
+        owner.broker_tls.mkdir(mode=0o700, exist_ok=True)
+        fresh = authorities[AuthorityKind.BROKER].issue_server(names, addresses, now=now)
+        fresh.write(certificate=broker_certificate, key=broker_key)
+        issued = True
+    service_ca = authorities[AuthorityKind.SERVICE].certificate_pem
+    if not user.service_ca.is_file() or user.service_ca.read_bytes() != service_ca:
+        write_file(user.service_ca, service_ca)
+        issued = True
+    two_way = deployment.service.tls is TlsMode.TWO_WAY
+    if two_way and (AuthorityKind.USERS in afresh or not _is_whole(user.certificate, user.key)):
+        fresh = authorities[AuthorityKind.USERS].issue_client(deployment.service.client_name, now=now)
+        fresh.write(certificate=user.certificate, key=user.key)
+        issued = True
+    return issued
+
+
+def _is_whole(certificate: Path, key: Path) -> bool:
+    try:
+        CertifiedKey.read(certificate=certificate, key=key)
+    except (CertificateMissingError, KeyMismatchError):  # never written, or interrupted between the two files
+        return False
+    return True
 
 
 def show_certificates(workspace: Workspace) -> Iterable[NamedCertificate]:

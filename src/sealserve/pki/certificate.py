@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.errors import InputError, VerificationError
 from sealserve.secret import SecretBytes
 
@@ -124,13 +124,23 @@ class CertifiedKey:
             KeyMismatchError: They do not belong together.
         """
         pair = cls(key_pem=SecretBytes(_read(key)), chain_pem=_read(certificate))
-        check_key(pair.key_pem, pair.chain_pem, source=str(certificate))
+        try:
+            check_key(pair.key_pem, pair.chain_pem, source=str(certificate))
+        except KeyMismatchError as error:
+            raise KeyMismatchError(
+                error.message, hint="One may be newer than the other: `sealserve certs renew` issues both anew."
+            ) from error
         return pair
 
     def write(self, *, certificate: Path, key: Path) -> None:
-        """Write the two files, the key first and for its owner only. Existing ones are replaced."""
-        write_file(key, self.key_pem.reveal(), mode=PRIVATE)
-        write_file(certificate, self.chain_pem)
+        """Write the two files, the key for its owner only. Existing ones are replaced.
+
+        Neither is, if either cannot be written. A crash between the two renames leaves a fresh key beside an old
+        certificate or none: `read` refuses that.
+        """
+        with replacing(certificate) as public, replacing(key, mode=PRIVATE) as private:
+            public.write(self.chain_pem)
+            private.write(self.key_pem.reveal())
 
 
 def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Certificate, ...]:

@@ -1,4 +1,6 @@
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from sealserve.deployment import TlsMode
 from sealserve.operations import certificates
 from sealserve.operations.certificates import TlsModeError
 from sealserve.pki.authority import AuthorityMissingError
-from sealserve.pki.certificate import CertificateMissingError
+from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, KeyMismatchError
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -46,18 +48,85 @@ def test_one_way_tls_needs_no_certificate_of_the_users(tmp_path: Path) -> None:
 def test_authorities_are_never_made_twice(site: Site) -> None:
     site.certify()
     before = files(site.workspace.root)
-    with pytest.raises(OutputExistsError, match=r"There is a broker authority already, in .*/broker\.") as caught:
+    with pytest.raises(OutputExistsError, match=r"The three authorities in .* are there already\.") as caught:
         certificates.create_certificates(site.workspace, site.deployment, now=site.now)
     assert caught.value.code == "file.exists"
     assert "certs renew" in (caught.value.hint or "")
     assert files(site.workspace.root) == before
 
 
-def test_one_authority_that_is_left_keeps_the_others_from_being_made(site: Site) -> None:
-    (site.workspace.owner.authorities / "users").mkdir()
-    with pytest.raises(OutputExistsError, match="There is a users authority already"):
+@pytest.mark.parametrize("crash", range(3 * 3 + 2 + 1 + 2))  # renames: authorities, broker, service's, user
+def test_an_interrupted_run_is_completed_and_what_it_made_is_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch, crash: int
+) -> None:
+    renames = 0
+    real = Path.rename, Path.replace
+
+    def counted(which: int) -> Callable[[Path, Path], Path]:
+        def rename(source: Path, target: Path) -> Path:
+            nonlocal renames
+            if renames == crash:
+                raise KeyboardInterrupt
+            renames += 1
+            return real[which](source, target)
+
+        return rename
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(0))
+        patch.setattr(Path, "replace", counted(1))
+        with pytest.raises(KeyboardInterrupt):
+            certificates.create_certificates(site.workspace, site.deployment, now=site.now)
+    before = files(site.workspace.root)
+
+    certificates.create_certificates(site.workspace, site.deployment, now=site.now)
+
+    after = files(site.workspace.root)
+    assert {name: after[name] for name in before if "authorit" in name} == {
+        name: content for name, content in before.items() if "authorit" in name
+    }
+    assert certificates.broker_certificate(site.workspace)
+    assert CertifiedKey.read(certificate=site.workspace.user.certificate, key=site.workspace.user.key)
+    with pytest.raises(OutputExistsError):
         certificates.create_certificates(site.workspace, site.deployment, now=site.now)
-    assert [folder.name for folder in site.workspace.owner.authorities.iterdir()] == ["users"]
+
+
+def test_an_authority_that_was_made_again_issues_again(site: Site) -> None:
+    site.certify()
+    before = files(site.workspace.root)
+    shutil.rmtree(site.workspace.owner.authorities / "users")
+    certificates.create_certificates(site.workspace, site.deployment, now=site.now)
+    after = files(site.workspace.root)
+    changed = {Path(name).name for name, content in after.items() if before[name] != content}
+    assert changed == {"ca.pem", "ca.key", "client.pem", "client.key"}
+
+
+def test_an_authoritys_folder_that_holds_something_else_is_left_alone(site: Site) -> None:
+    folder = site.workspace.owner.authorities / "users"
+    folder.mkdir()
+    (folder / "ca.pem").write_text("of another program")
+    with pytest.raises(OutputExistsError, match=r"users exists already\."):
+        certificates.create_certificates(site.workspace, site.deployment, now=site.now)
+    assert files(folder) == {"ca.pem": b"of another program"}
+
+
+@pytest.mark.parametrize("torn", ["broker", "user"])
+def test_a_key_without_its_certificate_is_noticed_and_renewed(site: Site, torn: str) -> None:
+    site.certify()
+    user = site.workspace.user
+    folder = site.workspace.owner.broker_tls
+    certificate, key = {
+        "broker": (folder / "broker.pem", folder / "broker.key"),
+        "user": (user.certificate, user.key),
+    }[torn]
+    old = certificate.read_bytes()
+    certificates.renew_certificates(site.workspace, site.deployment, now=site.now)
+    certificate.write_bytes(old)
+    with pytest.raises(KeyMismatchError, match="does not belong to") as caught:
+        CertifiedKey.read(certificate=certificate, key=key)
+    assert "`sealserve certs renew` issues both anew" in (caught.value.hint or "")
+    certificates.renew_certificates(site.workspace, site.deployment, now=site.now)
+    assert CertifiedKey.read(certificate=certificate, key=key)
 
 
 def test_renewed_certificates_are_fresh_and_from_the_same_authorities(site: Site) -> None:

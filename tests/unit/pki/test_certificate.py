@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from sealserve.atomic_file import OutputUnwritableError
 from sealserve.pki.authority import Authority
 from sealserve.pki.certificate import (
     CertificateExpiredError,
@@ -87,6 +88,13 @@ def test_a_certified_key_survives_the_disk_with_a_private_key_file(leaf: Certifi
     assert CertifiedKey.read(certificate=certificate, key=key) == leaf
     assert key.stat().st_mode & 0o777 == 0o600
     assert "BEGIN" not in repr(leaf.key_pem)
+
+
+def test_neither_file_is_replaced_if_either_cannot_be_written(leaf: CertifiedKey, tmp_path: Path) -> None:
+    certificate = tmp_path / "tls.crt"
+    with pytest.raises(OutputUnwritableError):
+        leaf.write(certificate=certificate, key=tmp_path / "none" / "tls.key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_key_file_is_named(leaf: CertifiedKey, tmp_path: Path) -> None:
