@@ -15,10 +15,10 @@ from typing import Final, NewType, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
-from sealserve.broker.database import KEYS, Database, to_text
+from sealserve.broker.database import KEYS, RELEASES, Database, to_text
 from sealserve.errors import InputError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 
@@ -60,6 +60,12 @@ class KeyUnknownError(InputError):
     """The keystore has no key of that id."""
 
     code = "keystore.unknown-key"
+
+
+class KeyInUseError(InputError):
+    """A key that a release names is not to be deleted."""
+
+    code = "keystore.key-in-use"
 
 
 class KeyUnwrapError(VerificationError):
@@ -147,6 +153,17 @@ class Keystore:
                 f"The keystore has no key {key_id}.", hint="Build the release on the machine that holds its key."
             )
         return self._wrapper.unwrap(wrapped, context=_context(key_id))
+
+    def discard(self, connection: Connection, key_id: KeyId) -> None:
+        """Delete a key that no release names; what was sealed with it is lost.
+
+        Raises:
+            KeyInUseError: A release that the broker knows names it.
+        """
+        used = connection.execute(select(RELEASES.c.name).where(RELEASES.c.key_id == key_id)).scalar()
+        if used is not None:
+            raise KeyInUseError(f"The key {key_id} is that of the release {used}.", hint="Revoke the release instead.")
+        connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id))
 
 
 def open_keystore(database: Database, master_key: Path) -> Keystore:

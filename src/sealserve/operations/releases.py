@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError
@@ -80,10 +81,21 @@ def build(
     )
     with open_vault(workspace) as vault, vault.database.write() as connection:
         created = vault.keystore.create(connection, now=now)  # stored first: a release without its key is lost
-    with created.key as key:
-        return release.build_release(
-            contents, workspace.owner.releases, key=key, key_id=created.key_id, signer=signer, progress=progress
-        )
+    try:
+        with created.key as key:
+            return release.build_release(
+                contents, workspace.owner.releases, key=key, key_id=created.key_id, signer=signer, progress=progress
+            )
+    except BaseException:
+        _discard_key(workspace, created.key_id)
+        raise
+
+
+def _discard_key(workspace: Workspace, key_id: KeyId) -> None:
+    """Delete the key of a release that was not built, unless it was: an interruption may come just after that."""
+    if not any(key_id in (folder / INDEX_FILE).read_text() for folder in _folders(workspace.owner.releases)):
+        with open_vault(workspace) as vault, vault.database.write() as connection:
+            vault.keystore.discard(connection, key_id)
 
 
 def any_in(parent: Path) -> bool:

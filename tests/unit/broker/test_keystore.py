@@ -1,6 +1,7 @@
 import base64
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -8,6 +9,7 @@ from sqlalchemy import select, update
 from sealserve.broker.database import KEYS, Database
 from sealserve.broker.keystore import (
     KeyId,
+    KeyInUseError,
     KeyUnknownError,
     KeyUnwrapError,
     MasterKeyExposedError,
@@ -63,6 +65,20 @@ def test_an_unknown_key_is_refused(database: Database, master_key: Path) -> None
     with pytest.raises(KeyUnknownError, match="has no key 00") as caught:
         _load(database, master_key, KeyId("00" * 16))
     assert caught.value.code == "keystore.unknown-key"
+
+
+def test_a_key_that_no_release_names_can_be_discarded(stage: Any) -> None:
+    with stage.database.write() as connection:
+        spare = stage.keystore.create(connection, now=stage.now)
+        stage.keystore.discard(connection, spare.key_id)
+        with pytest.raises(KeyUnknownError):
+            stage.keystore.load(connection, spare.key_id)
+        with pytest.raises(
+            KeyInUseError, match=f"The key {stage.made.key_id} is that of the release resnet50"
+        ) as caught:
+            stage.keystore.discard(connection, stage.made.key_id)
+        assert caught.value.code == "keystore.key-in-use"
+        assert stage.keystore.load(connection, stage.made.key_id) == stage.made.key
 
 
 def test_a_key_in_another_ones_place_does_not_decrypt(database: Database, master_key: Path, now: datetime) -> None:

@@ -1,11 +1,13 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.broker import admin
 from sealserve.broker.keystore import KeyId
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.operations import releases
@@ -14,6 +16,7 @@ from sealserve.operations.owner import OwnerKeyError, index_signer, open_vault, 
 from sealserve.operations.releases import ReleaseAmbiguousError, ReleaseMissingError
 from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
+from sealserve.sealing import release as release_module
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.signed_index import IndexSignatureError
 
@@ -53,6 +56,37 @@ def test_no_two_releases_share_a_key(ready: Site) -> None:
     first, second = ready.build_release(), ready.build_release()
     assert first.id != second.id
     assert first.index.key_id != second.index.key_id
+
+
+def keys(site: Site) -> int:
+    with open_vault(site.workspace) as vault:
+        return admin.status(vault.database).keys
+
+
+def test_a_build_that_fails_leaves_no_key(ready: Site) -> None:
+    ready.build_release()
+
+    def interrupt(_size: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        releases.build(ready.workspace, ready.deployment, now=ready.now, progress=interrupt)
+    assert len(list(ready.workspace.owner.releases.iterdir())) == 1
+    assert keys(ready) == 1
+
+
+def test_a_build_that_is_interrupted_after_its_end_keeps_its_key(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = release_module.build_release
+
+    def build_and_interrupt(*arguments: Any, **settings: Any) -> None:
+        whole(*arguments, **settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release_module, "build_release", build_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ready.build_release()
+    assert releases.any_in(ready.workspace.owner.releases)
+    assert keys(ready) == 1
 
 
 def test_a_release_for_sgx_is_not_marked_as_simulated(tmp_path: Path) -> None:
