@@ -51,7 +51,7 @@ class Way(StrEnum):
     """How the memory is kept from others."""
 
     NAMESPACE = "mount-namespace"
-    USER_NAMESPACE = "mount-namespace-in-user-namespace"
+    USER_NAMESPACE = "user-mount-namespace"
     CONTAINER = "container-tmpfs"
     SHARED = "shared-memory-folder"
 
