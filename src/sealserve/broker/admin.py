@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import AuditRow, Decision, Entry, Head
 from sealserve.broker.database import AUDIT, KEYS, Database
+from sealserve.broker.platforms import EnrolledPlatform
 from sealserve.broker.policy import ReferenceValues
 from sealserve.broker.releases import Reference, Release
 from sealserve.deployment import Platform
@@ -90,6 +91,16 @@ class HeadSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformSummary:
+    """An enrolled platform."""
+
+    platform: str
+    platform_id: str
+    label: str
+    enrolled: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What the broker holds and has done."""
 
@@ -140,13 +151,26 @@ def revoke(database: Database, name_or_id: str, *, now: datetime) -> ReleaseSumm
         return _summary(connection, revoked)
 
 
-def enrol_platform(database: Database, platform: Platform, platform_id: str, *, label: str, now: datetime) -> None:
+def enrol_platform(
+    database: Database, platform: Platform, platform_id: str, *, label: str, now: datetime
+) -> PlatformSummary:
     """Enrol a platform: releases for enrolled platforms only then give it their key."""
     with database.write() as connection:
         platforms.enrol(connection, platform, platform_id, label=label, now=now)
         entry = Entry(time=now, peer=OWNER, decision=Decision.ENROLLED, code="ok", detail=label, platform=platform,
                       platform_id=platform_id)  # fmt: skip
         audit.append(connection, entry)
+        return next(
+            _platform(found)
+            for found in platforms.every(connection)
+            if (found.platform, found.platform_id) == (platform, platform_id)
+        )
+
+
+def every_platform(database: Database) -> list[PlatformSummary]:
+    """Return the enrolled platforms, oldest first."""
+    with database.read() as connection:
+        return [_platform(found) for found in platforms.every(connection)]
 
 
 def every_release(database: Database) -> list[ReleaseSummary]:
@@ -257,6 +281,15 @@ def _enclave(reference: Reference) -> EnclaveSummary:
         mr_signer=reference.values.mr_signer.hex(),
         isv_prod_id=reference.values.isv_prod_id,
         isv_svn=reference.values.isv_svn,
+    )
+
+
+def _platform(found: EnrolledPlatform) -> PlatformSummary:
+    return PlatformSummary(
+        platform=str(found.platform),
+        platform_id=found.platform_id,
+        label=found.label,
+        enrolled=found.enrolled.isoformat(),
     )
 
 

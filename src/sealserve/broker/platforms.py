@@ -6,21 +6,69 @@ still valid by its dates: the highest evaluation number ever seen is remembered,
 """
 
 import hashlib
+import re
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, to_text
+from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, to_text
 from sealserve.deployment import Platform
+from sealserve.errors import InputError
 from sealserve.sgx.trust_anchor import TrustAnchor
+
+_PLATFORM_ID: Final = re.compile(r"[0-9a-f]{32}")
+_MAX_LABEL: Final = 64
+
+
+class PlatformIdError(InputError):
+    """What is to be enrolled is no platform's id, or its label is too long."""
+
+    code = "broker.platform-id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledPlatform:
+    """A machine that is one's own."""
+
+    platform: Platform
+    platform_id: str
+    label: str
+    enrolled: datetime
 
 
 def enrol(connection: Connection, platform: Platform, platform_id: str, *, label: str, now: datetime) -> None:
-    """Enrol a platform, or give an enrolled one another label."""
+    """Enrol a platform, or give an enrolled one another label.
+
+    Raises:
+        PlatformIdError: ``platform_id`` is none, or ``label`` has more than 64 characters.
+    """
+    if not _PLATFORM_ID.fullmatch(platform_id):
+        raise PlatformIdError(
+            f"{platform_id!r} is no platform id: that is 32 lower-case hex digits.",
+            hint="`sealserve quote verify` and the audit log show a platform's.",
+        )
+    if len(label) > _MAX_LABEL:
+        raise PlatformIdError(f"The label has {len(label)} characters, expected at most {_MAX_LABEL}.")
     where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
     if connection.execute(update(PLATFORMS).where(where).values(label=label)).rowcount == 0:
         row = {"platform": platform, "platform_id": platform_id, "label": label, "enrolled": to_text(now)}
         connection.execute(insert(PLATFORMS).values(row))
+
+
+def every(connection: Connection) -> list[EnrolledPlatform]:
+    """Return the enrolled platforms, oldest first."""
+    query = select(PLATFORMS).order_by(PLATFORMS.c.enrolled, PLATFORMS.c.platform_id)
+    return [
+        EnrolledPlatform(
+            platform=Platform(row.platform),
+            platform_id=row.platform_id,
+            label=row.label,
+            enrolled=from_text(row.enrolled),
+        )
+        for row in connection.execute(query)
+    ]
 
 
 def enrolled(connection: Connection, platform: Platform) -> frozenset[str]:

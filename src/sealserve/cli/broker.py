@@ -3,6 +3,7 @@
 import logging
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +12,10 @@ from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.broker.admin import ReleaseSummary
 from sealserve.broker.hardening import forbid_inspection
+from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
-from sealserve.cli import console
+from sealserve.cli import broker_platform, console
+from sealserve.cli.connection import read_file
 from sealserve.cli.release import Name
 from sealserve.operations import provisioning, releases
 from sealserve.operations.owner import index_signer, open_vault
@@ -20,6 +23,8 @@ from sealserve.operations.owner import index_signer, open_vault
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
 )
+
+app.add_typer(broker_platform.app, name="platform")
 
 RELEASE_HELP = "A release's name, or the beginning of its id."
 
@@ -108,15 +113,26 @@ def releases_(directory: console.Directory = console.HERE, as_json: console.Json
 def log(
     last: Annotated[int | None, typer.Option("--last", "-n", min=1, show_default="all", help="How many rows.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the whole chain and its signed heads first.")] = False,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="HEADFILE", help="Verify with a head that was kept elsewhere too.")
+    ] = None,
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Verify, then print a signed head as JSON: keep it on another machine.")
+    ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Show the audit log: one row for each decision, each bound to the row before it."""
+    """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
     workspace = console.find_workspace(directory)
+    kept = () if check is None else (read_head(read_file(check), name=str(check)),)
     with open_vault(workspace) as vault:
-        if verify:
-            summary = admin.verify_log(vault.database, index_signer(workspace).public_key())
+        if verify or sign or kept:
+            signer = index_signer(workspace)
+            summary = admin.verify_log(vault.database, signer.public_key(), kept=kept)
             console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
+        if sign:
+            console.print_json(asdict(admin.sign_log(vault.database, signer, now=datetime.now(UTC))))
+            return
         rows = admin.log(vault.database, last=last)
     if as_json:
         console.print_json([asdict(row) for row in rows])

@@ -192,10 +192,17 @@ def test_a_release_id_is_a_digest(key_id: KeyId, now: datetime) -> None:
 
 def test_enrolled_platforms(database: Database, now: datetime) -> None:
     with database.write() as connection:
-        platforms.enrol(connection, Platform.SGX, "ab", label="rack 1", now=now)
-        platforms.enrol(connection, Platform.SGX, "ab", label="rack 2", now=now)
-        assert platforms.enrolled(connection, Platform.SGX) == {"ab"}
+        platforms.enrol(connection, Platform.SGX, "ab" * 16, label="rack 1", now=now)
+        platforms.enrol(connection, Platform.SGX, "ab" * 16, label="rack 2", now=now)
+        assert platforms.enrolled(connection, Platform.SGX) == {"ab" * 16}
         assert platforms.enrolled(connection, Platform.SIMULATED) == frozenset()
+        assert [(found.platform_id, found.label) for found in platforms.every(connection)] == [("ab" * 16, "rack 2")]
+        for wrong in ("ab", "AB" * 16, "ab" * 17, "ab" * 16 + "\n"):
+            with pytest.raises(platforms.PlatformIdError, match="is no platform id: that is 32") as caught:
+                platforms.enrol(connection, Platform.SGX, wrong, label="", now=now)
+            assert caught.value.code == "broker.platform-id"
+        with pytest.raises(platforms.PlatformIdError, match="label has 65 characters, expected at most 64"):
+            platforms.enrol(connection, Platform.SGX, "cd" * 16, label="x" * 65, now=now)
 
 
 def test_the_evaluation_floor_only_rises_and_belongs_to_a_root(

@@ -1,4 +1,5 @@
 import logging
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from tests.harness.workspaces import Site
 from sealserve.broker import admin
 from sealserve.cli import enclave as enclave_verb
 from sealserve.operations.owner import index_signer, open_vault
+from sealserve.sealing.release import VerifiedRelease
 
 
 @pytest.fixture
-def release(ready: Site) -> Path:
+def release(released: VerifiedRelease) -> Path:
     """A release without enclaves."""
-    return ready.build_release().folder
+    shutil.rmtree(released.folder / "enclave")
+    return released.folder
 
 
 def test_an_enclave_is_shown_before_it_is_built(release: Path, cli: CommandLine) -> None:
@@ -114,6 +117,45 @@ def test_the_whole_log_is_verified(cli: CommandLine, ready: Site) -> None:
         connection.exec_driver_sql("DELETE FROM audit")
     error = cli.error("broker", "log", "--verify")
     assert (error["code"], error["status"]) == ("audit.truncated", 3)
+
+
+def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
+    release: Path, cli: CommandLine, ready: Site, tmp_path: Path
+) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    cli.ok("broker", "drain", release.name)
+    signed = cli("broker", "log", "--sign")
+    assert signed.json["seq"] == 2
+    assert signed.err == f"The chain of 2 rows verifies; head {signed.json['hash']}.\n"
+    (tmp_path / "head.json").write_text(signed.out)
+    assert len(cli.json("broker", "log", "--check", tmp_path / "head.json")) == 2
+    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
+        connection.exec_driver_sql("DELETE FROM audit_heads")
+    assert cli("broker", "log", "--verify").status == 0
+    error = cli.error("broker", "log", "--check", tmp_path / "head.json")
+    assert (error["code"], error["status"]) == ("audit.truncated", 3)
+    assert cli.error("broker", "log", "--sign", "--check", tmp_path / "head.json")["code"] == "audit.truncated"
+    assert cli.error("broker", "log", "--check", ready.workspace.deployment_file)["code"] == "audit.head-file"
+
+
+@pytest.mark.usefixtures("ready")
+def test_platforms_are_enrolled_and_listed(cli: CommandLine) -> None:
+    assert cli.ok("broker", "platform", "list") == "No platforms yet: `sealserve broker platform enrol`.\n"
+    said = cli.ok("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
+    assert said == f"Enrolled the platform {'ab' * 16} (simulated).\n"
+    other = cli.json("broker", "platform", "enrol", "cd" * 16, "--kind", "sgx")
+    assert (other["platform"], other["platform_id"], other["label"]) == ("sgx", "cd" * 16, "")
+    heading, first, second = cli.ok("broker", "platform", "list").splitlines()
+    assert heading.split() == ["PLATFORM", "ID", "KIND", "ENROLLED", "LABEL"]
+    assert first.startswith("ab" * 16 + "  simulated  ")
+    assert first.endswith("  rack 1")
+    assert second.startswith("cd" * 16 + "  sgx ")
+    assert cli.json("broker", "platform", "list")[1] == other
+    assert [row["decision"] for row in cli.json("broker", "log")] == ["enrolled", "enrolled"]
+    error = cli.error("broker", "platform", "enrol", "rack1")
+    assert (error["code"], error["status"]) == ("broker.platform-id", 2)
 
 
 def test_a_revocation_asks_first(release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

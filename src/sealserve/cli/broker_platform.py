@@ -1,0 +1,54 @@
+"""``sealserve broker platform``: which machines may have the keys of releases for enrolled platforms."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.broker import admin
+from sealserve.cli import console
+from sealserve.deployment import Platform
+from sealserve.operations.owner import open_vault
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
+
+
+@app.command()
+def enrol(
+    platform_id: Annotated[
+        str,
+        typer.Argument(metavar="PLATFORM_ID", help="As `quote verify` and the audit log show it: 32 hex digits."),
+    ],
+    label: Annotated[str, typer.Option("--label", help="What people call the machine.")] = "",
+    kind: Annotated[
+        Platform | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")
+    ] = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
+    workspace = console.find_workspace(directory)
+    platform = kind or deployment.read(workspace.deployment_file).platform
+    with open_vault(workspace) as vault:
+        enrolled = admin.enrol_platform(vault.database, platform, platform_id, label=label, now=datetime.now(UTC))
+    if as_json:
+        console.print_json(asdict(enrolled))
+    else:
+        console.out.print(f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
+
+
+@app.command("list")
+def list_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+    """List the machines that are enrolled."""
+    with open_vault(console.find_workspace(directory)) as vault:
+        rows = admin.every_platform(vault.database)
+    if as_json:
+        console.print_json([asdict(row) for row in rows])
+        return
+    console.print_table(
+        ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
+        [(row.platform_id, row.platform, row.enrolled[:19].replace("T", " "), row.label) for row in rows],
+        empty="No platforms yet: `sealserve broker platform enrol`.",
+    )
