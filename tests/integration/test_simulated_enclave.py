@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
+from tests.harness import keys
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.signing import build_enclave, resign
@@ -177,7 +178,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def signing_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=3, key_size=3072)
+    return keys.signing_key()
 
 
 @contextmanager

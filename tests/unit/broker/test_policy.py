@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.harness.keys import signing_key
 
 from sealserve.broker.policy import (
     CLOUD_SMT,
@@ -145,7 +145,7 @@ def test_reference_values_that_admit_too_much_are_an_error(changes: dict[str, An
 
 
 def test_the_reference_values_of_a_sigstruct_admit_its_enclave_only() -> None:
-    key = rsa.generate_private_key(public_exponent=3, key_size=3072)
+    key = signing_key()
     sigstruct = Sigstruct.sign(mr_enclave=ENCLAVE, key=key, signed_on=date(2026, 11, 23), isv_prod_id=7, isv_svn=3)
     reference = ReferenceValues.of_sigstruct(sigstruct)
     launched = replace(REPORT, mr_signer=sigstruct.mr_signer, attributes=sigstruct.launch_attributes(0xE7))

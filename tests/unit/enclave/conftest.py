@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness import keys
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.manifest import EncryptedMount
@@ -22,7 +23,7 @@ Build = Callable[..., BuiltEnclave]
 
 @pytest.fixture(scope="session")
 def signing_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=3, key_size=3072)
+    return keys.signing_key()
 
 
 @pytest.fixture(scope="session")

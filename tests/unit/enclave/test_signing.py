@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness import keys
 
 from sealserve.atomic_file import write_file
 from sealserve.enclave.index import (
@@ -37,7 +38,6 @@ from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release, verify_release
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, IndexSignatureError, sign_index
 from sealserve.sgx.report import Attributes
-from sealserve.sgx.signing_key import create_signing_key
 from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
 
 Make = Callable[..., EnclaveSpec]
@@ -161,7 +161,7 @@ def test_signing_again_keeps_the_measurement(
     build: Build, make_spec: Make, release: Release, caplog: pytest.LogCaptureFixture
 ) -> None:
     built = build(make_spec())
-    other_key = rsa.generate_private_key(public_exponent=3, key_size=3072)
+    other_key = keys.signing_key(1)
 
     with caplog.at_level(logging.WARNING):
         sigstruct = resign(
@@ -279,8 +279,7 @@ class TestIndex:
         self, release: Release, index_key: Ed25519PrivateKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def swap_and_load(folder: Path, name: str) -> SignedEnclave:
-            stranger = create_signing_key(folder.parent / "stranger.pem")
-            resign(folder, name, signing_key=stranger, signed_on=date(2026, 1, 1))
+            resign(folder, name, signing_key=keys.signing_key(1), signed_on=date(2026, 1, 1))
             return load_enclave(folder, name)
 
         monkeypatch.setattr("sealserve.enclave.index.load_enclave", swap_and_load)

@@ -12,16 +12,14 @@ from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingE
 from sealserve.operations import provisioning, simulation
 from sealserve.operations.owner import open_vault
 from sealserve.pki.certificate import CertificateMissingError
+from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
 
 
 @pytest.fixture
-def release(ready: Site) -> Path:
+def release(released: VerifiedRelease) -> Path:
     """A release with two enclaves."""
-    folder = ready.build_release().folder
-    for index in range(2):
-        ready.build_enclave(folder, name=f"replica-{index}", port=8510 + index)
-    return folder
+    return released.folder
 
 
 def allowed(site: Site) -> list[admin.ReleaseSummary]:

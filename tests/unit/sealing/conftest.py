@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -11,11 +10,6 @@ from sealserve.sealing.release import Release, ReleaseContents, Servable, build_
 from sealserve.secret import SecretBytes
 
 KEY_NAME = "00112233445566778899aabbccddeeff"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test here survives a power cut; thousands would wait
 
 
 @pytest.fixture

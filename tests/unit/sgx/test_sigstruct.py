@@ -6,13 +6,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.keys import signing_key
 
 from sealserve.errors import VerificationError
 from sealserve.sgx.report import Attributes, MrEnclave
 from sealserve.sgx.signing_key import SigningKeyError
 from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
 
-KEY = rsa.generate_private_key(public_exponent=3, key_size=3072)
+KEY = signing_key()
 SIGNED = Sigstruct.sign(
     mr_enclave=MrEnclave(bytes(range(32))), key=KEY, signed_on=date(2026, 11, 23), isv_prod_id=7, isv_svn=3
 )
@@ -65,7 +66,11 @@ def test_every_bit_counts(offset: int, bit: int) -> None:
 
 @pytest.mark.parametrize(("bits", "exponent"), [(2048, 3), (3072, 65537)])
 def test_a_key_that_the_processor_refuses_is_refused(bits: int, exponent: int) -> None:
-    key = rsa.generate_private_key(public_exponent=exponent, key_size=bits)
+    key = (
+        signing_key(exponent=exponent)
+        if bits == 3072
+        else rsa.generate_private_key(public_exponent=exponent, key_size=bits)
+    )
 
     with pytest.raises(SigningKeyError, match=f"got {bits} bits and exponent {exponent}"):
         Sigstruct.sign(mr_enclave=SIGNED.mr_enclave, key=key, signed_on=date(2026, 1, 1), isv_prod_id=0, isv_svn=0)

@@ -4,32 +4,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.harness.keys import signing_key
 from tests.harness.workspaces import Site
 
 from sealserve.cli.demo import attack
 from sealserve.cli.demo.attack import Attempt, Host, NotRefusedError, Refusal
 from sealserve.cli.demo.screen import Screen
-from sealserve.sealing.release import Release
+from sealserve.sealing.release import VerifiedRelease
 
 
 @pytest.fixture
-def release(ready: Site) -> Release:
-    """A release with an enclave that the broker knows."""
-    built = ready.build_release()
-    ready.build_enclave(built.folder)
-    return built
-
-
-@pytest.fixture
-def host(ready: Site, release: Release) -> Host:
+def host(site: Site, released: VerifiedRelease) -> Host:
     """A hostile host, with the release's largest model file to work on."""
     walk = SimpleNamespace(
         start_vendor=lambda: None,
-        seal=lambda: release,
+        seal=lambda: released,
         target=SimpleNamespace(prepare=lambda folder, _replicas: folder),
-        deployment=ready.deployment,
+        deployment=site.deployment,
     )
-    return Host(ready.workspace, walk)  # type: ignore[arg-type]  # what it needs of a walk
+    return Host(site.workspace, walk)  # type: ignore[arg-type]  # what it needs of a walk
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
@@ -75,12 +68,12 @@ def test_an_enclave_that_serves_was_not_refused(host: Host, monkeypatch: pytest.
 
 
 def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
-    host: Host, release: Release, monkeypatch: pytest.MonkeyPatch
+    host: Host, released: VerifiedRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def files(folder: Path) -> dict[str, bytes]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
-    before, model = files(release.folder), "models/half-plus-two/1/saved_model.pb"
+    before, model = files(released.folder), "models/half-plus-two/1/saved_model.pb"
     seen: list[dict[str, bytes]] = []
     answers = iter(["enclave.measurement", "policy.mr-enclave-unknown"])
 
@@ -89,13 +82,14 @@ def test_each_attack_changes_what_it_says_and_leaves_the_release_alone(
         return Refusal(code=next(answers, "x.y"), message="", by="the enclave")
 
     monkeypatch.setattr(host, "_launch", launch)
+    monkeypatch.setattr(attack, "_own_key", lambda: signing_key(1))
     host._change_argument()
     host._flip()
     host._swap()
     host._delete()
     host._debug()
-    assert files(release.folder) == before
-    assert not (release.folder.parent / "tampered").exists()
+    assert files(released.folder) == before
+    assert not (released.folder.parent / "tampered").exists()
     changed = [{name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} for after in seen]
     manifest, signature = "enclave/replica-0.manifest.sgx", "enclave/replica-0.sig"
     assert changed == [{manifest}, {manifest, signature}, {model}, {model}, {model}, {signature}]
@@ -120,7 +114,7 @@ def test_an_old_signature_must_not_pass(host: Host, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_refusal_for_another_reason_is_none(
-    ready: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def act() -> Refusal:
         return Refusal(code="broker.down", message="No broker.", by="the enclave")
@@ -136,7 +130,7 @@ def test_a_refusal_for_another_reason_is_none(
     monkeypatch.setattr(attack, "Host", Tries)
     told: list[str] = []
     with pytest.raises(NotRefusedError) as caught:
-        attack.run(ready.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
+        attack.run(site.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
     assert caught.value.message == "To do this was met with broker.down, not quote.debug."
     assert "1  The host tries to do that: refused, broker.down" in capsys.readouterr().out
     assert told[-1] == "the host tries to do this"

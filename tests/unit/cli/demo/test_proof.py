@@ -1,4 +1,5 @@
 import base64
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,41 +11,35 @@ from tests.harness.workspaces import Site
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo import proof
 from sealserve.cli.demo.proof import ExposedError, Proof
-from sealserve.operations import releases
 from sealserve.operations.owner import open_vault
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
-from sealserve.sealing.release import Release
+from sealserve.sealing.release import VerifiedRelease
 from sealserve.secret import SecretBytes
 
 
 @pytest.fixture
-def shipped(ready: Site) -> Release:
+def shipped(site: Site, released: VerifiedRelease) -> VerifiedRelease:
     """A release that the host has, too."""
-    release = ready.build_release()
-    ready.build_enclave(release.folder)
-    tar = ready.directory / "release.tar"
-    releases.pack(release.folder, tar)
-    releases.unpack(ready.workspace, tar, ready.workspace.host.owner_key)
-    tar.unlink()
-    return release
+    shutil.copytree(released.folder, site.workspace.host.releases / released.folder.name)
+    return released
 
 
-def search(site: Site, release: Release) -> Proof:
+def search(site: Site, release: VerifiedRelease) -> Proof:
     return proof.search(site.workspace, site.deployment, release.folder)
 
 
-def key_of(site: Site, release: Release) -> SecretBytes:
+def key_of(site: Site, release: VerifiedRelease) -> SecretBytes:
     with open_vault(site.workspace) as vault, vault.database.read() as connection:
         return vault.keystore.load(connection, KeyId(release.index.key_id))
 
 
-def server_key(site: Site, release: Release) -> SecretBytes:
+def server_key(site: Site, release: VerifiedRelease) -> SecretBytes:
     sealed = release.folder / "tls/ssl.cfg"
     return ssl_config.parse(unseal_bytes(sealed, key=key_of(site, release), embedded_path="tls/ssl.cfg")).server_key
 
 
-def expose(site: Site, release: Release, content: bytes, *, log: bool = False) -> str:
+def expose(site: Site, release: VerifiedRelease, content: bytes, *, log: bool = False) -> str:
     path = (site.workspace.owner.logs / "broker.log") if log else site.workspace.host.logs / "replica-0.log"
     path.write_bytes(b"2026 INFO a line\n" + content + b"\n")
     with pytest.raises(ExposedError, match="The host's files hold what they must not: ") as caught:
@@ -56,21 +51,21 @@ def expose(site: Site, release: Release, content: bytes, *, log: bool = False) -
     return caught.value.message
 
 
-def test_a_host_with_ciphertext_only(ready: Site, shipped: Release) -> None:
-    (ready.workspace.owner.logs / "broker.log").write_text(f"released {shipped.id} half-plus-two/1/saved_model.pb\n")
-    found = search(ready, shipped)
+def test_a_host_with_ciphertext_only(site: Site, shipped: VerifiedRelease) -> None:
+    (site.workspace.owner.logs / "broker.log").write_text(f"released {shipped.id} half-plus-two/1/saved_model.pb\n")
+    found = search(site, shipped)
     assert found.files > 10
     assert found.secret_size > len(WEIGHTS)
     assert any(line.endswith(f"releases/{shipped.folder.name}/tls/ssl.cfg") for line in found.view)
     assert not any("owner/" in line for line in found.view)
 
 
-def test_a_piece_of_the_model_is_found(ready: Site, shipped: Release) -> None:
-    assert "the model's saved_model.pb in " in expose(ready, shipped, WEIGHTS[101:117])
+def test_a_piece_of_the_model_is_found(site: Site, shipped: VerifiedRelease) -> None:
+    assert "the model's saved_model.pb in " in expose(site, shipped, WEIGHTS[101:117])
 
 
-def test_the_release_key_is_found_however_it_is_written(ready: Site, shipped: Release) -> None:
-    raw = key_of(ready, shipped).reveal()
+def test_the_release_key_is_found_however_it_is_written(site: Site, shipped: VerifiedRelease) -> None:
+    raw = key_of(site, shipped).reveal()
     for spelling, name in {
         raw: "the release key in ",
         raw.hex().encode(): "the release key in hexadecimal",
@@ -80,22 +75,22 @@ def test_the_release_key_is_found_however_it_is_written(ready: Site, shipped: Re
         base64.b64encode(b"x" + raw): "the release key in base64",
     }.items():
         for log in (False, True):
-            assert name in expose(ready, shipped, spelling, log=log)
+            assert name in expose(site, shipped, spelling, log=log)
 
 
-def test_the_servers_private_key_is_found_raw_and_in_its_own_file(ready: Site, shipped: Release) -> None:
-    pem = server_key(ready, shipped).reveal()
-    assert "the server's private key" in expose(ready, shipped, pem)
+def test_the_servers_private_key_is_found_raw_and_in_its_own_file(site: Site, shipped: VerifiedRelease) -> None:
+    pem = server_key(site, shipped).reveal()
+    assert "the server's private key" in expose(site, shipped, pem)
     number = proof._private_value(SecretBytes(pem))
-    assert "the server's private key in " in expose(ready, shipped, number)
-    assert "hexadecimal" in expose(ready, shipped, number.hex().encode())
+    assert "the server's private key in " in expose(site, shipped, number)
+    assert "hexadecimal" in expose(site, shipped, number.hex().encode())
 
 
-def test_another_private_key_is_not_the_servers(ready: Site, shipped: Release) -> None:
+def test_another_private_key_is_not_the_servers(site: Site, shipped: VerifiedRelease) -> None:
     """The simulated platform's key is the host's own: it may be there."""
-    key = ready.workspace.user.key.read_bytes()
-    (ready.workspace.host.logs / "other.key").write_bytes(key)
-    search(ready, shipped)
+    key = site.workspace.user.key.read_bytes()
+    (site.workspace.host.logs / "other.key").write_bytes(key)
+    search(site, shipped)
 
 
 def test_only_keys_on_curves_are_known() -> None:

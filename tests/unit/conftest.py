@@ -1,0 +1,70 @@
+"""Workspaces that are made once for all tests, and copied for each that changes something."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.harness.keys import signing_key
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.operations import releases
+from sealserve.sealing.release import VerifiedRelease
+from sealserve.workspace import FOLDER
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)  # no test here survives a power cut; thousands would wait
+        yield
+
+
+@pytest.fixture(scope="session")
+def ready_template(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A workspace with a model, certificates and an enclave signing key."""
+    site = make_site(tmp_path_factory.mktemp("ready"))
+    site.import_model()
+    site.certify()
+    pem = signing_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    site.workspace.owner.enclave_signing_key.write_bytes(pem)
+    site.workspace.owner.enclave_signing_key.chmod(0o600)
+    return site
+
+
+@pytest.fixture(scope="session")
+def released_template(ready_template: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The same with a release that has two enclaves."""
+    site = make_site(tmp_path_factory.mktemp("released"))
+    _copy(ready_template, site)
+    folder = site.build_release().folder
+    for index in range(2):
+        site.build_enclave(folder, name=f"replica-{index}", port=8510 + index)
+    return site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A workspace with ``sealserve.toml`` and empty folders."""
+    return make_site(tmp_path / "site")
+
+
+@pytest.fixture
+def ready(site: Site, ready_template: Site) -> Site:
+    """``site`` with a model, certificates and an enclave signing key."""
+    _copy(ready_template, site)
+    return site
+
+
+@pytest.fixture
+def released(site: Site, released_template: Site) -> VerifiedRelease:
+    """A release with two enclaves, in ``site``, which is then ``ready``."""
+    _copy(released_template, site)
+    (folder,) = site.workspace.owner.releases.iterdir()
+    return releases.verify(folder, site.workspace.host.owner_key)
+
+
+def _copy(template: Site, site: Site) -> None:
+    shutil.copytree(template.directory / FOLDER, site.directory / FOLDER, dirs_exist_ok=True)
