@@ -568,7 +568,7 @@ def test_dcap_qvl_alone_would_have_accepted_it(world: World, mutate: Callable[[W
     assert verdict.tcb_status is TcbStatus.UP_TO_DATE
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_no_single_bit_of_a_quote_can_change(world: World, data: st.DataObject) -> None:
     start = good(world)
@@ -578,7 +578,7 @@ def test_no_single_bit_of_a_quote_can_change(world: World, data: st.DataObject) 
         dataclasses.replace(start, raw=flipped(start.raw, at, bit)).verify()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_no_prefix_of_a_quote_verifies(world: World, data: st.DataObject) -> None:
     start = good(world)
@@ -588,7 +588,7 @@ def test_no_prefix_of_a_quote_verifies(world: World, data: st.DataObject) -> Non
     assert caught.value.code == "quote.truncated"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_no_single_bit_of_signed_collateral_can_change(world: World, data: st.DataObject) -> None:
     start = good(world)

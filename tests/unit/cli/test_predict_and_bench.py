@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
-from tests.unit.client.conftest import Behaviour, Service
+from tests.unit.client.conftest import Behaviour
+from tests.unit.client.conftest import Service as Handler
 
 from sealserve.operations.certificates import fresh_ssl_config
 
@@ -16,33 +17,47 @@ INSTANCE = "0123456789abcdef0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Service:
     """A workspace whose service is a small server in this process."""
 
     site: Site
     behaviour: Behaviour
-    cli: CommandLine
     address: str
 
 
-@pytest.fixture
-def served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
-    site = make_site(tmp_path / "served")
+@dataclass(frozen=True, slots=True)
+class Served(Service):
+    """The same, and the command line."""
+
+    cli: CommandLine
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("served")
+    site = make_site(folder)
     site.certify()
     tls = fresh_ssl_config(site.workspace, site.deployment, now=site.now)
     behaviour = Behaviour(instance=INSTANCE)
     with ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool, handlers=[Service(behaviour)])
+        server = grpc.server(pool, handlers=[Handler(behaviour)])
         credentials = grpc.ssl_server_credentials(
             [(tls.server_key.reveal(), tls.server_cert)], root_certificates=tls.custom_ca, require_client_auth=True
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
-        site = make_site(tmp_path / "served", source=site.deployment.model.path, service={"port": port})
+        site = make_site(folder, source=site.deployment.model.path, service={"port": port})
         try:
-            yield Served(site, behaviour, CommandLine(capsys, site.directory), f"127.0.0.1:{port}")
+            yield Service(site, behaviour, f"127.0.0.1:{port}")
         finally:
             server.stop(None).wait()
+
+
+@pytest.fixture
+def served(service: Service, capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
+    yield Served(service.site, service.behaviour, service.address, CommandLine(capsys, service.site.directory))
+    service.behaviour.abort = None
+    service.behaviour.requests = []
 
 
 def test_one_request(served: Served) -> None:
