@@ -34,6 +34,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
+Target = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="local", show_default="the one in use, else that of sealserve.toml"),
+]
+
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", help="Write this file when it answers.", show_default="none")
 ]

@@ -3,19 +3,19 @@
 import typer
 
 from sealserve.cli import console
-from sealserve.cluster.local import running_roles, stop_all
+from sealserve.cluster import targets
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def down(yes: console.Yes = False, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
-    """Stop everything that `up` started. The workspace stays: keys, releases, logs."""
+    """Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs."""
     workspace = console.find_workspace(directory)
-    if running := running_roles(workspace):
+    if running := targets.running(workspace):
         console.confirm(f"Stop {', '.join(running)}?", yes=yes)
     with console.spinner("Stopping") as tell:
-        stopped = stop_all(workspace, tell=tell)
+        stopped = targets.stop_all(workspace, tell=tell)
     if as_json:
         console.print_json({"stopped": stopped})
     else:

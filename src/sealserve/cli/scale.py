@@ -6,7 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
 
@@ -14,6 +14,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def scale(
     replicas: Annotated[int, typer.Argument(min=1, max=64, help="How many enclaves shall serve.")],
+    target: console.Target = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -21,6 +22,6 @@ def scale(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     with console.spinner("Scaling") as tell:
-        target = LocalTarget(workspace, described, tell=tell)
-        target.scale(replicas)
-    status.show(target, as_json=as_json)
+        opened = open_target(workspace, described, target, tell=tell)
+        opened.scale(replicas)
+    status.show(opened, as_json=as_json)

@@ -6,26 +6,29 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.target import Target
+from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def status(
+    target: console.Target = None, directory: console.Directory = console.HERE, as_json: console.Json = False
+) -> None:
     """Show every part of the deployment and how far it has come."""
     workspace = console.find_workspace(directory)
-    show(LocalTarget(workspace, deployment.read(workspace.deployment_file)), as_json=as_json)
+    show(open_target(workspace, deployment.read(workspace.deployment_file), target), as_json=as_json)
 
 
-def show(target: LocalTarget, *, as_json: bool) -> None:
+def show(target: Target, *, as_json: bool) -> None:
     """Print the target's parts."""
     parts = target.status()
     if as_json:
         console.print_json([asdict(part) for part in parts])
         return
     console.print_table(
-        ("PART", "STATE", "PORT", "PID", ""),
-        [(part.role, part.state, part.port or "", part.pid or "", part.detail) for part in parts],
+        ("PART", "STATE", "PORT", "INSTANCE", ""),
+        [(part.role, part.state, part.port or "", part.instance or part.pid or "", part.detail) for part in parts],
         empty="Nothing runs: `sealserve up` starts it.",
     )

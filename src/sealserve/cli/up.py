@@ -7,46 +7,43 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
-from sealserve.cluster.local import LocalTarget, TargetUnsupportedError
+from sealserve.cluster import targets
+from sealserve.cluster.target import Role
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.operations import certificates, models, releases
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 
-Target = Annotated[str | None, typer.Option("--target", "-t", show_default="that of sealserve.toml", help="local")]
-
 
 @app.command()
 def up(
-    target: Target = None,
+    target: console.Target = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
+    role: Annotated[
+        Role,
+        typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),
+    ] = Role.ALL,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    kind = target or described.target.kind
     with console.spinner("Starting") as tell:
-        local = open_target(workspace, described, target, tell=tell)
-        prepare(workspace, described, tell=tell)
-        local.up(releases.find(workspace.owner.releases, release), replicas or described.target.replicas)
-    status.show(local, as_json=as_json)
-
-
-def open_target(
-    workspace: Workspace, described: Deployment, name: str | None, *, tell: console.Tell = console.quietly
-) -> LocalTarget:
-    """Return the target that the deployment or the command line names."""
-    kind = name or described.target.kind
-    if kind != "local":
-        raise TargetUnsupportedError(f"The target {kind!r} is not known here.", hint="Known: local.")
-    return LocalTarget(workspace, described, tell=tell)
+        opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
+        targets.claim(workspace, kind)
+        if role is Role.ALL:
+            prepare(workspace, described, tell=tell)
+        shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
+        opened.up(releases.find(shipped, release), replicas or described.target.replicas)
+    status.show(opened, as_json=as_json)
 
 
 def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:

@@ -5,10 +5,9 @@ each replica, since the port is measured (decision 3).
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,11 +15,25 @@ from urllib.parse import urlsplit
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
 from sealserve.cluster.launch_log import read_steps
+from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.processes import Process, Registry, last_error, start_time, uninterrupted, wait_ready
+from sealserve.cluster.target import (
+    LogLine,
+    PartStatus,
+    PartUnknownError,
+    Role,
+    State,
+    TargetBusyError,
+    TargetNotUpError,
+    TargetReleaseError,
+    TargetUnsupportedError,
+    Tell,
+    quietly,
+)
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
@@ -36,51 +49,6 @@ START_SECONDS: Final = 60
 REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
 
 
-class TargetUnsupportedError(InputError):
-    """The deployment wants something that this target cannot do."""
-
-    code = "target.unsupported"
-
-
-class TargetNotUpError(InputError):
-    """The deployment is not running."""
-
-    code = "target.not-up"
-
-
-class TargetBusyError(InputError):
-    """Another release is running."""
-
-    code = "target.busy"
-
-
-class TargetReleaseError(InputError):
-    """The release is not one that this workspace's owner built."""
-
-    code = "target.foreign-release"
-
-
-class State(StrEnum):
-    """How far a part has come."""
-
-    STARTING = "starting"
-    ATTESTED = "attested"
-    RUNNING = "running"
-    SERVING = "serving"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartStatus:
-    """A part of a running deployment."""
-
-    role: str
-    state: State
-    port: int | None
-    pid: int | None
-    detail: str
-
-
 class LocalTarget:
     """A deployment on this machine.
 
@@ -90,9 +58,7 @@ class LocalTarget:
         tell: Called with a few words before each thing that is done.
     """
 
-    def __init__(
-        self, workspace: Workspace, deployment: Deployment, *, tell: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
         if deployment.platform is not Platform.SIMULATED:
             raise TargetUnsupportedError(
                 "The local target runs simulated enclaves only, and sealserve.toml says platform = 'sgx'.",
@@ -262,10 +228,15 @@ class LocalTarget:
         """Return the state of every part that was started."""
         return [self._status(process) for process in self._registry.all().values()]
 
-    def logs(self) -> Iterator[tuple[str, Path]]:
-        """Yield the role and the log of each part that has one."""
-        for folder in (self._workspace.owner.logs, self._workspace.host.logs):
-            yield from ((path.stem, path) for path in sorted(folder.glob("*.log")))
+    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
+        """Yield what the parts logged, each part's last lines first; see `Target.logs`."""
+        folders = (self._workspace.owner.logs, self._workspace.host.logs)
+        known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.log"))}
+        chosen = {role: path for role, path in known.items() if part in {None, role}}
+        if not chosen:
+            names = ", ".join(known) or "none yet"
+            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {names}.")
+        return read_logs(chosen, last=last, follow=follow)
 
     def down(self) -> list[str]:
         """Stop everything that was started; return the roles. See `stop_all`."""
@@ -355,7 +326,17 @@ class LocalTarget:
         return own
 
 
-def stop_all(workspace: Workspace, *, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+def open_target(workspace: Workspace, deployment: Deployment, *, role: Role, tell: Tell) -> LocalTarget:
+    """Return the local target; see `TargetModule`."""
+    if role is not Role.ALL:
+        raise TargetUnsupportedError(
+            "On the local target, this machine is the owner's and the host's at once.",
+            hint="On a host of its own, run `sealserve enclave run`, or `sealserve up --target docker --role host`.",
+        )
+    return LocalTarget(workspace, deployment, tell=tell)
+
+
+def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
 
     Only the record of what was started is needed: neither the deployment file nor NGINX.
@@ -366,12 +347,12 @@ def stop_all(workspace: Workspace, *, tell: Callable[[str], None] = lambda _: No
     return stop_roles(workspace, *order, "broker", "platform", "pcs", tell=tell)
 
 
-def running_roles(workspace: Workspace) -> list[str]:
+def running(workspace: Workspace) -> list[str]:
     """Return the roles of what runs of a workspace."""
     return [role for role, process in Registry(workspace.host.run / RECORD).all().items() if process.is_alive()]
 
 
-def stop_roles(workspace: Workspace, *roles: str, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[str]:
     """Stop those of ``roles`` that were started, in that order; return them."""
     registry = Registry(workspace.host.run / RECORD)
     started = registry.all()

@@ -88,7 +88,10 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
     (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
     shown = cli.ok("logs").splitlines()
-    assert shown == [f"broker    line [{n}]" for n in range(10, 30)] + ["replica-0 only", "replica-0 unfinished"]
+    assert shown == [f"broker      line [{n}]" for n in range(10, 30)] + [
+        "replica-0   only",
+        "replica-0   unfinished",
+    ]
     assert cli.ok("logs", "broker", "--last", "1") == "broker line [29]\n"
     assert cli.ok("logs", "broker", "-n", "0") == ""
     unknown = cli("logs", "pcs")
@@ -106,10 +109,10 @@ def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.Mon
         with log.open("a") as stream:
             stream.write(text)
 
-    monkeypatch.setattr("sealserve.cli.logs.time.sleep", pause)
+    monkeypatch.setattr("sealserve.cluster.log_files.time.sleep", pause)
     result = cli("logs", "--follow")
     assert result.status == 130
-    assert result.out.splitlines() == ["replica-0 before", "replica-0 half", "replica-0 whole"]
+    assert result.out.splitlines() == ["replica-0   before", "replica-0   half", "replica-0   whole"]
 
 
 def test_nginx_is_rendered(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster.local import LocalTarget, TargetBusyError, TargetReleaseError
+from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.processes import Process, start_time
+from sealserve.cluster.target import TargetBusyError, TargetReleaseError
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""What every target can do: start a deployment somewhere, say how far it is, change its size, and stop it.
+
+A target is a module that has the three functions of `TargetModule`; `sealserve.cluster.targets` knows where it is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from sealserve.deployment import Deployment
+from sealserve.errors import InputError
+from sealserve.workspace import Workspace
+
+Tell: TypeAlias = Callable[[str], None]
+"""Called with a few words before each thing that is done."""
+
+
+def quietly(_text: str) -> None:
+    """Tell nobody."""
+
+
+class TargetUnsupportedError(InputError):
+    """The deployment wants something that this target cannot do."""
+
+    code = "target.unsupported"
+
+
+class TargetNotUpError(InputError):
+    """The deployment is not running."""
+
+    code = "target.not-up"
+
+
+class TargetBusyError(InputError):
+    """Another release is running, or the deployment runs on another target."""
+
+    code = "target.busy"
+
+
+class TargetReleaseError(InputError):
+    """The release is not one that this workspace's owner built."""
+
+    code = "target.foreign-release"
+
+
+class PartUnknownError(InputError):
+    """There is no such part, or it has no log yet."""
+
+    code = "logs.unknown-part"
+
+
+class Role(StrEnum):
+    """Which of the three machines this one is: the owner's and the host's at once, or the host's alone."""
+
+    ALL = "all"
+    HOST = "host"
+
+
+class State(StrEnum):
+    """How far a part has come."""
+
+    STARTING = "starting"
+    ATTESTED = "attested"
+    RUNNING = "running"
+    SERVING = "serving"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartStatus:
+    """A part of a running deployment.
+
+    Args:
+        role: ``broker``, ``nginx``, ``replica-0``, ...
+        state: How far it is.
+        port: Where it listens on this machine; None if it can only be reached from within.
+        pid: Its process on this machine, or None.
+        instance: What the target calls it (a container, a pod); empty where it is just a process.
+        detail: More for a person: an address, or why it ended.
+    """
+
+    role: str
+    state: State
+    port: int | None = None
+    pid: int | None = None
+    instance: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that a part logged."""
+
+    part: str
+    text: str
+
+
+class Target(Protocol):
+    """A deployment at the place where it runs."""
+
+    def up(self, release: Path, replicas: int) -> None:
+        """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
+
+        Args:
+            release: The release's folder: at the owner's, or at the host's where this is only the host.
+            replicas: How many.
+
+        Raises:
+            TargetBusyError: Another release runs, and this target does not roll from one to the next.
+            SealserveError: A part did not start; what runs goes on running.
+        """
+
+    def scale(self, replicas: int) -> None:
+        """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
+
+        Raises:
+            TargetNotUpError: Nothing runs.
+        """
+
+    def status(self) -> Sequence[PartStatus]:
+        """Return the state of every part that was started."""
+
+    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
+        """Yield what the parts logged, each part's last lines first.
+
+        Args:
+            part: The role of one; None for all.
+            last: How many lines of each.
+            follow: Go on with new lines for ever.
+
+        Raises:
+            PartUnknownError: There is no log of that part.
+        """
+
+
+class TargetModule(Protocol):
+    """What the module of a target has. Stopping needs the workspace's record only, not what started it."""
+
+    def open_target(self, workspace: Workspace, deployment: Deployment, *, role: Role, tell: Tell) -> Target:
+        """Return the target.
+
+        Args:
+            workspace: With the parts of the machines that this one is.
+            deployment: What it describes.
+            role: Which machine this is.
+            tell: Called with a few words before each thing that is done.
+
+        Raises:
+            TargetUnsupportedError: It cannot run this deployment.
+        """
+
+    def running(self, workspace: Workspace) -> Sequence[str]:
+        """Return the roles of what runs of a workspace; nothing if this target was never used."""
+
+    def stop_all(self, workspace: Workspace, *, tell: Tell) -> Sequence[str]:
+        """Stop and remove all that was started of a workspace, in the order in which requests come; return the roles.
+
+        What the workspace keeps stays: keys, releases, logs.
+        """

@@ -1,0 +1,81 @@
+"""The targets that there are, and which of them a workspace's deployment runs on.
+
+A target's module is imported when it is asked for: the local one needs neither Docker nor Kubernetes.
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from sealserve.atomic_file import write_file
+from sealserve.cluster.target import Role, Target, TargetBusyError, TargetModule, TargetUnsupportedError, Tell, quietly
+from sealserve.deployment import Deployment
+from sealserve.workspace import Workspace
+
+MODULES: Final = {"local": "sealserve.cluster.local"}
+"""Every target that works, by its name in ``sealserve.toml``."""
+
+_RECORD: Final = "target"
+
+
+def open_target(
+    workspace: Workspace,
+    deployment: Deployment,
+    kind: str | None = None,
+    *,
+    role: Role = Role.ALL,
+    tell: Tell = quietly,
+) -> Target:
+    """Return a workspace's target: the one named, else the one that the deployment runs on, else the described one.
+
+    Raises:
+        TargetUnsupportedError: There is no such target, or it cannot run this deployment.
+    """
+    chosen = kind or in_use(workspace) or deployment.target.kind
+    return _module(chosen).open_target(workspace, deployment, role=role, tell=tell)
+
+
+def claim(workspace: Workspace, kind: str) -> None:
+    """Remember that the deployment runs on a target, so that the other verbs find it there.
+
+    Raises:
+        TargetBusyError: It runs on another one.
+    """
+    before = in_use(workspace)
+    if before not in {None, kind} and _module(str(before)).running(workspace):
+        raise TargetBusyError(
+            f"The deployment runs on the target {before!r} already.", hint="`sealserve down` stops it there."
+        )
+    write_file(_record(workspace), kind.encode())
+
+
+def in_use(workspace: Workspace) -> str | None:
+    """Return the name of the target that the deployment was started on, or None."""
+    try:
+        kind = _record(workspace).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return kind if kind in MODULES else None
+
+
+def running(workspace: Workspace) -> Sequence[str]:
+    """Return the roles of what runs of a workspace."""
+    return _module(in_use(workspace) or "local").running(workspace)
+
+
+def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
+    """Stop everything that runs of a workspace; return the roles."""
+    stopped = _module(in_use(workspace) or "local").stop_all(workspace, tell=tell)
+    _record(workspace).unlink(missing_ok=True)
+    return stopped
+
+
+def _module(kind: str) -> TargetModule:
+    if kind not in MODULES:
+        raise TargetUnsupportedError(f"The target {kind!r} is not known here.", hint=f"Known: {', '.join(MODULES)}.")
+    return cast("TargetModule", importlib.import_module(MODULES[kind]))
+
+
+def _record(workspace: Workspace) -> Path:
+    return workspace.host.run / _RECORD

@@ -1,0 +1,80 @@
+"""Which target a workspace's deployment runs on."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cluster import local, targets
+from sealserve.cluster.processes import Process, Registry, start_time
+from sealserve.cluster.target import Role, TargetBusyError, TargetUnsupportedError
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path / "site")
+
+
+@pytest.fixture
+def moon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A second target, called "moon"; the list holds what runs there."""
+    runs: list[str] = []
+    module = ModuleType("moon")
+
+    def stop_all(*_: object, **__: object) -> Sequence[str]:
+        stopped = list(runs)
+        runs.clear()
+        return stopped
+
+    module.running = lambda _workspace: runs  # type: ignore[attr-defined]
+    module.stop_all = stop_all  # type: ignore[attr-defined]
+    module.open_target = lambda *_, **__: "a target on the moon"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "moon", module)
+    monkeypatch.setitem(targets.MODULES, "moon", "moon")
+    return runs
+
+
+def test_the_target_in_use_is_found_again(site: Site, moon: list[str]) -> None:
+    assert targets.in_use(site.workspace) is None
+    assert isinstance(targets.open_target(site.workspace, site.deployment), local.LocalTarget)
+    targets.claim(site.workspace, "moon")
+    moon.append("crater")
+    assert targets.in_use(site.workspace) == "moon"
+    found: object = targets.open_target(site.workspace, site.deployment)
+    assert found == "a target on the moon"
+    assert targets.running(site.workspace) == ["crater"]
+    assert targets.stop_all(site.workspace) == ["crater"]
+    assert targets.in_use(site.workspace) is None
+
+
+def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
+    targets.claim(site.workspace, "moon")
+    moon.append("crater")
+    with pytest.raises(TargetBusyError, match="runs on the target 'moon' already") as caught:
+        targets.claim(site.workspace, "local")
+    assert "sealserve down" in str(caught.value.hint)
+    moon.clear()  # what has ended is in nobody's way
+    targets.claim(site.workspace, "local")
+    assert targets.in_use(site.workspace) == "local"
+
+
+def test_what_runs_locally_is_said(site: Site) -> None:
+    own = start_time(os.getpid()) or 0
+    registry = Registry(site.workspace.host.run / local.RECORD)
+    registry.add(Process(role="replica-0", pid=os.getpid(), started=own, port=None, log=os.devnull))
+    assert targets.running(site.workspace) == ["replica-0"]
+
+
+def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
+    for content in (b"\xff\xfe", b"mars", b""):
+        (site.workspace.host.run / "target").write_bytes(content)
+        assert targets.in_use(site.workspace) is None
+
+
+def test_a_host_alone_is_not_for_the_local_target(site: Site) -> None:
+    with pytest.raises(TargetUnsupportedError, match="the owner's and the host's at once"):
+        targets.open_target(site.workspace, site.deployment, role=Role.HOST)
