@@ -1,11 +1,7 @@
 """Models come in: a frozen graph becomes a SavedModel, a SavedModel is checked and copied whole."""
 
-import contextlib
-import errno
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sealserve import deployment
-from sealserve.atomic_file import DiskFullError, OutputExistsError
+from sealserve.atomic_file import OutputExistsError
 from sealserve.deployment import ModelName
 from sealserve.errors import InputError
 from sealserve.model.frozen_graph import check_frozen, read_graph
@@ -27,6 +23,7 @@ from sealserve.model.saved_model import (
     plain_files,
 )
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.whole_folder import appearing
 
 Progress = Callable[[str], None]
 """Called with a few words at the start of each step."""
@@ -113,7 +110,7 @@ def import_model(
         check_servable(source)
         if folder.resolve().is_relative_to(source.resolve()):
             raise OutputExistsError(f"{folder} lies inside {source}.", hint="Give another destination.")
-        with _appearing(folder) as temporary:
+        with appearing(folder) as temporary:
             tell("copying the SavedModel")
             for file in plain_files(source):
                 target = temporary / file.relative_to(source)
@@ -123,7 +120,7 @@ def import_model(
     else:
         tell("reading the frozen graph")
         check_frozen(read_graph(source), source, inputs=inputs, outputs=outputs)
-        with _appearing(folder) as temporary:
+        with appearing(folder) as temporary:
             tell("writing the SavedModel")
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs)
             check_servable(temporary)
@@ -163,40 +160,8 @@ def _tensor_info(graph: Any, node: str) -> Any:
     return TensorInfo(name=tensor.name, dtype=tensor.dtype.as_datatype_enum, tensor_shape=tensor.shape.as_proto())
 
 
-@contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``folder``; on success sync and rename it to ``folder``, on failure remove it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _sync(path)
-        temporary.rename(folder)
-        _sync(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # when we made it: it is empty
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"No room to write {folder}.", hint="Free some space.") from error
-        if number in (errno.ENOTEMPTY, errno.EEXIST):
-            raise OutputExistsError(f"{folder} exists already.", hint="Give another --version.") from error
-        raise
-
-
 def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checked_name(name: str) -> str:

@@ -25,6 +25,7 @@ from sealserve.sealing.release import verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
 PORT_FLAG = "--port="
@@ -125,8 +126,6 @@ def ship(built: Path, shipped: Path) -> None:
         built: The release at the owner's.
         shipped: The same release at the host's.
     """
-    fresh = shipped / f".{ENCLAVE_FOLDER}.partial"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(built / ENCLAVE_FOLDER, fresh)
-    shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
-    fresh.rename(shipped / ENCLAVE_FOLDER)
+    with staging(shipped, ENCLAVE_FOLDER) as stage:
+        shutil.copytree(built / ENCLAVE_FOLDER, stage.folder, dirs_exist_ok=True)
+        stage.replace(shipped / ENCLAVE_FOLDER)

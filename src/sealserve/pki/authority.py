@@ -6,8 +6,6 @@ authority that enclaves trust to name the broker cannot name a user, and none of
 
 import ipaddress
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -35,6 +33,7 @@ from sealserve.pki.certificate import (
 from sealserve.pki.profiles import authority_extensions, leaf_extensions
 from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
 from sealserve.secret import SecretBytes
+from sealserve.whole_folder import appearing
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 90
@@ -215,22 +214,14 @@ class Authority:
         Raises:
             OutputExistsError: There is something already; an authority's key is never overwritten.
         """
-        temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
-        temporary.mkdir(mode=0o700)
         try:
-            write_file(temporary / KEY_FILE, self.key_pem.reveal(), mode=PRIVATE)
-            write_file(temporary / CERTIFICATE_FILE, self.certificate_pem)
-            temporary.rename(folder)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if folder.exists():
-                raise OutputExistsError(
-                    f"{folder} exists already.", hint="Move it away first: what it signed is trusted no more."
-                ) from error
-            raise
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            with appearing(folder, mode=0o700) as temporary:
+                write_file(temporary / KEY_FILE, self.key_pem.reveal(), mode=PRIVATE)
+                write_file(temporary / CERTIFICATE_FILE, self.certificate_pem)
+        except OutputExistsError as error:
+            raise OutputExistsError(
+                error.message, hint="Move it away first: what it signed is trusted no more."
+            ) from error
 
     def issue_server(
         self, names: Sequence[str], addresses: Sequence[IPAddress] = (), *, now: datetime, days: int = LEAF_DAYS

@@ -38,7 +38,7 @@ from sealserve.sealing.release_index import (
     parse_index,
 )
 from sealserve.sealing.signed_index import SIGNATURE_SIZE
-from sealserve.sealing.staging import staging
+from sealserve.whole_folder import staging
 
 MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: public files, of kilobytes each
 MAX_ENCLAVE_FILES: Final = 4096
@@ -270,8 +270,6 @@ def _write(content: BinaryIO, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as output:
         shutil.copyfileobj(content, output, _COPY_SIZE)
-        output.flush()
-        os.fsync(output.fileno())
 
 
 class _Paths:

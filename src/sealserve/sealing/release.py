@@ -35,9 +35,9 @@ from sealserve.sealing.release_index import (
     parse_index,
 )
 from sealserve.sealing.signed_index import RELEASE_DOMAIN, SIGNATURE_SIZE, VerifiedIndex, sign_index, verify_index
-from sealserve.sealing.staging import staging
 from sealserve.sealing.tree import PlainFile, file_list
 from sealserve.secret import SecretBytes
+from sealserve.whole_folder import staging
 
 MAX_INDEX_SIZE: Final = 64 * 2**20  # about 400,000 files
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -10,8 +10,8 @@ from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.codec import Progress, SealedFile, UnsealedFile
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.protected_file import FormatVersion
-from sealserve.sealing.staging import refuse_existing, staging
 from sealserve.secret import SecretBytes
+from sealserve.whole_folder import refuse_existing, staging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

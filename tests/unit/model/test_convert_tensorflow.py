@@ -75,7 +75,7 @@ def test_a_graph_that_tensorflow_does_not_load_is_refused(frozen: Path, tmp_path
     with pytest.raises(ModelRefusedError, match=r"TensorFlow .* does not load .*OperationOfOurOwn") as caught:
         import_model(frozen, tmp_path / "models", name="t", version=1, inputs=["a"], outputs=["predict"])
     assert caught.value.code == "model.refused"
-    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_saved_model_with_variables_is_described_and_copied(tf: Any, tmp_path: Path) -> None:

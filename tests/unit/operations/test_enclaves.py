@@ -112,7 +112,7 @@ def test_what_was_built_since_replaces_what_was_shipped(ready: Site) -> None:
     shipped = ready.workspace.host.releases / release.folder.name
     (shipped / "enclave").mkdir(parents=True)
     (shipped / "enclave" / "old").touch()
-    (shipped / ".enclave.partial").mkdir()
+    (shipped / ".enclave.0123456789ab.partial").mkdir()  # left by a process that was killed
     enclaves.ship(release.folder, shipped)
     names = {path.name for path in (release.folder / "enclave").iterdir()}
     assert {path.name for path in (shipped / "enclave").iterdir()} == names

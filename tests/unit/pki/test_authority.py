@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from sealserve.atomic_file import OutputExistsError
+from sealserve.atomic_file import DiskFullError, OutputExistsError
 from sealserve.pki.authority import (
     Authority,
     AuthorityKind,
@@ -91,8 +91,14 @@ def test_an_authoritys_key_is_never_overwritten(broker: Authority, service: Auth
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broker"]
 
 
-def test_saving_below_a_missing_folder_leaves_nothing(broker: Authority, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_saving_where_nothing_can_be_written_leaves_nothing(
+    broker: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sealserve.pki.authority.write_file", full)
+    with pytest.raises(DiskFullError):
         broker.save(tmp_path / "missing" / "broker")
     assert list(tmp_path.iterdir()) == []
 

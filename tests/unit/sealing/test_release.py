@@ -1,9 +1,6 @@
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +8,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.killing import interrupted_at, killed_at
 
 from sealserve.sealing.codec import inspect_file, unseal_bytes
-from sealserve.sealing.file_tree import TreeEntryError, list_folder
+from sealserve.sealing.file_tree import TreeEntryError
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.release import (
     Release,
@@ -367,45 +365,25 @@ def test_a_repr_shows_no_secret(contents: ReleaseContents) -> None:
     assert "server_key" not in repr(contents)
 
 
-CRASH = """
-import os, signal, sys
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sealserve.sealing import release, staging
-from sealserve.secret import SecretBytes
-
-model, parent, calls = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-
-def die(*_):
-    global calls
-    calls -= 1
-    if calls == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-os.fsync = die  # each file and folder is synced once, the release's own folder just before it gets its name
-release.build_release(
-    release.ReleaseContents(
-        name="m", servables=[release.Servable(name="m", version=1, folder=model)], simulated=True,
-        created=datetime.now(UTC),
-    ),
-    parent, key=SecretBytes.random(16), key_id="0" * 32, signer=Ed25519PrivateKey.generate(),
-)
-"""
-
-
-@pytest.mark.parametrize("calls", [1, 4, 6, 7])  # the first file, the file list, the index, the folder
-def test_a_crash_leaves_nothing_that_looks_like_a_release(
-    calls: int, model: Path, releases: Path, signer: Ed25519PrivateKey
+@pytest.mark.parametrize("ends", [killed_at, interrupted_at])
+def test_an_end_at_any_moment_leaves_a_whole_release_or_nothing_that_looks_like_one(
+    ends: Callable[[int, Callable[[], object]], bool],
+    contents: ReleaseContents,
+    build: Callable[..., Release],
+    releases: Path,
+    signer: Ed25519PrivateKey,
 ) -> None:
-    arguments = [sys.executable, "-c", CRASH, str(model), str(releases), str(calls)]
-    ended = subprocess.run(arguments, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-    assert ended.returncode == -signal.SIGKILL
-    (left,) = releases.iterdir()
-    assert left.name.startswith(".m.")
-    assert left.name.endswith(".partial")
-    if calls < 7:
-        assert "release.json" not in list_folder(left).files
-        with pytest.raises(ReleaseIncompleteError):
+    step = whole = 0
+    while ends(step, lambda: build(contents)):
+        for left in releases.iterdir():
+            if left.name.startswith("."):
+                assert left.name.endswith(".partial")
+                continue
             verify_release(left, signer.public_key())
+            whole += 1
+            shutil.rmtree(left)
+        step += 1
+    (release,) = releases.iterdir()  # the next one to be built removed what was left
+    verify_release(release, signer.public_key())
+    assert step > 30
+    assert whole > 0

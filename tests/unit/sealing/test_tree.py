@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import OutputExistsError, OutputUnwritableError
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.embedded_path import PathMismatchError
 from sealserve.sealing.file_tree import (
@@ -19,7 +19,6 @@ from sealserve.sealing.file_tree import (
     regular_files,
 )
 from sealserve.sealing.reader import WrongKeyError
-from sealserve.sealing.staging import staging
 from sealserve.sealing.tree import PlainFile, file_list, seal_tree, unseal_tree
 from sealserve.secret import SecretBytes
 
@@ -152,37 +151,3 @@ def test_the_file_list_is_canonical() -> None:
     expected = '{"files":[{"path":"b","sha256":"22","size":2},{"path":"ä","sha256":"11","size":1}],"version":1}'
     assert file_list(files) == file_list(reversed(files)) == expected.encode()
     assert json.loads(expected)["version"] == 1
-
-
-def test_staging_never_replaces_what_appeared_meanwhile(tmp_path: Path) -> None:
-    def publish() -> None:
-        with staging(tmp_path, "x") as stage:
-            (stage.folder / "file").write_bytes(b"new")
-            (tmp_path / "x").mkdir()
-            (tmp_path / "x" / "file").write_bytes(b"theirs")
-            stage.publish(tmp_path / "x")
-
-    with pytest.raises(OutputExistsError):
-        publish()
-    assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
-    assert hidden(tmp_path) == []
-
-
-def test_staging_loses_a_race_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "file").write_bytes(b"theirs")
-    monkeypatch.setattr("sealserve.sealing.staging.refuse_existing", lambda _: None)  # it looked just before
-    with pytest.raises(OutputExistsError, match="x exists already"), staging(tmp_path, "x") as stage:
-        stage.publish(tmp_path / "x")
-    assert (tmp_path / "x" / "file").read_bytes() == b"theirs"
-    assert hidden(tmp_path) == []
-
-
-def test_staging_on_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    def fill() -> None:
-        with staging(tmp_path, "x"):
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(DiskFullError, match="No room to write to"):
-        fill()
-    assert hidden(tmp_path) == []
