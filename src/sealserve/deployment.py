@@ -60,6 +60,13 @@ class TlsMode(StrEnum):
     TWO_WAY = "two-way"
 
 
+class ServerKind(StrEnum):
+    """Which model server runs inside the enclave."""
+
+    EMBEDDED = "embedded"
+    TENSORFLOW_SERVING = "tensorflow-serving"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,6 +98,10 @@ class ServiceSection(_Section):
 class ServerSection(_Section):
     """The model server inside the enclave."""
 
+    kind: ServerKind = Field(
+        default=ServerKind.EMBEDDED,
+        description='"embedded" (sealserve-model-server) or "tensorflow-serving" (its own binary; SGX only)',
+    )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
         default=300, description="after which a connection is drained, so that load evens out over replicas"

@@ -30,6 +30,7 @@ from OpenSSL import SSL, crypto
 from tests.harness import keys
 
 from sealserve.enclave.index import BuiltEnclave
+from sealserve.enclave.inventory import measure
 from sealserve.enclave.signing import build_enclave, resign
 from sealserve.enclave.spec import EnclaveSpec, release_mounts
 from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
@@ -149,7 +150,7 @@ class World:
             argv=(sys.executable, "-I", "-c", SERVER, "/release", *flags),
             broker=broker or self.broker.address,
             mounts=release_mounts(self.release.folder),
-            trusted_files=(Path(sys.executable),),
+            trusted_files=measure([sys.executable]),
             isv_prod_id=7,
             isv_svn=3,
             simulated=True,

@@ -1,6 +1,7 @@
 """``sealserve enclave``: manifest, measurement, signature; and running an enclave on the host."""
 
 import logging
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +9,13 @@ from typing import Annotated
 import typer
 
 from sealserve import deployment
+from sealserve.atomic_file import write_file
 from sealserve.cli import console
+from sealserve.deployment import ServerKind
+from sealserve.enclave.image_root import ImageRoot
+from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
@@ -21,6 +27,68 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Where its server list
 Release = Annotated[
     str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
 ]
+InventoryFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--inventory",
+        "-i",
+        help="What the enclave will trust where it runs, as `enclave inventory` wrote it.",
+        show_default="sealserve's modules here",
+    ),
+]
+
+
+@app.command()
+def inventory(
+    server: Annotated[ServerKind, typer.Option(help="Which model server.")] = ServerKind.EMBEDDED,
+    root: Annotated[
+        Path, typer.Option(help="The folder with an image's files.", show_default="this machine's files")
+    ] = Path("/"),
+    program: Annotated[
+        str | None,
+        typer.Option(
+            help="Inside the root: the server's binary, or the Python of its virtual environment.",
+            show_default="this one's, or where the images have it",
+        ),
+    ] = None,
+    gramine: Annotated[str, typer.Option(help="Inside the root: Gramine's folder.")] = GRAMINE_FOLDER,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the inventory here.")] = None,
+    force: console.Force = False,
+    as_json: console.Json = False,
+) -> None:
+    """List what an enclave will trust, with digests, so that a machine without these files can measure it."""
+    image = ImageRoot(root.absolute())
+    here = sys.executable if server is ServerKind.EMBEDDED and image.is_this_machine else PROGRAMS[server]
+    with console.bytes_progress("Measuring", 0) as progress:
+        taken = take_inventory(image, server, program=program or here, gramine=gramine, progress=progress)
+    if output is not None:
+        write_file(output, taken.to_bytes(), overwrite=force)
+    fields: dict[str, object] = {
+        "server": taken.server.value,
+        "program": taken.program,
+        "gramine": taken.gramine.folder if taken.gramine else None,
+        "files": len(taken.files),
+        "bytes": taken.size,
+        "sha256": taken.digest,
+        "output": str(output) if output else None,
+    }
+    if as_json:
+        console.print_json(fields)
+        return
+    console.print_fields({name: value for name, value in fields.items() if value is not None})
+    _say_what_is_missing(taken)
+    if output is None:
+        console.say("Nothing was written: give --output FILE, and FILE to `sealserve enclave build --inventory`.")
+
+
+def _say_what_is_missing(taken: Inventory) -> None:
+    if taken.gramine is None:
+        console.say("There is no Gramine: this inventory serves simulated enclaves only.")
+    if taken.uncompiled:
+        console.say(
+            f"{taken.uncompiled} modules have no bytecode that can be measured, and start slowly on SGX: "
+            "`python -m compileall --invalidation-mode unchecked-hash` makes it."
+        )
 
 
 @app.command()
@@ -28,13 +96,15 @@ def manifest(
     name: EnclaveName = "replica-0",
     port: Port = 8510,
     release: Release = None,
+    inventory_file: InventoryFile = None,
     directory: console.Directory = console.HERE,
 ) -> None:
     """Print the manifest that `enclave build` would sign."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, release)
-    spec = enclaves.specify(workspace, described, folder, name=name, port=port)
+    trusted = read_inventory(inventory_file) if inventory_file else None
+    spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
     console.out.print(enclaves.manifest_text(workspace, spec).decode(), markup=False, end="")
 
 
@@ -43,6 +113,7 @@ def build(
     name: EnclaveName = "replica-0",
     port: Port = 8510,
     release: Release = None,
+    inventory_file: InventoryFile = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -50,7 +121,8 @@ def build(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, release)
-    spec = enclaves.specify(workspace, described, folder, name=name, port=port)
+    trusted = read_inventory(inventory_file) if inventory_file else None
+    spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
     built = enclaves.build(workspace, folder, spec, now=datetime.now(UTC))
     fields: dict[str, object] = {
         "enclave": built.name,

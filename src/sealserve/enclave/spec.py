@@ -5,16 +5,16 @@ broker's CA certificate. The standard library and third-party packages are *not*
 the flow, and what it measures is enough to notice another sealserve. Cached bytecode is not measured and not used.
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import sealserve
 from sealserve.deployment import Platform
+from sealserve.enclave.inventory import MeasuredFile
 from sealserve.enclave.manifest import (
     KEY_NAME,
     PROVISIONING_LIBRARY,
@@ -55,12 +55,6 @@ class EnclaveSpecError(InputError):
     code = "enclave.invalid-spec"
 
 
-class TrustedSourceError(InputError):
-    """A file that should be measured cannot be read."""
-
-    code = "enclave.trusted-source"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveSpec:
     """What an enclave is made of.
@@ -71,7 +65,7 @@ class EnclaveSpec:
         argv: The server's whole command line, measured; the first is the absolute path of the program.
         broker: Host and port of the broker, measured.
         mounts: The sealed files and folders, and where they appear below ``/release``.
-        trusted_files: Files of the host, absolute, whose digests are measured. `build_enclave` adds the broker's CA.
+        trusted_files: Files of the host whose digests are measured. `make_manifest` adds the broker's CA.
         threads: TensorFlow's threads; ``sgx.max_threads`` follows from it.
         enclave_size: In bytes, a power of two of at least one MiB.
         isv_prod_id: The product id, 16 bits.
@@ -84,7 +78,7 @@ class EnclaveSpec:
     argv: tuple[str, ...]
     broker: tuple[str, int]
     mounts: tuple[EncryptedMount, ...]
-    trusted_files: tuple[Path, ...] = ()
+    trusted_files: tuple[MeasuredFile, ...] = ()
     threads: int = 1
     enclave_size: int = DEFAULT_ENCLAVE_SIZE
     isv_prod_id: int = 0
@@ -106,7 +100,6 @@ class EnclaveSpec:
             ),
             (not 0 <= self.isv_prod_id < 2**16, f"the product id ({self.isv_prod_id})"),
             (not 0 <= self.isv_svn < 2**16, f"the security version ({self.isv_svn})"),
-            (any(not path.is_absolute() for path in self.trusted_files), "the trusted files: they should be absolute"),
         )
         for wrong, what in problems:
             if wrong:
@@ -149,18 +142,16 @@ def release_mounts(release: Path) -> tuple[EncryptedMount, ...]:
 
 
 def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifest:
-    """Return the manifest of ``spec``, the trusted files hashed.
+    """Return the manifest of ``spec``.
 
     Args:
         spec: What the enclave is made of.
         broker_ca_sha256: The digest of ``enclave/broker-ca.pem`` in the release's folder.
-
-    Raises:
-        TrustedSourceError: A trusted file cannot be read.
     """
+    trusted = {file.path: file.sha256 for file in spec.trusted_files}
     ca_uri = f"file:{ENCLAVE_FOLDER}/{BROKER_CA_FILE}"
     mounts: list[Mount] = [HostMount(path=BROKER_CA_PATH, uri=ca_uri)]
-    mounts += [HostMount(path=path, uri=f"file:{path}") for path in _topmost(spec.trusted_files)]
+    mounts += [HostMount(path=path, uri=f"file:{path}") for path in _topmost(trusted)]
     mounts += [*spec.mounts, TmpfsMount(path=_SCRATCH)]
     return EnclaveManifest(
         libos=Libos(entrypoint=spec.argv[0]),
@@ -180,7 +171,7 @@ def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifes
             isvsvn=spec.isv_svn,
             trusted_files=[
                 TrustedFile(uri=ca_uri, sha256=broker_ca_sha256),
-                *(TrustedFile(uri=f"file:{path}", sha256=_sha256(path)) for path in sorted(set(spec.trusted_files))),
+                *(TrustedFile(uri=f"file:{path}", sha256=trusted[path]) for path in sorted(trusted)),
             ],
         ),
     )
@@ -206,15 +197,8 @@ def _environment(spec: EnclaveSpec) -> dict[str, str]:
     }
 
 
-def _topmost(files: Iterable[Path]) -> list[str]:
+def _topmost(files: Iterable[str]) -> list[str]:
     """Return the fewest folders (or files in the root) that hold all of ``files``."""
-    places = {path.parent if path.parent != Path("/") else path for path in files}
+    paths = [PurePosixPath(path) for path in files]
+    places = {path.parent if path.parent != PurePosixPath("/") else path for path in paths}
     return sorted(str(place) for place in places if not places.intersection(place.parents))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise TrustedSourceError(f"{path} should be measured, and cannot be read: {error.strerror}.") from error

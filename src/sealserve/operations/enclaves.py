@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment, Platform, ServerKind
 from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
+from sealserve.enclave.inventory import Inventory, MeasuredFile, measure
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.spec import (
@@ -19,6 +20,7 @@ from sealserve.enclave.spec import (
     model_server_files,
     release_mounts,
 )
+from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
 from sealserve.operations.owner import index_signer
 from sealserve.sealing.release import verify_release
@@ -31,7 +33,21 @@ from sealserve.workspace import Workspace
 PORT_FLAG = "--port="
 
 
-def specify(workspace: Workspace, deployment: Deployment, release: Path, *, name: str, port: int) -> EnclaveSpec:
+class InventoryServerError(InputError):
+    """The inventory is of another model server than the one that is deployed."""
+
+    code = "inventory.other-server"
+
+
+def specify(
+    workspace: Workspace,
+    deployment: Deployment,
+    release: Path,
+    *,
+    name: str,
+    port: int,
+    inventory: Inventory | None = None,
+) -> EnclaveSpec:
     """Return what the enclave ``name`` of a release is made of: the model server with its measured arguments.
 
     Args:
@@ -40,10 +56,13 @@ def specify(workspace: Workspace, deployment: Deployment, release: Path, *, name
         release: The release's folder.
         name: Of the enclave.
         port: Where its server listens; measured like every argument.
+        inventory: What it will trust where it runs. By default it runs here, and sealserve's own modules are trusted.
 
     Raises:
+        InventoryServerError: The inventory is of another server.
         SealserveError: The release does not verify.
     """
+    program, trusted_files = _trusted(deployment.server.kind, inventory)
     verified = verify_release(release, index_signer(workspace).public_key())
     server = deployment.server
     age = server.max_connection_age_seconds * 1000
@@ -63,13 +82,25 @@ def specify(workspace: Workspace, deployment: Deployment, release: Path, *, name
     return EnclaveSpec(
         name=name,
         release_id=verified.id,
-        argv=model_server(flags),
+        argv=model_server(flags, interpreter=program),
         broker=(deployment.broker.address, deployment.broker.port),
         mounts=release_mounts(release),
-        trusted_files=model_server_files(),
+        trusted_files=trusted_files,
         threads=server.threads,
         simulated=deployment.platform is Platform.SIMULATED,
     )
+
+
+def _trusted(server: ServerKind, inventory: Inventory | None) -> tuple[Path, tuple[MeasuredFile, ...]]:
+    if inventory is None:
+        files = model_server_files()
+        return files[0], measure(map(str, files))
+    if inventory.server is not server:
+        raise InventoryServerError(
+            f"The inventory is of the server {inventory.server.value!r}, and sealserve.toml has {server.value!r}.",
+            hint="Take the other server's inventory, or change server.kind.",
+        )
+    return Path(inventory.program), inventory.files
 
 
 def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import shutil
 from datetime import UTC, datetime
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.images import embedded_image, tensorflow_serving_image
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
@@ -42,6 +44,49 @@ def test_build_and_show(release: Path, cli: CommandLine) -> None:
     assert heading.split() == ["ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG"]
     assert line.split()[:2] == ["replica-0", "8510"]
     assert cli.error("enclave", "show", "--host")["code"] == "release.missing"
+
+
+def test_an_image_is_measured_without_a_workspace(cli: CommandLine, tmp_path: Path) -> None:
+    image, output = embedded_image(tmp_path / "image"), tmp_path / "inventory.json"
+    verb = ("enclave", "inventory", "--root", image)
+    shown = cli.bare(*verb)
+    assert shown.status == 0
+    assert "program  /opt/sealserve/bin/python\n" in shown.out
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == [
+        "There is no Gramine", "2 modules have no bytecode that can be measured, and start slowly on SGX",
+        "Nothing was written"]  # fmt: skip
+    written = cli.bare(*verb, "--output", output, "--json")
+    assert written.err == ""
+    assert written.json["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert (written.json["server"], written.json["gramine"]) == ("embedded", None)
+    again = cli.bare(*verb, "--output", output, "--json")
+    assert (again.error["code"], again.status) == ("file.exists", 2)
+    assert cli.bare(*verb, "--output", output, "--force").status == 0
+    other = cli.bare(*verb, "--server", "tensorflow-serving", "--json")
+    assert (other.error["code"], other.status) == ("inventory.server-missing", 2)
+    assert cli.bare("enclave", "inventory", "--root", tmp_path / "none", "--json").error["code"] == (
+        "image-root.unusable"
+    )
+
+
+@pytest.mark.usefixtures("release")
+def test_an_enclave_for_an_image_is_built_on_a_machine_without_it(cli: CommandLine, tmp_path: Path) -> None:
+    image, inventory = embedded_image(tmp_path / "image"), tmp_path / "inventory.json"
+    assert cli.bare("enclave", "inventory", "--root", image, "--output", inventory).status == 0
+    text = cli.ok("enclave", "manifest", "--inventory", inventory)
+    assert 'entrypoint = "/opt/sealserve/bin/python"' in text
+    assert 'uri = "file:/opt/sealserve/lib/python3.11/site-packages/sealserve/__init__.py"' in text
+    assert str(tmp_path) not in text
+    first = cli.json("enclave", "build", "--inventory", inventory)
+    assert Path(first["manifest"]).read_text() == text
+    assert cli.json("enclave", "build", "--inventory", inventory)["mr_enclave"] == first["mr_enclave"]
+    assert cli.json("enclave", "build")["mr_enclave"] != first["mr_enclave"]
+    serving = tensorflow_serving_image(tmp_path / "serving")
+    assert cli.bare("enclave", "inventory", "--server", "tensorflow-serving", "--root", serving, "--output", inventory,
+                    "--force").status == 0  # fmt: skip
+    error = cli.error("enclave", "build", "--inventory", inventory)
+    assert (error["code"], error["status"]) == ("inventory.other-server", 2)
+    assert cli.error("enclave", "build", "--inventory", tmp_path)["code"] == "input-file.not-regular"
 
 
 def test_an_enclaves_exit_status_is_the_commands(

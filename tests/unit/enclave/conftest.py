@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
 
 from sealserve.enclave.index import BuiltEnclave
+from sealserve.enclave.inventory import measure
 from sealserve.enclave.manifest import EncryptedMount
 from sealserve.enclave.signing import build_enclave
 from sealserve.enclave.spec import EnclaveSpec
@@ -70,7 +71,7 @@ def make_spec(release: Release) -> Callable[..., EnclaveSpec]:
             "argv": ("/bin/true", "--port=8500"),
             "broker": ("127.0.0.1", 4433),
             "mounts": (EncryptedMount(path="/release/models", uri="file:models/"),),
-            "trusted_files": (Path("/bin/true"),),
+            "trusted_files": measure(["/bin/true"]),
             "isv_prod_id": 7,
             "isv_svn": 3,
             "simulated": True,

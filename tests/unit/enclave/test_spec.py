@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import sealserve
+from sealserve.enclave.inventory import measure
 from sealserve.enclave.manifest import HostMount, TmpfsMount
 from sealserve.enclave.spec import (
     EnclaveSpec,
     EnclaveSpecError,
-    TrustedSourceError,
     make_manifest,
     model_server,
     model_server_files,
@@ -66,9 +66,10 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
     one, two = tmp_path / "one", tmp_path / "two"
     for path in (one, two):
         path.write_bytes(b"content")
+    files = measure([str(one), str(two)])
 
-    first = make_manifest(make_spec(trusted_files=(one, two, one)), broker_ca_sha256=CA).to_bytes()
-    second = make_manifest(make_spec(trusted_files=(two, one)), broker_ca_sha256=CA).to_bytes()
+    first = make_manifest(make_spec(trusted_files=(*files, files[0])), broker_ca_sha256=CA).to_bytes()
+    second = make_manifest(make_spec(trusted_files=files[::-1]), broker_ca_sha256=CA).to_bytes()
 
     assert first == second
 
@@ -89,7 +90,6 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
         ({"enclave_size": 2**10}, "at least 1 MiB"),
         ({"isv_prod_id": 2**16}, "the product id"),
         ({"isv_svn": -1}, "the security version"),
-        ({"trusted_files": (Path("relative"),)}, "the trusted files"),
     ],
 )
 def test_what_does_not_fit_together_is_said(make_spec: Make, changes: dict[str, Any], message: str) -> None:
@@ -98,15 +98,6 @@ def test_what_does_not_fit_together_is_said(make_spec: Make, changes: dict[str, 
 
     assert caught.value.code == "enclave.invalid-spec"
     assert message in str(caught.value)
-
-
-def test_a_trusted_file_that_cannot_be_read_is_named(make_spec: Make, tmp_path: Path) -> None:
-    spec = make_spec(trusted_files=(tmp_path / "none",))
-
-    with pytest.raises(TrustedSourceError, match="none should be measured, and cannot be read: No such file") as caught:
-        make_manifest(spec, broker_ca_sha256=CA)
-
-    assert caught.value.code == "enclave.trusted-source"
 
 
 def test_the_model_server_runs_isolated_and_is_measured() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.enclave.index import BuiltEnclave
+from sealserve.enclave.inventory import measure
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import (
     TrustedFileChangedError,
@@ -23,7 +24,7 @@ def trusted(
     files = tmp_path / "program", tmp_path / "module.py"
     for path in files:
         path.write_text(path.name)
-    build(make_spec(trusted_files=files))
+    build(make_spec(trusted_files=measure(map(str, files))))
     return files
 
 

@@ -1,0 +1,217 @@
+"""The inventory of what an enclave will trust: path, size and SHA-256 of each file, where the server will run.
+
+The owner's machine measures with it files that it does not have: those of an image, or of a host. Nothing in it is
+secret, and nothing in it is believed: the owner takes it from an image that he made or checked.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from sealserve.deployment import ServerKind
+from sealserve.enclave.image_root import ImageRoot
+from sealserve.enclave.server_files import list_gramine, list_server
+from sealserve.errors import InputError
+from sealserve.sealing.canonical_json import canonical_json
+from sealserve.sealing.regular_file import open_regular
+
+MAX_SIZE: Final = 64 * 2**20
+_WORKERS: Final = min(4, os.cpu_count() or 1)  # hashing releases Python's lock
+
+
+class TrustedSourceError(InputError):
+    """A file that should be measured cannot be read."""
+
+    code = "enclave.trusted-source"
+
+
+class InventoryError(InputError):
+    """The inventory is not one that sealserve writes."""
+
+    code = "inventory.invalid"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_Path = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]+$")]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class MeasuredFile(_Part):
+    """A file: its absolute path where the server runs, size in bytes, SHA-256 in hexadecimal."""
+
+    path: _Path
+    size: Annotated[int, Field(ge=0)]
+    sha256: _Sha256
+
+
+class GramineFiles(_Part):
+    """Gramine, as it is where the server runs.
+
+    Args:
+        folder: Its folder; ``runtime/glibc`` in it holds the C library that programs in the enclave use.
+        libos: The library OS. The manifest has its digest.
+        libpal: What is loaded first into an enclave on SGX. It is measured page by page.
+    """
+
+    folder: _Path
+    libos: MeasuredFile
+    libpal: MeasuredFile
+
+
+class Inventory(_Part):
+    """A whole inventory; files in ascending order, each once.
+
+    Args:
+        server: Which model server it is.
+        program: The path of what is started: the server's binary, or Python.
+        gramine: Gramine's own files, or None where there is none: the inventory then serves simulated enclaves only.
+        files: What the server may open.
+    """
+
+    version: Literal[1] = 1
+    server: Annotated[ServerKind, Field(strict=False)]
+    program: _Path
+    gramine: GramineFiles | None = None
+    files: Annotated[tuple[MeasuredFile, ...], Field(min_length=1)]
+
+    @property
+    def size(self) -> int:
+        """The sum of all sizes, in bytes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def uncompiled(self) -> int:
+        """How many Python modules have no bytecode among the files: Python compiles them at each start."""
+        parts = [file.path.rpartition("/") for file in self.files]
+        compiled = {f"{folder}/{name.rsplit('.', 2)[0]}.py" for folder, _, name in parts if name.endswith(".pyc")}
+        sources = (f"{folder}/__pycache__/{name}" for folder, _, name in parts if name.endswith(".py"))
+        return sum(source not in compiled for source in sources)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its bytes, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the inventory's bytes, in canonical form."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def parse(cls, content: bytes, *, name: str = "the inventory") -> Self:
+        """Read an inventory.
+
+        Raises:
+            InventoryError: It has another schema, or is not in canonical form.
+        """
+        try:
+            inventory = cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            message = first["msg"].removeprefix("Value error, ")
+            raise InventoryError(
+                f"{name} is no inventory of an enclave's files: {where}: {message}.",
+                hint="`sealserve enclave inventory --output FILE` writes one.",
+            ) from error
+        if inventory.to_bytes() != content:
+            raise InventoryError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
+        return inventory
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        paths = [file.path for file in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("the files should be in ascending order, each once")
+        if any(os.path.normpath(path) != path for path in (*paths, self.program)):
+            raise ValueError("the paths should be normalised")
+        if self.program not in paths:
+            raise ValueError(f"the program {self.program} should be among the files")
+        return self
+
+
+def read_inventory(path: Path) -> Inventory:
+    """Return the inventory in a file.
+
+    Raises:
+        InventoryError: It is none, or too large.
+        SealserveError: What `open_regular` raises.
+    """
+    with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+        content = stream.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
+        raise InventoryError(f"{path} is no inventory: it is larger than {MAX_SIZE} bytes.")
+    return Inventory.parse(content, name=str(path))
+
+
+def take_inventory(
+    root: ImageRoot,
+    server: ServerKind,
+    *,
+    program: str,
+    gramine: str,
+    progress: Callable[[int], None] | None = None,
+) -> Inventory:
+    """Measure what an enclave with this server would trust.
+
+    Args:
+        root: The image's files, or this machine's.
+        server: Which model server.
+        program: The server's binary, or the Python of the virtual environment that it is installed in.
+        gramine: Gramine's folder.
+        progress: Called with the number of bytes that were read, for each file, from any thread.
+
+    Raises:
+        ImageRootError: The image cannot be read.
+        ServerFilesError: There is no such server in it.
+        TrustedSourceError: One of its files cannot be read.
+    """
+    there = list_gramine(root, gramine)
+    paths = list_server(root, server, program=program, gramine=there)
+    files = measure(paths, root=root, progress=progress)
+    gramine_files = None
+    if there is not None:
+        libos, libpal = measure((there.libos, there.libpal), root=root, progress=progress)
+        gramine_files = GramineFiles(folder=there.folder, libos=libos, libpal=libpal)
+    return Inventory(server=server, program=program, gramine=gramine_files, files=files)
+
+
+def measure(
+    paths: Iterable[str], *, root: ImageRoot | None = None, progress: Callable[[int], None] | None = None
+) -> tuple[MeasuredFile, ...]:
+    """Return size and SHA-256 of each of ``paths`` (absolute), in ascending order, each once.
+
+    Args:
+        paths: The paths inside ``root``.
+        root: The image; by default this machine.
+        progress: Called with the number of bytes that were read, for each file, from any thread.
+
+    Raises:
+        TrustedSourceError: One of them cannot be read; the message names it.
+    """
+    place = root or ImageRoot(Path("/"))
+
+    def one(path: str) -> MeasuredFile:
+        file = _measure(place.locate(path), path)
+        if progress is not None:
+            progress(file.size)
+        return file
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return tuple(pool.map(one, sorted(set(paths))))
+
+
+def _measure(place: Path, path: str) -> MeasuredFile:
+    try:
+        with place.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return MeasuredFile(path=path, size=stream.tell(), sha256=digest)
+    except OSError as error:
+        raise TrustedSourceError(f"{place} should be measured, and cannot be read: {error.strerror}.") from error

@@ -1,0 +1,169 @@
+"""Which files a model server opens, read off the folders of an image or of this machine. Nothing in it is executed.
+
+Embedded server: the virtual environment's Python, its ``pyvenv.cfg``, the standard library with libpython, all of its
+site-packages, and what ``.pth`` files in there add to the path. Left out is what no running server opens: headers
+(``include`` folders), the standard library's own tests, records of how a package was installed (they name folders and
+times, and would make two equal trees differ), and bytecode that is valid by its source's time.
+
+Bytecode is taken if it is hash-based (``python -m compileall --invalidation-mode unchecked-hash``): its bytes do not
+depend on when it was made, and since the file is measured itself, its source need not be opened to trust it.
+
+Source: PEP 552 (flags in bytes 4 to 7 of a ``.pyc``); Python documentation, ``site`` (``pyvenv.cfg``, ``.pth``);
+Gramine 1.9, ``debian/gramine.install`` (where its files are), ``CI-Examples/python/python.manifest.template``.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from sealserve.deployment import ServerKind
+from sealserve.enclave.image_root import ImageRoot
+from sealserve.errors import InputError
+
+LIBRARY_FOLDER: Final = "/usr/lib/x86_64-linux-gnu"
+GRAMINE_FOLDER: Final = f"{LIBRARY_FOLDER}/gramine"
+# Inside the enclave, Gramine's C library comes first. (Gramine 1.9, CI-Examples/python/python.manifest.template)
+RUNTIME_FOLDER: Final = "runtime/glibc"
+PROGRAMS: Final = {
+    ServerKind.EMBEDDED: "/opt/sealserve/bin/python",
+    ServerKind.TENSORFLOW_SERVING: "/usr/bin/tensorflow_model_server",
+}
+"""Where the images have each server."""
+
+_INSTALLATION_RECORDS: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"})
+_HASH_BASED: Final = 0b01
+_SHARED_LIBRARY: Final = re.compile(r"\.so(\.[0-9.]+)?$")
+
+
+class ServerFilesError(InputError):
+    """The model server is not where it should be, or it lacks something."""
+
+    code = "inventory.server-missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gramine:
+    """Where Gramine's files are, inside an image. Paths are absolute.
+
+    Args:
+        folder: Its folder.
+        libos: The library OS.
+        libpal: The loader for SGX.
+        runtime: What programs in the enclave find in ``/lib``.
+    """
+
+    folder: str
+    libos: str
+    libpal: str
+    runtime: tuple[str, ...]
+
+
+def list_gramine(root: ImageRoot, folder: str = GRAMINE_FOLDER) -> Gramine | None:
+    """Return Gramine's files in an image, or None if it has no Gramine for SGX."""
+    found = Gramine(
+        folder=folder,
+        libos=f"{folder}/libsysdb.so",
+        libpal=f"{folder}/sgx/libpal.so",
+        runtime=tuple(_shared_libraries(root, f"{folder}/{RUNTIME_FOLDER}")),
+    )
+    return found if found.runtime and root.is_file(found.libos) and root.is_file(found.libpal) else None
+
+
+def list_server(root: ImageRoot, server: ServerKind, *, program: str, gramine: Gramine | None) -> tuple[str, ...]:
+    """Return the absolute paths of what a server opens, in ascending order.
+
+    Args:
+        root: The image.
+        server: Which model server.
+        program: The server's binary, or the Python of its virtual environment.
+        gramine: Gramine's files there; its C library then takes the place of the system's.
+
+    Raises:
+        ServerFilesError: There is no such server in the image.
+    """
+    if not program.startswith("/") or not root.is_file(program):
+        raise ServerFilesError(
+            f"There is no model server: {program} is no file in {root.folder}.",
+            hint="Give its path inside the image with --program.",
+        )
+    runtime = gramine.runtime if gramine else ()
+    provided = {PurePosixPath(path).name for path in runtime}
+    libraries = (path for path in _system_libraries(root) if PurePosixPath(path).name not in provided)
+    own = _python_environment(root, program) if server is ServerKind.EMBEDDED else iter(())
+    return tuple(sorted({program, *runtime, *libraries, *own}))
+
+
+def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
+    environment = PurePosixPath(program).parent.parent
+    settings = f"{environment}/pyvenv.cfg"
+    if not root.is_file(settings):
+        raise ServerFilesError(
+            f"{program} belongs to no virtual environment: there is no {settings} in {root.folder}.",
+            hint="Install sealserve into a virtual environment, and give its bin/python with --program.",
+        )
+    base, version = _base(root, settings)
+    name = f"python{version}"
+    standard, packages = f"{base}/lib/{name}", f"{environment}/lib/{name}/site-packages"
+    for folder in (standard, packages):
+        if not root.is_folder(folder):
+            raise ServerFilesError(f"The Python of {settings} is incomplete: there is no {folder} in {root.folder}.")
+    yield settings
+    yield from _shared_libraries(root, f"{base}/lib")
+    skipped = (f"{standard}/test/", f"{standard}/site-packages/", f"{standard}/dist-packages/")
+    yield from (path for path in _modules(root, standard) if not path.startswith(skipped))
+    yield from _modules(root, packages)
+    for folder in _added_folders(root, packages):
+        yield from _modules(root, folder)
+
+
+def _base(root: ImageRoot, settings: str) -> tuple[str, str]:
+    """Return the prefix of the Python that a virtual environment was made from, and its version as ``3.11``."""
+    text = root.locate(settings).read_text(encoding="utf-8", errors="replace")
+    values = dict(re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE))
+    home, version = values.get("home", ""), values.get("version") or values.get("version_info", "")
+    found = re.match(r"3\.\d+", version)
+    if not home.startswith("/") or found is None:
+        raise ServerFilesError(f"{settings} in {root.folder} names no Python: `home` or `version` is missing.")
+    return str(PurePosixPath(home).parent), found[0]
+
+
+def _modules(root: ImageRoot, folder: str) -> Iterator[str]:
+    """Yield what a program may open of a folder with modules and their data."""
+    for path in root.files(folder):
+        below = path.removeprefix(f"{folder}/").split("/")
+        if "include" in below[:-1] or (below[-1] in _INSTALLATION_RECORDS and below[0].endswith(".dist-info")):
+            continue
+        if below[-1].endswith(".pyc") and not _is_hash_based(root, path):
+            continue
+        yield path
+
+
+def _is_hash_based(root: ImageRoot, path: str) -> bool:
+    try:
+        with root.locate(path).open("rb") as stream:
+            return bool(int.from_bytes(stream.read(8)[4:], "little") & _HASH_BASED)
+    except OSError:
+        return True  # taken, so that measuring it says what is wrong
+
+
+def _added_folders(root: ImageRoot, packages: str) -> Iterator[str]:
+    """Yield the folders that ``.pth`` files add to the path, such as the source of an editable installation."""
+    for path in sorted(root.files(packages, deep=False)):
+        if path.endswith(".pth"):
+            for line in root.locate(path).read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("/") and root.is_folder(line.strip()):
+                    yield line.strip().rstrip("/")
+
+
+def _system_libraries(root: ImageRoot) -> Iterator[str]:
+    yield from _shared_libraries(root, LIBRARY_FOLDER)
+    if root.locate(unmerged := LIBRARY_FOLDER.removeprefix("/usr")) != root.locate(LIBRARY_FOLDER):
+        yield from _shared_libraries(root, unmerged)
+
+
+def _shared_libraries(root: ImageRoot, folder: str) -> Iterator[str]:
+    """Yield the shared libraries right in a folder; the dynamic loader looks no deeper."""
+    if root.is_folder(folder):
+        yield from (path for path in root.files(folder, deep=False) if _SHARED_LIBRARY.search(path))
