@@ -9,7 +9,11 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.broker.policy import PRESETS
 from sealserve.cli import console
-from sealserve.operations.doctor import Finding, Machine, NotReadyError, Verdict, examine
+from sealserve.deployment import Platform
+from sealserve.host import probe
+from sealserve.host.facts import HostFacts
+from sealserve.operations.doctor import NotReadyError, examine
+from sealserve.operations.finding import Finding, Machine, Verdict
 
 app = typer.Typer(add_completion=False)
 MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.NOTE: "[yellow]note[/]   ", Verdict.MISSING: "[red]missing[/]"}
@@ -18,6 +22,9 @@ MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.NOTE: "[yellow]note[/]   ", Ve
 @app.command()
 def doctor(
     machine: Annotated[Machine | None, typer.Argument(help="Whose part to look at.", show_default="all")] = None,
+    platform: Annotated[
+        Platform | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
+    ] = None,
     production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
@@ -28,7 +35,10 @@ def doctor(
     with contextlib.suppress(workspace.WorkspaceMissingError):
         here = workspace.find(directory)
         described = deployment.read(here.deployment_file)
-    findings = examine((machine,) if machine else tuple(Machine), here, described, production=production)
+    runs = platform or (described.platform if described else Platform.SIMULATED)
+    machines = (machine,) if machine else tuple(Machine)
+    host = probe.gather(ask=probe.ask if runs is Platform.SGX else None) if Machine.HOST in machines else HostFacts()
+    findings = examine(machines, here, described, platform=runs, host=host, production=production)
     if as_json:
         console.print_json([asdict(finding) for finding in findings])
     else:

@@ -5,34 +5,19 @@ import platform
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from sealserve.deployment import Deployment, Platform, TlsMode
 from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
+from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
+from sealserve.operations import host_checks
+from sealserve.operations.finding import Finding, Machine, Verdict
 from sealserve.workspace import Workspace
 
 FREE_BYTES = 2 * 10**9
-
-
-class Machine(StrEnum):
-    """Whose part."""
-
-    OWNER = "owner"
-    HOST = "host"
-    USER = "user"
-
-
-class Verdict(StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-    NOTE = "note"
-    MISSING = "missing"
 
 
 class NotReadyError(UnavailableError):
@@ -41,19 +26,14 @@ class NotReadyError(UnavailableError):
     code = "doctor.not-ready"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A check: what was looked at, what was found, and how to mend it."""
-
-    machine: Machine
-    name: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
-
-
 def examine(
-    machines: tuple[Machine, ...], workspace: Workspace | None, deployment: Deployment | None, *, production: bool
+    machines: tuple[Machine, ...],
+    workspace: Workspace | None,
+    deployment: Deployment | None,
+    *,
+    platform: Platform,
+    host: HostFacts,
+    production: bool,
 ) -> list[Finding]:
     """Return what was found for the parts of ``machines``.
 
@@ -61,16 +41,18 @@ def examine(
         machines: Whose parts this machine plays.
         workspace: The workspace here, if there is one.
         deployment: What it describes.
+        platform: What is to run the enclaves.
+        host: What this machine offers to enclaves.
         production: Whether what weakens protection counts as missing.
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
         Machine.OWNER: lambda: _owner(workspace),
-        Machine.HOST: lambda: _host(deployment),
+        Machine.HOST: lambda: _host(platform, host),
         Machine.USER: lambda: _user(workspace, deployment),
     }
     findings = [finding for machine in machines for finding in checks[machine]()]
     if production:
-        findings += _production(deployment)
+        findings += _production(platform, deployment)
     return findings
 
 
@@ -96,11 +78,8 @@ def _owner(workspace: Workspace | None) -> Iterator[Finding]:
     )
 
 
-def _host(deployment: Deployment | None) -> Iterator[Finding]:
-    simulated = deployment is None or deployment.platform is Platform.SIMULATED
+def _host(platform: Platform, host: HostFacts) -> Iterator[Finding]:
     yield _python(Machine.HOST)
-    if simulated:
-        yield _tensorflow(Machine.HOST, "for sealserve-model-server")
     try:
         program = find_nginx()
         yield Finding(
@@ -112,31 +91,30 @@ def _host(deployment: Deployment | None) -> Iterator[Finding]:
     except SealserveError as error:
         yield Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.MISSING, found=error.message,
                       remedy=error.hint or "")  # fmt: skip
-    if simulated:
-        way, refused = available_way(PRIVATE_ROOT)
-        yield Finding(
-            machine=Machine.HOST,
-            name="private memory",
-            verdict=Verdict.NOTE if way.note else Verdict.OK,
-            found=f"{way}" + (f" ({refused})" if refused else ""),
-            remedy=f"{way.note}; run as root to keep them out" if way.note else "",
-        )
-    device = Path("/dev/sgx_enclave")
-    needed = Verdict.NOTE if simulated else Verdict.MISSING
+    if platform is Platform.SGX:
+        yield from host_checks.checks(host)
+    else:
+        yield from _simulated_host(host)
+
+
+def _simulated_host(host: HostFacts) -> Iterator[Finding]:
+    yield _tensorflow(Machine.HOST, "for sealserve-model-server")
+    way, refused = available_way(PRIVATE_ROOT)
+    yield Finding(
+        machine=Machine.HOST,
+        name="private memory",
+        verdict=Verdict.NOTE if way.note else Verdict.OK,
+        found=f"{way}" + (f" ({refused})" if refused else ""),
+        remedy=f"{way.note}; run as root to keep them out" if way.note else "",
+    )
+    lacking = [finding.name for finding in host_checks.checks(host) if finding.verdict is Verdict.MISSING]
     yield Finding(
         machine=Machine.HOST,
         name="SGX",
-        verdict=Verdict.OK if device.exists() else needed,
-        found=str(device) if device.exists() else f"no {device}: enclaves are simulated, and protect nothing from root",
-        remedy="" if device.exists() else "a processor with SGX and FLC, enabled in the BIOS, and Linux 5.11 or later",
-    )
-    gramine = shutil.which("gramine-sgx")
-    yield Finding(
-        machine=Machine.HOST,
-        name="Gramine",
-        verdict=Verdict.OK if gramine else needed,
-        found=gramine or "no gramine-sgx: simulated enclaves need none",
-        remedy="" if gramine else "https://gramine.readthedocs.io/en/stable/installation.html",
+        verdict=Verdict.NOTE,
+        found="enclaves are simulated, and protect nothing from root; "
+        + (f"real ones would need: {', '.join(lacking)}" if lacking else "this machine has all that real ones need"),
+        remedy="`sealserve doctor host --platform sgx` says how to get it" if lacking else 'platform = "sgx"',
     )
 
 
@@ -157,8 +135,8 @@ def _user(workspace: Workspace | None, deployment: Deployment | None) -> Iterato
     )
 
 
-def _production(deployment: Deployment | None) -> Iterator[Finding]:
-    simulated = deployment is None or deployment.platform is Platform.SIMULATED
+def _production(platform: Platform, deployment: Deployment | None) -> Iterator[Finding]:
+    simulated = platform is Platform.SIMULATED
     yield Finding(
         machine=Machine.OWNER,
         name="platform",

@@ -3,7 +3,10 @@ from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.cli import doctor as verb
-from sealserve.operations.doctor import Finding, Machine, Verdict
+from sealserve.deployment import Platform
+from sealserve.host import probe
+from sealserve.host.facts import HostFacts
+from sealserve.operations.finding import Finding, Machine, Verdict
 
 OK = Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.OK, found="/usr/sbin/[nginx]")
 NOTE = Finding(machine=Machine.OWNER, name="disk", verdict=Verdict.NOTE, found="1 GB", remedy="make room")
@@ -15,11 +18,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What `examine` was asked; it finds what stands first in the list, a list of findings."""
     calls: list[tuple[object, ...]] = [(OK, NOTE)]
 
-    def examine(*arguments: object, production: bool) -> list[object]:
-        calls.append((*arguments, production))
+    def examine(*arguments: object, platform: Platform, host: HostFacts, production: bool) -> list[object]:
+        calls.append((*arguments, production, platform, host))
         return list(calls[0])
 
     monkeypatch.setattr(verb, "examine", examine)
+    monkeypatch.setattr(probe, "gather", lambda ask: HostFacts(kernel="asked" if ask else "not asked"))
     return calls
 
 
@@ -30,7 +34,8 @@ def test_findings_and_presets(cli: CommandLine, asked: list[tuple[object, ...]],
     assert lines[2].strip() == "make room"
     assert "  strict: UpToDate; advisories: none" in lines
     assert any(line.startswith("  cloud-smt: ") and "INTEL-SA-" in line for line in lines)
-    assert asked[1] == (tuple(Machine), site.workspace, site.deployment, False)
+    assert asked[1][:4] == (tuple(Machine), site.workspace, site.deployment, False)
+    assert asked[1][4:] == (Platform.SIMULATED, HostFacts(kernel="not asked"))
 
 
 def test_one_machine_for_production(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
@@ -38,6 +43,15 @@ def test_one_machine_for_production(cli: CommandLine, asked: list[tuple[object, 
     assert row == {"machine": "host", "name": "nginx", "verdict": "ok", "found": "/usr/sbin/[nginx]", "remedy": ""}
     assert asked[1][0] == (Machine.HOST,)
     assert asked[1][3] is True
+
+
+def test_the_platform_can_be_said(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
+    cli.ok("doctor", "host", "--platform", "sgx")
+    cli.ok("doctor", "owner", "--platform", "sgx")
+    assert [call[4:] for call in asked[1:]] == [
+        (Platform.SGX, HostFacts(kernel="asked")),
+        (Platform.SGX, HostFacts()),
+    ]
 
 
 def test_something_missing_has_a_status(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:

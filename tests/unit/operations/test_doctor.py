@@ -4,11 +4,15 @@ from typing import Any
 import pytest
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.simulated.private_memory import Way
+from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
-from sealserve.operations import doctor
-from sealserve.operations.doctor import Finding, Machine, NotReadyError, Verdict
+from sealserve.operations import doctor, host_checks
+from sealserve.operations.doctor import NotReadyError
+from sealserve.operations.finding import Finding, Machine, Verdict
 from sealserve.operations.owner import index_signer
+from sealserve.workspace import Workspace
 
 EVERY = tuple(Machine)
 
@@ -20,7 +24,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_nginx", lambda: program)
     monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.NAMESPACE, ""))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
-    monkeypatch.setattr("shutil.which", lambda _name: None)
+
+
+def examine(
+    machines: tuple[Machine, ...],
+    workspace: Workspace | None,
+    described: Deployment | None,
+    *,
+    production: bool = False,
+) -> list[Finding]:
+    """Examine as the command line does; the host has nothing for real enclaves."""
+    platform = described.platform if described else Platform.SIMULATED
+    return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
 
 
 def by_name(findings: list[Finding]) -> dict[tuple[str, str], Finding]:
@@ -28,15 +43,17 @@ def by_name(findings: list[Finding]) -> dict[tuple[str, str], Finding]:
 
 
 def test_a_fresh_machine_lacks_nothing_that_simulation_needs() -> None:
-    findings = doctor.examine(EVERY, None, None, production=False)
+    findings = examine(EVERY, None, None)
     assert not [finding for finding in findings if finding.verdict is Verdict.MISSING]
     found = by_name(findings)
     assert found["owner", "workspace"].remedy == "`sealserve init` writes one"
     assert found["host", "nginx"].found == "/usr/sbin/nginx 1.22.1"
     assert found["host", "SGX"].verdict is Verdict.NOTE
     assert "protect nothing from root" in found["host", "SGX"].found
+    assert "driver" in found["host", "SGX"].found
+    assert found["host", "SGX"].remedy.startswith("`sealserve doctor host --platform sgx`")
     assert found["host", "private memory"].verdict is Verdict.OK
-    assert [finding.name for finding in doctor.examine((Machine.USER,), None, None, production=False)] == ["Python"]
+    assert [finding.name for finding in examine((Machine.USER,), None, None)] == ["Python"]
 
 
 def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -47,35 +64,35 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     site = make_site(tmp_path, platform="sgx")
-    simulated = by_name(doctor.examine(EVERY, None, None, production=False))
+    simulated = by_name(examine(EVERY, None, None))
     assert simulated["owner", "TensorFlow"].verdict is Verdict.MISSING
     assert simulated["owner", "TensorFlow"].remedy == "pip install 'sealserve[server]'"
     assert simulated["host", "nginx"].verdict is Verdict.MISSING
     assert simulated["host", "nginx"].remedy == "apt-get install nginx"
     assert simulated["host", "private memory"].verdict is Verdict.NOTE
     assert "unshare: not permitted" in simulated["host", "private memory"].found
-    genuine = by_name(doctor.examine(EVERY, site.workspace, site.deployment, production=False))
+    genuine = by_name(examine(EVERY, site.workspace, site.deployment))
     assert ("host", "TensorFlow") not in genuine
     assert ("host", "private memory") not in genuine
-    for name in ("SGX", "Gramine"):
+    for name in ("driver", "Gramine"):
         assert genuine["host", name].verdict is Verdict.MISSING
         assert genuine["host", name].remedy
 
 
-def test_gramine_is_found_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/gramine-sgx")
-    found = by_name(doctor.examine((Machine.HOST,), None, None, production=False))
-    assert found["host", "Gramine"].found == "/usr/bin/gramine-sgx"
-    assert found["host", "Gramine"].verdict is Verdict.OK
+def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_checks, "CHECKS", ())
+    found = by_name(examine((Machine.HOST,), None, None))
+    assert found["host", "SGX"].found.endswith("this machine has all that real ones need")
+    assert found["host", "SGX"].remedy == 'platform = "sgx"'
 
 
 def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
     index_signer(site.workspace)
-    found = by_name(doctor.examine((Machine.OWNER,), site.workspace, site.deployment, production=False))
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "workspace"].verdict is Verdict.OK
     site.workspace.owner.index_signing_key.chmod(0o640)
     site.workspace.owner.root.chmod(0o755)
-    found = by_name(doctor.examine((Machine.OWNER,), site.workspace, site.deployment, production=False))
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "workspace"].verdict is Verdict.MISSING
     assert found["owner", "workspace"].found == "others can read owner, index-signing-key.pem"
     assert found["owner", "workspace"].remedy == f"chmod -R go-rwx {site.workspace.owner.root}"
@@ -86,16 +103,14 @@ def test_a_full_disk_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
         free = 10**9
 
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: Usage())
-    found = by_name(doctor.examine((Machine.OWNER,), site.workspace, site.deployment, production=False))
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "disk"].verdict is Verdict.NOTE
     assert found["owner", "disk"].found == f"1.0 GB free in {site.directory}"
 
 
 def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> None:
     def certificates(of: Site) -> Finding:
-        return by_name(doctor.examine((Machine.USER,), of.workspace, of.deployment, production=False))[
-            "user", "certificates"
-        ]
+        return by_name(examine((Machine.USER,), of.workspace, of.deployment))["user", "certificates"]
 
     assert certificates(site).found == "missing: service-ca.pem, client.pem, client.key"
     site.certify()
@@ -114,12 +129,12 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
 )
 def test_production_wants_more(tmp_path: Path, settings: dict[str, Any], verdicts: dict[str, Verdict]) -> None:
     site = make_site(tmp_path, **settings)
-    plain = doctor.examine((Machine.USER,), site.workspace, site.deployment, production=False)
-    production = doctor.examine((Machine.USER,), site.workspace, site.deployment, production=True)
+    plain = examine((Machine.USER,), site.workspace, site.deployment)
+    production = examine((Machine.USER,), site.workspace, site.deployment, production=True)
     assert {finding.name: finding.verdict for finding in production[len(plain) :]} == verdicts
 
 
 def test_no_deployment_is_not_fit_for_production() -> None:
-    findings = doctor.examine((), None, None, production=True)
+    findings = examine((), None, None, production=True)
     assert [(finding.name, finding.verdict) for finding in findings] == [("platform", Verdict.MISSING)]
     assert NotReadyError.code == "doctor.not-ready"
