@@ -74,6 +74,13 @@ HONOURED: Final = (
         help="the largest request, and the largest input tensor once it is unpacked",
     ),
     Flag(
+        name="transfer_timeout_seconds",
+        default=120,
+        minimum=1,
+        ours=True,
+        help="how long a request may be on its way to the server, and an answer to a client that does not read",
+    ),
+    Flag(
         name="max_queued_requests",
         default=256,
         ours=True,

@@ -7,15 +7,17 @@ Source: grpc/grpc, ``src/proto/grpc/health/v1/health.proto`` and ``doc/health-ch
 ``PredictionService`` and ``ModelService`` are those that TensorFlow Serving registers (``model_servers/server.cc``).
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-import grpc
-import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+
+from sealserve.serving.request_errors import Status
+from sealserve.serving.transport import Call, Handler
 
 SERVICES: Final = frozenset(
     {
@@ -23,6 +25,7 @@ SERVICES: Final = frozenset(
         *("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"),
     }
 )
+MOST_WATCHES: Final = 256
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 
 
@@ -60,23 +63,38 @@ def _messages() -> tuple[Any, Any]:
 HealthCheckRequest, HealthCheckResponse = _messages()
 
 
-class Health(grpc.GenericRpcHandler):
+@dataclass(slots=True)
+class _Watch:
+    """A sender who wants to be told.
+
+    Args:
+        known: Whether it asked for a service that is there.
+        ready: Whether its first message has left.
+    """
+
+    known: bool
+    ready: bool = False
+
+
+class Health:
     """``grpc.health.v1.Health``: serving from the start (the port opens only then), until `stop`."""
 
     def __init__(self) -> None:
-        self._stopped = asyncio.Event()
-        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(self._check),
-            "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._watches: dict[Call, _Watch] = {}
+        self.handlers: Mapping[str, Handler] = {
+            "/grpc.health.v1.Health/Check": self._check,
+            "/grpc.health.v1.Health/Watch": self._watch,
         }
 
     def stop(self) -> None:
         """Say "not serving" from now on, and end every watch with it."""
-        self._stopped.set()
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a method, or None where there is no such method."""
-        return self._handlers.get(handler_call_details.method)
+        with self._lock:
+            self._stopped = True
+            ending = [call for call, watch in self._watches.items() if watch.ready]
+        for call in ending:
+            self._end(call)
 
     def _status(self, content: bytes) -> ServingStatus:
         try:
@@ -85,21 +103,52 @@ class Health(grpc.GenericRpcHandler):
             return ServingStatus.SERVICE_UNKNOWN
         if service not in SERVICES:
             return ServingStatus.SERVICE_UNKNOWN
-        return ServingStatus.NOT_SERVING if self._stopped.is_set() else ServingStatus.SERVING
+        return ServingStatus.NOT_SERVING if self._stopped else ServingStatus.SERVING
 
-    async def _check(self, content: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        status = self._status(content)
+    def _check(self, call: Call) -> None:
+        status = self._status(call.content)
         if status is ServingStatus.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return _response(status)
+            call.refuse(Status.NOT_FOUND, "unknown service")
+        else:
+            call.answer(_response(status))
 
-    async def _watch(self, content: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> AsyncIterator[bytes]:
-        status = self._status(content)
-        yield _response(status)
-        if status is not ServingStatus.NOT_SERVING:
-            await self._stopped.wait()
-        if status is ServingStatus.SERVING:
-            yield _response(ServingStatus.NOT_SERVING)
+    def _watch(self, call: Call) -> None:
+        with self._lock:
+            status = self._status(call.content)
+            crowded = len(self._watches) >= MOST_WATCHES
+            if not crowded and status is not ServingStatus.NOT_SERVING:
+                self._watches[call] = _Watch(known=status is ServingStatus.SERVING)
+        if status is ServingStatus.NOT_SERVING:
+            call.answer(_response(status))
+        elif crowded:
+            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has {MOST_WATCHES} watches of its health already.")
+        else:
+            call.on_cancel = lambda: self._leave(call)
+            call.send(_response(status), sent=lambda: self._sent(call))
+
+    def _sent(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.get(call)
+            if watch is not None:
+                watch.ready = True
+        if call.cancelled:
+            self._leave(call)
+        elif self._stopped:
+            self._end(call)
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.pop(call, None)
+        if watch is not None:
+            call.refuse(Status.CANCELLED, "")
+
+    def _end(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.pop(call, None)
+        if watch is not None and watch.known:
+            call.answer(_response(ServingStatus.NOT_SERVING))
+        elif watch is not None:
+            call.end()
 
 
 def _response(status: ServingStatus) -> bytes:

@@ -48,6 +48,7 @@ class ServerOptions:
         intra_op_threads: TensorFlow's threads for one operation; 0 lets it decide.
         inter_op_threads: TensorFlow's threads for operations beside each other; 0 lets it decide.
         max_message_bytes: The largest request and the largest input tensor, in bytes.
+        transfer_timeout: Seconds that a message may be on its way, in either direction.
         drain_grace: Seconds that running requests have after SIGTERM.
     """
 
@@ -64,6 +65,7 @@ class ServerOptions:
     intra_op_threads: int
     inter_op_threads: int
     max_message_bytes: int
+    transfer_timeout: int
     drain_grace: int
 
 
@@ -108,6 +110,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         intra_op_threads=intra,
         inter_op_threads=inter,
         max_message_bytes=values.integer("max_message_bytes"),
+        transfer_timeout=values.integer("transfer_timeout_seconds"),
         drain_grace=values.integer("drain_grace_seconds"),
     )
 

@@ -2,16 +2,13 @@
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Final
 
-import grpc
-import grpc.aio
-
+from sealserve.serving.lanes import Lane, OverloadedError
 from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.workers import Workers
+from sealserve.serving.transport import Call, Handler
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +19,10 @@ INSTANCE_HEADER: Final = "x-sealserve-instance"
 """Trailing metadata of every answer: which process gave it, by a random name that is new at each start. Behind a proxy
 that balances connections, a client can tell replicas apart by it."""
 INSTANCE: Final = secrets.token_hex(8)
+TRAILER: Final = ((INSTANCE_HEADER, INSTANCE),)
 
 _MESSAGE_LIMIT: Final = 1024
 """As ``model_servers/grpc_status_util.cc`` has it."""
-
-_GRPC_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class NotImplementedMethodError(RequestError):
@@ -38,10 +34,10 @@ class NotImplementedMethodError(RequestError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method, and the threads that run it."""
+    """A method, and the lane that its requests take."""
 
     method: Method
-    workers: Workers
+    lane: Lane
 
 
 def refusal(reason: str) -> Method:
@@ -53,39 +49,49 @@ def refusal(reason: str) -> Method:
     return refuse
 
 
-class Methods(grpc.GenericRpcHandler):
-    """The unary methods of the server.
+def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
+    """Return what answers the calls of each route.
 
     Args:
         routes: By gRPC path, such as ``/tensorflow.serving.PredictionService/Predict``.
     """
-
-    def __init__(self, routes: Mapping[str, Route]) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            path: grpc.unary_unary_rpc_method_handler(_edge(route)) for path, route in routes.items()
-        }
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a method, or None where there is no such method."""
-        return self._handlers.get(handler_call_details.method)
+    return {path: _handler(route) for path, route in routes.items()}
 
 
-def _edge(route: Route) -> Any:
-    async def handle(content: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        remaining = context.time_remaining()
-        context.set_trailing_metadata(((INSTANCE_HEADER, INSTANCE),))
-        deadline = None if remaining is None else time.monotonic() + remaining
+def _handler(route: Route) -> Handler:
+    def handle(call: Call) -> None:
+        def job() -> None:
+            _answer(call, route.method)
+
+        def cancel() -> None:
+            if route.lane.withdraw(job):
+                call.refuse(Status.CANCELLED, "")  # nobody reads it, and the call ends
+
+        call.on_cancel = cancel  # a sender who went away before is noticed when it is the job's turn
         try:
-            return await route.workers.run(route.method, content, deadline)
-        except RequestError as error:
-            await _refuse(context, error.status, error.message)
-        except Exception:
-            logger.exception("a request failed for a reason that is not the request's")
-            await _refuse(context, Status.INTERNAL, "internal")
+            route.lane.run(job)
+        except OverloadedError as error:
+            _refuse(call, error)
 
     return handle
 
 
-async def _refuse(context: "grpc.aio.ServicerContext[bytes, bytes]", status: Status, message: str) -> NoReturn:
+def _answer(call: Call, method: Method) -> None:
+    if call.cancelled:
+        call.refuse(Status.CANCELLED, "")
+        return
+    try:
+        content = method(call.content, call.deadline)
+    except RequestError as error:
+        _refuse(call, error)
+    except Exception:
+        logger.exception("a request failed for a reason that is not the request's")
+        call.refuse(Status.INTERNAL, "internal")
+    else:
+        call.answer(content)
+
+
+def _refuse(call: Call, error: RequestError) -> None:
+    message = error.message
     details = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}...TRUNCATED"
-    await context.abort(_GRPC_CODES[status], details)
+    call.refuse(error.status, details)

@@ -7,36 +7,42 @@ within the grace period. A second signal ends the process at once.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Final
-
-import grpc
-import grpc.aio
+from typing import Any, Final, TypeVar
 
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.credentials import read_tls_settings, server_credentials
 from sealserve.serving.file_list import FileList
 from sealserve.serving.health import Health
+from sealserve.serving.lanes import Lane
 from sealserve.serving.listening import choose_address, taken
 from sealserve.serving.loading import load
 from sealserve.serving.model_metadata import get_model_metadata
 from sealserve.serving.model_status import get_model_status, refuse_reload
 from sealserve.serving.options import ServerOptions
 from sealserve.serving.predict import predict
-from sealserve.serving.rpc import Methods, Route, refusal
+from sealserve.serving.rpc import TRAILER, Route, handlers, refusal
 from sealserve.serving.servables import Servable, Servables
-from sealserve.serving.workers import Workers
+from sealserve.serving.transport import Transport
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
 _PREDICTION: Final = "/tensorflow.serving.PredictionService"
 _MODEL: Final = "/tensorflow.serving.ModelService"
 _CONTROL_QUEUE: Final = 64
-_IDLE_RPCS: Final = 1024
+_IDLE_CALLS: Final = 1024
 """Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
+_SWEEP: Final = 1.0
+"""Seconds between looks for calls whose message is on its way for too long."""
 
 
 class Server:
@@ -49,8 +55,8 @@ class Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._stopping = asyncio.Event()
-        self._inference = Workers("inference", threads=options.threads, queue=options.queue)
-        self._control = Workers("control", threads=1, queue=_CONTROL_QUEUE)
+        self._inference = Lane(running=options.threads, waiting=options.queue)
+        self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
 
     async def run(self) -> bool:
         """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
@@ -69,9 +75,11 @@ class Server:
         if servable is None:
             return False
         health = Health()
-        server = self._build(servable, health)
-        port = self._listen(server, address, tls)  # 3
-        await server.start()
+        transport = self._build(servable, health)
+        port = transport.listen(address, server_credentials(tls) if tls else None)  # 3
+        if not port:
+            raise taken(address)
+        transport.start()
         logger.info(
             "serving %s version %d on %s:%d (%s)",
             servable.name,
@@ -80,18 +88,22 @@ class Server:
             port,
             _security(tls),
         )
-        await self._stopping.wait()  # 4
+        while not await self._stopped_within(_SWEEP):  # 4
+            transport.sweep()
         health.stop()  # 5
-        await server.stop(options.drain_grace)
-        abandoned = self._inference.pending
-        self._inference.close()
-        self._control.close()
-        if abandoned:
-            logger.warning("stopped while %d requests still ran (grace period: %d s)", abandoned, options.drain_grace)
+        if not await asyncio.wrap_future(_aside(lambda: transport.stop(options.drain_grace))):
+            logger.warning(
+                "stopped while %d requests still ran (grace period: %d s)", self._inference.pending, options.drain_grace
+            )
             return False
         servable.session.close()
         logger.info("stopped; every request was answered")
         return True
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
@@ -109,9 +121,10 @@ class Server:
 
     async def _load(self, files: FileList | None) -> Servable | None:
         """Return the model, or None where a signal came first."""
-        loading = asyncio.ensure_future(self._control.run(load, self._options, files))
+        loading = asyncio.wrap_future(_aside(lambda: load(self._options, files)))
         stopping = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        awaited: set[asyncio.Future[Any]] = {loading, stopping}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping.is_set():
             loading.cancel()
             logger.info("stopped before the model was loaded")
@@ -119,7 +132,7 @@ class Server:
         stopping.cancel()
         return loading.result()
 
-    def _build(self, servable: Servable, health: Health) -> grpc.aio.Server:
+    def _build(self, servable: Servable, health: Health) -> Transport:
         servables = Servables()
         servables.publish(servable)
         options = self._options
@@ -138,26 +151,36 @@ class Server:
             f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: refuse_reload(content),
             **later,
         }
-        routes = {path: Route(method=method, workers=self._control) for path, method in control.items()}
-        routes[f"{_PREDICTION}/Predict"] = Route(method=answer, workers=self._inference)
-        return grpc.aio.server(
-            handlers=[Methods(routes), health],
-            options=[
+        routes = {path: Route(method=method, lane=self._control) for path, method in control.items()}
+        routes[f"{_PREDICTION}/Predict"] = Route(method=answer, lane=self._inference)
+        return Transport(
+            {**handlers(routes), **health.handlers},
+            threads=options.threads + self._control.width + 1,  # one always takes the next event
+            calls=options.threads + options.queue + _IDLE_CALLS,
+            patience=options.transfer_timeout,
+            arguments=[
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would start and take half the load
                 *options.channel_arguments,
             ],
-            maximum_concurrent_rpcs=options.threads + options.queue + _IDLE_RPCS,
+            trailer=TRAILER,
         )
 
-    def _listen(self, server: grpc.aio.Server, address: str, tls: SslConfig | None) -> int:
-        try:
-            if tls is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise taken(address) from error
+
+def _aside(work: Callable[[], _T]) -> Future[_T]:
+    """Do ``work`` on a thread that the end of the process does not wait for, unlike an executor's."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="aside", daemon=True).start()
+    return future
 
 
 def _security(tls: SslConfig | None) -> str:

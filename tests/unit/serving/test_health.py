@@ -1,52 +1,45 @@
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
+from tests.harness.served import Served, served
 
+from sealserve.serving import health
 from sealserve.serving.health import SERVICES, Health, HealthCheckRequest, HealthCheckResponse, ServingStatus
 
-Scenario = Callable[[grpc.aio.Channel, Health], Awaitable[None]]
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 
 
-def serve(scenario: Scenario) -> None:
-    async def run() -> None:
-        health = Health()
-        server = grpc.aio.server(handlers=[health])
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                await scenario(channel, health)
-        finally:
-            await server.stop(None)
-
-    asyncio.run(run())
+@pytest.fixture
+def service() -> Health:
+    return Health()
 
 
-def check(channel: grpc.aio.Channel, service: str) -> Any:
-    call = channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        request_serializer=HealthCheckRequest.SerializeToString,
-        response_deserializer=HealthCheckResponse.FromString,
-    )
-    return call(HealthCheckRequest(service=service))
+@pytest.fixture
+def there(service: Health) -> Iterator[Served]:
+    with served(service.handlers) as transport:
+        yield transport
 
 
-def raw(channel: grpc.aio.Channel, method: str, content: bytes) -> Any:
-    call: Any = channel.unary_unary(f"/grpc.health.v1.Health/{method}")
-    return call(content)
+def request(service: str) -> bytes:
+    return bytes(HealthCheckRequest(service=service).SerializeToString())
 
 
-def watch(channel: grpc.aio.Channel, service: str) -> Any:
-    call = channel.unary_stream(
-        "/grpc.health.v1.Health/Watch",
-        request_serializer=HealthCheckRequest.SerializeToString,
-        response_deserializer=HealthCheckResponse.FromString,
-    )
-    return call(HealthCheckRequest(service=service))
+def check(there: Served, service: str) -> int:
+    return int(HealthCheckResponse.FromString(there.call(CHECK)(request(service))).status)
+
+
+def watch(there: Served, service: str) -> Iterator[int]:
+    call: Any = there.channel.unary_stream(WATCH)
+    return (HealthCheckResponse.FromString(content).status for content in call(request(service)))
+
+
+def refusal(there: Served, method: str, content: bytes) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        there.call(method)(content)
+    return caught.value
 
 
 def test_the_messages_have_the_official_encoding() -> None:
@@ -55,41 +48,46 @@ def test_the_messages_have_the_official_encoding() -> None:
     assert HealthCheckResponse.DESCRIPTOR.full_name == "grpc.health.v1.HealthCheckResponse"
 
 
-def test_it_serves_until_it_is_stopped() -> None:
-    async def scenario(channel: grpc.aio.Channel, health: Health) -> None:
-        for service in sorted(SERVICES):
-            assert (await check(channel, service)).status == ServingStatus.SERVING
-        health.stop()
-        assert (await check(channel, "")).status == ServingStatus.NOT_SERVING
-
-    serve(scenario)
+def test_it_serves_until_it_is_stopped(there: Served, service: Health) -> None:
+    for name in sorted(SERVICES):
+        assert check(there, name) == ServingStatus.SERVING
+    service.stop()
+    assert check(there, "") == ServingStatus.NOT_SERVING
 
 
-def test_an_unknown_service_is_not_found() -> None:
-    async def scenario(channel: grpc.aio.Channel, _health: Health) -> None:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await check(channel, "nonsense")
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await raw(channel, "Check", b"\xff")
-        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await raw(channel, "Nonsense", b"")
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-    serve(scenario)
+def test_an_unknown_service_is_not_found(there: Served) -> None:
+    error = refusal(there, CHECK, request("nonsense"))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
+    assert refusal(there, CHECK, b"\xff").code() is grpc.StatusCode.NOT_FOUND
+    assert refusal(there, "/grpc.health.v1.Health/Nonsense", b"").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_watch_sees_the_end_and_ends_with_it() -> None:
-    async def scenario(channel: grpc.aio.Channel, health: Health) -> None:
-        known, unknown = watch(channel, "PredictionService"), watch(channel, "nonsense")
-        known, unknown = aiter(known), aiter(unknown)
-        assert (await anext(known)).status == ServingStatus.SERVING
-        assert (await anext(unknown)).status == ServingStatus.SERVICE_UNKNOWN
-        health.stop()
-        assert [response.status async for response in known] == [ServingStatus.NOT_SERVING]
-        assert [response.status async for response in unknown] == []
-        late = watch(channel, "")
-        assert [response.status async for response in late] == [ServingStatus.NOT_SERVING]
+def test_a_watch_sees_the_end_and_ends_with_it(there: Served, service: Health) -> None:
+    known, unknown = watch(there, "PredictionService"), watch(there, "nonsense")
+    assert next(known) == ServingStatus.SERVING
+    assert next(unknown) == ServingStatus.SERVICE_UNKNOWN
+    service.stop()
+    assert list(known) == [ServingStatus.NOT_SERVING]
+    assert list(unknown) == []
+    assert list(watch(there, "")) == [ServingStatus.NOT_SERVING]
 
-    serve(scenario)
+
+def test_watches_are_bounded_and_a_watcher_who_leaves_makes_room(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MOST_WATCHES", 1)
+    call: Any = there.channel.unary_stream(WATCH)
+    first = call(request(""))
+    next(first)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch(there, ""))
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    first.cancel()
+    for _ in range(10_000):
+        try:
+            assert next(watch(there, "")) == ServingStatus.SERVING
+        except grpc.RpcError:
+            continue
+        return
+    pytest.fail("the place of a watcher who left stays taken")

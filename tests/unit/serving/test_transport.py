@@ -1,0 +1,219 @@
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.harness.served import LONG, served
+
+from sealserve.serving.request_errors import Status
+from sealserve.serving.transport import Call, Transport
+
+PATH = "/s/Method"
+
+
+def echo(call: Call) -> None:
+    call.answer(call.content)
+
+
+def failure(send: Callable[[], Any]) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        send()
+    return caught.value
+
+
+class Held:
+    """A handler that keeps calls for the test to answer."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.arrived = threading.Semaphore(0)
+        self.left = threading.Event()
+
+    def __call__(self, call: Call) -> None:
+        call.on_cancel = self.left.set
+        self.calls.append(call)
+        self.arrived.release()
+
+
+def test_messages_of_every_size_pass() -> None:
+    with served({PATH: echo}, arguments=[("grpc.max_receive_message_length", -1)]) as there:
+        for size in (0, 1, 5, 70_000, 3_000_000):
+            content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            assert there.call(PATH)(content) == content
+
+
+def test_many_at_once_each_get_their_own_answer() -> None:
+    with served({PATH: echo}, calls=1000) as there:
+        answers = [(number, there.call(PATH).future(b"%d" % number)) for number in range(500)]
+        assert all(answer.result() == b"%d" % number for number, answer in answers)
+
+
+def test_a_method_that_is_not_there() -> None:
+    with served({PATH: echo}) as there:
+        error = failure(lambda: there.call("/s/Nonsense")(b""))
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+
+
+def test_a_message_that_is_too_large_is_refused_and_the_connection_stays() -> None:
+    with served({PATH: echo}, arguments=[("grpc.max_receive_message_length", 10)]) as there:
+        assert failure(lambda: there.call(PATH)(b"x" * 11)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert there.call(PATH)(b"x" * 10) == b"x" * 10
+
+
+def test_a_call_without_a_message_is_refused() -> None:
+    with served({PATH: echo}) as there:
+        nothing: Any = there.channel.stream_unary(PATH)
+        error = failure(lambda: nothing(iter(())))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request has no message.")
+
+
+def test_more_calls_than_the_limit_are_refused() -> None:
+    held = Held()
+    with served({PATH: held}, calls=1) as there:
+        first = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        error = failure(lambda: there.call(PATH)(b""))
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "The server is busy: it has 1 calls already.",
+        )
+        held.calls.pop().answer(b"first")
+        assert first.result() == b"first"
+
+
+def test_a_handler_learns_that_the_sender_left() -> None:
+    held = Held()
+    with served({PATH: held}) as there:
+        waiting = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        call = held.calls.pop()
+        before = call.cancelled
+        waiting.cancel()
+        assert held.left.wait(LONG)
+        assert (before, call.cancelled) == (False, True)
+        call.answer(b"nobody reads this")
+
+
+def test_a_handler_that_fails_costs_its_own_call_only(caplog: pytest.LogCaptureFixture) -> None:
+    lost: list[Call] = []
+
+    def fail(call: Call) -> None:
+        lost.append(call)
+        raise ValueError("no")
+
+    with caplog.at_level(logging.ERROR, logger="sealserve"), served({PATH: fail, "/s/Echo": echo}) as there:
+        failing = there.call(PATH).future(b"")
+        assert there.call("/s/Echo")(b"alive") == b"alive"
+        while not lost:
+            pass
+        lost.pop().refuse(Status.INTERNAL, "internal")
+        assert failing.code() is grpc.StatusCode.INTERNAL
+    assert "a call was lost" in [record.getMessage() for record in caplog.records]
+
+
+def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with caplog.at_level(logging.WARNING, logger="sealserve"), served({PATH: echo}, patience=0.0) as there:
+        send: Any = there.channel.stream_unary(PATH)
+        stalled = send.future(nothing())
+        try:
+            while not stalled.done():
+                there.transport.sweep()
+            assert stalled.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+        finally:
+            gate.set()
+    assert "gave up on 1 calls whose message was on its way for 0 s" in caplog.messages
+
+
+def test_a_reader_who_stops_half_way_is_given_up() -> None:
+    """The raw peer grants no window at all: the answer cannot leave."""
+    held = Held()
+    with served({PATH: held}, patience=0.0) as there, socket.create_connection(("127.0.0.1", there.port)) as peer:
+        peer.sendall(_hello(window=0) + _request(PATH))
+        held.arrived.acquire()
+        held.calls.pop().answer(b"x" * 100_000)
+        while there.transport.busy:
+            there.transport.sweep()
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def _hello(*, window: int) -> bytes:
+    """The client's preface and SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, sections 3.4 and 6.5.2)."""
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x04" + window.to_bytes(4, "big"))
+
+
+def _request(path: str) -> bytes:
+    """HEADERS without compression (RFC 7541, section 6.2.2), and an empty gRPC message."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "localhost",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    return _frame(1, 0x4, 1, block) + _frame(0, 0x1, 1, bytes(5))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        bytes(4096),
+        _hello(window=2**32 - 1),
+        _hello(window=65535) + _frame(1, 0x4, 1, b"\xff" * 64),
+        _hello(window=65535) + _frame(0, 0, 7, b"no such stream"),
+        _hello(window=65535) + _request(PATH)[:-3],
+        _hello(window=65535) + _frame(9, 0, 1, b"") * 100,
+    ],
+)
+def test_a_peer_that_talks_nonsense_harms_nobody(garbage: bytes) -> None:
+    with served({PATH: echo}) as there:
+        with socket.create_connection(("127.0.0.1", there.port)) as peer:
+            peer.sendall(garbage)
+            assert there.call(PATH)(b"fine") == b"fine"
+        assert there.call(PATH)(b"fine") == b"fine"
+
+
+def test_a_stop_waits_for_the_calls_that_are_open() -> None:
+    held = Held()
+    with served({PATH: held}) as there:
+        running = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        stopping = threading.Thread(target=there.transport.stop, args=(LONG,))
+        stopping.start()
+        held.calls.pop().answer(b"in time")
+        assert running.result() == b"in time"
+        stopping.join()
+
+
+def test_a_stop_tells_what_it_could_not_wait_for() -> None:
+    held = Held()
+    transport = Transport({PATH: held}, threads=1, calls=1, patience=LONG)
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary(PATH)
+        running = call.future(b"")
+        held.arrived.acquire()
+        assert not transport.stop(0)
+        assert running.exception() is not None
+        held.calls.pop().refuse(Status.CANCELLED, "")
+    assert transport.stop(LONG)
