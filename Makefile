@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench lock protos errors clean
+.PHONY: help setup demo test test-fast check format bench lock protos errors schemas clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python scripts/errors.py --check
+	$(BIN)/python scripts/schemas.py --check
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
@@ -49,6 +50,9 @@ protos: setup ## Generate the Python code of every .proto file
 
 errors: setup ## Write the reference of errors from their classes
 	$(BIN)/python scripts/errors.py
+
+schemas: setup ## Write the published JSON schemas from the code that reads them
+	$(BIN)/python scripts/schemas.py
 
 clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \

@@ -1,15 +1,24 @@
-"""What ``sealserve.toml`` describes: the model, the service, the broker, the policy and where it all runs."""
+"""What ``sealserve.toml`` describes: the models, the service, the broker, the policy and where it all runs."""
 
 import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, Self
+from typing import Annotated, Any, Literal, NewType, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from sealserve.errors import InputError
 
@@ -72,7 +81,7 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The model that is served, and where its owner keeps it."""
+    """A model that is served, and where its owner keeps it: [model] for one, [[model]] for each of several."""
 
     name: Name = Field(description="the servable's name, as clients ask for it")
     path: Path | None = Field(
@@ -81,6 +90,10 @@ class ModelSection(_Section):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(default=1, description="the servable's version")
     inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
     outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
+    labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
+    dangerous_operations: tuple[str, ...] = Field(
+        default=(), description="operations that `sealserve model lint` refuses, and that this model may have"
+    )
 
 
 class ServiceSection(_Section):
@@ -105,6 +118,12 @@ class ServerSection(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
         default=300, description="after which a connection is drained, so that load evens out over replicas"
+    )
+    batching_parameters_file: Path | None = Field(
+        default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
+    )
+    monitoring_config_file: Path | None = Field(
+        default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
     )
 
 
@@ -137,16 +156,36 @@ class TargetSection(_Section):
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
 
 
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, Mapping | ModelSection) else value
+
+
 class Deployment(_Section):
     """A whole ``sealserve.toml``."""
 
     platform: Platform = Field(default=Platform.SIMULATED, description='"sgx" or "simulated"')
-    model: ModelSection
+    models: Annotated[tuple[ModelSection, ...], BeforeValidator(_one_or_several)] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()
     broker: BrokerSection = BrokerSection()
     tcb: TcbSection = TcbSection()
     target: TargetSection = TargetSection()
+
+    @property
+    def model(self) -> ModelSection:
+        """The first model: the one that is meant where none is named."""
+        return self.models[0]
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Self:
+        for what in ("version", "labels"):
+            seen = set()
+            for model in self.models:
+                for value in (model.version,) if what == "version" else model.labels:
+                    if (model.name, value) in seen:
+                        raise ValueError(f"model: {model.name!r} has the {what.removesuffix('s')} {value!r} twice")
+                    seen.add((model.name, value))
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -175,13 +214,15 @@ def parse(text: str, *, source: str = "sealserve.toml") -> Deployment:
         return Deployment.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        keys = [part for part in first["loc"] if isinstance(part, str)]
+        where = ".".join(keys) or "the file"
         if first["type"] == "extra_forbidden":
-            raise DeploymentKeyError(f"{source}: unknown key {where!r}.", hint=_nearest(first["loc"])) from error
+            raise DeploymentKeyError(f"{source}: unknown key {where!r}.", hint=_nearest(keys)) from error
         if first["type"] == "missing":
             raise DeploymentValueError(f"{source}: {where!r} is missing.") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise DeploymentValueError(f"{source}: {where}: {message} (it is {first['input']!r}).") from error
+        found = f" (it is {first['input']!r})" if keys else ""
+        raise DeploymentValueError(f"{source}: {where}: {message}{found}.") from error
 
 
 def read(path: Path) -> Deployment:
@@ -197,10 +238,17 @@ def read(path: Path) -> Deployment:
     except UnicodeDecodeError as error:
         raise DeploymentSyntaxError(f"{path} is not UTF-8 text.") from error
     deployment = parse(text, source=str(path))
-    if deployment.model.path is None or deployment.model.path.is_absolute():
-        return deployment
-    model = deployment.model.model_copy(update={"path": path.parent / deployment.model.path})
-    return deployment.model_copy(update={"model": model})
+    here = path.parent
+    models = tuple(model.model_copy(update={"path": _below(here, model.path)}) for model in deployment.models)
+    files = ("batching_parameters_file", "monitoring_config_file")
+    server = deployment.server.model_copy(
+        update={name: _below(here, getattr(deployment.server, name)) for name in files}
+    )
+    return deployment.model_copy(update={"models": models, "server": server})
+
+
+def _below(folder: Path, path: Path | None) -> Path | None:
+    return path and folder / path  # an absolute path stays what it is
 
 
 def suggest_name(model: Path) -> str:
@@ -209,37 +257,48 @@ def suggest_name(model: Path) -> str:
     return name or "model"
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
+def _nearest(location: Sequence[str]) -> str:
     section: type[BaseModel] = Deployment
     for part in location[:-1]:
-        annotation: Any = section.model_fields[str(part)].annotation
-        section = annotation
-    known = list(section.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        section = _section_of(_fields(section)[part])
+    known = list(_fields(section))
+    close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."
+
+
+def _fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the keys of a section, as TOML has them."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _section_of(field: FieldInfo) -> Any:
+    """Return the class of a section, or of each of a field's sections; for a plain value its type."""
+    return next((item for item in get_args(field.annotation) if item is ModelSection), field.annotation)
 
 
 def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve deploys.") -> str:
     """Return a commented ``sealserve.toml``: every key with what it means.
 
     Args:
-        settings: What differs from the defaults: values by key, those of a section in a mapping of their own. Nothing
-            is checked; `parse` does that.
+        settings: What differs from the defaults: values by key, those of a section in a mapping of their own, those of
+            several models in a list of mappings. Nothing is checked; `parse` does that.
         heading: The first line's comment.
     """
     lines = [f"# {heading} Every key but model.name may be left out.", ""]
-    for name, field in Deployment.model_fields.items():
-        section: Any = field.annotation
+    for name, field in _fields(Deployment).items():
+        section = _section_of(field)
         if not issubclass(section, _Section):
             lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
             continue
         given = settings.get(name, {})
-        lines.append(f"[{name}]  # {_first_sentence(section)}")
-        for key, sub in section.model_fields.items():
-            value = given.get(key, None if sub.is_required() else sub.default)
-            text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
-            lines.append(f"{text}  # {sub.description}")
-        lines.append("")
+        several = isinstance(given, Sequence)
+        for values in given if several else (given,):
+            lines.append(f"{f'[[{name}]]' if several else f'[{name}]'}  # {_first_sentence(section)}")
+            for key, sub in section.model_fields.items():
+                value = values.get(key, None if sub.is_required() else sub.default)
+                text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
+                lines.append(f"{text}  # {sub.description}")
+            lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 

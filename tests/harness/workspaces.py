@@ -34,8 +34,9 @@ class Site:
         return datetime.now(UTC)
 
     def import_model(self) -> Path:
-        """Bring the model in."""
-        return models.bring_in(self.workspace, self.deployment).folder
+        """Bring the models in; return the first one's folder."""
+        folders = [models.bring_in(self.workspace, model).folder for model in self.deployment.models]
+        return folders[0]
 
     def certify(self) -> None:
         """Make the certificates."""
@@ -57,11 +58,13 @@ def make_site(directory: Path, *, source: Path | None = None, **sections: Any) -
     Args:
         directory: The folder; made where it is missing.
         source: Another model.
-        sections: Settings by section (``service={"port": 1}``), or values of the top level.
+        sections: Settings by section (``service={"port": 1}``), or values of the top level; ``model`` may be a list.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = source or saved_model(directory / NAME)
-    settings = {**sections, "model": {"name": NAME, "path": path, **sections.get("model", {})}}
+    given = sections.get("model", {})
+    several = [{"name": NAME, "path": path, **model} for model in (given if isinstance(given, list) else [given])]
+    settings = {**sections, "model": several if isinstance(given, list) else several[0]}
     text = deployment.write_example(settings)
     workspace = Workspace(directory)
     workspace.deployment_file.write_text(text, encoding="utf-8")

@@ -78,7 +78,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_the_example_says_what_the_defaults_say() -> None:
     parsed = deployment.parse(deployment.write_example({"model": {"name": "resnet50", "path": "resnet50.pb"}}))
     model = deployment.ModelSection(name="resnet50", path=Path("resnet50.pb"))
-    assert parsed == deployment.Deployment(model=model)
+    assert parsed == deployment.Deployment(model=(model,))
 
 
 def test_the_example_takes_settings() -> None:
@@ -87,3 +87,53 @@ def test_the_example_takes_settings() -> None:
     assert parsed.service.tls is deployment.TlsMode.ONE_WAY
     assert parsed.broker.port == 9001
     assert parsed.model.path is None
+
+
+SEVERAL = """
+[[model]]
+name = "resnet50"
+path = "a.pb"
+labels = ["stable"]
+[[model]]
+name = "resnet50"
+version = 2
+path = "/b.pb"
+labels = ["canary", "newest"]
+[[model]]
+name = "bert"
+dangerous_operations = ["Print"]
+"""
+
+
+def test_several_models_and_versions(tmp_path: Path) -> None:
+    (tmp_path / "sealserve.toml").write_text(SEVERAL + '[server]\nbatching_parameters_file = "batching.config"\n')
+    parsed = deployment.read(tmp_path / "sealserve.toml")
+    assert [(model.name, model.version) for model in parsed.models] == [("resnet50", 1), ("resnet50", 2), ("bert", 1)]
+    assert [model.path for model in parsed.models] == [tmp_path / "a.pb", Path("/b.pb"), None]
+    assert parsed.model is parsed.models[0]
+    assert parsed.server.batching_parameters_file == tmp_path / "batching.config"
+    assert parsed.server.monitoring_config_file is None
+    models = [{"name": "resnet50"}, {"name": "resnet50", "version": 2, "labels": ("canary",)}]
+    example = deployment.parse(deployment.write_example({"model": models}))
+    assert [(model.version, model.labels) for model in example.models] == [(1, ()), (2, ("canary",))]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[model]]\nname = "a"\n[[model]]\nname = "a"\n', "'a' has the version 1 twice."),
+        (SEVERAL.replace("newest", "stable"), "'resnet50' has the label 'stable' twice."),
+        ("model = []\n", "model: Tuple should have at least 1 item"),
+        ("model = 3\n", "model: Input should be a valid tuple (it is 3)."),
+        ('[[model]]\nname = "a"\nversion = 0\n', "model.version: Input should be greater than or equal to 1 (it is 0)"),
+    ],
+)
+def test_models_that_do_not_fit_together(text: str, message: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError) as caught:
+        deployment.parse(text)
+    assert message in caught.value.message
+
+
+def test_an_unknown_key_of_one_of_several_models() -> None:
+    with pytest.raises(deployment.DeploymentKeyError, match=r"unknown key 'model\.versoin'.*Did you mean 'version'"):
+        deployment.parse(SEVERAL + "versoin = 3\n")

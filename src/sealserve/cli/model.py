@@ -1,7 +1,7 @@
 """``sealserve model``: fetch, convert and show models, or make one to try with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,45 +49,63 @@ def make_example(
 
 @app.command()
 def convert(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
-    """Bring the model of sealserve.toml into the workspace, as a SavedModel."""
+    """Bring the models of sealserve.toml that are not there yet into the workspace, as SavedModels."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
-        imported = models.bring_in(workspace, described, progress=tell)
-    _print(imported.info, as_json=as_json)
+        imported = [models.bring_in(workspace, model, progress=tell) for model in missing or described.models]
+    _print([model.info for model in imported], as_json=as_json)
 
 
 @app.command()
 def show(
-    folder: Annotated[Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's model")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+    ] = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Show a SavedModel's signatures. Needs no TensorFlow."""
+    """Show the signatures of SavedModels. Needs no TensorFlow."""
     if folder is None:
         workspace = console.find_workspace(directory)
-        folder = models.servable_folder(workspace, deployment.read(workspace.deployment_file))
-    _print(describe(folder), as_json=as_json)
+        described = deployment.read(workspace.deployment_file)
+        folders = [models.servable_folder(workspace, model) for model in described.models]
+    else:
+        folders = [folder]
+    _print([describe(found) for found in folders], as_json=as_json)
 
 
-def _print(info: SavedModelInfo, *, as_json: bool) -> None:
-    graph = info.serving_graph
+def _print(infos: list[SavedModelInfo], *, as_json: bool) -> None:
     if as_json:
-        console.print_json({
-            "folder": str(info.folder),
-            "files": info.files,
-            "size": info.size,
-            "tensorflow_version": graph.tensorflow_version,
-            "signatures": {
-                signature.name: {
-                    "method": signature.method,
-                    "inputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.inputs},
-                    "outputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.outputs},
-                }
-                for signature in graph.signatures
-            },
-        })  # fmt: skip
+        console.print_json([_as_json(info) for info in infos])
         return
+    for number, info in enumerate(infos):
+        if number:
+            console.out.print()
+        _print_one(info)
+
+
+def _as_json(info: SavedModelInfo) -> dict[str, Any]:
+    graph = info.serving_graph
+    return {
+        "folder": str(info.folder),
+        "files": info.files,
+        "size": info.size,
+        "tensorflow_version": graph.tensorflow_version,
+        "signatures": {
+            signature.name: {
+                "method": signature.method,
+                "inputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.inputs},
+                "outputs": {spec.name: {"dtype": spec.dtype, "shape": spec.shape} for spec in signature.outputs},
+            }
+            for signature in graph.signatures
+        },
+    }
+
+
+def _print_one(info: SavedModelInfo) -> None:
+    graph = info.serving_graph
     console.print_fields({"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
                           "written by": f"TensorFlow {graph.tensorflow_version}"})  # fmt: skip
     rows = [

@@ -31,7 +31,7 @@ def build(directory: console.Directory = console.HERE, as_json: console.Json = F
     """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
-    total = size_of(models.servable_folder(workspace, described))
+    total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
         built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress)
     if as_json:

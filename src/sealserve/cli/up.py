@@ -49,9 +49,10 @@ def up(
 def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
     """Do the owner's steps that were not done yet: model, certificates, release."""
     now = datetime.now(UTC)
-    if not models.is_imported(workspace, described):
-        tell("converting the model")
-        models.bring_in(workspace, described)
+    for model in described.models:
+        if not models.is_imported(workspace, model):
+            tell(f"converting the model {model.name}")
+            models.bring_in(workspace, model)
     if not (workspace.owner.authorities / "service").exists():
         tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
         certificates.create_certificates(workspace, described, now=now)

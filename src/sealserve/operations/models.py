@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sealserve.deployment import Deployment
+from sealserve.deployment import ModelSection
 from sealserve.errors import InputError
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.workspace import Workspace
@@ -21,39 +21,39 @@ class ModelNotImportedError(InputError):
     code = "model.not-imported"
 
 
-def servable_folder(workspace: Workspace, deployment: Deployment) -> Path:
-    """Return the folder of the deployment's model in the workspace.
+def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the folder of one of the deployment's models in the workspace.
 
     Raises:
         ModelNotImportedError: It is not there yet.
     """
-    folder = _place(workspace, deployment)
+    folder = _place(workspace, model)
     if not folder.is_dir():
         raise ModelNotImportedError(
-            f"The model {deployment.model.name}, version {deployment.model.version}, is not in the workspace.",
+            f"The model {model.name}, version {model.version}, is not in the workspace.",
             hint="`sealserve model convert` brings it in from model.path.",
         )
     return folder
 
 
-def is_imported(workspace: Workspace, deployment: Deployment) -> bool:
-    """Return whether the deployment's model is in the workspace."""
-    return _place(workspace, deployment).is_dir()
+def is_imported(workspace: Workspace, model: ModelSection) -> bool:
+    """Return whether one of the deployment's models is in the workspace."""
+    return _place(workspace, model).is_dir()
 
 
 def bring_in(
-    workspace: Workspace, deployment: Deployment, *, progress: Callable[[str], None] | None = None
+    workspace: Workspace, model: ModelSection, *, progress: Callable[[str], None] | None = None
 ) -> ImportedModel:
-    """Make the deployment's model, a frozen graph or a SavedModel, a SavedModel of the workspace.
+    """Make one of the deployment's models, a frozen graph or a SavedModel, a SavedModel of the workspace.
 
     Raises:
         ModelPathMissingError: ``model.path`` is not set.
         SealserveError: What `sealserve.model.convert.import_model` raises.
     """
-    model = deployment.model
     if model.path is None:
         raise ModelPathMissingError(
-            "sealserve.toml has no model.path.", hint="Set it to your frozen graph (.pb) or SavedModel folder."
+            f"sealserve.toml does not say where the model {model.name} is.",
+            hint="Set its path to your frozen graph (.pb) or SavedModel folder.",
         )
     workspace.create()
     return import_model(
@@ -67,5 +67,5 @@ def bring_in(
     )
 
 
-def _place(workspace: Workspace, deployment: Deployment) -> Path:
-    return workspace.owner.models / deployment.model.name / str(deployment.model.version)
+def _place(workspace: Workspace, model: ModelSection) -> Path:
+    return workspace.owner.models / model.name / str(model.version)

@@ -10,16 +10,27 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment, ModelSection, Platform
 from sealserve.enclave.index import verify_enclave_index
+from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import InputError
+from sealserve.model.server_config import (
+    ServedModel,
+    model_server_config,
+    read_batching_parameters,
+    read_monitoring_config,
+)
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.workspace import Workspace
+
+MODEL_CONFIG = "config/models.config"
+BATCHING_PARAMETERS = "config/batching.config"
+MONITORING_CONFIG = "config/monitoring.config"
 
 
 class ReleaseMissingError(InputError):
@@ -56,7 +67,7 @@ class VerifiedBundle(VerifiedRelease):
 def build(
     workspace: Workspace, deployment: Deployment, *, now: datetime, progress: Callable[[int], None] | None = None
 ) -> Release:
-    """Seal the deployment's model, with a fresh certificate for the service, under a fresh key of the keystore.
+    """Seal the deployment's models, with a fresh certificate for the service, under a fresh key of the keystore.
 
     Args:
         workspace: The owner's.
@@ -69,13 +80,17 @@ def build(
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
     """
-    folder = servable_folder(workspace, deployment)
+    servables = [
+        Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
+        for model in deployment.models
+    ]
+    files = server_config_files(deployment)
     signer = index_signer(workspace)
     ssl_config = fresh_ssl_config(workspace, deployment, now=now)
     contents = ReleaseContents(
         name=deployment.model.name,
-        servables=[Servable(name=deployment.model.name, version=deployment.model.version, folder=folder)],
-        files={"tls/ssl.cfg": ssl_config.render(), "config/models.config": _model_config(deployment)},
+        servables=servables,
+        files={**files, "tls/ssl.cfg": ssl_config.render()},
         simulated=deployment.platform is Platform.SIMULATED,
         created=now,
     )
@@ -200,18 +215,30 @@ def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
     return [enclave.name for enclave in verify_enclave_index(folder, owner_key)]
 
 
-def _model_config(deployment: Deployment) -> bytes:
-    """Return TensorFlow Serving's ``ModelServerConfig``, as text, with the one version that the release holds.
+def server_config_files(deployment: Deployment) -> dict[str, bytes]:
+    """Return the model server's configuration files by their paths in the release.
 
-    Source: tensorflow/serving, ``config/model_server_config.proto``. Names need no escapes: `deployment` bounds them.
+    Raises:
+        SealserveError: What `sealserve.model.server_config` raises.
     """
-    model = deployment.model
-    return (
-        "model_config_list {\n  config {\n"
-        f'    name: "{model.name}"\n    base_path: "/release/models/{model.name}"\n    model_platform: "tensorflow"\n'
-        f"    model_version_policy {{ specific {{ versions: {model.version} }} }}\n"
-        "  }\n}\n"
-    ).encode()
+    grouped: dict[str, list[ModelSection]] = {}
+    for model in deployment.models:
+        grouped.setdefault(model.name, []).append(model)
+    served = [
+        ServedModel(
+            name=name,
+            base_path=f"{PRIVATE_ROOT}/{MODELS_FOLDER}/{name}",
+            versions=[model.version for model in versions],
+            labels={label: model.version for model in versions for label in model.labels},
+        )
+        for name, versions in sorted(grouped.items())
+    ]
+    files = {MODEL_CONFIG: model_server_config(served)}
+    if (path := deployment.server.batching_parameters_file) is not None:
+        files[BATCHING_PARAMETERS] = read_batching_parameters(path)
+    if (path := deployment.server.monitoring_config_file) is not None:
+        files[MONITORING_CONFIG] = read_monitoring_config(path)
+    return files
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -27,6 +27,7 @@ KeyName = NewType("KeyName", str)
 """The public name of a release key: 32 hexadecimal digits that say nothing of the key."""
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
@@ -38,15 +39,17 @@ class ReleaseIndexError(VerificationError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class IndexedFile(_Part):
-    """A sealed file: its path in the release, its size in bytes, its SHA-256 in hexadecimal."""
+    """A sealed file."""
 
-    path: str
-    size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE)]
-    sha256: _Sha256
+    path: Annotated[str, Field(description="Where it lies in the release: relative, with slashes, no `..`.")]
+    size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE, description="Of the sealed file, in bytes.")]
+    sha256: Annotated[_Sha256, Field(description="Of the sealed file, in hexadecimal.")]
 
     @field_validator("path")
     @classmethod
@@ -57,10 +60,12 @@ class IndexedFile(_Part):
 
 
 class IndexedServable(_Part):
-    """A servable and its versions, in ascending order."""
+    """A servable."""
 
-    name: Name
-    versions: Annotated[tuple[_Version, ...], Field(min_length=1)]
+    name: Annotated[Name, Field(description="What clients call it.")]
+    versions: Annotated[
+        tuple[_Version, ...], Field(min_length=1, description="All that are served, in ascending order, each once.")
+    ]
 
     @field_validator("versions")
     @classmethod
@@ -71,27 +76,27 @@ class IndexedServable(_Part):
 
 
 class ReleaseIndex(_Part):
-    """A whole ``release.json``.
+    """A whole release.json."""
 
-    Attributes:
-        version: Of this schema.
-        name: Of the release.
-        created: When, in UTC: ``2026-11-23T18:22:00Z``.
-        simulated: Whether it is for the simulated platform only.
-        file_format: Of the sealed files.
-        key_id: Which key opens it, 32 hexadecimal digits.
-        servables: What is served, in ascending order of names.
-        files: Every sealed file, in ascending order of paths.
-    """
-
-    version: Literal[1] = 1
-    name: Name
-    created: str
-    simulated: bool
-    file_format: Literal["1.0", "2.0"]
-    key_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-    servables: Annotated[tuple[IndexedServable, ...], Field(min_length=1)]
-    files: Annotated[tuple[IndexedFile, ...], Field(min_length=1)]
+    version: Annotated[Literal[1], Field(description="Of this schema.")] = 1
+    name: Annotated[Name, Field(description="Of the release: its first servable's.")]
+    created: Annotated[
+        str, Field(description="When, in UTC, to the second.", json_schema_extra={"pattern": _TIME_PATTERN})
+    ]
+    simulated: Annotated[bool, Field(description="Whether it is for the simulated platform only.")]
+    file_format: Annotated[Literal["1.0", "2.0"], Field(description="Of the sealed files: Gramine's 1.0 or 2.0.")]
+    key_id: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9a-f]{32}$"),
+        Field(description="Names the key that opens it, in the owner's keystore; it says nothing of the key."),
+    ]
+    servables: Annotated[
+        tuple[IndexedServable, ...], Field(min_length=1, description="What is served, in ascending order of names.")
+    ]
+    files: Annotated[
+        tuple[IndexedFile, ...],
+        Field(min_length=1, description="Every sealed file, in ascending order of paths; `files.json` is one of them."),
+    ]
 
     @property
     def created_at(self) -> datetime:

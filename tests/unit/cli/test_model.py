@@ -10,13 +10,13 @@ from tests.harness.workspaces import make_site
 def test_convert_and_show(cli: CommandLine) -> None:
     error = cli.error("model", "show")
     assert (error["code"], error["status"]) == ("model.not-imported", 2)
-    converted = cli.json("model", "convert")
+    (converted,) = cli.json("model", "convert")
     assert converted["signatures"]["serving_default"] == {
         "method": "tensorflow/serving/predict",
         "inputs": {"x": {"dtype": "float32", "shape": [None]}},
         "outputs": {"y": {"dtype": "float32", "shape": [None]}},
     }
-    assert cli.json("model", "show") == converted
+    assert cli.json("model", "show") == [converted]
     lines = cli.ok("model", "show").splitlines()
     assert lines[0].split() == ["folder", converted["folder"]]
     assert lines[-2].split() == ["serving_default", "in", "x", "float32", "?"]
@@ -26,7 +26,7 @@ def test_convert_and_show(cli: CommandLine) -> None:
 
 def test_any_saved_model_can_be_shown(cli: CommandLine, tmp_path: Path) -> None:
     folder = saved_model(tmp_path / "another")
-    shown = cli.bare("model", "show", folder, "--json").json
+    (shown,) = cli.bare("model", "show", folder, "--json").json
     assert (shown["folder"], shown["files"], shown["tensorflow_version"]) == (str(folder), 1, "2.21.0")
     assert cli.bare("model", "show", tmp_path, "--json").error["code"] == "model.not-a-saved-model"
 

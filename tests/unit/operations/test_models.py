@@ -12,28 +12,28 @@ from sealserve.operations.models import ModelNotImportedError, ModelPathMissingE
 
 
 def test_a_saved_model_comes_in_whole(site: Site) -> None:
-    assert not models.is_imported(site.workspace, site.deployment)
+    assert not models.is_imported(site.workspace, site.deployment.model)
     steps: list[str] = []
-    imported = models.bring_in(site.workspace, site.deployment, progress=steps.append)
+    imported = models.bring_in(site.workspace, site.deployment.model, progress=steps.append)
     assert imported.folder == site.workspace.owner.models / "half-plus-two" / "1"
-    assert models.servable_folder(site.workspace, site.deployment) == imported.folder
+    assert models.servable_folder(site.workspace, site.deployment.model) == imported.folder
     source = site.directory / "half-plus-two" / "saved_model.pb"
     assert (imported.folder / "saved_model.pb").read_bytes() == source.read_bytes()
-    assert models.is_imported(site.workspace, site.deployment)
+    assert models.is_imported(site.workspace, site.deployment.model)
     assert steps
 
 
 def test_a_version_comes_in_once(site: Site) -> None:
     site.import_model()
     with pytest.raises(OutputExistsError, match="half-plus-two/1 exists already"):
-        models.bring_in(site.workspace, site.deployment)
+        models.bring_in(site.workspace, site.deployment.model)
 
 
 def test_another_version_stands_beside_it(site: Site) -> None:
     site.import_model()
     newer = make_site(site.directory, source=site.directory / "half-plus-two", model={"version": 2})
     assert newer.import_model().name == "2"
-    assert models.servable_folder(site.workspace, site.deployment).name == "1"
+    assert models.servable_folder(site.workspace, site.deployment.model).name == "1"
 
 
 def test_a_path_in_the_file_is_relative_to_it(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_a_path_in_the_file_is_relative_to_it(tmp_path: Path) -> None:
 def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     nowhere = deployment.parse('[model]\nname = "m"\n')
-    with pytest.raises(ModelPathMissingError, match=r"has no model\.path") as caught:
-        models.bring_in(site.workspace, nowhere)
+    with pytest.raises(ModelPathMissingError, match=r"does not say where the model m is") as caught:
+        models.bring_in(site.workspace, nowhere.model)
     assert caught.value.code == "model.no-path"
     assert "frozen graph (.pb) or SavedModel" in (caught.value.hint or "")
 
@@ -54,13 +54,13 @@ def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
 def test_a_missing_model_leaves_nothing(tmp_path: Path) -> None:
     site = make_site(tmp_path, source=Path("nowhere.pb"))
     with pytest.raises(ModelMissingError, match=r"There is no model at .*nowhere\.pb") as caught:
-        models.bring_in(site.workspace, site.deployment)
+        models.bring_in(site.workspace, site.deployment.model)
     assert caught.value.code == "model.missing"
     assert list(site.workspace.owner.models.iterdir()) == []
 
 
 def test_a_model_that_was_not_brought_in(site: Site) -> None:
     with pytest.raises(ModelNotImportedError, match="The model half-plus-two, version 1, is not in the work") as caught:
-        models.servable_folder(site.workspace, site.deployment)
+        models.servable_folder(site.workspace, site.deployment.model)
     assert caught.value.code == "model.not-imported"
     assert "model convert" in (caught.value.hint or "")

@@ -1,15 +1,21 @@
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.harness.tiny_model import WEIGHTS
+from google.protobuf import text_format
+from sqlalchemy import func, select
+from tests.harness.tiny_model import WEIGHTS, saved_model
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker import admin
+from sealserve.broker.database import KEYS
 from sealserve.broker.keystore import KeyId
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
+from sealserve.model.server_config import ServerConfigValueError
+from sealserve.model.server_config_pb2 import ModelServerConfig
 from sealserve.operations import releases
 from sealserve.operations.models import ModelNotImportedError
 from sealserve.operations.owner import OwnerKeyError, index_signer, open_vault, read_owner_key
@@ -235,3 +241,65 @@ def test_a_host_with_another_owners_key_takes_nothing(ready: Site, tmp_path: Pat
     with pytest.raises(IndexSignatureError):
         releases.unpack(host, tmp_path / "release.tar", host.host.owner_key)
     assert list(host.host.releases.iterdir()) == []
+
+
+def test_several_models_and_versions_are_sealed_whole_with_their_configuration(tmp_path: Path) -> None:
+    first = saved_model(tmp_path / "first")
+    for path in ("variables/variables.index", "assets/words.txt", "assets.extra/warmup", "fingerprint.pb"):
+        (first / path).parent.mkdir(exist_ok=True)
+        (first / path).write_text(path)
+    second = saved_model(tmp_path / "second", constant=True)
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }")
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
+    site = make_site(
+        tmp_path / "site",
+        model=[
+            {"name": "resnet50", "path": first, "labels": ("stable",)},
+            {"name": "resnet50", "path": second, "version": 12, "labels": ("canary",)},
+            {"name": "bert", "path": second, "version": 3},
+        ],
+        server={
+            "batching_parameters_file": tmp_path / "batching.config",
+            "monitoring_config_file": tmp_path / "monitoring.config",
+        },
+    )
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    assert [(item.name, item.versions) for item in release.index.servables] == [("bert", (3,)), ("resnet50", (1, 12))]
+    assert [file.path for file in release.index.files] == [
+        "config/batching.config", "config/models.config", "config/monitoring.config", "files.json",
+        "models/bert/3/saved_model.pb",
+        "models/resnet50/1/assets.extra/warmup", "models/resnet50/1/assets/words.txt",
+        "models/resnet50/1/fingerprint.pb", "models/resnet50/1/saved_model.pb",
+        "models/resnet50/1/variables/variables.index", "models/resnet50/12/saved_model.pb", "tls/ssl.cfg",
+    ]  # fmt: skip
+    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+        key = vault.keystore.load(connection, KeyId(release.index.key_id))
+
+    def plain(path: str) -> bytes:
+        return unseal_bytes(release.folder / path, key=key, embedded_path=path).reveal()
+
+    config = text_format.Parse(plain("config/models.config"), ModelServerConfig()).model_config_list.config
+    assert [(item.name, item.base_path, list(item.model_version_policy.specific.versions)) for item in config] == [
+        ("bert", "/release/models/bert", [3]),
+        ("resnet50", "/release/models/resnet50", [1, 12]),
+    ]
+    assert dict(config[1].version_labels) == {"stable": 1, "canary": 12}
+    assert plain("config/batching.config") == b"max_batch_size { value: 8 }"
+    assert plain("models/resnet50/1/assets.extra/warmup") == b"assets.extra/warmup"
+    listed = json.loads(plain("files.json"))["files"]
+    assert [row["path"] for row in listed] == [f.path for f in release.index.files if f.path != "files.json"]
+    for row in listed:
+        content = plain(row["path"])
+        assert (row["size"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_configuration_that_the_server_would_refuse_is_refused_before_a_key_is_made(ready: Site) -> None:
+    bad = ready.directory / "batching.config"
+    bad.write_text("allowed_batch_sizes: [8]")
+    server = ready.deployment.server.model_copy(update={"batching_parameters_file": bad})
+    with pytest.raises(ServerConfigValueError):
+        releases.build(ready.workspace, ready.deployment.model_copy(update={"server": server}), now=ready.now)
+    with open_vault(ready.workspace) as vault, vault.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(KEYS)).scalar_one() == 0

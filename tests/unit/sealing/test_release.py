@@ -387,3 +387,13 @@ def test_an_end_at_any_moment_leaves_a_whole_release_or_nothing_that_looks_like_
     verify_release(release, signer.public_key())
     assert step > 30
     assert whole > 0
+
+
+def test_the_page_and_the_schema_name_each_key(release: Release) -> None:
+    root = Path(__file__).parents[3]
+    schema = json.loads((root / "docs/reference/release.schema.json").read_text())
+    written = json.loads((release.folder / "release.json").read_text())
+    assert set(schema["properties"]) == set(schema["required"]) == set(written)
+    page = (root / "docs/reference/release-json.md").read_text()
+    for key in (*written, *written["files"][0], *written["servables"][0]):
+        assert f"`{key}`" in page

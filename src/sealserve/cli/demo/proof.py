@@ -69,7 +69,7 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
         key = vault.keystore.load(connection, KeyId(index.key_id))
     raw = key.reveal()
     config = ssl_config.parse(unseal_bytes(release / SSL_CONFIG, key=key, embedded_path=SSL_CONFIG))
-    folder = models.servable_folder(workspace, deployment)
+    folder = models.servable_folder(workspace, deployment.model)
     secrets = [(f"the model's {path.relative_to(folder)}", path.read_bytes()) for path in files_under([folder])]
     secrets += _spellings("the server's private key", _private_value(config.server_key))
     secrets += _spellings("the release key", raw)

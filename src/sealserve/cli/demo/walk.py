@@ -91,7 +91,7 @@ class Walk:
             self._describe = partial(preparation.describe, workspace, model, graph, tls)
             self._deployment = self._describe(self._ports)
             self._tell("converting it to a SavedModel")
-            imported = models.bring_in(workspace, self._deployment)
+            imported = models.bring_in(workspace, self._deployment.model)
         size = f"{imported.info.size / 1e6:.1f} MB in {imported.info.files} files"
         self._screen.step(0, "The owner has a model", *origin, f"converted to a SavedModel: {size}")
         return imported.folder
