@@ -62,8 +62,23 @@ def save_models(folder: Path) -> None:
         def number(self, text: Any) -> dict[str, Any]:
             return {"number": tf.strings.to_number(text)}
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])  # type: ignore[untyped-decorator]
+        def regress(self, inputs: Any) -> dict[str, Any]:
+            features = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+            return {"outputs": self.half * features["x"] + 2.0}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])  # type: ignore[untyped-decorator]
+        def classify(self, inputs: Any) -> dict[str, Any]:
+            return {"scores": self.regress(inputs)["outputs"]}
+
     models = Models()
-    signatures = {"serving_default": models.half_plus_two, "write": models.write, "number": models.number}
+    signatures = {
+        "serving_default": models.half_plus_two,
+        "write": models.write,
+        "number": models.number,
+        "regress": models.regress,
+        "classify": models.classify,
+    }
     tf.saved_model.save(models, str(folder / "1"), signatures=signatures)
 
 
@@ -300,11 +315,45 @@ def test_the_official_stubs_are_served(channel: grpc.Channel) -> None:
     assert "do not change while it runs" in error.details()
 
 
-@pytest.mark.parametrize("name", ["Classify", "Regress", "MultiInference"])
-def test_what_is_not_built_yet_says_so(channel: grpc.Channel, name: str) -> None:
-    error: Any = refused(lambda: raw(channel, f"/tensorflow.serving.PredictionService/{name}")(b""))
+def test_what_tensorflow_serving_does_not_register_is_not_there(channel: grpc.Channel) -> None:
+    error: Any = refused(lambda: raw(channel, "/tensorflow.serving.SessionService/SessionRun")(b""))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.details() == f"{name} is not implemented by sealserve-model-server; use Predict."
+
+
+def test_the_profiler_is_refused_by_name(channel: grpc.Channel) -> None:
+    error: Any = refused(lambda: raw(channel, "/tensorflow.ProfilerService/Profile")(b""))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.details().startswith("The profiler is refused")
+
+
+def test_classify_regress_and_multi_inference_are_served(channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis import (  # noqa: PLC0415  # the model's fixture has paid for it
+        classification_pb2,
+        inference_pb2,
+        regression_pb2,
+    )
+
+    stub = prediction_stub(channel)
+    regression = regression_pb2.RegressionRequest()
+    regression.model_spec.name = "m"
+    regression.model_spec.signature_name = "regress"
+    regression.input.example_list.examples.add().features.feature["x"].float_list.value.append(2.0)
+    assert stub.Regress(regression, timeout=LONG).result.regressions[0].value == 3.0
+    classification = classification_pb2.ClassificationRequest()
+    classification.model_spec.name = "m"
+    classification.model_spec.signature_name = "classify"
+    classification.input.CopyFrom(regression.input)
+    (row,) = stub.Classify(classification, timeout=LONG).result.classifications
+    assert [(entry.label, entry.score) for entry in row.classes] == [("", 3.0)]
+    both = inference_pb2.MultiInferenceRequest()
+    both.input.CopyFrom(regression.input)
+    for signature in ("regress", "classify"):
+        task = both.tasks.add(method_name=f"tensorflow/serving/{signature}")
+        task.model_spec.name = "m"
+        task.model_spec.signature_name = signature
+    results = stub.MultiInference(both, timeout=LONG).results
+    assert results[0].regression_result.regressions[0].value == 3.0
+    assert results[1].classification_result.classifications[0].classes[0].score == 3.0
 
 
 def test_many_at_once_each_get_their_own_answer(channel: grpc.Channel) -> None:
@@ -479,14 +528,16 @@ def test_two_servers_never_share_a_port(start: Start, model: Path, plain_port: i
 
 
 def test_a_missing_model(start: Start, tmp_path: Path) -> None:
-    server = start(f"--model_base_path={tmp_path}/nothing", "--dangerous_plaintext")
+    server = start(
+        f"--model_base_path={tmp_path}/nothing", "--dangerous_plaintext", "--file_system_poll_wait_seconds=0"
+    )
     assert server.ended() == 2
     assert "error[servable.base-path-missing]: There is no folder " in server.output
 
 
 def test_a_model_that_does_not_load(start: Start, tmp_path: Path) -> None:
     (tmp_path / "m/1").mkdir(parents=True)
-    server = start(f"--model_base_path={tmp_path}/m", "--dangerous_plaintext")
+    server = start(f"--model_base_path={tmp_path}/m", "--dangerous_plaintext", "--max_num_load_retries=0")
     assert server.ended() == 2
     assert "error[servable.load-failed]: " in server.output
     assert "Traceback" not in server.output

@@ -14,7 +14,6 @@ _LATER: Final = "not built yet"
 _CPU_ONLY: Final = "this server computes on the CPU"
 _TPU: Final = "there is no TPU inside an enclave"
 _TFLITE: Final = "it serves SavedModels only"
-_ONCE: Final = "a model is loaded once, at the start"
 _NO_BATCHING: Final = "batching across requests is not built yet"
 
 
@@ -26,6 +25,57 @@ HONOURED: Final = (
     Flag(name="port", default=8500, maximum=65535, help="TCP port for gRPC; 0 picks a free one, which the log names"),
     Flag(name="model_name", default="default", help="the servable's name, as clients ask for it"),
     Flag(name="model_base_path", default="", help="folder of the model; its version folders are named by integers"),
+    Flag(
+        name="model_config_file",
+        default="",
+        help="the models to serve (ModelServerConfig in protobuf text format) instead of --model_name",
+    ),
+    Flag(
+        name="model_config_file_poll_wait_seconds",
+        default=0,
+        help="seconds between two looks at --model_config_file; 0 looks once",
+    ),
+    Flag(
+        name="file_system_poll_wait_seconds",
+        default=1,
+        help="seconds between two looks for new versions; 0 looks once",
+    ),
+    Flag(
+        name="allow_version_labels_for_unavailable_models",
+        default=False,
+        help="a label that is new may be given to a version that is not available yet",
+    ),
+    Flag(
+        name="resource_preserving_policy",
+        default=False,
+        ours=True,
+        help="an old version is unloaded before the new one loads; by default the other way round, so that one serves",
+    ),
+    Flag(name="num_load_threads", default=0, maximum=4096, help="versions that load at once; 0 is one"),
+    Flag(name="num_unload_threads", default=0, maximum=4096, help="versions that are freed at once; 0 is one"),
+    Flag(
+        name="max_num_load_retries",
+        default=5,
+        help="how often a load that failed is tried again; never where --file_list fixes the files",
+    ),
+    Flag(
+        name="load_retry_interval_micros",
+        default=60_000_000,
+        minimum=-(2**63),
+        maximum=2**63 - 1,
+        help="microseconds before each try",
+    ),
+    Flag(
+        name="enable_model_warmup",
+        default=True,
+        help="run a version's assets.extra/tf_serving_warmup_requests before it is available",
+    ),
+    Flag(name="num_request_iterations_for_warmup", default=0, help="how often each warm-up request is run; 0 is once"),
+    Flag(
+        name="enable_signature_method_name_check",
+        default=False,
+        help="Classify and Regress insist on the signature's method_name",
+    ),
     Flag(name="saved_model_tags", default="serve", help="comma-separated tags of the meta graph to load"),
     Flag(
         name="ssl_config_file",
@@ -105,26 +155,11 @@ REFUSED: Final = (
     Flag(name="enable_batching", default=False, harmless=(False,), refused=_NO_BATCHING),
     Flag(name="batching_parameters_file", default="", harmless=("",), refused=_NO_BATCHING),
     Flag(name="enable_per_model_batching_parameters", default=False, harmless=(False,), refused=_NO_BATCHING),
-    Flag(
-        name="allow_version_labels_for_unavailable_models",
-        default=False,
-        harmless=(False,),
-        refused="version labels are not built yet",
-    ),
-    Flag(name="model_config_file", default="", harmless=("",), refused="it serves one model, given by --model_name"),
-    Flag(name="model_config_file_poll_wait_seconds", default=0, harmless=(0,), refused=_ONCE),
-    Flag(name="file_system_poll_wait_seconds", default=0, harmless=(0,), refused=_ONCE),
-    Flag(name="num_load_threads", default=0, harmless=(0, 1), refused=_ONCE),
-    Flag(name="num_unload_threads", default=0, harmless=(0, 1), refused=_ONCE),
-    Flag(name="max_num_load_retries", default=0, harmless=(0,), refused="a model that does not load ends the server"),
-    Flag(name="load_retry_interval_micros", default=0, refused="a model that does not load ends the server"),
     Flag(name="flush_filesystem_caches", default=False, harmless=(False,), refused="file system caches are left alone"),
     Flag(name="tensorflow_session_config_file", default="", harmless=("",), refused=_LATER),
     Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
     Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),
     Flag(name="per_process_gpu_memory_fraction", default="", harmless=("", "0", "0.0"), refused=_CPU_ONLY),
-    Flag(name="enable_model_warmup", default=False, harmless=(False,), refused="warm-up requests are not built yet"),
-    Flag(name="num_request_iterations_for_warmup", default=0, harmless=(0,), refused=_LATER),
     Flag(
         name="monitoring_config_file",
         default="",
@@ -140,12 +175,6 @@ REFUSED: Final = (
     Flag(name="prefer_tflite_model", default=False, harmless=(False,), refused=_TFLITE),
     Flag(name="num_tflite_pools", default=0, refused=_TFLITE),
     Flag(name="num_tflite_interpreters_per_pool", default=0, refused=_TFLITE),
-    Flag(
-        name="enable_signature_method_name_check",
-        default=False,
-        harmless=(False,),
-        refused="a signature's method name is not checked",
-    ),
     Flag(name="xla_cpu_compilation_enabled", default=False, harmless=(False,), refused="XLA compilation is off"),
     Flag(name="xla_gpu_compilation_enabled", default=False, harmless=(False,), refused=_CPU_ONLY),
     Flag(

@@ -37,12 +37,12 @@ def get_model_metadata(servables: Servables, content: bytes) -> bytes:
     for field in request.metadata_field:
         if field != _SIGNATURE_DEF:
             raise MetadataFieldError(f"Metadata field {field} is not supported")
-    servable = servables.find(request.model_spec)
-    response = GetModelMetadataResponse()
-    response.model_spec.name = servable.name
-    response.model_spec.version.value = servable.version
-    signatures = SignatureDefMap()
-    for name, definition in servable.definitions.items():
-        signatures.signature_def[name].CopyFrom(definition)
+    with servables.use(request.model_spec) as servable:
+        response = GetModelMetadataResponse()
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+        signatures = SignatureDefMap()
+        for name, definition in servable.definitions.items():
+            signatures.signature_def[name].CopyFrom(definition)
     response.metadata[_SIGNATURE_DEF].Pack(signatures)
     return bytes(response.SerializeToString())

@@ -39,9 +39,12 @@ def get_model_status(servables: Servables, content: bytes) -> bytes:
     elif not states:
         raise ServableNotFoundError(f"Could not find any versions of model {spec.name}")
     response = GetModelStatusResponse()
-    for version, state in sorted(states.items()):
+    for version, state in sorted(states.items(), reverse=True):  # the latest first (ServableStateMonitor::VersionMap)
         row = response.model_version_status.add(version=version, state=int(state.state))
         row.status.SetInParent()
+        if state.health.status is not Status.OK:
+            row.status.error_code = int(state.health.status)
+            row.status.error_message = state.health.message
     return bytes(response.SerializeToString())
 
 

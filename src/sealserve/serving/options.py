@@ -39,6 +39,17 @@ class ServerOptions:
         bind_address: Address to listen on; empty for every one.
         model_name: The servable's name.
         model_base_path: The folder with its version folders.
+        model_config_file: The models to serve instead of that one, or None.
+        config_poll_seconds: Seconds between two looks at that file; 0 looks once.
+        poll_seconds: Seconds between two looks for new versions; 0 looks once.
+        allow_labels_for_unavailable: Whether a label may be given to a version that is not available yet.
+        resource_preserving: Whether an old version goes before the new one comes.
+        load_threads: How many versions load at once.
+        unload_threads: How many versions are freed at once.
+        load_retries: How often a load that failed is tried again.
+        load_retry_interval: Seconds before each.
+        warmup_iterations: How often each warm-up request is run; 0 runs none.
+        check_method_names: Whether Classify and Regress insist on the signature's method name.
         saved_model_tags: Tags of the meta graph to load.
         ssl_config_file: TLS settings, or None for plaintext.
         file_list: The list of the files that may be loaded, or None to load what is there.
@@ -56,6 +67,17 @@ class ServerOptions:
     bind_address: str
     model_name: str
     model_base_path: Path
+    model_config_file: Path | None
+    config_poll_seconds: int
+    poll_seconds: int
+    allow_labels_for_unavailable: bool
+    resource_preserving: bool
+    load_threads: int
+    unload_threads: int
+    load_retries: int
+    load_retry_interval: float
+    warmup_iterations: int
+    check_method_names: bool
     saved_model_tags: tuple[str, ...]
     ssl_config_file: Path | None
     file_list: Path | None
@@ -90,8 +112,12 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
     if values.truth("help") or values.truth("version"):
         return Question(version=not values.truth("help"))
     base_path = values.path("model_base_path")
-    if base_path is None:
-        raise MissingFlagError("--model_base_path is missing.", hint="It is the folder with the model's versions.")
+    config_file = values.path("model_config_file")
+    if base_path is None and config_file is None:
+        raise MissingFlagError(
+            "--model_base_path is missing.",
+            hint="It is the folder with the model's versions; --model_config_file names several models.",
+        )
     if not values.text("model_name"):
         raise FlagValueError("--model_name: expected a name, got nothing.")
     _check_tls(values.text("ssl_config_file"), plaintext=values.truth("dangerous_plaintext"))
@@ -100,7 +126,20 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         port=values.integer("port"),
         bind_address=values.text("bind_address"),
         model_name=values.text("model_name"),
-        model_base_path=base_path,
+        model_base_path=base_path or Path(),
+        model_config_file=config_file,
+        config_poll_seconds=values.integer("model_config_file_poll_wait_seconds"),
+        poll_seconds=values.integer("file_system_poll_wait_seconds"),
+        allow_labels_for_unavailable=values.truth("allow_version_labels_for_unavailable_models"),
+        resource_preserving=values.truth("resource_preserving_policy"),
+        load_threads=max(values.integer("num_load_threads"), 1),
+        unload_threads=max(values.integer("num_unload_threads"), 1),
+        load_retries=values.integer("max_num_load_retries"),
+        load_retry_interval=max(values.integer("load_retry_interval_micros"), 0) / 1e6,
+        warmup_iterations=(
+            max(values.integer("num_request_iterations_for_warmup"), 1) if values.truth("enable_model_warmup") else 0
+        ),
+        check_method_names=values.truth("enable_signature_method_name_check"),
         saved_model_tags=tuple(tag for tag in values.text("saved_model_tags").split(",") if tag),
         ssl_config_file=values.path("ssl_config_file"),
         file_list=values.path("file_list"),

@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.libtensorflow import Library, TensorFlowError
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.request_errors import (
     DeadlineExceededError,
@@ -108,8 +109,20 @@ def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, dead
         raise MalformedRequestError("The request is no PredictRequest.") from error
     if not request.HasField("model_spec"):
         raise ModelSpecError("Missing ModelSpec")
-    servable = servables.find(request.model_spec)  # 2
-    signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    with servables.use(request.model_spec) as servable:  # 2
+        response = run_predict(servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline)
+        return bytes(response.SerializeToString())
+
+
+def run_predict(
+    servable: Servable, request: PredictRequest, *, max_tensor_bytes: int = 2**31, deadline: float | None = None
+) -> PredictResponse:
+    """Return the answer of ``servable`` to ``request``, whatever model that names.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)  # 2
     _check_names(signature, request.inputs)  # 3
     values = {
         alias: _tensor(servable.session.library, signature, alias, request.inputs, max_tensor_bytes)  # 4
@@ -124,7 +137,7 @@ def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, dead
     response.model_spec.version.value = servable.version
     for alias, tensor in results.items():
         tensor.fill(response.outputs[alias])
-    return bytes(response.SerializeToString())
+    return response
 
 
 def _signature(servable: Servable, name: str) -> Signature:
@@ -225,10 +238,25 @@ def _run(
     outputs: tuple[str, ...],
     deadline: float | None,
 ) -> Mapping[str, Tensor]:
-    timeout = None if deadline is None else deadline - time.monotonic()
-    if timeout is not None and timeout <= 0:
-        raise DeadlineExceededError("The deadline passed before the request was run.")
+    timeout = remaining(deadline)
+    started = time.monotonic()
     try:
-        return signature.run(servable.session, values, outputs, timeout=timeout)
+        results = signature.run(servable.session, values, outputs, timeout=timeout)
     except TensorFlowError as error:
         raise ExecutionError(error, signature.name) from error
+    METRICS.runtime_latency(servable.name, "Predict", time.monotonic() - started)
+    return results
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds until ``deadline``, or None where there is none.
+
+    Raises:
+        DeadlineExceededError: It passed.
+    """
+    if deadline is None:
+        return None
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise DeadlineExceededError("The deadline passed before the request was run.")
+    return seconds

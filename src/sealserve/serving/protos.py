@@ -64,6 +64,11 @@ try:
         from tensorflow.core.framework.types_pb2 import DataType
         from tensorflow.core.protobuf.config_pb2 import ConfigProto, RunOptions
         from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef, TensorInfo
+        from tensorflow_serving.apis.classification_pb2 import (
+            ClassificationRequest,
+            ClassificationResponse,
+            ClassificationResult,
+        )
         from tensorflow_serving.apis.get_model_metadata_pb2 import (
             GetModelMetadataRequest,
             GetModelMetadataResponse,
@@ -74,27 +79,51 @@ try:
             GetModelStatusResponse,
             ModelVersionStatus,
         )
+        from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
+        from tensorflow_serving.apis.input_pb2 import Input
+        from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
         from tensorflow_serving.apis.model_pb2 import ModelSpec
         from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+        from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+        from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse, RegressionResult
+        from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
+        from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 except ImportError as error:
     raise TensorFlowMissingError("tensorflow-serving-api") from error
 
+VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
 __all__ = [
+    "ClassificationRequest",
+    "ClassificationResponse",
+    "ClassificationResult",
     "ConfigProto",
     "DataType",
     "GetModelMetadataRequest",
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
     "GetModelStatusResponse",
+    "Input",
     "MetaGraphDef",
+    "ModelConfig",
+    "ModelServerConfig",
     "ModelSpec",
     "ModelVersionStatus",
+    "MultiInferenceRequest",
+    "MultiInferenceResponse",
     "PredictRequest",
     "PredictResponse",
+    "PredictionLog",
+    "RegressionRequest",
+    "RegressionResponse",
+    "RegressionResult",
+    "ReloadConfigRequest",
+    "ReloadConfigResponse",
     "RunOptions",
     "SignatureDef",
     "SignatureDefMap",
     "TensorInfo",
     "TensorProto",
+    "VersionPolicy",
     "tensorflow_folder",
 ]

@@ -19,17 +19,23 @@ from typing import Any, Final, TypeVar
 
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.credentials import read_tls_settings, server_credentials
+from sealserve.serving.examples import (
+    Call,
+    answer_classify,
+    answer_multi_inference,
+    answer_regress,
+)
 from sealserve.serving.file_list import FileList
 from sealserve.serving.health import Health
 from sealserve.serving.lanes import Lane
 from sealserve.serving.listening import choose_address, taken
-from sealserve.serving.loading import load
 from sealserve.serving.model_metadata import get_model_metadata
 from sealserve.serving.model_status import get_model_status, refuse_reload
+from sealserve.serving.models import Models
 from sealserve.serving.options import ServerOptions
 from sealserve.serving.predict import predict
-from sealserve.serving.rpc import TRAILER, Route, handlers, refusal
-from sealserve.serving.servables import Servable, Servables
+from sealserve.serving.rpc import TRAILER, Method, Route, handlers, refusal
+from sealserve.serving.servables import Servables
 from sealserve.serving.transport import Transport
 
 _T = TypeVar("_T")
@@ -38,6 +44,11 @@ logger = logging.getLogger(__name__)
 
 _PREDICTION: Final = "/tensorflow.serving.PredictionService"
 _MODEL: Final = "/tensorflow.serving.ModelService"
+ExampleMethod = Callable[[Servables, bytes, Call], bytes]
+
+_NO_PROFILER: Final = (
+    "The profiler is refused: a profile shows what runs inside the enclave to whoever reaches the port."
+)
 _CONTROL_QUEUE: Final = 64
 _IDLE_CALLS: Final = 1024
 """Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
@@ -71,19 +82,19 @@ class Server:
         files = FileList.read(options.file_list) if options.file_list else None  # 1
         tls = self._tls(files)
         address = choose_address(options.bind_address, options.port)
-        servable = await self._load(files)  # 2
-        if servable is None:
+        servables = Servables()
+        models = Models(options, files, servables)
+        if not await self._load(models):  # 2
             return False
         health = Health()
-        transport = self._build(servable, health)
+        transport = self._build(servables, health)
         port = transport.listen(address, server_credentials(tls) if tls else None)  # 3
         if not port:
             raise taken(address)
         transport.start()
         logger.info(
-            "serving %s version %d on %s:%d (%s)",
-            servable.name,
-            servable.version,
+            "serving %s on %s:%d (%s)",
+            _served(models, servables),
             address.rpartition(":")[0],
             port,
             _security(tls),
@@ -92,11 +103,12 @@ class Server:
             transport.sweep()
         health.stop()  # 5
         if not await asyncio.wrap_future(_aside(lambda: transport.stop(options.drain_grace))):
+            models.stop_waiting()
             logger.warning(
                 "stopped while %d requests still ran (grace period: %d s)", self._inference.pending, options.drain_grace
             )
             return False
-        servable.session.close()
+        models.close()
         logger.info("stopped; every request was answered")
         return True
 
@@ -119,40 +131,52 @@ class Server:
             return None
         return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
 
-    async def _load(self, files: FileList | None) -> Servable | None:
-        """Return the model, or None where a signal came first."""
-        loading = asyncio.wrap_future(_aside(lambda: load(self._options, files)))
+    async def _load(self, models: Models) -> bool:
+        """Bring up the models; return False where a signal came first."""
+        loading = asyncio.wrap_future(_aside(models.start))
         stopping = asyncio.ensure_future(self._stopping.wait())
         awaited: set[asyncio.Future[Any]] = {loading, stopping}
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping.is_set():
             loading.cancel()
+            models.stop_waiting()
             logger.info("stopped before the model was loaded")
-            return None
+            return False
         stopping.cancel()
-        return loading.result()
+        loading.result()
+        return True
 
-    def _build(self, servable: Servable, health: Health) -> Transport:
-        servables = Servables()
-        servables.publish(servable)
+    def _build(self, servables: Servables, health: Health) -> Transport:
         options = self._options
         largest = options.max_message_bytes
 
         def answer(content: bytes, deadline: float | None) -> bytes:
             return predict(servables, content, max_tensor_bytes=largest, deadline=deadline)
 
-        later = {
-            f"{_PREDICTION}/{name}": refusal(f"{name} is not implemented by sealserve-model-server; use Predict.")
-            for name in ("Classify", "Regress", "MultiInference")
+        def bounded(method: ExampleMethod) -> Method:
+            return lambda content, deadline: method(
+                servables, content, Call(max_tensor_bytes=largest, deadline=deadline)
+            )
+
+        inference: dict[str, Method] = {
+            "Predict": answer,
+            "Classify": bounded(answer_classify),
+            "Regress": bounded(answer_regress),
+            "MultiInference": bounded(answer_multi_inference),
         }
         control = {
             f"{_PREDICTION}/GetModelMetadata": lambda content, _: get_model_metadata(servables, content),
             f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
             f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: refuse_reload(content),
-            **later,
         }
         routes = {path: Route(method=method, lane=self._control) for path, method in control.items()}
-        routes[f"{_PREDICTION}/Predict"] = Route(method=answer, lane=self._inference)
+        routes |= {
+            f"/tensorflow.ProfilerService/{name}": Route(method=refusal(_NO_PROFILER), lane=self._control)
+            for name in ("Profile", "Terminate", "Monitor")
+        }
+        routes |= {
+            f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference) for name, method in inference.items()
+        }
         return Transport(
             {**handlers(routes), **health.handlers},
             threads=options.threads + self._control.width + 1,  # one always takes the next event
@@ -181,6 +205,17 @@ def _aside(work: Callable[[], _T]) -> Future[_T]:
 
     threading.Thread(target=run, name="aside", daemon=True).start()
     return future
+
+
+def _served(models: Models, servables: Servables) -> str:
+    """Return the models and the versions that answer now."""
+    served = (
+        f"{name} version {version}"
+        for name in models.names
+        for version, state in sorted(servables.states(name).items())
+        if state.servable
+    )
+    return ", ".join(served) or "no model"
 
 
 def _security(tls: SslConfig | None) -> str:

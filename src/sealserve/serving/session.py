@@ -7,11 +7,28 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import c_char_p, c_void_p
 from pathlib import Path
+from typing import Protocol
 
 from sealserve.serving.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
 from sealserve.serving.request_errors import Status
 from sealserve.serving.tensors import Tensor
+
+
+class Runnable(Protocol):
+    """What runs a model's graph: a `Session`, or what stands in front of one."""
+
+    library: Library
+
+    def run(
+        self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
+    ) -> list[Tensor]:
+        """Return the tensors of ``fetches``, computed from ``feeds``, as `Session.run`."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
 
 
 class Session:

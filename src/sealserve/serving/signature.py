@@ -6,7 +6,7 @@ from typing import Self
 
 from sealserve.serving.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.protos import SignatureDef, TensorInfo
-from sealserve.serving.session import Session
+from sealserve.serving.session import Runnable, Session
 from sealserve.serving.tensors import Tensor, is_known
 
 Shape = tuple[int | None, ...]
@@ -81,7 +81,7 @@ class Signature:
         return cls(name=name, inputs=inputs, outputs=outputs)
 
     def run(
-        self, session: Session, values: Mapping[str, Tensor], outputs: Sequence[str], *, timeout: float | None
+        self, session: Runnable, values: Mapping[str, Tensor], outputs: Sequence[str], *, timeout: float | None
     ) -> dict[str, Tensor]:
         """Return the tensors of the aliases in ``outputs``.
 

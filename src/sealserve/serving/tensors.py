@@ -6,6 +6,7 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.proto`` (
 
 import ctypes
 import math
+from array import array
 from ctypes import c_void_p
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -147,6 +148,14 @@ class Tensor:
             getattr(proto, kind.field).extend(memoryview(self._bytes()).cast(kind.code).tolist())
         else:
             proto.MergeFromString(_packed(kind.field, self._bytes()))
+
+    def floats(self) -> list[float]:
+        """Return the elements of a tensor of floats."""
+        return list(array("f", self._bytes()))
+
+    def strings(self) -> list[bytes]:
+        """Return the elements of a tensor of strings."""
+        return self._strings()
 
     def _bytes(self) -> bytes:
         return ctypes.string_at(self._library.TF_TensorData(self.handle), self._library.TF_TensorByteSize(self.handle))

@@ -1,14 +1,21 @@
-"""Which versions of a model there are, and which one is served.
+"""Which versions of a model there are, and which of them are wanted.
 
-Source: tensorflow/serving, ``tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc``: the version
-folders are the children of the base path whose names are integers; the policy is "latest", its default.
+Source: tensorflow/serving, ``sources/storage_path/file_system_storage_path_source.cc``: the version folders are the
+children of the base path whose names are integers; a policy chooses among them, by default the latest.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from sealserve.errors import InputError
 from sealserve.serving.file_list import FileList
+from sealserve.serving.protos import VersionPolicy
+
+logger = logging.getLogger(__name__)
+
+_GREATEST: Final = 2**63 - 1
 
 
 class BasePathMissingError(InputError):
@@ -18,7 +25,7 @@ class BasePathMissingError(InputError):
 
 
 class NoVersionError(InputError):
-    """The model's folder has no version folder."""
+    """The model's folder has no version folder that is wanted."""
 
     code = "servable.no-version"
 
@@ -53,10 +60,32 @@ def available(base_path: Path, files: FileList | None = None) -> Mapping[int, Pa
     return versions
 
 
-def latest(versions: Mapping[int, Path]) -> int:
-    """Return the version that the policy "latest" serves."""
-    return max(versions)
+def aspired(versions: Mapping[int, Path], policy: VersionPolicy) -> Mapping[int, Path]:
+    """Return those of ``versions`` that ``policy`` wants, the latest first.
+
+    Raises:
+        NoVersionError: It wants specific ones, and none of them is there.
+    """
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        wanted = set(versions)
+    elif choice == "specific":
+        wanted = set(policy.specific.versions) & set(versions)
+        missing = sorted(set(policy.specific.versions) - wanted)
+        if not wanted:
+            raise NoVersionError(
+                f"None of the specific versions {missing or []} is there; there are {sorted(versions)}."
+            )
+        if missing:
+            logger.warning("of the specific versions that are wanted, some are not there: %s", missing)
+    else:
+        wanted = set(sorted(versions)[-max(policy.latest.num_versions, 1) :])
+    return {version: versions[version] for version in sorted(wanted, reverse=True)}
 
 
 def _by_version(names: Iterable[str], base_path: Path) -> Mapping[int, Path]:
-    return {int(name): base_path / name for name in sorted(names) if name.isascii() and name.isdecimal()}
+    return {
+        int(name): base_path / name
+        for name in sorted(names)
+        if name.isascii() and name.isdecimal() and len(name) < 20 and int(name) <= _GREATEST  # noqa: PLR2004  # 64 bits
+    }

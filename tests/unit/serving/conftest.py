@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from sealserve.serving import loading, options
+from sealserve.serving import options, versions
+from sealserve.serving.file_list import FileList
+from sealserve.serving.loading import Loader
 from sealserve.serving.options import ServerOptions
 from sealserve.serving.servables import Servable, Servables
 
@@ -17,6 +19,12 @@ def server_options(base_path: Path, *flags: str, name: str = "m") -> ServerOptio
     chosen = options.parse([f"--model_base_path={base_path}", f"--model_name={name}", "--dangerous_plaintext", *flags])
     assert isinstance(chosen, ServerOptions)
     return chosen
+
+
+def load(chosen: ServerOptions, files: FileList | None = None) -> Servable:
+    """Return the latest version of the one model of the options."""
+    found = versions.available(chosen.model_base_path, files)
+    return Loader(options=chosen, files=files).load(chosen.model_name, max(found), found[max(found)])
 
 
 def _save(folder: Path) -> None:
@@ -90,19 +98,64 @@ def _save_graphs(tf: Any, folder: Path) -> None:
         builder.save()
 
 
+def _save_examples(folder: Path) -> None:
+    """Signatures for lists of examples: half of x plus two, as TensorFlow Serving's own test models have them."""
+    import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
+
+    v1 = tf.compat.v1
+    kinds = {"classify": v1.saved_model.signature_constants.CLASSIFY_METHOD_NAME}
+    regress = v1.saved_model.signature_constants.REGRESS_METHOD_NAME
+    with tf.Graph().as_default(), v1.Session() as session:
+        serialised = v1.placeholder(tf.string, [None], "examples")
+        features = {"x": tf.io.FixedLenFeature([1], tf.float32), "w": tf.io.FixedLenFeature([1], tf.float32, [0.0])}
+        x = tf.io.parse_example(serialised, features)
+        y = tf.add(x["x"] * 0.5 + 2.0, x["w"], "y")
+        classes = tf.tile(tf.constant([["low", "high"]]), [tf.shape(y)[0], 1], "classes")
+        scores = tf.concat([y, -y], 1, "scores")
+        info, make = v1.saved_model.build_tensor_info, v1.saved_model.build_signature_def
+        inputs = {"inputs": info(serialised)}
+
+        def outputs(**tensors: Any) -> dict[str, Any]:
+            return {alias: info(tensor) for alias, tensor in tensors.items()}
+
+        other = v1.placeholder(tf.float32, [None], "other")
+        signatures = {
+            "serving_default": make(inputs, outputs(outputs=y), regress),
+            "vector": make(inputs, outputs(outputs=tf.reshape(y, [-1])), regress),
+            "scores": make(inputs, outputs(scores=y), kinds["classify"]),
+            "classes": make(inputs, outputs(classes=classes), kinds["classify"]),
+            "both": make(inputs, outputs(classes=classes, scores=scores), kinds["classify"]),
+            "uneven": make(inputs, outputs(classes=classes, scores=y), kinds["classify"]),
+            "wide": make(inputs, outputs(outputs=scores), regress),
+            "fewer": make(inputs, outputs(outputs=y[:1]), regress),
+            "whole": make(inputs, outputs(outputs=tf.cast(y, tf.int32)), regress),
+            "flat": make(inputs, outputs(scores=tf.reshape(y, [-1])), kinds["classify"]),
+            "doubles": make(inputs, outputs(scores=tf.cast(y, tf.float64)), kinds["classify"]),
+            "numbers": make({"inputs": info(other)}, outputs(outputs=other), regress),
+            "two": make({**inputs, "more": info(other)}, outputs(outputs=y), regress),
+            "none": make(inputs, outputs(a=y, b=y, c=y), kinds["classify"]),
+            "named": make({"x": info(serialised)}, outputs(outputs=y), regress),
+            "unnamed": make(inputs, outputs(a=y), kinds["classify"]),
+        }
+        builder = v1.saved_model.Builder(str(folder / "examples" / "5"))
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
+        builder.save()
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``several/3`` (half_plus_two and others), ``types/1`` (an identity for each type)."""
+    """``several/3`` (half_plus_two and others), ``types/1`` (an identity for each type), ``examples/5``."""
     folder = tmp_path_factory.mktemp("models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _save(folder)
+        _save_examples(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def servable(models: Path) -> Iterator[Servable]:
-    loaded = loading.load(server_options(models / "several"), None)
+    loaded = load(server_options(models / "several"))
     yield loaded
     loaded.session.close()
 
@@ -116,7 +169,16 @@ def servables(servable: Servable) -> Servables:
 
 @pytest.fixture(scope="session")
 def types(models: Path) -> Iterator[Servables]:
-    loaded = loading.load(server_options(models / "types", "--saved_model_tags=other,serve", name="types"), None)
+    loaded = load(server_options(models / "types", "--saved_model_tags=other,serve", name="types"))
+    table = Servables()
+    table.publish(loaded)
+    yield table
+    loaded.session.close()
+
+
+@pytest.fixture(scope="session")
+def examples(models: Path) -> Iterator[Servables]:
+    loaded = load(server_options(models / "examples", name="examples"))
     table = Servables()
     table.publish(loaded)
     yield table

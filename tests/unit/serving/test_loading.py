@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from sealserve.serving import versions
 from sealserve.serving.file_list import FileChangedError, FileList, FileMissingError
 from sealserve.serving.libtensorflow import TensorFlowError
-from sealserve.serving.loading import LoadFailedError, load
+from sealserve.serving.loading import Loader, LoadFailedError
 from sealserve.serving.options import ServerOptions, parse
 from sealserve.serving.servables import Servable
+from sealserve.serving.session import Session
 
 pytestmark = pytest.mark.tensorflow
 
@@ -19,6 +21,11 @@ def options(base_path: Path, *flags: str) -> ServerOptions:
     chosen = parse([f"--model_base_path={base_path}", "--model_name=m", "--dangerous_plaintext", *flags])
     assert isinstance(chosen, ServerOptions)
     return chosen
+
+
+def load(chosen: ServerOptions, files: FileList | None) -> Servable:
+    found = versions.available(chosen.model_base_path, files)
+    return Loader(options=chosen, files=files).load("m", max(found), found[max(found)])
 
 
 @pytest.fixture
@@ -99,7 +106,9 @@ def test_tags_that_no_meta_graph_has(models: Path) -> None:
 
 
 def test_a_tensor_that_is_not_in_the_graph(servable: Servable) -> None:
+    session = servable.session
+    assert isinstance(session, Session)
     for name in ("nonsense:0", "serving_default_x:1", "serving_default_x", "", "serving_default_x:²"):
         with pytest.raises(TensorFlowError) as caught:
-            servable.session.endpoint(name)
+            session.endpoint(name)
         assert "was not found in the Graph" in caught.value.text

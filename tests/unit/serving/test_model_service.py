@@ -10,7 +10,7 @@ from sealserve.serving.protos import (
     SignatureDefMap,
 )
 from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.servables import Servables
+from sealserve.serving.servables import Health, Servables, State, VersionState
 
 pytestmark = pytest.mark.tensorflow
 
@@ -71,6 +71,17 @@ def test_the_status_of_a_version_that_is_there(servables: Servables, version: in
     (row,) = response.model_version_status
     assert (row.version, row.state, row.HasField("status")) == (3, 30, True)
     assert (row.status.error_code, row.status.error_message) == (0, "")
+
+
+def test_every_state_and_its_error_is_told_the_latest_first() -> None:
+    table = Servables()
+    failed = Health(status=Status.DATA_LOSS, message="saved_model.pb is not the listed one")
+    for version, state in enumerate(State, 1):
+        table.set_state("m", version, VersionState(state=state))
+    table.set_state("m", 9, VersionState(state=State.END, health=failed))
+    rows = GetModelStatusResponse.FromString(get_model_status(table, status_request())).model_version_status
+    assert [(row.version, row.state) for row in rows] == [(9, 50), (5, 50), (4, 40), (3, 30), (2, 20), (1, 10)]
+    assert (rows[0].status.error_code, rows[0].status.error_message) == (15, "saved_model.pb is not the listed one")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Configuration files in protobuf text format, as TensorFlow Serving takes them.
+
+Source: tensorflow/serving, ``util/proto_util.h`` (``ParseProtoTextFile``).
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from sealserve.errors import InputError
+from sealserve.serving.file_list import FileList
+
+_M = TypeVar("_M", bound=Message)
+
+
+class ConfigFileMissingError(InputError):
+    """A configuration file cannot be read."""
+
+    code = "config-file.missing"
+
+
+class ConfigFileSyntaxError(InputError):
+    """A configuration file is no message of its type in protobuf text format."""
+
+    code = "config-file.syntax"
+
+
+def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
+    """Return the message of type ``kind`` in the file ``path``.
+
+    Args:
+        path: The file.
+        kind: The message's type.
+        files: The list of the files that may be loaded. Below its folder, the file must be listed and match.
+
+    Raises:
+        ConfigFileMissingError: There is no such file.
+        ConfigFileSyntaxError: It is no such message.
+        VerificationError: It is not the listed one.
+    """
+    name: str = kind.DESCRIPTOR.full_name.replace("sealserve.serving", "tensorflow.serving")
+    try:
+        if files is not None and files.relative(path) is not None:
+            text = files.read_file(path).decode()
+        else:
+            text = path.read_bytes().decode()
+        return text_format.Parse(text, kind())
+    except OSError as error:
+        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
+    except text_format.ParseError as error:
+        raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: {error}") from error

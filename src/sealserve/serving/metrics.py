@@ -1,0 +1,160 @@
+"""Counters and histograms, and their page in Prometheus' text format.
+
+The names, labels, buckets and the form of the page are TensorFlow Serving's, so that its dashboards and alerts work
+unchanged. That is why it is written here: a client library would add ``_total`` to each counter's name.
+
+Source: tensorflow/serving, ``util/prometheus_exporter.cc`` (the page), ``servables/tensorflow/util.cc``,
+``saved_model_warmup_util.cc`` and ``batching/batching_session.cc`` (the metrics); tensorflow/tensorflow,
+``tensorflow/core/kernels/batching_util/batch_scheduler_utils.h``.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
+from sealserve.serving.request_errors import Status
+
+_PREFIX: Final = ":tensorflow:serving:"
+
+
+class Counter:
+    """A number for each combination of labels, which only grows.
+
+    Args:
+        name: Its name on the page.
+        labels: The labels' names.
+    """
+
+    def __init__(self, name: str, *labels: str) -> None:
+        self.name = name
+        self._labels = labels
+        self._values: dict[tuple[str, ...], int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, *labels: str, by: int = 1) -> None:
+        """Add to the number of these labels' values."""
+        with self._lock:
+            self._values[labels] = self._values.get(labels, 0) + by
+
+    def lines(self) -> Iterable[str]:
+        """Return the metric's part of the page."""
+        with self._lock:
+            values = dict(self._values)
+        yield f"# TYPE {self.name} counter"
+        for labels, value in sorted(values.items()):
+            yield f"{self.name}{{{_join(self._labels, labels)}}} {value}"
+
+
+class Histogram:
+    """How often values fell into each bucket, for each combination of labels.
+
+    Args:
+        name: Its name on the page.
+        labels: The labels' names.
+        scale: The first bucket's limit.
+        growth: What each limit is multiplied by to get the next.
+        buckets: How many limits there are; the last bucket has none.
+    """
+
+    def __init__(self, name: str, *labels: str, scale: float, growth: float, buckets: int) -> None:
+        self.name = name
+        self._labels = labels
+        self._limits = [scale * growth**index for index in range(buckets)]
+        self._values: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, *labels: str, value: float) -> None:
+        """Count a value."""
+        index = bisect_left(self._limits, value)
+        with self._lock:
+            counts, total = self._values.setdefault(labels, ([0] * (len(self._limits) + 1), [0.0]))
+            counts[index] += 1
+            total[0] += value
+
+    def lines(self) -> Iterable[str]:
+        """Return the metric's part of the page."""
+        with self._lock:
+            values = {labels: (list(counts), total[0]) for labels, (counts, total) in self._values.items()}
+        yield f"# TYPE {self.name} histogram"
+        for labels, (counts, total) in sorted(values.items()):
+            joined = _join(self._labels, labels)
+            before = f"{joined}," if joined else ""
+            count = 0
+            for limit, number in zip([*self._limits, None], counts, strict=True):
+                count += number
+                shown = "+Inf" if limit is None else f"{limit:g}"
+                yield f'{self.name}_bucket{{{before}le="{shown}"}} {count}'
+            yield f"{self.name}_sum{{{joined}}} {total:g}"
+            yield f"{self.name}_count{{{joined}}} {count}"
+
+
+def _join(names: Iterable[str], values: Iterable[str]) -> str:
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True))
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Metrics:
+    """The metrics of this process. Model names on the page are those that are served: others count as one."""
+
+    def __init__(self) -> None:
+        latency = {"scale": 10, "growth": 1.8, "buckets": 33}
+        self._requests = Counter(f"{_PREFIX}request_count", "model_name", "status")
+        self._request_latency = Histogram(
+            f"{_PREFIX}request_latency",
+            "model_name",
+            "API",
+            "entrypoint",
+            **latency,  # type: ignore[arg-type]  # ints are floats
+        )
+        self._runtime_latency = Histogram(
+            f"{_PREFIX}runtime_latency",
+            "model_name",
+            "API",
+            "runtime",
+            **latency,  # type: ignore[arg-type]  # ints are floats
+        )
+        self._example_counts = Histogram(f"{_PREFIX}request_example_counts", "model", scale=1, growth=2, buckets=15)
+        self._example_total = Counter(f"{_PREFIX}request_example_count_total", "model")
+        self._known: frozenset[str] = frozenset()
+
+    def serve(self, models: Iterable[str]) -> None:
+        """Say which models are served, so that a stranger's names cannot fill the memory."""
+        self._known = frozenset(models) | self._known
+
+    def request(self, model: str, status: Status) -> None:
+        """Count an answered request."""
+        self._requests.add(self._name(model), status.name)
+
+    def request_latency(self, model: str, api: str, entrypoint: str, seconds: float) -> None:
+        """Count the time of a request that succeeded."""
+        self._request_latency.add(self._name(model), api, entrypoint, value=int(seconds * 1e6))
+
+    def runtime_latency(self, model: str, api: str, seconds: float) -> None:
+        """Count the time that TensorFlow took."""
+        self._runtime_latency.add(model, api, "TF1", value=int(seconds * 1e6))
+
+    def examples(self, model: str, count: int) -> None:
+        """Count the examples of a request."""
+        self._example_counts.add(model, value=count)
+        self._example_total.add(model, by=count)
+
+    def page(self) -> str:
+        """Return the page."""
+        metrics: tuple[Counter | Histogram, ...] = (
+            self._example_total,
+            self._example_counts,
+            self._requests,
+            self._request_latency,
+            self._runtime_latency,
+        )
+        return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
+
+    def _name(self, model: str) -> str:
+        return model if model in self._known else ""
+
+
+METRICS: Final = Metrics()
