@@ -20,6 +20,7 @@ from sealserve.model.server_config import (
     read_batching_parameters,
     read_monitoring_config,
 )
+from sealserve.operations import models
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
@@ -65,7 +66,12 @@ class VerifiedBundle(VerifiedRelease):
 
 
 def build(
-    workspace: Workspace, deployment: Deployment, *, now: datetime, progress: Callable[[int], None] | None = None
+    workspace: Workspace,
+    deployment: Deployment,
+    *,
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Release:
     """Seal the deployment's models, with a fresh certificate for the service, under a fresh key of the keystore.
 
@@ -74,12 +80,15 @@ def build(
         deployment: What it describes.
         now: The time of the release and of its certificate.
         progress: Called with plaintext bytes as they are sealed.
+        warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
 
     Raises:
-        ModelNotImportedError: The model is not in the workspace.
+        ModelNotImportedError: A model is not in the workspace.
+        RefusedOperationError: A model has operations that reach outside of the enclave.
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
     """
+    models.check(workspace, deployment.models, warn=warn)
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
