@@ -82,11 +82,12 @@ def check(
         ModelNotImportedError: One is not in the workspace yet.
         RefusedOperationError: One has operations that nothing allows.
     """
+    tell = warn or (lambda _: None)
     linted = []
     for model in models:
         found = lint(servable_folder(workspace, model), dangerous_operations=model.dangerous_operations)
-        for allowed in found.allowed if warn is not None else ():
-            warn(f"dangerous: {model.name} version {model.version} has {allowed}; dangerous_operations allows it")
+        for allowed in found.allowed:
+            tell(f"dangerous: {model.name} version {model.version} has {allowed}; dangerous_operations allows it")
         linted.append(found)
     return tuple(linted)
 
