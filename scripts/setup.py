@@ -18,6 +18,7 @@ VENV = ROOT / ".venv"
 BOOTSTRAP = ROOT / "requirements" / "bootstrap.lock"
 LOCK = ROOT / "requirements" / "dev.lock"
 STAMP = VENV / "sealserve-setup.stamp"
+NATIVE_STAMP = VENV / "sealserve-native.stamp"
 SUPPORTED = ((3, 11), (3, 13))
 STREAM_MODULES = ("/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so")
 
@@ -164,6 +165,15 @@ def installer_environment() -> dict[str, str]:
     return environment
 
 
+def compile_native_cipher() -> None:
+    """Compile what makes sealing faster, if that can be done here; it is said once if it cannot."""
+    script = [str(VENV / "bin" / "python"), str(ROOT / "scripts" / "native.py")]
+    said = subprocess.run(script, check=False, capture_output=True, text=True, errors="replace").stderr.strip()
+    if said and (not NATIVE_STAMP.is_file() or NATIVE_STAMP.read_text() != said):
+        say(f"sealing and unsealing will be slower: {said}")
+        NATIVE_STAMP.write_text(said)
+
+
 def install_environment() -> None:
     """Make ``.venv`` hold the locked packages, and sealserve itself in editable form."""
     wanted = fingerprint()
@@ -197,6 +207,7 @@ def main() -> None:
     if packages := missing_packages():
         install_packages(packages)
     install_environment()
+    compile_native_cipher()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """What all tests share: no example has a deadline, and hypothesis keeps no database in the checkout."""
 
 import gc
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from sealserve.sealing import node_cipher
 
 settings.register_profile(
     "sealserve", deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -13,3 +17,14 @@ settings.load_profile("sealserve")
 def pytest_collection_finish() -> None:
     gc.collect()  # what was imported and collected stays: the collector need not go over it time and again
     gc.freeze()
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def each_cipher(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a module's tests twice: with the native cipher of sealed files, and with the one in Python."""
+    cipher = node_cipher.native() if request.param == "native" else node_cipher.IN_PYTHON
+    if cipher is None:
+        pytest.skip("the native cipher is not compiled: `scripts/native.py --required` says why")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_cipher, "DEFAULT", cipher)
+        yield

@@ -1,6 +1,7 @@
 """Seal and unseal single files and byte strings as Gramine encrypted files.
 
-Outputs appear whole, by a rename, or not at all. Memory does not depend on the size of a file.
+Outputs appear whole, by a rename, or not at all. Memory does not depend on the size of a file. Large files are worked
+on by all processors, where the native cipher is there (`node_cipher`).
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, PUBLIC, replacing
 from sealserve.sealing import embedded_path as paths
+from sealserve.sealing.digests import sha256_of
 from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
 from sealserve.sealing.reader import SealedReader, TruncatedError, read_header
 from sealserve.sealing.regular_file import open_regular
@@ -23,21 +25,26 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedFile:
-    """What was sealed, and what came of it. Sizes in bytes, digests SHA-256 in hexadecimal."""
+    """What was sealed, and what came of it: sizes in bytes."""
 
     plain_size: int
-    plain_sha256: str
     sealed_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestedFile(SealedFile):
+    """The same with digests, SHA-256 in hexadecimal."""
+
+    plain_sha256: str
     sealed_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsealedFile:
-    """What a sealed file held. ``embedded_path`` is authenticated; size in bytes, digest SHA-256 in hexadecimal."""
+    """What a sealed file held: the path that it was bound to, authenticated, and its size in bytes."""
 
     embedded_path: str
     size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,7 @@ def seal_file(
     overwrite: bool = False,
     follow_links: bool = True,
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> SealedFile:
     """Seal the file ``source`` to ``destination``.
 
@@ -80,7 +88,8 @@ def seal_file(
         version: The format; every Gramine reads 1.0.
         overwrite: Whether an existing ``destination`` may be replaced.
         follow_links: Whether ``source`` itself may be a symbolic link.
-        progress: Called as it goes.
+        progress: Called as it goes, in this thread.
+        threads: How many work at a time, or None for as many as help.
 
     Raises:
         KeyLengthError: The key does not have 16 bytes.
@@ -93,18 +102,45 @@ def seal_file(
         OutputUnwritableError: Its folder is missing, or does not admit it.
         DiskFullError: No room for it.
     """
-    with open_regular(source, follow_links=follow_links) as descriptor:
+    with (
+        open_regular(source, follow_links=follow_links) as descriptor,
+        replacing(destination, mode=PUBLIC, overwrite=overwrite) as output,
+    ):
         plaintext = FilePlaintext(descriptor, source)
-        return _seal(
-            plaintext,
-            destination,
-            key=key,
-            embedded_path=embedded_path,
-            version=version,
-            overwrite=overwrite,
-            progress=progress,
-            at_end=plaintext.check_unchanged,
-        )
+        seal = _Sealing(key=key, embedded_path=embedded_path, version=version, progress=progress, threads=threads)
+        sealed_size = seal(plaintext, output.fileno())
+        plaintext.check_unchanged()
+    return SealedFile(plain_size=plaintext.size, sealed_size=sealed_size)
+
+
+def seal_digested(
+    source: Path,
+    destination: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str,
+    version: FormatVersion = FormatVersion.V1_0,
+    overwrite: bool = False,
+    follow_links: bool = True,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> DigestedFile:
+    """Seal ``source`` and tell the digests of both files; arguments and errors as in `seal_file`.
+
+    Hashing takes longer than sealing: both files are hashed at the same time, when the second one is whole.
+    """
+    with (
+        open_regular(source, follow_links=follow_links) as descriptor,
+        replacing(destination, mode=PUBLIC, overwrite=overwrite) as output,
+    ):
+        plaintext = FilePlaintext(descriptor, source)
+        seal = _Sealing(key=key, embedded_path=embedded_path, version=version, progress=progress, threads=threads)
+        sealed_size = seal(plaintext, output.fileno())
+        plain_sha256, sealed_sha256 = sha256_of((descriptor, output.fileno()))
+        plaintext.check_unchanged()
+    return DigestedFile(
+        plain_size=plaintext.size, sealed_size=sealed_size, plain_sha256=plain_sha256, sealed_sha256=sealed_sha256
+    )
 
 
 def seal_bytes(
@@ -116,52 +152,42 @@ def seal_bytes(
     version: FormatVersion = FormatVersion.V1_0,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> SealedFile:
+) -> DigestedFile:
     """Seal ``plaintext`` to ``destination``; arguments and errors as in `seal_file`."""
     content = plaintext.reveal() if isinstance(plaintext, SecretBytes) else plaintext
-    return _seal(
-        BytesPlaintext(content),
-        destination,
-        key=key,
-        embedded_path=embedded_path,
-        version=version,
-        overwrite=overwrite,
-        progress=progress,
-        at_end=lambda: None,
-    )
-
-
-def _seal(
-    plaintext: Plaintext,
-    destination: Path,
-    *,
-    key: SecretBytes,
-    embedded_path: str,
-    version: FormatVersion,
-    overwrite: bool,
-    progress: Progress | None,
-    at_end: Callable[[], None],
-) -> SealedFile:
-    encoded = paths.encode(embedded_path)
-    digest = hashlib.sha256()
-
-    def observe(piece: memoryview) -> None:
-        digest.update(piece)
-        if progress is not None:
-            progress(len(piece))
-
     with replacing(destination, mode=PUBLIC, overwrite=overwrite) as output:
-        write_sealed(plaintext, output.fileno(), key=key, embedded_path=encoded, version=version, observe=observe)
-        at_end()
-        with open(output.fileno(), "rb", buffering=0, closefd=False) as sealed:  # it has no path yet
-            sealed_sha256 = hashlib.file_digest(sealed, "sha256").hexdigest()
-            sealed_size = sealed.tell()
-    return SealedFile(
-        plain_size=plaintext.size,
-        plain_sha256=digest.hexdigest(),
+        seal = _Sealing(key=key, embedded_path=embedded_path, version=version, progress=progress, threads=None)
+        sealed_size = seal(BytesPlaintext(content), output.fileno())
+        (sealed_sha256,) = sha256_of((output.fileno(),))
+    return DigestedFile(
+        plain_size=len(content),
         sealed_size=sealed_size,
+        plain_sha256=hashlib.sha256(content).hexdigest(),
         sealed_sha256=sealed_sha256,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sealing:
+    """How contents are sealed; called with a content and an empty file, it returns the file's size."""
+
+    key: SecretBytes
+    embedded_path: str
+    version: FormatVersion
+    progress: Progress | None
+    threads: int | None
+
+    def __call__(self, plaintext: Plaintext, descriptor: int) -> int:
+        write_sealed(
+            plaintext,
+            descriptor,
+            key=self.key,
+            embedded_path=paths.encode(self.embedded_path),
+            version=self.version,
+            progress=self.progress,
+            threads=self.threads,
+        )
+        return os.fstat(descriptor).st_size
 
 
 def unseal_file(
@@ -175,6 +201,7 @@ def unseal_file(
     mode: int = PRIVATE,
     follow_links: bool = True,
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> UnsealedFile:
     """Unseal the file ``source`` to ``destination``, which appears only if every node was verified.
 
@@ -187,7 +214,8 @@ def unseal_file(
         overwrite: Whether an existing ``destination`` may be replaced.
         mode: Permission bits of ``destination``.
         follow_links: Whether ``source`` itself may be a symbolic link.
-        progress: Called as it goes.
+        progress: Called as it goes, in this thread.
+        threads: How many work at a time, or None for as many as help.
 
     Raises:
         KeyLengthError: The key does not have 16 bytes.
@@ -205,18 +233,13 @@ def unseal_file(
         OutputUnwritableError: Its folder is missing, or does not admit it.
         DiskFullError: No room for it.
     """
-    digest = hashlib.sha256()
     with open_regular(source, follow_links=follow_links) as descriptor:
         reader = SealedReader(
             descriptor, name=str(source), key=key, expected_path=embedded_path, allow_trailing=allow_trailing
         )
         with replacing(destination, mode=mode, overwrite=overwrite) as output:
-            for piece in reader.chunks():
-                digest.update(piece)
-                output.write(piece)
-                if progress is not None:
-                    progress(len(piece))
-        return UnsealedFile(embedded_path=reader.embedded_path, size=reader.size, sha256=digest.hexdigest())
+            reader.write_to(output.fileno(), progress=progress, threads=threads)
+        return UnsealedFile(embedded_path=reader.embedded_path, size=reader.size)
 
 
 def unseal_bytes(

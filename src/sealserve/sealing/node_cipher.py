@@ -1,11 +1,13 @@
 """The cipher of nodes: runs of 4096-byte nodes in, runs of encrypted nodes with their keys and MACs out, and back.
 
-This is the seam where a faster implementation takes the place of the one below: everything else about encrypted files
-handles positions and entries, never node bytes.
+There are two implementations: in native code, where ``scripts/native.py`` could compile it, and in Python, which is
+always there. Everything else about encrypted files handles positions and entries, never node bytes.
 """
 
+import importlib
 import os
-from typing import Final, Protocol
+from types import ModuleType
+from typing import ClassVar, Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -32,7 +34,14 @@ class NodeCipher(Protocol):
     """AES-128-GCM over runs of nodes: 12-byte zero IV, no additional data, a 16-byte MAC, a key for each node.
 
     In both methods ``sealed`` is `SPARE` bytes longer than the run; an implementation may overwrite these spare bytes.
+
+    Attributes:
+        name: What to call it: ``native`` or ``python``.
+        scales: Whether several threads are faster than one.
     """
+
+    name: ClassVar[str]
+    scales: ClassVar[bool]
 
     def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
         """Encrypt the run ``plain`` (n * 4096 bytes) into ``sealed``, each node under a fresh random key.
@@ -65,6 +74,9 @@ class AesGcmNodeCipher:
     upwards and the next node overwrites the MAC, and decryption goes downwards over nodes that are done.
     """
 
+    name: ClassVar[str] = "python"
+    scales: ClassVar[bool] = False  # it holds the GIL between calls that are too short to let another thread run
+
     def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
         """Encrypt a run, see `NodeCipher.encrypt`."""
         keys = os.urandom(len(plain) // NODE_SIZE * KEY_SIZE)
@@ -92,4 +104,42 @@ class AesGcmNodeCipher:
             raise NodeMacError(failed)
 
 
-DEFAULT: Final[NodeCipher] = AesGcmNodeCipher()
+class NativeNodeCipher:
+    """`NodeCipher` by ``_node_cipher.c``: one call for a whole run, during which other threads go on.
+
+    Args:
+        module: The compiled module.
+    """
+
+    name: ClassVar[str] = "native"
+    scales: ClassVar[bool] = True
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    @property
+    def openssl_version(self) -> str:
+        """The OpenSSL that the module runs on."""
+        return str(self._module.OPENSSL_VERSION)
+
+    def encrypt(self, plain: memoryview, sealed: memoryview, entries: memoryview) -> None:
+        """Encrypt a run, see `NodeCipher.encrypt`."""
+        self._module.encrypt(plain, sealed, entries)
+
+    def decrypt(self, sealed: memoryview, entries: memoryview, plain: memoryview) -> None:
+        """Decrypt a run, see `NodeCipher.decrypt`."""
+        failed = self._module.decrypt(sealed, entries, plain)
+        if failed >= 0:
+            raise NodeMacError(failed)
+
+
+def native() -> NativeNodeCipher | None:
+    """Return the native implementation, or None where it was not compiled or its OpenSSL is not here."""
+    try:
+        return NativeNodeCipher(importlib.import_module("sealserve.sealing._node_cipher"))
+    except ImportError:
+        return None
+
+
+IN_PYTHON: Final[NodeCipher] = AesGcmNodeCipher()
+DEFAULT: NodeCipher = native() or IN_PYTHON

@@ -1,7 +1,7 @@
 """Reads one encrypted file: nothing leaves here that was not authenticated."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -11,15 +11,18 @@ from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import node_cipher, protected_file
 from sealserve.sealing.hash_tree import HashTreeReader, TreeNodeError
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher, NodeMacError
+from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
 from sealserve.sealing.protected_file import (
     DATA_PER_MHT,
     ENTRY_SIZE,
+    GROUP_PLAIN_SIZE,
     HEAD_SIZE,
     NODE_SIZE,
+    Group,
     Header,
     Metadata,
 )
-from sealserve.sealing.regular_file import read_at
+from sealserve.sealing.regular_file import read_at, write_at
 from sealserve.secret import SecretBytes
 
 
@@ -71,8 +74,8 @@ class SealedReader:
     4. the file has exactly as many nodes as its content needs;
     5. each MHT node matches the MAC in the metadata or in its parent, each data node that in its MHT node.
 
-    Steps 1 to 4 are taken here at once, step 5 for each part that is read. Memory: one group (384 KiB) of ciphertext
-    and one of plaintext, and one MHT node of each level.
+    Steps 1 to 4 are taken here at once, step 5 for each part that is read. Memory, whatever the size: one group
+    (384 KiB) of ciphertext and one of plaintext for each thread, and one MHT node of each level.
 
     Args:
         descriptor: The file, open for reading.
@@ -81,7 +84,7 @@ class SealedReader:
         expected_path: The path that it must have been sealed with, or None to accept any.
         allow_trailing: Whether there may be something behind the last node. Gramine's tool leaves old nodes there when
             it overwrites a longer file.
-        cipher: Decrypts nodes.
+        cipher: Decrypts nodes; None stands for the fastest one here.
 
     Raises:
         NotSealedError: No encrypted file.
@@ -101,17 +104,18 @@ class SealedReader:
         key: SecretBytes,
         expected_path: str | None,
         allow_trailing: bool = False,
-        cipher: NodeCipher = node_cipher.DEFAULT,
+        cipher: NodeCipher | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._name = name
-        self._cipher = cipher
+        self._cipher = cipher or node_cipher.DEFAULT
         header = read_header(descriptor, name=name)  # (1)
         self._metadata = _decrypt_metadata(header, key, name)  # (2)
         if expected_path is not None and self._metadata.path != paths.encode(expected_path):  # (3)
             raise paths.PathMismatchError(name, expected=expected_path, found=self.embedded_path)
         self._check_length(os.fstat(descriptor).st_size, allow_trailing=allow_trailing)  # (4)
-        self._tree = HashTreeReader(descriptor, self._metadata.root_entry, cipher)
+        self._buffers = GroupBuffers(self.size)
+        self._tree = HashTreeReader(descriptor, self._metadata.root_entry, self._cipher)
 
     @property
     def embedded_path(self) -> str:
@@ -131,32 +135,101 @@ class SealedReader:
             TruncatedError: The file became shorter meanwhile.
         """
         if self.size:
-            yield memoryview(self._metadata.head)[: min(self.size, HEAD_SIZE)]
-        most_nodes = min(protected_file.data_nodes(self.size), DATA_PER_MHT)
-        sealed = memoryview(bytearray(most_nodes * NODE_SIZE + SPARE))
-        plain = memoryview(bytearray(most_nodes * NODE_SIZE))
+            yield self._head()
         for group in protected_file.groups(self.size):
-            self._read_group(group, sealed, plain)
-            yield plain[: group.plain_size]
+            yield self._open_group(group, self._entries(group))
 
-    def _read_group(self, group: protected_file.Group, sealed: memoryview, plain: memoryview) -> None:
-        try:  # (5)
-            entries = self._tree.node(group.index)[: group.data_nodes * ENTRY_SIZE]
+    def write_to(
+        self, descriptor: int, *, progress: Callable[[int], object] | None = None, threads: int | None = None
+    ) -> None:
+        """Write the content to an empty file. What was written before an error is verified, and not all.
+
+        Args:
+            descriptor: The file, open for writing.
+            progress: Called in this thread with the number of bytes done since the last call; what it raises ends the
+                work.
+            threads: How many work at a time, or None for as many as help.
+
+        Raises:
+            TamperedNodeError: A node does not match its MAC; of several such nodes, the first run's.
+            TruncatedError: The file became shorter meanwhile.
+        """
+        write_at(descriptor, self._head(), 0)
+        if progress is not None:
+            progress(len(self._head()))
+
+        def open_run(run: Sequence[tuple[Group, memoryview]]) -> int:
+            for group, entries in run:
+                write_at(descriptor, self._open_group(group, entries), group.plain_offset)
+            return sum(group.plain_size for group, _ in run)
+
+        threads = threads or fitting_threads(self.size, self._cipher)
+        parts = ([(group, self._entries(group)) for group in run] for run in runs(self.size, threads))
+        with in_order(open_run, parts, threads=threads) as results:
+            for _, done in results:
+                if progress is not None:
+                    progress(done)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from byte ``offset`` of the content on; only the nodes that it lies in are decrypted.
+
+        Returns:
+            How many bytes were read; fewer than ``len(buffer)`` only at the end of the content.
+
+        Raises:
+            TamperedNodeError: A node does not match its MAC.
+            TruncatedError: The file became shorter meanwhile.
+        """
+        wanted = max(0, min(len(buffer), self.size - offset))
+        done = 0
+        while done < wanted:
+            piece = self._piece(offset + done, wanted - done)
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+        return done
+
+    def _piece(self, offset: int, wanted: int) -> memoryview:
+        """Return up to ``wanted`` bytes of content at ``offset``: the rest of the head, or of a group."""
+        if offset < HEAD_SIZE:
+            return self._head()[offset : offset + wanted]
+        index, start = divmod(offset - HEAD_SIZE, GROUP_PLAIN_SIZE)
+        group = protected_file.group(index, self.size)
+        end = min(start + wanted, group.plain_size)
+        first, last = start // NODE_SIZE, (end - 1) // NODE_SIZE
+        plain = self._open_nodes(group, self._entries(group), first, last - first + 1)
+        return plain[start - first * NODE_SIZE : end - first * NODE_SIZE]
+
+    def _head(self) -> memoryview:
+        return memoryview(self._metadata.head)[: min(self.size, HEAD_SIZE)]
+
+    def _entries(self, group: Group) -> memoryview:
+        """Return keys and MACs of the group's data nodes (5). One thread only."""
+        try:
+            return self._tree.node(group.index)[: group.data_nodes * ENTRY_SIZE]
         except TreeNodeError as error:
             position = protected_file.mht_node_position(error.index)
             if error.present < NODE_SIZE:
                 raise self._cut_off(position) from error
             raise TamperedNodeError(self._name, position) from error
-        used = group.data_nodes * NODE_SIZE
-        present = read_at(self._descriptor, sealed[:used], group.offset + NODE_SIZE)
-        first = group.index * DATA_PER_MHT
+
+    def _open_group(self, group: Group, entries: memoryview) -> memoryview:
+        return self._open_nodes(group, entries, 0, group.data_nodes)[: group.plain_size]
+
+    def _open_nodes(self, group: Group, entries: memoryview, first: int, count: int) -> memoryview:
+        """Return ``count`` data nodes of the group from its node ``first`` on (5), in a buffer of this thread."""
+        sealed, plain = self._buffers.of_this_thread()
+        used = count * NODE_SIZE
+        present = read_at(self._descriptor, sealed[:used], group.offset + (1 + first) * NODE_SIZE)
+        number = group.index * DATA_PER_MHT + first
         if present < used:
-            raise self._cut_off(protected_file.data_node_position(first + present // NODE_SIZE))
+            raise self._cut_off(protected_file.data_node_position(number + present // NODE_SIZE))
         try:
-            self._cipher.decrypt(sealed[: used + SPARE], entries, plain[:used])
+            self._cipher.decrypt(
+                sealed[: used + SPARE], entries[first * ENTRY_SIZE : (first + count) * ENTRY_SIZE], plain[:used]
+            )
         except NodeMacError as error:
-            position = protected_file.data_node_position(first + error.index)
-            raise TamperedNodeError(self._name, position) from error
+            raise TamperedNodeError(self._name, protected_file.data_node_position(number + error.index)) from error
+        return plain[:used]
 
     def _check_length(self, found: int, *, allow_trailing: bool) -> None:
         needed = protected_file.sealed_size(self.size)

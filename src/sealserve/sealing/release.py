@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from sealserve.atomic_file import write_file
 from sealserve.errors import InputError, VerificationError
 from sealserve.sealing import codec
-from sealserve.sealing.codec import Progress, SealedFile
+from sealserve.sealing.codec import DigestedFile, Progress
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.protected_file import FormatVersion
@@ -124,7 +124,7 @@ def build_release(
 
     Raises:
         ReleaseContentsError: The contents do not fit together.
-        SealserveError: What `codec.seal_file` and `file_tree.regular_files` raise.
+        SealserveError: What `codec.seal_digested` and `file_tree.regular_files` raise.
         OutputUnwritableError: There is no ``parent``, or it does not admit it.
         DiskFullError: No room.
     """
@@ -133,7 +133,7 @@ def build_release(
         if above := next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in sources), None):
             raise ReleaseContentsError(f"{above!r} cannot be both a file and the folder of {path!r}.")
     with staging(parent, contents.name) as stage:
-        sealed: dict[str, SealedFile] = {}
+        sealed: dict[str, DigestedFile] = {}
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
         for path in sorted(sources):
             sealed[path] = seal(sources[path], path, progress=progress)
@@ -224,11 +224,11 @@ def _seal(
     key: SecretBytes,
     file_format: FormatVersion,
     progress: Progress | None,
-) -> SealedFile:
+) -> DigestedFile:
     output = folder / path
     output.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, Path):
-        return codec.seal_file(
+        return codec.seal_digested(
             source,
             output,
             key=key,
@@ -241,7 +241,7 @@ def _seal(
 
 
 def _index(
-    contents: ReleaseContents, sealed: Mapping[str, SealedFile], key_id: str, file_format: FormatVersion
+    contents: ReleaseContents, sealed: Mapping[str, DigestedFile], key_id: str, file_format: FormatVersion
 ) -> ReleaseIndex:
     versions: dict[str, list[int]] = {}
     for servable in contents.servables:

@@ -1,7 +1,11 @@
-"""Writes one encrypted file to an open descriptor, streaming."""
+"""Writes one encrypted file to an open descriptor, streaming.
+
+The work is cut into runs of groups. Each is read, encrypted and written by one thread, in any order; what comes of it,
+the entries of its MHT nodes, is put into the tree by the caller's thread, in order.
+"""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -11,15 +15,16 @@ from sealserve.errors import InputError
 from sealserve.sealing import node_cipher, protected_file
 from sealserve.sealing.hash_tree import HashTreeWriter
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher
+from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
 from sealserve.sealing.protected_file import (
     DATA_ENTRIES_SIZE,
-    DATA_PER_MHT,
     ENTRY_SIZE,
     HEAD_SIZE,
     MAC_SIZE,
     NODE_SIZE,
     NONCE_SIZE,
     FormatVersion,
+    Group,
     Header,
     Metadata,
 )
@@ -115,12 +120,14 @@ def write_sealed(
     key: SecretBytes,
     embedded_path: bytes,
     version: FormatVersion,
-    observe: Callable[[memoryview], object],
-    cipher: NodeCipher = node_cipher.DEFAULT,
+    progress: Callable[[int], object] | None = None,
+    threads: int | None = None,
+    cipher: NodeCipher | None = None,
 ) -> None:
     """Write ``plaintext`` as an encrypted file.
 
-    Memory: one group (384 KiB) of plaintext and one of ciphertext, whatever the size. Node 0 is written last.
+    Memory, whatever the size: one group (384 KiB) of plaintext and one of ciphertext for each thread. Node 0 is written
+    last.
 
     Args:
         plaintext: The content.
@@ -128,37 +135,34 @@ def write_sealed(
         key: The wrap key, 16 bytes.
         embedded_path: The path that is authenticated with the content.
         version: The format.
-        observe: Called with each piece of plaintext, in order, as it is read; what it raises ends the work.
-        cipher: Encrypts nodes.
+        progress: Called in this thread with the number of bytes done since the last call; what it raises ends the work.
+        threads: How many work at a time, or None for as many as help.
+        cipher: Encrypts nodes; None stands for the fastest one here.
 
     Raises:
         KeyLengthError: The key does not have 16 bytes.
         SourceChangedError: The source became shorter.
     """
+    cipher = cipher or node_cipher.DEFAULT
     nonce = os.urandom(NONCE_SIZE)
     metadata_cipher = AESGCM(protected_file.metadata_key(key, nonce))
     size = plaintext.size
     head = memoryview(bytearray(HEAD_SIZE))
     plaintext.read_into(head[: min(size, HEAD_SIZE)], 0)
-    observe(head[: min(size, HEAD_SIZE)])
+    if progress is not None:
+        progress(min(size, HEAD_SIZE))
 
+    threads = threads or fitting_threads(size, cipher)
     tree = HashTreeWriter(descriptor, protected_file.mht_nodes(size), cipher)
-    most_nodes = min(protected_file.data_nodes(size), DATA_PER_MHT)
-    plain = memoryview(bytearray(most_nodes * NODE_SIZE))
-    sealed = memoryview(bytearray((1 + most_nodes) * NODE_SIZE + SPARE))
-    for group in protected_file.groups(size):
-        used = group.data_nodes * NODE_SIZE
-        plaintext.read_into(plain[: group.plain_size], group.plain_offset)
-        observe(plain[: group.plain_size])
-        plain[group.plain_size : used] = bytes(used - group.plain_size)
-        entries = bytearray(DATA_ENTRIES_SIZE)
-        cipher.encrypt(
-            plain[:used],
-            sealed[NODE_SIZE : NODE_SIZE + used + SPARE],
-            memoryview(entries)[: group.data_nodes * ENTRY_SIZE],
-        )
-        tree.place(group.index, entries, sealed[:NODE_SIZE])
-        write_at(descriptor, sealed[: NODE_SIZE + used], group.offset)
+    encrypt = _GroupEncryptor(plaintext, descriptor, cipher)
+    slot = memoryview(bytearray(NODE_SIZE))
+    with in_order(encrypt, runs(size, threads), threads=threads) as results:
+        for run, entries in results:
+            for group, data_entries in zip(run, entries, strict=True):
+                tree.place(group.index, data_entries, slot)
+                write_at(descriptor, slot, group.offset)
+            if progress is not None:
+                progress(sum(group.plain_size for group in run))
 
     metadata = Metadata(
         path=embedded_path, file_size=size, root_entry=tree.root_entry or bytes(ENTRY_SIZE), head=bytes(head)
@@ -166,3 +170,27 @@ def write_sealed(
     encrypted = metadata_cipher.encrypt(ZERO_IV, metadata.to_bytes(), None)
     header = Header(version=version, nonce=nonce, metadata=encrypted[:-MAC_SIZE], metadata_mac=encrypted[-MAC_SIZE:])
     write_at(descriptor, header.to_bytes(), 0)
+
+
+class _GroupEncryptor:
+    """Reads, encrypts and writes the data nodes of runs of groups. Each thread has buffers of its own."""
+
+    def __init__(self, plaintext: Plaintext, descriptor: int, cipher: NodeCipher) -> None:
+        self._plaintext = plaintext
+        self._descriptor = descriptor
+        self._cipher = cipher
+        self._buffers = GroupBuffers(plaintext.size)
+
+    def __call__(self, run: Sequence[Group]) -> list[bytearray]:
+        """Return the data entries of each group's MHT node, zero-padded to 3072 bytes."""
+        return [self._encrypt(group) for group in run]
+
+    def _encrypt(self, group: Group) -> bytearray:
+        used = group.data_nodes * NODE_SIZE
+        sealed, plain = self._buffers.of_this_thread()
+        self._plaintext.read_into(plain[: group.plain_size], group.plain_offset)
+        plain[group.plain_size : used] = bytes(used - group.plain_size)
+        entries = bytearray(DATA_ENTRIES_SIZE)
+        self._cipher.encrypt(plain[:used], sealed[: used + SPARE], memoryview(entries)[: group.data_nodes * ENTRY_SIZE])
+        write_at(self._descriptor, sealed[:used], group.offset + NODE_SIZE)
+        return entries

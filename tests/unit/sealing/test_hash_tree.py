@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from sealserve.sealing import node_cipher
 from sealserve.sealing.hash_tree import HashTreeReader, HashTreeWriter, TreeNodeError
-from sealserve.sealing.node_cipher import DEFAULT, AesGcmNodeCipher, NodeMacError
+from sealserve.sealing.node_cipher import NodeMacError
 from sealserve.sealing.protected_file import mht_node_position, mht_nodes
+
+pytestmark = pytest.mark.usefixtures("each_cipher")
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def data_entries(index: int) -> bytes:
 
 def write_tree(descriptor: int, total: int) -> tuple[HashTreeWriter, int]:
     """Write ``total`` MHT nodes; give the writer, and the most nodes that it ever held."""
-    writer = HashTreeWriter(descriptor, total, DEFAULT)
+    writer = HashTreeWriter(descriptor, total, node_cipher.DEFAULT)
     slot = memoryview(bytearray(4096))
     most = 0
     for index in range(total):
@@ -59,14 +62,14 @@ def test_a_tree_over_four_gib_is_read_in_any_order(descriptor: int) -> None:
     assert not writer._children
     assert not writer._unfinished
     assert writer.root_entry is not None
-    reader = HashTreeReader(descriptor, writer.root_entry, DEFAULT)
+    reader = HashTreeReader(descriptor, writer.root_entry, node_cipher.DEFAULT)
     for index in (*range(0, total, 7), total - 1, 0, 5000, 33, total - 1):
         assert reader.node(index)[:3072] == data_entries(index)
     assert len(reader._path) <= 4
 
 
 def test_a_parked_node_is_not_readable_in_the_output(descriptor: int) -> None:
-    writer = HashTreeWriter(descriptor, 2, DEFAULT)
+    writer = HashTreeWriter(descriptor, 2, node_cipher.DEFAULT)
     slot = memoryview(bytearray(4096))
     writer.place(0, data_entries(7), slot)
     assert data_entries(7)[:16] not in bytes(slot)
@@ -77,7 +80,7 @@ def test_a_node_that_is_not_there_is_told_from_a_changed_one(descriptor: int) ->
     assert writer.root_entry is not None
     os.pwrite(descriptor, b"x", mht_node_position(1) * 4096)
     os.truncate(descriptor, mht_node_position(32) * 4096 + 5)
-    reader = HashTreeReader(descriptor, writer.root_entry, DEFAULT)
+    reader = HashTreeReader(descriptor, writer.root_entry, node_cipher.DEFAULT)
     with pytest.raises(TreeNodeError) as changed:
         reader.node(34)  # its parent, MHT node 1, is changed
     assert (changed.value.index, changed.value.present) == (1, 4096)
@@ -87,7 +90,7 @@ def test_a_node_that_is_not_there_is_told_from_a_changed_one(descriptor: int) ->
 
 
 def test_the_cipher_names_the_first_bad_node_of_a_run() -> None:
-    cipher = AesGcmNodeCipher()
+    cipher = node_cipher.DEFAULT
     plain = memoryview(bytearray(os.urandom(5 * 4096)))
     sealed, entries = memoryview(bytearray(5 * 4096 + 16)), memoryview(bytearray(5 * 32))
     cipher.encrypt(plain, sealed, entries)

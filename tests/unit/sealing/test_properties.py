@@ -11,6 +11,8 @@ from sealserve.sealing.codec import seal_bytes, seal_file, unseal_bytes, unseal_
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.secret import SecretBytes
 
+pytestmark = pytest.mark.usefixtures("each_cipher")
+
 EDGES = [0, 1, 3071, 3072, 3073, 7168, 7169, 396288, 396289]
 SIZES = st.sampled_from(EDGES) | st.integers(0, 20_000)
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=100)

@@ -12,6 +12,8 @@ from sealserve.sealing.reader import SealedReader, TamperedNodeError, TruncatedE
 from sealserve.secret import SecretBytes
 
 GROUP = 96 * 4096
+
+pytestmark = pytest.mark.usefixtures("each_cipher")
 SIZE = 3072 + 40 * GROUP + 10000  # 41 MHT nodes: MHT node 1 has children of its own (33 to 40)
 
 

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Compile the native cipher of sealed files, where a C compiler and the headers of Python and OpenSSL are here.
+
+It is optional: without it the same is done in Python, more slowly. Nothing is compiled that is up to date. The library
+uses Python's stable ABI of 3.11, and is linked to the distribution's libcrypto.
+
+    .venv/bin/python scripts/native.py [--required]
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "sealserve" / "sealing" / "_node_cipher.c"
+LIBRARY = SOURCE.with_suffix(".abi3.so")
+REMEDY = "apt-get install gcc libc6-dev libssl-dev python3-dev"
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
+
+
+def compile_library() -> str | None:
+    """Make the library, unless it is newer than its source; return why that cannot be, or None when it is there."""
+    if LIBRARY.is_file() and LIBRARY.stat().st_mtime_ns > SOURCE.stat().st_mtime_ns:
+        return None
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        return "there is no C compiler"
+    temporary = LIBRARY.with_name(f".{LIBRARY.name}.{os.getpid()}")
+    command = [
+        *compiler, "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", *WARNINGS, *HARDENING,
+        f"-I{sysconfig.get_path('include')}", str(SOURCE), "-o", str(temporary), "-lcrypto",
+    ]  # fmt: skip
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if result.returncode != 0:
+            causes = [line for line in result.stderr.splitlines() if "error" in line]
+            return causes[0] if causes else f"the compiler ended with {result.returncode}"
+        probe = f"import ctypes, sys; ctypes.PyDLL({str(temporary)!r})"
+        if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0:
+            return "the compiled library does not load"
+        temporary.replace(LIBRARY)  # by a rename, so that a process that runs on the old one is not disturbed
+    finally:
+        temporary.unlink(missing_ok=True)
+    return None
+
+
+def main() -> None:
+    """Compile it; with ``--required`` fail where that cannot be."""
+    reason = compile_library()
+    if reason is not None:
+        print(f"native: not compiled: {reason}. On Debian or Ubuntu: {REMEDY}", file=sys.stderr)
+        raise SystemExit(4 if "--required" in sys.argv[1:] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+from typing import Final
+
+OPENSSL_VERSION: Final[str]
+
+def encrypt(plain: memoryview, sealed: memoryview, entries: memoryview, /) -> None: ...
+def decrypt(sealed: memoryview, entries: memoryview, plain: memoryview, /) -> int: ...
