@@ -109,8 +109,7 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Tell the person something that they should not miss."""
-    err.print("[bold yellow]warning[/]: ", end="")
-    err.print(message, markup=False)
+    err.print(f"[bold yellow]warning[/]: {message}")
 
 
 def confirm(question: str, *, yes: bool) -> None:

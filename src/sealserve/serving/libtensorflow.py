@@ -25,6 +25,8 @@ from sealserve.serving.request_errors import Status
 
 SPEC_VERSION: Final = "2.21"
 _LIBRARY: Final = "libtensorflow_cc.so.2"
+_BRIEF: Final = 2**16
+"""Bytes that TensorFlow parses in less time than it takes to let another Python thread run meanwhile, and come back."""
 TSTRING_SIZE: Final = 24
 """Bytes of one ``TF_TString``: the elements of a string tensor."""
 
@@ -133,6 +135,8 @@ class Library:
                 function = getattr(slow if long else quick, name)
                 function.restype, function.argtypes = result, arguments
                 setattr(self, name, function)
+            self._parse_briefly = quick.TF_TensorFromProto
+            self._parse_briefly.restype, self._parse_briefly.argtypes = None, self.TF_TensorFromProto.argtypes
         except (OSError, AttributeError) as error:
             raise LibraryError(
                 f"TensorFlow's library {path} cannot be used: {error}.",
@@ -142,27 +146,51 @@ class Library:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)  # for type checkers: what __init__ sets has no declared type
 
-    @contextmanager
-    def status(self) -> Iterator[c_void_p]:
-        """Lend a ``TF_Status`` to one call; raise what it says afterwards.
+    def status(self) -> "_Lent":
+        """Lend a ``TF_Status`` to one call: a block that raises TensorFlowError where the call failed."""
+        return _Lent(self)
+
+    def parse_tensor(self, proto: bytes, tensor: int | None) -> None:
+        """Replace ``tensor`` by the one that a serialised TensorProto describes.
 
         Raises:
-            TensorFlowError: The call failed.
+            TensorFlowError: Its shape and its values do not fit together.
         """
-        status = c_void_p(self.TF_NewStatus())
-        try:
-            yield status
-            code = self.TF_GetCode(status)
-            if code:
-                text = self.TF_Message(status).decode("utf-8", "replace")
-                raise TensorFlowError(Status(code) if code in _CODES else Status.UNKNOWN, text)
-        finally:
-            self.TF_DeleteStatus(status)
+        parse = self.TF_TensorFromProto if len(proto) > _BRIEF else self._parse_briefly
+        with self.status() as status:
+            parse(Buffer.over(proto), tensor, status)
 
     @property
     def version(self) -> str:
         """TensorFlow's version."""
         return str(self.TF_Version().decode())
+
+
+class _Lent:
+    """A ``TF_Status`` for one call: a class, since a generator's block takes three times as long.
+
+    Args:
+        library: TensorFlow.
+    """
+
+    __slots__ = ("_handle", "_library")
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._handle = c_void_p(library.TF_NewStatus())
+
+    def __enter__(self) -> c_void_p:
+        return self._handle
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        library = self._library
+        try:
+            code = library.TF_GetCode(self._handle)
+            if code and kind is None:
+                text = library.TF_Message(self._handle).decode("utf-8", "replace")
+                raise TensorFlowError(Status(code) if code in _CODES else Status.UNKNOWN, text)
+        finally:
+            library.TF_DeleteStatus(self._handle)
 
 
 _CODES = frozenset(Status)

@@ -4,15 +4,22 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/c/c_api.h`` (``TF_LoadSessionFr
 """
 
 import ctypes
+import time
 from collections.abc import Mapping, Sequence
 from ctypes import c_char_p, c_void_p
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from sealserve.serving.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
 from sealserve.serving.request_errors import Status
 from sealserve.serving.tensors import Tensor
+
+_CALLER: Final = -1
+"""``RunOptions.inter_op_thread_pool``: the thread that calls computes, and nothing is handed over
+(``direct_session.cc``, ``Run``). TensorFlow cannot stop such a run at a timeout."""
+_AMPLE: Final = 10
+"""A timeout of so many times the longest run so far needs nobody who watches it."""
 
 
 class Runnable(Protocol):
@@ -39,15 +46,25 @@ class Session:
         handle: The ``TF_Session``.
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
+        inline: Whether a run computes on the thread that calls it, rather than on TensorFlow's own.
     """
 
     def __init__(
-        self, library: Library, handle: c_void_p, graph: c_void_p, signatures: Mapping[str, SignatureDef]
+        self,
+        library: Library,
+        handle: c_void_p,
+        graph: c_void_p,
+        signatures: Mapping[str, SignatureDef],
+        *,
+        inline: bool,
     ) -> None:
         self.library = library
         self.signatures = signatures
         self._handle = handle
         self._graph = graph
+        self._inline = inline
+        self._untimed = _run_options(inter_op_thread_pool=_CALLER) if inline else _run_options()
+        self._longest: float | None = None
 
     @classmethod
     def load(
@@ -93,7 +110,7 @@ class Session:
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
             signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
-        return cls(library, c_void_p(handle), graph, signatures)
+        return cls(library, c_void_p(handle), graph, signatures, inline=inter_op_threads == 1)
 
     def endpoint(self, name: str) -> Endpoint:
         """Return the tensor of the graph that is called ``operation:index``.
@@ -124,18 +141,28 @@ class Session:
             TensorFlowError: TensorFlow refused the inputs, failed or gave up.
         """
         library = self.library
-        options = RunOptions(timeout_in_ms=max(1, int(timeout * 1000))) if timeout is not None else RunOptions()
+        options = self._options(timeout)
         inputs = (Endpoint * len(feeds))(*(endpoint for endpoint, _ in feeds))
         values = (c_void_p * len(feeds))(*(tensor.handle for _, tensor in feeds))
         outputs = (Endpoint * len(fetches))(*fetches)
         results = (c_void_p * len(fetches))()
-        encoded = options.SerializeToString()
+        started = time.monotonic()
         with library.status() as status:
             library.TF_SessionRun(
-                *(self._handle, Buffer.over(encoded), inputs, values, len(feeds)),
+                *(self._handle, Buffer.over(options), inputs, values, len(feeds)),
                 *(outputs, results, len(fetches), None, 0, None, status),
             )
+        took = time.monotonic() - started
+        if self._longest is None or took > self._longest:
+            self._longest = took
         return [Tensor(library, handle) for handle in results]
+
+    def _options(self, timeout: float | None) -> bytes:
+        """Return the serialised RunOptions of a run that may take ``timeout`` seconds."""
+        ample = timeout is None or (self._longest is not None and timeout > _AMPLE * self._longest)
+        if timeout is None or (self._inline and ample):
+            return self._untimed
+        return _run_options(timeout_in_ms=max(1, int(timeout * 1000)))
 
     def close(self) -> None:
         """Free the model."""
@@ -144,3 +171,7 @@ class Session:
         with self.library.status() as status:
             self.library.TF_DeleteSession(self._handle, status)
         self.library.TF_DeleteGraph(self._graph)
+
+
+def _run_options(**options: int) -> bytes:
+    return bytes(RunOptions(**options).SerializeToString())

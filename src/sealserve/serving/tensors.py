@@ -11,7 +11,7 @@ from ctypes import c_void_p
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sealserve.serving.libtensorflow import TSTRING_SIZE, Buffer, Library
+from sealserve.serving.libtensorflow import TSTRING_SIZE, Library
 from sealserve.serving.protos import DataType, TensorProto
 
 _VARINT_CONTINUES: Final = 0x80
@@ -117,8 +117,7 @@ class Tensor:
             TensorFlowError: Its shape and its values do not fit together.
         """
         tensor = cls(library, library.TF_AllocateTensor(DataType.Value("DT_FLOAT"), None, 0, 4))
-        with library.status() as status:
-            library.TF_TensorFromProto(Buffer.over(proto), tensor.handle, status)
+        library.parse_tensor(proto, tensor.handle)
         return tensor
 
     def __del__(self) -> None:
