@@ -8,9 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -428,6 +431,77 @@ def test_no_input_reaches_a_log_or_an_error(start: Start, model: Path) -> None:
     server.signal()
     assert server.ended() == 0
     assert CANARY not in server.output
+
+
+# --- REST and metrics -------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str, body: Any = None, context: ssl.SSLContext | None = None) -> Any:
+    content = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(url, content, timeout=LONG, context=context) as response:  # noqa: S310  # our server
+        return response.read().decode()
+
+
+def test_rest_and_metrics_are_served_where_they_are_asked_for(start: Start, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
+    rest = free_port()
+    server = start(
+        f"--model_base_path={model}",
+        "--dangerous_plaintext",
+        f"--rest_api_port={rest}",
+        f"--monitoring_config_file={tmp_path}/monitoring.config",
+    )
+    server.wait_for(rf"serving the REST API on 127\.0\.0\.1:{rest} \(PLAINTEXT\)")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        assert half_plus_two(channel, 2.0) == [3.0]
+    url = f"http://127.0.0.1:{rest}"
+    assert json.loads(get(f"{url}/v1/models/m:predict", {"instances": [1, 2, 5]})) == {"predictions": [2.5, 3.0, 4.5]}
+    examples = {"signature_name": "regress", "examples": [{"x": 2.0}]}
+    assert json.loads(get(f"{url}/v1/models/m:regress", examples)) == {"results": [3.0]}
+    page = get(f"{url}/monitoring/prometheus/metrics")
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 3\n' in page
+    for api, entrypoint in (("Predict", "GRPC"), ("predict", "REST"), ("regress", "REST")):
+        labels = f'model_name="m",API="{api}",entrypoint="{entrypoint}"'
+        assert f":tensorflow:serving:request_latency_count{{{labels}}} 1\n" in page
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(f"{url}/v1/models/m:predict", {"instances": [CANARY]})
+    with caught.value as error:
+        assert error.code == 400
+        assert CANARY not in error.read().decode()
+    server.signal()
+    assert server.ended() == 0
+    assert CANARY not in server.output
+
+
+def test_rest_and_metrics_have_tls_where_grpc_has(start: Start, model: Path, tls: Tls, tmp_path: Path) -> None:
+    (tmp_path / "ssl.cfg").write_bytes(tls.settings(two_way=True))
+    (tmp_path / "rest.cfg").write_bytes(tls.settings(two_way=False))
+    rest, metrics = free_port(), free_port()
+    server = start(
+        f"--model_base_path={model}",
+        f"--ssl_config_file={tmp_path}/ssl.cfg",
+        f"--rest_api_ssl_config_file={tmp_path}/rest.cfg",
+        f"--rest_api_port={rest}",
+        f"--monitoring_port={metrics}",
+    )
+    server.port()
+    context = ssl.create_default_context(cadata=tls.service.certificate_pem.decode())
+    context.check_hostname = False
+    assert json.loads(get(f"https://127.0.0.1:{rest}/v1/models/m:predict", {"inputs": [2]}, context)) == {
+        "outputs": [3.0]
+    }
+    assert "# TYPE" in get(f"https://127.0.0.1:{metrics}/monitoring/prometheus/metrics", None, context)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(f"https://127.0.0.1:{rest}/monitoring/prometheus/metrics", None, context)
+    caught.value.close()
+    with pytest.raises((urllib.error.URLError, OSError)):
+        get(f"http://127.0.0.1:{rest}/v1/models/m")
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------

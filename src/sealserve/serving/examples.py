@@ -105,9 +105,11 @@ def answer_classify(servables: Servables, content: bytes, call: Call) -> bytes:
     Raises:
         RequestError: The request cannot be answered.
     """
-    request = _parse(ClassificationRequest, content)
-    with servables.use(request.model_spec) as servable:
-        return bytes(classify(servable, request, call).SerializeToString())
+    with METRICS.timed("Classify") as request_metrics:
+        request = _parse(ClassificationRequest, content)
+        request_metrics.model = request.model_spec.name
+        with servables.use(request.model_spec) as servable:
+            return bytes(classify(servable, request, call).SerializeToString())
 
 
 def answer_regress(servables: Servables, content: bytes, call: Call) -> bytes:
@@ -116,9 +118,11 @@ def answer_regress(servables: Servables, content: bytes, call: Call) -> bytes:
     Raises:
         RequestError: The request cannot be answered.
     """
-    request = _parse(RegressionRequest, content)
-    with servables.use(request.model_spec) as servable:
-        return bytes(regress(servable, request, call).SerializeToString())
+    with METRICS.timed("Regress") as request_metrics:
+        request = _parse(RegressionRequest, content)
+        request_metrics.model = request.model_spec.name
+        with servables.use(request.model_spec) as servable:
+            return bytes(regress(servable, request, call).SerializeToString())
 
 
 def answer_multi_inference(servables: Servables, content: bytes, call: Call) -> bytes:

@@ -94,6 +94,53 @@ HONOURED: Final = (
         maximum=4096,
         help="threads that handle requests: so many run at once, the others wait",
     ),
+    Flag(name="rest_api_port", default=0, maximum=65535, help="TCP port for the REST API; 0 leaves it off"),
+    Flag(
+        name="rest_api_num_threads",
+        default=_threads(),
+        minimum=1,
+        maximum=4096,
+        help="threads that answer the REST API: so many run at once, the others wait",
+    ),
+    Flag(name="rest_api_timeout_in_ms", default=30_000, help="how long an answer of the REST API may take; 0 for any"),
+    Flag(name="rest_api_enable_cors_support", default=False, help="allow pages of other sites to ask the REST API"),
+    Flag(
+        name="rest_api_ssl_config_file",
+        default="",
+        ours=True,
+        help="TLS settings of the REST API and the page of metrics; by default those of --ssl_config_file",
+    ),
+    Flag(
+        name="dangerous_plaintext_rest",
+        default=False,
+        ours=True,
+        help="serve the REST API and the page of metrics without TLS",
+    ),
+    Flag(
+        name="rest_api_max_body_bytes",
+        default=32 * MEBIBYTE,
+        minimum=1024,
+        ours=True,
+        help="the largest body of a request to the REST API, once it is unpacked; as JSON it takes many times that",
+    ),
+    Flag(
+        name="rest_api_enable_gzip_responses",
+        default=False,
+        ours=True,
+        help="compress the REST API's answers for clients that accept it",
+    ),
+    Flag(
+        name="monitoring_config_file",
+        default="",
+        help="whether there is a page of metrics, and its path (MonitoringConfig in protobuf text format)",
+    ),
+    Flag(
+        name="monitoring_port",
+        default=0,
+        maximum=65535,
+        ours=True,
+        help="TCP port of its own for the page of metrics; 0 has it on --rest_api_port",
+    ),
     Flag(
         name="tensorflow_session_parallelism",
         default=0,
@@ -146,12 +193,6 @@ HONOURED: Final = (
 
 REFUSED: Final = (
     Flag(name="grpc_socket_path", default="", harmless=("",), refused=_LATER),
-    Flag(name="rest_api_port", default=0, harmless=(0,), refused="the REST API is not built yet"),
-    Flag(name="rest_api_num_threads", default=0, refused="the REST API is not built yet"),
-    Flag(name="rest_api_timeout_in_ms", default=0, refused="the REST API is not built yet"),
-    Flag(
-        name="rest_api_enable_cors_support", default=False, harmless=(False,), refused="the REST API is not built yet"
-    ),
     Flag(name="enable_batching", default=False, harmless=(False,), refused=_NO_BATCHING),
     Flag(name="batching_parameters_file", default="", harmless=("",), refused=_NO_BATCHING),
     Flag(name="enable_per_model_batching_parameters", default=False, harmless=(False,), refused=_NO_BATCHING),
@@ -160,12 +201,6 @@ REFUSED: Final = (
     Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
     Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),
     Flag(name="per_process_gpu_memory_fraction", default="", harmless=("", "0", "0.0"), refused=_CPU_ONLY),
-    Flag(
-        name="monitoring_config_file",
-        default="",
-        harmless=("",),
-        refused="metrics over the REST port are not built yet",
-    ),
     Flag(
         name="remove_unused_fields_from_bundle_metagraph",
         default=True,

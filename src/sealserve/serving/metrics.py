@@ -9,12 +9,15 @@ Source: tensorflow/serving, ``util/prometheus_exporter.cc`` (the page), ``servab
 """
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
-from sealserve.serving.request_errors import Status
+from sealserve.serving.request_errors import RequestError, Status
 
+PATH: Final = "/monitoring/prometheus/metrics"
+"""Where the page is, unless the configuration says otherwise."""
 _PREFIX: Final = ":tensorflow:serving:"
 
 
@@ -97,6 +100,34 @@ def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
+class Timed:
+    """One request to the gRPC API: counted when the block ends, and timed where it succeeds.
+
+    Args:
+        metrics: Where it counts.
+        api: The method.
+    """
+
+    __slots__ = ("_api", "_metrics", "_started", "model")
+
+    def __init__(self, metrics: "Metrics", api: str) -> None:
+        self._metrics = metrics
+        self._api = api
+        self._started = time.monotonic()
+        self.model = ""
+        """The model that the request names, once that is known."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            self._metrics.request(self.model, Status.OK)
+            self._metrics.request_latency(self.model, self._api, "GRPC", time.monotonic() - self._started)
+        else:
+            self._metrics.request(self.model, error.status if isinstance(error, RequestError) else Status.INTERNAL)
+
+
 class Metrics:
     """The metrics of this process. Model names on the page are those that are served: others count as one."""
 
@@ -124,6 +155,10 @@ class Metrics:
     def serve(self, models: Iterable[str]) -> None:
         """Say which models are served, so that a stranger's names cannot fill the memory."""
         self._known = frozenset(models) | self._known
+
+    def timed(self, api: str) -> Timed:
+        """Return what counts one request to the gRPC API."""
+        return Timed(self, api)
 
     def request(self, model: str, status: Status) -> None:
         """Count an answered request."""

@@ -31,6 +31,33 @@ class ConflictingFlagsError(InputError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The REST API and the page of metrics.
+
+    Args:
+        port: TCP port of the REST API; 0 for none.
+        threads: How many requests are answered at once.
+        timeout: Seconds that an answer may take; None for any.
+        cors: Whether pages of other sites may ask.
+        gzip: Whether answers are compressed for clients that accept it.
+        max_body_bytes: The largest body of a request.
+        ssl_config_file: TLS settings, or None for plaintext.
+        monitoring_config_file: Whether there is a page of metrics, and where; None for no such file.
+        monitoring_port: TCP port of the page of metrics; 0 for that of the REST API.
+    """
+
+    port: int
+    threads: int
+    timeout: float | None
+    cors: bool
+    gzip: bool
+    max_body_bytes: int
+    ssl_config_file: Path | None
+    monitoring_config_file: Path | None
+    monitoring_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """One run of the server.
 
@@ -59,6 +86,7 @@ class ServerOptions:
         intra_op_threads: TensorFlow's threads for one operation; 0 lets it decide.
         inter_op_threads: TensorFlow's threads for operations beside each other; 0 lets it decide.
         max_message_bytes: The largest request and the largest input tensor, in bytes.
+        http: The REST API and the page of metrics.
         transfer_timeout: Seconds that a message may be on its way, in either direction.
         drain_grace: Seconds that running requests have after SIGTERM.
     """
@@ -87,6 +115,7 @@ class ServerOptions:
     intra_op_threads: int
     inter_op_threads: int
     max_message_bytes: int
+    http: HttpOptions
     transfer_timeout: int
     drain_grace: int
 
@@ -149,6 +178,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         intra_op_threads=intra,
         inter_op_threads=inter,
         max_message_bytes=values.integer("max_message_bytes"),
+        http=_http(values),
         transfer_timeout=values.integer("transfer_timeout_seconds"),
         drain_grace=values.integer("drain_grace_seconds"),
     )
@@ -185,6 +215,37 @@ def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
             "There is no --ssl_config_file, and this server does not serve in plaintext.",
             hint="Give the TLS settings, or --dangerous_plaintext where nobody else can listen.",
         )
+
+
+def _http(values: flags.Values) -> HttpOptions:
+    port, monitoring = values.integer("rest_api_port"), values.integer("monitoring_port")
+    ports = [number for number in (values.integer("port"), port, monitoring) if number]
+    if len(set(ports)) != len(ports):
+        raise ConflictingFlagsError(
+            "--port, --rest_api_port and --monitoring_port are not all different.", hint="Give each a port of its own."
+        )
+    config = values.path("monitoring_config_file")
+    if config is not None and not port and not monitoring:
+        raise ConflictingFlagsError(
+            "--monitoring_config_file is given, and there is no port for the page of metrics.",
+            hint="Give --monitoring_port or --rest_api_port.",
+        )
+    settings, plaintext = values.path("rest_api_ssl_config_file"), values.truth("dangerous_plaintext_rest")
+    if settings is not None and plaintext:
+        raise ConflictingFlagsError(
+            "--rest_api_ssl_config_file and --dangerous_plaintext_rest are both given.", hint="Leave one of them out."
+        )
+    return HttpOptions(
+        port=port,
+        threads=values.integer("rest_api_num_threads"),
+        timeout=values.integer("rest_api_timeout_in_ms") / 1000 or None,
+        cors=values.truth("rest_api_enable_cors_support"),
+        gzip=values.truth("rest_api_enable_gzip_responses"),
+        max_body_bytes=values.integer("rest_api_max_body_bytes"),
+        ssl_config_file=None if plaintext else settings or values.path("ssl_config_file"),
+        monitoring_config_file=config,
+        monitoring_port=monitoring,
+    )
 
 
 def _parallelism(values: flags.Values) -> tuple[int, int]:

@@ -103,15 +103,17 @@ def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, dead
     Raises:
         RequestError: The request cannot be answered.
     """
-    try:  # 1
-        request = PredictRequest.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError("The request is no PredictRequest.") from error
-    if not request.HasField("model_spec"):
-        raise ModelSpecError("Missing ModelSpec")
-    with servables.use(request.model_spec) as servable:  # 2
-        response = run_predict(servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline)
-        return bytes(response.SerializeToString())
+    with METRICS.timed("Predict") as request_metrics:
+        try:  # 1
+            request = PredictRequest.FromString(content)
+        except DecodeError as error:
+            raise MalformedRequestError("The request is no PredictRequest.") from error
+        if not request.HasField("model_spec"):
+            raise ModelSpecError("Missing ModelSpec")
+        request_metrics.model = request.model_spec.name
+        with servables.use(request.model_spec) as servable:  # 2
+            response = run_predict(servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline)
+            return bytes(response.SerializeToString())
 
 
 def run_predict(

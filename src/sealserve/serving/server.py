@@ -27,6 +27,7 @@ from sealserve.serving.examples import (
 )
 from sealserve.serving.file_list import FileList
 from sealserve.serving.health import Health
+from sealserve.serving.http_ports import HttpPorts
 from sealserve.serving.lanes import Lane
 from sealserve.serving.listening import choose_address, taken
 from sealserve.serving.model_metadata import get_model_metadata
@@ -83,12 +84,14 @@ class Server:
         tls = self._tls(files)
         address = choose_address(options.bind_address, options.port)
         servables = Servables()
+        http = HttpPorts(options, files, servables)
         models = Models(options, files, servables)
         if not await self._load(models):  # 2
             return False
+        await http.start()  # 3
         health = Health()
         transport = self._build(servables, health)
-        port = transport.listen(address, server_credentials(tls) if tls else None)  # 3
+        port = transport.listen(address, server_credentials(tls) if tls else None)
         if not port:
             raise taken(address)
         transport.start()
@@ -102,7 +105,9 @@ class Server:
         while not await self._stopped_within(_SWEEP):  # 4
             transport.sweep()
         health.stop()  # 5
-        if not await asyncio.wrap_future(_aside(lambda: transport.stop(options.drain_grace))):
+        grace = options.drain_grace
+        stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
+        if not all(stopped):
             models.stop_waiting()
             logger.warning(
                 "stopped while %d requests still ran (grace period: %d s)", self._inference.pending, options.drain_grace

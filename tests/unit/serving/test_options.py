@@ -90,3 +90,38 @@ def test_channel_arguments_are_integers_where_they_can_be() -> None:
 def test_channel_arguments_need_a_key_and_a_value(text: str) -> None:
     with pytest.raises(FlagValueError, match="--grpc_channel_arguments: expected key=value"):
         parse_channel_arguments(text)
+
+
+def test_models_and_loading_have_tensorflow_servings_defaults() -> None:
+    chosen = options()
+    assert (chosen.poll_seconds, chosen.config_poll_seconds, chosen.load_retries) == (1, 0, 5)
+    assert (chosen.load_retry_interval, chosen.load_threads, chosen.warmup_iterations) == (60.0, 1, 1)
+    assert options("--enable_model_warmup=false", "--num_request_iterations_for_warmup=3").warmup_iterations == 0
+    assert options("--num_request_iterations_for_warmup=3").warmup_iterations == 3
+    assert options("--load_retry_interval_micros=-1").load_retry_interval == 0
+    parsed = parse(["--model_config_file=/models.config", "--dangerous_plaintext"])
+    assert isinstance(parsed, ServerOptions)
+    assert parsed.model_config_file == Path("/models.config")
+
+
+def test_http_is_off_unless_a_port_is_given_and_has_grpcs_tls() -> None:
+    http = options().http
+    assert (http.port, http.monitoring_port, http.timeout, http.cors) == (0, 0, 30.0, False)
+    assert http.ssl_config_file == Path("/ssl.cfg")
+    assert options("--rest_api_ssl_config_file=/rest.cfg").http.ssl_config_file == Path("/rest.cfg")
+    assert options("--dangerous_plaintext_rest").http.ssl_config_file is None
+    assert options("--rest_api_timeout_in_ms=0").http.timeout is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port=1", "--rest_api_port=1"], "--port, --rest_api_port and --monitoring_port are not all different"),
+        (["--rest_api_port=1", "--monitoring_port=1"], "are not all different"),
+        (["--monitoring_config_file=/m"], "there is no port for the page of metrics"),
+        (["--rest_api_ssl_config_file=/a", "--dangerous_plaintext_rest"], "are both given"),
+    ],
+)
+def test_http_flags_that_conflict(flags: list[str], message: str) -> None:
+    with pytest.raises(ConflictingFlagsError, match=message):
+        options(*flags)

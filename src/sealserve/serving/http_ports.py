@@ -1,0 +1,91 @@
+"""The HTTP ports that the command line asks for: the REST API, the page of metrics, both on one, or none."""
+
+import asyncio
+import logging
+import ssl
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sealserve.serving import config_files, metrics
+from sealserve.serving.credentials import read_tls_settings
+from sealserve.serving.file_list import FileList
+from sealserve.serving.https import server_context
+from sealserve.serving.listening import choose_address
+from sealserve.serving.options import ServerOptions
+from sealserve.serving.parameters_pb2 import MonitoringConfig
+from sealserve.serving.servables import Servables
+
+if TYPE_CHECKING:
+    from sealserve.serving.http_server import HttpServer
+
+logger = logging.getLogger(__name__)
+
+
+class HttpPorts:
+    """The HTTP ports. The constructor reads what they need, and finds out whether their addresses are free.
+
+    Args:
+        options: What the command line asks for.
+        files: The list of the files that may be loaded.
+        servables: What is served.
+
+    Raises:
+        SealserveError: A file cannot be used, or an address is taken.
+    """
+
+    def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
+        self._options = options
+        self._servables = servables
+        self._running: list[HttpServer] = []
+        self._context: ssl.SSLContext | None = None
+        http = options.http
+        self._metrics_path = metrics.PATH if http.monitoring_port else None
+        if http.monitoring_config_file is not None:
+            config = config_files.read(http.monitoring_config_file, MonitoringConfig, files).prometheus_config
+            self._metrics_path = (config.path or metrics.PATH) if config.enable else None
+        self._ports = [port for port in (http.port, http.monitoring_port if self._metrics_path else 0) if port]
+        if not self._ports:
+            return
+        self._addresses = [choose_address(options.bind_address, port) for port in self._ports]
+        if http.ssl_config_file is not None:
+            self._context = server_context(read_tls_settings(http.ssl_config_file, files, now=datetime.now(UTC)))
+        else:
+            logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the way reads inputs and answers")
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            PortTakenError: Something listens there meanwhile.
+        """
+        if not self._ports:
+            return
+        from sealserve.serving.http_server import HttpLimits, HttpServer  # noqa: PLC0415  # most servers have no HTTP
+        from sealserve.serving.rest import Rest  # noqa: PLC0415
+
+        http = self._options.http
+        limits = HttpLimits(
+            threads=http.threads,
+            waiting=self._options.queue,
+            body=http.max_body_bytes,
+            timeout=http.timeout,
+            patience=self._options.transfer_timeout,
+        )
+        for port, address in zip(self._ports, self._addresses, strict=True):
+            has_rest = port == http.port
+            server = HttpServer(
+                rest=Rest(self._servables, max_tensor_bytes=self._options.max_message_bytes) if has_rest else None,
+                metrics_path=None if has_rest and http.monitoring_port else self._metrics_path,
+                limits=limits,
+                cors=http.cors,
+                gzip=http.gzip,
+            )
+            self._running.append(server)
+            found = await server.start(address, self._context)
+            what = "the REST API" if has_rest else "metrics"
+            security = "PLAINTEXT" if self._context is None else "TLS"
+            logger.info("serving %s on %s:%d (%s)", what, address.rpartition(":")[0], found, security)
+
+    async def stop(self, grace: float) -> bool:
+        """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
+        return all(await asyncio.gather(*(server.stop(grace) for server in self._running)))

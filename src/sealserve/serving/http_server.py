@@ -1,0 +1,216 @@
+"""HTTP on the wire: the REST API and the page of metrics, with limits on what a peer can hold.
+
+Source: tensorflow/serving, ``model_servers/http_server.cc`` (dispatch, CORS, the metrics' page) and
+``util/net_http/server/internal/evhttp_request.cc`` (gzip).
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from sealserve.serving.listening import taken
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.request_errors import Status
+from sealserve.serving.rest import HTTP_STATUS, Answer, Rest, error_body
+
+_CORS: Final = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+_BODIES: Final = 8
+"""So many bodies of the largest size may be in memory at once."""
+_CLOSING: Final = 1.0
+"""Seconds that answers have to leave, once nothing runs any more."""
+_GZIP_FROM: Final = 1024
+"""Smaller answers are not worth compressing."""
+_quiet: Final = logging.getLogger("sealserve.serving.http_server.wire")
+_quiet.setLevel(logging.CRITICAL)  # a message about bytes that are no HTTP would quote them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """What bounds the server.
+
+    Args:
+        threads: How many requests are answered at once.
+        waiting: How many more may wait.
+        body: The largest body, in bytes, once it is unpacked.
+        timeout: Seconds that an answer may take; None for any.
+        patience: Seconds that a request or an answer may be on its way.
+    """
+
+    threads: int
+    waiting: int
+    body: int
+    timeout: float | None
+    patience: float
+
+
+class HttpServer:
+    """One HTTP port.
+
+    Args:
+        rest: The REST API, or None where this port does not have it.
+        metrics_path: Where the page of metrics is, or None.
+        limits: What bounds it.
+        cors: Whether browsers on other sites may ask.
+        gzip: Whether answers are compressed for clients that accept it.
+    """
+
+    def __init__(
+        self, *, rest: Rest | None, metrics_path: str | None, limits: HttpLimits, cors: bool = False, gzip: bool = False
+    ) -> None:
+        self._rest = rest
+        self._metrics_path = metrics_path
+        self._limits = limits
+        self._cors = _CORS if cors else {}
+        self._gzip = gzip
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
+        self._open = 0
+        self._bytes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self, address: str, context: ssl.SSLContext | None) -> int:
+        """Listen on ``host:port``; return the port.
+
+        Raises:
+            PortTakenError: Something listens there.
+        """
+        server = web.Server(
+            self._handle,
+            access_log=None,
+            keepalive_timeout=self._limits.patience,
+            logger=_quiet,
+        )
+        self._runner = web.ServerRunner(server)
+        await self._runner.setup()
+        host, _, port = address.rpartition(":")
+        site = web.TCPSite(self._runner, host.strip("[]"), int(port), ssl_context=context, reuse_port=False)
+        try:
+            await site.start()
+        except OSError as error:
+            raise taken(address) from error
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self, grace: float) -> bool:
+        """Take no more requests, and let the running ones finish; return whether all did.
+
+        Args:
+            grace: Seconds that they have.
+        """
+        ended = True
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace)
+            ended = not self._open
+            if self._runner.server is not None:
+                await self._runner.server.shutdown(_CLOSING)
+            await self._runner.cleanup()
+        self._pool.shutdown(wait=ended, cancel_futures=True)
+        return ended
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        answer, kind = await self._answer(request)
+        response = web.Response(status=answer.status, body=answer.body)
+        if kind:
+            response.headers["Content-Type"] = kind
+        if self._rest is not None:
+            response.headers.update(self._cors)
+        if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
+            response.enable_compression(web.ContentCoding.gzip)
+        try:
+            async with asyncio.timeout(self._limits.patience):  # a client that does not read
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> tuple[Answer, str]:
+        path = request.raw_path
+        if self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
+            return self._metrics(path)
+        if self._rest is None or not self._rest.knows(path):
+            return Answer(404, b""), ""
+        if request.method == "OPTIONS":
+            return self._preflight(request), "application/json"
+        return await self._ask(self._rest, request, path), "application/json"
+
+    def _metrics(self, path: str) -> tuple[Answer, str]:
+        if path != self._metrics_path:
+            text = f"Unexpected path: {path}. Should be {self._metrics_path}"
+            return Answer(400, text.encode()), "text/plain"
+        return Answer(200, METRICS.page().encode()), "text/plain"
+
+    def _preflight(self, request: web.BaseRequest) -> Answer:
+        origin = request.headers.get("Origin", "")
+        status = Status.OK if "http://" in origin or "https://" in origin else Status.FAILED_PRECONDITION
+        METRICS.request("", status)
+        return Answer(HTTP_STATUS[status], b"")
+
+    async def _ask(self, rest: Rest, request: web.BaseRequest, path: str) -> Answer:
+        limits = self._limits
+        size = request.content_length if request.content_length is not None else limits.body
+        if "Content-Encoding" in request.headers:
+            size = limits.body
+        if size > limits.body:
+            return _too_large(limits.body)
+        if not request.body_exists:
+            size = 0
+        crowded = self._open >= limits.threads + limits.waiting or self._bytes + size > _BODIES * limits.body
+        if crowded:
+            return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
+        self._open += 1
+        self._idle.clear()
+        self._bytes += size
+        try:
+            body = await self._read(request)
+            if isinstance(body, Answer):
+                return body
+            deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+            ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline)  # noqa: E731  # typed
+            return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        finally:
+            self._open -= 1
+            self._bytes -= size
+            if not self._open:
+                self._idle.set()
+
+    async def _read(self, request: web.BaseRequest) -> bytes | Answer:
+        """Return the body, unpacked, or why not."""
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._limits.patience):
+                async for part in request.content.iter_any():
+                    size += len(part)
+                    if size > self._limits.body:
+                        return _too_large(self._limits.body)
+                    parts.append(part)
+        except TimeoutError:
+            return _refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
+        except web.RequestPayloadError:
+            return _refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
+        return b"".join(parts)
+
+
+def _refusal(status: Status, message: str) -> Answer:
+    METRICS.request("", status)
+    return Answer(HTTP_STATUS[status], error_body(message))
+
+
+def _too_large(limit: int) -> Answer:
+    return Answer(413, error_body(f"The body takes more than {limit} bytes (--rest_api_max_body_bytes)."))
