@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench lock protos errors schemas clean
+.PHONY: help setup demo test test-fast check format bench lock protos errors schemas operations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ errors: setup ## Write the reference of errors from their classes
 
 schemas: setup ## Write the published JSON schemas from the code that reads them
 	$(BIN)/python scripts/schemas.py
+
+operations: setup ## Write the list of TensorFlow's operations, which the model lint knows
+	$(BIN)/python scripts/operations.py
 
 clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \

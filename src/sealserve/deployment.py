@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, Self, get_args
 
@@ -16,10 +17,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
+from sealserve import __version__
 from sealserve.errors import InputError
 
 ModelName = NewType("ModelName", str)
@@ -29,6 +32,13 @@ Name = Annotated[str, StringConstraints(pattern=_NAME)]
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# github.com/distribution/reference: an optional domain with a port, then lower-case path components
+_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+ImagePrefix = Annotated[
+    str, StringConstraints(pattern=rf"^([A-Za-z0-9.-]+(:[0-9]+)?/)?({_PART}/)*{_PART}$", max_length=200)
+]
+ImageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+_SMALLEST_SUBNET = 22  # a network of 8 addresses for each of 64 replicas, and those that they share
 
 
 class DeploymentMissingError(InputError):
@@ -156,6 +166,30 @@ class TargetSection(_Section):
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
 
 
+class ImagesSection(_Section):
+    """What the container images are called: PREFIX-NAME:TAG."""
+
+    prefix: ImagePrefix = Field(
+        default="sealserve", description='a name, or a registry and a path: "registry.example.com/team/sealserve"'
+    )
+    tag: ImageTag = Field(default=__version__, description="which of them")
+
+
+class DockerSection(_Section):
+    """The Docker target."""
+
+    subnet: Annotated[IPv4Network, Field(strict=False)] = Field(
+        default=IPv4Network("10.213.0.0/22"), description="its networks' addresses; take others if these are in use"
+    )
+
+    @field_validator("subnet")
+    @classmethod
+    def _large_enough(cls, subnet: IPv4Network) -> IPv4Network:
+        if subnet.prefixlen > _SMALLEST_SUBNET:
+            raise ValueError(f"it must hold {2 ** (32 - _SMALLEST_SUBNET)} addresses: /{_SMALLEST_SUBNET} or larger")
+        return subnet
+
+
 def _one_or_several(value: object) -> object:
     return (value,) if isinstance(value, Mapping | ModelSection) else value
 
@@ -170,6 +204,8 @@ class Deployment(_Section):
     broker: BrokerSection = BrokerSection()
     tcb: TcbSection = TcbSection()
     target: TargetSection = TargetSection()
+    images: ImagesSection = ImagesSection()
+    docker: DockerSection = DockerSection()
 
     @property
     def model(self) -> ModelSection:

@@ -72,6 +72,11 @@ class Owner:
         return self.root / "trust"
 
     @property
+    def images(self) -> Path:
+        """What is known of the container images: bills of materials, inventories, digests."""
+        return self.root / "images"
+
+    @property
     def logs(self) -> Path:
         """The broker's log."""
         return self.root / "logs"

@@ -176,7 +176,10 @@ def test_a_model_that_tensorflow_does_not_load_is_told(here: Running) -> None:
     here.ok("model", "convert")
     saved = here.site.workspace.owner.models / "half-plus-two/1/saved_model.pb"
     saved.write_bytes(saved.read_bytes().replace(b"AddV2", b"AddV9"))
-    error = here.error("up", "--replicas", "1")
+    assert here.error("up", "--replicas", "1")["code"] == "model.refused-operation"
+    described = here.site.workspace.deployment_file
+    described.write_text(described.read_text().replace("dangerous_operations = []", 'dangerous_operations = ["AddV9"]'))
+    error = here("up", "--replicas", "1", "--json").error
     assert error["code"] == "process.ended"
     assert error["message"].startswith("replica-0 ended: error[servable.load-failed]: ")
     assert "AddV9" in error["message"]

@@ -56,6 +56,7 @@ VERBS = {
     "enclave": Verb("enclave", "Owner"),
     "broker": Verb("broker", "Owner"),
     "quote": Verb("quote", "Owner"),
+    "image": Verb("image", "Owner"),
     "up": Verb("up", "Run it"),
     "status": Verb("status", "Run it"),
     "logs": Verb("logs", "Run it"),

@@ -109,7 +109,8 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Tell the person something that they should not miss."""
-    err.print(f"[bold yellow]warning[/]: {message}")
+    err.print("[bold yellow]warning[/]: ", end="")
+    err.print(message, markup=False)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -1,5 +1,6 @@
 """``sealserve model``: fetch, convert and show models, or make one to try with."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console
 from sealserve.model.fetch import fetch as fetch_file
+from sealserve.model.lint import lint
 from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.model.saved_model import SavedModelInfo, TensorSpec, describe
 from sealserve.operations import models
@@ -74,6 +76,30 @@ def show(
     else:
         folders = [folder]
     _print([describe(found) for found in folders], as_json=as_json)
+
+
+@app.command("lint")
+def lint_(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+    ] = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Look for operations that write, print or send what they compute, and so take it out of the enclave."""
+    if folder is None:
+        workspace = console.find_workspace(directory)
+        linted = models.check(workspace, deployment.read(workspace.deployment_file).models, warn=console.warn)
+    else:
+        linted = (lint(folder),)
+    if as_json:
+        console.print_json([asdict(found) for found in linted])
+        return
+    for found in linted:
+        allowed = ", ".join(operation.operation for operation in found.allowed)
+        console.out.print(f"{found.folder}: nothing is refused{f'; allowed: {allowed}' if allowed else ''}.")
+        if found.unused:
+            console.say(f"dangerous_operations also names what is not there: {', '.join(found.unused)}.")
 
 
 def _print(infos: list[SavedModelInfo], *, as_json: bool) -> None:

@@ -33,7 +33,7 @@ def build(directory: console.Directory = console.HERE, as_json: console.Json = F
     described = deployment.read(workspace.deployment_file)
     total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
-        built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress)
+        built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress, warn=console.warn)
     if as_json:
         console.print_json({"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id})
     else:

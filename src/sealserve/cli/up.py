@@ -58,4 +58,4 @@ def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell =
         certificates.create_certificates(workspace, described, now=now)
     if not releases.any_in(workspace.owner.releases):
         tell("sealing a release")
-        releases.build(workspace, described, now=now)
+        releases.build(workspace, described, now=now, warn=console.warn)

@@ -18,7 +18,7 @@ SAVED_MODEL_FILE = "saved_model.pb"
 SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 
-_INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
+INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
 _VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
@@ -141,20 +141,15 @@ class SavedModelInfo:
         for graph in self.graphs:
             if graph.tags == (SERVE_TAG,):
                 return graph
-        found = "; ".join(", ".join(graph.tags) or "no tag" for graph in self.graphs) or "no graph at all"
-        raise ServeTagMissingError(
-            f"{self.folder} has no graph with the one tag {SERVE_TAG!r}: it has {found}.",
-            hint="Export it with tf.saved_model.save or model.export.",
-        )
+        raise _no_serve_tag(self.folder, (graph.tags for graph in self.graphs))
 
 
-def describe(folder: Path) -> SavedModelInfo:
-    """Return what is in the SavedModel ``folder``.
+def read_saved_model(folder: Path) -> pb.SavedModel:
+    """Return the message in ``saved_model.pb`` of the SavedModel ``folder``.
 
     Raises:
         ModelMissingError: There is no such folder.
         NotASavedModelError: It holds no readable ``saved_model.pb``.
-        FileUnusableError: It holds a link to a folder, a socket, or the like.
     """
     if not folder.is_dir():
         raise ModelMissingError(f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb.")
@@ -167,6 +162,30 @@ def describe(folder: Path) -> SavedModelInfo:
         raise NotASavedModelError(f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint) from error
     except DecodeError as error:
         raise NotASavedModelError(f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged.") from error
+    return message
+
+
+def serving_meta_graph(folder: Path, message: pb.SavedModel) -> pb.MetaGraphDef:
+    """Return the graph of a SavedModel that a model server loads: the one whose only tag is ``serve``.
+
+    Raises:
+        ServeTagMissingError: There is none.
+    """
+    for graph in message.meta_graphs:
+        if list(graph.meta_info_def.tags) == [SERVE_TAG]:
+            return graph
+    raise _no_serve_tag(folder, (tuple(graph.meta_info_def.tags) for graph in message.meta_graphs))
+
+
+def describe(folder: Path) -> SavedModelInfo:
+    """Return what is in the SavedModel ``folder``.
+
+    Raises:
+        ModelMissingError: There is no such folder.
+        NotASavedModelError: It holds no readable ``saved_model.pb``.
+        FileUnusableError: It holds a link to a folder, a socket, or the like.
+    """
+    message = read_saved_model(folder)
     files = plain_files(folder)
     return SavedModelInfo(
         folder=folder,
@@ -225,7 +244,7 @@ def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
     signatures = (
         Signature(name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
         for name, found in sorted(message.signature_def.items())
-        if name not in _INTERNAL_SIGNATURES
+        if name not in INTERNAL_SIGNATURES
     )
     return MetaGraph(
         tags=tuple(sorted(message.meta_info_def.tags)),
@@ -264,6 +283,14 @@ def _missing_variables(folder: Path) -> str:
     count = max((int(found[1]) for found in map(_SHARD.fullmatch, shards) if found), default=1)
     names: Iterable[str] = (f"variables.data-{number:05d}-of-{count:05d}" for number in range(count))
     return next((f"variables/{name}" for name in names if name not in shards), "")
+
+
+def _no_serve_tag(folder: Path, graphs: Iterable[tuple[str, ...]]) -> ServeTagMissingError:
+    found = "; ".join(", ".join(tags) or "no tag" for tags in graphs) or "no graph at all"
+    return ServeTagMissingError(
+        f"{folder} has no graph with the one tag {SERVE_TAG!r}: it has {found}.",
+        hint="Export it with tf.saved_model.save or model.export.",
+    )
 
 
 def _version_hint(folder: Path) -> str | None:

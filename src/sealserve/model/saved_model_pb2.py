@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sealserve/model/saved_model.proto\x12\x0fsealserve.model\"d\n\nSavedModel\x12\"\n\x1asaved_model_schema_version\x18\x01 \x01(\x03\x12\x32\n\x0bmeta_graphs\x18\x02 \x03(\x0b\x32\x1d.sealserve.model.MetaGraphDef\"\xd3\x02\n\x0cMetaGraphDef\x12@\n\rmeta_info_def\x18\x01 \x01(\x0b\x32).sealserve.model.MetaGraphDef.MetaInfoDef\x12,\n\tgraph_def\x18\x02 \x01(\x0b\x32\x19.sealserve.model.GraphDef\x12\x46\n\rsignature_def\x18\x05 \x03(\x0b\x32/.sealserve.model.MetaGraphDef.SignatureDefEntry\x1a\x37\n\x0bMetaInfoDef\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x1a\n\x12tensorflow_version\x18\x05 \x01(\t\x1aR\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.sealserve.model.SignatureDef:\x02\x38\x01\"\xb4\x02\n\x0cSignatureDef\x12\x39\n\x06inputs\x18\x01 \x03(\x0b\x32).sealserve.model.SignatureDef.InputsEntry\x12;\n\x07outputs\x18\x02 \x03(\x0b\x32*.sealserve.model.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aJ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.sealserve.model.TensorInfo:\x02\x38\x01\x1aK\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.sealserve.model.TensorInfo:\x02\x38\x01\"}\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.sealserve.model.DataType\x12\x37\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32!.sealserve.model.TensorShapeProto\"q\n\x10TensorShapeProto\x12\x32\n\x03\x64im\x18\x02 \x03(\x0b\x32%.sealserve.model.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"h\n\x08GraphDef\x12&\n\x04node\x18\x01 \x03(\x0b\x32\x18.sealserve.model.NodeDef\x12\x34\n\x07library\x18\x02 \x01(\x0b\x32#.sealserve.model.FunctionDefLibrary\"2\n\x07NodeDef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02op\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x03(\t\"D\n\x12\x46unctionDefLibrary\x12.\n\x08\x66unction\x18\x01 \x03(\x0b\x32\x1c.sealserve.model.FunctionDef\"9\n\x0b\x46unctionDef\x12*\n\x08node_def\x18\x03 \x03(\x0b\x32\x18.sealserve.model.NodeDef*\xf4\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0c\n\x08\x44T_QINT8\x10\x0b\x12\r\n\tDT_QUINT8\x10\x0c\x12\r\n\tDT_QINT32\x10\r\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_QINT16\x10\x0f\x12\x0e\n\nDT_QUINT16\x10\x10\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\x0f\n\x0b\x44T_RESOURCE\x10\x14\x12\x0e\n\nDT_VARIANT\x10\x15\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sealserve/model/saved_model.proto\x12\x0fsealserve.model\"d\n\nSavedModel\x12\"\n\x1asaved_model_schema_version\x18\x01 \x01(\x03\x12\x32\n\x0bmeta_graphs\x18\x02 \x03(\x0b\x32\x1d.sealserve.model.MetaGraphDef\"\xd3\x02\n\x0cMetaGraphDef\x12@\n\rmeta_info_def\x18\x01 \x01(\x0b\x32).sealserve.model.MetaGraphDef.MetaInfoDef\x12,\n\tgraph_def\x18\x02 \x01(\x0b\x32\x19.sealserve.model.GraphDef\x12\x46\n\rsignature_def\x18\x05 \x03(\x0b\x32/.sealserve.model.MetaGraphDef.SignatureDefEntry\x1a\x37\n\x0bMetaInfoDef\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x1a\n\x12tensorflow_version\x18\x05 \x01(\t\x1aR\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.sealserve.model.SignatureDef:\x02\x38\x01\"\xb4\x02\n\x0cSignatureDef\x12\x39\n\x06inputs\x18\x01 \x03(\x0b\x32).sealserve.model.SignatureDef.InputsEntry\x12;\n\x07outputs\x18\x02 \x03(\x0b\x32*.sealserve.model.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aJ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.sealserve.model.TensorInfo:\x02\x38\x01\x1aK\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.sealserve.model.TensorInfo:\x02\x38\x01\"\xaa\x03\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\ncoo_sparse\x18\x04 \x01(\x0b\x32%.sealserve.model.TensorInfo.CooSparse\x12\x45\n\x10\x63omposite_tensor\x18\x05 \x01(\x0b\x32+.sealserve.model.TensorInfo.CompositeTensor\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.sealserve.model.DataType\x12\x37\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32!.sealserve.model.TensorShapeProto\x1a\x65\n\tCooSparse\x12\x1a\n\x12values_tensor_name\x18\x01 \x01(\t\x12\x1b\n\x13indices_tensor_name\x18\x02 \x01(\t\x12\x1f\n\x17\x64\x65nse_shape_tensor_name\x18\x03 \x01(\t\x1a\x42\n\x0f\x43ompositeTensor\x12/\n\ncomponents\x18\x02 \x03(\x0b\x32\x1b.sealserve.model.TensorInfo\"q\n\x10TensorShapeProto\x12\x32\n\x03\x64im\x18\x02 \x03(\x0b\x32%.sealserve.model.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a\x13\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\"h\n\x08GraphDef\x12&\n\x04node\x18\x01 \x03(\x0b\x32\x18.sealserve.model.NodeDef\x12\x34\n\x07library\x18\x02 \x01(\x0b\x32#.sealserve.model.FunctionDefLibrary\"\xad\x01\n\x07NodeDef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02op\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x03(\t\x12\x30\n\x04\x61ttr\x18\x05 \x03(\x0b\x32\".sealserve.model.NodeDef.AttrEntry\x1aG\n\tAttrEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sealserve.model.AttrValue:\x02\x38\x01\"\xa6\x01\n\tAttrValue\x12\x32\n\x04list\x18\x01 \x01(\x0b\x32$.sealserve.model.AttrValue.ListValue\x12+\n\x04\x66unc\x18\n \x01(\x0b\x32\x1d.sealserve.model.NameAttrList\x1a\x38\n\tListValue\x12+\n\x04\x66unc\x18\t \x03(\x0b\x32\x1d.sealserve.model.NameAttrList\"\x1c\n\x0cNameAttrList\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x12\x46unctionDefLibrary\x12.\n\x08\x66unction\x18\x01 \x03(\x0b\x32\x1c.sealserve.model.FunctionDef\"\x15\n\x05OpDef\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x0b\x46unctionDef\x12)\n\tsignature\x18\x01 \x01(\x0b\x32\x16.sealserve.model.OpDef\x12*\n\x08node_def\x18\x03 \x03(\x0b\x32\x18.sealserve.model.NodeDef*\xf4\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0c\n\x08\x44T_QINT8\x10\x0b\x12\r\n\tDT_QUINT8\x10\x0c\x12\r\n\tDT_QINT32\x10\r\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_QINT16\x10\x0f\x12\x0e\n\nDT_QUINT16\x10\x10\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\x0f\n\x0b\x44T_RESOURCE\x10\x14\x12\x0e\n\nDT_VARIANT\x10\x15\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1339
-  _globals['_DATATYPE']._serialized_end=1711
+  _globals['_NODEDEF_ATTRENTRY']._loaded_options = None
+  _globals['_NODEDEF_ATTRENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=2030
+  _globals['_DATATYPE']._serialized_end=2402
   _globals['_SAVEDMODEL']._serialized_start=54
   _globals['_SAVEDMODEL']._serialized_end=154
   _globals['_METAGRAPHDEF']._serialized_start=157
@@ -53,18 +55,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=730
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=732
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=807
-  _globals['_TENSORINFO']._serialized_start=809
-  _globals['_TENSORINFO']._serialized_end=934
-  _globals['_TENSORSHAPEPROTO']._serialized_start=936
-  _globals['_TENSORSHAPEPROTO']._serialized_end=1049
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=1030
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=1049
-  _globals['_GRAPHDEF']._serialized_start=1051
-  _globals['_GRAPHDEF']._serialized_end=1155
-  _globals['_NODEDEF']._serialized_start=1157
-  _globals['_NODEDEF']._serialized_end=1207
-  _globals['_FUNCTIONDEFLIBRARY']._serialized_start=1209
-  _globals['_FUNCTIONDEFLIBRARY']._serialized_end=1277
-  _globals['_FUNCTIONDEF']._serialized_start=1279
-  _globals['_FUNCTIONDEF']._serialized_end=1336
+  _globals['_TENSORINFO']._serialized_start=810
+  _globals['_TENSORINFO']._serialized_end=1236
+  _globals['_TENSORINFO_COOSPARSE']._serialized_start=1067
+  _globals['_TENSORINFO_COOSPARSE']._serialized_end=1168
+  _globals['_TENSORINFO_COMPOSITETENSOR']._serialized_start=1170
+  _globals['_TENSORINFO_COMPOSITETENSOR']._serialized_end=1236
+  _globals['_TENSORSHAPEPROTO']._serialized_start=1238
+  _globals['_TENSORSHAPEPROTO']._serialized_end=1351
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=1332
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=1351
+  _globals['_GRAPHDEF']._serialized_start=1353
+  _globals['_GRAPHDEF']._serialized_end=1457
+  _globals['_NODEDEF']._serialized_start=1460
+  _globals['_NODEDEF']._serialized_end=1633
+  _globals['_NODEDEF_ATTRENTRY']._serialized_start=1562
+  _globals['_NODEDEF_ATTRENTRY']._serialized_end=1633
+  _globals['_ATTRVALUE']._serialized_start=1636
+  _globals['_ATTRVALUE']._serialized_end=1802
+  _globals['_ATTRVALUE_LISTVALUE']._serialized_start=1746
+  _globals['_ATTRVALUE_LISTVALUE']._serialized_end=1802
+  _globals['_NAMEATTRLIST']._serialized_start=1804
+  _globals['_NAMEATTRLIST']._serialized_end=1832
+  _globals['_FUNCTIONDEFLIBRARY']._serialized_start=1834
+  _globals['_FUNCTIONDEFLIBRARY']._serialized_end=1902
+  _globals['_OPDEF']._serialized_start=1904
+  _globals['_OPDEF']._serialized_end=1925
+  _globals['_FUNCTIONDEF']._serialized_start=1927
+  _globals['_FUNCTIONDEF']._serialized_end=2027
 # @@protoc_insertion_point(module_scope)

@@ -144,6 +144,10 @@ def _production(platform: Platform, deployment: Deployment | None) -> Iterator[F
         found="simulated: nothing is protected from the host" if simulated else "sgx",
         remedy='platform = "sgx" in sealserve.toml' if simulated else "",
     )
+    if deployment is not None and (allowed := {name for m in deployment.models for name in m.dangerous_operations}):
+        yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
+                      found=f"allowed: {', '.join(sorted(allowed))}; what they tell leaves the enclave",
+                      remedy="export the models without them")  # fmt: skip
     if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
         yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
                       found="one-way: anybody who reaches the service may use it",

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from sealserve.enclave.inventory import Inventory, MeasuredFile, measure
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.spec import (
+    PRIVATE_ROOT,
     EnclaveSpec,
     make_manifest,
     model_server,
@@ -23,8 +24,9 @@ from sealserve.enclave.spec import (
 from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
 from sealserve.operations.owner import index_signer
+from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
 from sealserve.sealing.release import verify_release
-from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, FILE_LIST
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.whole_folder import staging
@@ -69,9 +71,8 @@ def specify(
     flags = (
         f"{PORT_FLAG}{port}",
         "--rest_api_port=0",
-        f"--model_name={deployment.model.name}",
-        f"--model_base_path=/release/models/{deployment.model.name}",
-        "--file_list=/release/files.json",
+        *_config_flags(deployment, {file.path for file in verified.index.files}),
+        f"--file_list={PRIVATE_ROOT}/{FILE_LIST}",
         "--ssl_config_file=/release/tls/ssl.cfg",
         "--file_system_poll_wait_seconds=0",
         *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
@@ -101,6 +102,18 @@ def _trusted(server: ServerKind, inventory: Inventory | None) -> tuple[Path, tup
             hint="Take the other server's inventory, or change server.kind.",
         )
     return Path(inventory.program), inventory.files
+
+
+def _config_flags(deployment: Deployment, files: Collection[str]) -> Iterator[str]:
+    """Yield the flags for the model server's configuration files, which the release holds."""
+    yield f"--model_config_file={PRIVATE_ROOT}/{MODEL_CONFIG}"
+    if any(model.labels for model in deployment.models):
+        yield "--allow_version_labels_for_unavailable_models=true"  # at the start no version is available yet
+    if BATCHING_PARAMETERS in files:
+        yield "--enable_batching=true"
+        yield f"--batching_parameters_file={PRIVATE_ROOT}/{BATCHING_PARAMETERS}"
+    if MONITORING_CONFIG in files:
+        yield f"--monitoring_config_file={PRIVATE_ROOT}/{MONITORING_CONFIG}"
 
 
 def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:

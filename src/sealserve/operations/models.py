@@ -1,11 +1,12 @@
 """The workspace's plaintext models, as SavedModels: ``owner/models/NAME/VERSION``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sealserve.deployment import ModelSection
 from sealserve.errors import InputError
 from sealserve.model.convert import ImportedModel, import_model
+from sealserve.model.lint import LintedModel, lint
 from sealserve.workspace import Workspace
 
 
@@ -65,6 +66,30 @@ def bring_in(
         outputs=model.outputs,
         progress=progress,
     )
+
+
+def check(
+    workspace: Workspace, models: Iterable[ModelSection], *, warn: Callable[[str], None] | None = None
+) -> tuple[LintedModel, ...]:
+    """Look for operations that reach outside of the enclave in the workspace's models.
+
+    Args:
+        workspace: The owner's.
+        models: Which ones.
+        warn: Called with each operation that is there because ``dangerous_operations`` allows it.
+
+    Raises:
+        ModelNotImportedError: One is not in the workspace yet.
+        RefusedOperationError: One has operations that nothing allows.
+    """
+    tell = warn or (lambda _: None)
+    linted = []
+    for model in models:
+        found = lint(servable_folder(workspace, model), dangerous_operations=model.dangerous_operations)
+        for allowed in found.allowed:
+            tell(f"dangerous: {model.name} version {model.version} has {allowed}; dangerous_operations allows it")
+        linted.append(found)
+    return tuple(linted)
 
 
 def _place(workspace: Workspace, model: ModelSection) -> Path:

@@ -10,27 +10,18 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment, ModelSection, Platform
+from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.index import verify_enclave_index
-from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import InputError
-from sealserve.model.server_config import (
-    ServedModel,
-    model_server_config,
-    read_batching_parameters,
-    read_monitoring_config,
-)
+from sealserve.operations import models
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
+from sealserve.operations.server_config import server_config_files
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
 from sealserve.workspace import Workspace
-
-MODEL_CONFIG = "config/models.config"
-BATCHING_PARAMETERS = "config/batching.config"
-MONITORING_CONFIG = "config/monitoring.config"
 
 
 class ReleaseMissingError(InputError):
@@ -65,7 +56,12 @@ class VerifiedBundle(VerifiedRelease):
 
 
 def build(
-    workspace: Workspace, deployment: Deployment, *, now: datetime, progress: Callable[[int], None] | None = None
+    workspace: Workspace,
+    deployment: Deployment,
+    *,
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Release:
     """Seal the deployment's models, with a fresh certificate for the service, under a fresh key of the keystore.
 
@@ -74,12 +70,15 @@ def build(
         deployment: What it describes.
         now: The time of the release and of its certificate.
         progress: Called with plaintext bytes as they are sealed.
+        warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
 
     Raises:
-        ModelNotImportedError: The model is not in the workspace.
+        ModelNotImportedError: A model is not in the workspace.
+        RefusedOperationError: A model has operations that reach outside of the enclave.
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
     """
+    models.check(workspace, deployment.models, warn=warn)
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
@@ -213,32 +212,6 @@ def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
     if not os.path.lexists(folder / ENCLAVE_FOLDER):
         return []  # none were built yet
     return [enclave.name for enclave in verify_enclave_index(folder, owner_key)]
-
-
-def server_config_files(deployment: Deployment) -> dict[str, bytes]:
-    """Return the model server's configuration files by their paths in the release.
-
-    Raises:
-        SealserveError: What `sealserve.model.server_config` raises.
-    """
-    grouped: dict[str, list[ModelSection]] = {}
-    for model in deployment.models:
-        grouped.setdefault(model.name, []).append(model)
-    served = [
-        ServedModel(
-            name=name,
-            base_path=f"{PRIVATE_ROOT}/{MODELS_FOLDER}/{name}",
-            versions=[model.version for model in versions],
-            labels={label: model.version for model in versions for label in model.labels},
-        )
-        for name, versions in sorted(grouped.items())
-    ]
-    files = {MODEL_CONFIG: model_server_config(served)}
-    if (path := deployment.server.batching_parameters_file) is not None:
-        files[BATCHING_PARAMETERS] = read_batching_parameters(path)
-    if (path := deployment.server.monitoring_config_file) is not None:
-        files[MONITORING_CONFIG] = read_monitoring_config(path)
-    return files
 
 
 def _folders(parent: Path) -> list[Path]:

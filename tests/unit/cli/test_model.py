@@ -6,6 +6,8 @@ from tests.harness.command_line import CommandLine
 from tests.harness.tiny_model import saved_model
 from tests.harness.workspaces import make_site
 
+from sealserve.model import saved_model_pb2 as pb
+
 
 def test_convert_and_show(cli: CommandLine) -> None:
     error = cli.error("model", "show")
@@ -57,3 +59,35 @@ def test_a_download_is_kept_with_the_right_digest_only(cli: CommandLine, tmp_pat
     unreachable = cli.bare("model", "fetch", "https://localhost:1/model.pb", "new.pb", "--sha256", digest)
     assert unreachable.status == 4
     assert not (tmp_path / "new.pb").exists()
+
+
+def printing(folder: Path) -> Path:
+    """Make a SavedModel that prints."""
+    path = saved_model(folder) / "saved_model.pb"
+    message = pb.SavedModel.FromString(path.read_bytes())
+    message.meta_graphs[0].graph_def.node.add(name="scope/[tell]", op="Print")
+    path.write_bytes(message.SerializeToString())
+    return folder
+
+
+def test_a_model_that_prints_is_refused_and_allowed_by_name_only(cli: CommandLine, tmp_path: Path) -> None:
+    folder = printing(tmp_path / "printing")
+    refused = cli.bare("model", "lint", folder)
+    assert refused.status == 2
+    assert "error[model.refused-operation]" in refused.err
+    assert "Print prints tensors to standard error, or to a file (at scope/[tell])" in refused.err
+    site = make_site(tmp_path / "site", source=folder)
+    site.import_model()
+    site.certify()
+    here = "--directory", site.directory
+    assert cli.bare("release", "build", *here).status == 2
+    assert list(site.workspace.owner.releases.iterdir()) == []
+    make_site(site.directory, source=folder, model={"dangerous_operations": ("Print", "PyFunc")})
+    built = cli.bare("release", "build", *here)
+    assert built.status == 0
+    assert "warning: dangerous: half-plus-two version 1 has Print prints tensors" in built.err
+    linted = cli.bare("model", "lint", *here)
+    assert linted.out.endswith("half-plus-two/1: nothing is refused; allowed: Print.\n")
+    assert "also names what is not there: PyFunc" in linted.err
+    (row,) = cli.bare("model", "lint", *here, "--json").json
+    assert row["allowed"][0]["operation"] == "Print"

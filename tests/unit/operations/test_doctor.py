@@ -124,6 +124,10 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
     [
         ({}, {"platform": Verdict.MISSING}),
         ({"platform": "sgx"}, {"platform": Verdict.OK}),
+        (
+            {"platform": "sgx", "model": {"dangerous_operations": ("Print",)}},
+            {"platform": Verdict.OK, "operations": Verdict.MISSING},
+        ),
         ({"platform": "sgx", "service": {"tls": "one-way"}}, {"platform": Verdict.OK, "TLS": Verdict.NOTE}),
     ],
 )

@@ -32,8 +32,7 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
     assert {
         "--port=8517",
         "--rest_api_port=0",
-        "--model_name=half-plus-two",
-        "--model_base_path=/release/models/half-plus-two",
+        "--model_config_file=/release/config/models.config",
         "--file_list=/release/files.json",
         "--ssl_config_file=/release/tls/ssl.cfg",
         "--tensorflow_intra_op_parallelism=3",
@@ -42,6 +41,29 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
     text = enclaves.manifest_text(site.workspace, spec).decode()
     assert release.id in text
     assert "--port=8517" in text
+
+
+def test_the_servers_configuration_files_are_named_where_the_release_has_them(tmp_path: Path) -> None:
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }")
+    (tmp_path / "monitoring.config").write_text("")
+    site = make_site(
+        tmp_path / "site",
+        model={"labels": ("stable",)},
+        server={
+            "batching_parameters_file": tmp_path / "batching.config",
+            "monitoring_config_file": tmp_path / "monitoring.config",
+        },
+    )
+    site.import_model()
+    site.certify()
+    spec = enclaves.specify(site.workspace, site.deployment, site.build_release().folder, name="replica-0", port=8510)
+    assert {
+        "--model_config_file=/release/config/models.config",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching=true",
+        "--batching_parameters_file=/release/config/batching.config",
+        "--monitoring_config_file=/release/config/monitoring.config",
+    } <= set(spec.argv)
 
 
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:

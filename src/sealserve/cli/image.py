@@ -1,0 +1,110 @@
+"""``sealserve image``: the container images of a deployment."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve import deployment
+from sealserve.cli import console
+from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
+from sealserve.containers.engine import Engine
+from sealserve.containers.recipes import (
+    DEBIAN,
+    GRAMINE,
+    TENSORFLOW_SERVING,
+    Bases,
+    ImageName,
+    images_for,
+    recipe,
+    reference,
+)
+from sealserve.deployment import Platform
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build and push the container images.")
+
+Names = Annotated[list[ImageName] | None, typer.Argument(help="Which.", show_default="those that the deployment needs")]
+OfPlatform = Annotated[
+    Platform | None, typer.Option("--platform", help="What runs the enclaves.", show_default="that of sealserve.toml")
+]
+
+
+@app.command()
+def build(
+    names: Names = None,
+    platform: OfPlatform = None,
+    base: Annotated[str, typer.Option(help="The image with Debian 12 that ours are built on.")] = DEBIAN,
+    gramine: Annotated[str, typer.Option(help="The image with Gramine that server-gramine is built on.")] = GRAMINE,
+    tensorflow_serving: Annotated[
+        str, typer.Option(help="Where server-gramine's tensorflow_model_server is from (server.kind).")
+    ] = TENSORFLOW_SERVING,
+    wheels: Annotated[
+        Path | None, typer.Option(help="A folder for the locked Python wheels.", show_default=".sealserve/wheels")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The engine's network for the build.", show_default="its default")
+    ] = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Build images, each with its bill of materials and, for a server, the inventory that enclaves are measured with.
+
+    An image holds no secret and no key. During the build only the distribution's packages come from a network; the
+    Python packages are fetched before it, each checked against its locked hash.
+    """
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    workspace.create()
+    engine = Engine()
+    bases = Bases(debian=base, gramine=gramine, tensorflow_serving=tensorflow_serving)
+    built = []
+    with console.spinner("Building") as tell:
+        engine.require()
+        for name in names or images_for(platform or described.platform):
+            made = build_image(
+                engine,
+                recipe(name, bases=bases, server=described.server.kind),
+                reference(described.images.prefix, name, described.images.tag),
+                wheels=wheels or workspace.root / "wheels",
+                records=workspace.owner.images,
+                network=network,
+                tell=tell,
+            )
+            built.append(made)
+    _show(built, as_json=as_json)
+    if not as_json:
+        console.say("Next: `sealserve up --target docker`, or `sealserve image push`.")
+
+
+@app.command()
+def push(
+    names: Names = None,
+    platform: OfPlatform = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Push images to the registry that images.prefix names (`docker login` first), and note their digests."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    workspace.create()
+    engine = Engine()
+    pushed = []
+    with console.spinner("Pushing") as tell:
+        engine.require()
+        for name in names or images_for(platform or described.platform):
+            image = push_image(engine, reference(described.images.prefix, name, described.images.tag), tell=tell)
+            pushed.append(
+                record_image(engine, name, image.reference, bases=None, records=workspace.owner.images, tell=tell)
+            )
+    _show(pushed, as_json=as_json)
+
+
+def _show(images: list[BuiltImage], *, as_json: bool) -> None:
+    if as_json:
+        console.print_json([dataclasses.asdict(image) for image in images])
+        return
+    console.print_table(
+        ("IMAGE", "SIZE", "ID", "BILL OF MATERIALS"),
+        [(image.reference, f"{image.size / 1e6:.0f} MB", image.id[7:19], image.sbom) for image in images],
+    )

@@ -1,0 +1,222 @@
+"""The Docker engine, by its own command line, which knows contexts, credentials and proxies as its user set them.
+
+Source: docs.docker.com/reference/cli/docker; the output of ``inspect`` is the Engine API's (v1.41 and later).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sealserve.errors import UnavailableError
+
+INSTALL = "On Debian or Ubuntu: apt-get install docker.io."
+_UNREACHABLE = (
+    "Cannot connect to the Docker daemon",
+    "permission denied while trying to connect",
+    "error during connect",
+)
+_ABSENT = ("No such", "not found", "does not exist")
+
+
+class EngineMissingError(UnavailableError):
+    """There is no Docker on this machine."""
+
+    code = "docker.missing"
+
+
+class EngineUnreachableError(UnavailableError):
+    """The Docker engine does not answer, or does not let this user in."""
+
+    code = "docker.unreachable"
+
+
+class EngineRefusedError(UnavailableError):
+    """The Docker engine refused to do something; the message is its own."""
+
+    code = "docker.refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image that the engine has.
+
+    Args:
+        reference: As it was asked for.
+        id: The digest of its configuration, ``sha256:...``: what the engine knows it by.
+        digests: Its names in registries by content, ``NAME@sha256:...``; none before it was pushed or pulled.
+        size: In bytes, unpacked.
+        created: The time in its configuration (RFC 3339).
+        layers: The digests of its layers, unpacked, lowest first.
+    """
+
+    reference: str
+    id: str
+    digests: tuple[str, ...]
+    size: int
+    created: str
+    layers: tuple[str, ...]
+
+
+class Engine:
+    """The engine that ``docker`` talks to here (``DOCKER_HOST``, or the current context).
+
+    Raises:
+        EngineMissingError: There is no ``docker`` on the path.
+    """
+
+    def __init__(self) -> None:
+        program = shutil.which("docker")
+        if program is None:
+            raise EngineMissingError("There is no `docker` on this machine.", hint=INSTALL)
+        self._program = program
+
+    def require(self) -> str:
+        """Return the engine's version.
+
+        Raises:
+            EngineUnreachableError: It does not answer.
+        """
+        return self.run("version", "--format", "{{.Server.Version}}").strip()
+
+    def run(self, *arguments: str) -> str:
+        """Run a command of ``docker`` to its end, and return what it printed.
+
+        Raises:
+            EngineUnreachableError: The engine does not answer.
+            EngineRefusedError: It refused.
+        """
+        result = subprocess.run(
+            [self._program, *arguments], capture_output=True, text=True, errors="replace", check=False,
+            stdin=subprocess.DEVNULL, env=_environment(),
+        )  # fmt: skip
+        if result.returncode != 0:
+            raise _refusal(arguments, result.stderr)
+        return result.stdout
+
+    def watch(self, *arguments: str, on_line: Callable[[str], None]) -> None:
+        """Run a command that takes long, and hand over each line that it prints.
+
+        Raises:
+            EngineRefusedError: It failed; the message has the last lines.
+        """
+        with subprocess.Popen(
+            [self._program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", env=_environment(),
+        ) as process:  # fmt: skip
+            lines: list[str] = []
+            try:
+                for line in process.stdout or ():
+                    lines = [*lines[-20:], line.rstrip()]
+                    on_line(line.rstrip())
+            except BaseException:
+                process.terminate()
+                raise
+        if process.returncode != 0:
+            raise _refusal(arguments, "\n".join(line for line in lines if line.strip()))
+
+    @contextmanager
+    def streaming(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """Run a command, and yield its output as a stream of bytes; what is not read by the end is dropped.
+
+        Raises:
+            EngineRefusedError: It failed.
+        """
+        with subprocess.Popen(
+            [self._program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=_environment(),
+        ) as process:  # fmt: skip
+            assert process.stdout is not None  # noqa: S101  # it is a pipe
+            assert process.stderr is not None  # noqa: S101  # it is a pipe
+            try:
+                yield process.stdout
+            except BaseException:
+                process.terminate()
+                raise
+            process.stdout.close()
+            error = process.stderr.read().decode(errors="replace")
+        if process.returncode != 0:
+            raise _refusal(arguments, error)
+
+    def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
+        """Return what the engine says of the images, containers, networks or volumes that there are of ``names``."""
+        found: list[dict[str, Any]] = []
+        for name in names:
+            with suppress(EngineAbsentError):
+                found += json.loads(self.run(kind, "inspect", name))
+        return found
+
+    def image(self, reference: str) -> Image | None:
+        """Return an image that the engine has, or None."""
+        found = self.inspect("image", reference)
+        if not found:
+            return None
+        return Image(
+            reference=reference,
+            id=found[0]["Id"],
+            digests=tuple(found[0].get("RepoDigests") or ()),
+            size=found[0]["Size"],
+            created=found[0]["Created"],
+            layers=tuple(found[0]["RootFS"].get("Layers") or ()),
+        )
+
+    def labelled(self, kind: str, label: str) -> list[str]:
+        """Return the ids of the containers, networks or volumes that have a label, running or not."""
+        options = ["container", "ls", "--all"] if kind == "container" else [kind, "ls"]
+        return self.run(*options, "--quiet", "--no-trunc", "--filter", f"label={label}").split()
+
+    @contextmanager
+    def unpacked(self, reference: str, folder: Path) -> Iterator[Path]:
+        """Yield ``folder`` with an image's files in it, as a container would see them; nothing of it is run.
+
+        Args:
+            reference: The image.
+            folder: An empty folder with room for it.
+
+        Raises:
+            EngineRefusedError: There is no such image, or its files cannot be unpacked.
+        """
+        container = self.run("container", "create", "--network", "none", reference, "-").strip()
+        try:
+            with self.streaming("container", "export", container) as stream:
+                tar = ["tar", "--extract", "--no-same-owner", "--no-same-permissions", "--directory", str(folder)]
+                result = subprocess.run(tar, stdin=stream, stderr=subprocess.PIPE, check=False)
+                if result.returncode != 0:
+                    raise EngineRefusedError(
+                        f"The files of {reference} cannot be unpacked: {_last(result.stderr.decode(errors='replace'))}",
+                        hint=f"Is there room in {folder}?",
+                    )
+            yield folder
+        finally:
+            self.run("container", "rm", "--force", container)
+
+
+class EngineAbsentError(EngineRefusedError):
+    """The engine has no image, container or network of that name."""
+
+    code = "docker.absent"
+
+
+def _environment() -> Mapping[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _refusal(arguments: Sequence[str], error: str) -> UnavailableError:
+    reason = _last(error)
+    if any(text in error for text in _UNREACHABLE):
+        return EngineUnreachableError(
+            f"The Docker engine does not answer: {reason}",
+            hint="Start it (`systemctl start docker`), or join the group docker; DOCKER_HOST names another engine.",
+        )
+    kind = EngineAbsentError if any(text in reason for text in _ABSENT) else EngineRefusedError
+    return kind(f"`docker {' '.join(arguments[:2])}` failed: {reason}")
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Run 'docker")]
+    return lines[-1].removeprefix("Error response from daemon: ") if lines else "it said nothing."

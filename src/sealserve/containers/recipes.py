@@ -1,0 +1,112 @@
+"""The images that there are: what each is built from, and which Python packages it gets."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sealserve.deployment import Platform, ServerKind
+
+DEBIAN: Final = "debian:12.12-slim"
+# hub.docker.com/r/gramineproject/gramine; Gramine 1.9, packaging/docker/Dockerfile (Ubuntu 24.04)
+GRAMINE: Final = "gramineproject/gramine:1.9-noble"
+# hub.docker.com/r/tensorflow/serving; tensorflow/serving, tools/docker/Dockerfile (built on Ubuntu 22.04)
+TENSORFLOW_SERVING: Final = "tensorflow/serving:2.20.0"
+SERVICE_USER: Final = 65532
+"""The user of every image: no account of a distribution has this number, and "nonroot" of other images does."""
+
+
+class ImageName(StrEnum):
+    """The images of sealserve."""
+
+    BROKER = "broker"
+    CLIENT = "client"
+    FRONT = "front"
+    SERVER_SIMULATED = "server-simulated"
+    SERVER_GRAMINE = "server-gramine"
+
+
+class Packages(StrEnum):
+    """Which locked Python packages an image gets."""
+
+    NONE = "none"
+    BASE = "base"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bases:
+    """The images that ours are built on; each with a tag or a digest.
+
+    Args:
+        debian: For all but server-gramine: Debian 12, or what has its packages.
+        gramine: For server-gramine: Ubuntu 24.04 or Debian 12 with Gramine.
+        tensorflow_serving: Where server-gramine's ``tensorflow_model_server`` is copied from.
+    """
+
+    debian: str = DEBIAN
+    gramine: str = GRAMINE
+    tensorflow_serving: str = TENSORFLOW_SERVING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How an image is built.
+
+    Args:
+        name: The image.
+        dockerfile: The name of its Dockerfile in the package's ``dockerfiles/``.
+        packages: The Python packages that it gets.
+        bases: The build arguments that name other images, with their values.
+        title: A few words for people.
+    """
+
+    name: ImageName
+    dockerfile: str
+    packages: Packages
+    bases: dict[str, str]
+    title: str
+
+
+def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMBEDDED) -> Recipe:
+    """Return how to build the image ``name``.
+
+    Args:
+        name: The image.
+        bases: What it is built on.
+        server: Which model server server-gramine has.
+    """
+    debian = {"BASE": bases.debian}
+    match name:
+        case ImageName.FRONT:
+            title = "NGINX, which passes TLS through by its server name"
+            return Recipe(name=name, dockerfile="front", packages=Packages.NONE, bases=debian, title=title)
+        case ImageName.SERVER_SIMULATED:
+            title = "the model server in a simulated enclave: it protects nothing from the host"
+            return Recipe(name=name, dockerfile="server-simulated", packages=Packages.SERVER, bases=debian, title=title)
+        case ImageName.SERVER_GRAMINE if server is ServerKind.TENSORFLOW_SERVING:
+            arguments = {"BASE": bases.gramine, "TENSORFLOW_SERVING": bases.tensorflow_serving}
+            title = "TensorFlow Serving's model server under Gramine"
+            return Recipe(
+                name=name, dockerfile="server-gramine-tensorflow-serving", packages=Packages.BASE, bases=arguments,
+                title=title,
+            )  # fmt: skip
+        case ImageName.SERVER_GRAMINE:
+            title = "sealserve-model-server under Gramine"
+            return Recipe(
+                name=name, dockerfile="server-gramine", packages=Packages.SERVER, bases={"BASE": bases.gramine},
+                title=title,
+            )  # fmt: skip
+        case _:
+            title = {ImageName.BROKER: "the owner's broker", ImageName.CLIENT: "what a user of the service runs"}[name]
+            return Recipe(name=name, dockerfile=name.value, packages=Packages.BASE, bases=debian, title=title)
+
+
+def images_for(platform: Platform) -> tuple[ImageName, ...]:
+    """Return the images that a deployment on ``platform`` needs."""
+    server = ImageName.SERVER_GRAMINE if platform is Platform.SGX else ImageName.SERVER_SIMULATED
+    return (ImageName.BROKER, ImageName.CLIENT, ImageName.FRONT, server)
+
+
+def reference(prefix: str, name: ImageName, tag: str) -> str:
+    """Return an image's name: ``PREFIX-NAME:TAG``."""
+    return f"{prefix}-{name.value}:{tag}"

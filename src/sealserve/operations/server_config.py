@@ -1,0 +1,43 @@
+"""The model server's configuration files in a release."""
+
+from typing import Final
+
+from sealserve.deployment import Deployment, ModelSection
+from sealserve.enclave.spec import PRIVATE_ROOT
+from sealserve.model.server_config import (
+    ServedModel,
+    model_server_config,
+    read_batching_parameters,
+    read_monitoring_config,
+)
+from sealserve.sealing.release_index import MODELS_FOLDER
+
+MODEL_CONFIG: Final = "config/models.config"
+BATCHING_PARAMETERS: Final = "config/batching.config"
+MONITORING_CONFIG: Final = "config/monitoring.config"
+
+
+def server_config_files(deployment: Deployment) -> dict[str, bytes]:
+    """Return the model server's configuration files by their paths in the release.
+
+    Raises:
+        SealserveError: What `sealserve.model.server_config` raises.
+    """
+    grouped: dict[str, list[ModelSection]] = {}
+    for model in deployment.models:
+        grouped.setdefault(model.name, []).append(model)
+    served = [
+        ServedModel(
+            name=name,
+            base_path=f"{PRIVATE_ROOT}/{MODELS_FOLDER}/{name}",
+            versions=[model.version for model in versions],
+            labels={label: model.version for model in versions for label in model.labels},
+        )
+        for name, versions in sorted(grouped.items())
+    ]
+    files = {MODEL_CONFIG: model_server_config(served)}
+    if (path := deployment.server.batching_parameters_file) is not None:
+        files[BATCHING_PARAMETERS] = read_batching_parameters(path)
+    if (path := deployment.server.monitoring_config_file) is not None:
+        files[MONITORING_CONFIG] = read_monitoring_config(path)
+    return files

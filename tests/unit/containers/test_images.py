@@ -1,0 +1,172 @@
+"""What an image is built from, and what is said to be in it."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.harness.fake_docker import IMAGE, FakeDocker
+
+from sealserve import __version__
+from sealserve.containers.build import (
+    BasePythonError,
+    BuiltImage,
+    ImageMissingError,
+    build_image,
+    push_image,
+    read_record,
+)
+from sealserve.containers.contents import Ecosystem, Package, read_packages
+from sealserve.containers.context import build_context
+from sealserve.containers.engine import Engine, EngineRefusedError, Image
+from sealserve.containers.recipes import Bases, ImageName, Packages, images_for, recipe, reference
+from sealserve.containers.requirements import WheelsError, fetch_wheels, locked_versions, requirements
+from sealserve.containers.sbom import bill_of_materials
+from sealserve.deployment import Platform, ServerKind
+
+BASES = Bases(debian="base:1", gramine="gramine:2", tensorflow_serving="serving@sha256:33")
+
+
+def quietly(_text: str) -> None:
+    pass
+
+
+def test_each_image_has_a_dockerfile_that_takes_its_bases(tmp_path: Path) -> None:
+    for name in ImageName:
+        for server in ServerKind:
+            made = recipe(name, bases=BASES, server=server)
+            with build_context(made, tmp_path) as context:
+                dockerfile = (context / "Dockerfile").read_text()
+            arguments = {line.split("=")[0].removeprefix("ARG ") for line in dockerfile.splitlines() if "ARG " in line}
+            assert arguments == set(made.bases), made
+            assert "USER 65532:65532" in dockerfile
+            assert "--mount" not in dockerfile  # the classic builder knows no RUN --mount
+            assert ("pip" in dockerfile) == (made.packages is not Packages.NONE)
+            assert dockerfile.count("--no-index") == dockerfile.count("--require-hashes")
+
+
+def test_a_deployment_needs_four_images() -> None:
+    assert images_for(Platform.SGX)[-1] is ImageName.SERVER_GRAMINE
+    assert images_for(Platform.SIMULATED)[-1] is ImageName.SERVER_SIMULATED
+    assert reference("r.example:5000/a/b", ImageName.FRONT, "1") == "r.example:5000/a/b-front:1"
+
+
+def test_the_servers_image_gets_no_more_of_tensorflow_than_it_needs() -> None:
+    assert requirements(Packages.NONE) == ""
+    base, server = locked_versions(Packages.BASE), locked_versions(Packages.SERVER)
+    assert set(server) - set(base) == {"tensorflow", "tensorflow-serving-api"}
+    assert "grpcio" in base
+    assert all("--hash=sha256:" in entry for entry in requirements(Packages.SERVER).split("\n\n"))
+
+
+def test_a_context_has_sealserve_and_the_locked_wheels_and_nothing_else(tmp_path: Path) -> None:
+    version = locked_versions(Packages.BASE)["grpcio"]
+    wanted = f"grpcio-{version}-cp311-cp311-manylinux2014_x86_64.whl"
+    for name in (wanted, "grpcio-1.0-cp311-cp311-any.whl", "evil-1.0-py3-none-any.whl", "notes.txt"):
+        (tmp_path / name).write_bytes(b"wheel")
+    with build_context(recipe(ImageName.BROKER, bases=BASES), tmp_path) as context:
+        assert sorted(path.name for path in context.iterdir()) == [
+            "Dockerfile",
+            "package",
+            "requirements.txt",
+            "wheels",
+        ]
+        assert [path.name for path in (context / "wheels").iterdir()] == [wanted]
+        files = {str(path.relative_to(context / "package")) for path in (context / "package").rglob("*")}
+        assert f"sealserve-{__version__}.dist-info/METADATA" in files
+        assert "sealserve/broker/server.py" in files
+        assert not any("__pycache__" in name for name in files)
+    assert not context.exists()
+
+
+def test_wheels_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sealserve.containers.requirements._lock", lambda _: "no-such-thing==1 \\\n    --hash=sha256:00\n"
+    )
+    for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(WheelsError, match=r"cannot be had: .*no-such-thing==1") as caught:
+        fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
+    assert caught.value.code == "image.wheels"
+    assert list((tmp_path / "wheels").iterdir()) == []
+
+
+def image_root(folder: Path) -> Path:
+    (folder / "var/lib/dpkg").mkdir(parents=True)
+    (folder / "var/lib/dpkg/status").write_text(
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9+deb12u9\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n"
+    )
+    (folder / "usr/lib").mkdir(parents=True)
+    (folder / "usr/lib/os-release").write_text('NAME="x"\nID=ubuntu\nVERSION_ID="24.04"\n')
+    records = folder / "opt/sealserve/lib/python3.11/site-packages/Some_Thing-2.0.dist-info"
+    records.mkdir(parents=True)
+    (records / "METADATA").write_text("Metadata-Version: 2.1\nName: Some_Thing\nVersion: 2.0\n\nText: no field\n")
+    return folder
+
+
+def test_what_is_installed_is_read_from_the_files(tmp_path: Path) -> None:
+    found = read_packages(image_root(tmp_path))
+    assert found == (
+        Package(Ecosystem.DEB, "libc6", "2.36-9+deb12u9", "ubuntu", "amd64"),
+        Package(Ecosystem.PYPI, "Some_Thing", "2.0"),
+    )
+    assert [package.purl for package in found] == [
+        "pkg:deb/ubuntu/libc6@2.36-9%2Bdeb12u9?arch=amd64",
+        "pkg:pypi/some-thing@2.0",
+    ]
+    assert read_packages(tmp_path / "elsewhere") == ()
+
+
+def test_a_bill_of_materials(tmp_path: Path) -> None:
+    image = Image(reference="r.example:5000/x-front:1", id="sha256:aa", digests=(), created="2026-01-02T03:04:05.6Z",
+                  size=1, layers=())  # fmt: skip
+    base = Image(reference="debian:12", id="sha256:bb", digests=("debian@sha256:cc",), size=1, created="", layers=())
+    bill = json.loads(bill_of_materials(image, {"BASE": base}, read_packages(image_root(tmp_path))))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    datetime.fromisoformat(bill["metadata"]["timestamp"])
+    assert bill["metadata"]["component"]["name"] == "r.example:5000/x-front"
+    assert bill["metadata"]["component"]["version"] == "1"
+    (on,) = [item for item in bill["components"] if item["type"] == "container"]
+    assert (on["name"], on["version"], on["purl"]) == ("debian", "12", "pkg:oci/debian@sha256%3Acc")
+    assert {"name": "sealserve:repository-digest", "value": "debian@sha256:cc"} in on["properties"]
+    references = [item["bom-ref"] for item in bill["components"]]
+    assert len(set(references)) == len(references) == 3
+    assert bill["dependencies"][0]["dependsOn"] == sorted(references)
+    assert bill_of_materials(image, {"BASE": base}, ()) == bill_of_materials(image, {"BASE": base}, ())
+
+
+def test_a_base_that_cannot_be_pulled(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
+    docker.answer("image inspect", err="Error: No such image\n", status=1)
+    docker.answer("pull", err="Error response from daemon: Get https://r/v2/: no route to host\n", status=1)
+    made = recipe(ImageName.FRONT, bases=BASES)
+    with pytest.raises(
+        EngineRefusedError, match=r"base:1 is not here, and cannot be pulled.*no route to host"
+    ) as caught:
+        build_image(engine, made, "x-front:1", wheels=tmp_path, records=tmp_path, tell=quietly)
+    assert "--base" in str(caught.value.hint)
+
+
+def test_a_base_of_another_distribution(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
+    docker.answer("image inspect", [IMAGE])
+    docker.answer("run --rm --network none --entrypoint cat base:1", 'ID=alpine\nPRETTY_NAME="Alpine Linux v3.20"\n')
+    made = recipe(ImageName.BROKER, bases=BASES)
+    with pytest.raises(BasePythonError, match=r"base:1 is Alpine Linux v3.20") as caught:
+        build_image(engine, made, "x-broker:1", wheels=tmp_path, records=tmp_path, tell=quietly)
+    assert caught.value.code == "image.base-python"
+
+
+def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Engine) -> None:
+    docker.answer("image inspect", err="Error: No such image\n", status=1)
+    with pytest.raises(ImageMissingError, match="no image x-front:1") as caught:
+        push_image(engine, "x-front:1", tell=quietly)
+    assert caught.value.code == "image.missing"
+
+
+def test_records_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    assert read_record(ImageName.FRONT, tmp_path) is None
+    for content in (b"", b"[]", b'{"name": "front"}', b"\xff"):
+        (tmp_path / "front.json").write_bytes(content)
+        assert read_record(ImageName.FRONT, tmp_path) is None
+    assert BuiltImage.__dataclass_params__.frozen  # type: ignore[attr-defined]
