@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: help setup demo test test-fast check format bench lock protos errors schemas operations clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: nginx, the virtual environment, the locked packages
 	@test -n "$(PYTHON)" || { echo "setup: error: no Python 3.11, 3.12 or 3.13 found. On Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 4; }
@@ -41,6 +41,12 @@ format: setup ## Format the code
 
 bench: setup ## Measure, side by side in one run
 	$(BIN)/python bench/path.py $(ARGS)
+
+cluster-up: setup ## Start a real Kubernetes on this machine, for tests and trials (root, Go)
+	@$(BIN)/python -m testbed.kubernetes up $(ARGS)
+
+cluster-down: setup ## Stop it, and remove all of it
+	@$(BIN)/python -m testbed.kubernetes down
 
 lock: setup ## Resolve the locked versions again
 	$(BIN)/python scripts/lock.py

@@ -1,0 +1,96 @@
+"""The networks of the testbed: a bridge of its own, and a network namespace for each node.
+
+The bridge's address is this machine's in the cluster's network: the API server listens there, an owner's broker may,
+and a client there is outside of the cluster. Pods are reached by routes, without translation of addresses.
+
+Source: ip-link(8), ip-netns(8), veth(4); https://kubernetes.io/docs/concepts/cluster-administration/networking/.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from testbed.kubernetes.layout import BRIDGE, CONTROL_PLANE, Node
+
+_TRUST: Final = (
+    "FORWARD",
+    "-i",
+    BRIDGE,
+    "-o",
+    BRIDGE,
+    "-m",
+    "comment",
+    "--comment",
+    "sealserve testbed",
+    "-j",
+    "ACCEPT",
+)
+
+
+class NetworkError(Exception):
+    """The machine does not allow what the testbed's network needs."""
+
+
+def make_bridge() -> None:
+    """Make the bridge."""
+    if Path(f"/sys/class/net/{BRIDGE}").exists():
+        return
+    _run("ip", "link", "add", BRIDGE, "type", "bridge")
+    _run("ip", "address", "add", f"{CONTROL_PLANE}/24", "dev", BRIDGE)
+    _run("ip", "link", "set", BRIDGE, "up")
+    if not _succeeds("iptables", "-w", "-C", *_TRUST):  # Docker closes FORWARD, which bridged frames pass as well
+        _run("iptables", "-w", "-I", *_TRUST)
+
+
+def connect(node: Node) -> None:
+    """Make a node's network namespace and connect it to the bridge.
+
+    Raises:
+        NetworkError: The kernel, or the container this runs in, does not allow it.
+    """
+    if node.shares_network or Path(f"/run/netns/{node.namespace}").exists():
+        return
+    inside = ("ip", "-n", node.namespace)
+    outer, inner = f"seal{node.number}", "eth0"
+    _run("ip", "netns", "add", node.namespace)
+    _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", node.namespace)
+    _run("ip", "link", "set", outer, "master", BRIDGE, "up")
+    _run(*inside, "address", "add", f"{node.address}/24", "dev", inner)
+    for device in ("lo", inner):
+        _run(*inside, "link", "set", device, "up")
+    _run(*inside, "route", "add", "default", "via", CONTROL_PLANE)
+    _run("ip", "route", "replace", node.pods, "via", node.address)
+    # Pods of one node talk over its bridge; services are translated only if bridged frames pass iptables.
+    for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
+        _run(*node.enter, "sysctl", "-q", "-w", setting)
+
+
+def introduce(nodes: Sequence[Node]) -> None:
+    """Tell each node the way to the other nodes' pods."""
+    for node in nodes:
+        for other in nodes:
+            if node != other and not node.shares_network:
+                _run("ip", "-n", node.namespace, "route", "replace", other.pods, "via", other.address)
+
+
+def remove(nodes: Sequence[Node]) -> None:
+    """Remove the namespaces and the bridge; what is not there is no error."""
+    for node in nodes:
+        if Path(f"/run/netns/{node.namespace}").exists():
+            _succeeds("ip", "netns", "delete", node.namespace)
+        _succeeds("ip", "link", "delete", f"seal{node.number}")
+    if Path(f"/sys/class/net/{BRIDGE}").exists():
+        _succeeds("ip", "link", "delete", BRIDGE)
+    while _succeeds("iptables", "-w", "-D", *_TRUST):
+        pass
+
+
+def _run(*command: str) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise NetworkError(f"`{' '.join(command)}` failed: {result.stderr.strip()}")
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

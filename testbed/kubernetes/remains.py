@@ -1,0 +1,112 @@
+"""What a cluster leaves on a machine, found by name and removed: processes, cgroups, mounts, settings of the kernel.
+
+Nothing is taken for the testbed's by its program's name: containers are found by the testbed's cgroups, shims by the
+socket of its containerd, mounts by its folders.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from testbed.kubernetes.layout import CGROUP, SOCKETS, STATE
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+# What the kubelet sets for the whole machine (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
+_KERNEL: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+                  "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")  # fmt: skip
+_SAVED: Final = STATE / "kernel.json"
+
+
+def remember_kernel_settings() -> None:
+    """Write down the settings that a kubelet changes, unless they are written down already."""
+    if not _SAVED.exists():
+        _SAVED.write_text(json.dumps({name: Path("/proc/sys", name).read_text().strip() for name in _KERNEL}))
+
+
+def restore_kernel_settings() -> None:
+    """Set them as they were."""
+    if _SAVED.exists():
+        for name, value in json.loads(_SAVED.read_text()).items():
+            Path("/proc/sys", name).write_text(value)
+
+
+def make_cgroups(name: str) -> None:
+    """Make a node's root cgroup in every hierarchy."""
+    if (_CGROUPS / "cgroup.controllers").exists():
+        for folder in (_CGROUPS, _CGROUPS / CGROUP):
+            folder.mkdir(exist_ok=True)
+            wanted = (folder / "cgroup.controllers").read_text().split()
+            (folder / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in wanted))
+        (_CGROUPS / CGROUP / name).mkdir(exist_ok=True)
+        return
+    for hierarchy in _hierarchies():
+        (hierarchy / CGROUP / name).mkdir(parents=True, exist_ok=True)
+        if hierarchy.name == "cpuset":  # a new cpuset is empty, and no process can enter it
+            for folder in (hierarchy / CGROUP, hierarchy / CGROUP / name):
+                for setting in ("cpuset.cpus", "cpuset.mems"):
+                    (folder / setting).write_text((folder.parent / setting).read_text())
+
+
+def kill_containers() -> None:
+    """Kill every process in the testbed's cgroups, and every shim of its containerds."""
+    for _ in range(100):
+        found = {*_in_cgroups(), *_shims()}
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def unmount() -> None:
+    """Unmount what is mounted in the testbed's folders, the innermost first."""
+    points = [line.split()[4].replace("\\040", " ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(points):
+        if any(Path(point).is_relative_to(folder) for folder in (STATE, SOCKETS)):
+            subprocess.run(["umount", "--lazy", point], capture_output=True, check=False)
+
+
+def remove_cgroups() -> None:
+    """Remove the testbed's cgroups, the innermost first."""
+    for hierarchy in _hierarchies():
+        root = hierarchy / CGROUP
+        for folder in sorted((path for path in [root, *root.rglob("*")] if path.is_dir()), reverse=True):
+            for _ in range(20):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                    break
+                time.sleep(0.05)
+
+
+def _hierarchies() -> Iterator[Path]:
+    if (_CGROUPS / "cgroup.controllers").exists():
+        yield _CGROUPS
+        return
+    yield from (
+        path for path in _CGROUPS.iterdir() if path.is_dir() and not path.is_symlink() and path.name != "unified"
+    )
+
+
+def _in_cgroups() -> Iterator[int]:
+    for hierarchy in _hierarchies():
+        for members in (hierarchy / CGROUP).rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                yield from map(int, members.read_text().split())
+
+
+def _shims() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"containerd-shim" in arguments[0] and any(
+                    argument.startswith(os.fsencode(f"{SOCKETS}/")) for argument in arguments
+                ):
+                    yield int(entry.name)
