@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: help setup demo test test-fast check format bench lock protos errors schemas operations clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: nginx, the virtual environment, the locked packages
 	@test -n "$(PYTHON)" || { echo "setup: error: no Python 3.11, 3.12 or 3.13 found. On Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 4; }
@@ -21,10 +21,10 @@ demo: setup ## Run the twelve steps on this machine (ARGS="--attack", "--keep", 
 	@$(BIN)/sealserve demo $(ARGS)
 
 test: setup ## Run every test
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that need neither TensorFlow nor other programs
-	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e and not kubernetes" $(ARGS)
 
 check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/ruff format --check .
@@ -41,6 +41,10 @@ format: setup ## Format the code
 
 bench: setup ## Measure, side by side in one run
 	$(BIN)/python bench/path.py $(ARGS)
+
+.PHONY: test-kubernetes cluster-up cluster-down
+test-kubernetes: setup ## Run the tests on a Kubernetes: that of KUBECONFIG, or one that is started here (root, Go)
+	$(BIN)/pytest -m kubernetes -p no:xdist $(ARGS)
 
 cluster-up: setup ## Start a real Kubernetes on this machine, for tests and trials (root, Go)
 	@$(BIN)/python -m testbed.kubernetes up $(ARGS)

@@ -19,6 +19,7 @@ from sealserve.cluster.processes import Registry, wait_ready, wait_until
 NODES: Final = 2
 # What a node with SGX advertises: enclaves (Intel's device plugin allows 110) and bytes of EPC. Here they only count.
 SIMULATED_SGX: Final = {"sgx.intel.com/enclave": "110", "sgx.intel.com/epc": "16Gi"}
+_APPLETS: Final = ("cat", "httpd", "ls", "nc", "nslookup", "sh", "sleep", "true")
 _READY_SECONDS: Final = 120.0
 _MOST_NODES: Final = 9
 KEPT_LOGS: Final = CACHE / "last-failure"
@@ -60,14 +61,15 @@ class Cluster:
         began = time.monotonic()
         for folder in (STATE, LOGS, SOCKETS, IMAGES):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        remains.remember_kernel_settings()
+        remains.remember()
         nodes = self._connect(node_count)
         if not KUBECONFIG.exists():
             certificates.create(nodes)
         self._run("etcd", control_plane.etcd(programs))
         self._run("kube-apiserver", control_plane.api_server(programs))
+        images = _own_images(programs)
         with ThreadPoolExecutor() as pool:
-            runtimes = [pool.submit(self._start_runtime, node, programs) for node in nodes]
+            runtimes = [pool.submit(self._start_runtime, node, images) for node in nodes]
             self._wait_api(programs)
             for role, command in (
                 ("controller-manager", control_plane.controller_manager),
@@ -95,13 +97,14 @@ class Cluster:
             process.stop()
             self._registry.remove(process.role)
         remains.kill_containers()
+        remains.remove_shim_sockets()
         everyone = [Node(number) for number in range(1, _MOST_NODES + 1)]
         if (STATE / "shares-network").exists():
             _clean_shared_network()
         network.remove(everyone)
         remains.unmount()
         remains.remove_cgroups()
-        remains.restore_kernel_settings()
+        remains.restore()
         for folder in (STATE, SOCKETS):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (STATE, SOCKETS):
@@ -174,13 +177,13 @@ class Cluster:
             nodes = [Node(1, shares_network=True)]
         return nodes
 
-    def _start_runtime(self, node: Node, programs: Path) -> None:
+    def _start_runtime(self, node: Node, images: Sequence[Path]) -> None:
         remains.make_cgroups(node.name)
         nodes_.configure(node)
         self._run(f"containerd-{node.name}", nodes_.containerd(node))
         process = self._registry.all()[f"containerd-{node.name}"]
         wait_ready(process, lambda: _answers(node), seconds=_READY_SECONDS)
-        for archive in _own_images(programs):
+        for archive in images:
             _import_image(node, archive)
 
     def _run(self, role: str, command: Sequence[str]) -> None:
@@ -221,11 +224,7 @@ def _own_images(programs: Path) -> list[Path]:
     for file, (name, files, command) in images.items():
         archive = programs / f"{file}.tar"
         if not archive.exists():
-            links = (
-                {f"bin/{applet}": "busybox" for applet in ("sh", "sleep", "nc", "wget", "nslookup", "cat")}
-                if file == "busybox"
-                else {}
-            )
+            links = {f"bin/{applet}": "busybox" for applet in _APPLETS} if file == "busybox" else {}
             write_image(archive, name, files, command=command, links=links)
         written.append(archive)
     return written

@@ -28,6 +28,9 @@ _TRUST: Final = (
 )
 
 
+POLICY_QUEUE: Final = "100"  # the agent's default
+
+
 class NetworkError(Exception):
     """The machine does not allow what the testbed's network needs."""
 
@@ -64,6 +67,10 @@ def connect(node: Node) -> None:
     # Pods of one node talk over its bridge; services are translated only if bridged frames pass iptables.
     for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
         _run(*node.enter, "sysctl", "-q", "-w", setting)
+    # The agent that enforces NetworkPolicies would queue new connections by nftables, for which not every kernel is
+    # built (CONFIG_NFT_QUEUE). It gets them by iptables as well; a connection that it judges twice is judged alike.
+    queue = ("-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", POLICY_QUEUE, "--queue-bypass")
+    _run(*node.enter, "iptables", "-w", "-t", "mangle", "-A", "FORWARD", *queue)
 
 
 def introduce(nodes: Sequence[Node]) -> None:

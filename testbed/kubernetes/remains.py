@@ -7,6 +7,7 @@ socket of its containerd, mounts by its folders.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,20 +21,27 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 # What the kubelet sets for the whole machine (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
 _KERNEL: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
                   "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")  # fmt: skip
-_SAVED: Final = STATE / "kernel.json"
+# What the kubelet and the network plugins make outside of the folders that they are given.
+_FOLDERS: Final = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
+_SAVED: Final = STATE / "before.json"
 
 
-def remember_kernel_settings() -> None:
-    """Write down the settings that a kubelet changes, unless they are written down already."""
+def remember() -> None:
+    """Write down, once, the settings that a kubelet changes, and which folders were not there."""
     if not _SAVED.exists():
-        _SAVED.write_text(json.dumps({name: Path("/proc/sys", name).read_text().strip() for name in _KERNEL}))
+        settings = {name: Path("/proc/sys", name).read_text().strip() for name in _KERNEL}
+        absent = [folder for folder in _FOLDERS if not Path(folder).exists()]
+        _SAVED.write_text(json.dumps({"settings": settings, "absent": absent}))
 
 
-def restore_kernel_settings() -> None:
-    """Set them as they were."""
+def restore() -> None:
+    """Set them as they were, and remove the folders that are new."""
     if _SAVED.exists():
-        for name, value in json.loads(_SAVED.read_text()).items():
+        before = json.loads(_SAVED.read_text())
+        for name, value in before["settings"].items():
             Path("/proc/sys", name).write_text(value)
+        for folder in before["absent"]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_cgroups(name: str) -> None:
@@ -46,6 +54,8 @@ def make_cgroups(name: str) -> None:
         (_CGROUPS / CGROUP / name).mkdir(exist_ok=True)
         return
     for hierarchy in _hierarchies():
+        if hierarchy.name == "unified":  # containerd makes what it wants there
+            continue
         (hierarchy / CGROUP / name).mkdir(parents=True, exist_ok=True)
         if hierarchy.name == "cpuset":  # a new cpuset is empty, and no process can enter it
             for folder in (hierarchy / CGROUP, hierarchy / CGROUP / name):
@@ -63,6 +73,12 @@ def kill_containers() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def remove_shim_sockets() -> None:
+    """Remove the shims' sockets, which lie in a folder that all containerds of a machine share."""
+    for address in SOCKETS.glob("*/containerd/io.containerd.runtime.v2.task/*/*/address"):
+        Path(address.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
 
 
 def unmount() -> None:
@@ -89,9 +105,7 @@ def _hierarchies() -> Iterator[Path]:
     if (_CGROUPS / "cgroup.controllers").exists():
         yield _CGROUPS
         return
-    yield from (
-        path for path in _CGROUPS.iterdir() if path.is_dir() and not path.is_symlink() and path.name != "unified"
-    )
+    yield from (path for path in _CGROUPS.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def _in_cgroups() -> Iterator[int]:

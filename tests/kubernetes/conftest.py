@@ -1,0 +1,60 @@
+"""The cluster of the tests: that of KUBECONFIG, or one that is started for them and stopped afterwards."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.kubernetes import layout, tools
+from testbed.kubernetes.cluster import Cluster
+
+
+class Kubectl:
+    """kubectl with a cluster's kubeconfig."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+
+    def __call__(self, *arguments: str, given: Mapping[str, Any] | None = None, check: bool = True) -> str:
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
+        text = None if given is None else json.dumps(given)
+        result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert not check or result.returncode == 0, f"{' '.join(arguments)}: {result.stderr}"
+        return result.stdout + ("" if check else result.stderr)
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Iterator[Cluster | None]:
+    """The testbed's own cluster, or None where KUBECONFIG names another. One that runs already is used, and stays."""
+    if os.environ.get("KUBECONFIG", str(layout.KUBECONFIG)) != str(layout.KUBECONFIG):
+        yield None
+        return
+    if os.geteuid() != 0:
+        pytest.skip("the testbed makes network namespaces: run as root, or set KUBECONFIG to a cluster of yours")
+    cluster = Cluster()
+    found_running = cluster.is_up()
+    cluster.up()
+    yield cluster
+    if not found_running:
+        cluster.keep_logs()
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def kubectl(testbed: Cluster | None) -> Iterator[Kubectl]:
+    with pytest.MonkeyPatch.context() as patch:
+        if testbed is not None:
+            patch.setenv("PATH", f"{tools.folder()}:{os.environ['PATH']}")
+            patch.setenv("KUBECONFIG", str(layout.KUBECONFIG))
+        yield Kubectl(Path(os.environ["KUBECONFIG"]))
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"test-{request.node.name.removeprefix('test_').replace('_', '-')}"[:60].rstrip("-")
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
