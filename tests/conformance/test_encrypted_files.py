@@ -66,7 +66,7 @@ MUTATIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "second MHT node": (lambda raw: flipped(raw, 98 * 4096 + 4095), "sealed-file.tampered-node"),
     "first data node": (lambda raw: flipped(raw, 2 * 4096), "sealed-file.tampered-node"),
     "last byte of the last data node": (lambda raw: flipped(raw, len(raw) - 1), "sealed-file.tampered-node"),
-    "two data nodes swapped": (lambda raw: swapped(raw, 2, 3), "sealed-file.tampered-node"),
+    "two data nodes swapped": (lambda raw: swapped(raw, 2, 3), "sealed-file.moved-node"),
     "MHT node and data node swapped": (lambda raw: swapped(raw, 98, 99), "sealed-file.tampered-node"),
     "last node cut off": (lambda raw: raw[:-4096], "sealed-file.truncated"),
     "last byte cut off": (lambda raw: raw[:-1], "sealed-file.truncated"),

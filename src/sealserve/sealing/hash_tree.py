@@ -26,6 +26,7 @@ from sealserve.sealing.protected_file import (
 )
 from sealserve.sealing.regular_file import read_at, write_at
 
+_NO_CHILDREN = bytes(CHILD_ENTRIES_SIZE)
 _PARKED_SIZE = DATA_ENTRIES_SIZE + MAC_SIZE
 
 
@@ -61,6 +62,8 @@ class HashTreeWriter:
         self._children: dict[int, bytearray] = {}
         self._unfinished: dict[int, int] = {}
         self._parking = AESGCM(os.urandom(16))
+        self._content = memoryview(bytearray(NODE_SIZE))
+        self._node = memoryview(bytearray(NODE_SIZE + SPARE))
         self.root_entry: bytes | None = None
 
     def place(self, index: int, data_entries: bytes | bytearray, slot: memoryview) -> None:
@@ -78,14 +81,14 @@ class HashTreeWriter:
             slot[:_PARKED_SIZE] = self._parking.encrypt(_nonce(index), bytes(data_entries), None)
             slot[_PARKED_SIZE:] = bytes(NODE_SIZE - _PARKED_SIZE)
             return
-        node, entry = self._encrypt(bytes(data_entries) + bytes(CHILD_ENTRIES_SIZE))
-        slot[:] = node
+        entry = self._encrypt(data_entries, _NO_CHILDREN)
+        slot[:] = self._node[:NODE_SIZE]
         while index:
             index, place = parent(index)  # the way up
             if not self._finish_child(index, place, entry):
                 return
-            node, entry = self._encrypt(self._fetch(index) + bytes(self._children.pop(index)))
-            write_at(self._descriptor, node, mht_node_position(index) * NODE_SIZE)
+            entry = self._encrypt(self._fetch(index), self._children.pop(index))
+            write_at(self._descriptor, self._node[:NODE_SIZE], mht_node_position(index) * NODE_SIZE)
         self.root_entry = entry
 
     def _finish_child(self, index: int, slot: int, entry: bytes) -> bool:
@@ -96,10 +99,13 @@ class HashTreeWriter:
             self._unfinished[index] = left
         return left == 0
 
-    def _encrypt(self, content: bytes) -> tuple[memoryview, bytes]:
-        node, entry = memoryview(bytearray(NODE_SIZE + SPARE)), bytearray(ENTRY_SIZE)
-        self._cipher.encrypt(memoryview(content), node, memoryview(entry))
-        return node[:NODE_SIZE], bytes(entry)
+    def _encrypt(self, data_entries: bytes | bytearray, child_entries: bytes | bytearray) -> bytes:
+        """Encrypt an MHT node into ``_node``, and return its entry."""
+        self._content[:DATA_ENTRIES_SIZE] = data_entries
+        self._content[DATA_ENTRIES_SIZE:] = child_entries
+        entry = bytearray(ENTRY_SIZE)
+        self._cipher.encrypt(self._content, self._node, memoryview(entry))
+        return bytes(entry)
 
     def _fetch(self, index: int) -> bytes:
         parked = bytearray(_PARKED_SIZE)

@@ -1,5 +1,6 @@
 """Reads one encrypted file: nothing leaves here that was not authenticated."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,8 @@ from sealserve.sealing.hash_tree import HashTreeReader, TreeNodeError
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher, NodeMacError
 from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
 from sealserve.sealing.protected_file import (
+    CHILDREN_PER_MHT,
+    DATA_ENTRIES_SIZE,
     DATA_PER_MHT,
     ENTRY_SIZE,
     GROUP_PLAIN_SIZE,
@@ -49,6 +52,28 @@ class TamperedNodeError(VerificationError):
             hint="Copy the file again from where it was sealed.",
         )
         self.position = position
+
+
+class MovedNodeError(TamperedNodeError):
+    """A node stands in the place of another one of the same file: somebody swapped or copied nodes.
+
+    That is told apart from other changes only among the nodes of one MHT node; it is refused everywhere.
+
+    Args:
+        name: The file, as errors name it.
+        position: The node's position in the file.
+        origin: Where it was sealed to be.
+    """
+
+    code = "sealed-file.moved-node"
+
+    def __init__(self, name: str, position: int, origin: int) -> None:
+        super().__init__(name, position)
+        self.message = (
+            f"{name} was tampered with: {protected_file.describe_node(position)}, at byte {position * NODE_SIZE}, "
+            f"is what was sealed as {protected_file.describe_node(origin)}."
+        )
+        self.origin = origin
 
 
 class TruncatedError(VerificationError):
@@ -210,7 +235,28 @@ class SealedReader:
             position = protected_file.mht_node_position(error.index)
             if error.present < NODE_SIZE:
                 raise self._cut_off(position) from error
-            raise TamperedNodeError(self._name, position) from error
+            raise self._tampered(position, self._siblings(error.index)) from error
+
+    def _siblings(self, index: int) -> dict[int, memoryview]:
+        """Return the entries beside that of MHT node ``index``, by the position of their nodes."""
+        if index == 0:
+            return {}
+        above, _ = protected_file.parent(index)
+        entries = self._tree.node(above)[DATA_ENTRIES_SIZE:]
+        first = above * CHILDREN_PER_MHT + 1
+        count = protected_file.child_count(above, protected_file.mht_nodes(self.size))
+        return {protected_file.mht_node_position(first + slot): _entry(entries, slot) for slot in range(count)}
+
+    def _tampered(self, position: int, entries: dict[int, memoryview]) -> TamperedNodeError:
+        """Return the error for the node at ``position``; ``entries`` are those that it may have been sealed with."""
+        node, plain = memoryview(bytearray(NODE_SIZE + SPARE)), memoryview(bytearray(NODE_SIZE))
+        for origin, entry in entries.items():
+            read_at(self._descriptor, node[:NODE_SIZE], position * NODE_SIZE)
+            with contextlib.suppress(NodeMacError):
+                self._cipher.decrypt(node, entry, plain)
+                if origin != position:  # else the host has put the right node back meanwhile
+                    return MovedNodeError(self._name, position, origin)
+        return TamperedNodeError(self._name, position)
 
     def _open_group(self, group: Group, entries: memoryview) -> memoryview:
         return self._open_nodes(group, entries, 0, group.data_nodes)[: group.plain_size]
@@ -228,7 +274,12 @@ class SealedReader:
                 sealed[: used + SPARE], entries[first * ENTRY_SIZE : (first + count) * ENTRY_SIZE], plain[:used]
             )
         except NodeMacError as error:
-            raise TamperedNodeError(self._name, protected_file.data_node_position(number + error.index)) from error
+            first_of_group = group.index * DATA_PER_MHT
+            siblings = {
+                protected_file.data_node_position(first_of_group + slot): _entry(entries, slot)
+                for slot in range(group.data_nodes)
+            }
+            raise self._tampered(protected_file.data_node_position(number + error.index), siblings) from error
         return plain[:used]
 
     def _check_length(self, found: int, *, allow_trailing: bool) -> None:
@@ -248,6 +299,10 @@ class SealedReader:
         return TruncatedError(
             f"{self._name} became shorter while it was read: {protected_file.describe_node(position)} is missing."
         )
+
+
+def _entry(entries: memoryview, slot: int) -> memoryview:
+    return entries[slot * ENTRY_SIZE : (slot + 1) * ENTRY_SIZE]
 
 
 def read_header(descriptor: int, *, name: str) -> Header:

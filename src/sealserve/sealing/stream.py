@@ -1,0 +1,103 @@
+"""A sealed file as a Python stream: read at any offset, from verified nodes only."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sealserve.sealing.reader import SealedReader
+from sealserve.sealing.regular_file import open_regular
+from sealserve.secret import SecretBytes
+
+_BUFFER: Final = 2**16  # what small reads are served from
+
+
+class SealedStream(io.RawIOBase):
+    """The content of an open sealed file as a seekable stream. Each read decrypts and verifies what it needs.
+
+    Args:
+        reader: The file, its metadata verified. It stays open as long as the stream.
+    """
+
+    def __init__(self, reader: SealedReader) -> None:
+        super().__init__()
+        self._reader = reader
+        self._position = 0
+
+    @property
+    def embedded_path(self) -> str:
+        """The path that the file was sealed with."""
+        return self._reader.embedded_path
+
+    @property
+    def size(self) -> int:
+        """Size of the content in bytes."""
+        return self._reader.size
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be read at any offset."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into ``buffer``, and return how many bytes; 0 at the end.
+
+        Raises:
+            TamperedNodeError: A node does not match its MAC. Nothing of it was read.
+            TruncatedError: The file became shorter meanwhile.
+        """
+        self._check_open()
+        count = self._reader.read_into(memoryview(buffer).cast("B"), self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to ``offset``, and return the position. It may be behind the end: nothing is read there."""
+        self._check_open()
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"whence is 0, 1 or 2; {whence} is none of them")
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if position < 0:
+            raise ValueError(f"there is nothing at offset {position}")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """Return the position."""
+        self._check_open()
+        return self._position
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the stream is closed")
+
+
+@contextlib.contextmanager
+def open_sealed(
+    path: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str | None,
+    allow_trailing: bool = False,
+    follow_links: bool = True,
+) -> Iterator["io.BufferedReader[SealedStream]"]:
+    """Open the sealed file ``path`` for reading its content, as ``open(..., "rb")`` would; errors as in `SealedReader`.
+
+    Args:
+        path: A sealed file.
+        key: The wrap key, 16 bytes.
+        embedded_path: The path that it must be bound to, or None to accept any.
+        allow_trailing: Whether there may be something behind the last node.
+        follow_links: Whether ``path`` itself may be a symbolic link.
+    """
+    with open_regular(path, follow_links=follow_links) as descriptor:
+        reader = SealedReader(
+            descriptor, name=str(path), key=key, expected_path=embedded_path, allow_trailing=allow_trailing
+        )
+        with io.BufferedReader(SealedStream(reader), _BUFFER) as stream:
+            yield stream
