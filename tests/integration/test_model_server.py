@@ -537,6 +537,58 @@ def test_one_way_tls_asks_for_none(start: Start, model: Path, tls: Tls, tmp_path
         assert half_plus_two(channel, 2.0) == [3.0]
 
 
+def test_a_renewed_certificate_serves_new_connections_and_open_ones_stay(
+    start: Start, model: Path, tls: Tls, tmp_path: Path
+) -> None:
+    path = tmp_path / "ssl.cfg"
+    path.write_bytes(tls.settings(two_way=False))
+    server = start(f"--model_base_path={model}", f"--ssl_config_file={path}")
+    port = server.port()
+    now = datetime.now(UTC)
+    successor = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=now)
+    leaf = successor.issue_server([SERVICE], now=now)
+    with secure_channel(port, tls, authority=tls.service.certificate_pem, client=None) as old:
+        assert half_plus_two(old, 2.0) == [3.0]
+        (tmp_path / "new").write_bytes(SslConfig(server_key=leaf.key_pem, server_cert=leaf.chain_pem).render().reveal())
+        (tmp_path / "new").replace(path)
+        with secure_channel(port, tls, authority=successor.certificate_pem, client=None) as new:
+            assert half_plus_two(new, 4.0) == [4.0]
+        assert half_plus_two(old, 6.0) == [5.0]
+    with secure_channel(port, tls, authority=tls.service.certificate_pem, client=None) as late:
+        error: Any = refused(lambda: half_plus_two(late, 2.0))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+    server.wait_for("are new: they serve new connections")
+
+
+def test_a_unix_socket_can_be_the_only_address(
+    start: Start, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    (folder / "tf.cfg").write_text("allow_soft_placement: true")
+    server = start(
+        f"--model_base_path={model}",
+        "--dangerous_plaintext",
+        f"--grpc_socket_path={folder}/s",
+        f"--tensorflow_session_config_file={folder}/tf.cfg",
+    )
+    server.wait_for(rf"serving m version 1 on unix:{folder}/s \(PLAINTEXT\)")
+    assert not listens(server)
+    with grpc.insecure_channel(f"unix:{folder}/s") as channel:
+        assert half_plus_two(channel, 2.0) == [3.0]
+    server.signal()
+    assert server.ended() == 0
+    assert list(folder.iterdir()) == [folder / "tf.cfg"]
+
+
+def test_settings_of_tensorflow_that_cannot_be_read_end_the_server(start: Start, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tf.cfg").write_text("nonsense: 1")
+    server = start(
+        f"--model_base_path={model}", "--dangerous_plaintext", f"--tensorflow_session_config_file={tmp_path}/tf.cfg"
+    )
+    assert server.ended() == 2
+    assert "error[config-file.syntax]: " in server.output
+
+
 def test_plaintext_warns(start: Start, model: Path) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext")
     server.port()

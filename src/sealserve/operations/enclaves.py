@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -39,6 +40,10 @@ class InventoryServerError(InputError):
     """The inventory is of another model server than the one that is deployed."""
 
     code = "inventory.other-server"
+
+
+_REQUESTS_PER_THREAD: Final = 4
+"""As the model server's default has it, for each processor."""
 
 
 def specify(
@@ -76,6 +81,8 @@ def specify(
         "--ssl_config_file=/release/tls/ssl.cfg",
         "--file_system_poll_wait_seconds=0",
         *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
+        "--empty_files_after_load",
+        f"--grpc_max_threads={_REQUESTS_PER_THREAD * server.threads}",  # else the host's processors would decide
         f"--tensorflow_intra_op_parallelism={server.threads}",
         f"--tensorflow_inter_op_parallelism={server.threads}",
         f"--grpc_channel_arguments=grpc.max_connection_age_ms={age}",

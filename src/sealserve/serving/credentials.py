@@ -4,7 +4,8 @@ Source: tensorflow/serving, ``model_servers/server.cc`` (``BuildServerCredential
 """
 
 import logging
-from datetime import datetime
+import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -58,7 +59,66 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
 def server_credentials(settings: SslConfig) -> grpc.ServerCredentials:
     """Return gRPC's form of the settings; with ``client_verify``, a client without a certificate is turned away."""
     return grpc.ssl_server_credentials(
-        [(settings.server_key.reveal(), settings.server_cert)],
-        root_certificates=settings.custom_ca,
-        require_client_auth=settings.client_verify,
+        [_pair(settings)], root_certificates=settings.custom_ca, require_client_auth=settings.client_verify
     )
+
+
+class FollowedSettings:
+    """TLS settings that follow their file: a renewed certificate serves new connections, and open ones stay.
+
+    What cannot be used leaves the former settings in force, with one line in the log. Whether clients show a
+    certificate stays as it was at the start.
+
+    Args:
+        path: The file. A link is followed, as Kubernetes renews a mounted secret.
+        settings: What was read from it.
+    """
+
+    def __init__(self, path: Path, settings: SslConfig) -> None:
+        self._path = path
+        self._settings = settings
+        self._seen = _identity(path)
+        self._lock = threading.Lock()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return gRPC's form of the settings, which asks for newer ones at each handshake."""
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._settings),
+            self.newer,  # type: ignore[arg-type]  # "or None if no change", says grpc.dynamic_ssl_server_credentials
+            require_client_authentication=self._settings.client_verify,
+        )
+
+    def newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the settings of the file where it is another one now, else None. It raises nothing."""
+        with self._lock:
+            identity = _identity(self._path)
+            if identity == self._seen:
+                return None
+            self._seen = identity
+            try:
+                settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
+            except SealserveError as error:
+                logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
+                return None
+            if settings.client_verify != self._settings.client_verify:
+                logger.error("the former TLS settings stay: client_verify cannot change while the server runs")
+                return None
+            self._settings = settings
+            logger.info("the TLS settings in %s are new: they serve new connections", self._path)
+            return _configuration(settings)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _pair(settings: SslConfig) -> tuple[bytes, bytes]:
+    return settings.server_key.reveal(), settings.server_cert
+
+
+def _configuration(settings: SslConfig) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([_pair(settings)], root_certificates=settings.custom_ca)

@@ -10,7 +10,6 @@ from sealserve.serving.flags import Flag
 
 MEBIBYTE: Final = 2**20
 
-_LATER: Final = "not built yet"
 _CPU_ONLY: Final = "this server computes on the CPU"
 _TPU: Final = "there is no TPU inside an enclave"
 _TFLITE: Final = "it serves SavedModels only"
@@ -23,6 +22,11 @@ def _threads() -> int:
 
 HONOURED: Final = (
     Flag(name="port", default=8500, maximum=65535, help="TCP port for gRPC; 0 picks a free one, which the log names"),
+    Flag(
+        name="grpc_socket_path",
+        default="",
+        help="Unix socket for gRPC, with the same TLS settings; with --port=0 it is the only address",
+    ),
     Flag(name="model_name", default="default", help="the servable's name, as clients ask for it"),
     Flag(name="model_base_path", default="", help="folder of the model; its version folders are named by integers"),
     Flag(
@@ -148,6 +152,11 @@ HONOURED: Final = (
     ),
     Flag(name="tensorflow_intra_op_parallelism", default=0, help="threads that share the work of one operation"),
     Flag(name="tensorflow_inter_op_parallelism", default=0, help="operations that run at the same time"),
+    Flag(
+        name="tensorflow_session_config_file",
+        default="",
+        help="TensorFlow's settings (ConfigProto in protobuf text format); the thread flags go before",
+    ),
     Flag(name="version", default=False, help="print the versions and end"),
     Flag(name="help", default=False, ours=True, help="print this text and end"),
     Flag(
@@ -155,6 +164,12 @@ HONOURED: Final = (
         default="",
         ours=True,
         help="JSON list of the files that may be loaded, with sizes and SHA-256; paths are relative to its folder",
+    ),
+    Flag(
+        name="empty_files_after_load",
+        default=False,
+        ours=True,
+        help="empty a version's files once they are loaded, where they lie in memory (tmpfs): they load never again",
     ),
     Flag(name="bind_address", default="", ours=True, help="address to listen on; by default every one"),
     Flag(
@@ -192,12 +207,10 @@ HONOURED: Final = (
 )
 
 REFUSED: Final = (
-    Flag(name="grpc_socket_path", default="", harmless=("",), refused=_LATER),
     Flag(name="enable_batching", default=False, harmless=(False,), refused=_NO_BATCHING),
     Flag(name="batching_parameters_file", default="", harmless=("",), refused=_NO_BATCHING),
     Flag(name="enable_per_model_batching_parameters", default=False, harmless=(False,), refused=_NO_BATCHING),
     Flag(name="flush_filesystem_caches", default=False, harmless=(False,), refused="file system caches are left alone"),
-    Flag(name="tensorflow_session_config_file", default="", harmless=("",), refused=_LATER),
     Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
     Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),
     Flag(name="per_process_gpu_memory_fraction", default="", harmless=("", "0", "0.0"), refused=_CPU_ONLY),
@@ -218,7 +231,12 @@ REFUSED: Final = (
         harmless=(False,),
         refused="a profile shows what runs inside the enclave to whoever reaches the port",
     ),
-    Flag(name="thread_pool_factory_config_file", default="", harmless=("",), refused=_LATER),
+    Flag(
+        name="thread_pool_factory_config_file",
+        default="",
+        harmless=("",),
+        refused="it names code that is compiled into TensorFlow Serving; the thread flags set the threads",
+    ),
     Flag(name="mixed_precision", default="", harmless=("",), refused="a model is served as it was saved"),
     Flag(name="skip_initialize_tpu", default=False, harmless=(True, False), refused=_TPU),
     Flag(

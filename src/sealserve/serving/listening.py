@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from pathlib import Path
 from typing import Final
 
 from sealserve.errors import UnavailableError
@@ -60,6 +61,23 @@ def _try_binding(host: str, port: int) -> None:
         raise AddressError(
             f"Cannot listen on {host} port {port}: {error.strerror}.", hint="Choose another --bind_address or --port."
         ) from error
+
+
+def choose_socket(path: Path) -> str:
+    """Return ``unix:path`` as gRPC takes it, for a Unix socket that nobody listens on. gRPC replaces one left behind.
+
+    Raises:
+        PortTakenError: Something listens there.
+        AddressError: There is no such folder, or something else has that name.
+    """
+    if not path.parent.is_dir():
+        raise AddressError(f"Cannot listen on {path}: its folder does not exist.", hint="Make it first.")
+    if path.exists() and not path.is_socket():
+        raise AddressError(f"Cannot listen on {path}: it is no socket.", hint="Choose another --grpc_socket_path.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise taken(str(path))
+    return f"unix:{path}"
 
 
 def taken(address: str) -> PortTakenError:

@@ -2,13 +2,15 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealserve.errors import InputError
+from sealserve.serving.emptying import empty_files
 from sealserve.serving.file_list import FileList
 from sealserve.serving.libtensorflow import TensorFlowError, library
 from sealserve.serving.options import ServerOptions
+from sealserve.serving.protos import ConfigProto
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Servable
 from sealserve.serving.session import Session
@@ -44,15 +46,18 @@ class Loader:
     Args:
         options: What the command line asks for.
         files: The list of the files that may be loaded, or None to load what is there.
+        session_config: TensorFlow's settings, beside those that the options have.
     """
 
     options: ServerOptions
     files: FileList | None
+    session_config: ConfigProto = field(default_factory=ConfigProto)
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Return the version of a model in ``folder``, loaded.
 
-        Steps: 1 check its files against the list · 2 load it · 3 bind its signatures · 4 run its warm-up requests.
+        Steps: 1 check its files against the list · 2 load it · 3 bind its signatures · 4 run its warm-up requests ·
+        5 empty its files, where that is asked for.
 
         Raises:
             InputError: TensorFlow does not load it, or a warm-up request fails.
@@ -70,6 +75,7 @@ class Loader:
                 tensorflow,
                 folder,
                 tags=self.options.saved_model_tags,
+                config=self.session_config,
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
             )
@@ -101,4 +107,6 @@ class Loader:
             except BaseException:
                 session.close()
                 raise
+        if self.options.empty_files:  # 5
+            logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable

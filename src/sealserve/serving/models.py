@@ -18,7 +18,7 @@ from sealserve.serving.manager import Manager, Retries
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.model_config import ModelLabelError, ModelSource
 from sealserve.serving.options import ServerOptions
-from sealserve.serving.protos import ModelServerConfig
+from sealserve.serving.protos import ConfigProto, ModelServerConfig
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Servables, State
 from sealserve.serving.transition import preserve_availability, preserve_resources
@@ -40,6 +40,9 @@ class Models:
         options: What the command line asks for.
         files: The list of the files that may be loaded, or None to load what is there.
         servables: Where states and servables are published.
+
+    Raises:
+        SealserveError: ``--tensorflow_session_config_file`` cannot be used.
     """
 
     def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
@@ -48,7 +51,7 @@ class Models:
         self._servables = servables
         self._manager = Manager(
             servables,
-            Loader(options=options, files=files).load,
+            Loader(options=options, files=files, session_config=_session_config(options, files)).load,
             policy=preserve_resources if options.resource_preserving else preserve_availability,
             retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
             load_threads=options.load_threads,
@@ -206,3 +209,8 @@ class Models:
         config = config_files.read(path, ModelServerConfig, self._files)
         if config != self._config:
             self.reload(config)
+
+
+def _session_config(options: ServerOptions, files: FileList | None) -> ConfigProto:
+    path = options.session_config_file
+    return ConfigProto() if path is None else config_files.read(path, ConfigProto, files)

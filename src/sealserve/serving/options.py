@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sealserve.errors import InputError
 from sealserve.serving import flags
 from sealserve.serving.flag_table import FLAGS
 from sealserve.serving.flags import FlagValueError
+
+_LONGEST_SOCKET_PATH: Final = 107
+"""Bytes; unix(7), ``sun_path``."""
 
 ChannelArgument = tuple[str, int | str]
 
@@ -80,6 +84,9 @@ class ServerOptions:
         saved_model_tags: Tags of the meta graph to load.
         ssl_config_file: TLS settings, or None for plaintext.
         file_list: The list of the files that may be loaded, or None to load what is there.
+        session_config_file: TensorFlow's settings (ConfigProto in protobuf text format), or None.
+        empty_files: Whether a version's files are emptied once they are loaded, where they lie in memory.
+        socket_path: A Unix socket to listen on as well, or None.
         channel_arguments: Arguments of the gRPC server, in order.
         threads: How many requests are handled at once.
         queue: How many more may wait.
@@ -109,6 +116,9 @@ class ServerOptions:
     saved_model_tags: tuple[str, ...]
     ssl_config_file: Path | None
     file_list: Path | None
+    session_config_file: Path | None
+    empty_files: bool
+    socket_path: Path | None
     channel_arguments: tuple[ChannelArgument, ...]
     threads: int
     queue: int
@@ -172,6 +182,9 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         saved_model_tags=tuple(tag for tag in values.text("saved_model_tags").split(",") if tag),
         ssl_config_file=values.path("ssl_config_file"),
         file_list=values.path("file_list"),
+        session_config_file=values.path("tensorflow_session_config_file"),
+        empty_files=values.truth("empty_files_after_load"),
+        socket_path=_socket_path(values.path("grpc_socket_path")),
         channel_arguments=parse_channel_arguments(values.text("grpc_channel_arguments")),
         threads=values.integer("grpc_max_threads"),
         queue=values.integer("max_queued_requests"),
@@ -203,6 +216,12 @@ def parse_channel_arguments(text: str) -> tuple[ChannelArgument, ...]:
         except ValueError:
             arguments.append((key, value))
     return tuple(arguments)
+
+
+def _socket_path(path: Path | None) -> Path | None:
+    if path is not None and len(bytes(path)) > _LONGEST_SOCKET_PATH:
+        raise FlagValueError(f"--grpc_socket_path: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes: {path}.")
+    return path
 
 
 def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:

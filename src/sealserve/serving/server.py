@@ -17,8 +17,10 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+import grpc
+
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving.credentials import read_tls_settings, server_credentials
+from sealserve.serving.credentials import FollowedSettings, read_tls_settings, server_credentials
 from sealserve.serving.examples import (
     Call,
     answer_classify,
@@ -29,7 +31,7 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.health import Health
 from sealserve.serving.http_ports import HttpPorts
 from sealserve.serving.lanes import Lane
-from sealserve.serving.listening import choose_address, taken
+from sealserve.serving.listening import choose_address, choose_socket, taken
 from sealserve.serving.model_metadata import get_model_metadata
 from sealserve.serving.model_status import get_model_status, refuse_reload
 from sealserve.serving.models import Models
@@ -82,7 +84,7 @@ class Server:
         options = self._options
         files = FileList.read(options.file_list) if options.file_list else None  # 1
         tls = self._tls(files)
-        address = choose_address(options.bind_address, options.port)
+        addresses = self._addresses()
         servables = Servables()
         http = HttpPorts(options, files, servables)
         models = Models(options, files, servables)
@@ -91,17 +93,9 @@ class Server:
         await http.start()  # 3
         health = Health()
         transport = self._build(servables, health)
-        port = transport.listen(address, server_credentials(tls) if tls else None)
-        if not port:
-            raise taken(address)
+        places = [self._listen(transport, address, tls, files) for address in addresses]
         transport.start()
-        logger.info(
-            "serving %s on %s:%d (%s)",
-            _served(models, servables),
-            address.rpartition(":")[0],
-            port,
-            _security(tls),
-        )
+        logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
         while not await self._stopped_within(_SWEEP):  # 4
             transport.sweep()
         health.stop()  # 5
@@ -135,6 +129,28 @@ class Server:
             logger.warning("DANGEROUS: serving in plaintext; anyone on the way reads inputs and answers")
             return None
         return read_tls_settings(self._options.ssl_config_file, files, now=datetime.now(UTC))
+
+    def _addresses(self) -> list[str]:
+        options = self._options
+        only_socket = options.socket_path is not None and options.port == 0  # as in TensorFlow Serving
+        return [
+            *([] if only_socket else [choose_address(options.bind_address, options.port)]),
+            *([] if options.socket_path is None else [choose_socket(options.socket_path)]),
+        ]
+
+    def _listen(self, transport: Transport, address: str, tls: SslConfig | None, files: FileList | None) -> str:
+        """Add an address; return it as people write it."""
+        port = transport.listen(address, self._credentials(tls, files))
+        if not port:
+            raise taken(address)
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def _credentials(self, tls: SslConfig | None, files: FileList | None) -> grpc.ServerCredentials | None:
+        path = self._options.ssl_config_file
+        if tls is None or path is None:
+            return None
+        listed = files is not None and files.relative(path) is not None
+        return server_credentials(tls) if listed else FollowedSettings(path, tls).credentials()
 
     async def _load(self, models: Models) -> bool:
         """Bring up the models; return False where a signal came first."""

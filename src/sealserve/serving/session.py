@@ -68,7 +68,14 @@ class Session:
 
     @classmethod
     def load(
-        cls, library: Library, folder: Path, *, tags: Sequence[str], intra_op_threads: int, inter_op_threads: int
+        cls,
+        library: Library,
+        folder: Path,
+        *,
+        tags: Sequence[str],
+        intra_op_threads: int,
+        inter_op_threads: int,
+        config: ConfigProto | None = None,
     ) -> "Session":
         """Load the meta graph with ``tags`` from ``folder``: restore its variables and run its initialiser.
 
@@ -78,22 +85,25 @@ class Session:
             tags: The meta graph's tags.
             intra_op_threads: Threads for one operation; 0 lets TensorFlow decide.
             inter_op_threads: Threads for operations beside each other; 0 lets TensorFlow decide.
+            config: TensorFlow's other settings; the threads that it names do not count.
 
         Raises:
             TensorFlowError: It is no SavedModel, has no such meta graph, or cannot be restored.
         """
-        config = ConfigProto(
-            device_count={"GPU": 0},
-            intra_op_parallelism_threads=intra_op_threads,
-            inter_op_parallelism_threads=inter_op_threads,
-        ).SerializeToString()
+        settings = ConfigProto()
+        if config is not None:
+            settings.CopyFrom(config)
+        settings.device_count["GPU"] = 0
+        settings.intra_op_parallelism_threads = intra_op_threads
+        settings.inter_op_parallelism_threads = inter_op_threads
+        encoded_settings = settings.SerializeToString()
         graph = c_void_p(library.TF_NewGraph())
         options = c_void_p(library.TF_NewSessionOptions())
         meta_graph = library.TF_NewBuffer()
         encoded = [tag.encode() for tag in tags]
         try:
             with library.status() as status:
-                library.TF_SetConfig(options, config, len(config), status)
+                library.TF_SetConfig(options, encoded_settings, len(encoded_settings), status)
             with library.status() as status:
                 handle = library.TF_LoadSessionFromSavedModel(
                     *(options, None, bytes(folder), (c_char_p * len(encoded))(*encoded), len(encoded)),

@@ -10,7 +10,12 @@ import pytest
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertificateExpiredError
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving.credentials import TlsSettingsMissingError, read_tls_settings, server_credentials
+from sealserve.serving.credentials import (
+    FollowedSettings,
+    TlsSettingsMissingError,
+    read_tls_settings,
+    server_credentials,
+)
 from sealserve.serving.file_list import FileChangedError, FileList, FileUnlistedError
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -94,3 +99,56 @@ def test_an_authority_of_users_that_expired_is_a_warning(
     with caplog.at_level(logging.WARNING):
         assert read_tls_settings(tmp_path / "ssl.cfg", None, now=NOW).custom_ca == mixed.custom_ca
     assert "one is not valid: custom_ca" in caplog.text
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a new file in the place of ``path``, as renewal does."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def test_settings_are_read_again_only_when_their_file_is_another(path: Path) -> None:
+    now = datetime.now(UTC)
+    service = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=now)
+    leaf = service.issue_server([SERVICE], now=now)
+    first = read_tls_settings(path, None, now=NOW)
+    followed = FollowedSettings(path, first)
+    assert isinstance(followed.credentials(), grpc.ServerCredentials)
+    assert followed.newer() is None
+    renewed = SslConfig(
+        server_key=leaf.key_pem, server_cert=leaf.chain_pem, custom_ca=first.custom_ca, client_verify=True
+    )
+    replace(path, renewed.render().reveal())
+    assert isinstance(followed.newer(), grpc.ServerCertificateConfiguration)
+    assert followed.newer() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"half a fi", "is no SSLConfig"),
+        (None, "client_verify cannot change while the server runs"),
+    ],
+)
+def test_settings_that_cannot_be_used_leave_the_former_ones(
+    path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None, message: str
+) -> None:
+    now = datetime.now(UTC)
+    service = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=now)
+    leaf = service.issue_server([SERVICE], now=now)
+    one_way = SslConfig(server_key=leaf.key_pem, server_cert=leaf.chain_pem)
+    followed = FollowedSettings(path, read_tls_settings(path, None, now=NOW))
+    replace(path, one_way.render().reveal() if content is None else content)
+    assert followed.newer() is None
+    (line,) = caplog.messages
+    assert line.startswith("the former TLS settings stay: ")
+    assert message in line
+
+
+def test_settings_that_disappear_leave_the_former_ones(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    followed = FollowedSettings(path, read_tls_settings(path, None, now=NOW))
+    path.unlink()
+    assert followed.newer() is None
+    assert followed.newer() is None
+    assert len(caplog.messages) == 1

@@ -1,10 +1,12 @@
 import errno
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from sealserve.serving import listening
-from sealserve.serving.listening import AddressError, PortTakenError, choose_address
+from sealserve.serving.listening import AddressError, PortTakenError, choose_address, choose_socket
 
 
 def test_a_free_port() -> None:
@@ -57,3 +59,33 @@ def test_an_address_of_another_machine() -> None:
 def test_ipv6_addresses_get_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "_try_binding", lambda _host, _port: None)
     assert choose_address("::1", 8500) == "[::1]:8500"
+
+
+@pytest.fixture
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose sockets have short paths."""
+    monkeypatch.chdir(tmp_path)
+    return Path(os.curdir)
+
+
+def test_a_socket_that_was_left_behind_is_free(near: Path) -> None:
+    assert choose_socket(near / "s") == "unix:s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("s")
+    assert choose_socket(near / "s") == "unix:s"
+
+
+def test_a_socket_that_somebody_listens_on_is_taken(near: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("s")
+        other.listen()
+        with pytest.raises(PortTakenError, match="Cannot listen on s: another program does"):
+            choose_socket(near / "s")
+
+
+def test_a_socket_needs_a_folder_and_replaces_nothing_else(near: Path) -> None:
+    with pytest.raises(AddressError, match="its folder does not exist"):
+        choose_socket(near / "nowhere" / "s")
+    (near / "file").write_bytes(b"precious")
+    with pytest.raises(AddressError, match="it is no socket"):
+        choose_socket(near / "file")

@@ -125,3 +125,9 @@ def test_http_is_off_unless_a_port_is_given_and_has_grpcs_tls() -> None:
 def test_http_flags_that_conflict(flags: list[str], message: str) -> None:
     with pytest.raises(ConflictingFlagsError, match=message):
         options(*flags)
+
+
+def test_a_sockets_path_must_fit() -> None:
+    assert options("--grpc_socket_path=/run/s").socket_path == Path("/run/s")
+    with pytest.raises(FlagValueError, match="a socket's path has at most 107 bytes"):
+        options(f"--grpc_socket_path=/{'s' * 107}")
