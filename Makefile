@@ -8,7 +8,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench lock protos errors schemas operations clean
+.PHONY: help setup demo test test-fast check format bench lock protos errors clouds schemas operations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python scripts/errors.py --check
+	$(BIN)/python scripts/clouds.py --check
 	$(BIN)/python scripts/schemas.py --check
 
 format: setup ## Format the code
@@ -66,6 +67,9 @@ schemas: setup ## Write the published JSON schemas from the code that reads them
 
 operations: setup ## Write the list of TensorFlow's operations, which the model lint knows
 	$(BIN)/python scripts/operations.py
+
+clouds: setup ## Write the reference of clouds from their presets
+	$(BIN)/python scripts/clouds.py
 
 clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \

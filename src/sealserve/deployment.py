@@ -79,6 +79,14 @@ class TlsMode(StrEnum):
     TWO_WAY = "two-way"
 
 
+class Cloud(StrEnum):
+    """A cloud whose SGX machines sealserve knows facts about."""
+
+    ALIBABA_G7T = "alibaba-g7t"
+    TENCENT_M6CE = "tencent-m6ce"
+    AZURE_DCSV3 = "azure-dcsv3"
+
+
 class ServerKind(StrEnum):
     """Which model server runs inside the enclave."""
 
@@ -164,6 +172,9 @@ class TargetSection(_Section):
 
     kind: Literal["local", "docker", "kubernetes"] = Field(default="local", description='"local", for now')
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
+    cloud: Cloud | None = Field(
+        default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
+    )
 
 
 class ImagesSection(_Section):

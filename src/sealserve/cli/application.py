@@ -47,6 +47,7 @@ VERBS = {
     "demo": Verb("demo", "Start here"),
     "init": Verb("init", "Start here"),
     "doctor": Verb("doctor", "Start here"),
+    "cloud": Verb("cloud", "Start here"),
     "model": Verb("model", "Owner"),
     "certs": Verb("certs", "Owner"),
     "seal": Verb("seal", "Owner"),

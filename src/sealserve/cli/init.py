@@ -8,6 +8,7 @@ import typer
 from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
+from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -20,19 +21,39 @@ def init(
     ),
     name: Annotated[str | None, typer.Option(help="The servable's name.", show_default="from the model's file")] = None,
     platform: Annotated[
-        deployment.Platform, typer.Option(help="What runs the enclaves.")
-    ] = deployment.Platform.SIMULATED,
+        deployment.Platform | None,
+        typer.Option(help="What runs the enclaves.", show_default="simulated, or sgx with --preset"),
+    ] = None,
+    preset: Annotated[
+        deployment.Cloud | None, typer.Option(help="Settings for a cloud's SGX machines.", show_default="none")
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(help="The name or address at which enclaves reach your broker.", show_default="127.0.0.1"),
+    ] = None,
     directory: console.Directory = console.HERE,
     force: console.Force = False,
 ) -> None:
     """Write a commented sealserve.toml, and the workspace's folders."""
     servable = name or deployment.suggest_name(model)
-    text = deployment.write_example({"platform": platform.value, "model": {"name": servable, "path": model}})
+    settings = {} if preset is None else deployment_settings(preset_of(preset))
+    if platform is not None:
+        settings["platform"] = platform.value
+    if broker is not None:
+        settings["broker"] = {"address": broker, "listen": "0.0.0.0"}  # noqa: S104  # enclaves are to reach it
+    text = deployment.write_example({**settings, "model": {"name": servable, "path": model}})
     deployment.parse(text)
     workspace = Workspace(directory.resolve())
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
     workspace.create()
     console.out.print(f"Wrote {workspace.deployment_file}: look at \\[model], then `sealserve doctor`.")
+    if preset is not None:
+        known = preset_of(preset)
+        console.say(f"{known.title}: {known.state.value}")
+        if broker is None:
+            console.say(
+                "broker.address is this machine's own: set it to a name that the cloud's machines reach (--broker)."
+            )
     if not (directory / model).exists():
         console.say(f"There is no {model} yet: `sealserve model make-example` makes one to try with.")

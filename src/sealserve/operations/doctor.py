@@ -7,7 +7,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.clouds.catalog import preset_of
+from sealserve.deployment import Cloud, Deployment, Platform, TlsMode
 from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
@@ -47,7 +48,7 @@ def examine(
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
         Machine.OWNER: lambda: _owner(workspace),
-        Machine.HOST: lambda: _host(platform, host),
+        Machine.HOST: lambda: _host(platform, host, deployment.target.cloud if deployment else None),
         Machine.USER: lambda: _user(workspace, deployment),
     }
     findings = [finding for machine in machines for finding in checks[machine]()]
@@ -78,7 +79,7 @@ def _owner(workspace: Workspace | None) -> Iterator[Finding]:
     )
 
 
-def _host(platform: Platform, host: HostFacts) -> Iterator[Finding]:
+def _host(platform: Platform, host: HostFacts, cloud: Cloud | None) -> Iterator[Finding]:
     yield _python(Machine.HOST)
     try:
         program = find_nginx()
@@ -93,6 +94,8 @@ def _host(platform: Platform, host: HostFacts) -> Iterator[Finding]:
                       remedy=error.hint or "")  # fmt: skip
     if platform is Platform.SGX:
         yield from host_checks.checks(host)
+        if cloud is not None:
+            yield host_checks.cloud(host, preset_of(cloud))
     else:
         yield from _simulated_host(host)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Final
 
+from sealserve.clouds.facts import Preset
+from sealserve.host import qcnl
 from sealserve.host.facts import HostFacts
 from sealserve.operations.finding import Finding, Machine, Verdict
 
@@ -274,6 +276,20 @@ def clock(facts: HostFacts) -> Finding:
     return _note(name, "no time service has set it yet", remedy)
 
 
+def cloud(facts: HostFacts, preset: Preset) -> Finding:
+    """Judge whether the platform's certificates are asked for where the cloud keeps them."""
+    service = preset.pccs.value
+    expected = [service.address(region) for region in service.regions or (None,)]
+    if _base(facts.pccs.url) in map(_base, expected):
+        return _ok("cloud", f"{preset.cloud}: the PCCS is the cloud's")
+    region = " --region REGION" if service.regions else ""
+    return _note(
+        "cloud",
+        f"{preset.cloud}: the PCCS is not the cloud's ({service.url})",
+        f"sealserve cloud qcnl {preset.cloud}{region} | sudo tee {qcnl.PATH}",
+    )
+
+
 CHECKS: Final[tuple[Callable[[HostFacts], Finding], ...]] = (
     processor,
     launch_control,
@@ -290,6 +306,11 @@ CHECKS: Final[tuple[Callable[[HostFacts], Finding], ...]] = (
     pccs,
     gramine,
 )
+
+
+def _base(url: str) -> str:
+    """Return what two addresses of one service have in common: no version of the API, no -vpc (the inside)."""
+    return re.sub(r"/v\d+/?$", "", url.replace("sgx-dcap-server-vpc.", "sgx-dcap-server."))
 
 
 def version_of(text: str) -> Version | None:

@@ -52,3 +52,20 @@ def test_a_name_that_no_servable_can_have_writes_nothing(bare: CommandLine) -> N
     assert "error[deployment.invalid-value]" in result.err
     assert "model.name" in result.err
     assert not bare.directory.exists()
+
+
+def test_a_preset_describes_a_clouds_machines(bare: CommandLine) -> None:
+    result = bare("init", "--preset", "alibaba-g7t", "--broker", "broker.example.com")
+    assert result.status == 0
+    described = deployment.read(bare.directory / "sealserve.toml")
+    assert described.platform is deployment.Platform.SGX
+    assert described.target.cloud is deployment.Cloud.ALIBABA_G7T
+    assert described.broker.address == "broker.example.com"
+    assert described.broker.listen == described.service.listen != "127.0.0.1"
+
+
+def test_a_preset_says_what_it_cannot_know(bare: CommandLine) -> None:
+    result = bare("init", "--preset", "azure-dcsv3", "--platform", "simulated")
+    assert "no new subscription gets it" in result.err
+    assert "broker.address is this machine's own" in result.err
+    assert deployment.read(bare.directory / "sealserve.toml").platform is deployment.Platform.SIMULATED

@@ -79,6 +79,12 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert genuine["host", name].remedy
 
 
+def test_a_clouds_machine_is_asked_for_the_clouds_pccs(tmp_path: Path) -> None:
+    site = make_site(tmp_path, platform="sgx", target={"cloud": "azure-dcsv3"})
+    found = by_name(examine((Machine.HOST,), site.workspace, site.deployment))
+    assert found["host", "cloud"].remedy == "sealserve cloud qcnl azure-dcsv3 | sudo tee /etc/sgx_default_qcnl.conf"
+
+
 def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "CHECKS", ())
     found = by_name(examine((Machine.HOST,), None, None))

@@ -4,6 +4,8 @@ from datetime import timedelta
 import pytest
 from tests.harness import hosts
 
+from sealserve.clouds.catalog import preset_of
+from sealserve.deployment import Cloud
 from sealserve.host.cpuid import sgx_support
 from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
 from sealserve.operations import host_checks
@@ -176,6 +178,23 @@ def test_pccs(pccs: Pccs, verdict: Verdict, words: str) -> None:
     found = host_checks.pccs(replace(READY, pccs=pccs))
     assert found.verdict is verdict
     assert words in found.found
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "verdict"),
+    [
+        (Cloud.AZURE_DCSV3, "https://global.acccache.azure.net/sgx/certification/v3/", OK),
+        (Cloud.ALIBABA_G7T, "https://sgx-dcap-server.cn-beijing.aliyuncs.com/sgx/certification/v4", OK),
+        (Cloud.ALIBABA_G7T, "https://localhost:8081/sgx/certification/v4/", NOTE),
+        (Cloud.TENCENT_M6CE, "https://sgx-dcap-server-tc.sh.tencent.cn/sgx/certification/v4/", OK),
+        (Cloud.TENCENT_M6CE, "", NOTE),
+    ],
+)
+def test_each_cloud_has_a_pccs_of_its_own(name: Cloud, url: str, verdict: Verdict) -> None:
+    found = host_checks.cloud(replace(READY, pccs=Pccs(url=url)), preset_of(name))
+    assert found.verdict is verdict
+    if verdict is NOTE:
+        assert found.remedy == f"sealserve cloud qcnl {name} --region REGION | sudo tee /etc/sgx_default_qcnl.conf"
 
 
 @pytest.mark.parametrize(

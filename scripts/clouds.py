@@ -1,0 +1,112 @@
+"""Write docs/reference/clouds.md from the presets, or check that what is committed is what they give."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sealserve.clouds.catalog import PRESETS
+from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "clouds.md"
+HEAD = """\
+# Clouds with SGX machines
+
+<!-- Written by scripts/clouds.py from src/sealserve/clouds: change that, then run `make clouds`. -->
+
+What `sealserve cloud show` and `sealserve init --preset` know. Each fact has its source and the date that the source
+bears. *Report* means that somebody published it and nobody here has seen it; *not verified* means that no source was
+found. None of these machines was at hand: what was run where is in [compatibility](compatibility.md).
+
+In each cloud these ports must be open:
+
+| port | from where to where |
+|---|---|
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    ports = "".join(f"| {port} | {purpose} |\n" for port, purpose in PORTS)
+    return HEAD + ports + "".join(_section(preset) for preset in PRESETS.values())
+
+
+def _section(preset: Preset) -> str:
+    rows = "".join(f"| {label} | {value} | {_basis(fact)} |\n" for label, value, fact in _rows(preset))
+    sizes = "".join(
+        f"| `{size.name}` | {size.vcpus} | {size.memory_gib} | {size.epc_gib or 'unknown'} |\n"
+        for size in preset.sizes.value
+    )
+    return (
+        f"\n## `{preset.cloud}`\n\n{preset.title}. Guide: [how to](../how-to/{preset.cloud}.md).\n\n"
+        f"**Today.** {preset.state.value} ({_basis(preset.state)})\n\n"
+        f"| fact | value | source |\n|---|---|---|\n{rows}\n"
+        f"Sizes ({_basis(preset.sizes)}{'; ' + preset.sizes.note if preset.sizes.note else ''}):\n\n"
+        f"| size | vCPU | memory, GiB | EPC, GiB |\n|---|---|---|---|\n{sizes}"
+    )
+
+
+def _rows(preset: Preset) -> Iterator[tuple[str, str, Fact[Any]]]:
+    for image in preset.images:
+        mark = "" if image.value.supported else "**unsupported**: "
+        yield "image", f"{mark}{image.value.name}, Linux {image.value.kernel}{_note(image)}", image
+    service = preset.pccs.value
+    regions = f"; regions: {', '.join(service.regions)}" if service.regions else ""
+    yield "PCCS", f"`{service.url}`{regions}{_note(preset.pccs)}", preset.pccs
+    for label, fact in (("quote provider", preset.quote_provider), ("devices", preset.devices)):
+        yield label, f"{_text(fact.value)}{_note(fact)}", fact
+    kubernetes = preset.kubernetes
+    yield (
+        "Kubernetes: plugin",
+        f"{kubernetes.device_plugin.value}{_note(kubernetes.device_plugin)}",
+        kubernetes.device_plugin,
+    )
+    unit = f", in units of {kubernetes.epc_unit} B"
+    yield (
+        "Kubernetes: EPC",
+        f"`{kubernetes.epc_resource.value}`{unit}{_note(kubernetes.epc_resource)}",
+        kubernetes.epc_resource,
+    )
+    names: tuple[tuple[str, Fact[Any]], ...] = (
+        ("Kubernetes: device", kubernetes.device_resources),
+        ("Kubernetes: shared storage class", kubernetes.shared_storage_class),
+        ("Kubernetes: internal load balancer", kubernetes.internal_load_balancer),
+    )
+    for label, fact in names:
+        yield label, f"{_text(fact.value)}{_note(fact)}", fact
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return (
+            ", ".join(_text(item) if isinstance(item, str) else f"`{item[0]}: {item[1]}`" for item in value) or "none"
+        )
+    return f"`{value}`" if value else "none"
+
+
+def _note(fact: Fact[Any]) -> str:
+    return f"; {fact.note}" if fact.note else ""
+
+
+def _basis(fact: Fact[Any]) -> str:
+    if fact.source is None:
+        return "*not verified*"
+    dated = fact.source.dated or "undated"
+    return f"[{dated}]({fact.source.url})" + (", *report*" if fact.basis is Basis.REPORT else "")
+
+
+def main() -> None:
+    """Write the page, or with ``--check`` compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    if not parser.parse_args().check:
+        PAGE.write_text(render(), encoding="utf-8")
+        return
+    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != render():
+        print(f"{PAGE.name} is out of date: run `make clouds`", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""``sealserve cloud``: what is known of clouds that have SGX machines, each fact with its source."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from sealserve.cli import console
+from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
+from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
+from sealserve.deployment import Cloud
+
+app = typer.Typer(no_args_is_help=True, help="Look at clouds that have SGX machines: sizes, images, addresses.")
+
+Name = Annotated[Cloud, typer.Argument(metavar="CLOUD", help="One of `sealserve cloud list`.")]
+Region = Annotated[str | None, typer.Option(help="The region, where the cloud has a service for each.")]
+
+
+@app.command("list")
+def list_clouds(as_json: console.Json = False) -> None:
+    """List the clouds, and what has to be known of them today."""
+    if as_json:
+        console.print_json([{"cloud": preset.cloud, "title": preset.title, "state": preset.state.value}
+                            for preset in PRESETS.values()])  # fmt: skip
+        return
+    for preset in PRESETS.values():
+        console.out.print(f"[bold]{preset.cloud}[/]  ", end="")
+        console.out.print(preset.title, markup=False)
+        console.out.print(f"  {preset.state.value}", markup=False, style="dim")
+
+
+@app.command()
+def show(name: Name, as_json: console.Json = False) -> None:
+    """Show what is known of a cloud, from where, and what nobody has verified."""
+    preset = preset_of(name)
+    if as_json:
+        console.print_json({**asdict(preset), "ports": dict(PORTS), "guide": preset.guide})
+        return
+    console.out.print(preset.title, markup=False, style="bold")
+    for label, text, fact in _rows(preset):
+        console.out.print(f"[dim]{label:<15}[/]", end="")
+        console.out.print(text, markup=False)
+        for line in _footnotes(fact) if fact else ():
+            console.out.print(f"{'':<15}{line}", markup=False, style="dim")
+    for port, purpose in PORTS:
+        console.out.print(f"[dim]{'port':<15}[/]{port}: {purpose}")
+    console.out.print(f"[dim]{'guide':<15}[/]{preset.guide}")
+
+
+@app.command()
+def qcnl(name: Name, region: Region = None) -> None:
+    """Print /etc/sgx_default_qcnl.conf for a machine of a cloud: where aesmd gets the platform's certificates."""
+    sys.stdout.write(quote_provider_settings(preset_of(name), region))
+
+
+def _rows(preset: Preset) -> Iterator[tuple[str, str, Fact[Any] | None]]:
+    yield "today", preset.state.value, preset.state
+    sizes = [
+        f"{size.name} ({size.vcpus} vCPU, {size.memory_gib} GiB"
+        + (f", {size.epc_gib} GiB EPC)" if size.epc_gib else ", EPC unknown)")
+        for size in preset.sizes.value
+    ]
+    yield "sizes", ", ".join(sizes), preset.sizes
+    for image in preset.images:
+        mark = "" if image.value.supported else "UNSUPPORTED: "
+        yield "image", f"{mark}{image.value.name}, Linux {image.value.kernel}", image
+    yield "PCCS", preset.pccs.value.url, preset.pccs
+    if preset.pccs.value.regions:
+        yield "regions", ", ".join(preset.pccs.value.regions), None
+    yield "quote provider", preset.quote_provider.value, preset.quote_provider
+    yield "devices", ", ".join(preset.devices.value), preset.devices
+    kubernetes = preset.kubernetes
+    yield "Kubernetes", kubernetes.device_plugin.value, kubernetes.device_plugin
+    yield "  EPC", f"{kubernetes.epc_resource.value}, in units of {kubernetes.epc_unit} B", kubernetes.epc_resource
+    yield (
+        "  device",
+        ", ".join(kubernetes.device_resources.value) or "no resource of its own",
+        kubernetes.device_resources,
+    )
+    yield "  storage", kubernetes.shared_storage_class.value or "no class by default", kubernetes.shared_storage_class
+    annotations = ", ".join(f"{key}: {value}" for key, value in kubernetes.internal_load_balancer.value)
+    yield "  inside", annotations, kubernetes.internal_load_balancer
+
+
+def _footnotes(fact: Fact[Any]) -> Iterator[str]:
+    if fact.note:
+        yield fact.note
+    if fact.source is None:
+        yield "not verified: no source was found"
+        return
+    dated = f" ({fact.source.dated})" if fact.source.dated else ""
+    yield f"{fact.source.url}{dated}" + (", a report" if fact.basis is Basis.REPORT else "")

@@ -1,0 +1,37 @@
+"""The presets by name."""
+
+from typing import Any, Final
+
+from sealserve.clouds import alibaba, azure, tencent
+from sealserve.clouds.facts import Preset
+from sealserve.deployment import Cloud, Platform
+from sealserve.host import qcnl
+
+PRESETS: Final = {preset.cloud: preset for preset in (alibaba.PRESET, tencent.PRESET, azure.PRESET)}
+
+
+def preset_of(cloud: Cloud) -> Preset:
+    """Return what is known of a cloud."""
+    return PRESETS[cloud]
+
+
+def quote_provider_settings(preset: Preset, region: str | None) -> str:
+    """Return ``/etc/sgx_default_qcnl.conf`` for machines of a cloud.
+
+    Raises:
+        RegionError: No such region, or none named where one is needed.
+    """
+    service = preset.pccs.value
+    source = preset.pccs.source.url if preset.pccs.source else ""
+    settings = {"pccs_url": service.address(region), "use_secure_cert": True, **dict(service.settings)}
+    return qcnl.render(settings, comment=f"{preset.title}\n{source}")
+
+
+def deployment_settings(preset: Preset) -> dict[str, Any]:
+    """Return what ``sealserve.toml`` says for a cloud, by section: for `sealserve.deployment.write_example`."""
+    return {
+        "platform": Platform.SGX.value,
+        "service": {"listen": "0.0.0.0"},  # noqa: S104  # the machine is there to serve others; NGINX holds no key
+        "tcb": {"preset": "cloud-smt"},
+        "target": {"kind": "docker", "cloud": preset.cloud.value},
+    }

@@ -1,0 +1,98 @@
+"""Tencent Cloud CVM M6ce: virtual machines with SGX on Ice Lake processors."""
+
+from datetime import date
+
+from sealserve.clouds.facts import (
+    INTEL_ENCLAVE,
+    INTEL_EPC,
+    AttestationService,
+    Basis,
+    Fact,
+    Image,
+    KubernetesFacts,
+    Preset,
+    Size,
+    Source,
+)
+from sealserve.deployment import Cloud
+
+_BUILD = Source("https://cloud.tencent.com/document/practice/213/63353", date(2024, 6, 6))
+_CCP = Source("https://cloud.tencent.com/document/product/1542/73896", date(2025, 7, 3))
+_OLD_GUIDE = Source(
+    "https://github.com/intel/confidential-computing-zoo/blob/main/documents/readthedoc/docs/source/Cloud/cloudDeployment.md",
+    date(2026, 6, 18),
+)
+
+PRESET = Preset(
+    cloud=Cloud.TENCENT_M6CE,
+    title="Tencent Cloud CVM M6ce (Intel Ice Lake, SGX with FLC and SGX2)",
+    state=Fact(
+        value="The vendor documents SGX with TencentOS Server 3.1 (TK4) only, whose Linux 5.4 is too old for Gramine: "
+        "see that a newer image finds /dev/sgx_enclave before you build on it.",
+        source=_CCP,
+    ),
+    sizes=Fact(
+        value=(Size(name="M6ce.4XLARGE128", vcpus=16, memory_gib=128, epc_gib=None),),
+        basis=Basis.REPORT,
+        source=_OLD_GUIDE,
+        note="memory after the size's name; the example's pages give 64 GiB, and 32 or 64 GiB of it encrypted",
+    ),
+    suggested="M6ce.4XLARGE128",
+    images=(
+        Fact(
+            value=Image(name="Ubuntu Server 22.04 LTS", kernel="5.15", supported=True),
+            basis=Basis.UNVERIFIED,
+            note="Gramine has packages for it; whether it is offered for M6ce and finds the device was not found",
+        ),
+        Fact(
+            value=Image(name="TencentOS Server 4", kernel="6.6", supported=True),
+            basis=Basis.UNVERIFIED,
+            note="new enough; whether its kernel has CONFIG_X86_SGX on M6ce was not found",
+        ),
+        Fact(
+            value=Image(name="TencentOS Server 3.1 (TK4)", kernel="5.4.119", supported=False),
+            source=_BUILD,
+            note="what the vendor's page and the older public example take: older than Gramine's 5.11",
+        ),
+    ),
+    pccs=Fact(
+        value=AttestationService(
+            url="https://sgx-dcap-server-tc.{region}.tencent.cn/sgx/certification/v3/", regions=("bj", "sh", "gz")
+        ),
+        source=_BUILD,
+        note="Beijing, Shanghai, Guangzhou; the vendor's page gives version 3 of the API",
+    ),
+    quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
+    devices=Fact(
+        value=("/dev/sgx_enclave", "/dev/sgx_provision"),
+        basis=Basis.UNVERIFIED,
+        note="the names of Linux's own driver; TencentOS 3.1 has a driver of its own",
+    ),
+    kubernetes=KubernetesFacts(
+        device_plugin=Fact(
+            value="Intel's SGX device plugin, installed by you: TKE documents none",
+            basis=Basis.UNVERIFIED,
+        ),
+        epc_resource=Fact(
+            value=INTEL_EPC,
+            source=Source(
+                "https://intel.github.io/intel-device-plugins-for-kubernetes/0.31/cmd/sgx_plugin/README.html"
+            ),
+        ),
+        epc_unit=1,
+        device_resources=Fact(
+            value=(INTEL_ENCLAVE,),
+            source=Source(
+                "https://intel.github.io/intel-device-plugins-for-kubernetes/0.31/cmd/sgx_plugin/README.html"
+            ),
+        ),
+        shared_storage_class=Fact(
+            value=None, basis=Basis.UNVERIFIED, note="a CFS class of your own: the class is made per cluster"
+        ),
+        internal_load_balancer=Fact(
+            value=(("service.kubernetes.io/qcloud-loadbalancer-internal-subnetid", "SUBNET"),),
+            source=Source("https://cloud.tencent.com/document/product/457/51258", date(2026, 1, 30)),
+            note="SUBNET stands for the id of your subnet",
+        ),
+    ),
+)
