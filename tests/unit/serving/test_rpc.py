@@ -1,5 +1,7 @@
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -32,6 +34,12 @@ def refused(there: Served, content: bytes = b"") -> tuple[grpc.StatusCode, str]:
         there.call(PATH)(content, timeout=LONG)
     error: Any = caught.value
     return error.code(), error.details()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread is about to do."""
+    while not holds():
+        time.sleep(0.001)
 
 
 class CanaryError(RequestError):
@@ -114,20 +122,19 @@ def test_more_than_may_wait_is_refused() -> None:
 
 @pytest.mark.parametrize("passing", ["cancelled", "expired"])
 def test_a_request_that_waits_leaves_the_queue_when_nobody_waits_for_it(passing: str) -> None:
-    gate = Gate()
-    with serving(gate, waiting=1) as there:
+    gate, lane = Gate(), Lane(running=1, waiting=1)
+    with served(handlers({PATH: Route(method=gate, lane=lane)}), trailer=TRAILER) as there:
         first = there.call(PATH).future(b"1")
         gate.started.acquire()
         second = there.call(PATH).future(b"2", timeout=0.05 if passing == "expired" else LONG)
-        while refused(there)[0] is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # until the second one waits
-            pass
         if passing == "cancelled":
+            wait_until(lambda: lane.pending == 2)
             second.cancel()
         else:
             assert second.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        wait_until(lambda: lane.pending == 1)
         third = there.call(PATH).future(b"3")
-        while third.done():  # until the second one's place is free
-            third = there.call(PATH).future(b"3")
+        wait_until(lambda: lane.pending == 2)
         gate.opened.set()
         assert first.result() == b"1"
         assert third.result() == b"3"
