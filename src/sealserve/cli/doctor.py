@@ -1,6 +1,7 @@
 """``sealserve doctor``: what this machine lacks for its part."""
 
 import contextlib
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from sealserve.cli import console
 from sealserve.deployment import Platform
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
+from sealserve.operations import host_report
 from sealserve.operations.doctor import NotReadyError, examine
 from sealserve.operations.finding import Finding, Machine, Verdict
 
@@ -26,6 +28,9 @@ def doctor(
         Platform | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
     ] = None,
     production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print what to send when a host of real enclaves is tried out.")
+    ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -35,6 +40,9 @@ def doctor(
     with contextlib.suppress(workspace.WorkspaceMissingError):
         here = workspace.find(directory)
         described = deployment.read(here.deployment_file)
+    if report:
+        _report(described, as_json=as_json)
+        return
     runs = platform or (described.platform if described else Platform.SIMULATED)
     machines = (machine,) if machine else tuple(Machine)
     host = probe.gather(ask=probe.ask if runs is Platform.SGX else None) if Machine.HOST in machines else HostFacts()
@@ -49,6 +57,15 @@ def doctor(
         if as_json:
             raise typer.Exit(NotReadyError.exit_status)  # one document: the findings tell what is missing
         raise NotReadyError(f"Missing: {', '.join(missing)}.")
+
+
+def _report(described: deployment.Deployment | None, *, as_json: bool) -> None:
+    facts = probe.gather(ask=probe.ask)
+    findings = examine((Machine.HOST,), None, described, platform=Platform.SGX, host=facts, production=False)
+    if as_json:
+        console.print_json(host_report.as_data(facts, findings))
+    else:
+        sys.stdout.write(host_report.as_text(facts, findings))
 
 
 def _print(findings: list[Finding]) -> None:

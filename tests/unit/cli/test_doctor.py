@@ -54,6 +54,16 @@ def test_the_platform_can_be_said(cli: CommandLine, asked: list[tuple[object, ..
     ]
 
 
+def test_a_report_ends_well_whatever_is_missing(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
+    asked[0] = (OK, MISSING)
+    text = cli.ok("doctor", "host", "--report")
+    assert "| missing | TensorFlow | no (pip install) |" in text
+    assert "| kernel | asked |" in text
+    assert asked[1][0] == (Machine.HOST,)
+    assert asked[1][4] is Platform.SGX
+    assert cli.json("doctor", "host", "--report")["facts"]["kernel"] == "asked"
+
+
 def test_something_missing_has_a_status(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
     asked[0] = (OK, MISSING)
     result = cli("doctor")
