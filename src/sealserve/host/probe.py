@@ -31,6 +31,7 @@ from sealserve.host import qcnl
 from sealserve.host.cpuid import REGISTERS_SIZE, Registers, SgxSupport, sgx_support
 from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
 from sealserve.host.qcnl import QcnlError
+from sealserve.sgx.cutoff import Cutoff
 
 ROOT: Final = Path("/")
 PCCS_QUESTION: Final = "pckcrl?ca=processor"
@@ -61,8 +62,12 @@ Ask = Callable[[str, bool], Answer]
 
 
 def ask(url: str, verify: bool) -> Answer:
-    """Ask over the network; the body stays unread."""
-    with httpx.stream("GET", url, verify=verify, timeout=_SECONDS) as response:
+    """Ask over the network, for a few seconds at most; the body stays unread."""
+    with (
+        Cutoff(2 * _SECONDS) as cutoff,
+        httpx.Client(verify=verify, timeout=_SECONDS) as client,
+        client.stream("GET", url, headers={"Connection": "close"}, extensions=cutoff.extensions) as response,
+    ):
         return Answer(response.status_code, response.headers.get("Date", ""))
 
 

@@ -1,5 +1,6 @@
 """What a machine lacks for its part, and how to get it."""
 
+import contextlib
 import importlib.util
 import platform
 import shutil
@@ -8,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sealserve.clouds.catalog import preset_of
-from sealserve.deployment import Cloud, Deployment, Platform, TlsMode
+from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.operations import host_checks
+from sealserve.operations import enclaves, host_checks, releases
 from sealserve.operations.finding import Finding, Machine, Verdict
 from sealserve.workspace import Workspace
 
@@ -48,7 +50,7 @@ def examine(
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
         Machine.OWNER: lambda: _owner(workspace),
-        Machine.HOST: lambda: _host(platform, host, deployment.target.cloud if deployment else None),
+        Machine.HOST: lambda: _host(platform, host, workspace, deployment),
         Machine.USER: lambda: _user(workspace, deployment),
     }
     findings = [finding for machine in machines for finding in checks[machine]()]
@@ -79,7 +81,9 @@ def _owner(workspace: Workspace | None) -> Iterator[Finding]:
     )
 
 
-def _host(platform: Platform, host: HostFacts, cloud: Cloud | None) -> Iterator[Finding]:
+def _host(
+    platform: Platform, host: HostFacts, workspace: Workspace | None, deployment: Deployment | None
+) -> Iterator[Finding]:
     yield _python(Machine.HOST)
     try:
         program = find_nginx()
@@ -94,10 +98,21 @@ def _host(platform: Platform, host: HostFacts, cloud: Cloud | None) -> Iterator[
                       remedy=error.hint or "")  # fmt: skip
     if platform is Platform.SGX:
         yield from host_checks.checks(host)
-        if cloud is not None:
+        if workspace is not None and (found := host_checks.room(host, _enclave_sizes(workspace))) is not None:
+            yield found
+        if deployment is not None and (cloud := deployment.target.cloud) is not None:
             yield host_checks.cloud(host, preset_of(cloud))
     else:
         yield from _simulated_host(host)
+
+
+def _enclave_sizes(workspace: Workspace) -> list[int]:
+    """Return the sizes of the enclaves of the newest release that was shipped here; none where it cannot be read."""
+    with contextlib.suppress(SealserveError, OSError):
+        release = releases.newest(workspace.host.releases)
+        manifests = [load_enclave(release, name).manifest for name in enclaves.names(release)]
+        return [manifest.enclave_size for manifest in manifests if not manifest.sgx.edmm_enable]
+    return []
 
 
 def _simulated_host(host: HostFacts) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ Sources: Gramine 1.9, Documentation/sgx-setup.rst and devel/building.rst (what i
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -152,9 +152,7 @@ def provision_device(facts: HostFacts) -> Finding:
 def enclave_memory(facts: HostFacts) -> Finding:
     """Judge whether there is protected memory enough."""
     name = "EPC"
-    epc = facts.epc_bytes
-    if epc is None and facts.cpuid is not None:
-        epc = facts.cpuid.epc_bytes
+    epc = _epc(facts)
     if epc is None:
         return _note(
             name,
@@ -163,7 +161,7 @@ def enclave_memory(facts: HostFacts) -> Finding:
         )
     if epc == 0:
         return _missing(name, "no protected memory", "give SGX memory in the BIOS (PRMRR size)")
-    found = f"{epc / 2**30:.1f} GiB" if epc >= 2**30 else f"{epc / 2**20:.0f} MiB"
+    found = _size(epc)
     if epc < SMALL_EPC:
         return _note(
             name, f"{found}: enclaves that are larger are swapped, slowly", "a server processor, or a larger size"
@@ -306,6 +304,36 @@ CHECKS: Final[tuple[Callable[[HostFacts], Finding], ...]] = (
     pccs,
     gramine,
 )
+
+
+def room(facts: HostFacts, sizes: Sequence[int]) -> Finding | None:
+    """Judge whether the enclaves of a release fit into the protected memory at once; None where nobody knows.
+
+    Args:
+        facts: What was found.
+        sizes: The size of each enclave, in bytes.
+    """
+    epc = _epc(facts)
+    if not sizes or not epc:
+        return None
+    wanted = f"the newest release's enclaves ({len(sizes)}) take {_size(sum(sizes))}"
+    if sum(sizes) <= epc:
+        return _ok("room", f"{wanted} of {_size(epc)}")
+    return _note(
+        "room",
+        f"{wanted}, and the EPC has {_size(epc)}: their pages are swapped, slowly",
+        "fewer replicas here, a smaller `enclave.size`, or a larger machine",
+    )
+
+
+def _epc(facts: HostFacts) -> int | None:
+    if facts.epc_bytes is None and facts.cpuid is not None:
+        return facts.cpuid.epc_bytes
+    return facts.epc_bytes
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _base(url: str) -> str:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import threading
@@ -138,6 +139,26 @@ def test_asking_leaves_the_answer_unread() -> None:
         thread.join()
     assert answer.status == 200
     assert answer.date.endswith("GMT")
+
+
+def test_a_pccs_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_SECONDS", 0.1)
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not stop.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with pytest.raises(httpx.HTTPError):
+            probe.ask(f"http://127.0.0.1:{server.getsockname()[1]}/", verify=True)
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,29 @@ def test_a_clouds_machine_is_asked_for_the_clouds_pccs(tmp_path: Path) -> None:
     site = make_site(tmp_path, platform="sgx", target={"cloud": "azure-dcsv3"})
     found = by_name(examine((Machine.HOST,), site.workspace, site.deployment))
     assert found["host", "cloud"].remedy == "sealserve cloud qcnl azure-dcsv3 | sudo tee /etc/sgx_default_qcnl.conf"
+
+
+def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> None:
+    site.certify()
+    site.import_model()
+    release = site.build_release()
+    site.build_enclave(release.folder)
+    shipped = site.workspace.host.releases / release.folder.name
+    shutil.copytree(release.folder, shipped)
+
+    def room() -> Finding | None:
+        host = HostFacts(epc_bytes=1)
+        findings = doctor.examine(
+            (Machine.HOST,), site.workspace, site.deployment, platform=Platform.SGX, host=host, production=False
+        )
+        return by_name(findings).get(("host", "room"))
+
+    found = room()
+    assert found is not None
+    assert found.verdict is Verdict.NOTE
+    assert "enclaves (1) take" in found.found
+    (shipped / "enclave" / "replica-0.manifest.sgx").write_text("")
+    assert room() is None
 
 
 def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

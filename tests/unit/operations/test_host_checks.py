@@ -151,6 +151,18 @@ def test_protected_memory_that_only_the_processor_tells_of(machine: hosts.Leaves
     assert judged.found.startswith(found)
 
 
+def test_enclaves_that_do_not_fit_at_once_are_a_note() -> None:
+    fits = host_checks.room(READY, [4 << 30, 4 << 30])
+    assert fits is not None
+    assert (fits.verdict, fits.found) == (OK, "the newest release's enclaves (2) take 8.0 GiB of 8.0 GiB")
+    swapped = host_checks.room(READY, [8 << 30, 512 << 20])
+    assert swapped is not None
+    assert swapped.verdict is NOTE
+    assert "(2) take 8.5 GiB, and the EPC has 8.0 GiB" in swapped.found
+    assert host_checks.room(READY, []) is None
+    assert host_checks.room(replace(READY, epc_bytes=0), [1]) is None
+
+
 def test_aesmd() -> None:
     socket = "/var/run/aesmd/aesm.socket"
     dead = replace(READY, aesmd=Aesmd(socket=socket, exists=True, reason="Connection refused"))
