@@ -31,6 +31,8 @@ _NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
+Address = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z:]([0-9A-Za-z.:-]*[0-9A-Za-z])?$", max_length=253)]
+"""A DNS name, or an IPv4 or IPv6 address; no port."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 # github.com/distribution/reference: an optional domain with a port, then lower-case path components
 _PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
@@ -149,7 +151,7 @@ class BrokerSection(_Section):
     """The owner's broker: where enclaves find it, and where it asks for collateral."""
 
     name: DnsName = Field(default="attestation.service.com", description="the name in the broker's certificate")
-    address: str = Field(
+    address: Address = Field(
         default="127.0.0.1", description="name or address that enclaves connect to (measured: it is in the manifest)"
     )
     listen: str = Field(default="127.0.0.1", description="the address the broker listens on")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,14 @@ def test_models_that_do_not_fit_together(text: str, message: str) -> None:
 def test_an_unknown_key_of_one_of_several_models() -> None:
     with pytest.raises(deployment.DeploymentKeyError, match=r"unknown key 'model\.versoin'.*Did you mean 'version'"):
         deployment.parse(SEVERAL + "versoin = 3\n")
+
+
+@pytest.mark.parametrize("address", ["", "a b", "broker;evil:4433", "https://broker", "broker/", "-broker"])
+def test_a_broker_has_a_name_or_an_address(address: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=r"broker\.address"):
+        deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = {json.dumps(address)}\n')
+
+
+@pytest.mark.parametrize("address", ["broker.example.com", "192.0.2.7", "2001:db8::7", "::1", "b"])
+def test_names_and_addresses_of_a_broker(address: str) -> None:
+    assert deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = "{address}"\n').broker.address == address
