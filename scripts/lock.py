@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SETS = {
     "base": ["pyproject.toml"],
     "server": ["pyproject.toml", "--extra", "server"],
-    "dev": ["pyproject.toml", "--extra", "server", "--group", "dev"],
+    "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev"],
 }
 
 

@@ -34,6 +34,8 @@ DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", 
 Address = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z:]([0-9A-Za-z.:-]*[0-9A-Za-z])?$", max_length=253)]
 """A DNS name, or an IPv4 or IPv6 address; no port."""
 Port = Annotated[int, Field(ge=1, le=65535)]
+KubernetesName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGT]|[KMGT]i)?$")]
 # github.com/distribution/reference: an optional domain with a port, then lower-case path components
 _PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 ImagePrefix = Annotated[
@@ -203,6 +205,92 @@ class DockerSection(_Section):
         return subnet
 
 
+class FrontKind(StrEnum):
+    """What takes connections to a Kubernetes deployment from outside."""
+
+    NGINX = "nginx"
+    GATEWAY_API = "gateway-api"
+    INGRESS_NGINX = "ingress-nginx"
+    F5 = "f5"
+
+
+class BrokerNaming(StrEnum):
+    """How the broker's name is resolved in a cluster's pods."""
+
+    DNS = "dns"
+    COREDNS_HOSTS = "coredns-hosts"
+    EXTERNAL_NAME = "external-name"
+
+
+class KubernetesSection(_Section):
+    """The Kubernetes target."""
+
+    namespace: KubernetesName = Field(default="sealserve", description="where its objects are")
+    release_source: str | None = Field(
+        default=None,
+        description='where pods get it: "https://.../{release}.tar", "image:REFERENCE" (/bundle.tar) or "claim:NAME"',
+    )
+    inventory: Path | None = Field(
+        default=None,
+        description="what `sealserve enclave inventory` measured in the server's image; relative to this file",
+    )
+    start_seconds: Annotated[int, Field(ge=10, le=7200)] = Field(
+        default=900, description="how long a replica may take to attest itself and load the model"
+    )
+    cpu: Quantity = Field(default="1", description="processors that a replica asks for")
+    memory: Quantity = Field(default="4Gi", description="memory that a replica may use")
+    epc: Quantity | None = Field(default=None, description="EPC of a replica; by default the enclave's size (SGX only)")
+    epc_resource: str = Field(default="sgx.intel.com/epc", description="what the device plugin calls EPC")
+    enclave_resource: str = Field(
+        default="sgx.intel.com/enclave", description="what it calls the right to enclaves; empty if it has none"
+    )
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="most replicas of the autoscaler; by default there is none"
+    )
+    cpu_percent: Annotated[int, Field(ge=1, le=100)] = Field(default=70, description="the autoscaler's target")
+    latency_metric: str = Field(
+        default="", description="a metric of pods that the autoscaler holds too; needs a Prometheus adapter"
+    )
+    latency_target: str = Field(default="100m", description="its target, as a Kubernetes quantity")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="when nodes pull images"
+    )
+    pull_secret: str = Field(default="", description="the Secret with the registry's password; empty for none")
+    node_selector: dict[str, str] = Field(default={}, description="labels of the nodes that may run replicas")
+    tolerate: tuple[str, ...] = Field(default=(), description="taints that replicas tolerate")
+    front: FrontKind = Field(
+        default=FrontKind.NGINX,
+        description='"nginx" (our own), "gateway-api", "f5", or "ingress-nginx" (retired: existing clusters only)',
+    )
+    front_replicas: Annotated[int, Field(ge=1, le=20)] = Field(default=2, description="how many NGINX pods")
+    service_type: Literal["LoadBalancer", "NodePort", "ClusterIP"] = Field(
+        default="LoadBalancer", description="how NGINX is reached from outside"
+    )
+    node_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(default=None, description="its port on every node")
+    service_annotations: dict[str, str] = Field(default={}, description="for the cloud's load balancer")
+    proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
+    gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")
+    tls_route_version: str = Field(
+        default="gateway.networking.k8s.io/v1alpha2", description="the version of TLSRoute that the cluster has"
+    )
+    controller_namespace: str = Field(default="ingress-nginx", description="where an existing controller's pods are")
+    broker_naming: BrokerNaming = Field(
+        default=BrokerNaming.DNS,
+        description='"dns" (it has a name, or broker.address is an address), "coredns-hosts" or "external-name"',
+    )
+    broker_ip: str = Field(default="", description="the broker's address, for coredns-hosts and the NetworkPolicy")
+    broker_external_name: str = Field(default="", description="the name that external-name leads to")
+    monitoring: bool = Field(default=False, description="whether the Prometheus operator gets alert rules")
+
+    @model_validator(mode="after")
+    def _broker_is_named(self) -> Self:
+        if self.broker_naming is BrokerNaming.COREDNS_HOSTS and not self.broker_ip:
+            raise ValueError("broker_naming = 'coredns-hosts' needs broker_ip")
+        if self.broker_naming is BrokerNaming.EXTERNAL_NAME and not self.broker_external_name:
+            raise ValueError("broker_naming = 'external-name' needs broker_external_name")
+        return self
+
+
 def _one_or_several(value: object) -> object:
     return (value,) if isinstance(value, Mapping | ModelSection) else value
 
@@ -219,6 +307,7 @@ class Deployment(_Section):
     target: TargetSection = TargetSection()
     images: ImagesSection = ImagesSection()
     docker: DockerSection = DockerSection()
+    kubernetes: KubernetesSection = KubernetesSection()
 
     @property
     def model(self) -> ModelSection:
@@ -293,7 +382,9 @@ def read(path: Path) -> Deployment:
     server = deployment.server.model_copy(
         update={name: _below(here, getattr(deployment.server, name)) for name in files}
     )
-    return deployment.model_copy(update={"models": models, "server": server})
+    inventory = _below(here, deployment.kubernetes.inventory)
+    kubernetes = deployment.kubernetes.model_copy(update={"inventory": inventory})
+    return deployment.model_copy(update={"models": models, "server": server, "kubernetes": kubernetes})
 
 
 def _below(folder: Path, path: Path | None) -> Path | None:
@@ -361,6 +452,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(str(value), ensure_ascii=False)

@@ -1,6 +1,6 @@
 """The cluster's programs, built from their Go modules and kept by version.
 
-Source: `tools/go.mod` pins each, and `tools/go.sum` its digest. The Go that is needed is the one `tools/go.mod` names.
+Source: `module/go.mod` pins each, and `module/go.sum` its digest. The Go that is needed is the one that it names.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from typing import Final
 
 from testbed.kubernetes.layout import CACHE
 
-MODULE: Final = Path(__file__).resolve().parent / "tools"
+MODULE: Final = Path(__file__).resolve().parent / "module"
 _KUBERNETES: Final = (
     "kube-apiserver",
     "kube-controller-manager",

@@ -9,7 +9,7 @@ import typer
 from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
-from sealserve.operations import models, releases
+from sealserve.operations import models, release_store, releases
 from sealserve.operations.releases import VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
@@ -132,6 +132,19 @@ def pack(
     with console.spinner(f"Packing {folder.name}"):
         releases.pack(folder, destination, overwrite=force)
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB): nothing in it is secret.")
+
+
+@app.command()
+def fetch(
+    address: Annotated[str, typer.Argument(metavar="URL", help="https://.../RELEASE.tar, or a pre-signed address.")],
+    owner_key: OwnerKey = None,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Fetch a packed release from a web server or an S3-compatible store, and verify it; what is there stays."""
+    workspace = console.find_workspace(directory)
+    with console.spinner("Fetching the release"):
+        verified = release_store.fetch(workspace, address, owner_key or workspace.host.owner_key)
+    console.out.print(f"{verified.folder.name}: fetched and verified; {_enclaves(verified)}.")
 
 
 @app.command()

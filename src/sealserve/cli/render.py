@@ -1,18 +1,32 @@
 """``sealserve render``: the files that a target would apply."""
 
 import shlex
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sealserve import deployment
+from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
+from sealserve.cluster.kubernetes import files, shipping
+from sealserve.cluster.kubernetes.objects import objects
 from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
+from sealserve.operations import releases
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the files that a target would apply.")
+
+
+class Form(StrEnum):
+    """As what the Kubernetes objects are written."""
+
+    KUSTOMIZATION = "kustomization"
+    HELM = "helm"
 
 
 class ReplicaAddressError(InputError):
@@ -48,6 +62,50 @@ def nginx(
     )
     console.out.print(render(config), markup=False, end="")
     console.say(f"Next: write it to {config.config_file}, and run `{shlex.join(program.command(config))}`.")
+
+
+@app.command()
+def kubernetes(
+    release: Annotated[
+        str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
+    ] = None,
+    host: Annotated[
+        bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")
+    ] = False,
+    replicas: Annotated[int | None, typer.Option(min=1, max=1000, show_default="target.replicas")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for the files.", show_default="standard output")
+    ] = None,
+    form: Annotated[Form, typer.Option("--as", help="What the folder becomes.")] = Form.KUSTOMIZATION,
+    force: console.Force = False,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    folder = releases.find((workspace.host if host else workspace.owner).releases, release)
+    plan = shipping.plan(workspace, described, folder, replicas=replicas)
+    made = objects(plan)
+    if output is None:
+        console.out.print(files.documents(plan, made), markup=False, end="")
+        return
+    if form is Form.HELM:
+        written = files.chart(plan, made)
+        following = f"helm install sealserve {output} --namespace {described.kubernetes.namespace} --create-namespace"
+    else:
+        written = files.kustomization(plan, made)
+        following = f"kubectl apply --server-side --kustomize {output}"
+    _write(output, written, overwrite=force)
+    console.say(f"Wrote {len(written)} files to {output}. Next: `{following}`.")
+
+
+def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None:
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise OutputExistsError(f"{output} has files already.", hint="Give another folder, or --force to replace them.")
+    for name, text in written.items():
+        path = output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode())
 
 
 def _upstream(text: str) -> Upstream:

@@ -59,7 +59,7 @@ class NginxConfig:
         service_name: The server name that is let through; the service's certificate has it.
         upstreams: The replicas; a new connection goes to the one that has the fewest.
         run_folder: Absolute path of an existing folder for NGINX's configuration and process id.
-        log_folder: Absolute path of an existing folder for its logs.
+        log_folder: Absolute path of an existing folder for its logs; None for its standard output and error.
         stream_module: Where its stream module is, if that is loaded at run time.
         user: Who the workers are; for a master that runs as root only.
         workers: How many worker processes; None for one per processor.
@@ -75,7 +75,7 @@ class NginxConfig:
     service_name: str
     upstreams: Sequence[Upstream]
     run_folder: Path
-    log_folder: Path
+    log_folder: Path | None
     stream_module: Path | None = None
     user: WorkerUser | None = None
     workers: int | None = None
@@ -98,12 +98,12 @@ class NginxConfig:
     @property
     def error_log(self) -> Path:
         """NGINX's own messages."""
-        return self.log_folder / "nginx-error.log"
+        return self.log_folder / "nginx-error.log" if self.log_folder else Path("/dev/stderr")
 
     @property
     def access_log(self) -> Path:
         """One line of JSON for each connection that ended. It has names, addresses, sizes and times; no contents."""
-        return self.log_folder / "nginx-access.log"
+        return self.log_folder / "nginx-access.log" if self.log_folder else Path("/dev/stdout")
 
 
 def render(config: NginxConfig) -> str:
@@ -175,6 +175,43 @@ stream {{
 }}
 """
     )
+
+
+def render_relay(listen_port: int, upstream: Upstream, *, run_folder: Path, stream_module: Path | None) -> str:
+    """Return the configuration of an NGINX that passes every connection on to one peer, byte for byte.
+
+    Args:
+        listen_port: Where it listens, at every address.
+        upstream: The peer; a DNS name is resolved when NGINX reads its configuration.
+        run_folder: Absolute path of an existing folder for its process id.
+        stream_module: Where its stream module is, if that is loaded at run time.
+
+    Raises:
+        IngressValueError: A value is out of range, or would mean something else to NGINX.
+    """
+    load = f"load_module {_path(stream_module)};\n" if stream_module is not None else ""
+    listen = _address("0.0.0.0", listen_port)  # noqa: S104  # in a container, whose networks are its own
+    return f"""{load}daemon off;
+pid {_path(run_folder / "nginx.pid")};
+lock_file {_path(run_folder / "nginx.lock")};
+error_log /dev/stderr warn;
+worker_processes 1;
+
+events {{
+    worker_connections 1024;
+}}
+
+stream {{
+    access_log off;
+
+    server {{
+        listen {listen} so_keepalive=on;
+        proxy_pass {_address(_host(upstream.host), upstream.port)};
+        proxy_connect_timeout 10s;
+        proxy_timeout 120s;
+    }}
+}}
+"""
 
 
 def _ip(text: str) -> str:

@@ -1,0 +1,42 @@
+"""All objects of a deployment, in the order in which they are applied."""
+
+from collections.abc import Mapping, Sequence
+
+from sealserve.cluster.kubernetes.front import front
+from sealserve.cluster.kubernetes.monitoring import monitoring
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.kubernetes.platform import platform
+from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.replicas import replicas
+from sealserve.deployment import BrokerNaming
+
+
+def objects(plan: Plan, *, platform_files: Mapping[str, str] | None = None) -> Sequence[Manifest]:
+    """Return the objects of a deployment; its namespace is not among them.
+
+    Args:
+        plan: What is rendered.
+        platform_files: The simulated platform's, in base64; None leaves it out: a cluster then has one already.
+
+    Raises:
+        NotRenderableError: The deployment lacks what they need.
+    """
+    made = [*policies(plan), *_broker_name(plan), *replicas(plan), *front(plan), *monitoring(plan)]
+    if plan.simulated and platform_files is not None:
+        made += platform(plan, platform_files)
+    return made
+
+
+def namespace(plan: Plan) -> Manifest:
+    """Return the namespace."""
+    labels = {"app.kubernetes.io/managed-by": APPLICATION}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": plan.settings.namespace, "labels": labels}}
+
+
+def _broker_name(plan: Plan) -> Sequence[Manifest]:
+    """Return what gives the broker a name of the cluster's DNS: enclaves see no other source of names."""
+    settings = plan.settings
+    if settings.broker_naming is not BrokerNaming.EXTERNAL_NAME:
+        return []
+    spec = {"type": "ExternalName", "externalName": settings.broker_external_name}
+    return [{"apiVersion": "v1", "kind": "Service", "metadata": plan.metadata("broker"), "spec": spec}]

@@ -1,0 +1,160 @@
+"""What the Kubernetes objects of one deployment have in common: names, labels, ports, the release, durations."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from sealserve.containers.recipes import SERVICE_USER, ImageName, images_for, reference
+from sealserve.deployment import Deployment, KubernetesSection, Platform
+from sealserve.errors import InputError
+
+Manifest: TypeAlias = dict[str, Any]
+"""A Kubernetes object as the API has it."""
+
+SERVER_PORT: Final = 8500
+FRONT_PORT: Final = 8500
+ENCLAVE: Final = "server"
+"""The enclave of every replica: each pod has an address of its own, so all have one port and one measurement."""
+
+WORKSPACE: Final = "/workspace"
+RELEASES: Final = f"{WORKSPACE}/.sealserve/host/releases"
+SETTINGS: Final = "/etc/sealserve"
+APPLICATION: Final = "sealserve"
+DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
+_LABEL_LENGTH: Final = 63
+
+
+class NotRenderableError(InputError):
+    """The deployment lacks what its Kubernetes objects need."""
+
+    code = "kubernetes.not-renderable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """The release that is served: what may be known of it in public.
+
+    Args:
+        name: Its folder's name.
+        size: The bytes of its sealed files.
+        owner_key: The owner's public key (PEM), which verifies it.
+        broker: Name and port of the broker, as measured.
+        epc: The enclave's size in bytes.
+    """
+
+    name: str
+    size: int
+    owner_key: str
+    broker: tuple[str, int]
+    epc: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is rendered.
+
+    Args:
+        deployment: What ``sealserve.toml`` describes.
+        shipped: What is served.
+        replicas: How many pods serve.
+    """
+
+    deployment: Deployment
+    shipped: Shipped
+    replicas: int
+
+    @property
+    def settings(self) -> KubernetesSection:
+        """``[kubernetes]``."""
+        return self.deployment.kubernetes
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the enclaves are simulated."""
+        return self.deployment.platform is Platform.SIMULATED
+
+    @property
+    def drain_seconds(self) -> int:
+        """How long a pod waits before it is asked to end: longer than a connection lives.
+
+        Every connection has then been drained by its age, and no new one has come: the pod left its Service when its
+        deletion began. TensorFlow Serving's binary ends at once when it is asked to, so this is all that it has.
+        """
+        return self.deployment.server.max_connection_age_seconds + DRAIN_SECONDS
+
+    def name(self, part: str) -> str:
+        """Return what the object of a part is called."""
+        return f"{APPLICATION}-{part}"
+
+    def labels(self, part: str) -> dict[str, str]:
+        """Return the labels that select a part's pods."""
+        return {"app.kubernetes.io/name": APPLICATION, "app.kubernetes.io/component": part}
+
+    def metadata(self, part: str, *, labels: Mapping[str, str] | None = None, **more: Any) -> Manifest:
+        """Return an object's metadata."""
+        own = {**self.labels(part), "app.kubernetes.io/managed-by": APPLICATION, **(labels or {})}
+        return {"name": self.name(part), "namespace": self.settings.namespace, "labels": own, **more}
+
+    def image(self, name: ImageName) -> str:
+        """Return an image's name."""
+        return reference(self.deployment.images.prefix, name, self.deployment.images.tag)
+
+    @property
+    def server_image(self) -> str:
+        """The image of the replicas."""
+        return self.image(images_for(self.deployment.platform)[-1])
+
+
+def pod_security() -> Manifest:
+    """Return a pod's ``securityContext``: no root, the runtime's own list of system calls."""
+    user = {"runAsUser": SERVICE_USER, "runAsGroup": SERVICE_USER, "fsGroup": SERVICE_USER}
+    return {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def container_security() -> Manifest:
+    """Return a container's ``securityContext``: no privilege, no capability, nothing written to its own files."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def label_value(text: str) -> str:
+    """Return ``text`` as a label's value may be: 63 characters at most; a longer one ends in its digest."""
+    clean = re.sub(r"[^A-Za-z0-9_.-]", "-", text)
+    if len(clean) > _LABEL_LENGTH:
+        clean = f"{clean[:52]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return clean.strip("-_.")
+
+
+_UNITS: Final = {
+    "": 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+def quantity(text: str) -> int:
+    """Return the whole number that a Kubernetes quantity stands for, rounded up.
+
+    Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|[MGT]|[KMGT]i)?", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no Kubernetes quantity")
+    if found[2] == "m":
+        return -(-int(float(found[1])) // 1000)
+    return -int(-float(found[1]) * _UNITS[found[2] or ""] // 1)

@@ -1,0 +1,56 @@
+"""What of a release goes into the cluster's objects: all of it may be known."""
+
+from pathlib import Path
+
+from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT, NotRenderableError, Plan, Shipped
+from sealserve.deployment import Deployment
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.simulated.provisioning import servers
+from sealserve.operations import enclaves, releases
+from sealserve.workspace import Workspace
+
+
+def plan(workspace: Workspace, deployment: Deployment, release: Path, *, replicas: int | None = None) -> Plan:
+    """Return what is rendered of a deployment.
+
+    Args:
+        workspace: With the host's part.
+        deployment: What it describes.
+        release: The release's folder.
+        replicas: How many pods serve; by default as the deployment says.
+    """
+    return Plan(
+        deployment=deployment,
+        shipped=describe(workspace, release),
+        replicas=deployment.target.replicas if replicas is None else replicas,
+    )
+
+
+def describe(workspace: Workspace, release: Path) -> Shipped:
+    """Return what may be known of a release.
+
+    Raises:
+        NotRenderableError: It has no enclave for pods.
+        SealserveError: It does not verify.
+    """
+    verified = releases.verify(release, workspace.host.owner_key)
+    if ENCLAVE not in verified.enclaves:
+        raise NotRenderableError(
+            f"{release.name} has no enclave {ENCLAVE!r}, which the pods would run.",
+            hint=f"`sealserve enclave build --name {ENCLAVE} --port {SERVER_PORT} --inventory FILE` makes it, of "
+            "what `sealserve enclave inventory` measured in the server's image.",
+        )
+    manifest = load_enclave(release, ENCLAVE).manifest
+    port = enclaves.port_of(manifest)
+    if port != SERVER_PORT:
+        raise NotRenderableError(
+            f"The enclave {ENCLAVE!r} of {release.name} listens on port {port}; pods expect {SERVER_PORT}.",
+            hint=f"Build it with `--port {SERVER_PORT}`: the port is measured.",
+        )
+    return Shipped(
+        name=release.name,
+        size=sum(file.size for file in verified.index.files),
+        owner_key=workspace.host.owner_key.read_text(encoding="ascii"),
+        broker=servers(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
+        epc=manifest.enclave_size,
+    )

@@ -1,0 +1,112 @@
+"""How a release comes to a pod: an init container fetches it, or copies it from an image, and verifies it.
+
+Verifying there is a diagnosis, not a protection: the host may change the files afterwards. What protects is that the
+enclave refuses them. The folder can be written, since Gramine opens encrypted files read-write.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.cluster.kubernetes.plan import (
+    RELEASES,
+    SETTINGS,
+    WORKSPACE,
+    Manifest,
+    NotRenderableError,
+    Plan,
+    container_security,
+)
+from sealserve.workspace import DEPLOYMENT_FILE
+
+_CLAIM: Final = "claim:"
+_IMAGE: Final = "image:"
+_WEB: Final = ("https://", "http://")
+_TRANSFER: Final = "/transfer"
+BUNDLE: Final = "/bundle.tar"
+"""Where an image has the packed release."""
+
+_SLACK: Final = 64 * 2**20
+PLACEHOLDER: Final = "{release}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """How the release comes: the pod's init containers and volumes, and where it is fetched from, if it is."""
+
+    init_containers: Sequence[Manifest]
+    volumes: Sequence[Manifest]
+
+
+def source(plan: Plan) -> Source:
+    """Return how the release comes to a pod.
+
+    Raises:
+        NotRenderableError: ``kubernetes.release_source`` is missing or none that is known.
+    """
+    text = location(plan)
+    if text.startswith(_CLAIM):
+        claim = {"persistentVolumeClaim": {"claimName": text.removeprefix(_CLAIM)}}
+        verify = _container(plan, "verify", ["release", "verify", plan.shipped.name, "--host"])
+        return Source(init_containers=[verify], volumes=[{"name": "releases", **claim}])
+    # Once as it travels, once unpacked.
+    room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * plan.shipped.size + _SLACK}}
+    if text.startswith(_IMAGE):
+        transfer = {"name": "transfer", "mountPath": _TRANSFER}
+        copy = {
+            "name": "copy",
+            "image": text.removeprefix(_IMAGE),
+            "imagePullPolicy": plan.settings.pull_policy,
+            "command": ["cp", BUNDLE, f"{_TRANSFER}/bundle.tar"],
+            "resources": _small(),
+            "securityContext": container_security(),
+            "volumeMounts": [transfer],
+        }
+        unpack = _container(
+            plan, "unpack", ["release", "unpack", f"{_TRANSFER}/bundle.tar"], {**transfer, "readOnly": True}
+        )
+        volume = {"name": "transfer", "emptyDir": {"sizeLimit": plan.shipped.size + _SLACK}}
+        return Source(init_containers=[copy, unpack], volumes=[room, volume])
+    fetch = _container(plan, "fetch", ["release", "fetch", text])
+    return Source(init_containers=[fetch], volumes=[room])
+
+
+def location(plan: Plan) -> str:
+    """Return where the release comes from, its name filled in.
+
+    Raises:
+        NotRenderableError: As `source`.
+    """
+    text = plan.settings.release_source
+    if text is None or not text.startswith((_CLAIM, _IMAGE, *_WEB)):
+        raise NotRenderableError(
+            "kubernetes.release_source does not say where pods fetch the release from.",
+            hint='`sealserve release pack` writes it; put it where pods can reach it: "https://store.example.com/'
+            '{release}.tar" (or an S3 store\'s pre-signed address), "image:REFERENCE" with /bundle.tar in it, or '
+            '"claim:NAME".',
+        )
+    return text.replace(PLACEHOLDER, plan.shipped.name)
+
+
+def _container(plan: Plan, name: str, arguments: Sequence[str], *mounts: Manifest) -> Manifest:
+    settings = {"name": "settings", "readOnly": True}
+    return {
+        "name": name,
+        "image": plan.server_image,
+        "imagePullPolicy": plan.settings.pull_policy,
+        "args": [*arguments, "--owner-key", f"{SETTINGS}/owner.pub", "--directory", WORKSPACE],
+        "resources": _small(),
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {**settings, "mountPath": f"{WORKSPACE}/{DEPLOYMENT_FILE}", "subPath": DEPLOYMENT_FILE},
+            {**settings, "mountPath": SETTINGS},
+            {"name": "releases", "mountPath": RELEASES},
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
+            *mounts,
+        ],
+    }
+
+
+def _small() -> Manifest:
+    return {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}

@@ -1,0 +1,30 @@
+import pytest
+
+from sealserve import deployment
+from sealserve.cluster.kubernetes.plan import Plan, Shipped
+
+TOML = """
+[model]
+name = "resnet50"
+
+[service]
+name = "grpc.example.com"
+
+[kubernetes]
+release_source = "https://store.example.com:8443/{release}.tar"
+"""
+
+
+def make_plan(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> Plan:
+    """Return a plan of the deployment ``toml``, with ``text`` added to its last section, ``[kubernetes]``."""
+    described = deployment.parse(f'platform = "{platform}"\n{toml}{text}')
+    shipped = Shipped(
+        name="resnet50-0123456789ab", size=100_000_000, owner_key="-----BEGIN PUBLIC KEY-----\n",
+        broker=("attestation.example.com", 4433), epc=4 * 2**30,
+    )  # fmt: skip
+    return Plan(deployment=described, shipped=shipped, replicas=replicas)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan()

@@ -1,0 +1,139 @@
+"""What is rendered: every object fits the API's schema, and every pod is confined."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+
+from sealserve.cluster.kubernetes.objects import namespace, objects
+from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, label_value, quantity
+from sealserve.cluster.kubernetes.replicas import most_replicas
+
+VARIANTS = {
+    "plain": "",
+    "scaled": 'max_replicas = 8\nlatency_metric = "latency"\n',
+    "copied": "",
+    "exposed": 'service_type = "NodePort"\nnode_port = 30500\nproxy_protocol = true\n',
+    "retired": 'front = "ingress-nginx"\n',
+    "named": 'broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n',
+    "placed": 'tolerate = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\npull_secret = "pull"\n',
+}
+KNOWN_ELSEWHERE = {"TLSRoute", "TransportServer", "PrometheusRule", "PodMonitor"}
+
+
+def pods(made: list[Any]) -> Iterator[dict[str, Any]]:
+    for item in made:
+        if item["kind"] in {"Deployment", "DaemonSet"}:
+            yield item["spec"]["template"]["spec"]
+
+
+def all_of(plan: Plan) -> list[Any]:
+    return [namespace(plan), *objects(plan, platform_files={"key": "AAAA"})]
+
+
+def replica_pod(plan: Plan) -> dict[str, Any]:
+    return next(pods([item for item in objects(plan) if item["metadata"]["name"] == "sealserve-replicas"]))
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+@pytest.mark.parametrize("platform", ["simulated", "sgx"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_object_fits_the_schema(name: str, platform: str, version: str) -> None:
+    toml = TOML
+    if name == "copied":
+        toml = TOML.replace("https://store.example.com:8443/{release}.tar", "image:registry.example.com/bundle:1")
+    for item in all_of(make_plan(VARIANTS[name], platform=platform, toml=toml)):
+        if item["kind"] not in KNOWN_ELSEWHERE:
+            kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize("platform", ["simulated", "sgx"])
+def test_every_container_is_confined(platform: str) -> None:
+    for pod in pods(all_of(make_plan(platform=platform))):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(pod)
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["privileged"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"]["drop"] == ["ALL"]
+            stands_for_hardware = container["name"] == "folder"
+            assert ("add" in security["capabilities"]) is stands_for_hardware
+
+
+def test_the_only_host_path_of_a_replica_is_the_folder_of_the_quoting_socket() -> None:
+    for platform, folder in (("sgx", "/var/run/aesmd"), ("simulated", "/run/sealserve-simulated")):
+        volumes = replica_pod(make_plan(platform=platform))["volumes"]
+        assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [folder]
+
+
+def test_a_replica_on_sgx_asks_for_its_enclaves_epc() -> None:
+    resources = replica_pod(make_plan(platform="sgx"))["containers"][0]["resources"]
+    assert resources["limits"]["sgx.intel.com/epc"] == str(4 * 2**30)
+    assert resources["limits"]["sgx.intel.com/enclave"] == "1"
+
+
+def test_a_cloud_may_call_epc_something_else() -> None:
+    text = 'epc_resource = "alibabacloud.com/sgx_epc_MiB"\nenclave_resource = ""\nepc = "4096"\n'
+    limits = replica_pod(make_plan(text, platform="sgx"))["containers"][0]["resources"]["limits"]
+    assert limits["alibabacloud.com/sgx_epc_MiB"] == "4096"
+    assert set(limits) == {"memory", "alibabacloud.com/sgx_epc_MiB"}
+
+
+def test_a_pod_waits_longer_than_a_connection_lives() -> None:
+    plan = make_plan(toml=TOML.replace("[kubernetes]", "[server]\nmax_connection_age_seconds = 30\n[kubernetes]"))
+    pod = replica_pod(plan)
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "75"]
+    assert pod["terminationGracePeriodSeconds"] > 75
+
+
+def test_probes_wait_for_a_slow_start(plan: Plan) -> None:
+    container = replica_pod(plan)["containers"][0]
+    startup = container["startupProbe"]
+    assert startup["tcpSocket"] == {"port": 8500}
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 900
+
+
+def test_the_release_is_verified_before_the_enclave_starts(plan: Plan) -> None:
+    first = replica_pod(plan)["initContainers"][0]
+    assert first["args"][:3] == ["release", "fetch", "https://store.example.com:8443/resnet50-0123456789ab.tar"]
+    claimed = make_plan(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
+    assert replica_pod(claimed)["initContainers"][0]["args"][:3] == ["release", "verify", "resnet50-0123456789ab"]
+
+
+def test_a_deployment_without_a_source_says_what_to_do() -> None:
+    plan = make_plan(toml=TOML.replace('release_source = "https://store.example.com:8443/{release}.tar"', ""))
+    with pytest.raises(NotRenderableError, match=r"release_source does not say.*release pack"):
+        objects(plan)
+
+
+def test_nothing_secret_is_rendered(plan: Plan) -> None:
+    kinds = [item["kind"] for item in objects(plan)]
+    assert "Secret" not in kinds
+
+
+def test_epc_bounds_the_replicas() -> None:
+    assert most_replicas(4 * 2**30, [16 * 2**30, 10 * 2**30]) == 6
+    assert most_replicas(2**30, [0, 2**29]) == 0
+
+
+@pytest.mark.parametrize(("text", "number"), [("4Gi", 2**32), ("100m", 1), ("1500m", 2), ("1.5k", 1500), ("7", 7)])
+def test_a_quantity_is_a_number(text: str, number: int) -> None:
+    assert quantity(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e3", "Gi"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no Kubernetes quantity"):
+        quantity(text)
+
+
+def test_a_long_name_is_a_label_of_63_characters() -> None:
+    assert label_value("a/b") == "a-b"
+    assert len(label_value("x" * 100)) <= 63
+    assert label_value("x" * 100) != label_value("x" * 101)

@@ -1,0 +1,76 @@
+"""What the NetworkPolicies let through, as an evaluator of the API's rules sees it."""
+
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
+
+from sealserve.cluster.kubernetes.plan import Plan
+from sealserve.cluster.kubernetes.policies import policies
+
+OUTSIDE = Peer(address="198.51.100.7")
+BROKER = Peer(address="192.0.2.44")
+NEIGHBOUR = Peer(labels={"app": "other"}, namespace="sealserve", address="10.1.0.9")
+STRANGER = Peer(labels={"app.kubernetes.io/component": "front"}, namespace="elsewhere", address="10.1.0.10")
+DNS = Peer(labels={"k8s-app": "kube-dns"}, namespace="kube-system", address="10.1.0.2")
+CONTROLLER = Peer(labels={"app": "controller"}, namespace="ingress-nginx", address="10.1.0.3")
+
+
+def pod(plan: Plan, part: str) -> Peer:
+    return Peer(labels=plan.labels(part), namespace=plan.settings.namespace, address="10.1.0.20")
+
+
+@pytest.fixture
+def known() -> Plan:
+    return make_plan('broker_ip = "192.0.2.44"\n')
+
+
+def test_only_the_front_reaches_the_replicas(known: Plan) -> None:
+    rules, replica = policies(known), pod(known, "replicas")
+    assert allows(rules, pod(known, "front"), replica, 8500)
+    for other in (OUTSIDE, NEIGHBOUR, STRANGER, CONTROLLER, replica, DNS):
+        assert not allows(rules, other, replica, 8500)
+    for port in (8501, 22, 9090):
+        assert not allows(rules, pod(known, "front"), replica, port)
+
+
+def test_everybody_reaches_the_front_at_its_port_alone(known: Plan) -> None:
+    rules, front = policies(known), pod(known, "front")
+    assert allows(rules, OUTSIDE, front, 8500)
+    assert not allows(rules, OUTSIDE, front, 80)
+
+
+def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: Plan) -> None:
+    rules, replica = policies(known), pod(known, "replicas")
+    assert allows(rules, replica, BROKER, 4433)
+    assert allows(rules, replica, DNS, 53, "UDP")
+    assert allows(rules, replica, DNS, 53)
+    assert allows(rules, replica, OUTSIDE, 8443)  # the store's host is a name, which a policy cannot hold
+    for target, port in ((OUTSIDE, 4433), (BROKER, 443), (OUTSIDE, 443), (NEIGHBOUR, 53), (pod(known, "front"), 8500)):
+        assert not allows(rules, replica, target, port)
+
+
+def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: Plan) -> None:
+    rules, front = policies(known), pod(known, "front")
+    assert allows(rules, front, DNS, 53, "UDP")
+    for target, port in ((OUTSIDE, 443), (BROKER, 4433), (NEIGHBOUR, 8500)):
+        assert not allows(rules, front, target, port)
+
+
+def test_a_store_with_an_address_is_the_only_one() -> None:
+    plan = make_plan(toml=TOML.replace("store.example.com:8443", "198.51.100.7:8443"))
+    rules, replica = policies(plan), pod(plan, "replicas")
+    assert allows(rules, replica, OUTSIDE, 8443)
+    assert not allows(rules, replica, BROKER, 8443)
+    claimed = make_plan(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
+    assert not allows(policies(claimed), pod(claimed, "replicas"), OUTSIDE, 8443)
+
+
+def test_an_existing_controller_takes_the_fronts_place() -> None:
+    plan = make_plan('front = "f5"\ncontroller_namespace = "ingress-nginx"\n')
+    rules, replica = policies(plan), pod(plan, "replicas")
+    assert allows(rules, CONTROLLER, replica, 8500)
+    assert not allows(rules, STRANGER, replica, 8500)
+
+
+def test_without_the_policies_everything_is_open(known: Plan) -> None:
+    assert allows([], OUTSIDE, pod(known, "replicas"), 22)
