@@ -13,7 +13,6 @@ MEBIBYTE: Final = 2**20
 _CPU_ONLY: Final = "this server computes on the CPU"
 _TPU: Final = "there is no TPU inside an enclave"
 _TFLITE: Final = "it serves SavedModels only"
-_NO_BATCHING: Final = "batching across requests is not built yet"
 
 
 def _threads() -> int:
@@ -97,6 +96,17 @@ HONOURED: Final = (
         minimum=1,
         maximum=4096,
         help="threads that handle requests: so many run at once, the others wait",
+    ),
+    Flag(name="enable_batching", default=False, help="run requests to the same signature together"),
+    Flag(
+        name="batching_parameters_file",
+        default="",
+        help="how requests are run together (BatchingParameters in protobuf text format)",
+    ),
+    Flag(
+        name="enable_per_model_batching_parameters",
+        default=False,
+        help="take the parameters of each version from its batching_params.pbtxt; a version without one is not batched",
     ),
     Flag(name="rest_api_port", default=0, maximum=65535, help="TCP port for the REST API; 0 leaves it off"),
     Flag(
@@ -207,9 +217,6 @@ HONOURED: Final = (
 )
 
 REFUSED: Final = (
-    Flag(name="enable_batching", default=False, harmless=(False,), refused=_NO_BATCHING),
-    Flag(name="batching_parameters_file", default="", harmless=("",), refused=_NO_BATCHING),
-    Flag(name="enable_per_model_batching_parameters", default=False, harmless=(False,), refused=_NO_BATCHING),
     Flag(name="flush_filesystem_caches", default=False, harmless=(False,), refused="file system caches are left alone"),
     Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
     Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),

@@ -45,6 +45,8 @@ class HttpPorts:
             self._metrics_path = (config.path or metrics.PATH) if config.enable else None
         self._ports = [port for port in (http.port, http.monitoring_port if self._metrics_path else 0) if port]
         if not self._ports:
+            if self._metrics_path is not None:
+                logger.warning("--monitoring_config_file asks for a page of metrics: give --monitoring_port for it")
             return
         self._addresses = [choose_address(options.bind_address, port) for port in self._ports]
         if http.ssl_config_file is not None:

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealserve.errors import InputError
+from sealserve.serving import config_files
+from sealserve.serving.batching import PARAMETERS_FILE, BatchingOptions, BatchingSession, BatchScheduler
 from sealserve.serving.emptying import empty_files
 from sealserve.serving.file_list import FileList
 from sealserve.serving.libtensorflow import TensorFlowError, library
 from sealserve.serving.options import ServerOptions
+from sealserve.serving.parameters_pb2 import BatchingParameters
 from sealserve.serving.protos import ConfigProto
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Servable
-from sealserve.serving.session import Session
+from sealserve.serving.session import Runnable, Session
 from sealserve.serving.signature import Signature
 from sealserve.serving.warmup import warm_up
 
@@ -47,11 +50,15 @@ class Loader:
         options: What the command line asks for.
         files: The list of the files that may be loaded, or None to load what is there.
         session_config: TensorFlow's settings, beside those that the options have.
+        batching: How requests are run together, or None for each by itself.
+        scheduler: The threads for that.
     """
 
     options: ServerOptions
     files: FileList | None
     session_config: ConfigProto = field(default_factory=ConfigProto)
+    batching: BatchingParameters | None = None
+    scheduler: BatchScheduler | None = None
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Return the version of a model in ``folder``, loaded.
@@ -93,20 +100,32 @@ class Loader:
             time.monotonic() - started,
             ", ".join(signatures) or "none",
         )
-        servable = Servable(
-            name=name,
-            version=version,
-            session=session,
-            definitions=session.signatures,
-            signatures=signatures,
-            check_method_names=self.options.check_method_names,
-        )
-        if self.options.warmup_iterations:  # 4
-            try:
+        try:
+            servable = Servable(
+                name=name,
+                version=version,
+                session=self._batched(session, folder),
+                definitions=session.signatures,
+                signatures=signatures,
+                check_method_names=self.options.check_method_names,
+            )
+            if self.options.warmup_iterations:  # 4
                 warm_up(servable, folder, iterations=self.options.warmup_iterations)
-            except BaseException:
-                session.close()
-                raise
+        except BaseException:
+            session.close()
+            raise
         if self.options.empty_files:  # 5
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
+
+    def _batched(self, session: Session, folder: Path) -> Runnable:
+        """Return what runs requests together, where that is asked for."""
+        parameters, flags = self.batching, self.options.batching
+        if parameters is None or self.scheduler is None or flags is None:
+            return session
+        if flags.per_model:
+            path = folder / PARAMETERS_FILE
+            if not path.exists():
+                return session
+            parameters = config_files.read(path, BatchingParameters, self.files)
+        return BatchingSession(session, self.scheduler, BatchingOptions.of(parameters))

@@ -150,6 +150,13 @@ class Metrics:
         )
         self._example_counts = Histogram(f"{_PREFIX}request_example_counts", "model", scale=1, growth=2, buckets=15)
         self._example_total = Counter(f"{_PREFIX}request_example_count_total", "model")
+        session = f"{_PREFIX}batching_session:"
+        sizes = {"scale": 1, "growth": 2, "buckets": 14}
+        self._queueing = Histogram(f"{session}queuing_latency", "thread_pool_name", scale=100, growth=1.2, buckets=52)
+        self._runs = Counter(f"{session}wrapped_run_count")
+        self._input_sizes = Histogram(f"{session}input_batch_size", **sizes)
+        self._batch_sizes = Histogram(f"{session}processed_batch_size", **sizes)
+        self._paddings = Histogram(f"{session}padding_size", "execution_batch_size", **sizes)
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
@@ -177,9 +184,26 @@ class Metrics:
         self._example_counts.add(model, value=count)
         self._example_total.add(model, by=count)
 
+    def waited(self, pool: str, seconds: float) -> None:
+        """Count the time that a request waited for its batch."""
+        self._queueing.add(pool, value=int(seconds * 1e6))
+
+    def batch(self, inputs: Iterable[int], size: int, padding: int) -> None:
+        """Count a batch of requests of ``inputs`` rows each, run with ``size`` rows, ``padding`` of them added."""
+        self._runs.add()
+        for rows in inputs:
+            self._input_sizes.add(value=rows)
+        self._batch_sizes.add(value=size)
+        self._paddings.add(str(size), value=padding)
+
     def page(self) -> str:
         """Return the page."""
         metrics: tuple[Counter | Histogram, ...] = (
+            self._input_sizes,
+            self._paddings,
+            self._batch_sizes,
+            self._queueing,
+            self._runs,
             self._example_total,
             self._example_counts,
             self._requests,

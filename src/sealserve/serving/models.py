@@ -12,12 +12,14 @@ from pathlib import Path
 
 from sealserve.errors import InputError, SealserveError, VerificationError
 from sealserve.serving import config_files, model_config, versions
+from sealserve.serving.batching import BatchingOptions, BatchScheduler
 from sealserve.serving.file_list import FileList
 from sealserve.serving.loading import Loader
 from sealserve.serving.manager import Manager, Retries
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.model_config import ModelLabelError, ModelSource
 from sealserve.serving.options import ServerOptions
+from sealserve.serving.parameters_pb2 import BatchingParameters
 from sealserve.serving.protos import ConfigProto, ModelServerConfig
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Servables, State
@@ -49,9 +51,17 @@ class Models:
         self._options = options
         self._files = files
         self._servables = servables
+        batching, scheduler = _batching(options, files)
+        self._scheduler = scheduler
         self._manager = Manager(
             servables,
-            Loader(options=options, files=files, session_config=_session_config(options, files)).load,
+            Loader(
+                options=options,
+                files=files,
+                session_config=_session_config(options, files),
+                batching=batching,
+                scheduler=scheduler,
+            ).load,
             policy=preserve_resources if options.resource_preserving else preserve_availability,
             retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
             load_threads=options.load_threads,
@@ -121,6 +131,8 @@ class Models:
         """Stop watching, and free what is loaded, each version after its last request."""
         self._stopping.set()
         self._manager.close()
+        if self._scheduler is not None:
+            self._scheduler.close()
         for poller in self._pollers:
             poller.join()
 
@@ -214,3 +226,16 @@ class Models:
 def _session_config(options: ServerOptions, files: FileList | None) -> ConfigProto:
     path = options.session_config_file
     return ConfigProto() if path is None else config_files.read(path, ConfigProto, files)
+
+
+def _batching(
+    options: ServerOptions, files: FileList | None
+) -> tuple[BatchingParameters, BatchScheduler] | tuple[None, None]:
+    """Return how requests are run together, and the threads for that, where the command line asks for it."""
+    if options.batching is None:
+        return None, None
+    parameters = BatchingParameters()
+    if options.batching.parameters_file is not None:
+        parameters = config_files.read(options.batching.parameters_file, BatchingParameters, files)
+    BatchingOptions.of(parameters)
+    return parameters, BatchScheduler.of(parameters)

@@ -62,6 +62,19 @@ class HttpOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchingFlags:
+    """Whether requests are run together.
+
+    Args:
+        parameters_file: How, or None for TensorFlow Serving's defaults.
+        per_model: Whether each version says how by itself, in its ``batching_params.pbtxt``.
+    """
+
+    parameters_file: Path | None
+    per_model: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """One run of the server.
 
@@ -94,6 +107,7 @@ class ServerOptions:
         inter_op_threads: TensorFlow's threads for operations beside each other; 0 lets it decide.
         max_message_bytes: The largest request and the largest input tensor, in bytes.
         http: The REST API and the page of metrics.
+        batching: Whether and how requests are run together; None for each by itself.
         transfer_timeout: Seconds that a message may be on its way, in either direction.
         drain_grace: Seconds that running requests have after SIGTERM.
     """
@@ -126,6 +140,7 @@ class ServerOptions:
     inter_op_threads: int
     max_message_bytes: int
     http: HttpOptions
+    batching: BatchingFlags | None
     transfer_timeout: int
     drain_grace: int
 
@@ -192,6 +207,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         inter_op_threads=inter,
         max_message_bytes=values.integer("max_message_bytes"),
         http=_http(values),
+        batching=_batching(values),
         transfer_timeout=values.integer("transfer_timeout_seconds"),
         drain_grace=values.integer("drain_grace_seconds"),
     )
@@ -236,6 +252,22 @@ def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
         )
 
 
+def _batching(values: flags.Values) -> BatchingFlags | None:
+    parameters_file = values.path("batching_parameters_file")
+    per_model = values.truth("enable_per_model_batching_parameters")
+    if values.truth("enable_batching"):
+        return BatchingFlags(parameters_file=parameters_file, per_model=per_model)
+    for name, given in (
+        ("batching_parameters_file", parameters_file is not None),
+        ("enable_per_model_batching_parameters", per_model),
+    ):
+        if given:
+            raise ConflictingFlagsError(
+                f"--{name} is set without setting --enable_batching to true.", hint="Give --enable_batching too."
+            )
+    return None
+
+
 def _http(values: flags.Values) -> HttpOptions:
     port, monitoring = values.integer("rest_api_port"), values.integer("monitoring_port")
     ports = [number for number in (values.integer("port"), port, monitoring) if number]
@@ -244,11 +276,6 @@ def _http(values: flags.Values) -> HttpOptions:
             "--port, --rest_api_port and --monitoring_port are not all different.", hint="Give each a port of its own."
         )
     config = values.path("monitoring_config_file")
-    if config is not None and not port and not monitoring:
-        raise ConflictingFlagsError(
-            "--monitoring_config_file is given, and there is no port for the page of metrics.",
-            hint="Give --monitoring_port or --rest_api_port.",
-        )
     settings, plaintext = values.path("rest_api_ssl_config_file"), values.truth("dangerous_plaintext_rest")
     if settings is not None and plaintext:
         raise ConflictingFlagsError(

@@ -7,9 +7,10 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.proto`` (
 import ctypes
 import math
 from array import array
-from ctypes import c_void_p
+from collections.abc import Iterable, Sequence
+from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from sealserve.serving.libtensorflow import TSTRING_SIZE, Library
 from sealserve.serving.protos import DataType, TensorProto
@@ -95,6 +96,11 @@ def unpacked_size(proto: TensorProto) -> int:
     return size
 
 
+def element_size(dtype: int) -> int:
+    """Return how many bytes an element of a type takes in memory."""
+    return _KINDS[dtype].size
+
+
 class Tensor:
     """A ``TF_Tensor`` that is ours: freed with this object.
 
@@ -119,6 +125,50 @@ class Tensor:
         tensor = cls(library, library.TF_AllocateTensor(DataType.Value("DT_FLOAT"), None, 0, 4))
         library.parse_tensor(proto, tensor.handle)
         return tensor
+
+    @classmethod
+    def from_bytes(cls, library: Library, dtype: int, shape: Sequence[int], parts: Iterable["bytes | Tensor"]) -> Self:
+        """Return a tensor of numbers whose memory is ``parts``, one after the other.
+
+        Args:
+            library: TensorFlow.
+            dtype: The data type; not strings.
+            shape: Its shape, which takes exactly the bytes of all parts.
+            parts: Bytes, and tensors, whose memory is copied.
+        """
+        size = math.prod(shape) * element_size(dtype)
+        tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), size))
+        target = library.TF_TensorData(tensor.handle)
+        for part in parts:
+            if isinstance(part, Tensor):
+                length = library.TF_TensorByteSize(part.handle)
+                ctypes.memmove(target, library.TF_TensorData(part.handle), length)
+            else:
+                length = len(part)
+                ctypes.memmove(target, part, length)
+            target += length
+        return tensor
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """Return a copy of the rows from ``start`` to ``stop`` of the first dimension."""
+        shape = self.shape
+        library, dtype = self._library, self.dtype
+        row = math.prod(shape[1:])
+        if dtype == _STRING:
+            return Tensor.from_strings(library, (stop - start, *shape[1:]), self._strings()[start * row : stop * row])
+        size = row * element_size(dtype)
+        address = library.TF_TensorData(self.handle) + start * size
+        return Tensor.from_bytes(
+            library, dtype, (stop - start, *shape[1:]), [ctypes.string_at(address, (stop - start) * size)]
+        )
+
+    @classmethod
+    def from_strings(cls, library: Library, shape: Sequence[int], values: Sequence[bytes]) -> "Tensor":
+        """Return a tensor of strings."""
+        proto = TensorProto(dtype=_STRING, string_val=values)
+        for size in shape:
+            proto.tensor_shape.dim.add(size=size)
+        return Tensor.from_proto(library, proto.SerializeToString())
 
     def __del__(self) -> None:
         self._library.TF_DeleteTensor(self.handle)
@@ -155,6 +205,10 @@ class Tensor:
     def strings(self) -> list[bytes]:
         """Return the elements of a tensor of strings."""
         return self._strings()
+
+    def content(self) -> bytes:
+        """Return the memory of a tensor of numbers."""
+        return self._bytes()
 
     def _bytes(self) -> bytes:
         return ctypes.string_at(self._library.TF_TensorData(self.handle), self._library.TF_TensorByteSize(self.handle))

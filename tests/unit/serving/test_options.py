@@ -118,7 +118,6 @@ def test_http_is_off_unless_a_port_is_given_and_has_grpcs_tls() -> None:
     [
         (["--port=1", "--rest_api_port=1"], "--port, --rest_api_port and --monitoring_port are not all different"),
         (["--rest_api_port=1", "--monitoring_port=1"], "are not all different"),
-        (["--monitoring_config_file=/m"], "there is no port for the page of metrics"),
         (["--rest_api_ssl_config_file=/a", "--dangerous_plaintext_rest"], "are both given"),
     ],
 )
@@ -131,3 +130,13 @@ def test_a_sockets_path_must_fit() -> None:
     assert options("--grpc_socket_path=/run/s").socket_path == Path("/run/s")
     with pytest.raises(FlagValueError, match="a socket's path has at most 107 bytes"):
         options(f"--grpc_socket_path=/{'s' * 107}")
+
+
+def test_batching_must_be_enabled() -> None:
+    assert options().batching is None
+    batching = options("--enable_batching", "--batching_parameters_file=/b").batching
+    assert batching is not None
+    assert (batching.parameters_file, batching.per_model) == (Path("/b"), False)
+    for flag in ("--batching_parameters_file=/b", "--enable_per_model_batching_parameters"):
+        with pytest.raises(ConflictingFlagsError, match="is set without setting --enable_batching to true"):
+            options(flag)
