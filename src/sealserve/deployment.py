@@ -149,6 +149,36 @@ class ServerSection(_Section):
     )
 
 
+class EnclaveSection(_Section):
+    """The enclave that the model server runs in."""
+
+    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,6}[MG])$")] = Field(
+        default="auto",
+        description='"auto" (see `sealserve enclave manifest --explain`), or a power of two such as "8G"',
+    )
+    edmm: bool = Field(
+        default=False, description="whether memory is added when it is used (a processor with SGX2, Linux 6.0)"
+    )
+    isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
+        default=0, description="the product id in its SIGSTRUCT (ISVPRODID)"
+    )
+    isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
+        default=0, description="the security version in its SIGSTRUCT (ISVSVN): raise it with each mended weakness"
+    )
+
+    @property
+    def size_in_bytes(self) -> int | None:
+        """The chosen size, or None where the rule decides."""
+        return None if self.size == "auto" else int(self.size[:-1]) * {"M": 2**20, "G": 2**30}[self.size[-1]]
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        size = self.size_in_bytes
+        if size is not None and size & (size - 1):
+            raise ValueError(f"size should be a power of two, and {self.size!r} is none")
+        return self
+
+
 class BrokerSection(_Section):
     """The owner's broker: where enclaves find it, and where it asks for collateral."""
 
@@ -302,6 +332,7 @@ class Deployment(_Section):
     models: Annotated[tuple[ModelSection, ...], BeforeValidator(_one_or_several)] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()
+    enclave: EnclaveSection = EnclaveSection()
     broker: BrokerSection = BrokerSection()
     tcb: TcbSection = TcbSection()
     target: TargetSection = TargetSection()

@@ -149,3 +149,16 @@ def test_a_broker_has_a_name_or_an_address(address: str) -> None:
 @pytest.mark.parametrize("address", ["broker.example.com", "192.0.2.7", "2001:db8::7", "::1", "b"])
 def test_names_and_addresses_of_a_broker(address: str) -> None:
     assert deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = "{address}"\n').broker.address == address
+
+
+@pytest.mark.parametrize(("size", "expected"), [("auto", None), ("512M", 2**29), ("8G", 2**33)])
+def test_an_enclaves_size_is_a_power_of_two_or_left_to_the_rule(size: str, expected: int | None) -> None:
+    text = deployment.write_example({"model": {"name": "m"}, "enclave": {"size": size, "edmm": True, "isv_svn": 3}})
+    enclave = deployment.parse(text).enclave
+    assert (enclave.size_in_bytes, enclave.edmm, enclave.isv_svn) == (expected, True, 3)
+
+
+@pytest.mark.parametrize("size", ["3G", "8", "8T", "0M", "-1G", "8g", ""])
+def test_no_size_of_an_enclave(size: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=r"enclave.*size"):
+        deployment.parse(deployment.write_example({"model": {"name": "m"}, "enclave": {"size": size}}))

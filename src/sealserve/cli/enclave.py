@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import tomllib
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +17,10 @@ from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave
+from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
 
@@ -97,15 +101,39 @@ def manifest(
     port: Port = 8510,
     release: Release = None,
     inventory_file: InventoryFile = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how its size and threads come about.")] = False,
     directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
 ) -> None:
     """Print the manifest that `enclave build` would sign."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
+    if explain:
+        size = enclaves.explain_size(described, releases.verify(folder, workspace.host.owner_key), trusted)
+        _explain(size, threads_of(described), as_json=as_json)
+        return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    console.out.print(enclaves.manifest_text(workspace, spec).decode(), markup=False, end="")
+    text = enclaves.manifest_text(workspace, spec).decode()
+    if as_json:
+        console.print_json(tomllib.loads(text))
+    else:
+        sys.stdout.write(text)
+
+
+def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json({**asdict(size), "needed": size.needed, "threads": {**asdict(threads), "all": threads.all}})
+        return
+    pools = f"2 pools of {threads.tensorflow}, {threads.requests} for requests, {threads.unbounded} without a flag"
+    rows = [(item.what, f"{item.size / MEBIBYTE:.0f} MiB", item.why) for item in size.items]
+    rows.append(("sum", f"{size.needed / MEBIBYTE:.0f} MiB", ""))
+    rows.append(("sgx.enclave_size", f"{size.size / MEBIBYTE:.0f} MiB", size.rule))
+    rows.append(("sgx.max_threads", str(threads.all), f"{pools}, {GRAMINE_THREADS} of Gramine"))
+    console.print_table(("WHAT", "SIZE", "WHY"), rows)
+    if size.size < size.needed:
+        console.warn("enclave.size is below the sum: the server may run out of memory.")
 
 
 @app.command()
@@ -114,6 +142,13 @@ def build(
     port: Port = 8510,
     release: Release = None,
     inventory_file: InventoryFile = None,
+    signing_key: Annotated[
+        Path | None, typer.Option(help="The enclave signing key (PEM).", show_default="the workspace's")
+    ] = None,
+    libpal: Annotated[
+        Path | None,
+        typer.Option(help="For SGX: the libpal.so that is loaded where it runs.", show_default="that of Gramine here"),
+    ] = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -123,7 +158,8 @@ def build(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    built = enclaves.build(workspace, folder, spec, now=datetime.now(UTC))
+    with console.spinner("Measuring and signing"):
+        built = enclaves.build(workspace, folder, spec, now=datetime.now(UTC), signing_key=signing_key, libpal=libpal)
     fields: dict[str, object] = {
         "enclave": built.name,
         "release": folder.name,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sealserve.deployment import Platform
 from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.errors import InputError, VerificationError
 from sealserve.sealing.regular_file import InputFileMissingError, open_regular
@@ -81,7 +82,8 @@ def load_enclave(release: Path, name: str) -> SignedEnclave:
     """Read an enclave as a loader does before it starts one.
 
     Steps: (1) the manifest and the SIGSTRUCT parse; (2) the SIGSTRUCT's signature verifies under the key in it; (3) the
-    MRENCLAVE in it is this manifest's. Whether the signer is anybody's friend is for the broker to say.
+    MRENCLAVE in it is this manifest's; product id and SVN too. Whether the signer is anybody's friend is for the broker
+    to say. For SGX it is the processor that compares MRENCLAVE, when the enclave is initialised (EINIT).
 
     Args:
         release: The release's folder.
@@ -97,8 +99,15 @@ def load_enclave(release: Path, name: str) -> SignedEnclave:
     manifest = parse_manifest(manifest_bytes, name=str(paths[0]))  # (1)
     sigstruct = Sigstruct.parse(sigstruct_bytes)
     sigstruct.verify()  # (2)
-    measured = measure_simulated(manifest_bytes)
-    if measured != sigstruct.mr_enclave:  # (3)
+    if (manifest.sgx.isvprodid, manifest.sgx.isvsvn) != (sigstruct.isv_prod_id, sigstruct.isv_svn):  # (3)
+        raise EnclaveMeasurementError(
+            f"{paths[0]} has product id {manifest.sgx.isvprodid} and SVN {manifest.sgx.isvsvn}, and {paths[1].name} "
+            f"was signed for {sigstruct.isv_prod_id} and {sigstruct.isv_svn}.",
+            hint="The two files belong to different enclaves.",
+        )
+    simulated = manifest.loader.env["SEALSERVE_PLATFORM"] == Platform.SIMULATED
+    measured = measure_simulated(manifest_bytes) if simulated else sigstruct.mr_enclave
+    if measured != sigstruct.mr_enclave:
         raise EnclaveMeasurementError(
             f"{paths[0]} measures {measured.hex()}, and {paths[1].name} was signed for {sigstruct.mr_enclave.hex()}.",
             hint="The manifest was changed after it was signed, or the two files belong to different enclaves.",

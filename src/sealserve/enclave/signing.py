@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.atomic_file import write_file
+from sealserve.enclave.gramine_tools import GramineTools, find_tools
 from sealserve.enclave.index import (
     BuiltEnclave,
     describe,
@@ -49,12 +50,6 @@ class BrokerCaError(InputError):
     code = "enclave.broker-ca"
 
 
-class EnclavePlatformError(InputError):
-    """Enclaves for SGX are built by Gramine's own tools."""
-
-    code = "enclave.platform"
-
-
 def build_enclave(
     release: Path,
     spec: EnclaveSpec,
@@ -63,6 +58,7 @@ def build_enclave(
     signing_key: RSAPrivateKey,
     index_signer: Ed25519PrivateKey,
     signed_on: date,
+    gramine: GramineTools | None = None,
 ) -> BuiltEnclave:
     """Build the enclave ``spec`` into the release's ``enclave/`` folder, and sign the folder's index anew.
 
@@ -76,30 +72,34 @@ def build_enclave(
         signing_key: Signs the SIGSTRUCT.
         index_signer: The owner's key for indexes.
         signed_on: The date in the SIGSTRUCT. It is not measured.
+        gramine: What builds an enclave for SGX; by default the tools on the search path.
 
     Raises:
-        EnclavePlatformError: The specification is not for the simulated platform.
+        GramineMissingError: The enclave is for SGX, and there is no Gramine here.
+        GramineOtherVersionError: Gramine here is another one than where the enclave will run.
         EnclaveReleaseError: ``spec`` names another release.
         BrokerCaError: ``broker_ca`` is no certificate, or not the one that the other enclaves here trust.
-        TrustedSourceError: A trusted file cannot be read.
         SealserveError: What `other_enclaves` raises for an index that was there before.
     """
-    if not spec.simulated:
-        raise EnclavePlatformError(
-            f"The enclave {spec.name!r} is for SGX, and only simulated enclaves are built here.",
-            hint='Set `platform = "simulated"`; for SGX, use Gramine\'s gramine-manifest and gramine-sgx-sign.',
-        )
     release_id = release_id_of(release)
     if spec.release_id != release_id:
         raise EnclaveReleaseError(
             f"The enclave {spec.name!r} is specified for the release {spec.release_id}, and {release} is {release_id}."
         )
+    tools = None if spec.simulated else gramine or find_tools()
+    if tools is not None and spec.gramine is not None:
+        tools.check_version(spec.gramine)
     others = other_enclaves(release, spec.name, index_signer.public_key())
     (release / ENCLAVE_FOLDER).mkdir(exist_ok=True)
     _place_broker_ca(release, broker_ca, fixed=bool(others))
     manifest = make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
-    write_file(manifest_path(release, spec.name), manifest)
-    _sign(release, spec.name, manifest, signing_key=signing_key, signed_on=signed_on)
+    if tools is None:
+        write_file(manifest_path(release, spec.name), manifest)
+        _sign(release, spec.name, manifest, signing_key=signing_key, signed_on=signed_on)
+    else:
+        built, sigstruct = tools.build(manifest, name=spec.name, signing_key=signing_key, signed_on=signed_on)
+        write_file(manifest_path(release, spec.name), built)
+        write_file(sigstruct_path(release, spec.name), sigstruct.to_bytes())
     enclave = describe(release, load_enclave(release, spec.name))
     write_index(release, {**others, spec.name: enclave.mr_enclave}, {BROKER_CA_FILE}, index_signer)
     LOGGER.info("built enclave name=%s mr_enclave=%s", spec.name, enclave.mr_enclave.hex())

@@ -1,20 +1,24 @@
-"""What an enclave is made of, and the manifest that says so.
+"""What an enclave is made of, and the manifest that says so: one template for both servers and both platforms.
 
-For the simulated platform the trusted files are the interpreter, its ``pyvenv.cfg``, every module of sealserve and the
-broker's CA certificate. The standard library and third-party packages are *not* measured there: the simulation shows
-the flow, and what it measures is enough to notice another sealserve. Cached bytecode is not measured and not used.
+For the simulated platform the trusted files are by default the interpreter, its ``pyvenv.cfg``, every module of
+sealserve and the broker's CA certificate. The standard library and third-party packages are then *not* measured: the
+simulation shows the flow, and what it measures is enough to notice another sealserve. Cached bytecode is not measured
+and not used. With an inventory, everything that the server may open is measured, as it is for SGX.
+
+Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, ``CI-Examples/python/python.manifest.template`` (the C
+library in ``/lib``, LD_LIBRARY_PATH), ``CI-Examples/ra-tls-secret-prov`` (provisioning of a key).
 """
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import sealserve
 from sealserve.deployment import Platform
-from sealserve.enclave.inventory import MeasuredFile
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
     KEY_NAME,
     PROVISIONING_LIBRARY,
@@ -24,6 +28,7 @@ from sealserve.enclave.manifest import (
     HostMount,
     Libos,
     Loader,
+    LoaderEntrypoint,
     Mount,
     Root,
     Sgx,
@@ -32,21 +37,18 @@ from sealserve.enclave.manifest import (
     TmpfsMount,
     TrustedFile,
 )
+from sealserve.enclave.server_command import GRAMINE_THREADS, PRIVATE_ROOT, SCRATCH
+from sealserve.enclave.server_files import LIBRARY_FOLDER, RUNTIME_FOLDER
+from sealserve.enclave.sizing import ARENAS, MEBIBYTE, STACK
 from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 
-PRIVATE_ROOT: Final = "/release"
 BROKER_CA_FILE: Final = "broker-ca.pem"
 BROKER_CA_PATH: Final = f"/{BROKER_CA_FILE}"
 DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
+DEFAULT_MAX_THREADS: Final = 80
 
-_MEBIBYTE: Final = 2**20
-_SCRATCH: Final = f"{PRIVATE_ROOT}/scratch"
-# Gramine 1.9, manifest-syntax.rst, "Number of threads": main, IPC, async and one TLS-handshake thread.
-_GRAMINE_THREADS: Final = 4
-# gRPC's and Python's own threads: gRPC takes as many as the host shows processors, which the host chooses.
-_SERVER_THREADS: Final = 64
-_STACK: Final = "2M"  # Gramine's default of 256K is too small for Python (its own Python example takes 2M)
+_RUNTIME_PLACE: Final = "/lib"  # where Gramine's examples have its C library inside
 
 
 class EnclaveSpecError(InputError):
@@ -66,8 +68,11 @@ class EnclaveSpec:
         broker: Host and port of the broker, measured.
         mounts: The sealed files and folders, and where they appear below ``/release``.
         trusted_files: Files of the host whose digests are measured. `make_manifest` adds the broker's CA.
-        threads: TensorFlow's threads; ``sgx.max_threads`` follows from it.
+        gramine: Gramine where it runs. Without it, it is for the simulated platform's own loader only.
+        threads: TensorFlow's threads in each of its pools.
+        max_threads: How many threads there may be in all.
         enclave_size: In bytes, a power of two of at least one MiB.
+        edmm: Whether memory is added when it is used (a processor with SGX2, Linux 6.0).
         isv_prod_id: The product id, 16 bits.
         isv_svn: The security version, 16 bits.
         simulated: Whether it is for the simulated platform.
@@ -79,8 +84,11 @@ class EnclaveSpec:
     broker: tuple[str, int]
     mounts: tuple[EncryptedMount, ...]
     trusted_files: tuple[MeasuredFile, ...] = ()
+    gramine: GramineFiles | None = None
     threads: int = 1
+    max_threads: int = DEFAULT_MAX_THREADS
     enclave_size: int = DEFAULT_ENCLAVE_SIZE
+    edmm: bool = False
     isv_prod_id: int = 0
     isv_svn: int = 0
     simulated: bool
@@ -94,8 +102,9 @@ class EnclaveSpec:
             (not self.mounts, "the mounts: there should be one at least"),
             (not re.fullmatch(r"[A-Za-z0-9.-]+", host) or not 0 < port < 2**16, f"the broker {host!r}:{port}"),
             (self.threads < 1, f"the threads ({self.threads})"),
+            (not GRAMINE_THREADS <= self.max_threads < 2**16, f"the number of all threads ({self.max_threads})"),
             (
-                self.enclave_size < _MEBIBYTE or self.enclave_size & (self.enclave_size - 1) != 0,
+                self.enclave_size < MEBIBYTE or self.enclave_size & (self.enclave_size - 1) != 0,
                 f"the enclave size ({self.enclave_size} bytes): it should be a power of two of at least 1 MiB",
             ),
             (not 0 <= self.isv_prod_id < 2**16, f"the product id ({self.isv_prod_id})"),
@@ -104,23 +113,11 @@ class EnclaveSpec:
         for wrong, what in problems:
             if wrong:
                 raise EnclaveSpecError(f"The enclave {self.name!r} cannot be made: not usable is {what}.")
-
-    @property
-    def max_threads(self) -> int:
-        """``sgx.max_threads``: two TensorFlow pools, the server's threads, Gramine's own."""
-        return 2 * self.threads + _SERVER_THREADS + _GRAMINE_THREADS
-
-
-def model_server(flags: Iterable[str], *, interpreter: Path | None = None) -> tuple[str, ...]:
-    """Return the command line of ``sealserve-model-server`` under Python, isolated from the user's environment.
-
-    Bytecode is looked for in a private folder that does not exist, and written nowhere (-B): a ``__pycache__`` beside
-    the modules, whose files Python would run if they but name a module's size and time, has no say.
-
-    Source: Python documentation, "Command line and environment", -I, -B and -X pycache_prefix.
-    """
-    isolation = ("-I", "-B", "-X", f"pycache_prefix={_SCRATCH}/no-bytecode")
-    return (str(interpreter or sys.executable), *isolation, "-m", "sealserve.serving", *flags)
+        if self.gramine is None and not self.simulated:
+            raise EnclaveSpecError(
+                f"The enclave {self.name!r} is for SGX, and there is no Gramine among what was measured.",
+                hint="Install Gramine there, and measure again: `sealserve enclave inventory` says if it is found.",
+            )
 
 
 def model_server_files(*, interpreter: Path | None = None) -> tuple[Path, ...]:
@@ -151,21 +148,22 @@ def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifes
     trusted = {file.path: file.sha256 for file in spec.trusted_files}
     ca_uri = f"file:{ENCLAVE_FOLDER}/{BROKER_CA_FILE}"
     mounts: list[Mount] = [HostMount(path=BROKER_CA_PATH, uri=ca_uri)]
-    mounts += [HostMount(path=path, uri=f"file:{path}") for path in _topmost(trusted)]
-    mounts += [*spec.mounts, TmpfsMount(path=_SCRATCH)]
+    mounts += _host_mounts(spec)
+    mounts += [*spec.mounts, TmpfsMount(path=SCRATCH)]
     return EnclaveManifest(
         libos=Libos(entrypoint=spec.argv[0]),
-        loader=Loader(argv=list(spec.argv), env=_environment(spec)),
+        loader=Loader(entrypoint=_entrypoint(spec), argv=list(spec.argv), env=_environment(spec)),
         fs=FileSystem(root=Root(), mounts=mounts),
         sys=System(
             enable_sigterm_injection=True,
             enable_extra_runtime_domain_names_conf=True,
-            stack=Stack(size=_STACK),
+            stack=Stack(size=f"{STACK // MEBIBYTE}M"),
         ),
         sgx=Sgx(
             debug=False,
             remote_attestation="dcap",
-            enclave_size=f"{spec.enclave_size // _MEBIBYTE}M",
+            edmm_enable=spec.edmm,
+            enclave_size=f"{spec.enclave_size // MEBIBYTE}M",
             max_threads=spec.max_threads,
             isvprodid=spec.isv_prod_id,
             isvsvn=spec.isv_svn,
@@ -177,11 +175,31 @@ def make_manifest(spec: EnclaveSpec, *, broker_ca_sha256: str) -> EnclaveManifes
     )
 
 
+def _entrypoint(spec: EnclaveSpec) -> LoaderEntrypoint | None:
+    """Return the library OS, with the digest that it had where it was measured."""
+    if spec.gramine is None:
+        return None
+    return LoaderEntrypoint(uri=f"file:{spec.gramine.libos.path}", sha256=spec.gramine.libos.sha256)
+
+
+def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:
+    """Yield the mounts of the trusted files: Gramine's C library in ``/lib``, all else where the host has it."""
+    paths = [file.path for file in spec.trusted_files]
+    if spec.gramine is not None:
+        runtime = f"{spec.gramine.folder}/{RUNTIME_FOLDER}"
+        yield HostMount(path=_RUNTIME_PLACE, uri=f"file:{runtime}")
+        paths = [path for path in paths if not path.startswith(f"{runtime}/")]
+    for path in _topmost(paths):
+        yield HostMount(path=path, uri=f"file:{path}")
+
+
 def _environment(spec: EnclaveSpec) -> dict[str, str]:
     host, port = spec.broker
-    return {
-        "HOME": _SCRATCH,
+    search = {"LD_LIBRARY_PATH": f"{_RUNTIME_PLACE}:{LIBRARY_FOLDER}"} if spec.gramine is not None else {}
+    return search | {
+        "HOME": SCRATCH,
         "LANG": "C.UTF-8",
+        "MALLOC_ARENA_MAX": str(ARENAS),
         "LD_PRELOAD": PROVISIONING_LIBRARY,
         "OMP_NUM_THREADS": str(spec.threads),
         "SEALSERVE_PLATFORM": str(Platform.SIMULATED if spec.simulated else Platform.SGX),
@@ -193,7 +211,7 @@ def _environment(spec: EnclaveSpec) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_NUM_INTEROP_THREADS": str(spec.threads),
         "TF_NUM_INTRAOP_THREADS": str(spec.threads),
-        "TMPDIR": _SCRATCH,
+        "TMPDIR": SCRATCH,
     }
 
 

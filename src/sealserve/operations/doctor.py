@@ -11,8 +11,8 @@ from pathlib import Path
 from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment, Platform, TlsMode
 from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.enclave.simulated.private_memory import available_way
-from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx

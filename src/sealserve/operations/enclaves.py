@@ -2,38 +2,34 @@
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.deployment import Deployment, Platform, ServerKind
+from sealserve.enclave.gramine_tools import find_tools
+from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
-from sealserve.enclave.inventory import Inventory, MeasuredFile, measure
+from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
+from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
-from sealserve.enclave.spec import (
-    PRIVATE_ROOT,
-    EnclaveSpec,
-    make_manifest,
-    model_server,
-    model_server_files,
-    release_mounts,
-)
+from sealserve.enclave.sizing import EnclaveSize, size_enclave
+from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
 from sealserve.operations.owner import index_signer
 from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
-from sealserve.sealing.release import verify_release
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, FILE_LIST
+from sealserve.sealing.release import VerifiedRelease, verify_release
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, MODELS_FOLDER
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
-
-PORT_FLAG = "--port="
 
 
 class InventoryServerError(InputError):
@@ -42,8 +38,10 @@ class InventoryServerError(InputError):
     code = "inventory.other-server"
 
 
-_REQUESTS_PER_THREAD: Final = 4
-"""As the model server's default has it, for each processor."""
+class ReleasePlatformError(InputError):
+    """The release was built for another platform than the deployment's."""
+
+    code = "enclave.release-platform"
 
 
 def specify(
@@ -63,52 +61,77 @@ def specify(
         release: The release's folder.
         name: Of the enclave.
         port: Where its server listens; measured like every argument.
-        inventory: What it will trust where it runs. By default it runs here, and sealserve's own modules are trusted.
+        inventory: What it will trust where it runs. By default it runs here: on the simulated platform with sealserve's
+            own modules, on SGX with all that the server may open.
 
     Raises:
         InventoryServerError: The inventory is of another server.
-        SealserveError: The release does not verify.
+        ReleasePlatformError: The release is marked as simulated and the deployment is not, or the other way round.
+        SealserveError: The release does not verify, or this machine lacks the server.
     """
-    program, trusted_files = _trusted(deployment.server.kind, inventory)
+    simulated = deployment.platform is Platform.SIMULATED
     verified = verify_release(release, index_signer(workspace).public_key())
-    server = deployment.server
-    age = server.max_connection_age_seconds * 1000
-    flags = (
-        f"{PORT_FLAG}{port}",
-        "--rest_api_port=0",
-        *_config_flags(deployment, {file.path for file in verified.index.files}),
-        f"--file_list={PRIVATE_ROOT}/{FILE_LIST}",
-        "--ssl_config_file=/release/tls/ssl.cfg",
-        "--file_system_poll_wait_seconds=0",
-        *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
-        "--empty_files_after_load",
-        f"--grpc_max_threads={_REQUESTS_PER_THREAD * server.threads}",  # else the host's processors would decide
-        f"--tensorflow_intra_op_parallelism={server.threads}",
-        f"--tensorflow_inter_op_parallelism={server.threads}",
-        f"--grpc_channel_arguments=grpc.max_connection_age_ms={age}",
-    )
+    if verified.index.simulated is not simulated:
+        built_for = Platform.SIMULATED if verified.index.simulated else Platform.SGX
+        raise ReleasePlatformError(
+            f"{release} is for the platform {built_for.value!r}, and sealserve.toml has {deployment.platform.value!r}.",
+            hint="Build a release for this platform: `sealserve release build`.",
+        )
+    if inventory is None and (not simulated or deployment.server.kind is ServerKind.TENSORFLOW_SERVING):
+        inventory = inventory_here(deployment.server.kind)
+    trusted = _own_modules() if inventory is None else inventory.files
+    if inventory is not None and inventory.server is not deployment.server.kind:
+        raise InventoryServerError(
+            f"The inventory is of the server {inventory.server.value!r}, and sealserve.toml has "
+            f"{deployment.server.kind.value!r}.",
+            hint="Take the other server's inventory, or change server.kind.",
+        )
     return EnclaveSpec(
         name=name,
         release_id=verified.id,
-        argv=model_server(flags, interpreter=program),
+        argv=command(
+            deployment,
+            program=sys.executable if inventory is None else inventory.program,
+            port=port,
+            bytecode=not simulated,
+            files_in_memory=inventory is None or inventory.gramine is None,
+            configuration=_config_flags(deployment, {file.path for file in verified.index.files}),
+        ),
         broker=(deployment.broker.address, deployment.broker.port),
         mounts=release_mounts(release),
-        trusted_files=trusted_files,
-        threads=server.threads,
-        simulated=deployment.platform is Platform.SIMULATED,
+        trusted_files=trusted,
+        gramine=None if inventory is None else inventory.gramine,
+        threads=deployment.server.threads,
+        max_threads=threads_of(deployment).all,
+        enclave_size=explain_size(deployment, verified, inventory).size,
+        edmm=deployment.enclave.edmm,
+        isv_prod_id=deployment.enclave.isv_prod_id,
+        isv_svn=deployment.enclave.isv_svn,
+        simulated=simulated,
     )
 
 
-def _trusted(server: ServerKind, inventory: Inventory | None) -> tuple[Path, tuple[MeasuredFile, ...]]:
-    if inventory is None:
-        files = model_server_files()
-        return files[0], measure(map(str, files))
-    if inventory.server is not server:
-        raise InventoryServerError(
-            f"The inventory is of the server {inventory.server.value!r}, and sealserve.toml has {server.value!r}.",
-            hint="Take the other server's inventory, or change server.kind.",
-        )
-    return Path(inventory.program), inventory.files
+def explain_size(deployment: Deployment, release: VerifiedRelease, inventory: Inventory | None) -> EnclaveSize:
+    """Return how large the enclave of a release is, and why."""
+    program = 0 if inventory is None else next(f.size for f in inventory.files if f.path == inventory.program)
+    return size_enclave(
+        deployment.server.kind,
+        model=sum(file.size for file in release.index.files if file.path.startswith(f"{MODELS_FOLDER}/")),
+        threads=threads_of(deployment).all,
+        program=program,
+        edmm=deployment.enclave.edmm,
+        wanted=deployment.enclave.size_in_bytes,
+    )
+
+
+def inventory_here(server: ServerKind) -> Inventory:
+    """Return the inventory of a server on this machine."""
+    program = sys.executable if server is ServerKind.EMBEDDED else PROGRAMS[server]
+    return take_inventory(ImageRoot(Path("/")), server, program=program, gramine=GRAMINE_FOLDER)
+
+
+def _own_modules() -> tuple[MeasuredFile, ...]:
+    return measure(map(str, model_server_files()))
 
 
 def _config_flags(deployment: Deployment, files: Collection[str]) -> Iterator[str]:
@@ -129,13 +152,27 @@ def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:
     return make_manifest(spec, broker_ca_sha256=digest).to_bytes()
 
 
-def build(workspace: Workspace, release: Path, spec: EnclaveSpec, *, now: datetime) -> BuiltEnclave:
+def build(
+    workspace: Workspace,
+    release: Path,
+    spec: EnclaveSpec,
+    *,
+    now: datetime,
+    signing_key: Path | None = None,
+    libpal: Path | None = None,
+) -> BuiltEnclave:
     """Write the enclave's manifest and SIGSTRUCT into the release's ``enclave/`` folder.
 
-    The enclave signing key is made on first use, and stays with the owner.
+    Args:
+        workspace: The owner's.
+        release: The release's folder.
+        spec: What the enclave is made of.
+        now: The time; its date goes into the SIGSTRUCT.
+        signing_key: The enclave signing key; by default the workspace's, which is made on first use, and stays there.
+        libpal: For SGX, the ``libpal.so`` that will be loaded where it runs; by default the one of Gramine here.
     """
-    path = workspace.owner.enclave_signing_key
-    key = load_signing_key(path) if path.exists() else create_signing_key(path)
+    path = signing_key or workspace.owner.enclave_signing_key
+    key = create_signing_key(path) if signing_key is None and not path.exists() else load_signing_key(path)
     return build_enclave(
         release,
         spec,
@@ -143,6 +180,7 @@ def build(workspace: Workspace, release: Path, spec: EnclaveSpec, *, now: dateti
         signing_key=key,
         index_signer=index_signer(workspace),
         signed_on=now.date(),
+        gramine=None if spec.simulated else find_tools(libpal=libpal),
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from sealserve.deployment import Deployment, ModelSection
-from sealserve.enclave.spec import PRIVATE_ROOT
+from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.model.server_config import (
     ServedModel,
     model_server_config,

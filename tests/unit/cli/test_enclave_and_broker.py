@@ -46,6 +46,20 @@ def test_build_and_show(release: Path, cli: CommandLine) -> None:
     assert cli.error("enclave", "show", "--host")["code"] == "release.missing"
 
 
+@pytest.mark.usefixtures("release")
+def test_size_and_threads_are_explained(cli: CommandLine) -> None:
+    heading, *lines = cli.ok("enclave", "manifest", "--explain").splitlines()
+    assert heading.split() == ["WHAT", "SIZE", "WHY"]
+    assert lines[-2].split()[:3] == ["sgx.enclave_size", "4096", "MiB"]
+    assert lines[-1].split()[:2] == ["sgx.max_threads", "74"]
+    explained = cli.json("enclave", "manifest", "--explain")
+    assert explained["size"] == 2**32
+    assert explained["needed"] == sum(item["size"] for item in explained["items"])
+    assert explained["threads"]["all"] == 74
+    manifest = cli.json("enclave", "manifest")
+    assert (manifest["sgx"]["enclave_size"], manifest["sgx"]["max_threads"]) == ("4096M", 74)
+
+
 def test_an_image_is_measured_without_a_workspace(cli: CommandLine, tmp_path: Path) -> None:
     image, output = embedded_image(tmp_path / "image"), tmp_path / "inventory.json"
     verb = ("enclave", "inventory", "--root", image)

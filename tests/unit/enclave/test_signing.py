@@ -29,7 +29,6 @@ from sealserve.enclave.measurement import (
 )
 from sealserve.enclave.signing import (
     BrokerCaError,
-    EnclavePlatformError,
     EnclaveReleaseError,
     resign,
     verify_enclave_index,
@@ -51,7 +50,7 @@ def test_a_built_enclave_has_genuine_files_and_reference_values(
 
     manifest = built.manifest.read_bytes()
     assert built.manifest.name == "replica-0.manifest.sgx"
-    layout = (4 * 2**30).to_bytes(8, "little") + (2 + 64 + 4).to_bytes(4, "little")
+    layout = (4 * 2**30).to_bytes(8, "little") + (80).to_bytes(4, "little")
     expected = hashlib.sha256(b"sealserve simulated enclave v1\0" + layout + hashlib.sha256(manifest).digest()).digest()
     assert built.mr_enclave == measure_simulated(manifest) == expected
     sigstruct = Sigstruct.parse(built.sigstruct.read_bytes())
@@ -136,13 +135,6 @@ def test_an_enclave_for_another_release_is_refused(build: Build, make_spec: Make
         build(make_spec(release_id="0" * 64))
 
     assert caught.value.code == "enclave.other-release"
-
-
-def test_enclaves_for_sgx_are_gramines_to_build(build: Build, make_spec: Make) -> None:
-    with pytest.raises(EnclavePlatformError, match="gramine-sgx-sign") as caught:
-        build(make_spec(simulated=False))
-
-    assert caught.value.code == "enclave.platform"
 
 
 def test_the_brokers_ca_is_one_certificate_for_all_enclaves(build: Build, make_spec: Make, broker_ca: bytes) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import sealserve
-from sealserve.enclave.inventory import measure
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.manifest import HostMount, TmpfsMount
+from sealserve.enclave.server_command import isolation
 from sealserve.enclave.spec import (
     EnclaveSpec,
     EnclaveSpecError,
     make_manifest,
-    model_server,
     model_server_files,
     release_mounts,
 )
@@ -25,6 +25,11 @@ from sealserve.sealing.release import Release
 
 Make = Callable[..., EnclaveSpec]
 CA = "c" * 64
+GRAMINE = GramineFiles(
+    folder="/usr/lib/x86_64-linux-gnu/gramine",
+    libos=MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/libsysdb.so", size=1, sha256="a" * 64),
+    libpal=MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/sgx/libpal.so", size=1, sha256="b" * 64),
+)
 
 
 def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Release) -> None:
@@ -44,7 +49,8 @@ def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Releas
     assert manifest.fs.root.type == "tmpfs"
     assert not manifest.sgx.debug
     assert manifest.sgx.remote_attestation == "dcap"
-    assert manifest.sgx.max_threads == 2 * 2 + 64 + 4
+    assert manifest.sgx.max_threads == 80
+    assert not manifest.sgx.edmm_enable
     assert (manifest.sgx.isvprodid, manifest.sgx.isvsvn) == (7, 3)
     assert [(file.path, file.sha256) for file in manifest.sgx.trusted_files] == [
         ("enclave/broker-ca.pem", CA),
@@ -56,10 +62,34 @@ def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Releas
 
 
 def test_for_sgx_only_the_mark_differs(make_spec: Make) -> None:
-    simulated = make_manifest(make_spec(), broker_ca_sha256=CA).to_bytes()
-    sgx = make_manifest(make_spec(simulated=False), broker_ca_sha256=CA).to_bytes()
+    simulated = make_manifest(make_spec(gramine=GRAMINE), broker_ca_sha256=CA).to_bytes()
+    sgx = make_manifest(make_spec(gramine=GRAMINE, simulated=False), broker_ca_sha256=CA).to_bytes()
 
     assert simulated.replace(b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"') == sgx
+
+
+def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None:
+    runtime = MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc/libc.so.6", size=1, sha256="d" * 64)
+    trusted = (*measure(["/bin/true"]), runtime)
+    manifest = make_manifest(make_spec(gramine=GRAMINE, trusted_files=trusted), broker_ca_sha256=CA)
+
+    assert manifest.loader.entrypoint is not None
+    assert manifest.loader.entrypoint.uri == "file:/usr/lib/x86_64-linux-gnu/gramine/libsysdb.so"
+    assert manifest.loader.entrypoint.sha256 == "a" * 64
+    assert manifest.loader.env["LD_LIBRARY_PATH"] == "/lib:/usr/lib/x86_64-linux-gnu"
+    assert [(mount.path, mount.uri) for mount in manifest.fs.mounts if isinstance(mount, HostMount)] == [
+        ("/broker-ca.pem", "file:enclave/broker-ca.pem"),
+        ("/lib", "file:/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc"),
+        ("/bin", "file:/bin"),
+    ]
+    assert runtime.path in {file.path for file in manifest.sgx.trusted_files}
+    assert manifest.host_path("/lib/libc.so.6") == runtime.path
+
+
+def test_for_sgx_there_must_be_gramine(make_spec: Make) -> None:
+    with pytest.raises(EnclaveSpecError, match="is for SGX, and there is no Gramine") as caught:
+        make_spec(simulated=False)
+    assert "enclave inventory" in (caught.value.hint or "")
 
 
 def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Path) -> None:
@@ -86,6 +116,7 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
         ({"broker": ("a;b", 4433)}, "the broker"),
         ({"broker": ("host", 0)}, "the broker 'host':0"),
         ({"threads": 0}, "the threads (0)"),
+        ({"max_threads": 3}, "the number of all threads (3)"),
         ({"enclave_size": 3 * 2**30}, "a power of two"),
         ({"enclave_size": 2**10}, "at least 1 MiB"),
         ({"isv_prod_id": 2**16}, "the product id"),
@@ -100,10 +131,7 @@ def test_what_does_not_fit_together_is_said(make_spec: Make, changes: dict[str, 
     assert message in str(caught.value)
 
 
-def test_the_model_server_runs_isolated_and_is_measured() -> None:
-    command = model_server(["--port=1"])
-    assert command[:2] == (sys.executable, "-I")
-    assert command[-3:] == ("-m", "sealserve.serving", "--port=1")
+def test_the_model_server_is_measured() -> None:
     files = model_server_files()
     assert files[0] == Path(sys.executable)
     assert Path(sealserve.__file__) in files
@@ -119,8 +147,7 @@ def test_the_model_server_runs_what_is_measured_and_no_cached_bytecode(tmp_path:
     planted, times = cached.read_bytes(), module.stat()
     module.write_text("print('mine!')\n")  # of the same size
     os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
-    command = model_server([])
-    options = command[1 : command.index("-m")]
+    options = isolation(bytecode=False)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import planted"
 
     def run(*options: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.deployment import Platform
 from sealserve.enclave.index import (
     BuiltEnclave,
     EnclaveIndexMissingError,
@@ -64,6 +65,25 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         "--batching_parameters_file=/release/config/batching.config",
         "--monitoring_config_file=/release/config/monitoring.config",
     } <= set(spec.argv)
+
+
+def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
+    release = ready.build_release()
+    sgx = ready.deployment.model_copy(update={"platform": Platform.SGX})
+    with pytest.raises(enclaves.ReleasePlatformError, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
+        enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
+    assert caught.value.code == "enclave.release-platform"
+
+
+def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> None:
+    chosen = {"size": "8G", "edmm": True, "isv_prod_id": 9, "isv_svn": 2}
+    site = make_site(tmp_path, enclave=chosen)
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
+    assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
+    assert spec.max_threads == 2 + 4 + 64 + 4
 
 
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:

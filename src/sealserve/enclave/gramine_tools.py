@@ -1,0 +1,202 @@
+"""Gramine's own build tools: ``gramine-manifest`` checks and renders, ``gramine-sgx-sign`` measures and signs.
+
+They run on the owner's machine, with the owner's key in memory (a memfd) and in no file of theirs. What they return is
+compared with what they were given: the manifest says the same, the SIGSTRUCT verifies, and it is by this key.
+
+Source: Gramine 1.9, ``python/gramine-manifest``, ``python/gramine-sgx-sign``, ``python/graminelibos/sgx_sign.py``
+(options, defaults that are filled in, which libpal.so is measured), ``Documentation/manpages``.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from sealserve.enclave.inventory import GramineFiles
+from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest, parse_manifest
+from sealserve.errors import UnavailableError, VerificationError
+from sealserve.sgx.sigstruct import Sigstruct
+
+LOGGER: Final = logging.getLogger(__name__)
+INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
+_TIMEOUT: Final = 900  # seconds: every page of a large enclave is measured
+_LIBPAL_BESIDE: Final = ("lib/x86_64-linux-gnu", "lib64", "lib")
+
+
+class GramineMissingError(UnavailableError):
+    """Gramine's build tools are not on this machine."""
+
+    code = "gramine.missing"
+
+
+class GramineToolError(UnavailableError):
+    """One of Gramine's build tools ended with an error; the message has what it said."""
+
+    code = "gramine.tool-failed"
+
+
+class GramineOtherVersionError(VerificationError):
+    """Gramine here is another one than where the enclave will run: it would measure another enclave."""
+
+    code = "gramine.other-version"
+
+
+class GramineOutputError(VerificationError):
+    """What Gramine's build tools made is not what they were asked for."""
+
+    code = "gramine.other-output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GramineTools:
+    """Gramine's build tools on this machine.
+
+    Args:
+        manifest: The path of ``gramine-manifest``.
+        sign: The path of ``gramine-sgx-sign``.
+        libpal: The ``libpal.so`` for SGX that is measured.
+    """
+
+    manifest: str
+    sign: str
+    libpal: Path
+
+    def check_version(self, there: GramineFiles) -> None:
+        """Make sure that what is measured here is what is loaded there.
+
+        Raises:
+            GramineOtherVersionError: It is another ``libpal.so``.
+        """
+        here = hashlib.sha256(self.libpal.read_bytes()).hexdigest()
+        if here != there.libpal.sha256:
+            raise GramineOtherVersionError(
+                f"{self.libpal} has SHA-256 {here}, and {there.libpal.path} in the inventory {there.libpal.sha256}.",
+                hint="Install the same Gramine here, or give the other machine's libpal.so with --libpal.",
+            )
+
+    def build(
+        self, manifest: bytes, *, name: str, signing_key: RSAPrivateKey, signed_on: date
+    ) -> tuple[bytes, Sigstruct]:
+        """Return the ``.manifest.sgx`` and the SIGSTRUCT of a manifest.
+
+        Args:
+            manifest: The manifest's text, every trusted file with its digest.
+            name: The enclave's name.
+            signing_key: Signs the SIGSTRUCT.
+            signed_on: The date in it.
+
+        Raises:
+            GramineToolError: A tool failed.
+            GramineOutputError: What they made is not what they were asked for.
+        """
+        with TemporaryDirectory(prefix="sealserve-gramine-") as folder, _in_memory(signing_key) as key:
+            place = Path(folder)
+            template, rendered = place / f"{name}.manifest.template", place / f"{name}.manifest"
+            built, sigstruct_file = place / f"{name}.manifest.sgx", place / f"{name}.sig"
+            template.write_bytes(_verbatim(manifest, name))
+            _run([self.manifest, "--check", str(template), str(rendered)], place)
+            sign = [self.sign, "--manifest", str(rendered), "--output", str(built), "--sigfile", str(sigstruct_file)]
+            sign += ["--libpal", str(self.libpal), "--date", signed_on.isoformat(), "--quiet"]
+            _run([*sign, "--key", f"/proc/self/fd/{key}"], place, key)
+            output = built.read_bytes()
+            sigstruct = Sigstruct.parse(sigstruct_file.read_bytes())
+        _check_output(parse_manifest(manifest), parse_manifest(output, name=built.name), name)
+        sigstruct.verify()
+        if sigstruct.modulus != signing_key.public_key().public_numbers().n or sigstruct.attributes.debug:
+            raise GramineOutputError(f"gramine-sgx-sign signed {name!r} with another key, or for debugging.")
+        return output, sigstruct
+
+
+def find_tools(*, libpal: Path | None = None) -> GramineTools:
+    """Return Gramine's build tools, from the search path.
+
+    Args:
+        libpal: The ``libpal.so`` to measure; by default the one that belongs to the tools.
+
+    Raises:
+        GramineMissingError: They are not there.
+    """
+    found = {name: shutil.which(name) for name in ("gramine-manifest", "gramine-sgx-sign")}
+    manifest, sign = found.values()
+    if manifest is None or sign is None:
+        raise GramineMissingError(
+            f"Gramine's build tools are not here: {', '.join(name for name, path in found.items() if path is None)}.",
+            hint=f"Install Gramine 1.9 or later ({INSTALLATION}), or build simulated enclaves.",
+        )
+    own = libpal or _libpal_beside(Path(sign))
+    if own is None or not own.is_file():
+        raise GramineMissingError(
+            f"Gramine for SGX is not complete: there is no {own or 'gramine/sgx/libpal.so beside ' + sign}.",
+            hint="Give it with --libpal.",
+        )
+    return GramineTools(manifest=manifest, sign=sign, libpal=own)
+
+
+def _libpal_beside(program: Path) -> Path | None:
+    prefix = program.resolve().parent.parent
+    places = (prefix / folder / "gramine/sgx/libpal.so" for folder in _LIBPAL_BESIDE)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _verbatim(manifest: bytes, name: str) -> bytes:
+    """Return the manifest as a template of Jinja that renders to just that: a file's name might look like one."""
+    if b"{%" in manifest and b"endraw" in manifest:
+        raise GramineOutputError(f"The manifest of {name!r} has a file name that no template can have (endraw).")
+    return b"{% raw %}" + manifest + b"{% endraw %}\n"
+
+
+@contextmanager
+def _in_memory(key: RSAPrivateKey) -> Iterator[int]:
+    """Yield a descriptor of a file in memory with the key, PEM; it is in no folder."""
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    descriptor = os.memfd_create("enclave-signing-key")
+    try:
+        os.write(descriptor, pem)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _run(arguments: Sequence[str], folder: Path, *descriptors: int) -> None:
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environment |= {"HOME": str(folder), "LANG": "C.UTF-8"}
+    LOGGER.info("running %s", Path(arguments[0]).name)
+    try:
+        subprocess.run(
+            arguments,
+            cwd=folder,
+            env=environment,
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=_TIMEOUT,
+        )
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout or b"").decode(errors="replace").strip().splitlines()
+        raise GramineToolError(
+            f"{arguments[0]} ended with status {error.returncode}: {' / '.join(said[-3:]) or 'it said nothing'}.",
+            hint="It should be Gramine 1.9 or later, with its Python packages.",
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GramineToolError(f"{arguments[0]} could not do its work: {error}.") from error
+
+
+def _check_output(asked: EnclaveManifest, made: EnclaveManifest, name: str) -> None:
+    """Compare two manifests; the tools may only fill in defaults."""
+    filled = made.sgx.model_copy(update={"cpu_features": None})
+    if made.model_copy(update={"sgx": filled}) != asked or made.sgx.cpu_features not in {None, CpuFeatures()}:
+        raise GramineOutputError(f"gramine-sgx-sign changed the manifest of {name!r}, so it is not what was asked for.")

@@ -1,0 +1,122 @@
+"""The command line of each model server: all of it is measured, so what it asks for is what runs.
+
+Every pool of threads has its size here, since by default it would follow the host's number of processors, which the
+host chooses, and ``sgx.max_threads`` is fixed. There is no plaintext port, no profiler, no polling for other versions.
+
+Source: tensorflow/serving 9d981c5c, ``tensorflow_serving/model_servers/main.cc`` (flags), ``server.h`` (defaults) and
+``server.cc``, BuildAndStart (what listens, which pools there are).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.deployment import Deployment, ServerKind
+
+PORT_FLAG: Final = "--port="
+PRIVATE_ROOT: Final = "/release"
+SCRATCH: Final = f"{PRIVATE_ROOT}/scratch"
+# Gramine 1.9, manifest-syntax.rst, "Number of threads": main, IPC, async and one TLS-handshake thread.
+GRAMINE_THREADS: Final = 4
+_REQUESTS_PER_THREAD: Final = 4  # as both servers' default has it, for each processor
+# Threads that no flag bounds: gRPC's (at most 16 in reserve in its pool, timers, one for each busy poll) and Python's.
+_EMBEDDED_THREADS: Final = 64
+# The same, TensorFlow Serving's loaders and watchers, and threads of gRPC's synchronous server between requests.
+_SERVING_THREADS: Final = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """How many threads a server may have.
+
+    Args:
+        tensorflow: Of each of TensorFlow's two pools.
+        requests: Handle requests at the same time.
+        unbounded: Allowed for what no flag bounds.
+    """
+
+    tensorflow: int
+    requests: int
+    unbounded: int
+
+    @property
+    def all(self) -> int:
+        """``sgx.max_threads``: with Gramine's own."""
+        return 2 * self.tensorflow + self.requests + self.unbounded + GRAMINE_THREADS
+
+
+def threads_of(deployment: Deployment) -> Threads:
+    """Return how many threads the deployment's server may have."""
+    pool = deployment.server.threads
+    embedded = deployment.server.kind is ServerKind.EMBEDDED
+    return Threads(
+        tensorflow=pool,
+        requests=_REQUESTS_PER_THREAD * pool,
+        unbounded=_EMBEDDED_THREADS if embedded else _SERVING_THREADS,
+    )
+
+
+def command(
+    deployment: Deployment,
+    *,
+    program: str,
+    port: int,
+    bytecode: bool,
+    configuration: Iterable[str],
+    files_in_memory: bool = False,
+) -> tuple[str, ...]:
+    """Return a server's whole command line.
+
+    Args:
+        deployment: What is served, and how.
+        program: The server's binary, or Python.
+        port: Where it listens.
+        bytecode: Whether Python may use the bytecode beside the modules; only where all of it is measured.
+        configuration: The flags that name the configuration files in the release.
+        files_in_memory: Whether the release's files lie decrypted in memory, as in the simulated enclave: they can then
+            be emptied once they are loaded. In Gramine they are the sealed ones themselves.
+    """
+    threads = threads_of(deployment)
+    common = (
+        f"{PORT_FLAG}{port}",
+        "--rest_api_port=0",
+        *configuration,
+        f"--ssl_config_file={PRIVATE_ROOT}/tls/ssl.cfg",
+        "--file_system_poll_wait_seconds=0",
+        f"--tensorflow_intra_op_parallelism={threads.tensorflow}",
+        f"--tensorflow_inter_op_parallelism={threads.tensorflow}",
+        f"--grpc_max_threads={threads.requests}",
+        f"--grpc_channel_arguments=grpc.max_connection_age_ms={deployment.server.max_connection_age_seconds * 1000}",
+    )
+    if deployment.server.kind is ServerKind.TENSORFLOW_SERVING:
+        return (
+            program,
+            *common,
+            "--model_config_file_poll_wait_seconds=0",
+            "--max_num_load_retries=0",
+            "--flush_filesystem_caches=false",
+            "--enable_profiler=false",
+            "--enable_grpc_healthcheck_service=true",
+        )
+    return (
+        program,
+        *isolation(bytecode=bytecode),
+        "-m",
+        "sealserve.serving",
+        *common,
+        f"--file_list={PRIVATE_ROOT}/files.json",
+        *(["--empty_files_after_load"] if files_in_memory else []),
+        *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
+    )
+
+
+def isolation(*, bytecode: bool) -> tuple[str, ...]:
+    """Return Python's options that keep its user's environment and unmeasured bytecode away from it.
+
+    It writes no bytecode (-B). Where bytecode beside the modules is not measured, it is looked for in a private folder
+    that does not exist, so that a ``__pycache__`` whose files but name a module's size and time has no say. Gramine
+    opens only files that are measured, so there it may be used: it saves Python most of its start.
+
+    Source: Python documentation, "Command line and environment", -I, -B and -X pycache_prefix.
+    """
+    return ("-I", "-B") if bytecode else ("-I", "-B", "-X", f"pycache_prefix={SCRATCH}/no-bytecode")

@@ -1,0 +1,172 @@
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness import keys
+from tests.harness.gramine_stand_in import install
+
+from sealserve.enclave.gramine_tools import (
+    GramineMissingError,
+    GramineOtherVersionError,
+    GramineOutputError,
+    GramineToolError,
+    find_tools,
+)
+from sealserve.enclave.index import BuiltEnclave, verify_enclave_index
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.measurement import EnclaveMeasurementError, load_enclave, sigstruct_path
+from sealserve.enclave.spec import EnclaveSpec, make_manifest
+from sealserve.errors import SealserveError
+from sealserve.sealing.release import Release
+
+LIBPAL = b"loader"
+FOLDER = "/usr/lib/x86_64-linux-gnu/gramine"
+THERE = GramineFiles(
+    folder=FOLDER,
+    libos=MeasuredFile(path=f"{FOLDER}/libsysdb.so", size=1, sha256="a" * 64),
+    libpal=MeasuredFile(path=f"{FOLDER}/sgx/libpal.so", size=6, sha256=hashlib.sha256(LIBPAL).hexdigest()),
+)
+Build = Callable[..., BuiltEnclave]
+Make = Callable[..., EnclaveSpec]
+
+
+@pytest.fixture
+def build_for_sgx(build: Build, make_spec: Make) -> Build:
+    """Give a function that builds the same enclave for SGX, but for what it is given."""
+
+    def build_it(**changes: object) -> BuiltEnclave:
+        return build(make_spec(simulated=False, **{"gramine": THERE, **changes}))
+
+    return build_it
+
+
+@pytest.fixture
+def asked(make_spec: Make, broker_ca: bytes) -> EnclaveManifest:
+    """The manifest that the tools are given."""
+    spec = make_spec(simulated=False, gramine=THERE)
+    return make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest())
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give a function that puts stand-ins of Gramine's tools on the search path."""
+
+    def put(**behaviour: str) -> None:
+        programs = install(tmp_path / "gramine", libpal=LIBPAL, **behaviour)
+        monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+
+    return put
+
+
+def test_an_enclave_for_sgx_is_built_by_gramines_tools(
+    build_for_sgx: Build,
+    release: Release,
+    on_path: Callable[..., None],
+    asked: EnclaveManifest,
+    index_key: Ed25519PrivateKey,
+) -> None:
+    on_path()
+    built = build_for_sgx()
+    assert not built.simulated
+    assert built.verified_sigstruct.modulus == keys.signing_key().public_key().public_numbers().n
+    assert (built.isv_prod_id, built.isv_svn) == (7, 3)
+    manifest = load_enclave(release.folder, "replica-0").manifest
+    assert manifest.sgx.cpu_features is not None, "a default that the tools fill in"
+    assert manifest.model_copy(update={"sgx": asked.sgx}) == asked
+    assert verify_enclave_index(release.folder, index_key.public_key())[0].mr_enclave == built.mr_enclave
+    assert build_for_sgx().mr_enclave == built.mr_enclave
+
+
+def test_a_name_that_looks_like_a_template_stays_what_it_is(
+    build_for_sgx: Build, release: Release, on_path: Callable[..., None]
+) -> None:
+    on_path()
+    odd = MeasuredFile(path="/opt/{{ cookiecutter.name }}/x.py", size=1, sha256="e" * 64)
+    build_for_sgx(trusted_files=(odd,))
+    assert odd.path in {file.path for file in load_enclave(release.folder, "replica-0").manifest.sgx.trusted_files}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ({"failure": "no such option"}, (GramineToolError, "gramine-sgx-sign ended with status 1: no such option")),
+        ({"change": "manifest['loader']['log_level'] = 'none'"}, (GramineOutputError, "changed the manifest")),
+        ({"change": "sgx['cpu_features']['amx'] = 'required'"}, (GramineOutputError, "changed the manifest")),
+        ({"change": "sgx['debug'] = True"}, (SealserveError, r"sgx\.debug")),
+    ],
+)
+def test_what_the_tools_did_wrong_is_said_and_nothing_is_kept(
+    build_for_sgx: Build,
+    release: Release,
+    on_path: Callable[..., None],
+    behaviour: dict[str, str],
+    expected: tuple[type[SealserveError], str],
+) -> None:
+    on_path(**behaviour)
+    with pytest.raises(expected[0], match=expected[1]):
+        build_for_sgx()
+    assert not sigstruct_path(release.folder, "replica-0").exists()
+
+
+def test_codes() -> None:
+    errors = (GramineMissingError, GramineToolError, GramineOtherVersionError, GramineOutputError)
+    assert [error.code for error in errors] == [
+        "gramine.missing",
+        "gramine.tool-failed",
+        "gramine.other-version",
+        "gramine.other-output",
+    ]
+
+
+def test_another_gramine_than_there_would_measure_another_enclave(
+    build_for_sgx: Build, on_path: Callable[..., None]
+) -> None:
+    on_path()
+    other = THERE.model_copy(update={"libpal": THERE.libpal.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(GramineOtherVersionError, match=r"libpal\.so has SHA-256 \w{64}, and .* 0{64}") as caught:
+        build_for_sgx(gramine=other)
+    assert "--libpal" in (caught.value.hint or "")
+
+
+def test_without_gramine(build_for_sgx: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GramineMissingError, match="not here: gramine-manifest, gramine-sgx-sign") as caught:
+        build_for_sgx()
+    assert "gramine.readthedocs.io" in (caught.value.hint or "")
+
+
+def test_gramine_without_its_part_for_sgx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = install(tmp_path / "gramine")
+    shutil.rmtree(tmp_path / "gramine/lib")
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(GramineMissingError, match=r"there is no gramine/sgx/libpal\.so beside"):
+        find_tools()
+    with pytest.raises(GramineMissingError, match="there is no /none"):
+        find_tools(libpal=Path("/none"))
+
+
+def test_a_sigstruct_of_another_product_is_refused(
+    build_for_sgx: Build, release: Release, on_path: Callable[..., None]
+) -> None:
+    on_path()
+    build_for_sgx()
+    first = sigstruct_path(release.folder, "replica-0").read_bytes()
+    build_for_sgx(isv_svn=4)
+    sigstruct_path(release.folder, "replica-0").write_bytes(first)
+    with pytest.raises(EnclaveMeasurementError, match=r"has product id 7 and SVN 4, and .* signed for 7 and 3"):
+        load_enclave(release.folder, "replica-0")
+
+
+@pytest.mark.skipif(shutil.which("gramine-sgx-sign") is None, reason="needs Gramine 1.9: see its installation guide")
+def test_with_gramine_itself(build_for_sgx: Build) -> None:
+    libpal = find_tools().libpal.read_bytes()
+    there = THERE.model_copy(
+        update={"libpal": THERE.libpal.model_copy(update={"sha256": hashlib.sha256(libpal).hexdigest()})}
+    )
+    first, second = (build_for_sgx(gramine=there, enclave_size=2**28) for _ in range(2))
+    assert first.mr_enclave == second.mr_enclave

@@ -1,0 +1,89 @@
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sealserve import deployment
+from sealserve.deployment import Deployment
+from sealserve.enclave.server_command import command, threads_of
+from sealserve.serving.options import ServerOptions, parse
+
+CONFIGURATION = ("--model_config_file=/release/config/models.config",)
+
+
+def described(**sections: Any) -> Deployment:
+    return deployment.parse(deployment.write_example({"model": {"name": "resnet50", "path": "m.pb"}, **sections}))
+
+
+def test_the_embedded_server_understands_all_of_its_command_line() -> None:
+    flags = command(
+        described(server={"threads": 3, "max_connection_age_seconds": 7}),
+        program="/p/python",
+        port=8517,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    assert flags[:5] == ("/p/python", "-I", "-B", "-m", "sealserve.serving")
+    options = parse(flags[5:])
+    assert isinstance(options, ServerOptions)
+    assert (options.port, options.bind_address) == (8517, "127.0.0.1")
+    assert (options.intra_op_threads, options.inter_op_threads, options.threads) == (3, 3, 12)
+    assert str(options.ssl_config_file) == "/release/tls/ssl.cfg"
+    assert str(options.file_list) == "/release/files.json"
+    assert options.channel_arguments == (("grpc.max_connection_age_ms", 7000),)
+
+
+def test_only_files_in_memory_are_emptied_once_they_are_loaded() -> None:
+    make = partial(command, described(), program="/p/python", port=1, bytecode=False, configuration=())
+    assert "--empty_files_after_load" in make(files_in_memory=True)
+    assert "--empty_files_after_load" not in make(files_in_memory=False), "in Gramine they are the sealed ones"
+
+
+def test_elsewhere_than_on_this_machine_it_listens_on_every_address() -> None:
+    flags = command(
+        described(target={"kind": "kubernetes"}),
+        program="/p/python",
+        port=8500,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    assert not any(flag.startswith("--bind_address") for flag in flags)
+
+
+def test_bytecode_that_is_not_measured_has_no_say() -> None:
+    flags = command(described(), program="/p/python", port=1, bytecode=False, configuration=())
+    assert flags[3:5] == ("-X", "pycache_prefix=/release/scratch/no-bytecode")
+
+
+def test_tensorflow_serving_has_no_plaintext_port_no_profiler_and_no_polling() -> None:
+    flags = command(
+        described(server={"kind": "tensorflow-serving", "threads": 2}),
+        program="/bin/tfs",
+        port=8500,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    assert flags[0] == "/bin/tfs"
+    assert set(flags[1:]) == {
+        "--port=8500",
+        "--rest_api_port=0",
+        "--ssl_config_file=/release/tls/ssl.cfg",
+        "--model_config_file=/release/config/models.config",
+        "--model_config_file_poll_wait_seconds=0",
+        "--file_system_poll_wait_seconds=0",
+        "--max_num_load_retries=0",
+        "--flush_filesystem_caches=false",
+        "--enable_profiler=false",
+        "--enable_grpc_healthcheck_service=true",
+        "--tensorflow_intra_op_parallelism=2",
+        "--tensorflow_inter_op_parallelism=2",
+        "--grpc_max_threads=8",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=300000",
+    }
+
+
+@pytest.mark.parametrize(("kind", "unbounded"), [("embedded", 64), ("tensorflow-serving", 128)])
+def test_all_threads_follow_from_the_command_line(kind: str, unbounded: int) -> None:
+    threads = threads_of(described(server={"kind": kind, "threads": 4}))
+    assert (threads.tensorflow, threads.requests, threads.unbounded) == (4, 16, unbounded)
+    assert threads.all == 2 * 4 + 16 + unbounded + 4

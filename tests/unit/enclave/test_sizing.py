@@ -1,0 +1,44 @@
+import pytest
+
+from sealserve.deployment import ServerKind
+from sealserve.enclave.sizing import MEBIBYTE, size_enclave
+
+GIBIBYTE = 1024 * MEBIBYTE
+EMBEDDED, SERVING = ServerKind.EMBEDDED, ServerKind.TENSORFLOW_SERVING
+
+
+def test_a_small_model_takes_what_was_measured_to_a_power_of_two() -> None:
+    size = size_enclave(EMBEDDED, model=100 * MEBIBYTE, threads=80)
+    assert size.size == 4 * GIBIBYTE
+    assert 2 * GIBIBYTE < size.needed < 4 * GIBIBYTE
+    assert {item.what: item.size for item in size.items}["the model"] == 600 * MEBIBYTE
+    assert size.rule.startswith("to a power of two")
+
+
+@pytest.mark.parametrize(("model", "expected"), [(300, 4), (500, 8), (2000, 16)])
+def test_a_larger_model_takes_a_larger_enclave(model: int, expected: int) -> None:
+    assert size_enclave(EMBEDDED, model=model * MEBIBYTE, threads=80).size == expected * GIBIBYTE
+
+
+def test_more_threads_take_more() -> None:
+    few, many = (size_enclave(EMBEDDED, model=0, threads=threads).needed for threads in (80, 180))
+    assert many - few == 100 * (2 * MEBIBYTE + 360 * 1024)
+
+
+def test_the_binary_of_tensorflow_serving_counts_as_large_as_it_is() -> None:
+    known = size_enclave(SERVING, model=0, threads=80, program=300 * MEBIBYTE)
+    unknown = size_enclave(SERVING, model=0, threads=80)
+    assert unknown.needed - known.needed == 212 * MEBIBYTE
+
+
+def test_with_edmm_the_size_is_a_limit_with_room() -> None:
+    size = size_enclave(EMBEDDED, model=100 * MEBIBYTE, threads=80, edmm=True)
+    assert size.size == 16 * GIBIBYTE
+    assert "a limit only" in size.rule
+
+
+def test_a_chosen_size_is_taken_and_the_sum_still_shown() -> None:
+    size = size_enclave(EMBEDDED, model=0, threads=80, wanted=2 * GIBIBYTE)
+    assert size.size == 2 * GIBIBYTE
+    assert size.needed > 2 * GIBIBYTE
+    assert "enclave.size" in size.rule
