@@ -1,6 +1,7 @@
 """``sealserve broker``: the owner's service that releases keys to attested enclaves."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,9 @@ from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console
 from sealserve.cli.connection import read_file
+from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
+from sealserve.enclave.lint import Danger
 from sealserve.operations import provisioning, releases
 from sealserve.operations.owner import index_signer, open_vault
 
@@ -44,6 +47,7 @@ def run(ready_file: console.ReadyFile = None, directory: console.Directory = con
 
 
 @app.command()
+@dangerous_options
 def allow(
     name: Name = None,
     reactivate: Annotated[
@@ -52,6 +56,8 @@ def allow(
     ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
+    *,
+    dangerous: Collection[Danger],
 ) -> None:
     """Let the enclaves that were built for a release have its key.
 
@@ -60,7 +66,9 @@ def allow(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, name)
-    allowed = provisioning.allow(workspace, described, folder, now=datetime.now(UTC), reactivate=reactivate)
+    allowed = provisioning.allow(
+        workspace, described, folder, now=datetime.now(UTC), reactivate=reactivate, dangerous=dangerous
+    )
     _print(allowed, as_json=as_json)
 
 

@@ -3,8 +3,11 @@
 import logging
 import sys
 import tomllib
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +16,22 @@ import typer
 from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
+from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.deployment import ServerKind
+from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.lint import Danger, lint, refuse
+from sealserve.enclave.manifest import read_text
+from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
-from sealserve.enclave.simulated.launcher import run_enclave
+from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
+from sealserve.enclave.simulated.server_process import relayed_signals
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
+from sealserve.sealing.regular_file import open_regular
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
@@ -136,7 +145,31 @@ def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
         console.warn("enclave.size is below the sum: the server may run out of memory.")
 
 
+@app.command("lint")
+@dangerous_options
+def lint_manifest(
+    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or what Gramine makes one of.")],
+    as_json: console.Json = False,
+    *,
+    dangerous: Collection[Danger],
+) -> None:
+    """Look for what makes a manifest insecure; each finding has its line and its reason."""
+    with open_regular(file) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+        raw = stream.read(MAX_MANIFEST_SIZE)
+    findings = lint(read_text(raw, name=str(file)))
+    if as_json and {finding.danger for finding in findings} <= set(dangerous):
+        console.print_json([asdict(finding) for finding in findings])
+        return
+    refuse(findings, dangerous, name=str(file))
+    if findings:
+        rows = [(finding.line, finding.setting, finding.danger, finding.reason) for finding in findings]
+        console.print_table(("LINE", "SETTING", "DANGER", "REASON"), rows)
+    else:
+        console.out.print(f"{file} has no insecure settings.", markup=False)
+
+
 @app.command()
+@dangerous_options
 def build(
     name: EnclaveName = "replica-0",
     port: Port = 8510,
@@ -149,8 +182,14 @@ def build(
         Path | None,
         typer.Option(help="For SGX: the libpal.so that is loaded where it runs.", show_default="that of Gramine here"),
     ] = None,
+    manifest_file: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Your own, begun with `enclave manifest`.", show_default="the one it prints"),
+    ] = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
+    *,
+    dangerous: Collection[Danger],
 ) -> None:
     """Write and sign an enclave into a release's `enclave/` folder. The same input gives the same MRENCLAVE."""
     workspace = console.find_workspace(directory)
@@ -159,7 +198,16 @@ def build(
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
     with console.spinner("Measuring and signing"):
-        built = enclaves.build(workspace, folder, spec, now=datetime.now(UTC), signing_key=signing_key, libpal=libpal)
+        built = enclaves.build(
+            workspace,
+            folder,
+            spec,
+            now=datetime.now(UTC),
+            signing_key=signing_key,
+            libpal=libpal,
+            manifest=manifest_file.read_bytes() if manifest_file else None,
+            dangerous=dangerous,
+        )
     fields: dict[str, object] = {
         "enclave": built.name,
         "release": folder.name,
@@ -207,15 +255,44 @@ def show(
     )
 
 
+class Runner(StrEnum):
+    """What an enclave runs on."""
+
+    AUTO = "auto"
+    SGX = "sgx"
+    GRAMINE_DIRECT = "gramine-direct"
+    SIMULATED = "simulated"
+
+
 @app.command()
+@dangerous_options
 def run(
     name: EnclaveName = "replica-0",
     release: Release = None,
+    platform: Annotated[
+        Runner,
+        typer.Option(help="What it runs on; gramine-direct is Gramine without SGX.", show_default="as it was built"),
+    ] = Runner.AUTO,
+    attempts: Annotated[
+        int | None, typer.Option(min=1, help="On SGX: start it at most so often.", show_default="until it is stopped")
+    ] = None,
     socket: Annotated[Path | None, typer.Option("--quoting-socket", show_default="the simulated platform's")] = None,
     directory: console.Directory = console.HERE,
+    *,
+    dangerous: Collection[Danger],
 ) -> None:
     """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
     workspace = console.find_workspace(directory)
     folder = releases.find(workspace.host.releases, release)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    raise typer.Exit(run_enclave(folder, name, quoting_socket=socket or quoting_socket(workspace)))
+    quoting = socket or quoting_socket(workspace)
+    if platform is Runner.GRAMINE_DIRECT:
+        raise typer.Exit(run_gramine_direct(folder, name, quoting_socket=quoting, dangerous=dangerous))
+    loaded = load_enclave(folder, name, dangerous=dangerous)
+    built_for = loaded.manifest.loader.env["SEALSERVE_PLATFORM"]
+    if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
+        raise typer.Exit(run_enclave(folder, name, quoting_socket=quoting, dangerous=dangerous))
+    enclaves.check_for_sgx(loaded)
+    with relayed_signals() as relay:
+        verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
+        raise typer.Exit(run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts))

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.enclave.inventory import GramineFiles
+from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest, parse_manifest
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.sigstruct import Sigstruct
@@ -86,7 +87,13 @@ class GramineTools:
             )
 
     def build(
-        self, manifest: bytes, *, name: str, signing_key: RSAPrivateKey, signed_on: date
+        self,
+        manifest: bytes,
+        *,
+        name: str,
+        signing_key: RSAPrivateKey,
+        signed_on: date,
+        dangerous: Collection[Danger] = (),
     ) -> tuple[bytes, Sigstruct]:
         """Return the ``.manifest.sgx`` and the SIGSTRUCT of a manifest.
 
@@ -95,6 +102,7 @@ class GramineTools:
             name: The enclave's name.
             signing_key: Signs the SIGSTRUCT.
             signed_on: The date in it.
+            dangerous: The classes of insecure settings that are allowed in the manifest.
 
         Raises:
             GramineToolError: A tool failed.
@@ -111,9 +119,11 @@ class GramineTools:
             _run([*sign, "--key", f"/proc/self/fd/{key}"], place, key)
             output = built.read_bytes()
             sigstruct = Sigstruct.parse(sigstruct_file.read_bytes())
-        _check_output(parse_manifest(manifest), parse_manifest(output, name=built.name), name)
+        asked = parse_manifest(manifest, dangerous=dangerous)
+        _check_output(asked, parse_manifest(output, name=built.name, dangerous=dangerous), name)
         sigstruct.verify()
-        if sigstruct.modulus != signing_key.public_key().public_numbers().n or sigstruct.attributes.debug:
+        debugging = sigstruct.attributes.debug and Danger.DEBUG not in dangerous
+        if sigstruct.modulus != signing_key.public_key().public_numbers().n or debugging:
             raise GramineOutputError(f"gramine-sgx-sign signed {name!r} with another key, or for debugging.")
         return output, sigstruct
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Name, Platform
+from sealserve.enclave.lint import Danger
 from sealserve.enclave.measurement import (
     SignedEnclave,
     load_enclave,
@@ -212,8 +213,10 @@ def write_index(release: Path, enclaves: dict[str, MrEnclave], public_files: set
     write_file(folder / INDEX_FILE, content)
 
 
-def verify_enclave_index(release: Path, owner_key: Ed25519PublicKey) -> tuple[BuiltEnclave, ...]:
-    """Verify the enclaves of a release. No secret is needed.
+def verify_enclave_index(
+    release: Path, owner_key: Ed25519PublicKey, *, dangerous: Collection[Danger] = ()
+) -> tuple[BuiltEnclave, ...]:
+    """Verify the enclaves of a release. No secret is needed. Insecure settings are refused but for ``dangerous``.
 
     Steps: (1) the index is signed by the owner, as an index of enclaves; (2) it names this release; (3) each of its
     files is there, unchanged, and nothing else is; (4) each enclave has a valid SIGSTRUCT for its manifest, the
@@ -235,7 +238,7 @@ def verify_enclave_index(release: Path, owner_key: Ed25519PublicKey) -> tuple[Bu
     digests = {file.path: file.sha256 for file in index.files}
     built = []
     for entry in index.enclaves:  # (4)
-        loaded = load_enclave(release, entry.name)
+        loaded = load_enclave(release, entry.name, dangerous=dangerous)
         _check_read(release, loaded, digests)
         enclave = describe(release, loaded)
         if enclave.mr_enclave.hex() != entry.mr_enclave:

@@ -9,12 +9,13 @@ types of all settings), ``tools/sgx/ra-tls/secret_prov.h`` (``SECRET_PROVISION_*
 
 import posixpath
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Final, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from sealserve.enclave.lint import Danger, lint, refuse, without
 from sealserve.errors import VerificationError
 
 SPEC_VERSION: Final = "Gramine 1.9, Documentation/manifest-syntax.rst"
@@ -267,25 +268,48 @@ class EnclaveManifest(_Table):
                 yield f"{path!r} should lie below {self.private_root!r}, as the other private files"
 
 
-def parse_manifest(raw: bytes, *, name: str = "the manifest") -> EnclaveManifest:
+def read_text(raw: bytes, *, name: str) -> str:
+    """Return the text of a manifest.
+
+    Raises:
+        ManifestSyntaxError: No UTF-8 text, or no TOML.
+    """
+    try:
+        text = raw.decode()
+        tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ManifestSyntaxError(f"{name} is not valid TOML: {error}.") from error
+    return text
+
+
+def parse_manifest(
+    raw: bytes, *, name: str = "the manifest", dangerous: Collection[Danger] = (), one_way_tls: bool = False
+) -> EnclaveManifest:
     """Read a ``.manifest.sgx``.
+
+    Steps: (1) it is TOML; (2) nothing in it makes the enclave insecure; (3) it has only what is known here.
 
     Args:
         raw: The file's exact bytes.
         name: What to call it in errors.
+        dangerous: The classes of insecure settings that are allowed; they are not in what is returned.
+        one_way_tls: Whether the server lets in clients without a certificate.
 
     Raises:
         ManifestSyntaxError: No UTF-8 text, or no TOML.
+        ManifestInsecureError: It has insecure settings; the message has the line, the setting and the reason of each.
         ManifestMissingSettingError: A needed setting is not there; the message names it.
         ManifestUnknownSettingError: A setting is there that is not accepted; the message names it.
         ManifestSettingError: A setting has a value that is not accepted; the message names both.
     """
+    text = read_text(raw, name=name)  # (1)
+    data = tomllib.loads(text)
+    findings = lint(text, one_way_tls=one_way_tls)
+    refuse(findings, dangerous, name=name)  # (2)
+    if findings:
+        data = without(data, findings)
     try:
-        data = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ManifestSyntaxError(f"{name} is not valid TOML: {error}.") from error
-    try:
-        manifest = EnclaveManifest.model_validate(data)
+        manifest = EnclaveManifest.model_validate(data)  # (3)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part not in {"chroot", "tmpfs", "encrypted"})

@@ -1,11 +1,13 @@
 """An enclave on disk: its manifest and its SIGSTRUCT, and the measurement that joins them."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from sealserve.deployment import Platform
+from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.errors import InputError, VerificationError
 from sealserve.sealing.regular_file import InputFileMissingError, open_regular
@@ -50,7 +52,7 @@ class SignedEnclave:
     sigstruct_bytes: bytes = field(repr=False)
 
 
-def measure_simulated(manifest: bytes) -> MrEnclave:
+def measure_simulated(manifest: bytes, *, dangerous: Collection[Danger] = ()) -> MrEnclave:
     """Return the measurement of a simulated enclave.
 
     It is SHA-256 of: ``sealserve simulated enclave v1`` and a NUL; the enclave's size in bytes (u64, little-endian);
@@ -59,11 +61,15 @@ def measure_simulated(manifest: bytes) -> MrEnclave:
 
     Args:
         manifest: The exact bytes of the ``.manifest.sgx``.
+        dangerous: The classes of insecure settings that are allowed in it.
 
     Raises:
         SealserveError: What `parse_manifest` raises.
     """
-    parsed = parse_manifest(manifest)
+    return _measure(parse_manifest(manifest, dangerous=dangerous), manifest)
+
+
+def _measure(parsed: EnclaveManifest, manifest: bytes) -> MrEnclave:
     layout = parsed.enclave_size.to_bytes(8, "little") + parsed.sgx.max_threads.to_bytes(4, "little")
     return MrEnclave(hashlib.sha256(_DOMAIN + layout + hashlib.sha256(manifest).digest()).digest())
 
@@ -78,7 +84,7 @@ def sigstruct_path(release: Path, name: str) -> Path:
     return release / ENCLAVE_FOLDER / f"{name}{SIGSTRUCT_SUFFIX}"
 
 
-def load_enclave(release: Path, name: str) -> SignedEnclave:
+def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()) -> SignedEnclave:
     """Read an enclave as a loader does before it starts one.
 
     Steps: (1) the manifest and the SIGSTRUCT parse; (2) the SIGSTRUCT's signature verifies under the key in it; (3) the
@@ -88,6 +94,7 @@ def load_enclave(release: Path, name: str) -> SignedEnclave:
     Args:
         release: The release's folder.
         name: The enclave's name.
+        dangerous: The classes of insecure settings that are allowed in its manifest.
 
     Raises:
         EnclaveMissingError: One of the two files is not there.
@@ -96,7 +103,7 @@ def load_enclave(release: Path, name: str) -> SignedEnclave:
     """
     paths = manifest_path(release, name), sigstruct_path(release, name)
     manifest_bytes, sigstruct_bytes = (_read(path, name) for path in paths)
-    manifest = parse_manifest(manifest_bytes, name=str(paths[0]))  # (1)
+    manifest = parse_manifest(manifest_bytes, name=str(paths[0]), dangerous=dangerous)  # (1)
     sigstruct = Sigstruct.parse(sigstruct_bytes)
     sigstruct.verify()  # (2)
     if (manifest.sgx.isvprodid, manifest.sgx.isvsvn) != (sigstruct.isv_prod_id, sigstruct.isv_svn):  # (3)
@@ -106,7 +113,7 @@ def load_enclave(release: Path, name: str) -> SignedEnclave:
             hint="The two files belong to different enclaves.",
         )
     simulated = manifest.loader.env["SEALSERVE_PLATFORM"] == Platform.SIMULATED
-    measured = measure_simulated(manifest_bytes) if simulated else sigstruct.mr_enclave
+    measured = _measure(manifest, manifest_bytes) if simulated else sigstruct.mr_enclave
     if measured != sigstruct.mr_enclave:
         raise EnclaveMeasurementError(
             f"{paths[0]} measures {measured.hex()}, and {paths[1].name} was signed for {sigstruct.mr_enclave.hex()}.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Collection
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,8 @@ from sealserve.enclave.index import (
     verify_enclave_index,
     write_index,
 )
-from sealserve.enclave.manifest import parse_manifest
+from sealserve.enclave.lint import Danger
+from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.enclave.measurement import (
     load_enclave,
     manifest_path,
@@ -44,6 +46,12 @@ class EnclaveReleaseError(InputError):
     code = "enclave.other-release"
 
 
+class OtherManifestError(InputError):
+    """A manifest of one's own making is for another release, platform or broker."""
+
+    code = "enclave.other-manifest"
+
+
 class BrokerCaError(InputError):
     """The broker's CA certificate is no certificate, or another one than the release's other enclaves trust."""
 
@@ -59,6 +67,9 @@ def build_enclave(
     index_signer: Ed25519PrivateKey,
     signed_on: date,
     gramine: GramineTools | None = None,
+    manifest: bytes | None = None,
+    dangerous: Collection[Danger] = (),
+    one_way_tls: bool = False,
 ) -> BuiltEnclave:
     """Build the enclave ``spec`` into the release's ``enclave/`` folder, and sign the folder's index anew.
 
@@ -73,8 +84,13 @@ def build_enclave(
         index_signer: The owner's key for indexes.
         signed_on: The date in the SIGSTRUCT. It is not measured.
         gramine: What builds an enclave for SGX; by default the tools on the search path.
+        manifest: A manifest of the owner's own making, in place of the specification's.
+        dangerous: The classes of insecure settings that are allowed in the manifest.
+        one_way_tls: Whether the release's TLS settings let in clients without a certificate.
 
     Raises:
+        ManifestInsecureError: The manifest has insecure settings.
+        OtherManifestError: ``manifest`` is not for this release, platform or broker CA.
         GramineMissingError: The enclave is for SGX, and there is no Gramine here.
         GramineOtherVersionError: Gramine here is another one than where the enclave will run.
         EnclaveReleaseError: ``spec`` names another release.
@@ -92,18 +108,36 @@ def build_enclave(
     others = other_enclaves(release, spec.name, index_signer.public_key())
     (release / ENCLAVE_FOLDER).mkdir(exist_ok=True)
     _place_broker_ca(release, broker_ca, fixed=bool(others))
-    manifest = make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
+    specified = make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest())
+    text = manifest or specified.to_bytes()
+    parsed = parse_manifest(text, name=f"{spec.name}.manifest", dangerous=dangerous, one_way_tls=one_way_tls)
+    _check_own_manifest(parsed, specified)
     if tools is None:
-        write_file(manifest_path(release, spec.name), manifest)
-        _sign(release, spec.name, manifest, signing_key=signing_key, signed_on=signed_on)
+        write_file(manifest_path(release, spec.name), text)
+        _sign(release, spec.name, text, signing_key=signing_key, signed_on=signed_on, dangerous=dangerous)
     else:
-        built, sigstruct = tools.build(manifest, name=spec.name, signing_key=signing_key, signed_on=signed_on)
+        built, sigstruct = tools.build(
+            text, name=spec.name, signing_key=signing_key, signed_on=signed_on, dangerous=dangerous
+        )
         write_file(manifest_path(release, spec.name), built)
         write_file(sigstruct_path(release, spec.name), sigstruct.to_bytes())
-    enclave = describe(release, load_enclave(release, spec.name))
+    enclave = describe(release, load_enclave(release, spec.name, dangerous=dangerous))
     write_index(release, {**others, spec.name: enclave.mr_enclave}, {BROKER_CA_FILE}, index_signer)
     LOGGER.info("built enclave name=%s mr_enclave=%s", spec.name, enclave.mr_enclave.hex())
     return enclave
+
+
+def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> None:
+    """Make sure that a manifest of the owner's own making is for this release, platform and broker."""
+    for variable in ("SEALSERVE_RELEASE_ID", "SEALSERVE_PLATFORM", "SECRET_PROVISION_CA_CHAIN_PATH"):
+        here, there = own.loader.env[variable], specified.loader.env[variable]
+        if here != there:
+            raise OtherManifestError(
+                f"The manifest has loader.env.{variable} = {here!r}, where this release needs {there!r}.",
+                hint="Begin with what `sealserve enclave manifest` prints for this release.",
+            )
+    if specified.sgx.trusted_files[0] not in own.sgx.trusted_files:
+        raise OtherManifestError("The manifest does not trust this workspace's broker CA, or another one.")
 
 
 def resign(
@@ -141,14 +175,15 @@ def _sign(
     signing_key: RSAPrivateKey,
     signed_on: date,
     dangerous_debug: bool = False,
+    dangerous: Collection[Danger] = (),
 ) -> Sigstruct:
     attributes = PRODUCTION_ATTRIBUTES
     if dangerous_debug:
         LOGGER.warning("dangerous: enclave %s is signed with DEBUG, so its host can read its memory", name)
         attributes = Attributes(flags=attributes.flags | AttributeFlags.DEBUG, xfrm=attributes.xfrm)
-    settings = parse_manifest(manifest, name=name).sgx
+    settings = parse_manifest(manifest, name=name, dangerous=dangerous).sgx
     sigstruct = Sigstruct.sign(
-        mr_enclave=measure_simulated(manifest),
+        mr_enclave=measure_simulated(manifest, dangerous=dangerous),
         key=signing_key,
         signed_on=signed_on,
         isv_prod_id=settings.isvprodid,

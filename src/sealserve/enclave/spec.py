@@ -182,6 +182,16 @@ def _entrypoint(spec: EnclaveSpec) -> LoaderEntrypoint | None:
     return LoaderEntrypoint(uri=f"file:{spec.gramine.libos.path}", sha256=spec.gramine.libos.sha256)
 
 
+def _library_folders(spec: EnclaveSpec) -> tuple[str, ...]:
+    """Return where the dynamic loader looks, in order: it asks LD_LIBRARY_PATH before a program's own RUNPATH.
+
+    So a Python with its libpython in a folder of its own must find that one, and not the system's.
+    """
+    paths = (PurePosixPath(file.path) for file in spec.trusted_files)
+    own = {str(path.parent) for path in paths if path.name.startswith("libpython")} - {LIBRARY_FOLDER}
+    return (_RUNTIME_PLACE, *sorted(own), LIBRARY_FOLDER)
+
+
 def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:
     """Yield the mounts of the trusted files: Gramine's C library in ``/lib``, all else where the host has it."""
     paths = [file.path for file in spec.trusted_files]
@@ -195,7 +205,7 @@ def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:
 
 def _environment(spec: EnclaveSpec) -> dict[str, str]:
     host, port = spec.broker
-    search = {"LD_LIBRARY_PATH": f"{_RUNTIME_PLACE}:{LIBRARY_FOLDER}"} if spec.gramine is not None else {}
+    search = {"LD_LIBRARY_PATH": ":".join(_library_folders(spec))} if spec.gramine is not None else {}
     return search | {
         "HOME": SCRATCH,
         "LANG": "C.UTF-8",

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform, ServerKind
 from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
+from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.measurement import SignedEnclave
 from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
@@ -22,10 +25,12 @@ from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
-from sealserve.operations.owner import index_signer
+from sealserve.operations.owner import index_signer, open_vault, read_owner_key
 from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
+from sealserve.pki.ssl_config import parse as parse_ssl_config
+from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, MODELS_FOLDER
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.whole_folder import staging
@@ -36,6 +41,12 @@ class InventoryServerError(InputError):
     """The inventory is of another model server than the one that is deployed."""
 
     code = "inventory.other-server"
+
+
+class EnclaveNotForSgxError(InputError):
+    """An enclave for the simulated platform does not start on SGX."""
+
+    code = "enclave.not-for-sgx"
 
 
 class ReleasePlatformError(InputError):
@@ -160,6 +171,8 @@ def build(
     now: datetime,
     signing_key: Path | None = None,
     libpal: Path | None = None,
+    manifest: bytes | None = None,
+    dangerous: Collection[Danger] = (),
 ) -> BuiltEnclave:
     """Write the enclave's manifest and SIGSTRUCT into the release's ``enclave/`` folder.
 
@@ -170,6 +183,8 @@ def build(
         now: The time; its date goes into the SIGSTRUCT.
         signing_key: The enclave signing key; by default the workspace's, which is made on first use, and stays there.
         libpal: For SGX, the ``libpal.so`` that will be loaded where it runs; by default the one of Gramine here.
+        manifest: A manifest of the owner's own making, in place of the specification's.
+        dangerous: The classes of insecure settings that are allowed in the manifest.
     """
     path = signing_key or workspace.owner.enclave_signing_key
     key = create_signing_key(path) if signing_key is None and not path.exists() else load_signing_key(path)
@@ -181,20 +196,59 @@ def build(
         index_signer=index_signer(workspace),
         signed_on=now.date(),
         gramine=None if spec.simulated else find_tools(libpal=libpal),
+        manifest=manifest,
+        dangerous=dangerous,
+        one_way_tls=not _clients_show_certificates(workspace, release),
     )
 
 
-def verified_sigstructs(release: Path, release_id: str, owner_key: Ed25519PublicKey) -> Mapping[str, Sigstruct]:
+def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
+    """Return whether the sealed TLS settings of a release say so; ``sealserve.toml`` may have changed since."""
+    sealed = "tls/ssl.cfg"
+    key_id = KeyId(parse_index((release / INDEX_FILE).read_bytes()).key_id)
+    with open_vault(workspace) as vault, vault.database.read() as connection:
+        key = vault.keystore.load(connection, key_id)
+    with key, unseal_bytes(release / sealed, key=key, embedded_path=sealed, follow_links=False) as content:
+        return parse_ssl_config(content).client_verify
+
+
+def verified_sigstructs(
+    release: Path, release_id: str, owner_key: Ed25519PublicKey, *, dangerous: Collection[Danger] = ()
+) -> Mapping[str, Sigstruct]:
     """Return the SIGSTRUCT of each enclave that the owner built for a release, by name.
 
     Raises:
         SealserveError: The index, an enclave, or what they say of the release does not verify.
     """
-    built = verify_enclave_index(release, owner_key)
+    built = verify_enclave_index(release, owner_key, dangerous=dangerous)
     for enclave in built:
         if enclave.release_id != release_id:
             raise EnclaveIndexReleaseError(f"The enclave {enclave.name!r} opens another release than {release.name}.")
     return {enclave.name: enclave.verified_sigstruct for enclave in built}  # never read again: they could be others
+
+
+def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger] = ()) -> None:
+    """Verify a release and its enclaves, as they were shipped. No secret is needed.
+
+    Raises:
+        SealserveError: The signature, a file, an enclave or what it is made of does not verify.
+    """
+    key = read_owner_key(owner_key)
+    verify_release(folder, key)
+    verify_enclave_index(folder, key, dangerous=dangerous)
+
+
+def check_for_sgx(enclave: SignedEnclave) -> None:
+    """Make sure that an enclave was built for SGX.
+
+    Raises:
+        EnclaveNotForSgxError: It was built for the simulated platform.
+    """
+    if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != Platform.SGX:
+        raise EnclaveNotForSgxError(
+            f"The enclave {enclave.name!r} was built for the simulated platform.",
+            hint='Build release and enclave with `platform = "sgx"`.',
+        )
 
 
 def names(release: Path) -> list[str]:

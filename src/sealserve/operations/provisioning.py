@@ -1,7 +1,7 @@
 """The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sealserve.broker.policy import PRESETS, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.server import BrokerServer
 from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.lint import Danger
 from sealserve.operations.certificates import broker_certificate
 from sealserve.operations.enclaves import verified_sigstructs
 from sealserve.operations.owner import index_signer, open_vault
@@ -50,7 +51,13 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
 
 
 def allow(
-    workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime, reactivate: bool = False
+    workspace: Workspace,
+    deployment: Deployment,
+    folder: Path,
+    *,
+    now: datetime,
+    reactivate: bool = False,
+    dangerous: Collection[Danger] = (),
 ) -> ReleaseSummary:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
 
@@ -62,6 +69,7 @@ def allow(
         folder: The release.
         now: The time on the owner's clock.
         reactivate: Make a draining release active again, with the policy that the deployment describes now.
+        dangerous: The classes of insecure settings that the enclaves' manifests may have.
 
     Raises:
         ReleasePolicyError: The release is known with another policy, and is not to be re-activated.
@@ -71,7 +79,7 @@ def allow(
     verified = verify_release(folder, owner_key)
     references = {
         label: ReferenceValues.of_sigstruct(sigstruct)
-        for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key).items()
+        for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
     }
     release = Release(
         release_id=ReleaseId(verified.id),

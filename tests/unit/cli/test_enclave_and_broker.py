@@ -103,6 +103,45 @@ def test_an_enclave_for_an_image_is_built_on_a_machine_without_it(cli: CommandLi
     assert cli.error("enclave", "build", "--inventory", tmp_path)["code"] == "input-file.not-regular"
 
 
+def test_an_insecure_manifest_is_refused_with_line_and_reason(release: Path, cli: CommandLine, tmp_path: Path) -> None:
+    own = tmp_path / "own.manifest"
+    own.write_text(cli.ok("enclave", "manifest").replace('log_level = "error"', 'log_level = "debug"'))
+    assert cli.bare("enclave", "lint", own).status == 3
+    refused = cli.bare("enclave", "lint", own, "--json")
+    assert (refused.error["code"], refused.status) == ("manifest.insecure", 3)
+    assert "line 5: loader.log_level: more than errors may leak secrets" in refused.error["message"]
+    assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.insecure"
+    assert not (release / "enclave/replica-0.manifest.sgx").exists()
+    allowed = cli("enclave", "build", "--manifest", own, "--dangerous-log")
+    assert allowed.status == 0
+    assert "warning: --dangerous-log allows a log with more than errors, which the host reads." in allowed.err
+    assert (release / "enclave/replica-0.manifest.sgx").read_text() == own.read_text()
+    shown = cli.bare("enclave", "lint", own, "--dangerous-log")
+    assert shown.out.splitlines()[1].split()[:3] == ["5", "loader.log_level", "log"]
+    assert cli.bare("enclave", "lint", own, "--dangerous-log", "--json").json[0]["danger"] == "log"
+    assert cli.error("release", "verify")["code"] == "manifest.insecure"
+    assert cli.error("broker", "allow")["code"] == "manifest.insecure"
+    assert cli("broker", "allow", "--dangerous-log").status == 0
+
+
+def test_a_manifest_of_ones_own_is_for_this_release(release: Path, cli: CommandLine, tmp_path: Path) -> None:
+    own = tmp_path / "own.manifest"
+    text = cli.ok("enclave", "manifest")
+    own.write_text(text.replace('"2M"', '"4M"'))
+    assert cli.bare("enclave", "lint", own).out == f"{own} has no insecure settings.\n"
+    assert cli("enclave", "build", "--manifest", own).status == 0
+    release_id = hashlib.sha256((release / "release.json").read_bytes()).hexdigest()
+    own.write_text(text.replace(release_id, "0" * 64))
+    error = cli.error("enclave", "build", "--manifest", own)
+    assert (error["code"], error["status"]) == ("enclave.other-manifest", 2)
+    assert "SEALSERVE_RELEASE_ID" in error["message"]
+    own.write_text(text.replace("enclave/broker-ca.pem", "enclave/other-ca.pem"))
+    assert cli.error("enclave", "build", "--manifest", own)["code"] == "enclave.other-manifest"
+    own.write_text("[")
+    assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.syntax"
+    assert cli.bare("enclave", "lint", own, "--json").error["code"] == "manifest.syntax"
+
+
 def test_an_enclaves_exit_status_is_the_commands(
     release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, ready: Site
 ) -> None:
@@ -114,6 +153,8 @@ def test_an_enclaves_exit_status_is_the_commands(
         return 143
 
     monkeypatch.setattr(enclave_verb, "run_enclave", run_enclave)
+    for name in ("replica-0", "replica-3"):
+        cli.ok("enclave", "build", "--name", name)
     assert cli.error("enclave", "build", "--release", "nothing")["code"] == "release.missing"
     shipped = ready.workspace.host.releases / release.name
     release.rename(shipped)
@@ -121,6 +162,17 @@ def test_an_enclaves_exit_status_is_the_commands(
     assert cli("enclave", "run", "--release", shipped, "--quoting-socket", "/other").status == 143
     run = ready.workspace.host.run
     assert calls == [(shipped, "replica-3", run / "quoting.sock"), (shipped, "replica-0", Path("/other"))]
+
+
+def test_what_was_built_for_simulation_does_not_start_on_sgx(release: Path, cli: CommandLine, ready: Site) -> None:
+    cli.ok("enclave", "build")
+    release.rename(ready.workspace.host.releases / release.name)
+    result = cli("enclave", "run", "--platform", "sgx")
+    assert result.status == 2
+    assert "error[enclave.not-for-sgx]: The enclave 'replica-0' was built for the simulated platform." in result.err
+    result = cli("enclave", "run", "--platform", "gramine-direct")
+    assert result.status == 2
+    assert "error[enclave.without-gramine]" in result.err
 
 
 def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from sealserve.enclave.lint import Danger, ManifestInsecureError
 from sealserve.enclave.manifest import (
     EncryptedMount,
     ManifestMissingSettingError,
@@ -82,7 +83,6 @@ def test_what_is_no_toml_is_said(raw: bytes) -> None:
         "loader.env.SEALSERVE_RELEASE_ID",
         "loader.env.SEALSERVE_PLATFORM",
         "loader.env.LD_PRELOAD",
-        "fs.root",
         "fs.mounts",
         "sys.enable_sigterm_injection",
         "sys.enable_extra_runtime_domain_names_conf",
@@ -111,18 +111,10 @@ def test_a_missing_setting_is_named(text: bytes, setting: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("loader.insecure__use_cmdline_argv", True),
-        ("loader.insecure__use_host_env", True),
-        ("loader.argv_src_file", "file:argv"),
-        ("loader.env_src_file", "file:env"),
-        ("fs.insecure__keys", {"release": "0" * 32}),
-        ("sys.insecure__allow_eventfd", True),
-        ("sys.debug__mock_syscalls", []),
         ("sys.allowed_ioctls", []),
-        ("sgx.allowed_files", ["file:/etc/passwd"]),
-        ("sgx.file_check_policy", "allow_all_but_log"),
-        ("sgx.insecure__rpc_thread_num", 4),
-        ("sgx.vtune_profile", True),
+        ("sgx.preheat_enclave", True),
+        ("sgx.seal_key", {"flags_mask": "0x0"}),
+        ("fs.start_dir", "/"),
         ("unheard_of", 1),
     ],
 )
@@ -139,25 +131,48 @@ def test_a_setting_that_is_not_known_to_be_harmless_is_refused(text: bytes, sett
     assert e.value.code == "manifest.unknown-setting"
 
 
+INSECURE: list[tuple[Edit, Danger]] = [
+    (lambda m: m["sgx"].update(debug=True), Danger.DEBUG),
+    (lambda m: m["sgx"].update(enable_stats=True), Danger.DEBUG),
+    (lambda m: m["sgx"].update(profile={"enable": "main", "mode": "aex"}), Danger.DEBUG),
+    (lambda m: m["loader"].update(log_level="debug"), Danger.LOG),
+    (lambda m: m["loader"].update(insecure__use_host_env=True), Danger.HOST_INPUT),
+    (lambda m: m["loader"]["env"].update(PATH={"passthrough": True}), Danger.HOST_INPUT),
+    (lambda m: m["fs"].pop("root"), Danger.HOST_FILES),
+    (lambda m: m["fs"].update(root={"uri": "file:/"}), Danger.HOST_FILES),
+    (lambda m: m["fs"]["mounts"].append({"type": "chroot", "path": "/", "uri": "file:/"}), Danger.HOST_FILES),
+    (lambda m: m["sgx"].update(allowed_files=["file:/a", "file:/b"]), Danger.HOST_FILES),
+    (
+        lambda m: m["fs"]["mounts"].insert(0, {"type": "untrusted_shm", "path": "/s", "uri": "dev:x"}),
+        Danger.HOST_DEVICES,
+    ),
+    (lambda m: m["sys"].update(allowed_ioctls=[{"request_code": 1}], ioctl_structs={"a": []}), Danger.HOST_DEVICES),
+    (lambda m: m["fs"].update(insecure__keys={"release": "0" * 32}), Danger.MANIFEST_KEYS),
+    (lambda m: m["sys"].update(insecure__allow_eventfd=True), Danger.INSECURE_SETTINGS),
+]
+
+
+@pytest.mark.parametrize(("edit", "danger"), INSECURE)
+def test_what_is_insecure_is_refused_unless_its_class_is_allowed(text: bytes, edit: Edit, danger: Danger) -> None:
+    insecure = edited(text, edit)
+    with pytest.raises(ManifestInsecureError, match=rf"line \d+: .*--dangerous-{danger}") as caught:
+        parse_manifest(insecure, dangerous=[other for other in Danger if other is not danger])
+    assert caught.value.code == "manifest.insecure"
+    assert parse_manifest(insecure, dangerous=[danger]) == parse_manifest(text), "it is not in what is returned"
+
+
 BAD_VALUES: list[tuple[Edit, str]] = [
-    (lambda m: m["sgx"].update(debug=True), "sgx.debug"),
     (lambda m: m["sgx"].update(remote_attestation="none"), "sgx.remote_attestation"),
     (lambda m: m["sgx"].update(enclave_size="1T"), "sgx.enclave_size"),
     (lambda m: m["sgx"].update(max_threads=3), "sgx.max_threads"),
     (lambda m: m["sgx"].update(isvprodid=65536), "sgx.isvprodid"),
     (lambda m: m["sgx"].update(isvsvn=True), "sgx.isvsvn"),
-    (lambda m: m["sgx"].update(enable_stats=True), "sgx.enable_stats"),
     (lambda m: m["sgx"]["trusted_files"].append("file:/bin/sh"), "sgx.trusted_files.2"),
     (lambda m: m["sgx"]["trusted_files"][0].update(sha256="A" * 64), "sgx.trusted_files.0.sha256"),
     (lambda m: m["sgx"]["trusted_files"].append(m["sgx"]["trusted_files"][0]), "names a file twice"),
     (lambda m: m["sys"].update(enable_sigterm_injection=False), "sys.enable_sigterm_injection"),
-    (lambda m: m["loader"].update(log_level="debug"), "loader.log_level"),
     (lambda m: m["loader"].update(argv=[]), "loader.argv"),
-    (lambda m: m["loader"]["env"].update(HOME={"passthrough": True}), "loader.env.HOME"),
-    (lambda m: m["fs"].update(root={"type": "chroot"}), "fs.root.type"),
-    (lambda m: m["fs"]["mounts"].append({"type": "untrusted_shm", "path": "/dev/shm", "uri": "dev:x"}), "fs.mounts"),  # noqa: S108  # a setting under test
     (lambda m: m["fs"]["mounts"].append({"path": "/etc", "uri": "file:/etc"}), "fs.mounts"),
-    (lambda m: m["fs"]["mounts"].append({"type": "chroot", "path": "/", "uri": "file:/"}), "'/' should be an absolute"),
     (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "x"}), "'x' should be an absolute"),
     (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "/x"}), "'/x' should lie below '/release'"),
     (lambda m: m["fs"]["mounts"].append(m["fs"]["mounts"][0]), "the same path"),

@@ -270,7 +270,7 @@ class TestIndex:
     def test_a_file_that_changes_meanwhile_is_not_believed(
         self, release: Release, index_key: Ed25519PrivateKey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def swap_and_load(folder: Path, name: str) -> SignedEnclave:
+        def swap_and_load(folder: Path, name: str, **_: object) -> SignedEnclave:
             resign(folder, name, signing_key=keys.signing_key(1), signed_on=date(2026, 1, 1))
             return load_enclave(folder, name)
 

@@ -86,6 +86,15 @@ def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None
     assert manifest.host_path("/lib/libc.so.6") == runtime.path
 
 
+def test_a_python_finds_its_own_library_before_the_systems(make_spec: Make) -> None:
+    own, systems = (
+        MeasuredFile(path=f"{folder}/libpython3.11.so.1.0", size=1, sha256="d" * 64)
+        for folder in ("/opt/python/lib", "/usr/lib/x86_64-linux-gnu")
+    )
+    manifest = make_manifest(make_spec(gramine=GRAMINE, trusted_files=(own, systems)), broker_ca_sha256=CA)
+    assert manifest.loader.env["LD_LIBRARY_PATH"] == "/lib:/opt/python/lib:/usr/lib/x86_64-linux-gnu"
+
+
 def test_for_sgx_there_must_be_gramine(make_spec: Make) -> None:
     with pytest.raises(EnclaveSpecError, match="is for SGX, and there is no Gramine") as caught:
         make_spec(simulated=False)

@@ -4,13 +4,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.deployment import Platform
+from sealserve.deployment import Platform, ServerKind, TlsMode
 from sealserve.enclave.index import (
     BuiltEnclave,
     EnclaveIndexMissingError,
     EnclaveIndexReleaseError,
     verify_enclave_index,
 )
+from sealserve.enclave.inventory import Inventory, measure
+from sealserve.enclave.lint import Danger, ManifestInsecureError
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.signing import resign
 from sealserve.operations import enclaves
@@ -84,6 +86,26 @@ def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> Non
     spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
     assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
     assert spec.max_threads == 2 + 4 + 64 + 4
+
+
+def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_path: Path) -> None:
+    binary = tmp_path / "bin/tensorflow_model_server"
+    binary.parent.mkdir()
+    binary.write_bytes(b"binary")
+    site = make_site(tmp_path / "site", service={"tls": "one-way"}, server={"kind": "tensorflow-serving"})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    serving = Inventory(server=ServerKind.TENSORFLOW_SERVING, program=str(binary), files=measure([str(binary)]))
+    two_way = site.deployment.model_copy(
+        update={"service": site.deployment.service.model_copy(update={"tls": TlsMode.TWO_WAY})}
+    )
+    spec = enclaves.specify(site.workspace, two_way, release.folder, name="a", port=1, inventory=serving)
+    with pytest.raises(ManifestInsecureError, match="with one-way TLS anybody may reload models") as caught:
+        enclaves.build(site.workspace, release.folder, spec, now=site.now)
+    assert caught.value.code == "manifest.insecure"
+    dangerous = [Danger.SERVER_FLAGS]
+    assert enclaves.build(site.workspace, release.folder, spec, now=site.now, dangerous=dangerous).name == "a"
 
 
 def test_a_changed_release_gets_no_enclave(ready: Site) -> None:

@@ -18,12 +18,20 @@ Each step is logged with its evidence, as ``step=NAME field=value ...``. No secr
 import logging
 import os
 import signal
+import tomllib
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
+import tomli_w
+
+from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.deployment import Platform
+from sealserve.enclave.gramine_run import LOADER_ENVIRONMENT, find_loader
+from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import PROVISIONING_LIBRARY, EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
@@ -46,6 +54,7 @@ from sealserve.sgx.simulated.quoting import request_quote
 LOGGER: Final = logging.getLogger(__name__)
 # x87, SSE, AVX and AVX-512, as a current server processor offers them in XCR0.
 PLATFORM_XFRM: Final = 0xE7
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # a tmpfs, which is what is wanted; the folder in it is ours
 # What the provisioning library removes from the environment, and what loads it.
 _CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
 
@@ -54,6 +63,12 @@ class EnclavePlaceError(InputError):
     """The release lies where the enclave's private files will be, and would be hidden by them."""
 
     code = "enclave.place"
+
+
+class EnclaveWithoutGramineError(InputError):
+    """The enclave cannot run in Gramine: its manifest has no library OS."""
+
+    code = "enclave.without-gramine"
 
 
 class EnclaveNotSimulatedError(VerificationError):
@@ -70,6 +85,7 @@ def run_enclave(
     exit_with_parent: bool = False,
     connect_timeout: float = 10.0,
     broker_timeout: float = 60.0,
+    dangerous: Collection[Danger] = (),
 ) -> int:
     """Start a simulated enclave, wait for its end, and return its server's exit status.
 
@@ -83,6 +99,7 @@ def run_enclave(
         exit_with_parent: Whether to end (as by SIGTERM) when the parent process does.
         connect_timeout: Seconds to wait for each broker's connection.
         broker_timeout: Seconds to wait for each of the broker's answers.
+        dangerous: The classes of insecure settings that are allowed in the manifest.
 
     Returns:
         The server's exit status; 128 + N if signal N ended it, or asked the launcher to end before it ran.
@@ -100,7 +117,7 @@ def run_enclave(
             if exit_with_parent:
                 _end_with(parent)
             forbid_core_dumps()
-            enclave = _load(here, name)
+            enclave = _load(here, name, dangerous)
             needed = sealed_size(enclave.manifest, here)
             with private_memory(enclave.manifest.private_root, needed=needed) as memory:
                 if exit_with_parent:
@@ -116,9 +133,67 @@ def run_enclave(
             return stop.exit_status
 
 
-def _load(bundle: Path, name: str) -> SignedEnclave:
+def run_gramine_direct(
+    bundle: Path,
+    name: str,
+    *,
+    quoting_socket: Path,
+    connect_timeout: float = 10.0,
+    broker_timeout: float = 60.0,
+    dangerous: Collection[Danger] = (),
+) -> int:
+    """Start a simulated enclave whose server runs in Gramine's library OS, without SGX; else as `run_enclave`.
+
+    Gramine checks the trusted files as they are opened, and opens the sealed ones itself. There is nothing that it
+    could attest, so the launcher does that, and hands over the key in a manifest of its own, in memory and removed at
+    the end. As everything simulated, it protects nothing from this machine's root.
+
+    Raises:
+        EnclaveWithoutGramineError: The enclave was built without Gramine's files in the inventory.
+        SealserveError: As `run_enclave`.
+    """
+    here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
+    with relayed_signals() as relay:
+        try:
+            forbid_core_dumps()
+            enclave = _load(here, name, dangerous, check_files=False)
+            if enclave.manifest.loader.entrypoint is None:
+                raise EnclaveWithoutGramineError(
+                    f"The enclave {name!r} was built without Gramine's files.",
+                    hint="Install Gramine, take an inventory, and build it again with `--inventory`.",
+                )
+            loader = find_loader("gramine-direct")
+            forbid_inspection()
+            with TemporaryDirectory(prefix="sealserve-", dir=_SHARED_MEMORY) as folder:
+                with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
+                    direct = _direct_manifest(enclave.manifest_bytes, key)
+                    write_file(Path(folder, f"{name}.manifest"), direct, mode=PRIVATE)
+                _step("server", program=loader, library_os=enclave.manifest.loader.entrypoint.uri)
+                arguments = [loader, f"{folder}/{name}"]
+                status = relay.run(partial(start_server, loader, arguments, LOADER_ENVIRONMENT, folder=here))
+                _step("ended", status=status)
+                return status
+        except StoppedBySignal as stop:
+            _step("stopped", status=stop.exit_status)
+            return stop.exit_status
+
+
+def _direct_manifest(manifest: bytes, key: SecretBytes) -> bytes:
+    """Return the manifest for gramine-direct: with the key in it, and without what would ask for it."""
+    data = tomllib.loads(manifest.decode())
+    name = data["loader"]["env"]["SECRET_PROVISION_SET_KEY"]
+    data["loader"]["env"] = {
+        variable: value
+        for variable, value in data["loader"]["env"].items()
+        if variable not in _CONSUMED and not variable.startswith("SECRET_PROVISION_")
+    }
+    data["fs"]["insecure__keys"] = {name: key.reveal().hex()}
+    return tomli_w.dumps(data).encode()
+
+
+def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_files: bool = True) -> SignedEnclave:
     LOGGER.warning("simulated enclave %s: simulation protects nothing from this machine's root", name)
-    enclave = load_enclave(bundle, name)
+    enclave = load_enclave(bundle, name, dangerous=dangerous)
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
     environment = manifest.loader.env
     if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED or environment["LD_PRELOAD"] != PROVISIONING_LIBRARY:
@@ -142,7 +217,8 @@ def _load(bundle: Path, name: str) -> SignedEnclave:
         debug=sigstruct.attributes.debug,
         release=environment["SEALSERVE_RELEASE_ID"],
     )
-    _step("trusted-files", verified=check_trusted_files(manifest, bundle))
+    if check_files:
+        _step("trusted-files", verified=check_trusted_files(manifest, bundle))
     return enclave
 
 

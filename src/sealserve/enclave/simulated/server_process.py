@@ -7,8 +7,10 @@ import ctypes
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -17,6 +19,7 @@ from sealserve.errors import UnavailableError
 RELAYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
 _SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
+_GLANCE: Final = 0.1  # seconds between two looks at whether a signal came
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,9 +52,11 @@ class SignalRelay:
         self._server: subprocess.Popen[bytes] | None = None
         self._held: list[int] = []
         self._raise = True
+        self._asked = False
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
+        self._asked = True
         if self._server is not None:
             self._server.send_signal(number)
         elif self._raise:
@@ -59,6 +64,18 @@ class SignalRelay:
             raise StoppedBySignal(number)
         else:
             self._held.append(number)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._asked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until a signal asks for the end; return whether one does."""
+        until = time.monotonic() + seconds
+        while not self._asked and time.monotonic() < until:
+            time.sleep(min(_GLANCE, seconds))
+        return self._asked
 
     def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> int:
         """Start the server, wait for its end, and return its exit status, as a shell would say it."""
@@ -84,8 +101,10 @@ def relayed_signals() -> Iterator[SignalRelay]:
             signal.signal(number, handler)
 
 
-def start_server(program: str, argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the server with exactly these arguments and this environment, in ``/``, without standard input.
+def start_server(
+    program: str, argv: Sequence[str], environment: Mapping[str, str], *, folder: Path = Path("/")
+) -> subprocess.Popen[bytes]:
+    """Start the server with exactly these arguments and this environment, in ``folder``, without standard input.
 
     It is in a process group of its own: a terminal's Ctrl-C reaches it once, through the launcher. If the launcher is
     killed, so is the server.
@@ -105,7 +124,7 @@ def start_server(program: str, argv: Sequence[str], environment: Mapping[str, st
             list(argv),
             executable=program,
             env=dict(environment),
-            cwd="/",
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=die_with_launcher,  # noqa: PLW1509  # the launcher has one thread: code before exec is safe

@@ -1,0 +1,119 @@
+"""Running an enclave with gramine-sgx: again when it fails, and saying what may be the cause.
+
+Gramine's provisioning library ends the process at the first failure, whatever it is, and its messages name no file and
+no host. So the enclave is started again, after growing pauses, and after each failure this machine's side is looked at.
+
+Source: Gramine 1.9, ``tools/gramine.in`` (arguments, which files are read), ``tools/sgx/ra-tls/secret_prov_attest.c``
+(exit statuses), ``pal/src/host/linux-sgx/host_framework.c`` and ``host_platform.c`` (the driver, aesmd's socket).
+"""
+
+import logging
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sealserve.enclave.measurement import SignedEnclave
+from sealserve.enclave.simulated.provisioning import servers
+from sealserve.enclave.simulated.server_process import SignalRelay, start_server
+from sealserve.enclave.simulated.trusted_files import check_trusted_files
+from sealserve.errors import SealserveError, UnavailableError
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
+
+LOGGER: Final = logging.getLogger(__name__)
+INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
+LOADER_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # its shell script needs no more
+DRIVER: Final = Path("/dev/sgx_enclave")
+AESM_SOCKET: Final = Path("/var/run/aesmd/aesm.socket")
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
+_WELL: Final = 300.0  # seconds: what ran so long was well, and the pauses begin anew
+_CONNECT_TIMEOUT: Final = 5.0
+
+
+class GramineLoaderMissingError(UnavailableError):
+    """Gramine's loader is not on this machine."""
+
+    code = "gramine.loader-missing"
+
+
+def find_loader(name: str) -> str:
+    """Return the path of ``gramine-sgx`` or ``gramine-direct``.
+
+    Raises:
+        GramineLoaderMissingError: It is not on the search path.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise GramineLoaderMissingError(
+            f"There is no {name} on this machine.",
+            hint=f"Install Gramine ({INSTALLATION}); `sealserve doctor host` says what else is missing.",
+        )
+    return found
+
+
+def run_gramine_sgx(
+    bundle: Path,
+    enclave: SignedEnclave,
+    relay: SignalRelay,
+    *,
+    verify: Callable[[], object],
+    attempts: int | None = None,
+) -> int:
+    """Run an enclave on SGX until it ends well, is asked to end, or has failed too often; return its exit status.
+
+    Its current directory is the bundle, since the sealed files have relative names in the manifest.
+
+    Args:
+        bundle: The release's folder, with ``enclave/`` in it; absolute.
+        enclave: What was read there.
+        relay: Passes signals on to it.
+        verify: Verifies the bundle, before each start; raises where it is not as its owner built it.
+        attempts: How often it is started at most; None for no limit.
+
+    Raises:
+        GramineLoaderMissingError: There is no gramine-sgx.
+        SealserveError: What ``verify`` raises: nothing is started then.
+    """
+    loader = find_loader("gramine-sgx")
+    arguments = [loader, f"{ENCLAVE_FOLDER}/{enclave.name}"]
+    pause, failed = FIRST_PAUSE, 0
+    while True:
+        verify()
+        started = time.monotonic()
+        status = relay.run(partial(start_server, loader, arguments, LOADER_ENVIRONMENT, folder=bundle))
+        ran = time.monotonic() - started
+        LOGGER.info("step=ended status=%d seconds=%.1f", status, ran)
+        failed += 1
+        if status == 0 or relay.asked or failed == attempts:
+            return status
+        for finding in diagnose(bundle, enclave):
+            LOGGER.error("step=diagnosis %s", finding)
+        pause = FIRST_PAUSE if ran > _WELL else pause
+        LOGGER.warning("step=again after=%.0fs failed=%d", pause, failed)
+        if relay.wait(pause):
+            return status
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def diagnose(bundle: Path, enclave: SignedEnclave) -> Iterator[str]:
+    """Yield what can be seen from outside of why an enclave did not start or got no key."""
+    try:
+        yield f"the {check_trusted_files(enclave.manifest, bundle)} trusted files are as they were measured"
+    except SealserveError as error:
+        yield str(error)
+    for path, meaning in ((DRIVER, "the kernel's SGX driver"), (AESM_SOCKET, "aesmd, which makes quotes")):
+        yield (
+            f"{path} is there ({meaning})"
+            if path.exists()
+            else f"{path} is missing ({meaning}): `sealserve doctor host`"
+        )
+    for host, port in servers(enclave.manifest.loader.env["SECRET_PROVISION_SERVERS"]):
+        try:
+            with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT):
+                yield f"the broker at {host}:{port} answers; `sealserve broker log` at its owner says what it refused"
+        except OSError as error:
+            yield f"the broker at {host}:{port} cannot be reached: {error.strerror or error}"
