@@ -3,8 +3,9 @@
 The size is address space: without EDMM all of it is committed when the enclave is created, and it is a power of two
 (SECS.SIZE). With EDMM it is only the limit up to which pages are added, so there is room to spare for nothing.
 
-Figures: sealserve-model-server with TensorFlow 2.21 and MALLOC_ARENA_MAX=4, address space and memory from
-``/proc/PID/status`` (VmPeak, VmHWM): 1.44 GB with a model of 1 KB; ResNet50 of 103 MB took 605 MB more at its peak.
+Figures: sealserve-model-server with TensorFlow 2.21 and MALLOC_ARENA_MAX=4, from ``/proc/PID/status``: 1.44 GB of
+address space (VmPeak) with a model of 1 KB; ResNet50 of 103 MB takes 605 MB more while it is loaded (VmHWM), and about
+twelve times its files after its first call (docs/decisions/0008-tensorflow-through-its-c-api.md).
 
 Source: Gramine 1.9, manifest-syntax.rst, "Enclave size", "EDMM" and "Stack size"; Intel SDM volume 3D, "SECS".
 """
@@ -24,7 +25,7 @@ ARENAS: Final = 4
 _PYTHON_AND_TENSORFLOW: Final = 1400 * MEBIBYTE
 _SERVING_HEAP: Final = 512 * MEBIBYTE
 _SERVING_PROGRAM: Final = 512 * MEBIBYTE  # where the binary's own size is not known
-_MODEL_FACTOR: Final = 6
+_MODEL_FACTOR: Final = 12
 _REQUESTS: Final = 512 * MEBIBYTE
 # Gramine 1.9, pal/src/host/linux-sgx/pal_linux_defs.h: two stacks, two SSA frames, TCS and TLS of each thread.
 _SGX_THREAD: Final = (64 + 16 + 2 * 4 + 2) * 4096

@@ -146,7 +146,7 @@ def test_what_is_allowed_is_what_was_verified(ready: Site, monkeypatch: pytest.M
     before = load_enclave(release.folder, "replica-0").sigstruct
     stranger = create_signing_key(ready.directory / "stranger.pem")
 
-    def verify_and_swap(folder: Path, owner_key: Ed25519PublicKey) -> tuple[BuiltEnclave, ...]:
+    def verify_and_swap(folder: Path, owner_key: Ed25519PublicKey, **_: object) -> tuple[BuiltEnclave, ...]:
         verified = verify_enclave_index(folder, owner_key)
         resign(folder, "replica-0", signing_key=stranger, signed_on=ready.now.date())
         return verified
