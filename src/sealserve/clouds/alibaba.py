@@ -69,7 +69,7 @@ PRESET = Preset(
             value=Image(name="Alibaba Cloud Linux 2.1903", kernel="4.19.91-24", supported=False),
             basis=Basis.REPORT,
             source=_OLD_GUIDE,
-            note="what the older public example ran on: no FSGSBASE, so Gramine 1.9 does not start",
+            note="what the older public example ran on, with what the vendor took back into it; far older than 5.11",
         ),
     ),
     pccs=Fact(
