@@ -27,11 +27,21 @@ def quote_provider_settings(preset: Preset, region: str | None) -> str:
     return qcnl.render(settings, comment=f"{preset.title}\n{source}")
 
 
+def epc_unit(cloud: Cloud | None) -> int:
+    """Return how many bytes one unit of the EPC resource is; Intel's plugin, and those without a cloud, count bytes."""
+    return 1 if cloud is None else preset_of(cloud).kubernetes.epc_unit
+
+
 def deployment_settings(preset: Preset) -> dict[str, Any]:
     """Return what ``sealserve.toml`` says for a cloud, by section: for `sealserve.deployment.write_example`."""
+    kubernetes = preset.kubernetes
     return {
         "platform": Platform.SGX.value,
         "service": {"listen": "0.0.0.0"},  # noqa: S104  # the machine is there to serve others; NGINX holds no key
         "tcb": {"preset": "cloud-smt"},
         "target": {"kind": "docker", "cloud": preset.cloud.value},
+        "kubernetes": {
+            "epc_resource": kubernetes.epc_resource.value,
+            "enclave_resource": next(iter(kubernetes.device_resources.value), ""),
+        },
     }

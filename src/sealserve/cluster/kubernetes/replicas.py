@@ -8,6 +8,7 @@ Gramine 1.9, pal/src/host/linux-sgx/host_framework.c (gramine-sgx opens /dev/sgx
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from sealserve.clouds.catalog import epc_unit
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.plan import (
     DRAIN_SECONDS,
@@ -172,7 +173,8 @@ def _resources(plan: Plan) -> Manifest:
     settings = plan.settings
     requests: dict[str, Any] = {"cpu": settings.cpu, "memory": settings.memory}
     limits: dict[str, Any] = {"memory": settings.memory}
-    epc = settings.epc or (None if plan.simulated else str(plan.shipped.epc))
+    unit = epc_unit(plan.deployment.target.cloud)
+    epc = settings.epc or (None if plan.simulated else str(-(-plan.shipped.epc // unit)))
     if epc:
         for resource, amount in ((settings.epc_resource, epc), (settings.enclave_resource, "1")):
             if resource:

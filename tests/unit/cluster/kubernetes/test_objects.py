@@ -1,15 +1,19 @@
 """What is rendered: every object fits the API's schema, and every pod is confined."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import kubernetes_validate
 import pytest
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 
+from sealserve import deployment
+from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, label_value, quantity
 from sealserve.cluster.kubernetes.replicas import most_replicas
+from sealserve.deployment import Cloud
 
 VARIANTS = {
     "plain": "",
@@ -83,6 +87,18 @@ def test_a_cloud_may_call_epc_something_else() -> None:
     limits = replica_pod(make_plan(text, platform="sgx"))["containers"][0]["resources"]["limits"]
     assert limits["alibabacloud.com/sgx_epc_MiB"] == "4096"
     assert set(limits) == {"memory", "alibabacloud.com/sgx_epc_MiB"}
+
+
+@pytest.mark.parametrize("cloud", list(Cloud))
+def test_a_replica_asks_as_its_clouds_plugin_counts(cloud: Cloud) -> None:
+    known = preset_of(cloud).kubernetes
+    settings = deployment_settings(preset_of(cloud))
+    settings["kubernetes"]["release_source"] = "claim:releases"
+    described = deployment.parse(deployment.write_example({**settings, "model": {"name": "m"}}))
+    plan = replace(make_plan(platform="sgx"), deployment=described)
+    limits = replica_pod(plan)["containers"][0]["resources"]["limits"]
+    assert int(limits[known.epc_resource.value]) * known.epc_unit == 4 * 2**30
+    assert set(limits) == {"memory", known.epc_resource.value, *known.device_resources.value}
 
 
 def test_a_pod_waits_longer_than_a_connection_lives() -> None:
