@@ -111,6 +111,10 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises where a folder may not be searched
+
+
 def _system(root: Path) -> str:
     found = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root / "etc/os-release"), re.MULTILINE)
     return found[1] if found else ""
@@ -184,7 +188,7 @@ def _epc_bytes(root: Path) -> int | None:
 
 def _aesmd(root: Path) -> Aesmd:
     path = root / _AESM_SOCKET.lstrip("/")
-    if not path.exists():
+    if not _is_there(path):
         return Aesmd(socket=_AESM_SOCKET)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -204,7 +208,7 @@ def _quote_provider(root: Path) -> str:
 
 def _pccs(root: Path, ask: Ask | None) -> tuple[Pccs, timedelta | None]:
     file = root / qcnl.PATH.lstrip("/")
-    if not file.is_file():
+    if not _is_there(file):
         return Pccs(), None
     try:
         config = qcnl.parse(_text(file))
@@ -245,7 +249,7 @@ def _confinement(root: Path) -> Confinement:
     seccomp = re.search(r"^Seccomp:\s*(\d)$", _text(root / "proc/self/status"), re.MULTILINE)
     profile = _text(root / "proc/self/attr/current").strip("\0\n ")
     return Confinement(
-        container=(root / ".dockerenv").exists() or (root / "run/.containerenv").exists(),
+        container=_is_there(root / ".dockerenv") or _is_there(root / "run/.containerenv"),
         seccomp=int(seccomp[1]) if seccomp else None,
         apparmor="" if profile == "unconfined" else profile,
     )
@@ -253,6 +257,6 @@ def _confinement(root: Path) -> Confinement:
 
 def _synchronized(root: Path) -> bool | None:
     """Return whether a time service says that it set the clock; only systemd-timesyncd leaves a mark."""
-    if (root / "run/systemd/timesync/synchronized").exists():
+    if _is_there(root / "run/systemd/timesync/synchronized"):
         return True
-    return False if (root / "run/systemd/timesync").is_dir() else None
+    return False if _is_there(root / "run/systemd/timesync") else None

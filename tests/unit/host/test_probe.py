@@ -112,6 +112,22 @@ def test_aesmd_is_called() -> None:
             assert probe.gather(root=Path(folder)).aesmd.answers
 
 
+def test_what_may_not_be_looked_at_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = os.stat
+
+    def refuse(path: str, **options: bool) -> os.stat_result:
+        if "aesm" in str(path) or "qcnl" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return looked_at(path, **options)
+
+    root = write_root(tmp_path, {**AZURE_FILES, "/var/run/aesmd/aesm.socket": ""})
+    monkeypatch.setattr("os.stat", refuse)
+    found = probe.gather(root=root)
+    assert found.pccs == Pccs()
+    assert not found.aesmd.exists
+    assert found.kernel == "6.8.0-1041-azure"
+
+
 def test_a_pccs_that_does_not_answer(tmp_path: Path) -> None:
     def ask(_url: str, _verify: bool) -> Answer:
         raise httpx.ConnectTimeout("timed out")
