@@ -193,6 +193,29 @@ class BrokerSection(_Section):
     )
 
 
+class KeystoreSection(_Section):
+    """Where the key is that encrypts the release keys."""
+
+    kind: Literal["file", "transit"] = Field(
+        default="file", description='"file" (owner/master.key), or "transit": that engine of Vault or OpenBao'
+    )
+    passphrase_file: Path | None = Field(
+        default=None, description="a file (0600) with the passphrase of master.key, if it has one and nobody types it"
+    )
+    transit_url: str | None = Field(default=None, description="the address of Vault or OpenBao: https://HOST:PORT")
+    transit_mount: str = Field(default="transit", description="where its transit engine is mounted")
+    transit_key: str = Field(default="sealserve", description="the name of its key")
+    transit_token_file: Path | None = Field(default=None, description="a file (0600) with a token that may use the key")
+    transit_ca_file: Path | None = Field(default=None, description="the authority of its certificate; the system's")
+    transit_namespace: str | None = Field(default=None, description="the key's namespace, if there are namespaces")
+
+    @model_validator(mode="after")
+    def _transit_is_whole(self) -> Self:
+        if (self.kind == "transit" or self.transit_url) and not (self.transit_url and self.transit_token_file):
+            raise ValueError("transit needs transit_url and transit_token_file")
+        return self
+
+
 class TcbSection(_Section):
     """Which states of a platform's trusted computing base are accepted."""
 
@@ -334,6 +357,7 @@ class Deployment(_Section):
     server: ServerSection = ServerSection()
     enclave: EnclaveSection = EnclaveSection()
     broker: BrokerSection = BrokerSection()
+    keystore: KeystoreSection = KeystoreSection()
     tcb: TcbSection = TcbSection()
     target: TargetSection = TargetSection()
     images: ImagesSection = ImagesSection()
@@ -415,7 +439,13 @@ def read(path: Path) -> Deployment:
     )
     inventory = _below(here, deployment.kubernetes.inventory)
     kubernetes = deployment.kubernetes.model_copy(update={"inventory": inventory})
-    return deployment.model_copy(update={"models": models, "server": server, "kubernetes": kubernetes})
+    secrets = ("passphrase_file", "transit_token_file", "transit_ca_file")
+    keystore = deployment.keystore.model_copy(
+        update={name: _below(here, getattr(deployment.keystore, name)) for name in secrets}
+    )
+    return deployment.model_copy(
+        update={"models": models, "server": server, "kubernetes": kubernetes, "keystore": keystore}
+    )
 
 
 def _below(folder: Path, path: Path | None) -> Path | None:

@@ -162,3 +162,12 @@ def test_an_enclaves_size_is_a_power_of_two_or_left_to_the_rule(size: str, expec
 def test_no_size_of_an_enclave(size: str) -> None:
     with pytest.raises(deployment.DeploymentValueError, match=r"enclave.*size"):
         deployment.parse(deployment.write_example({"model": {"name": "m"}, "enclave": {"size": size}}))
+
+
+def test_a_key_management_service_is_described_whole(tmp_path: Path) -> None:
+    keystore = '[keystore]\nkind = "transit"\ntransit_url = "https://vault:8200"\ntransit_token_file = "token"\n'
+    (tmp_path / "sealserve.toml").write_text(MINIMAL + keystore)
+    assert deployment.read(tmp_path / "sealserve.toml").keystore.transit_token_file == tmp_path / "token"
+    for text in ('kind = "transit"', 'transit_url = "https://vault:8200"'):
+        with pytest.raises(deployment.DeploymentValueError, match="transit needs transit_url and transit_token_file"):
+            deployment.parse(f"{MINIMAL}[keystore]\n{text}\n")

@@ -1,59 +1,39 @@
 """Release keys: made here, and kept only encrypted.
 
-Each key is encrypted by itself (AES-256-GCM) under a master key that is not in the database; the key's id is
-authenticated with it, so that one key cannot be put in another's place. `KeyWrapper` is the seam behind which a key
-management service can keep the master key instead of a file.
+Each key is encrypted by itself, by a `KeyWrapper`: under a master key in a file (`master_key`), or by a key management
+service (`transit`). The key's id is authenticated with it, so that one key cannot be put in another's place.
 """
 
-import os
+import contextlib
 import secrets
-import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NewType, Protocol
+from typing import Final, NewType
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
 from sealserve.broker.database import KEYS, RELEASES, Database, to_text
-from sealserve.errors import InputError, UnavailableError, VerificationError
+from sealserve.broker.key_wrapper import KeyUnwrapError, KeyWrapper
+from sealserve.broker.master_key import MASTER_KEY_SIZE, MasterKey, raw, read_master_key
+from sealserve.broker.passphrase import Passphrase, no_passphrase
+from sealserve.errors import InputError, UnavailableError
 from sealserve.secret import SecretBytes
 
 KeyId = NewType("KeyId", str)
 """The public name of a release key: 16 random bytes as hex. It says nothing about the key."""
 
 RELEASE_KEY_SIZE: Final = 16
-MASTER_KEY_SIZE: Final = 32
 _KEY_ID_SIZE: Final = 16
-_NONCE_SIZE: Final = 12
 _CONTEXT: Final = b"sealserve release key v1\0"
-
-
-class MasterKeyExposedError(InputError):
-    """Others than its owner can read or write the master key's file."""
-
-    code = "keystore.master-key-exposed"
-
-
-class MasterKeyLengthError(InputError):
-    """The master key's file does not hold 32 bytes."""
-
-    code = "keystore.master-key-length"
 
 
 class MasterKeyMissingError(UnavailableError):
     """There are encrypted keys, and the master key's file is gone."""
 
     code = "keystore.master-key-missing"
-
-
-class MasterKeyUnreadableError(UnavailableError):
-    """The master key's file is there and cannot be read."""
-
-    code = "keystore.master-key-unreadable"
 
 
 class KeyUnknownError(InputError):
@@ -66,52 +46,6 @@ class KeyInUseError(InputError):
     """A key that a release names is not to be deleted."""
 
     code = "keystore.key-in-use"
-
-
-class KeyUnwrapError(VerificationError):
-    """A stored key does not decrypt: another master key, or a changed database."""
-
-    code = "keystore.unwrap"
-
-
-class KeyWrapper(Protocol):
-    """Encrypts keys under one that stays where it is: in a file, or in a key management service."""
-
-    def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """Return ``secret``, encrypted and bound to ``context``."""
-
-    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """Return what was wrapped for the same ``context``.
-
-        Raises:
-            KeyUnwrapError: ``wrapped`` was changed, or belongs to another context or master key.
-        """
-
-
-class MasterKey:
-    """The master key of a file, as a `KeyWrapper`: 12 bytes nonce, then AES-256-GCM ciphertext and tag.
-
-    Args:
-        key: 32 bytes.
-    """
-
-    def __init__(self, key: SecretBytes) -> None:
-        self._cipher = AESGCM(key.reveal())
-
-    def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
-        """See `KeyWrapper`."""
-        nonce = secrets.token_bytes(_NONCE_SIZE)
-        return nonce + self._cipher.encrypt(nonce, secret.reveal(), context)
-
-    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
-        """See `KeyWrapper`."""
-        try:
-            return SecretBytes(self._cipher.decrypt(wrapped[:_NONCE_SIZE], wrapped[_NONCE_SIZE:], context))
-        except (InvalidTag, ValueError) as error:
-            raise KeyUnwrapError(
-                "A stored release key does not decrypt under this master key.",
-                hint="Restore the master key and the database from the same backup.",
-            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +61,12 @@ class Keystore:
 
     Args:
         wrapper: Encrypts them.
+        older: Decrypts those that were encrypted by another one, and are not yet encrypted again.
     """
 
-    def __init__(self, wrapper: KeyWrapper) -> None:
+    def __init__(self, wrapper: KeyWrapper, older: KeyWrapper | None = None) -> None:
         self._wrapper = wrapper
+        self._older = older
 
     def create(self, connection: Connection, *, now: datetime) -> ReleaseKey:
         """Make a new key, 128 random bits, and store it encrypted."""
@@ -152,7 +88,29 @@ class Keystore:
             raise KeyUnknownError(
                 f"The keystore has no key {key_id}.", hint="Build the release on the machine that holds its key."
             )
-        return self._wrapper.unwrap(wrapped, context=_context(key_id))
+        return self._unwrap(wrapped, key_id)
+
+    def rewrap(self, connection: Connection, wrapper: KeyWrapper) -> int:
+        """Encrypt all keys again, with ``wrapper``; return how many there are.
+
+        Raises:
+            KeyUnwrapError: One does not decrypt. Roll the transaction back.
+        """
+        rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
+        for key_id, wrapped in rows:
+            with self._unwrap(wrapped, key_id) as key:
+                fresh = wrapper.wrap(key, context=_context(key_id))
+            connection.execute(update(KEYS).where(KEYS.c.key_id == key_id).values(wrapped=fresh))
+        return len(rows)
+
+    def _unwrap(self, wrapped: bytes, key_id: KeyId) -> SecretBytes:
+        for wrapper in (self._wrapper, self._older):
+            if wrapper is not None and wrapper.wrapped_here(wrapped):
+                return wrapper.unwrap(wrapped, context=_context(key_id))
+        raise KeyUnwrapError(
+            f"The key {key_id} was encrypted by something else than the keystore of sealserve.toml.",
+            hint="Keep the settings of the key management service in [keystore] until `broker rotate-master` is done.",
+        )
 
     def discard(self, connection: Connection, key_id: KeyId) -> None:
         """Delete a key that no release names; what was sealed with it is lost.
@@ -166,53 +124,127 @@ class Keystore:
         connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id))
 
 
-def open_keystore(database: Database, master_key: Path) -> Keystore:
-    """Return the keystore whose master key is the file at ``master_key``, which is made on first use.
+def open_keystore(
+    database: Database,
+    master_key: Path,
+    *,
+    passphrase: Passphrase = no_passphrase,
+    service: KeyWrapper | None = None,
+    use_service: bool = False,
+) -> Keystore:
+    """Return the keystore whose master key is the file at ``master_key``, made on first use, or in a service.
+
+    Args:
+        database: Holds the encrypted keys.
+        master_key: The file.
+        passphrase: Called if the file needs one.
+        service: A key management service: encrypts new keys, or only decrypts those that it encrypted.
+        use_service: Which of both.
 
     Raises:
         MasterKeyMissingError: The file is gone, and there are keys that only it can decrypt.
         MasterKeyExposedError: Others can read or write it.
         MasterKeyLengthError: It does not hold 32 bytes.
         MasterKeyUnreadableError: It cannot be read.
+        PassphraseMissingError, PassphraseWrongError: It does not open.
     """
+    if service is not None and use_service:
+        if _count(database, but=service) == 0:
+            return Keystore(service)
+        return Keystore(service, _open_file(database, master_key, passphrase, service))
+    return Keystore(_open_file(database, master_key, passphrase, service), service)
+
+
+def rotate_master_key(
+    database: Database, keystore: Keystore, master_key: Path, *, form: Callable[[SecretBytes], bytes] = raw
+) -> int:
+    """Put a fresh master key in the place of that in the file at ``master_key``; return how many keys are under it.
+
+    At each moment there is a file whose key decrypts the database: the new one is put beside the old one first, and
+    takes its place when all keys are encrypted again. Who opens the keystore after an interruption does the rest.
+
+    Args:
+        database: Holds the encrypted keys.
+        keystore: Opens them.
+        master_key: The file.
+        form: Gives the content of the file.
+
+    Raises:
+        KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
+    """
+    beside = _beside(master_key)
+    with database.write() as connection, SecretBytes.random(MASTER_KEY_SIZE) as key:
+        write_file(beside, form(key), mode=PRIVATE)
+        count = keystore.rewrap(connection, MasterKey(key))
+    with contextlib.suppress(FileNotFoundError):  # somebody opened the keystore meanwhile, and did it
+        beside.replace(master_key)
+    return count
+
+
+def rewrap(database: Database, keystore: Keystore, wrapper: KeyWrapper) -> int:
+    """Encrypt all keys again with ``wrapper``, all or none; return how many there are.
+
+    Raises:
+        KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
+    """
+    with database.write() as connection:
+        return keystore.rewrap(connection, wrapper)
+
+
+def _open_file(database: Database, master_key: Path, passphrase: Passphrase, service: KeyWrapper | None) -> MasterKey:
+    if _beside(master_key).exists():
+        _finish_rotation(database, master_key, passphrase, service)
     if not master_key.exists():
-        with database.read() as connection:
-            stored = connection.execute(select(func.count()).select_from(KEYS)).scalar_one()
+        stored = _count(database, but=service)
         if stored:
             raise MasterKeyMissingError(
                 f"{master_key} is missing, and {stored} release keys are encrypted under it.",
                 hint="Restore it from your backup; a new master key cannot decrypt them.",
             )
         _create_master_key(master_key)
-    return Keystore(MasterKey(_read_master_key(master_key)))
+    return MasterKey(read_master_key(master_key, passphrase=passphrase))
+
+
+def _finish_rotation(database: Database, master_key: Path, passphrase: Passphrase, service: KeyWrapper | None) -> None:
+    """Keep that of both files whose key decrypts the database: a rotation was interrupted."""
+    beside = _beside(master_key)
+    with database.write() as connection:  # nobody is at it
+        rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
+        stored = [(key_id, wrapped) for key_id, wrapped in rows if service is None or not service.wrapped_here(wrapped)]
+        if not beside.exists():
+            return
+        if not stored or _decrypts(read_master_key(master_key, passphrase=passphrase), *stored[0]):
+            beside.unlink()
+        elif _decrypts(read_master_key(beside, passphrase=passphrase), *stored[0]):
+            beside.replace(master_key)
+
+
+def _decrypts(key: SecretBytes, key_id: KeyId, wrapped: bytes) -> bool:
+    try:
+        MasterKey(key).unwrap(wrapped, context=_context(key_id)).wipe()
+    except KeyUnwrapError:
+        return False
+    return True
+
+
+def _beside(master_key: Path) -> Path:
+    return master_key.with_name(f"{master_key.name}.next")
+
+
+def _count(database: Database, *, but: KeyWrapper | None) -> int:
+    """Return how many keys are stored that ``but`` did not encrypt."""
+    with database.read() as connection:
+        return sum(
+            but is None or not but.wrapped_here(found) for found in connection.execute(select(KEYS.c.wrapped)).scalars()
+        )
 
 
 def _create_master_key(path: Path) -> None:
     try:
         with SecretBytes.random(MASTER_KEY_SIZE) as key:
-            write_file(path, key.reveal(), mode=PRIVATE, overwrite=False)
+            write_file(path, raw(key), mode=PRIVATE, overwrite=False)
     except OutputExistsError:
         pass  # another process was faster; its key is the key
-
-
-def _read_master_key(path: Path) -> SecretBytes:
-    try:
-        with path.open("rb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise MasterKeyExposedError(
-                    f"{path} has mode {mode:04o}: others than its owner can use the master key; expected 0600.",
-                    hint=f"chmod 600 {path}, and think of who may have read it.",
-                )
-            content = stream.read(MASTER_KEY_SIZE + 1)
-    except OSError as error:
-        raise MasterKeyUnreadableError(f"The master key {path} cannot be read: {error.strerror}.") from error
-    if len(content) != MASTER_KEY_SIZE:
-        found = "more" if len(content) > MASTER_KEY_SIZE else str(len(content))
-        raise MasterKeyLengthError(
-            f"{path} holds {found} bytes, a master key has {MASTER_KEY_SIZE}.", hint="Restore it from your backup."
-        )
-    return SecretBytes(content)
 
 
 def _context(key_id: KeyId) -> bytes:

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__
-from sealserve.cli import console
+from sealserve.cli import console, passphrases
 from sealserve.errors import SealserveError, UnavailableError
 
 INTERRUPTED = 130
@@ -126,6 +126,7 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, _terminated)
+    passphrases.ask_at_terminal()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         status = _run(arguments)

@@ -15,12 +15,12 @@ from sealserve.broker.admin import ReleaseSummary
 from sealserve.broker.hardening import forbid_inspection
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
-from sealserve.cli import broker_platform, console
+from sealserve.cli import broker_platform, console, passphrases
 from sealserve.cli.connection import read_file
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.lint import Danger
-from sealserve.operations import provisioning, releases
+from sealserve.operations import master_key, provisioning, releases
 from sealserve.operations.owner import index_signer, open_vault
 
 app = typer.Typer(
@@ -154,6 +154,34 @@ def log(
         ],
         empty="No decisions yet.",
     )  # fmt: skip
+
+
+@app.command("rotate-master")
+def rotate_master(
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Put it under a new passphrase.")] = False,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option("--passphrase-file", help="Read the new passphrase from this file (0600).", show_default="ask"),
+    ] = None,
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Let it need none.")] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Encrypt the stored release keys under a fresh master key, or by the service that [keystore] names.
+
+    A broker that runs has the old key in its memory: start it again.
+    """
+    if no_passphrase and (passphrase or passphrase_file is not None):
+        raise typer.BadParameter("--no-passphrase goes with neither of the others.")
+    new = passphrases.new_source(passphrase_file) if passphrase or passphrase_file is not None else None
+    workspace = console.find_workspace(directory)
+    rotated = master_key.rotate(workspace, new_passphrase=new, without_passphrase=no_passphrase)
+    if as_json:
+        console.print_json(asdict(rotated))
+        return
+    how = " under a passphrase" if rotated.under_passphrase else ""
+    console.out.print(f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.", markup=False)
+    console.say("Start a running broker again, and replace your copies of the old master key.")
 
 
 @app.command()

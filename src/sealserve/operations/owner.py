@@ -9,10 +9,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from sealserve import deployment
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore, open_keystore
+from sealserve.broker.passphrase import ASK_PASSPHRASE, LONGEST_PASSPHRASE, Passphrase
+from sealserve.broker.transit import TransitKey
+from sealserve.deployment import KeystoreSection
 from sealserve.errors import InputError
+from sealserve.private_file import read_private
 from sealserve.workspace import Workspace
 
 
@@ -32,10 +37,51 @@ class Vault:
 
 @contextlib.contextmanager
 def open_vault(workspace: Workspace) -> Iterator[Vault]:
-    """Open the workspace's database and keystore; both are made on first use."""
+    """Open the workspace's database, and its keystore as ``sealserve.toml`` describes it; both are made on first use.
+
+    Raises:
+        SealserveError: What `open_keystore` raises.
+    """
     workspace.create()
-    with Database.open(workspace.owner.database) as database:
-        yield Vault(database, open_keystore(database, workspace.owner.master_key))
+    with contextlib.ExitStack() as stack:
+        settings = keystore_settings(workspace)
+        database = stack.enter_context(Database.open(workspace.owner.database))
+        keystore = open_keystore(
+            database,
+            workspace.owner.master_key,
+            passphrase=passphrase_source(settings),
+            service=stack.enter_context(service) if (service := transit_key(settings)) else None,
+            use_service=settings.kind == "transit",
+        )
+        yield Vault(database, keystore)
+
+
+def keystore_settings(workspace: Workspace) -> KeystoreSection:
+    """Return the settings of the keystore: those of ``sealserve.toml``, if there is one."""
+    path = workspace.deployment_file
+    return deployment.read(path).keystore if path.is_file() else KeystoreSection()
+
+
+def passphrase_source(settings: KeystoreSection) -> Passphrase:
+    """Return what gives the master key's passphrase: a file, the person at the terminal, or nobody."""
+    path = settings.passphrase_file
+    if path is not None:
+        return lambda: read_private(path, what="passphrase", limit=LONGEST_PASSPHRASE)
+    return ASK_PASSPHRASE.get()
+
+
+def transit_key(settings: KeystoreSection) -> TransitKey | None:
+    """Return the key of the key management service that the settings name, if they name one."""
+    if settings.transit_url is None or settings.transit_token_file is None:
+        return None
+    return TransitKey(
+        settings.transit_url,
+        mount=settings.transit_mount,
+        key=settings.transit_key,
+        token_file=settings.transit_token_file,
+        ca_file=settings.transit_ca_file,
+        namespace=settings.transit_namespace,
+    )
 
 
 def index_signer(workspace: Workspace) -> Ed25519PrivateKey:

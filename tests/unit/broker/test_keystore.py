@@ -7,18 +7,16 @@ import pytest
 from sqlalchemy import select, update
 
 from sealserve.broker.database import KEYS, Database
+from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import (
     KeyId,
     KeyInUseError,
     KeyUnknownError,
-    KeyUnwrapError,
-    MasterKeyExposedError,
-    MasterKeyLengthError,
     MasterKeyMissingError,
-    MasterKeyUnreadableError,
     ReleaseKey,
     open_keystore,
 )
+from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyLengthError, MasterKeyUnreadableError
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.killing import interrupted_at, killed_at
@@ -387,6 +388,18 @@ def test_an_end_at_any_moment_leaves_a_whole_release_or_nothing_that_looks_like_
     verify_release(release, signer.public_key())
     assert step > 30
     assert whole > 0
+
+
+def test_the_published_schema_accepts_a_release_and_refuses_what_the_reader_refuses(release: Release) -> None:
+    root = Path(__file__).parents[3]
+    schema = jsonschema.Draft202012Validator(json.loads((root / "docs/reference/release.schema.json").read_text()))
+    index = json.loads((release.folder / "release.json").read_text())
+    schema.validate(index)
+    for case in ("unknown field", "other version", "number as text", "no time", "short time", "no files", "key id"):
+        change, _ = BAD_INDEXES[case]
+        assert not schema.is_valid(change(index)), case
+    for key in index:
+        assert not schema.is_valid({name: value for name, value in index.items() if name != key}), key
 
 
 def test_the_page_and_the_schema_name_each_key(release: Release) -> None:

@@ -1,0 +1,29 @@
+"""The seam behind which the key is that encrypts release keys: in a file, or in a key management service."""
+
+from typing import Protocol
+
+from sealserve.errors import VerificationError
+from sealserve.secret import SecretBytes
+
+
+class KeyUnwrapError(VerificationError):
+    """A stored key does not decrypt: another master key, or a changed database."""
+
+    code = "keystore.unwrap"
+
+
+class KeyWrapper(Protocol):
+    """Encrypts keys under one that stays where it is."""
+
+    def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
+        """Return ``secret``, encrypted and bound to ``context``."""
+
+    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
+        """Return what was wrapped for the same ``context``.
+
+        Raises:
+            KeyUnwrapError: ``wrapped`` was changed, or belongs to another context or master key.
+        """
+
+    def wrapped_here(self, wrapped: bytes) -> bool:
+        """Return whether ``wrapped`` has the form that this wrapper gives."""

@@ -1,0 +1,203 @@
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+from tests.harness.killing import killed_at
+
+from sealserve.broker.database import KEYS, Database
+from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.broker.keystore import KeyId, Keystore, open_keystore, rewrap, rotate_master_key
+from sealserve.broker.master_key import (
+    MasterKey,
+    MasterKeyExposedError,
+    MasterKeyFormError,
+    MasterKeyUnreadableError,
+    PassphraseWrongError,
+    read_master_key,
+    under_passphrase,
+)
+from sealserve.broker.passphrase import PassphraseMissingError, no_passphrase
+from sealserve.secret import SecretBytes
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealserve.broker.master_key._COST", 2**14)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "master.key"
+
+
+def given() -> SecretBytes:
+    return SecretBytes(PASSPHRASE)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_key_under_a_passphrase_comes_back_with_it_only(path: Path) -> None:
+    key = SecretBytes.random(32)
+    content = under_passphrase(key, given())
+    write(path, content)
+    assert key.reveal() not in content
+    assert key.reveal().hex().encode() not in content
+    assert read_master_key(path, passphrase=given) == key
+    with pytest.raises(PassphraseWrongError, match="does not open") as caught:
+        read_master_key(path, passphrase=lambda: SecretBytes(PASSPHRASE + b"r"))
+    assert caught.value.code == "keystore.passphrase-wrong"
+    with pytest.raises(PassphraseMissingError, match="nobody is here to type it") as missing:
+        read_master_key(path, passphrase=no_passphrase)
+    assert missing.value.code == "keystore.passphrase-missing"
+    assert under_passphrase(key, given()) != content  # its salt is fresh
+
+
+def test_its_parameters_are_those_that_the_page_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    form = json.loads(under_passphrase(SecretBytes.random(32), given()))
+    assert (form["kdf"], form["n"], form["r"], form["p"]) == ("scrypt", 2**17, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"n": 2**14 * 2}, PassphraseWrongError),
+        ({"salt": "00" * 16}, PassphraseWrongError),
+        ({"wrapped": "00" * 60}, PassphraseWrongError),
+        ({"n": 2**21}, MasterKeyFormError),  # two gibibytes of memory
+        ({"n": 2**14 + 1}, MasterKeyFormError),
+        ({"n": 2}, MasterKeyFormError),
+        ({"r": 1000}, MasterKeyFormError),
+        ({"p": 100}, MasterKeyFormError),
+        ({"salt": "00"}, MasterKeyFormError),
+        ({"kdf": "pbkdf2"}, MasterKeyFormError),
+        ({"version": 2}, MasterKeyFormError),
+        ({"more": 1}, MasterKeyFormError),
+    ],
+)
+def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], error: type[Exception]) -> None:
+    form = json.loads(under_passphrase(SecretBytes.random(32), given()))
+    write(path, json.dumps(form | change).encode())
+    with pytest.raises(error):
+        read_master_key(path, passphrase=given)
+
+
+def test_a_torn_file_is_refused(path: Path) -> None:
+    write(path, under_passphrase(SecretBytes.random(32), given())[:100])
+    with pytest.raises(MasterKeyFormError, match="it is damaged") as caught:
+        read_master_key(path, passphrase=given)
+    assert caught.value.code == "keystore.master-key-form"
+
+
+def test_a_file_that_others_can_read_or_that_is_none(path: Path) -> None:
+    write(path, bytes(32)).chmod(0o640)
+    with pytest.raises(MasterKeyExposedError, match="can use the master key"):
+        read_master_key(path, passphrase=given)
+    with pytest.raises(MasterKeyUnreadableError):
+        read_master_key(path / "below", passphrase=given)
+
+
+def filled(database: Database, path: Path, now: datetime) -> dict[KeyId, bytes]:
+    keystore = open_keystore(database, path)
+    with database.write() as connection:
+        made = [keystore.create(connection, now=now) for _ in range(3)]
+    return {key.key_id: key.key.reveal() for key in made}
+
+
+def loaded(database: Database, keystore: Keystore, keys: dict[KeyId, bytes]) -> dict[KeyId, bytes]:
+    with database.read() as connection:
+        return {key_id: keystore.load(connection, key_id).reveal() for key_id in keys}
+
+
+def test_a_rotation_encrypts_all_keys_again(database: Database, path: Path, now: datetime) -> None:
+    keys = filled(database, path, now)
+    old = MasterKey(SecretBytes(path.read_bytes()))
+    assert rotate_master_key(database, open_keystore(database, path), path) == 3
+    assert loaded(database, open_keystore(database, path), keys) == keys
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [item.name for item in path.parent.glob("master.key*")] == ["master.key"]
+    with pytest.raises(KeyUnwrapError):
+        loaded(database, Keystore(old), keys)
+    form = lambda key: under_passphrase(key, given())  # noqa: E731
+    rotate_master_key(database, open_keystore(database, path), path, form=form)
+    assert loaded(database, open_keystore(database, path, passphrase=given), keys) == keys
+    with pytest.raises(PassphraseMissingError):
+        open_keystore(database, path)
+
+
+def test_a_rotation_that_fails_changes_nothing(database: Database, path: Path, now: datetime) -> None:
+    keys = filled(database, path, now)
+    with database.write() as connection:
+        connection.execute(insert(KEYS).values(key_id="z" * 32, wrapped=b"damaged", created="2026-01-01T00:00:00Z"))
+    with pytest.raises(KeyUnwrapError):
+        rotate_master_key(database, open_keystore(database, path), path)
+    assert loaded(database, open_keystore(database, path), keys) == keys
+    assert [item.name for item in path.parent.glob("master.key*")] == ["master.key"]
+
+
+def test_killed_at_any_step_of_a_rotation_all_keys_are_there(tmp_path: Path, path: Path, now: datetime) -> None:
+    place = tmp_path / "own.sqlite"
+    with Database.open(place) as database:
+        keys = filled(database, path, now)
+
+    def work() -> None:
+        with Database.open(place) as database:
+            rotate_master_key(database, open_keystore(database, path), path)
+
+    step = 0
+    left = set()
+    while killed_at(step, work):
+        left.add((path.with_name("master.key.next")).exists())
+        with Database.open(place) as database:
+            assert loaded(database, open_keystore(database, path), keys) == keys
+        assert not path.with_name("master.key.next").exists()
+        step += 1
+    assert step > 5
+    assert left == {False, True}
+
+
+class Service:
+    """A key management service, in memory."""
+
+    def __init__(self) -> None:
+        self._key = MasterKey(SecretBytes.random(32))
+
+    def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
+        return b"vault:v1:" + self._key.wrap(secret, context=context)
+
+    def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
+        return self._key.unwrap(wrapped.removeprefix(b"vault:v1:"), context=context)
+
+    def wrapped_here(self, wrapped: bytes) -> bool:
+        return wrapped.startswith(b"vault:v")
+
+
+def test_keys_move_to_a_service_and_back(database: Database, path: Path, now: datetime) -> None:
+    keys = filled(database, path, now)
+    service = Service()
+    both = open_keystore(database, path, service=service, use_service=True)
+    assert loaded(database, both, keys) == keys  # those of before are still opened with the file
+    with database.write() as connection:
+        made = both.create(connection, now=now)
+    keys[made.key_id] = made.key.reveal()
+    with pytest.raises(KeyUnwrapError, match=r"encrypted by something else than the keystore of sealserve\.toml"):
+        loaded(database, open_keystore(database, path), keys)
+    assert rewrap(database, both, service) == 4
+    path.unlink()
+    alone = open_keystore(database, path, service=service, use_service=True)
+    assert loaded(database, alone, keys) == keys
+    assert not path.exists()  # nothing needs it
+    with database.read() as connection:
+        assert all(found.startswith(b"vault:v1:") for found in connection.execute(select(KEYS.c.wrapped)).scalars())
+    back = open_keystore(database, path, service=service)
+    assert rotate_master_key(database, back, path) == 4
+    assert loaded(database, open_keystore(database, path), keys) == keys

@@ -1,0 +1,191 @@
+"""The client of the transit engine, against answers that a real server gives rarely or never."""
+
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.broker.transit import TransitKey, TransitRefusedError, TransitSettingsError, TransitUnavailableError
+from sealserve.private_file import PrivateFileExposedError, PrivateFileSizeError, PrivateFileUnreadableError
+from sealserve.secret import SecretBytes
+
+TOKEN = "s.0123456789abcdef"
+SECRET = SecretBytes(b"sixteen byte key")
+Answer = tuple[int, Any]
+
+
+class Answering(ThreadingHTTPServer):
+    """Gives one answer to every request, and keeps the requests."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer: Answer = (200, {})
+        self.seen: list[tuple[str, dict[str, str], Any]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Answering)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        status, answer = self.server.answer
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if status == 307:
+            self.send_header("Location", "http://127.0.0.1:1/")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    with Answering() as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.touch(mode=0o600)
+    path.write_text(TOKEN + "\n")
+    return path
+
+
+@pytest.fixture
+def make(server: Answering, token_file: Path) -> Iterator[Callable[..., TransitKey]]:
+    made: list[TransitKey] = []
+
+    def new(**more: Any) -> TransitKey:
+        url = f"http://127.0.0.1:{server.server_port}"
+        settings = {"mount": "keys/transit", "key": "sealserve", "token_file": token_file, **more}
+        made.append(TransitKey(url, **settings))
+        return made[-1]
+
+    yield new
+    for key in made:
+        key.close()
+
+
+def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> None:
+    server.answer = 200, {"data": {"ciphertext": "vault:v3:abc", "key_version": 3}}
+    key = make(namespace="team")
+    assert key.wrap(SECRET, context=b"context") == b"vault:v3:abc"
+    server.answer = 200, {"data": {"plaintext": "c2l4dGVlbiBieXRlIGtleQ=="}}
+    assert key.unwrap(b"vault:v3:abc", context=b"context") == SECRET
+    (path, headers, body), (second, _, asked) = server.seen
+    assert path == "/v1/keys/transit/encrypt/sealserve"
+    assert body == {"plaintext": "c2l4dGVlbiBieXRlIGtleQ==", "associated_data": "Y29udGV4dA=="}
+    assert (headers["X-Vault-Token"], headers["X-Vault-Namespace"]) == (TOKEN, "team")
+    assert headers["X-Vault-Request"] == "true"
+    assert second == "/v1/keys/transit/decrypt/sealserve"
+    assert asked == {"ciphertext": "vault:v3:abc", "associated_data": "Y29udGV4dA=="}
+    assert key.wrapped_here(b"vault:v1:x")
+    assert not key.wrapped_here(b"\0" * 40)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((403, {"errors": ["permission denied"]}), TransitRefusedError, "status 403: permission denied"),
+        ((404, {"errors": []}), TransitRefusedError, "status 404: no reason is given"),
+        ((400, {"errors": ["encryption key not found"]}), TransitRefusedError, "encryption key not found"),
+        ((503, {"errors": ["Vault is sealed"]}), TransitUnavailableError, "answers 503: Vault is sealed"),
+        ((500, b"<html>"), TransitUnavailableError, "answers 500: no reason is given"),
+        ((307, {}), TransitUnavailableError, "answers 307"),  # the token is not sent elsewhere
+        ((200, {"data": {}}), TransitUnavailableError, "the answer is none of the transit engine's"),
+        ((200, b"not json"), TransitUnavailableError, "the answer is none of the transit engine's"),
+        ((200, []), TransitUnavailableError, "the answer is none of the transit engine's"),
+        ((200, {"data": {"ciphertext": "plain"}}), TransitUnavailableError, "holds no ciphertext"),
+    ],
+)
+def test_answers_that_are_none(
+    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: type[Exception], message: str
+) -> None:
+    server.answer = answer
+    with pytest.raises(error, match=message) as caught:
+        make().wrap(SECRET, context=b"")
+    assert TOKEN not in repr(caught.value) + str(caught.value)
+    assert getattr(caught.value, "code", "").startswith("keystore.transit-")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ((400, {"errors": ["invalid ciphertext: unable to decrypt"]}), KeyUnwrapError),
+        ((200, {"data": {"plaintext": "***"}}), TransitUnavailableError),
+        ((200, {"data": {"plaintext": 7}}), TransitUnavailableError),
+    ],
+)
+def test_answers_to_decryption_that_are_none(
+    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: type[Exception]
+) -> None:
+    server.answer = answer
+    with pytest.raises(error):
+        make().unwrap(b"vault:v1:x", context=b"")
+
+
+def test_a_service_that_is_not_there(token_file: Path) -> None:
+    key = TransitKey("http://127.0.0.1:1", mount="transit", key="k", token_file=token_file)
+    with key, pytest.raises(TransitUnavailableError, match="cannot be reached") as caught:
+        key.wrap(SECRET, context=b"")
+    assert caught.value.code == "keystore.transit-unavailable"
+    assert caught.value.__cause__ is None
+    assert repr(key) == "the key 'k' of http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://vault.example.org:8200", "has no TLS"),
+        ("ftp://127.0.0.1", "is no address of a server"),
+        ("https://", "is no address of a server"),
+        ("https://user:password@vault.example.org", "is no address of a server"),
+        ("vault.example.org:8200", "is no address of a server"),
+    ],
+)
+def test_addresses_that_cannot_be_used(url: str, message: str, token_file: Path) -> None:
+    with pytest.raises(TransitSettingsError, match=message) as caught:
+        TransitKey(url, mount="transit", key="k", token_file=token_file)
+    assert caught.value.code == "keystore.transit-settings"
+
+
+def test_settings_that_cannot_be_used(token_file: Path, tmp_path: Path) -> None:
+    url = "https://127.0.0.1:1"
+    with pytest.raises(TransitSettingsError, match="cannot be a mount and a key"):
+        TransitKey(url, mount="../sys", key="k", token_file=token_file)
+    with pytest.raises(TransitSettingsError, match="cannot be a mount and a key"):
+        TransitKey(url, mount="transit", key="a/b", token_file=token_file)
+    with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
+        TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=token_file)
+    with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
+        TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "nowhere")
+
+
+def test_a_token_that_others_can_read_is_not_sent(
+    server: Answering, make: Callable[..., TransitKey], token_file: Path, tmp_path: Path
+) -> None:
+    token_file.chmod(0o644)
+    with pytest.raises(PrivateFileExposedError, match=r"others than its owner can use the token.*chmod 600") as caught:
+        make().wrap(SECRET, context=b"")
+    assert caught.value.code == "private-file.exposed"
+    with pytest.raises(PrivateFileUnreadableError, match=r"The token in .*nowhere cannot be read") as unreadable:
+        make(token_file=tmp_path / "nowhere").wrap(SECRET, context=b"")
+    assert unreadable.value.code == "private-file.unreadable"
+    (tmp_path / "empty").touch(mode=0o600)
+    with pytest.raises(PrivateFileSizeError, match="holds no token: it should have 1 to") as size:
+        make(token_file=tmp_path / "empty").wrap(SECRET, context=b"")
+    assert size.value.code == "private-file.size"
+    assert server.seen == []
