@@ -104,16 +104,28 @@ def appearing(destination: Path, *, mode: int = 0o755) -> Iterator[Path]:
         DiskFullError: No room.
     """
     refuse_existing(destination)
-    made = [folder for folder in destination.parents if not folder.exists()]
+    with folder_made(destination.parent), staging(destination.parent, destination.name, mode=mode) as stage:
+        yield stage.folder
+        stage.publish(destination)
+
+
+@contextlib.contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and those above it that are missing; on failure remove those that were made and are empty.
+
+    Raises:
+        OutputUnwritableError: It cannot be made.
+        DiskFullError: No room.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with staging(destination.parent, destination.name, mode=mode) as stage:
-            yield stage.folder
-            stage.publish(destination)
+        with _output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
-        for folder in made:
+        for path in made:
             with contextlib.suppress(OSError):  # somebody put something into it, or it was never made
-                folder.rmdir()
+                path.rmdir()
         raise
 
 

@@ -7,6 +7,7 @@ are read back exactly as they were written, which the audit chain needs.
 
 import contextlib
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
@@ -198,6 +199,18 @@ class Database:
         """
         with self._transaction(write=True) as connection:
             yield connection
+
+    def snapshot(self) -> bytes:
+        """Return the database as it is at one moment, as the content of an SQLite file.
+
+        Raises:
+            DatabaseUnavailableError: The database failed.
+        """
+        with self.read() as connection, contextlib.closing(sqlite3.connect(":memory:")) as copy:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)  # noqa: S101  # as `open` makes it
+            source.backup(copy)
+            return copy.serialize()
 
     @contextlib.contextmanager
     def _transaction(self, *, write: bool) -> Iterator[Connection]:

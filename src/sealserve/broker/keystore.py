@@ -90,6 +90,10 @@ class Keystore:
             )
         return self._unwrap(wrapped, key_id)
 
+    def wrap(self, secret: SecretBytes, *, context: bytes) -> bytes:
+        """Encrypt another secret of the owner's as release keys are, bound to a ``context`` that none of them has."""
+        return self._wrapper.wrap(secret, context=context)
+
     def rewrap(self, connection: Connection, wrapper: KeyWrapper) -> int:
         """Encrypt all keys again, with ``wrapper``; return how many there are.
 

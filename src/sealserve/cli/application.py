@@ -55,6 +55,8 @@ VERBS = {
     "inspect": Verb("inspect", "Owner"),
     "release": Verb("release", "Owner"),
     "enclave": Verb("enclave", "Owner"),
+    "backup": Verb("backup", "Owner"),
+    "restore": Verb("restore", "Owner"),
     "broker": Verb("broker", "Owner"),
     "quote": Verb("quote", "Owner"),
     "image": Verb("image", "Owner"),

@@ -5,21 +5,18 @@ written, each further member's size is known from the signed index, and an archi
 lacks sealed files.
 """
 
-import contextlib
-import io
-import os
-import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.atomic_file import replacing
 from sealserve.errors import VerificationError
-from sealserve.sealing.embedded_path import is_safe_relative
+from sealserve.sealing import plain_tar
 from sealserve.sealing.file_tree import list_folder
+from sealserve.sealing.plain_tar import ArchiveDuplicateError
 from sealserve.sealing.regular_file import open_regular
 from sealserve.sealing.release import (
     MAX_INDEX_SIZE,
@@ -42,56 +39,6 @@ from sealserve.whole_folder import staging
 
 MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: public files, of kilobytes each
 MAX_ENCLAVE_FILES: Final = 4096
-_MAX_HEADER = 2**20  # tarfile reads an extended header in one piece
-_MIN_END = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
-_MAX_END = 2**20
-_COPY_SIZE = 2**18
-_KINDS: Final = {
-    tarfile.SYMTYPE: "a symbolic link",
-    tarfile.LNKTYPE: "a hard link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
-    tarfile.FIFOTYPE: "a pipe",
-    tarfile.DIRTYPE: "a folder",
-    tarfile.REGTYPE: "a sparse file",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
-}
-
-
-class ArchiveFormatError(VerificationError):
-    """The file is no tar file, or a header in it cannot be read."""
-
-    code = "archive.not-a-tar"
-
-
-class ArchiveTruncatedError(VerificationError):
-    """The archive ends in the middle."""
-
-    code = "archive.truncated"
-
-
-class ArchiveTrailingDataError(VerificationError):
-    """There is something behind the archive's end, or its end is in the middle of it."""
-
-    code = "archive.trailing-data"
-
-
-class ArchivePathError(VerificationError):
-    """A member's path leads outside of the release."""
-
-    code = "archive.unsafe-path"
-
-
-class ArchiveMemberError(VerificationError):
-    """A member is no plain regular file: a link, a device, a pipe, a folder, a sparse file."""
-
-    code = "archive.unsafe-member"
-
-
-class ArchiveDuplicateError(VerificationError):
-    """Two members have the same path."""
-
-    code = "archive.duplicate-member"
 
 
 class ArchiveUnexpectedError(VerificationError):
@@ -133,12 +80,7 @@ def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
         tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for path in (INDEX_FILE, SIGNATURE_FILE, *enclave, *sealed):
-            with open_regular(folder / path, follow_links=False) as descriptor:
-                member = tarfile.TarInfo(path)
-                member.size = os.fstat(descriptor).st_size
-                member.mtime = moment
-                with open(descriptor, "rb", closefd=False) as stream:
-                    archive.addfile(member, stream)
+            plain_tar.add(archive, folder / path, path, moment=moment)
 
 
 def unpack(
@@ -194,8 +136,8 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
     index: ReleaseIndex | None = None
     sizes: dict[str, int] = {INDEX_FILE: MAX_INDEX_SIZE, SIGNATURE_FILE: SIGNATURE_SIZE}
     room = MAX_ENCLAVE_SIZE
-    for member, content in _members(stream, name):
-        _check_member(member, name)  # (1)
+    for member, content in plain_tar.members(stream, name):
+        plain_tar.check_member(member, name)  # (1)
         path = member.name
         paths.add(path)
         if index is None and path not in sizes:
@@ -212,7 +154,7 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
             room -= max(member.size, MAX_ENCLAVE_SIZE // MAX_ENCLAVE_FILES)
         else:
             raise ArchiveUnexpectedError(f"{name}: {path!r} is not in the signed index of the release.")
-        _write(content, folder / path)
+        plain_tar.write(content, folder / path)
         if index is None and {INDEX_FILE, SIGNATURE_FILE} <= paths.files:  # (2)
             index = parse_index(read_verified_index(folder, owner_key).content, name=f"{name}: {INDEX_FILE}")
             sizes.update((file.path, file.size) for file in index.files)
@@ -221,55 +163,10 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
     return index
 
 
-def _members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
-    size = os.fstat(stream.fileno()).st_size
-    if size < tarfile.BLOCKSIZE:
-        raise ArchiveFormatError(f"{name} is no tar file: it has {size} bytes.")
-    with _tar_errors(stream, size, name):
-        archive = tarfile.open(fileobj=_BoundedReads(stream), mode="r:")  # noqa: SIM115  # the caller owns the stream
-    while True:
-        with _tar_errors(stream, size, name):
-            member = archive.next()
-            if member is None:
-                break
-            content = archive.extractfile(member) if _is_plain(member) else None
-            if content is not None and member.offset_data + member.size > size:
-                raise _cut_off(name, f"in {member.name!r}")
-        yield member, cast("BinaryIO", content or io.BytesIO())
-    stream.seek(archive.offset)  # (4)
-    rest = stream.read(_MAX_END + 1)
-    if len(rest) < _MIN_END:
-        raise _cut_off(name, "before the mark of its end")
-    if len(rest) > _MAX_END or any(rest):
-        raise ArchiveTrailingDataError(
-            f"{name}: what follows byte {archive.offset} is neither a member nor the end of a tar file.",
-            hint="It was damaged, or something was added to it.",
-        )
-
-
-def _check_member(member: tarfile.TarInfo, name: str) -> None:
-    path = member.name
-    if not is_safe_relative(path):
-        raise ArchivePathError(f"{name}: the path {path!r} is not one below a folder.")
-    if not _is_plain(member):
-        kind = _KINDS.get(member.type, "no regular file")
-        raise ArchiveMemberError(f"{name}: {path!r} is {kind}; a packed release has plain files only.")
-
-
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
-
-
 def _check_size(member: tarfile.TarInfo, limit: int, name: str, *, exact: bool) -> None:
     if member.size < 0 or member.size > limit or (exact and member.size != limit):
         expected = f"{limit}, as in the signed index" if exact else f"at most {limit}"
         raise ArchiveSizeError(f"{name}: {member.name!r} has {member.size} bytes; expected {expected}.")
-
-
-def _write(content: BinaryIO, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as output:
-        shutil.copyfileobj(content, output, _COPY_SIZE)
 
 
 class _Paths:
@@ -287,35 +184,3 @@ class _Paths:
             raise ArchiveDuplicateError(f"{self._name}: {path!r} comes twice, or is both a file and a folder.")
         self.files.add(path)
         self._folders |= above
-
-
-@contextlib.contextmanager
-def _tar_errors(stream: BinaryIO, size: int, name: str) -> Iterator[None]:
-    try:
-        yield
-    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
-        if stream.tell() >= size:
-            raise _cut_off(name, "in a header") from error
-        raise ArchiveFormatError(f"{name} is no tar file, or a header in it is damaged: {error}.") from error
-
-
-def _cut_off(name: str, where: str) -> ArchiveTruncatedError:
-    return ArchiveTruncatedError(f"{name} was cut off: it ends {where}.", hint="Copy the archive again.")
-
-
-class _BoundedReads(io.RawIOBase):
-    """A file of which nobody reads a lot in one piece: tarfile trusts the length of extended headers."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError(f"a header claims {size} bytes")
-        return self._stream.read(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()

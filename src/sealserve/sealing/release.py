@@ -1,8 +1,10 @@
 """Releases: sealed servables, configuration and TLS material under one key, with a signed public index."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -18,6 +20,7 @@ from sealserve.sealing import codec
 from sealserve.sealing.codec import DigestedFile, Progress
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
+from sealserve.sealing.ordered_work import in_order
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.regular_file import InputFileMissingError, open_regular
 from sealserve.sealing.release_files import check_files
@@ -41,6 +44,10 @@ from sealserve.whole_folder import staging
 
 MAX_INDEX_SIZE: Final = 64 * 2**20  # about 400,000 files
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+class _StoppedError(Exception):
+    """Another file could not be sealed, or nobody waits any more."""
 
 
 class ReleaseContentsError(InputError):
@@ -133,10 +140,8 @@ def build_release(
         if above := next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in sources), None):
             raise ReleaseContentsError(f"{above!r} cannot be both a file and the folder of {path!r}.")
     with staging(parent, contents.name) as stage:
-        sealed: dict[str, DigestedFile] = {}
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
-        for path in sorted(sources):
-            sealed[path] = seal(sources[path], path, progress=progress)
+        sealed = _seal_all(sources, seal, progress)
         plain = (PlainFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
         sealed[FILE_LIST] = seal(file_list(plain), FILE_LIST, progress=None)
         index = _index(contents, sealed, key_id, file_format)
@@ -214,6 +219,28 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
                 hint="Give a relative path, such as tls/ssl.cfg; models/, enclave/ and the indexes have their own.",
             )
         yield path, content
+
+
+def _seal_all(
+    sources: Mapping[str, Path | bytes | SecretBytes], seal: Callable[..., DigestedFile], progress: Progress | None
+) -> dict[str, DigestedFile]:
+    """Seal each source to its path, several at a time; when one fails, or the caller is stopped, the others stop."""
+    stop = threading.Event()
+    telling = threading.Lock()
+
+    def tell(done: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        if progress is not None:
+            with telling:
+                progress(done)
+
+    threads = len(os.sched_getaffinity(0))
+    with in_order(lambda path: seal(sources[path], path, progress=tell), sorted(sources), threads=threads) as results:
+        try:
+            return dict(results)
+        finally:
+            stop.set()
 
 
 def _seal(

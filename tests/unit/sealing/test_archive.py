@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.errors import SealserveError, VerificationError
-from sealserve.sealing import archive
+from sealserve.sealing import archive, plain_tar
 from sealserve.sealing.archive import pack, unpack
 from sealserve.sealing.file_tree import list_folder
 from sealserve.sealing.regular_file import InputFileMissingError
@@ -113,13 +113,13 @@ def test_another_owners_archive_is_refused_before_its_files_are_written(
     packed: Path, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    original = archive._write
+    original = plain_tar.write
 
     def record(content: BinaryIO, path: Path) -> None:
         written.append(path.name)
         original(content, path)
 
-    monkeypatch.setattr(archive, "_write", record)
+    monkeypatch.setattr(plain_tar, "write", record)
     assert isinstance(refusal(packed, host, Ed25519PrivateKey.generate()), IndexSignatureError)
     assert written == ["release.json", "release.json.sig"]
 

@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.killing import interrupted_at, killed_at
 
+from sealserve.sealing import codec
 from sealserve.sealing.codec import inspect_file, unseal_bytes
 from sealserve.sealing.file_tree import TreeEntryError
 from sealserve.sealing.protected_file import FormatVersion
@@ -410,3 +413,41 @@ def test_the_page_and_the_schema_name_each_key(release: Release) -> None:
     page = (root / "docs/reference/release-json.md").read_text()
     for key in (*written, *written["files"][0], *written["servables"][0]):
         assert f"`{key}`" in page
+
+
+@pytest.fixture
+def many(contents: ReleaseContents, model: Path) -> ReleaseContents:
+    for number in range(8):
+        (model / f"part-{number}").write_bytes(bytes(100_000))
+    return contents
+
+
+def test_files_are_sealed_several_at_a_time(
+    many: ReleaseContents, build: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    meeting = threading.Barrier(2, timeout=60)  # nobody gets over it alone
+    original = codec.seal_digested
+
+    def meet(source: Path, *arguments: Any, **more: Any) -> Any:
+        if source.name in ("part-0", "part-1"):
+            meeting.wait()
+        return original(source, *arguments, **more)
+
+    monkeypatch.setattr(codec, "seal_digested", meet)
+    done: list[int] = []
+    release = build(many, progress=done.append)
+    assert [file.path for file in release.index.files] == sorted(file.path for file in release.index.files)
+    assert sum(done) >= 800_000
+
+
+def test_when_it_is_interrupted_all_files_stop_and_nothing_is_left(
+    many: ReleaseContents, build: Callable[..., Release], releases: Path
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(many, progress=interrupt)
+    assert list(releases.iterdir()) == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("sealing")] == []

@@ -1,0 +1,49 @@
+"""``sealserve backup``: the owner's workspace in one sealed file."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.seal import size_of
+from sealserve.operations import backup as backups
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file that appears.")],
+    without_models: Annotated[bool, typer.Option("--without-models", help="Leave the plaintext models out.")] = False,
+    without_releases: Annotated[
+        bool, typer.Option("--without-releases", help="Leave the releases out; their keys are in it all the same.")
+    ] = False,
+    force: console.Force = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Write the owner's workspace to one sealed file, without the master key: keep a copy of that elsewhere.
+
+    The broker may run meanwhile.
+    """
+    workspace = console.find_workspace(directory)
+    with console.bytes_progress("Backing up", size_of(workspace.owner.root)) as progress:
+        made = backups.back_up(
+            workspace,
+            destination,
+            now=datetime.now(UTC),
+            models=not without_models,
+            releases=not without_releases,
+            overwrite=force,
+            progress=progress,
+        )
+    if as_json:
+        console.print_json({
+            "file": str(destination), "created": made.created.isoformat(), "files": made.files, "size": made.size
+        })  # fmt: skip
+        return
+    console.out.print(f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.", markup=False)
+    if workspace.owner.master_key.is_file():
+        console.say(f"It opens with {workspace.owner.master_key}, which is not in it: keep a copy apart from it.")
