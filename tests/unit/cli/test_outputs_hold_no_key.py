@@ -1,0 +1,162 @@
+"""Every command there is, run as text, with --json, and with its errors' tracebacks: no output holds a key.
+
+What needs a running service is run in ``tests/e2e/test_secrets.py``; here it fails, and its error is looked at.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.tiny_model import WEIGHTS
+from tests.harness.workspaces import Site
+from typer.main import get_command
+
+from sealserve.broker.keystore import KeyId
+from sealserve.cli.application import app
+from sealserve.cli.demo.proof import _spellings
+from sealserve.cluster.exposure import Exposure
+from sealserve.operations.owner import open_vault
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.sealing.release import VerifiedRelease
+
+PASSPHRASE = b"correct horse battery staple"
+RAN_IN_E2E = {"demo", "up", "bench", "broker run", "simulated pcs", "simulated platform"}
+SLOW = {"model make-example", "image build", "image push", "enclave inventory"}  # they know no key: none is opened
+
+
+def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) -> list[tuple[str, list[str | Path]]]:
+    """Return a command line for each command, in an order in which they work, and some that fail."""
+    owner, sealed = site.workspace.owner, tmp_path / "sealed"
+    return [
+        ("init", ["--name", "m", "--directory", tmp_path / "fresh", "--force"]),
+        ("doctor", []),
+        ("model fetch", ["http://127.0.0.1:1/m", tmp_path / "m", "--sha256", "0" * 64]),
+        ("model convert", []),
+        ("model show", []),
+        ("model lint", []),
+        ("certs one-way", []),
+        ("certs two-way", []),
+        ("certs renew", []),
+        ("certs show", []),
+        ("seal", [owner.master_key, sealed, "--key-file", key_file, "--force"]),
+        ("unseal", [sealed, tmp_path / "unsealed", "--key-file", key_file, "--force"]),
+        ("unseal", [sealed, tmp_path / "unsealed", "--key-file", owner.master_key, "--force"]),
+        ("inspect", [sealed]),
+        ("inspect", [owner.master_key]),
+        ("release build", []),
+        ("release verify", []),
+        ("release show", []),
+        ("release list", []),
+        ("release pack", [tmp_path / "release.tar", "--force"]),
+        ("release unpack", [tmp_path / "release.tar"]),
+        ("release unpack", [owner.master_key]),
+        ("enclave manifest", ["--name", "replica-0", "--port", "8510"]),
+        ("enclave build", ["--name", "replica-0", "--port", "8510"]),
+        ("enclave show", []),
+        ("enclave run", ["--name", "replica-0", "--release", "nothing"]),
+        ("broker allow", []),
+        ("broker releases", []),
+        ("broker drain", ["half-plus-two"]),
+        ("broker revoke", ["half-plus-two", "--yes"]),
+        ("broker log", ["--verify", "--sign"]),
+        ("broker status", []),
+        ("broker platform enrol", ["0" * 32, "--label", "machine"]),
+        ("broker platform list", []),
+        ("broker rotate-master", []),
+        ("broker rotate-master", ["--passphrase-file", passphrase_file]),
+        ("broker releases", []),  # a passphrase is needed now
+        ("broker rotate-master", ["--no-passphrase"]),
+        ("backup", [tmp_path / "backup", "--force"]),
+        ("restore", [tmp_path / "backup", "--master-key", owner.master_key, "--directory", tmp_path / "again"]),
+        ("restore", [tmp_path / "backup", "--master-key", key_file, "--directory", tmp_path / "never"]),
+        ("quote show", [owner.master_key]),
+        ("quote verify", [owner.index_signing_key]),
+        ("render nginx", ["--replica", "127.0.0.1:1"]),
+        ("status", []),
+        ("logs", []),
+        ("scale", ["1"]),
+        ("predict", ["--input", "x=[1]", "--timeout", "1"]),
+        ("predict", ["--input", "x=[1]", "--key", owner.master_key, "--cert", site.workspace.user.certificate]),
+        ("down", ["--yes"]),
+    ]
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, set[str]]]:
+    """Yield each command and its options."""
+    if hasattr(command, "commands"):
+        for name in command.list_commands(None):
+            yield from leaves(command.get_command(None, name), (*path, name))
+    else:
+        yield " ".join(path), {option for parameter in command.params for option in parameter.opts}
+
+
+def secrets_of(site: Site, more: dict[str, bytes]) -> list[tuple[str, bytes]]:
+    """Return all secrets of the workspace, in every spelling."""
+    found = [("the weights", WEIGHTS)]
+    master_key = site.workspace.owner.master_key
+    values = {**more, "the master key": master_key.read_bytes()[:32]}
+    for path in (*site.workspace.owner.root.rglob("*"), *site.workspace.user.root.rglob("*")):
+        if path.is_file() and b"PRIVATE KEY-----" in (pem := path.read_bytes()):
+            body = b"".join(pem.splitlines()[1:-1])
+            found.append((path.name, body[32:]))  # what comes before is the same in every key of its kind
+            values[path.name] = base64.b64decode(body)[-32:]
+    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+        for folder in site.workspace.owner.releases.iterdir():
+            key_id = KeyId(json.loads((folder / "release.json").read_bytes())["key_id"])
+            key = vault.keystore.load(connection, key_id)
+            values[f"the key of {folder.name}"] = key.reveal()
+            config = unseal_bytes(folder / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg").reveal()
+            body = config.partition(b"PRIVATE KEY-----")[2].partition(b"-----END")[0].replace(b"\\n", b"")
+            found.append((f"the server key of {folder.name}", body[32:]))
+    for name, value in values.items():
+        found += _spellings(name, value)
+    return found
+
+
+def private(path: Path, content: bytes) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_no_output_of_any_command_holds_a_key(
+    cli: CommandLine,
+    site: Site,
+    released: VerifiedRelease,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sealserve.broker.master_key._COST", 2**14)
+    monkeypatch.setenv("SEALSERVE_DEBUG", "1")  # what is unforeseen would be told with its traceback
+    assert released.folder.is_dir()
+    key_file = private(tmp_path / "wrap.key", bytes(range(100, 116)))
+    passphrase_file = private(tmp_path / "passphrase", PASSPHRASE)
+    options = dict(leaves(get_command(app)))
+    lines = commands(site, key_file, passphrase_file, tmp_path)
+    assert {name for name, _ in lines} | RAN_IN_E2E | SLOW == set(options), "each command is run, or said where"
+
+    outputs: list[tuple[str, bytes]] = []
+    more = {"the wrap key": key_file.read_bytes(), "the passphrase": PASSPHRASE}
+    secrets = secrets_of(site, more)
+    for name, arguments in lines:
+        for form in ([], ["--json"]) if "--json" in options[name] else ([],):
+            given = [*name.split(), *arguments, *form]
+            here = "--directory" in options[name] and "--directory" not in given
+            result = (cli if here else cli.bare)(*given)
+            assert "(this is a bug)" not in result.err, result
+            outputs.append((" ".join(map(str, given)), f"{result.out}\n{result.err}".encode()))
+        if name in ("broker rotate-master", "certs renew", "release build") and "passphrase" not in str(arguments):
+            secrets += secrets_of(site, {})
+
+    search = Exposure(secrets)
+    for name, secret in secrets:  # had one been printed, it would have been found
+        assert search.search_bytes(b"key: " + secret + b"\n", Path(name)) is not None
+    for name, content in outputs:
+        assert search.search_bytes(content, Path(name)) is None, name
+        assert b"PRIVATE KEY" not in content, name
+    assert len(outputs) > 80
+    assert len(secrets) > 60
