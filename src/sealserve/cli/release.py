@@ -89,6 +89,7 @@ def show(
         "release": folder.name,
         "id": verified.id,
         "created": index.created,
+        "servables": "\n".join(f"{item.name}: {', '.join(map(str, item.versions))}" for item in index.servables),
         "platform": "simulated" if index.simulated else "sgx",
         "key id": index.key_id,
         "format": index.file_format,
@@ -125,12 +126,16 @@ def pack(
     name: Name = None,
     force: console.Force = False,
     directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
 ) -> None:
     """Write a release with its enclaves to one tar file, for the journey to the host."""
     workspace = console.find_workspace(directory)
     folder = releases.find(workspace.owner.releases, name)
     with console.spinner(f"Packing {folder.name}"):
         releases.pack(folder, destination, overwrite=force)
+    if as_json:
+        console.print_json({"file": str(destination), "folder": str(folder), "size": destination.stat().st_size})
+        return
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB): nothing in it is secret.")
 
 
@@ -152,11 +157,15 @@ def unpack(
     source: Annotated[Path, typer.Argument(metavar="TAR", help="What `release pack` wrote.")],
     owner_key: OwnerKey = None,
     directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
 ) -> None:
     """Unpack a release among those of the host, and verify it."""
     workspace = console.find_workspace(directory)
     with console.spinner(f"Unpacking {source.name}"):
         verified = releases.unpack(workspace, source, owner_key or workspace.host.owner_key)
+    if as_json:
+        console.print_json({"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves})
+        return
     console.out.print(
         f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}."
     )

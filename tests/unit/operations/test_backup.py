@@ -31,6 +31,11 @@ from sealserve.sealing.plain_tar import ArchiveFormatError, ArchiveMemberError, 
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import Workspace
 
+CODES: dict[type[Exception], str] = {
+    BackupFormatError: "backup.format",
+    BackupContentError: "backup.content",
+    BackupKeyError: "backup.wrong-key",
+}
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 
@@ -251,8 +256,9 @@ def test_a_backup_that_somebody_changed_is_refused(
     error: type[Exception],
 ) -> None:
     rewritten(backup, change)
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         restore(empty, backup, master_key=master_key)
+    assert getattr(caught.value, "code", "").startswith(CODES.get(error, "archive."))
     assert list(empty.directory.iterdir()) == []
 
 
