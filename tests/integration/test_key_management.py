@@ -1,5 +1,6 @@
 """The keystore in the transit engine of a real OpenBao server, through the verbs that an owner types."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,11 @@ def test_an_owner_moves_the_keys_to_the_service_and_back(
     moved = cli.json("broker", "rotate-master")
     assert (moved["keys"], moved["place"]) == (2, f"the key 'sealserve' of {server.url}")
     assert [row.startswith(b"vault:v") for row in stored(site)] == [True, True]
+    assert cli("backup", tmp_path / "backup").status == 0
+    there = make_site(tmp_path / "restored", keystore=server.settings)
+    shutil.rmtree(there.workspace.root)
+    assert cli.bare("restore", tmp_path / "backup", "--directory", there.directory).status == 0
+    assert stored(there) == stored(site)
     site.workspace.owner.master_key.unlink()
     for release in (first, second):
         opens(site, release, cli)

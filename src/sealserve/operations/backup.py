@@ -7,6 +7,7 @@ itself is never in it: whoever has one of both has nothing.
 """
 
 import base64
+import binascii
 import contextlib
 import os
 import stat
@@ -320,8 +321,11 @@ def _unseal(sealed: Path, plain: Path, restored: Path, key: SecretBytes, name: s
 def _unwrap(workspace: Workspace, header: _Header, master_key: Path | None) -> Iterator[SecretBytes]:
     """Yield the key of a backup, unwrapped by the master key, or by the service of ``sealserve.toml``."""
     settings = keystore_settings(workspace)
+    try:
+        wrapped = base64.b64decode(header.key, validate=True)
+    except binascii.Error as error:
+        raise BackupFormatError(f"{HEADER} holds no wrapped key.", hint=_DAMAGED) from error
     with contextlib.ExitStack() as stack:
-        wrapped = base64.b64decode(header.key)
         if master_key is not None:
             wrapper: KeyWrapper = MasterKey(read_master_key(master_key, passphrase=passphrase_source(settings)))
         elif (service := transit_key(settings)) is not None:
@@ -361,11 +365,16 @@ def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[st
         for below in listing.files:
             path = f"{folder}/{below}"
             above = {str(parent) for parent in PurePosixPath(path).parents}
-            if path not in _LEFT_OUT and not above & left_out and SUFFIX not in path:
+            if path not in _LEFT_OUT and not above & left_out and not _is_unfinished(path):
                 yield path
     for path in _HOST_FILES:
         if (workspace.root / path).is_file():
             yield path
+
+
+def _is_unfinished(path: str) -> bool:
+    """Return whether a path lies in a folder, or is a file, that was not published yet, or never will be."""
+    return any(part.startswith(".") and part.endswith(SUFFIX) for part in path.split("/"))
 
 
 def _seal(workspace: Workspace, path: str, output: Path, *, key: SecretBytes, database: Database) -> SealedFile:

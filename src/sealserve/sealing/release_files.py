@@ -11,7 +11,7 @@ from sealserve.sealing.file_tree import list_folder
 from sealserve.sealing.regular_file import open_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, IndexedFile, ReleaseIndex
 
-_NAMED: Final = 20  # files that a message names before it counts the rest
+_NAMED: Final = 1000  # files that a message names before it counts the rest
 
 
 class ReleaseFilesError(VerificationError):

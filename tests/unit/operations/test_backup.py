@@ -241,6 +241,7 @@ def header(members: Members, **change: object) -> Members:
         (lambda members: header(members, version=2), BackupFormatError),
         (lambda members: header(members, more=2), BackupFormatError),
         (lambda members: header(members, key="AAAA"), BackupKeyError),
+        (lambda members: header(members, key="A"), BackupFormatError),
         (lambda members: header(members, created="2020-01-01T00:00:00Z"), BackupContentError),
         (lambda members: [(members[0][0], bytes(2**17)), *members[1:]], BackupFormatError),
         (linked, ArchiveMemberError),

@@ -257,13 +257,13 @@ def test_each_extra_file_is_named(release: Release, signer: Ed25519PrivateKey) -
 def test_all_differences_are_told_at_once_and_counted_when_many(release: Release, signer: Ed25519PrivateKey) -> None:
     (release.folder / MODEL).unlink()
     (release.folder / "tls/ssl.cfg").write_bytes(b"")
-    for number in range(30):
-        (release.folder / f"more-{number:02}").write_bytes(b"")
+    for number in range(1010):
+        (release.folder / f"more-{number:04}").write_bytes(b"")
     error = difference(release, signer)
     assert isinstance(error, ReleaseFileChangedError)
-    assert f"changed: 'tls/ssl.cfg'; missing: '{MODEL}'; not in the index: 'more-00'" in error.message
-    assert error.message.endswith("'more-19' and 10 more.")
-    assert len(error.extra) == 30
+    assert f"changed: 'tls/ssl.cfg'; missing: '{MODEL}'; not in the index: 'more-0000'" in error.message
+    assert error.message.endswith("'more-0999' and 10 more.")
+    assert len(error.extra) == 1010
 
 
 def test_a_link_in_the_place_of_a_file_is_refused(release: Release, signer: Ed25519PrivateKey) -> None:
