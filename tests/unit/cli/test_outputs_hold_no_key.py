@@ -58,6 +58,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("enclave manifest", ["--name", "replica-0", "--port", "8510"]),
         ("enclave build", ["--name", "replica-0", "--port", "8510"]),
         ("enclave show", []),
+        ("enclave lint", [owner.master_key]),
         ("enclave run", ["--name", "replica-0", "--release", "nothing"]),
         ("broker allow", []),
         ("broker releases", []),
