@@ -30,7 +30,7 @@ from OpenSSL import SSL, crypto
 from tests.harness import keys
 
 from sealserve.enclave.index import BuiltEnclave
-from sealserve.enclave.inventory import measure
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.signing import build_enclave, resign
 from sealserve.enclave.spec import EnclaveSpec, release_mounts
 from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
@@ -143,7 +143,13 @@ class World:
     signing_key: rsa.RSAPrivateKey
     index_key: Ed25519PrivateKey
 
-    def build(self, *flags: str, name: str = "replica-0", broker: tuple[str, int] | None = None) -> BuiltEnclave:
+    def build(
+        self,
+        *flags: str,
+        name: str = "replica-0",
+        broker: tuple[str, int] | None = None,
+        gramine: GramineFiles | None = None,
+    ) -> BuiltEnclave:
         spec = EnclaveSpec(
             name=name,
             release_id=self.release.id,
@@ -151,6 +157,7 @@ class World:
             broker=broker or self.broker.address,
             mounts=release_mounts(self.release.folder),
             trusted_files=measure([sys.executable]),
+            gramine=gramine,
             isv_prod_id=7,
             isv_svn=3,
             simulated=True,
@@ -530,3 +537,98 @@ def test_sigterm_before_the_key_comes_ends_it_cleanly(world: World) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "step=stopped status=143" in log
     assert_nothing_remains(log)
+
+
+DIRECT_LAUNCHER = LAUNCHER.replace("import run_enclave", "import run_gramine_direct as run_enclave").replace(
+    """,
+                         exit_with_parent="--exit-with-parent" in sys.argv""",
+    "",
+)
+# What gramine-direct does with a manifest, as far as it matters here: it opens the sealed files with the key in it.
+DIRECT = """
+import os, signal, stat, sys, tomllib
+from pathlib import Path
+from sealserve.sealing.codec import unseal_bytes
+from sealserve.secret import SecretBytes
+path = Path(sys.argv[1] + ".manifest")
+manifest = tomllib.loads(path.read_text())
+key = SecretBytes(bytes.fromhex(manifest["fs"]["insecure__keys"]["release"]))
+print("manifest", oct(path.stat().st_mode & 0o777), oct(path.parent.stat().st_mode & 0o777))
+print("content", bytes(unseal_bytes(Path("models/tiny/1/saved_model.pb"), key=key,
+                       embedded_path="models/tiny/1/saved_model.pb").reveal())[:11])
+print("provisioning", [name for name in manifest["loader"]["env"] if name.startswith(("SECRET_", "LD_PRELOAD"))])
+print("environment", sorted(os.environ.keys() - {"LC_CTYPE"}))  # Python itself sets that one
+if "wait" in manifest["loader"]["argv"]:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    print("ready", path, flush=True)
+    while True:
+        signal.pause()
+sys.exit(3)
+"""
+
+
+class TestGramineDirect:
+    """Simulation with Gramine's library OS; the loader is a stand-in."""
+
+    @pytest.fixture
+    def loader(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        program = tmp_path / "bin/gramine-direct"
+        program.parent.mkdir()
+        program.write_text(f"#!{sys.executable}\n{DIRECT}")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        return program
+
+    @staticmethod
+    def build(world: World, *flags: str) -> None:
+        folder = "/usr/lib/x86_64-linux-gnu/gramine"
+        libos, libpal = (
+            MeasuredFile(path=f"{folder}/{name}", size=1, sha256="a" * 64) for name in ("libsysdb.so", "sgx/libpal.so")
+        )
+        world.build(*flags, gramine=GramineFiles(folder=folder, libos=libos, libpal=libpal))
+
+    @staticmethod
+    def command(world: World) -> list[str]:
+        return [sys.executable, "-c", DIRECT_LAUNCHER, str(world.release.folder), "replica-0", str(world.socket)]
+
+    @pytest.mark.usefixtures("loader")
+    def test_the_key_is_in_a_manifest_of_ours_only_and_in_memory(self, world: World) -> None:
+        self.build(world, "once")
+        before = set(Path("/dev/shm").iterdir())  # noqa: S108  # where it may leave nothing
+        ended = subprocess.run(self.command(world), capture_output=True, text=True, check=False, timeout=60)
+        assert ended.returncode == 3, ended.stderr
+        assert ended.stdout.splitlines() == [
+            "manifest 0o600 0o700", "content b\"the model's\"", "provisioning []", "environment ['PATH']"
+        ]  # fmt: skip
+        assert len(world.broker.quotes) == 1
+        assert KEY.reveal().hex() not in ended.stderr
+        left = {path.name for path in set(Path("/dev/shm").iterdir()) - before}  # noqa: S108
+        assert not any(name.startswith("sealserve-") for name in left)
+
+    @pytest.mark.usefixtures("loader")
+    def test_sigterm_reaches_it_and_the_manifest_goes(self, world: World) -> None:
+        self.build(world, "wait")
+        with subprocess.Popen(
+            self.command(world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            manifest = next(line for line in process.stdout if line.startswith("ready")).split()[1]
+            assert Path(manifest).exists()
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert process.returncode == 7
+        assert not Path(manifest).parent.exists()
+
+    def test_without_gramine_in_the_inventory_or_on_the_machine(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.build("once")
+        ended = subprocess.run(self.command(world), capture_output=True, text=True, check=False, timeout=60)
+        assert ended.returncode == 2
+        assert "error[enclave.without-gramine]" in ended.stderr
+        self.build(world, "once")
+        monkeypatch.setenv("PATH", "/none")
+        ended = subprocess.run(self.command(world), capture_output=True, text=True, check=False, timeout=60)
+        assert ended.returncode == 4
+        assert "error[gramine.loader-missing]" in ended.stderr
+        assert world.broker.quotes == []

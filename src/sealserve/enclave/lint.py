@@ -113,8 +113,9 @@ def without(data: Mapping[str, Any], findings: Collection[LintFinding]) -> dict[
     rest = copy.deepcopy(dict(data))
     for path in sorted((finding.path for finding in findings if finding.path), key=_deepest_last_first):
         _take_out(rest, path)
-    rest.setdefault("fs", {}).setdefault("root", {"type": "tmpfs"})
-    rest.setdefault("sgx", {}).setdefault("debug", False)
+    for table, key, safe in (("fs", "root", {"type": "tmpfs"}), ("sgx", "debug", False)):
+        if isinstance(rest.get(table), dict):
+            rest[table].setdefault(key, safe)
     return rest
 
 
@@ -125,9 +126,12 @@ def _deepest_last_first(path: Path) -> list[tuple[int, int | str]]:
 def _take_out(data: Any, path: Path) -> None:
     *above, last = path
     parent = data
-    for part in above:
-        parent = parent[part]
-    del parent[last]
+    try:
+        for part in above:
+            parent = parent[part]
+        del parent[last]
+    except (KeyError, IndexError):
+        return  # it went with something around it
     if above and not parent and isinstance(parent, list):
         _take_out(data, tuple(above))
 
@@ -176,7 +180,7 @@ class _Linter:
         for key, what in (("env_src_file", "environment"), ("argv_src_file", "arguments")):
             if key in loader:
                 yield self._finding(("loader", key), f"the {what} is not in the manifest", Danger.HOST_INPUT)
-        if loader.get("log_level", "error") not in {"none", "error"}:
+        if loader.get("log_level", "error") not in ("none", "error"):
             yield self._finding(("loader", "log_level"), "more than errors may leak secrets to the host", Danger.LOG)
         if "log_file" in loader:
             yield self._finding(("loader", "log_file"), "the log goes to a file of the host", Danger.LOG)
@@ -188,7 +192,9 @@ class _Linter:
             yield self._missing("fs.root", reason, Danger.HOST_FILES, beside=("fs",))
         elif _table(fs, "root").get("type") != "tmpfs":
             yield self._finding(("fs", "root"), "the root should be a tmpfs, not the host's", Danger.HOST_FILES)
-        for index, mount in enumerate(_tables(fs, "mounts")):
+        for index, mount in enumerate(_list(fs, "mounts")):
+            if not isinstance(mount, Mapping):
+                continue
             path = ("fs", "mounts", index)
             uri, kind = str(mount.get("uri", "")), mount.get("type", "chroot")
             if kind == "untrusted_shm":
@@ -202,7 +208,7 @@ class _Linter:
 
     def _sgx(self) -> Iterator[LintFinding]:
         sgx = _table(self._data, "sgx")
-        for index, file in enumerate(sgx.get("allowed_files", ())):
+        for index, file in enumerate(_list(sgx, "allowed_files")):
             path = ("sgx", "allowed_files", index)
             yield self._finding(path, f"{file!r} is not measured: the host changes it", Danger.HOST_FILES)
         if sgx.get("file_check_policy", "strict") != "strict":
@@ -222,7 +228,7 @@ class _Linter:
                 yield self._finding(("sys", key), "their data passes the host unprotected", Danger.HOST_DEVICES)
 
     def _server(self) -> Iterator[LintFinding]:
-        argv = [str(argument) for argument in _table(self._data, "loader").get("argv", ())]
+        argv = [str(argument) for argument in _list(_table(self._data, "loader"), "argv")]
         program = posixpath.basename(str(_table(self._data, "libos").get("entrypoint", "")))
         serving = program == "tensorflow_model_server"
         if not serving and "sealserve.serving" not in argv:
@@ -278,6 +284,6 @@ def _table(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _tables(parent: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def _list(parent: Mapping[str, Any], key: str) -> list[Any]:
     value = parent.get(key)
-    return [element for element in value if isinstance(element, Mapping)] if isinstance(value, list) else []
+    return value if isinstance(value, list) else []

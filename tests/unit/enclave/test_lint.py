@@ -1,10 +1,16 @@
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sealserve.enclave.lint import Danger, ManifestInsecureError, lint, refuse
+from sealserve.enclave.manifest import parse_manifest
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
+from sealserve.errors import SealserveError
 
 MANIFEST = """\
 libos.entrypoint = "/opt/python"
@@ -141,3 +147,47 @@ def test_all_findings_are_named_at_once_and_each_that_is_allowed_is_said(caplog:
         refuse(findings, list(Danger), name="it")
     assert [record.message.split(":")[0] for record in caplog.records] == ["dangerous", "dangerous"]
     assert all(danger.meaning for danger in Danger)
+
+
+WORDS = [
+    "loader",
+    "env",
+    "fs",
+    "root",
+    "mounts",
+    "sgx",
+    "sys",
+    "argv",
+    "log_level",
+    "allowed_files",
+    "profile",
+    "enable",
+    "debug",
+    "type",
+    "path",
+    "uri",
+    "passthrough",
+    "insecure__keys",
+    "debug__x",
+    "file_check_policy",
+    "libos",
+    "entrypoint",
+    "allowed_ioctls",
+]
+ANYTHING = st.recursive(
+    st.booleans()
+    | st.integers(0, 1)
+    | st.sampled_from(["", "/", "tmpfs", "error", "tensorflow_model_server", "dev:x"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=5))
+def test_whatever_a_manifest_holds_it_is_an_error_with_a_code_or_none(data: dict[str, Any]) -> None:
+    text = tomli_w.dumps(data)
+    findings = lint(text)
+    assert all(1 <= finding.line <= max(1, len(text.splitlines())) for finding in findings)
+    for dangerous in ((), list(Danger)):
+        with pytest.raises(SealserveError):  # none of them is a whole manifest
+            parse_manifest(text.encode(), dangerous=dangerous)
