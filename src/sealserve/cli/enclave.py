@@ -22,7 +22,7 @@ from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.lint import Danger, lint, refuse
-from sealserve.enclave.manifest import read_text
+from sealserve.enclave.manifest import read_toml
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
@@ -156,7 +156,7 @@ def lint_manifest(
     """Look for what makes a manifest insecure; each finding has its line and its reason."""
     with open_regular(file) as descriptor, open(descriptor, "rb", closefd=False) as stream:
         raw = stream.read(MAX_MANIFEST_SIZE)
-    findings = lint(read_text(raw, name=str(file)))
+    findings = lint(*read_toml(raw, name=str(file)))
     if as_json and {finding.danger for finding in findings} <= set(dangerous):
         console.print_json([asdict(finding) for finding in findings])
         return

@@ -82,14 +82,15 @@ class LintFinding:
         return f"line {self.line}: {self.setting}: {self.reason} (--dangerous-{self.danger})"
 
 
-def lint(text: str, *, one_way_tls: bool = False) -> tuple[LintFinding, ...]:
+def lint(text: str, data: Mapping[str, Any] | None = None, *, one_way_tls: bool = False) -> tuple[LintFinding, ...]:
     """Return what is insecure in a manifest, in the order of its lines.
 
     Args:
         text: The manifest, a valid TOML text.
+        data: What it says, where it was parsed already.
         one_way_tls: Whether the server's sealed TLS settings let in clients without a certificate.
     """
-    return _Linter(text, one_way_tls=one_way_tls).findings()
+    return _Linter(text, tomllib.loads(text) if data is None else data, one_way_tls=one_way_tls).findings()
 
 
 def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, name: str) -> None:
@@ -137,8 +138,8 @@ def _take_out(data: Any, path: Path) -> None:
 
 
 class _Linter:
-    def __init__(self, text: str, *, one_way_tls: bool) -> None:
-        self._data: dict[str, Any] = tomllib.loads(text)
+    def __init__(self, text: str, data: Mapping[str, Any], *, one_way_tls: bool) -> None:
+        self._data = data
         self._text = text
         self._one_way_tls = one_way_tls
 

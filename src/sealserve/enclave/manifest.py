@@ -10,7 +10,7 @@ types of all settings), ``tools/sgx/ra-tls/secret_prov.h`` (``SECRET_PROVISION_*
 import posixpath
 import tomllib
 from collections.abc import Collection, Iterator
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -268,18 +268,17 @@ class EnclaveManifest(_Table):
                 yield f"{path!r} should lie below {self.private_root!r}, as the other private files"
 
 
-def read_text(raw: bytes, *, name: str) -> str:
-    """Return the text of a manifest.
+def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
+    """Return the text of a manifest, and what it says.
 
     Raises:
         ManifestSyntaxError: No UTF-8 text, or no TOML.
     """
     try:
         text = raw.decode()
-        tomllib.loads(text)
+        return text, tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ManifestSyntaxError(f"{name} is not valid TOML: {error}.") from error
-    return text
 
 
 def parse_manifest(
@@ -302,9 +301,8 @@ def parse_manifest(
         ManifestUnknownSettingError: A setting is there that is not accepted; the message names it.
         ManifestSettingError: A setting has a value that is not accepted; the message names both.
     """
-    text = read_text(raw, name=name)  # (1)
-    data = tomllib.loads(text)
-    findings = lint(text, one_way_tls=one_way_tls)
+    text, data = read_toml(raw, name=name)  # (1)
+    findings = lint(text, data, one_way_tls=one_way_tls)
     refuse(findings, dangerous, name=name)  # (2)
     if findings:
         data = without(data, findings)
