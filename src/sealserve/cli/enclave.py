@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from sealserve import deployment
-from sealserve.atomic_file import write_file
+from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.deployment import ServerKind
@@ -70,6 +70,8 @@ def inventory(
     as_json: console.Json = False,
 ) -> None:
     """List what an enclave will trust, with digests, so that a machine without these files can measure it."""
+    if output is not None and output.exists() and not force:
+        raise OutputExistsError(f"{output} exists already.", hint="Give another output, or --force to replace it.")
     image = ImageRoot(root.absolute())
     here = sys.executable if server is ServerKind.EMBEDDED and image.is_this_machine else PROGRAMS[server]
     with console.bytes_progress("Measuring", 0) as progress:
@@ -154,9 +156,7 @@ def lint_manifest(
     dangerous: Collection[Danger],
 ) -> None:
     """Look for what makes a manifest insecure; each finding has its line and its reason."""
-    with open_regular(file) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-        raw = stream.read(MAX_MANIFEST_SIZE)
-    findings = lint(*read_toml(raw, name=str(file)))
+    findings = lint(*read_toml(_read_manifest(file), name=str(file)))
     if as_json and {finding.danger for finding in findings} <= set(dangerous):
         console.print_json([asdict(finding) for finding in findings])
         return
@@ -166,6 +166,11 @@ def lint_manifest(
         console.print_table(("LINE", "SETTING", "DANGER", "REASON"), rows)
     else:
         console.out.print(f"{file} has no insecure settings.", markup=False)
+
+
+def _read_manifest(file: Path) -> bytes:
+    with open_regular(file) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+        return stream.read(MAX_MANIFEST_SIZE)
 
 
 @app.command()
@@ -205,7 +210,7 @@ def build(
             now=datetime.now(UTC),
             signing_key=signing_key,
             libpal=libpal,
-            manifest=manifest_file.read_bytes() if manifest_file else None,
+            manifest=_read_manifest(manifest_file) if manifest_file else None,
             dangerous=dangerous,
         )
     fields: dict[str, object] = {

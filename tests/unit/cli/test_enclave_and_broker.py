@@ -137,6 +137,7 @@ def test_a_manifest_of_ones_own_is_for_this_release(release: Path, cli: CommandL
     assert "SEALSERVE_RELEASE_ID" in error["message"]
     own.write_text(text.replace("enclave/broker-ca.pem", "enclave/other-ca.pem"))
     assert cli.error("enclave", "build", "--manifest", own)["code"] == "enclave.other-manifest"
+    assert cli.error("enclave", "build", "--manifest", tmp_path / "none")["code"] == "input-file.missing"
     own.write_text("[")
     assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.syntax"
     assert cli.bare("enclave", "lint", own, "--json").error["code"] == "manifest.syntax"
