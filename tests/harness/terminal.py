@@ -128,7 +128,9 @@ class Terminal:
         start, mark = len(self._output), secrets.token_hex(8)
         self._type(
             f"{{ {command}\n}} < /dev/null\n"
-            f"__status=$? __value={value}; printf '\\n{mark} %d\\n' \"$__value\"; (exit $__status)"
+            f"__status=$? __value={value}; "
+            # a function's status is no process, which could be there still when the answer is read
+            f"__answer() {{ printf '\\n{mark} %d\\n' \"$__value\"; return $__status; }}; __answer"
         )
         # what runs on may print at any time, so the mark's line may have more before it
         answer = re.compile(rb"\n" + mark.encode() + rb" (\d+)\n")
