@@ -33,7 +33,7 @@ def check_trusted_files(manifest: EnclaveManifest, bundle: Path) -> int:
         TrustedFileChangedError: One differs; the message names it.
     """
     for file in manifest.sgx.trusted_files:
-        read_trusted_file(manifest, bundle, bundle / file.path)
+        _read(bundle / file.path, file.sha256)
     return len(manifest.sgx.trusted_files)
 
 
@@ -44,9 +44,13 @@ def read_trusted_file(manifest: EnclaveManifest, bundle: Path, path: Path) -> by
         TrustedFileMissingError: It is missing, or the manifest does not name it as trusted.
         TrustedFileChangedError: It differs.
     """
-    expected = {bundle / file.path: file.sha256 for file in manifest.sgx.trusted_files}.get(path)
+    expected = next((file.sha256 for file in manifest.sgx.trusted_files if bundle / file.path == path), None)
     if expected is None:
         raise TrustedFileMissingError(f"{path} is no trusted file of this enclave.")
+    return _read(path, expected)
+
+
+def _read(path: Path, expected: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
