@@ -6,9 +6,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 WORKERS ?= 2
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench lock protos errors clouds schemas operations clean
+.PHONY: help setup demo test test-fast check format bench fuzz lock protos errors clouds schemas operations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ cluster-up: setup ## Start a real Kubernetes on this machine, for tests and tria
 
 cluster-down: setup ## Stop it, and remove all of it
 	@$(BIN)/python -m testbed.kubernetes down
+
+fuzz: setup ## Give the readers hostile input for FUZZ_SECONDS (60)
+	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
 lock: setup ## Resolve the locked versions again
 	$(BIN)/python scripts/lock.py

@@ -9,6 +9,7 @@ SETS = {
     "base": ["pyproject.toml"],
     "server": ["pyproject.toml", "--extra", "server"],
     "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev"],
+    "fuzz": ["--group", "fuzz"],
 }
 
 
@@ -25,7 +26,7 @@ def main() -> None:
         "--no-annotate",
     ]
     whole = ROOT / "requirements" / "dev.lock"
-    for name in ("dev", "server", "base"):
+    for name in ("dev", "server", "base", "fuzz"):
         held = [] if name == "dev" else ["--constraint", str(whole)]
         output = ROOT / "requirements" / f"{name}.lock"
         subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],

@@ -1,30 +1,68 @@
-"""``sealserve inspect``: what everybody can read in a sealed file."""
+"""``sealserve inspect``: what everybody can read in a sealed file, and what its key shows."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sealserve.cli import console
-from sealserve.sealing.codec import inspect_file
+from sealserve.cli.seal import size_of
+from sealserve.errors import InputError
+from sealserve.operations.wrap_key import read_wrap_key
+from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
 
 app = typer.Typer(add_completion=False)
+
+
+class KeyNeededError(InputError):
+    """Something was asked for that only the key shows."""
+
+    code = "inspect.key-needed"
 
 
 @app.command()
 def inspect(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A sealed file.")],
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", "-w", help="Show what this key opens, too.", show_default="none")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(help="The path that it must be bound to.", show_default="any; the one found is shown")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="With the key: verify every node.")] = False,
     as_json: console.Json = False,
 ) -> None:
-    """Show the public part of a sealed file. Needs no key; nothing of it is authenticated."""
+    """Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written."""
+    if key_file is None and (verify or path is not None):
+        raise KeyNeededError(
+            f"{source} cannot be verified without its key.",
+            hint="Give the key with --key-file.",
+        )
     header = inspect_file(source)
-    fields: dict[str, object] = {
+    public: dict[str, object] = {
         "format": header.version.value,
         "minor version": header.minor_version,
         "feature flags": header.feature_flags,
         "size": f"{header.sealed_size} bytes, {header.nodes} nodes of 4096",
     }
+    opened = None if key_file is None else _open(source, key_file, path, complete=verify)
     if as_json:
-        console.print_json(fields | {"sealed_size": header.sealed_size, "nodes": header.nodes})
-    else:
-        console.print_fields(fields)
+        content = {} if opened is None else {"content": asdict(opened)}
+        console.print_json(public | {"sealed_size": header.sealed_size, "nodes": header.nodes} | content)
+        return
+    console.print_fields(public | ({} if opened is None else _shown(opened)))
+
+
+def _open(source: Path, key_file: Path, path: str | None, *, complete: bool) -> SealedContent:
+    with read_wrap_key(key_file) as key, console.bytes_progress("Verifying", size_of(source)) as progress:
+        return verify_file(source, key=key, embedded_path=path, complete=complete, progress=progress)
+
+
+def _shown(opened: SealedContent) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "bound to": opened.embedded_path,
+        "content": f"{opened.size} bytes in {opened.data_nodes} data nodes under {opened.mht_nodes} MHT nodes",
+        "verified": "every node" if opened.complete else "node 0 (--verify: every node)",
+    }
+    return fields | ({"trailing": f"{opened.trailing} bytes of no meaning"} if opened.trailing else {})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, PUBLIC, replacing
 from sealserve.sealing import embedded_path as paths
+from sealserve.sealing import protected_file
 from sealserve.sealing.digests import sha256_of
 from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
 from sealserve.sealing.reader import SealedReader, TruncatedError, read_header
@@ -64,6 +65,27 @@ class PublicHeader:
     feature_flags: int
     sealed_size: int
     nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedContent:
+    """What the key shows of a sealed file. All of it is authenticated.
+
+    Attributes:
+        embedded_path: The path that it is bound to.
+        size: Size of the content in bytes.
+        data_nodes: How many data nodes that takes, beside the first 3072 bytes.
+        mht_nodes: How many MHT nodes hold their keys and MACs.
+        trailing: How many bytes there are behind the last node. They mean nothing.
+        complete: Whether every node was verified, and not node 0 alone.
+    """
+
+    embedded_path: str
+    size: int
+    data_nodes: int
+    mht_nodes: int
+    trailing: int
+    complete: bool
 
 
 def seal_file(
@@ -291,3 +313,39 @@ def inspect_file(path: Path) -> PublicHeader:
         sealed_size=size,
         nodes=nodes,
     )
+
+
+def verify_file(
+    path: Path,
+    *,
+    key: SecretBytes,
+    embedded_path: str | None = None,
+    complete: bool = True,
+    progress: Progress | None = None,
+) -> SealedContent:
+    """Return what the key shows of the sealed file ``path``, and write nothing.
+
+    Args:
+        path: A sealed file; trailing bytes are told, not refused.
+        key: The wrap key, 16 bytes.
+        embedded_path: The path that it must be bound to, or None to accept any.
+        complete: Whether to verify every node; otherwise node 0 and the file's length.
+        progress: Called as it goes.
+
+    Raises:
+        SealserveError: What `unseal_file` raises about its source.
+    """
+    with open_regular(path) as descriptor:
+        reader = SealedReader(descriptor, name=str(path), key=key, expected_path=embedded_path, allow_trailing=True)
+        if complete:
+            for piece in reader.chunks():
+                if progress is not None:
+                    progress(len(piece))
+        return SealedContent(
+            embedded_path=reader.embedded_path,
+            size=reader.size,
+            data_nodes=protected_file.data_nodes(reader.size),
+            mht_nodes=protected_file.mht_nodes(reader.size),
+            trailing=os.fstat(descriptor).st_size - protected_file.sealed_size(reader.size),
+            complete=complete,
+        )

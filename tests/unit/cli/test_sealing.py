@@ -108,3 +108,34 @@ def test_inspecting_what_is_not_sealed(cli: CommandLine, plain: Path) -> None:
     result = cli.bare("inspect", plain, "--json")
     assert (result.error["code"], result.status) == ("sealed-file.bad-magic", 3)
     assert cli.bare("inspect", plain.parent, "--json").error["code"] == "input-file.not-regular"
+
+
+def test_the_key_shows_what_is_authenticated(cli: CommandLine, plain: Path, tmp_path: Path) -> None:
+    assert plain.stat().st_size == 26000
+    cli.bare("seal", "plain", "sealed", "-w", "key", "--new-key", "--path", "models/m")
+    shown = cli.bare("inspect", "sealed", "--key-file", "key").out
+    assert "bound to       models/m\n" in shown
+    assert "content        26000 bytes in 6 data nodes under 1 MHT nodes\n" in shown
+    assert "verified       node 0 (--verify: every node)\n" in shown
+    raw = (tmp_path / "sealed").read_bytes()
+    (tmp_path / "sealed").write_bytes(raw + bytes(4096))
+    content = cli.bare("inspect", "sealed", "-w", "key", "--path", "models/m", "--verify", "--json").json["content"]
+    assert content == {
+        "embedded_path": "models/m", "size": 26000, "data_nodes": 6, "mht_nodes": 1, "trailing": 4096, "complete": True
+    }  # fmt: skip
+    (tmp_path / "sealed").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert cli.bare("inspect", "sealed", "-w", "key").status == 0
+    refused = cli.bare("inspect", "sealed", "-w", "key", "--verify")
+    assert refused.status == 3
+    assert "node 7 (data node 5)" in refused.err
+    assert cli.bare("inspect", "sealed", "-w", "key", "--path", "other").status == 3
+    assert [path.name for path in tmp_path.glob("*.partial")] == []
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_needs_the_key_says_so(cli: CommandLine) -> None:
+    cli.bare("seal", "plain", "sealed", "-w", "key", "--new-key")
+    for options in (["--verify"], ["--path", "sealed"]):
+        refused = cli.bare("inspect", "sealed", *options)
+        assert refused.status == 2
+        assert refused.err.startswith("error[inspect.key-needed]: sealed cannot be verified without its key.")

@@ -1,0 +1,46 @@
+"""A sealed file as a hostile host may give it: any bytes where a sealed file was expected.
+
+Whatever they are: what is read was sealed, byte for byte, or a typed error says why not.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sealserve.errors import VerificationError
+from sealserve.sealing.reader import SealedReader
+from sealserve.secret import SecretBytes
+
+VECTORS = Path(__file__).parent.parent / "conformance" / "encrypted-files"
+KEY = SecretBytes(bytes.fromhex("000102030405060708090a0b0c0d0e0f"))
+
+
+def seeds() -> Iterator[bytes]:
+    """Yield files of Gramine's tools, and ends and beginnings of them."""
+    for path in sorted(VECTORS.glob("v*/*.pf")):
+        raw = path.read_bytes()
+        if len(raw) <= 3 * 4096:
+            yield raw
+            yield raw[:-1]
+            yield raw + bytes(4096)
+
+
+def fuzz(data: bytes) -> None:
+    """Read ``data`` as a sealed file, in order and at an offset."""
+    memory = os.memfd_create("sealed")
+    try:
+        os.pwrite(memory, data, 0)
+        try:
+            reader = SealedReader(
+                memory, name="it", key=KEY, expected_path=None, allow_trailing=bool(data[-1:] > b"\x7f")
+            )
+            content = b"".join(map(bytes, reader.chunks()))
+        except VerificationError as error:
+            assert error.code.startswith("sealed-file.")  # noqa: PT017  # no test: what a fuzzer calls
+            return
+        assert len(content) == reader.size
+        window = bytearray(100)
+        count = reader.read_into(memoryview(window), reader.size // 2)
+        assert window[:count] == content[reader.size // 2 :][:100]
+    finally:
+        os.close(memory)
