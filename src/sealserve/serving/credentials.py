@@ -89,6 +89,11 @@ class FollowedSettings:
         )
 
     def newer(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return `newer_settings` as gRPC takes them. It raises nothing."""
+        settings = self.newer_settings()
+        return None if settings is None else _configuration(settings)
+
+    def newer_settings(self) -> SslConfig | None:
         """Return the settings of the file where it is another one now, else None. It raises nothing."""
         with self._lock:
             identity = _identity(self._path)
@@ -105,7 +110,7 @@ class FollowedSettings:
                 return None
             self._settings = settings
             logger.info("the TLS settings in %s are new: they serve new connections", self._path)
-            return _configuration(settings)
+            return settings
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

@@ -97,6 +97,23 @@ HONOURED: Final = (
         maximum=4096,
         help="threads that handle requests: so many run at once, the others wait",
     ),
+    Flag(
+        name="enable_serialization_as_tensor_content",
+        default=False,
+        help="Predict's answers carry bytes (tensor_content), not typed fields (float_val and so on)",
+    ),
+    Flag(
+        name="admin_address",
+        default="",
+        ours=True,
+        help="HOST:PORT or unix:PATH where operators may reload the models; by default nobody may",
+    ),
+    Flag(
+        name="admin_ssl_config_file",
+        default="",
+        ours=True,
+        help="TLS settings of an admin port, which must ask operators for a certificate",
+    ),
     Flag(name="enable_batching", default=False, help="run requests to the same signature together"),
     Flag(
         name="batching_parameters_file",
@@ -217,7 +234,12 @@ HONOURED: Final = (
 )
 
 REFUSED: Final = (
-    Flag(name="flush_filesystem_caches", default=False, harmless=(False,), refused="file system caches are left alone"),
+    Flag(
+        name="flush_filesystem_caches",
+        default=True,
+        harmless=(True, False),
+        refused="file system caches are left alone: local file systems have none that TensorFlow could flush",
+    ),
     Flag(name="use_alts_credentials", default=False, harmless=(False,), refused="ALTS works on Google's machines only"),
     Flag(name="platform_config_file", default="", harmless=("",), refused="TensorFlow is the only platform"),
     Flag(name="per_process_gpu_memory_fraction", default="", harmless=("", "0", "0.0"), refused=_CPU_ONLY),
@@ -251,12 +273,6 @@ REFUSED: Final = (
         default=True,
         harmless=(True,),
         refused="the health service is always on: probes need it",
-    ),
-    Flag(
-        name="enable_serialization_as_tensor_content",
-        default=False,
-        harmless=(False,),
-        refused="answers carry typed fields (float_val and so on), as TensorFlow Serving's do by default",
     ),
 )
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sealserve.serving import config_files, metrics
-from sealserve.serving.credentials import read_tls_settings
+from sealserve.serving.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.file_list import FileList
-from sealserve.serving.https import server_context
+from sealserve.serving.https import renew, server_context
 from sealserve.serving.listening import choose_address
 from sealserve.serving.options import ServerOptions
 from sealserve.serving.parameters_pb2 import MonitoringConfig
@@ -38,6 +38,7 @@ class HttpPorts:
         self._servables = servables
         self._running: list[HttpServer] = []
         self._context: ssl.SSLContext | None = None
+        self._followed: FollowedSettings | None = None
         http = options.http
         self._metrics_path = metrics.PATH if http.monitoring_port else None
         if http.monitoring_config_file is not None:
@@ -49,8 +50,12 @@ class HttpPorts:
                 logger.warning("--monitoring_config_file asks for a page of metrics: give --monitoring_port for it")
             return
         self._addresses = [choose_address(options.bind_address, port) for port in self._ports]
-        if http.ssl_config_file is not None:
-            self._context = server_context(read_tls_settings(http.ssl_config_file, files, now=datetime.now(UTC)))
+        path = http.ssl_config_file
+        if path is not None:
+            settings = read_tls_settings(path, files, now=datetime.now(UTC))
+            self._context = server_context(settings)
+            if files is None or files.relative(path) is None:  # a sealed release is immutable
+                self._followed = FollowedSettings(path, settings)
         else:
             logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the way reads inputs and answers")
 
@@ -87,6 +92,12 @@ class HttpPorts:
             what = "the REST API" if has_rest else "metrics"
             security = "PLAINTEXT" if self._context is None else "TLS"
             logger.info("serving %s on %s:%d (%s)", what, address.rpartition(":")[0], found, security)
+
+    def follow(self) -> None:
+        """Use a certificate that was renewed, for new connections. To be called from time to time."""
+        settings = self._followed.newer_settings() if self._followed else None
+        if settings is not None and self._context is not None:
+            renew(self._context, settings)
 
     async def stop(self, grace: float) -> bool:
         """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""

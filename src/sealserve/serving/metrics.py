@@ -40,6 +40,11 @@ class Counter:
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + by
 
+    def first(self) -> int:
+        """Return the number of the first combination of labels, or 0."""
+        with self._lock:
+            return next(iter(self._values.values()), 0)
+
     def lines(self) -> Iterable[str]:
         """Return the metric's part of the page."""
         with self._lock:
@@ -195,6 +200,11 @@ class Metrics:
             self._input_sizes.add(value=rows)
         self._batch_sizes.add(value=size)
         self._paddings.add(str(size), value=padding)
+
+    def value(self, name: str) -> int:
+        """Return a counter's first number by TensorFlow Serving's name for it (``/tensorflow/serving/...``), or 0."""
+        counters = (self._requests, self._example_total, self._runs)
+        return next((counter.first() for counter in counters if counter.name == name.replace("/", ":")), 0)
 
     def page(self) -> str:
         """Return the page."""

@@ -55,5 +55,6 @@ def refuse_reload(_content: bytes) -> bytes:
         ReloadRefusedError: Always.
     """
     raise ReloadRefusedError(
-        "The models of this server do not change while it runs: a sealed release is immutable. Ship a new release."
+        "The models of this server do not change by requests of clients: a sealed release is immutable, ship a new one."
+        " Elsewhere, --admin_address is where operators reload."
     )

@@ -75,6 +75,19 @@ class BatchingFlags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOptions:
+    """The address for operators.
+
+    Args:
+        address: ``HOST:PORT`` or ``unix:PATH``.
+        ssl_config_file: TLS settings of a port.
+    """
+
+    address: str
+    ssl_config_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """One run of the server.
 
@@ -108,6 +121,8 @@ class ServerOptions:
         max_message_bytes: The largest request and the largest input tensor, in bytes.
         http: The REST API and the page of metrics.
         batching: Whether and how requests are run together; None for each by itself.
+        admin: The address for operators, or None.
+        tensor_content: Whether Predict's answers carry bytes (``tensor_content``), not typed fields.
         transfer_timeout: Seconds that a message may be on its way, in either direction.
         drain_grace: Seconds that running requests have after SIGTERM.
     """
@@ -141,6 +156,8 @@ class ServerOptions:
     max_message_bytes: int
     http: HttpOptions
     batching: BatchingFlags | None
+    admin: AdminOptions | None
+    tensor_content: bool
     transfer_timeout: int
     drain_grace: int
 
@@ -208,6 +225,8 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         max_message_bytes=values.integer("max_message_bytes"),
         http=_http(values),
         batching=_batching(values),
+        admin=_admin(values),
+        tensor_content=values.truth("enable_serialization_as_tensor_content"),
         transfer_timeout=values.integer("transfer_timeout_seconds"),
         drain_grace=values.integer("drain_grace_seconds"),
     )
@@ -250,6 +269,17 @@ def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
             "There is no --ssl_config_file, and this server does not serve in plaintext.",
             hint="Give the TLS settings, or --dangerous_plaintext where nobody else can listen.",
         )
+
+
+def _admin(values: flags.Values) -> AdminOptions | None:
+    address, settings = values.text("admin_address"), values.path("admin_ssl_config_file")
+    if address:
+        return AdminOptions(address=address, ssl_config_file=settings)
+    if settings is not None:
+        raise ConflictingFlagsError(
+            "--admin_ssl_config_file is given without --admin_address.", hint="Give both, or neither."
+        )
+    return None
 
 
 def _batching(values: flags.Values) -> BatchingFlags | None:

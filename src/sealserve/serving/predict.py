@@ -91,7 +91,14 @@ class ExecutionError(RequestError):
         return self._status
 
 
-def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, deadline: float | None) -> bytes:
+def predict(
+    servables: Servables,
+    content: bytes,
+    *,
+    max_tensor_bytes: int,
+    deadline: float | None,
+    as_content: bool = False,
+) -> bytes:
     """Return the serialised PredictResponse to the serialised PredictRequest ``content``.
 
     Args:
@@ -99,6 +106,7 @@ def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, dead
         content: The request.
         max_tensor_bytes: The largest input tensor, once it is unpacked.
         deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+        as_content: Whether outputs are bytes (``tensor_content``), not typed fields.
 
     Raises:
         RequestError: The request cannot be answered.
@@ -112,12 +120,19 @@ def predict(servables: Servables, content: bytes, *, max_tensor_bytes: int, dead
             raise ModelSpecError("Missing ModelSpec")
         request_metrics.model = request.model_spec.name
         with servables.use(request.model_spec) as servable:  # 2
-            response = run_predict(servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline)
+            response = run_predict(
+                servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline, as_content=as_content
+            )
             return bytes(response.SerializeToString())
 
 
 def run_predict(
-    servable: Servable, request: PredictRequest, *, max_tensor_bytes: int = 2**31, deadline: float | None = None
+    servable: Servable,
+    request: PredictRequest,
+    *,
+    max_tensor_bytes: int = 2**31,
+    deadline: float | None = None,
+    as_content: bool = False,
 ) -> PredictResponse:
     """Return the answer of ``servable`` to ``request``, whatever model that names.
 
@@ -138,7 +153,7 @@ def run_predict(
     response.model_spec.signature_name = signature.name
     response.model_spec.version.value = servable.version
     for alias, tensor in results.items():
-        tensor.fill(response.outputs[alias])
+        tensor.fill(response.outputs[alias], as_content=as_content)
     return response
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.admin import AdminPort
 from sealserve.serving.credentials import FollowedSettings, read_tls_settings, server_credentials
 from sealserve.serving.examples import (
     Call,
@@ -88,16 +89,24 @@ class Server:
         servables = Servables()
         http = HttpPorts(options, files, servables)
         models = Models(options, files, servables)
+        admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         if not await self._load(models):  # 2
             return False
         await http.start()  # 3
         health = Health()
         transport = self._build(servables, health)
+        if admin is not None:
+            logger.info("operators may reload the models on %s", admin.start())
         places = [self._listen(transport, address, tls, files) for address in addresses]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
         while not await self._stopped_within(_SWEEP):  # 4
             transport.sweep()
+            http.follow()
+            if admin is not None:
+                admin.sweep()
+        if admin is not None:
+            await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
         health.stop()  # 5
         grace = options.drain_grace
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
@@ -172,7 +181,13 @@ class Server:
         largest = options.max_message_bytes
 
         def answer(content: bytes, deadline: float | None) -> bytes:
-            return predict(servables, content, max_tensor_bytes=largest, deadline=deadline)
+            return predict(
+                servables,
+                content,
+                max_tensor_bytes=largest,
+                deadline=deadline,
+                as_content=options.tensor_content,
+            )
 
         def bounded(method: ExampleMethod) -> Method:
             return lambda content, deadline: method(

@@ -184,15 +184,25 @@ class Tensor:
         rank = self._library.TF_NumDims(self.handle)
         return tuple(self._library.TF_Dim(self.handle, index) for index in range(rank))
 
-    def fill(self, proto: Any) -> None:
-        """Write the type, the shape and all values into ``proto``, an empty TensorProto, in its typed field."""
+    def fill(self, proto: Any, *, as_content: bool = False) -> None:
+        """Write the type, the shape and all values into ``proto``, an empty TensorProto.
+
+        Args:
+            proto: Where they go.
+            as_content: Whether the values go into ``tensor_content``, not into the type's own field.
+        """
         dtype = self.dtype
         kind = _KINDS[dtype]
         proto.dtype = dtype
         for size in self.shape:
             proto.tensor_shape.dim.add(size=size)
-        if dtype == _STRING:
+        if dtype == _STRING and as_content:  # tensorflow/core/platform/tensor_coding.cc, EncodeStringList
+            strings = self._strings()
+            proto.tensor_content = b"".join([*(_varint(len(text)) for text in strings), *strings])
+        elif dtype == _STRING:
             proto.string_val.extend(self._strings())
+        elif as_content:
+            proto.tensor_content = self._bytes()
         elif kind.code:
             getattr(proto, kind.field).extend(memoryview(self._bytes()).cast(kind.code).tolist())
         else:

@@ -1,4 +1,7 @@
+import pytest
+
 from sealserve.serving.flag_table import FLAGS, HONOURED, REFUSED
+from sealserve.serving.flags import Flag, RefusedFlagError, parse
 
 THEIRS = """
 port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
@@ -28,3 +31,16 @@ def test_a_flag_is_explained_or_refused() -> None:
     assert all(flag.help and flag.refused is None for flag in HONOURED)
     assert all(flag.refused and not flag.ours for flag in REFUSED)
     assert all(isinstance(value, type(flag.default)) for flag in REFUSED for value in flag.harmless)
+
+
+@pytest.mark.parametrize("flag", REFUSED, ids=lambda flag: flag.name)
+def test_each_refused_flag_is_refused_by_name_with_its_reason(flag: Flag) -> None:
+    values = ("true", "false") if isinstance(flag.default, bool) else ("77", "78")
+    refused = []
+    for value in values:
+        try:
+            parse([f"--{flag.name}={value}"], FLAGS)
+        except RefusedFlagError as error:
+            refused.append(error.message)
+    assert refused or flag.harmless == (True, False)
+    assert set(refused) <= {f"--{flag.name} is not honoured by this server: {flag.refused}."}

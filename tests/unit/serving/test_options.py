@@ -140,3 +140,12 @@ def test_batching_must_be_enabled() -> None:
     for flag in ("--batching_parameters_file=/b", "--enable_per_model_batching_parameters"):
         with pytest.raises(ConflictingFlagsError, match="is set without setting --enable_batching to true"):
             options(flag)
+
+
+def test_the_admin_address_is_off_unless_it_is_given() -> None:
+    assert options().admin is None
+    admin = options("--admin_address=unix:/run/admin.sock").admin
+    assert admin is not None
+    assert (admin.address, admin.ssl_config_file) == ("unix:/run/admin.sock", None)
+    with pytest.raises(ConflictingFlagsError, match="--admin_ssl_config_file is given without --admin_address"):
+        options("--admin_ssl_config_file=/x")

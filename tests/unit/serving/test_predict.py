@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sealserve.serving import predict as module
+from sealserve.serving.libtensorflow import library
 from sealserve.serving.predict import predict
 from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.request_errors import (
@@ -127,6 +128,25 @@ def test_each_type_returns_as_it_went_in(
     returned = tf.make_ndarray(output)
     assert returned.shape == given.shape
     np.testing.assert_array_equal(returned, given)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "bool", "string", "complex64"])
+def test_answers_carry_bytes_where_that_is_asked_for(types: Servables, dtype: str) -> None:
+    import tensorflow as tf  # noqa: PLC0415  # the models' fixture has paid for it
+
+    given = np.array([[b"", b"x" * 300]], object) if dtype == "string" else np.array([[1, 0]], dtype)
+    content = request(dtype, model="types", x=tensor(given, dtype))
+    response = PredictResponse.FromString(
+        predict(types, content, max_tensor_bytes=2**20, deadline=None, as_content=True)
+    )
+    output = response.outputs["y"]
+    assert {descriptor.name for descriptor, _ in output.ListFields()} == {"dtype", "tensor_shape", "tensor_content"}
+    np.testing.assert_array_equal(tf.make_ndarray(output) if dtype != "string" else read_strings(output), given)
+
+
+def read_strings(proto: TensorProto) -> Any:
+    library_ = library()
+    return np.array([Tensor.from_proto(library_, proto.SerializeToString()).strings()], object)
 
 
 def test_a_default_fills_in_for_an_input_that_is_left_out(types: Servables) -> None:

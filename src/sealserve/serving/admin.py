@@ -1,0 +1,170 @@
+"""The address for operators: other models while the server runs. Clients' addresses refuse that.
+
+TensorFlow Serving answers HandleReloadConfigRequest on the port that everybody uses; here it needs an address of its
+own, which only operators reach: a Unix socket, or a port that asks for a certificate of an authority of its own.
+
+Source: tensorflow/serving, ``model_servers/model_service_impl.cc``.
+"""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from sealserve.errors import InputError, SealserveError
+from sealserve.serving.credentials import read_tls_settings, server_credentials
+from sealserve.serving.file_list import FileList
+from sealserve.serving.health import Health
+from sealserve.serving.lanes import Lane
+from sealserve.serving.listening import choose_address, choose_socket, taken
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.model_status import get_model_status
+from sealserve.serving.models import Models
+from sealserve.serving.options import AdminOptions
+from sealserve.serving.protos import ReloadConfigRequest, ReloadConfigResponse
+from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
+from sealserve.serving.rpc import TRAILER, Route, handlers
+from sealserve.serving.servables import Servables
+from sealserve.serving.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_MODEL = "/tensorflow.serving.ModelService"
+_LARGEST = 4 * 2**20
+_WAITING = 8
+_PATIENCE = 60.0
+
+
+class AdminTlsError(InputError):
+    """The admin address would let everybody in who reaches it."""
+
+    code = "server.admin-tls"
+
+
+class ReloadConfigError(RequestError):
+    """The models that were asked for cannot be served. It keeps the status of what is wrong with them.
+
+    Args:
+        error: What is wrong.
+    """
+
+    code = "request.reload-config"
+
+    def __init__(self, error: SealserveError) -> None:
+        super().__init__(error.message)
+        found = getattr(error, "status", Status.FAILED_PRECONDITION)
+        self._status = found if isinstance(found, Status) else Status.FAILED_PRECONDITION
+
+    @property
+    def status(self) -> Status:  # type: ignore[override]  # each has its own
+        """The status."""
+        return self._status
+
+
+def reload_config(models: Models, content: bytes) -> bytes:
+    """Serve the models of the serialised ReloadConfigRequest ``content``; return once the new ones are available.
+
+    Raises:
+        RequestError: They cannot be served.
+    """
+    try:
+        request = ReloadConfigRequest.FromString(content)
+    except DecodeError as error:
+        raise MalformedRequestError("The request is no ReloadConfigRequest.") from error
+    if request.config.WhichOneof("config") != "model_config_list":
+        raise MalformedRequestError(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest."
+            " Only ModelConfigList is currently supported"
+        )
+    before = {name: METRICS.value(name) for name in request.metric_names}
+    try:
+        models.reload(request.config)
+    except SealserveError as error:
+        logger.error("the models were not reloaded: %s", error.message)  # noqa: TRY400  # one line
+        raise ReloadConfigError(error) from error
+    logger.info("the models were reloaded: %s", ", ".join(models.names) or "none")
+    response = ReloadConfigResponse()
+    response.status.SetInParent()
+    for name, value in before.items():
+        response.metric.add(name=name, int64_value_increase=METRICS.value(name) - value)
+    return bytes(response.SerializeToString())
+
+
+class AdminPort:
+    """The admin address. The constructor reads what it needs, and finds out whether it is free.
+
+    Args:
+        options: Where it is, and its TLS settings.
+        files: The list of the files that may be loaded.
+        servables: What is served.
+        models: What can be changed.
+
+    Raises:
+        SealserveError: The address cannot be used, or everybody could.
+    """
+
+    def __init__(self, options: AdminOptions, files: FileList | None, servables: Servables, models: Models) -> None:
+        self._address, self._credentials = _place(options, files)
+        lane = Lane(running=1, waiting=_WAITING)
+        self.health = Health()
+        methods = {
+            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
+            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: reload_config(models, content),
+        }
+        routes = {path: Route(method=method, lane=lane) for path, method in methods.items()}
+        self._transport = Transport(
+            {**handlers(routes), **self.health.handlers},
+            threads=2,
+            calls=2 * _WAITING,
+            patience=_PATIENCE,
+            arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
+            trailer=TRAILER,
+        )
+
+    def start(self) -> str:
+        """Listen; return the address.
+
+        Raises:
+            PortTakenError: Something listens there meanwhile.
+        """
+        port = self._transport.listen(self._address, self._credentials)
+        if not port:
+            raise taken(self._address)
+        self._transport.start()
+        host, _, _ = self._address.rpartition(":")
+        return self._address if self._address.startswith("unix:") else f"{host}:{port}"
+
+    def sweep(self) -> None:
+        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        self._transport.sweep()
+
+    def stop(self, grace: float) -> bool:
+        """Take no more calls, and wait ``grace`` seconds for those that are open; return whether all ended."""
+        self.health.stop()
+        return self._transport.stop(grace)
+
+
+def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.ServerCredentials | None]:
+    """Return the address as gRPC takes it, and its TLS."""
+    if options.address.startswith("unix:"):
+        return choose_socket(Path(options.address.removeprefix("unix:"))), None
+    host, _, port = options.address.rpartition(":")
+    if not port.isdecimal() or not host:
+        raise AdminTlsError(
+            f"--admin_address: expected HOST:PORT or unix:PATH, got {options.address!r}.",
+            hint="For example unix:/run/sealserve/admin.sock.",
+        )
+    if options.ssl_config_file is None:
+        raise AdminTlsError(
+            "--admin_address is a port, and there is no --admin_ssl_config_file.",
+            hint="Give TLS settings that ask for a certificate, or a Unix socket: --admin_address=unix:PATH.",
+        )
+    settings = read_tls_settings(options.ssl_config_file, files, now=datetime.now(UTC))
+    if not settings.client_verify:
+        raise AdminTlsError(
+            f"{options.ssl_config_file} does not ask operators for a certificate.",
+            hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
+        )
+    return choose_address(host.strip("[]"), int(port)), server_credentials(settings)
