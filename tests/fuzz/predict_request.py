@@ -1,0 +1,54 @@
+"""Serialised requests to predict: each is answered or refused, and TensorFlow, which runs in this process, lives."""
+
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tests.harness.tiny_model import saved_model
+
+from sealserve.serving import options
+from sealserve.serving.loading import Loader
+from sealserve.serving.predict import predict
+from sealserve.serving.protos import DataType, PredictRequest, PredictResponse
+from sealserve.serving.request_errors import RequestError
+from sealserve.serving.servables import Servables
+
+
+@cache
+def servables() -> Servables:
+    """Return half_plus_two, loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved_model(Path(folder) / "1")
+        chosen = options.parse(["--dangerous_plaintext", "--model_name=m", f"--model_base_path={folder}"])
+        assert isinstance(chosen, options.ServerOptions)
+        table = Servables()
+        table.publish(Loader(options=chosen, files=None).load("m", 1, Path(folder) / "1"))
+    return table
+
+
+def seeds() -> Iterator[bytes]:
+    """Yield requests that are answered, and some that are not."""
+    for values, size in (([1.0, 2.0], 2), ([], 0), ([1.0], 5), ([1.0, 2.0, 3.0], 2), ([1.0], -1), ([1.0], 2**40)):
+        request = PredictRequest(output_filter=["y"])
+        request.model_spec.name = "m"
+        proto = request.inputs["x"]
+        proto.dtype = DataType.Value("DT_FLOAT")
+        proto.tensor_shape.dim.add(size=size)
+        proto.float_val.extend(values)
+        yield bytes(request.SerializeToString())
+    for dtype in (0, 2, 7, 19, 23, 101):
+        request = PredictRequest()
+        request.model_spec.name = "m"
+        request.inputs["x"].dtype = dtype
+        request.inputs["x"].tensor_content = b"\1\2\3"
+        yield bytes(request.SerializeToString())
+
+
+def fuzz(data: bytes) -> None:
+    """Ask for an answer to ``data``."""
+    try:
+        content = predict(servables(), data, max_tensor_bytes=2**16, deadline=None)
+    except RequestError:
+        return
+    PredictResponse.FromString(content)

@@ -1,0 +1,61 @@
+"""Bodies of the REST API, as JSON and not: each is taken or refused, and what is taken is a whole tensor.
+
+The first byte chooses the signature, and with it the types of its inputs.
+"""
+
+import json
+from collections.abc import Iterator
+
+from sealserve.serving import json_tensors
+from sealserve.serving.json_examples import fill_examples
+from sealserve.serving.protos import DataType, Input, PredictRequest, TensorInfo
+from sealserve.serving.request_errors import RequestError
+
+TYPES = ("FLOAT", "DOUBLE", "INT8", "INT32", "INT64", "UINT32", "UINT64", "BOOL", "STRING", "HALF")
+SIGNATURES = (
+    *({"x": TensorInfo(dtype=DataType.Value(f"DT_{name}"))} for name in TYPES),
+    {"a": TensorInfo(dtype=DataType.Value("DT_FLOAT")), "b": TensorInfo(dtype=DataType.Value("DT_STRING"))},
+)
+
+
+def seeds() -> Iterator[bytes]:
+    """Yield bodies of each form, good and bad."""
+    values = (1, -2.5, True, None, "text", {"b64": "AP8="}, [1, 2], [[1], [2]], [[1], [2, 3]], [], [[]], {"x": [1]})
+    for number in range(len(SIGNATURES)):
+        for value in values:
+            for key in ("instances", "inputs"):
+                yield bytes([number]) + json.dumps({"signature_name": "s", key: value}).encode()
+        yield bytes([number]) + json.dumps({"instances": [{"a": [1.5], "b": "c"}, {"a": [2], "b": "d"}]}).encode()
+    yield b'\x00{"inputs": [NaN, Infinity, -Infinity, 1e400, 0.1e-400]} and more'
+    yield b'\x08{"inputs": ["\\ud83d\\ude00", "\\ud800"]}'
+    yield b'\x00{"context": {"a": 1}, "examples": [{"x": [1, 2], "y": ["a"], "z": {"b64": "AA=="}}]}'
+
+
+def fuzz(data: bytes) -> None:
+    """Read ``data`` as a request to predict and as one to classify."""
+    infos = SIGNATURES[data[0] % len(SIGNATURES)] if data else SIGNATURES[0]
+    try:
+        document = json_tensors.parse(data[1:])
+        json_tensors.signature_name(document)
+    except RequestError as error:
+        json.loads(json_tensors.quote(error.message))
+        return
+    request = PredictRequest()
+    try:
+        in_rows = json_tensors.fill_inputs(document, infos, request)
+    except RequestError as error:
+        json.loads(json_tensors.quote(error.message))
+    else:
+        request.SerializeToString()
+        try:
+            render = json_tensors.render_rows if in_rows else json_tensors.render_columns
+            json.loads(render(request.inputs).decode("utf-8", "surrogateescape"))
+        except RequestError:
+            pass
+    examples = Input()
+    try:
+        fill_examples(document, examples)
+    except RequestError:
+        pass
+    else:
+        examples.SerializeToString()
