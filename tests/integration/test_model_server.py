@@ -315,7 +315,7 @@ def test_the_official_stubs_are_served(channel: grpc.Channel) -> None:
 
     error: Any = refused(lambda: models.HandleReloadConfigRequest(model_management_pb2.ReloadConfigRequest()))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert "do not change while it runs" in error.details()
+    assert "do not change by requests of clients" in error.details()
 
 
 def test_what_tensorflow_serving_does_not_register_is_not_there(channel: grpc.Channel) -> None:
@@ -431,6 +431,51 @@ def test_no_input_reaches_a_log_or_an_error(start: Start, model: Path) -> None:
     server.signal()
     assert server.ended() == 0
     assert CANARY not in server.output
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_models_of_a_file_their_labels_and_batches_and_a_reload_by_operators(
+    start: Start, model: Path, tmp_path: Path
+) -> None:
+    from tensorflow_serving.apis import model_management_pb2  # noqa: PLC0415  # the model's fixture has paid for it
+
+    def config(name: str) -> str:
+        versions = "model_version_policy { all {} } version_labels { key: 'stable' value: 1 }"
+        return f"config {{ name: '{name}' base_path: '{model}' model_platform: 'tensorflow' {versions} }}"
+
+    (tmp_path / "models.config").write_text(f"model_config_list {{ {config('m')} }}")
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 4 } num_batch_threads { value: 2 }")
+    server = start(
+        f"--model_config_file={tmp_path}/models.config",
+        "--allow_version_labels_for_unavailable_models",
+        "--enable_batching",
+        f"--batching_parameters_file={tmp_path}/batching.config",
+        f"--admin_address=unix:{tmp_path}/admin.sock",
+        "--dangerous_plaintext",
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda value: half_plus_two(channel, value), range(50)))
+        assert answers == [[value / 2 + 2] for value in range(50)]
+        labelled = predict_request(x=[2.0])
+        labelled.model_spec.version_label = "stable"
+        assert prediction_stub(channel).Predict(labelled, timeout=LONG).model_spec.version.value == 1
+        reload = model_management_pb2.ReloadConfigRequest()
+        for name in ("m", "n"):
+            added = reload.config.model_config_list.config.add(name=name, base_path=str(model))
+            added.model_platform = "tensorflow"
+        method = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+        error: Any = refused(lambda: raw(channel, method)(reload.SerializeToString()))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        with grpc.insecure_channel(f"unix:{tmp_path}/admin.sock") as operators:
+            assert raw(operators, method)(reload.SerializeToString(), timeout=LONG) == b"\n\x00"
+        other = predict_request(x=[2.0])
+        other.model_spec.name = "n"
+        assert list(prediction_stub(channel).Predict(other, timeout=LONG).outputs["y"].float_val) == [3.0]
+    server.signal()
+    assert server.ended() == 0
 
 
 # --- REST and metrics -------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class HttpServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         answer, kind = await self._answer(request)
-        response = web.Response(status=answer.status, body=answer.body)
+        response = web.Response(status=answer.status, body=answer.body, headers={"Server": "sealserve"})
         if kind:
             response.headers["Content-Type"] = kind
         if self._rest is not None:

@@ -163,13 +163,15 @@ class Models:
         except (versions.BasePathMissingError, versions.NoVersionError) as error:
             if first and self._options.poll_seconds == 0:
                 raise
-            if self._told.get(source.name) != error.message:
-                logger.warning("no version of %s: %s It is looked for again.", source.name, error.message)
-                self._told[source.name] = error.message
+            self._tell(
+                f"model {source.name}",
+                logging.WARNING,
+                f"no version of {source.name}: {error.message} It is looked for again.",
+            )
             if isinstance(error, versions.BasePathMissingError) and not first:
                 raise
             return {}
-        self._told.pop(source.name, None)
+        self._told.pop(f"model {source.name}", None)
         return found
 
     def _await(self, names: list[str]) -> None:
@@ -196,13 +198,21 @@ class Models:
                 try:
                     function()
                 except SealserveError as error:
-                    logger.error("%s: %s", name, error.message)  # noqa: TRY400  # one line
+                    self._tell(name, logging.ERROR, f"{name}: {error.message}")
                 except Exception:
                     logger.exception("%s failed", name)
+                else:
+                    self._told.pop(name, None)
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         self._pollers.append(thread)
+
+    def _tell(self, subject: str, level: int, message: str) -> None:
+        """Log what is found at each look, once."""
+        if self._told.get(subject) != message:
+            self._told[subject] = message
+            logger.log(level, message)
 
     def _poll(self) -> None:
         with self._changing:
@@ -215,7 +225,7 @@ class Models:
             except versions.BasePathMissingError:
                 continue  # it may be there again in a moment: what is loaded stays
             except SealserveError as error:
-                logger.error("looking for versions of %s: %s", name, error.message)  # noqa: TRY400  # one line
+                self._tell(f"model {name}", logging.ERROR, f"looking for versions of {name}: {error.message}")
 
     def _poll_config(self, path: Path) -> None:
         config = config_files.read(path, ModelServerConfig, self._files)

@@ -19,9 +19,11 @@ import pytest
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving import https
+from sealserve.serving.http_ports import HttpPorts
 from sealserve.serving.http_server import HttpLimits, HttpServer
 from sealserve.serving.listening import PortTakenError
 from sealserve.serving.metrics import METRICS, PATH
+from sealserve.serving.options import ServerOptions, parse
 from sealserve.serving.rest import Rest
 from sealserve.serving.servables import Servables
 
@@ -86,7 +88,7 @@ def test_a_request_goes_in_and_an_answer_comes_out() -> None:
     def scenario(port: int) -> None:
         status, content, headers = ask(port, "/v1/models/m:predict", b"{}")
         assert (status, json.loads(content)) == (200, ["m", "predict", "{}", True])
-        assert headers["content-type"] == "application/json"
+        assert (headers["content-type"], headers["server"]) == ("application/json", "sealserve")
         assert "access-control-allow-origin" not in headers
         assert ask(port, "/v1/models/m/metadata")[0] == 200
         assert ask(port, "/v1/models/m", b"{}", method="PATCH")[0] == 400
@@ -307,3 +309,35 @@ def test_tls_one_way_and_two_way(memory: bool, monkeypatch: pytest.MonkeyPatch, 
     https.renew(context, settings(service, users))
     run(two_way, rest=Echo(), context=context)
     assert {path.name for path in tmp_path.iterdir()} == {"client.pem"}
+
+
+def test_a_renewed_certificate_serves_new_connections(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    first, second = (Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=now) for _ in range(2))
+    path = tmp_path / "ssl.cfg"
+    path.write_bytes(settings(first, None).render().reveal())
+    chosen = parse(
+        ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
+    )
+    assert isinstance(chosen, ServerOptions)
+    ports = HttpPorts(chosen, None, Servables())
+    assert ports._context is not None
+
+    def trusts(port: int, authority: Authority) -> bool:
+        trust = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain, suppress(ssl.SSLError):
+            trust.wrap_socket(plain, server_hostname=NAME).close()
+            return True
+        return False
+
+    def scenario(port: int) -> None:
+        assert trusts(port, first)
+        ports.follow()
+        assert not trusts(port, second)
+        (tmp_path / "next").write_bytes(settings(second, None).render().reveal())
+        (tmp_path / "next").rename(path)
+        ports.follow()
+        assert trusts(port, second)
+        assert not trusts(port, first)
+
+    run(scenario, rest=Echo(), context=ports._context)

@@ -112,6 +112,6 @@ def test_a_status_that_is_refused(
 
 
 def test_a_reload_is_refused_whatever_it_asks_for() -> None:
-    with pytest.raises(RequestError, match="do not change while it runs") as caught:
+    with pytest.raises(RequestError, match="do not change by requests of clients") as caught:
         refuse_reload(b"\xff")
     assert (caught.value.code, caught.value.status) == ("request.reload-refused", Status.PERMISSION_DENIED)

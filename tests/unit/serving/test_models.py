@@ -181,6 +181,17 @@ def test_new_versions_and_new_configurations_are_found(start: Running, model: Pa
     models._manager.wait(lambda: start.states("n") == {7: State.AVAILABLE} and start.states()[2] is State.END)
 
 
+def test_what_is_wrong_at_each_look_is_logged_once(
+    start: Running, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = start(f"--model_base_path={model}")
+    shutil.rmtree(model)
+    for _ in range(3):
+        models._poll()
+    assert caplog.text.count("no version of m: There is no folder") == 1
+    assert start.version() == 1
+
+
 def test_a_model_that_comes_later_is_waited_for(start: Running, model: Path, tmp_path: Path) -> None:
     later = tmp_path / "later"
     path = tmp_path / "models.config"
