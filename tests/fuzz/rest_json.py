@@ -5,6 +5,7 @@ The first byte chooses the signature, and with it the types of its inputs.
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from sealserve.serving import json_tensors
 from sealserve.serving.json_examples import fill_examples
@@ -20,7 +21,20 @@ SIGNATURES = (
 
 def seeds() -> Iterator[bytes]:
     """Yield bodies of each form, good and bad."""
-    values = (1, -2.5, True, None, "text", {"b64": "AP8="}, [1, 2], [[1], [2]], [[1], [2, 3]], [], [[]], {"x": [1]})
+    values: tuple[Any, ...] = (
+        1,
+        -2.5,
+        True,
+        None,
+        "text",
+        {"b64": "AP8="},
+        [1, 2],
+        [[1], [2]],
+        [[1], [2, 3]],
+        [],
+        [[]],
+        {"x": [1]},
+    )
     for number in range(len(SIGNATURES)):
         for value in values:
             for key in ("instances", "inputs"):
