@@ -50,13 +50,26 @@ def make_example(
 
 
 @app.command()
-def convert(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def convert(
+    directory: console.Directory = console.HERE,
+    keep_frozen: Annotated[
+        bool,
+        typer.Option(
+            "--keep-frozen",
+            help="Leave large constants in the graph: by default they become variables, to save memory.",
+        ),
+    ] = False,
+    as_json: console.Json = False,
+) -> None:
     """Bring the models of sealserve.toml that are not there yet into the workspace, as SavedModels."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
-        imported = [models.bring_in(workspace, model, progress=tell) for model in missing or described.models]
+        imported = [
+            models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell)
+            for model in missing or described.models
+        ]
     _print([model.info for model in imported], as_json=as_json)
 
 

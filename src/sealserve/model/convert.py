@@ -14,6 +14,7 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.deployment import ModelName
 from sealserve.errors import InputError
 from sealserve.model.frozen_graph import check_frozen, read_graph
+from sealserve.model.lifting import Lifted, check_written, import_lifted, initialise, lift
 from sealserve.model.saved_model import (
     DEFAULT_SIGNATURE,
     SERVE_TAG,
@@ -75,6 +76,7 @@ def import_model(
     version: int,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    keep_frozen: bool = False,
     progress: Progress | None = None,
 ) -> ImportedModel:
     """Make ``destination/NAME/VERSION`` from a frozen graph or a SavedModel, whole or not at all.
@@ -86,6 +88,8 @@ def import_model(
         version: Its version.
         inputs: Names of a frozen graph's input nodes; the signature's inputs have the same names.
         outputs: Names of its output nodes, likewise.
+        keep_frozen: Whether a frozen graph's large constants stay constants. Otherwise they become variables, of which
+            TensorFlow keeps one copy, and not several.
         progress: Called at the start of each step.
 
     Raises:
@@ -96,6 +100,7 @@ def import_model(
         ModelRefusedError: TensorFlow does not load the graph.
         TensorFlowMissingError: A frozen graph needs TensorFlow, and there is none.
         NotASavedModelError, FileUnusableError, ServeTagMissingError, VariablesMissingError: As `check_servable`.
+        LiftingError: A variable was not written with the value of its constant.
         DiskFullError: There is no room for it.
     """
     tell = progress or (lambda _: None)
@@ -122,24 +127,30 @@ def import_model(
         check_frozen(read_graph(source), source, inputs=inputs, outputs=outputs)
         with appearing(folder) as temporary:
             tell("writing the SavedModel")
-            _write_saved_model(source, temporary, inputs=inputs, outputs=outputs)
+            _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
     return ImportedModel(name=ModelName(name), version=version, folder=folder, source=kind, info=check_servable(folder))
 
 
-def _write_saved_model(source: Path, folder: Path, *, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def _write_saved_model(
+    source: Path, folder: Path, *, inputs: Sequence[str], outputs: Sequence[str], keep_frozen: bool
+) -> None:
     """Write the graph in ``source`` as a SavedModel with one signature, its placement on devices removed."""
     tf = import_tensorflow()
     saved_model = tf.compat.v1.saved_model
     graph_def = tf.compat.v1.GraphDef.FromString(source.read_bytes())
+    for node in graph_def.node:
+        node.device = ""  # a variable's reader would be placed beside it
+    lifted = Lifted(graph_def=graph_def, values={}) if keep_frozen else lift(graph_def, keep={*inputs, *outputs})
     with tf.Graph().as_default() as graph:
         try:
-            tf.import_graph_def(graph_def, name="")
+            import_lifted(lifted)
         except (ValueError, tf.errors.OpError) as error:
             raise ModelRefusedError(
                 f"TensorFlow {tf.__version__} does not load {source}: {_first_line(error)}"
             ) from error
         with tf.compat.v1.Session(graph=graph) as session:
+            initialise(lifted, session)
             signature = saved_model.build_signature_def(
                 inputs={name: _tensor_info(graph, name) for name in inputs},
                 outputs={name: _tensor_info(graph, name) for name in outputs},
@@ -150,6 +161,7 @@ def _write_saved_model(source: Path, folder: Path, *, inputs: Sequence[str], out
                 session, [SERVE_TAG], signature_def_map={DEFAULT_SIGNATURE: signature}, clear_devices=True
             )
             builder.save()
+    check_written(lifted, folder)
 
 
 def _tensor_info(graph: Any, node: str) -> Any:

@@ -43,9 +43,19 @@ def is_imported(workspace: Workspace, model: ModelSection) -> bool:
 
 
 def bring_in(
-    workspace: Workspace, model: ModelSection, *, progress: Callable[[str], None] | None = None
+    workspace: Workspace,
+    model: ModelSection,
+    *,
+    keep_frozen: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> ImportedModel:
     """Make one of the deployment's models, a frozen graph or a SavedModel, a SavedModel of the workspace.
+
+    Args:
+        workspace: The owner's.
+        model: Which one.
+        keep_frozen: Whether a frozen graph's large constants stay constants.
+        progress: Called at the start of each step.
 
     Raises:
         ModelPathMissingError: ``model.path`` is not set.
@@ -64,6 +74,7 @@ def bring_in(
         version=model.version,
         inputs=model.inputs,
         outputs=model.outputs,
+        keep_frozen=keep_frozen,
         progress=progress,
     )
 
