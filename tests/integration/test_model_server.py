@@ -25,6 +25,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.harness import http2
 
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey
@@ -413,24 +414,52 @@ def test_connections_end_at_the_age_that_the_channel_arguments_set(start: Start,
 
 
 def test_no_input_reaches_a_log_or_an_error(start: Start, model: Path) -> None:
-    server = start(f"--model_base_path={model}", "--dangerous_plaintext")
+    server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--max_message_bytes=100000")
     method = "/tensorflow.serving.PredictionService/Predict"
-    with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+    port = server.port()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         calls: tuple[tuple[Callable[[], object], grpc.StatusCode], ...] = (
             (lambda: predict(channel, "number", text=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
             (lambda: predict(channel, "write", first=f"/{CANARY}\0/", second=""), grpc.StatusCode.FAILED_PRECONDITION),
             (lambda: predict(channel, x=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
             (lambda: predict(channel, "number", text=[CANARY]), grpc.StatusCode.INVALID_ARGUMENT),
             (lambda: predict(channel, y=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
+            (lambda: predict(channel, "number", text=CANARY * 10_000), grpc.StatusCode.RESOURCE_EXHAUSTED),
             (lambda: raw(channel, method)(CANARY.encode()), grpc.StatusCode.INVALID_ARGUMENT),
+            *(
+                (
+                    lambda name=name: raw(channel, f"/tensorflow.serving.PredictionService/{name}")(CANARY.encode()),
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                )
+                for name in ("Classify", "Regress", "MultiInference", "GetModelMetadata")
+            ),
         )
         for call, code in calls:
             error: Any = refused(call)
             assert error.code() is code
             assert CANARY not in error.details()
+        assert half_plus_two(channel, 771177.5) == [385590.75]
+    for talk in (
+        f"GET /{CANARY} HTTP/1.1\r\n\r\n".encode(),
+        b"\x16\x03\x01\x02\x00" + CANARY.encode() * 40,
+        http2.hello() + http2.frame(http2.HEADERS, http2.END_HEADERS, 1, b"\xff" + CANARY.encode() * 5),
+        http2.hello() + http2.request(f"/{CANARY}"),
+        http2.hello() + http2.request(method, CANARY.encode()),
+        http2.hello() + http2.request(method, CANARY.encode(), grpc_timeout=CANARY),
+        http2.hello() + http2.request(method, CANARY.encode(), grpc_encoding=CANARY),
+        http2.hello() + http2.request(method, CANARY.encode(), content_type=CANARY),
+        http2.hello() + http2.frame(http2.GOAWAY, 0, 0, bytes(7) + b"\x01" + CANARY.encode()),
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.sendall(talk)
+            peer.shutdown(socket.SHUT_WR)
+            with suppress(OSError):
+                while peer.recv(65536):
+                    pass
     server.signal()
     assert server.ended() == 0
-    assert CANARY not in server.output
+    for canary in (CANARY, "771177.5", "385590.75"):
+        assert canary not in server.output
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -603,6 +632,26 @@ def test_a_renewed_certificate_serves_new_connections_and_open_ones_stay(
         error: Any = refused(lambda: half_plus_two(late, 2.0))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
     server.wait_for("are new: they serve new connections")
+
+
+def test_the_number_of_threads_does_not_follow_the_processors(start: Start, model: Path) -> None:
+    """gRPC has 4 to 16 threads of its own, by the machine's processors: no setting of it changes that."""
+    fixed = [
+        *("--grpc_max_threads=3", "--tensorflow_session_parallelism=1", "--num_load_threads=1"),
+        *("--file_system_poll_wait_seconds=0", f"--model_base_path={model}", "--dangerous_plaintext"),
+    ]
+    everywhere = os.sched_getaffinity(0)
+    counts = []
+    for processors in ({min(everywhere)}, everywhere):
+        os.sched_setaffinity(0, processors)  # the server starts with it
+        try:
+            server = start(*fixed)
+        finally:
+            os.sched_setaffinity(0, everywhere)
+        with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+            assert half_plus_two(channel, 2.0) == [3.0]
+            counts.append(len(list(Path(f"/proc/{server.process.pid}/task").iterdir())))
+    assert counts[0] == counts[1]
 
 
 def test_a_unix_socket_can_be_the_only_address(

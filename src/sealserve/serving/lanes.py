@@ -12,8 +12,9 @@ from sealserve.serving.request_errors import RequestError, Status
 
 logger = logging.getLogger(__name__)
 
-Job = Callable[[], None]
-"""The work on one request. It answers by itself, errors included."""
+Job = Callable[[], Callable[[], None]]
+"""The work on one request, errors included. It returns what sends the answer, once the place is free: who has the
+answer, and asks again, must not be refused because of its own request."""
 
 
 class OverloadedError(RequestError):
@@ -58,16 +59,25 @@ class Lane:
             self._running += 1
         following: Job | None = job
         while following is not None:
-            try:
-                following()
-            except Exception:
-                logger.exception("a request was lost")
-            following = self._next()
+            following = self._work(following)
 
     def withdraw(self, job: Job) -> bool:
         """Take ``job`` out of the queue; return whether it was there. Otherwise it runs, or did."""
         with self._lock:
             return self._waiting.pop(job, job) is None
+
+    def _work(self, job: Job) -> Job | None:
+        """Do a job, and return the one whose turn it is then."""
+        following: Job | None = None
+        try:
+            try:
+                send = job()
+            finally:
+                following = self._next()
+            send()
+        except Exception:
+            logger.exception("a request was lost")
+        return following
 
     def _next(self) -> Job | None:
         with self._lock:

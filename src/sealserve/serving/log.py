@@ -5,6 +5,7 @@ the exception's text, which may quote an input.
 """
 
 import logging
+import os
 import time
 import traceback
 from types import TracebackType
@@ -35,7 +36,13 @@ class DiscreetFormatter(logging.Formatter):
 
 
 def configure() -> None:
-    """Send this process's log to standard error."""
+    """Send this process's log to standard error, and silence gRPC's own, which quotes what peers send.
+
+    To be called before gRPC is imported: it reads its settings then.
+    Source: grpc/grpc, ``doc/environment_variables.md``.
+    """
+    os.environ["GRPC_VERBOSITY"] = "NONE"
+    os.environ.pop("GRPC_TRACE", None)
     handler = logging.StreamHandler()
     handler.setFormatter(DiscreetFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sealserve.serving.lanes import Lane, OverloadedError
@@ -60,8 +61,8 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
-        def job() -> None:
-            _answer(call, route.method)
+        def job() -> Callable[[], None]:
+            return _answer(call, route.method)
 
         def cancel() -> None:
             if route.lane.withdraw(job):
@@ -71,27 +72,26 @@ def _handler(route: Route) -> Handler:
         try:
             route.lane.run(job)
         except OverloadedError as error:
-            _refuse(call, error)
+            _refusal(call, error)()
 
     return handle
 
 
-def _answer(call: Call, method: Method) -> None:
+def _answer(call: Call, method: Method) -> Callable[[], None]:
+    """Return what answers a call."""
     if call.cancelled:
-        call.refuse(Status.CANCELLED, "")
-        return
+        return partial(call.refuse, Status.CANCELLED, "")
     try:
         content = method(call.content, call.deadline)
     except RequestError as error:
-        _refuse(call, error)
+        return _refusal(call, error)
     except Exception:
         logger.exception("a request failed for a reason that is not the request's")
-        call.refuse(Status.INTERNAL, "internal")
-    else:
-        call.answer(content)
+        return partial(call.refuse, Status.INTERNAL, "internal")
+    return partial(call.answer, content)
 
 
-def _refuse(call: Call, error: RequestError) -> None:
+def _refusal(call: Call, error: RequestError) -> Callable[[], None]:
     message = error.message
     details = message if len(message) <= _MESSAGE_LIMIT else f"{message[:_MESSAGE_LIMIT]}...TRUNCATED"
-    call.refuse(error.status, details)
+    return partial(call.refuse, error.status, details)

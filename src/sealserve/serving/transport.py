@@ -58,7 +58,7 @@ class Call:
 
     __slots__ = (
         *("_call", "_handler", "_opened", "_sent", "_transport"),
-        *("cancelled", "content", "deadline", "moving_since", "on_cancel"),
+        *("__weakref__", "cancelled", "content", "deadline", "moving_since", "on_cancel"),
     )
 
     def __init__(self, transport: "Transport", event: Any, handler: Handler) -> None:
@@ -145,6 +145,7 @@ class Call:
 
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
+        self.on_cancel = _ignore  # it knows the call: without it, the call is freed at once
         self._transport.forget(self)
 
 

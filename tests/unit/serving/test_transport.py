@@ -1,11 +1,14 @@
+import gc
 import logging
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
+from tests.harness import http2
 from tests.harness.served import LONG, served
 
 from sealserve.serving.request_errors import Status
@@ -49,6 +52,25 @@ def test_many_at_once_each_get_their_own_answer() -> None:
     with served({PATH: echo}, calls=1000) as there:
         answers = [(number, there.call(PATH).future(b"%d" % number)) for number in range(500)]
         assert all(answer.result() == b"%d" % number for number, answer in answers)
+
+
+def test_a_call_that_ended_leaves_nothing() -> None:
+    seen: list[weakref.ref[Call]] = []
+
+    def handle(call: Call) -> None:
+        call.on_cancel = lambda: call.answer(b"")
+        seen.append(weakref.ref(call))
+        call.answer(call.content)
+
+    gc.disable()
+    try:
+        with served({PATH: handle}) as there:
+            assert [there.call(PATH)(b"x") for _ in range(10)] == [b"x"] * 10
+            while there.transport.busy:
+                pass
+        assert [call() for call in seen] == [None] * 10
+    finally:
+        gc.enable()
 
 
 def test_a_method_that_is_not_there() -> None:
@@ -137,38 +159,11 @@ def test_a_reader_who_stops_half_way_is_given_up() -> None:
     """The raw peer grants no window at all: the answer cannot leave."""
     held = Held()
     with served({PATH: held}, patience=0.0) as there, socket.create_connection(("127.0.0.1", there.port)) as peer:
-        peer.sendall(_hello(window=0) + _request(PATH))
+        peer.sendall(http2.hello(window=0) + http2.request(PATH))
         held.arrived.acquire()
         held.calls.pop().answer(b"x" * 100_000)
         while there.transport.busy:
             there.transport.sweep()
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame (RFC 9113, section 4.1)."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _hello(*, window: int) -> bytes:
-    """The client's preface and SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, sections 3.4 and 6.5.2)."""
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x04" + window.to_bytes(4, "big"))
-
-
-def _request(path: str) -> bytes:
-    """HEADERS without compression (RFC 7541, section 6.2.2), and an empty gRPC message."""
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": path,
-        ":authority": "localhost",
-        "te": "trailers",
-        "content-type": "application/grpc",
-    }
-    block = b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in headers.items()
-    )
-    return _frame(1, 0x4, 1, block) + _frame(0, 0x1, 1, bytes(5))
 
 
 @pytest.mark.parametrize(
@@ -177,11 +172,11 @@ def _request(path: str) -> bytes:
         b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
         bytes(4096),
-        _hello(window=2**32 - 1),
-        _hello(window=65535) + _frame(1, 0x4, 1, b"\xff" * 64),
-        _hello(window=65535) + _frame(0, 0, 7, b"no such stream"),
-        _hello(window=65535) + _request(PATH)[:-3],
-        _hello(window=65535) + _frame(9, 0, 1, b"") * 100,
+        http2.hello(window=2**32 - 1),
+        http2.hello() + http2.frame(1, 0x4, 1, b"\xff" * 64),
+        http2.hello() + http2.frame(0, 0, 7, b"no such stream"),
+        http2.hello() + http2.request(PATH)[:-3],
+        http2.hello() + http2.frame(9, 0, 1, b"") * 100,
     ],
 )
 def test_a_peer_that_talks_nonsense_harms_nobody(garbage: bytes) -> None:
