@@ -9,7 +9,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench fuzz lock protos errors clouds schemas operations clean
+.PHONY: help setup demo test test-fast check format bench bench-peers fuzz lock protos errors clouds schemas operations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ format: setup ## Format the code
 
 bench: setup ## Measure, side by side in one run
 	$(BIN)/python bench/path.py $(ARGS)
+
+bench-peers: setup ## Measure the model server beside KServe's and MLServer's, in environments of their own
+	$(BIN)/python scripts/peers.py
+	$(BIN)/python bench/serving.py --only half-plus-two $(ARGS)
 
 .PHONY: test-kubernetes cluster-up cluster-down
 test-kubernetes: setup ## Run the tests on a Kubernetes: that of KUBECONFIG, or one that is started here (root, Go)
@@ -79,5 +83,5 @@ clean: ## Remove the virtual environment, caches and the demo's workspace (never
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \
 	elif [ -d .sealserve ]; then echo "clean: .sealserve holds a deployment of yours: it stays"; fi
-	rm -rf .venv build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

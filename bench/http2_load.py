@@ -1,0 +1,70 @@
+"""The benchmarks' client: h2load (package ``nghttp2-client``), which sends one gRPC request over and over.
+
+A client in Python would take more of the machine than the servers that are compared; this one takes next to nothing,
+and all servers get the very same. Source of what it prints: h2load(1), "--log-file" and the line "traffic".
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one run of the client saw.
+
+    Args:
+        rate: Requests per second.
+        p50: Median of the latencies, in seconds.
+        p99: Their 99th percentile.
+    """
+
+    rate: float
+    p50: float
+    p99: float
+
+
+def require_client() -> None:
+    """End the program where the client is not installed."""
+    if shutil.which("h2load") is None:
+        sys.exit("bench: h2load is missing. On Debian or Ubuntu: apt-get install nghttp2-client")
+
+
+def send(
+    port: int, path: str, message: bytes, *, answer_size: int, concurrency: int, requests: int, tls: bool = False
+) -> Load:
+    """Send ``requests`` requests over ``concurrency`` connections, one at a time on each.
+
+    Args:
+        port: On this machine.
+        path: The gRPC method.
+        message: The request.
+        answer_size: Bytes of the right answer: a run with other answers (errors have none) ends the program.
+        concurrency: How many connections.
+        requests: How many requests in all.
+        tls: Whether the server speaks TLS.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "request", Path(folder) / "log"
+        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        url = f"http{'s' if tls else ''}://127.0.0.1:{port}{path}"
+        command = [
+            *("h2load", "-t", "1", "-m", "1", "-c", str(concurrency), "-n", str(requests), "-d", str(body)),
+            *("-H", "content-type: application/grpc", "-H", "te: trailers", f"--log-file={log}", url),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
+        data = re.search(r"\((\d+)\) data", done.stdout)
+        assert found, done.stdout
+        assert data, done.stdout
+        expected = requests * (answer_size + 5)  # 5: the prefix of a gRPC message
+        assert int(data[1]) == expected, f"answers of {data[1]} bytes, not {expected}:\n{done.stdout}"
+        seconds = np.loadtxt(log, usecols=2, ndmin=1) / 1e6
+    p50, p99 = np.percentile(seconds, [50, 99])
+    return Load(rate=float(found[1]), p50=float(p50), p99=float(p99))

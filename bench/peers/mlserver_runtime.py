@@ -1,0 +1,25 @@
+"""half_plus_two behind MLServer: the runtime that ``bench/serving.py`` names in the settings it writes."""
+
+from pathlib import Path
+
+import tensorflow as tf
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse
+
+
+class HalfPlusTwo(MLModel):  # type: ignore[misc]  # MLServer is not in this environment
+    """The model; its settings' ``uri`` names the SavedModel."""
+
+    async def load(self) -> bool:
+        """Load it."""
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        self._loaded = tf.saved_model.load(str(Path(self.settings.parameters.uri)))
+        self._call = self._loaded.signatures["serving_default"]
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer one request."""
+        answer = self._call(x=tf.constant(NumpyCodec.decode_input(payload.inputs[0])))["y"].numpy()
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", answer)])
