@@ -96,7 +96,10 @@ class HttpServer:
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
-        site = web.TCPSite(self._runner, host.strip("[]"), int(port), ssl_context=context, reuse_port=False)
+        every = host == "[::]"  # which is IPv6 alone for asyncio; without a host it listens on both kinds
+        site = web.TCPSite(
+            self._runner, None if every else host.strip("[]"), int(port), ssl_context=context, reuse_port=False
+        )
         try:
             await site.start()
         except OSError as error:
