@@ -12,6 +12,7 @@ median counts.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import struct
@@ -110,6 +111,11 @@ class Loop:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def rate(self, requests: int, concurrency: int) -> float:
         """Return requests per second."""
         assert self._process.stdin is not None
@@ -145,20 +151,50 @@ def measure_resnet50(scratch: Path, *, quick: bool) -> list[Row]:
                 for name, server in servers.items():
                     case = Case(server=server, message=message, answer_size=sizes[name], tls=name == "TLS")
                     measures[name] = lambda n=requests, c=concurrency, this=case: this.send(n, c).rate  # type: ignore[misc]
-                rates = alternate(measures, rounds=3 if quick else 5)
+                pids = {"loop": loop.pid, **{name: server.process.pid for name, server in servers.items()}}
+                spent: dict[str, list[float]] = {name: [] for name in measures}
+                counted = {
+                    name: count_cpu(measure, pids[name], requests, spent[name]) for name, measure in measures.items()
+                }
+                rates = alternate(counted, rounds=3 if quick else 5)
+                cpu = {name: statistics.median(seconds) for name, seconds in spent.items()}
                 rows.append(
                     {
                         "batch": batch,
                         "concurrency": concurrency,
                         "requests_per_second": rates,
                         "ratio": {name: rates[name] / rates["loop"] for name in servers},
+                        "cpu_seconds_per_request": cpu,
+                        "cpu_ratio": {name: cpu["loop"] / cpu[name] for name in servers},
                     }
                 )
-                ratios = "  ".join(f"{name} {rates[name] / rates['loop']:.3f}" for name in servers)
+                ratios = "  ".join(
+                    f"{name} {rates[name] / rates['loop']:.3f} (by processor time {cpu['loop'] / cpu[name]:.3f})"
+                    for name in servers
+                )
                 print(
                     f"resnet50 batch {batch} x {concurrency}: loop {rates['loop']:6.2f}/s  ratio: {ratios}", flush=True
                 )
     return rows
+
+
+def count_cpu(measure: Callable[[], float], pid: int, requests: int, spent: list[float]) -> Callable[[], float]:
+    """Return ``measure``, which also notes the processor time of a process per request.
+
+    That hardly changes when other programs want the processors, too. Source: proc(5), ``stat``, fields 14 and 15.
+    """
+
+    def seconds() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def counted() -> float:
+        before = seconds()
+        rate = measure()
+        spent.append((seconds() - before) / requests)
+        return rate
+
+    return counted
 
 
 def alternate(measures: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, float]:
