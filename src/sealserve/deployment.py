@@ -283,6 +283,9 @@ class KubernetesSection(_Section):
         default=None,
         description='where pods get it: "https://.../{release}.tar", "image:REFERENCE" (/bundle.tar) or "claim:NAME"',
     )
+    store_folder: Path | None = Field(
+        default=None, description="a folder here that `up` writes the packed release to, where the store serves it"
+    )
     inventory: Path | None = Field(
         default=None,
         description="what `sealserve enclave inventory` measured in the server's image; relative to this file",
@@ -437,8 +440,9 @@ def read(path: Path) -> Deployment:
     server = deployment.server.model_copy(
         update={name: _below(here, getattr(deployment.server, name)) for name in files}
     )
-    inventory = _below(here, deployment.kubernetes.inventory)
-    kubernetes = deployment.kubernetes.model_copy(update={"inventory": inventory})
+    kubernetes = deployment.kubernetes.model_copy(
+        update={name: _below(here, getattr(deployment.kubernetes, name)) for name in ("inventory", "store_folder")}
+    )
     secrets = ("passphrase_file", "transit_token_file", "transit_ca_file")
     keystore = deployment.keystore.model_copy(
         update={name: _below(here, getattr(deployment.keystore, name)) for name in secrets}

@@ -8,7 +8,7 @@ import typer
 from sealserve import deployment
 from sealserve.cli import console, status
 from sealserve.cluster import targets
-from sealserve.cluster.target import Role
+from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.operations import certificates, models, releases
 from sealserve.workspace import Workspace
@@ -29,6 +29,10 @@ def up(
         Role,
         typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),
     ] = Role.ALL,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change where it runs, as a diff.")
+    ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -38,12 +42,28 @@ def up(
     kind = target or described.target.kind
     with console.spinner("Starting") as tell:
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
-        targets.claim(workspace, kind)
+        if rollback:
+            release = _rolling(opened, "--rollback").previous_release()
+        if not dry_run:
+            targets.claim(workspace, kind)
         if role is Role.ALL:
             prepare(workspace, described, tell=tell)
         shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
-        opened.up(releases.find(shipped, release), replicas or described.target.replicas)
+        folder, count = releases.find(shipped, release), replicas or described.target.replicas
+        if dry_run:
+            difference = _rolling(opened, "--dry-run").difference(folder, count)
+        else:
+            opened.up(folder, count)
+    if dry_run:
+        console.out.print(difference or "Nothing would change.\n", markup=False, end="")
+        return
     status.show(opened, as_json=as_json)
+
+
+def _rolling(target: Target, option: str) -> RollingTarget:
+    if not isinstance(target, RollingTarget):
+        raise TargetUnsupportedError(f"This target knows no {option}.", hint="kubernetes does.")
+    return target
 
 
 def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
@@ -132,6 +132,21 @@ class Target(Protocol):
 
         Raises:
             PartUnknownError: There is no log of that part.
+        """
+
+
+@runtime_checkable
+class RollingTarget(Target, Protocol):
+    """A target that rolls from one release to the next, can return, and can say what it would change."""
+
+    def difference(self, release: Path, replicas: int) -> str:
+        """Return, as a unified diff, what `up` would change; nothing is changed."""
+
+    def previous_release(self) -> str:
+        """Return the name of the release that was served before this one.
+
+        Raises:
+            TargetNotUpError: None was.
         """
 
 

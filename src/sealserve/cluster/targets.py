@@ -13,7 +13,7 @@ from sealserve.cluster.target import Role, Target, TargetBusyError, TargetModule
 from sealserve.deployment import Deployment
 from sealserve.workspace import Workspace
 
-MODULES: Final = {"local": "sealserve.cluster.local"}
+MODULES: Final = {"local": "sealserve.cluster.local", "kubernetes": "sealserve.cluster.kubernetes.target"}
 """Every target that works, by its name in ``sealserve.toml``."""
 
 _RECORD: Final = "target"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sealserve.cluster.kubernetes.plan import WORKSPACE, Manifest, Plan, container_security, pod_security
-from sealserve.cluster.kubernetes.replicas import QUOTING_FOLDER
+from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE, QUOTING_FOLDER
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.workspace import DEPLOYMENT_FILE
 
@@ -31,12 +31,14 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
         "command": ["chown", str(SERVICE_USER), QUOTING_FOLDER],
         "securityContext": {**container_security(), "runAsUser": 0, "runAsNonRoot": False,
                             "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}},
-        "volumeMounts": [{"name": "quoting", "mountPath": QUOTING_FOLDER}],
+        "env": [NODE_VARIABLE],
+        "volumeMounts": [{"name": "quoting", "mountPath": QUOTING_FOLDER, "subPathExpr": "$(NODE)"}],
     }  # fmt: skip
     container = {
         "name": "platform",
         "image": plan.server_image,
         "imagePullPolicy": plan.settings.pull_policy,
+        "env": [NODE_VARIABLE],
         "args": ["simulated", "platform", "--directory", WORKSPACE],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": container_security(),
@@ -48,7 +50,7 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
                 "readOnly": True,
             },
             {"name": "keys", "mountPath": f"{_HOST}/platform", "readOnly": True},
-            {"name": "quoting", "mountPath": f"{_HOST}/run"},
+            {"name": "quoting", "mountPath": f"{_HOST}/run", "subPathExpr": "$(NODE)"},
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
         ],
     }

@@ -22,6 +22,7 @@ from sealserve.cluster.kubernetes.plan import (
     label_value,
     pod_security,
 )
+from sealserve.enclave.spec import PRIVATE_ROOT
 from sealserve.workspace import DEPLOYMENT_FILE
 
 PART: Final = "replicas"
@@ -30,8 +31,11 @@ AESM_FOLDER: Final = "/var/run/aesmd"
 """aesmd's socket. Its folder is mounted: a mounted socket would be a dead one when aesmd restarts."""
 
 QUOTING_FOLDER: Final = "/run/sealserve-simulated"
-"""On a node: where the simulated platform answers, as aesmd would."""
+"""On a node: where the simulated platform answers, as aesmd would; in a folder with the node's name."""
 
+NODE_VARIABLE: Final = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+
+_OWN_MEMORY: Final = "enclave"
 _SLACK: Final = 64 * 2**20
 _PROBE_SECONDS: Final = 5
 
@@ -95,7 +99,7 @@ def _pod(plan: Plan) -> Manifest:
         "enableServiceLinks": False,
         "securityContext": pod_security(),
         "terminationGracePeriodSeconds": plan.drain_seconds + DRAIN_SECONDS,
-        "initContainers": list(source.init_containers),
+        "initContainers": [*source.init_containers, *([_memory(plan)] if plan.simulated else [])],
         "containers": [_container(plan)],
         "volumes": [*_volumes(plan), *source.volumes],
         "topologySpreadConstraints": [
@@ -144,13 +148,13 @@ def _container(plan: Plan) -> Manifest:
     if plan.simulated:
         arguments += ["--quoting-socket", f"{QUOTING_FOLDER}/quoting.sock"]
         mounts += [
-            {"name": "quoting", "mountPath": QUOTING_FOLDER, "readOnly": True},
-            {"name": "memory", "mountPath": "/dev/shm"},  # noqa: S108  # the pod's own memory
+            {"name": "quoting", "mountPath": QUOTING_FOLDER, "readOnly": True, "subPathExpr": "$(NODE)"},
+            {"name": "memory", "mountPath": PRIVATE_ROOT, "subPath": _OWN_MEMORY},
         ]
     else:
         mounts.append({"name": "quoting", "mountPath": AESM_FOLDER})
     probe = {"tcpSocket": {"port": SERVER_PORT}}  # the kubelet's gRPC probe knows no TLS
-    return {
+    container: Manifest = {
         "name": "server",
         "image": plan.server_image,
         "imagePullPolicy": settings.pull_policy,
@@ -167,6 +171,21 @@ def _container(plan: Plan) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",  # why an enclave was refused is in the pod's status
         "volumeMounts": mounts,
     }  # fmt: skip
+    if plan.simulated:  # the launcher passes on the measured environment, and nothing else
+        container["env"] = [NODE_VARIABLE]
+    return container
+
+
+def _memory(plan: Plan) -> Manifest:
+    """Return what makes the folder in memory for a simulated enclave's files: that of a volume would be root's."""
+    return {
+        "name": "memory",
+        "image": plan.server_image,
+        "imagePullPolicy": plan.settings.pull_policy,
+        "command": ["mkdir", "-p", "-m", "0700", f"/memory/{_OWN_MEMORY}"],
+        "securityContext": container_security(),
+        "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+    }
 
 
 def _resources(plan: Plan) -> Manifest:
@@ -190,7 +209,7 @@ def _volumes(plan: Plan) -> list[Manifest]:
     if plan.simulated:
         memory = {"medium": "Memory", "sizeLimit": plan.shipped.size + _SLACK}
         volumes += [
-            {"name": "quoting", "hostPath": {"path": QUOTING_FOLDER, "type": "Directory"}},
+            {"name": "quoting", "hostPath": {"path": QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
             {"name": "memory", "emptyDir": memory},
         ]
     else:

@@ -1,0 +1,231 @@
+"""A cluster's API, as far as a deployment needs it, through the official client.
+
+Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, https://github.com/kubernetes-client/python
+(``kubernetes.dynamic``).
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from queue import Queue
+from typing import Any, Final
+
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
+from sealserve.cluster.target import LogLine
+from sealserve.errors import UnavailableError
+
+_NOT_FOUND: Final = 404
+_SECONDS: Final = 30
+_LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
+
+
+class ClientMissingError(UnavailableError):
+    """The client library is not installed."""
+
+    code = "kubernetes.client-missing"
+
+
+class ClusterUnreachableError(UnavailableError):
+    """The cluster's API server cannot be reached, or there is no kubeconfig file for one."""
+
+    code = "kubernetes.unreachable"
+
+
+class ClusterRefusedError(UnavailableError):
+    """The API server refuses a request."""
+
+    code = "kubernetes.refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectName:
+    """Where an object is."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, made: Mapping[str, Any]) -> "ObjectName":
+        """Return where ``made`` is."""
+        metadata = made["metadata"]
+        return cls(made["apiVersion"], made["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+class ClusterClient:
+    """A cluster.
+
+    Args:
+        kubeconfig: The path of a kubeconfig file; None for the environment's (KUBECONFIG, ~/.kube/config).
+        context: A context of it; None for the current one.
+
+    Raises:
+        ClientMissingError: The library is missing.
+        ClusterUnreachableError: There is no such file or context, or nobody answers.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        try:
+            from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
+            from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+            from kubernetes import client, config, dynamic  # noqa: PLC0415  # an extra, and slow to import
+        except ImportError as error:
+            raise ClientMissingError(
+                "The Kubernetes client is not installed.", hint="pip install 'sealserve[kubernetes]'"
+            ) from error
+        self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
+        try:
+            api = config.new_client_from_config(kubeconfig, context)
+            api.configuration.retries = 1
+            self._dynamic = dynamic.DynamicClient(api)
+        except ConfigException as error:
+            raise ClusterUnreachableError(
+                f"There is no usable kubeconfig: {error}.", hint="Set KUBECONFIG to the cluster's file."
+            ) from error
+        except (*self._errors, HTTPError, OSError) as error:
+            raise ClusterUnreachableError(
+                f"The cluster's API server does not answer: {_reason(error)}.",
+                hint="`kubectl get nodes` shows whether the kubeconfig file fits.",
+            ) from error
+        self._core = client.CoreV1Api(api)
+
+    def get(self, name: ObjectName) -> Manifest | None:
+        """Return an object, or None if there is none."""
+        with self._explained(f"reading {name.kind} {name.name}"):
+            resource = self._resource(name.api_version, name.kind)
+            try:
+                found = resource.get(name=name.name, namespace=name.namespace or None, _request_timeout=_SECONDS)
+            except self._errors as error:
+                if getattr(error, "status", None) == _NOT_FOUND:
+                    return None
+                raise
+            return _plain(found)
+
+    def find(self, api_version: str, kind: str, namespace: str, selector: str) -> Sequence[Manifest]:
+        """Return the objects of a kind that have labels."""
+        with self._explained(f"listing {kind}"):
+            resource = self._resource(api_version, kind)
+            found = resource.get(namespace=namespace or None, label_selector=selector, _request_timeout=_SECONDS)
+            return [_plain(item) for item in found.items]
+
+    def apply(self, made: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Apply an object on the server; fields that others own and we describe become ours."""
+        with self._explained(f"applying {made['kind']} {made['metadata']['name']}"):
+            resource = self._resource(made["apiVersion"], made["kind"])
+            found = resource.server_side_apply(
+                body=made,
+                name=made["metadata"]["name"],
+                namespace=made["metadata"].get("namespace"),
+                field_manager=APPLICATION,
+                force_conflicts=True,
+                _request_timeout=_SECONDS,
+                **({"dry_run": "All"} if dry_run else {}),
+            )
+            return _plain(found)
+
+    def merge(self, name: ObjectName, patch: Manifest) -> None:
+        """Change some fields of an object."""
+        with self._explained(f"changing {name.kind} {name.name}"):
+            self._resource(name.api_version, name.kind).patch(
+                body=patch, name=name.name, namespace=name.namespace or None,
+                content_type="application/merge-patch+json", _request_timeout=_SECONDS,
+            )  # fmt: skip
+
+    def delete(self, name: ObjectName) -> bool:
+        """Delete an object with all that it owns; return whether it was there."""
+        with self._explained(f"deleting {name.kind} {name.name}"):
+            try:
+                self._resource(name.api_version, name.kind).delete(
+                    name=name.name, namespace=name.namespace or None, body={"propagationPolicy": "Foreground"},
+                    _request_timeout=_SECONDS,
+                )  # fmt: skip
+            except self._errors as error:
+                if getattr(error, "status", None) == _NOT_FOUND:
+                    return False
+                raise
+        return True
+
+    def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
+        """Return the last lines of a container's log; none if it has none yet."""
+        try:
+            text = self._core.read_namespaced_pod_log(
+                pod, namespace, container=container, tail_lines=last, previous=previous, _request_timeout=_SECONDS
+            )
+        except self._errors:
+            return []
+        return str(text).splitlines()
+
+    def follow(self, namespace: str, pods: Mapping[str, str], *, last: int) -> Iterator[LogLine]:
+        """Yield what pods log, from their last lines on, until all of them have ended.
+
+        Args:
+            namespace: Where they are.
+            pods: Each pod, and its container.
+            last: How many lines of each come first.
+        """
+        lines: Queue[LogLine | None] = Queue()
+
+        def read(pod: str, container: str) -> None:
+            with contextlib.suppress(Exception):  # a pod that ends breaks its stream in many ways
+                stream = self._core.read_namespaced_pod_log(
+                    pod, namespace, container=container, tail_lines=last, follow=True, _preload_content=False
+                )
+                for line in stream:
+                    lines.put(LogLine(pod, line.decode(errors="replace").rstrip("\n")))
+            lines.put(None)
+
+        for pod, container in pods.items():
+            threading.Thread(target=read, args=(pod, container), daemon=True).start()
+        ended = 0
+        while ended < len(pods):
+            if (line := lines.get()) is None:
+                ended += 1
+            else:
+                yield line
+
+    def _resource(self, api_version: str, kind: str) -> Any:
+        return self._dynamic.resources.get(api_version=api_version, kind=kind)
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        from kubernetes.dynamic.exceptions import ResourceNotFoundError  # noqa: PLC0415
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+        try:
+            yield
+        except ResourceNotFoundError as error:
+            raise ClusterRefusedError(
+                f"{what}: the cluster does not know this kind of object.",
+                hint="Install what defines it, or leave it out.",
+            ) from error
+        except self._errors as error:
+            raise ClusterRefusedError(
+                f"{what}: refused: {_reason(error)}.",
+                hint="`sealserve doctor host --target kubernetes` looks at rights.",
+            ) from error
+        except (HTTPError, OSError) as error:
+            raise ClusterUnreachableError(f"{what}: the API server does not answer: {_reason(error)}.") from error
+
+
+def tidy(made: Mapping[str, Any]) -> Manifest:
+    """Return an object without what the server alone keeps."""
+    metadata = {key: value for key, value in made.get("metadata", {}).items() if key not in _LEFT_OUT}
+    return {**{key: value for key, value in made.items() if key != "status"}, "metadata": metadata}
+
+
+def _plain(found: Any) -> Manifest:
+    value: Manifest = found.to_dict()
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    body = getattr(error, "body", None)
+    if body:
+        import json  # noqa: PLC0415
+
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
+            return str(json.loads(body)["message"])
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,69 @@
+"""How far a pod is, and why not further, from its status and the last lines that its enclave logged."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sealserve.cluster.kubernetes.plan import Manifest
+from sealserve.cluster.target import State
+
+_ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
+_ATTESTED: Final = "step=key "
+
+
+def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
+    """Return a pod's state, and the reason if it does not serve.
+
+    Args:
+        pod: As the API has it.
+        log: The last lines of its server's log.
+    """
+    status = pod.get("status", {})
+    if pod["metadata"].get("deletionTimestamp"):
+        return State.ENDED, "it finishes its requests"
+    if any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions", ())
+    ):
+        return State.SERVING, ""
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    for container in containers:
+        if (reason := _trouble(container)) is not None:
+            return State.STARTING, f"{container['name']}: {reason}"
+    if (waits := _unscheduled(status)) is not None:
+        return State.STARTING, waits
+    if any(_ATTESTED in line for line in log):
+        return State.ATTESTED, "it loads the model"
+    return State.STARTING, last_error(log) or ""
+
+
+def last_error(log: Sequence[str]) -> str | None:
+    """Return the last error that was logged, with its code."""
+    errors = [found[0] for line in log if (found := _ERROR.search(line))]
+    return errors[-1] if errors else None
+
+
+def is_refused(reason: str) -> bool:
+    """Return whether a reason is one that no waiting mends: the evidence, or the release, was turned down."""
+    return any(
+        f"error[{code}" in reason
+        for code in ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
+    )
+
+
+def _trouble(container: dict[str, Any]) -> str | None:
+    state, before = container.get("state", {}), container.get("lastState", {})
+    ended = state.get("terminated") or before.get("terminated")
+    waiting = state.get("waiting", {})
+    if waiting.get("reason") in {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "CreateContainerConfigError"}:
+        return f"{waiting['reason']}: {waiting.get('message', '')}"
+    if not ended or ended.get("exitCode") == 0:
+        return None
+    message = ended.get("message", "")
+    return last_error(message.splitlines()) or f"it ended with status {ended['exitCode']}"
+
+
+def _unscheduled(status: Manifest) -> str | None:
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"no node has room: {condition.get('message', '')}"
+    return None

@@ -1,0 +1,475 @@
+"""The Kubernetes target: applies a deployment's objects, watches its pods, and removes what it made.
+
+The owner's part stays on this machine: releases are built here, and the broker runs here or elsewhere, outside of the
+cluster. In simulation its broker and the vendor's service are started here as well.
+"""
+
+import base64
+import difflib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.kubernetes import front, replicas, shipping
+from sealserve.cluster.kubernetes.broker_name import add_entry, remove_entry
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
+from sealserve.cluster.kubernetes.objects import namespace, objects
+from sealserve.cluster.kubernetes.plan import (
+    APPLICATION,
+    ENCLAVE,
+    SERVER_PORT,
+    Manifest,
+    NotRenderableError,
+    Plan,
+    quantity,
+)
+from sealserve.cluster.kubernetes.platform import PART as PLATFORM
+from sealserve.cluster.kubernetes.progress import is_refused, state_of
+from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.local import stop_all as stop_local
+from sealserve.cluster.target import (
+    LogLine,
+    PartStatus,
+    PartUnknownError,
+    Role,
+    State,
+    TargetNotUpError,
+    Tell,
+    quietly,
+)
+from sealserve.containers.build import inventory_of
+from sealserve.containers.engine import Engine
+from sealserve.containers.recipes import images_for, reference
+from sealserve.deployment import BrokerNaming, Deployment, Platform
+from sealserve.enclave.inventory import Inventory, read_inventory
+from sealserve.errors import UnavailableError, VerificationError
+from sealserve.operations import enclaves, provisioning, releases, simulation
+from sealserve.workspace import Workspace
+
+RECORD: Final = "kubernetes.json"
+PREVIOUS: Final = "sealserve/previous-release"
+_COREFILE: Final = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
+_REVISION: Final = "deployment.kubernetes.io/revision"
+_LOG_LINES: Final = 60
+_CHECK_SECONDS: Final = 1.0
+_REFUSALS: Final = 2  # a broker that restarts may break one connection
+
+
+class RolloutRefusedError(VerificationError):
+    """The new replicas are refused, or their release does not verify; those that served go on."""
+
+    code = "kubernetes.rollout-refused"
+
+
+class RolloutSlowError(UnavailableError):
+    """Not every replica serves in time."""
+
+    code = "kubernetes.rollout-slow"
+
+
+class RoomMissingError(UnavailableError):
+    """The nodes have too little EPC for that many replicas."""
+
+    code = "kubernetes.epc"
+
+
+class KubernetesTarget:
+    """A deployment in a cluster.
+
+    Args:
+        workspace: With the parts of the machines that this one is.
+        deployment: What it describes.
+        role: Which machine this is.
+        tell: Called with a few words before each thing that is done.
+    """
+
+    def __init__(
+        self, workspace: Workspace, deployment: Deployment, *, role: Role = Role.ALL, tell: Tell = quietly
+    ) -> None:
+        self._workspace = workspace
+        self._deployment = deployment
+        self._role = role
+        self._tell = tell
+        self._record = Record(workspace)
+        self._open: ClusterClient | None = None
+
+    @property
+    def _client(self) -> ClusterClient:
+        if self._open is None:
+            self._open = ClusterClient()
+        return self._open
+
+    @property
+    def _deployment_name(self) -> ObjectName:
+        return ObjectName(
+            "apps/v1", "Deployment", self._deployment.kubernetes.namespace, f"{APPLICATION}-{replicas.PART}"
+        )
+
+    def up(self, release: Path, replicas: int) -> None:
+        """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
+
+        Raises:
+            RolloutRefusedError: The new enclaves are refused: the roll-out stands, what served goes on.
+            RolloutSlowError: It takes longer than ``kubernetes.start_seconds``.
+            SealserveError: What is missing, or was refused.
+        """
+        client = self._client
+        plan = self._plan(release, replicas)
+        if self._role is Role.ALL:
+            self._start_owner(release)
+        self._check_room(plan)
+        made = list(self._objects(plan))
+        running = client.get(self._deployment_name)
+        _remember_previous(made, running)
+        space = namespace(plan)
+        if client.get(ObjectName.of(space)) is None:
+            self._record.add(ObjectName.of(space))
+            client.apply(space)
+        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+            self._name_broker(plan)
+        self._tell("applying the objects")
+        for item in made:
+            self._record.add(ObjectName.of(item))
+            client.apply(item)
+        self._wait(replicas)
+
+    def difference(self, release: Path, replicas: int) -> str:
+        """Return, as a unified diff, what `up` would change; nothing is changed."""
+        client = self._client
+        plan = self._plan(release, replicas)
+        texts: list[str] = []
+        exists = client.get(ObjectName.of(namespace(plan))) is not None
+        for item in [namespace(plan), *self._objects(plan)]:
+            name = ObjectName.of(item)
+            before = client.get(name) if exists else None
+            after = client.apply(item, dry_run=True) if exists else item
+            lines = [_lines(tidy(side)) if side else [] for side in (before, after)]
+            if item["kind"] == "Secret":
+                lines = [[f"# {len(text)} lines of a Secret\n"] if text else [] for text in lines]
+            label = f"{name.kind.lower()}/{name.name}"
+            texts += difflib.unified_diff(lines[0], lines[1], f"cluster/{label}", f"deployment/{label}")
+        return "".join(texts)
+
+    def scale(self, replicas: int) -> None:
+        """Change the number of replicas; see `Target.scale`."""
+        if self._client.get(self._deployment_name) is None:
+            raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
+        self._client.merge(self._deployment_name, {"spec": {"replicas": replicas}})
+        self._wait(replicas)
+
+    def previous_release(self) -> str:
+        """Return the name of the release that was served before this one.
+
+        Raises:
+            TargetNotUpError: None was.
+        """
+        running = self._client.get(self._deployment_name) or {"metadata": {}}
+        name = running["metadata"].get("annotations", {}).get(PREVIOUS)
+        if not name:
+            raise TargetNotUpError("No other release was served before.", hint="`sealserve up --release NAME`.")
+        return str(name)
+
+    def status(self) -> Sequence[PartStatus]:
+        """Return the state of every pod, and of the parts that run on this machine."""
+        if not self._record.names():
+            return []
+        return [*self._local_status(), *(self._pod_status(pod) for pod in self._pods())]
+
+    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
+        """Yield what the pods logged; see `Target.logs`."""
+        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in self._pods()}
+        chosen = {name: container for name, container in pods.items() if part in {None, name}}
+        if not chosen:
+            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {', '.join(pods) or 'none yet'}.")
+        space = self._deployment.kubernetes.namespace
+        if follow:
+            return self._client.follow(space, chosen, last=last)
+        return (
+            LogLine(name, line)
+            for name, container in chosen.items()
+            for line in self._client.log(space, name, container, last=last)
+        )
+
+    def _plan(self, release: Path, replicas: int) -> Plan:
+        if self._role is Role.ALL:
+            self._build(release)
+        return shipping.plan(self._workspace, self._deployment, release, replicas=replicas)
+
+    def _build(self, release: Path) -> None:
+        """Build the release's enclave if it has none that fits the image, and pack it for the store."""
+        spec = enclaves.specify(
+            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=self._inventory()
+        )
+        manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
+        if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
+            self._tell("building the enclave")
+            enclaves.build(self._workspace, release, spec, now=datetime.now(UTC))
+        provisioning.allow(self._workspace, self._deployment, release, now=datetime.now(UTC))
+        if (store := self._deployment.kubernetes.store_folder) is not None:
+            self._tell("packing the release for the store")
+            store.mkdir(parents=True, exist_ok=True)
+            releases.pack(release, store / f"{release.name}.tar", overwrite=True)
+
+    def _inventory(self) -> Inventory:
+        if self._deployment.kubernetes.inventory is not None:
+            return read_inventory(self._deployment.kubernetes.inventory)
+        images, name = self._deployment.images, images_for(self._deployment.platform)[-1]
+        place = reference(images.prefix, name, images.tag)
+        return inventory_of(Engine(), name, place, records=self._workspace.owner.images, tell=self._tell)
+
+    def _start_owner(self, release: Path) -> None:
+        """In simulation, start what the owner's machine runs; a real broker is the owner's to run."""
+        if self._deployment.platform is Platform.SIMULATED:
+            simulation.open_platform(self._workspace, now=datetime.now(UTC))
+            local = LocalTarget(self._workspace, self._deployment, tell=self._tell)
+            local.start_vendor()
+            local.start_broker()
+        write_file(self._workspace.host.run / "release", release.name.encode())
+
+    def _objects(self, plan: Plan) -> Sequence[Manifest]:
+        files = None
+        if plan.simulated:
+            folder = self._workspace.host.platform
+            files = {
+                path.name: base64.b64encode(path.read_bytes()).decode()
+                for path in sorted(folder.iterdir())
+                if path.is_file()
+            }
+        return objects(plan, platform_files=files)
+
+    def _check_room(self, plan: Plan) -> None:
+        """Compare the EPC that replicas ask for with what the nodes have together."""
+        settings = plan.settings
+        asked = settings.epc or (None if plan.simulated else str(plan.shipped.epc))
+        if asked is None:
+            return
+        nodes = self._client.find("v1", "Node", "", "")
+        allocatable = [quantity(node["status"]["allocatable"].get(settings.epc_resource, "0")) for node in nodes]
+        most = replicas.most_replicas(quantity(asked), allocatable)
+        wanted = max(plan.replicas, settings.max_replicas or 0)
+        if wanted > most:
+            raise RoomMissingError(
+                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' {settings.epc_resource} is for {most}.",
+                hint="Fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a smaller enclave; "
+                "without the device plugin nodes have none.",
+            )
+
+    def _name_broker(self, plan: Plan) -> None:
+        config = self._client.get(_COREFILE)
+        if config is None:
+            raise NotRenderableError(
+                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker_naming = "dns".'
+            )
+        text = config["data"]["Corefile"]
+        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker_ip)
+        if named != text:
+            self._tell(f"adding {plan.shipped.broker[0]} to the cluster's DNS")
+            self._record.add(_COREFILE)
+            self._client.merge(_COREFILE, {"data": {"Corefile": named}})
+
+    def _wait(self, wanted: int) -> None:
+        """Wait until the roll-out is complete; end early if its enclaves are refused."""
+        deadline = time.monotonic() + (self._deployment.kubernetes.start_seconds + 60) * max(1, wanted)
+        space = self._deployment.kubernetes.namespace
+        fronts = ObjectName("apps/v1", "Deployment", space, f"{APPLICATION}-{front.PART}")
+        while True:
+            running = self._client.get(self._deployment_name) or {}
+            done = _is_complete(running) and _is_complete(self._client.get(fronts) or {"status": None})
+            if done:
+                return
+            new = self._newest(running)
+            states = {pod["metadata"]["name"]: self._state(pod) for pod in new}
+            serving = sum(state is State.SERVING for state, _ in states.values())
+            reasons = {
+                name: reason for name, (state, reason) in states.items() if reason and state is not State.SERVING
+            }
+            self._tell(
+                f"{serving} of {wanted} replicas serve" + "".join(f"; {name}: {text}" for name, text in reasons.items())
+            )
+            for pod in new:
+                name = pod["metadata"]["name"]
+                if name in reasons and is_refused(reasons[name]) and _restarts(pod) >= _REFUSALS:
+                    raise RolloutRefusedError(
+                        f"{name} does not start: {reasons[name]}",
+                        hint="What served goes on. `sealserve up --rollback` returns to the release before; "
+                        "`sealserve broker log` has the broker's reason.",
+                    )
+            if time.monotonic() > deadline:
+                raise RolloutSlowError(
+                    f"{serving} of {wanted} replicas serve: {'; '.join(reasons.values()) or 'the others still start'}.",
+                    hint="`sealserve status` and `sealserve logs` show more; kubernetes.start_seconds is the limit.",
+                )
+            time.sleep(_CHECK_SECONDS)
+
+    def _pods(self) -> Sequence[Manifest]:
+        space = self._deployment.kubernetes.namespace
+        found = self._client.find("v1", "Pod", space, f"app.kubernetes.io/name={APPLICATION}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
+        """Return the replicas' pods of the newest template: those of an earlier one may be in any trouble."""
+        space = self._deployment.kubernetes.namespace
+        sets = self._client.find("apps/v1", "ReplicaSet", space, f"app.kubernetes.io/component={replicas.PART}")
+        revision = deployment.get("metadata", {}).get("annotations", {}).get(_REVISION)
+        hashes = {
+            made["metadata"]["labels"]["pod-template-hash"]
+            for made in sets
+            if made["metadata"].get("annotations", {}).get(_REVISION) == revision
+        }
+        return [
+            pod
+            for pod in self._pods()
+            if pod["metadata"]["labels"].get("pod-template-hash") in hashes
+            and not pod["metadata"].get("deletionTimestamp")
+        ]
+
+    def _state(self, pod: Manifest) -> tuple[State, str]:
+        log: Sequence[str] = ()
+        if _is_replica(pod):
+            name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            log = self._client.log(space, name, "server", last=_LOG_LINES)
+        return state_of(pod, log)
+
+    def _pod_status(self, pod: Manifest) -> PartStatus:
+        state, reason = self._state(pod)
+        labels = pod["metadata"]["labels"]
+        part = labels["app.kubernetes.io/component"]
+        about = [text for text in (labels.get(replicas.RELEASE_LABEL), pod["spec"].get("nodeName"), reason) if text]
+        if state is State.SERVING and part == PLATFORM:
+            state = State.RUNNING
+        return PartStatus(role=part, state=state, instance=pod["metadata"]["name"], detail="; ".join(about))
+
+    def _local_status(self) -> Sequence[PartStatus]:
+        if self._deployment.platform is not Platform.SIMULATED:
+            return []
+        return LocalTarget(self._workspace, self._deployment).status()
+
+
+class Record:
+    """Which objects were made of a workspace, so that exactly these are removed; it holds no secret."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._path = workspace.host.run / RECORD
+
+    def names(self) -> list[ObjectName]:
+        """Return them, in the order in which they were made."""
+        try:
+            return [ObjectName(**row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
+        except (FileNotFoundError, ValueError, TypeError):
+            return []
+
+    def add(self, name: ObjectName) -> None:
+        """Remember an object before it is made: what is made and not remembered would be left behind."""
+        names = self.names()
+        if name not in names:
+            self._write([*names, name])
+
+    def remove(self, name: ObjectName) -> None:
+        """Forget an object."""
+        self._write([other for other in self.names() if other != name])
+
+    def _write(self, names: Sequence[ObjectName]) -> None:
+        if names:
+            write_file(self._path, json.dumps([asdict(name) for name in names], indent=1).encode(), mode=PRIVATE)
+        else:
+            self._path.unlink(missing_ok=True)
+
+
+def open_target(
+    workspace: Workspace, deployment: Deployment, *, role: Role = Role.ALL, tell: Tell = quietly
+) -> KubernetesTarget:
+    """Return the target; see `TargetModule`."""
+    return KubernetesTarget(workspace, deployment, role=role, tell=tell)
+
+
+def running(workspace: Workspace) -> Sequence[str]:
+    """Return what there is of a workspace in the cluster; see `TargetModule`."""
+    return [_called(name) for name in Record(workspace).names()]
+
+
+def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
+    """Remove exactly what was made, the namespace included if it was, and wait until it is gone; see `TargetModule`."""
+    record = Record(workspace)
+    names = record.names()
+    stopped = []
+    if names:
+        client = ClusterClient()
+        for name in reversed(names):
+            tell(f"removing {_called(name)}")
+            if name == _COREFILE:
+                _forget_broker(client)
+            else:
+                client.delete(name)
+        for name in names:
+            if name != _COREFILE:
+                _wait_gone(client, name, tell)
+            record.remove(name)
+            stopped.append(_called(name))
+    return [*stopped, *stop_local(workspace, tell=tell)]
+
+
+def _forget_broker(client: ClusterClient) -> None:
+    config = client.get(_COREFILE)
+    if config is not None:
+        client.merge(_COREFILE, {"data": {"Corefile": remove_entry(config["data"]["Corefile"])}})
+
+
+def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
+    deadline = time.monotonic() + 900
+    while client.get(name) is not None:
+        tell(f"{_called(name)} finishes")
+        if time.monotonic() > deadline:
+            raise RolloutSlowError(
+                f"{_called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
+            )
+        time.sleep(_CHECK_SECONDS)
+
+
+def _called(name: ObjectName) -> str:
+    return f"{name.kind.lower()}/{name.name}"
+
+
+def _is_replica(pod: Manifest) -> bool:
+    return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == replicas.PART)
+
+
+def _restarts(pod: Manifest) -> int:
+    status = pod.get("status", {})
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return sum(container.get("restartCount", 0) for container in containers)
+
+
+def _is_complete(deployment: Manifest) -> bool:
+    """Return whether a Deployment has just the pods that it should, and all are ready. One that is not there is."""
+    status: dict[str, Any] | None = deployment.get("status", {})
+    if status is None:
+        return True
+    if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 1):
+        return False
+    wanted = deployment["spec"]["replicas"]
+    return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
+
+
+def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> None:
+    """Write into the new Deployment which other release served before it."""
+    if running is None:
+        return
+    before = running["metadata"].get("annotations", {})
+    for item in made:
+        if ObjectName.of(item) == ObjectName.of(running):
+            annotations = item["metadata"]["annotations"]
+            current = before.get(replicas.RELEASE_LABEL)
+            other = current if current != annotations[replicas.RELEASE_LABEL] else before.get(PREVIOUS)
+            if other:
+                annotations[PREVIOUS] = other
+
+
+def _lines(made: Manifest) -> list[str]:
+    return yaml.safe_dump(made, sort_keys=True).splitlines(keepends=True)

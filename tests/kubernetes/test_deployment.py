@@ -1,0 +1,310 @@
+"""A deployment on a real cluster, in the order of its life; each test leaves two replicas serving."""
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.kubernetes import tools
+from testbed.kubernetes.cluster import Cluster
+from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.service import NODE_PORT, Service, make_deployment, store
+
+from sealserve import __version__
+from sealserve.cluster.kubernetes import files
+from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError
+from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.shipping import plan as make_plan
+from sealserve.cluster.kubernetes.target import RolloutRefusedError, RolloutSlowError
+from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.target import State
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+SPACE = "sealserve"
+REPLICAS = "app.kubernetes.io/component=replicas"
+
+
+@pytest.fixture(scope="module")
+def images(testbed: Cluster | None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The images of sealserve on the nodes: prefix and tag."""
+    prefix, tag = os.environ.get("SEALSERVE_IMAGES", f"sealserve:{__version__}").split(":")
+    names = [f"{prefix}-{name}:{tag}" for name in ("server-simulated", "front")]
+    if testbed is None:
+        return prefix, tag  # another cluster has them, or pulls them
+    archive = tmp_path_factory.mktemp("images") / "images.tar"
+    docker = shutil.which("docker")
+    saved = docker and subprocess.run([docker, "save", "-o", str(archive), *names], capture_output=True, check=False)
+    if not saved or saved.returncode != 0:
+        pytest.skip(f"no Docker engine has {' and '.join(names)}: `sealserve image build` makes them")
+    testbed.load([archive])
+    archive.unlink()
+    return prefix, tag
+
+
+@pytest.fixture(scope="module")
+def service(kubectl: Kubectl, images: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    prefix, tag = images
+    folder = tmp_path_factory.mktemp("site")
+    site = make_deployment(folder, prefix=prefix, tag=tag)
+    before = corefile(kubectl)
+    deployed = Service(site)
+    with store(folder / "store"):
+        try:
+            deployed.up(deployed.build_release())
+            yield deployed
+        finally:
+            deployed.down()
+    # `down` left nothing: neither the namespace, nor the name in the cluster's DNS, nor a process here.
+    assert kubectl("get", "namespace", SPACE, check=False).count("NotFound") == 1
+    assert corefile(kubectl) == before
+    assert LocalTarget(site.workspace, site.deployment).status() == []
+    assert deployed.target.status() == []
+
+
+def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kubectl: Kubectl) -> None:
+    states = {part.instance: part.state for part in service.target.status() if part.role == "replicas"}
+    assert list(states.values()) == [State.SERVING, State.SERVING]
+    for pod in states:
+        log = kubectl("-n", SPACE, "logs", pod, "-c", "server")
+        assert "step=quote" in log
+        assert "step=key key_name=release bytes=16" in log
+    with service.load() as load:
+        wait(lambda: len(load.instances) == 2)
+    assert load.errors == []
+
+
+def test_there_is_no_plaintext_and_no_way_around_the_front(service: Service, kubectl: Kubectl) -> None:
+    with socket.create_connection(("10.199.0.11", NODE_PORT), timeout=5) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert connection.recv(100) == b""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("10.199.0.11", NODE_PORT), timeout=5) as connection,
+        pytest.raises(OSError, match=r".*"),
+        context.wrap_socket(connection, server_hostname="other.example.com"),
+    ):
+        pass
+    for pod in replicas(kubectl):
+        with pytest.raises(OSError, match=r".*"):
+            socket.create_connection((pod["status"]["podIP"], 8500), timeout=2)
+    assert service.target.status()
+
+
+def test_pods_have_no_privileges(service: Service, kubectl: Kubectl) -> None:
+    assert service.site
+    for pod in replicas(kubectl):
+        name = pod["metadata"]["name"]
+        status = execute(kubectl, name, "cat", "/proc/1/status")
+        facts = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+        assert {facts[name].split()[0] for name in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
+        assert facts["NoNewPrivs"] == "1"
+        assert facts["Seccomp"] == "2"
+        assert facts["Uid"].split() == ["65532"] * 4
+        assert "No such file" in execute(kubectl, name, "ls", "/var/run/secrets/kubernetes.io", check=False)
+        assert "Read-only" in execute(kubectl, name, "touch", "/opt/x", check=False)
+
+
+def test_scaling_up_and_down_loses_no_request(service: Service) -> None:
+    with service.load() as load:
+        for count in (1, 3, 2):
+            service.target.scale(count)
+            wait(lambda load=load, before=load.answered: load.answered > before + 20)  # type: ignore[misc]
+    assert load.errors == []
+
+
+def test_a_pod_that_is_killed_costs_no_more_than_what_was_in_flight(service: Service, kubectl: Kubectl) -> None:
+    with service.load(clients=3) as load:
+        wait(lambda: load.answered > 20)
+        victim = replicas(kubectl)[0]["metadata"]["name"]
+        kubectl("-n", SPACE, "delete", "pod", victim, "--grace-period=0", "--force")
+        settle(service, kubectl)
+    assert len(load.errors) <= 3
+    assert load.answered > 100
+
+
+def test_an_nginx_that_is_killed_costs_no_more_than_what_was_in_flight(service: Service, kubectl: Kubectl) -> None:
+    with service.load(clients=3) as load:
+        wait(lambda: load.answered > 20)
+        pods = kubectl("-n", SPACE, "get", "pods", "-l", "app.kubernetes.io/component=front", "-o", "name").split()
+        kubectl("-n", SPACE, "delete", pods[0], "--grace-period=0", "--force")
+        kubectl("-n", SPACE, "rollout", "status", "deployment/sealserve-front", "--timeout=60s")
+    assert len(load.errors) <= 3
+
+
+def test_a_node_is_drained(service: Service, kubectl: Kubectl) -> None:
+    node = replicas(kubectl)[0]["spec"]["nodeName"]
+    try:
+        with service.load() as load:
+            kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=300s")
+            settle(service, kubectl)
+            assert {pod["spec"]["nodeName"] for pod in replicas(kubectl)} != {node}
+    finally:
+        kubectl("uncordon", node)
+    assert load.errors == []
+
+
+def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl) -> None:
+    local = LocalTarget(service.site.workspace, service.site.deployment)
+    local._registry.all()["broker"].stop()
+    kubectl("-n", SPACE, "scale", "deployment/sealserve-replicas", "--replicas=3")
+    wait(lambda: any("provisioning.unreachable" in part.detail for part in service.target.status()))
+    assert sum(part.role == "replicas" and part.state is State.SERVING for part in service.target.status()) == 2
+    local.start_broker()
+    service.target.scale(3)
+    service.target.scale(2)
+
+
+def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
+    local = LocalTarget(service.site.workspace, service.site.deployment)
+    local._registry.all()["pcs"].stop()
+    service.target.scale(3)  # the broker keeps collateral that is still current
+    local.start_vendor()
+    service.target.scale(2)
+
+
+def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> None:
+    release = service.build_release()
+    with service.load() as load:
+        service.up(release)
+        wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
+    assert load.errors == []
+    assert {part.detail.split(";")[0] for part in serving(service)} == {release.name}
+    assert service.target.difference(release, 2) == ""
+
+
+def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, kubectl: Kubectl) -> None:
+    served = service.target._client.get(service.target._deployment_name)
+    assert served is not None
+    before = served["metadata"]["annotations"]["sealserve/release"]
+    release = service.build_release()
+    with service.load() as load, pytest.raises(RolloutRefusedError, match=r"provisioning\.refused") as caught:
+        roll_revoked(service, release)
+    assert caught.value.code == "kubernetes.rollout-refused"
+    assert load.errors == []
+    assert any("provisioning.refused" in part.detail for part in service.target.status())
+    assert len(serving(service)) == 2
+    assert service.target.previous_release() == before
+    service.up(service.site.workspace.owner.releases / before)
+    assert {part.detail.split(";")[0] for part in serving(service)} == {before}
+    assert kubectl("-n", SPACE, "get", "deployment", "sealserve-replicas")
+
+
+def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
+    victim = replicas(kubectl)[0]["metadata"]["name"]
+    path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
+    execute(kubectl, victim, "sh", "-c", f"printf x >> {path}; kill 1")
+    with service.load() as load:
+        wait(lambda: any(part.instance == victim and "error[" in part.detail for part in service.target.status()))
+        wait(lambda: load.answered > 100)
+    assert all(part.instance != victim for part in serving(service))
+    assert len(load.errors) <= 3  # in flight when the server ended
+    kubectl("-n", SPACE, "delete", "pod", victim, "--wait=false")
+    settle(service, kubectl)
+
+
+def test_logs_of_every_pod_have_its_name(service: Service) -> None:
+    lines = list(service.target.logs(None, last=5, follow=False))
+    assert {line.part for line in lines} >= {part.instance for part in serving(service)}
+
+
+def test_an_unknown_kind_of_object_is_said(service: Service) -> None:
+    client = service.target._client
+    made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "x"}}
+    with pytest.raises(ClusterRefusedError, match="does not know this kind") as caught:
+        client.apply(made)
+    assert caught.value.code == "kubernetes.refused"
+
+
+def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, tmp_path: Path) -> None:
+    site = service.site
+    release = min(site.workspace.owner.releases.glob("half*"))
+    rendered = make_plan(site.workspace, site.deployment, release)
+    made = [
+        item for item in objects(rendered) if item["metadata"]["name"] != "sealserve-front" or item["kind"] != "Service"
+    ]
+    for name, text in files.chart(rendered, made).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    helm = str(tools.folder() / "helm")
+    assert "0 chart(s) failed" in run(helm, "lint", "--strict", str(tmp_path))
+    text = run(helm, "template", "sealserve", str(tmp_path), "--namespace", "chart")
+    assert text.count("namespace: chart") == len(made)
+    options = ("--kubeconfig", str(kubectl.kubeconfig), "--namespace", "chart")
+    run(helm, "install", "trial", str(tmp_path), *options, "--create-namespace", "--set", "replicas=0,frontReplicas=0")
+    assert "sealserve-replicas" in kubectl("-n", "chart", "get", "deployments", "-o", "name")
+    run(helm, "uninstall", "trial", *options)
+    kubectl("delete", "namespace", "chart", "--wait=false")
+
+
+def test_a_roll_out_that_does_not_end_is_said(
+    service: Service, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = service.target
+    short = service.site.deployment.kubernetes.model_copy(update={"start_seconds": -59})
+    monkeypatch.setattr(target, "_deployment", service.site.deployment.model_copy(update={"kubernetes": short}))
+    kubectl("cordon", "node-1")
+    kubectl("cordon", "node-2")
+    try:
+        with pytest.raises(RolloutSlowError, match="2 of 3 replicas serve") as caught:
+            target.scale(3)
+        assert caught.value.code == "kubernetes.rollout-slow"
+    finally:
+        kubectl("uncordon", "node-1")
+        kubectl("uncordon", "node-2")
+        service.target.scale(2)
+
+
+def roll_revoked(service: Service, release: Path) -> None:
+    """Roll to a release that the owner revokes before its enclaves start."""
+    target = service.target
+    target._build(release)
+    directory = str(service.site.directory)
+    run(sys.executable, "-m", "sealserve", "broker", "revoke", release.name, "--yes", "--directory", directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "_build", lambda _release: None)
+        target.up(release, 2)
+
+
+def serving(service: Service) -> list[Any]:
+    return [part for part in service.target.status() if part.role == "replicas" and part.state is State.SERVING]
+
+
+def settle(service: Service, kubectl: Kubectl) -> None:
+    kubectl("-n", SPACE, "rollout", "status", "deployment/sealserve-replicas", "--timeout=240s")
+    wait(lambda: len(serving(service)) == 2)
+
+
+def replicas(kubectl: Kubectl) -> list[Any]:
+    found = json.loads(kubectl("-n", SPACE, "get", "pods", "-l", REPLICAS, "-o", "json"))["items"]
+    return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def execute(kubectl: Kubectl, pod: str, *command: str, check: bool = True) -> str:
+    return kubectl("-n", SPACE, "exec", pod, "-c", "server", "--", *command, check=check)
+
+
+def corefile(kubectl: Kubectl) -> str:
+    return kubectl("-n", "kube-system", "get", "configmap", "coredns", "-o", "jsonpath={.data.Corefile}")
+
+
+def run(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.3)

@@ -1,0 +1,41 @@
+"""Clusters that cannot be talked to, each said in one error."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealserve.cluster.kubernetes.cluster_client import ClientMissingError, ClusterClient, ClusterUnreachableError, tidy
+
+
+def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ClusterUnreachableError, match="no usable kubeconfig") as caught:
+        ClusterClient(str(tmp_path / "none"))
+    assert caught.value.code == "kubernetes.unreachable"
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }))  # fmt: skip
+    with pytest.raises(ClusterUnreachableError, match="does not answer"):
+        ClusterClient(str(path))
+
+
+def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(ClientMissingError, match="not installed") as caught:
+        ClusterClient()
+    assert caught.value.code == "kubernetes.client-missing"
+    assert "sealserve[kubernetes]" in str(caught.value)
+
+
+def test_what_the_server_alone_keeps_is_left_out_of_a_diff() -> None:
+    made = {"kind": "X", "status": {"a": 1}, "metadata": {"name": "x", "uid": "1", "managedFields": []}}
+    assert tidy(made) == {"kind": "X", "metadata": {"name": "x"}}

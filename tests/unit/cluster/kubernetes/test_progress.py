@@ -1,0 +1,80 @@
+from typing import Any
+
+import pytest
+
+from sealserve.cluster.kubernetes.progress import is_refused, last_error, state_of
+from sealserve.cluster.target import State
+
+REFUSED = "2026-01-01 error[provisioning.refused]: The broker at b:4433 refused this enclave.\n"
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "p"}, "status": status}
+
+
+def container(name: str = "server", **state: Any) -> dict[str, Any]:
+    return {"name": name, "state": {}, "lastState": {}, **state}
+
+
+def test_a_ready_pod_serves() -> None:
+    assert state_of(pod(conditions=[{"type": "Ready", "status": "True"}])) == (State.SERVING, "")
+
+
+def test_a_pod_that_has_its_key_is_attested() -> None:
+    log = ["x INFO step=measured enclave=server", "x INFO step=key key_name=release bytes=16"]
+    assert state_of(pod(containerStatuses=[container()]), log) == (State.ATTESTED, "it loads the model")
+    assert state_of(pod(containerStatuses=[container()]), log[:1]) == (State.STARTING, "")
+
+
+def test_a_refused_enclave_says_why() -> None:
+    ended = container(lastState={"terminated": {"exitCode": 3, "message": f"x\n{REFUSED}"}})
+    state, reason = state_of(pod(containerStatuses=[ended]))
+    assert state is State.STARTING
+    assert reason == "server: error[provisioning.refused]: The broker at b:4433 refused this enclave."
+    assert is_refused(reason)
+
+
+def test_what_verify_found_in_an_init_container_is_shown() -> None:
+    found = "error[release.file-digest]: models/a is not what it was."
+    ended = container("fetch", state={"terminated": {"exitCode": 3, "message": found}})
+    state, reason = state_of(pod(initContainerStatuses=[ended]))
+    assert (state, reason) == (State.STARTING, f"fetch: {found}")
+    assert is_refused(reason)
+
+
+def test_an_image_that_cannot_be_had() -> None:
+    waiting = container(state={"waiting": {"reason": "ErrImageNeverPull", "message": "not present"}})
+    _, reason = state_of(pod(containerStatuses=[waiting]))
+    assert reason == "server: ErrImageNeverPull: not present"
+    assert not is_refused(reason)
+
+
+def test_a_broker_that_is_away_is_waited_for() -> None:
+    ended = container(
+        lastState={"terminated": {"exitCode": 4, "message": "error[provisioning.unreachable]: The broker is down."}}
+    )
+    _, reason = state_of(pod(containerStatuses=[ended]))
+    assert "provisioning.unreachable" in reason
+    assert not is_refused(reason)
+
+
+def test_no_room() -> None:
+    conditions = [{"type": "PodScheduled", "status": "False", "message": "Insufficient sgx.intel.com/epc."}]
+    assert state_of(pod(conditions=conditions))[1] == "no node has room: Insufficient sgx.intel.com/epc."
+
+
+def test_a_pod_that_is_deleted_finishes() -> None:
+    leaving = pod(conditions=[{"type": "Ready", "status": "True"}])
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert state_of(leaving)[0] is State.ENDED
+
+
+@pytest.mark.parametrize("message", ["", "Killed"])
+def test_an_end_without_a_reason_tells_its_status(message: str) -> None:
+    ended = container(lastState={"terminated": {"exitCode": 137, "message": message}})
+    assert state_of(pod(containerStatuses=[ended]))[1] == "server: it ended with status 137"
+
+
+def test_the_last_error_counts() -> None:
+    assert last_error(["error[a.b]: one", "error[c.d]: two", "x"]) == "error[c.d]: two"
+    assert last_error(["x"]) is None

@@ -1,0 +1,87 @@
+"""What the target decides by itself; what it does to a cluster is shown on one (`make test-kubernetes`)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.workspaces import make_site
+from tests.unit.cluster.kubernetes.conftest import make_plan
+
+from sealserve.cluster.kubernetes.cluster_client import ObjectName
+from sealserve.cluster.kubernetes.target import (
+    KubernetesTarget,
+    Record,
+    RoomMissingError,
+    _is_complete,
+    _remember_previous,
+    running,
+)
+from sealserve.workspace import Workspace
+
+SERVICE = ObjectName("v1", "Service", "sealserve", "sealserve-front")
+
+
+class Nodes:
+    """A cluster of which only the nodes' EPC counts."""
+
+    def __init__(self, *epc: str) -> None:
+        self._epc = epc
+
+    def find(self, *_arguments: str) -> list[Any]:
+        return [{"status": {"allocatable": {"sgx.intel.com/epc": epc} if epc else {}}} for epc in self._epc]
+
+
+def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:
+    site = make_site(tmp_path)
+    target = KubernetesTarget(site.workspace, plan.deployment)
+    target._open = Nodes(*epc)  # type: ignore[assignment]
+    target._check_room(plan)
+
+
+def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
+    plan = make_plan(platform="sgx", replicas=3)
+    check_room(plan, tmp_path / "a", "8Gi", "4Gi", "")
+    with pytest.raises(RoomMissingError, match=r"3 replicas with 4294967296 of EPC .* is for 2") as caught:
+        check_room(plan, tmp_path / "b", "8Gi", "3Gi")
+    assert caught.value.code == "kubernetes.epc"
+
+
+def test_the_autoscaler_cannot_ask_for_more_epc_than_there_is(tmp_path: Path) -> None:
+    with pytest.raises(RoomMissingError, match="8 replicas"):
+        check_room(make_plan("max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
+
+
+def test_simulated_replicas_need_no_epc(tmp_path: Path) -> None:
+    check_room(make_plan(), tmp_path)
+
+
+def test_what_is_made_is_remembered_before_it_is(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.create()
+    record = Record(workspace)
+    assert running(workspace) == []
+    record.add(SERVICE)
+    record.add(SERVICE)
+    assert running(workspace) == ["service/sealserve-front"]
+    record.remove(SERVICE)
+    assert not (workspace.host.run / "kubernetes.json").exists()
+
+
+def test_a_roll_out_is_complete_when_just_the_new_pods_are_there() -> None:
+    whole = {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, "observedGeneration": 3}
+    deployment = {"metadata": {"generation": 3}, "spec": {"replicas": 2}, "status": whole}
+    assert _is_complete(deployment)
+    for change in ({"replicas": 3}, {"updatedReplicas": 1}, {"availableReplicas": 1}, {"observedGeneration": 2}):
+        assert not _is_complete({**deployment, "status": {**whole, **change}})
+
+
+def test_the_release_before_is_remembered_until_there_is_another() -> None:
+    def deployment(release: str, before: str | None = None) -> dict[str, Any]:
+        annotations = {"sealserve/release": release, **({"sealserve/previous-release": before} if before else {})}
+        metadata = {"name": "sealserve-replicas", "namespace": "n", "annotations": annotations}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+
+    for current, remembered, expected in (("a", None, "a"), ("b", "a", "a"), ("b", None, None)):
+        made = deployment("b")
+        _remember_previous([made], deployment(current, remembered))
+        assert made["metadata"]["annotations"].get("sealserve/previous-release") == expected
