@@ -23,6 +23,7 @@ _KERNEL: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "ke
                   "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")  # fmt: skip
 # What the kubelet and the network plugins make outside of the folders that they are given.
 _FOLDERS: Final = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
+_CPU_SHARES: Final = "16384"  # of sixteen processes
 _SAVED: Final = STATE / "before.json"
 
 
@@ -57,6 +58,9 @@ def make_cgroups(name: str) -> None:
         if hierarchy.name == "unified":  # containerd makes what it wants there
             continue
         (hierarchy / CGROUP / name).mkdir(parents=True, exist_ok=True)
+        if hierarchy.name == "cpu":  # beside a busy machine, the whole cluster would get the share of one process
+            for folder in (hierarchy / CGROUP, hierarchy / CGROUP / name):
+                (folder / "cpu.shares").write_text(_CPU_SHARES)
         if hierarchy.name == "cpuset":  # a new cpuset is empty, and no process can enter it
             for folder in (hierarchy / CGROUP, hierarchy / CGROUP / name):
                 for setting in ("cpuset.cpus", "cpuset.mems"):

@@ -152,6 +152,7 @@ def _container(plan: Plan) -> Manifest:
             {"name": "memory", "mountPath": PRIVATE_ROOT, "subPath": _OWN_MEMORY},
         ]
     else:
+        arguments += ["--attempts", "1"]  # the kubelet starts it again, and `status` has the reason
         mounts.append({"name": "quoting", "mountPath": AESM_FOLDER})
     probe = {"tcpSocket": {"port": SERVER_PORT}}  # the kubelet's gRPC probe knows no TLS
     container: Manifest = {
