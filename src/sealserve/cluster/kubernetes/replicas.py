@@ -22,7 +22,7 @@ from sealserve.cluster.kubernetes.plan import (
     label_value,
     pod_security,
 )
-from sealserve.enclave.spec import PRIVATE_ROOT
+from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.workspace import DEPLOYMENT_FILE
 
 PART: Final = "replicas"
