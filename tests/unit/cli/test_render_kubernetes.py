@@ -63,7 +63,7 @@ def test_a_chart_has_values_for_what_differs_between_clusters(release: Path, cli
     template = (tmp_path / "chart" / "templates" / "sealserve-replicas-deployment.yaml").read_text()
     assert "replicas: {{ .Values.replicas }}" in template
     assert "namespace: {{ .Release.Namespace }}" in template
-    assert template.count("image: {{ .Values.serverImage }}") == 2
+    assert template.count("image: {{ .Values.serverImage }}") == 3  # and two init containers
 
 
 def test_a_release_without_an_enclave_for_pods_says_how_to_build_it(site: Site, cli: CommandLine) -> None:
