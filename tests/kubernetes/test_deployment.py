@@ -202,7 +202,7 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, ku
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
     victim = replicas(kubectl)[0]["metadata"]["name"]
     path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
-    execute(kubectl, victim, "sh", "-c", f"printf x >> {path}; kill 1")
+    execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1")
     with service.load() as load:
         wait(lambda: any(part.instance == victim and "error[" in part.detail for part in service.target.status()))
         wait(lambda: load.answered > 100)

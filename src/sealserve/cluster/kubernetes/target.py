@@ -146,7 +146,9 @@ class KubernetesTarget:
         plan = self._plan(release, replicas)
         texts: list[str] = []
         exists = client.get(ObjectName.of(namespace(plan))) is not None
-        for item in [namespace(plan), *self._objects(plan)]:
+        made = list(self._objects(plan))
+        _remember_previous(made, client.get(self._deployment_name) if exists else None)
+        for item in [namespace(plan), *made]:
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
             after = client.apply(item, dry_run=True) if exists else item
