@@ -31,13 +31,20 @@ def test_nothing_runs(cli: CommandLine) -> None:
     assert error["message"] == "There are no replicas to scale."
 
 
-def test_a_target_that_is_not_there(cli: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for target in ("kubernetes", "docker", "moon"):
+def test_a_target_that_is_not_there(cli: CommandLine) -> None:
+    for target in ("docker", "moon"):
         error = cli.error("up", "--target", target)
         assert (error["code"], error["status"]) == ("target.unsupported", 2)
         assert error["message"] == f"The target {target!r} is not known here."
+
+
+def test_a_cluster_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     elsewhere = CommandLine(capsys, make_site(tmp_path / "k8s", target={"kind": "kubernetes"}).directory)
-    assert elsewhere.error("up")["code"] == "target.unsupported"
+    error = elsewhere.error("up")
+    assert (error["code"], error["status"]) == ("kubernetes.unreachable", 4)
 
 
 def test_enclaves_for_sgx_do_not_run_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
