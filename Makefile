@@ -22,10 +22,10 @@ demo: setup ## Run the twelve steps on this machine (ARGS="--attack", "--keep", 
 	@$(BIN)/sealserve demo $(ARGS)
 
 test: setup ## Run every test
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not kubernetes" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that need neither TensorFlow nor other programs
-	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e and not kubernetes" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e and not docker and not kubernetes" $(ARGS)
 
 check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/ruff format --check .
@@ -57,6 +57,14 @@ cluster-up: setup ## Start a real Kubernetes on this machine, for tests and tria
 
 cluster-down: setup ## Stop it, and remove all of it
 	@$(BIN)/python -m testbed.kubernetes down
+
+.PHONY: test-docker compose
+test-docker: setup ## Run the tests on a Docker engine: the one that runs, or one that is started here (root)
+	$(BIN)/pytest -m docker -p no:xdist $(ARGS)
+
+compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (Go; some minutes)
+	cd testbed/docker/tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(CURDIR)/build/docker/docker-compose \
+		github.com/docker/compose/v2/cmd
 
 fuzz: setup ## Give the readers hostile input for FUZZ_SECONDS (60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)

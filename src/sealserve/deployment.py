@@ -186,6 +186,9 @@ class BrokerSection(_Section):
     address: Address = Field(
         default="127.0.0.1", description="name or address that enclaves connect to (measured: it is in the manifest)"
     )
+    reached_at: str | None = Field(
+        default=None, description="where a host of its own reaches the broker; by default what `address` resolves to"
+    )
     listen: str = Field(default="127.0.0.1", description="the address the broker listens on")
     port: Port = Field(default=4433, description="the port of the secret provisioning service")
     collateral_url: str | None = Field(

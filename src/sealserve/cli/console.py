@@ -36,7 +36,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an existing output
 
 Target = Annotated[
     str | None,
-    typer.Option("--target", "-t", help="local", show_default="the one in use, else that of sealserve.toml"),
+    typer.Option(
+        "--target", "-t", help="local, docker, kubernetes", show_default="the one in use, else that of sealserve.toml"
+    ),
 ]
 
 ReadyFile = Annotated[

@@ -11,8 +11,11 @@ import typer
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
+from sealserve.cli.up import prepare
+from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
 from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.target import Role
 from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
@@ -106,6 +109,40 @@ def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None
         path = output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, text.encode())
+
+
+@app.command()
+def docker(
+    release: Annotated[
+        str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+    ] = None,
+    role: Annotated[Role, typer.Option("--role", help="host: the broker is elsewhere.")] = Role.ALL,
+    gramine_direct: Annotated[
+        bool, typer.Option("--gramine-direct", help="Admit the system call that gramine-direct needs.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it here.", show_default="standard output")
+    ] = None,
+    force: console.Force = False,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    with console.spinner("Rendering") as tell:
+        target = DockerTarget(workspace, described, role=role, tell=tell, gramine_direct=gramine_direct)
+        if role is Role.ALL:
+            prepare(workspace, described, tell=tell)
+        places = (workspace.owner if role is Role.ALL else workspace.host).releases
+        text = target.render(releases.find(places, release), replicas or described.target.replicas)
+    if output is None:
+        console.out.print(text, markup=False, end="")
+    else:
+        write_file(output, text.encode(), overwrite=force)
+        console.say(f"Next: `docker compose --file {output} up --detach --wait`.")
 
 
 def _upstream(text: str) -> Upstream:

@@ -24,6 +24,7 @@ def pcs(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, show_default="that of broker.collateral_url, or 8081")
     ] = None,
+    listen: Annotated[str, typer.Option(help="The address it listens on.")] = "127.0.0.1",
     ready_file: console.ReadyFile = None,
     directory: console.Directory = console.HERE,
 ) -> None:
@@ -32,7 +33,7 @@ def pcs(
     described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
     configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
-    server = PcsServer(vendor, port=configured if port is None else port)
+    server = PcsServer(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)
     try:

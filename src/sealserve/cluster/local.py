@@ -144,17 +144,8 @@ class LocalTarget:
             raise TargetNotUpError("No release was started yet.", hint="`sealserve up` starts one.") from error
 
     def ship(self, release: Path) -> Path:
-        """Bring a release to the host's folder, by the archive that would travel; return where it is there."""
-        shipped = self._workspace.host.releases / release.name
-        if shipped.is_dir():
-            enclaves.ship(release, shipped)
-            return shipped
-        bundle = self._workspace.owner.releases / f"{release.name}.tar"
-        try:
-            releases.pack(release, bundle, overwrite=True)
-            return releases.unpack(self._workspace, bundle, self._workspace.host.owner_key).folder
-        finally:
-            bundle.unlink(missing_ok=True)
+        """Bring a release to the host's folder; return where it is there."""
+        return releases.ship(self._workspace, release)
 
     def start_replica(self, shipped: Path, index: int) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""

@@ -13,7 +13,11 @@ from sealserve.cluster.target import Role, Target, TargetBusyError, TargetModule
 from sealserve.deployment import Deployment
 from sealserve.workspace import Workspace
 
-MODULES: Final = {"local": "sealserve.cluster.local", "kubernetes": "sealserve.cluster.kubernetes.target"}
+MODULES: Final = {
+    "local": "sealserve.cluster.local",
+    "docker": "sealserve.cluster.docker",
+    "kubernetes": "sealserve.cluster.kubernetes.target",
+}
 """Every target that works, by its name in ``sealserve.toml``."""
 
 _RECORD: Final = "target"

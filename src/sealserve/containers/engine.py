@@ -99,6 +99,16 @@ class Engine:
             raise _refusal(arguments, result.stderr)
         return result.stdout
 
+    def run_merged(self, *arguments: str) -> str:
+        """Run a command, and return what it printed to standard output and to standard error, as it came."""
+        result = subprocess.run(
+            [self._program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            check=False, stdin=subprocess.DEVNULL, env=_environment(),
+        )  # fmt: skip
+        if result.returncode != 0:
+            raise _refusal(arguments, result.stdout)
+        return result.stdout
+
     def watch(self, *arguments: str, on_line: Callable[[str], None]) -> None:
         """Run a command that takes long, and hand over each line that it prints.
 

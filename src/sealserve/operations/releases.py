@@ -13,7 +13,7 @@ from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError
-from sealserve.operations import models
+from sealserve.operations import enclaves, models
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
@@ -202,6 +202,24 @@ def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedBundle:
         check=lambda folder: enclaves.extend(_verify_enclaves(folder, key)),
     )
     return _bundle(unpacked, enclaves)
+
+
+def ship(workspace: Workspace, folder: Path) -> Path:
+    """Bring a release of the owner's to the host's folder of the same workspace, by the archive that would travel.
+
+    Returns:
+        Where it is there. If it was there before, its enclaves are brought up to date.
+    """
+    shipped = workspace.host.releases / folder.name
+    if shipped.is_dir():
+        enclaves.ship(folder, shipped)
+        return shipped
+    bundle = workspace.owner.releases / f"{folder.name}.tar"
+    try:
+        pack(folder, bundle, overwrite=True)
+        return unpack(workspace, bundle, workspace.host.owner_key).folder
+    finally:
+        bundle.unlink(missing_ok=True)
 
 
 def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundle:

@@ -32,7 +32,7 @@ def test_nothing_runs(cli: CommandLine) -> None:
 
 
 def test_a_target_that_is_not_there(cli: CommandLine) -> None:
-    for target in ("docker", "moon"):
+    for target in ("moon", "Docker"):
         error = cli.error("up", "--target", target)
         assert (error["code"], error["status"]) == ("target.unsupported", 2)
         assert error["message"] == f"The target {target!r} is not known here."

@@ -78,6 +78,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("quote show", [owner.master_key]),
         ("quote verify", [owner.index_signing_key]),
         ("render nginx", ["--replica", "127.0.0.1:1"]),
+        ("render docker", []),
         ("render kubernetes", []),
         ("cloud list", []),
         ("cloud show", ["alibaba-g7t"]),

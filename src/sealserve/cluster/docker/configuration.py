@@ -1,0 +1,82 @@
+"""The files that the containers read: NGINX's configuration, and a ``sealserve.toml`` that fits their networks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+
+from sealserve.atomic_file import write_file
+from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
+from sealserve.cluster.docker.seccomp import gramine_direct_profile
+from sealserve.deployment import Deployment, Platform
+from sealserve.ingress.nginx_config import NginxConfig, Upstream, render, render_relay
+from sealserve.workspace import DEPLOYMENT_FILE
+
+SECCOMP_FILE: Final = "gramine-direct-seccomp.json"
+_RUN_FOLDER: Final = Path("/run/sealserve")
+_STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's libnginx-mod-stream
+_HIDDEN: Final = {"path"}  # where the owner keeps a model is no container's business
+
+
+def write_configuration(plan: Plan, described: Deployment, bundle: Bundle, *, broker: Upstream | None) -> None:
+    """Write everything but NGINX's list of replicas; what is there already is replaced.
+
+    Args:
+        plan: Says where.
+        described: The deployment as the containers see it.
+        bundle: What the replicas serve.
+        broker: Where the relay finds the broker, or None where the broker is here.
+    """
+    for name in (NGINX, "quoting", *([RELAY] if broker else [])):
+        (plan.folder / name).mkdir(parents=True, exist_ok=True)
+    write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
+    if broker is not None:
+        text = render_relay(bundle.broker[1], broker, run_folder=_RUN_FOLDER, stream_module=_STREAM_MODULE)
+        write_file(plan.folder / RELAY / "nginx.conf", text.encode())
+
+
+def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]) -> bool:
+    """Write NGINX's configuration; return whether it is another one than before.
+
+    Args:
+        plan: Says where.
+        described: The deployment.
+        upstreams: The replicas; at least one.
+    """
+    config = NginxConfig(
+        listen=plan.front_address,
+        port=FRONT_PORT,
+        service_name=described.service.name,
+        upstreams=upstreams,
+        run_folder=_RUN_FOLDER,
+        log_folder=None,
+        stream_module=_STREAM_MODULE,
+    )
+    path, content = plan.folder / NGINX / "nginx.conf", render(config).encode()
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
+    return True
+
+
+def write_seccomp(folder: Path) -> Path:
+    """Write the profile for gramine-direct into ``folder``, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SECCOMP_FILE
+    write_file(path, (json.dumps(gramine_direct_profile(), indent=1) + "\n").encode())
+    return path
+
+
+def container_deployment(described: Deployment) -> str:
+    """Return the ``sealserve.toml`` of the containers: the broker listens in its networks; the vendor is in one."""
+    settings: dict[str, Any] = described.model_dump(mode="json", by_alias=True, exclude_none=True)
+    settings["model"] = [
+        {key: value for key, value in model.items() if key not in _HIDDEN} for model in settings["model"]
+    ]
+    settings[BROKER]["listen"] = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
+    if described.platform is Platform.SIMULATED:
+        settings[BROKER]["collateral_url"] = f"http://{PCS}:{PCS_PORT}"
+    return "# Written by `sealserve up --target docker`, for its containers.\n" + tomli_w.dumps(settings)

@@ -1,0 +1,296 @@
+"""What the engine runs of a deployment, found by labels: the engine itself is the record, so nothing can be lost."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.docker import commands
+from sealserve.cluster.docker.parts import Attachment, Container, Network
+from sealserve.cluster.docker.plan import NGINX, REPLICA
+from sealserve.cluster.processes import wait_until
+from sealserve.containers.build import require_image
+from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
+from sealserve.errors import UnavailableError
+from sealserve.workspace import Workspace
+
+_POLL_SECONDS: Final = 0.3
+_LAST_LINES: Final = 50
+
+
+class ContainerEndedError(UnavailableError):
+    """A container ended before it was ready."""
+
+    code = "container.ended"
+
+
+class ContainerNotReadyError(UnavailableError):
+    """A container was not ready in time."""
+
+    code = "container.not-ready"
+
+
+class SubnetTakenError(UnavailableError):
+    """The addresses of the deployment's networks are in use."""
+
+    code = "docker.subnet-taken"
+
+
+def project_name(workspace: Workspace) -> str:
+    """Return the name that a workspace's containers and networks begin with: each workspace has another."""
+    folder = str(workspace.directory.resolve())
+    return f"sealserve-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A container that the engine has.
+
+    Args:
+        id: The engine's.
+        name: Its full name.
+        role: Its role.
+        image: The id of its image.
+        digest: Of what it was described as.
+        release: A replica's release; empty for others.
+        status: ``created``, ``running``, ``exited``, ...
+        health: ``starting``, ``healthy``, ``unhealthy``, or empty.
+        ready: The command that succeeds in it when it is ready.
+        pid: Its main process on this machine, or None.
+        networks: The short names of its networks.
+    """
+
+    id: str
+    name: str
+    role: str
+    image: str
+    digest: str
+    release: str
+    status: str
+    health: str
+    ready: str
+    pid: int | None
+    networks: frozenset[str]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs; one that the engine starts again and again does not count."""
+        return self.status == "running"
+
+    @property
+    def link(self) -> int | None:
+        """The number of a replica's network."""
+        numbers = [int(name.removeprefix("link-")) for name in self.networks if name.startswith("link-")]
+        return numbers[0] if self.role.startswith(REPLICA) and numbers else None
+
+
+class Fleet:
+    """The containers and networks of one deployment.
+
+    Args:
+        engine: Has them.
+        project: What their names begin with.
+    """
+
+    def __init__(self, engine: Engine, project: str) -> None:
+        self._engine = engine
+        self.project = project
+
+    def containers(self) -> list[Running]:
+        """Return every container, in the order in which requests come."""
+        ids = self._engine.labelled("container", f"{commands.PROJECT}={self.project}")
+        return sorted(map(self._running, self._engine.inspect("container", *ids)), key=_order)
+
+    def find(self, role: str) -> Running | None:
+        """Return the container that has a role, or None; of several, any."""
+        return next((container for container in self.containers() if container.role == role), None)
+
+    def replicas(self) -> list[Running]:
+        """Return the containers of replicas, running or not."""
+        return [container for container in self.containers() if container.role.startswith(REPLICA)]
+
+    def ensure_network(self, network: Network) -> None:
+        """Make a network unless it is there.
+
+        Raises:
+            SubnetTakenError: Another network has its addresses.
+        """
+        name = f"{self.project}-{network.name}"
+        found = self._engine.inspect("network", name)
+        if found:
+            subnets = [config.get("Subnet") for config in found[0]["IPAM"]["Config"]]
+            if subnets == [str(network.subnet)]:
+                return
+            self._engine.run("network", "rm", name)  # of an earlier docker.subnet
+        try:
+            self._engine.run(*commands.network_create(network, self.project))
+        except EngineRefusedError as error:
+            if "overlap" in error.message:
+                raise SubnetTakenError(
+                    f"Another network has addresses in {network.subnet}.",
+                    hint="Set docker.subnet in sealserve.toml to private addresses that nothing here uses.",
+                ) from error
+            raise
+
+    def ensure(self, container: Container) -> Running:
+        """Make sure that a container runs as described: one that runs is left alone, another one is replaced."""
+        for found in self.containers():
+            if found.role == container.role:
+                if self.fits(found, container):
+                    return found
+                self.remove(found)
+        return self.start(container)
+
+    def fits(self, found: Running, described: Container) -> bool:
+        """Whether a container runs just as it is described now, with the image that has its name now."""
+        return (
+            found.is_running
+            and found.digest == described.digest
+            and (image := self._engine.image(described.image)) is not None
+            and image.id == found.image
+        )
+
+    def start(self, container: Container) -> Running:
+        """Make a container and start it. An image that a registry has is pulled; a name without one is never looked up.
+
+        Raises:
+            ImageMissingError: The engine has no image of a name that tells no registry.
+        """
+        if "/" in container.image and self._engine.image(container.image) is None:
+            self._engine.run("pull", "--quiet", container.image)
+        require_image(self._engine, container.image)
+        created = self._engine.run(*commands.container_create(container, self.project)).strip()
+        try:
+            for place in container.networks[1:]:
+                self._engine.run(*commands.network_connect(created, place, self.project))
+            self._engine.run("container", "start", created)
+        except BaseException:
+            self._discard(created)
+            raise
+        return self._running(self._engine.inspect("container", created)[0])
+
+    def connect(self, container: Running, place: Attachment) -> None:
+        """Bring a container that runs into a further network, unless it is there."""
+        if place.network not in container.networks:
+            self._engine.run(*commands.network_connect(container.id, place, self.project))
+
+    def wait(self, container: Running, *, seconds: float) -> None:
+        """Wait until a container is ready.
+
+        Raises:
+            ContainerEndedError: It ended before; the message has the reason that it logged.
+            ContainerNotReadyError: It was not ready in ``seconds``.
+        """
+
+        def ended() -> bool:
+            found = self._engine.inspect("container", container.id)
+            return not found or found[0]["State"]["Status"] != "running" or found[0]["RestartCount"] > 0
+
+        if not wait_until(lambda: self.is_ready(container) or ended(), seconds=seconds, interval=_POLL_SECONDS):
+            raise ContainerNotReadyError(
+                f"{container.role} was not ready in {seconds:.0f} s.", hint=f"Its log: `docker logs {container.name}`."
+            )
+        if ended() and not self.is_ready(container):
+            raise ContainerEndedError(f"{container.role} ended: {self.last_error(container)}")
+
+    def is_ready(self, container: Running) -> bool:
+        """Return whether a container is ready now, which its health says only at the next check."""
+        with suppress(EngineRefusedError):
+            self._engine.run("container", "exec", container.id, "sh", "-c", container.ready)
+            return True
+        return False
+
+    def reload_nginx(self, nginx: Running, *, seconds: float = 15) -> None:
+        """Let NGINX read its configuration again, and wait until new connections are handled by it.
+
+        Raises:
+            ContainerNotReadyError: It did not take it in time.
+        """
+        before = self._workers(nginx)
+        self._engine.run("container", "kill", "--signal", "HUP", nginx.id)
+        if not wait_until(lambda: bool(now := self._workers(nginx)) and not now & before, seconds=seconds):
+            raise ContainerNotReadyError(
+                f"NGINX did not take its new configuration within {seconds:.0f} s: {self.last_error(nginx)}"
+            )
+
+    def remove(self, container: Running, *, log: Path | None = None, grace: int | None = None) -> None:
+        """Ask a container to end, wait as long as it may take, and remove it with all that is only its own.
+
+        Args:
+            container: Which.
+            log: Where what it logged is kept; None if it is not.
+            grace: Seconds that it gets; None for its own time.
+        """
+        with suppress(EngineAbsentError):
+            self._engine.run("container", "stop", *(["--time", str(grace)] if grace is not None else []), container.id)
+        if log is not None:
+            with suppress(EngineRefusedError):
+                log.parent.mkdir(parents=True, exist_ok=True)
+                write_file(log, self._engine.run_merged("logs", container.id).encode(), mode=PRIVATE)
+        self._discard(container.id)
+
+    def remove_networks(self, *names: str) -> None:
+        """Remove the deployment's networks of these short names, or all; whoever is in one leaves it first."""
+        for found in self._engine.inspect(
+            "network", *self._engine.labelled("network", f"{commands.PROJECT}={self.project}")
+        ):
+            if not names or found["Labels"].get(commands.NETWORK) in names:
+                for container in found["Containers"]:
+                    with suppress(EngineRefusedError):
+                        self._engine.run("network", "disconnect", "--force", found["Id"], container)
+                with suppress(EngineAbsentError):
+                    self._engine.run("network", "rm", found["Id"])
+
+    def networks(self) -> set[str]:
+        """Return the short names of the networks that there are."""
+        ids = self._engine.labelled("network", f"{commands.PROJECT}={self.project}")
+        return {found["Labels"][commands.NETWORK] for found in self._engine.inspect("network", *ids)}
+
+    def last_error(self, container: Running) -> str:
+        """Return the last line of a container's log that tells of an error, else the last line."""
+        lines = [line for line in self.log(container, last=_LAST_LINES) if line.strip()]
+        errors = [line for line in lines if "error[" in line or "[emerg]" in line]
+        return (errors or lines or ["it logged nothing."])[-1].strip()
+
+    def log(self, container: Running, *, last: int) -> Iterator[str]:
+        """Yield the last lines that a container logged."""
+        with suppress(EngineAbsentError):
+            yield from self._engine.run_merged("logs", "--tail", str(last), container.id).splitlines()
+
+    def _discard(self, container: str) -> None:
+        with suppress(EngineAbsentError):
+            self._engine.run("container", "rm", "--force", "--volumes", container)
+
+    def _workers(self, nginx: Running) -> set[str]:
+        lines = self._engine.run("container", "top", nginx.id, "-eo", "pid,args").splitlines()
+        return {line.split()[0] for line in lines if line.endswith("nginx: worker process")}
+
+    def _running(self, found: dict[str, Any]) -> Running:
+        labels, state = found["Config"]["Labels"], found["State"]
+        prefix = f"{self.project}-"
+        return Running(
+            id=found["Id"],
+            name=found["Name"].lstrip("/"),
+            role=labels[commands.ROLE],
+            image=found["Image"],
+            digest=labels.get(commands.DIGEST, ""),
+            release=labels.get(f"{commands.FACT}release", ""),
+            status=state["Status"],
+            health=(state.get("Health") or {}).get("Status", ""),
+            ready=found["Config"].get("Healthcheck", {}).get("Test", ["", ""])[-1],
+            pid=state.get("Pid") or None,
+            networks=frozenset(
+                name.removeprefix(prefix) for name in found["NetworkSettings"]["Networks"] if name.startswith(prefix)
+            ),
+        )
+
+
+def _order(container: Running) -> tuple[int, int, str]:
+    if container.role == NGINX:
+        return (0, 0, container.name)
+    if container.role.startswith(REPLICA):
+        return (1, int(container.role.removeprefix(REPLICA)), container.name)
+    return (2, 0, container.name)

@@ -1,0 +1,389 @@
+"""The Docker target: broker, NGINX and replicas as containers, on networks of their own.
+
+A new release is rolled out replica by replica: each new one serves before NGINX forgets the one that it replaces, and
+that one finishes its requests.
+"""
+
+import hashlib
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from sealserve.cluster import ports
+from sealserve.cluster.docker.compose import compose_file
+from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
+from sealserve.cluster.docker.fleet import Fleet, Running, project_name
+from sealserve.cluster.docker.logs import follow_logs
+from sealserve.cluster.docker.ownership import container_user, give
+from sealserve.cluster.docker.parts import Attachment, Container
+from sealserve.cluster.docker.plan import (
+    BROKER,
+    ENCLAVE,
+    ENCLAVE_DEVICE,
+    NGINX,
+    RELAY,
+    REPLICA,
+    SERVER_PORT,
+    Bundle,
+    Plan,
+    first_links,
+    free_links,
+)
+from sealserve.cluster.target import (
+    LogLine,
+    PartStatus,
+    PartUnknownError,
+    Role,
+    State,
+    TargetNotUpError,
+    TargetUnsupportedError,
+    Tell,
+    quietly,
+)
+from sealserve.containers.build import inventory_of
+from sealserve.containers.engine import Engine
+from sealserve.containers.recipes import images_for, reference
+from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.measurement import load_enclave
+from sealserve.errors import SealserveError
+from sealserve.ingress.nginx_config import Upstream
+from sealserve.operations import enclaves, provisioning, releases, simulation
+from sealserve.workspace import Workspace
+
+FOLDER: Final = "docker"
+COMPOSE_FOLDER: Final = "compose"  # what runs is not to be changed by rendering something else
+START_SECONDS: Final = 60
+REPLICA_SECONDS: Final = 300  # reading and loading a model on a busy machine takes its time
+
+
+class DockerTarget:
+    """A deployment in the containers of this machine's Docker engine.
+
+    Args:
+        workspace: With the parts of the machines that this one is.
+        deployment: What it describes.
+        role: Which machine this is.
+        tell: Called with a few words before each thing that is done.
+        gramine_direct: Give replicas the system calls that gramine-direct needs.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        deployment: Deployment,
+        *,
+        role: Role = Role.ALL,
+        tell: Tell = quietly,
+        gramine_direct: bool = False,
+    ) -> None:
+        self._workspace = workspace
+        self._deployment = for_containers(deployment)
+        self._role = role
+        self._tell = tell
+        self._gramine_direct = gramine_direct
+        self._engine = Engine()
+        self._fleet = Fleet(self._engine, project_name(workspace))
+
+    def up(self, release: Path, replicas: int) -> None:
+        """Start what does not run; replicas of another release are replaced, one after the other. See `Target.up`.
+
+        Raises:
+            ContainerEndedError: A container ended before it was ready; those that served go on.
+            SealserveError: What is missing, or was refused.
+        """
+        self._engine.require()
+        self._require_host()
+        bundle, plan = self._prepare(release)
+        if self._fleet.find(NGINX) is None:
+            service = self._deployment.service
+            ports.require_free(service.port, "NGINX (service.port)", service.listen)
+        for network in (plan.front, plan.collateral):
+            self._fleet.ensure_network(network)
+        for container in plan.services(bundle):
+            self._tell(f"starting {container.role}")
+            running = self._fleet.ensure(container)
+            self._fleet.wait(running, seconds=START_SECONDS)
+        self._link_all(plan, bundle)
+        self._roll(plan, bundle, replicas)
+
+    def scale(self, replicas: int) -> None:
+        """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""
+        running = [container for container in self._fleet.replicas() if container.is_running]
+        if not running:
+            raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
+        release = self._releases() / running[-1].release
+        if self._fleet.find(RELAY) is not None:
+            self._role, release = Role.HOST, self._workspace.host.releases / running[-1].release
+        bundle, plan = self._prepare(release)
+        self._roll(plan, bundle, replicas)
+
+    def status(self) -> Sequence[PartStatus]:
+        """Return the state of every part that was started."""
+        return [self._status(container) for container in self._fleet.containers()]
+
+    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
+        """Yield what the parts logged; see `Target.logs`."""
+        containers = self._fleet.containers()
+        chosen = [container for container in containers if part in {None, container.role}]
+        if not chosen:
+            names = ", ".join(container.role for container in containers) or "none yet"
+            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {names}.")
+        if follow:
+            return follow_logs({container.id: container.role for container in chosen}, last=last)
+        return chain.from_iterable(
+            (LogLine(container.role, line) for line in self._fleet.log(container, last=last)) for container in chosen
+        )
+
+    def render(self, release: Path, replicas: int) -> str:
+        """Return a Compose file that starts the same; the configuration that it names is written.
+
+        Raises:
+            SealserveError: What is missing, or was refused.
+        """
+        bundle, plan = self._prepare(release, COMPOSE_FOLDER)
+        numbers = first_links(plan, replicas)
+        write_front(plan, self._deployment, [Upstream(plan.upstream(number), bundle.port) for number in numbers])
+        give(self._workspace, container_user(self._workspace), plan.folder)
+        services = [
+            _with(container, [plan.keeper_on(number, bundle) for number in numbers])
+            if container.role == plan.keeper
+            else container
+            for container in plan.services(bundle)
+        ]
+        nginx = _with(plan.nginx(), [plan.nginx_on(number) for number in numbers])
+        servers = [plan.replica(index, number, bundle) for index, number in enumerate(numbers)]
+        networks = [plan.front, plan.collateral, *(plan.link(number) for number in numbers)]
+        return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
+
+    def _prepare(self, release: Path, folder_name: str = FOLDER) -> tuple[Bundle, Plan]:
+        """Do what the owner and the host do before containers start, and write the files that these read."""
+        folder = self._workspace.host.run / folder_name
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        shipped = self._ship(release) if self._role is Role.ALL else release
+        bundle = self._bundle(shipped)
+        user = container_user(self._workspace)
+        plan = Plan(
+            self._workspace,
+            self._deployment,
+            role=self._role,
+            user=user,
+            folder=folder.resolve(),
+            groups=self._device_groups(),
+            seccomp=write_seccomp(folder.resolve()) if self._gramine_direct else None,
+        )
+        write_configuration(plan, self._deployment, bundle, broker=self._broker_elsewhere(bundle))
+        give(self._workspace, user, folder, *([] if plan.simulated else [shipped]))
+        return bundle, plan
+
+    def _ship(self, release: Path) -> Path:
+        """Build the release's enclave if it has none that fits the image, let it have the key, and ship both."""
+        now = datetime.now(UTC)
+        if self._deployment.platform is Platform.SIMULATED:
+            simulation.open_platform(self._workspace, now=now)
+        images = self._deployment.images
+        name = images_for(self._deployment.platform)[-1]
+        inventory = inventory_of(
+            self._engine, name, reference(images.prefix, name, images.tag), records=self._workspace.owner.images,
+            tell=self._tell,
+        )  # fmt: skip
+        spec = enclaves.specify(
+            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=inventory
+        )
+        manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
+        if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
+            self._tell("building the enclave")
+            enclaves.build(self._workspace, release, spec, now=now)
+        provisioning.allow(self._workspace, self._deployment, release, now=now)
+        return releases.ship(self._workspace, release)
+
+    def _bundle(self, shipped: Path) -> Bundle:
+        names = enclaves.names(shipped)
+        if not names:
+            raise TargetUnsupportedError(
+                f"The release {shipped.name} has no enclave.",
+                hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
+            )
+        name = ENCLAVE if ENCLAVE in names else names[0]
+        manifest = load_enclave(shipped, name).manifest
+        host, _, port = manifest.loader.env["SECRET_PROVISION_SERVERS"].rpartition(":")
+        if is_address(host):
+            raise TargetUnsupportedError(
+                f"The enclave connects to the broker at the address {host}; in containers the broker has a name.",
+                hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
+            )
+        text = (shipped / "enclave" / f"{name}.manifest.sgx").read_bytes()
+        return Bundle(
+            folder=shipped.resolve(),
+            enclave=name,
+            port=enclaves.port_of(manifest),
+            broker=(host, int(port)),
+            size=sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()),
+            manifest=hashlib.sha256(text).hexdigest(),
+        )
+
+    def _broker_elsewhere(self, bundle: Bundle) -> Upstream | None:
+        if self._role is Role.ALL:
+            return None
+        broker = self._deployment.broker
+        host, port = broker.reached_at or bundle.broker[0], bundle.broker[1]
+        if not is_address(host):
+            try:  # here, since in the container the name is the relay's own
+                found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise TargetUnsupportedError(
+                    f"The broker's name {host} does not resolve on this machine: {error.strerror}.",
+                    hint="Set broker.reached_at in sealserve.toml to the address at which this machine reaches it.",
+                ) from error
+            host = str(found[0][4][0])
+        return Upstream(host, port)
+
+    def _link_all(self, plan: Plan, bundle: Bundle) -> None:
+        """Bring the keeper and NGINX, which may be new, into the networks of the replicas that run."""
+        for replica in self._fleet.replicas():
+            if replica.link is not None:
+                self._connect(plan, bundle, replica.link)
+
+    def _connect(self, plan: Plan, bundle: Bundle, number: int) -> None:
+        for role, place in ((plan.keeper, plan.keeper_on(number, bundle)), (NGINX, plan.nginx_on(number))):
+            if (container := self._fleet.find(role)) is not None:
+                self._fleet.connect(container, place)
+
+    def _roll(self, plan: Plan, bundle: Bundle, replicas: int) -> None:
+        """Let exactly ``replicas`` serve the bundle, without a moment in which nobody does."""
+        leaving = [old for old in self._fleet.replicas() if int(old.role.removeprefix(REPLICA)) >= replicas]
+        for index in range(replicas):
+            olds = [old for old in self._fleet.replicas() if old.role == f"{REPLICA}{index}"]
+            fitting = [old for old in olds if self._fits(old, plan, index, bundle)]
+            for container in fitting[:1]:
+                self._wait(container)
+            if not fitting:
+                self._start(plan, bundle, index)
+            self._retire(plan, bundle, [old for old in olds if old not in fitting[:1]])
+        self._retire(plan, bundle, leaving)
+
+    def _fits(self, old: Running, plan: Plan, index: int, bundle: Bundle) -> bool:
+        return old.link is not None and self._fleet.fits(old, plan.replica(index, old.link, bundle))
+
+    def _start(self, plan: Plan, bundle: Bundle, index: int) -> None:
+        used = {replica.link for replica in self._fleet.replicas() if replica.link is not None}
+        number = next(free_links(plan, used))
+        self._tell(f"starting {REPLICA}{index}")
+        self._fleet.ensure_network(plan.link(number))
+        self._connect(plan, bundle, number)
+        started = self._fleet.start(plan.replica(index, number, bundle))
+        try:
+            self._wait(started)
+        except BaseException as error:
+            if isinstance(error, SealserveError) and len(self._fleet.replicas()) == 1:
+                # Nobody is harmed if it goes on trying: the broker may let it have the key later.
+                self._front(plan, bundle)
+                raise
+            self._fleet.remove(started, log=self._log(started), grace=0)
+            self._fleet.remove_networks(plan.link(number).name)
+            raise
+        self._front(plan, bundle)
+
+    def _wait(self, replica: Running) -> None:
+        self._tell(f"{replica.role} attests itself, opens the release and loads the model")
+        self._fleet.wait(replica, seconds=REPLICA_SECONDS)
+
+    def _retire(self, plan: Plan, bundle: Bundle, leaving: Sequence[Running]) -> None:
+        """Let NGINX forget replicas, then let these finish their requests and end."""
+        if leaving:
+            self._front(plan, bundle, without={old.id for old in leaving})
+        for old in leaving:
+            self._tell(f"{old.role} finishes its requests")
+            self._fleet.remove(old, log=self._log(old))
+            if old.link is not None:
+                self._fleet.remove_networks(plan.link(old.link).name)
+
+    def _front(self, plan: Plan, bundle: Bundle, without: set[str] | None = None) -> None:
+        """Start NGINX before the replicas that run, or let it read the new list."""
+        upstreams = [
+            Upstream(plan.upstream(replica.link), bundle.port)
+            for replica in self._fleet.replicas()
+            if replica.link is not None and replica.id not in (without or ())
+        ]
+        changed = write_front(plan, self._deployment, upstreams)
+        give(self._workspace, container_user(self._workspace), plan.folder / NGINX)
+        described, before = plan.nginx(), self._fleet.find(NGINX)
+        if before is None or not self._fleet.fits(before, described):
+            self._tell("starting NGINX")
+        nginx = self._fleet.ensure(described)
+        self._link_all(plan, bundle)
+        self._fleet.wait(nginx, seconds=START_SECONDS)
+        if changed and before is not None and nginx.id == before.id:
+            self._fleet.reload_nginx(nginx)
+
+    def _status(self, container: Running) -> PartStatus:
+        service = self._deployment.service
+        state, detail = State.RUNNING, ""
+        if not container.is_running:
+            state = State.STARTING if container.status in {"created", "restarting"} else State.ENDED
+            detail = self._fleet.last_error(container)
+        elif container.role == NGINX:
+            state, detail = State.SERVING, f"{service.name} at {service.listen}:{service.port}"
+        elif container.role.startswith(REPLICA):
+            state, detail = self._progress(container), container.release
+        return PartStatus(
+            role=container.role,
+            state=state,
+            port=service.port if container.role == NGINX else None,
+            pid=container.pid,
+            instance=container.name,
+            detail=detail,
+        )
+
+    def _progress(self, container: Running) -> State:
+        if container.health == "healthy" or self._fleet.is_ready(container):
+            return State.SERVING
+        attested = any("step=key " in line for line in self._fleet.log(container, last=100))
+        return State.ATTESTED if attested else State.STARTING
+
+    def _releases(self) -> Path:
+        return (self._workspace.owner if self._role is Role.ALL else self._workspace.host).releases
+
+    def _log(self, container: Running) -> Path:
+        return log_file(self._workspace, container)
+
+    def _require_host(self) -> None:
+        if self._deployment.platform is Platform.SGX and not Path(ENCLAVE_DEVICE).exists() and not self._gramine_direct:
+            raise TargetUnsupportedError(
+                f"This machine has no {ENCLAVE_DEVICE}, and sealserve.toml says platform = 'sgx'.",
+                hint="`sealserve doctor host` says what is missing; platform = 'simulated' needs no SGX.",
+            )
+
+    def _device_groups(self) -> tuple[int, ...]:
+        device = Path(ENCLAVE_DEVICE)
+        return (device.stat().st_gid,) if self._deployment.platform is Platform.SGX and device.exists() else ()
+
+
+def for_containers(described: Deployment) -> Deployment:
+    """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
+    broker = described.broker
+    address = broker.name if is_address(broker.address) or broker.address == "localhost" else broker.address
+    return described.model_copy(
+        update={
+            "broker": broker.model_copy(update={"address": address}),
+            "target": described.target.model_copy(update={"kind": "docker"}),
+        }
+    )
+
+
+def is_address(host: str) -> bool:
+    """Return whether ``host`` is an IP address, not a name."""
+    return ":" in host or host.replace(".", "").isdecimal()
+
+
+def log_file(workspace: Workspace, container: Running) -> Path:
+    """Return where a container's log is kept when it is removed."""
+    folder = workspace.owner.logs if container.role == BROKER else workspace.host.logs
+    return folder / f"{container.role}.log"
+
+
+def _with(container: Container, places: Sequence[Attachment]) -> Container:
+    return replace(container, networks=(*container.networks, *places))

@@ -1,0 +1,119 @@
+"""The engine of the tests, the images, and a deployment that runs in them."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from testbed.docker.base_image import BASE, make_base_image
+from testbed.docker.engine import answers, install, own_engine
+from tests.harness.running import Ended, command, run
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cluster import ports
+from sealserve.containers.engine import Engine
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "docker"
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The engine that runs here, or one of our own."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        if os.geteuid() == 0:
+            install()
+        if shutil.which("docker") is None or not answers():
+            if os.geteuid() != 0:
+                pytest.skip("no Docker engine answers, and only root can start one")
+            patch.setenv("DOCKER_HOST", stack.enter_context(own_engine()))
+        yield Engine()
+
+
+class Deployed:
+    """A workspace whose deployment runs in Docker.
+
+    Args:
+        site: It.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def __call__(self, *arguments: str) -> Any:
+        """Run a verb that must succeed; return what it printed as JSON."""
+        done = self.run(*arguments, "--json")
+        assert done.status == 0, f"{arguments}: {done.out}{done.err}"
+        return done.json
+
+    def run(self, *arguments: str) -> Ended:
+        """Run a verb."""
+        return run(*arguments, "--directory", self.site.directory)
+
+    def status(self) -> dict[str, str]:
+        """Return the state of each part."""
+        return {part["role"]: part["state"] for part in self("status")}
+
+
+@pytest.fixture(scope="session")
+def site(engine: Engine) -> Iterator[Site]:
+    """A workspace with a tiny model and certificates."""
+    del engine
+    make_base_image(CACHE / "base.tar")
+    with TemporaryDirectory(prefix="sealserve-") as folder:
+        made = make_site(
+            Path(folder), service={"port": ports.find_free()}, target={"kind": "docker"},
+        )  # fmt: skip
+        made.import_model()
+        made.certify()
+        yield made
+        run("down", "--yes", "--directory", made.directory)
+
+
+@pytest.fixture(scope="session")
+def images(site: Site) -> list[dict[str, Any]]:
+    """The images of a simulated deployment, built as a person builds them."""
+    return build_images("--base", BASE, "--directory", site.directory)
+
+
+def build_images(*arguments: str | Path) -> list[dict[str, Any]]:
+    """Run `sealserve image build`; return what it says of each image. It may take minutes."""
+    line = command("image", "build", "--network", "host", "--wheels", CACHE / "wheels", "--json", *arguments)
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = json.loads(done.stdout)
+    assert isinstance(built, list)
+    return built
+
+
+@pytest.fixture
+def deployed(site: Site, images: list[dict[str, Any]]) -> Iterator[Deployed]:
+    """The deployment, two replicas serving; what a test leaves running is stopped."""
+    del images
+    made = Deployed(site)
+    made("up", "--replicas", "2")
+    yield made
+    made.run("down", "--yes")
+
+
+def everything(label: str = "sealserve.project") -> dict[str, list[str]]:
+    """Return what the engine has of deployments: containers, networks; and every volume."""
+    found = {}
+    for kind, options in (("container", ["--all"]), ("network", []), ("volume", [])):
+        chosen = ["--filter", f"label={label}"] if kind != "volume" else []
+        listed = subprocess.run(
+            ["docker", kind, "ls", "--quiet", *options, *chosen], capture_output=True, text=True, check=True
+        )
+        found[kind] = listed.stdout.split()
+    return found
+
+
+def docker_json(*arguments: str) -> Any:
+    """Return what a command of ``docker`` prints as JSON."""
+    return json.loads(subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout)

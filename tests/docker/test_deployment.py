@@ -1,0 +1,320 @@
+"""A deployment in Docker, from its start to its end, on a real engine."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from tests.docker.conftest import CACHE, Deployed, docker_json, everything
+from tests.harness.running import command, run
+from tests.harness.workspaces import Site
+
+from sealserve.cluster import ports
+from sealserve.cluster.docker import commands
+from sealserve.cluster.docker.fleet import project_name
+from sealserve.cluster.processes import wait_until
+from sealserve.operations import releases, simulation
+from sealserve.workspace import Workspace
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+
+CLIENTS = 4
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # what is tried is whether a container reaches it
+COMPOSE = CACHE / "docker-compose"
+INSIDE = """
+import json, socket, sys
+def reaches(address):
+    with socket.socket() as probe:
+        probe.settimeout(3)
+        try:
+            probe.connect(address)
+        except OSError:
+            return False
+        return True
+print(json.dumps([reaches(tuple(address)) for address in json.loads(sys.argv[1])]))
+"""
+
+
+def container(deployed: Deployed, role: str) -> dict[str, Any]:
+    """Return what the engine says of the container of a role."""
+    project = project_name(deployed.site.workspace)
+    options = [f"--filter=label={commands.PROJECT}={project}", f"--filter=label={commands.ROLE}={role}"]
+    found = subprocess.run(["docker", "ps", "--all", "--quiet", *options], capture_output=True, text=True, check=True)
+    (identifier,) = found.stdout.split()
+    said: dict[str, Any] = docker_json("inspect", identifier)[0]
+    return said
+
+
+def addresses(said: dict[str, Any]) -> list[str]:
+    return [network["IPAddress"] for network in said["NetworkSettings"]["Networks"].values()]
+
+
+def load(deployed: Deployed, requests: int) -> dict[str, Any]:
+    report = deployed(
+        "bench", "--requests", str(requests), "--concurrency", str(CLIENTS), "--connections", str(CLIENTS)
+    )
+    assert isinstance(report, dict)
+    return report
+
+
+@contextlib.contextmanager
+def under_load(deployed: Deployed) -> Iterator[dict[str, Any]]:
+    """Send requests as long as the block lasts; afterwards the yielded mapping has how many and their errors."""
+    total: dict[str, Any] = {"requests": 0, "answered": 0, "errors": {}}
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            report = load(deployed, 200)
+            total["requests"] += report["requests"]
+            total["answered"] += report["answered"]
+            for code, count in report["errors"].items():
+                total["errors"][code] = total["errors"].get(code, 0) + count
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send)
+        try:
+            yield total
+        finally:
+            done.set()
+        sending.result()
+
+
+def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
+    assert deployed.status() == {
+        "nginx": "serving", "replica-0": "serving", "replica-1": "serving", "broker": "running", "pcs": "running",
+        "platform": "running",
+    }  # fmt: skip
+
+    # Requests over two-way TLS are answered by both replicas; without a certificate there is none.
+    report = load(deployed, 200)
+    assert (report["answered"], report["errors"], len(report["instances"])) == (200, {}, 2)
+    (site.directory / "no.pem").write_text("")
+    assert (
+        run("bench", "--requests", "1", "--cert", site.directory / "no.pem", "--directory", site.directory).status != 0
+    )
+
+    _reaches_the_broker_and_nothing_else(deployed)
+    _is_confined(deployed)
+
+    # A replica that is killed costs no more than what was in flight there, and comes back by itself, attested anew.
+    victim = container(deployed, "replica-0")
+    with under_load(deployed) as sent:
+        subprocess.run(["docker", "kill", "--signal", "KILL", victim["Id"]], check=True, capture_output=True)
+        assert wait_until(lambda: container(deployed, "replica-0")["State"]["Status"] == "exited", seconds=30)
+        subprocess.run(["docker", "start", victim["Id"]], check=True, capture_output=True)
+        assert wait_until(lambda: deployed.status()["replica-0"] == "serving", seconds=120, interval=1)
+    assert sum(sent["errors"].values()) <= CLIENTS, sent
+    assert sent["answered"] >= 200
+
+    # To three and back to two, without one failed request.
+    with under_load(deployed) as sent:
+        three = {part["role"] for part in deployed("scale", "3")}
+        assert {"replica-0", "replica-1", "replica-2"} <= three
+        assert len(load(deployed, 300)["instances"]) == 3
+        two = {part["role"] for part in deployed("scale", "2")}
+        assert "replica-2" not in two
+    assert sent["errors"] == {}, sent
+
+    # To a new release, without one failed request.
+    before = site.workspace.host.releases
+    first = releases.newest(site.workspace.owner.releases)
+    second = site.build_release().folder
+    with under_load(deployed) as sent:
+        parts = deployed("up", "--release", second.name)
+    assert sent["errors"] == {}, sent
+    assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {second.name}
+    assert {first.name, second.name} <= {path.name for path in before.iterdir()}
+    assert load(deployed, 100)["answered"] == 100
+
+    log = deployed.run("logs", "replica-0", "--last", "100").out
+    assert "step=key" in log
+    assert "released the key" in deployed.run("logs", "broker").out
+
+    # Down leaves nothing but the workspace, with what the containers logged.
+    stopped = deployed("down", "--yes")["stopped"]
+    assert stopped == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
+    assert everything() == {"container": [], "network": [], "volume": []}
+    assert "step=key" in (site.workspace.host.logs / "replica-0.log").read_text()
+    assert deployed("status") == []
+
+
+def _reaches_the_broker_and_nothing_else(deployed: Deployed) -> None:
+    broker, nginx = container(deployed, "broker"), container(deployed, "nginx")
+    replica, other = container(deployed, "replica-0"), container(deployed, "replica-1")
+    gateways = [network["Gateway"] for network in replica["NetworkSettings"]["Networks"].values()]
+    with subprocess.Popen([sys.executable, "-m", "http.server", "--bind", EVERYWHERE, str(port := ports.find_free())],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as host:  # fmt: skip
+        try:
+            assert wait_until(lambda: not ports.is_free(port), seconds=30)
+            asked = [
+                ("attestation.service.com", 4433),
+                *((address, 8500) for address in [*addresses(nginx), *addresses(other)]),
+                *((address, 8081) for address in addresses(container(deployed, "pcs"))),
+                *((gateway, port) for gateway in gateways if gateway),  # this machine
+            ]
+            done = subprocess.run(
+                ["docker", "exec", replica["Id"], "/opt/sealserve/bin/python", "-c", INSIDE, json.dumps(asked)],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+        finally:
+            host.terminate()
+    assert json.loads(done.stdout) == [True] + [False] * (len(asked) - 1), asked
+    assert set(replica["NetworkSettings"]["Networks"]) <= set(broker["NetworkSettings"]["Networks"])
+    published = {role: container(deployed, role)["NetworkSettings"]["Ports"] for role in deployed.status()}
+    assert [role for role, found in published.items() if any(found.values())] == ["nginx"]
+
+
+def _is_confined(deployed: Deployed) -> None:
+    for role in deployed.status():
+        said = container(deployed, role)
+        assert said["Config"]["User"] not in {"", "0", "root", "0:0"}, role
+        host = said["HostConfig"]
+        assert host["ReadonlyRootfs"], role
+        assert not host["Privileged"], role
+        assert host["CapDrop"] == ["ALL"], role
+        assert not host["CapAdd"], role
+        assert "no-new-privileges" in host["SecurityOpt"], role
+        assert host["RestartPolicy"]["Name"] == "unless-stopped", role
+        assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}, role
+        assert said["Config"]["Healthcheck"]["Test"], role
+    status = (Path("/proc") / str(container(deployed, "replica-0")["State"]["Pid"]) / "status").read_text()
+    assert "CapEff:\t0000000000000000" in status
+    assert "Seccomp:\t2" in status
+
+
+def test_an_interrupted_start_is_cleared_away(site: Site, images: list[dict[str, Any]]) -> None:
+    del images
+    with subprocess.Popen(
+        command("up", "--directory", site.directory), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert wait_until(lambda: len(everything()["container"]) > 2, seconds=120)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(timeout=120) == 130
+    run("down", "--yes", "--directory", site.directory)
+    assert everything() == {"container": [], "network": [], "volume": []}
+
+
+def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deployed: Deployed, site: Site) -> None:
+    serving = releases.newest(site.workspace.owner.releases)
+    bad = site.build_release().folder
+    deployed.run("enclave", "build", "--name", "server", "--release", bad.name)
+    done = run("broker", "allow", bad.name, "--directory", site.directory)
+    assert done.status == 0, done.err
+    assert run("broker", "revoke", bad.name, "--yes", "--json", "--directory", site.directory).status == 0
+    failed = deployed.run("up", "--release", bad.name, "--json")
+    assert failed.status != 0
+    assert deployed.status()["replica-0"] == "serving"
+    assert load(deployed, 50)["answered"] == 50
+    details = {part["detail"] for part in deployed("status") if part["role"].startswith("replica-")}
+    assert details == {serving.name}
+    shutil.rmtree(bad)
+
+
+@contextlib.contextmanager
+def described(site: Site, **changes: str) -> Iterator[str]:
+    """Change lines of a site's deployment file, by what they begin with, as long as the block lasts."""
+    before = site.workspace.deployment_file.read_text()
+    text = before
+    for line, setting in changes.items():
+        assert text.count(line) == 1, line
+        text = text.replace(line, setting)
+    site.workspace.deployment_file.write_text(text)
+    yield text
+    site.workspace.deployment_file.write_text(before)
+
+
+@contextlib.contextmanager
+def service(folder: Path, site: Site, *verb: str) -> Iterator[None]:
+    """Run a verb that serves, until the end of the block."""
+    ready, log = folder / f"{verb[-1]}.ready", folder / f"{verb[-1]}.log"
+    line = command(*verb, "--ready-file", ready, "--directory", site.directory)
+    with log.open("wb") as stream, subprocess.Popen(line, stdout=stream, stderr=stream) as process:
+        try:
+            assert wait_until(ready.exists, seconds=60), log.read_text()
+            yield
+        finally:
+            process.terminate()
+
+
+def test_a_host_of_its_own(site: Site, images: list[dict[str, Any]]) -> None:
+    """Owner and host are two workspaces; the host has a packed release and no key, and a relay to the broker."""
+    del images
+    release = site.build_release().folder.name
+    port, pcs = ports.find_free(), ports.find_free()
+    outside = list(site.deployment.docker.subnet.subnets(new_prefix=29))[1]
+    changes = {
+        'address = "127.0.0.1"': 'address = "attestation.service.com"',
+        'listen = "127.0.0.1"  # the address the broker': f'listen = "{EVERYWHERE}"  # the address the broker',
+        "port = 4433": f"port = {port}",
+        '# collateral_url = "..."': f'collateral_url = "http://127.0.0.1:{pcs}"',
+        '# reached_at = "..."': f'reached_at = "{outside[1]}"',  # this machine, as the relay's network sees it
+    }
+    with TemporaryDirectory(prefix="sealserve-") as name, described(site, **changes) as text:
+        folder, bundle = Path(name), Path(name) / "bundle.tar"
+        inventory = site.workspace.owner.images / "server-simulated.inventory.json"
+        for verb in (
+            ["enclave", "build", "--name", "server", "--port", "8500", "--release", release, "--inventory", inventory],
+            ["broker", "allow", release],
+            ["release", "pack", bundle, release],
+        ):
+            done = run(*verb, "--directory", site.directory)
+            assert done.status == 0, done.err
+        simulation.open_platform(site.workspace, now=site.now)
+        here = Workspace(folder / "host")
+        here.directory.mkdir()
+        here.deployment_file.write_text(text)
+        here.create()
+        shutil.copytree(site.workspace.host.platform, here.host.platform)
+        shutil.copyfile(site.workspace.host.owner_key, here.host.owner_key)
+        assert run("release", "unpack", bundle, "--directory", here.directory).status == 0
+        with service(folder, site, "simulated", "pcs"), service(folder, site, "broker", "run"):
+            try:
+                up = run("up", "--role", "host", "--replicas", "1", "--json", "--directory", here.directory)
+                assert up.status == 0, up.out + up.err
+                assert {part["role"]: part["state"] for part in up.json} == {
+                    "nginx": "serving", "replica-0": "serving", "platform": "running", "relay": "running",
+                }  # fmt: skip
+                answered = run("bench", "--requests", "20", "--json", "--directory", site.directory)
+                assert answered.json["answered"] == 20, answered.out
+                scaled = run("scale", "2", "--json", "--directory", here.directory)
+                assert scaled.status == 0, scaled.out + scaled.err
+            finally:
+                down = run("down", "--yes", "--directory", here.directory)
+        assert down.status == 0, down.err
+        assert list(here.owner.root.rglob("*.key")) == []
+        assert everything() == {"container": [], "network": [], "volume": []}
+
+
+def test_compose_starts_the_same(deployed: Deployed, site: Site) -> None:
+    """By the real `docker compose`, from its Go module: `make compose` builds it, which takes minutes."""
+    first = releases.newest(site.workspace.owner.releases)
+    deployed("down", "--yes")
+    file = site.directory / "compose.yaml"
+    done = run("render", "docker", "--release", first.name, "--output", file, "--force", "--directory", site.directory)
+    assert done.status == 0, done.err
+    assert set(yaml.safe_load(file.read_text())["services"]) == {
+        "pcs", "broker", "platform", "replica-0", "replica-1", "nginx",
+    }  # fmt: skip
+    if not COMPOSE.is_file():
+        pytest.skip("there is no Docker Compose: `make compose` builds it from its Go module")
+    compose = [str(COMPOSE), "--file", str(file)]
+    try:
+        up = subprocess.run([*compose, "up", "--detach", "--wait", "--wait-timeout", "180"], capture_output=True,
+                            text=True, check=False)  # fmt: skip
+        assert up.returncode == 0, up.stderr
+        report = load(deployed, 100)
+        assert (report["answered"], len(report["instances"])) == (100, 2)
+    finally:
+        subprocess.run([*compose, "down", "--timeout", "30"], capture_output=True, check=False)
+    assert everything("com.docker.compose.project") == {"container": [], "network": [], "volume": []}

@@ -1,0 +1,28 @@
+"""The page on Docker does what it says."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from tests.docker.conftest import ROOT, everything
+from tests.harness.running import run
+from tests.harness.tiny_model import saved_model
+from tests.integration.test_docs import Reader, executed
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+
+PAGE = ROOT / "docs" / "how-to" / "docker.md"
+
+
+def test_the_page_does_what_it_says(images: list[dict[str, Any]]) -> None:
+    assert images, "the page's images are those of the tests"
+    with TemporaryDirectory() as folder, Reader(PAGE, Path(folder)) as reader:
+        saved_model(Path(folder) / "half-plus-two")
+        try:
+            for block in executed(PAGE):
+                reader.follow(block)
+            assert reader.running() == []
+            assert everything() == {"container": [], "network": [], "volume": []}
+        finally:
+            run("down", "--yes", "--directory", folder)

@@ -1,0 +1,193 @@
+"""What the engine's answers mean for a deployment."""
+
+import os
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.fake_docker import IMAGE, FakeDocker
+from tests.harness.workspaces import make_site
+
+from sealserve.cluster import docker as target_module
+from sealserve.cluster.docker.fleet import (
+    ContainerEndedError,
+    ContainerNotReadyError,
+    Fleet,
+    SubnetTakenError,
+    project_name,
+)
+from sealserve.cluster.docker.ownership import container_user
+from sealserve.cluster.docker.parts import Attachment, Container, Network
+from sealserve.cluster.docker.target import DockerTarget
+from sealserve.cluster.target import Role, State, TargetNotUpError, TargetUnsupportedError
+from sealserve.containers.build import ImageMissingError
+from sealserve.containers.engine import Engine, EngineRefusedError
+
+ID = "c" * 64
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    folder = tmp_path / "fake-docker"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return FakeDocker(folder)
+
+
+def described(role: str = "nginx", digest: str = "d", status: str = "running", **state: Any) -> dict[str, Any]:
+    return {
+        "Id": ID,
+        "Name": f"/p-{role}",
+        "Image": IMAGE["Id"],
+        "RestartCount": 0,
+        "Config": {"Labels": {"sealserve.project": "p", "sealserve.role": role, "sealserve.digest": digest}},
+        "State": {"Status": status, "Pid": 7, **state},
+        "NetworkSettings": {"Networks": {"p-link-4": {}, "bridge": {}}},
+    }
+
+
+def network() -> Network:
+    return Network(name="link-0", subnet=IPv4Network("10.9.0.0/29"), internal=True)
+
+
+CONTAINER = Container(
+    name="nginx", role="nginx", image="front:1", networks=(Attachment(network="front", address="10.9.0.2"),),
+    user="65532:65532", health="true",
+)  # fmt: skip
+
+
+def test_addresses_that_are_taken(docker: FakeDocker) -> None:
+    docker.answer("network inspect", err="Error: No such network: x\n", status=1)
+    docker.answer("network create", err="Error response from daemon: Pool overlaps with other one\n", status=1)
+    with pytest.raises(SubnetTakenError, match=r"addresses in 10\.9\.0\.0/29") as caught:
+        Fleet(Engine(), "p").ensure_network(network())
+    assert caught.value.code == "docker.subnet-taken"
+    assert "docker.subnet" in str(caught.value.hint)
+
+
+def test_a_network_that_is_there_stays(docker: FakeDocker) -> None:
+    docker.answer("network inspect p-link-0", [{"IPAM": {"Config": [{"Subnet": "10.9.0.0/29"}]}}])
+    Fleet(Engine(), "p").ensure_network(network())
+    assert len(docker.asked) == 1
+
+
+def test_what_runs_as_described_is_left_alone(docker: FakeDocker) -> None:
+    docker.answer("container ls", f"{ID}\n")
+    docker.answer("container inspect", [described(digest=CONTAINER.digest)])
+    docker.answer("image inspect front:1", [IMAGE])
+    found = Fleet(Engine(), "p").ensure(CONTAINER)
+    assert (found.name, found.role, found.pid, found.link) == ("p-nginx", "nginx", 7, None)
+    assert not any(asked[1] in {"create", "stop"} for asked in docker.asked)
+
+
+def test_another_image_of_the_same_name_replaces_it(docker: FakeDocker) -> None:
+    docker.answer("container ls", f"{ID}\n")
+    docker.answer("container inspect", [described(digest=CONTAINER.digest)])
+    docker.answer("image inspect front:1", [{**IMAGE, "Id": "sha256:other"}])
+    for done in ("container stop", "container rm", "container start"):
+        docker.answer(done)
+    docker.answer("container create", f"{ID}\n")
+    Fleet(Engine(), "p").ensure(CONTAINER)
+    assert [asked[1] for asked in docker.asked if asked[1] in {"stop", "rm", "create", "start"}] == [
+        "stop", "rm", "create", "start",
+    ]  # fmt: skip
+
+
+def test_only_an_image_of_a_registry_is_pulled(docker: FakeDocker) -> None:
+    docker.answer("image inspect", err="Error: No such image: x\n", status=1)
+    docker.answer("pull", err="Error response from daemon: no route to host\n", status=1)
+    with pytest.raises(ImageMissingError, match="no image front:1"):
+        Fleet(Engine(), "p").start(CONTAINER)
+    assert not any(asked[0] == "pull" for asked in docker.asked)
+    with pytest.raises(EngineRefusedError, match="no route to host"):
+        Fleet(Engine(), "p").start(replace(CONTAINER, image="r.example:5000/front:1"))
+
+
+def test_a_container_that_cannot_start_is_not_left(docker: FakeDocker) -> None:
+    docker.answer("image inspect", [IMAGE])
+    docker.answer("container create", f"{ID}\n")
+    docker.answer(
+        "container start", err="Error response from daemon: driver failed: port is already allocated\n", status=1
+    )
+    docker.answer("container rm")
+    with pytest.raises(Exception, match="port is already allocated"):
+        Fleet(Engine(), "p").start(CONTAINER)
+    assert docker.asked[-1] == ["container", "rm", "--force", "--volumes", ID]
+
+
+def test_a_container_that_ended_says_why(docker: FakeDocker) -> None:
+    docker.answer("container inspect", [described("replica-0", status="exited")])
+    docker.answer("container exec", err="Error response from daemon: is not running\n", status=1)
+    docker.answer("logs", "starting\nerror[broker.refused]: no key for you\nbye\n")
+    fleet = Fleet(Engine(), "p")
+    replica = fleet._running(described("replica-0"))
+    with pytest.raises(ContainerEndedError, match=r"replica-0 ended: error\[broker\.refused\]: no key") as caught:
+        fleet.wait(replica, seconds=5)
+    assert caught.value.code == "container.ended"
+
+
+def test_a_container_that_is_not_ready(docker: FakeDocker) -> None:
+    docker.answer("container inspect", [described()])
+    docker.answer("container exec", status=1)
+    fleet = Fleet(Engine(), "p")
+    with pytest.raises(ContainerNotReadyError, match="nginx was not ready in 0 s") as caught:
+        fleet.wait(fleet._running(described()), seconds=0.01)
+    assert caught.value.code == "container.not-ready"
+    assert "docker logs p-nginx" in str(caught.value.hint)
+
+
+def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site")
+    docker.answer("container ls", "a b\n")
+    docker.answer("container inspect a", [described("replica-1", Health={"Status": "healthy"})])
+    docker.answer("container inspect b", [described("broker", status="exited")])
+    docker.answer("logs", "one\ntwo\n")
+    target = DockerTarget(site.workspace, site.deployment)
+    parts = {part.role: part for part in target.status()}
+    assert list(parts) == ["replica-1", "broker"]
+    assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
+    assert parts["broker"].detail == "two"
+    assert [line.text for line in target.logs("broker", last=5, follow=False)] == ["one", "two"]
+    with pytest.raises(Exception, match="no log of pcs; there: replica-1, broker"):
+        target.logs("pcs", last=1, follow=False)
+
+
+def test_nothing_to_scale(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("container ls")
+    site = make_site(tmp_path / "site")
+    with pytest.raises(TargetNotUpError, match="no replicas to scale"):
+        DockerTarget(site.workspace, site.deployment).scale(2)
+    assert target_module.running(site.workspace) == []
+
+
+def test_sgx_needs_the_device(docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker.answer("version", "20.10.24\n")
+    monkeypatch.setattr("sealserve.cluster.docker.target.ENCLAVE_DEVICE", str(tmp_path / "no-device"))
+    site = make_site(tmp_path / "site", platform="sgx")
+    with pytest.raises(TargetUnsupportedError, match="platform = 'sgx'") as caught:
+        DockerTarget(site.workspace, site.deployment).up(tmp_path, 1)
+    assert "doctor host" in str(caught.value.hint)
+
+
+def test_a_host_needs_an_enclave_that_was_built_for_containers(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("version", "20.10.24\n")
+    site = make_site(tmp_path / "site")
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    with pytest.raises(TargetUnsupportedError, match="has no enclave"):
+        DockerTarget(site.workspace, site.deployment, role=Role.HOST).up(release, 1)
+    site.build_enclave(release)  # with broker.address = 127.0.0.1
+    with pytest.raises(TargetUnsupportedError, match=r"at the address 127\.0\.0\.1; in containers") as caught:
+        DockerTarget(site.workspace, site.deployment, role=Role.HOST).up(release, 1)
+    assert "DNS name" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("docker")
+def test_each_workspace_has_a_project_and_a_user(tmp_path: Path) -> None:
+    sites = [make_site(tmp_path / name) for name in ("a", "b")]
+    assert len({project_name(site.workspace) for site in sites}) == 2
+    own = f"{os.getuid()}:{os.getgid()}"
+    assert container_user(sites[0].workspace) == ("65532:65532" if os.getuid() == 0 else own)

@@ -1,0 +1,267 @@
+"""Who can reach whom, how containers are confined, and that Compose is told the same as the engine."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.harness.workspaces import Site, make_site
+
+from sealserve import deployment
+from sealserve.cluster.docker import commands
+from sealserve.cluster.docker.compose import compose_file
+from sealserve.cluster.docker.configuration import (
+    container_deployment,
+    write_configuration,
+    write_front,
+    write_seccomp,
+)
+from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
+from sealserve.cluster.docker.plan import AESM_FOLDER, ENCLAVE_DEVICE, Bundle, Plan, first_links, free_links
+from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
+from sealserve.cluster.docker.target import for_containers
+from sealserve.cluster.target import Role
+from sealserve.ingress.nginx_config import Upstream
+
+REPLICAS = 3
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle(
+        folder=tmp_path / "half-plus-two-0123456789ab", enclave="server", port=8500,
+        broker=("attestation.service.com", 4433), size=1000, manifest="m",
+    )  # fmt: skip
+
+
+def make_plan(site: Site, role: Role, **settings: Any) -> Plan:
+    described = for_containers(site.deployment)
+    folder = site.workspace.host.run / "docker"
+    return Plan(site.workspace, described, role=role, user="65532:65532", folder=folder, **settings)
+
+
+def everything(plan: Plan, bundle: Bundle) -> tuple[list[Network], list[Container]]:
+    links = first_links(plan, REPLICAS)
+    containers = [*plan.services(bundle), *(plan.replica(index, link, bundle) for index, link in enumerate(links))]
+    return [plan.front, plan.collateral, *map(plan.link, links)], [*containers, plan.nginx()]
+
+
+def neighbours(plan: Plan, bundle: Bundle, role: str) -> set[str]:
+    """Return the roles of the containers that share a network with one."""
+    links = first_links(plan, REPLICAS)
+    places: dict[str, set[str]] = {
+        container.role: {place.network for place in container.networks} for container in everything(plan, bundle)[1]
+    }
+    for link in links:
+        places[plan.keeper].add(plan.keeper_on(link, bundle).network)
+        places["nginx"].add(plan.nginx_on(link).network)
+    return {other for other, networks in places.items() if other != role and networks & places[role]}
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("platform", ["simulated", "sgx"])
+def test_a_replica_reaches_the_broker_and_nothing_else(
+    tmp_path: Path, bundle: Bundle, role: Role, platform: str
+) -> None:
+    plan = make_plan(make_site(tmp_path / "site", platform=platform), role)
+    keeper = "broker" if role is Role.ALL else "relay"
+    for index in range(REPLICAS):
+        assert neighbours(plan, bundle, f"replica-{index}") == {keeper, "nginx"}
+        network = plan.link(index)
+        assert network.internal
+        assert NO_HOST_ADDRESS + "=true" in commands.network_create(network, "p")
+    # NGINX is beside each replica, and listens elsewhere: on its own network only.
+    assert ip_address(plan.front_address) in plan.front.subnet
+    assert neighbours(plan, bundle, "nginx") == {keeper, *(f"replica-{index}" for index in range(REPLICAS))}
+    write_front(plan, deployment.parse('model = {name = "m"}'), [Upstream(plan.upstream(0), 8500)])
+    config = (plan.folder / "nginx" / "nginx.conf").read_text()
+    assert f"listen {plan.front_address}:8500 " in config
+    assert f"server {plan.upstream(0)}:8500 " in config
+
+
+def test_only_nginx_is_published(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}), Role.ALL)
+    published = [container.role for container in everything(plan, bundle)[1] if container.published]
+    assert published == ["nginx"]
+    assert "--publish=[::1]:9000:8500" in commands.container_create(plan.nginx(), "p")
+
+
+def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+    links = [plan.link(number) for number in plan.links]
+    assert len(links) >= 64 + 1  # the most replicas, and one more while a release is rolled out
+    subnets = [network.subnet for network in (plan.front, plan.collateral, *links)]
+    assert len(set(subnets)) == len(subnets)
+    for number, network in enumerate(links[:2]):
+        addresses = [plan.upstream(number), plan.nginx_on(number).address, plan.keeper_on(number, bundle).address]
+        assert len(set(addresses)) == 3
+        assert all(ip_address(address) in network.subnet for address in addresses)
+        assert str(network.address(1)) not in addresses  # the gateway's
+    assert list(free_links(plan, {0, 2}))[:2] == [1, 3]
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("platform", ["simulated", "sgx"])
+def test_every_container_is_confined(tmp_path: Path, bundle: Bundle, role: Role, platform: str) -> None:
+    plan = make_plan(make_site(tmp_path / "site", platform=platform), role)
+    for container in everything(plan, bundle)[1]:
+        line = " ".join(commands.container_create(container, "p"))
+        for option in (
+            "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--user 65532:65532",
+            "--pids-limit 4096",
+            "--log-opt max-size=10m", "--log-opt max-file=3", "--restart unless-stopped", "--health-cmd ",
+        ):  # fmt: skip
+            assert option in line, container.role
+        assert "privileged" not in line
+        assert "docker.sock" not in line
+        assert "seccomp" not in line  # Docker's own profile
+        assert all("mode=0700" in commands.tmpfs_option(tmpfs, container.user) for tmpfs in container.tmpfs)
+
+
+def test_on_sgx_a_replica_gets_the_enclave_device_and_the_folder_of_aesm(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site", platform="sgx"), Role.ALL, groups=(107,))
+    line = commands.container_create(plan.replica(0, 0, bundle), "p")
+    assert [option for option in line if option.startswith("--device")] == [f"--device={ENCLAVE_DEVICE}"]
+    assert f"--mount=type=bind,source={AESM_FOLDER},target={AESM_FOLDER},readonly" in line
+    assert "--group-add=107" in line
+    assert not any("sgx_provision" in option for option in line)
+    assert f"type=bind,source={bundle.folder}," in " ".join(line)
+    assert not any(option.endswith(f"{bundle.folder.name},readonly") for option in line)  # Gramine opens it read-write
+    assert not plan.collateral.internal  # the broker asks Intel's service
+    assert not any(container.role in {"pcs", "platform"} for container in plan.services(bundle))
+
+
+def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+    replica = plan.replica(0, 0, bundle)
+    (memory,) = [tmpfs for tmpfs in replica.tmpfs if tmpfs.target == "/release"]
+    assert memory.size > bundle.size
+    assert replica.devices == ()
+    assert all(mount.read_only for mount in replica.mounts)
+    assert plan.collateral.internal
+
+
+def test_the_broker_sees_no_authority_and_no_model(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+    (broker,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    hidden = {tmpfs.target.rpartition("/")[2] for tmpfs in broker.tmpfs if "/owner/" in tmpfs.target}
+    assert hidden == {"authorities", "models", "releases", "images"}
+    others = [container for container in everything(plan, bundle)[1] if container.role != "broker"]
+    assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
+
+
+def values(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from chain.from_iterable(values(value) for value in node.values())
+    elif isinstance(node, list):
+        yield from chain.from_iterable(map(values, node))
+    else:
+        yield str(node)
+
+
+def test_compose_is_told_the_same(tmp_path: Path, bundle: Bundle) -> None:
+    site = make_site(tmp_path / "site")
+    plan = make_plan(site, Role.ALL, seccomp=write_seccomp(tmp_path))
+    networks, containers = everything(plan, bundle)
+    document = yaml.safe_load(compose_file("p", networks, containers))
+    assert set(document["networks"]) == {network.name for network in networks}
+    for network in networks:
+        described = document["networks"][network.name]
+        assert described["ipam"]["config"] == [{"subnet": str(network.subnet)}]
+        assert described.get("internal", False) == network.internal
+        assert ("true" in values(described.get("driver_opts", {}))) == network.internal
+    for container in containers:
+        service = document["services"][container.role]
+        assert (service["image"], service.get("command", [])) == (container.image, list(container.command))
+        assert service["user"] == container.user
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert (f"seccomp:{container.seccomp}" in service["security_opt"]) == (container.seccomp is not None)
+        assert service["healthcheck"]["test"] == ["CMD-SHELL", container.health]
+        mounts = {(item["source"], item["target"], item["read_only"]) for item in service.get("volumes", [])}
+        assert mounts == {(str(mount.source), mount.target, mount.read_only) for mount in container.mounts}
+        places = {name: place["ipv4_address"] for name, place in service.get("networks", {}).items()}
+        assert places == {place.network: place.address for place in container.networks}
+        assert ("network_mode" in service) == (not container.networks)
+        assert set(service.get("depends_on", {})) == set(container.after)
+    assert document["services"]["nginx"]["ports"] == [
+        {"host_ip": "127.0.0.1", "published": "8500", "target": 8500, "protocol": "tcp"}
+    ]
+
+
+def test_what_makes_it_another_container(tmp_path: Path, bundle: Bundle) -> None:
+    site = make_site(tmp_path / "site")
+    plan = make_plan(site, Role.ALL)
+    assert plan.replica(0, 0, bundle).digest == plan.replica(0, 0, bundle).digest
+    other = Bundle(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
+    assert plan.replica(0, 0, bundle).digest != plan.replica(0, 0, other).digest
+    before = [container.digest for container in plan.services(bundle)]
+    site.certify()  # a renewed certificate of the broker's starts it anew
+    after = [container.digest for container in plan.services(bundle)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_the_containers_own_description(tmp_path: Path, bundle: Bundle) -> None:
+    site = make_site(tmp_path / "site", broker={"port": 5555})
+    described = deployment.parse(container_deployment(for_containers(site.deployment)))
+    assert described.broker.listen == "0.0.0.0"  # noqa: S104
+    assert described.broker.port == 5555
+    assert described.broker.address == "attestation.service.com"  # containers find it by its name
+    assert described.broker.collateral_url == "http://pcs:8081"
+    assert described.target.kind == "docker"
+    assert described.model.path is None
+    named = make_site(tmp_path / "named", broker={"address": "keys.example.com"})
+    assert for_containers(named.deployment).broker.address == "keys.example.com"
+    plan = make_plan(site, Role.HOST)
+    write_configuration(plan, site.deployment, bundle, broker=Upstream("192.0.2.7", 5555))
+    relay = (plan.folder / "relay" / "nginx.conf").read_text()
+    assert "listen 0.0.0.0:4433 " in relay
+    assert "proxy_pass 192.0.2.7:5555;" in relay
+
+
+def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site")
+    plan = make_plan(site, Role.ALL)
+    assert write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
+    assert not write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
+    assert write_front(plan, site.deployment, [Upstream("10.0.0.2", 1)])
+
+
+def allowed(profile: dict[str, Any], call: str, *arguments: int) -> bool:
+    """Return whether a profile admits a call, as libseccomp would judge."""
+    for rule in profile["syscalls"]:
+        if call in rule["names"]:
+            fits = True
+            for condition in rule.get("args", ()):
+                value = arguments[condition["index"]]
+                if condition["op"] == "SCMP_CMP_EQ":
+                    fits = fits and value == condition["value"]
+                else:
+                    fits = fits and value & condition["value"] == condition["valueTwo"]
+            if fits:
+                return bool(rule["action"] == "SCMP_ACT_ALLOW")
+    return False
+
+
+def test_gramine_direct_may_turn_randomisation_off_and_little_else() -> None:
+    profile = gramine_direct_profile()
+    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert allowed(profile, "personality", ADDR_NO_RANDOMIZE)
+    assert allowed(profile, "personality", 0xFFFFFFFF)
+    assert not allowed(profile, "personality", 0x0400000)  # READ_IMPLIES_EXEC
+    for call in ("mount", "bpf", "ptrace", "process_vm_readv", "keyctl", "add_key", "io_uring_setup", "kexec_load",
+                 "init_module", "unshare", "setns", "userfaultfd", "perf_event_open", "open_by_handle_at"):  # fmt: skip
+        assert not allowed(profile, call, 0, 0, 0), call
+    assert allowed(profile, "clone", 0x00010F00)  # a thread's
+    assert not allowed(profile, "clone", 0x10000000)  # CLONE_NEWUSER
+    assert not allowed(profile, "clone3", 0)
+    assert allowed(profile, "socket", 1)
+    assert not allowed(profile, "socket", 40)  # AF_VSOCK
+
+
+def test_health_looks_at_the_own_network_namespace() -> None:
+    assert listens(8500) == "grep -Eq ':2134 [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
