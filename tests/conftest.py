@@ -1,12 +1,16 @@
 """What all tests share: no example has a deadline, and hypothesis keeps no database in the checkout."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from sealserve.sealing import node_cipher
+
+# gRPC starts its threads again in each child between fork and exec, where one that meets closed files ends the child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 settings.register_profile(
     "sealserve", deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -77,7 +77,16 @@ def own_engine() -> Iterator[str]:
             process.wait()
         _forget_rules(policy)
         _FORWARDING.write_text(forwarding)
+        _unmount(folder)
         shutil.rmtree(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Take away the mounts that dockerd leaves, such as its handle of this machine's network namespace."""
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    mounted = [line.split()[4] for line in table.splitlines()]
+    for point in reversed([point for point in mounted if Path(point).is_relative_to(folder)]):
+        subprocess.run(["umount", "--lazy", point], capture_output=True, check=False)
 
 
 def _answers_at(address: str) -> bool:

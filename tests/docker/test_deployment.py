@@ -121,7 +121,9 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     with under_load(deployed) as sent:
         three = {part["role"] for part in deployed("scale", "3")}
         assert {"replica-0", "replica-1", "replica-2"} <= three
-        assert len(load(deployed, 300)["instances"]) == 3
+        seen: set[str] = set()  # which replicas a few connections meet depends on the others' at that moment
+        while len(seen) < 3:
+            seen |= set(load(deployed, 300)["instances"])
         two = {part["role"] for part in deployed("scale", "2")}
         assert "replica-2" not in two
     assert sent["errors"] == {}, sent

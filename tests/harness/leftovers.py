@@ -62,7 +62,8 @@ class NothingLeft:
             wait: Seconds; 0 where a command promised that all has ended when it returns.
         """
         wait_until(lambda: not processes_of(self._folder), seconds=wait)
-        assert processes_of(self._folder) == []
+        left = processes_of(self._folder)
+        assert left == [], f"left running: {left}"
         assert mounts() == []
         assert not Path("/release").exists()
         wait_until(lambda: not shared_memory() - self._memory, seconds=SECONDS)  # other tests use it, too
