@@ -204,7 +204,7 @@ class ClusterClient:
         except self._errors as error:
             raise ClusterRefusedError(
                 f"{what}: refused: {_reason(error)}.",
-                hint="`sealserve doctor host --target kubernetes` looks at rights.",
+                hint="`kubectl auth can-i --list --namespace NAMESPACE` shows what this kubeconfig's user may do.",
             ) from error
         except (HTTPError, OSError) as error:
             raise ClusterUnreachableError(f"{what}: the API server does not answer: {_reason(error)}.") from error
