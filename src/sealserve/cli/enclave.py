@@ -27,7 +27,7 @@ from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
-from sealserve.enclave.simulated.server_process import relayed_signals
+from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
@@ -298,6 +298,10 @@ def run(
     if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
         raise typer.Exit(run_enclave(folder, name, quoting_socket=quoting, dangerous=dangerous))
     enclaves.check_for_sgx(loaded)
+    verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
     with relayed_signals() as relay:
-        verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
-        raise typer.Exit(run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts))
+        try:
+            status = run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts)
+        except StoppedBySignal as stop:
+            status = stop.exit_status
+    raise typer.Exit(status)

@@ -77,6 +77,7 @@ def run_gramine_sgx(
     Raises:
         GramineLoaderMissingError: There is no gramine-sgx.
         SealserveError: What ``verify`` raises: nothing is started then.
+        StoppedBySignal: A signal came while no enclave ran.
     """
     loader = find_loader("gramine-sgx")
     arguments = [loader, f"{ENCLAVE_FOLDER}/{enclave.name}"]
@@ -90,12 +91,12 @@ def run_gramine_sgx(
         failed += 1
         if status == 0 or relay.asked or failed == attempts:
             return status
+        relay.again()  # what follows reads every file, which may take minutes
         for finding in diagnose(bundle, enclave):
             LOGGER.error("step=diagnosis %s", finding)
         pause = FIRST_PAUSE if ran > _WELL else pause
         LOGGER.warning("step=again after=%.0fs failed=%d", pause, failed)
-        if relay.wait(pause):
-            return status
+        time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 

@@ -14,7 +14,7 @@ from sealserve.enclave.gramine_run import GramineLoaderMissingError, diagnose, r
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
-from sealserve.enclave.simulated.server_process import SignalRelay, relayed_signals
+from sealserve.enclave.simulated.server_process import SignalRelay, StoppedBySignal, relayed_signals
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.errors import VerificationError
 from sealserve.sealing.release import Release
@@ -108,8 +108,32 @@ def test_a_signal_ends_it_and_the_retries(
     thread = threading.Thread(target=ask_once_it_waits)
     with relayed_signals() as relay:
         thread.start()
-        assert run(release, enclave, relay, attempts=None) in {1, 143}
+        try:
+            status = run(release, enclave, relay, attempts=None)
+        except StoppedBySignal as stop:
+            status = stop.exit_status
     thread.join()
+    assert status in {1, 143}
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_signal_stops_the_verification_before_each_start(
+    release: Release, enclave: SignedEnclave, loader: Callable[[str], Path]
+) -> None:
+    log = loader("exit 1")
+    for starts in (0, 1):
+        left = [starts]
+        finished: list[bool] = []
+
+        def verify(left: list[int] = left, finished: list[bool] = finished) -> None:
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGTERM)
+                finished.append(True)
+            left[0] -= 1
+
+        with relayed_signals() as relay, pytest.raises(StoppedBySignal):
+            run_gramine_sgx(release.folder, enclave, relay, verify=verify)
+        assert not finished
     assert len(log.read_text().splitlines()) == 1
 
 

@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from sealserve.errors import UnavailableError
 RELAYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
 _SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
-_GLANCE: Final = 0.1  # seconds between two looks at whether a signal came
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,7 +43,7 @@ class SignalRelay:
     """What the launcher does with SIGTERM, SIGINT and SIGHUP.
 
     Before the server runs, the first one raises `StoppedBySignal`, so that everything is undone; while it runs, each is
-    passed on to it; afterwards they are ignored, so that nothing interrupts the wiping.
+    passed on to it; afterwards they are ignored, so that nothing interrupts the wiping, until `again`.
     """
 
     def __init__(self) -> None:
@@ -70,12 +68,16 @@ class SignalRelay:
         """Whether a signal asked for the end."""
         return self._asked
 
-    def wait(self, seconds: float) -> bool:
-        """Wait so long, or until a signal asks for the end; return whether one does."""
-        until = time.monotonic() + seconds
-        while not self._asked and time.monotonic() < until:
-            time.sleep(min(_GLANCE, seconds))
-        return self._asked
+    def again(self) -> None:
+        """Let signals stop the launcher once more: the server has ended, and nothing is to be wiped.
+
+        Raises:
+            StoppedBySignal: One came meanwhile.
+        """
+        self._raise = True
+        if self._held:
+            self._raise = False
+            raise StoppedBySignal(self._held[0])
 
     def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> int:
         """Start the server, wait for its end, and return its exit status, as a shell would say it."""
