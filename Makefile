@@ -60,6 +60,7 @@ cluster-down: setup ## Stop it, and remove all of it
 
 .PHONY: test-docker compose
 test-docker: setup ## Run the tests on a Docker engine: the one that runs, or one that is started here (root)
+	@test -x build/docker/docker-compose || ! command -v go > /dev/null || $(MAKE) compose
 	$(BIN)/pytest -m docker -p no:xdist $(ARGS)
 
 compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (Go; some minutes)

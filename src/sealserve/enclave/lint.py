@@ -232,17 +232,19 @@ class _Linter:
         argv = [str(argument) for argument in _list(_table(self._data, "loader"), "argv")]
         program = posixpath.basename(str(_table(self._data, "libos").get("entrypoint", "")))
         serving = program == "tensorflow_model_server"
-        if not serving and "sealserve.serving" not in argv:
+        if not serving and not any("sealserve.serving" in one or "sealserve-model-server" in one for one in argv):
             return  # another program: its flags mean nothing to us
         flags = {}
         for index, argument in enumerate(argv):
             name, equals, value = argument.removeprefix("--").partition("=")
             if argument.startswith("--"):
-                flags[name] = (index, value if equals else "true")
+                after = argv[index + 1] if index + 1 < len(argv) and not argv[index + 1].startswith("--") else "true"
+                flags[name] = (index, value if equals else after)
         if not flags.get("ssl_config_file", (0, ""))[1]:
             yield self._flag(flags, "ssl_config_file", "without it the server speaks plaintext")
-        if flags.get("dangerous_plaintext", (0, "false"))[1].lower() not in _FALSE:
-            yield self._flag(flags, "dangerous_plaintext", "the server speaks plaintext")
+        for name in ("dangerous_plaintext", "dangerous_plaintext_rest"):
+            if flags.get(name, (0, "false"))[1].lower() not in _FALSE:
+                yield self._flag(flags, name, "the server speaks plaintext")
         if serving:
             yield from self._tensorflow_serving(flags)
 

@@ -95,6 +95,10 @@ def added(table: str, line: str) -> str:
         (MANIFEST.replace("ssl_config_file=/release/tls/ssl.cfg", "ssl_config_file="), 9, "--ssl_config_file",
          "server-flags"),
         (MANIFEST.replace('.cfg",', '.cfg",\n"--dangerous_plaintext",'), 10, "--dangerous_plaintext", "server-flags"),
+        (MANIFEST.replace('.cfg",', '.cfg",\n"--dangerous_plaintext_rest",'), 10, "--dangerous_plaintext_rest",
+         "server-flags"),
+        (MANIFEST.replace("ssl_config_file=/release/tls/ssl.cfg", 'ssl_config_file", "'), 9, "--ssl_config_file",
+         "server-flags"),
         (SERVING.replace("profiler=false", "profiler=true"), 10, "--enable_profiler", "server-flags"),
         (SERVING.replace('    "--enable_profiler=false",\n', ""), 5, "--enable_profiler is missing", "server-flags"),
         (SERVING.replace("seconds=0", "seconds=1"), 11, "--file_system_poll_wait_seconds", "server-flags"),
@@ -130,6 +134,12 @@ def test_one_way_tls_is_for_our_server_only() -> None:
 
 def test_the_flags_of_another_program_mean_nothing_to_us() -> None:
     assert lint(MANIFEST.replace("sealserve.serving", "http.server").replace("--ssl", "--tls")) == ()
+
+
+@pytest.mark.parametrize("named", ["-msealserve.serving", "/opt/sealserve/bin/sealserve-model-server"])
+def test_the_model_server_is_known_by_any_of_its_names(named: str) -> None:
+    text = MANIFEST.replace("sealserve.serving", named).replace("--ssl_config_file", "--other")
+    assert [finding.setting for finding in lint(text)] == ["--ssl_config_file is missing"]
 
 
 def test_an_empty_manifest_and_one_of_other_types() -> None:
