@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.errors import UnavailableError
@@ -139,6 +140,35 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for got in held:
+            signal.raise_signal(got)
+
+
+@contextlib.contextmanager
+def interrupted_once() -> Iterator[None]:
+    """Let the first Ctrl-C, SIGTERM or SIGHUP do in the block what it does; others wait until the block is done.
+
+    So what the first one makes the block undo is undone, however soon the second one comes. Ignored ones stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
+    held: list[int] = []
+
+    def first(got: int, frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, lambda later, _frame: held.append(later))
+        before[signal.Signals(got)](got, frame)
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for got in held:
             signal.raise_signal(got)
 

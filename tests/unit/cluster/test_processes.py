@@ -12,6 +12,7 @@ from sealserve.cluster.processes import (
     ProcessNotReadyError,
     Registry,
     group_has_members,
+    interrupted_once,
     last_error,
     start_time,
     wait_ready,
@@ -112,3 +113,20 @@ time.sleep(60)"""
     assert not ports.is_free(port)
     process.stop()
     assert ports.is_free(port)
+
+
+def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
+    undone = []
+
+    def interrupted_twice() -> None:
+        with interrupted_once():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)
+                undone.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert undone == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -11,6 +11,7 @@ from sealserve.cli.demo import attack, preparation
 from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
+from sealserve.cluster.processes import interrupted_once
 from sealserve.deployment import TlsMode
 
 app = typer.Typer(add_completion=False)
@@ -42,7 +43,7 @@ def demo(
     workspace = preparation.reset(directory)
     choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     screen = Screen(as_json=as_json)
-    with console.spinner("Preparing") as tell:
+    with interrupted_once(), console.spinner("Preparing") as tell:
         walk = Walk(workspace, screen, tell=tell)
         screen.heading("sealserve demo: a sealed model, served from attested enclaves", WARNING, "")
         try:
