@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.errors import UnavailableError
@@ -138,10 +139,7 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for got in held:
-            signal.raise_signal(got)
+        _hand_back(before, held)
 
 
 @contextlib.contextmanager
@@ -167,10 +165,15 @@ def interrupted_once() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for got in held:
-            signal.raise_signal(got)
+        _hand_back(before, held)
+
+
+def _hand_back(before: Mapping[signal.Signals, Any], held: Sequence[int]) -> None:
+    """Restore the handlers, and let those do what they do with the signals that waited."""
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for got in held:
+        signal.raise_signal(got)
 
 
 class Registry:

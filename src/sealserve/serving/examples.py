@@ -6,7 +6,7 @@ Source: tensorflow/serving, ``servables/tensorflow/classifier.cc``, ``regressor.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,11 +105,7 @@ def answer_classify(servables: Servables, content: bytes, call: Call) -> bytes:
     Raises:
         RequestError: The request cannot be answered.
     """
-    with METRICS.timed("Classify") as request_metrics:
-        request = _parse(ClassificationRequest, content)
-        request_metrics.model = request.model_spec.name
-        with servables.use(request.model_spec) as servable:
-            return bytes(classify(servable, request, call).SerializeToString())
+    return _answer("Classify", ClassificationRequest, classify, servables, content=content, call=call)
 
 
 def answer_regress(servables: Servables, content: bytes, call: Call) -> bytes:
@@ -118,11 +114,23 @@ def answer_regress(servables: Servables, content: bytes, call: Call) -> bytes:
     Raises:
         RequestError: The request cannot be answered.
     """
-    with METRICS.timed("Regress") as request_metrics:
-        request = _parse(RegressionRequest, content)
+    return _answer("Regress", RegressionRequest, regress, servables, content=content, call=call)
+
+
+def _answer(
+    name: str,
+    kind: Any,
+    compute: Callable[[Servable, Any, Call], Any],
+    servables: Servables,
+    *,
+    content: bytes,
+    call: Call,
+) -> bytes:
+    with METRICS.timed(name) as request_metrics:
+        request = _parse(kind, content)
         request_metrics.model = request.model_spec.name
         with servables.use(request.model_spec) as servable:
-            return bytes(regress(servable, request, call).SerializeToString())
+            return bytes(compute(servable, request, call).SerializeToString())
 
 
 def answer_multi_inference(servables: Servables, content: bytes, call: Call) -> bytes:
