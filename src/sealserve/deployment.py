@@ -139,7 +139,7 @@ class ServerSection(_Section):
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
-        default=300, description="after which a connection is drained, so that load evens out over replicas"
+        default=60, description="after which a connection is drained: load evens out, and a replica can leave"
     )
     batching_parameters_file: Path | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
@@ -147,6 +147,14 @@ class ServerSection(_Section):
     monitoring_config_file: Path | None = Field(
         default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
     )
+
+    @property
+    def longest_connection_seconds(self) -> int:
+        """After how many seconds a connection has been drained for certain, but for a request that still runs.
+
+        Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
+        """
+        return -(-self.max_connection_age_seconds * 11 // 10)
 
 
 class EnclaveSection(_Section):

@@ -1,7 +1,9 @@
 """Deployments on this machine, from `up` to `down`, each with a tiny model and real parts."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -81,6 +83,21 @@ def test_from_up_to_down(here: Running) -> None:
     assert here.json("status") == []
     assert here.error("predict", "--timeout", "1")["status"] == 4
     assert here.error("scale", "2")["code"] == "target.not-up"
+
+
+def test_a_replica_leaves_without_a_failed_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """Connections are kept, as most clients do: the replica that leaves lets them end by their age first."""
+    with deployment(capsys, server={"max_connection_age_seconds": 2}) as here:
+        here.up()
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(here.process, "bench", "--seconds", "12", "--connections", "6", "-c", "24", "--json")
+            time.sleep(4)  # well under load
+            here.json("scale", "1")
+            assert not load.done()
+            report = load.result()
+        assert report.status == 0, report
+        assert report.json["errors"] == {}
+        assert len(report.json["instances"]) == 2
 
 
 def test_what_ends_a_release_and_what_does_not(here: Running) -> None:

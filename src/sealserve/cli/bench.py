@@ -1,7 +1,7 @@
 """``sealserve bench``: many requests."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 import typer
@@ -14,10 +14,15 @@ from sealserve.client.predict import Predictor
 
 app = typer.Typer(add_completion=False)
 
+_REQUESTS: Final = 100
+
 
 @app.command()
 def bench(
-    requests: Annotated[int, typer.Option("--requests", "-n", min=1, help="How many.")] = 100,
+    requests: Annotated[
+        int | None, typer.Option("--requests", "-n", min=1, help="How many.", show_default="100")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="For how long, in place of how many.")] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="How many at a time.")] = 4,
     connections: Annotated[int, typer.Option(min=1, help="Each stays on the replica that the proxy chose.")] = 4,
     batch: Annotated[int, typer.Option(min=1)] = 1,
@@ -33,6 +38,10 @@ def bench(
     as_json: console.Json = False,
 ) -> None:
     """Send many requests with random inputs, and show rate, latencies and how the replicas shared them."""
+    if requests is not None and seconds is not None:
+        raise TensorInputError("A load ends after so many requests or so many seconds: give one of the two.")
+    if seconds is None:
+        requests = requests or _REQUESTS
     reach, described = connection.find_access(
         directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
@@ -50,8 +59,11 @@ def bench(
             arrays = {key: random_array(spec, generator, batch) for key, spec in specs.items()}
             return Request(model=name, inputs=arrays, signature=signature)
 
-        with console.spinner(f"Sending {requests} requests, {concurrency} at a time"):
-            report = run_load(opened, make_request, requests=requests, concurrency=concurrency, timeout=timeout)
+        extent = f"{requests} requests" if seconds is None else f"requests for {seconds:g} s"
+        with console.spinner(f"Sending {extent}, {concurrency} at a time"):
+            report = run_load(
+                opened, make_request, requests=requests, seconds=seconds, concurrency=concurrency, timeout=timeout
+            )
     _print(report, as_json=as_json)
     if report.first_error is not None:
         if as_json:

@@ -99,6 +99,11 @@ def _explained(status: grpc.StatusCode, details: str, channel: ServiceChannel, t
         return fault or UnreachableError(
             f"The service at {channel.endpoint} is not available: {details}.", hint="Try again, with a new connection."
         )
+    if status is grpc.StatusCode.CANCELLED:  # not by us: a server that ends refuses so what it has not begun
+        return UnreachableError(
+            f"The service at {channel.endpoint} ended before it began with the request.",
+            hint="Try again, with a new connection.",
+        )
     name = status.name
     if status in _CALLERS_FAULT:
         return RequestRefusedError(

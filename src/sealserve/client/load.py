@@ -1,6 +1,8 @@
 """A load generator: many requests, a bounded number at a time, and what came of them."""
 
 import itertools
+import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -93,19 +95,21 @@ def run_load(
     channels: Sequence[ServiceChannel],
     make_request: Callable[[int], Request],
     *,
-    requests: int,
+    requests: int | None = None,
+    seconds: float | None = None,
     concurrency: int,
     timeout: float = DEFAULT_TIMEOUT,
     on_answer: Callable[[int, Prediction], None] | None = None,
 ) -> LoadReport:
-    """Send ``requests`` requests, ``concurrency`` at a time, over the channels in turn.
+    """Send requests, ``concurrency`` at a time, over the channels in turn: so many, or for so long.
 
     A failed request is counted, and the load goes on; it is not sent again.
 
     Args:
         channels: Open channels; request ``i`` goes over channel ``i % len(channels)``.
         make_request: Makes request ``i``; called from many threads, before that request's clock starts.
-        requests: How many to send.
+        requests: How many to send; None for as many as ``seconds`` allow.
+        seconds: For how long to send; None for as long as ``requests`` take.
         concurrency: How many threads send them.
         timeout: Seconds to wait for each answer.
         on_answer: Gets each answer with its request's number, in a worker's thread, after its clock stopped.
@@ -113,15 +117,16 @@ def run_load(
     Raises:
         Exception: Whatever ``make_request`` or ``on_answer`` raises; it ends the load.
     """
-    if requests < 1 or concurrency < 1:
-        raise ValueError("a load has at least one request and one thread")
+    most = sys.maxsize if requests is None else requests
+    if most < 1 or concurrency < 1 or (requests is None and seconds is None):
+        raise ValueError("a load has an end, and at least one request and one thread")
     predictor = Predictor(channels)
     numbers = itertools.count()  # its next() is atomic
     tally = _Tally()
     stop = threading.Event()
 
     def work() -> None:
-        while not stop.is_set() and (number := next(numbers)) < requests:
+        while not stop.is_set() and time.monotonic() < end and (number := next(numbers)) < most:
             request = make_request(number)
             started = time.monotonic()
             try:
@@ -141,21 +146,22 @@ def run_load(
                 on_answer(number, prediction)
 
     started = time.monotonic()
-    with ThreadPoolExecutor(min(concurrency, requests), thread_name_prefix="load") as pool:
-        workers = [pool.submit(work) for _ in range(min(concurrency, requests))]
+    end = math.inf if seconds is None else started + seconds
+    with ThreadPoolExecutor(min(concurrency, most), thread_name_prefix="load") as pool:
+        workers = [pool.submit(work) for _ in range(min(concurrency, most))]
         try:
             done, _ = wait(workers, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()  # on Ctrl-C, or when one raised, the others finish what they are at
-    seconds = time.monotonic() - started
+    took = time.monotonic() - started
     for worker in done:
         worker.result()
     return LoadReport(
-        requests=requests,
+        requests=len(tally.seconds) + sum(tally.errors.values()),
         answered=len(tally.seconds),
         errors=dict(tally.errors),
         first_error=tally.first_error,
-        seconds=seconds,
+        seconds=took,
         latency=_latency(tally.seconds),
         channels=[tally.channels[index] for index in range(len(channels))],
         instances=dict(tally.instances),

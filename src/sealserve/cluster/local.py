@@ -202,6 +202,9 @@ class LocalTarget:
         nginx = self._nginx(running[:replicas])
         if nginx.pid is not None:
             nginx.reload(nginx.config)
+            age = self._deployment.server.longest_connection_seconds
+            self._tell(f"open connections move to the replicas that stay, within {age} s")
+            nginx.wait_drained(timeout=age + DRAIN_SECONDS)
         for process in leaving:
             self._tell(f"{process.role} finishes its requests")
             process.stop(grace=DRAIN_SECONDS)
@@ -303,6 +306,7 @@ class LocalTarget:
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
             user=worker_user(),
+            drain_timeout=self._deployment.server.longest_connection_seconds + DRAIN_SECONDS,
         )
         return Nginx(program, config)
 

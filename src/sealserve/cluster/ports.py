@@ -2,11 +2,16 @@
 
 import contextlib
 import errno
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from sealserve.errors import UnavailableError
+
+_CHOSEN: Final = range(10_000, 30_000)
+"""Below Kubernetes' node ports (30000) and Linux' ephemeral ports (32768, ``net.ipv4.ip_local_port_range``)."""
 
 
 class PortTakenError(UnavailableError):
@@ -43,11 +48,19 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def find_free(address: str = "127.0.0.1") -> int:
-    """Return a port that is free at ``address`` now; whoever binds first has it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free at ``address`` now; whoever binds first has it.
+
+    It is not one of those that the kernel gives to outgoing connections, which would soon take it.
+
+    Raises:
+        PortTakenError: There is none.
+    """
+    for port in random.sample(_CHOSEN, len(_CHOSEN)):
+        if is_free(port, address):
+            return port
+    raise PortTakenError(
+        f"None of the ports {_CHOSEN[0]} to {_CHOSEN[-1]} at {address} is free.", hint="Stop what holds them."
+    )
 
 
 def require_free(port: int, what: str, address: str = "127.0.0.1") -> None:

@@ -21,7 +21,8 @@ from sealserve.ingress.nginx_config import NginxConfig, WorkerUser, render
 from sealserve.ingress.nginx_program import NginxProgram, last_message
 
 _POLL_SECONDS = 0.02
-_WORKER_TITLE = "nginx: worker process"  # one that is draining goes on "... is shutting down"
+_WORKER_TITLE = "nginx: worker process"
+_DRAINING_TITLE = f"{_WORKER_TITLE} is shutting down"
 _ACCOUNTS = ("www-data", "nginx", "nobody")
 
 
@@ -189,6 +190,15 @@ class Nginx:
             )
         self._config = config
 
+    def wait_drained(self, *, timeout: float) -> bool:
+        """Wait until no connection is left that was there before the last reload; return whether that came about.
+
+        Args:
+            timeout: Seconds to wait. Connections end by themselves at their age, which the replicas have set.
+        """
+        pid = self.pid
+        return pid is None or _wait_until(lambda: not _workers(pid, _DRAINING_TITLE), timeout)
+
     def stop(self, *, grace: float = 5.0) -> None:
         """Stop it: first gracefully, after ``grace`` seconds at once. Nothing of it is left; its logs are.
 
@@ -247,12 +257,16 @@ def _title(pid: int) -> str:
 
 def _accepting(master: int) -> set[int]:
     """Return the process ids of a master's workers that accept connections."""
+    return _workers(master, _WORKER_TITLE)
+
+
+def _workers(master: int, title: str) -> set[int]:
     workers = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-                if parent == master and _title(int(entry.name)) == _WORKER_TITLE:
+                if parent == master and _title(int(entry.name)) == title:
                     workers.add(int(entry.name))
     return workers
 

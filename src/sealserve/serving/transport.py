@@ -208,6 +208,9 @@ class Transport:
     def stop(self, grace: float) -> bool:
         """Take no more calls, tell the peers (GOAWAY), and wait for those that are open; return whether all ended.
 
+        gRPC cancels a call that arrives from now on until its sender has read the GOAWAY. Where none may be lost, stop
+        sending here first, and let connections end by their age: docs/decisions/0040.
+
         Args:
             grace: Seconds after which open calls are cancelled.
         """

@@ -60,7 +60,18 @@ def test_a_callers_exception_ends_the_load(serve: Serve, connect: Connect) -> No
     assert len(behaviour.requests) < 1000
 
 
-@pytest.mark.parametrize("arguments", [{"requests": 0, "concurrency": 1}, {"requests": 1, "concurrency": 0}])
-def test_a_load_of_nothing_is_a_mistake(serve: Serve, connect: Connect, arguments: dict[str, Any]) -> None:
+def test_a_load_for_some_time(serve: Serve, connect: Connect) -> None:
+    report = run_load([connect(serve(Behaviour()))], numbered, seconds=0.2, concurrency=2)
+    assert report.answered == report.requests > 0
+    assert 0.2 <= report.seconds < 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"requests": 0, "concurrency": 1}, {"requests": 1, "concurrency": 0}, {"concurrency": 1}],
+)
+def test_a_load_of_nothing_or_without_end_is_a_mistake(
+    serve: Serve, connect: Connect, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match="at least one"):
         run_load([connect(serve(Behaviour()))], numbered, **arguments)

@@ -116,6 +116,12 @@ def test_a_service_that_is_not_ready(serve: Serve, connect: Connect, pictures: A
         Predictor([connect(serve(behaviour))]).predict("toy", {"x": pictures})
 
 
+def test_a_service_that_ends_just_now(serve: Serve, connect: Connect, pictures: Any) -> None:
+    behaviour = Behaviour(abort=(grpc.StatusCode.CANCELLED, "CANCELLED"))
+    with pytest.raises(UnreachableError, match="ended before it began with the request"):
+        Predictor([connect(serve(behaviour))]).predict("toy", {"x": pictures})
+
+
 def test_no_answer_in_time(serve: Serve, connect: Connect, pictures: Any) -> None:
     behaviour = Behaviour()
     predictor = Predictor([connect(serve(behaviour))])

@@ -1,5 +1,6 @@
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,19 @@ from sealserve.cluster import ports
 def test_a_free_port_is_found_and_free() -> None:
     port = ports.find_free()
     ports.require_free(port, "the test")
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take() -> None:
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    assert all(ports.find_free() < int(first) for _ in range(20))
+
+
+def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(ports, "_CHOSEN", range(port, port + 1))
+        with pytest.raises(ports.PortTakenError, match=f"None of the ports {port} to {port}"):
+            ports.find_free()
 
 
 def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:

@@ -78,7 +78,7 @@ def test_tensorflow_serving_has_no_plaintext_port_no_profiler_and_no_polling() -
         "--tensorflow_intra_op_parallelism=2",
         "--tensorflow_inter_op_parallelism=2",
         "--grpc_max_threads=8",
-        "--grpc_channel_arguments=grpc.max_connection_age_ms=300000",
+        "--grpc_channel_arguments=grpc.max_connection_age_ms=60000",
     }
 
 

@@ -19,6 +19,8 @@ from sealserve.workspace import Workspace
 
 _POLL_SECONDS: Final = 0.3
 _LAST_LINES: Final = 50
+_WORKER: Final = "nginx: worker process"
+_DRAINING_WORKER: Final = f"{_WORKER} is shutting down"
 
 
 class ContainerEndedError(UnavailableError):
@@ -209,12 +211,16 @@ class Fleet:
         Raises:
             ContainerNotReadyError: It did not take it in time.
         """
-        before = self._workers(nginx)
+        before = self._workers(nginx, _WORKER)
         self._engine.run("container", "kill", "--signal", "HUP", nginx.id)
-        if not wait_until(lambda: bool(now := self._workers(nginx)) and not now & before, seconds=seconds):
+        if not wait_until(lambda: bool(now := self._workers(nginx, _WORKER)) and not now & before, seconds=seconds):
             raise ContainerNotReadyError(
                 f"NGINX did not take its new configuration within {seconds:.0f} s: {self.last_error(nginx)}"
             )
+
+    def wait_drained(self, nginx: Running, *, seconds: float) -> bool:
+        """Wait until no connection is left that was there before the last reload; return whether that came about."""
+        return wait_until(lambda: not self._workers(nginx, _DRAINING_WORKER), seconds=seconds, interval=_POLL_SECONDS)
 
     def remove(self, container: Running, *, log: Path | None = None, grace: int | None = None) -> None:
         """Ask a container to end, wait as long as it may take, and remove it with all that is only its own.
@@ -264,9 +270,9 @@ class Fleet:
         with suppress(EngineAbsentError):
             self._engine.run("container", "rm", "--force", "--volumes", container)
 
-    def _workers(self, nginx: Running) -> set[str]:
+    def _workers(self, nginx: Running, title: str) -> set[str]:
         lines = self._engine.run("container", "top", nginx.id, "-eo", "pid,args").splitlines()
-        return {line.split()[0] for line in lines if line.endswith("nginx: worker process")}
+        return {line.split()[0] for line in lines if line.endswith(title)}
 
     def _running(self, found: dict[str, Any]) -> Running:
         labels, state = found["Config"]["Labels"], found["State"]

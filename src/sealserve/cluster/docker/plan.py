@@ -65,7 +65,7 @@ _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
 _SHARED_NETWORKS: Final = 2
-_DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
+DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +237,7 @@ class Plan:
             groups=self._groups,
             user=self._user,
             health=listens(bundle.port),
-            grace=_DRAIN_SECONDS,
+            grace=DRAIN_SECONDS,
             seccomp=self._seccomp,
             after=(self.keeper, *([PLATFORM] if self.simulated else [])),
             facts={"release": bundle.folder.name, "manifest": bundle.manifest},

@@ -22,6 +22,7 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.plan import (
     BROKER,
+    DRAIN_SECONDS,
     ENCLAVE,
     ENCLAVE_DEVICE,
     NGINX,
@@ -295,11 +296,22 @@ class DockerTarget:
         """Let NGINX forget replicas, then let these finish their requests and end."""
         if leaving:
             self._front(plan, bundle, without={old.id for old in leaving})
+            self._drain()
         for old in leaving:
             self._tell(f"{old.role} finishes its requests")
             self._fleet.remove(old, log=self._log(old))
             if old.link is not None:
                 self._fleet.remove_networks(plan.link(old.link).name)
+
+    def _drain(self) -> None:
+        """Wait until connections that were there before NGINX forgot a replica have ended by their age.
+
+        A request that comes while a server ends is lost: gRPC refuses it before a handler could answer.
+        """
+        if (nginx := self._fleet.find(NGINX)) is not None and nginx.is_running:
+            age = self._deployment.server.longest_connection_seconds
+            self._tell(f"open connections move to the other replicas, within {age} s")
+            self._fleet.wait_drained(nginx, seconds=age + DRAIN_SECONDS)
 
     def _front(self, plan: Plan, bundle: Bundle, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""

@@ -82,7 +82,7 @@ class Plan:
         Every connection has then been drained by its age, and no new one has come: the pod left its Service when its
         deletion began. TensorFlow Serving's binary ends at once when it is asked to, so this is all that it has.
         """
-        return self.deployment.server.max_connection_age_seconds + DRAIN_SECONDS
+        return self.deployment.server.longest_connection_seconds + DRAIN_SECONDS
 
     def name(self, part: str) -> str:
         """Return what the object of a part is called."""

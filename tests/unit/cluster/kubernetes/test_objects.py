@@ -104,8 +104,8 @@ def test_a_replica_asks_as_its_clouds_plugin_counts(cloud: Cloud) -> None:
 def test_a_pod_waits_longer_than_a_connection_lives() -> None:
     plan = make_plan(toml=TOML.replace("[kubernetes]", "[server]\nmax_connection_age_seconds = 30\n[kubernetes]"))
     pod = replica_pod(plan)
-    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "75"]
-    assert pod["terminationGracePeriodSeconds"] > 75
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "78"]  # 33 at most, and 45
+    assert pod["terminationGracePeriodSeconds"] > 78
 
 
 def test_probes_wait_for_a_slow_start(plan: Plan) -> None:
