@@ -1,8 +1,10 @@
 """Reads one encrypted file: nothing leaves here that was not authenticated."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,6 +29,9 @@ from sealserve.sealing.protected_file import (
 )
 from sealserve.sealing.regular_file import read_at, write_at
 from sealserve.secret import SecretBytes
+
+_TRIED_ENTRIES: Final = 2**18
+"""How many entries are tried to find out where a wrong node comes from: half a second's work."""
 
 
 class WrongKeyError(VerificationError):
@@ -57,7 +62,8 @@ class TamperedNodeError(VerificationError):
 class MovedNodeError(TamperedNodeError):
     """A node stands in the place of another one of the same file: somebody swapped or copied nodes.
 
-    That is told apart from other changes only among the nodes of one MHT node; it is refused everywhere.
+    That is told apart from other changes where the entry that the node was sealed with can still be read: not if the
+    MHT node that holds it was moved or changed as well, and in a file of more than 1 GiB only near the node.
 
     Args:
         name: The file, as errors name it.
@@ -235,28 +241,37 @@ class SealedReader:
             position = protected_file.mht_node_position(error.index)
             if error.present < NODE_SIZE:
                 raise self._cut_off(position) from error
-            raise self._tampered(position, self._siblings(error.index)) from error
+            above = protected_file.parent(error.index)[0] if error.index else 0
+            raise self._tampered(position, above) from error
 
-    def _siblings(self, index: int) -> dict[int, memoryview]:
-        """Return the entries beside that of MHT node ``index``, by the position of their nodes."""
-        if index == 0:
-            return {}
-        above, _ = protected_file.parent(index)
-        entries = self._tree.node(above)[DATA_ENTRIES_SIZE:]
-        first = above * CHILDREN_PER_MHT + 1
-        count = protected_file.child_count(above, protected_file.mht_nodes(self.size))
-        return {protected_file.mht_node_position(first + slot): _entry(entries, slot) for slot in range(count)}
+    def _tampered(self, position: int, parent: int) -> TamperedNodeError:
+        """Return the error for the node at ``position``, whose entry is in MHT node ``parent``.
 
-    def _tampered(self, position: int, entries: dict[int, memoryview]) -> TamperedNodeError:
-        """Return the error for the node at ``position``; ``entries`` are those that it may have been sealed with."""
+        Each entry is tried, those of ``parent`` first: the node may be another one of this file.
+        """
         node, plain = memoryview(bytearray(NODE_SIZE + SPARE)), memoryview(bytearray(NODE_SIZE))
-        for origin, entry in entries.items():
+        for origin, entry in itertools.islice(self._entries_from(parent), _TRIED_ENTRIES):
             read_at(self._descriptor, node[:NODE_SIZE], position * NODE_SIZE)
             with contextlib.suppress(NodeMacError):
                 self._cipher.decrypt(node, entry, plain)
                 if origin != position:  # else the host has put the right node back meanwhile
                     return MovedNodeError(self._name, position, origin)
         return TamperedNodeError(self._name, position)
+
+    def _entries_from(self, start: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield the position of each node but the first two, and its entry: those in MHT node ``start`` come first."""
+        tree = HashTreeReader(self._descriptor, self._metadata.root_entry, self._cipher)  # other threads use ours
+        total = protected_file.mht_nodes(self.size)
+        for index in itertools.chain(range(start, total), range(start)):
+            try:
+                entries = tree.node(index)
+            except TreeNodeError:
+                continue
+            for slot in range(protected_file.group(index, self.size).data_nodes):
+                yield protected_file.data_node_position(index * DATA_PER_MHT + slot), _entry(entries, slot)
+            for slot in range(protected_file.child_count(index, total)):
+                child = index * CHILDREN_PER_MHT + 1 + slot
+                yield protected_file.mht_node_position(child), _entry(entries[DATA_ENTRIES_SIZE:], slot)
 
     def _open_group(self, group: Group, entries: memoryview) -> memoryview:
         return self._open_nodes(group, entries, 0, group.data_nodes)[: group.plain_size]
@@ -274,12 +289,7 @@ class SealedReader:
                 sealed[: used + SPARE], entries[first * ENTRY_SIZE : (first + count) * ENTRY_SIZE], plain[:used]
             )
         except NodeMacError as error:
-            first_of_group = group.index * DATA_PER_MHT
-            siblings = {
-                protected_file.data_node_position(first_of_group + slot): _entry(entries, slot)
-                for slot in range(group.data_nodes)
-            }
-            raise self._tampered(protected_file.data_node_position(number + error.index), siblings) from error
+            raise self._tampered(protected_file.data_node_position(number + error.index), group.index) from error
         return plain[:used]
 
     def _check_length(self, found: int, *, allow_trailing: bool) -> None:

@@ -98,10 +98,13 @@ def test_swapped_nodes_are_refused(first: int, second: int, large: Path, key: Se
     ("first", "second", "names"),
     [
         (2, 3, ("node 2 (data node 0), at byte 8192,", "node 3 (data node 1)")),
+        (2, 99, ("node 2 (data node 0), at byte 8192,", "node 99 (data node 96)")),
+        (2, 1 + 97 * 32, ("node 2 (data node 0), at byte 8192,", "node 3105 (MHT node 32)")),
+        (98, 1 + 97 * 32, ("node 98 (MHT node 1)", "node 3105 (MHT node 32)")),
         (1 + 97 * 33, 1 + 97 * 34, ("node 3202 (MHT node 33)", "node 3299 (MHT node 34)")),
     ],
 )
-def test_swapped_neighbours_are_told_apart_from_other_changes(
+def test_swapped_nodes_are_told_apart_from_other_changes(
     first: int, second: int, names: tuple[str, str], large: Path, key: SecretBytes
 ) -> None:
     swap = {4096 * first: node_at(large, second), 4096 * second: node_at(large, first)}
