@@ -8,13 +8,13 @@ Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predi
 ``cc/saved_model/util.cc`` (``GetInputValues``): order and messages, where theirs has the same error.
 """
 
-import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from sealserve.serving.kernel_errors import told
 from sealserve.serving.libtensorflow import Library, TensorFlowError
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
@@ -30,6 +30,7 @@ from sealserve.serving.signature import Signature
 from sealserve.serving.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
 
 DEFAULT_SIGNATURE = "serving_default"
+_METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 
 
 class SignatureNotFoundError(RequestError):
@@ -37,6 +38,13 @@ class SignatureNotFoundError(RequestError):
 
     code = "request.signature-not-found"
     status = Status.FAILED_PRECONDITION
+
+
+class SignatureMethodError(RequestError):
+    """The signature is none for predictions, and the server insists on it."""
+
+    code = "request.signature-method"
+    status = Status.INTERNAL
 
 
 class InputNamesError(RequestError):
@@ -73,16 +81,14 @@ class ExecutionError(RequestError):
     """TensorFlow refused the inputs or failed. It keeps TensorFlow's status.
 
     Args:
-        error: TensorFlow's error. Its text may quote inputs: only the names of operations are taken from it.
+        error: TensorFlow's error. Its text may quote inputs: what is known not to is taken from it.
         signature: The signature that ran.
     """
 
     code = "request.execution"
 
     def __init__(self, error: TensorFlowError, signature: str) -> None:
-        nodes = ", ".join(dict.fromkeys(re.findall(r"\{\{node ([\w./-]+)\}\}", error.text)))
-        where = f" at {nodes}" if nodes else ""
-        super().__init__(f"TensorFlow could not compute the signature {signature!r}: {error.status.name}{where}")
+        super().__init__(told(error, signature))
         self._status = error.status
 
     @property
@@ -140,6 +146,7 @@ def run_predict(
         RequestError: The request cannot be answered.
     """
     signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)  # 2
+    _check_method(servable, signature)
     _check_names(signature, request.inputs)  # 3
     values = {
         alias: _tensor(servable.session.library, signature, alias, request.inputs, max_tensor_bytes)  # 4
@@ -163,6 +170,14 @@ def _signature(servable: Servable, name: str) -> Signature:
     if name in servable.definitions:
         raise SignatureNotFoundError(f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.')
     raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+
+
+def _check_method(servable: Servable, signature: Signature) -> None:
+    method = servable.definitions[signature.name].method_name
+    if servable.check_method_names and method not in _METHODS:
+        raise SignatureMethodError(
+            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. Was: {method}"
+        )
 
 
 def _names(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from sealserve.serving.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
 from sealserve.serving.request_errors import Status
+from sealserve.serving.shape_tolerance import tolerant_signatures
 from sealserve.serving.tensors import Tensor
 
 _CALLER: Final = -1
@@ -46,6 +47,7 @@ class Session:
         handle: The ``TF_Session``.
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
+        tolerant: Those of them that may be given inputs of any shape.
         inline: Whether a run computes on the thread that calls it, rather than on TensorFlow's own.
     """
 
@@ -56,10 +58,12 @@ class Session:
         graph: c_void_p,
         signatures: Mapping[str, SignatureDef],
         *,
+        tolerant: frozenset[str],
         inline: bool,
     ) -> None:
         self.library = library
         self.signatures = signatures
+        self.tolerant = tolerant
         self._handle = handle
         self._graph = graph
         self._inline = inline
@@ -120,7 +124,8 @@ class Session:
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
             signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
-        return cls(library, c_void_p(handle), graph, signatures, inline=inter_op_threads == 1)
+        tolerant = tolerant_signatures(parsed)
+        return cls(library, c_void_p(handle), graph, signatures, tolerant=tolerant, inline=inter_op_threads == 1)
 
     def endpoint(self, name: str) -> Endpoint:
         """Return the tensor of the graph that is called ``operation:index``.

@@ -22,6 +22,7 @@ class InputTensor:
         dtype: Its data type.
         shape: The size of each dimension, None where any will do; None as a whole where the rank is open.
         default: The serialised TensorProto to take when a request leaves it out, or None where it may not.
+        tolerant: Whether any other shape may be tried.
     """
 
     tensor_name: str
@@ -29,10 +30,11 @@ class InputTensor:
     dtype: int
     shape: Shape | None
     default: bytes | None
+    tolerant: bool = False
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of ``shape`` fits."""
-        if self.shape is None:
+        """Whether a tensor of ``shape`` may be put in."""
+        if self.shape is None or self.tolerant:
             return True
         return len(shape) == len(self.shape) and all(
             expected in (None, size) for expected, size in zip(self.shape, shape, strict=True)
@@ -72,6 +74,7 @@ class Signature:
                     dtype=info.dtype,
                     shape=_shape(info),
                     default=defaults[alias].SerializeToString() if alias in defaults else None,
+                    tolerant=name in session.tolerant,
                 )
                 for alias, info in sorted(definition.inputs.items())
             }

@@ -91,7 +91,7 @@ def test_requests_for_examples_are_run(examples: Servables, tmp_path: Path) -> N
 
 def test_a_request_that_fails_says_which_and_not_what(servable: Servable, tmp_path: Path) -> None:
     write(tmp_path, predict_log("number", "1", "text"), predict_log("number", "canary-771177", "text"))
-    with pytest.raises(WarmupError, match=r"Warmup record 2 of .* failed: TensorFlow could not compute") as caught:
+    with pytest.raises(WarmupError, match=r"Warmup record 2 of .* failed: StringToNumberOp could not") as caught:
         warm_up(servable, tmp_path, iterations=1)
     assert (caught.value.code, caught.value.status) == ("servable.warmup-failed", Status.INVALID_ARGUMENT)
     assert "canary" not in str(caught.value)
