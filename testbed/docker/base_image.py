@@ -19,16 +19,17 @@ _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"
 
 
 def make_base_image(archive: Path) -> None:
-    """Import the base image into the engine, unless it has it.
+    """Import the base image into the engine, unless it has it of this archive.
 
     Args:
         archive: Where its files are kept, as a tar archive, for the next time.
     """
-    if subprocess.run(["docker", "image", "inspect", BASE], capture_output=True, check=False).returncode == 0:
-        return
+    there = subprocess.run(["docker", "image", "inspect", BASE], capture_output=True, check=False).returncode == 0
     if not archive.is_file():
         archive.parent.mkdir(parents=True, exist_ok=True)
         _bootstrap(archive)
+    elif there:
+        return
     subprocess.run(["docker", "import", str(archive), BASE], capture_output=True, check=True)
 
 

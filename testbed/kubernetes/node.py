@@ -124,6 +124,7 @@ def _kubelet(node: Node) -> Mapping[str, object]:
         "podLogsDir": str(LOGS / f"{node.name}-pods"),
         "volumePluginDir": str(node.state / "volume-plugins"),
         "nodeStatusUpdateFrequency": "5s",
+        "syncFrequency": "5s",  # so a ConfigMap that changes reaches its pod soon: CoreDNS takes a name from one
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,  # images are imported, and could not be fetched again
     }

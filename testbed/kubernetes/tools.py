@@ -67,7 +67,7 @@ def build() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second start waits for the first, and finds what it built
         if done.is_dir():
             return done
-        _require_go()
+        require_go(MODULE)
         with tempfile.TemporaryDirectory(prefix="build-", dir=CACHE) as temporary:
             made = Path(temporary) / "bin"
             made.mkdir()
@@ -101,8 +101,13 @@ def _go_build(destination: Path) -> None:
         )
 
 
-def _require_go() -> None:
-    wanted = re.search(r"^go ([0-9.]+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
+def require_go(module: Path) -> None:
+    """Say what to do if this machine has no Go that can build a module.
+
+    Raises:
+        ToolsError: It has none, or a too old one that may not fetch another.
+    """
+    wanted = re.search(r"^go ([0-9.]+)$", (module / "go.mod").read_text(), re.MULTILINE)
     needed = wanted[1] if wanted else "1.26"
     advice = f"Install Go {needed} or later (https://go.dev/doc/install): that of Debian 12 or Ubuntu 24.04 is too old."
     go = shutil.which("go")

@@ -1,9 +1,6 @@
 """The engine of the tests, the images, and a deployment that runs in them."""
 
-import contextlib
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,27 +9,18 @@ from typing import Any
 
 import pytest
 from testbed.docker.base_image import BASE, make_base_image
-from testbed.docker.engine import answers, install, own_engine
-from tests.harness.running import Ended, command, run
+from tests.harness.container_images import BASE_ARCHIVE, build_images, keep_images, running_engine
+from tests.harness.running import Ended, run
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import ports
 from sealserve.containers.engine import Engine
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / "build" / "docker"
-
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """The engine that runs here, or one of our own."""
-    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        if os.geteuid() == 0:
-            install()
-        if shutil.which("docker") is None or not answers():
-            if os.geteuid() != 0:
-                pytest.skip("no Docker engine answers, and only root can start one")
-            patch.setenv("DOCKER_HOST", stack.enter_context(own_engine()))
+    with running_engine():
         yield Engine()
 
 
@@ -65,7 +53,7 @@ class Deployed:
 def site(engine: Engine) -> Iterator[Site]:
     """A workspace with a tiny model and certificates."""
     del engine
-    make_base_image(CACHE / "base.tar")
+    make_base_image(BASE_ARCHIVE)
     with TemporaryDirectory(prefix="sealserve-") as folder:
         made = make_site(
             Path(folder), service={"port": ports.find_free()}, target={"kind": "docker"},
@@ -79,16 +67,8 @@ def site(engine: Engine) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def images(site: Site) -> list[dict[str, Any]]:
     """The images of a simulated deployment, built as a person builds them."""
-    return build_images("--base", BASE, "--directory", site.directory)
-
-
-def build_images(*arguments: str | Path) -> list[dict[str, Any]]:
-    """Run `sealserve image build`; return what it says of each image. It may take minutes."""
-    line = command("image", "build", "--network", "host", "--wheels", CACHE / "wheels", "--json", *arguments)
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    built = json.loads(done.stdout)
-    assert isinstance(built, list)
+    built = build_images("--base", BASE, "--directory", site.directory)
+    keep_images(built)  # for the tests of Kubernetes
     return built
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.docker.conftest import CACHE, Deployed, docker_json, everything
+from tests.docker.conftest import Deployed, docker_json, everything
+from tests.harness.container_images import CACHE
 from tests.harness.running import command, run
 from tests.harness.workspaces import Site
 

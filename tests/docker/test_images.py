@@ -16,7 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from testbed.docker.base_image import BASE
-from tests.docker.conftest import build_images, docker_json
+from tests.docker.conftest import docker_json
+from tests.harness.container_images import build_images
 from tests.harness.running import run
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site

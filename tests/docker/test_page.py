@@ -5,7 +5,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from tests.docker.conftest import ROOT, everything
+from tests.docker.conftest import everything
+from tests.harness.container_images import ROOT
 from tests.harness.running import run
 from tests.harness.tiny_model import saved_model
 from tests.integration.test_docs import Reader, executed

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from testbed.kubernetes import layout, tools
 from testbed.kubernetes.cluster import Cluster
+from tests.harness.container_images import Images, kept_images
 
 
 class Kubectl:
@@ -27,13 +28,30 @@ class Kubectl:
 
 
 @pytest.fixture(scope="session")
+def own_images() -> Images | None:
+    """The images for the testbed's nodes, built before it starts; None where KUBECONFIG names another cluster."""
+    return None if _is_foreign() else kept_images()
+
+
+@pytest.fixture(scope="session")
+def images(own_images: Images | None, testbed: Cluster | None) -> Images:
+    """The images of sealserve on the nodes."""
+    if own_images is None or testbed is None:
+        if (named := os.environ.get("SEALSERVE_IMAGES")) is None:
+            pytest.skip("another cluster has or pulls the images: SEALSERVE_IMAGES=PREFIX:TAG names them")
+        prefix, _, tag = named.rpartition(":")
+        return Images(prefix, tag)
+    assert own_images.archive is not None
+    testbed.load([own_images.archive])
+    return own_images
+
+
+@pytest.fixture(scope="session")
 def testbed() -> Iterator[Cluster | None]:
     """The testbed's own cluster, or None where KUBECONFIG names another. One that runs already is used, and stays."""
-    if os.environ.get("KUBECONFIG", str(layout.KUBECONFIG)) != str(layout.KUBECONFIG):
+    if _is_foreign():
         yield None
         return
-    if os.geteuid() != 0:
-        pytest.skip("the testbed makes network namespaces: run as root, or set KUBECONFIG to a cluster of yours")
     cluster = Cluster()
     found_running = cluster.is_up()
     cluster.up()
@@ -41,6 +59,15 @@ def testbed() -> Iterator[Cluster | None]:
     if not found_running:
         cluster.keep_logs()
         cluster.down()
+
+
+def _is_foreign() -> bool:
+    """Return whether the cluster is that of KUBECONFIG; where it is the testbed's own, root is needed."""
+    if os.environ.get("KUBECONFIG", str(layout.KUBECONFIG)) != str(layout.KUBECONFIG):
+        return True
+    if os.geteuid() != 0:
+        pytest.skip("the testbed makes network namespaces: run as root, or set KUBECONFIG to a cluster of yours")
+    return False
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,9 @@
 import functools
 import http.server
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 from testbed.kubernetes import layout
+from tests.harness.container_images import Images
+from tests.harness.running import run
 from tests.harness.workspaces import NAME, Site, make_site
 
 from sealserve.client.channel import open_channel
@@ -25,15 +28,15 @@ BROKER_NAME = "attestation.service.com"
 STORE_PORT = 8089
 
 
-def make_deployment(folder: Path, *, prefix: str, tag: str, **kubernetes: Any) -> Site:
+def make_deployment(folder: Path, images: Images, *, broker: str = BROKER_NAME, **kubernetes: Any) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside of the cluster."""
     site = make_site(
         folder,
         service={"listen": "10.199.0.11", "port": NODE_PORT},
         server={"max_connection_age_seconds": 2},
-        broker={"listen": layout.CONTROL_PLANE, "address": BROKER_NAME},
+        broker={"listen": layout.CONTROL_PLANE, "address": broker},
         target={"kind": "kubernetes"},
-        images={"prefix": prefix, "tag": tag},
+        images={"prefix": images.prefix, "tag": images.tag},
         kubernetes={
             "release_source": f"http://{layout.CONTROL_PLANE}:{STORE_PORT}/{{release}}.tar",
             "store_folder": folder / "store",
@@ -46,12 +49,21 @@ def make_deployment(folder: Path, *, prefix: str, tag: str, **kubernetes: Any) -
             "memory": "2Gi",
             "epc": "1Gi",
             "start_seconds": 240,
+            **({} if images.inventory is None else {"inventory": images.inventory}),
             **kubernetes,
         },
     )
     site.import_model()
     site.certify()
     return site
+
+
+def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.3)
 
 
 @dataclass
@@ -64,6 +76,12 @@ class Service:
     def target(self) -> KubernetesTarget:
         """The target."""
         return KubernetesTarget(self.site.workspace, self.site.deployment, tell=print)
+
+    def __call__(self, *arguments: str) -> Any:
+        """Run a verb that must succeed; return what it printed as JSON."""
+        done = run(*arguments, "--json", "--directory", self.site.directory)
+        assert done.status == 0, f"{arguments}: {done.out}{done.err}"
+        return done.json
 
     def build_release(self) -> Path:
         """Build another release."""

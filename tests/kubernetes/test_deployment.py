@@ -1,60 +1,44 @@
 """A deployment on a real cluster, in the order of its life; each test leaves two replicas serving."""
 
 import json
-import os
-import shutil
 import socket
 import ssl
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testbed.kubernetes import tools
 from testbed.kubernetes.cluster import Cluster
+from tests.harness.container_images import Images
 from tests.kubernetes.conftest import Kubectl
-from tests.kubernetes.service import NODE_PORT, Service, make_deployment, store
+from tests.kubernetes.service import NODE_PORT, Service, make_deployment, store, wait
 
-from sealserve import __version__
 from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError
 from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.kubernetes.target import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
+from sealserve.operations import enclaves, releases
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 SPACE = "sealserve"
 REPLICAS = "app.kubernetes.io/component=replicas"
+FRONTS = "app.kubernetes.io/component=front"
+REFUSALS = {"revoked": "policy.release-revoked", "measured-otherwise": "policy.mr-enclave-unknown"}
+LISTENS = "0A"  # a socket's state in /proc/net/tcp: proc(5)
 
 
 @pytest.fixture(scope="module")
-def images(testbed: Cluster | None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The images of sealserve on the nodes: prefix and tag."""
-    prefix, tag = os.environ.get("SEALSERVE_IMAGES", f"sealserve:{__version__}").split(":")
-    names = [f"{prefix}-{name}:{tag}" for name in ("server-simulated", "front")]
-    if testbed is None:
-        return prefix, tag  # another cluster has them, or pulls them
-    archive = tmp_path_factory.mktemp("images") / "images.tar"
-    docker = shutil.which("docker")
-    saved = docker and subprocess.run([docker, "save", "-o", str(archive), *names], capture_output=True, check=False)
-    if not saved or saved.returncode != 0:
-        pytest.skip(f"no Docker engine has {' and '.join(names)}: `sealserve image build` makes them")
-    testbed.load([archive])
-    archive.unlink()
-    return prefix, tag
-
-
-@pytest.fixture(scope="module")
-def service(kubectl: Kubectl, images: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    prefix, tag = images
+def service(images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("site")
-    site = make_deployment(folder, prefix=prefix, tag=tag)
+    site = make_deployment(folder, images)
     before = corefile(kubectl)
     deployed = Service(site)
     with store(folder / "store"):
@@ -82,7 +66,7 @@ def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kube
     assert load.errors == []
 
 
-def test_there_is_no_plaintext_and_no_way_around_the_front(service: Service, kubectl: Kubectl) -> None:
+def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Service) -> None:
     with socket.create_connection(("10.199.0.11", NODE_PORT), timeout=5) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert connection.recv(100) == b""
@@ -94,10 +78,23 @@ def test_there_is_no_plaintext_and_no_way_around_the_front(service: Service, kub
         context.wrap_socket(connection, server_hostname="other.example.com"),
     ):
         pass
-    for pod in replicas(kubectl):
-        with pytest.raises(OSError, match=r".*"):
-            socket.create_connection((pod["status"]["podIP"], 8500), timeout=2)
     assert service.target.status()
+
+
+def test_only_the_front_reaches_the_replicas_and_they_listen_nowhere_else(service: Service, kubectl: Kubectl) -> None:
+    assert service.site
+    front = kubectl("-n", SPACE, "get", "pods", "-l", FRONTS, "-o", "jsonpath={.items[0].metadata.name}")
+    for pod in replicas(kubectl):
+        address = pod["status"]["podIP"]
+        connect = f"exec 3<> /dev/tcp/{address}/8500 && echo connected"
+        assert "connected" in kubectl("-n", SPACE, "exec", front, "--", "timeout", "5", "bash", "-c", connect)
+        with pytest.raises(OSError, match=r".*"):
+            socket.create_connection((address, 8500), timeout=2)
+        other = next(other["metadata"]["name"] for other in replicas(kubectl) if other is not pod)
+        assert "connected" not in execute(kubectl, other, "timeout", "5", "bash", "-c", connect, check=False)
+        sockets = execute(kubectl, pod["metadata"]["name"], "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        rows = [line.split() for line in sockets.splitlines()]
+        assert {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTENS} == {8500}
 
 
 def test_pods_have_no_privileges(service: Service, kubectl: Kubectl) -> None:
@@ -135,7 +132,7 @@ def test_a_pod_that_is_killed_costs_no_more_than_what_was_in_flight(service: Ser
 def test_an_nginx_that_is_killed_costs_no_more_than_what_was_in_flight(service: Service, kubectl: Kubectl) -> None:
     with service.load(clients=3) as load:
         wait(lambda: load.answered > 20)
-        pods = kubectl("-n", SPACE, "get", "pods", "-l", "app.kubernetes.io/component=front", "-o", "name").split()
+        pods = kubectl("-n", SPACE, "get", "pods", "-l", FRONTS, "-o", "name").split()
         kubectl("-n", SPACE, "delete", pods[0], "--grace-period=0", "--force")
         kubectl("-n", SPACE, "rollout", "status", "deployment/sealserve-front", "--timeout=60s")
     assert len(load.errors) <= 3
@@ -153,6 +150,18 @@ def test_a_node_is_drained(service: Service, kubectl: Kubectl) -> None:
     assert load.errors == []
 
 
+def test_a_kubelet_that_restarts_is_not_noticed(testbed: Cluster | None, service: Service, kubectl: Kubectl) -> None:
+    if testbed is None:
+        pytest.skip("this restarts the testbed's own kubelet")
+    before = {pod["metadata"]["uid"] for pod in replicas(kubectl)}
+    with service.load() as load:
+        testbed.restart_kubelet(replicas(kubectl)[0]["spec"]["nodeName"])
+        settle(service, kubectl)
+        wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
+    assert load.errors == []
+    assert {pod["metadata"]["uid"] for pod in replicas(kubectl)} == before
+
+
 def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl) -> None:
     local = LocalTarget(service.site.workspace, service.site.deployment)
     local._registry.all()["broker"].stop()
@@ -167,6 +176,7 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
 def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
     local = LocalTarget(service.site.workspace, service.site.deployment)
     local._registry.all()["pcs"].stop()
+    assert {part.role: part.state for part in service.target.status()}["pcs"] is State.ENDED
     service.target.scale(3)  # the broker keeps collateral that is still current
     local.start_vendor()
     service.target.scale(2)
@@ -182,21 +192,22 @@ def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> Non
     assert service.target.difference(release, 2) == ""
 
 
-def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, kubectl: Kubectl) -> None:
-    served = service.target._client.get(service.target._deployment_name)
-    assert served is not None
-    before = served["metadata"]["annotations"]["sealserve/release"]
+@pytest.mark.parametrize("reason", ["revoked", "measured-otherwise"])
+def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, reason: str) -> None:
+    before = {part.detail.split(";")[0] for part in serving(service)}
     release = service.build_release()
     with service.load() as load, pytest.raises(RolloutRefusedError, match=r"provisioning\.refused") as caught:
-        roll_revoked(service, release)
+        {"revoked": roll_revoked, "measured-otherwise": roll_measured_otherwise}[reason](service, release)
     assert caught.value.code == "kubernetes.rollout-refused"
     assert load.errors == []
     assert any("provisioning.refused" in part.detail for part in service.target.status())
+    refusals = {row["code"] for row in service("broker", "log") if row["code"]}
+    assert REFUSALS[reason] in refusals
     assert len(serving(service)) == 2
-    assert service.target.previous_release() == before
-    service.up(service.site.workspace.owner.releases / before)
-    assert {part.detail.split(";")[0] for part in serving(service)} == {before}
-    assert kubectl("-n", SPACE, "get", "deployment", "sealserve-replicas")
+    with service.load() as load:
+        service("up", "--rollback")
+    assert load.errors == []
+    assert {part.detail.split(";")[0] for part in serving(service)} == before
 
 
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
@@ -266,10 +277,30 @@ def test_a_roll_out_that_does_not_end_is_said(
 
 def roll_revoked(service: Service, release: Path) -> None:
     """Roll to a release that the owner revokes before its enclaves start."""
+    service.target._build(release)
+    service("broker", "revoke", release.name, "--yes")
+    roll_as_it_is(service, release)
+
+
+def roll_measured_otherwise(service: Service, release: Path) -> None:
+    """Roll to a release with another enclave than the owner allowed: this one has more threads."""
+    site = service.site
+    service.target._build(release)
+    inventory = service.target._inventory()
+    allowed = enclaves.specify(
+        site.workspace, site.deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=inventory
+    )
+    other = replace(allowed, threads=allowed.threads + 1, max_threads=allowed.max_threads + 1)
+    enclaves.build(site.workspace, release, other, now=site.now)
+    store_folder = site.deployment.kubernetes.store_folder
+    assert store_folder is not None
+    releases.pack(release, store_folder / f"{release.name}.tar", overwrite=True)
+    roll_as_it_is(service, release)
+
+
+def roll_as_it_is(service: Service, release: Path) -> None:
+    """Roll to a release whose enclave is neither built again nor allowed."""
     target = service.target
-    target._build(release)
-    directory = str(service.site.directory)
-    run(sys.executable, "-m", "sealserve", "broker", "revoke", release.name, "--yes", "--directory", directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "_build", lambda _release: None)
         target.up(release, 2)
@@ -301,10 +332,3 @@ def run(*command: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-def wait(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.3)

@@ -1,0 +1,1 @@
+"""A real S3-compatible store, which verifies signatures, for tests."""

@@ -1,0 +1,161 @@
+"""The ways by which a release and the broker's name come to the pods of one deployment, each on a real cluster."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from testbed.kubernetes import layout
+from testbed.kubernetes.cluster import Cluster
+from testbed.kubernetes.images import write_image
+from testbed.s3 import store as s3_store
+from tests.harness.container_images import Images
+from tests.harness.s3 import presign
+from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.service import Service, make_deployment, store, wait
+
+from sealserve.cluster.kubernetes.sources import BUNDLE
+from sealserve.cluster.target import State
+from sealserve.containers.recipes import SERVICE_USER
+from sealserve.operations import releases
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+SPACE: Final = "sealserve"
+OUTSIDE: Final = "outside"
+OWNER: Final = f"owner.{OUTSIDE}.svc.{layout.DOMAIN}"
+BROKER: Final = f"sealserve-broker.{SPACE}.svc.{layout.DOMAIN}"
+CLAIM: Final = "releases"
+IMAGE: Final = "localhost/sealserve-test/release"
+
+
+@pytest.fixture(scope="module")
+def cluster(testbed: Cluster | None, kubectl: Kubectl) -> Iterator[Cluster]:
+    """The testbed's cluster, with a name for the owner's machine in its DNS, and the deployment's namespace."""
+    if testbed is None:
+        pytest.skip("this puts images and files on the testbed's own nodes")
+    metadata = {"name": "owner", "namespace": OUTSIDE}
+    port = {"name": "broker", "port": 4433, "protocol": "TCP"}
+    items = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OUTSIDE}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"clusterIP": "None", "ports": [port]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+         "metadata": {**metadata, "labels": {"kubernetes.io/service-name": "owner"}},
+         "addressType": "IPv4", "endpoints": [{"addresses": [layout.CONTROL_PLANE]}], "ports": [port]},
+    ]  # fmt: skip
+    kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": items})
+    yield testbed
+    kubectl("delete", "namespace", OUTSIDE, SPACE, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def service(
+    cluster: Cluster, images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A deployment of one replica, whose broker has a name of the cluster's own DNS; each test lets it fetch anew."""
+    assert cluster
+    folder = tmp_path_factory.mktemp("site")
+    site = make_deployment(folder, images, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER)
+    deployed = Service(site)
+    with store(folder / "store"):
+        try:
+            deployed.up(deployed.build_release(), 1)
+            yield deployed
+        finally:
+            deployed.down()
+    assert kubectl("-n", SPACE, "get", "all", "--ignore-not-found") == ""
+    assert kubectl("get", "namespace", SPACE), "it was there before, so it stays"
+
+
+def test_the_broker_is_found_by_a_service_of_the_cluster(service: Service, kubectl: Kubectl) -> None:
+    made = json.loads(kubectl("-n", SPACE, "get", "service", "sealserve-broker", "-o", "json"))
+    assert made["spec"]["externalName"] == OWNER
+    assert_served(service)
+
+
+def test_a_release_comes_in_an_image(service: Service, cluster: Cluster, tmp_path: Path) -> None:
+    with source(service, f"image:{IMAGE}:{{release}}"):
+        release = service.build_release()
+        service.target._build(release)
+        bundle = tmp_path / "bundle.tar"
+        releases.pack(release, bundle)
+        files = {"bin/busybox": Path("/bin/busybox"), BUNDLE.removeprefix("/"): bundle}
+        write_image(tmp_path / "image.tar", f"{IMAGE}:{release.name}", files, command=(), links={"bin/cp": "busybox"})
+        cluster.load([tmp_path / "image.tar"])
+        service.up(release, 1)
+        assert_served(service)
+
+
+def test_a_release_comes_on_a_claim(service: Service, kubectl: Kubectl) -> None:
+    folder = layout.STATE / CLAIM
+    folder.mkdir()
+    try:
+        given = [
+            volume("PersistentVolume", {"capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}}),
+            volume("PersistentVolumeClaim", {"resources": {"requests": {"storage": "1Gi"}}}),
+        ]
+        kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": given})
+        with source(service, f"claim:{CLAIM}"):
+            release = service.build_release()
+            service.target._build(release)
+            shutil.copytree(release, folder / release.name)
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, SERVICE_USER, SERVICE_USER)
+            service.up(release, 1)
+            assert_served(service)
+    finally:
+        service.up(service.build_release(), 1)  # nothing uses the claim any more
+        kubectl("-n", SPACE, "delete", "persistentvolumeclaim", CLAIM, "--wait=false")
+        kubectl("delete", "persistentvolume", CLAIM, "--wait=false")
+
+
+def test_a_release_comes_from_an_s3_store(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "releases").mkdir()
+    release = service.build_release()
+    with s3_store.running(layout.CONTROL_PLANE, tmp_path) as s3:
+        address = f"{s3.address}/releases/{release.name}.tar"
+        signed = presign(
+            address, access_key=s3.access_key, secret_key=s3.secret_key, now=service.site.now, seconds=600,
+            region=s3_store.REGION,
+        )  # fmt: skip
+        service.target._build(release)
+        releases.pack(release, tmp_path / "releases" / f"{release.name}.tar")
+        assert httpx.get(address).status_code == httpx.codes.FORBIDDEN
+        with source(service, signed):
+            service.up(release, 1)
+            assert_served(service)
+
+
+@contextlib.contextmanager
+def source(service: Service, text: str) -> Iterator[None]:
+    """Let pods get releases from ``text`` until the block ends."""
+    before = service.site
+    settings = before.deployment.kubernetes.model_copy(update={"release_source": text})
+    service.site = replace(before, deployment=before.deployment.model_copy(update={"kubernetes": settings}))
+    try:
+        yield
+    finally:
+        service.site = before
+
+
+def volume(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a volume or the claim to it."""
+    metadata = {"name": CLAIM, **({"namespace": SPACE} if kind.endswith("Claim") else {})}
+    common = {"accessModes": ["ReadWriteMany"], "storageClassName": "by-hand"}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": {**common, **spec}}
+
+
+def assert_served(service: Service) -> None:
+    """Send requests to the one replica that serves."""
+    serving = [part for part in service.target.status() if part.role == "replicas" and part.state is State.SERVING]
+    assert len(serving) == 1
+    with service.load(clients=1) as load:
+        wait(lambda: load.answered > 20)
+    assert load.errors == []
