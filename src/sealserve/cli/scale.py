@@ -6,6 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.live_view import live_view
 from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
@@ -21,7 +22,7 @@ def scale(
     """Start or stop replicas. Those that stop finish their requests first."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
-    with console.spinner("Scaling") as tell:
+    with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
         opened.scale(replicas)
     status.show(opened, as_json=as_json)

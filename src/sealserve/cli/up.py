@@ -7,6 +7,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
@@ -40,7 +41,11 @@ def up(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
-    with console.spinner("Starting") as tell:
+
+    def watched() -> Target:
+        return targets.open_target(workspace, described, kind, role=role)
+
+    with live_view("Starting", watched, for_programs=as_json) as tell:
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()

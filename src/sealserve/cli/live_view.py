@@ -1,0 +1,97 @@
+"""A view of a deployment while it starts or changes: its parts, and what is being done.
+
+On a terminal it is a table that follows the target's status; elsewhere each new step is one line on standard error.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from sealserve.cli import console
+from sealserve.cluster.target import PartStatus, State, Target
+from sealserve.errors import SealserveError
+
+_POLL_SECONDS: Final = 1.0
+_STYLES: Final = {
+    State.STARTING: "yellow",
+    State.ATTESTED: "cyan",
+    State.RUNNING: "green",
+    State.SERVING: "green",
+    State.ENDED: "red",
+}
+
+
+@contextlib.contextmanager
+def live_view(
+    description: str, open_watched: Callable[[], Target], *, for_programs: bool = False
+) -> Iterator[console.Tell]:
+    """Show a target while work on it goes on; yields the function to call with each step's description.
+
+    Args:
+        description: The first step.
+        open_watched: Opens the target once more: it is asked for its status from another thread.
+        for_programs: Whether a program reads along: it gets no lines.
+    """
+    if not console.err.is_terminal:
+        yield console.quietly if for_programs else _Lines()
+        return
+    view = _View(description)
+    done = threading.Event()
+
+    def poll() -> None:
+        watched: Target | None = None
+        while not done.wait(_POLL_SECONDS):
+            with contextlib.suppress(SealserveError):  # not there yet, or busy: whoever works on it says what is wrong
+                watched = watched or open_watched()
+                view.parts = watched.status()
+
+    thread = threading.Thread(target=poll, name="live-view", daemon=True)
+    with Live(console=console.err, transient=True, get_renderable=view.render, refresh_per_second=8):
+        thread.start()
+        try:
+            yield view.tell
+        finally:
+            done.set()
+
+
+class _Lines:
+    """Tells each step once."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        if text != self._last:
+            self._last = text
+            console.err.print(text, markup=False)
+
+
+class _View:
+    def __init__(self, description: str) -> None:
+        self.parts: Sequence[PartStatus] = ()
+        self._spinner = Spinner("dots", Text(description, no_wrap=True, overflow="ellipsis"))
+
+    def tell(self, text: str) -> None:
+        self._spinner.update(text=Text(text, no_wrap=True, overflow="ellipsis"))
+
+    def render(self) -> RenderableType:
+        parts = self.parts
+        return Group(_table(parts), self._spinner) if parts else self._spinner
+
+
+def _table(parts: Sequence[PartStatus]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), expand=True)
+    for column in ("PART", "STATE", "INSTANCE"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    for part in parts:
+        state = Text(part.state, _STYLES[part.state])
+        table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(part.detail))
+    return table
