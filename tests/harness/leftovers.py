@@ -36,7 +36,11 @@ def processes_of(folder: Path) -> list[Found]:
 def mounts() -> list[str]:
     """Return the mounts of sealserve's that this process sees. In a namespace of an enclave's own there may be more."""
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    others = ("/sealserve-docker-", "/sealserve-testbed/", "/netns/sealserve-node-")  # an engine or a cluster of other tests
+    others = (
+        "/sealserve-docker-",
+        "/sealserve-testbed/",
+        "/netns/sealserve-node-",
+    )  # an engine or a cluster of other tests
     return [
         line
         for line in table.splitlines()

@@ -90,7 +90,7 @@ def _table(parts: Sequence[PartStatus]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), expand=True)
     for column in ("PART", "STATE", "INSTANCE"):
         table.add_column(column, no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("", overflow="fold", ratio=1)
     for part in parts:
         state = Text(part.state, _STYLES[part.state])
         table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(part.detail))
