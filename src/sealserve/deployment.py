@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from sealserve import __version__
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 ModelName = NewType("ModelName", str)
 
@@ -439,8 +440,8 @@ def read(path: Path) -> Deployment:
         DeploymentMissingError: No such file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+        text = read_regular(path).decode("utf-8")
+    except InputFileMissingError as error:
         raise DeploymentMissingError(f"There is no {path}.", hint="Run `sealserve init` to write one.") from error
     except UnicodeDecodeError as error:
         raise DeploymentSyntaxError(f"{path} is not UTF-8 text.") from error

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from sealserve.errors import InputError, UnavailableError
+from sealserve.regular_file import InputFileError, open_regular
 from sealserve.secret import SecretBytes
 
 
@@ -36,7 +37,7 @@ def read_private(path: Path, *, what: str, limit: int) -> SecretBytes:
 
     Raises:
         PrivateFileExposedError: Others can read or write it.
-        PrivateFileUnreadableError: It cannot be read.
+        PrivateFileUnreadableError: It is missing, cannot be read, or is a folder, a pipe or a device.
         PrivateFileSizeError: It is empty, or longer.
     """
     content = bytearray(read_private_bytes(path, what=what, limit=limit + 2))
@@ -53,13 +54,15 @@ def read_private(path: Path, *, what: str, limit: int) -> SecretBytes:
 def read_private_bytes(path: Path, *, what: str, limit: int) -> bytes:
     """Return up to ``limit`` bytes of ``path``, as they are; errors as in `read_private`."""
     try:
-        with path.open("rb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+        with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise PrivateFileExposedError(
                     f"{path} has mode {mode:04o}: others than its owner can use the {what}; expected 0600.",
                     hint=f"chmod 600 {path}, and think of who may have read it.",
                 )
             return stream.read(limit)
+    except InputFileError as error:
+        raise PrivateFileUnreadableError(f"The {what} in {path} cannot be read: {error.reason}.") from error
     except OSError as error:
         raise PrivateFileUnreadableError(f"The {what} in {path} cannot be read: {error.strerror}.") from error

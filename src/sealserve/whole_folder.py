@@ -44,13 +44,16 @@ class Staging:
         """
         refuse_existing(destination)
         _sync_tree(self.folder)
+        above = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self.folder.rename(destination)  # an empty folder is replaced, anything else is refused
+            os.fsync(above)
         except OSError as error:
             if error.errno in _OCCUPIED:
                 raise _exists(destination) from error
             raise
-        _sync(destination.parent)
+        finally:
+            os.close(above)
 
     def replace(self, destination: Path) -> None:
         """Publish, in the place of a folder that may be there: after a crash the old one, the new one or none is there.
@@ -147,8 +150,12 @@ def _make_locked(parent: Path, stem: str, mode: int) -> tuple[Path, int]:
         _remove_abandoned(parent, stem)
         folder = parent / f"{stem}{secrets.token_hex(6)}{SUFFIX}"
         folder.mkdir(mode=0o700)
-        folder.chmod(mode)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            folder.chmod(mode)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            folder.rmdir()
+            raise
         fcntl.flock(lock, fcntl.LOCK_EX)
     finally:
         os.close(above)

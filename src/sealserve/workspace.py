@@ -185,16 +185,22 @@ class Workspace:
 
     def create(self) -> None:
         """Make the folders that are missing. Those of the owner, the user and the vendor are for their owner only."""
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for private in (self.owner.root, self.user.root, self.vendor.root):
-            private.mkdir(mode=0o700, exist_ok=True)
-            private.chmod(0o700)
-        for folder in (self.owner.authorities, self.owner.models, self.owner.releases, self.owner.trust,
-                       self.owner.logs, self.host.releases, self.host.run, self.host.logs):  # fmt: skip
-            folder.mkdir(parents=True, exist_ok=True)
-        self.host.run.chmod(0o700)
-        if not (marker := self.root / ".gitignore").exists():
-            marker.write_text("# keys and releases never belong in a repository\n*\n")
+        make_folders(self.root)
+
+
+def make_folders(root: Path) -> None:
+    """Make the folders of a workspace that are missing in ``root``, which is or becomes its ``.sealserve/``."""
+    owner, host, user, vendor = Owner(root / "owner"), Host(root / "host"), User(root / "user"), Vendor(root / "vendor")
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for private in (owner.root, user.root, vendor.root):
+        private.mkdir(mode=0o700, exist_ok=True)
+        private.chmod(0o700)
+    for folder in (owner.authorities, owner.models, owner.releases, owner.trust, owner.logs,
+                   host.releases, host.run, host.logs):  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+    host.run.chmod(0o700)
+    if not (marker := root / ".gitignore").exists():
+        marker.write_text("# keys and releases never belong in a repository\n*\n")
 
 
 def find(start: Path) -> Workspace:

@@ -1,5 +1,6 @@
 """Work in a process of its own that ends at a chosen file operation: killed, or interrupted as by Ctrl-C."""
 
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,11 @@ from typing import Any
 OPERATIONS = ("open", "os.", "shutil.", "sqlite3.")
 """What counts as a step: the audit events of Python whose names begin so."""
 
+CAN_FAIL = ("os.mkdir", "os.rename", "os.chmod")
+"""Those of them that a full disk, or a missing right, makes fail."""
+
 FAILED = 99
+UNREACHED = 98
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
@@ -20,28 +25,42 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
 
 def interrupted_at(step: int, work: Callable[[], object]) -> bool:
     """Do ``work`` in a child that gets Ctrl-C at its file operation number ``step``; return whether it got so far."""
-    return os.waitstatus_to_exitcode(_run(step, work, _interrupt)) != 0
+    return os.waitstatus_to_exitcode(_run(step, work, _interrupt)) != UNREACHED
+
+
+def failed_at(step: int, work: Callable[[], object]) -> bool | None:
+    """Do ``work`` in a child whose file operation number ``step`` finds no room.
+
+    Returns:
+        Whether it ended with an error; None if it did not get so far.
+    """
+    status = os.waitstatus_to_exitcode(_run(step, work, _no_room, of=CAN_FAIL))
+    return None if status == UNREACHED else status != 0
+
+
+def _no_room() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def _run(step: int, work: Callable[[], object], end: Callable[[], None]) -> int:
+def _run(step: int, work: Callable[[], object], end: Callable[[], None], *, of: tuple[str, ...] = OPERATIONS) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest-xdist has a thread; the child does not need it
         child = os.fork()
     if child == 0:
-        _work_until(step, work, end)
+        _work_until(step, work, end, of)
     return os.waitpid(child, 0)[1]
 
 
-def _work_until(step: int, work: Callable[[], object], end: Callable[[], None]) -> None:
+def _work_until(step: int, work: Callable[[], object], end: Callable[[], None], of: tuple[str, ...]) -> None:
     left = step
 
     def count(event: str, _arguments: Any) -> None:
         nonlocal left
-        if event.startswith(OPERATIONS):
+        if event.startswith(of):
             left -= 1
             if left == -1:
                 end()
@@ -50,6 +69,6 @@ def _work_until(step: int, work: Callable[[], object], end: Callable[[], None]) 
     try:
         sys.addaudithook(count)
         work()
-        status = 0
+        status = 0 if left < 0 else UNREACHED
     finally:
         os._exit(status)

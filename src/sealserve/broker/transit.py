@@ -7,8 +7,10 @@ decrypt) and "HTTP API" (headers, status codes), which are Vault's as well.
 import base64
 import binascii
 import ipaddress
+import json
 import re
 import ssl
+import time
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -18,6 +20,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.errors import InputError, UnavailableError
 from sealserve.private_file import read_private
+from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
@@ -28,6 +31,8 @@ PREFIX: Final = b"vault:v"
 _TIMEOUT: Final = httpx.Timeout(10, connect=5)
 _ATTEMPTS: Final = 2  # of connecting
 _LONGEST_TOKEN: Final = 4096
+_LARGEST_ANSWER: Final = 64 * 2**10
+_LONGEST_ANSWER: Final = 20.0  # seconds, until the last byte
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _MOUNT = rf"{_NAME}(/{_NAME})*"
 
@@ -92,7 +97,9 @@ class TransitKey:
         self._name = f"the key {key!r} of {url}"
         self._mount, self._key = mount, key
         self._token_file = token_file
-        headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity"}
+        if namespace:
+            headers["X-Vault-Namespace"] = namespace
         self._http = httpx.Client(
             base_url=f"{url.rstrip('/')}/v1/",
             headers=headers,
@@ -147,46 +154,62 @@ class TransitKey:
         return self._name
 
     def _call(self, action: str, body: dict[str, str], kind: type[_Answer]) -> _Answer:
-        response = self._post(f"{self._mount}/{action}/{self._key}", body)
+        answer = self._post(f"{self._mount}/{action}/{self._key}", body)
         try:
-            return kind.model_validate(response.json()["data"])
-        except (ValueError, KeyError, TypeError, ValidationError):
+            return kind.model_validate(json.loads(answer)["data"])
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
             pass  # without its cause, which may quote what was decrypted
         raise TransitUnavailableError(f"{self._name}: the answer is none of the transit engine's.")
 
-    def _post(self, path: str, body: dict[str, str]) -> httpx.Response:
+    def _post(self, path: str, body: dict[str, str]) -> bytes:
         with read_private(self._token_file, what="token", limit=_LONGEST_TOKEN) as token:
             headers = {"X-Vault-Token": token.reveal().decode("ascii", "replace")}
             try:
-                response = self._http.post(path, json=body, headers=headers)
+                with self._http.stream("POST", path, json=body, headers=headers) as response:
+                    status, content = response.status_code, self._read(response)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 kind = str(error) or type(error).__name__
                 raise TransitUnavailableError(
                     f"{self._name} cannot be reached: {kind}.", hint="Is the service up, and does ca_file fit it?"
                 ) from None  # the cause would hold the request with its token
-        if response.is_success:
-            return response
-        said = _errors(response)
-        if response.status_code == httpx.codes.BAD_REQUEST and path.startswith(f"{self._mount}/decrypt/"):
+        if httpx.codes.is_success(status):
+            return content
+        said = _errors(content)
+        if status == httpx.codes.BAD_REQUEST and path.startswith(f"{self._mount}/decrypt/"):
             raise KeyUnwrapError(
                 f"A stored release key does not decrypt with {self._name}: {said}.",
                 hint="Use the key that encrypted it, or restore the database from its backup.",
             )
-        if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
+        if status in (httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
             raise TransitRefusedError(
-                f"{self._name} is refused with status {response.status_code}: {said}.",
+                f"{self._name} is refused with status {status}: {said}.",
                 hint="The token's policy must allow update on encrypt/KEY and decrypt/KEY of the transit mount.",
             )
-        raise TransitUnavailableError(f"{self._name}: the service answers {response.status_code}: {said}.")
+        raise TransitUnavailableError(f"{self._name}: the service answers {status}: {said}.")
+
+    def _read(self, response: httpx.Response) -> bytes:
+        """Return the body of an answer, which ends in time and has a bounded size."""
+        end = time.monotonic() + _LONGEST_ANSWER
+        content = bytearray()
+        for part in response.iter_bytes():
+            content += part
+            if len(content) > _LARGEST_ANSWER or time.monotonic() > end:
+                raise TransitUnavailableError(
+                    f"{self._name}: the answer has more than {_LARGEST_ANSWER} bytes, or takes more than "
+                    f"{_LONGEST_ANSWER:g} s.",
+                    hint="Is transit_url the address of Vault or OpenBao?",
+                )
+        return bytes(content)
 
 
-def _errors(response: httpx.Response) -> str:
+def _errors(content: bytes) -> str:
     """Return what the service says went wrong; it is told only of requests, and repeats no plaintext."""
     try:
-        errors = response.json()["errors"]
-    except (ValueError, KeyError, TypeError):
-        return "no reason is given"
-    return "; ".join(" ".join(str(error).split()) for error in errors)[:500].rstrip(".") or "no reason is given"
+        errors = json.loads(content)["errors"]
+        said = "; ".join(" ".join(str(error).split()) for error in errors)[:500].rstrip(".")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        said = ""
+    return said or "no reason is given"
 
 
 def _check_url(url: str) -> None:
@@ -210,9 +233,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return ssl.create_default_context()
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
+        # An empty text would stand for the system's authorities.
+        return ssl.create_default_context(cadata=read_regular(ca_file).decode("ascii", "replace") or "-")
+    except InputFileError as error:
+        raise TransitSettingsError(f"The authority {ca_file} cannot be read: {error.reason}.") from error
+    except ssl.SSLError as error:
         raise TransitSettingsError(f"{ca_file} holds no certificate in PEM: {error}.") from error
 
 

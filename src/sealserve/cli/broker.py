@@ -16,12 +16,12 @@ from sealserve.broker.hardening import forbid_inspection
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console, passphrases
-from sealserve.cli.connection import read_file
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.lint import Danger
 from sealserve.operations import master_key, provisioning, releases
 from sealserve.operations.owner import index_signer, open_vault
+from sealserve.regular_file import read_regular
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
@@ -132,7 +132,7 @@ def log(
 ) -> None:
     """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
     workspace = console.find_workspace(directory)
-    kept = () if check is None else (read_head(read_file(check), name=str(check)),)
+    kept = () if check is None else (read_head(read_regular(check), name=str(check)),)
     with open_vault(workspace) as vault:
         if verify or sign or kept:
             signer = index_signer(workspace)

@@ -15,7 +15,7 @@ from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.operations.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
-from sealserve.sealing.regular_file import InputFileMissingError, InputFileUnreadableError
+from sealserve.regular_file import read_regular
 
 Target = Annotated[
     str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
@@ -52,13 +52,13 @@ def find_access(
     pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
     described = None
     if target and server_name and ca:
-        reach = Access(target=target, server_name=server_name, ca=read_file(ca))
+        reach = Access(target=target, server_name=server_name, ca=read_regular(ca))
     else:
         workspace = console.find_workspace(directory)
         described = deployment.read(workspace.deployment_file)
         reach = access(workspace, described)
         reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
-        reach = replace(reach, ca=read_file(ca) if ca else reach.ca)
+        reach = replace(reach, ca=read_regular(ca) if ca else reach.ca)
     if pair is not None:
         reach = replace(reach, certificate=pair.chain_pem, key=pair.key_pem)
     return reach, described
@@ -81,18 +81,3 @@ def channels(reach: Access, count: int, *, timeout: float) -> Iterator[list[Serv
             )
             for _ in range(count)
         ]
-
-
-def read_file(path: Path) -> bytes:
-    """Return the content of a file that is named on the command line; it may be a pipe.
-
-    Raises:
-        InputFileMissingError: No such file.
-        InputFileUnreadableError: The operating system refuses.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputFileMissingError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise InputFileUnreadableError(f"{path} cannot be read: {error.strerror}.") from error

@@ -31,7 +31,7 @@ from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
-from sealserve.sealing.regular_file import open_regular
+from sealserve.regular_file import read_regular
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
@@ -169,8 +169,7 @@ def lint_manifest(
 
 
 def _read_manifest(file: Path) -> bytes:
-    with open_regular(file) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-        return stream.read(MAX_MANIFEST_SIZE)
+    return read_regular(file, limit=MAX_MANIFEST_SIZE)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
-from sealserve.cli.connection import read_file
+from sealserve.regular_file import read_regular
 from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
@@ -22,7 +22,7 @@ QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote,
 @app.command()
 def show(path: QuoteFile, as_json: console.Json = False) -> None:
     """Show what a quote says. Nothing of it is verified."""
-    _print(_fields(parse_quote(read_file(path))), as_json=as_json)
+    _print(_fields(parse_quote(read_regular(path))), as_json=as_json)
 
 
 @app.command()
@@ -39,11 +39,13 @@ def verify(
     as_json: console.Json = False,
 ) -> None:
     """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
-    raw = read_file(path)
+    raw = read_regular(path)
     quote = parse_quote(raw)
-    anchor = TrustAnchor(root_der=read_file(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
+    anchor = (
+        TrustAnchor(root_der=read_regular(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
+    )
     if collateral is not None:
-        found = Collateral.from_json(read_file(collateral).decode(errors="replace"))
+        found = Collateral.from_json(read_regular(collateral).decode(errors="replace"))
     else:
         with PcsClient(pcs) as client:
             found = client.collateral_for(quote)

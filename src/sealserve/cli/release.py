@@ -10,7 +10,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.operations import models, release_store, releases
-from sealserve.operations.releases import VerifiedBundle
+from sealserve.operations.releases import FaultyRelease, ListedRelease, VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
 
@@ -99,24 +99,40 @@ def show(
 
 @app.command("list")
 def list_(host: OnHost = False, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
-    """List the releases, oldest first."""
+    """List the releases, oldest first. One that does not verify is listed with its fault, and the status tells."""
     workspace = console.find_workspace(directory)
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
+    faults = [row for row in rows if isinstance(row, FaultyRelease)]
     if as_json:
-        console.print_json([
-            {"id": row.id, "folder": str(row.folder), "created": row.created.isoformat(), "simulated": row.simulated,
-             "servables": row.servables, "size": row.size}
-            for row in rows
-        ])  # fmt: skip
-        return
-    console.print_table(
-        ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
-        [
-            (row.folder.name, f"{row.created:%Y-%m-%d %H:%M:%S}", ", ".join(row.servables),
-             "simulated" if row.simulated else "sgx", f"{row.size / 1e6:.1f} MB")
-            for row in rows
-        ],
-        empty="No releases yet: `sealserve release build` makes one.",
+        console.print_json([_listed_fields(row) for row in rows])
+    else:
+        console.print_table(
+            ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
+            [_listed_cells(row) for row in rows],
+            empty="No releases yet: `sealserve release build` makes one.",
+        )
+        for row in faults:
+            console.print_error(row.fault)
+    if faults:
+        raise typer.Exit(faults[0].fault.exit_status)
+
+
+def _listed_fields(row: ListedRelease | FaultyRelease) -> dict[str, object]:
+    if isinstance(row, FaultyRelease):
+        return {"folder": str(row.folder), "error": console.describe_error(row.fault)}
+    return {
+        "id": row.id, "folder": str(row.folder), "created": row.created.isoformat(), "simulated": row.simulated,
+        "servables": row.servables, "size": row.size,
+    }  # fmt: skip
+
+
+def _listed_cells(row: ListedRelease | FaultyRelease) -> tuple[str, ...]:
+    if isinstance(row, FaultyRelease):
+        return row.folder.name, "-", row.fault.code, "-", "-"
+    platform = "simulated" if row.simulated else "sgx"
+    return (
+        row.folder.name, f"{row.created:%Y-%m-%d %H:%M:%S}", ", ".join(row.servables), platform,
+        f"{row.size / 1e6:.1f} MB",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sealserve.client.predict import Signature, TensorSpec
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileError, open_regular
 
 RANDOM = "random"
 
@@ -63,10 +64,12 @@ def _array(name: str, value: str, spec: TensorSpec, generator: np.random.Generat
         return random_array(spec, generator, batch)
     try:
         if value.startswith("@"):
-            loaded: npt.NDArray[Any] = np.load(Path(value[1:]), allow_pickle=False)
+            with open_regular(Path(value[1:])) as descriptor, open(descriptor, "rb", closefd=False) as stream:
+                loaded: npt.NDArray[Any] = np.load(stream, allow_pickle=False)
             return loaded
         return np.asarray(json.loads(value), dtype=np.dtype("S") if spec.dtype == "string" else np.dtype(spec.dtype))
-    except (OSError, ValueError, TypeError) as error:
+    except (InputFileError, OSError, ValueError, TypeError) as error:
+        reason = error.reason if isinstance(error, InputFileError) else error
         raise TensorInputError(
-            f"The input {name!r} cannot be read: {error}.", hint="Give @FILE.npy, a JSON value, or `random`."
+            f"The input {name!r} cannot be read: {reason}.", hint="Give @FILE.npy, a JSON value, or `random`."
         ) from error

@@ -17,14 +17,17 @@ from sealserve.atomic_file import write_file
 from sealserve.deployment import Name, Platform
 from sealserve.enclave.lint import Danger
 from sealserve.enclave.measurement import (
+    MAX_MANIFEST_SIZE,
     SignedEnclave,
     load_enclave,
     manifest_path,
     sigstruct_path,
 )
 from sealserve.errors import VerificationError
+from sealserve.regular_file import InputFileError, read_regular
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.file_tree import list_folder
+from sealserve.sealing.release import MAX_INDEX_SIZE
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sealing.release_index import INDEX_FILE as RELEASE_INDEX_FILE
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, sign_index, verify_index
@@ -152,10 +155,10 @@ def release_id_of(release: Path) -> str:
         EnclaveIndexReleaseError: The folder has no index.
     """
     try:
-        return hashlib.sha256((release / RELEASE_INDEX_FILE).read_bytes()).hexdigest()
-    except OSError as error:
+        return hashlib.sha256(read_regular(release / RELEASE_INDEX_FILE, limit=MAX_INDEX_SIZE)).hexdigest()
+    except InputFileError as error:
         raise EnclaveIndexReleaseError(
-            f"{release} is no release: {RELEASE_INDEX_FILE} cannot be read: {error.strerror}."
+            f"{release} is no release: {RELEASE_INDEX_FILE} cannot be read: {error.reason}."
         ) from error
 
 
@@ -188,11 +191,11 @@ def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
     """
     path = release / ENCLAVE_FOLDER / INDEX_FILE
     try:
-        with path.open("rb") as stream, path.with_name(INDEX_SIGNATURE_FILE).open("rb") as signature:
-            content, signed = stream.read(_MAX_SIZE), signature.read(_MAX_SIZE)
-    except OSError as error:
+        content = read_regular(path, limit=_MAX_SIZE, follow_links=False)
+        signed = read_regular(path.with_name(INDEX_SIGNATURE_FILE), limit=_MAX_SIZE, follow_links=False)
+    except InputFileError as error:
         raise EnclaveIndexMissingError(
-            f"{release} has no signed index of enclaves: {error.filename} cannot be read: {error.strerror}.",
+            f"{release} has no signed index of enclaves. {error.message}",
             hint="Build its enclaves with `sealserve enclave build`.",
         ) from error
     verified = verify_index(ENCLAVE_DOMAIN, content, signed, owner_key, name=str(path))
@@ -309,5 +312,5 @@ def _check_read(release: Path, enclave: SignedEnclave, digests: dict[str, str]) 
 
 
 def _describe_file(path: Path) -> IndexedFile:
-    content = path.read_bytes()
+    content = read_regular(path, limit=MAX_MANIFEST_SIZE, follow_links=False)
     return IndexedFile(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -17,8 +17,8 @@ from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import list_gramine, list_server
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileError, open_regular, read_regular
 from sealserve.sealing.canonical_json import canonical_json
-from sealserve.sealing.regular_file import open_regular
 
 MAX_SIZE: Final = 64 * 2**20
 _WORKERS: Final = min(4, os.cpu_count() or 1)  # hashing releases Python's lock
@@ -141,14 +141,10 @@ def read_inventory(path: Path) -> Inventory:
     """Return the inventory in a file.
 
     Raises:
-        InventoryError: It is none, or too large.
-        SealserveError: What `open_regular` raises.
+        InventoryError: It is none.
+        SealserveError: What `read_regular` raises.
     """
-    with open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-        content = stream.read(MAX_SIZE + 1)
-    if len(content) > MAX_SIZE:
-        raise InventoryError(f"{path} is no inventory: it is larger than {MAX_SIZE} bytes.")
-    return Inventory.parse(content, name=str(path))
+    return Inventory.parse(read_regular(path, limit=MAX_SIZE), name=str(path))
 
 
 def take_inventory(
@@ -210,8 +206,10 @@ def measure(
 
 def _measure(place: Path, path: str) -> MeasuredFile:
     try:
-        with place.open("rb") as stream:
+        with open_regular(place) as descriptor, open(descriptor, "rb", closefd=False) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             return MeasuredFile(path=path, size=stream.tell(), sha256=digest)
+    except InputFileError as error:
+        raise TrustedSourceError(f"{place} should be measured, and cannot be read: {error.reason}.") from error
     except OSError as error:
         raise TrustedSourceError(f"{place} should be measured, and cannot be read: {error.strerror}.") from error

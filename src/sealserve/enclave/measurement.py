@@ -10,7 +10,7 @@ from sealserve.deployment import Platform
 from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.errors import InputError, VerificationError
-from sealserve.sealing.regular_file import InputFileMissingError, open_regular
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import MrEnclave
 from sealserve.sgx.sigstruct import Sigstruct
@@ -130,8 +130,7 @@ def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()
 
 def _read(path: Path, name: str) -> bytes:
     try:
-        with open_regular(path, follow_links=False) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-            return stream.read(MAX_MANIFEST_SIZE)
+        return read_regular(path, limit=MAX_MANIFEST_SIZE, follow_links=False)
     except InputFileMissingError as error:
         folder = path.parent
         known = sorted(found.name.removesuffix(MANIFEST_SUFFIX) for found in folder.glob(f"*{MANIFEST_SUFFIX}"))

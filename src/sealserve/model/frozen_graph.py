@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.saved_model import SAVED_MODEL_FILE, ModelMissingError, SignatureMissingError
+from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, ModelMissingError, SignatureMissingError
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 _VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
 _SHOWN = 5
@@ -45,8 +46,8 @@ def read_graph(path: Path) -> pb.GraphDef:
     """
     message = pb.GraphDef()
     try:
-        message.ParseFromString(path.read_bytes())
-    except FileNotFoundError as error:
+        message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
+    except InputFileMissingError as error:
         raise ModelMissingError(f"There is no model at {path}.") from error
     except DecodeError as error:
         raise _not_a_graph(path) from error

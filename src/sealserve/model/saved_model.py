@@ -13,8 +13,10 @@ from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 SAVED_MODEL_FILE = "saved_model.pb"
+LARGEST_MESSAGE = 2**31  # what protobuf can hold
 SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -156,8 +158,8 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
     path = folder / SAVED_MODEL_FILE
     message = pb.SavedModel()
     try:
-        message.ParseFromString(path.read_bytes())
-    except FileNotFoundError as error:
+        message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
+    except InputFileMissingError as error:
         hint = _version_hint(folder)
         raise NotASavedModelError(f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint) from error
     except DecodeError as error:

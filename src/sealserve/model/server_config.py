@@ -21,6 +21,7 @@ from sealserve.model.server_config_pb2 import (
     MonitoringConfig,
     ServableVersionPolicy,
 )
+from sealserve.regular_file import InputFileError, read_regular
 
 _Parsed = TypeVar("_Parsed", bound=Message)
 _PLATFORM: Final = "tensorflow"
@@ -124,10 +125,10 @@ def read_monitoring_config(path: Path) -> bytes:
 
 def _read(path: Path, message: _Parsed) -> tuple[bytes, _Parsed]:
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path)
+    except InputFileError as error:
         raise ServerConfigMissingError(
-            f"{path} cannot be read: {error.strerror}.", hint="sealserve.toml names it, relative to itself."
+            f"{path} cannot be read: {error.reason}.", hint="sealserve.toml names it, relative to itself."
         ) from error
     try:
         return content, text_format.Parse(content, message)

@@ -27,15 +27,15 @@ from sealserve.broker.master_key import MasterKey, read_master_key
 from sealserve.errors import InputError, VerificationError
 from sealserve.operations.owner import keystore_settings, open_vault, passphrase_source, transit_key
 from sealserve.private_file import read_private_bytes
+from sealserve.regular_file import open_regular
 from sealserve.sealing import codec, plain_tar
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.codec import SealedFile
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.regular_file import open_regular
 from sealserve.secret import SecretBytes
 from sealserve.whole_folder import SUFFIX, folder_made, refuse_existing, staging
-from sealserve.workspace import DEPLOYMENT_FILE, Workspace
+from sealserve.workspace import DEPLOYMENT_FILE, Workspace, make_folders
 
 HEADER: Final = "backup.json"
 LIST: Final = "list"
@@ -232,15 +232,29 @@ def restore(
         if master_key is not None:
             content = read_private_bytes(master_key, what="master key", limit=LARGEST_HEADER)
             write_file(stage.folder / "owner" / workspace.owner.master_key.name, content, mode=PRIVATE)
-        deployment_file = stage.folder / DEPLOYMENT_FILE
-        if deployment_file.exists():
-            if not workspace.deployment_file.exists():  # one that is there already is the owner's word
-                write_file(workspace.deployment_file, deployment_file.read_bytes())
-            deployment_file.unlink()
-        stage.publish(workspace.root)
-    workspace.create()
-    files = listed.files
-    return Backup(created=_parse_time(listed.created), files=len(files), size=sum(row.size for row in files))
+        files = listed.files
+        restored = Backup(created=_parse_time(listed.created), files=len(files), size=sum(row.size for row in files))
+        make_folders(stage.folder)
+        with _deployment_file_placed(workspace, stage.folder / DEPLOYMENT_FILE):
+            stage.publish(workspace.root)  # last: from here on nothing can fail
+    return restored
+
+
+@contextlib.contextmanager
+def _deployment_file_placed(workspace: Workspace, restored: Path) -> Iterator[None]:
+    """Put the restored ``sealserve.toml`` beside the workspace, unless one is there; take it back on failure."""
+    placed = False
+    if restored.exists():
+        if not workspace.deployment_file.exists():  # one that is there already is the owner's word
+            write_file(workspace.deployment_file, restored.read_bytes())
+            placed = True
+        restored.unlink()
+    try:
+        yield
+    except BaseException:
+        if placed and not workspace.root.exists():
+            workspace.deployment_file.unlink(missing_ok=True)
+        raise
 
 
 def _extract(

@@ -22,6 +22,7 @@ from sealserve.pki.certificate import (
     describe,
 )
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
 BROKER_CERTIFICATE = "broker.pem"
@@ -138,7 +139,7 @@ def show_certificates(workspace: Workspace) -> Iterable[NamedCertificate]:
     places["user"] = workspace.user.certificate
     for role, path in places.items():
         if path.is_file():
-            info = describe(path.read_bytes(), source=str(path))[0]
+            info = describe(read_regular(path), source=str(path))[0]
             yield NamedCertificate(role=role, path=path, info=info)
 
 

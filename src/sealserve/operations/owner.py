@@ -18,6 +18,7 @@ from sealserve.broker.transit import TransitKey
 from sealserve.deployment import KeystoreSection
 from sealserve.errors import InputError
 from sealserve.private_file import read_private
+from sealserve.regular_file import InputFileError, read_regular
 from sealserve.workspace import Workspace
 
 
@@ -121,10 +122,10 @@ def read_owner_key(path: Path) -> Ed25519PublicKey:
 
 def _load(path: Path, load: Callable[[bytes], object]) -> object:
     try:
-        return load(path.read_bytes())
-    except OSError as error:
+        return load(read_regular(path))
+    except InputFileError as error:
         raise OwnerKeyError(
-            f"The key {path} cannot be read: {error.strerror}.",
+            f"The key {path} cannot be read: {error.reason}.",
             hint="The owner's public key is .sealserve/host/owner.pub; give another with --owner-key.",
         ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase

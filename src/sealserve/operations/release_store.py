@@ -18,6 +18,8 @@ from sealserve.workspace import Workspace
 
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
 _CHUNK: Final = 1 << 20
+_LARGEST: Final = 256 * 2**30
+"""How many bytes a packed release may have; a store's answer need not end by itself."""
 _SUFFIX: Final = ".tar"
 
 
@@ -84,7 +86,14 @@ def _download(url: httpx.URL, tar: Path) -> None:
                     f"{shown} answers {response.status_code} {response.reason_phrase}.",
                     hint="Put there what `sealserve release pack` writes; a pre-signed address may have expired.",
                 )
+            size = 0
             for chunk in response.iter_bytes(_CHUNK):
+                size += len(chunk)
+                if size > _LARGEST:
+                    raise StoreRefusedError(
+                        f"{shown} answers with more than {_LARGEST:,} bytes: it is no release.",
+                        hint="Put there what `sealserve release pack` writes.",
+                    )
                 stream.write(chunk)
     except httpx.HTTPError as error:
         raise StoreUnreachableError(

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.index import verify_enclave_index
-from sealserve.errors import InputError
+from sealserve.errors import InputError, SealserveError
 from sealserve.operations import enclaves, models
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
@@ -46,6 +46,14 @@ class ListedRelease:
     simulated: bool
     servables: tuple[str, ...]
     size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultyRelease:
+    """A folder that looks like a release of the workspace, and whose index does not verify: nothing in it is true."""
+
+    folder: Path
+    fault: SealserveError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,15 +160,23 @@ def find(parent: Path, name: str | None) -> Path:
     return fitting[0]
 
 
-def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease]:
-    """Yield the releases in ``parent``, oldest first, their indexes verified."""
+def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | FaultyRelease]:
+    """Yield the releases in ``parent``, oldest first, their indexes verified; those that do not verify as such.
+
+    Raises:
+        OwnerKeyError: There is no key to verify them with.
+    """
     folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
         return
     owner_key = read_owner_key(workspace.host.owner_key)
     for folder in folders:
-        index = release.read_verified_index(folder, owner_key)
-        parsed = parse_index(index.content)
+        try:
+            index = release.read_verified_index(folder, owner_key)
+            parsed = parse_index(index.content)
+        except SealserveError as error:
+            yield FaultyRelease(folder=folder, fault=error)
+            continue
         yield ListedRelease(
             id=index.sha256,
             folder=folder,

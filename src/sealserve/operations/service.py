@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey
+from sealserve.regular_file import read_regular
 from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
@@ -44,7 +45,7 @@ def access(workspace: Workspace, deployment: Deployment) -> Access:
     return Access(
         target=f"[{service.listen}]:{service.port}" if ":" in service.listen else f"{service.listen}:{service.port}",
         server_name=service.name,
-        ca=user.service_ca.read_bytes(),
+        ca=read_regular(user.service_ca),
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
     )

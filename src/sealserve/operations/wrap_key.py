@@ -1,9 +1,11 @@
 """Wrap keys in files: raw, 16 bytes, as gramine-sgx-pf-crypt reads and writes them."""
 
+import os
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileError, open_regular
 from sealserve.secret import SecretBytes
 
 WRAP_KEY_SIZE = 16
@@ -29,11 +31,11 @@ def read_wrap_key(path: Path) -> SecretBytes:
         WrapKeySizeError: Not exactly 16 bytes.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(WRAP_KEY_SIZE + 1)
-    except OSError as error:
+        with open_regular(path) as descriptor:
+            content = os.read(descriptor, WRAP_KEY_SIZE + 1)
+    except InputFileError as error:
         raise WrapKeyMissingError(
-            f"The key file {path} cannot be read: {error.strerror}.",
+            f"The key file {path} cannot be read: {error.reason}.",
             hint="A key is a raw file of 16 bytes; `sealserve seal --new-key` makes one.",
         ) from error
     if len(content) != WRAP_KEY_SIZE:

@@ -32,6 +32,7 @@ from sealserve.pki.certificate import (
 )
 from sealserve.pki.profiles import authority_extensions, leaf_extensions
 from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
 from sealserve.whole_folder import appearing
 
@@ -187,9 +188,9 @@ class Authority:
             KeyMismatchError: The key is another one.
         """
         try:
-            certificate_pem = (folder / CERTIFICATE_FILE).read_bytes()
-            key_pem = SecretBytes((folder / KEY_FILE).read_bytes())
-        except (FileNotFoundError, NotADirectoryError) as error:
+            certificate_pem = read_regular(folder / CERTIFICATE_FILE)
+            key_pem = SecretBytes(read_regular(folder / KEY_FILE))
+        except InputFileMissingError as error:
             raise AuthorityMissingError(
                 f"There is no certificate authority in {folder} ({CERTIFICATE_FILE} and {KEY_FILE}).",
                 hint="Make the three with `sealserve certs two-way` or `sealserve certs one-way`.",

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.errors import InputError, VerificationError
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -265,6 +266,6 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
+        return read_regular(path)
+    except InputFileMissingError as error:
         raise CertificateMissingError(f"There is no {path}.", hint="Make it with `sealserve certs`.") from error

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.atomic_file import replacing
 from sealserve.errors import VerificationError
+from sealserve.regular_file import open_regular
 from sealserve.sealing import plain_tar
 from sealserve.sealing.file_tree import list_folder
 from sealserve.sealing.plain_tar import ArchiveDuplicateError
-from sealserve.sealing.regular_file import open_regular
 from sealserve.sealing.release import (
     MAX_INDEX_SIZE,
     ReleaseIncompleteError,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, PUBLIC, replacing
+from sealserve.regular_file import open_regular
 from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import protected_file
 from sealserve.sealing.digests import sha256_of
 from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
 from sealserve.sealing.reader import SealedReader, TruncatedError, read_header
-from sealserve.sealing.regular_file import open_regular
 from sealserve.sealing.writer import BytesPlaintext, FilePlaintext, Plaintext, write_sealed
 from sealserve.secret import SecretBytes
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from sealserve.sealing.regular_file import read_at
+from sealserve.regular_file import read_at
 
 _PIECE: Final = 2**20
 

@@ -12,6 +12,7 @@ import os
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from sealserve.regular_file import read_at, write_at
 from sealserve.sealing.node_cipher import SPARE, NodeCipher, NodeMacError
 from sealserve.sealing.protected_file import (
     CHILD_ENTRIES_SIZE,
@@ -24,7 +25,6 @@ from sealserve.sealing.protected_file import (
     mht_node_position,
     parent,
 )
-from sealserve.sealing.regular_file import read_at, write_at
 
 _NO_CHILDREN = bytes(CHILD_ENTRIES_SIZE)
 _PARKED_SIZE = DATA_ENTRIES_SIZE + MAC_SIZE

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from sealserve.errors import VerificationError
+from sealserve.regular_file import open_regular
 from sealserve.sealing.embedded_path import is_safe_relative
-from sealserve.sealing.regular_file import open_regular
 
 _MAX_HEADER: Final = 2**20  # tarfile reads an extended header in one piece
 _MIN_END: Final = 2 * tarfile.BLOCKSIZE  # two blocks of zeros

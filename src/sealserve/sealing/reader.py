@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealserve.errors import VerificationError
+from sealserve.regular_file import read_at, write_at
 from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import node_cipher, protected_file
 from sealserve.sealing.hash_tree import HashTreeReader, TreeNodeError
@@ -27,7 +28,6 @@ from sealserve.sealing.protected_file import (
     Header,
     Metadata,
 )
-from sealserve.sealing.regular_file import read_at, write_at
 from sealserve.secret import SecretBytes
 
 _TRIED_ENTRIES: Final = 2**18

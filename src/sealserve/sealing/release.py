@@ -16,13 +16,13 @@ from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
 from sealserve.errors import InputError, VerificationError
+from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
 from sealserve.sealing.codec import DigestedFile, Progress
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.ordered_work import in_order
 from sealserve.sealing.protected_file import FormatVersion
-from sealserve.sealing.regular_file import InputFileMissingError, open_regular
 from sealserve.sealing.release_files import check_files
 from sealserve.sealing.release_index import (
     ENCLAVE_FOLDER,
@@ -298,13 +298,11 @@ def _index(
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with open_regular(path, follow_links=False) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(limit + 1)
+        return read_regular(path, limit=limit, follow_links=False)
     except InputFileMissingError as error:
         raise ReleaseIncompleteError(
             f"{path.parent} is no release: it has no {path.name}.",
             hint="A release that was interrupted while it was built or copied has none either: copy it again.",
         ) from error
-    if len(content) > limit:
-        raise ReleaseIncompleteError(f"{path} has over {limit} bytes: it is none that sealserve writes.")
-    return content
+    except InputFileSizeError as error:
+        raise ReleaseIncompleteError(f"{path} has over {limit} bytes: it is none that sealserve writes.") from error

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.errors import VerificationError
+from sealserve.regular_file import open_regular
 from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.regular_file import open_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, IndexedFile, ReleaseIndex
 
 _NAMED: Final = 1000  # files that a message names before it counts the rest

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from sealserve.regular_file import open_regular
 from sealserve.sealing.reader import SealedReader
-from sealserve.sealing.regular_file import open_regular
 from sealserve.secret import SecretBytes
 
 _BUFFER: Final = 2**16  # what small reads are served from

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealserve.errors import InputError
+from sealserve.regular_file import read_at, write_at
 from sealserve.sealing import node_cipher, protected_file
 from sealserve.sealing.hash_tree import HashTreeWriter
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher
@@ -28,7 +29,6 @@ from sealserve.sealing.protected_file import (
     Header,
     Metadata,
 )
-from sealserve.sealing.regular_file import read_at, write_at
 from sealserve.secret import SecretBytes
 
 MAX_SIZE: Final = 2**63 - 1  # file offsets are signed

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileError, read_regular
 from sealserve.serving.file_list import FileList
 
 _M = TypeVar("_M", bound=Message)
@@ -45,10 +46,10 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
         if files is not None and files.relative(path) is not None:
             text = files.read_file(path).decode()
         else:
-            text = path.read_bytes().decode()
+            text = read_regular(path).decode()
         return text_format.Parse(text, kind())
-    except OSError as error:
-        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.strerror}.") from error
+    except InputFileError as error:
+        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.reason}.") from error
     except UnicodeDecodeError as error:
         raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
     except text_format.ParseError as error:

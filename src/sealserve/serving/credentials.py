@@ -14,6 +14,7 @@ from sealserve.errors import InputError, SealserveError
 from sealserve.pki import ssl_config
 from sealserve.pki.certificate import check_certificate
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
 from sealserve.serving.file_list import FileList
 
@@ -42,9 +43,9 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
         content = SecretBytes(files.read_file(path))
     else:
         try:
-            content = SecretBytes(path.read_bytes())
-        except OSError as error:
-            raise TlsSettingsMissingError(f"The TLS settings {path} cannot be read: {error.strerror}.") from error
+            content = SecretBytes(read_regular(path))
+        except InputFileError as error:
+            raise TlsSettingsMissingError(f"The TLS settings {path} cannot be read: {error.reason}.") from error
     settings = ssl_config.parse(content, source=str(path))
     content.wipe()
     check_certificate(settings.server_cert, now, source=f"the server's certificate in {path}")

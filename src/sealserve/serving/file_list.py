@@ -20,8 +20,10 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.errors import VerificationError
+from sealserve.regular_file import InputFileError, InputFileMissingError, open_regular, read_regular
 
 SPEC_VERSION: Final = 1
+_LARGEST_LIST: Final = 64 * 2**20
 
 
 class FileListMissingError(VerificationError):
@@ -102,9 +104,9 @@ class FileList:
             VerificationError: As `parse`.
         """
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise FileListMissingError(f"The file list {path} cannot be read: {error.strerror}.") from error
+            content = read_regular(path, limit=_LARGEST_LIST)
+        except InputFileError as error:
+            raise FileListMissingError(f"The file list {path} cannot be read: {error.reason}.") from error
         return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # links stay
 
     @classmethod
@@ -205,10 +207,15 @@ class FileList:
     @contextmanager
     def _reading(self, path: str) -> Iterator[BufferedReader]:
         try:
-            with (self.folder / path).open("rb") as stream:
+            with (
+                open_regular(self.folder / path) as descriptor,
+                open(descriptor, "rb", closefd=False) as stream,
+            ):
                 yield stream
-        except FileNotFoundError as error:
+        except InputFileMissingError as error:
             raise _missing(path) from error
+        except InputFileError as error:
+            raise FileChangedError(f"{path} cannot be read: {error.reason}.") from error
         except OSError as error:  # what an encrypted mount says of a file that was tampered with
             raise FileChangedError(f"{path} cannot be read: {error.strerror}.") from error
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 KEY_BITS: Final = 3072
 KEY_EXPONENT: Final = 3
@@ -48,8 +49,8 @@ def load_signing_key(path: Path) -> rsa.RSAPrivateKey:
         SigningKeyError: The file holds something else.
     """
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except FileNotFoundError as error:
+        key = serialization.load_pem_private_key(read_regular(path), password=None)
+    except InputFileMissingError as error:
         raise SigningKeyMissingError(
             f"There is no enclave signing key at {path}.",
             hint="Restore it from your backup; with a new one, the broker must allow the enclaves anew.",

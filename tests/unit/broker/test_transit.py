@@ -106,6 +106,8 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
         ((500, b"<html>"), TransitUnavailableError, "answers 500: no reason is given"),
         ((307, {}), TransitUnavailableError, "answers 307"),  # the token is not sent elsewhere
         ((200, {"data": {}}), TransitUnavailableError, "the answer is none of the transit engine's"),
+        ((200, b"[" * 60_000), TransitUnavailableError, "the answer is none of the transit engine's"),
+        ((503, {"errors": 5}), TransitUnavailableError, "answers 503: no reason is given"),
         ((200, b"not json"), TransitUnavailableError, "the answer is none of the transit engine's"),
         ((200, []), TransitUnavailableError, "the answer is none of the transit engine's"),
         ((200, {"data": {"ciphertext": "plain"}}), TransitUnavailableError, "holds no ciphertext"),
@@ -135,6 +137,14 @@ def test_answers_to_decryption_that_are_none(
     server.answer = answer
     with pytest.raises(error):
         make().unwrap(b"vault:v1:x", context=b"")
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_an_answer_without_end_is_left(status: int, server: Answering, make: Callable[..., TransitKey]) -> None:
+    server.answer = (status, b'{"data": {"ciphertext": "vault:v1:' + b"A" * 2**20 + b'"}}')
+    with pytest.raises(TransitUnavailableError, match="the answer has more than 65536 bytes") as caught:
+        make().wrap(SECRET, context=b"id")
+    assert caught.value.hint
 
 
 def test_a_service_that_is_not_there(token_file: Path) -> None:
@@ -170,7 +180,10 @@ def test_settings_that_cannot_be_used(token_file: Path, tmp_path: Path) -> None:
         TransitKey(url, mount="transit", key="a/b", token_file=token_file)
     with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=token_file)
+    (tmp_path / "empty").touch()
     with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
+        TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "empty")
+    with pytest.raises(TransitSettingsError, match="nowhere cannot be read: No such file"):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "nowhere")
 
 

@@ -94,7 +94,17 @@ def test_tampering_has_status_3(cli: CommandLine) -> None:
     index = json.loads((folder / "release.json").read_bytes())
     (folder / "release.json").write_text(json.dumps({**index, "simulated": False}))
     assert cli.error("release", "show")["code"] == "index.bad-signature"
-    assert cli.error("release", "list")["code"] == "index.bad-signature"
+    sound = cli.json("release", "build")["id"]
+    listed = cli("release", "list", "--json")
+    faulty, other = json.loads(listed.out)
+    assert (faulty["folder"], faulty["error"]["code"]) == (str(folder), "index.bad-signature")
+    assert other["id"] == sound
+    assert listed.status == 3
+    shown = cli("release", "list")
+    assert shown.status == 3
+    assert f"{folder.name}  -" in shown.out
+    assert sound[:8] in shown.out
+    assert "error[index.bad-signature]: " in shown.err
 
 
 @pytest.mark.usefixtures("ready")

@@ -19,6 +19,7 @@ from sealserve.enclave.inventory import (
     take_inventory,
 )
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
+from sealserve.regular_file import InputFileSizeError
 
 
 def take(folder: Path, server: ServerKind = ServerKind.EMBEDDED) -> Inventory:
@@ -128,5 +129,5 @@ def test_a_file_that_is_too_large_or_no_json(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InventoryError, match=r"inventory\.json is no inventory of an enclave's files: the file"):
         read_inventory(path)
     monkeypatch.setattr(module, "MAX_SIZE", 99)
-    with pytest.raises(InventoryError, match="larger than 99 bytes"):
+    with pytest.raises(InputFileSizeError, match="more than 99 bytes"):
         read_inventory(path)

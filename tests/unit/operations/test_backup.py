@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import shutil
 import sqlite3
 import tarfile
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.harness.killing import interrupted_at, killed_at
+from tests.harness.killing import failed_at, interrupted_at, killed_at
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import NAME, Site, make_site
 
@@ -310,4 +311,21 @@ def test_an_end_at_any_moment_leaves_a_whole_workspace_or_none(
             assert place.deployment_file.exists()
         step += 17  # each of the files takes a dozen steps
     assert step > 100
+    assert files(place, "owner") == files(ready.workspace, "owner")
+
+
+def test_an_error_at_any_moment_leaves_nothing(ready: Site, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    back_up(ready.workspace, backup, now=NOW)
+    key = ready.workspace.owner.master_key
+    place = Workspace(tmp_path / "new")
+    step = 0
+    while (failed := failed_at(step, lambda: restore(place, backup, master_key=key))) is not None:
+        if failed:
+            assert not place.directory.exists()
+        else:  # what failed does not matter, as the removal of a hidden folder
+            assert files(place, "owner") == files(ready.workspace, "owner")
+            shutil.rmtree(place.directory)
+        step += 1
+    assert step > 50
     assert files(place, "owner") == files(ready.workspace, "owner")

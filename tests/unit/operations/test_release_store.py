@@ -80,6 +80,15 @@ def test_a_store_that_is_down_is_unreachable(ready: Site) -> None:
     assert caught.value.code == "release.store-unreachable"
 
 
+def test_an_answer_without_end_leaves_nothing(
+    ready: Site, packed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_store, "_LARGEST", 1000)
+    with pytest.raises(StoreRefusedError, match=r"more than 1,000 bytes"):
+        release_store.fetch(ready.workspace, packed[1], ready.workspace.host.owner_key)
+    assert list(ready.workspace.host.releases.iterdir()) == []
+
+
 @pytest.mark.parametrize("address", ["a.tar", "ftp://example.com/a.tar", "https:///a.tar", "http://x:y/a.tar"])
 def test_no_web_address(ready: Site, address: str) -> None:
     with pytest.raises(StoreAddressError, match=r"is no (https )?address") as caught:

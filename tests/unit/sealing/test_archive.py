@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.errors import SealserveError, VerificationError
+from sealserve.regular_file import InputFileMissingError
 from sealserve.sealing import archive, plain_tar
 from sealserve.sealing.archive import pack, unpack
 from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.regular_file import InputFileMissingError
 from sealserve.sealing.release import Release, ReleaseIncompleteError, verify_release
 from sealserve.sealing.release_files import ReleaseFileChangedError, ReleaseFileMissingError
 from sealserve.sealing.signed_index import IndexSignatureError

@@ -2,9 +2,13 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.errors import VerificationError
+from sealserve.regular_file import InputFileError, read_regular
+
+_LARGEST: Final = 4 * 2**30  # of a library
 
 
 class TrustedFileMissingError(VerificationError):
@@ -52,10 +56,10 @@ def read_trusted_file(manifest: EnclaveManifest, bundle: Path, path: Path) -> by
 
 def _read(path: Path, expected: str) -> bytes:
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path, limit=_LARGEST)
+    except InputFileError as error:
         raise TrustedFileMissingError(
-            f"The trusted file {path} cannot be read: {error.strerror}.",
+            f"The trusted file {path} cannot be read: {error.reason}.",
             hint="The enclave was built on a machine with other paths, or the file was removed: build it again.",
         ) from error
     found = hashlib.sha256(content).hexdigest()

@@ -3,15 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.sealing.codec import seal_file
-from sealserve.sealing.regular_file import (
+from sealserve.regular_file import (
     InputFileKindError,
     InputFileMissingError,
+    InputFileSizeError,
     InputFileUnreadableError,
     open_regular,
     read_at,
+    read_regular,
     write_at,
 )
+from sealserve.sealing.codec import seal_file
 from sealserve.secret import SecretBytes
 
 
@@ -27,9 +29,9 @@ def test_reads_and_writes_at_offsets(tmp_path: Path) -> None:
         assert read_at(descriptor, memoryview(buffer), 7) == 3
 
 
-def test_a_missing_file_is_told(tmp_path: Path, key: SecretBytes) -> None:
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputFileMissingError, match=r"There is no file .*plain") as refused:
-        seal_file(tmp_path / "plain", tmp_path / "sealed", key=key, embedded_path="p")
+        seal_file(tmp_path / "plain", tmp_path / "sealed", key=SecretBytes(bytes(16)), embedded_path="p")
     assert refused.value.code == "input-file.missing"
     assert refused.value.exit_status == 2
     assert not any(tmp_path.iterdir())
@@ -63,3 +65,11 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
     ):
         pass
     assert refused.value.code == "input-file.unreadable"
+
+
+def test_a_file_that_is_too_large_is_not_read_further(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"four")
+    assert read_regular(tmp_path / "file", limit=4) == b"four"
+    with pytest.raises(InputFileSizeError, match=r"file cannot be what it should: it has more than 3 bytes") as refused:
+        read_regular(tmp_path / "file", limit=3)
+    assert refused.value.code == "input-file.too-large"
