@@ -101,7 +101,9 @@ def test_a_release_for_sgx_is_not_marked_as_simulated(tmp_path: Path) -> None:
     site.certify()
     release = site.build_release()
     assert not release.index.simulated
-    assert not next(releases.listed(site.workspace, site.workspace.owner.releases)).simulated
+    (row,) = releases.listed(site.workspace, site.workspace.owner.releases)
+    assert isinstance(row, ListedRelease)
+    assert not row.simulated
 
 
 def test_nothing_is_sealed_without_a_model(site: Site) -> None:
@@ -139,7 +141,7 @@ def test_releases_are_listed_oldest_first(ready: Site) -> None:
     assert list(releases.listed(ready.workspace, ready.directory / "nowhere")) == []
 
 
-def test_an_index_that_the_owner_did_not_sign_is_not_listed(ready: Site) -> None:
+def test_an_index_that_the_owner_did_not_sign_is_listed_with_its_fault(ready: Site) -> None:
     release = ready.build_release()
     path = release.folder / "release.json"
     path.write_bytes(path.read_bytes().replace(b'"simulated":true', b'"simulated":false'))
