@@ -3,6 +3,7 @@
 import typer
 
 from sealserve.cli import console
+from sealserve.cli.interruption import stopping
 from sealserve.cluster import targets
 
 app = typer.Typer(add_completion=False)
@@ -14,7 +15,7 @@ def down(yes: console.Yes = False, directory: console.Directory = console.HERE, 
     workspace = console.find_workspace(directory)
     if running := targets.running(workspace):
         console.confirm(f"Stop {', '.join(running)}?", yes=yes)
-    with console.spinner("Stopping") as tell:
+    with console.spinner("Stopping") as tell, stopping(workspace):
         stopped = targets.stop_all(workspace, tell=tell)
     if as_json:
         console.print_json({"stopped": stopped})

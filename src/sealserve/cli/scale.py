@@ -6,6 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster.targets import open_target
 
@@ -24,5 +25,6 @@ def scale(
     described = deployment.read(workspace.deployment_file)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
-        opened.scale(replicas)
+        with starting(workspace, tell=tell):
+            opened.scale(replicas)
     status.show(opened, as_json=as_json)

@@ -7,6 +7,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
@@ -58,7 +59,8 @@ def up(
         if dry_run:
             difference = _rolling(opened, "--dry-run").difference(folder, count)
         else:
-            opened.up(folder, count)
+            with starting(workspace, tell=tell):
+                opened.up(folder, count)
     if dry_run:
         console.out.print(difference or "Nothing would change.\n", markup=False, end="")
         return

@@ -8,6 +8,7 @@ from typing import Any, Final
 import tomli_w
 
 from sealserve.atomic_file import write_file
+from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.plan import BROKER, DRAIN_SECONDS, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.deployment import Deployment, Platform
@@ -28,7 +29,12 @@ def write_configuration(plan: Plan, described: Deployment, bundle: Bundle, *, br
         described: The deployment as the containers see it.
         bundle: What the replicas serve.
         broker: Where the relay finds the broker, or None where the broker is here.
+
+    Raises:
+        TargetUnsupportedError: The broker's container could not open the keystore.
     """
+    if broker is None:
+        keystore_files.check(plan.workspace, described.keystore, user=plan.user)
     for name in (NGINX, "quoting", *([RELAY] if broker else [])):
         (plan.folder / name).mkdir(parents=True, exist_ok=True)
     write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
@@ -77,6 +83,9 @@ def container_deployment(described: Deployment) -> str:
     settings["model"] = [
         {key: value for key, value in model.items() if key not in _HIDDEN} for model in settings["model"]
     ]
+    for name in keystore_files.FIELDS:
+        if name in settings["keystore"]:
+            settings["keystore"][name] = keystore_files.place(name)
     settings[BROKER]["listen"] = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
     if described.platform is Platform.SIMULATED:
         settings[BROKER]["collateral_url"] = f"http://{PCS}:{PCS_PORT}"

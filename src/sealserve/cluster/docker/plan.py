@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.parts import (
     Attachment,
     Container,
@@ -128,6 +129,16 @@ class Plan:
         return self._deployment.platform is Platform.SIMULATED
 
     @property
+    def workspace(self) -> Workspace:
+        """With the parts of the machines that this one is."""
+        return self._workspace
+
+    @property
+    def user(self) -> str:
+        """Whom the containers run as, ``UID:GID``."""
+        return self._user
+
+    @property
     def folder(self) -> Path:
         """Where the containers' configuration files are on this machine."""
         return self._folder
@@ -139,8 +150,12 @@ class Plan:
 
     @property
     def collateral(self) -> Network:
-        """Where the broker asks for collateral, or the relay reaches the broker; internal only in simulation."""
-        internal = self.simulated and self._role is Role.ALL
+        """Where the broker asks for collateral, or the relay reaches the broker.
+
+        It is internal in simulation, unless the broker needs a key management service.
+        """
+        outside = keystore_files.leads_outside(self._deployment.keystore)
+        internal = self.simulated and self._role is Role.ALL and not outside
         name = "collateral" if self._role is Role.ALL else "outside"
         return Network(name=name, subnet=self._subnets[1], internal=internal)
 
@@ -252,12 +267,19 @@ class Plan:
             image=self._image(ImageName.BROKER),
             command=("broker", "run", "--directory", _PLACE, *_READY),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
-            mounts=(*self._own_mounts(), Mount(source=self._workspace.owner.root, target=owner, read_only=False)),
+            mounts=(
+                *self._own_mounts(),
+                Mount(source=self._workspace.owner.root, target=owner, read_only=False),
+                *keystore_files.mounts(self._deployment.keystore),
+            ),
             tmpfs=(*self._scratch(), *(Tmpfs(target=f"{owner}/{name}", size=2**20) for name in hidden)),
             user=self._user,
             health=exists(_READY[1]),
             after=(PCS,) if self.simulated else (),
-            facts={"certificate": _digest(self._workspace.owner.broker_tls)},
+            facts={
+                "certificate": _digest(self._workspace.owner.broker_tls),
+                "keystore": keystore_files.version(self._deployment.keystore),
+            },
         )
 
     def _pcs(self) -> Container:

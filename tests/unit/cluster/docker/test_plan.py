@@ -1,5 +1,6 @@
 """Who can reach whom, how containers are confined, and that Compose is told the same as the engine."""
 
+import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import chain
@@ -11,7 +12,7 @@ import yaml
 from tests.harness.workspaces import Site, make_site
 
 from sealserve import deployment
-from sealserve.cluster.docker import commands
+from sealserve.cluster.docker import commands, keystore_files
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import (
     container_deployment,
@@ -23,8 +24,9 @@ from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, 
 from sealserve.cluster.docker.plan import AESM_FOLDER, ENCLAVE_DEVICE, Bundle, Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.target import for_containers
-from sealserve.cluster.target import Role
+from sealserve.cluster.target import Role, TargetUnsupportedError
 from sealserve.ingress.nginx_config import Upstream
+from sealserve.private_file import PrivateFileExposedError
 
 REPLICAS = 3
 
@@ -265,3 +267,67 @@ def test_gramine_direct_may_turn_randomisation_off_and_little_else() -> None:
 
 def test_health_looks_at_the_own_network_namespace() -> None:
     assert listens(8500) == "grep -Eq ':2134 [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
+
+
+def with_keystore(site: Site, **settings: Any) -> Plan:
+    keystore = site.deployment.keystore.model_copy(update=settings)
+    described = for_containers(site.deployment.model_copy(update={"keystore": keystore}))
+    folder = site.workspace.host.run / "docker"
+    user = f"{os.getuid()}:{os.getgid()}"
+    return Plan(site.workspace, described, role=Role.ALL, user=user, folder=folder)
+
+
+def described_by(plan: Plan) -> deployment.Deployment:
+    return plan._deployment
+
+
+def secret_file(path: Path, content: bytes) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
+    ready: Site, bundle: Bundle, tmp_path: Path
+) -> None:
+    token = secret_file(tmp_path / "token", b"t")
+    plan = with_keystore(ready, kind="transit", transit_url="https://vault.example.org:8200", transit_token_file=token)
+    write_configuration(plan, described_by(plan), bundle, broker=None)
+    settings = deployment.parse((plan.folder / "sealserve.toml").read_text(encoding="utf-8"))
+    having = {
+        container.role: mount.target
+        for container in everything(plan, bundle)[1]
+        for mount in container.mounts
+        if mount.source == token
+    }
+    assert having == {"broker": str(settings.keystore.transit_token_file)}
+    assert not plan.collateral.internal
+    (broker,) = (container for container in plan.services(bundle) if container.role == "broker")
+    token.rename(tmp_path / "old")
+    secret_file(token, b"t")
+    (later,) = (container for container in plan.services(bundle) if container.role == "broker")
+    assert broker.digest != later.digest
+
+
+def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Bundle, tmp_path: Path) -> None:
+    ready.workspace.owner.master_key.unlink(missing_ok=True)
+    secret_file(ready.workspace.owner.master_key, b"{}")
+    plan = with_keystore(ready)
+    with pytest.raises(TargetUnsupportedError, match=r"nobody can type it.*keystore\.passphrase_file"):
+        write_configuration(plan, described_by(plan), bundle, broker=None)
+    plan = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
+    write_configuration(plan, described_by(plan), bundle, broker=None)
+
+
+def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Bundle, tmp_path: Path) -> None:
+    token = secret_file(tmp_path / "token", b"t")
+    plan = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
+    with pytest.raises(TargetUnsupportedError, match="that is the container itself"):
+        write_configuration(plan, described_by(plan), bundle, broker=None)
+    token.chmod(0o644)
+    with pytest.raises(PrivateFileExposedError):
+        write_configuration(plan, described_by(plan), bundle, broker=None)
+    token.chmod(0o600)
+    settings = described_by(plan).keystore
+    with pytest.raises(TargetUnsupportedError, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
+        keystore_files.check(ready.workspace, settings, user="4242:4242")
