@@ -219,14 +219,17 @@ def test_running_requests_finish_before_the_end() -> None:
     echo = Echo()
     echo.gate.clear()
     answers: list[int] = []
+    askers: list[threading.Thread] = []
 
     def scenario(port: int) -> None:
         asker = threading.Thread(target=lambda: answers.append(ask(port, "/v1/models/m:predict", b"{}")[0]))
+        askers.append(asker)
         asker.start()
         assert echo.entered.acquire(timeout=60)
         threading.Timer(0.1, echo.gate.set).start()
 
     assert run(scenario, rest=echo)
+    askers[0].join(timeout=60)
     assert answers == [200]
 
 
