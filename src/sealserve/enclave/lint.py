@@ -22,6 +22,15 @@ from sealserve.errors import VerificationError
 LOGGER: Final = logging.getLogger(__name__)
 _OFF: Final = (False, 0)
 _FALSE: Final = frozenset({"false", "0", "no"})
+_BOOLEANS: Final = frozenset({"enable_profiler", "use_alts_credentials"})  # of TensorFlow Serving, of those judged
+_SERVING: Final = "tensorflow_model_server"
+_LOGGING_VARIABLES: Final = {
+    "GRPC_TRACE": "gRPC logs what is sent",
+    "SSLKEYLOGFILE": "TLS keys are written to a file",
+    "TF_CPP_MAX_VLOG_LEVEL": "TensorFlow logs what it computes",
+    "TF_CPP_VMODULE": "TensorFlow logs what it computes",
+}
+"""Source: grpc ``doc/environment_variables.md``; Python ``ssl``; tensorflow ``tsl/platform/default/logging.cc``."""
 
 
 class Danger(StrEnum):
@@ -178,6 +187,8 @@ class _Linter:
         for name, value in _table(loader, "env").items():
             if isinstance(value, Mapping) and "passthrough" in value:
                 yield self._finding(("loader", "env", name), "the host chooses its value", Danger.HOST_INPUT)
+            elif name in _LOGGING_VARIABLES and value not in {"", "0", "none"}:
+                yield self._finding(("loader", "env", name), _LOGGING_VARIABLES[name], Danger.LOG)
         for key, what in (("env_src_file", "environment"), ("argv_src_file", "arguments")):
             if key in loader:
                 yield self._finding(("loader", key), f"the {what} is not in the manifest", Danger.HOST_INPUT)
@@ -202,9 +213,9 @@ class _Linter:
                 yield self._finding(path, "memory shared with the host", Danger.HOST_DEVICES)
             elif uri.startswith("dev:"):
                 yield self._finding(path, "a device of the host", Danger.HOST_DEVICES)
-            elif kind == "chroot" and "/" in {
-                posixpath.normpath(str(mount.get("path", "/"))), posixpath.normpath(uri.removeprefix("file:") or "/")
-            }:  # fmt: skip
+            elif kind == "chroot" and (
+                _is_everything(str(mount.get("path", "/"))) or _is_everything(uri.removeprefix("file:") or "/")
+            ):
                 yield self._finding(path, "all files of the host, or the host's in place of all", Danger.HOST_FILES)
 
     def _sgx(self) -> Iterator[LintFinding]:
@@ -231,15 +242,15 @@ class _Linter:
     def _server(self) -> Iterator[LintFinding]:
         argv = [str(argument) for argument in _list(_table(self._data, "loader"), "argv")]
         program = posixpath.basename(str(_table(self._data, "libos").get("entrypoint", "")))
-        serving = program == "tensorflow_model_server"
+        serving = program == _SERVING
+        if not serving and (index := next((i for i, one in enumerate(argv) if _SERVING in one and i), None)):
+            reason = f"{program} starts the server: what flags it gets is not seen here"
+            line = self._line(("loader", "argv", index))
+            yield LintFinding(line=line, setting=f"loader.argv.{index}", reason=reason, danger=Danger.SERVER_FLAGS)
+            return
         if not serving and not any("sealserve.serving" in one or "sealserve-model-server" in one for one in argv):
             return  # another program: its flags mean nothing to us
-        flags = {}
-        for index, argument in enumerate(argv):
-            name, equals, value = argument.removeprefix("--").partition("=")
-            if argument.startswith("--"):
-                after = argv[index + 1] if index + 1 < len(argv) and not argv[index + 1].startswith("--") else "true"
-                flags[name] = (index, value if equals else after)
+        flags = _serving_flags(argv) if serving else _own_flags(argv)
         if not flags.get("ssl_config_file", (0, ""))[1]:
             yield self._flag(flags, "ssl_config_file", "without it the server speaks plaintext")
         for name in ("dangerous_plaintext", "dangerous_plaintext_rest"):
@@ -280,6 +291,39 @@ class _Linter:
 
     def _line(self, path: Path) -> int:
         return next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 1)
+
+
+def _serving_flags(argv: list[str]) -> dict[str, tuple[int, str]]:
+    """Return TensorFlow Serving's flags, with their places and values. What it does not understand it ignores.
+
+    Source: tensorflow/tensorflow ``core/util/command_line_flags.cc``: ``--name=value`` alone, bare ones are true, from
+    ``argv[1]`` to ``--``; tensorflow/serving ``main.cc``: unknown arguments are printed, and the server starts.
+    """
+    flags = {}
+    for index, argument in enumerate(argv[1:], start=1):
+        if argument == "--":
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and (equals or name in _BOOLEANS):
+            flags[name] = (index, value if equals else "true")
+    return flags
+
+
+def _own_flags(argv: list[str]) -> dict[str, tuple[int, str]]:
+    """Return our server's flags, with their places and values: ``--name=value`` and ``--name value``."""
+    flags = {}
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--"):
+            after = argv[index + 1] if index + 1 < len(argv) and not argv[index + 1].startswith("--") else "true"
+            flags[name] = (index, value if equals else after)
+    return flags
+
+
+def _is_everything(path: str) -> bool:
+    """Return whether a path is the root, or leads upwards to wherever that is."""
+    normal = posixpath.normpath(path)
+    return not normal.strip("/") or normal.split("/")[0] == ".."
 
 
 def _table(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:

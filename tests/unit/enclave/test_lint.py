@@ -108,6 +108,21 @@ def added(table: str, line: str) -> str:
          "--model_config_file_poll_wait_seconds", "server-flags"),
         (SERVING.replace('.cfg",', '.cfg", "--rest_api_port=8501",'), 9, "--rest_api_port", "server-flags"),
         (SERVING.replace('.cfg",', '.cfg", "--use_alts_credentials",'), 9, "--use_alts_credentials", "server-flags"),
+        (SERVING.replace("ssl_config_file=", 'ssl_config_file", "'), 5, "--ssl_config_file is missing", "server-flags"),
+        (SERVING.replace("enable_profiler=", 'enable_profiler", "'), 10, "--enable_profiler", "server-flags"),
+        (SERVING.replace('    "--ssl_config_file=/release/tls/ssl.cfg",\n', "").replace(
+            'seconds=0",', 'seconds=0", "--", "--ssl_config_file=/x",'), 5, "--ssl_config_file is missing",
+         "server-flags"),
+        (SERVING.replace('    "--ssl_config_file=/release/tls/ssl.cfg",\n', "").replace(
+            '    "/opt/python",', '    "--ssl_config_file=/x",'), 5, "--ssl_config_file is missing", "server-flags"),
+        (MANIFEST.replace('"/opt/python",\n    "-m",\n    "sealserve.serving"', '"sh", "-c", "tensorflow_model_server"')
+         , 6, "loader.argv.2", "server-flags"),
+        (MANIFEST.replace('path = "/lib"', 'path = "//"'), 18, "fs.mounts.0", "host-files"),
+        (MANIFEST.replace('"file:/usr/lib"', '"file:///."'), 18, "fs.mounts.0", "host-files"),
+        (MANIFEST.replace('"file:/usr/lib"', '"file:a/../../.."'), 18, "fs.mounts.0", "host-files"),
+        (added("loader.env", 'GRPC_TRACE = "http"'), 13, "loader.env.GRPC_TRACE", "log"),
+        (added("loader.env", 'TF_CPP_MAX_VLOG_LEVEL = "2"'), 13, "loader.env.TF_CPP_MAX_VLOG_LEVEL", "log"),
+        (added("loader.env", 'SSLKEYLOGFILE = "/tmp/keys"'), 13, "loader.env.SSLKEYLOGFILE", "log"),
     ],
 )  # fmt: skip
 def test_what_is_insecure_is_found_with_its_line(text: str, line: int, setting: str, danger: str) -> None:
