@@ -17,12 +17,13 @@ def hello(*, window: int = 65535) -> bytes:
     return PREFACE + frame(SETTINGS, 0, 0, b"\x00\x04" + window.to_bytes(4, "big"))
 
 
-def request(path: str, message: bytes = b"", **headers: str) -> bytes:
-    """Return a gRPC request on stream 1.
+def request(path: str, message: bytes = b"", *, stream: int = 1, **headers: str) -> bytes:
+    """Return a gRPC request.
 
     Args:
         path: The method.
         message: The message, as it is.
+        stream: The stream's number.
         headers: More headers, underscores for hyphens.
     """
     more = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -36,7 +37,7 @@ def request(path: str, message: bytes = b"", **headers: str) -> bytes:
         **more,
     }
     prefixed = b"\0" + len(message).to_bytes(4, "big") + message
-    return frame(HEADERS, END_HEADERS, 1, _block(fields)) + frame(DATA, END_STREAM, 1, prefixed)
+    return frame(HEADERS, END_HEADERS, stream, _block(fields)) + frame(DATA, END_STREAM, stream, prefixed)
 
 
 def _block(fields: Mapping[str, str]) -> bytes:

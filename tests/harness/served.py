@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.transport import Handler, Transport
 
 LONG = 60.0
@@ -29,7 +30,9 @@ class Served:
 @contextlib.contextmanager
 def served(handlers: Mapping[str, Handler], **settings: Any) -> Iterator[Served]:
     """Yield a transport that serves ``handlers``; it must end in peace."""
-    transport = Transport(handlers, **{"threads": 4, "calls": 64, "patience": LONG, **settings})
+    transport = Transport(
+        handlers, **{"threads": 4, "calls": 64, "patience": LONG, "allowance": Allowance(2**30), **settings}
+    )
     port = transport.listen("127.0.0.1:0")
     assert port
     transport.start()

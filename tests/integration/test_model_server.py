@@ -4,20 +4,16 @@ import hashlib
 import json
 import os
 import queue
-import re
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,102 +21,29 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.harness import http2
+from tests.harness.model_server import (
+    CANARY,
+    CLIENT,
+    LONG,
+    SERVICE,
+    Process,
+    Start,
+    Tls,
+    free_port,
+    get,
+    half_plus_two,
+    predict,
+    predict_request,
+    prediction_stub,
+    raw,
+    refused,
+    secure_channel,
+)
 
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import CertifiedKey
 from sealserve.pki.ssl_config import SslConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
-
-SERVICE = "grpc.tf-serving.service.com"
-CLIENT = "client.tf-serving.service.com"
-CANARY = "canary-771177"
-LONG = 120.0
-"""Seconds after which a call that should have ended is a failure; no test waits for it."""
-
-
-def save_models(folder: Path) -> None:
-    """Save ``several/1``: half_plus_two; one that writes two files in turn; one that turns text into a number."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
-
-    class Models(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
-        def __init__(self) -> None:
-            super().__init__()
-            self.half = tf.Variable(0.5)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
-        def half_plus_two(self, x: Any) -> dict[str, Any]:
-            return {"y": self.half * x + 2.0}
-
-        @tf.function(  # type: ignore[untyped-decorator]
-            input_signature=[tf.TensorSpec([], tf.string, name="first"), tf.TensorSpec([], tf.string, name="second")]
-        )
-        def write(self, first: Any, second: Any) -> dict[str, Any]:
-            tf.io.write_file(first, "started")
-            tf.io.write_file(second, "ending")
-            return {"answer": tf.constant("done")}
-
-        @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="text")])  # type: ignore[untyped-decorator]
-        def number(self, text: Any) -> dict[str, Any]:
-            return {"number": tf.strings.to_number(text)}
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])  # type: ignore[untyped-decorator]
-        def regress(self, inputs: Any) -> dict[str, Any]:
-            features = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})
-            return {"outputs": self.half * features["x"] + 2.0}
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])  # type: ignore[untyped-decorator]
-        def classify(self, inputs: Any) -> dict[str, Any]:
-            return {"scores": self.regress(inputs)["outputs"]}
-
-    models = Models()
-    signatures = {
-        "serving_default": models.half_plus_two,
-        "write": models.write,
-        "number": models.number,
-        "regress": models.regress,
-        "classify": models.classify,
-    }
-    tf.saved_model.save(models, str(folder / "1"), signatures=signatures)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """What the service and its users hold."""
-
-    service: Authority
-    users: Authority
-    server: CertifiedKey
-    client: CertifiedKey
-
-    def settings(self, *, two_way: bool) -> bytes:
-        config = SslConfig(
-            server_key=self.server.key_pem,
-            server_cert=self.server.chain_pem,
-            custom_ca=self.users.certificate_pem if two_way else None,
-            client_verify=two_way,
-        )
-        return config.render().reveal()
-
-
-@pytest.fixture(scope="module")
-def tls() -> Tls:
-    now = datetime.now(UTC)
-    service = Authority.create(AuthorityKind.SERVICE, names=[SERVICE], simulated=True, now=now)
-    users = Authority.create(AuthorityKind.USERS, names=[CLIENT], simulated=True, now=now)
-    server, client = service.issue_server([SERVICE], now=now), users.issue_client(CLIENT, now=now)
-    return Tls(service=service, users=users, server=server, client=client)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "m"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        save_models(folder)
-    return folder
 
 
 def list_files(release: Path) -> None:
@@ -156,74 +79,6 @@ def release_flags(release: Path) -> list[str]:
     ]
 
 
-class Process:
-    """A running server, and what it wrote so far."""
-
-    def __init__(self, flags: Sequence[str]) -> None:
-        command = [sys.executable, "-I", "-m", "sealserve.serving", "--model_name=m", "--bind_address=127.0.0.1"]
-        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.lines: list[str] = []
-        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._queue.put(line)
-        self._queue.put(None)
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Wait until a line matches."""
-        while (line := self._queue.get(timeout=LONG)) is not None:
-            self.lines.append(line)
-            if match := re.search(pattern, line):
-                return match
-        pytest.fail(f"ended without {pattern!r}:\n{self.output}")
-
-    def port(self) -> int:
-        return int(self.wait_for(r"serving m version 1 on 127\.0\.0\.1:(\d+)")[1])
-
-    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
-
-    def ended(self) -> int:
-        """Wait for the end; return the exit status."""
-        status = self.process.wait(timeout=LONG)
-        self._reader.join()
-        while (line := self._queue.get()) is not None:
-            self.lines.append(line)
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start servers, each on a port of its own, which end with the test."""
-    with ExitStack() as stack:
-
-        def run(*flags: str) -> Process:
-            process = Process([*([] if any(flag.startswith("--port=") for flag in flags) else ["--port=0"]), *flags])
-            stack.callback(process.close)
-            return process
-
-        yield run
-
-
 @pytest.fixture(scope="module")
 def plain_port(model: Path) -> Iterator[int]:
     """The port of a plaintext server that tests share and leave alone."""
@@ -238,52 +93,6 @@ def plain_port(model: Path) -> Iterator[int]:
 def channel(plain_port: int) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{plain_port}") as opened:
         yield opened
-
-
-def secure_channel(port: int, tls: Tls, *, authority: bytes, client: CertifiedKey | None) -> grpc.Channel:
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=authority,
-        private_key=client.key_pem.reveal() if client else None,
-        certificate_chain=client.chain_pem if client else None,
-    )
-    name = tls.server and SERVICE
-    return grpc.secure_channel(f"127.0.0.1:{port}", credentials, [("grpc.ssl_target_name_override", name)])
-
-
-def predict_request(signature: str = "", **inputs: Any) -> Any:
-    import tensorflow as tf  # noqa: PLC0415  # the model's fixture has paid for it
-    from tensorflow_serving.apis import predict_pb2  # noqa: PLC0415
-
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = "m"
-    request.model_spec.signature_name = signature
-    for alias, value in inputs.items():
-        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value))
-    return request
-
-
-def prediction_stub(channel: grpc.Channel) -> Any:
-    from tensorflow_serving.apis import prediction_service_pb2_grpc  # noqa: PLC0415
-
-    return prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-
-def predict(channel: grpc.Channel, signature: str = "", **inputs: Any) -> Any:
-    return prediction_stub(channel).Predict(predict_request(signature, **inputs), timeout=LONG)
-
-
-def half_plus_two(channel: grpc.Channel, *values: float) -> list[float]:
-    return list(predict(channel, x=[float(value) for value in values]).outputs["y"].float_val)
-
-
-def raw(channel: grpc.Channel, method: str) -> Any:
-    return channel.unary_unary(method)
-
-
-def refused(call: Callable[[], object]) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value
 
 
 # --- what it answers --------------------------------------------------------------------------------------------------
@@ -413,55 +222,6 @@ def test_connections_end_at_the_age_that_the_channel_arguments_set(start: Start,
         assert half_plus_two(channel, 2.0) == [3.0]
 
 
-def test_no_input_reaches_a_log_or_an_error(start: Start, model: Path) -> None:
-    server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--max_message_bytes=100000")
-    method = "/tensorflow.serving.PredictionService/Predict"
-    port = server.port()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        calls: tuple[tuple[Callable[[], object], grpc.StatusCode], ...] = (
-            (lambda: predict(channel, "number", text=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
-            (lambda: predict(channel, "write", first=f"/{CANARY}\0/", second=""), grpc.StatusCode.FAILED_PRECONDITION),
-            (lambda: predict(channel, x=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
-            (lambda: predict(channel, "number", text=[CANARY]), grpc.StatusCode.INVALID_ARGUMENT),
-            (lambda: predict(channel, y=CANARY), grpc.StatusCode.INVALID_ARGUMENT),
-            (lambda: predict(channel, "number", text=CANARY * 10_000), grpc.StatusCode.RESOURCE_EXHAUSTED),
-            (lambda: raw(channel, method)(CANARY.encode()), grpc.StatusCode.INVALID_ARGUMENT),
-            *(
-                (
-                    lambda name=name: raw(channel, f"/tensorflow.serving.PredictionService/{name}")(CANARY.encode()),
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                )
-                for name in ("Classify", "Regress", "MultiInference", "GetModelMetadata")
-            ),
-        )
-        for call, code in calls:
-            error: Any = refused(call)
-            assert error.code() is code
-            assert CANARY not in error.details()
-        assert half_plus_two(channel, 771177.5) == [385590.75]
-    for talk in (
-        f"GET /{CANARY} HTTP/1.1\r\n\r\n".encode(),
-        b"\x16\x03\x01\x02\x00" + CANARY.encode() * 40,
-        http2.hello() + http2.frame(http2.HEADERS, http2.END_HEADERS, 1, b"\xff" + CANARY.encode() * 5),
-        http2.hello() + http2.request(f"/{CANARY}"),
-        http2.hello() + http2.request(method, CANARY.encode()),
-        http2.hello() + http2.request(method, CANARY.encode(), grpc_timeout=CANARY),
-        http2.hello() + http2.request(method, CANARY.encode(), grpc_encoding=CANARY),
-        http2.hello() + http2.request(method, CANARY.encode(), content_type=CANARY),
-        http2.hello() + http2.frame(http2.GOAWAY, 0, 0, bytes(7) + b"\x01" + CANARY.encode()),
-    ):
-        with socket.create_connection(("127.0.0.1", port)) as peer:
-            peer.sendall(talk)
-            peer.shutdown(socket.SHUT_WR)
-            with suppress(OSError):
-                while peer.recv(65536):
-                    pass
-    server.signal()
-    assert server.ended() == 0
-    for canary in (CANARY, "771177.5", "385590.75"):
-        assert canary not in server.output
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -508,18 +268,6 @@ def test_models_of_a_file_their_labels_and_batches_and_a_reload_by_operators(
 
 
 # --- REST and metrics -------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def get(url: str, body: Any = None, context: ssl.SSLContext | None = None) -> Any:
-    content = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(url, content, timeout=LONG, context=context) as response:  # noqa: S310  # our server
-        return response.read().decode()
 
 
 def test_rest_and_metrics_are_served_where_they_are_asked_for(start: Start, model: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError, SealserveError
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.credentials import read_tls_settings, server_credentials
 from sealserve.serving.file_list import FileList
 from sealserve.serving.health import Health
@@ -119,6 +120,7 @@ class AdminPort:
             threads=2,
             calls=2 * _WAITING,
             patience=_PATIENCE,
+            allowance=Allowance(_WAITING * _LARGEST),
             arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
             trailer=TRAILER,
         )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sealserve.serving import config_files, metrics
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.file_list import FileList
 from sealserve.serving.https import renew, server_context
@@ -28,13 +29,17 @@ class HttpPorts:
         options: What the command line asks for.
         files: The list of the files that may be loaded.
         servables: What is served.
+        allowance: The bytes that requests and answers may take.
 
     Raises:
         SealserveError: A file cannot be used, or an address is taken.
     """
 
-    def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
+    def __init__(
+        self, options: ServerOptions, files: FileList | None, servables: Servables, allowance: Allowance
+    ) -> None:
         self._options = options
+        self._allowance = allowance
         self._servables = servables
         self._running: list[HttpServer] = []
         self._context: ssl.SSLContext | None = None
@@ -84,6 +89,7 @@ class HttpPorts:
                 rest=Rest(self._servables, max_tensor_bytes=self._options.max_message_bytes) if has_rest else None,
                 metrics_path=None if has_rest and http.monitoring_port else self._metrics_path,
                 limits=limits,
+                allowance=self._allowance,
                 cors=http.cors,
                 gzip=http.gzip,
             )

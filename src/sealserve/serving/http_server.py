@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.listening import taken
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
@@ -26,8 +28,6 @@ _CORS: Final = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
-_BODIES: Final = 8
-"""So many bodies of the largest size may be in memory at once."""
 _CLOSING: Final = 1.0
 """Seconds that answers have to leave, once nothing runs any more."""
 _GZIP_FROM: Final = 1024
@@ -55,6 +55,28 @@ class HttpLimits:
     patience: float
 
 
+class _Connection(web.RequestHandler):
+    """A connection whose errors do not quote what came over it."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # it quotes
+    ) -> web.StreamResponse:
+        """Return the answer to what is no HTTP, without aiohttp's ``message`` about it."""
+        return super().handle_error(request, status, exc, HTTPStatus(status).phrase)
+
+
+class _Wire(web.Server):
+    """What makes such connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of a new connection."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
 class HttpServer:
     """One HTTP port.
 
@@ -62,21 +84,29 @@ class HttpServer:
         rest: The REST API, or None where this port does not have it.
         metrics_path: Where the page of metrics is, or None.
         limits: What bounds it.
+        allowance: The bytes that requests and answers may take.
         cors: Whether browsers on other sites may ask.
         gzip: Whether answers are compressed for clients that accept it.
     """
 
     def __init__(
-        self, *, rest: Rest | None, metrics_path: str | None, limits: HttpLimits, cors: bool = False, gzip: bool = False
+        self,
+        *,
+        rest: Rest | None,
+        metrics_path: str | None,
+        limits: HttpLimits,
+        allowance: Allowance,
+        cors: bool = False,
+        gzip: bool = False,
     ) -> None:
         self._rest = rest
         self._metrics_path = metrics_path
         self._limits = limits
+        self._allowance = allowance
         self._cors = _CORS if cors else {}
         self._gzip = gzip
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
         self._open = 0
-        self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._runner: web.ServerRunner | None = None
@@ -87,10 +117,11 @@ class HttpServer:
         Raises:
             PortTakenError: Something listens there.
         """
-        server = web.Server(
+        server = _Wire(
             self._handle,
             access_log=None,
             keepalive_timeout=self._limits.patience,
+            lingering_time=self._limits.patience,
             logger=_quiet,
         )
         self._runner = web.ServerRunner(server)
@@ -134,6 +165,7 @@ class HttpServer:
             response.headers.update(self._cors)
         if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
             response.enable_compression(web.ContentCoding.gzip)
+        self._allowance.take_anyway(len(answer.body))
         try:
             async with asyncio.timeout(self._limits.patience):  # a client that does not read
                 await response.prepare(request)
@@ -141,6 +173,8 @@ class HttpServer:
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
+        finally:
+            self._allowance.give_back(len(answer.body))
         return response
 
     async def _answer(self, request: web.BaseRequest) -> tuple[Answer, str]:
@@ -167,47 +201,50 @@ class HttpServer:
 
     async def _ask(self, rest: Rest, request: web.BaseRequest, path: str) -> Answer:
         limits = self._limits
-        size = request.content_length if request.content_length is not None else limits.body
-        if "Content-Encoding" in request.headers:
-            size = limits.body
-        if size > limits.body:
+        if (request.content_length or 0) > limits.body and "Content-Encoding" not in request.headers:
             return _too_large(limits.body)
-        if not request.body_exists:
-            size = 0
-        crowded = self._open >= limits.threads + limits.waiting or self._bytes + size > _BODIES * limits.body
-        if crowded:
+        if self._open >= limits.threads + limits.waiting:
             return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
         self._open += 1
         self._idle.clear()
-        self._bytes += size
         try:
             body = await self._read(request)
             if isinstance(body, Answer):
                 return body
-            deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
-            ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline)  # noqa: E731  # typed
-            return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+            try:
+                deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+                ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline)  # noqa: E731  # typed
+                return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+            finally:
+                self._allowance.give_back(len(body))
         finally:
             self._open -= 1
-            self._bytes -= size
             if not self._open:
                 self._idle.set()
 
     async def _read(self, request: web.BaseRequest) -> bytes | Answer:
-        """Return the body, unpacked, or why not."""
-        parts, size = [], 0
+        """Return the body, unpacked, whose bytes are lent by the allowance; or why not."""
+        parts: list[bytes] = []
+        size = 0
+        body: bytes | None = None
         try:
             async with asyncio.timeout(self._limits.patience):
                 async for part in request.content.iter_any():
-                    size += len(part)
-                    if size > self._limits.body:
+                    if size + len(part) > self._limits.body:
                         return _too_large(self._limits.body)
+                    if not self._allowance.take(len(part)):
+                        return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: it has no memory for more.")
+                    size += len(part)
                     parts.append(part)
+            body = b"".join(parts)
         except TimeoutError:
             return _refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
         except web.RequestPayloadError:
             return _refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
-        return b"".join(parts)
+        finally:
+            if body is None:
+                self._allowance.give_back(size)
+        return body
 
 
 def _refusal(status: Status, message: str) -> Answer:

@@ -21,6 +21,7 @@ import grpc
 
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.admin import AdminPort
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.credentials import FollowedSettings, read_tls_settings, server_credentials
 from sealserve.serving.examples import (
     Call,
@@ -56,6 +57,8 @@ _NO_PROFILER: Final = (
 _CONTROL_QUEUE: Final = 64
 _IDLE_CALLS: Final = 1024
 """Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
+_MESSAGES: Final = 8
+"""The requests and answers of all peers take no more memory than so many messages of the largest size."""
 _SWEEP: Final = 1.0
 """Seconds between looks for calls whose message is on its way for too long."""
 
@@ -72,6 +75,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._inference = Lane(running=options.threads, waiting=options.queue)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
+        self._allowance = Allowance(_MESSAGES * max(options.max_message_bytes, options.http.max_body_bytes))
 
     async def run(self) -> bool:
         """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
@@ -87,7 +91,7 @@ class Server:
         tls = self._tls(files)
         addresses = self._addresses()
         servables = Servables()
-        http = HttpPorts(options, files, servables)
+        http = HttpPorts(options, files, servables, self._allowance)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
         if not await self._load(models):  # 2
@@ -218,7 +222,9 @@ class Server:
             threads=options.threads + self._control.width + 1,  # one always takes the next event
             calls=options.threads + options.queue + _IDLE_CALLS,
             patience=options.transfer_timeout,
+            allowance=self._allowance,
             arguments=[
+                ("grpc.server_handshake_timeout_ms", options.transfer_timeout * 1000),
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would start and take half the load

@@ -8,23 +8,28 @@ A call goes through these steps, each an event of the queue:
 thread; 3. the answer was read by the sender, or nobody will (`Call._finished`). Beside them, 4. the sender went away,
 or its deadline passed (`Call._closed`): gRPC watches the deadline itself.
 
-Steps 1 to 3 cost memory that a peer decides about, so there are two limits: how many calls there are at once, and
-how long a message may be on its way, in each direction.
+Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
+them may send their message (the others wait, and gRPC keeps no more of theirs than a window), how many bytes requests
+and answers take together, and how long a message may be on its way, in each direction. While others wait, that is a
+moment: who sends slowly goes first.
 
 Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
 ``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
 binds it. That module is private to grpcio: its version is pinned, and nothing else of the server knows it.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.request_errors import Status
 
 logger = logging.getLogger(__name__)
@@ -39,6 +44,10 @@ _FOREVER: Final = float(2**62)
 """Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
 
 
+_SENDERS: Final = 64
+"""So many calls may send their message at once."""
+_MOMENT: Final = 5.0
+"""Seconds that a message may be on its way while others wait for its place."""
 _CANCELLING: Final = 1.0
 """Seconds that cancelled calls take at most: what still runs then is abandoned."""
 
@@ -57,7 +66,7 @@ class Call:
     """
 
     __slots__ = (
-        *("_call", "_handler", "_opened", "_sent", "_transport"),
+        *("_call", "_handler", "_opened", "_sent", "_size", "_transport"),
         *("__weakref__", "cancelled", "content", "deadline", "moving_since", "on_cancel"),
     )
 
@@ -80,15 +89,21 @@ class Call:
         self._handler = handler
         self._opened = False
         self._sent: Callable[[], None] = _ignore
+        self._size = 0
 
-    def receive(self) -> None:
-        """Wait for the message (steps 2 and 4 follow)."""
+    def watch(self) -> None:
+        """Notice when the sender goes away (step 4 follows)."""
         self.moving_since = time.monotonic()
         self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+
+    def receive(self) -> None:
+        """Take the message (step 2 follows)."""
+        self.moving_since = time.monotonic()
         self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
     def answer(self, content: bytes) -> None:
         """Send the answer, and end the call."""
+        self._hold(len(content))
         self._finish(Status.OK, "", cygrpc.SendMessageOperation(content, _NO_FLAGS))
 
     def refuse(self, status: Status, details: str) -> None:
@@ -126,19 +141,34 @@ class Call:
             self._transport.forget(self)
             raise RuntimeError("gRPC refused an operation")
 
+    def _hold(self, size: int) -> None:
+        """Count the answer, which is there, in place of the request."""
+        allowance = self._transport.allowance
+        allowance.give_back(self._size)
+        allowance.take_anyway(size)
+        self._size = size
+
     def _received(self, event: Any) -> None:
         self.moving_since = None
+        self._transport.received(self)
         message = event.batch_operations[0].message()
         if message is None:  # none was sent, it was too large, or the sender went away
             self.refuse(Status.INTERNAL, "The request has no message.")
             return
+        if not self._transport.allowance.take(len(message)):
+            self.refuse(Status.RESOURCE_EXHAUSTED, "The server is busy: the messages of others take all its memory.")
+            return
+        self._size = len(message)
         self.content = message
         self._handler(self)
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():
             self.cancelled = True
-            self.on_cancel()
+            if self._transport.withdraw(self):
+                self.refuse(Status.CANCELLED, "")
+            else:
+                self.on_cancel()
 
     def _passed(self, _event: Any) -> None:
         self._sent()
@@ -146,6 +176,8 @@ class Call:
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
         self.on_cancel = _ignore  # it knows the call: without it, the call is freed at once
+        self._transport.allowance.give_back(self._size)
+        self._size = 0
         self._transport.forget(self)
 
 
@@ -157,6 +189,7 @@ class Transport:
         threads: How many threads take events, and run handlers.
         calls: How many calls there may be at once; more are refused.
         patience: Seconds that a message may be on its way, in either direction.
+        allowance: The bytes that requests and answers may take.
         arguments: Arguments of the gRPC server.
         trailer: Trailing metadata of every answer.
     """
@@ -168,14 +201,18 @@ class Transport:
         threads: int,
         calls: int,
         patience: float,
+        allowance: Allowance,
         arguments: Iterable[ChannelArgument] = (),
         trailer: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.trailer = tuple(trailer)
+        self.allowance = allowance
         self._handlers = {path.encode(): handler for path, handler in handlers.items()}
         self._limit = calls
         self._patience = patience
         self._open: set[Call] = set()
+        self._senders: set[Call] = set()
+        self._waiting: deque[Call] = deque()
         self._lock = threading.Lock()
         self._stopping = False
         self._server_ended = False
@@ -233,16 +270,43 @@ class Transport:
 
     def sweep(self) -> None:
         """Give up on calls whose message is on its way for too long. To be called from time to time."""
-        limit = time.monotonic() - self._patience
-        late = [call for call in tuple(self._open) if call.moving_since is not None and call.moving_since < limit]
+        crowded = bool(self._waiting) or self.allowance.ran_out()
+        patience = min(self._patience, _MOMENT) if crowded else self._patience
+        now, waiting = time.monotonic(), frozenset(tuple(self._waiting))
+        late = [
+            call
+            for call in tuple(self._open)
+            if call.moving_since is not None
+            and call.moving_since < now - (self._patience if call in waiting else patience)
+        ]
         for call in late:
             call.abort()
         if late:
-            logger.warning("gave up on %d calls whose message was on its way for %d s", len(late), self._patience)
+            logger.warning("gave up on %d calls whose message was on its way for %d s", len(late), patience)
+
+    def received(self, call: Call) -> None:
+        """Let the next call send, since this one's message came, or none will."""
+        with self._lock:
+            self._senders.discard(call)
+            successor = self._waiting.popleft() if self._waiting and len(self._senders) < _SENDERS else None
+            if successor is not None:
+                self._senders.add(successor)
+        if successor is not None:
+            with contextlib.suppress(RuntimeError):  # it ended already
+                successor.receive()
+
+    def withdraw(self, call: Call) -> bool:
+        """Take a call off the line of those who wait to send; return whether it was there."""
+        with self._lock:
+            if call not in self._waiting:
+                return False
+            self._waiting.remove(call)
+            return True
 
     def forget(self, call: Call) -> None:
         """Let go of a call that ended."""
         self._open.discard(call)
+        self._senders.discard(call)
         self._end_if_idle()
 
     def _serve(self) -> None:
@@ -271,6 +335,18 @@ class Transport:
         elif crowded:
             call.refuse(Status.RESOURCE_EXHAUSTED, f"The server is busy: it has {self._limit} calls already.")
         else:
+            self._admit(call)
+
+    def _admit(self, call: Call) -> None:
+        """Let a call send its message, now or when it is its turn."""
+        call.watch()
+        with self._lock:
+            now = len(self._senders) < _SENDERS
+            if now:
+                self._senders.add(call)
+            else:
+                self._waiting.append(call)
+        if now:
             call.receive()
 
     def _shut_down(self, _event: Any) -> None:

@@ -4,6 +4,7 @@ import socket
 import pytest
 
 from sealserve.cluster.ports import find_free
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.http_server import HttpLimits, HttpServer
 
 LIMITS = HttpLimits(threads=1, waiting=1, body=4096, timeout=30.0, patience=30.0)
@@ -21,7 +22,7 @@ def test_every_address_is_of_both_kinds(host: str) -> None:
         pytest.skip("this machine has no IPv6")
 
     async def scenario() -> None:
-        server = HttpServer(rest=None, metrics_path="/metrics", limits=LIMITS)
+        server = HttpServer(rest=None, metrics_path="/metrics", limits=LIMITS, allowance=Allowance(2**20))
         port = await server.start(f"[::]:{find_free()}", None)
         try:
             assert await asyncio.to_thread(reaches, host, port)

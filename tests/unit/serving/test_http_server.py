@@ -19,6 +19,7 @@ import pytest
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving import https
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.http_ports import HttpPorts
 from sealserve.serving.http_server import HttpLimits, HttpServer
 from sealserve.serving.listening import PortTakenError
@@ -59,7 +60,8 @@ def run(
     """Run ``scenario`` in a thread, with the port of a server; return whether the server ended whole."""
 
     async def serve() -> bool:
-        server = HttpServer(rest=rest, metrics_path=options.pop("metrics_path", PATH), limits=limits, **options)
+        settings = {"metrics_path": PATH, "allowance": Allowance(2**20), **options}
+        server = HttpServer(rest=rest, limits=limits, **settings)
         if isinstance(rest, Echo):
             rest.server = server
         port = await server.start("127.0.0.1:0", context)
@@ -171,6 +173,28 @@ def test_a_crowd_is_turned_away_and_nobody_waits_for_ever() -> None:
     run(scenario, rest=echo, limits=HttpLimits(threads=2, waiting=1, body=4096, timeout=None, patience=30.0))
 
 
+def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
+    echo = Echo()
+    allowance = Allowance(5000)
+    path = "/v1/models/m:predict"
+
+    def scenario(port: int) -> None:
+        echo.gate.clear()
+        held = threading.Thread(target=ask, args=(port, path, b" " * 4000))
+        held.start()
+        echo.entered.acquire()
+        status, content, _ = ask(port, path, b" " * 1001)
+        assert (status, json.loads(content)["error"]) == (429, "The server is busy: it has no memory for more.")
+        assert allowance.ran_out()
+        echo.gate.set()
+        held.join()
+        assert ask(port, path, b" " * 4000)[0] == 200
+        assert ask(port, path, b" " * 4097, Transfer_Encoding="chunked")[0] in {400, 413}
+
+    run(scenario, rest=echo, allowance=allowance)
+    assert allowance.take(5000)  # everything came back
+
+
 def test_a_sender_who_never_sends_is_given_up() -> None:
     def scenario(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=60) as stalled:
@@ -188,7 +212,9 @@ def test_bytes_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
     def scenario(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
             stranger.sendall(b"canary-771177\r\n\r\n")
-            assert stranger.recv(4096).startswith(b"HTTP/1.0 400 ")
+            answer = b"".join(iter(lambda: stranger.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.0 400 ")
+            assert answer.endswith(b"\r\n\r\nBad Request")
 
     run(scenario, rest=Echo())
     assert "canary" not in caplog.text
@@ -256,7 +282,9 @@ def test_a_port_that_is_taken() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
 
         async def start() -> None:
-            await HttpServer(rest=None, metrics_path=PATH, limits=LIMITS).start(address, None)
+            await HttpServer(rest=None, metrics_path=PATH, limits=LIMITS, allowance=Allowance(2**20)).start(
+                address, None
+            )
 
         with pytest.raises(PortTakenError):
             asyncio.run(start())
@@ -323,7 +351,7 @@ def test_a_renewed_certificate_serves_new_connections(tmp_path: Path) -> None:
         ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
     )
     assert isinstance(chosen, ServerOptions)
-    ports = HttpPorts(chosen, None, Servables())
+    ports = HttpPorts(chosen, None, Servables(), Allowance(2**20))
     assert ports._context is not None
 
     def trusts(port: int, authority: Authority) -> bool:

@@ -11,6 +11,8 @@ import pytest
 from tests.harness import http2
 from tests.harness.served import LONG, served
 
+from sealserve.serving import transport as module
+from sealserve.serving.allowance import Allowance
 from sealserve.serving.request_errors import Status
 from sealserve.serving.transport import Call, Transport
 
@@ -155,6 +157,49 @@ def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixtur
     assert "gave up on 1 calls whose message was on its way for 0 s" in caplog.messages
 
 
+def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
+    held = Held()
+    allowance = Allowance(1000)
+    with served({PATH: held, "/s/Echo": echo}, allowance=allowance) as there:
+        first = there.call(PATH).future(bytes(800))
+        held.arrived.acquire()
+        error = failure(lambda: there.call("/s/Echo")(bytes(201)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "The server is busy: the messages of others take all its memory."
+        assert there.call("/s/Echo")(bytes(200)) == bytes(200)
+        held.calls.pop().answer(bytes(3))
+        assert first.result() == bytes(3)
+    assert allowance.take(1000)  # everything came back
+
+
+def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SENDERS", 2)
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with served({PATH: echo}) as there:
+        send: Any = there.channel.stream_unary(PATH)
+        slow = [send.future(nothing()) for _ in range(2)]
+        while there.transport.busy < len(slow):
+            pass
+        honest, leaving = there.call(PATH).future(b"honest"), send.future(nothing())
+        while there.transport.busy < len(slow) + 2:
+            pass
+        leaving.cancel()
+        while there.transport.busy > len(slow) + 1:
+            pass
+        assert not honest.done()
+        while not honest.done():
+            there.transport.sweep()
+        assert honest.result() == b"honest"
+        gate.set()
+        assert [call.code() for call in slow] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
 def test_a_reader_who_stops_half_way_is_given_up() -> None:
     """The raw peer grants no window at all: the answer cannot leave."""
     held = Held()
@@ -201,7 +246,7 @@ def test_a_stop_waits_for_the_calls_that_are_open() -> None:
 
 def test_a_stop_tells_what_it_could_not_wait_for() -> None:
     held = Held()
-    transport = Transport({PATH: held}, threads=1, calls=1, patience=LONG)
+    transport = Transport({PATH: held}, threads=1, calls=1, patience=LONG, allowance=Allowance(2**20))
     port = transport.listen("127.0.0.1:0")
     transport.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
