@@ -1,8 +1,11 @@
 """The HTTP ports that the command line asks for: the REST API, the page of metrics, both on one, or none."""
 
 import asyncio
+import contextlib
+import importlib
 import logging
 import ssl
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -63,6 +66,7 @@ class HttpPorts:
                 self._followed = FollowedSettings(path, settings)
         else:
             logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the way reads inputs and answers")
+        threading.Thread(target=_import_server, name="import-http", daemon=True).start()
 
     async def start(self) -> None:
         """Listen.
@@ -72,7 +76,7 @@ class HttpPorts:
         """
         if not self._ports:
             return
-        from sealserve.serving.http_server import HttpLimits, HttpServer  # noqa: PLC0415  # most servers have no HTTP
+        from sealserve.serving.http_server import HttpLimits, HttpServer  # noqa: PLC0415  # as `_import_server`
         from sealserve.serving.rest import Rest  # noqa: PLC0415
 
         http = self._options.http
@@ -108,3 +112,9 @@ class HttpPorts:
     async def stop(self, grace: float) -> bool:
         """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
         return all(await asyncio.gather(*(server.stop(grace) for server in self._running)))
+
+
+def _import_server() -> None:
+    """Import what serves HTTP, a third of a second, while TensorFlow loads the models: most servers have no HTTP."""
+    with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and says what is wrong
+        importlib.import_module("sealserve.serving.http_server")

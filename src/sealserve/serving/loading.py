@@ -11,6 +11,7 @@ from sealserve.serving.batching import PARAMETERS_FILE, BatchingOptions, Batchin
 from sealserve.serving.emptying import empty_files
 from sealserve.serving.file_list import FileList
 from sealserve.serving.libtensorflow import TensorFlowError, library
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.options import ServerOptions
 from sealserve.serving.parameters_pb2 import BatchingParameters
 from sealserve.serving.protos import ConfigProto
@@ -87,7 +88,9 @@ class Loader:
                 inter_op_threads=self.options.inter_op_threads,
             )
         except TensorFlowError as error:
+            METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
             raise LoadFailedError(folder, error) from error
+        METRICS.loaded(folder, time.monotonic() - started, succeeded=True)
         bound = {
             name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
         }  # 3

@@ -5,13 +5,14 @@ unchanged. That is why it is written here: a client library would add ``_total``
 
 Source: tensorflow/serving, ``util/prometheus_exporter.cc`` (the page), ``servables/tensorflow/util.cc``,
 ``saved_model_warmup_util.cc`` and ``batching/batching_session.cc`` (the metrics); tensorflow/tensorflow,
-``tensorflow/core/kernels/batching_util/batch_scheduler_utils.h``.
+``tensorflow/core/kernels/batching_util/batch_scheduler_utils.h``, ``tensorflow/cc/saved_model/loader.cc``.
 """
 
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Self
 
 from sealserve.serving.request_errors import RequestError, Status
@@ -19,6 +20,7 @@ from sealserve.serving.request_errors import RequestError, Status
 PATH: Final = "/monitoring/prometheus/metrics"
 """Where the page is, unless the configuration says otherwise."""
 _PREFIX: Final = ":tensorflow:serving:"
+_LOADER: Final = ":tensorflow:cc:saved_model:"
 
 
 class Counter:
@@ -162,6 +164,15 @@ class Metrics:
         self._input_sizes = Histogram(f"{session}input_batch_size", **sizes)
         self._batch_sizes = Histogram(f"{session}processed_batch_size", **sizes)
         self._paddings = Histogram(f"{session}padding_size", "execution_batch_size", **sizes)
+        self._warmup_latency = Histogram(
+            f"{_PREFIX}model_warmup_latency",
+            "model_path",
+            "status",
+            **latency,  # type: ignore[arg-type]  # ints are floats
+        )
+        self._warmup_records = Counter(f"{_PREFIX}model_warmup_records_read", "model_path", "status")
+        self._load_attempts = Counter(f"{_LOADER}load_attempt_count", "model_path", "status")
+        self._load_latency = Counter(f"{_LOADER}load_latency", "model_path")
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
@@ -201,6 +212,16 @@ class Metrics:
         self._batch_sizes.add(value=size)
         self._paddings.add(str(size), value=padding)
 
+    def warmed_up(self, folder: Path, status: Status, seconds: float, records: int) -> None:
+        """Count the warm-up of the version in ``folder``, and the records that were read for it."""
+        self._warmup_latency.add(str(folder), status.name, value=int(seconds * 1e6))
+        self._warmup_records.add(str(folder), status.name, by=records)
+
+    def loaded(self, folder: Path, seconds: float, *, succeeded: bool) -> None:
+        """Count an attempt to load the version in ``folder``."""
+        self._load_attempts.add(str(folder), "success" if succeeded else "fail")
+        self._load_latency.add(str(folder), by=int(seconds * 1e6))
+
     def value(self, name: str) -> int:
         """Return a counter's first number by TensorFlow Serving's name for it (``/tensorflow/serving/...``), or 0."""
         counters = (self._requests, self._example_total, self._runs)
@@ -209,11 +230,15 @@ class Metrics:
     def page(self) -> str:
         """Return the page."""
         metrics: tuple[Counter | Histogram, ...] = (
+            self._load_attempts,
+            self._load_latency,
             self._input_sizes,
             self._paddings,
             self._batch_sizes,
             self._queueing,
             self._runs,
+            self._warmup_latency,
+            self._warmup_records,
             self._example_total,
             self._example_counts,
             self._requests,

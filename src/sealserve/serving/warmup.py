@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError
 from sealserve.serving.examples import InferenceMethodError, classify, multi_inference, regress
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.predict import run_predict
 from sealserve.serving.protos import PredictionLog
 from sealserve.serving.request_errors import RequestError, Status
@@ -54,22 +55,36 @@ def warm_up(servable: Servable, folder: Path, *, iterations: int) -> None:
     path = folder / REQUESTS
     if not path.exists():
         return
-    started, count = time.monotonic(), 0
-    for count, record in enumerate(_records(path), 1):
-        if count > MOST_RECORDS:
-            raise WarmupError(
-                f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}", Status.INVALID_ARGUMENT
-            )
+    started, read, status = time.monotonic(), 0, Status.OK
+    try:
+        for read, record in enumerate(_records(path), 1):
+            _check_count(read, path)
+            _run_record(servable, record, iterations, place=f"{read} from {path}")
+    except WarmupError as error:
+        status = error.status
+        raise
+    finally:
+        METRICS.warmed_up(folder, status, time.monotonic() - started, read)
+    logger.info("ran %d warm-up requests of %s in %.2f s", read, folder, time.monotonic() - started)
+
+
+def _check_count(read: int, path: Path) -> None:
+    if read > MOST_RECORDS:
+        raise WarmupError(
+            f"Number of warmup records exceeds the maximum ({MOST_RECORDS}) at {path}", Status.INVALID_ARGUMENT
+        )
+
+
+def _run_record(servable: Servable, record: bytes, iterations: int, *, place: str) -> None:
+    try:
+        log = PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise WarmupError(f"Failed to parse warmup record {place}", Status.INVALID_ARGUMENT) from error
+    for _ in range(iterations):
         try:
-            log = PredictionLog.FromString(record)
-        except DecodeError as error:
-            raise WarmupError(f"Failed to parse warmup record {count} from {path}", Status.INVALID_ARGUMENT) from error
-        for _ in range(iterations):
-            try:
-                _run(servable, log)
-            except RequestError as error:
-                raise WarmupError(f"Warmup record {count} of {path} failed: {error.message}", error.status) from error
-    logger.info("ran %d warm-up requests of %s in %.2f s", count, folder, time.monotonic() - started)
+            _run(servable, log)
+        except RequestError as error:
+            raise WarmupError(f"Warmup record {place} failed: {error.message}", error.status) from error
 
 
 def _run(servable: Servable, log: PredictionLog) -> None:

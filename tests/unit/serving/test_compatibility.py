@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.serving.flag_table import FLAGS
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.parameters_pb2 import BatchingParameters, PrometheusConfig
 from sealserve.serving.protos import ModelConfig
 
@@ -82,3 +83,15 @@ def test_each_field_of_the_configuration_files_has_a_line() -> None:
         *(f"MonitoringConfig.prometheus_config.{field.name}" for field in PrometheusConfig.DESCRIPTOR.fields),
     }
     assert expected <= first
+
+
+def test_each_metric_has_a_line() -> None:
+    first = {row[0].strip("`") for row in rows()}
+    assert set(re.findall(r"^# TYPE (\S+)", METRICS.page(), re.MULTILINE)) <= first
+
+
+def test_metrics_that_are_refused_are_not_there() -> None:
+    refused = [row[0].strip("`") for row in rows() if row[0].startswith("`:tensorflow:") and row[1] == "refused"]
+    assert len(refused) == 3
+    for name in (*refused, ":tensorflow:core:", ":tensorflow:data:"):
+        assert name not in METRICS.page()

@@ -10,6 +10,7 @@ from sealserve.serving import versions
 from sealserve.serving.file_list import FileChangedError, FileList, FileMissingError
 from sealserve.serving.libtensorflow import TensorFlowError
 from sealserve.serving.loading import Loader, LoadFailedError
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.options import ServerOptions, parse
 from sealserve.serving.servables import Servable
 from sealserve.serving.session import Session
@@ -53,6 +54,20 @@ def test_what_was_loaded_is_logged(models: Path, caplog: pytest.LogCaptureFixtur
     assert (loaded.name, loaded.version) == ("m", 3)
     assert "loaded m version 3 (TensorFlow 2." in caplog.text
     assert "signatures: number, pick, serving_default, two_inputs, words" in caplog.text
+
+
+def test_loads_are_counted(copy: Path) -> None:
+    load(options(copy), None).session.close()
+    (copy / "3/saved_model.pb").write_bytes(b"")
+    (copy / "3/fingerprint.pb").unlink(missing_ok=True)
+    with pytest.raises(LoadFailedError):
+        load(options(copy), None)
+    page = METRICS.page()
+    for status in ("success", "fail"):
+        labels = f'{{model_path="{copy}/3",status="{status}"}}'
+        assert f":tensorflow:cc:saved_model:load_attempt_count{labels} 1\n" in page
+    latency = f':tensorflow:cc:saved_model:load_latency{{model_path="{copy}/3"}} '
+    assert int(page.split(latency)[1].split()[0]) > 0
 
 
 def test_signatures_that_cannot_be_called_are_kept_as_metadata(servable: Servable) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sealserve.serving import warmup
+from sealserve.serving.metrics import METRICS
 from sealserve.serving.protos import PredictionLog
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Servable, Servables
@@ -72,6 +73,9 @@ def test_each_request_is_run(counting: tuple[Servable, Counting], tmp_path: Path
     write(tmp_path, predict_log("", [1.0]), predict_log("number", "1.5", "text"), PredictionLog())
     warm_up(loaded, tmp_path, iterations=3)
     assert session.runs == 6
+    labels = f'{{model_path="{tmp_path}",status="OK"}}'
+    assert f":tensorflow:serving:model_warmup_records_read{labels} 3\n" in METRICS.page()
+    assert f":tensorflow:serving:model_warmup_latency_count{labels} 1\n" in METRICS.page()
 
 
 def test_requests_for_examples_are_run(examples: Servables, tmp_path: Path) -> None:
@@ -91,10 +95,12 @@ def test_requests_for_examples_are_run(examples: Servables, tmp_path: Path) -> N
 
 def test_a_request_that_fails_says_which_and_not_what(servable: Servable, tmp_path: Path) -> None:
     write(tmp_path, predict_log("number", "1", "text"), predict_log("number", "canary-771177", "text"))
-    with pytest.raises(WarmupError, match=r"Warmup record 2 of .* failed: StringToNumberOp could not") as caught:
+    with pytest.raises(WarmupError, match=r"Warmup record 2 from .* failed: StringToNumberOp could not") as caught:
         warm_up(servable, tmp_path, iterations=1)
     assert (caught.value.code, caught.value.status) == ("servable.warmup-failed", Status.INVALID_ARGUMENT)
     assert "canary" not in str(caught.value)
+    labels = f'{{model_path="{tmp_path}",status="INVALID_ARGUMENT"}}'
+    assert f":tensorflow:serving:model_warmup_records_read{labels} 2\n" in METRICS.page()
 
 
 def test_logs_that_cannot_be_run(servable: Servable, tmp_path: Path) -> None:
