@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -35,6 +36,9 @@ from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
+
+_MONITORING_ABOVE: Final = 1000
+_LAST_PORT: Final = 65535
 
 
 class InventoryServerError(InputError):
@@ -106,7 +110,7 @@ def specify(
             port=port,
             bytecode=not simulated,
             files_in_memory=inventory is None or inventory.gramine is None,
-            configuration=_config_flags(deployment, {file.path for file in verified.index.files}),
+            configuration=_config_flags(deployment, {file.path for file in verified.index.files}, port=port),
         ),
         broker=(deployment.broker.address, deployment.broker.port),
         mounts=release_mounts(release),
@@ -145,7 +149,7 @@ def _own_modules() -> tuple[MeasuredFile, ...]:
     return measure(map(str, model_server_files()))
 
 
-def _config_flags(deployment: Deployment, files: Collection[str]) -> Iterator[str]:
+def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) -> Iterator[str]:
     """Yield the flags for the model server's configuration files, which the release holds."""
     yield f"--model_config_file={PRIVATE_ROOT}/{MODEL_CONFIG}"
     if any(model.labels for model in deployment.models):
@@ -155,6 +159,14 @@ def _config_flags(deployment: Deployment, files: Collection[str]) -> Iterator[st
         yield f"--batching_parameters_file={PRIVATE_ROOT}/{BATCHING_PARAMETERS}"
     if MONITORING_CONFIG in files:
         yield f"--monitoring_config_file={PRIVATE_ROOT}/{MONITORING_CONFIG}"
+        if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary has it on its REST port only
+            yield f"--monitoring_port={monitoring_port(port)}"
+
+
+def monitoring_port(port: int) -> int:
+    """Return where a server whose gRPC port is ``port`` has its page of metrics: a thousand above, or below."""
+    above = port + _MONITORING_ABOVE
+    return above if above <= _LAST_PORT else port - _MONITORING_ABOVE
 
 
 def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:

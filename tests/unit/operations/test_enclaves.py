@@ -66,7 +66,12 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         "--enable_batching=true",
         "--batching_parameters_file=/release/config/batching.config",
         "--monitoring_config_file=/release/config/monitoring.config",
+        "--monitoring_port=9510",
     } <= set(spec.argv)
+
+
+def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
+    assert [enclaves.monitoring_port(port) for port in (8500, 64535, 64536, 65535)] == [9500, 65535, 63536, 64535]
 
 
 def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
