@@ -5,6 +5,7 @@ What differs: the folder is a temporary one, and the ports are free ones.
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ ELSEWHERE: Final = {ROOT / "docs/how-to/docker.md"}  # tests/docker/test_page.py
 PAGES: Final = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - ELSEWHERE)]
 PORTS: Final = (8500, 4433, 8081, 8510, 8511)
 DEPLOYMENT_FILE: Final = "sealserve.toml"
+TOOLS: Final = ("curl", "openssl")  # that a page may use, and a machine may lack
 SECONDS: Final = 240  # for one command, on a busy machine
 
 
@@ -37,6 +39,10 @@ def executed(page: Path) -> list[Block]:
     "page", [page for page in PAGES if executed(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_the_page_does_what_it_says(page: Path) -> None:
+    words = {word for block in executed(page) for command in block.commands for word in command.text.split()}
+    lacking = [tool for tool in TOOLS if tool in words and shutil.which(tool) is None]
+    if lacking:
+        pytest.skip(f"the page's commands need {' and '.join(lacking)}: apt-get install {' '.join(lacking)}")
     with TemporaryDirectory() as folder, Reader(page, Path(folder)) as reader:  # a Unix socket's path must be short
         for block in executed(page):
             reader.follow(block)
