@@ -3,6 +3,8 @@
 import contextlib
 import sys
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,15 +12,32 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.broker.policy import PRESETS
 from sealserve.cli import console
+from sealserve.cluster.kubernetes import preconditions, shipping
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient
+from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.deployment import Platform
+from sealserve.errors import InputError, SealserveError
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
-from sealserve.operations import host_report
+from sealserve.operations import host_report, releases
 from sealserve.operations.doctor import NotReadyError, examine
 from sealserve.operations.finding import Finding, Machine, Verdict
 
 app = typer.Typer(add_completion=False)
 MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.NOTE: "[yellow]note[/]   ", Verdict.MISSING: "[red]missing[/]"}
+
+
+class Host(StrEnum):
+    """What plays the host's part."""
+
+    MACHINE = "machine"
+    KUBERNETES = "kubernetes"
+
+
+class ClusterHostError(InputError):
+    """A cluster plays the host's part, and no other."""
+
+    code = "doctor.cluster-is-host"
 
 
 @app.command()
@@ -28,13 +47,28 @@ def doctor(
         Platform | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
     ] = None,
     production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
+    target: Annotated[
+        Host,
+        typer.Option("--target", "-t", help="What the host is: this machine, or the cluster of KUBECONFIG."),
+    ] = Host.MACHINE,
     report: Annotated[
         bool, typer.Option("--report", help="Print what to send when a host of real enclaves is tried out.")
     ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Say what this machine lacks for its part, and how to get it."""
+    """Say what this machine lacks for its part, and how to get it.
+
+    With `--target kubernetes` the host is a cluster. Its API, clocks, rights, device plugin, EPC and storage are looked
+    at, and a pod runs for some seconds to find the broker.
+    """
+    if target is Host.KUBERNETES:
+        if machine not in {None, Machine.HOST}:
+            raise ClusterHostError(
+                f"A cluster does not play the part {machine}.", hint="`sealserve doctor host --target kubernetes`."
+            )
+        _conclude(_examine_cluster(directory), as_json=as_json)
+        return
     here: workspace.Workspace | None = None
     described: deployment.Deployment | None = None
     with contextlib.suppress(workspace.WorkspaceMissingError):
@@ -47,11 +81,39 @@ def doctor(
     machines = (machine,) if machine else tuple(Machine)
     host = probe.gather(ask=probe.ask if runs is Platform.SGX else None) if Machine.HOST in machines else HostFacts()
     findings = examine(machines, here, described, platform=runs, host=host, production=production)
+    _conclude(findings, as_json=as_json, presets=True)
+
+
+def _examine_cluster(directory: Path) -> list[Finding]:
+    here = console.find_workspace(directory)
+    described = deployment.read(here.deployment_file)
+    with console.spinner("Looking at the cluster") as tell:
+        try:
+            client = ClusterClient()
+        except SealserveError as error:
+            return [preconditions.missing("API", error.message, error.hint or "")]
+        findings = []
+        for finding in preconditions.examine_cluster(_plan(here, described), client):
+            findings.append(finding)
+            tell(f"{finding.name}: {finding.found}")
+        return findings
+
+
+def _plan(here: workspace.Workspace, described: deployment.Deployment) -> Plan:
+    """Return what would be deployed: the newest release, if there is one for pods."""
+    for folder in (here.owner.releases, here.host.releases):
+        with contextlib.suppress(SealserveError, OSError):
+            return shipping.plan(here, described, releases.newest(folder))
+    return shipping.provisional_plan(described)
+
+
+def _conclude(findings: list[Finding], *, as_json: bool, presets: bool = False) -> None:
     if as_json:
-        console.print_json([asdict(finding) for finding in findings])
+        console.print_json([{"code": finding.code, **asdict(finding)} for finding in findings])
     else:
         _print(findings)
-        _print_presets()
+        if presets:
+            _print_presets()
     missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
     if missing:
         if as_json:
@@ -70,10 +132,10 @@ def _report(described: deployment.Deployment | None, *, as_json: bool) -> None:
 
 def _print(findings: list[Finding]) -> None:
     for finding in findings:
-        console.out.print(f"{MARKS[finding.verdict]} [dim]{finding.machine:<6}[/] {finding.name:<15} ", end="")
+        console.out.print(f"{MARKS[finding.verdict]} [dim]{finding.machine:<6}[/] {finding.name:<21} ", end="")
         console.out.print(finding.found, markup=False)
         if finding.remedy:
-            console.out.print(f"{'':<32}{finding.remedy}", markup=False, style="dim")
+            console.out.print(f"{'':<38}{finding.remedy}", markup=False, style="dim")
 
 
 def _print_presets() -> None:

@@ -29,3 +29,8 @@ class Finding:
     verdict: Verdict
     found: str
     remedy: str = ""
+
+    @property
+    def code(self) -> str:
+        """The check's name for programs, which stays: ``host.nginx``."""
+        return f"{self.machine}.{self.name.lower().replace(' ', '-')}"

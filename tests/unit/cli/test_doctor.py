@@ -40,7 +40,8 @@ def test_findings_and_presets(cli: CommandLine, asked: list[tuple[object, ...]],
 
 def test_one_machine_for_production(cli: CommandLine, asked: list[tuple[object, ...]]) -> None:
     (row, _) = cli.json("doctor", "host", "--production")
-    assert row == {"machine": "host", "name": "nginx", "verdict": "ok", "found": "/usr/sbin/[nginx]", "remedy": ""}
+    described = {"machine": "host", "name": "nginx", "verdict": "ok", "found": "/usr/sbin/[nginx]", "remedy": ""}
+    assert row == {"code": "host.nginx", **described}
     assert asked[1][0] == (Machine.HOST,)
     assert asked[1][3] is True
 

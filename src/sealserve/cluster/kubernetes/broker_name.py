@@ -8,7 +8,11 @@ Source: https://coredns.io/plugins/hosts/, https://kubernetes.io/docs/tasks/admi
 import re
 from typing import Final
 
+from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.errors import InputError
+
+COREFILE: Final = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
+"""Where CoreDNS's configuration is."""
 
 _BEGIN: Final = "    # sealserve: begin\n"
 _END: Final = "    # sealserve: end\n"
@@ -47,3 +51,8 @@ def add_entry(corefile: str, name: str, address: str) -> str:
 def remove_entry(corefile: str) -> str:
     """Return CoreDNS's configuration without our entry."""
     return _BLOCK.sub("", corefile)
+
+
+def is_named(corefile: str) -> bool:
+    """Return whether CoreDNS's configuration has our entry."""
+    return _BLOCK.search(corefile) is not None

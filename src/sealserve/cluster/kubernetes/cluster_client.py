@@ -8,6 +8,8 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from queue import Queue
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from sealserve.errors import UnavailableError
 
 _NOT_FOUND: Final = 404
 _SECONDS: Final = 30
+_REVIEWS: Final = "authorization.k8s.io/v1"
 _LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
 
 
@@ -36,6 +39,12 @@ class ClusterRefusedError(UnavailableError):
     """The API server refuses a request."""
 
     code = "kubernetes.refused"
+
+
+class KindUnknownError(ClusterRefusedError):
+    """The cluster has no objects of this kind: what defines it is not installed, or too old."""
+
+    code = "kubernetes.unknown-kind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,9 @@ class ClusterClient:
                 hint="`kubectl get nodes` shows whether the kubeconfig file fits.",
             ) from error
         self._core = client.CoreV1Api(api)
+        self._version = client.VersionApi(api)
+        self.address = str(api.configuration.host)
+        """Where the API server is."""
 
     def get(self, name: ObjectName) -> Manifest | None:
         """Return an object, or None if there is none."""
@@ -148,6 +160,37 @@ class ClusterClient:
                 raise
         return True
 
+    def may(self, verb: str, api_version: str, kind: str, *, namespace: str = "", subresource: str = "") -> str | None:
+        """Return None if this kubeconfig's user may do something, else which right that is, as RBAC calls it.
+
+        Source: https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access.
+
+        Raises:
+            KindUnknownError: There are no objects of this kind.
+        """
+        with self._explained(f"asking for the right to {verb} {kind}"):
+            resource = self._resource(api_version, kind)
+            asked = {
+                "verb": verb,
+                "group": resource.group or "",
+                "version": resource.api_version,
+                "resource": resource.name,
+                "subresource": subresource,
+                "namespace": namespace if resource.namespaced else "",
+            }
+            review = {"apiVersion": _REVIEWS, "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
+            answer = self._resource(_REVIEWS, "SelfSubjectAccessReview").create(body=review, _request_timeout=_SECONDS)
+        if answer.status.allowed:
+            return None
+        called = ".".join(filter(None, (resource.name, resource.group)))
+        return f"{verb} {called}" + (f"/{subresource}" if subresource else "")
+
+    def version_and_time(self) -> tuple[str, datetime]:
+        """Return the version of the API server, and what time it is there: to the second."""
+        with self._explained("asking for the version"):
+            found, _, headers = self._version.get_code_with_http_info(_request_timeout=_SECONDS)
+            return str(found.git_version), parsedate_to_datetime(headers["Date"])
+
     def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
         """Return the last lines of a container's log; none if it has none yet."""
         try:
@@ -197,7 +240,7 @@ class ClusterClient:
         try:
             yield
         except ResourceNotFoundError as error:
-            raise ClusterRefusedError(
+            raise KindUnknownError(
                 f"{what}: the cluster does not know this kind of object.",
                 hint="Install what defines it, or leave it out.",
             ) from error

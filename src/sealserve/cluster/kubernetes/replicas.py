@@ -5,10 +5,9 @@ https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_p
 Gramine 1.9, pal/src/host/linux-sgx/host_framework.c (gramine-sgx opens /dev/sgx_enclave and aesmd's socket only).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sealserve.clouds.catalog import epc_unit
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.plan import (
     DRAIN_SECONDS,
@@ -22,6 +21,7 @@ from sealserve.cluster.kubernetes.plan import (
     label_value,
     pod_security,
 )
+from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.workspace import DEPLOYMENT_FILE
 
@@ -48,16 +48,6 @@ def replicas(plan: Plan) -> Sequence[Manifest]:
     if plan.settings.max_replicas is not None:
         objects.append(_autoscaler(plan, plan.settings.max_replicas))
     return objects
-
-
-def most_replicas(per_pod: int, allocatable: Iterable[int]) -> int:
-    """Return how many enclaves of ``per_pod`` bytes of EPC the nodes hold together; the EPC of a pod is fixed.
-
-    Args:
-        per_pod: EPC of one pod, in bytes.
-        allocatable: EPC that each node has, in bytes.
-    """
-    return sum(node // per_pod for node in allocatable) if per_pod else 0
 
 
 def _settings(plan: Plan) -> Manifest:
@@ -193,9 +183,7 @@ def _resources(plan: Plan) -> Manifest:
     settings = plan.settings
     requests: dict[str, Any] = {"cpu": settings.cpu, "memory": settings.memory}
     limits: dict[str, Any] = {"memory": settings.memory}
-    unit = epc_unit(plan.deployment.target.cloud)
-    epc = settings.epc or (None if plan.simulated else str(-(-plan.shipped.epc // unit)))
-    if epc:
+    if epc := epc_of_replica(plan):
         for resource, amount in ((settings.epc_resource, epc), (settings.enclave_resource, "1")):
             if resource:
                 requests[resource] = limits[resource] = amount

@@ -26,6 +26,13 @@ def plan(workspace: Workspace, deployment: Deployment, release: Path, *, replica
     )
 
 
+def provisional_plan(deployment: Deployment) -> Plan:
+    """Return what is known of a deployment's objects before there is a release."""
+    broker = (deployment.broker.address, deployment.broker.port)
+    shipped = Shipped(name="none", size=0, owner_key="", broker=broker, epc=deployment.enclave.size_in_bytes or 0)
+    return Plan(deployment=deployment, shipped=shipped, replicas=deployment.target.replicas)
+
+
 def describe(workspace: Workspace, release: Path) -> Shipped:
     """Return what may be known of a release.
 

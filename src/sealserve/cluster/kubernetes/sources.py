@@ -19,7 +19,7 @@ from sealserve.cluster.kubernetes.plan import (
 )
 from sealserve.workspace import DEPLOYMENT_FILE
 
-_CLAIM: Final = "claim:"
+CLAIM: Final = "claim:"
 _IMAGE: Final = "image:"
 _WEB: Final = ("https://", "http://")
 _TRANSFER: Final = "/transfer"
@@ -45,8 +45,8 @@ def source(plan: Plan) -> Source:
         NotRenderableError: ``kubernetes.release_source`` is missing or none that is known.
     """
     text = location(plan)
-    if text.startswith(_CLAIM):
-        claim = {"persistentVolumeClaim": {"claimName": text.removeprefix(_CLAIM)}}
+    if text.startswith(CLAIM):
+        claim = {"persistentVolumeClaim": {"claimName": text.removeprefix(CLAIM)}}
         verify = _container(plan, "verify", ["release", "verify", plan.shipped.name, "--host"])
         return Source(init_containers=[verify], volumes=[{"name": "releases", **claim}])
     # Once as it travels, once unpacked.
@@ -78,7 +78,7 @@ def location(plan: Plan) -> str:
         NotRenderableError: As `source`.
     """
     text = plan.settings.release_source
-    if text is None or not text.startswith((_CLAIM, _IMAGE, *_WEB)):
+    if text is None or not text.startswith((CLAIM, _IMAGE, *_WEB)):
         raise NotRenderableError(
             "kubernetes.release_source does not say where pods fetch the release from.",
             hint='`sealserve release pack` writes it; put it where pods can reach it: "https://store.example.com/'

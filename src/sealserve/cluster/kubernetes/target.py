@@ -18,7 +18,7 @@ import yaml
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.kubernetes import front, replicas, shipping
-from sealserve.cluster.kubernetes.broker_name import add_entry, remove_entry
+from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import (
@@ -28,10 +28,10 @@ from sealserve.cluster.kubernetes.plan import (
     Manifest,
     NotRenderableError,
     Plan,
-    quantity,
 )
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.progress import is_refused, state_of
+from sealserve.cluster.kubernetes.room import epc_of_replica, fitting_replicas
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local import stop_all as stop_local
 from sealserve.cluster.target import (
@@ -55,7 +55,6 @@ from sealserve.workspace import Workspace
 
 RECORD: Final = "kubernetes.json"
 PREVIOUS: Final = "sealserve/previous-release"
-_COREFILE: Final = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
 _REVISION: Final = "deployment.kubernetes.io/revision"
 _LOG_LINES: Final = 60
 _CHECK_SECONDS: Final = 1.0
@@ -248,23 +247,20 @@ class KubernetesTarget:
 
     def _check_room(self, plan: Plan) -> None:
         """Compare the EPC that replicas ask for with what the nodes have together."""
-        settings = plan.settings
-        asked = settings.epc or (None if plan.simulated else str(plan.shipped.epc))
-        if asked is None:
+        if (asked := epc_of_replica(plan)) is None:
             return
-        nodes = self._client.find("v1", "Node", "", "")
-        allocatable = [quantity(node["status"]["allocatable"].get(settings.epc_resource, "0")) for node in nodes]
-        most = replicas.most_replicas(quantity(asked), allocatable)
-        wanted = max(plan.replicas, settings.max_replicas or 0)
+        most = sum(fitting_replicas(plan, self._client.find("v1", "Node", "", "")).values())
+        wanted = max(plan.replicas, plan.settings.max_replicas or 0)
         if wanted > most:
             raise RoomMissingError(
-                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' {settings.epc_resource} is for {most}.",
+                f"{wanted} replicas with {asked} of EPC do not fit: "
+                f"the nodes' {plan.settings.epc_resource} is for {most}.",
                 hint="Fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a smaller enclave; "
-                "without the device plugin nodes have none.",
+                "`sealserve doctor host --target kubernetes` shows what each node has.",
             )
 
     def _name_broker(self, plan: Plan) -> None:
-        config = self._client.get(_COREFILE)
+        config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
                 "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker_naming = "dns".'
@@ -273,8 +269,8 @@ class KubernetesTarget:
         named = add_entry(text, plan.shipped.broker[0], plan.settings.broker_ip)
         if named != text:
             self._tell(f"adding {plan.shipped.broker[0]} to the cluster's DNS")
-            self._record.add(_COREFILE)
-            self._client.merge(_COREFILE, {"data": {"Corefile": named}})
+            self._record.add(COREFILE)
+            self._client.merge(COREFILE, {"data": {"Corefile": named}})
 
     def _wait(self, wanted: int) -> None:
         """Wait until the roll-out is complete; end early if its enclaves are refused."""
@@ -405,12 +401,12 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
         client = ClusterClient()
         for name in reversed(names):
             tell(f"removing {_called(name)}")
-            if name == _COREFILE:
+            if name == COREFILE:
                 _forget_broker(client)
             else:
                 client.delete(name)
         for name in names:
-            if name != _COREFILE:
+            if name != COREFILE:
                 _wait_gone(client, name, tell)
             record.remove(name)
             stopped.append(_called(name))
@@ -418,9 +414,9 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
 
 
 def _forget_broker(client: ClusterClient) -> None:
-    config = client.get(_COREFILE)
+    config = client.get(COREFILE)
     if config is not None:
-        client.merge(_COREFILE, {"data": {"Corefile": remove_entry(config["data"]["Corefile"])}})
+        client.merge(COREFILE, {"data": {"Corefile": remove_entry(config["data"]["Corefile"])}})
 
 
 def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from sealserve import deployment
-from sealserve.cluster.kubernetes.plan import Plan, Shipped
+from sealserve.cluster.kubernetes.plan import Manifest, Plan, Shipped
 
 TOML = """
 [model]
@@ -23,6 +23,17 @@ def make_plan(text: str = "", *, platform: str = "simulated", replicas: int = 2,
         broker=("attestation.example.com", 4433), epc=4 * 2**30,
     )  # fmt: skip
     return Plan(deployment=described, shipped=shipped, replicas=replicas)
+
+
+def node(name: str, *, epc: str = "", taint: str = "", **labels: str) -> Manifest:
+    """Return a node as the API has it."""
+    taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
+    offered = {"sgx.intel.com/epc": epc, "sgx.intel.com/enclave": "20"} if epc else {}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"taints": taints},
+        "status": {"allocatable": {"cpu": "4", **offered}},
+    }
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from sealserve import deployment
 from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, label_value, quantity
-from sealserve.cluster.kubernetes.replicas import most_replicas
 from sealserve.deployment import Cloud
 
 VARIANTS = {
@@ -131,11 +130,6 @@ def test_a_deployment_without_a_source_says_what_to_do() -> None:
 def test_nothing_secret_is_rendered(plan: Plan) -> None:
     kinds = [item["kind"] for item in objects(plan)]
     assert "Secret" not in kinds
-
-
-def test_epc_bounds_the_replicas() -> None:
-    assert most_replicas(4 * 2**30, [16 * 2**30, 10 * 2**30]) == 6
-    assert most_replicas(2**30, [0, 2**29]) == 0
 
 
 @pytest.mark.parametrize(("text", "number"), [("4Gi", 2**32), ("100m", 1), ("1500m", 2), ("1.5k", 1500), ("7", 7)])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.harness.workspaces import make_site
-from tests.unit.cluster.kubernetes.conftest import make_plan
+from tests.unit.cluster.kubernetes.conftest import make_plan, node
 
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.target import (
@@ -28,7 +28,7 @@ class Nodes:
         self._epc = epc
 
     def find(self, *_arguments: str) -> list[Any]:
-        return [{"status": {"allocatable": {"sgx.intel.com/epc": epc} if epc else {}}} for epc in self._epc]
+        return [node(f"node-{number}", epc=epc) for number, epc in enumerate(self._epc)]
 
 
 def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:

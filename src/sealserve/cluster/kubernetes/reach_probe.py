@@ -1,0 +1,151 @@
+"""A pod for some seconds that says what a name means in the cluster, and whether anybody answers there.
+
+It is the release's image, under the same confinement as a replica, without its labels: no Service finds it.
+"""
+
+import ipaddress
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
+from sealserve.cluster.kubernetes.objects import namespace
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan, container_security, pod_security
+from sealserve.cluster.kubernetes.progress import state_of
+from sealserve.errors import UnavailableError
+
+NAME: Final = f"{APPLICATION}-doctor"
+_PYTHON: Final = "/opt/sealserve/bin/python"  # in every image of ours (sealserve.containers)
+_SCRIPT: Final = """
+import json, socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+found = {"addresses": [], "answers": False, "error": ""}
+try:
+    peers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found["addresses"] = sorted({peer[4][0] for peer in peers})
+    socket.create_connection((host, port), timeout=5).close()
+    found["answers"] = True
+except OSError as error:
+    found["error"] = error.strerror or str(error)
+print(json.dumps(found))
+"""
+_LIFETIME: Final = 60
+_PATIENCE: Final = 45.0  # an image may have to be pulled first
+_HOPELESS: Final = (
+    "ErrImage",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "no node has room",
+)
+
+
+class ProbeError(UnavailableError):
+    """A pod that should look around in the cluster does not run."""
+
+    code = "kubernetes.probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """What a pod found.
+
+    Args:
+        addresses: What the name means there; empty if it cannot be resolved.
+        answers: Whether somebody took a connection.
+        error: Why not.
+    """
+
+    addresses: Sequence[str]
+    answers: bool
+    error: str
+
+
+def reach(plan: Plan, client: ClusterClient, host: str, port: int) -> Reached:
+    """Start a pod that resolves ``host`` and connects to it, and remove it again.
+
+    It runs in the deployment's namespace, or in ``default`` while that does not exist.
+
+    Raises:
+        ProbeError: It does not run, or not in time.
+        ClusterRefusedError: It may not be made.
+    """
+    space = plan.settings.namespace
+    if client.get(ObjectName.of(namespace(plan))) is None:
+        space = "default"
+    name = ObjectName("v1", "Pod", space, NAME)
+    _remove(client, name)  # of a run that was killed
+    try:
+        client.apply(_pod(plan, space, host, port))
+        return _wait(client, name)
+    finally:
+        _remove(client, name)
+
+
+def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
+    container = {
+        "name": "doctor",
+        "image": plan.server_image,
+        "imagePullPolicy": plan.settings.pull_policy,
+        "command": [_PYTHON, "-I", "-B", "-c", _SCRIPT, host, str(port)],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "securityContext": container_security(),
+    }
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": _LIFETIME,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": pod_security(),
+        "containers": [container],
+    }
+    if plan.settings.node_selector:
+        spec["nodeSelector"] = dict(plan.settings.node_selector)
+    if plan.settings.tolerate:
+        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in plan.settings.tolerate]
+    if plan.settings.pull_secret:
+        spec["imagePullSecrets"] = [{"name": plan.settings.pull_secret}]
+    labels = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/managed-by": APPLICATION}
+    metadata = {"name": NAME, "namespace": space, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _wait(client: ClusterClient, name: ObjectName) -> Reached:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        pod = client.get(name)
+        if pod is None:
+            raise ProbeError(f"The pod {name.name} was removed by somebody else.")
+        if pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
+            return read(client.log(name.namespace, name.name, "doctor", last=20))
+        _, reason = state_of(pod)
+        if time.monotonic() > deadline or any(text in reason for text in _HOPELESS):
+            raise ProbeError(
+                f"The pod {name.name} does not run in {name.namespace}: {reason or 'it is still starting'}.",
+                hint="Its image is the replicas': can the nodes pull it (images.prefix, kubernetes.pull_secret)?",
+            )
+        time.sleep(0.5)
+
+
+def read(log: Sequence[str]) -> Reached:
+    """Return what the pod printed. A cluster may write anything there.
+
+    Raises:
+        ProbeError: It is not what the pod prints.
+    """
+    try:
+        found = json.loads(log[-1])
+        addresses = [str(ipaddress.ip_address(text)) for text in found["addresses"]]
+        return Reached(addresses=addresses, answers=found["answers"] is True, error=str(found["error"])[:200])
+    except (IndexError, ValueError, TypeError, KeyError) as error:
+        raise ProbeError("The pod did not say what it found.", hint="`kubectl describe` and `logs` of it.") from error
+
+
+def _remove(client: ClusterClient, name: ObjectName) -> None:
+    if client.delete(name):
+        deadline = time.monotonic() + _PATIENCE
+        while client.get(name) is not None and time.monotonic() < deadline:
+            time.sleep(0.2)

@@ -1,0 +1,60 @@
+"""How much EPC replicas ask for, and how many of them each node holds: a pod's EPC is fixed.
+
+Source: https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (``sgx.intel.com/epc``, in
+bytes); the clouds' plugins, whose units may differ, in `sealserve.clouds`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sealserve.clouds.catalog import epc_unit
+from sealserve.cluster.kubernetes.plan import Manifest, Plan, quantity
+from sealserve.deployment import KubernetesSection
+
+_TRANSIENT = "node.kubernetes.io/"  # what a node says of its state at the moment: it passes
+
+
+def epc_of_replica(plan: Plan) -> str | None:
+    """Return the EPC of one replica as a quantity of the plugin's resource; None for a simulated one."""
+    if plan.settings.epc is not None:
+        return plan.settings.epc
+    return None if plan.simulated else str(-(-plan.shipped.epc // epc_unit(plan.deployment.target.cloud)))
+
+
+def fitting_replicas(plan: Plan, nodes: Sequence[Manifest]) -> Mapping[str, int]:
+    """Return how many replicas each node holds that may run them, by its name; nothing if they ask for no EPC.
+
+    Args:
+        plan: What is rendered.
+        nodes: The cluster's nodes, as the API has them.
+    """
+    asked = epc_of_replica(plan)
+    if asked is None or not (each := quantity(asked)):
+        return {}
+    return {
+        node["metadata"]["name"]: quantity(allocatable(node).get(plan.settings.epc_resource, "0")) // each
+        for node in nodes
+        if may_run(node, plan.settings)
+    }
+
+
+def allocatable(node: Manifest) -> Mapping[str, str]:
+    """Return what a node offers to pods, by resource."""
+    offered: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
+    return offered
+
+
+def may_run(node: Manifest, settings: KubernetesSection) -> bool:
+    """Return whether replicas may run on a node: it has their labels, and no taint that they do not bear.
+
+    Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/.
+    """
+    labels = node["metadata"].get("labels") or {}
+    if any(labels.get(key) != value for key, value in settings.node_selector.items()):
+        return False
+    taints = node.get("spec", {}).get("taints") or ()
+    return not any(
+        taint["effect"] != "PreferNoSchedule"
+        and taint["key"] not in settings.tolerate
+        and not taint["key"].startswith(_TRANSIENT)
+        for taint in taints
+    )

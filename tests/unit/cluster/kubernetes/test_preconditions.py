@@ -1,0 +1,279 @@
+"""What is found of clusters that answer oddly; a real one is looked at by `make test-kubernetes`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
+
+from sealserve.cluster.kubernetes import reach_probe
+from sealserve.cluster.kubernetes.cluster_client import (
+    ClusterRefusedError,
+    ClusterUnreachableError,
+    KindUnknownError,
+    ObjectName,
+)
+from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.preconditions import examine_cluster
+from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
+from sealserve.operations.finding import Finding, Verdict
+
+NOW = datetime.now(UTC)
+CLAIMED = TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases")
+ANSWER = {"addresses": ["192.0.2.44"], "answers": True, "error": ""}
+
+
+class FakeCluster:
+    """A cluster with just what a test says."""
+
+    address = "https://192.0.2.1:6443"
+
+    def __init__(self) -> None:
+        self.objects: dict[ObjectName, Manifest] = {}
+        self.found: dict[str, list[Manifest]] = {"Node": [node("a", epc="16Gi"), node("b", epc="16Gi")]}
+        self.denied: Callable[[str, str, str], bool] = lambda _verb, _kind, _namespace: False
+        self.unknown: set[str] = set()
+        self.refused: set[str] = set()
+        self.time = NOW
+        self.up = True
+        self.logged: str | None = json.dumps(ANSWER)
+        self.phase: Mapping[str, Any] = {"phase": "Succeeded"}
+        self.applied: list[Manifest] = []
+
+    def version_and_time(self) -> tuple[str, datetime]:
+        if not self.up:
+            raise ClusterUnreachableError("no answer", hint="look at it")
+        return "v1.34.4", self.time
+
+    def may(self, verb: str, version: str, kind: str, *, namespace: str = "", subresource: str = "") -> str | None:
+        if kind in self.unknown:
+            raise KindUnknownError(f"{kind} {version}")
+        return f"{verb} {kind.lower()}s/{subresource}" if self.denied(verb, kind, namespace) else None
+
+    def get(self, name: ObjectName) -> Manifest | None:
+        return self.objects.get(name)
+
+    def find(self, _version: str, kind: str, _namespace: str, _selector: str) -> Sequence[Manifest]:
+        if kind in self.refused:
+            raise ClusterRefusedError(f"listing {kind}: refused")
+        return self.found.get(kind, [])
+
+    def apply(self, made: Manifest) -> Manifest:
+        self.applied.append(made)
+        self.objects[ObjectName.of(made)] = {**made, "status": self.phase}
+        return made
+
+    def delete(self, name: ObjectName) -> bool:
+        return self.objects.pop(name, None) is not None
+
+    def log(self, _namespace: str, _pod: str, _container: str, *, last: int) -> Sequence[str]:  # noqa: ARG002
+        return [] if self.logged is None else [self.logged]
+
+    def pods(self) -> list[str]:
+        return [name.namespace for name in self.objects if name.kind == "Pod"]
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+def examine(plan: Plan, cluster: FakeCluster) -> dict[str, Finding]:
+    findings = list(examine_cluster(plan, cluster))  # type: ignore[arg-type]  # it has what is used
+    assert cluster.pods() == []  # whatever was found, the pod is gone
+    return {finding.code.removeprefix("host.cluster-"): finding for finding in findings}
+
+
+def test_a_cluster_with_all_that_is_needed(cluster: FakeCluster) -> None:
+    cluster.found["Lease"] = [{"metadata": {"name": "a"}, "spec": {"renewTime": NOW.isoformat()}}]
+    found = examine(make_plan(platform="sgx"), cluster)
+    assert list(found) == ["api", "clocks", "rights", "device-plugin", "epc", "storage", "broker"]
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+    assert found["epc"].found == "replicas of 4294967296 that fit: a: 4, b: 4; wanted: 2"
+    assert "attestation.example.com (192.0.2.44) answers" in found["broker"].found
+
+
+def test_an_api_that_does_not_answer_is_all_that_is_said(cluster: FakeCluster) -> None:
+    cluster.up = False
+    (found,) = examine(make_plan(), cluster).values()
+    assert (found.verdict, found.found, found.remedy) == (Verdict.MISSING, "no answer", "look at it")
+
+
+def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
+    cluster.denied = lambda verb, kind, _namespace: (verb, kind) in {("patch", "Deployment"), ("get", "Node")}
+    rights = examine(make_plan(), cluster)["rights"]
+    assert rights.verdict is Verdict.MISSING
+    assert rights.found == "denied: patch deployments/ in sealserve"
+    assert "can-i --list --namespace sealserve" in rights.remedy
+
+
+def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster) -> None:
+    cluster.denied = lambda _verb, kind, _namespace: kind == "Namespace"
+    assert "create namespaces" in examine(make_plan(), cluster)["rights"].found
+    cluster.objects[ObjectName("v1", "Namespace", "", "sealserve")] = {}
+    assert examine(make_plan(), cluster)["rights"].verdict is Verdict.OK
+
+
+def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster) -> None:
+    cluster.denied = lambda _verb, _kind, namespace: namespace == "kube-system"
+    assert examine(make_plan(), cluster)["rights"].verdict is Verdict.OK
+    named = make_plan('broker_naming = "coredns-hosts"\nbroker_ip = "192.0.2.44"\n')
+    cluster.objects[ObjectName("v1", "ConfigMap", "kube-system", "coredns")] = {"data": {"Corefile": ".:53 {\n}\n"}}
+    assert examine(named, cluster)["rights"].found == (
+        "denied: get configmaps/ in kube-system, patch configmaps/ in kube-system"
+    )
+
+
+def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
+    cluster.unknown = {"TLSRoute"}
+    kinds = examine(make_plan('front = "gateway-api"\n'), cluster)["kinds"]
+    assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1alpha2)"
+
+
+def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
+    toml = TOML.replace('release_source = "https://store.example.com:8443/{release}.tar"', "")
+    assert "release_source" in examine(make_plan(toml=toml), cluster)["objects"].found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict", "text"),
+    [(45, Verdict.MISSING, "that of node a is 45 s ahead"), (-300, Verdict.NOTE, "no sign for a minute: a"),
+     (-20, Verdict.OK, "within 30 s"), (2, Verdict.OK, "within 30 s")],
+)  # fmt: skip
+def test_a_nodes_clock(cluster: FakeCluster, seconds: int, verdict: Verdict, text: str) -> None:
+    renewed = (NOW + timedelta(seconds=seconds)).isoformat()
+    cluster.found["Lease"] = [{"metadata": {"name": "a"}, "spec": {"renewTime": renewed}}]
+    clocks = examine(make_plan(), cluster)["clocks"]
+    assert clocks.verdict is verdict
+    assert text in clocks.found
+
+
+def test_this_machines_clock(cluster: FakeCluster) -> None:
+    cluster.time = NOW + timedelta(minutes=5)
+    clocks = examine(make_plan(), cluster)["clocks"]
+    assert clocks.verdict is Verdict.MISSING
+    assert "this machine's is" in clocks.found
+    assert "behind" in clocks.found
+
+
+def test_leases_that_may_not_be_listed_are_a_note(cluster: FakeCluster) -> None:
+    cluster.refused = {"Lease"}
+    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.NOTE
+
+
+def test_nodes_without_the_plugin(cluster: FakeCluster) -> None:
+    cluster.found["Node"] = [node("a"), node("b", epc="16Gi", taint="sgx")]
+    plugin = examine(make_plan(platform="sgx"), cluster)["device-plugin"]
+    assert plugin.verdict is Verdict.MISSING
+    assert plugin.found == (
+        "none of 1 nodes offers sgx.intel.com/epc and sgx.intel.com/enclave; 1 nodes are not selected or are tainted"
+    )
+    assert "Intel's SGX device plugin" in plugin.remedy
+
+
+def test_the_plugin_of_a_cloud_is_named(cluster: FakeCluster) -> None:
+    cluster.found["Node"] = [node("a")]
+    toml = TOML.replace("[kubernetes]", '[target]\ncloud = "azure-dcsv3"\n[kubernetes]')
+    assert "confcom" in examine(make_plan(platform="sgx", toml=toml), cluster)["device-plugin"].remedy
+
+
+def test_too_little_epc(cluster: FakeCluster) -> None:
+    epc = examine(make_plan("max_replicas = 9\n", platform="sgx"), cluster)["epc"]
+    assert epc.verdict is Verdict.MISSING
+    assert epc.found.endswith("a: 4, b: 4; wanted: 9")
+
+
+def test_epc_of_an_enclave_that_is_not_built_yet(cluster: FakeCluster) -> None:
+    assert examine(make_plan('epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
+
+
+def test_nodes_that_may_not_be_listed(cluster: FakeCluster) -> None:
+    cluster.refused = {"Node"}
+    assert examine(make_plan(platform="sgx"), cluster)["device-plugin"].found == "listing Node: refused"
+
+
+def claim(mode: str, phase: str, kind: str) -> Manifest:
+    return {"spec": {"accessModes": [mode], "storageClassName": kind}, "status": {"phase": phase}}
+
+
+@pytest.mark.parametrize(
+    ("there", "verdict", "text"),
+    [
+        (None, Verdict.MISSING, "no claim sealserve/releases; storage classes here: nfs"),
+        (claim("ReadWriteOnce", "Bound", "nfs"), Verdict.MISSING, "is ReadWriteOnce: not for pods on all nodes"),
+        (claim("ReadWriteMany", "Bound", "other"), Verdict.OK, "is Bound, of class other"),
+        (claim("ReadWriteMany", "Pending", "nfs"), Verdict.NOTE, "is Pending, of class nfs"),
+        (claim("ReadWriteMany", "Pending", "other"), Verdict.MISSING, "of class other; storage classes here: nfs"),
+    ],
+)
+def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict, text: str) -> None:
+    cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
+    if there is not None:
+        cluster.objects[ObjectName("v1", "PersistentVolumeClaim", "sealserve", "releases")] = there
+    storage = examine(make_plan(toml=CLAIMED), cluster)["storage"]
+    assert storage.verdict is verdict
+    assert text in storage.found
+
+
+def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
+    cluster.logged = json.dumps({"addresses": [], "answers": False, "error": "Name or service not known"})
+    broker = examine(make_plan(), cluster)["broker"]
+    assert broker.verdict is Verdict.MISSING
+    assert broker.found == "a pod cannot resolve attestation.example.com: Name or service not known"
+    assert "coredns-hosts" in broker.remedy
+
+
+def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
+    cluster.logged = json.dumps({**ANSWER, "answers": False, "error": "Connection refused"})
+    broker = examine(make_plan(), cluster)["broker"]
+    assert broker.verdict is Verdict.NOTE
+    assert "nobody answers on port 4433 yet: Connection refused" in broker.found
+
+
+def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeCluster) -> None:
+    corefile = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
+    cluster.objects[corefile] = {"data": {"Corefile": ".:53 {\n}\n"}}
+    plan = make_plan('broker_naming = "coredns-hosts"\nbroker_ip = "192.0.2.44"\n')
+    assert "is added by `up` and leads to 192.0.2.44" in examine(plan, cluster)["broker"].found
+    assert cluster.applied[-1]["spec"]["containers"][0]["command"][-2:] == ["192.0.2.44", "4433"]
+    named = make_plan('broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n')
+    assert "leads to broker.example.com" in examine(named, cluster)["broker"].found
+
+
+def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> None:
+    plan = make_plan('pull_secret = "pull"\ntolerate = ["sgx"]\nnode_selector = { "pool" = "sgx" }\n')
+    examine(plan, cluster)
+    (pod,) = cluster.applied
+    assert pod["metadata"]["namespace"] == "default"  # its own is not there yet
+    assert pod["metadata"]["labels"]["app.kubernetes.io/name"] != "sealserve"
+    assert pod["spec"]["activeDeadlineSeconds"] <= 60
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    cluster.objects[ObjectName("v1", "Namespace", "", "sealserve")] = {}
+    examine(plan, cluster)
+    assert cluster.applied[-1]["metadata"]["namespace"] == "sealserve"
+
+
+def test_an_image_that_cannot_be_pulled_is_said_at_once(cluster: FakeCluster) -> None:
+    waiting = {"reason": "ErrImagePull", "message": "not found"}
+    cluster.phase = {"containerStatuses": [{"name": "doctor", "state": {"waiting": waiting}}]}
+    broker = examine(make_plan(), cluster)["broker"]
+    assert broker.verdict is Verdict.NOTE
+    assert "ErrImagePull: not found" in broker.found
+
+
+def test_a_pod_that_does_not_start_is_not_waited_for_for_ever(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach_probe, "_PATIENCE", 0.0)
+    cluster.phase = {}
+    assert "it is still starting" in examine(make_plan(), cluster)["broker"].found
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[]", "null", '{"addresses": ["x"], "answers": true, "error": ""}'])
+def test_what_a_cluster_says_in_the_pods_name_is_checked(line: str) -> None:
+    with pytest.raises(ProbeError, match="did not say") as caught:
+        read([line])
+    assert caught.value.code == "kubernetes.probe"

@@ -1,0 +1,41 @@
+"""Where replicas have room: by node, and in the units of the cloud's plugin."""
+
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
+
+from sealserve.cluster.kubernetes.room import epc_of_replica, fitting_replicas, may_run
+
+ALIBABA = TOML.replace("[kubernetes]", '[target]\ncloud = "alibaba-g7t"\n[kubernetes]')
+
+
+def test_each_node_holds_whole_replicas() -> None:
+    nodes = [node("a", epc="16Gi"), node("b", epc="10Gi"), node("c", epc="3Gi"), node("d")]
+    assert fitting_replicas(make_plan(platform="sgx"), nodes) == {"a": 4, "b": 2, "c": 0, "d": 0}
+
+
+def test_simulated_replicas_ask_for_nothing() -> None:
+    assert epc_of_replica(make_plan()) is None
+    assert fitting_replicas(make_plan(), [node("a", epc="16Gi")]) == {}
+
+
+def test_a_clouds_plugin_counts_in_mebibytes() -> None:
+    plan = make_plan('epc_resource = "alibabacloud.com/sgx_epc_MiB"\n', platform="sgx", toml=ALIBABA)
+    assert epc_of_replica(plan) == "4096"
+    offered = {"metadata": {"name": "a"}, "status": {"allocatable": {"alibabacloud.com/sgx_epc_MiB": "16384"}}}
+    assert fitting_replicas(plan, [offered]) == {"a": 4}
+
+
+@pytest.mark.parametrize(("text", "runs"), [("", False), ('tolerate = ["sgx"]\n', True)])
+def test_a_taint_keeps_replicas_away_that_do_not_tolerate_it(text: str, runs: bool) -> None:
+    assert may_run(node("a", taint="sgx"), make_plan(text).settings) is runs
+
+
+def test_what_a_node_says_of_its_state_passes() -> None:
+    assert may_run(node("a", taint="node.kubernetes.io/not-ready"), make_plan().settings)
+
+
+def test_a_node_has_the_labels_that_are_selected() -> None:
+    settings = make_plan('node_selector = { "pool" = "sgx" }\n').settings
+    assert may_run(node("a", pool="sgx"), settings)
+    assert not may_run(node("a", pool="other"), settings)
+    assert not may_run(node("a"), settings)
