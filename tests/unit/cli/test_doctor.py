@@ -86,3 +86,10 @@ def test_production_refuses_simulation(capsys: pytest.CaptureFixture[str], site:
     assert "Missing: platform." in result.err
     genuine = make_site(site.directory.parent / "genuine", platform="sgx")
     assert CommandLine(capsys, genuine.directory)("doctor", "user", "--production").status == 0
+
+
+def test_a_cluster_plays_the_hosts_part_alone(cli: CommandLine, site: Site) -> None:
+    del site
+    error = cli.error("doctor", "owner", "--target", "kubernetes")
+    assert (error["code"], error["status"]) == ("doctor.cluster-is-host", 2)
+    assert "does not play the part owner" in error["message"]

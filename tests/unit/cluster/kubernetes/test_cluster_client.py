@@ -5,8 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from sealserve.cluster.kubernetes.cluster_client import ClientMissingError, ClusterClient, ClusterUnreachableError, tidy
+from sealserve.cluster.kubernetes.cluster_client import (
+    ClientMissingError,
+    ClusterClient,
+    ClusterUnreachableError,
+    KindUnknownError,
+    tidy,
+)
 
 
 def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +46,14 @@ def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_the_server_alone_keeps_is_left_out_of_a_diff() -> None:
     made = {"kind": "X", "status": {"a": 1}, "metadata": {"name": "x", "uid": "1", "managedFields": []}}
     assert tidy(made) == {"kind": "X", "metadata": {"name": "x"}}
+
+
+def test_a_kind_that_the_cluster_does_not_have() -> None:
+    client = object.__new__(ClusterClient)
+    client._errors = ()  # type: ignore[assignment]  # there is no API here that could refuse anything
+    with (
+        pytest.raises(KindUnknownError, match="listing TLSRoute: the cluster does not know") as caught,
+        client._explained("listing TLSRoute"),
+    ):
+        raise ResourceNotFoundError
+    assert caught.value.code == "kubernetes.unknown-kind"
