@@ -72,6 +72,7 @@ def _rows(preset: Preset) -> Iterator[tuple[str, str, Fact[Any]]]:
         ("Kubernetes: device", kubernetes.device_resources),
         ("Kubernetes: shared storage class", kubernetes.shared_storage_class),
         ("Kubernetes: internal load balancer", kubernetes.internal_load_balancer),
+        ("Kubernetes: PROXY protocol", kubernetes.proxy_protocol),
     )
     for label, fact in names:
         yield label, f"{_text(fact.value)}{_note(fact)}", fact

@@ -298,6 +298,10 @@ class KubernetesSection(_Section):
     store_folder: Path | None = Field(
         default=None, description="a folder here that `up` writes the packed release to, where the store serves it"
     )
+    storage_class: str = Field(
+        default="", description='with "claim:NAME": `up` makes the claim, of this class; empty: it is there already'
+    )
+    storage_size: Quantity = Field(default="20Gi", description="room for releases in that claim")
     inventory: Path | None = Field(
         default=None,
         description="what `sealserve enclave inventory` measured in the server's image; relative to this file",
@@ -335,7 +339,12 @@ class KubernetesSection(_Section):
         default="LoadBalancer", description="how NGINX is reached from outside"
     )
     node_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(default=None, description="its port on every node")
-    service_annotations: dict[str, str] = Field(default={}, description="for the cloud's load balancer")
+    service_annotations: dict[str, str] = Field(
+        default={}, description="for the cloud's load balancer; they add to those of target.cloud's preset"
+    )
+    internal: bool = Field(
+        default=False, description="whether the load balancer of target.cloud is reached from its own network alone"
+    )
     proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")
     tls_route_version: str = Field(

@@ -82,6 +82,8 @@ def _rows(preset: Preset) -> Iterator[tuple[str, str, Fact[Any] | None]]:
     yield "  storage", kubernetes.shared_storage_class.value or "no class by default", kubernetes.shared_storage_class
     annotations = ", ".join(f"{key}: {value}" for key, value in kubernetes.internal_load_balancer.value)
     yield "  inside", annotations, kubernetes.internal_load_balancer
+    annotations = ", ".join(f"{key}: {value}" for key, value in kubernetes.proxy_protocol.value or ())
+    yield "  PROXY", annotations or "no annotation known", kubernetes.proxy_protocol
 
 
 def _footnotes(fact: Fact[Any]) -> Iterator[str]:

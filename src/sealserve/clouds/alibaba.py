@@ -20,6 +20,7 @@ _BUILD = Source(
 )
 _FAMILIES = Source("https://www.alibabacloud.com/help/en/ecs/user-guide/overview-of-instance-families")
 _PLUGIN = Source("https://www.alibabacloud.com/help/en/ack/product-overview/sgx-device-plugin", date(2024, 3, 5))
+_ANNOTATIONS = Source("https://www.alibabacloud.com/help/document_detail/86531.htm", date(2026, 2, 27))
 _OLD_GUIDE = Source(
     "https://github.com/intel/confidential-computing-zoo/blob/main/documents/readthedoc/docs/source/Cloud/cloudDeployment.md",
     date(2026, 6, 18),
@@ -118,7 +119,12 @@ PRESET = Preset(
         ),
         internal_load_balancer=Fact(
             value=(("service.beta.kubernetes.io/alibaba-cloud-loadbalancer-address-type", "intranet"),),
-            source=Source("https://www.alibabacloud.com/help/document_detail/86531.htm", date(2026, 2, 27)),
+            source=_ANNOTATIONS,
+        ),
+        proxy_protocol=Fact(
+            value=(("service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol", "on"),),
+            source=_ANNOTATIONS,
+            note="from version 2.6.0 of the cloud controller manager; turning it on or off interrupts the service",
         ),
     ),
 )

@@ -124,5 +124,10 @@ PRESET = Preset(
             value=(("service.beta.kubernetes.io/azure-load-balancer-internal", "true"),),
             source=Source("https://cloud-provider-azure.sigs.k8s.io/topics/loadbalancer/"),
         ),
+        proxy_protocol=Fact(
+            value=None,
+            basis=Basis.UNVERIFIED,
+            note="no annotation for it was found",
+        ),
     ),
 )

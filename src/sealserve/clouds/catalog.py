@@ -27,9 +27,12 @@ def quote_provider_settings(preset: Preset, region: str | None) -> str:
     return qcnl.render(settings, comment=f"{preset.title}\n{source}")
 
 
-def epc_unit(cloud: Cloud | None) -> int:
-    """Return how many bytes one unit of the EPC resource is; Intel's plugin, and those without a cloud, count bytes."""
-    return 1 if cloud is None else preset_of(cloud).kubernetes.epc_unit
+def epc_unit(cloud: Cloud | None, resource: str) -> int:
+    """Return how many bytes one unit of an EPC resource is: 1, unless the cloud's own plugin counts otherwise."""
+    if cloud is None:
+        return 1
+    known = preset_of(cloud).kubernetes
+    return known.epc_unit if resource == known.epc_resource.value else 1
 
 
 def deployment_settings(preset: Preset) -> dict[str, Any]:
@@ -43,5 +46,6 @@ def deployment_settings(preset: Preset) -> dict[str, Any]:
         "kubernetes": {
             "epc_resource": kubernetes.epc_resource.value,
             "enclave_resource": next(iter(kubernetes.device_resources.value), ""),
+            "storage_class": kubernetes.shared_storage_class.value or "",
         },
     }

@@ -141,6 +141,7 @@ class KubernetesFacts:
         device_resources: Other resources that a container asks for, once each, to get the device.
         shared_storage_class: The storage class of volumes that several pods write.
         internal_load_balancer: Annotations that keep a load balancer inside the virtual network.
+        proxy_protocol: Annotations that make a load balancer send the PROXY protocol; None where none is known.
     """
 
     device_plugin: Fact[str]
@@ -149,6 +150,7 @@ class KubernetesFacts:
     device_resources: Fact[tuple[str, ...]]
     shared_storage_class: Fact[str | None]
     internal_load_balancer: Fact[tuple[tuple[str, str], ...]]
+    proxy_protocol: Fact[tuple[tuple[str, str], ...] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,5 +95,10 @@ PRESET = Preset(
             source=Source("https://cloud.tencent.com/document/product/457/51258", date(2026, 1, 30)),
             note="SUBNET stands for the id of your subnet",
         ),
+        proxy_protocol=Fact(
+            value=None,
+            basis=Basis.UNVERIFIED,
+            note="no annotation for it was found",
+        ),
     ),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.cluster.kubernetes import replicas
+from sealserve.cluster.kubernetes.load_balancer import load_balancer_annotations
 from sealserve.cluster.kubernetes.plan import (
     FRONT_PORT,
     SERVER_PORT,
@@ -131,8 +132,8 @@ def _service(plan: Plan) -> Manifest:
     if settings.node_port is not None:
         port["nodePort"] = settings.node_port
     metadata = plan.metadata(PART)
-    if settings.service_annotations:
-        metadata["annotations"] = dict(settings.service_annotations)
+    if annotations := load_balancer_annotations(plan):
+        metadata["annotations"] = dict(annotations)
     spec = {"type": settings.service_type, "selector": plan.labels(PART), "ports": [port]}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 

@@ -8,6 +8,7 @@ from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
 from sealserve.cluster.kubernetes.platform import platform
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.replicas import replicas
+from sealserve.cluster.kubernetes.storage import storage
 from sealserve.deployment import BrokerNaming
 
 
@@ -21,7 +22,7 @@ def objects(plan: Plan, *, platform_files: Mapping[str, str] | None = None) -> S
     Raises:
         NotRenderableError: The deployment lacks what they need.
     """
-    made = [*policies(plan), *_broker_name(plan), *replicas(plan), *front(plan), *monitoring(plan)]
+    made = [*policies(plan), *_broker_name(plan), *storage(plan), *replicas(plan), *front(plan), *monitoring(plan)]
     if plan.simulated and platform_files is not None:
         made += platform(plan, platform_files)
     return made

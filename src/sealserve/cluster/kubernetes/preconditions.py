@@ -195,10 +195,9 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
 def _storage(plan: Plan, client: ClusterClient) -> Finding:
     """Look at the claim that releases are on, if they are on one."""
     settings = plan.settings
-    source = settings.release_source or ""
-    if not source.startswith(sources.CLAIM):
+    name = sources.claim_of(plan)
+    if name is None:
         return _found("storage", "not needed: pods fetch the release into a folder of their own")
-    name = source.removeprefix(sources.CLAIM)
     try:
         claim = client.get(ObjectName("v1", "PersistentVolumeClaim", settings.namespace, name))
         classes = [item["metadata"]["name"] for item in client.find("storage.k8s.io/v1", "StorageClass", "", "")]
@@ -208,6 +207,8 @@ def _storage(plan: Plan, client: ClusterClient) -> Finding:
     usual = preset_of(cloud).kubernetes.shared_storage_class if cloud else None
     advice = f"; on this cloud: {usual.value or usual.note}" if usual else ""
     remedy = f"a PersistentVolumeClaim with accessModes [ReadWriteMany] of a class that allows it{advice}"
+    if claim is None and settings.storage_class in classes:
+        return _found("storage", f"`up` makes the claim {name} of class {settings.storage_class}")
     return _claim(claim, f"{settings.namespace}/{name}", classes, remedy)
 
 

@@ -17,7 +17,8 @@ def epc_of_replica(plan: Plan) -> str | None:
     """Return the EPC of one replica as a quantity of the plugin's resource; None for a simulated one."""
     if plan.settings.epc is not None:
         return plan.settings.epc
-    return None if plan.simulated else str(-(-plan.shipped.epc // epc_unit(plan.deployment.target.cloud)))
+    unit = epc_unit(plan.deployment.target.cloud, plan.settings.epc_resource)
+    return None if plan.simulated else str(-(-plan.shipped.epc // unit))
 
 
 def fitting_replicas(plan: Plan, nodes: Sequence[Manifest]) -> Mapping[str, int]:

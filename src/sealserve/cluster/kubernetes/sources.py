@@ -71,6 +71,12 @@ def source(plan: Plan) -> Source:
     return Source(init_containers=[fetch], volumes=[room])
 
 
+def claim_of(plan: Plan) -> str | None:
+    """Return the name of the claim that releases are on, or None if they come in another way."""
+    text = plan.settings.release_source or ""
+    return text.removeprefix(CLAIM) if text.startswith(CLAIM) else None
+
+
 def location(plan: Plan) -> str:
     """Return where the release comes from, its name filled in.
 

@@ -21,6 +21,7 @@ VARIANTS = {
     "exposed": 'service_type = "NodePort"\nnode_port = 30500\nproxy_protocol = true\n',
     "retired": 'front = "ingress-nginx"\n',
     "named": 'broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n',
+    "stored": 'storage_class = "nfs"\n',
     "placed": 'tolerate = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\npull_secret = "pull"\n',
 }
 KNOWN_ELSEWHERE = {"TLSRoute", "TransportServer", "PrometheusRule", "PodMonitor"}
@@ -45,6 +46,8 @@ def replica_pod(plan: Plan) -> dict[str, Any]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_object_fits_the_schema(name: str, platform: str, version: str) -> None:
     toml = TOML
+    if name == "stored":
+        toml = TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases")
     if name == "copied":
         toml = TOML.replace("https://store.example.com:8443/{release}.tar", "image:registry.example.com/bundle:1")
     for item in all_of(make_plan(VARIANTS[name], platform=platform, toml=toml)):

@@ -217,6 +217,13 @@ def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict,
     assert text in storage.found
 
 
+def test_a_claim_that_up_will_make(cluster: FakeCluster) -> None:
+    plan = make_plan('storage_class = "nfs"\n', toml=CLAIMED)
+    assert "no claim" in examine(plan, cluster)["storage"].found
+    cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
+    assert examine(plan, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
+
+
 def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
     cluster.logged = json.dumps({"addresses": [], "answers": False, "error": "Name or service not known"})
     broker = examine(make_plan(), cluster)["broker"]

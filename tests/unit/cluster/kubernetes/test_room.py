@@ -23,6 +23,8 @@ def test_a_clouds_plugin_counts_in_mebibytes() -> None:
     assert epc_of_replica(plan) == "4096"
     offered = {"metadata": {"name": "a"}, "status": {"allocatable": {"alibabacloud.com/sgx_epc_MiB": "16384"}}}
     assert fitting_replicas(plan, [offered]) == {"a": 4}
+    with_intels_plugin = make_plan(platform="sgx", toml=ALIBABA)
+    assert epc_of_replica(with_intels_plugin) == str(4 * 2**30)
 
 
 @pytest.mark.parametrize(("text", "runs"), [("", False), ('tolerate = ["sgx"]\n', True)])

@@ -1,0 +1,40 @@
+"""What a cloud's load balancer is told, as annotations of the front's Service: each cloud has its own."""
+
+from collections.abc import Mapping
+
+from sealserve.clouds.catalog import preset_of
+from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
+
+_OWN = "SUBNET"  # stands in a preset for what only the owner knows
+
+
+def load_balancer_annotations(plan: Plan) -> Mapping[str, str]:
+    """Return the annotations: those of the cloud for what is asked for, and ``kubernetes.service_annotations``.
+
+    Raises:
+        NotRenderableError: ``kubernetes.internal`` is set, and no cloud is named, or a value is missing.
+    """
+    settings, cloud = plan.settings, plan.deployment.target.cloud
+    if settings.service_type != "LoadBalancer":
+        return settings.service_annotations
+    if cloud is None:
+        if settings.internal:
+            raise NotRenderableError(
+                "kubernetes.internal is about a cloud's load balancer, and target.cloud names none.",
+                hint="Set target.cloud, or kubernetes.service_annotations as your load balancer reads them.",
+            )
+        return settings.service_annotations
+    known = preset_of(cloud).kubernetes
+    annotations: dict[str, str] = {}
+    if settings.internal:
+        annotations |= dict(known.internal_load_balancer.value)
+    if settings.proxy_protocol:
+        annotations |= dict(known.proxy_protocol.value or ())
+    annotations |= settings.service_annotations
+    for key, value in annotations.items():
+        if value == _OWN:
+            raise NotRenderableError(
+                f"The load balancer of {cloud} must be told your subnet.",
+                hint=f'kubernetes.service_annotations = {{ "{key}" = "subnet-..." }}',
+            )
+    return annotations

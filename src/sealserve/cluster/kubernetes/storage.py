@@ -1,0 +1,26 @@
+"""The claim that releases are on, where `up` makes it.
+
+All pods share it, and Gramine opens encrypted files read-write, so it must be ReadWriteMany.
+
+Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes.
+"""
+
+from collections.abc import Sequence
+
+from sealserve.cluster.kubernetes import sources
+from sealserve.cluster.kubernetes.plan import Manifest, Plan
+
+
+def storage(plan: Plan) -> Sequence[Manifest]:
+    """Return the claim, if ``kubernetes.storage_class`` says of which class; else it is there already."""
+    settings = plan.settings
+    name = sources.claim_of(plan)
+    if name is None or not settings.storage_class:
+        return []
+    spec = {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": settings.storage_class,
+        "resources": {"requests": {"storage": settings.storage_size}},
+    }
+    metadata = {**plan.metadata("releases"), "name": name}
+    return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}]

@@ -1,0 +1,93 @@
+"""What a cloud's preset gives the objects: annotations of the load balancer, and the claim of its storage class."""
+
+from typing import Any
+
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+
+from sealserve.clouds.catalog import preset_of
+from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
+from sealserve.deployment import Cloud
+
+SUBNET = 'service_annotations = { "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid" = "subnet-1" }\n'
+CLAIM = "claim:releases"
+
+
+def in_cloud(cloud: str, text: str = "", *, source: str | None = None) -> Plan:
+    toml = TOML.replace("[kubernetes]", f'[target]\ncloud = "{cloud}"\n[kubernetes]')
+    if source is not None:
+        toml = toml.replace("https://store.example.com:8443/{release}.tar", source)
+    return make_plan(text, platform="sgx", toml=toml)
+
+
+def annotations(plan: Plan) -> dict[str, str]:
+    service = next(
+        made for made in objects(plan) if (made["kind"], made["metadata"]["name"]) == ("Service", "sealserve-front")
+    )
+    found: dict[str, str] = service["metadata"].get("annotations", {})
+    return found
+
+
+def claims(plan: Plan) -> list[Any]:
+    return [made for made in objects(plan) if made["kind"] == "PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize("cloud", list(Cloud))
+def test_a_load_balancer_is_public_unless_it_is_to_be_internal(cloud: Cloud) -> None:
+    assert annotations(in_cloud(cloud)) == {}
+
+
+@pytest.mark.parametrize(
+    ("cloud", "text", "expected"),
+    [
+        ("alibaba-g7t", "", {"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-address-type": "intranet"}),
+        ("azure-dcsv3", "", {"service.beta.kubernetes.io/azure-load-balancer-internal": "true"}),
+        ("tencent-m6ce", SUBNET, {"service.kubernetes.io/qcloud-loadbalancer-internal-subnetid": "subnet-1"}),
+    ],
+)
+def test_an_internal_load_balancer(cloud: str, text: str, expected: dict[str, str]) -> None:
+    assert annotations(in_cloud(cloud, f"internal = true\n{text}")) == expected
+
+
+def test_what_only_the_owner_knows_must_be_said() -> None:
+    with pytest.raises(NotRenderableError, match=r"told your subnet.*qcloud-loadbalancer-internal-subnetid") as caught:
+        objects(in_cloud("tencent-m6ce", "internal = true\n"))
+    assert caught.value.code == "kubernetes.not-renderable"
+
+
+def test_without_a_cloud_nobody_knows_what_is_internal() -> None:
+    with pytest.raises(NotRenderableError, match=r"target\.cloud names none"):
+        objects(make_plan("internal = true\n"))
+
+
+def test_a_service_without_a_load_balancer_has_no_annotations_of_one() -> None:
+    assert annotations(in_cloud("azure-dcsv3", 'internal = true\nservice_type = "ClusterIP"\n')) == {}
+
+
+def test_the_proxy_protocol_is_turned_on_where_a_cloud_can() -> None:
+    found = annotations(in_cloud("alibaba-g7t", "proxy_protocol = true\n"))
+    assert found == {"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol": "on"}
+    assert annotations(in_cloud("azure-dcsv3", "proxy_protocol = true\n")) == {}
+
+
+def test_the_owners_own_annotations_win() -> None:
+    key = "service.beta.kubernetes.io/azure-load-balancer-internal"
+    text = f'internal = true\nservice_annotations = {{ "{key}" = "false", "a" = "b" }}\n'
+    assert annotations(in_cloud("azure-dcsv3", text)) == {key: "false", "a": "b"}
+
+
+def test_a_claim_is_made_of_the_class_that_is_named() -> None:
+    known = preset_of(Cloud.AZURE_DCSV3).kubernetes.shared_storage_class.value
+    (claim,) = claims(in_cloud("azure-dcsv3", f'storage_class = "{known}"\nstorage_size = "5Gi"\n', source=CLAIM))
+    assert claim["metadata"]["name"] == "releases"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "azurefile-csi-premium",
+        "resources": {"requests": {"storage": "5Gi"}},
+    }
+
+
+def test_a_claim_that_is_there_already_is_left_alone() -> None:
+    assert claims(in_cloud("azure-dcsv3", source=CLAIM)) == []
+    assert claims(in_cloud("azure-dcsv3", 'storage_class = "azurefile-csi-premium"\n')) == []
