@@ -1,0 +1,62 @@
+"""What the guide to an SGX cluster says, as far as the testbed's cluster can show it."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness.container_images import Images
+from tests.harness.pages import Block, console_blocks, shows_all
+from tests.harness.running import run
+from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.service import make_deployment
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "sgx-cluster.md"
+OURS = "`make test-kubernetes` executes it"
+LABEL = "intel.feature.node.kubernetes.io/sgx"
+
+
+@pytest.fixture
+def labelled(kubectl: Kubectl) -> Iterator[None]:
+    """The nodes bear the label that Intel's rules for node feature discovery give those with SGX."""
+    kubectl("label", "nodes", "--all", f"{LABEL}=true")
+    yield
+    kubectl("taint", "nodes", "--all", "sgx-", check=False)
+    kubectl("label", "nodes", "--all", f"{LABEL}-")
+
+
+def follow(block: Block) -> list[str]:
+    lines: list[str] = []
+    for command in block.commands:
+        done = subprocess.run(["sh", "-c", command.text], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert shows_all(command.output, lines), lines
+    return lines
+
+
+def plugin(folder: Path) -> dict[str, str]:
+    done = run("doctor", "host", "--target", "kubernetes", "--json", "--directory", folder)
+    found: dict[str, str] = next(row for row in done.json if row["code"] == "host.cluster-device-plugin")
+    return found
+
+
+@pytest.mark.usefixtures("labelled")
+def test_nodes_for_enclaves_alone(images: Images, tmp_path: Path) -> None:
+    shown, tainted, untainted = (block for block in console_blocks(PAGE) if block.skipped == OURS)
+    rows = [line.split() for line in follow(shown)[1:]]
+    assert rows
+    assert all("<none>" not in row for row in rows)
+    anywhere = make_deployment(tmp_path / "anywhere", images).directory
+    there = make_deployment(
+        tmp_path / "there", images, tolerate=("sgx",), node_selector={LABEL: "true"}
+    ).directory  # fmt: skip
+    assert plugin(anywhere)["verdict"] == plugin(there)["verdict"] == "ok"
+    follow(tainted)
+    assert plugin(anywhere)["verdict"] == "missing"
+    assert "are tainted" in plugin(anywhere)["found"]
+    assert plugin(there)["verdict"] == "ok"
+    follow(untainted)
+    assert plugin(anywhere)["verdict"] == "ok"
