@@ -63,11 +63,12 @@ def doctor(
     at, and a pod runs for some seconds to find the broker.
     """
     if target is Host.KUBERNETES:
-        if machine not in {None, Machine.HOST}:
+        if report or machine not in {None, Machine.HOST}:
             raise ClusterHostError(
-                f"A cluster does not play the part {machine}.", hint="`sealserve doctor host --target kubernetes`."
+                f"A cluster {'has no report' if report else f'does not play the part {machine}'}.",
+                hint="`sealserve doctor host --target kubernetes`.",
             )
-        _conclude(_examine_cluster(directory), as_json=as_json)
+        _conclude(_examine_cluster(directory, platform, production=production), as_json=as_json)
         return
     here: workspace.Workspace | None = None
     described: deployment.Deployment | None = None
@@ -84,9 +85,11 @@ def doctor(
     _conclude(findings, as_json=as_json, presets=True)
 
 
-def _examine_cluster(directory: Path) -> list[Finding]:
+def _examine_cluster(directory: Path, platform: Platform | None, *, production: bool) -> list[Finding]:
     here = console.find_workspace(directory)
     described = deployment.read(here.deployment_file)
+    if platform is not None:
+        described = described.model_copy(update={"platform": platform})
     with console.spinner("Looking at the cluster") as tell:
         try:
             client = ClusterClient()
@@ -95,8 +98,11 @@ def _examine_cluster(directory: Path) -> list[Finding]:
         findings = []
         for finding in preconditions.examine_cluster(_plan(here, described), client):
             findings.append(finding)
-            tell(f"{finding.name}: {finding.found}")
-        return findings
+            tell(f"Looked at the {finding.name}")
+    return [
+        *findings,
+        *examine((), here, described, platform=described.platform, host=HostFacts(), production=production),
+    ]
 
 
 def _plan(here: workspace.Workspace, described: deployment.Deployment) -> Plan:

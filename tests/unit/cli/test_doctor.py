@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
@@ -93,3 +95,13 @@ def test_a_cluster_plays_the_hosts_part_alone(cli: CommandLine, site: Site) -> N
     error = cli.error("doctor", "owner", "--target", "kubernetes")
     assert (error["code"], error["status"]) == ("doctor.cluster-is-host", 2)
     assert "does not play the part owner" in error["message"]
+    assert cli.error("doctor", "--report", "--target", "kubernetes")["code"] == "doctor.cluster-is-host"
+
+
+def test_a_cluster_that_is_away(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    del site
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    done = cli("doctor", "host", "--target", "kubernetes", "--production", "--json")
+    (row,) = [row for row in done.json if row["code"] == "host.cluster-api"]
+    assert (done.status, row["verdict"], row["remedy"]) == (4, "missing", "Set KUBECONFIG to the cluster's file.")
+    assert "Missing: cluster API." in cli("doctor", "--target", "kubernetes").err

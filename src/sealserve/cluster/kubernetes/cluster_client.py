@@ -185,11 +185,14 @@ class ClusterClient:
         called = ".".join(filter(None, (resource.name, resource.group)))
         return f"{verb} {called}" + (f"/{subresource}" if subresource else "")
 
-    def version_and_time(self) -> tuple[str, datetime]:
-        """Return the version of the API server, and what time it is there: to the second."""
+    def version_and_time(self) -> tuple[str, datetime | None]:
+        """Return the version of the API server, and what time it is there, to the second; None if it does not say."""
         with self._explained("asking for the version"):
             found, _, headers = self._version.get_code_with_http_info(_request_timeout=_SECONDS)
+        try:
             return str(found.git_version), parsedate_to_datetime(headers["Date"])
+        except (KeyError, ValueError):  # a proxy before it
+            return str(found.git_version), None
 
     def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
         """Return the last lines of a container's log; none if it has none yet."""

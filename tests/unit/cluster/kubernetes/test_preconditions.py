@@ -36,13 +36,13 @@ class FakeCluster:
         self.denied: Callable[[str, str, str], bool] = lambda _verb, _kind, _namespace: False
         self.unknown: set[str] = set()
         self.refused: set[str] = set()
-        self.time = NOW
+        self.time: datetime | None = NOW
         self.up = True
         self.logged: str | None = json.dumps(ANSWER)
         self.phase: Mapping[str, Any] = {"phase": "Succeeded"}
         self.applied: list[Manifest] = []
 
-    def version_and_time(self) -> tuple[str, datetime]:
+    def version_and_time(self) -> tuple[str, datetime | None]:
         if not self.up:
             raise ClusterUnreachableError("no answer", hint="look at it")
         return "v1.34.4", self.time
@@ -156,6 +156,11 @@ def test_this_machines_clock(cluster: FakeCluster) -> None:
     assert clocks.verdict is Verdict.MISSING
     assert "this machine's is" in clocks.found
     assert "behind" in clocks.found
+
+
+def test_an_api_server_without_a_clock(cluster: FakeCluster) -> None:
+    cluster.time = None
+    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.NOTE
 
 
 def test_leases_that_may_not_be_listed_are_a_note(cluster: FakeCluster) -> None:
