@@ -167,6 +167,20 @@ def enrol_platform(
         )
 
 
+def withdraw_platform(database: Database, platform: Platform, platform_id: str, *, now: datetime) -> PlatformSummary:
+    """Take back a platform's enrolment: from now on it gets no key of a release for enrolled platforms only.
+
+    Raises:
+        PlatformNotEnrolledError: It is not enrolled.
+    """
+    with database.write() as connection:
+        withdrawn = platforms.withdraw(connection, platform, platform_id)
+        entry = Entry(time=now, peer=OWNER, decision=Decision.WITHDRAWN, code="ok", detail=withdrawn.label,
+                      platform=platform, platform_id=platform_id)  # fmt: skip
+        audit.append(connection, entry)
+        return _platform(withdrawn)
+
+
 def every_platform(database: Database) -> list[PlatformSummary]:
     """Return the enrolled platforms, oldest first."""
     with database.read() as connection:

@@ -56,6 +56,7 @@ class Decision(StrEnum):
     DRAINING = "draining"
     REVOKED = "revoked"
     ENROLLED = "enrolled"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

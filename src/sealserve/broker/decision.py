@@ -17,7 +17,8 @@ The whole way of a request, in order (1, 2 and 16 are in `sealserve.broker.serve
 12. The verified report fits the reference values, the platform's state fits the TCB policy.
 13. The platform is enrolled, if the release asks for that.
 14. The key is taken from the keystore.
-15. In one writing transaction: the release still stands (7), and the audit row. It is committed.
+15. In one writing transaction: what 7, 12 and 13 asked for holds still, since the owner may have revoked the release,
+    changed its policy or withdrawn the platform meanwhile; and the audit row. It is committed.
 16. The key is sent.
 
 Whatever fails refuses. What is written of it:
@@ -235,13 +236,11 @@ class Broker:
             with self._database.write() as connection:
                 number = verified.tcb_evaluation_data_number
                 platforms.raise_evaluation_floor(connection, vendor.anchor, number, now=self._clock())
-        appraise(verified, match.reference.values, release.tcb)  # 12
-        if release.enrolled_platforms_only:  # 13
-            check_enrolment(verified.platform_id, enrolled)
+        self._judge(verified, match, enrolled)  # 12, 13
         with self._database.read() as connection:  # 14
             key = self._keystore.load(connection, release.key_id)
         try:
-            self._grant(trace, release)  # 15
+            self._grant(trace, verified)  # 15
         except BaseException:
             key.wipe()
             raise
@@ -256,11 +255,18 @@ class Broker:
             )
         return vendor
 
-    def _grant(self, trace: _Trace, release: releases.Release) -> None:
+    def _judge(self, verified: VerifiedQuote, match: releases.Match, enrolled: frozenset[str]) -> None:
+        appraise(verified, match.reference.values, match.release.tcb)
+        if match.release.enrolled_platforms_only:
+            check_enrolment(verified.platform_id, enrolled)
+
+    def _grant(self, trace: _Trace, verified: VerifiedQuote) -> None:
         with self._writing(trace.peer) as connection:
             now = self._clock()
-            current = releases.get(connection, release.release_id)
-            check_standing(current.state, current.deadline, now)
+            current = releases.lookup(connection, verified.report.mr_enclave)
+            release = current.release
+            check_standing(release.state, release.deadline, now)
+            self._judge(verified, current, platforms.enrolled(connection, release.platform))
             self._append(connection, trace.entry(now, Decision.RELEASED, "ok"))
         _LOG.info(
             "released the key of %s (%s, %s) to %s", release.name, release.release_id[:12], release.platform, trace.peer

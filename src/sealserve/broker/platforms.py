@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, to_text
 from sealserve.deployment import Platform
@@ -26,6 +26,12 @@ class PlatformIdError(InputError):
     """What is to be enrolled is no platform's id, or its label is too long."""
 
     code = "broker.platform-id"
+
+
+class PlatformNotEnrolledError(InputError):
+    """The platform whose enrolment is to be taken back is not enrolled."""
+
+    code = "broker.platform-not-enrolled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,23 @@ def enrol(connection: Connection, platform: Platform, platform_id: str, *, label
     if connection.execute(update(PLATFORMS).where(where).values(label=label)).rowcount == 0:
         row = {"platform": platform, "platform_id": platform_id, "label": label, "enrolled": to_text(now)}
         connection.execute(insert(PLATFORMS).values(row))
+
+
+def withdraw(connection: Connection, platform: Platform, platform_id: str) -> EnrolledPlatform:
+    """Take back the enrolment of a platform; return what it was.
+
+    Raises:
+        PlatformNotEnrolledError: It is not enrolled.
+    """
+    for found in every(connection):
+        if (found.platform, found.platform_id) == (platform, platform_id):
+            where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
+            connection.execute(delete(PLATFORMS).where(where))
+            return found
+    raise PlatformNotEnrolledError(
+        f"No platform {platform_id!r} of the kind {platform} is enrolled.",
+        hint="`sealserve broker platform list` shows those that are.",
+    )
 
 
 def every(connection: Connection) -> list[EnrolledPlatform]:

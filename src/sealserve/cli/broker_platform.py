@@ -15,16 +15,17 @@ from sealserve.operations.owner import open_vault
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
 
 
+PlatformId = Annotated[
+    str, typer.Argument(metavar="PLATFORM_ID", help="As `quote verify` and the audit log show it: 32 hex digits.")
+]
+Kind = Annotated[Platform | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")]
+
+
 @app.command()
 def enrol(
-    platform_id: Annotated[
-        str,
-        typer.Argument(metavar="PLATFORM_ID", help="As `quote verify` and the audit log show it: 32 hex digits."),
-    ],
+    platform_id: PlatformId,
     label: Annotated[str, typer.Option("--label", help="What people call the machine.")] = "",
-    kind: Annotated[
-        Platform | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")
-    ] = None,
+    kind: Kind = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -37,6 +38,28 @@ def enrol(
         console.print_json(asdict(enrolled))
     else:
         console.out.print(f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
+
+
+@app.command()
+def withdraw(
+    platform_id: PlatformId,
+    kind: Kind = None,
+    yes: console.Yes = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Take back a machine's enrolment, when it is sold or stolen: it gets no more keys. What runs on it goes on."""
+    workspace = console.find_workspace(directory)
+    platform = kind or deployment.read(workspace.deployment_file).platform
+    console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
+    with open_vault(workspace) as vault:
+        withdrawn = admin.withdraw_platform(vault.database, platform, platform_id, now=datetime.now(UTC))
+    if as_json:
+        console.print_json(asdict(withdrawn))
+    else:
+        console.out.print(
+            f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys."
+        )
 
 
 @app.command("list")

@@ -335,6 +335,28 @@ def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
     assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
 
 
+def test_a_platform_that_is_withdrawn_meanwhile_gets_no_key(stage: Stage) -> None:
+    stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
+    platform_id = stage.platform.platform_id
+    admin.enrol_platform(stage.database, Kind.SIMULATED, platform_id, label="the laptop", now=stage.now)
+
+    def withdrawn_while_fetching() -> Collateral:
+        admin.withdraw_platform(stage.database, Kind.SIMULATED, platform_id, now=stage.now)
+        return stage.vendor.collateral(now=stage.now)
+
+    stage.source.answer = withdrawn_while_fetching
+    _refused(stage, stage.ratls().certificate, "policy.platform-unknown", f"platform {platform_id} is not enrolled")
+
+
+def test_a_policy_that_is_stricter_meanwhile_counts(stage: Stage) -> None:
+    def enrolled_only_while_fetching() -> Collateral:
+        stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
+        return stage.vendor.collateral(now=stage.now)
+
+    stage.source.answer = enrolled_only_while_fetching
+    _refused(stage, stage.ratls().certificate, "policy.platform-unknown", "is not enrolled")
+
+
 def test_a_platform_of_the_processor_ca_has_an_identity_too(stage: Stage) -> None:
     single = Platform.create(stage.vendor, stage.folder / "single", now=stage.now, ca=PckCa.PROCESSOR)
     stage.source.answer = lambda: stage.vendor.collateral(ca=PckCa.PROCESSOR, now=stage.now)

@@ -270,6 +270,18 @@ def test_platforms_are_enrolled_and_listed(cli: CommandLine) -> None:
     assert (error["code"], error["status"]) == ("broker.platform-id", 2)
 
 
+@pytest.mark.usefixtures("ready")
+def test_an_enrolment_is_taken_back(cli: CommandLine) -> None:
+    enrolled = cli.json("broker", "platform", "enrol", "ab" * 16, "--label", "rack 1")
+    error = cli.error("broker", "platform", "withdraw", "ab" * 16, "--kind", "sgx", "--yes")
+    assert (error["code"], error["status"]) == ("broker.platform-not-enrolled", 2)
+    assert cli("broker", "platform", "withdraw", "ab" * 16).status == 1  # nobody answers
+    assert cli.json("broker", "platform", "withdraw", "ab" * 16, "--yes") == enrolled
+    assert cli.json("broker", "platform", "list") == []
+    last = cli.json("broker", "log")[-1]
+    assert (last["decision"], last["platform_id"], last["detail"]) == ("withdrawn", "ab" * 16, "rack 1")
+
+
 def test_a_revocation_asks_first(release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")

@@ -68,6 +68,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("broker status", []),
         ("broker platform enrol", ["0" * 32, "--label", "machine"]),
         ("broker platform list", []),
+        ("broker platform withdraw", ["0" * 32, "--yes"]),
         ("broker rotate-master", []),
         ("broker rotate-master", ["--passphrase-file", passphrase_file]),
         ("broker releases", []),  # a passphrase is needed now
