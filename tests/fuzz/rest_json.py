@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sealserve.serving import json_tensors
+from sealserve.serving.json_answers import render_columns, render_rows
 from sealserve.serving.json_examples import fill_examples
+from sealserve.serving.json_tensors import fill_inputs
+from sealserve.serving.json_text import parse, quote, signature_name
 from sealserve.serving.protos import DataType, Input, PredictRequest, TensorInfo
 from sealserve.serving.request_errors import RequestError
 
@@ -49,20 +51,20 @@ def fuzz(data: bytes) -> None:
     """Read ``data`` as a request to predict and as one to classify."""
     infos = SIGNATURES[data[0] % len(SIGNATURES)] if data else SIGNATURES[0]
     try:
-        document = json_tensors.parse(data[1:])
-        json_tensors.signature_name(document)
+        document = parse(data[1:])
+        signature_name(document)
     except RequestError as error:
-        json.loads(json_tensors.quote(error.message))
+        json.loads(quote(error.message))
         return
     request = PredictRequest()
     try:
-        in_rows = json_tensors.fill_inputs(document, infos, request)
+        in_rows = fill_inputs(document, infos, request)
     except RequestError as error:
-        json.loads(json_tensors.quote(error.message))
+        json.loads(quote(error.message))
     else:
         request.SerializeToString()
         try:
-            render = json_tensors.render_rows if in_rows else json_tensors.render_columns
+            render = render_rows if in_rows else render_columns
             json.loads(render(request.inputs).decode("utf-8", "surrogateescape"))
         except RequestError:
             pass

@@ -7,7 +7,7 @@ Source: tensorflow/serving, ``util/json_tensor.cc`` (``FillClassifyRegressReques
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sealserve.serving.json_tensors import (
+from sealserve.serving.json_text import (
     JsonFormError,
     decimals,
     decode_base64,

@@ -13,9 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 
-from sealserve.serving import json_tensors
 from sealserve.serving.examples import Call, classify, regress
+from sealserve.serving.json_answers import render_columns, render_rows
 from sealserve.serving.json_examples import fill_examples, render_classes, render_values
+from sealserve.serving.json_tensors import fill_inputs
+from sealserve.serving.json_text import JsonFormError, parse, quote, signature_name
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.model_metadata import get_model_metadata
 from sealserve.serving.model_status import get_model_status
@@ -157,27 +159,25 @@ class Rest:
                 return self._status(target.spec)
 
     def _predict(self, spec: ModelSpec, body: bytes, call: Call) -> bytes:
-        document = json_tensors.parse(body)
+        document = parse(body)
         request = PredictRequest(model_spec=spec)
-        name = json_tensors.signature_name(document)
+        name = signature_name(document)
         request.model_spec.signature_name = name
         with self._servables.use(request.model_spec) as servable:
             definition = servable.definitions.get(name or DEFAULT_SIGNATURE)
             if definition is None:
-                raise json_tensors.JsonFormError(
-                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
-                )
+                raise JsonFormError(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
             if not definition.inputs:
-                raise json_tensors.JsonFormError(f"Failed to get input map for signature: {name or 'DEFAULT'}")
-            in_rows = json_tensors.fill_inputs(document, definition.inputs, request)
+                raise JsonFormError(f"Failed to get input map for signature: {name or 'DEFAULT'}")
+            in_rows = fill_inputs(document, definition.inputs, request)
             response = run_predict(servable, request, max_tensor_bytes=call.max_tensor_bytes, deadline=call.deadline)
-        render = json_tensors.render_rows if in_rows else json_tensors.render_columns
+        render = render_rows if in_rows else render_columns
         return render(response.outputs)
 
     @staticmethod
     def _fill_examples(request: Any, body: bytes) -> None:
-        document = json_tensors.parse(body)
-        request.model_spec.signature_name = json_tensors.signature_name(document)
+        document = parse(body)
+        request.model_spec.signature_name = signature_name(document)
         fill_examples(document, request.input)
 
     def _status(self, spec: ModelSpec) -> bytes:
@@ -201,7 +201,7 @@ class Rest:
 
 def error_body(message: str) -> bytes:
     """Return an error as the API's JSON."""
-    return f'{{\n    "error": {json_tensors.quote(message)}\n}}'.encode("utf-8", "backslashreplace")
+    return f'{{\n    "error": {quote(message)}\n}}'.encode("utf-8", "backslashreplace")
 
 
 def _parse(method: str, path: str) -> _Target:

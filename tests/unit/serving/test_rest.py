@@ -5,15 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sealserve.serving.json_tensors import (
-    JsonFormError,
-    JsonSyntaxError,
-    JsonTypeError,
-    fill_inputs,
-    parse,
-    render_columns,
-    render_rows,
-)
+from sealserve.serving.json_answers import render_columns, render_rows
+from sealserve.serving.json_tensors import JsonTypeError, fill_inputs
+from sealserve.serving.json_text import JsonFormError, JsonSyntaxError, parse
 from sealserve.serving.protos import DataType, PredictRequest, TensorInfo, TensorProto
 from sealserve.serving.request_errors import Status
 from sealserve.serving.rest import HTTP_STATUS, Answer, Rest, RestPathError
