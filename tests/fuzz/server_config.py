@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sealserve.errors import InputError
 from sealserve.serving import config_files, model_config
-from sealserve.serving.batching import BatchingOptions
+from sealserve.serving.batching_options import BatchingOptions
 from sealserve.serving.parameters_pb2 import BatchingParameters, MonitoringConfig
 from sealserve.serving.protos import ModelServerConfig
 

@@ -20,7 +20,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sealserve.errors import InputError
+from sealserve.serving.batching_options import BatchingOptions, positive
 from sealserve.serving.libtensorflow import Endpoint, Library, TensorFlowError
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.padding import pad_to
@@ -30,20 +30,8 @@ from sealserve.serving.request_errors import DeadlineExceededError, RequestError
 from sealserve.serving.session import Runnable
 from sealserve.serving.tensors import Tensor
 
-PARAMETERS_FILE: Final = "batching_params.pbtxt"
-
-_MAX_BATCH_SIZE: Final = 1000
-_MAX_ENQUEUED_BATCHES: Final = 10
-
 _STRING: Final = DataType.Value("DT_STRING")
 _Key = tuple[Any, ...]
-
-
-class BatchingParametersError(InputError):
-    """The batching parameters contradict themselves."""
-
-    code = "batching.parameters"
-    status = Status.INVALID_ARGUMENT
 
 
 class BatchInputError(RequestError):
@@ -64,70 +52,6 @@ class BatchQueueFullError(RequestError):
 
     code = "request.batch-queue-full"
     status = Status.UNAVAILABLE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchingOptions:
-    """How requests are run together.
-
-    Args:
-        max_batch_size: Rows of the largest request, and of a batch unless large requests are split.
-        timeout: Seconds after which a batch runs that is not full.
-        max_enqueued_batches: How many batches may wait.
-        allowed_batch_sizes: Sizes to which batches are filled up; none for any.
-        pad_variable_length_inputs: Whether inputs of different shapes are made equal.
-        max_execution_batch_size: Rows of a batch; less than ``max_batch_size`` where large requests are split.
-    """
-
-    max_batch_size: int = _MAX_BATCH_SIZE
-    timeout: float = 0.0
-    max_enqueued_batches: int = _MAX_ENQUEUED_BATCHES
-    allowed_batch_sizes: tuple[int, ...] = ()
-    pad_variable_length_inputs: bool = False
-    max_execution_batch_size: int = _MAX_BATCH_SIZE
-
-    @classmethod
-    def of(cls, parameters: BatchingParameters) -> "BatchingOptions":
-        """Return what ``parameters`` say, with the defaults of TensorFlow Serving.
-
-        Raises:
-            BatchingParametersError: They contradict themselves.
-        """
-        largest = _positive(parameters, "max_batch_size", _MAX_BATCH_SIZE)
-        sizes = tuple(parameters.allowed_batch_sizes)
-        execution = largest
-        if parameters.enable_large_batch_splitting.value:
-            execution = _positive(parameters, "max_execution_batch_size", largest)
-            if execution > largest:
-                raise BatchingParametersError(
-                    f"max_execution_batch_size ({execution}) must not exceed max_batch_size ({largest})."
-                )
-        if sizes and sizes[-1] != largest and sizes[-1] != execution:
-            raise BatchingParametersError(
-                "Last entry in allowed_batch_sizes must match max_batch_size; last entry was"
-                f" {sizes[-1]}; expected {largest}"
-            )
-        if list(sizes) != sorted(set(sizes)) or (sizes and sizes[0] < 1):
-            raise BatchingParametersError("allowed_batch_sizes must be positive and in increasing order.")
-        if parameters.batch_timeout_micros.value < 0:
-            raise BatchingParametersError("batch_timeout_micros must not be negative.")
-        return cls(
-            max_batch_size=largest,
-            timeout=parameters.batch_timeout_micros.value / 1e6,
-            max_enqueued_batches=_positive(parameters, "max_enqueued_batches", _MAX_ENQUEUED_BATCHES),
-            allowed_batch_sizes=sizes,
-            pad_variable_length_inputs=parameters.pad_variable_length_inputs,
-            max_execution_batch_size=execution,
-        )
-
-
-def _positive(parameters: BatchingParameters, name: str, default: int) -> int:
-    if not parameters.HasField(name):
-        return default
-    value = int(getattr(parameters, name).value)
-    if value < 1:
-        raise BatchingParametersError(f"{name} must be positive; was {value}")
-    return value
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -196,7 +120,7 @@ class BatchScheduler:
             BatchingParametersError: There would be none.
         """
         return cls(
-            threads=_positive(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
+            threads=positive(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
             name=parameters.thread_pool_name.value or "batch_threads",
         )
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sealserve.errors import InputError
 from sealserve.serving import config_files
-from sealserve.serving.batching import PARAMETERS_FILE, BatchingOptions, BatchingSession, BatchScheduler
+from sealserve.serving.batching import BatchingSession, BatchScheduler
+from sealserve.serving.batching_options import PARAMETERS_FILE, BatchingOptions
 from sealserve.serving.emptying import empty_files
 from sealserve.serving.file_list import FileList
 from sealserve.serving.libtensorflow import TensorFlowError, library

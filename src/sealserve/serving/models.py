@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sealserve.errors import InputError, SealserveError, VerificationError
 from sealserve.serving import config_files, model_config, versions
-from sealserve.serving.batching import BatchingOptions, BatchScheduler
+from sealserve.serving.batching import BatchScheduler
+from sealserve.serving.batching_options import BatchingOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.loading import Loader
 from sealserve.serving.manager import Manager, Retries

@@ -12,8 +12,6 @@ from tests.harness.tiny_model import saved_model
 
 from sealserve.serving import options as flags
 from sealserve.serving.batching import (
-    BatchingOptions,
-    BatchingParametersError,
     BatchingSession,
     BatchInputError,
     BatchOutputError,
@@ -21,6 +19,7 @@ from sealserve.serving.batching import (
     BatchScheduler,
     _Task,
 )
+from sealserve.serving.batching_options import BatchingOptions, BatchingParametersError
 from sealserve.serving.libtensorflow import Endpoint, Library, TensorFlowError, library
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.models import Models
