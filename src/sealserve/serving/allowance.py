@@ -17,9 +17,12 @@ class Allowance:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Lend ``size`` bytes, or none where they are not there; return whether they were."""
+        """Lend ``size`` bytes, or none where they are not there; return whether they were.
+
+        A message without bytes, as probes of health send it, is always let in.
+        """
         with self._lock:
-            if self._lent + size > self._limit:
+            if size and self._lent + size > self._limit:
                 self._refused = True
                 return False
             self._lent += size
@@ -34,6 +37,10 @@ class Allowance:
         """Take back what was lent."""
         with self._lock:
             self._lent -= size
+
+    def is_short(self) -> bool:
+        """Whether all bytes are lent, or more."""
+        return self._lent >= self._limit
 
     def ran_out(self) -> bool:
         """Whether somebody was refused since this was asked last."""

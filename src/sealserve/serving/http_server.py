@@ -30,6 +30,7 @@ _CORS: Final = {
 }
 _CLOSING: Final = 1.0
 """Seconds that answers have to leave, once nothing runs any more."""
+_NO_MEMORY: Final = "The server is busy: it has no memory for more."
 _GZIP_FROM: Final = 1024
 """Smaller answers are not worth compressing."""
 _quiet: Final = logging.getLogger("sealserve.serving.http_server.wire")
@@ -191,6 +192,8 @@ class HttpServer:
         if path != self._metrics_path:
             text = f"Unexpected path: {path}. Should be {self._metrics_path}"
             return Answer(400, text.encode()), "text/plain"
+        if self._allowance.is_short():
+            return _refusal(Status.RESOURCE_EXHAUSTED, _NO_MEMORY), "application/json"
         return Answer(200, METRICS.page().encode()), "text/plain"
 
     def _preflight(self, request: web.BaseRequest) -> Answer:
@@ -233,7 +236,7 @@ class HttpServer:
                     if size + len(part) > self._limits.body:
                         return _too_large(self._limits.body)
                     if not self._allowance.take(len(part)):
-                        return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: it has no memory for more.")
+                        return _refusal(Status.RESOURCE_EXHAUSTED, _NO_MEMORY)
                     size += len(part)
                     parts.append(part)
             body = b"".join(parts)

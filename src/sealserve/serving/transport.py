@@ -141,6 +141,11 @@ class Call:
             self._transport.forget(self)
             raise RuntimeError("gRPC refused an operation")
 
+    def let_go(self) -> None:
+        """Give back what the call was lent."""
+        self._transport.allowance.give_back(self._size)
+        self._size = 0
+
     def _hold(self, size: int) -> None:
         """Count the answer, which is there, in place of the request."""
         allowance = self._transport.allowance
@@ -176,8 +181,6 @@ class Call:
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
         self.on_cancel = _ignore  # it knows the call: without it, the call is freed at once
-        self._transport.allowance.give_back(self._size)
-        self._size = 0
         self._transport.forget(self)
 
 
@@ -307,6 +310,7 @@ class Transport:
         """Let go of a call that ended."""
         self._open.discard(call)
         self._senders.discard(call)
+        call.let_go()
         self._end_if_idle()
 
     def _serve(self) -> None:

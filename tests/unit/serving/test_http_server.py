@@ -186,6 +186,11 @@ def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
         status, content, _ = ask(port, path, b" " * 1001)
         assert (status, json.loads(content)["error"]) == (429, "The server is busy: it has no memory for more.")
         assert allowance.ran_out()
+        assert ask(port, PATH)[0] == 200
+        while not allowance.take(1000):  # what the page took comes back once it has left
+            time.sleep(0.001)
+        assert ask(port, PATH)[0] == 429
+        allowance.give_back(1000)
         echo.gate.set()
         held.join()
         assert ask(port, path, b" " * 4000)[0] == 200

@@ -167,6 +167,10 @@ def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert error.details() == "The server is busy: the messages of others take all its memory."
         assert there.call("/s/Echo")(bytes(200)) == bytes(200)
+        while not allowance.take(200):  # what the last call took comes back once its answer has left
+            pass
+        assert there.call("/s/Echo")(b"") == b""  # as a probe of health
+        allowance.give_back(200)
         held.calls.pop().answer(bytes(3))
         assert first.result() == bytes(3)
     assert allowance.take(1000)  # everything came back
