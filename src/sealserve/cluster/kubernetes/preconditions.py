@@ -23,6 +23,7 @@ from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
 from sealserve.cluster.kubernetes.room import allocatable, epc_of_replica, fitting_replicas, may_run
 from sealserve.deployment import BrokerNaming
+from sealserve.errors import UnavailableError
 from sealserve.operations.finding import Finding, Machine, Verdict
 
 _APPLIED: Final = ("get", "create", "patch", "delete")
@@ -37,6 +38,12 @@ _LOOKED_AT: Final = (
 _LEASES: Final = "kube-node-lease"
 _SKEW: Final = timedelta(seconds=30)
 _RENEWED: Final = timedelta(seconds=60)  # a node whose lease is older does not answer
+
+
+class RightsMissingError(UnavailableError):
+    """This kubeconfig's user may not do all that a deployment needs, or the cluster does not know an object's kind."""
+
+    code = "kubernetes.rights"
 
 
 def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
@@ -57,6 +64,17 @@ def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     yield from _nodes(plan, client)
     yield _storage(plan, client)
     yield _broker(plan, client)
+
+
+def check_rights(plan: Plan, client: ClusterClient) -> None:
+    """Make sure that all of a deployment may be made and removed, before a part of it is.
+
+    Raises:
+        RightsMissingError: Something may not, or the cluster does not know what it is.
+    """
+    for finding in _rights(plan, client):
+        if finding.verdict is Verdict.MISSING:
+            raise RightsMissingError(f"The {finding.name} are not enough: {finding.found}.", hint=finding.remedy)
 
 
 def missing(name: str, found: str, remedy: str) -> Finding:

@@ -30,6 +30,7 @@ from sealserve.cluster.kubernetes.plan import (
     Plan,
 )
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
+from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.progress import is_refused, state_of
 from sealserve.cluster.kubernetes.room import epc_of_replica, fitting_replicas
 from sealserve.cluster.local import LocalTarget
@@ -124,6 +125,7 @@ class KubernetesTarget:
         if self._role is Role.ALL:
             self._start_owner(release)
         self._check_room(plan)
+        check_rights(plan, client)
         made = list(self._objects(plan))
         running = client.get(self._deployment_name)
         _remember_previous(made, running)

@@ -16,7 +16,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ObjectName,
 )
 from sealserve.cluster.kubernetes.plan import Manifest, Plan
-from sealserve.cluster.kubernetes.preconditions import examine_cluster
+from sealserve.cluster.kubernetes.preconditions import RightsMissingError, check_rights, examine_cluster
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
 from sealserve.operations.finding import Finding, Verdict
 
@@ -107,6 +107,14 @@ def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
     assert rights.verdict is Verdict.MISSING
     assert rights.found == "denied: patch deployments/ in sealserve"
     assert "can-i --list --namespace sealserve" in rights.remedy
+
+
+def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
+    check_rights(make_plan(), cluster)  # type: ignore[arg-type]  # it has what is used
+    cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
+    with pytest.raises(RightsMissingError, match=r"rights are not enough: denied: delete services/ in") as caught:
+        check_rights(make_plan(), cluster)  # type: ignore[arg-type]
+    assert caught.value.code == "kubernetes.rights"
 
 
 def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster) -> None:
