@@ -202,13 +202,15 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     if not quantity(asked):
         yield _found("EPC", "how much a replica takes is known when an enclave is built", verdict=Verdict.NOTE)
         return
-    fitting = fitting_replicas(plan, with_sgx)
+    fitting = fitting_replicas(asked, settings, with_sgx)
     most, wanted = sum(fitting.values()), max(plan.replicas, settings.max_replicas or 0)
     room = ", ".join(f"{name}: {count}" for name, count in sorted(fitting.items()))
     found = f"replicas of {asked} that fit: {room}; wanted: {wanted}"
     if wanted > most:
         yield missing("EPC", found, "fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a "
                       "smaller enclave (`sealserve enclave manifest --explain`)")  # fmt: skip
+    elif wanted == most:
+        yield _found("EPC", found, "a roll-out needs room for one more: nothing that serves ends before", Verdict.NOTE)
     else:
         yield _found("EPC", found)
 

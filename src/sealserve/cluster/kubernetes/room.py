@@ -21,20 +21,27 @@ def epc_of_replica(plan: Plan) -> str | None:
     return None if plan.simulated else str(-(-plan.shipped.epc // unit))
 
 
-def fitting_replicas(plan: Plan, nodes: Sequence[Manifest]) -> Mapping[str, int]:
+def epc_of_deployment(running: Manifest, settings: KubernetesSection) -> str | None:
+    """Return the EPC of one replica of a Deployment in the cluster, or None."""
+    (server,) = running["spec"]["template"]["spec"]["containers"]
+    asked: str | None = server["resources"].get("limits", {}).get(settings.epc_resource)
+    return asked
+
+
+def fitting_replicas(asked: str, settings: KubernetesSection, nodes: Sequence[Manifest]) -> Mapping[str, int]:
     """Return how many replicas each node holds that may run them, by its name; nothing if they ask for no EPC.
 
     Args:
-        plan: What is rendered.
+        asked: EPC of one replica.
+        settings: ``[kubernetes]``.
         nodes: The cluster's nodes, as the API has them.
     """
-    asked = epc_of_replica(plan)
-    if asked is None or not (each := quantity(asked)):
+    if not (each := quantity(asked)):
         return {}
     return {
-        node["metadata"]["name"]: quantity(allocatable(node).get(plan.settings.epc_resource, "0")) // each
+        node["metadata"]["name"]: quantity(allocatable(node).get(settings.epc_resource, "0")) // each
         for node in nodes
-        if may_run(node, plan.settings)
+        if may_run(node, settings)
     }
 
 

@@ -32,7 +32,7 @@ from sealserve.cluster.kubernetes.plan import (
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.progress import is_refused, state_of
-from sealserve.cluster.kubernetes.room import epc_of_replica, fitting_replicas
+from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local import stop_all as stop_local
 from sealserve.cluster.target import (
@@ -124,7 +124,7 @@ class KubernetesTarget:
         plan = self._plan(release, replicas)
         if self._role is Role.ALL:
             self._start_owner(release)
-        self._check_room(plan)
+        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
         check_rights(plan, client)
         made = list(self._objects(plan))
         running = client.get(self._deployment_name)
@@ -162,8 +162,11 @@ class KubernetesTarget:
 
     def scale(self, replicas: int) -> None:
         """Change the number of replicas; see `Target.scale`."""
-        if self._client.get(self._deployment_name) is None:
+        running = self._client.get(self._deployment_name)
+        if running is None:
             raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
+        if replicas > running["spec"]["replicas"]:
+            self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
         self._client.merge(self._deployment_name, {"spec": {"replicas": replicas}})
         self._wait(replicas)
 
@@ -247,16 +250,15 @@ class KubernetesTarget:
             }
         return objects(plan, platform_files=files)
 
-    def _check_room(self, plan: Plan) -> None:
+    def _check_room(self, asked: str | None, wanted: int) -> None:
         """Compare the EPC that replicas ask for with what the nodes have together."""
-        if (asked := epc_of_replica(plan)) is None:
+        if asked is None:
             return
-        most = sum(fitting_replicas(plan, self._client.find("v1", "Node", "", "")).values())
-        wanted = max(plan.replicas, plan.settings.max_replicas or 0)
+        settings = self._deployment.kubernetes
+        most = sum(fitting_replicas(asked, settings, self._client.find("v1", "Node", "", "")).values())
         if wanted > most:
             raise RoomMissingError(
-                f"{wanted} replicas with {asked} of EPC do not fit: "
-                f"the nodes' {plan.settings.epc_resource} is for {most}.",
+                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' {settings.epc_resource} is for {most}.",
                 hint="Fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a smaller enclave; "
                 "`sealserve doctor host --target kubernetes` shows what each node has.",
             )

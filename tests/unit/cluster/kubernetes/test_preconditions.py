@@ -198,6 +198,13 @@ def test_too_little_epc(cluster: FakeCluster) -> None:
     assert epc.found.endswith("a: 4, b: 4; wanted: 9")
 
 
+def test_a_roll_out_needs_room_for_one_more(cluster: FakeCluster) -> None:
+    epc = examine(make_plan("max_replicas = 8\n", platform="sgx"), cluster)["epc"]
+    assert (epc.verdict, epc.remedy) == (
+        Verdict.NOTE, "a roll-out needs room for one more: nothing that serves ends before"
+    )  # fmt: skip
+
+
 def test_epc_of_an_enclave_that_is_not_built_yet(cluster: FakeCluster) -> None:
     assert examine(make_plan('epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
 

@@ -1,28 +1,37 @@
 """Where replicas have room: by node, and in the units of the cloud's plugin."""
 
+from collections.abc import Mapping
+
 import pytest
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
 
+from sealserve.cluster.kubernetes.plan import Manifest, Plan
 from sealserve.cluster.kubernetes.room import epc_of_replica, fitting_replicas, may_run
 
 ALIBABA = TOML.replace("[kubernetes]", '[target]\ncloud = "alibaba-g7t"\n[kubernetes]')
 
 
+def fitting(plan: Plan, nodes: list[Manifest]) -> Mapping[str, int]:
+    asked = epc_of_replica(plan)
+    assert asked is not None
+    return fitting_replicas(asked, plan.settings, nodes)
+
+
 def test_each_node_holds_whole_replicas() -> None:
     nodes = [node("a", epc="16Gi"), node("b", epc="10Gi"), node("c", epc="3Gi"), node("d")]
-    assert fitting_replicas(make_plan(platform="sgx"), nodes) == {"a": 4, "b": 2, "c": 0, "d": 0}
+    assert fitting(make_plan(platform="sgx"), nodes) == {"a": 4, "b": 2, "c": 0, "d": 0}
 
 
 def test_simulated_replicas_ask_for_nothing() -> None:
     assert epc_of_replica(make_plan()) is None
-    assert fitting_replicas(make_plan(), [node("a", epc="16Gi")]) == {}
+    assert fitting_replicas("0", make_plan().settings, [node("a", epc="16Gi")]) == {}
 
 
 def test_a_clouds_plugin_counts_in_mebibytes() -> None:
     plan = make_plan('epc_resource = "alibabacloud.com/sgx_epc_MiB"\n', platform="sgx", toml=ALIBABA)
     assert epc_of_replica(plan) == "4096"
     offered = {"metadata": {"name": "a"}, "status": {"allocatable": {"alibabacloud.com/sgx_epc_MiB": "16384"}}}
-    assert fitting_replicas(plan, [offered]) == {"a": 4}
+    assert fitting(plan, [offered]) == {"a": 4}
     with_intels_plugin = make_plan(platform="sgx", toml=ALIBABA)
     assert epc_of_replica(with_intels_plugin) == str(4 * 2**30)
 

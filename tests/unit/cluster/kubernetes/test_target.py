@@ -8,6 +8,8 @@ from tests.harness.workspaces import make_site
 from tests.unit.cluster.kubernetes.conftest import make_plan, node
 
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
+from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.target import (
     KubernetesTarget,
     Record,
@@ -35,7 +37,7 @@ def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:
     site = make_site(tmp_path)
     target = KubernetesTarget(site.workspace, plan.deployment)
     target._open = Nodes(*epc)  # type: ignore[assignment]
-    target._check_room(plan)
+    target._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
 
 
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
@@ -53,6 +55,26 @@ def test_the_autoscaler_cannot_ask_for_more_epc_than_there_is(tmp_path: Path) ->
 
 def test_simulated_replicas_need_no_epc(tmp_path: Path) -> None:
     check_room(make_plan(), tmp_path)
+
+
+def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
+    class Running(Nodes):
+        changed = 0
+
+        def get(self, _name: ObjectName) -> Any:
+            plan = make_plan(platform="sgx")
+            return next(made for made in objects(plan) if made["metadata"]["name"] == "sealserve-replicas"
+                        and made["kind"] == "Deployment")  # fmt: skip
+
+        def merge(self, _name: ObjectName, _patch: object) -> None:
+            self.changed += 1
+
+    cluster = Running("8Gi", "4Gi")
+    target = KubernetesTarget(make_site(tmp_path).workspace, make_plan(platform="sgx").deployment)
+    target._open = cluster  # type: ignore[assignment]
+    with pytest.raises(RoomMissingError, match=r"4 replicas with 4294967296 of EPC do not fit"):
+        target.scale(4)
+    assert cluster.changed == 0
 
 
 def test_what_is_made_is_remembered_before_it_is(tmp_path: Path) -> None:
