@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from queue import Queue
 from typing import Any, Final
 
+from yaml import YAMLError
+
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.target import LogLine
 from sealserve.errors import UnavailableError
@@ -89,11 +91,14 @@ class ClusterClient:
         try:
             api = config.new_client_from_config(kubeconfig, context)
             api.configuration.retries = 1
-            self._dynamic = dynamic.DynamicClient(api)
-        except ConfigException as error:
+        except (ConfigException, YAMLError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+            # What the client says of a file may quote it; of one that is no kubeconfig only the kind of error is told.
+            reason = str(error).rstrip(".") if isinstance(error, ConfigException) else type(error).__name__
             raise ClusterUnreachableError(
-                f"There is no usable kubeconfig: {error}.", hint="Set KUBECONFIG to the cluster's file."
+                f"There is no usable kubeconfig: {reason}.", hint="Set KUBECONFIG to the cluster's file."
             ) from error
+        try:
+            self._dynamic = dynamic.DynamicClient(api)
         except (*self._errors, HTTPError, OSError) as error:
             raise ClusterUnreachableError(
                 f"The cluster's API server does not answer: {_reason(error)}.",

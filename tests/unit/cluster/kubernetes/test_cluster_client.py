@@ -23,6 +23,15 @@ def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == "kubernetes.unreachable"
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "text", "\0", "clusters: 1\ncurrent-context: c\n", "{a: secret-token"])
+def test_a_file_that_is_no_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(ClusterUnreachableError, match="no usable kubeconfig") as caught:
+        ClusterClient(str(path))
+    assert "secret-token" not in str(caught.value)
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps({
