@@ -8,6 +8,7 @@ from sealserve.cluster.kubernetes.plan import Manifest
 from sealserve.cluster.target import State
 
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
+_QUOTED: Final = "step=quote "
 _ATTESTED: Final = "step=key "
 
 
@@ -33,7 +34,15 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
         return State.STARTING, waits
     if any(_ATTESTED in line for line in log):
         return State.ATTESTED, "it loads the model"
-    return State.STARTING, last_error(log) or ""
+    return State.STARTING, last_error(log) or _under_way(status, log)
+
+
+def _under_way(status: Manifest, log: Sequence[str]) -> str:
+    """Return what a pod does before it is attested, as far as it can be seen from outside."""
+    for container in status.get("initContainerStatuses", ()):
+        if container.get("state", {}).get("running"):
+            return f"it prepares the release ({container['name']})"
+    return "it has made its quote, and asks the broker for its key" if any(_QUOTED in line for line in log) else ""
 
 
 def last_error(log: Sequence[str]) -> str | None:

@@ -26,6 +26,19 @@ def test_a_pod_that_has_its_key_is_attested() -> None:
     assert state_of(pod(containerStatuses=[container()]), log[:1]) == (State.STARTING, "")
 
 
+def test_what_a_pod_does_before_it_is_attested() -> None:
+    fetching = container("fetch", state={"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+    assert state_of(pod(initContainerStatuses=[fetching])) == (
+        State.STARTING, "it prepares the release (fetch)"
+    )  # fmt: skip
+    asking = ["x INFO step=measured enclave=server", "x INFO step=quote bytes=4734"]
+    state, reason = state_of(pod(containerStatuses=[container()]), asking)
+    assert (state, reason) == (State.STARTING, "it has made its quote, and asks the broker for its key")
+    assert not is_refused(reason)
+    _, reason = state_of(pod(containerStatuses=[container()]), [*asking, "error[provisioning.unreachable]: no answer"])
+    assert reason == "error[provisioning.unreachable]: no answer"
+
+
 def test_a_refused_enclave_says_why() -> None:
     ended = container(lastState={"terminated": {"exitCode": 3, "message": f"x\n{REFUSED}"}})
     state, reason = state_of(pod(containerStatuses=[ended]))
