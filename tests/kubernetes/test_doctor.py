@@ -10,6 +10,9 @@ from tests.harness.workspaces import Site
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import make_deployment
 
+from sealserve.cluster.kubernetes.preconditions import RightsMissingError
+from sealserve.cluster.kubernetes.target import KubernetesTarget
+
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 READER = "doctor-reader"
@@ -78,6 +81,10 @@ def test_a_user_with_few_rights(
     assert "patch configmaps in kube-system" in found["rights"]["found"]
     assert found["broker"]["verdict"] == "note"
     assert found["device-plugin"]["verdict"] == "missing"
+    target = KubernetesTarget(site.workspace, site.deployment)
+    with pytest.raises(RightsMissingError, match=r"create deployments\.apps in sealserve"):
+        target.up(site.build_release().folder, 1)
+    assert target.status() == []  # neither there nor here was anything started
 
 
 def test_a_cluster_that_is_away(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,10 +122,10 @@ class KubernetesTarget:
         """
         client = self._client
         plan = self._plan(release, replicas)
+        check_rights(plan, client)
+        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
         if self._role is Role.ALL:
             self._start_owner(release)
-        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
-        check_rights(plan, client)
         made = list(self._objects(plan))
         running = client.get(self._deployment_name)
         _remember_previous(made, running)
