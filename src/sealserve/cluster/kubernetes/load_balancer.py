@@ -12,7 +12,7 @@ def load_balancer_annotations(plan: Plan) -> Mapping[str, str]:
     """Return the annotations: those of the cloud for what is asked for, and ``kubernetes.service_annotations``.
 
     Raises:
-        NotRenderableError: ``kubernetes.internal`` is set, and no cloud is named, or a value is missing.
+        NotRenderableError: What is asked for is not known of the cloud, no cloud is named, or a value is missing.
     """
     settings, cloud = plan.settings, plan.deployment.target.cloud
     if settings.service_type != "LoadBalancer":
@@ -29,6 +29,12 @@ def load_balancer_annotations(plan: Plan) -> Mapping[str, str]:
     if settings.internal:
         annotations |= dict(known.internal_load_balancer.value)
     if settings.proxy_protocol:
+        if known.proxy_protocol.value is None and not settings.service_annotations:
+            raise NotRenderableError(
+                f"It is not known how the load balancer of {cloud} is made to send the PROXY protocol.",
+                hint="NGINX would refuse every connection without it. Set kubernetes.proxy_protocol = false, or name "
+                "what turns it on in kubernetes.service_annotations.",
+            )
         annotations |= dict(known.proxy_protocol.value or ())
     annotations |= settings.service_annotations
     for key, value in annotations.items():

@@ -60,7 +60,10 @@ def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         return
     yield _found("API", f"{client.address}, Kubernetes {version}")
     yield from _clocks(client, here=datetime.now(UTC), there=there)
-    yield from _rights(plan, client)
+    try:
+        yield from _rights(plan, client)
+    except NotRenderableError as error:
+        yield missing("objects", error.message, error.hint or "")
     yield from _nodes(plan, client)
     yield _storage(plan, client)
     yield _broker(plan, client)
@@ -71,6 +74,7 @@ def check_rights(plan: Plan, client: ClusterClient) -> None:
 
     Raises:
         RightsMissingError: Something may not, or the cluster does not know what it is.
+        NotRenderableError: The deployment lacks what its objects need.
     """
     for finding in _rights(plan, client):
         if finding.verdict is Verdict.MISSING:
@@ -95,11 +99,12 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
     ahead = here - there
     wrong = [f"this machine's is {_seconds(ahead)}"] if abs(ahead) > _SKEW else []
     silent = []
+    leases: Sequence[Manifest] = ()
+    refused = ""
     try:
         leases = client.find("coordination.k8s.io/v1", "Lease", _LEASES, "")
     except ClusterRefusedError as error:
-        yield _found("clocks", error.message, "a role that may list leases in kube-node-lease", Verdict.NOTE)
-        return
+        refused = error.message
     for lease in leases:
         name, renewed = lease["metadata"]["name"], lease.get("spec", {}).get("renewTime")
         if renewed is None:
@@ -111,6 +116,8 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
             silent.append(name)
     if wrong:
         yield missing("clocks", f"against the API server's, {', '.join(wrong)}", synchronise)
+    elif refused:
+        yield _found("clocks", refused, "a role that may list leases in kube-node-lease", Verdict.NOTE)
     elif silent:
         yield _found("clocks", f"no sign for a minute: {', '.join(silent)}",
                      "the node is down, or its clock is behind", Verdict.NOTE)  # fmt: skip
@@ -126,11 +133,7 @@ def _seconds(ahead: timedelta) -> str:
 def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     """Ask for the right to each thing that `up` and `down` do."""
     space = plan.settings.namespace
-    try:
-        made = objects(plan, platform_files={} if plan.simulated else None)
-    except NotRenderableError as error:
-        yield missing("objects", error.message, error.hint or "")
-        return
+    made = objects(plan, platform_files={} if plan.simulated else None)
     wanted = [(verb, item["apiVersion"], item["kind"], "", space) for item in made for verb in _APPLIED]
     wanted += [(verb, version, kind, part, space) for verb, version, kind, part in _LOOKED_AT]
     wanted.append(("list", "v1", "Node", "", ""))

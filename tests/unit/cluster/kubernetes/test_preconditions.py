@@ -15,7 +15,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     KindUnknownError,
     ObjectName,
 )
-from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.preconditions import RightsMissingError, check_rights, examine_cluster
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
 from sealserve.operations.finding import Finding, Verdict
@@ -143,6 +143,8 @@ def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
 def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
     toml = TOML.replace('release_source = "https://store.example.com:8443/{release}.tar"', "")
     assert "release_source" in examine(make_plan(toml=toml), cluster)["objects"].found
+    with pytest.raises(NotRenderableError, match="release_source"):
+        check_rights(make_plan(toml=toml), cluster)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,8 @@ def test_an_api_server_without_a_clock(cluster: FakeCluster) -> None:
 def test_leases_that_may_not_be_listed_are_a_note(cluster: FakeCluster) -> None:
     cluster.refused = {"Lease"}
     assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.NOTE
+    cluster.time = NOW + timedelta(minutes=5)
+    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.MISSING
 
 
 def test_nodes_without_the_plugin(cluster: FakeCluster) -> None:

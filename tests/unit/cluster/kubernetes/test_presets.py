@@ -68,7 +68,10 @@ def test_a_service_without_a_load_balancer_has_no_annotations_of_one() -> None:
 def test_the_proxy_protocol_is_turned_on_where_a_cloud_can() -> None:
     found = annotations(in_cloud("alibaba-g7t", "proxy_protocol = true\n"))
     assert found == {"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol": "on"}
-    assert annotations(in_cloud("azure-dcsv3", "proxy_protocol = true\n")) == {}
+    with pytest.raises(NotRenderableError, match="not known how the load balancer of azure-dcsv3"):
+        objects(in_cloud("azure-dcsv3", "proxy_protocol = true\n"))
+    own = 'proxy_protocol = true\nservice_annotations = { "service.beta.kubernetes.io/x" = "y" }\n'
+    assert annotations(in_cloud("azure-dcsv3", own)) == {"service.beta.kubernetes.io/x": "y"}
 
 
 def test_the_owners_own_annotations_win() -> None:
