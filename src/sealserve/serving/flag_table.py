@@ -210,7 +210,8 @@ HONOURED: Final = (
         default=256 * MEBIBYTE,
         minimum=1024,
         ours=True,
-        help="the largest request, and the largest input tensor once it is unpacked",
+        help="the largest request, and the largest input tensor once it is unpacked; all clients together may take"
+        " eight times that",
     ),
     Flag(
         name="transfer_timeout_seconds",
