@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sealserve.serving.kernel_errors import told
 from sealserve.serving.libtensorflow import TensorFlowError, library
@@ -169,3 +171,27 @@ def test_the_rest_of_a_text_is_where_it_happened_and_nothing_else() -> None:
         message = told(TensorFlowError(Status.INTERNAL, text), "s")
         assert message == "TensorFlow could not compute the signature 's': INTERNAL at GatherV2"
     assert told(TensorFlowError(Status.INTERNAL, "unknown"), "s").endswith("'s': INTERNAL")
+
+
+PARTS = st.text() | st.sampled_from(
+    ["\n\t [[{{node x}}]]", "]] ", "'", " is not in [0, 3)", "[1,2]", " vs. [4]", "\x00"]
+)
+TEXTS = (
+    "StringToNumberOp could not correctly convert string: {}",
+    "Could not parse example input, value: '{}'",
+    "indices[0] = {} is not in [0, 3)",
+    "indices{} does not index into param shape [3], node name: GatherNd",
+    "Input to reshape is a tensor with 3 values, but the requested shape {}",
+    "Incompatible shapes: {} vs. [4]",
+    "In[0] ndims must be >= 2: {}",
+    "{}",
+)
+
+
+@given(text=st.sampled_from(TEXTS), around=st.lists(PARTS, max_size=4), position=st.integers(0, 4))
+def test_whatever_stands_around_a_value_it_is_hidden(text: str, around: list[str], position: int) -> None:
+    value = "".join([*around[:position], f"canary{CANARY}", *around[position:]])
+    where = "\n\t [[{{node Model/Operation}}]]"
+    message = told(TensorFlowError(Status.INVALID_ARGUMENT, text.format(value) + where), "s")
+    assert str(CANARY) not in message
+    assert "Model/Operation" in message
