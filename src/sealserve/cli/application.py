@@ -75,6 +75,10 @@ VERBS = {
 class LazyGroup(TyperGroup):
     """A group that imports a verb's module when the verb is asked for: `sealserve predict` loads no database."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(VERBS, self)  # their names are what a misspelt one is compared with
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the verbs in the order in which people meet them."""
         del ctx

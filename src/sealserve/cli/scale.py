@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def scale(
-    replicas: Annotated[int, typer.Argument(min=1, max=64, help="How many enclaves shall serve.")],
+    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, max=64, help="How many enclaves shall serve.")],
     target: console.Target = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,

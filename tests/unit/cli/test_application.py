@@ -62,6 +62,7 @@ def test_every_verb_explains_itself(cli: CommandLine, verb: str) -> None:
     ("arguments", "message"),
     [
         (["nonsense"], "No such command 'nonsense'"),
+        (["dmeo"], "No such command 'dmeo'. Did you mean 'demo'?"),
         (["status", "--nonsense"], "No such option: --nonsense"),
         (["certs", "three-way"], "No such command 'three-way'"),
         (["scale"], "Missing argument"),
