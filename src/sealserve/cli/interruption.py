@@ -1,23 +1,36 @@
-"""What Ctrl-C leaves of a deployment that a verb was changing: nothing half-started, and one message."""
+"""What an error or Ctrl-C leaves of a deployment that a verb was changing: nothing half-started, and one message."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sealserve.cli import console
 from sealserve.cluster import targets
 from sealserve.cluster.processes import interrupted_once
+from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
 
 @contextlib.contextmanager
-def starting(workspace: Workspace, *, tell: console.Tell) -> Iterator[None]:
+def starting(workspace: Workspace, kind: str | None = None, *, tell: console.Tell) -> Iterator[None]:
     """Stop on interruption what the block started, if nothing ran before; later interruptions wait until that is done.
 
-    What ran before goes on: users are served by it.
+    What ran before goes on: users are served by it. What an error leaves goes on as well, for a look at its logs.
+
+    Args:
+        workspace: Whose deployment it is.
+        kind: The target that the deployment now runs on; it is forgotten again if nothing was started there.
+        tell: Called with each step of the undoing.
+
+    Raises:
+        TargetBusyError: The deployment runs on another target.
     """
-    before = targets.running(workspace)
+    claimed_before = targets.in_use(workspace)
     with interrupted_once():
+        if kind is not None:
+            targets.claim(workspace, kind)
+        before: Sequence[str] | None = None
         try:
+            before = targets.running(workspace)
             yield
         except KeyboardInterrupt:
             if before:
@@ -26,6 +39,11 @@ def starting(workspace: Workspace, *, tell: console.Tell) -> Iterator[None]:
                 console.say(f"Interrupted: stopped {', '.join(stopped)} again.")
             else:
                 console.say("Interrupted: nothing was started.")
+            raise
+        except SealserveError:
+            with contextlib.suppress(SealserveError):  # where it answers no more, it keeps what was started there
+                if claimed_before is None and (before is None or not targets.running(workspace)):
+                    targets.forget(workspace)
             raise
 
 
@@ -36,8 +54,7 @@ def stopping(workspace: Workspace) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            left = targets.running(workspace)
-            if left:
+            if left := targets.running(workspace):
                 console.say(f"Interrupted: {', '.join(left)} still there. `sealserve down` stops the rest.")
             else:
                 console.say("Interrupted: nothing runs any more.")

@@ -1,5 +1,6 @@
 """``sealserve up``: start the deployment."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -50,16 +51,14 @@ def up(
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        if not dry_run:
-            targets.claim(workspace, kind)
-        if role is Role.ALL:
-            prepare(workspace, described, tell=tell)
-        shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
-        folder, count = releases.find(shipped, release), replicas or described.target.replicas
-        if dry_run:
-            difference = _rolling(opened, "--dry-run").difference(folder, count)
-        else:
-            with starting(workspace, tell=tell):
+        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell):
+            if role is Role.ALL:
+                prepare(workspace, described, tell=tell)
+            shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
+            folder, count = releases.find(shipped, release), replicas or described.target.replicas
+            if dry_run:
+                difference = _rolling(opened, "--dry-run").difference(folder, count)
+            else:
                 opened.up(folder, count)
     if dry_run:
         console.out.print(difference or "Nothing would change.\n", markup=False, end="")

@@ -54,6 +54,11 @@ def claim(workspace: Workspace, kind: str) -> None:
     write_file(_record(workspace), kind.encode())
 
 
+def forget(workspace: Workspace) -> None:
+    """Forget which target the deployment runs on: nothing runs."""
+    _record(workspace).unlink(missing_ok=True)
+
+
 def in_use(workspace: Workspace) -> str | None:
     """Return the name of the target that the deployment was started on, or None."""
     try:
@@ -71,7 +76,7 @@ def running(workspace: Workspace) -> Sequence[str]:
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
     """Stop everything that runs of a workspace; return the roles."""
     stopped = _module(in_use(workspace) or "local").stop_all(workspace, tell=tell)
-    _record(workspace).unlink(missing_ok=True)
+    forget(workspace)
     return stopped
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site
 
+from sealserve.cli import down, scale, up
 from sealserve.cluster import targets
 from sealserve.cluster.target import PartStatus, quietly
 
@@ -45,8 +46,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Impa
 
     def put(running: Sequence[str]) -> Impatient:
         target = Impatient(running)
+        assert {scale.scale, down.down, up.up}  # imported by now, so that nothing here is bound for good
         monkeypatch.setattr(targets, "open_target", lambda *_args, **_more: target)
-        monkeypatch.setattr("sealserve.cli.scale.open_target", lambda *_args, **_more: target)
+        monkeypatch.setattr(scale, "open_target", lambda *_args, **_more: target)
         monkeypatch.setattr(targets, "running", target.running)
         monkeypatch.setattr(targets, "stop_all", target.stop_all)
         return target
@@ -75,6 +77,17 @@ def test_what_ran_before_goes_on(
     assert result.status == 130
     assert target.parts == ["broker", "replica-0"]
     assert result.err.endswith("Interrupted: what ran before goes on. `sealserve status` shows what there is.\n")
+
+
+def test_a_target_where_nothing_could_be_started_is_forgotten(
+    cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ready.build_release()
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    assert cli.error("up", "--target", "docker")["status"] == 4
+    assert targets.in_use(ready.workspace) is None
+    assert cli.ok("status") == "Nothing runs: `sealserve up` starts it.\n"
+    assert cli.ok("down") == "Nothing runs.\n"
 
 
 def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callable[[Sequence[str]], Impatient]) -> None:

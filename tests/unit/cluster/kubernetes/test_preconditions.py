@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import pytest
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
@@ -73,6 +73,19 @@ class FakeCluster:
 
     def pods(self) -> list[str]:
         return [name.namespace for name in self.objects if name.kind == "Pod"]
+
+
+class _Stopped(datetime):
+    """The clock, at `NOW`: however long the tests before these take."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(NOW.timestamp(), tz)
+
+
+@pytest.fixture(autouse=True)
+def _stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealserve.cluster.kubernetes.preconditions.datetime", _Stopped)
 
 
 @pytest.fixture
