@@ -22,6 +22,7 @@ demo: setup ## Run the twelve steps on this machine (ARGS="--attack", "--keep", 
 	@$(BIN)/sealserve demo $(ARGS)
 
 test: setup ## Run every test
+	@$(BIN)/python scripts/promtool.py --if-possible
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
 test-fast: setup ## Run the tests that need neither TensorFlow nor other programs
@@ -66,6 +67,10 @@ test-docker: setup ## Run the tests on a Docker engine: the one that runs, or on
 compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (Go; some minutes)
 	cd testbed/docker/tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(CURDIR)/build/docker/docker-compose \
 		github.com/docker/compose/v2/cmd
+
+.PHONY: promtool
+promtool: setup ## Unpack promtool from Debian's prometheus, for the tests of alert rules; nothing is installed
+	@$(BIN)/python scripts/promtool.py
 
 fuzz: setup ## Give the readers hostile input for FUZZ_SECONDS (60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)

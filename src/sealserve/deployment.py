@@ -148,6 +148,10 @@ class ServerSection(_Section):
     monitoring_config_file: Path | None = Field(
         default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
     )
+    metrics_port: Port | None = Field(
+        default=None,
+        description="a port of each replica with its metrics, with TLS as for users (measured; not on target local)",
+    )
 
     @property
     def longest_connection_seconds(self) -> int:
@@ -156,6 +160,12 @@ class ServerSection(_Section):
         Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
         """
         return -(-self.max_connection_age_seconds * 11 // 10)
+
+    @model_validator(mode="after")
+    def _metrics_have_tls(self) -> Self:
+        if self.metrics_port is not None and self.kind is ServerKind.TENSORFLOW_SERVING:
+            raise ValueError("metrics_port: TensorFlow Serving's binary has no TLS for its metrics (kind = 'embedded')")
+        return self
 
 
 class EnclaveSection(_Section):
@@ -202,6 +212,10 @@ class BrokerSection(_Section):
     port: Port = Field(default=4433, description="the port of the secret provisioning service")
     collateral_url: str | None = Field(
         default=None, description="where collateral comes from; Intel's PCS, or the simulated one on port 8081"
+    )
+    metrics_port: Port | None = Field(
+        default=None,
+        description="a port of 127.0.0.1 with the broker's metrics for Prometheus; by default there is none",
     )
 
 
@@ -357,7 +371,17 @@ class KubernetesSection(_Section):
     )
     broker_ip: str = Field(default="", description="the broker's address, for coredns-hosts and the NetworkPolicy")
     broker_external_name: str = Field(default="", description="the name that external-name leads to")
-    monitoring: bool = Field(default=False, description="whether the Prometheus operator gets alert rules")
+    monitoring: bool = Field(
+        default=False,
+        description="whether the Prometheus operator gets alert rules and, with server.metrics_port, pods",
+    )
+    monitoring_namespace: KubernetesName = Field(
+        default="monitoring", description="where Prometheus is: its pods alone reach server.metrics_port"
+    )
+    scrape_secret: KubernetesName = Field(
+        default="sealserve-scrape",
+        description="the Secret with what Prometheus needs for TLS: ca.crt and, for two-way TLS, tls.crt and tls.key",
+    )
 
     @model_validator(mode="after")
     def _broker_is_named(self) -> Self:

@@ -318,7 +318,9 @@ def test_rest_and_metrics_have_tls_where_grpc_has(start: Start, model: Path, tls
     assert json.loads(get(f"https://127.0.0.1:{rest}/v1/models/m:predict", {"inputs": [2]}, context)) == {
         "outputs": [3.0]
     }
-    assert "# TYPE" in get(f"https://127.0.0.1:{metrics}/monitoring/prometheus/metrics", None, context)
+    page = get(f"https://127.0.0.1:{metrics}/monitoring/prometheus/metrics", None, context)
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 1' in page
+    assert "\nsealserve_server_certificate_expiry_timestamp_seconds " in page
     with pytest.raises(urllib.error.HTTPError) as caught:
         get(f"https://127.0.0.1:{rest}/monitoring/prometheus/metrics", None, context)
     caught.value.close()

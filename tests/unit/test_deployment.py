@@ -171,3 +171,9 @@ def test_a_key_management_service_is_described_whole(tmp_path: Path) -> None:
     for text in ('kind = "transit"', 'transit_url = "https://vault:8200"'):
         with pytest.raises(deployment.DeploymentValueError, match="transit needs transit_url and transit_token_file"):
             deployment.parse(f"{MINIMAL}[keystore]\n{text}\n")
+
+
+def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
+    text = '[model]\nname = "m"\n[server]\nkind = "tensorflow-serving"\nmetrics_port = 9464\n'
+    with pytest.raises(deployment.DeploymentValueError, match="has no TLS for its metrics"):
+        deployment.parse(text)

@@ -47,6 +47,7 @@ from sealserve.broker.audit import Decision, Entry
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Limiter, Rate, Tally
+from sealserve.broker.metrics import Decisions, Outcome
 from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
 from sealserve.deployment import Platform
 from sealserve.errors import SealserveError, UnavailableError, VerificationError
@@ -160,6 +161,8 @@ class Broker:
         self._vendors = dict(vendors)
         self._signer = signer
         self._clock = clock
+        self.decisions = Decisions()
+        """How it decided so far."""
         self._rows = Limiter(each=ROWS_OF_EACH, together=ROWS_OF_ALL)
         self._lines = Limiter(each=LINES_OF_EACH, together=LINES_OF_ALL)
 
@@ -187,6 +190,7 @@ class Broker:
 
     def turn_away(self, error: SealserveError, *, peer: str) -> None:
         """Log that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
+        self.decisions.count(Outcome.TURNED_AWAY, error.code)
         self._log_refusal(peer, error)
 
     def settle(self) -> None:
@@ -268,11 +272,13 @@ class Broker:
             check_standing(release.state, release.deadline, now)
             self._judge(verified, current, platforms.enrolled(connection, release.platform))
             self._append(connection, trace.entry(now, Decision.RELEASED, "ok"))
+        self.decisions.count(Outcome.RELEASED)
         _LOG.info(
             "released the key of %s (%s, %s) to %s", release.name, release.release_id[:12], release.platform, trace.peer
         )
 
     def _refuse(self, trace: _Trace, error: SealserveError) -> None:
+        self.decisions.count(Outcome.REFUSED if trace.quote else Outcome.TURNED_AWAY, error.code)
         self._log_refusal(trace.peer, error)
         if trace.quote is None or not self._rows.admit(trace.peer, error.code, self._clock()):
             return

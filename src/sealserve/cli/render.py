@@ -14,6 +14,7 @@ from sealserve.cli import console
 from sealserve.cli.up import prepare
 from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
+from sealserve.cluster.kubernetes.monitoring import prometheus_files
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.target import Role
 from sealserve.errors import InputError
@@ -109,6 +110,25 @@ def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None
         path = output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, text.encode())
+
+
+@app.command()
+def monitoring(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the files.")],
+    force: console.Force = False,
+    directory: console.Directory = console.HERE,
+) -> None:
+    """Write alert rules, what to scrape, and a dashboard, for a Prometheus and a Grafana without operators."""
+    described = deployment.read(console.find_workspace(directory).deployment_file)
+    written = prometheus_files(described)
+    _write(output, written, overwrite=force)
+    if described.broker.metrics_port is None:
+        console.say("The broker has no metrics: set broker.metrics_port, and start it again.")
+    if described.server.metrics_port is None:
+        console.say("Replicas have no metrics: set server.metrics_port, and build a release (it is measured).")
+    console.say(
+        f"Wrote {len(written)} files to {output}. Next: `promtool check config --syntax-only {output}/prometheus.yaml`."
+    )
 
 
 @app.command()

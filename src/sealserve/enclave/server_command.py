@@ -106,8 +106,18 @@ def command(
         *common,
         f"--file_list={PRIVATE_ROOT}/files.json",
         *(["--empty_files_after_load"] if files_in_memory else []),
+        *_metrics(deployment),
         *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
     )
+
+
+def _metrics(deployment: Deployment) -> tuple[str, ...]:
+    """Return the flag of the page of metrics: its port has the TLS of the others, and asks for users' certificates.
+
+    On this machine alone, replicas share an address, and a port that is measured cannot be each one's own.
+    """
+    port = deployment.server.metrics_port
+    return () if port is None or deployment.target.kind == "local" else (f"--monitoring_port={port}",)
 
 
 def isolation(*, bytecode: bool) -> tuple[str, ...]:

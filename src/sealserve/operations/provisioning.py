@@ -1,7 +1,7 @@
 """The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -9,15 +9,17 @@ from sealserve.broker import admin
 from sealserve.broker.admin import ReleaseSummary
 from sealserve.broker.decision import Broker, TrustedVendor
 from sealserve.broker.keystore import KeyId
+from sealserve.broker.metrics import Fetched, MetricsServer, Observed
 from sealserve.broker.policy import PRESETS, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.server import BrokerServer
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.lint import Danger
-from sealserve.operations.certificates import broker_certificate
+from sealserve.operations.certificates import broker_certificate, show_certificates
 from sealserve.operations.enclaves import verified_sigstructs
 from sealserve.operations.owner import index_signer, open_vault
 from sealserve.operations.simulation import pcs_url, trusted_root
+from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import verify_release
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -38,16 +40,34 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
     with contextlib.ExitStack() as stack:
         vault = stack.enter_context(open_vault(workspace))
         genuine = deployment.broker.collateral_url if deployment.platform is Platform.SGX else None
-        vendors = {
-            Platform.SGX: TrustedVendor(
-                anchor=TrustAnchor.intel(), collateral=stack.enter_context(PcsClient(genuine or INTEL_PCS))
-            )
-        }
+        clients = {Platform.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
+        vendors = {Platform.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[Platform.SGX])}
         if (root := trusted_root(workspace)) is not None:
-            client = stack.enter_context(PcsClient(pcs_url(deployment)))
-            vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=client)
+            clients[Platform.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
+            vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[Platform.SIMULATED])
         broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer)
+        if deployment.broker.metrics_port is not None:
+            observed = Observed(
+                decisions=broker.decisions,
+                certificates=lambda: _certificate_ends(workspace, identity),
+                collateral=lambda: _collateral(clients),
+            )
+            stack.enter_context(MetricsServer(observed, deployment.broker.metrics_port))
         yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
+
+
+def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[str, datetime]:
+    """Return when each certificate ends: the broker's as it is served, which a renewed file does not change."""
+    ends = {named.role: named.info.not_after for named in show_certificates(workspace)}
+    return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
+
+
+def _collateral(clients: Mapping[Platform, PcsClient]) -> Mapping[tuple[str, str], Fetched]:
+    return {
+        (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
+        for platform, client in clients.items()
+        for url, times in client.kept().items()
+    }
 
 
 def allow(

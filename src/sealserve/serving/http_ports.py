@@ -9,6 +9,8 @@ import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sealserve.pki.certificate import describe
+from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving import config_files, metrics
 from sealserve.serving.allowance import Allowance
 from sealserve.serving.credentials import FollowedSettings, read_tls_settings
@@ -62,6 +64,7 @@ class HttpPorts:
         if path is not None:
             settings = read_tls_settings(path, files, now=datetime.now(UTC))
             self._context = server_context(settings)
+            _tell_end(settings)
             if files is None or files.relative(path) is None:  # a sealed release is immutable
                 self._followed = FollowedSettings(path, settings)
         else:
@@ -108,6 +111,7 @@ class HttpPorts:
         settings = self._followed.newer_settings() if self._followed else None
         if settings is not None and self._context is not None:
             renew(self._context, settings)
+            _tell_end(settings)
 
     async def stop(self, grace: float) -> bool:
         """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
@@ -118,3 +122,7 @@ def _import_server() -> None:
     """Import what serves HTTP, a third of a second, while TensorFlow loads the models: most servers have no HTTP."""
     with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and says what is wrong
         importlib.import_module("sealserve.serving.http_server")
+
+
+def _tell_end(settings: SslConfig) -> None:
+    metrics.METRICS.certificate_ends(describe(settings.server_cert)[0].not_after)

@@ -12,6 +12,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
@@ -21,6 +22,7 @@ PATH: Final = "/monitoring/prometheus/metrics"
 """Where the page is, unless the configuration says otherwise."""
 _PREFIX: Final = ":tensorflow:serving:"
 _LOADER: Final = ":tensorflow:cc:saved_model:"
+_OWN_PREFIX: Final = "sealserve_server_"  # what TensorFlow Serving has not
 
 
 class Counter:
@@ -107,6 +109,28 @@ def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
+class Gauge:
+    """A number that stands for now; not on the page before it is set.
+
+    Args:
+        name: Its name on the page.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._value: float | None = None
+
+    def set(self, value: float) -> None:
+        """Set the number."""
+        self._value = value
+
+    def lines(self) -> Iterable[str]:
+        """Return the metric's part of the page."""
+        if self._value is not None:
+            yield f"# TYPE {self.name} gauge"
+            yield f"{self.name} {self._value:.0f}"
+
+
 class Timed:
     """One request to the gRPC API: counted when the block ends, and timed where it succeeds.
 
@@ -173,6 +197,7 @@ class Metrics:
         self._warmup_records = Counter(f"{_PREFIX}model_warmup_records_read", "model_path", "status")
         self._load_attempts = Counter(f"{_LOADER}load_attempt_count", "model_path", "status")
         self._load_latency = Counter(f"{_LOADER}load_latency", "model_path")
+        self._certificate_expiry = Gauge(f"{_OWN_PREFIX}certificate_expiry_timestamp_seconds")
         self._known: frozenset[str] = frozenset()
 
     def serve(self, models: Iterable[str]) -> None:
@@ -222,6 +247,10 @@ class Metrics:
         self._load_attempts.add(str(folder), "success" if succeeded else "fail")
         self._load_latency.add(str(folder), by=int(seconds * 1e6))
 
+    def certificate_ends(self, when: datetime) -> None:
+        """Say when the server's certificate ends."""
+        self._certificate_expiry.set(when.timestamp())
+
     def value(self, name: str) -> int:
         """Return a counter's first number by TensorFlow Serving's name for it (``/tensorflow/serving/...``), or 0."""
         counters = (self._requests, self._example_total, self._runs)
@@ -229,7 +258,7 @@ class Metrics:
 
     def page(self) -> str:
         """Return the page."""
-        metrics: tuple[Counter | Histogram, ...] = (
+        metrics: tuple[Counter | Histogram | Gauge, ...] = (
             self._load_attempts,
             self._load_latency,
             self._input_sizes,
@@ -244,6 +273,7 @@ class Metrics:
             self._requests,
             self._request_latency,
             self._runtime_latency,
+            self._certificate_expiry,
         )
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 

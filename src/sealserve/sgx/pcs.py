@@ -64,6 +64,7 @@ class PcsNotFoundError(UnavailableError):
 @dataclass(frozen=True, slots=True)
 class _Cached:
     value: Signed | Listed
+    fetched: datetime
     until: datetime
 
 
@@ -140,6 +141,11 @@ class PcsClient:
         with self._lock:
             self._cache.clear()
 
+    def kept(self) -> Mapping[str, tuple[datetime, datetime]]:
+        """Return when each document that is kept was fetched, and when its next update is due, by its address."""
+        with self._lock:
+            return {url: (cached.fetched, cached.value.next_update) for url, cached in self._cache.items()}
+
     def close(self) -> None:
         """Close the connections, unless the HTTP client was given."""
         if self._owns_http:
@@ -160,7 +166,7 @@ class PcsClient:
         value = read(*self._fetch(url))
         with self._lock:
             self._cache.pop(url, None)
-            self._cache[url] = _Cached(value, min(value.next_update, now + self._max_age))
+            self._cache[url] = _Cached(value, now, min(value.next_update, now + self._max_age))
             while len(self._cache) > _MAX_CACHED:
                 del self._cache[next(iter(self._cache))]  # the oldest
         return value

@@ -79,3 +79,14 @@ def test_an_enclave_with_another_port_is_refused(site: Site, cli: CommandLine) -
     site.build_enclave(site.build_release().folder, name="server", port=8510)
     result = cli("render", "kubernetes")
     assert "listens on port 8510; pods expect 8500" in result.err
+
+
+def test_files_for_prometheus_and_grafana(cli: CommandLine, tmp_path: Path, site: Site) -> None:
+    result = cli("render", "monitoring", "--output", tmp_path / "out")
+    assert result.status == 0
+    assert "The broker has no metrics: set broker.metrics_port" in result.err
+    assert "Replicas have no metrics: set server.metrics_port" in result.err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"broker.rules.yaml", "replicas.rules.yaml", "prometheus.yaml", "dashboard.json"}
+    assert site.workspace.deployment_file.is_file()
+    assert "error[file.exists]" in cli("render", "monitoring", "--output", tmp_path / "out").err

@@ -87,3 +87,15 @@ def test_all_threads_follow_from_the_command_line(kind: str, unbounded: int) -> 
     threads = threads_of(described(server={"kind": kind, "threads": 4}))
     assert (threads.tensorflow, threads.requests, threads.unbounded) == (4, 16, unbounded)
     assert threads.all == 2 * 4 + 16 + unbounded + 4
+
+
+@pytest.mark.parametrize(("target", "expected"), [("kubernetes", ["--monitoring_port=9464"]), ("local", [])])
+def test_metrics_have_a_port_where_each_replica_has_an_address(target: str, expected: list[str]) -> None:
+    flags = command(
+        described(target={"kind": target}, server={"metrics_port": 9464}),
+        program="/p/python",
+        port=8500,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    assert [flag for flag in flags if "monitoring" in flag] == expected

@@ -1,5 +1,7 @@
 import shutil
-from datetime import timedelta
+import socket
+import urllib.request
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from sealserve.operations.owner import open_vault
 from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
+from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
 
 
 @pytest.fixture
@@ -105,3 +108,31 @@ def test_the_broker_trusts_a_simulated_root_for_simulated_releases_only(ready: S
         assert vendors.keys() == {Platform.SGX, Platform.SIMULATED}
         assert not vendors[Platform.SGX].anchor.simulated
         assert vendors[Platform.SIMULATED].anchor.simulated
+
+
+def test_the_broker_has_a_page_of_metrics_where_it_is_asked_for(ready: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with provisioning.open_broker(ready.workspace, ready.deployment):
+        assert "metrics" not in caplog.text
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    section = ready.deployment.broker.model_copy(update={"metrics_port": port})
+    described = ready.deployment.model_copy(update={"broker": section})
+    with (
+        provisioning.open_broker(ready.workspace, described),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+    ):
+        page = answer.read().decode()
+    for role in ("broker", "broker authority", "service authority", "users authority", "user"):
+        assert f'sealserve_broker_certificate_expiry_timestamp_seconds{{certificate="{role}"}} ' in page
+
+
+def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
+    times = (ready.now, ready.now + timedelta(days=30))
+    urls = (f"{INTEL_PCS}/sgx/certification/v4/tcb?fmspc=00906ED50000", INTEL_ROOT_CRL)
+
+    class Client:
+        def kept(self) -> dict[str, tuple[datetime, datetime]]:
+            return dict.fromkeys(urls, times)
+
+    found = provisioning._collateral({Platform.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
+    assert set(found) == {("sgx", "tcb?fmspc=00906ED50000"), ("sgx", INTEL_ROOT_CRL)}

@@ -1,61 +1,76 @@
-"""For the Prometheus operator: what is scraped, and which states raise an alarm.
+"""For Prometheus and Grafana: what is scraped, which states raise an alarm, and what a person looks at.
 
-Source: https://prometheus-operator.dev/docs/api-reference/api/ (PodMonitor, PrometheusRule), https://github.com/
-kubernetes/kube-state-metrics/tree/main/docs/metrics/workload (``kube_*`` metrics).
+With ``kubernetes.monitoring``, the Prometheus operator and Grafana's sidecar find it among a deployment's objects; the
+broker, outside of the cluster, is another Prometheus' to watch (`sealserve render monitoring`).
+
+Source: https://prometheus-operator.dev/docs/api-reference/api/ (PodMonitor, PrometheusRule),
+https://github.com/grafana/helm-charts/tree/main/charts/grafana ("Sidecar for dashboards": the label).
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
 
 from sealserve.cluster.kubernetes import replicas
-from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
+from sealserve.cluster.kubernetes.dashboard import dashboard_text
+from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
+from sealserve.deployment import Deployment, TlsMode
 
 PART: Final = "monitoring"
+METRICS_PATH: Final = "/monitoring/prometheus/metrics"
+"""TensorFlow Serving's default (``util/prometheus_exporter.h``); server.monitoring_config_file may change it."""
+
+BROKER_JOB: Final = "sealserve-broker"
+REPLICA_JOB: Final = "sealserve-replicas"
+_FOLDER: Final = "/etc/prometheus/sealserve"
 
 
 def monitoring(plan: Plan) -> Sequence[Manifest]:
     """Return the monitoring objects, if ``kubernetes.monitoring`` asks for them."""
-    return [_rules(plan)] if plan.settings.monitoring else []
+    if not plan.settings.monitoring:
+        return []
+    scraped = [_pod_monitor(plan)] if plan.deployment.server.metrics_port is not None else []
+    return [_rules(plan), *scraped, _dashboard(plan)]
 
 
-def rule_groups(plan: Plan) -> Manifest:
-    """Return the alert rules, as a rule file of Prometheus has them."""
-    where = f'namespace="{plan.settings.namespace}"'
-    deployment = f'{where},deployment="{plan.name(replicas.PART)}"'
-    pods = f'{where},pod=~"{plan.name(replicas.PART)}-.+"'
-    minutes = plan.settings.start_seconds // 60 + 1
-    rules = [
-        _rule(
-            "SealserveReplicaNotServing",
-            f"kube_deployment_status_replicas_unavailable{{{deployment}}} > 0", f"{minutes}m",
-            "A replica is not attested, or does not serve: `sealserve status` shows why.", "warning",
-        ),
-        _rule(
-            "SealserveNothingServes", f"kube_deployment_status_replicas_available{{{deployment}}} == 0", "1m",
-            "No replica serves.", "critical",
-        ),
-        _rule(
-            "SealserveEnclaveRefused",
-            f'increase(kube_pod_container_status_restarts_total{{{pods},container="server"}}[15m]) > 2', "0m",
-            "An enclave starts again and again: the broker may refuse it (`sealserve broker log`).", "critical",
-        ),
-        _rule(
-            "SealserveReleaseDoesNotVerify",
-            f"increase(kube_pod_init_container_status_restarts_total{{{pods}}}[15m]) > 2", "0m",
-            "A pod cannot fetch or verify its release: `sealserve status` shows why.", "critical",
-        ),
-    ]  # fmt: skip
-    return {"groups": [{"name": "sealserve", "rules": rules}]}
-
-
-def _rule(name: str, expression: str, duration: str, summary: str, severity: str) -> Manifest:
+def prometheus_files(deployment: Deployment) -> Mapping[str, str]:
+    """Return files for a Prometheus and a Grafana without operators, by name."""
     return {
-        "alert": name,
-        "expr": expression,
-        "for": duration,
-        "labels": {"severity": severity},
-        "annotations": {"summary": summary},
+        "replicas.rules.yaml": _yaml(replica_rules(deployment)),
+        "broker.rules.yaml": _yaml(broker_rules()),
+        "prometheus.yaml": _yaml(_configuration(deployment)),
+        "dashboard.json": dashboard_text(),
     }
+
+
+def _configuration(deployment: Deployment) -> Manifest:
+    """Return what goes into ``prometheus.yml``.
+
+    Source: https://prometheus.io/docs/prometheus/latest/configuration/configuration/.
+    """
+    jobs: list[Manifest] = []
+    if (port := deployment.broker.metrics_port) is not None:
+        jobs.append({"job_name": BROKER_JOB, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
+    if deployment.server.metrics_port is not None:
+        settings = deployment.kubernetes
+        jobs.append({
+            "job_name": REPLICA_JOB,
+            "scheme": "https",
+            "metrics_path": METRICS_PATH,
+            "tls_config": {"server_name": deployment.service.name, "ca_file": f"{_FOLDER}/ca.crt", **(
+                {"cert_file": f"{_FOLDER}/tls.crt", "key_file": f"{_FOLDER}/tls.key"} if _two_way(deployment) else {})},
+            "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [settings.namespace]}}],
+            "relabel_configs": [
+                {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component",
+                                   "__meta_kubernetes_pod_container_port_name"],
+                 "regex": f"{replicas.PART};{METRICS_PORT}", "action": "keep"},
+                {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+                {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+            ],
+        })  # fmt: skip
+    return {"rule_files": ["replicas.rules.yaml", "broker.rules.yaml"], "scrape_configs": jobs}
 
 
 def _rules(plan: Plan) -> Manifest:
@@ -63,5 +78,41 @@ def _rules(plan: Plan) -> Manifest:
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": plan.metadata(PART),
-        "spec": rule_groups(plan),
+        "spec": replica_rules(plan.deployment),
     }
+
+
+def _pod_monitor(plan: Plan) -> Manifest:
+    """Return what makes Prometheus scrape each replica: through TLS that ends in the enclave, so with a certificate."""
+    secret = plan.settings.scrape_secret
+    tls: dict[str, Any] = {
+        "serverName": plan.deployment.service.name,
+        "ca": {"secret": {"name": secret, "key": "ca.crt"}},
+    }
+    if _two_way(plan.deployment):
+        tls |= {
+            "cert": {"secret": {"name": secret, "key": "tls.crt"}},
+            "keySecret": {"name": secret, "key": "tls.key"},
+        }
+    endpoint = {"port": METRICS_PORT, "scheme": "https", "path": METRICS_PATH, "tlsConfig": tls}
+    spec = {"selector": {"matchLabels": plan.labels(replicas.PART)}, "podMetricsEndpoints": [endpoint]}
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": plan.metadata(PART),
+        "spec": spec,
+    }
+
+
+def _dashboard(plan: Plan) -> Manifest:
+    metadata = plan.metadata(PART, labels={"grafana_dashboard": "1"})
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
+            "data": {f"{APPLICATION}.json": dashboard_text()}}  # fmt: skip
+
+
+def _two_way(deployment: Deployment) -> bool:
+    return deployment.service.tls is TlsMode.TWO_WAY
+
+
+def _yaml(value: Manifest) -> str:
+    return "# Written by `sealserve render monitoring`.\n" + yaml.safe_dump(value, sort_keys=False, width=120)

@@ -1,4 +1,4 @@
-"""NetworkPolicies: nobody reaches anything, but the front the replicas, and the replicas the broker and DNS.
+"""NetworkPolicies: nobody reaches anything, but the front and Prometheus the replicas, and these the broker and DNS.
 
 They bind pods, not the host: its root reads and sends what it likes on the pods' networks. They keep other pods out.
 
@@ -43,6 +43,10 @@ def policies(plan: Plan) -> Sequence[Manifest]:
         names = {"kubernetes.io/metadata.name": plan.settings.controller_namespace}
         admitted = {"namespaceSelector": {"matchLabels": names}}
     ingress = [{"from": [admitted], "ports": [_tcp(SERVER_PORT)]}]
+    if plan.settings.monitoring and plan.deployment.server.metrics_port is not None:
+        names = {"kubernetes.io/metadata.name": plan.settings.monitoring_namespace}
+        metrics = [_tcp(plan.deployment.server.metrics_port)]
+        ingress.append({"from": [{"namespaceSelector": {"matchLabels": names}}], "ports": metrics})
     egress: list[Manifest] = [_DNS, _to(plan.settings.broker_ip or plan.shipped.broker[0], plan.shipped.broker[1])]
     if (store := _store(plan)) is not None:
         egress.append(_to(*store))

@@ -12,6 +12,7 @@ from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.plan import (
     DRAIN_SECONDS,
     ENCLAVE,
+    METRICS_PORT,
     RELEASES,
     SERVER_PORT,
     WORKSPACE,
@@ -150,7 +151,7 @@ def _container(plan: Plan) -> Manifest:
         "image": plan.server_image,
         "imagePullPolicy": settings.pull_policy,
         "args": arguments,
-        "ports": [{"name": "grpc", "containerPort": SERVER_PORT}],
+        "ports": _ports(plan),
         # The port opens when the model is available, and not before.
         "startupProbe": {**probe, "periodSeconds": _PROBE_SECONDS,
                          "failureThreshold": -(-settings.start_seconds // _PROBE_SECONDS)},
@@ -165,6 +166,13 @@ def _container(plan: Plan) -> Manifest:
     if plan.simulated:  # the launcher passes on the measured environment, and nothing else
         container["env"] = [NODE_VARIABLE]
     return container
+
+
+def _ports(plan: Plan) -> list[Manifest]:
+    ports: list[Manifest] = [{"name": "grpc", "containerPort": SERVER_PORT}]
+    if (metrics := plan.deployment.server.metrics_port) is not None:
+        ports.append({"name": METRICS_PORT, "containerPort": metrics})
+    return ports
 
 
 def _memory(plan: Plan) -> Manifest:

@@ -1,0 +1,57 @@
+"""Get promtool, which checks alert rules: this machine's, or Debian's, unpacked into ``build/`` without installing it.
+
+Source: https://packages.debian.org/bookworm/prometheus (``/usr/bin/promtool``).
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROMTOOL = Path(__file__).resolve().parent.parent / "build" / "promtool" / "promtool"
+BY_HAND = "apt-get install --no-install-recommends prometheus"
+
+
+def main() -> None:
+    """Get it, if it is not there; say what to do where that cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--if-possible", action="store_true", help="end well without it: the tests then skip")
+    arguments = parser.parse_args()
+    if shutil.which("promtool") or PROMTOOL.exists():
+        return
+    problem = unpack()
+    if problem is not None:
+        print(f"promtool: {problem}. By hand, as root: {BY_HAND}", file=sys.stderr)
+        raise SystemExit(0 if arguments.if_possible else 4)
+    print(f"promtool: unpacked {PROMTOOL}")
+
+
+def download(folder: str) -> "subprocess.CompletedProcess[str]":
+    """Download Debian's package into a folder that is root's alone."""
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "prometheus"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def unpack() -> str | None:
+    """Unpack it; return what went wrong."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        return "there is no apt-get here to get it with"
+    with tempfile.TemporaryDirectory(prefix="sealserve-promtool-") as folder:
+        if (result := download(folder)).returncode != 0:  # no lists of packages yet, or old ones
+            subprocess.run(["apt-get", "-q", "update"], capture_output=True, check=False)
+            result = download(folder)
+        packages = list(Path(folder).glob("prometheus_*.deb"))
+        if not packages:
+            return f"Debian's package cannot be had: {(result.stderr.strip().splitlines() or ['no reason'])[-1]}"
+        subprocess.run(["dpkg-deb", "-x", str(packages[0]), f"{folder}/unpacked"], check=True)
+        PROMTOOL.parent.mkdir(parents=True, exist_ok=True)
+        whole = PROMTOOL.with_suffix(".new")
+        shutil.copy2(f"{folder}/unpacked/usr/bin/promtool", whole)
+        whole.replace(PROMTOOL)
+    return None
+
+
+if __name__ == "__main__":
+    main()

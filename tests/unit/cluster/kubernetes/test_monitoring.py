@@ -1,0 +1,111 @@
+"""What is scraped, and that each metric that a rule or a graph asks for is one that somebody exposes."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
+
+from sealserve.broker.metrics import Decisions, Fetched, Observed
+from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
+from sealserve.cluster.kubernetes.dashboard import dashboard_text
+from sealserve.cluster.kubernetes.monitoring import monitoring, prometheus_files
+from sealserve.cluster.kubernetes.plan import Plan
+from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.replicas import replicas
+from sealserve.serving.metrics import Metrics
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+SCRAPED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring = true")
+# Source: the repository kubernetes/kube-state-metrics, folder docs/metrics (deployment, pod, node)
+KUBE_STATE = {
+    "kube_deployment_spec_replicas",
+    "kube_deployment_status_replicas_available",
+    "kube_deployment_status_replicas_unavailable",
+    "kube_node_status_allocatable",
+    "kube_pod_container_resource_requests",
+    "kube_pod_container_status_restarts_total",
+    "kube_pod_init_container_status_restarts_total",
+}
+OF_PROMETHEUS = {"up"}
+# What stands in a query beside metrics: texts, labels, durations, operators, and functions with what they group by.
+BESIDE = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)|\b(?:or|unless|offset \w+)\b|[a-z_]+(?=\s*\()')
+METRIC = re.compile(r":?[a-z_][a-z_:]*")
+
+
+@pytest.fixture
+def scraped() -> Plan:
+    return make_plan(toml=SCRAPED)
+
+
+def exposed() -> set[str]:
+    """The names on the pages of a server and of a broker, with what a histogram adds to its own."""
+    metrics = Metrics()
+    metrics.certificate_ends(NOW)
+    observed = Observed(
+        decisions=Decisions(),
+        certificates=lambda: {"broker": NOW},
+        collateral=lambda: {("sgx", "x"): Fetched(NOW, NOW)},
+    )
+    names = set()
+    for line in (metrics.page() + observed.page()).splitlines():
+        if line.startswith("# TYPE"):
+            _, _, name, kind = line.split()
+            names |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+    return names
+
+
+def expressions() -> Iterator[str]:
+    for groups in (replica_rules(make_plan(toml=SCRAPED).deployment), broker_rules()):
+        for group in groups["groups"]:
+            yield from (rule["expr"] for rule in group["rules"])
+    for panel in json.loads(dashboard_text())["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def test_every_metric_that_is_asked_for_is_exposed() -> None:
+    asked = {name for text in expressions() for name in METRIC.findall(BESIDE.sub("", BESIDE.sub("", text)))}
+    assert len(asked) > 12
+    assert asked - exposed() - KUBE_STATE - OF_PROMETHEUS == set()
+    assert {name for name in asked if name.startswith("sealserve_")} == {
+        "sealserve_broker_certificate_expiry_timestamp_seconds",
+        "sealserve_broker_collateral_fetched_timestamp_seconds",
+        "sealserve_broker_collateral_next_update_timestamp_seconds",
+        "sealserve_broker_decisions_total",
+        "sealserve_server_certificate_expiry_timestamp_seconds",
+    }
+
+
+def test_nothing_is_monitored_unless_it_is_asked_for(plan: Plan) -> None:
+    assert monitoring(plan) == []
+    assert prometheus_files(plan.deployment)["prometheus.yaml"].count("job_name") == 0
+
+
+def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: Plan) -> None:
+    assert [item["kind"] for item in monitoring(make_plan("monitoring = true\n"))] == ["PrometheusRule", "ConfigMap"]
+    _, monitor, dashboard = monitoring(scraped)
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["serverName"] == "grpc.example.com"
+    assert set(endpoint["tlsConfig"]) == {"serverName", "ca", "cert", "keySecret"}
+    container = replicas(scraped)[1]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": endpoint["port"], "containerPort": 9464} in container["ports"]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    one_way = make_plan(toml=SCRAPED.replace("[service]", '[service]\ntls = "one-way"'))
+    assert set(monitoring(one_way)[1]["spec"]["podMetricsEndpoints"][0]["tlsConfig"]) == {"serverName", "ca"}
+
+
+def test_prometheus_alone_reaches_the_metrics(scraped: Plan) -> None:
+    rules = policies(scraped)
+    replica = Peer(labels=scraped.labels("replicas"), namespace="sealserve", address="10.1.0.20")
+    prometheus = Peer(labels={"app": "prometheus"}, namespace="monitoring", address="10.1.0.30")
+    neighbour = Peer(labels={"app": "other"}, namespace="sealserve", address="10.1.0.9")
+    front = Peer(labels=scraped.labels("front"), namespace="sealserve", address="10.1.0.8")
+    assert allows(rules, prometheus, replica, 9464)
+    assert not allows(rules, prometheus, replica, 8500)
+    for other in (neighbour, front, Peer(address="198.51.100.7")):
+        assert not allows(rules, other, replica, 9464)
+    assert not allows(policies(make_plan(toml=SCRAPED.replace("monitoring = true", ""))), prometheus, replica, 9464)
