@@ -81,6 +81,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("render nginx", ["--replica", "127.0.0.1:1"]),
         ("render docker", []),
         ("render kubernetes", []),
+        ("render monitoring", ["--output", tmp_path / "monitoring"]),
         ("cloud list", []),
         ("cloud show", ["alibaba-g7t"]),
         ("cloud qcnl", ["alibaba-g7t", "--region", "cn-hangzhou"]),
