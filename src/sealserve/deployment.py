@@ -371,6 +371,10 @@ class KubernetesSection(_Section):
     )
     broker_ip: str = Field(default="", description="the broker's address, for coredns-hosts and the NetworkPolicy")
     broker_external_name: str = Field(default="", description="the name that external-name leads to")
+    dangerous_broker_inside: bool = Field(
+        default=False,
+        description="for trials of simulated enclaves: the broker runs in the cluster, whose hosts then hold the keys",
+    )
     monitoring: bool = Field(
         default=False,
         description="whether the Prometheus operator gets alert rules and, with server.metrics_port, pods",

@@ -7,6 +7,8 @@ output was seen. A command may fail if the next one is ``echo $?``. Comments bef
 - ``<!-- terminal 2 -->``: it is typed there, and not in terminal 1;
 - ``<!-- ready: port 8500 -->``: its last command is ready when something listens on that port;
 - ``<!-- not executed: REASON -->``: it is only shown.
+
+Before a fenced block of another language, ``<!-- file: NAME -->`` says that the reader writes it into that file.
 """
 
 import re
@@ -19,6 +21,7 @@ _FENCE = re.compile(r"^(?P<fence>`{3,}|~{3,})(?P<language>[\w-]*)\s*$")
 _COMMENT = re.compile(r"^<!-- (?P<text>.*) -->$")
 _TERMINAL = re.compile(r"^terminal (\d)$")
 _READY = re.compile(r"^ready: port (\d+)$")
+_FILE = re.compile(r"^file: (\S+)$")
 _SKIPPED = re.compile(r"^not executed: (\S.*)$")
 
 
@@ -48,6 +51,14 @@ class Fence:
     lines: tuple[str, ...]
     comments: tuple[str, ...]
     line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenFile:
+    """A file that the reader writes: its path in the folder, and its text."""
+
+    path: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +104,24 @@ def console_blocks(page: Path) -> Iterator[Block]:
     Raises:
         PageError: A block or its comments cannot be understood.
     """
+    for step in steps(page):
+        if isinstance(step, Block):
+            yield step
+
+
+def steps(page: Path) -> Iterator[Block | WrittenFile]:
+    """Yield what a page's reader does, in order: commands that he types, and files that he writes.
+
+    Raises:
+        PageError: A block or its comments cannot be understood.
+    """
     for fence in fences(page):
         if fence.language == "console":
             yield _block(page, fence)
+        else:
+            for comment in fence.comments:
+                if (found := _FILE.match(comment)) is not None:
+                    yield WrittenFile(path=found[1], text="\n".join(fence.lines) + "\n")
 
 
 def _block(page: Path, fence: Fence) -> Block:

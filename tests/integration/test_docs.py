@@ -23,7 +23,10 @@ from sealserve.ingress.nginx_program import find_nginx
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow, pytest.mark.timeout(900)]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-ELSEWHERE: Final = {ROOT / "docs/how-to/docker.md"}  # tests/docker/test_page.py
+ELSEWHERE: Final = {
+    ROOT / "docs/how-to/docker.md",  # tests/docker/test_page.py
+    ROOT / "docs/tutorial/laptop-to-cluster.md",  # tests/kubernetes/test_page.py
+}
 PAGES: Final = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - ELSEWHERE)]
 PORTS: Final = (8500, 4433, 8081, 8510, 8511)
 DEPLOYMENT_FILE: Final = "sealserve.toml"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,9 +39,13 @@ def images(own_images: Images | None, testbed: Cluster | None) -> Images:
     """The images of sealserve on the nodes."""
     if own_images is None or testbed is None:
         if (named := os.environ.get("SEALSERVE_IMAGES")) is None:
-            pytest.skip("another cluster has or pulls the images: SEALSERVE_IMAGES=PREFIX:TAG names them")
+            pytest.skip(
+                "another cluster has or pulls the images: SEALSERVE_IMAGES=PREFIX:TAG names them, and "
+                "SEALSERVE_INVENTORY=FILE what is in the server's, unless Docker here has it"
+            )
         prefix, _, tag = named.rpartition(":")
-        return Images(prefix, tag)
+        inventory = os.environ.get("SEALSERVE_INVENTORY")
+        return Images(prefix, tag, inventory=Path(inventory) if inventory else None)
     assert own_images.archive is not None
     testbed.load([own_images.archive])
     return own_images
@@ -76,6 +81,8 @@ def kubectl(testbed: Cluster | None) -> Iterator[Kubectl]:
         if testbed is not None:
             patch.setenv("PATH", f"{tools.folder()}:{os.environ['PATH']}")
             patch.setenv("KUBECONFIG", str(layout.KUBECONFIG))
+        elif shutil.which("kubectl") is None:
+            pytest.skip("there is no kubectl on PATH")
         yield Kubectl(Path(os.environ["KUBECONFIG"]))
 
 

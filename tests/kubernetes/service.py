@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,10 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from testbed.kubernetes import layout
 from tests.harness.container_images import Images
 from tests.harness.running import run
 from tests.harness.workspaces import NAME, Site, make_site
+from tests.kubernetes.conftest import Kubectl
 
 from sealserve.client.channel import open_channel
 from sealserve.client.predict import Predictor
@@ -28,26 +30,54 @@ BROKER_NAME = "attestation.service.com"
 STORE_PORT = 8089
 
 
-def make_deployment(folder: Path, images: Images, *, broker: str = BROKER_NAME, **kubernetes: Any) -> Site:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cluster and this machine find each other.
+
+    Args:
+        node: A node's address, as this machine sees it.
+        here: This machine's address, as pods see it.
+        has_epc: Whether every node advertises EPC.
+    """
+
+    node: str
+    here: str
+    has_epc: bool
+
+
+def find_place(kubectl: Kubectl) -> Place:
+    """Return the addresses of a cluster's first node and of this machine's way to it."""
+    nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
+    addresses = {item["type"]: item["address"] for item in nodes[0]["status"]["addresses"]}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # nothing is sent
+        way.connect((addresses["InternalIP"], NODE_PORT))
+        here = str(way.getsockname()[0])
+    has_epc = all("sgx.intel.com/epc" in node["status"]["allocatable"] for node in nodes)
+    return Place(addresses["InternalIP"], here, has_epc)
+
+
+def make_deployment(
+    folder: Path, place: Place, images: Images, *, broker: str = BROKER_NAME, **kubernetes: Any
+) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside of the cluster."""
     site = make_site(
         folder,
-        service={"listen": "10.199.0.11", "port": NODE_PORT},
+        service={"listen": place.node, "port": NODE_PORT},
         server={"max_connection_age_seconds": 2},
-        broker={"listen": layout.CONTROL_PLANE, "address": broker},
+        broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},
         images={"prefix": images.prefix, "tag": images.tag},
         kubernetes={
-            "release_source": f"http://{layout.CONTROL_PLANE}:{STORE_PORT}/{{release}}.tar",
+            "release_source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar",
             "store_folder": folder / "store",
-            "pull_policy": "Never",
+            "pull_policy": "Never" if images.archive else "IfNotPresent",
             "service_type": "NodePort",
             "node_port": NODE_PORT,
             "broker_naming": "coredns-hosts",
-            "broker_ip": layout.CONTROL_PLANE,
+            "broker_ip": place.here,
             "cpu": "50m",
             "memory": "2Gi",
-            "epc": "1Gi",
+            **({"epc": "1Gi"} if place.has_epc else {}),
             "start_seconds": 240,
             **({} if images.inventory is None else {"inventory": images.inventory}),
             **kubernetes,
@@ -153,11 +183,11 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def store(folder: Path) -> Iterator[None]:
+def store(address: str, folder: Path) -> Iterator[None]:
     """Serve the packed releases in a folder to the cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer((layout.CONTROL_PLANE, STORE_PORT), handler)
+    server = http.server.ThreadingHTTPServer((address, STORE_PORT), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield

@@ -1,5 +1,6 @@
 """The ways by which a release and the broker's name come to the pods of one deployment, each on a real cluster."""
 
+import base64
 import contextlib
 import json
 import os
@@ -18,11 +19,13 @@ from testbed.s3 import store as s3_store
 from tests.harness.container_images import Images
 from tests.harness.s3 import presign
 from tests.kubernetes.conftest import Kubectl
-from tests.kubernetes.service import Service, make_deployment, store, wait
+from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
 from sealserve.cluster.kubernetes.sources import BUNDLE
+from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.containers.recipes import SERVICE_USER
+from sealserve.deployment import BrokerNaming
 from sealserve.operations import releases
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
@@ -61,10 +64,12 @@ def service(
 ) -> Iterator[Service]:
     """A deployment of one replica, whose broker has a name of the cluster's own DNS; each test lets it fetch anew."""
     assert cluster
-    folder = tmp_path_factory.mktemp("site")
-    site = make_deployment(folder, images, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER)
+    folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
+    site = make_deployment(
+        folder, place, images, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER
+    )
     deployed = Service(site)
-    with store(folder / "store"):
+    with store(place.here, folder / "store"):
         try:
             deployed.up(deployed.build_release(), 1)
             yield deployed
@@ -81,7 +86,7 @@ def test_the_broker_is_found_by_a_service_of_the_cluster(service: Service, kubec
 
 
 def test_a_release_comes_in_an_image(service: Service, cluster: Cluster, tmp_path: Path) -> None:
-    with source(service, f"image:{IMAGE}:{{release}}"):
+    with settings_of(service, release_source=f"image:{IMAGE}:{{release}}"):
         release = service.build_release()
         service.target._build(release)
         bundle = tmp_path / "bundle.tar"
@@ -102,7 +107,7 @@ def test_a_release_comes_on_a_claim(service: Service, kubectl: Kubectl) -> None:
             volume("PersistentVolumeClaim", {"resources": {"requests": {"storage": "1Gi"}}}),
         ]
         kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": given})
-        with source(service, f"claim:{CLAIM}"):
+        with settings_of(service, release_source=f"claim:{CLAIM}"):
             release = service.build_release()
             service.target._build(release)
             shutil.copytree(release, folder / release.name)
@@ -128,17 +133,41 @@ def test_a_release_comes_from_an_s3_store(service: Service, tmp_path: Path) -> N
         service.target._build(release)
         releases.pack(release, tmp_path / "releases" / f"{release.name}.tar")
         assert httpx.get(address).status_code == httpx.codes.FORBIDDEN
-        with source(service, signed):
+        with settings_of(service, release_source=signed):
             service.up(release, 1)
             assert_served(service)
 
 
+def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: Service, kubectl: Kubectl) -> None:
+    local = LocalTarget(service.site.workspace, service.site.deployment)
+    for role in ("broker", "pcs"):
+        local._registry.all()[role].stop()
+    settings = {"dangerous_broker_inside": True, "broker_naming": BrokerNaming.DNS}
+    with settings_of(service, **settings):
+        release = service.build_release()
+        service.up(release, 1)
+        assert_served(service)
+        states = {part.role: part.state for part in service.target.status()}
+        assert states["broker"] is State.SERVING
+        assert local._registry.all()["broker"].is_alive() is False
+        assert "released" in kubectl("-n", SPACE, "logs", "deployment/sealserve-broker", "-c", "broker")
+        material = json.loads(kubectl("-n", SPACE, "get", "secret", "sealserve-broker", "-o", "json"))["data"]
+        key = base64.b64encode(service.site.workspace.owner.master_key.read_bytes()).decode()
+        assert key in material.values(), "this is what makes it dangerous"
+        assert service.target.difference(release, 1) == ""
+    # Without the trial, what only it needed is gone.
+    assert "secret/sealserve-broker\n+++ /dev/null" in service.target.difference(release, 1)
+    service.up(service.build_release(), 1)
+    assert_served(service)
+    assert kubectl("-n", SPACE, "get", "secret,deployment", "-o", "name").count("broker") == 0
+
+
 @contextlib.contextmanager
-def source(service: Service, text: str) -> Iterator[None]:
-    """Let pods get releases from ``text`` until the block ends."""
+def settings_of(service: Service, **settings: Any) -> Iterator[None]:
+    """Let the deployment's `[kubernetes]` have other settings until the block ends."""
     before = service.site
-    settings = before.deployment.kubernetes.model_copy(update={"release_source": text})
-    service.site = replace(before, deployment=before.deployment.model_copy(update={"kubernetes": settings}))
+    kubernetes = before.deployment.kubernetes.model_copy(update=settings)
+    service.site = replace(before, deployment=before.deployment.model_copy(update={"kubernetes": kubernetes}))
     try:
         yield
     finally:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from sealserve.cluster.kubernetes.front import front
+from sealserve.cluster.kubernetes.inside_broker import inside_broker
 from sealserve.cluster.kubernetes.monitoring import monitoring
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.platform import platform
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.replicas import replicas
@@ -12,19 +13,33 @@ from sealserve.cluster.kubernetes.storage import storage
 from sealserve.deployment import BrokerNaming
 
 
-def objects(plan: Plan, *, platform_files: Mapping[str, str] | None = None) -> Sequence[Manifest]:
+def objects(
+    plan: Plan,
+    *,
+    platform_files: Mapping[str, str] | None = None,
+    broker_files: Mapping[str, str] | None = None,
+) -> Sequence[Manifest]:
     """Return the objects of a deployment; its namespace is not among them.
 
     Args:
         plan: What is rendered.
         platform_files: The simulated platform's, in base64; None leaves it out: a cluster then has one already.
+        broker_files: What a broker in the cluster reads, in base64, if it is there; what is rendered for others to
+            apply never has it.
 
     Raises:
-        NotRenderableError: The deployment lacks what they need.
+        NotRenderableError: The deployment lacks what they need, or would show the owner's keys.
     """
     made = [*policies(plan), *_broker_name(plan), *storage(plan), *replicas(plan), *front(plan), *monitoring(plan)]
     if plan.simulated and platform_files is not None:
         made += platform(plan, platform_files)
+    if plan.settings.dangerous_broker_inside:
+        if broker_files is None:
+            raise NotRenderableError(
+                "kubernetes.dangerous_broker_inside is for `sealserve up` alone: files would hold the owner's keys.",
+                hint="Set it to false, and run the broker on the owner's machine.",
+            )
+        made += inside_broker(plan, broker_files)
     return made
 
 

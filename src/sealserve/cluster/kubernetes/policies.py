@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealserve.cluster.kubernetes import front, replicas, sources
+from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.plan import APPLICATION, FRONT_PORT, SERVER_PORT, Manifest, Plan
 from sealserve.deployment import FrontKind
 
@@ -47,7 +47,14 @@ def policies(plan: Plan) -> Sequence[Manifest]:
         names = {"kubernetes.io/metadata.name": plan.settings.monitoring_namespace}
         metrics = [_tcp(plan.deployment.server.metrics_port)]
         ingress.append({"from": [{"namespaceSelector": {"matchLabels": names}}], "ports": metrics})
-    egress: list[Manifest] = [_DNS, _to(plan.settings.broker_ip or plan.shipped.broker[0], plan.shipped.broker[1])]
+    egress: list[Manifest] = [_DNS]
+    if plan.settings.dangerous_broker_inside:
+        broker, port = plan.labels(inside_broker.PART), [_tcp(plan.shipped.broker[1])]
+        admitted_there = [{"from": [{"podSelector": {"matchLabels": inside}}], "ports": port}]
+        objects.append(_policy(plan, inside_broker.PART, broker, ingress=admitted_there, egress=[]))
+        egress.append({"to": [{"podSelector": {"matchLabels": broker}}], "ports": port})
+    else:
+        egress.append(_to(plan.settings.broker_ip or plan.shipped.broker[0], plan.shipped.broker[1]))
     if (store := _store(plan)) is not None:
         egress.append(_to(*store))
     objects.append(_policy(plan, "replicas", inside, ingress=ingress, egress=egress))

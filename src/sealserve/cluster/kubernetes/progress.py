@@ -9,6 +9,7 @@ from sealserve.cluster.target import State
 
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
 _QUOTED: Final = "step=quote "
+_UNREACHABLE: Final = "release.store-unreachable"
 _ATTESTED: Final = "step=key "
 
 
@@ -53,7 +54,7 @@ def last_error(log: Sequence[str]) -> str | None:
 
 def is_refused(reason: str) -> bool:
     """Return whether a reason is one that no waiting mends: the evidence, or the release, was turned down."""
-    return any(
+    return f"error[{_UNREACHABLE}]" not in reason and any(
         f"error[{code}" in reason
         for code in ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
     )

@@ -7,8 +7,9 @@ cluster. In simulation its broker and the vendor's service are started here as w
 import base64
 import difflib
 import json
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final
 import yaml
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.cluster.kubernetes import front, replicas, shipping
+from sealserve.cluster.kubernetes import front, inside_broker, replicas, shipping
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
@@ -54,6 +55,7 @@ from sealserve.errors import UnavailableError, VerificationError
 from sealserve.operations import enclaves, provisioning, releases, simulation
 from sealserve.workspace import Workspace
 
+_LOG: Final = logging.getLogger(__name__)
 RECORD: Final = "kubernetes.json"
 PREVIOUS: Final = "sealserve/previous-release"
 _REVISION: Final = "deployment.kubernetes.io/revision"
@@ -140,6 +142,10 @@ class KubernetesTarget:
             self._record.add(ObjectName.of(item))
             client.apply(item)
         self._wait(replicas)
+        for name in self._no_longer_described(plan, made):
+            self._tell(f"removing {_called(name)}, which is no longer described")
+            _remove(client, name)
+            self._record.remove(name)
 
     def difference(self, release: Path, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; nothing is changed."""
@@ -149,7 +155,7 @@ class KubernetesTarget:
         exists = client.get(ObjectName.of(namespace(plan))) is not None
         made = list(self._objects(plan))
         _remember_previous(made, client.get(self._deployment_name) if exists else None)
-        for item in [namespace(plan), *made]:
+        for item in made if exists else [namespace(plan), *made]:  # one that is there stays as it is
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
             after = client.apply(item, dry_run=True) if exists else item
@@ -158,6 +164,7 @@ class KubernetesTarget:
                 lines = [[f"# {len(text)} lines of a Secret\n"] if text else [] for text in lines]
             label = f"{name.kind.lower()}/{name.name}"
             texts += difflib.unified_diff(lines[0], lines[1], f"cluster/{label}", f"deployment/{label}")
+        texts += [f"--- cluster/{_called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, made)]
         return "".join(texts)
 
     def scale(self, replicas: int) -> None:
@@ -235,8 +242,9 @@ class KubernetesTarget:
         if self._deployment.platform is Platform.SIMULATED:
             simulation.open_platform(self._workspace, now=datetime.now(UTC))
             local = LocalTarget(self._workspace, self._deployment, tell=self._tell)
-            local.start_vendor()
-            local.start_broker()
+            if not self._deployment.kubernetes.dangerous_broker_inside:
+                local.start_vendor()
+                local.start_broker()
         write_file(self._workspace.host.run / "release", release.name.encode())
 
     def _objects(self, plan: Plan) -> Sequence[Manifest]:
@@ -248,7 +256,21 @@ class KubernetesTarget:
                 for path in sorted(folder.iterdir())
                 if path.is_file()
             }
-        return objects(plan, platform_files=files)
+        return objects(plan, platform_files=files, broker_files=self._broker_files(plan))
+
+    def _broker_files(self, plan: Plan) -> Mapping[str, str] | None:
+        if not plan.settings.dangerous_broker_inside:
+            return None
+        _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
+        return inside_broker.material(self._workspace, plan)
+
+    def _no_longer_described(self, plan: Plan, made: Sequence[Manifest]) -> Sequence[ObjectName]:
+        """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
+        described = {ObjectName.of(item) for item in [namespace(plan), *made]}
+        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+            described.add(COREFILE)
+        before = [name for name in self._record.names() if name.namespace in {plan.settings.namespace, "kube-system"}]
+        return [name for name in before if name not in described]
 
     def _check_room(self, asked: str | None, wanted: int) -> None:
         """Compare the EPC that replicas ask for with what the nodes have together."""
@@ -405,16 +427,21 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
         client = ClusterClient()
         for name in reversed(names):
             tell(f"removing {_called(name)}")
-            if name == COREFILE:
-                _forget_broker(client)
-            else:
-                client.delete(name)
+            _remove(client, name)
         for name in names:
             if name != COREFILE:
                 _wait_gone(client, name, tell)
             record.remove(name)
             stopped.append(_called(name))
     return [*stopped, *stop_local(workspace, tell=tell)]
+
+
+def _remove(client: ClusterClient, name: ObjectName) -> None:
+    """Remove an object; of one that was only changed, what was written into it."""
+    if name == COREFILE:
+        _forget_broker(client)
+    else:
+        client.delete(name)
 
 
 def _forget_broker(client: ClusterClient) -> None:

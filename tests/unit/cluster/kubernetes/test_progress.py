@@ -62,6 +62,13 @@ def test_an_image_that_cannot_be_had() -> None:
     assert not is_refused(reason)
 
 
+@pytest.mark.parametrize(("code", "final"), [("store-unreachable", False), ("store-refused", True)])
+def test_a_store_that_is_away_is_waited_for(code: str, final: bool) -> None:
+    ended = container("fetch", state={"terminated": {"exitCode": 4, "message": f"error[release.{code}]: Alas."}})
+    _, reason = state_of(pod(initContainerStatuses=[ended]))
+    assert is_refused(reason) is final
+
+
 def test_a_broker_that_is_away_is_waited_for() -> None:
     ended = container(
         lastState={"terminated": {"exitCode": 4, "message": "error[provisioning.unreachable]: The broker is down."}}

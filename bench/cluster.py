@@ -1,0 +1,120 @@
+"""A deployment in a cluster: from `scale` to ready, the time of a roll-out, and how replicas share requests.
+
+    .venv/bin/python bench/cluster.py --directory FOLDER [--rounds 3] [--json FILE]
+
+FOLDER has a deployment that serves with two replicas, such as that of docs/tutorial/laptop-to-cluster.md. All is done
+by the verbs that a person types. It ends with two replicas and a new release.
+
+Of a replica that is added, the pod's own times are shown as well, in whole seconds: Kubernetes keeps no finer ones. The
+share is that of the busiest replica: 1 / replicas is even.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from sealserve.cli import connection
+from sealserve.cli.tensor_input import random_array
+from sealserve.client.load import Request, run_load
+from sealserve.client.predict import DEFAULT_SIGNATURE, Predictor
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient
+from sealserve.deployment import Deployment, read
+
+REPLICAS: Final = 2
+CONNECTIONS: Final = 6
+AGES: Final = 5
+
+
+def verb(folder: Path, *arguments: str) -> tuple[float, Any]:
+    """Run a verb; return its seconds and what it printed as JSON."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "sealserve", *arguments, "--json", "--directory", str(folder)],
+        stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    return time.perf_counter() - began, json.loads(done.stdout)
+
+
+def newest_pod(deployment: Deployment) -> dict[str, float]:
+    """Return when the newest replica was fetched, started and ready, in seconds after it was made."""
+    pods = ClusterClient().find(
+        "v1", "Pod", deployment.kubernetes.namespace, "app.kubernetes.io/component=replicas"
+    )  # fmt: skip
+    pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+    reached = {item["type"]: item["lastTransitionTime"] for item in pod["status"]["conditions"]}
+    return {
+        name: (datetime.fromisoformat(reached[condition]) - made).total_seconds()
+        for name, condition in (("fetched", "Initialized"), ("ready", "Ready"))
+    }
+
+
+def scale(folder: Path, deployment: Deployment) -> dict[str, Any]:
+    """Measure one more replica, and one less."""
+    up, _ = verb(folder, "scale", str(REPLICAS + 1))
+    pod = newest_pod(deployment)
+    down, _ = verb(folder, "scale", str(REPLICAS))
+    return {"up_seconds": up, "pod": pod, "down_seconds": down}
+
+
+def share(folder: Path, seconds: float) -> float:
+    """Return the busiest replica's share of all requests over some time."""
+    _, report = verb(folder, "bench", "--connections", str(CONNECTIONS), "--seconds", f"{seconds:g}")
+    return float(max(report["instances"].values()) / report["answered"])
+
+
+def roll(folder: Path, deployment: Deployment) -> dict[str, Any]:
+    """Measure a roll-out to a new release while requests go on over a few connections, one at a time."""
+    verb(folder, "release", "build")
+    reach, _ = connection.find_access(
+        folder, target=None, server_name=None, ca=None, certificate=None, key=None
+    )  # fmt: skip
+    name = deployment.model.name
+    with connection.channels(reach, REPLICAS, timeout=10) as channels, ThreadPoolExecutor(1) as pool:
+        specs = Predictor(channels).metadata(name).signatures[DEFAULT_SIGNATURE].inputs
+        request = Request(
+            model=name, inputs={key: random_array(spec, np.random.default_rng(0), 1) for key, spec in specs.items()}
+        )
+        rolling = pool.submit(verb, folder, "up")
+        answered, errors = 0, Counter[str]()
+        while not rolling.done():
+            report = run_load(channels, lambda _: request, seconds=1, concurrency=1, timeout=60)
+            answered += report.answered
+            errors.update(report.errors)
+        return {"seconds": rolling.result()[0], "answered": answered, "errors": dict(errors)}
+
+
+def main() -> None:
+    """Measure, print, and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--directory", type=Path, required=True, help="the folder that holds sealserve.toml")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.directory.resolve()
+    deployment = read(folder / "sealserve.toml")
+    age = deployment.server.max_connection_age_seconds
+    verb(folder, "scale", str(REPLICAS))
+    result: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": []}
+    for number in range(arguments.rounds):
+        seen = {
+            "scale": scale(folder, deployment), "share_young": share(folder, age / 10),
+            "share_old": share(folder, age * AGES), "roll_out": roll(folder, deployment),
+        }  # fmt: skip
+        result["rounds"].append(seen)
+        print(f"round {number + 1}: {json.dumps(seen)}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

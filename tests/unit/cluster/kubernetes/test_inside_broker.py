@@ -1,0 +1,133 @@
+"""A broker in the cluster: for trials only, confined like every pod, and with no more of the owner's than it reads."""
+
+import base64
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from tests.harness.workspaces import Site, make_site
+from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
+
+from sealserve import deployment
+from sealserve.cluster.kubernetes import inside_broker
+from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
+from sealserve.cluster.kubernetes.policies import policies
+from sealserve.operations import simulation
+from sealserve.operations.owner import index_signer, open_vault
+
+ADDRESS = "sealserve-broker.sealserve.svc"
+
+
+def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TOML) -> Plan:
+    plan = make_plan("dangerous_broker_inside = true\n", platform=platform, toml=toml)
+    return replace(plan, shipped=replace(plan.shipped, broker=(address, 4433)))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = make_site(tmp_path)
+    made.certify()
+    with open_vault(made.workspace):
+        simulation.open_platform(made.workspace, now=made.now)
+    index_signer(made.workspace)
+    return made
+
+
+def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
+    (site.workspace.owner.models / "plain").mkdir(parents=True)
+    (site.workspace.owner.models / "plain" / "weights").write_bytes(b"the model")
+    files = inside_broker.material(site.workspace, trial())
+    names = {path.removeprefix(".sealserve/").partition("/vendor/")[0] for path in files}
+    assert {"owner/master.key", "owner/index-signing-key.pem", "owner/broker.sqlite", "sealserve.toml"} <= names
+    assert not any("models" in path or "authorities" in path or "releases" in path for path in files)
+    assert not any(path.startswith((".sealserve/host", ".sealserve/user")) for path in files)
+
+
+def test_its_settings_are_a_deployment_file(site: Site) -> None:
+    text = base64.b64decode(inside_broker.material(site.workspace, trial())["sealserve.toml"]).decode()
+    described = deployment.parse(text)
+    assert (described.broker.listen, described.broker.port) == ("0.0.0.0", 4433)  # noqa: S104  # what it listens on
+    assert described.platform is deployment.Platform.SIMULATED
+
+
+def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> None:
+    database = site.workspace.owner.database
+    with closing(sqlite3.connect(database)) as other:  # its log is not in the file yet
+        other.execute("CREATE TABLE last_words (word TEXT)")
+        other.commit()
+        copied = tmp_path / "copy.sqlite"
+        material = inside_broker.material(site.workspace, trial())
+        copied.write_bytes(base64.b64decode(material[".sealserve/owner/broker.sqlite"]))
+    with closing(sqlite3.connect(copied)) as copy:
+        assert copy.execute("SELECT count(*) FROM last_words").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (trial(platform="sgx"), "it is for simulated enclaves only"),
+        (trial(address="attestation.service.com"), "'attestation.service.com', and in the cluster it is"),
+        (trial(toml=TOML.replace("[service]", '[keystore]\npassphrase_file = "secret"\n\n[service]')), "passphrase"),
+    ],
+)
+def test_what_is_no_trial_is_refused(site: Site, plan: Plan, message: str) -> None:
+    with pytest.raises(NotRenderableError, match=message) as caught:
+        inside_broker.material(site.workspace, plan)
+    assert caught.value.code == "kubernetes.not-renderable"
+
+
+def test_too_much_for_a_secret_is_refused(site: Site) -> None:
+    with closing(sqlite3.connect(site.workspace.owner.database)) as database:
+        database.execute("CREATE TABLE filling (content BLOB)")
+        database.execute("INSERT INTO filling VALUES (zeroblob(1048576))")
+        database.commit()
+    with pytest.raises(NotRenderableError, match=r"has \d+ bytes, too many for a Secret"):
+        inside_broker.material(site.workspace, trial())
+
+
+def test_a_rendering_never_has_the_owners_keys() -> None:
+    with pytest.raises(NotRenderableError, match="is for `sealserve up` alone"):
+        objects(trial())
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+def test_its_objects_fit_the_schema_and_its_pod_is_confined(version: str) -> None:
+    made: list[dict[str, Any]] = list(inside_broker.inside_broker(trial(), {".sealserve/owner/master.key": "AAAA"}))
+    for item in made:
+        kubernetes_validate.validate(item, version, strict=True)
+    pod = next(item for item in made if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_it_restarts_when_what_it_reads_changes() -> None:
+    templates = [
+        next(item for item in inside_broker.inside_broker(trial(), {"a": content}) if item["kind"] == "Deployment")
+        ["spec"]["template"]["metadata"]["annotations"]
+        for content in ("AAAA", "AAAA", "BBBB")
+    ]  # fmt: skip
+    assert templates[0] == templates[1] != templates[2]
+
+
+def test_replicas_reach_it_and_nobody_else_does() -> None:
+    plan = trial()
+    rules = policies(plan)
+
+    def pod(part: str) -> Peer:
+        return Peer(labels=plan.labels(part), namespace=plan.settings.namespace, address="10.1.0.20")
+
+    outside = Peer(address="198.51.100.7")
+    assert allows(rules, pod("replicas"), pod("broker"), 4433)
+    assert not allows(rules, pod("replicas"), outside, 4433)
+    for other in (outside, pod("front")):
+        assert not allows(rules, other, pod("broker"), 4433)
+    assert not allows(rules, pod("broker"), outside, 443)
