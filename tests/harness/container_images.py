@@ -19,6 +19,7 @@ from typing import Any, Final
 import pytest
 from testbed.docker.base_image import BASE, make_base_image
 from testbed.docker.engine import answers, install, own_engine
+from tests.harness.missing import missing
 from tests.harness.running import command
 from tests.harness.workspaces import make_site
 
@@ -37,7 +38,7 @@ class Images:
 
     Args:
         prefix: What their names start with.
-        tag: Their tag.
+        tag: Their tag: of kept ones the digest of their sources, so that a node never has others of that name.
         archive: All of them, as `docker save` writes them; None where a cluster has them.
         inventory: What an enclave in the server's image trusts; None to take it from the engine's image.
     """
@@ -56,7 +57,7 @@ def running_engine() -> Iterator[None]:
             install()
         if shutil.which("docker") is None or not answers():
             if os.geteuid() != 0:
-                pytest.skip("no Docker engine answers, and only root can start one")
+                missing("no Docker engine answers, and only root can start one")
             patch.setenv("DOCKER_HOST", stack.enter_context(own_engine()))
         yield
 
@@ -83,7 +84,10 @@ def keep_images(built: Sequence[dict[str, Any]]) -> Images:
         shutil.copyfile(by_name["server-simulated"]["inventory"], kept.inventory)
         partial = kept.archive.with_suffix(".partial")
         names = [by_name[name]["reference"] for name in _KEPT]
-        subprocess.run(["docker", "save", "--output", str(partial), *names], check=True)
+        ours = [f"{kept.prefix}-{name}:{kept.tag}" for name in _KEPT]
+        for name, own in zip(names, ours, strict=True):
+            subprocess.run(["docker", "tag", name, own], check=True)
+        subprocess.run(["docker", "save", "--output", str(partial), *names, *ours], check=True)
         partial.rename(kept.archive)
     return kept
 
@@ -107,5 +111,6 @@ def _place() -> Images:
         digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    name = f"images-{digest.hexdigest()[:16]}"
-    return Images(_PREFIX, sealserve.__version__, CACHE / f"{name}.tar", CACHE / f"{name}.inventory.json")
+    tag = digest.hexdigest()[:16]
+    name = f"images-{tag}"
+    return Images(_PREFIX, tag, CACHE / f"{name}.tar", CACHE / f"{name}.inventory.json")

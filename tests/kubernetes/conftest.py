@@ -12,6 +12,7 @@ import pytest
 from testbed.kubernetes import layout, tools
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import Images, kept_images
+from tests.harness.missing import missing
 
 
 class Kubectl:
@@ -71,7 +72,7 @@ def _is_foreign() -> bool:
     if os.environ.get("KUBECONFIG", str(layout.KUBECONFIG)) != str(layout.KUBECONFIG):
         return True
     if os.geteuid() != 0:
-        pytest.skip("the testbed makes network namespaces: run as root, or set KUBECONFIG to a cluster of yours")
+        missing("the testbed makes network namespaces: run as root, or set KUBECONFIG to a cluster of yours")
     return False
 
 
