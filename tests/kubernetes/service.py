@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from testbed.kubernetes import layout
 from tests.harness.container_images import Images
 from tests.harness.running import run
 from tests.harness.workspaces import NAME, Site, make_site
@@ -45,6 +46,9 @@ class Place:
     has_epc: bool
 
 
+TESTBED = Place(layout.Node(1).address, layout.CONTROL_PLANE, has_epc=True)
+
+
 def find_place(kubectl: Kubectl) -> Place:
     """Return the addresses of a cluster's first node and of this machine's way to it."""
     nodes = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
@@ -57,7 +61,7 @@ def find_place(kubectl: Kubectl) -> Place:
 
 
 def make_deployment(
-    folder: Path, place: Place, images: Images, *, broker: str = BROKER_NAME, **kubernetes: Any
+    folder: Path, images: Images, *, place: Place = TESTBED, broker: str = BROKER_NAME, **kubernetes: Any
 ) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside of the cluster."""
     site = make_site(

@@ -39,7 +39,7 @@ LISTENS = "0A"  # a socket's state in /proc/net/tcp: proc(5)
 def service(images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("site")
     place = find_place(kubectl)
-    site = make_deployment(folder, place, images)
+    site = make_deployment(folder, images, place=place)
     before = corefile(kubectl)
     deployed = Service(site)
     with store(place.here, folder / "store"):

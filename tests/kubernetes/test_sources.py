@@ -66,7 +66,7 @@ def service(
     assert cluster
     folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
     site = make_deployment(
-        folder, place, images, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER
+        folder, images, place=place, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER
     )
     deployed = Service(site)
     with store(place.here, folder / "store"):
