@@ -261,6 +261,11 @@ class KubernetesTarget:
     def _broker_files(self, plan: Plan) -> Mapping[str, str] | None:
         if not plan.settings.dangerous_broker_inside:
             return None
+        if self._role is not Role.ALL:
+            raise NotRenderableError(
+                "A host has no keys to put into a broker in the cluster.",
+                hint="kubernetes.dangerous_broker_inside is for trials where owner and host are one machine.",
+            )
         _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
         return inside_broker.material(self._workspace, plan)
 

@@ -18,6 +18,8 @@ from sealserve.cluster.kubernetes import inside_broker
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.target import KubernetesTarget
+from sealserve.cluster.target import Role
 from sealserve.operations import simulation
 from sealserve.operations.owner import index_signer, open_vault
 
@@ -89,6 +91,12 @@ def test_too_much_for_a_secret_is_refused(site: Site) -> None:
         database.commit()
     with pytest.raises(NotRenderableError, match=r"has \d+ bytes, too many for a Secret"):
         inside_broker.material(site.workspace, trial())
+
+
+def test_a_host_alone_has_no_keys_to_give(site: Site) -> None:
+    target = KubernetesTarget(site.workspace, site.deployment, role=Role.HOST)
+    with pytest.raises(NotRenderableError, match="A host has no keys"):
+        target._objects(trial())
 
 
 def test_a_rendering_never_has_the_owners_keys() -> None:
