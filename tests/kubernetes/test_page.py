@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "tutorial" / "laptop-to-cluster.md"
 INVENTORY = Path(".sealserve/owner/images/server-simulated.inventory.json")
 
 
-def test_the_page_does_what_it_says(testbed: Cluster | None, images: Images, kubectl: Kubectl) -> None:
+def test_the_page_does_what_it_says(images: Images, testbed: Cluster | None, kubectl: Kubectl) -> None:
     if testbed is None or images.inventory is None:
         pytest.skip("the page has the testbed's own addresses")
     assert kubectl("get", "nodes")
