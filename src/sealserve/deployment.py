@@ -362,7 +362,8 @@ class KubernetesSection(_Section):
     proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")
     tls_route_version: str = Field(
-        default="gateway.networking.k8s.io/v1alpha2", description="the version of TLSRoute that the cluster has"
+        default="gateway.networking.k8s.io/v1",
+        description="the version of TLSRoute that the cluster has: v1alpha2 before Gateway API 1.5",
     )
     controller_namespace: str = Field(default="ingress-nginx", description="where an existing controller's pods are")
     broker_naming: BrokerNaming = Field(

@@ -150,7 +150,7 @@ def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster
 def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
     cluster.unknown = {"TLSRoute"}
     kinds = examine(make_plan('front = "gateway-api"\n'), cluster)["kinds"]
-    assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1alpha2)"
+    assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1)"
 
 
 def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
