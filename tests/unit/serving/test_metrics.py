@@ -1,4 +1,5 @@
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
@@ -93,3 +94,10 @@ def test_counting_from_many_threads_loses_nothing() -> None:
     for thread in threads:
         thread.join()
     assert 'c{l="x"} 4000' in list(counter.lines())
+
+
+def test_the_end_of_the_certificate_is_told_once_it_is_known() -> None:
+    metrics = Metrics()
+    assert "sealserve_server" not in metrics.page()
+    metrics.certificate_ends(datetime(2027, 1, 1, tzinfo=UTC))
+    assert metrics.page().endswith("sealserve_server_certificate_expiry_timestamp_seconds 1798761600\n")

@@ -50,8 +50,9 @@ def _configuration(deployment: Deployment) -> Manifest:
 
     Source: https://prometheus.io/docs/prometheus/latest/configuration/configuration/.
     """
-    jobs: list[Manifest] = []
+    rules, jobs = ["replicas.rules.yaml"], list[Manifest]()
     if (port := deployment.broker.metrics_port) is not None:
+        rules.append("broker.rules.yaml")  # one that is not scraped would look as if it were away
         jobs.append({"job_name": BROKER_JOB, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
     if deployment.server.metrics_port is not None:
         settings = deployment.kubernetes
@@ -70,7 +71,7 @@ def _configuration(deployment: Deployment) -> Manifest:
                 {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
             ],
         })  # fmt: skip
-    return {"rule_files": ["replicas.rules.yaml", "broker.rules.yaml"], "scrape_configs": jobs}
+    return {"rule_files": rules, "scrape_configs": jobs}
 
 
 def _rules(plan: Plan) -> Manifest:

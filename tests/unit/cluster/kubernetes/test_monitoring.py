@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
@@ -81,7 +82,18 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
 
 def test_nothing_is_monitored_unless_it_is_asked_for(plan: Plan) -> None:
     assert monitoring(plan) == []
-    assert prometheus_files(plan.deployment)["prometheus.yaml"].count("job_name") == 0
+    configuration = yaml.safe_load(prometheus_files(plan.deployment)["prometheus.yaml"])
+    assert configuration == {"rule_files": ["replicas.rules.yaml"], "scrape_configs": []}
+
+
+def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
+    files = prometheus_files(
+        make_plan(toml=TOML.replace("[kubernetes]", "[broker]\nmetrics_port = 1\n[kubernetes]")).deployment
+    )
+    configuration = yaml.safe_load(files["prometheus.yaml"])
+    assert configuration["rule_files"] == ["replicas.rules.yaml", "broker.rules.yaml"]
+    assert [job["job_name"] for job in configuration["scrape_configs"]] == ["sealserve-broker"]
+    assert 'job="sealserve-broker"' in files["broker.rules.yaml"]
 
 
 def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: Plan) -> None:
