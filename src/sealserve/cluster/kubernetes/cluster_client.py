@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, https
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class ClusterClient:
             ) from error
         self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
         try:
-            api = config.new_client_from_config(kubeconfig, context)
+            # The library reads KUBECONFIG once, when it is imported.
+            api = config.new_client_from_config(kubeconfig or os.environ.get("KUBECONFIG"), context)
             api.configuration.retries = 1
         except (ConfigException, YAMLError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             # What the client says of a file may quote it; of one that is no kubeconfig only the kind of error is told.

@@ -133,7 +133,11 @@ def _seconds(ahead: timedelta) -> str:
 def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     """Ask for the right to each thing that `up` and `down` do."""
     space = plan.settings.namespace
-    made = objects(plan, platform_files={} if plan.simulated else None)
+    made = objects(
+        plan,
+        platform_files={} if plan.simulated else None,
+        broker_files={} if plan.settings.dangerous_broker_inside else None,  # the kinds of objects are what counts
+    )
     wanted = [(verb, item["apiVersion"], item["kind"], "", space) for item in made for verb in _APPLIED]
     wanted += [(verb, version, kind, part, space) for verb, version, kind, part in _LOOKED_AT]
     wanted.append(("list", "v1", "Node", "", ""))

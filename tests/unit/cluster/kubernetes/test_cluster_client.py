@@ -23,6 +23,16 @@ def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == "kubernetes.unreachable"
 
 
+def test_the_environments_kubeconfig_is_that_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(2):
+        path = tmp_path / f"kubeconfig-{number}"
+        path.write_text("{")
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        with pytest.raises(ClusterUnreachableError, match="ParserError"):  # and not: there is no such file
+            ClusterClient()
+        path.unlink()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "text", "\0", "clusters: 1\ncurrent-context: c\n", "{a: secret-token"])
 def test_a_file_that_is_no_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"

@@ -130,6 +130,13 @@ def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> Non
     assert caught.value.code == "kubernetes.rights"
 
 
+def test_a_trials_broker_in_the_cluster_takes_the_right_to_its_secret(cluster: FakeCluster) -> None:
+    cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("create", "Secret")
+    check_rights(make_plan(platform="sgx"), cluster)  # type: ignore[arg-type]
+    with pytest.raises(RightsMissingError, match=r"denied: create secrets/ in"):
+        check_rights(make_plan("dangerous_broker_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
+
+
 def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster) -> None:
     cluster.denied = lambda _verb, kind, _namespace: kind == "Namespace"
     assert "create namespaces" in examine(make_plan(), cluster)["rights"].found
