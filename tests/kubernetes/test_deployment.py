@@ -17,7 +17,7 @@ from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
 from sealserve.cluster.kubernetes import files
-from sealserve.cluster.kubernetes.cluster_client import KindUnknownError
+from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
@@ -240,11 +240,15 @@ def test_logs_of_every_pod_have_its_name(service: Service) -> None:
     assert {line.part for line in lines} >= {part.instance for part in serving(service)}
 
 
-def test_an_unknown_kind_of_object_is_said(service: Service) -> None:
+def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
     client = service.target._client
     made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "x"}}
     with pytest.raises(KindUnknownError, match="does not know this kind"):
         client.apply(made)
+    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "No_Name", "namespace": SPACE}}
+    with pytest.raises(ClusterRefusedError, match="No_Name") as caught:
+        client.apply(made)
+    assert caught.value.code == "kubernetes.refused"
 
 
 def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, tmp_path: Path) -> None:
