@@ -21,6 +21,7 @@ _UNREACHABLE = (
     "permission denied while trying to connect",
     "error during connect",
 )
+_DAEMON = "Error response from daemon: "
 _ABSENT = ("No such", "not found", "does not exist")
 
 
@@ -229,4 +230,6 @@ def _refusal(arguments: Sequence[str], error: str) -> UnavailableError:
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Run 'docker")]
-    return lines[-1].removeprefix("Error response from daemon: ") if lines else "it said nothing."
+    begun = [number for number, line in enumerate(lines) if line.startswith(_DAEMON)]
+    said = " ".join(lines[begun[-1] :]) if begun else (lines or ["it said nothing."])[-1]
+    return said.removeprefix(_DAEMON)

@@ -45,6 +45,13 @@ def test_an_engine_that_refuses(docker: FakeDocker, engine: Engine) -> None:
     assert caught.value.code == "docker.refused"
 
 
+def test_a_reason_of_several_lines_is_told_whole(docker: FakeDocker, engine: Engine) -> None:
+    told = "Error response from daemon: Failed to Setup IP tables: No chain by that name.\n (exit status 1))\n"
+    docker.answer("network create", err=f"warning: x\n{told}", status=1)
+    with pytest.raises(EngineRefusedError, match=r"failed: Failed to .* No chain by that name\. \(exit status 1\)\)$"):
+        engine.run("network", "create", "x")
+
+
 def test_what_is_not_there(docker: FakeDocker, engine: Engine) -> None:
     docker.answer("image inspect here", [IMAGE])
     docker.answer("image inspect", err="Error: No such image: x\n", status=1)
