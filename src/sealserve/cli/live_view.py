@@ -48,7 +48,7 @@ def live_view(
     def poll() -> None:
         watched: Target | None = None
         while not done.wait(_POLL_SECONDS):
-            with contextlib.suppress(SealserveError):  # not there yet, or busy: whoever works on it says what is wrong
+            with contextlib.suppress(SealserveError, OSError):  # whoever works on it says what is wrong
                 watched = watched or open_watched()
                 view.parts = watched.status()
 
