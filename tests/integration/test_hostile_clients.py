@@ -213,7 +213,7 @@ LARGEST = 1_000_000
 """Bytes: the largest message of the server that is flooded."""
 SENDING = 64
 HELD = 8
-SLACK = 120_000_000
+SLACK = 180_000_000
 """Bytes: what threads, connections, TensorFlow's arenas and the allocator's fragments take beside the messages."""
 
 
