@@ -225,12 +225,13 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
     victim = replicas(kubectl)[0]["metadata"]["name"]
     path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
-    execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1")
+    # The container may end before the command in it does; until the kubelet sees its end, the Service still names it.
+    execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1", check=False)
+    wait(lambda: any(part.instance == victim and "error[" in part.detail for part in service.target.status()))
     with service.load() as load:
-        wait(lambda: any(part.instance == victim and "error[" in part.detail for part in service.target.status()))
         wait(lambda: load.answered > 100)
     assert all(part.instance != victim for part in serving(service))
-    assert len(load.errors) <= 3  # in flight when the server ended
+    assert load.errors == []
     kubectl("-n", SPACE, "delete", "pod", victim, "--wait=false")
     settle(service, kubectl)
 
