@@ -18,6 +18,7 @@ from sealserve.cluster.launch_log import read_steps
 from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.processes import Process, Registry, last_error, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
+    DRAIN_SECONDS,
     LogLine,
     PartStatus,
     PartUnknownError,
@@ -28,6 +29,7 @@ from sealserve.cluster.target import (
     TargetReleaseError,
     TargetUnsupportedError,
     Tell,
+    drain_seconds,
     quietly,
 )
 from sealserve.deployment import Deployment, Platform
@@ -44,7 +46,6 @@ from sealserve.workspace import Workspace
 REPLICA: Final = "replica-"
 NGINX: Final = "nginx"
 RECORD: Final = "local.json"
-DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
 START_SECONDS: Final = 60
 REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
 
@@ -204,7 +205,7 @@ class LocalTarget:
             nginx.reload(nginx.config)
             age = self._deployment.server.longest_connection_seconds
             self._tell(f"open connections move to the replicas that stay, within {age} s")
-            nginx.wait_drained(timeout=age + DRAIN_SECONDS)
+            nginx.wait_drained(timeout=drain_seconds(self._deployment))
         for process in leaving:
             self._tell(f"{process.role} finishes its requests")
             process.stop(grace=DRAIN_SECONDS)
@@ -306,7 +307,7 @@ class LocalTarget:
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
             user=worker_user(),
-            drain_timeout=self._deployment.server.longest_connection_seconds + DRAIN_SECONDS,
+            drain_timeout=drain_seconds(self._deployment),
         )
         return Nginx(program, config)
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.workspace import Workspace
+
+DRAIN_SECONDS: Final = 45
+"""How long a server that is asked to end may take: longer than it gives the requests that run."""
 
 Tell: TypeAlias = Callable[[str], None]
 """Called with a few words before each thing that is done."""
@@ -19,6 +22,14 @@ Tell: TypeAlias = Callable[[str], None]
 
 def quietly(_text: str) -> None:
     """Tell nobody."""
+
+
+def drain_seconds(deployment: Deployment) -> int:
+    """Return after how many seconds nobody has a connection any more to a replica that new ones do not reach.
+
+    Each was drained by its age, and what still ran on it then is done.
+    """
+    return deployment.server.longest_connection_seconds + DRAIN_SECONDS
 
 
 class TargetUnsupportedError(InputError):

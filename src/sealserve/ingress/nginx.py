@@ -21,8 +21,8 @@ from sealserve.ingress.nginx_config import NginxConfig, WorkerUser, render
 from sealserve.ingress.nginx_program import NginxProgram, last_message
 
 _POLL_SECONDS = 0.02
-_WORKER_TITLE = "nginx: worker process"
-_DRAINING_TITLE = f"{_WORKER_TITLE} is shutting down"
+WORKER_TITLE = "nginx: worker process"
+DRAINING_TITLE = f"{WORKER_TITLE} is shutting down"
 _ACCOUNTS = ("www-data", "nginx", "nobody")
 
 
@@ -197,7 +197,7 @@ class Nginx:
             timeout: Seconds to wait. Connections end by themselves at their age, which the replicas have set.
         """
         pid = self.pid
-        return pid is None or _wait_until(lambda: not _workers(pid, _DRAINING_TITLE), timeout)
+        return pid is None or _wait_until(lambda: not _workers(pid, DRAINING_TITLE), timeout)
 
     def stop(self, *, grace: float = 5.0) -> None:
         """Stop it: first gracefully, after ``grace`` seconds at once. Nothing of it is left; its logs are.
@@ -257,7 +257,7 @@ def _title(pid: int) -> str:
 
 def _accepting(master: int) -> set[int]:
     """Return the process ids of a master's workers that accept connections."""
-    return _workers(master, _WORKER_TITLE)
+    return _workers(master, WORKER_TITLE)
 
 
 def _workers(master: int, title: str) -> set[int]:

@@ -9,8 +9,9 @@ import tomli_w
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster.docker import keystore_files
-from sealserve.cluster.docker.plan import BROKER, DRAIN_SECONDS, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
+from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
+from sealserve.cluster.target import drain_seconds
 from sealserve.deployment import Deployment, Platform
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render, render_relay
 from sealserve.workspace import DEPLOYMENT_FILE
@@ -59,7 +60,7 @@ def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]
         run_folder=_RUN_FOLDER,
         log_folder=None,
         stream_module=_STREAM_MODULE,
-        drain_timeout=described.server.longest_connection_seconds + DRAIN_SECONDS,
+        drain_timeout=drain_seconds(described),
     )
     path, content = plan.folder / NGINX / "nginx.conf", render(config).encode()
     if path.is_file() and path.read_bytes() == content:

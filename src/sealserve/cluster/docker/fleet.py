@@ -15,12 +15,11 @@ from sealserve.cluster.processes import wait_until
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
 from sealserve.errors import UnavailableError
+from sealserve.ingress.nginx import DRAINING_TITLE, WORKER_TITLE
 from sealserve.workspace import Workspace
 
 _POLL_SECONDS: Final = 0.3
 _LAST_LINES: Final = 50
-_WORKER: Final = "nginx: worker process"
-_DRAINING_WORKER: Final = f"{_WORKER} is shutting down"
 
 
 class ContainerEndedError(UnavailableError):
@@ -211,16 +210,18 @@ class Fleet:
         Raises:
             ContainerNotReadyError: It did not take it in time.
         """
-        before = self._workers(nginx, _WORKER)
+        before = self._workers(nginx, WORKER_TITLE)
         self._engine.run("container", "kill", "--signal", "HUP", nginx.id)
-        if not wait_until(lambda: bool(now := self._workers(nginx, _WORKER)) and not now & before, seconds=seconds):
+        if not wait_until(
+            lambda: bool(now := self._workers(nginx, WORKER_TITLE)) and not now & before, seconds=seconds
+        ):
             raise ContainerNotReadyError(
                 f"NGINX did not take its new configuration within {seconds:.0f} s: {self.last_error(nginx)}"
             )
 
     def wait_drained(self, nginx: Running, *, seconds: float) -> bool:
         """Wait until no connection is left that was there before the last reload; return whether that came about."""
-        return wait_until(lambda: not self._workers(nginx, _DRAINING_WORKER), seconds=seconds, interval=_POLL_SECONDS)
+        return wait_until(lambda: not self._workers(nginx, DRAINING_TITLE), seconds=seconds, interval=_POLL_SECONDS)
 
     def remove(self, container: Running, *, log: Path | None = None, grace: int | None = None) -> None:
         """Ask a container to end, wait as long as it may take, and remove it with all that is only its own.

@@ -32,7 +32,7 @@ from sealserve.cluster.docker.parts import (
     exists,
     listens,
 )
-from sealserve.cluster.target import Role
+from sealserve.cluster.target import DRAIN_SECONDS, Role
 from sealserve.containers.recipes import ImageName, images_for, reference
 from sealserve.deployment import Deployment, Platform
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
@@ -66,7 +66,6 @@ _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
 _SHARED_NETWORKS: Final = 2
-DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,6 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.plan import (
     BROKER,
-    DRAIN_SECONDS,
     ENCLAVE,
     ENCLAVE_DEVICE,
     NGINX,
@@ -43,6 +42,7 @@ from sealserve.cluster.target import (
     TargetNotUpError,
     TargetUnsupportedError,
     Tell,
+    drain_seconds,
     quietly,
 )
 from sealserve.containers.build import inventory_of
@@ -311,7 +311,7 @@ class DockerTarget:
         if (nginx := self._fleet.find(NGINX)) is not None and nginx.is_running:
             age = self._deployment.server.longest_connection_seconds
             self._tell(f"open connections move to the other replicas, within {age} s")
-            self._fleet.wait_drained(nginx, seconds=age + DRAIN_SECONDS)
+            self._fleet.wait_drained(nginx, seconds=drain_seconds(self._deployment))
 
     def _front(self, plan: Plan, bundle: Bundle, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from sealserve.cluster.target import drain_seconds
 from sealserve.containers.recipes import SERVICE_USER, ImageName, images_for, reference
 from sealserve.deployment import Deployment, KubernetesSection, Platform
 from sealserve.errors import InputError
@@ -25,7 +26,6 @@ WORKSPACE: Final = "/workspace"
 RELEASES: Final = f"{WORKSPACE}/.sealserve/host/releases"
 SETTINGS: Final = "/etc/sealserve"
 APPLICATION: Final = "sealserve"
-DRAIN_SECONDS: Final = 45  # longer than a server takes to finish its requests
 _LABEL_LENGTH: Final = 63
 
 
@@ -85,7 +85,7 @@ class Plan:
         Every connection has then been drained by its age, and no new one has come: the pod left its Service when its
         deletion began. TensorFlow Serving's binary ends at once when it is asked to, so this is all that it has.
         """
-        return self.deployment.server.longest_connection_seconds + DRAIN_SECONDS
+        return drain_seconds(self.deployment)
 
     def name(self, part: str) -> str:
         """Return what the object of a part is called."""

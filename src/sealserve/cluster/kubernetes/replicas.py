@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.plan import (
-    DRAIN_SECONDS,
     ENCLAVE,
     METRICS_PORT,
     RELEASES,
@@ -23,6 +22,7 @@ from sealserve.cluster.kubernetes.plan import (
     pod_security,
 )
 from sealserve.cluster.kubernetes.room import epc_of_replica
+from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.workspace import DEPLOYMENT_FILE
 
