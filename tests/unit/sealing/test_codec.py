@@ -272,20 +272,21 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, key: SecretBytes, monkeypa
     assert names(tmp_path) == set()
 
 
+@pytest.mark.parametrize("size", [12 * MIB, 48 * MIB])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_memory_does_not_grow_with_the_file(threads: int, tmp_path: Path, key: SecretBytes) -> None:
-    peaks = {}
-    for size in (12 * MIB, 48 * MIB):
-        with (tmp_path / "plain").open("wb") as stream:
-            stream.truncate(size)
-        tracemalloc.start()
+def test_memory_does_not_grow_with_the_file(threads: int, size: int, tmp_path: Path, key: SecretBytes) -> None:
+    """One bound for both sizes. The peaks are not compared: how many pieces are held depends on who runs when."""
+    with (tmp_path / "plain").open("wb") as stream:
+        stream.truncate(size)
+    tracemalloc.start()
+    try:
         seal_file(tmp_path / "plain", tmp_path / "sealed", key=key, embedded_path="p", overwrite=True, threads=threads)
         unseal_file(tmp_path / "sealed", tmp_path / "back", key=key, embedded_path="p", overwrite=True, threads=threads)
-        peaks[size] = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
         tracemalloc.stop()
-        assert (tmp_path / "back").stat().st_size == size
-    assert max(peaks.values()) < threads * MIB + MIB  # as docs/reference/encrypted-files.md says
-    assert peaks[48 * MIB] < peaks[12 * MIB] + MIB // 2
+    assert (tmp_path / "back").stat().st_size == size
+    assert peak < threads * MIB + MIB  # as docs/reference/encrypted-files.md says
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
