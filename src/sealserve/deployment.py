@@ -210,6 +210,10 @@ class BrokerSection(_Section):
     )
     listen: str = Field(default="127.0.0.1", description="the address the broker listens on")
     port: Port = Field(default=4433, description="the port of the secret provisioning service")
+    drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        default=60,
+        description="after a roll-out, how long restarts and a roll-back still get the old release's key; 0: no end",
+    )
     collateral_url: str | None = Field(
         default=None, description="where collateral comes from; Intel's PCS, or the simulated one on port 8081"
     )

@@ -138,6 +138,8 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert sent["errors"] == {}, sent
     assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {second.name}
     assert {first.name, second.name} <= {path.name for path in before.iterdir()}
+    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
+    assert (states[first.name], states[second.name]) == ("draining", "active")
     assert load(deployed, 100)["answered"] == 100
 
     log = deployed.run("logs", "replica-0", "--last", "100").out

@@ -195,10 +195,13 @@ def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
 
 
 def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> None:
+    old = {part.detail.split(";")[0] for part in serving(service)}
     release = service.build_release()
     with service.load() as load:
-        service.up(release)
+        service("up", "--release", release.name)
         wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
+    assert standing(service, *old) == {"draining"}
+    assert standing(service, release.name) == {"active"}
     assert load.errors == []
     assert {part.detail.split(";")[0] for part in serving(service)} == {release.name}
     assert service.target.difference(release, 2) == ""
@@ -216,10 +219,15 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
     refusals = {row["code"] for row in service("broker", "log") if row["code"]}
     assert REFUSALS[reason] in refusals
     assert len(serving(service)) == 2
+    assert standing(service, *before) == {"active"}
+    for name in before:
+        service("broker", "drain", name)
     with service.load() as load:
         service("up", "--rollback")
     assert load.errors == []
     assert {part.detail.split(";")[0] for part in serving(service)} == before
+    assert standing(service, *before) == {"active"}
+    assert standing(service, release.name) == {"revoked" if reason == "revoked" else "draining"}
 
 
 def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, kubectl: Kubectl) -> None:
@@ -327,6 +335,11 @@ def roll_as_it_is(service: Service, release: Path) -> None:
 
 def serving(service: Service) -> list[Any]:
     return [part for part in service.target.status() if part.role == "replicas" and part.state is State.SERVING]
+
+
+def standing(service: Service, *names: str) -> set[str]:
+    """Return the states of releases at the broker."""
+    return {known["state"] for known in service("broker", "releases") if known["name"] in names}
 
 
 def settle(service: Service, kubectl: Kubectl) -> None:

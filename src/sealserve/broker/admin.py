@@ -3,7 +3,7 @@
 Each change is a row of the audit log as well, in the same transaction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -15,8 +15,8 @@ from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import AuditRow, Decision, Entry, Head
 from sealserve.broker.database import AUDIT, KEYS, Database
 from sealserve.broker.platforms import EnrolledPlatform
-from sealserve.broker.policy import ReferenceValues
-from sealserve.broker.releases import Reference, Release
+from sealserve.broker.policy import ReferenceValues, ReleaseState
+from sealserve.broker.releases import Reference, Release, ReleaseAmbiguousError, ReleaseUnknownError
 from sealserve.deployment import Platform
 
 OWNER: Final = "owner"
@@ -142,6 +142,42 @@ def drain(database: Database, name_or_id: str, *, deadline: datetime, now: datet
         return _summary(connection, drained)
 
 
+def retire(
+    database: Database, replaced: Iterable[str], *, by: str, deadline: datetime, now: datetime
+) -> list[ReleaseSummary]:
+    """Let releases end at ``deadline`` that another one has replaced, if they and it are active.
+
+    Args:
+        database: The broker's.
+        replaced: The names of the old ones; those that the broker does not know are left out.
+        by: The name or id of the new one. If it ends itself, they stay: nothing else would be left.
+        deadline: As for `releases.drain`.
+        now: The time on the owner's clock.
+
+    Returns:
+        Those that are draining because of this.
+
+    Raises:
+        ReleaseUnknownError: The broker does not know the new one.
+    """
+    with database.write() as connection:
+        new = releases.find(connection, by)
+        if new.state is not ReleaseState.ACTIVE:
+            return []
+        retired = []
+        for name in replaced:
+            try:
+                found = releases.find(connection, name)
+            except (ReleaseUnknownError, ReleaseAmbiguousError):
+                continue
+            if found.release_id != new.release_id and found.state is ReleaseState.ACTIVE:
+                drained = releases.drain(connection, found.release_id, deadline=deadline, now=now)
+                detail = f"until {deadline.isoformat()}, replaced by {new.name}"
+                _note(connection, Decision.DRAINING, drained, now, detail=detail)
+                retired.append(_summary(connection, drained))
+        return retired
+
+
 def revoke(database: Database, name_or_id: str, *, now: datetime) -> ReleaseSummary:
     """End a release for good; see `releases.revoke`."""
     with database.write() as connection:
@@ -191,6 +227,12 @@ def every_release(database: Database) -> list[ReleaseSummary]:
     """Return all releases, oldest first."""
     with database.read() as connection:
         return [_summary(connection, release) for release in releases.every(connection)]
+
+
+def find_release(database: Database, name_or_id: str) -> ReleaseSummary:
+    """Return one release; see `releases.find`."""
+    with database.read() as connection:
+        return _summary(connection, releases.find(connection, name_or_id))
 
 
 def log(database: Database, *, last: int | None = None) -> list[LogLine]:

@@ -194,7 +194,7 @@ def check_standing(state: ReleaseState, deadline: datetime | None, now: datetime
         until = deadline.isoformat(timespec="seconds") if deadline else "no date"
         raise ReleaseDrainingEndedError(
             f"The release was draining until {until}, and it is {now.isoformat(timespec='seconds')}.",
-            hint="Start enclaves of the current release, or drain it with a later deadline.",
+            hint="Start enclaves of the current release, or `sealserve broker allow --reactivate` this one.",
         )
 
 

@@ -1,7 +1,9 @@
 """``sealserve up``: start the deployment."""
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +15,7 @@ from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
-from sealserve.operations import certificates, models, releases
+from sealserve.operations import certificates, models, provisioning, releases
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -59,11 +61,34 @@ def up(
             if dry_run:
                 difference = _rolling(opened, "--dry-run").difference(folder, count)
             else:
-                opened.up(folder, count)
+                if rollback and role is Role.ALL:
+                    _bring_back(workspace, described, folder, tell)
+                replaced = opened.up(folder, count)
     if dry_run:
         console.out.print(difference or "Nothing would change.\n", markup=False, end="")
         return
+    if role is Role.ALL:
+        _end_replaced(workspace, described, replaced, by=folder)
     status.show(opened, as_json=as_json)
+
+
+def _bring_back(workspace: Workspace, described: Deployment, folder: Path, tell: console.Tell) -> None:
+    if provisioning.bring_back(workspace, described, folder, now=datetime.now(UTC)):
+        tell(f"{folder.name} was draining, and is active again")
+
+
+def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
+    """Let the releases end that ``by`` has replaced, and warn if it ends itself."""
+    for retired in provisioning.retire(workspace, described, replaced, by=by, now=datetime.now(UTC)):
+        console.say(
+            f"{retired.name} is draining: restarts and a roll-back get its key until {retired.deadline}. "
+            f"`sealserve broker revoke {retired.name}` ends it at once."
+        )
+    if (until := provisioning.draining_until(workspace, by)) is not None:
+        console.warn(
+            f"{by.name} is draining: none of its replicas starts after {until.isoformat()}. "
+            f"`sealserve broker allow --reactivate {by.name}` makes it active again."
+        )
 
 
 def _rolling(target: Target, option: str) -> RollingTarget:

@@ -5,7 +5,7 @@ each replica, since the port is measured (decision 3).
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,12 +71,15 @@ class LocalTarget:
         self._registry = Registry(workspace.host.run / RECORD)
         self._release_file = workspace.host.run / "release"
 
-    def up(self, release: Path, replicas: int) -> None:
+    def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
 
         Args:
             release: The release's folder at the owner's.
             replicas: How many.
+
+        Returns:
+            Nothing: this target does not roll from one release to the next.
 
         Raises:
             TargetBusyError: Another release runs.
@@ -101,6 +104,7 @@ class LocalTarget:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.wait_replica(process)
         self.start_front()
+        return ()
 
     def start_vendor(self) -> Process:
         """Start the simulated vendor's service."""

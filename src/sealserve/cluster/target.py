@@ -111,12 +111,15 @@ class LogLine:
 class Target(Protocol):
     """A deployment at the place where it runs."""
 
-    def up(self, release: Path, replicas: int) -> None:
+    def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
 
         Args:
             release: The release's folder: at the owner's, or at the host's where this is only the host.
             replicas: How many.
+
+        Returns:
+            The names of the releases that were served before, and that this one has replaced.
 
         Raises:
             TargetBusyError: Another release runs, and this target does not roll from one to the next.

@@ -1,8 +1,8 @@
 """The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sealserve.broker import admin
@@ -10,8 +10,8 @@ from sealserve.broker.admin import ReleaseSummary
 from sealserve.broker.decision import Broker, TrustedVendor
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.metrics import Fetched, MetricsServer, Observed
-from sealserve.broker.policy import PRESETS, ReferenceValues
-from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, check_standing
+from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
 from sealserve.broker.server import BrokerServer
 from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.lint import Danger
@@ -20,7 +20,7 @@ from sealserve.operations.enclaves import verified_sigstructs
 from sealserve.operations.owner import index_signer, open_vault
 from sealserve.operations.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
-from sealserve.sealing.release import verify_release
+from sealserve.sealing.release import read_verified_index, verify_release
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.workspace import Workspace
@@ -112,3 +112,62 @@ def allow(
     )
     with open_vault(workspace) as vault:
         return admin.allow(vault.database, release, references, now=now, reactivate=reactivate)
+
+
+def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
+    """Make a release active again that is to be served once more, if it is draining; return whether it was.
+
+    Raises:
+        ReleaseDrainingEndedError: Its deadline is over: only the owner's own word brings it back.
+        ReleaseRevokedError: It is revoked.
+    """
+    found = _known(workspace, folder)
+    if found is None or found.state == ReleaseState.ACTIVE:
+        return False
+    check_standing(ReleaseState(found.state), _deadline(found), now)
+    allow(workspace, deployment, folder, now=now, reactivate=True)
+    return True
+
+
+def retire(
+    workspace: Workspace, deployment: Deployment, replaced: Iterable[str], *, by: Path, now: datetime
+) -> Sequence[ReleaseSummary]:
+    """Let releases end that a roll-out has replaced, after ``broker.drain_minutes``; return those that drain by this.
+
+    Nothing ends if the new one does, or if ``drain_minutes`` is 0.
+
+    Args:
+        workspace: The owner's.
+        deployment: Says how long restarts and a roll-back still get an old release's key.
+        replaced: The names of the old ones, as the target tells them.
+        by: The new one's folder.
+        now: The time on the owner's clock.
+    """
+    minutes, names = deployment.broker.drain_minutes, list(replaced)
+    if not (minutes and names):
+        return []
+    deadline = now + timedelta(minutes=minutes)
+    with open_vault(workspace) as vault:
+        return admin.retire(vault.database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
+
+
+def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
+    """Return when a release ends, or None if it is not draining."""
+    found = _known(workspace, folder)
+    return None if found is None else _deadline(found)
+
+
+def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
+    with open_vault(workspace) as vault:
+        try:
+            return admin.find_release(vault.database, _release_id(workspace, folder))
+        except ReleaseUnknownError:
+            return None
+
+
+def _deadline(found: ReleaseSummary) -> datetime | None:
+    return datetime.fromisoformat(found.deadline) if found.deadline else None
+
+
+def _release_id(workspace: Workspace, folder: Path) -> str:
+    return read_verified_index(folder, index_signer(workspace).public_key()).sha256

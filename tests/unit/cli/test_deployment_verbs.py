@@ -10,6 +10,7 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import ports
 from sealserve.ingress.nginx_program import NginxProgram
+from sealserve.operations import provisioning
 
 
 @pytest.fixture
@@ -77,15 +78,38 @@ def test_a_taken_port_starts_nothing(
 
 def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(
-        "sealserve.cluster.local.LocalTarget.up", lambda _self, release, replicas: calls.append((release, replicas))
-    )
+
+    def up(_self: object, release: Path, replicas: int) -> tuple[str, ...]:
+        calls.append((release, replicas))
+        return ()
+
+    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", up)
     cli.ok("up")
     cli.ok("up", "--replicas", "5")
     (release,) = site.workspace.owner.releases.iterdir()
     assert calls == [(release, 2), (release, 5)]
     assert cli.error("up", "--release", "nothing")["code"] == "release.missing"
     assert cli.json("certs", "show")
+
+
+def test_the_release_that_a_roll_out_replaced_drains(
+    cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (ready.build_release().folder for _ in range(2))
+    for folder in (old, new):
+        ready.build_enclave(folder, name="replica-0", port=8510)
+        provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
+    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", lambda *_: [old.name])
+    done = cli("up", "--release", new.name)
+    assert (done.status, done.out) == (0, "Nothing runs: `sealserve up` starts it.\n")
+    assert f"{old.name} is draining: restarts and a roll-back get its key until " in done.err
+    assert {row["name"]: row["state"] for row in cli.json("broker", "releases")} == {
+        old.name: "draining",
+        new.name: "active",
+    }
+    back = cli("up", "--release", old.name)
+    assert f"warning: {old.name} is draining: none of its replicas starts after " in back.err
+    assert f"`sealserve broker allow --reactivate {old.name}` makes it active again" in back.err
 
 
 def test_logs(cli: CommandLine, site: Site) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.broker.releases import ReleaseFinalError
 from sealserve.deployment import Platform
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
@@ -89,6 +90,75 @@ def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
     with pytest.raises(ReleaseFinalError, match="is revoked, which is final") as caught:
         provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
     assert caught.value.code == "broker.release-final"
+
+
+@pytest.fixture
+def successor(ready: Site, release: Path) -> Path:
+    """Another release, allowed like the first."""
+    folder = ready.build_release().folder
+    ready.build_enclave(folder, name="replica-0", port=8510)
+    for allowed_one in (release, folder):
+        provisioning.allow(ready.workspace, ready.deployment, allowed_one, now=ready.now)
+    return folder
+
+
+def retire(site: Site, *replaced: str, by: Path, now: datetime, minutes: int = 60) -> list[str]:
+    broker = site.deployment.broker.model_copy(update={"drain_minutes": minutes})
+    described = site.deployment.model_copy(update={"broker": broker})
+    return [gone.name for gone in provisioning.retire(site.workspace, described, replaced, by=by, now=now)]
+
+
+def test_what_a_roll_out_replaced_drains_once(ready: Site, release: Path, successor: Path) -> None:
+    now = ready.now
+    assert retire(ready, release.name, successor.name, "never-heard-of", by=successor, now=now, minutes=30) == [
+        release.name
+    ]
+    until = now + timedelta(minutes=30)
+    assert provisioning.draining_until(ready.workspace, release) == until
+    assert provisioning.draining_until(ready.workspace, successor) is None
+    assert retire(ready, release.name, by=successor, now=now) == []  # a later run does not put the end off
+    assert provisioning.draining_until(ready.workspace, release) == until
+    with open_vault(ready.workspace) as vault:
+        row = admin.log(vault.database, last=1)[0]
+    assert row.detail == f"until {until.isoformat()}, replaced by {successor.name}"
+
+
+def test_nothing_drains_where_nothing_would_be_left_or_the_owner_does_it(
+    ready: Site, release: Path, successor: Path
+) -> None:
+    now = ready.now
+    assert retire(ready, release.name, by=successor, now=now, minutes=0) == []
+    assert retire(ready, by=successor, now=now) == []
+    with open_vault(ready.workspace) as vault:
+        admin.drain(vault.database, successor.name, deadline=now + timedelta(hours=1), now=now)
+    assert retire(ready, release.name, by=successor, now=now) == []
+    assert [one.state for one in allowed(ready)] == ["active", "draining"]
+
+
+def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
+    ready: Site, release: Path, successor: Path
+) -> None:
+    now = ready.now
+
+    def bring_back(after: timedelta) -> bool:
+        return provisioning.bring_back(ready.workspace, ready.deployment, release, now=now + after)
+
+    assert not bring_back(timedelta())  # it is active
+    retire(ready, release.name, by=successor, now=now)
+    with pytest.raises(ReleaseDrainingEndedError, match="draining until") as late:
+        bring_back(timedelta(hours=1))
+    assert late.value.hint is not None
+    assert "--reactivate" in late.value.hint
+    assert bring_back(timedelta(minutes=59))
+    assert provisioning.draining_until(ready.workspace, release) is None
+    with open_vault(ready.workspace) as vault:
+        admin.revoke(vault.database, release.name, now=now)
+    with pytest.raises(ReleaseRevokedError):
+        bring_back(timedelta())
+
+
+def test_a_release_that_the_broker_does_not_know_needs_no_bringing_back(ready: Site, release: Path) -> None:
+    assert not provisioning.bring_back(ready.workspace, ready.deployment, release, now=ready.now)
 
 
 def test_no_broker_without_its_certificate(site: Site) -> None:

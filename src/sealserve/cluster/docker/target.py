@@ -89,7 +89,7 @@ class DockerTarget:
         self._engine = Engine()
         self._fleet = Fleet(self._engine, project_name(workspace))
 
-    def up(self, release: Path, replicas: int) -> None:
+    def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Start what does not run; replicas of another release are replaced, one after the other. See `Target.up`.
 
         Raises:
@@ -109,7 +109,9 @@ class DockerTarget:
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
         self._link_all(plan, bundle)
+        before = {replica.release for replica in self._fleet.replicas()}
         self._roll(plan, bundle, replicas)
+        return sorted(before - {release.name})
 
     def scale(self, replicas: int) -> None:
         """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""

@@ -114,7 +114,7 @@ class KubernetesTarget:
             "apps/v1", "Deployment", self._deployment.kubernetes.namespace, f"{APPLICATION}-{replicas.PART}"
         )
 
-    def up(self, release: Path, replicas: int) -> None:
+    def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
 
         Raises:
@@ -130,7 +130,7 @@ class KubernetesTarget:
             self._start_owner(release)
         made = list(self._objects(plan))
         running = client.get(self._deployment_name)
-        _remember_previous(made, running)
+        replaced = _remember_previous(made, running)
         space = namespace(plan)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
@@ -146,6 +146,7 @@ class KubernetesTarget:
             self._tell(f"removing {_called(name)}, which is no longer described")
             _remove(client, name)
             self._record.remove(name)
+        return [] if replaced is None else [replaced]
 
     def difference(self, release: Path, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; nothing is changed."""
@@ -491,10 +492,10 @@ def _is_complete(deployment: Manifest) -> bool:
     return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
 
 
-def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> None:
-    """Write into the new Deployment which other release served before it."""
+def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> str | None:
+    """Write into the new Deployment which other release served before it, and return that, if there is one."""
     if running is None:
-        return
+        return None
     before = running["metadata"].get("annotations", {})
     for item in made:
         if ObjectName.of(item) == ObjectName.of(running):
@@ -503,6 +504,8 @@ def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> No
             other = current if current != annotations[replicas.RELEASE_LABEL] else before.get(PREVIOUS)
             if other:
                 annotations[PREVIOUS] = other
+                return str(other)
+    return None
 
 
 def _lines(made: Manifest) -> list[str]:

@@ -105,5 +105,5 @@ def test_the_release_before_is_remembered_until_there_is_another() -> None:
 
     for current, remembered, expected in (("a", None, "a"), ("b", "a", "a"), ("b", None, None)):
         made = deployment("b")
-        _remember_previous([made], deployment(current, remembered))
+        assert _remember_previous([made], deployment(current, remembered)) == expected
         assert made["metadata"]["annotations"].get("sealserve/previous-release") == expected
