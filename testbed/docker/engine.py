@@ -8,10 +8,12 @@ Source: docs.docker.com/reference/cli/dockerd; docs.docker.com/engine/network/pa
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ _PACKAGES: Final = {"docker.io": "dockerd", "debootstrap": "debootstrap", "iptab
                     "docker-registry": "docker-registry"}  # fmt: skip
 _CHAINS: Final = ("DOCKER-USER", "DOCKER-ISOLATION-STAGE-1", "DOCKER-ISOLATION-STAGE-2", "DOCKER")
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
+_LOCK: Final = Path("/run/lock/sealserve-docker-engine")
 _SECONDS: Final = 60
 
 
@@ -47,9 +50,27 @@ def answers() -> bool:
 def own_engine() -> Iterator[str]:
     """Start an engine of our own, and yield its address (``DOCKER_HOST``); nothing of it is left at the end.
 
+    One at a time: engines share the names of their firewall's chains, and the end of one takes them from the other.
+
     Raises:
         EngineStartError: It does not answer.
     """
+    with _alone():
+        yield from _engine()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    with _LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another run of the tests has a Docker engine: waiting until it ends", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _engine() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="sealserve-docker-"))
     forwarding, policy = _FORWARDING.read_text(), _forward_policy()
     address = f"unix://{folder}/docker.sock"
