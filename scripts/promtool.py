@@ -1,6 +1,8 @@
 """Get promtool, which checks alert rules: this machine's, or Debian's, unpacked into ``build/`` without installing it.
 
-Source: https://packages.debian.org/bookworm/prometheus (``/usr/bin/promtool``).
+Prometheus itself comes with it, for the test that lets one scrape a cluster.
+
+Source: https://packages.debian.org/bookworm/prometheus (``/usr/bin/promtool``, ``/usr/bin/prometheus``).
 """
 
 import argparse
@@ -11,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 PROMTOOL = Path(__file__).resolve().parent.parent / "build" / "promtool" / "promtool"
+PROMETHEUS = PROMTOOL.with_name("prometheus")
 BY_HAND = "apt-get install --no-install-recommends prometheus"
 
 
@@ -47,9 +50,10 @@ def unpack() -> str | None:
             return f"Debian's package cannot be had: {(result.stderr.strip().splitlines() or ['no reason'])[-1]}"
         subprocess.run(["dpkg-deb", "-x", str(packages[0]), f"{folder}/unpacked"], check=True)
         PROMTOOL.parent.mkdir(parents=True, exist_ok=True)
-        whole = PROMTOOL.with_suffix(".new")
-        shutil.copy2(f"{folder}/unpacked/usr/bin/promtool", whole)
-        whole.replace(PROMTOOL)
+        for program in (PROMETHEUS, PROMTOOL):
+            whole = program.with_suffix(".new")
+            shutil.copy2(f"{folder}/unpacked/usr/bin/{program.name}", whole)
+            whole.replace(program)
     return None
 
 

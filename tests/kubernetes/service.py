@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +61,19 @@ def find_place(kubectl: Kubectl) -> Place:
 
 
 def make_deployment(
-    folder: Path, images: Images, *, place: Place = TESTBED, broker: str = BROKER_NAME, **kubernetes: Any
+    folder: Path,
+    images: Images,
+    *,
+    place: Place = TESTBED,
+    broker: str = BROKER_NAME,
+    server: Mapping[str, Any] | None = None,
+    **kubernetes: Any,
 ) -> Site:
     """Write the workspace of a deployment whose owner is this machine, outside of the cluster."""
     site = make_site(
         folder,
         service={"listen": place.node, "port": NODE_PORT},
-        server={"max_connection_age_seconds": 2},
+        server={"max_connection_age_seconds": 2, **(server or {})},
         broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},
         images={"prefix": images.prefix, "tag": images.tag},

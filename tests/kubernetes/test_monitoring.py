@@ -1,0 +1,209 @@
+"""A real Prometheus in the cluster scrapes the replicas: through TLS that ends in them, and the NetworkPolicies."""
+
+import base64
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import pytest
+import yaml
+from testbed.kubernetes import layout
+from testbed.kubernetes.cluster import Cluster
+from testbed.kubernetes.images import write_image
+from tests.harness.container_images import Images
+from tests.harness.promtool import prometheus
+from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
+
+from sealserve.cluster.kubernetes.dashboard import dashboard_text
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+SPACE: Final = "sealserve"
+MONITORING: Final = "monitoring"
+STRANGERS: Final = "strangers"
+METRICS_PORT: Final = 9464
+IMAGE: Final = "localhost/sealserve-test/prometheus:1"
+CRDS: Final = Path(__file__).resolve().parents[1] / "unit/cluster/kubernetes/crds"
+
+
+@pytest.fixture(scope="module")
+def service(
+    testbed: Cluster | None, images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A deployment of one replica that is watched, on a cluster that knows the Prometheus operator's kinds."""
+    if testbed is None:
+        pytest.skip("this adds kinds to the cluster and puts an image on the testbed's own nodes")
+    folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
+    kinds = [custom_kind(CRDS / f"{name}.json") for name in ("podmonitor", "prometheusrule")]
+    kubectl("apply", "--server-side", "-f", "-", given=several(kinds))
+    names = [kind["metadata"]["name"] for kind in kinds]
+    kubectl("wait", "--for=condition=Established", "crd", *names, "--timeout=60s")
+    site = make_deployment(folder, images, place=place, server={"metrics_port": METRICS_PORT}, monitoring=True)
+    deployed = Service(site)
+    with store(place.here, folder / "store"):
+        try:
+            deployed.up(deployed.build_release(), 1)
+            yield deployed
+        finally:
+            deployed.down()
+            kubectl("delete", "crd", *names)
+
+
+@pytest.fixture(scope="module")
+def watching(
+    testbed: Cluster, service: Service, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """The same, with a Prometheus that has the files of `sealserve render monitoring`."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    write_image(folder / "image.tar", IMAGE, with_libraries(prometheus()), command=["/bin/prometheus"])
+    testbed.load([folder / "image.tar"])
+    service("render", "monitoring", "--output", str(folder / "rendered"))
+    texts = {path.name: path.read_text() for path in (folder / "rendered").glob("*.yaml")}
+    often = {"scrape_interval": "2s", "evaluation_interval": "2s"}
+    texts["prometheus.yml"] = yaml.safe_dump({"global": often, **yaml.safe_load(texts.pop("prometheus.yaml"))})
+    user = service.site.workspace.user
+    certificates = {"ca.crt": user.service_ca, "tls.crt": user.certificate, "tls.key": user.key}
+    data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in certificates.items()}
+    kubectl("apply", "-f", "-", given=several(prometheus_objects(texts, data)))
+    try:
+        kubectl("-n", MONITORING, "wait", "--for=condition=Ready", "pod/prometheus", "--timeout=60s")
+        yield service
+    finally:
+        kubectl("delete", "namespace", MONITORING, STRANGERS, "--wait=false")
+
+
+def test_the_operators_objects_are_taken(service: Service, kubectl: Kubectl) -> None:
+    assert service.site
+    made = kubectl("-n", SPACE, "get", "podmonitors,prometheusrules", "-o", "name").split()
+    assert [name.partition(".")[0] for name in made] == ["podmonitor", "prometheusrule"]
+
+
+def test_prometheus_sees_each_replica_and_what_it_answered(watching: Service, kubectl: Kubectl) -> None:
+    wait(lambda: [row["value"][1] for row in query(kubectl, 'up{job="sealserve-replicas"}')] == ["1"])
+    (seen,) = query(kubectl, 'up{job="sealserve-replicas"}')
+    (pod,) = [part.instance for part in watching.target.status() if part.role == "replicas"]
+    assert (seen["metric"]["pod"], seen["metric"]["namespace"]) == (pod, SPACE)
+    counted = 'sum(:tensorflow:serving:request_count{status="OK"})'
+    with watching.load() as load:
+        wait(lambda: load.answered > 100)
+    assert load.errors == []
+    wait(lambda: [float(row["value"][1]) for row in query(kubectl, counted)] == [load.answered])
+
+
+def test_rules_and_graphs_are_evaluated(watching: Service, kubectl: Kubectl) -> None:
+    assert watching.site
+    groups = ask(kubectl, "rules")["groups"]
+    wait(lambda: all(rule["health"] == "ok" for group in ask(kubectl, "rules")["groups"] for rule in group["rules"]))
+    assert sum(len(group["rules"]) for group in groups) > 4
+    assert ask(kubectl, "alerts")["alerts"] == []
+    shown = set()
+    for panel in json.loads(dashboard_text())["panels"]:
+        for target in panel["targets"]:
+            text = target["expr"].replace("$namespace", SPACE).replace("$__rate_interval", "2m")
+            if query(kubectl, text):
+                shown.add(panel["title"])
+    assert shown >= {"Requests", "Requests of each replica", "Latency (inside the enclave)"}
+    assert "Certificate of the service ends in" in shown
+
+
+def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) -> None:
+    assert watching.site
+    field = "-o=jsonpath={.items[0].status.podIP}"
+    address = kubectl("-n", SPACE, "get", "pods", "-l", "app.kubernetes.io/component=replicas", field)
+    for space, reached in ((MONITORING, True), (STRANGERS, False)):
+        connect = ("nc", "-z", "-w", "3", address, str(METRICS_PORT))
+        said = kubectl("-n", space, "exec", "visitor", "--", *connect, check=False)
+        assert ("command terminated" not in said) is reached, said
+
+
+def query(kubectl: Kubectl, text: str) -> list[Any]:
+    """Return what an instant query gives."""
+    result = ask(kubectl, f"query?query={quote(text)}")["result"]
+    assert isinstance(result, list)
+    return result
+
+
+def ask(kubectl: Kubectl, path: str) -> dict[str, Any]:
+    """Return the data of one answer of Prometheus' API, which is reached through the API server."""
+    answer = kubectl("get", "--raw", f"/api/v1/namespaces/{MONITORING}/pods/prometheus:9090/proxy/api/v1/{path}")
+    data = json.loads(answer)["data"]
+    assert isinstance(data, dict)
+    return data
+
+
+def several(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "List", "items": items}
+
+
+def custom_kind(path: Path) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of a published schema."""
+    crd = json.loads(path.read_text(encoding="utf-8"))
+    versions = [
+        {"name": name, "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object", **schema}}}
+        for name, schema in crd["versions"].items()
+    ]
+    names = {"kind": crd["kind"], "plural": crd["plural"], "singular": crd["kind"].lower()}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{crd['plural']}.{crd['group']}",
+            "annotations": {"api-approved.kubernetes.io": crd["source"]},
+        },
+        "spec": {"group": crd["group"], "scope": "Namespaced", "names": names, "versions": versions},
+    }
+
+
+def with_libraries(program: Path) -> dict[str, Path]:
+    """Return the files of an image in which a program of this machine runs."""
+    listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
+    libraries = re.findall(r"(/\S+) \(0x", listed)
+    return {f"bin/{program.name}": program, **{path.removeprefix("/"): Path(path) for path in libraries}}
+
+
+def prometheus_objects(texts: dict[str, str], certificates: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a Prometheus that may see the deployment's pods, and a pod beside it and in a strange namespace."""
+
+    def made(kind: str, name: str, space: str = MONITORING, version: str = "v1", **rest: Any) -> dict[str, Any]:
+        return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": space}, **rest}
+
+    rbac = "rbac.authorization.k8s.io/v1"
+    files = [
+        {"configMap": {"name": "prometheus"}},
+        {"secret": {"name": "prometheus", "items": [{"key": key, "path": f"sealserve/{key}"} for key in certificates]}},
+    ]
+    pod = {
+        "serviceAccountName": "prometheus",
+        "containers": [{
+            "name": "prometheus",
+            "image": IMAGE,
+            "imagePullPolicy": "Never",
+            "args": ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/tmp/data"],
+            "readinessProbe": {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 1},
+            "volumeMounts": [{"name": "files", "mountPath": "/etc/prometheus"}],
+        }],
+        "volumes": [{"name": "files", "projected": {"sources": files}}],
+    }  # fmt: skip
+    visitor = {
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "visitor", "image": layout.BUSYBOX_IMAGE, "imagePullPolicy": "Never"}],
+    }
+    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    subject = {"kind": "ServiceAccount", "name": "prometheus", "namespace": MONITORING}
+    reader = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "prometheus"}
+    return [
+        *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (MONITORING, STRANGERS)),
+        made("ServiceAccount", "prometheus"),
+        made("Role", "prometheus", SPACE, rbac, rules=[rule]),
+        made("RoleBinding", "prometheus", SPACE, rbac, subjects=[subject], roleRef=reader),
+        made("ConfigMap", "prometheus", data=texts),
+        made("Secret", "prometheus", data=certificates),
+        made("Pod", "prometheus", spec=pod),
+        made("Pod", "visitor", spec=visitor),
+        made("Pod", "visitor", STRANGERS, spec=visitor),
+    ]
