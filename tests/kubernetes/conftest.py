@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from testbed.kubernetes import layout, tools
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import Images, kept_images
 from tests.harness.missing import missing
+from tests.harness.pages import Block, shows_all
 
 
 class Kubectl:
@@ -27,6 +29,25 @@ class Kubectl:
         result = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         assert not check or result.returncode == 0, f"{' '.join(arguments)}: {result.stderr}"
         return result.stdout + ("" if check else result.stderr)
+
+
+OURS = "`make test-kubernetes` executes it"
+"""What a page says of a block that one of these tests follows."""
+
+
+def follow(block: Block, *, folder: Path | None = None) -> list[str]:
+    """Run a block's commands in a folder, hold each to what it shows, and return the lines of the last one."""
+    lines: list[str] = []
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in block.commands:
+        done = subprocess.run(
+            ["sh", "-c", command.text], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert shows_all(command.output, lines), lines
+    return lines
 
 
 @pytest.fixture(scope="session")

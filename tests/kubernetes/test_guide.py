@@ -1,20 +1,18 @@
 """What the guide to an SGX cluster says, as far as the testbed's cluster can show it."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.harness.container_images import Images
-from tests.harness.pages import Block, console_blocks, shows_all
+from tests.harness.pages import console_blocks
 from tests.harness.running import run
-from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.conftest import OURS, Kubectl, follow
 from tests.kubernetes.service import make_deployment
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "sgx-cluster.md"
-OURS = "`make test-kubernetes` executes it"
 LABEL = "intel.feature.node.kubernetes.io/sgx"
 
 
@@ -25,16 +23,6 @@ def labelled(kubectl: Kubectl) -> Iterator[None]:
     yield
     kubectl("taint", "nodes", "--all", "sgx-", check=False)
     kubectl("label", "nodes", "--all", f"{LABEL}-")
-
-
-def follow(block: Block) -> list[str]:
-    lines: list[str] = []
-    for command in block.commands:
-        done = subprocess.run(["sh", "-c", command.text], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        lines = done.stdout.splitlines()
-        assert shows_all(command.output, lines), lines
-    return lines
 
 
 def plugin(folder: Path) -> dict[str, str]:

@@ -14,9 +14,10 @@ import yaml
 from testbed.kubernetes import layout
 from testbed.kubernetes.cluster import Cluster
 from testbed.kubernetes.images import write_image
-from tests.harness.container_images import Images
+from tests.harness.container_images import ROOT, Images
+from tests.harness.pages import console_blocks
 from tests.harness.promtool import prometheus
-from tests.kubernetes.conftest import Kubectl
+from tests.kubernetes.conftest import OURS, Kubectl, follow
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
 from sealserve.cluster.kubernetes.dashboard import dashboard_text
@@ -28,7 +29,8 @@ MONITORING: Final = "monitoring"
 STRANGERS: Final = "strangers"
 METRICS_PORT: Final = 9464
 IMAGE: Final = "localhost/sealserve-test/prometheus:1"
-CRDS: Final = Path(__file__).resolve().parents[1] / "unit/cluster/kubernetes/crds"
+CRDS: Final = ROOT / "tests" / "unit" / "cluster" / "kubernetes" / "crds"
+PAGE: Final = ROOT / "docs" / "how-to" / "kubernetes.md"
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +68,7 @@ def watching(
     texts = {path.name: path.read_text() for path in (folder / "rendered").glob("*.yaml")}
     often = {"scrape_interval": "2s", "evaluation_interval": "2s"}
     texts["prometheus.yml"] = yaml.safe_dump({"global": often, **yaml.safe_load(texts.pop("prometheus.yaml"))})
-    user = service.site.workspace.user
-    certificates = {"ca.crt": user.service_ca, "tls.crt": user.certificate, "tls.key": user.key}
-    data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in certificates.items()}
-    kubectl("apply", "-f", "-", given=several(prometheus_objects(texts, data)))
+    kubectl("apply", "-f", "-", given=several(prometheus_objects(texts, certificates(service))))
     try:
         kubectl("-n", MONITORING, "wait", "--for=condition=Ready", "pod/prometheus", "--timeout=60s")
         yield service
@@ -121,6 +120,14 @@ def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) ->
         assert ("command terminated" not in said) is reached, said
 
 
+def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
+    looked, made = (block for block in console_blocks(PAGE) if block.skipped == OURS)
+    assert any("host.cluster-api" in line for line in follow(looked, folder=service.site.directory))
+    follow(made, folder=service.site.directory)
+    secret = json.loads(kubectl("-n", SPACE, "get", "secret", "sealserve-scrape", "-o", "json"))["data"]
+    assert secret == certificates(service)
+
+
 def query(kubectl: Kubectl, text: str) -> list[Any]:
     """Return what an instant query gives."""
     result = ask(kubectl, f"query?query={quote(text)}")["result"]
@@ -166,7 +173,14 @@ def with_libraries(program: Path) -> dict[str, Path]:
     return {f"bin/{program.name}": program, **{path.removeprefix("/"): Path(path) for path in libraries}}
 
 
-def prometheus_objects(texts: dict[str, str], certificates: dict[str, str]) -> list[dict[str, Any]]:
+def certificates(service: Service) -> dict[str, str]:
+    """Return what Prometheus shows to a replica, and what it knows it by."""
+    user = service.site.workspace.user
+    found = {"ca.crt": user.service_ca, "tls.crt": user.certificate, "tls.key": user.key}
+    return {name: base64.b64encode(path.read_bytes()).decode() for name, path in found.items()}
+
+
+def prometheus_objects(texts: dict[str, str], secret: dict[str, str]) -> list[dict[str, Any]]:
     """Return a Prometheus that may see the deployment's pods, and a pod beside it and in a strange namespace."""
 
     def made(kind: str, name: str, space: str = MONITORING, version: str = "v1", **rest: Any) -> dict[str, Any]:
@@ -175,7 +189,7 @@ def prometheus_objects(texts: dict[str, str], certificates: dict[str, str]) -> l
     rbac = "rbac.authorization.k8s.io/v1"
     files = [
         {"configMap": {"name": "prometheus"}},
-        {"secret": {"name": "prometheus", "items": [{"key": key, "path": f"sealserve/{key}"} for key in certificates]}},
+        {"secret": {"name": "prometheus", "items": [{"key": key, "path": f"sealserve/{key}"} for key in secret]}},
     ]
     pod = {
         "serviceAccountName": "prometheus",
@@ -202,7 +216,7 @@ def prometheus_objects(texts: dict[str, str], certificates: dict[str, str]) -> l
         made("Role", "prometheus", SPACE, rbac, rules=[rule]),
         made("RoleBinding", "prometheus", SPACE, rbac, subjects=[subject], roleRef=reader),
         made("ConfigMap", "prometheus", data=texts),
-        made("Secret", "prometheus", data=certificates),
+        made("Secret", "prometheus", data=secret),
         made("Pod", "prometheus", spec=pod),
         made("Pod", "visitor", spec=visitor),
         made("Pod", "visitor", STRANGERS, spec=visitor),
