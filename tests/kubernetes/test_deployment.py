@@ -20,8 +20,8 @@ from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT
+from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
-from sealserve.cluster.kubernetes.target import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.operations import enclaves, releases

@@ -6,24 +6,21 @@ cluster. In simulation its broker and the vendor's service are started here as w
 
 import base64
 import difflib
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
-from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.cluster.kubernetes import front, inside_broker, replicas, shipping
+from sealserve.atomic_file import write_file
+from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import (
-    APPLICATION,
     ENCLAVE,
     SERVER_PORT,
     Manifest,
@@ -32,7 +29,8 @@ from sealserve.cluster.kubernetes.plan import (
 )
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
-from sealserve.cluster.kubernetes.progress import is_refused, state_of
+from sealserve.cluster.kubernetes.record import Record
+from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local import stop_all as stop_local
@@ -51,29 +49,12 @@ from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import BrokerNaming, Deployment, Platform
 from sealserve.enclave.inventory import Inventory, read_inventory
-from sealserve.errors import UnavailableError, VerificationError
+from sealserve.errors import UnavailableError
 from sealserve.operations import enclaves, provisioning, releases, simulation
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)
-RECORD: Final = "kubernetes.json"
 PREVIOUS: Final = "sealserve/previous-release"
-_REVISION: Final = "deployment.kubernetes.io/revision"
-_LOG_LINES: Final = 60
-_CHECK_SECONDS: Final = 1.0
-_REFUSALS: Final = 2  # a broker that restarts may break one connection
-
-
-class RolloutRefusedError(VerificationError):
-    """The new replicas are refused, or their release does not verify; those that served go on."""
-
-    code = "kubernetes.rollout-refused"
-
-
-class RolloutSlowError(UnavailableError):
-    """Not every replica serves in time."""
-
-    code = "kubernetes.rollout-slow"
 
 
 class RoomMissingError(UnavailableError):
@@ -109,10 +90,12 @@ class KubernetesTarget:
         return self._open
 
     @property
+    def _rollout(self) -> Rollout:
+        return Rollout(self._client, self._deployment.kubernetes, tell=self._tell)
+
+    @property
     def _deployment_name(self) -> ObjectName:
-        return ObjectName(
-            "apps/v1", "Deployment", self._deployment.kubernetes.namespace, f"{APPLICATION}-{replicas.PART}"
-        )
+        return deployment_name(self._deployment.kubernetes.namespace)
 
     def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
@@ -141,7 +124,7 @@ class KubernetesTarget:
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
-        self._wait(replicas)
+        self._rollout.wait(replicas)
         for name in self._no_longer_described(plan, made):
             self._tell(f"removing {_called(name)}, which is no longer described")
             _remove(client, name)
@@ -176,7 +159,7 @@ class KubernetesTarget:
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
         self._client.merge(self._deployment_name, {"spec": {"replicas": replicas}})
-        self._wait(replicas)
+        self._rollout.wait(replicas)
 
     def previous_release(self) -> str:
         """Return the name of the release that was served before this one.
@@ -194,11 +177,11 @@ class KubernetesTarget:
         """Return the state of every pod, and of the parts that run on this machine."""
         if not self._record.names():
             return []
-        return [*self._local_status(), *(self._pod_status(pod) for pod in self._pods())]
+        return [*self._local_status(), *(self._pod_status(pod) for pod in self._rollout.pods())]
 
     def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
         """Yield what the pods logged; see `Target.logs`."""
-        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in self._pods()}
+        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in self._rollout.pods()}
         chosen = {name: container for name, container in pods.items() if part in {None, name}}
         if not chosen:
             raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {', '.join(pods) or 'none yet'}.")
@@ -304,71 +287,8 @@ class KubernetesTarget:
             self._record.add(COREFILE)
             self._client.merge(COREFILE, {"data": {"Corefile": named}})
 
-    def _wait(self, wanted: int) -> None:
-        """Wait until the roll-out is complete; end early if its enclaves are refused."""
-        deadline = time.monotonic() + (self._deployment.kubernetes.start_seconds + 60) * max(1, wanted)
-        space = self._deployment.kubernetes.namespace
-        fronts = ObjectName("apps/v1", "Deployment", space, f"{APPLICATION}-{front.PART}")
-        while True:
-            running = self._client.get(self._deployment_name) or {}
-            done = _is_complete(running) and _is_complete(self._client.get(fronts) or {"status": None})
-            if done:
-                return
-            new = self._newest(running)
-            states = {pod["metadata"]["name"]: self._state(pod) for pod in new}
-            serving = sum(state is State.SERVING for state, _ in states.values())
-            reasons = {
-                name: reason for name, (state, reason) in states.items() if reason and state is not State.SERVING
-            }
-            self._tell(
-                f"{serving} of {wanted} replicas serve" + "".join(f"; {name}: {text}" for name, text in reasons.items())
-            )
-            for pod in new:
-                name = pod["metadata"]["name"]
-                if name in reasons and is_refused(reasons[name]) and _restarts(pod) >= _REFUSALS:
-                    raise RolloutRefusedError(
-                        f"{name} does not start: {reasons[name]}",
-                        hint="What served goes on. `sealserve up --rollback` returns to the release before; "
-                        "`sealserve broker log` has the broker's reason.",
-                    )
-            if time.monotonic() > deadline:
-                raise RolloutSlowError(
-                    f"{serving} of {wanted} replicas serve: {'; '.join(reasons.values()) or 'the others still start'}.",
-                    hint="`sealserve status` and `sealserve logs` show more; kubernetes.start_seconds is the limit.",
-                )
-            time.sleep(_CHECK_SECONDS)
-
-    def _pods(self) -> Sequence[Manifest]:
-        space = self._deployment.kubernetes.namespace
-        found = self._client.find("v1", "Pod", space, f"app.kubernetes.io/name={APPLICATION}")
-        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
-
-    def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
-        """Return the replicas' pods of the newest template: those of an earlier one may be in any trouble."""
-        space = self._deployment.kubernetes.namespace
-        sets = self._client.find("apps/v1", "ReplicaSet", space, f"app.kubernetes.io/component={replicas.PART}")
-        revision = deployment.get("metadata", {}).get("annotations", {}).get(_REVISION)
-        hashes = {
-            made["metadata"]["labels"]["pod-template-hash"]
-            for made in sets
-            if made["metadata"].get("annotations", {}).get(_REVISION) == revision
-        }
-        return [
-            pod
-            for pod in self._pods()
-            if pod["metadata"]["labels"].get("pod-template-hash") in hashes
-            and not pod["metadata"].get("deletionTimestamp")
-        ]
-
-    def _state(self, pod: Manifest) -> tuple[State, str]:
-        log: Sequence[str] = ()
-        if _is_replica(pod):
-            name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
-            log = self._client.log(space, name, "server", last=_LOG_LINES)
-        return state_of(pod, log)
-
     def _pod_status(self, pod: Manifest) -> PartStatus:
-        state, reason = self._state(pod)
+        state, reason = self._rollout.state(pod)
         labels = pod["metadata"]["labels"]
         part = labels["app.kubernetes.io/component"]
         about = [text for text in (labels.get(replicas.RELEASE_LABEL), pod["spec"].get("nodeName"), reason) if text]
@@ -380,36 +300,6 @@ class KubernetesTarget:
         if self._deployment.platform is not Platform.SIMULATED:
             return []
         return LocalTarget(self._workspace, self._deployment).status()
-
-
-class Record:
-    """Which objects were made of a workspace, so that exactly these are removed; it holds no secret."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._path = workspace.host.run / RECORD
-
-    def names(self) -> list[ObjectName]:
-        """Return them, in the order in which they were made."""
-        try:
-            return [ObjectName(**row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
-        except (FileNotFoundError, ValueError, TypeError):
-            return []
-
-    def add(self, name: ObjectName) -> None:
-        """Remember an object before it is made: what is made and not remembered would be left behind."""
-        names = self.names()
-        if name not in names:
-            self._write([*names, name])
-
-    def remove(self, name: ObjectName) -> None:
-        """Forget an object."""
-        self._write([other for other in self.names() if other != name])
-
-    def _write(self, names: Sequence[ObjectName]) -> None:
-        if names:
-            write_file(self._path, json.dumps([asdict(name) for name in names], indent=1).encode(), mode=PRIVATE)
-        else:
-            self._path.unlink(missing_ok=True)
 
 
 def open_target(
@@ -464,32 +354,11 @@ def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
             raise RolloutSlowError(
                 f"{_called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
             )
-        time.sleep(_CHECK_SECONDS)
+        time.sleep(CHECK_SECONDS)
 
 
 def _called(name: ObjectName) -> str:
     return f"{name.kind.lower()}/{name.name}"
-
-
-def _is_replica(pod: Manifest) -> bool:
-    return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == replicas.PART)
-
-
-def _restarts(pod: Manifest) -> int:
-    status = pod.get("status", {})
-    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
-    return sum(container.get("restartCount", 0) for container in containers)
-
-
-def _is_complete(deployment: Manifest) -> bool:
-    """Return whether a Deployment has just the pods that it should, and all are ready. One that is not there is."""
-    status: dict[str, Any] | None = deployment.get("status", {})
-    if status is None:
-        return True
-    if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 1):
-        return False
-    wanted = deployment["spec"]["replicas"]
-    return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
 
 
 def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> str | None:

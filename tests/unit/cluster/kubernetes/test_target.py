@@ -9,12 +9,12 @@ from tests.unit.cluster.kubernetes.conftest import make_plan, node
 
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.objects import objects
+from sealserve.cluster.kubernetes.record import Record
+from sealserve.cluster.kubernetes.rollout import is_complete
 from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.target import (
     KubernetesTarget,
-    Record,
     RoomMissingError,
-    _is_complete,
     _remember_previous,
     running,
 )
@@ -92,9 +92,9 @@ def test_what_is_made_is_remembered_before_it_is(tmp_path: Path) -> None:
 def test_a_roll_out_is_complete_when_just_the_new_pods_are_there() -> None:
     whole = {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, "observedGeneration": 3}
     deployment = {"metadata": {"generation": 3}, "spec": {"replicas": 2}, "status": whole}
-    assert _is_complete(deployment)
+    assert is_complete(deployment)
     for change in ({"replicas": 3}, {"updatedReplicas": 1}, {"availableReplicas": 1}, {"observedGeneration": 2}):
-        assert not _is_complete({**deployment, "status": {**whole, **change}})
+        assert not is_complete({**deployment, "status": {**whole, **change}})
 
 
 def test_the_release_before_is_remembered_until_there_is_another() -> None:

@@ -1,0 +1,42 @@
+"""Which objects were made of a workspace in a cluster."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.kubernetes.cluster_client import ObjectName
+from sealserve.workspace import Workspace
+
+RECORD: Final = "kubernetes.json"
+
+
+class Record:
+    """Which objects were made of a workspace, so that exactly these are removed; it holds no secret."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._path = workspace.host.run / RECORD
+
+    def names(self) -> list[ObjectName]:
+        """Return them, in the order in which they were made."""
+        try:
+            return [ObjectName(**row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
+        except (FileNotFoundError, ValueError, TypeError):
+            return []
+
+    def add(self, name: ObjectName) -> None:
+        """Remember an object before it is made: what is made and not remembered would be left behind."""
+        names = self.names()
+        if name not in names:
+            self._write([*names, name])
+
+    def remove(self, name: ObjectName) -> None:
+        """Forget an object."""
+        self._write([other for other in self.names() if other != name])
+
+    def _write(self, names: Sequence[ObjectName]) -> None:
+        if names:
+            write_file(self._path, json.dumps([asdict(name) for name in names], indent=1).encode(), mode=PRIVATE)
+        else:
+            self._path.unlink(missing_ok=True)

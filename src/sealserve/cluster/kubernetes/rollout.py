@@ -1,0 +1,144 @@
+"""What becomes of a deployment's pods: how far each is, and when a roll-out is complete, or will never be."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sealserve.cluster.kubernetes import front, replicas
+from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
+from sealserve.cluster.kubernetes.progress import is_refused, state_of
+from sealserve.cluster.target import State, Tell
+from sealserve.deployment import KubernetesSection
+from sealserve.errors import UnavailableError, VerificationError
+
+CHECK_SECONDS: Final = 1.0
+_REVISION: Final = "deployment.kubernetes.io/revision"
+_LOG_LINES: Final = 60
+_REFUSALS: Final = 2  # a broker that restarts may break one connection
+
+
+class RolloutRefusedError(VerificationError):
+    """The new replicas are refused, or their release does not verify; those that served go on."""
+
+    code = "kubernetes.rollout-refused"
+
+
+class RolloutSlowError(UnavailableError):
+    """Not every replica serves in time."""
+
+    code = "kubernetes.rollout-slow"
+
+
+class Rollout:
+    """The pods of a deployment.
+
+    Args:
+        client: The cluster.
+        settings: ``[kubernetes]``.
+        tell: Called with how far they are.
+    """
+
+    def __init__(self, client: ClusterClient, settings: KubernetesSection, *, tell: Tell) -> None:
+        self._client = client
+        self._settings = settings
+        self._tell = tell
+
+    def wait(self, wanted: int) -> None:
+        """Wait until the roll-out is complete.
+
+        Args:
+            wanted: How many replicas shall serve.
+
+        Raises:
+            RolloutRefusedError: The new enclaves are refused; what served goes on.
+            RolloutSlowError: It takes longer than ``kubernetes.start_seconds``.
+        """
+        deadline = time.monotonic() + (self._settings.start_seconds + 60) * max(1, wanted)
+        space = self._settings.namespace
+        fronts = ObjectName("apps/v1", "Deployment", space, f"{APPLICATION}-{front.PART}")
+        while True:
+            running = self._client.get(deployment_name(space)) or {}
+            done = is_complete(running) and is_complete(self._client.get(fronts) or {"status": None})
+            if done:
+                return
+            new = self._newest(running)
+            states = {pod["metadata"]["name"]: self.state(pod) for pod in new}
+            serving = sum(state is State.SERVING for state, _ in states.values())
+            reasons = {
+                name: reason for name, (state, reason) in states.items() if reason and state is not State.SERVING
+            }
+            self._tell(
+                f"{serving} of {wanted} replicas serve" + "".join(f"; {name}: {text}" for name, text in reasons.items())
+            )
+            for pod in new:
+                name = pod["metadata"]["name"]
+                if name in reasons and is_refused(reasons[name]) and _restarts(pod) >= _REFUSALS:
+                    raise RolloutRefusedError(
+                        f"{name} does not start: {reasons[name]}",
+                        hint="What served goes on. `sealserve up --rollback` returns to the release before; "
+                        "`sealserve broker log` has the broker's reason.",
+                    )
+            if time.monotonic() > deadline:
+                raise RolloutSlowError(
+                    f"{serving} of {wanted} replicas serve: {'; '.join(reasons.values()) or 'the others still start'}.",
+                    hint="`sealserve status` and `sealserve logs` show more; kubernetes.start_seconds is the limit.",
+                )
+            time.sleep(CHECK_SECONDS)
+
+    def pods(self) -> Sequence[Manifest]:
+        """Return all of the deployment's pods, by name."""
+        space = self._settings.namespace
+        found = self._client.find("v1", "Pod", space, f"app.kubernetes.io/name={APPLICATION}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def state(self, pod: Manifest) -> tuple[State, str]:
+        """Return how far a pod is, and the reason if it does not serve."""
+        log: Sequence[str] = ()
+        if _is_replica(pod):
+            name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            log = self._client.log(space, name, "server", last=_LOG_LINES)
+        return state_of(pod, log)
+
+    def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
+        """Return the replicas' pods of the newest template: those of an earlier one may be in any trouble."""
+        space = self._settings.namespace
+        sets = self._client.find("apps/v1", "ReplicaSet", space, f"app.kubernetes.io/component={replicas.PART}")
+        revision = deployment.get("metadata", {}).get("annotations", {}).get(_REVISION)
+        hashes = {
+            made["metadata"]["labels"]["pod-template-hash"]
+            for made in sets
+            if made["metadata"].get("annotations", {}).get(_REVISION) == revision
+        }
+        return [
+            pod
+            for pod in self.pods()
+            if pod["metadata"]["labels"].get("pod-template-hash") in hashes
+            and not pod["metadata"].get("deletionTimestamp")
+        ]
+
+
+def deployment_name(namespace: str) -> ObjectName:
+    """Return where the Deployment of the replicas is."""
+    return ObjectName("apps/v1", "Deployment", namespace, f"{APPLICATION}-{replicas.PART}")
+
+
+def _is_replica(pod: Manifest) -> bool:
+    return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == replicas.PART)
+
+
+def _restarts(pod: Manifest) -> int:
+    status = pod.get("status", {})
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return sum(container.get("restartCount", 0) for container in containers)
+
+
+def is_complete(deployment: Manifest) -> bool:
+    """Return whether a Deployment has just the pods that it should, and all are ready. One that is not there is."""
+    status: dict[str, Any] | None = deployment.get("status", {})
+    if status is None:
+        return True
+    if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 1):
+        return False
+    wanted = deployment["spec"]["replicas"]
+    return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
