@@ -129,6 +129,8 @@ class Target(Protocol):
     def scale(self, replicas: int) -> None:
         """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
 
+        Where an autoscaler decides, it is the least that it may choose.
+
         Raises:
             TargetNotUpError: Nothing runs.
         """

@@ -41,6 +41,7 @@ from sealserve.cluster.target import (
     Role,
     State,
     TargetNotUpError,
+    TargetUnsupportedError,
     Tell,
     quietly,
 )
@@ -97,6 +98,11 @@ class KubernetesTarget:
     def _deployment_name(self) -> ObjectName:
         return deployment_name(self._deployment.kubernetes.namespace)
 
+    @property
+    def _autoscaler_name(self) -> ObjectName:
+        name = self._deployment_name
+        return ObjectName("autoscaling/v2", "HorizontalPodAutoscaler", name.namespace, name.name)
+
     def up(self, release: Path, replicas: int) -> Sequence[str]:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
 
@@ -114,6 +120,7 @@ class KubernetesTarget:
         made = list(self._objects(plan))
         running = client.get(self._deployment_name)
         replaced = _remember_previous(made, running)
+        wanted = _keep_scaled(made, running, plan)
         space = namespace(plan)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
@@ -124,7 +131,7 @@ class KubernetesTarget:
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
-        self._rollout.wait(replicas)
+        self._rollout.wait(wanted)
         for name in self._no_longer_described(plan, made):
             self._tell(f"removing {_called(name)}, which is no longer described")
             _remove(client, name)
@@ -138,7 +145,9 @@ class KubernetesTarget:
         texts: list[str] = []
         exists = client.get(ObjectName.of(namespace(plan))) is not None
         made = list(self._objects(plan))
-        _remember_previous(made, client.get(self._deployment_name) if exists else None)
+        running = client.get(self._deployment_name) if exists else None
+        _remember_previous(made, running)
+        _keep_scaled(made, running, plan)
         for item in made if exists else [namespace(plan), *made]:  # one that is there stays as it is
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
@@ -158,6 +167,14 @@ class KubernetesTarget:
             raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
+        if (most := self._deployment.kubernetes.max_replicas) is not None:
+            if replicas > most:
+                raise TargetUnsupportedError(
+                    f"The autoscaler may have {most} replicas at most.",
+                    hint="Raise kubernetes.max_replicas in sealserve.toml, then `sealserve up`.",
+                )
+            if self._client.get(self._autoscaler_name) is not None:
+                self._client.merge(self._autoscaler_name, {"spec": {"minReplicas": replicas}})
         self._client.merge(self._deployment_name, {"spec": {"replicas": replicas}})
         self._rollout.wait(replicas)
 
@@ -375,6 +392,18 @@ def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> st
                 annotations[PREVIOUS] = other
                 return str(other)
     return None
+
+
+def _keep_scaled(made: Sequence[Manifest], running: Manifest | None, plan: Plan) -> int:
+    """Let the new Deployment have as many replicas as an autoscaler has chosen, and return how many it has."""
+    most = plan.settings.max_replicas
+    if running is None or most is None:
+        return plan.replicas
+    kept: int = max(min(plan.replicas, most), min(running["spec"]["replicas"], most))
+    for item in made:
+        if ObjectName.of(item) == ObjectName.of(running):
+            item["spec"]["replicas"] = kept
+    return kept
 
 
 def _lines(made: Manifest) -> list[str]:

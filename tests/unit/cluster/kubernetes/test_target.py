@@ -1,7 +1,7 @@
 """What the target decides by itself; what it does to a cluster is shown on one (`make test-kubernetes`)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tests.harness.workspaces import make_site
@@ -15,11 +15,14 @@ from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.target import (
     KubernetesTarget,
     RoomMissingError,
+    _keep_scaled,
     _remember_previous,
     running,
 )
+from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.workspace import Workspace
 
+REPLICAS = "sealserve-replicas"
 SERVICE = ObjectName("v1", "Service", "sealserve", "sealserve-front")
 
 
@@ -75,6 +78,40 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
     with pytest.raises(RoomMissingError, match=r"4 replicas with 4294967296 of EPC do not fit"):
         target.scale(4)
     assert cluster.changed == 0
+
+
+def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> None:
+    plan = make_plan("max_replicas = 4\n", replicas=2)
+    made = list(objects(plan))
+    (deployment,) = [item for item in made if item["kind"] == "Deployment" and item["metadata"]["name"] == REPLICAS]
+
+    def up_with(running: int | None) -> int:
+        before = None if running is None else {**deployment, "spec": {"replicas": running}}
+        kept = _keep_scaled(made, before, plan)
+        assert running is None or deployment["spec"]["replicas"] == kept
+        return kept
+
+    assert [up_with(running) for running in (None, 1, 3, 9)] == [2, 2, 3, 4]
+    alone = make_plan(replicas=2)
+    assert _keep_scaled(list(objects(alone)), {**deployment, "spec": {"replicas": 3}}, alone) == 2
+
+    class Cluster:
+        merged: ClassVar[list[tuple[str, Any]]] = []
+
+        def get(self, _name: ObjectName) -> Any:
+            return deployment
+
+        def merge(self, name: ObjectName, patch: Any) -> None:
+            self.merged.append((name.kind, patch["spec"]))
+            raise StopIteration  # the rest is as without one
+
+    target = KubernetesTarget(make_site(tmp_path).workspace, plan.deployment)
+    target._open = Cluster()  # type: ignore[assignment]
+    with pytest.raises(StopIteration):
+        target.scale(3)
+    assert Cluster.merged == [("HorizontalPodAutoscaler", {"minReplicas": 3})]
+    with pytest.raises(TargetUnsupportedError, match="4 replicas at most"):
+        target.scale(5)
 
 
 def test_what_is_made_is_remembered_before_it_is(tmp_path: Path) -> None:
