@@ -215,7 +215,9 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
         {"revoked": roll_revoked, "measured-otherwise": roll_measured_otherwise}[reason](service, release)
     assert caught.value.code == "kubernetes.rollout-refused"
     assert load.errors == []
-    assert any("provisioning.refused" in part.detail for part in service.target.status())
+    refused = [part for part in service.target.status() if part.state is State.REFUSED]
+    assert refused
+    assert all("provisioning.refused" in part.detail for part in refused)
     refusals = {row["code"] for row in service("broker", "log") if row["code"]}
     assert REFUSALS[reason] in refusals
     assert len(serving(service)) == 2

@@ -21,6 +21,7 @@ from sealserve.errors import SealserveError
 _POLL_SECONDS: Final = 1.0
 _STYLES: Final = {
     State.STARTING: "yellow",
+    State.REFUSED: "red",
     State.ATTESTED: "cyan",
     State.RUNNING: "green",
     State.SERVING: "green",

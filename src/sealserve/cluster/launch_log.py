@@ -1,4 +1,4 @@
-"""What a replica's launcher wrote down: one line for each step, with its evidence."""
+"""What a replica's launcher wrote down: one line for each step, with its evidence, and the error that ended it."""
 
 import re
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from pathlib import Path
 _LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
 _TIME = "%Y-%m-%d %H:%M:%S,%f"
 FIRST = "measured"
+_UNREACHABLE = "release.store-unreachable"
+_FINAL = ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +38,12 @@ def read_steps(log: Path) -> list[LaunchStep]:
         time = datetime.strptime(found["time"], _TIME)  # noqa: DTZ007  # local on purpose: only differences count
         steps.append(LaunchStep(name=found["name"], time=time, evidence=evidence))
     return steps
+
+
+def is_refused(error: str) -> bool:
+    """Return whether an error is one that no waiting mends: the evidence, or the release, was turned down.
+
+    Args:
+        error: A line with ``error[CODE]``.
+    """
+    return f"error[{_UNREACHABLE}]" not in error and any(f"error[{code}" in error for code in _FINAL)

@@ -73,6 +73,7 @@ class State(StrEnum):
     """How far a part has come."""
 
     STARTING = "starting"
+    REFUSED = "refused"
     ATTESTED = "attested"
     RUNNING = "running"
     SERVING = "serving"

@@ -33,6 +33,7 @@ from sealserve.cluster.docker.plan import (
     first_links,
     free_links,
 )
+from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,
@@ -339,6 +340,8 @@ class DockerTarget:
         if not container.is_running:
             state = State.STARTING if container.status in {"created", "restarting"} else State.ENDED
             detail = self._fleet.last_error(container)
+            if state is State.STARTING and is_refused(detail):
+                state = State.REFUSED
         elif container.role == NGINX:
             state, detail = State.SERVING, f"{service.name} at {service.listen}:{service.port}"
         elif container.role.startswith(REPLICA):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sealserve.cluster.kubernetes.plan import Manifest
+from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import State
 
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
 _QUOTED: Final = "step=quote "
-_UNREACHABLE: Final = "release.store-unreachable"
 _ATTESTED: Final = "step=key "
 
 
@@ -30,12 +30,17 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     for container in containers:
         if (reason := _trouble(container)) is not None:
-            return State.STARTING, f"{container['name']}: {reason}"
+            return _standing(reason), f"{container['name']}: {reason}"
     if (waits := _unscheduled(status)) is not None:
         return State.STARTING, waits
     if any(_ATTESTED in line for line in log):
         return State.ATTESTED, "it loads the model"
-    return State.STARTING, last_error(log) or _under_way(status, log)
+    error = last_error(log)
+    return (_standing(error), error) if error else (State.STARTING, _under_way(status, log))
+
+
+def _standing(reason: str) -> State:
+    return State.REFUSED if is_refused(reason) else State.STARTING
 
 
 def _under_way(status: Manifest, log: Sequence[str]) -> str:
@@ -50,14 +55,6 @@ def last_error(log: Sequence[str]) -> str | None:
     """Return the last error that was logged, with its code."""
     errors = [found[0] for line in log if (found := _ERROR.search(line))]
     return errors[-1] if errors else None
-
-
-def is_refused(reason: str) -> bool:
-    """Return whether a reason is one that no waiting mends: the evidence, or the release, was turned down."""
-    return f"error[{_UNREACHABLE}]" not in reason and any(
-        f"error[{code}" in reason
-        for code in ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
-    )
 
 
 def _trouble(container: dict[str, Any]) -> str | None:

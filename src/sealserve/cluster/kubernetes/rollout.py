@@ -7,7 +7,7 @@ from typing import Any, Final
 from sealserve.cluster.kubernetes import front, replicas
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
-from sealserve.cluster.kubernetes.progress import is_refused, state_of
+from sealserve.cluster.kubernetes.progress import state_of
 from sealserve.cluster.target import State, Tell
 from sealserve.deployment import KubernetesSection
 from sealserve.errors import UnavailableError, VerificationError
@@ -73,7 +73,7 @@ class Rollout:
             )
             for pod in new:
                 name = pod["metadata"]["name"]
-                if name in reasons and is_refused(reasons[name]) and _restarts(pod) >= _REFUSALS:
+                if states[name][0] is State.REFUSED and _restarts(pod) >= _REFUSALS:
                     raise RolloutRefusedError(
                         f"{name} does not start: {reasons[name]}",
                         hint="What served goes on. `sealserve up --rollback` returns to the release before; "

@@ -138,6 +138,19 @@ def test_a_container_that_is_not_ready(docker: FakeDocker) -> None:
     assert "docker logs p-nginx" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("error", "state"), [("refused", State.REFUSED), ("unreachable", State.STARTING)], ids=["refused", "waits"]
+)
+def test_a_replica_that_starts_again_and_again(docker: FakeDocker, tmp_path: Path, error: str, state: State) -> None:
+    site = make_site(tmp_path / "site")
+    docker.answer("container ls", "a\n")
+    docker.answer("container inspect", [described("replica-0", status="restarting")])
+    docker.answer("logs", f"starting\nerror[provisioning.{error}]: The broker says no, or nothing.\n")
+    (part,) = DockerTarget(site.workspace, site.deployment).status()
+    assert part.state is state
+    assert part.detail.startswith(f"error[provisioning.{error}]")
+
+
 def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     docker.answer("container ls", "a b\n")

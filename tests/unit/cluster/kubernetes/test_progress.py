@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sealserve.cluster.kubernetes.progress import is_refused, last_error, state_of
+from sealserve.cluster.kubernetes.progress import last_error, state_of
 from sealserve.cluster.target import State
 
 REFUSED = "2026-01-01 error[provisioning.refused]: The broker at b:4433 refused this enclave.\n"
@@ -34,7 +34,6 @@ def test_what_a_pod_does_before_it_is_attested() -> None:
     asking = ["x INFO step=measured enclave=server", "x INFO step=quote bytes=4734"]
     state, reason = state_of(pod(containerStatuses=[container()]), asking)
     assert (state, reason) == (State.STARTING, "it has made its quote, and asks the broker for its key")
-    assert not is_refused(reason)
     _, reason = state_of(pod(containerStatuses=[container()]), [*asking, "error[provisioning.unreachable]: no answer"])
     assert reason == "error[provisioning.unreachable]: no answer"
 
@@ -42,40 +41,36 @@ def test_what_a_pod_does_before_it_is_attested() -> None:
 def test_a_refused_enclave_says_why() -> None:
     ended = container(lastState={"terminated": {"exitCode": 3, "message": f"x\n{REFUSED}"}})
     state, reason = state_of(pod(containerStatuses=[ended]))
-    assert state is State.STARTING
+    assert state is State.REFUSED
     assert reason == "server: error[provisioning.refused]: The broker at b:4433 refused this enclave."
-    assert is_refused(reason)
 
 
 def test_what_verify_found_in_an_init_container_is_shown() -> None:
     found = "error[release.file-digest]: models/a is not what it was."
     ended = container("fetch", state={"terminated": {"exitCode": 3, "message": found}})
     state, reason = state_of(pod(initContainerStatuses=[ended]))
-    assert (state, reason) == (State.STARTING, f"fetch: {found}")
-    assert is_refused(reason)
+    assert (state, reason) == (State.REFUSED, f"fetch: {found}")
 
 
 def test_an_image_that_cannot_be_had() -> None:
     waiting = container(state={"waiting": {"reason": "ErrImageNeverPull", "message": "not present"}})
-    _, reason = state_of(pod(containerStatuses=[waiting]))
-    assert reason == "server: ErrImageNeverPull: not present"
-    assert not is_refused(reason)
+    state, reason = state_of(pod(containerStatuses=[waiting]))
+    assert (state, reason) == (State.STARTING, "server: ErrImageNeverPull: not present")
 
 
 @pytest.mark.parametrize(("code", "final"), [("store-unreachable", False), ("store-refused", True)])
 def test_a_store_that_is_away_is_waited_for(code: str, final: bool) -> None:
     ended = container("fetch", state={"terminated": {"exitCode": 4, "message": f"error[release.{code}]: Alas."}})
-    _, reason = state_of(pod(initContainerStatuses=[ended]))
-    assert is_refused(reason) is final
+    assert state_of(pod(initContainerStatuses=[ended]))[0] is (State.REFUSED if final else State.STARTING)
 
 
 def test_a_broker_that_is_away_is_waited_for() -> None:
     ended = container(
         lastState={"terminated": {"exitCode": 4, "message": "error[provisioning.unreachable]: The broker is down."}}
     )
-    _, reason = state_of(pod(containerStatuses=[ended]))
+    state, reason = state_of(pod(containerStatuses=[ended]))
+    assert state is State.STARTING
     assert "provisioning.unreachable" in reason
-    assert not is_refused(reason)
 
 
 def test_no_room() -> None:
