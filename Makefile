@@ -51,6 +51,7 @@ bench-peers: setup ## Measure the model server beside KServe's and MLServer's, i
 
 .PHONY: test-kubernetes cluster-up cluster-down
 test-kubernetes: setup ## Run the tests on a Kubernetes: that of KUBECONFIG, or one that is started here (root, Go)
+	@test -n "$(KUBECONFIG)" || $(BIN)/python -m testbed.kubernetes build
 	$(BIN)/pytest -m kubernetes -p no:xdist $(ARGS)
 
 cluster-up: setup ## Start a real Kubernetes on this machine, for tests and trials (root, Go)

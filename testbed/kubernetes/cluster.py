@@ -46,16 +46,24 @@ class Cluster:
         Raises:
             ClusterError, ToolsError: It does not start. What was started is stopped, and the logs are kept.
         """
-        packages.install()
-        if not tools.folder().is_dir():
-            self._say("building Kubernetes from its Go modules: about ten minutes on two cores, once for each version")
-        programs = tools.build()
+        programs = self.build()
         try:
             self._start(programs, node_count)
         except BaseException:
             self.keep_logs()
             self.down()
             raise
+
+    def build(self) -> Path:
+        """Install the packages and build the programs that are not there yet; return the programs' folder.
+
+        Raises:
+            ToolsError: They cannot be built.
+        """
+        packages.install()
+        if not tools.folder().is_dir():
+            self._say("building Kubernetes from its Go modules: about ten minutes on two cores, once for each version")
+        return tools.build()
 
     def _start(self, programs: Path, node_count: int) -> None:
         began = time.monotonic()

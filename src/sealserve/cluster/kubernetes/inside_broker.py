@@ -16,6 +16,7 @@ from typing import Final
 
 import tomli_w
 
+from sealserve.broker.master_key import needs_passphrase
 from sealserve.cluster.kubernetes.plan import (
     WORKSPACE,
     Manifest,
@@ -48,6 +49,8 @@ def material(workspace: Workspace, plan: Plan) -> Mapping[str, str]:
     files = {str(path.relative_to(workspace.directory)): path.read_bytes() for path in _files(workspace)}
     files[str(workspace.owner.database.relative_to(workspace.directory))] = _snapshot(workspace.owner.database)
     files[DEPLOYMENT_FILE] = tomli_w.dumps(_settings(plan)).encode()
+    if needs_passphrase(workspace.owner.master_key.read_bytes()):
+        raise _not_openable()
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
             f"The owner's material has {size} bytes, too many for a Secret of Kubernetes.",
@@ -129,10 +132,14 @@ def _require_trial(plan: Plan) -> None:
             hint=f'Set broker.address = "{expected}"; it is measured, so the release gets another enclave.',
         )
     if plan.deployment.keystore.kind != "file" or plan.deployment.keystore.passphrase_file is not None:
-        raise NotRenderableError(
-            "The broker in a cluster reads a master key from a file without a passphrase.",
-            hint='Set keystore.kind = "file", or run the broker on the owner\'s machine.',
-        )
+        raise _not_openable()
+
+
+def _not_openable() -> NotRenderableError:
+    return NotRenderableError(
+        "The broker in a cluster reads a master key from a file without a passphrase.",
+        hint='Set keystore.kind = "file", or run the broker on the owner\'s machine.',
+    )
 
 
 def _files(workspace: Workspace) -> Iterator[Path]:

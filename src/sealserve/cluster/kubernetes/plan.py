@@ -1,9 +1,11 @@
 """What the Kubernetes objects of one deployment have in common: names, labels, ports, the release, durations."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 from sealserve.cluster.target import drain_seconds
@@ -134,17 +136,9 @@ def label_value(text: str) -> str:
     return clean.strip("-_.")
 
 
-_UNITS: Final = {
-    "": 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
+_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,2})|([numkMGTPE]|[KMGTPE]i)?)")
+_DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY: Final = "KMGTPE"
 
 
 def quantity(text: str) -> int:
@@ -155,9 +149,12 @@ def quantity(text: str) -> int:
     Raises:
         ValueError: It is none.
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|[MGT]|[KMGT]i)?", text)
+    found = _QUANTITY.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no Kubernetes quantity")
-    if found[2] == "m":
-        return -(-int(float(found[1])) // 1000)
-    return -int(-float(found[1]) * _UNITS[found[2] or ""] // 1)
+    unit = found[3] or ""
+    if unit.endswith("i"):
+        factor = Decimal(1024) ** (_BINARY.index(unit[0]) + 1)
+    else:
+        factor = Decimal(10) ** (int(found[2]) if found[2] else _DECIMAL[unit])
+    return math.ceil(Decimal(found[1]) * factor)

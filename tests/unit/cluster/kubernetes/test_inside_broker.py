@@ -14,6 +14,7 @@ from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve import deployment
+from sealserve.broker.master_key import under_passphrase
 from sealserve.cluster.kubernetes import inside_broker
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
@@ -22,6 +23,7 @@ from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.cluster.target import Role
 from sealserve.operations import simulation
 from sealserve.operations.owner import index_signer, open_vault
+from sealserve.secret import SecretBytes
 
 ADDRESS = "sealserve-broker.sealserve.svc"
 
@@ -82,6 +84,13 @@ def test_what_is_no_trial_is_refused(site: Site, plan: Plan, message: str) -> No
     with pytest.raises(NotRenderableError, match=message) as caught:
         inside_broker.material(site.workspace, plan)
     assert caught.value.code == "kubernetes.not-renderable"
+
+
+def test_a_master_key_whose_passphrase_nobody_could_type_is_refused(site: Site) -> None:
+    path = site.workspace.owner.master_key
+    path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"only typed")))
+    with pytest.raises(NotRenderableError, match="without a passphrase"):
+        inside_broker.material(site.workspace, trial())
 
 
 def test_too_much_for_a_secret_is_refused(site: Site) -> None:

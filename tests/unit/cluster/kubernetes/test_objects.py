@@ -135,12 +135,19 @@ def test_nothing_secret_is_rendered(plan: Plan) -> None:
     assert "Secret" not in kinds
 
 
-@pytest.mark.parametrize(("text", "number"), [("4Gi", 2**32), ("100m", 1), ("1500m", 2), ("1.5k", 1500), ("7", 7)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4Gi", 2**32), ("100m", 1), ("1500m", 2), ("1.5k", 1500), ("7", 7), ("1e3", 1000), ("12E2", 1200),
+        (".5Ki", 512), ("2Pi", 2**51), ("1Ei", 2**60), ("3E", 3 * 10**18), ("5n", 1),
+        ("9007199254740993", 9007199254740993),
+    ],
+)  # fmt: skip
 def test_a_quantity_is_a_number(text: str, number: int) -> None:
     assert quantity(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e3", "Gi"])
+@pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e", "1e3Gi", "1K", "Gi", "."])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no Kubernetes quantity"):
         quantity(text)
