@@ -216,7 +216,10 @@ def _print(release: ReleaseSummary, *, as_json: bool) -> None:
 
 
 def _state(release: ReleaseSummary) -> str:
-    return f"{release.state} until {release.deadline}" if release.deadline else release.state
+    if release.deadline is None:
+        return release.state
+    over = datetime.fromisoformat(release.deadline) <= datetime.now(UTC)
+    return f"ended at {release.deadline}" if over else f"{release.state} until {release.deadline}"
 
 
 def _counts(counts: dict[str, int]) -> str:

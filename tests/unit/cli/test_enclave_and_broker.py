@@ -1,7 +1,7 @@
 import hashlib
 import logging
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,16 @@ def test_what_was_built_for_simulation_does_not_start_on_sgx(release: Path, cli:
     result = cli("enclave", "run", "--platform", "gramine-direct")
     assert result.status == 2
     assert "error[enclave.without-gramine]" in result.err
+
+
+def test_a_release_whose_draining_is_over_has_ended(release: Path, ready: Site, cli: CommandLine) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    before = datetime.now(UTC) - timedelta(hours=2)
+    with open_vault(ready.workspace) as vault:
+        admin.drain(vault.database, release.name, deadline=before + timedelta(hours=1), now=before)
+    assert "ended at " in cli.ok("broker", "releases")
+    assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
 
 
 def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:
