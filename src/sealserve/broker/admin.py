@@ -122,14 +122,19 @@ def allow(
     now: datetime,
     reactivate: bool = False,
 ) -> ReleaseSummary:
-    """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`."""
+    """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`.
+
+    What was allowed already is no change: neither the log nor the database tells of it again.
+    """
     with database.write() as connection:
         known = releases.is_known(connection, release.release_id)
+        before = releases.references_of(connection, release.release_id)
         allowed = releases.allow(connection, release, references, reactivate=reactivate)
         if known and reactivate:
             _note(connection, Decision.REACTIVATED, allowed, now, detail=f"with the TCB policy {allowed.tcb.name}")
         for label, values in references.items():
-            _note(connection, Decision.ALLOWED, allowed, now, detail=label, values=values)
+            if Reference(label=label, values=values) not in before:
+                _note(connection, Decision.ALLOWED, allowed, now, detail=label, values=values)
         return _summary(connection, allowed)
 
 

@@ -275,14 +275,15 @@ def _put_reference(connection: Connection, release: Release, reference: Referenc
         **{name: f"{getattr(values, name):016x}" for name in _ATTRIBUTES},
     }
     where = REFERENCE_VALUES.c.mr_enclave == row["mr_enclave"]
-    owner = connection.execute(select(REFERENCE_VALUES.c.release_id).where(where)).scalar()
-    if owner is None:
+    known = connection.execute(select(REFERENCE_VALUES).where(where)).mappings().first()
+    if known is None:
         connection.execute(insert(REFERENCE_VALUES).values(row))
-    elif owner == release.release_id:
-        connection.execute(update(REFERENCE_VALUES).where(where).values(row))
+    elif known["release_id"] == release.release_id:
+        if dict(known) != row:  # a row that is written anew is another database, even if it says the same
+            connection.execute(update(REFERENCE_VALUES).where(where).values(row))
     else:
         raise ReleaseConflictError(
-            f"MRENCLAVE {row['mr_enclave']} belongs to the release {owner} already.",
+            f"MRENCLAVE {row['mr_enclave']} belongs to the release {known['release_id']} already.",
             hint="Each release has enclaves of its own: its id is measured. Build the enclave of this one.",
         )
 

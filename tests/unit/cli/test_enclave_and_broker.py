@@ -208,11 +208,11 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert status["keys"] == 1
     assert "1 revoked" in cli.ok("broker", "status")
     rows = cli.json("broker", "log")
-    assert [row["decision"] for row in rows] == ["allowed", "allowed", "draining", "revoked"]
-    assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [3, 4]
+    assert [row["decision"] for row in rows] == ["allowed", "draining", "revoked"]
+    assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [2, 3]
     heading, *lines = cli.ok("broker", "log").splitlines()
     assert heading.split()[:4] == ["#", "TIME", "DECISION", "CODE"]
-    assert len(lines) == 4
+    assert len(lines) == 3
 
 
 @pytest.mark.usefixtures("release")
@@ -223,7 +223,7 @@ def test_a_draining_release_is_active_again_only_when_that_is_said(cli: CommandL
     assert cli.json("broker", "allow")["state"] == "draining"
     assert cli.json("broker", "allow", "--reactivate")["state"] == "active"
     decisions = [row["decision"] for row in cli.json("broker", "log")]
-    assert decisions == ["allowed", "draining", "allowed", "reactivated", "allowed"]
+    assert decisions == ["allowed", "draining", "reactivated"]
 
 
 @pytest.mark.usefixtures("release")

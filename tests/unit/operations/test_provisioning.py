@@ -1,6 +1,8 @@
 import shutil
 import socket
+import sqlite3
 import urllib.request
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -40,6 +42,17 @@ def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Pat
     assert allowed(ready) == [summary]
     with open_vault(ready.workspace) as vault:
         assert [row.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
+
+
+def test_what_was_allowed_already_changes_not_one_byte(ready: Site, release: Path) -> None:
+    """A copy of the database in a trial's cluster would look new each time, and its broker would start again."""
+
+    def allow() -> bytes:
+        provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+        with closing(sqlite3.connect(f"file:{ready.workspace.owner.database}?mode=ro", uri=True)) as database:
+            return database.serialize()
+
+    assert allow() == allow()
 
 
 def test_one_that_was_built_later_comes_in_beside_them(ready: Site, release: Path) -> None:
