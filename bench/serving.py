@@ -35,7 +35,7 @@ from model_servers import ENVIRONMENTS, HERE, NAME, Served, has_environment, sta
 from sealserve.model.convert import import_model
 from sealserve.model.resnet50 import INPUT, OUTPUT, build_frozen_graph
 from sealserve.model.tensorflow_import import import_tensorflow
-from sealserve.serving.protos import PredictRequest, TensorProto
+from sealserve.serving.runtime.protos import PredictRequest, TensorProto
 
 ANSWER = struct.pack("<3f", 2.5, 3.0, 4.5)
 Row = dict[str, Any]
@@ -270,8 +270,8 @@ def summarise(concurrency: int, seen: dict[str, list[Load]]) -> Row:
 _LOAD = """
 import sys
 from pathlib import Path
-from sealserve.serving.libtensorflow import library
-from sealserve.serving.session import Session
+from sealserve.serving.runtime.libtensorflow import library
+from sealserve.serving.runtime.session import Session
 Session.load(library(), Path(sys.argv[1]), tags=["serve"], intra_op_threads=1, inter_op_threads=1)
 print("loaded", flush=True)
 """

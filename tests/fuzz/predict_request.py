@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.harness.tiny_model import saved_model
 
-from sealserve.serving import options
-from sealserve.serving.loading import Loader
-from sealserve.serving.predict import predict
-from sealserve.serving.protos import DataType, PredictRequest, PredictResponse
+from sealserve.serving.api.predict import predict
+from sealserve.serving.command_line import options
+from sealserve.serving.lifecycle.loading import Loader
 from sealserve.serving.request_errors import RequestError
+from sealserve.serving.runtime.protos import DataType, PredictRequest, PredictResponse
 from sealserve.serving.servables import Servables
 
 

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sealserve.serving.json_answers import render_columns, render_rows
-from sealserve.serving.json_examples import fill_examples
-from sealserve.serving.json_tensors import fill_inputs
-from sealserve.serving.json_text import parse, quote, signature_name
-from sealserve.serving.protos import DataType, Input, PredictRequest, TensorInfo
+from sealserve.serving.http.json_answers import render_columns, render_rows
+from sealserve.serving.http.json_examples import fill_examples
+from sealserve.serving.http.json_tensors import fill_inputs
+from sealserve.serving.http.json_text import parse, quote, signature_name
 from sealserve.serving.request_errors import RequestError
+from sealserve.serving.runtime.protos import DataType, Input, PredictRequest, TensorInfo
 
 TYPES = ("FLOAT", "DOUBLE", "INT8", "INT32", "INT64", "UINT32", "UINT64", "BOOL", "STRING", "HALF")
 SIGNATURES = (

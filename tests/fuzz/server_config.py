@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sealserve.errors import InputError
-from sealserve.serving import config_files, model_config
-from sealserve.serving.batching_options import BatchingOptions
-from sealserve.serving.parameters_pb2 import BatchingParameters, MonitoringConfig
-from sealserve.serving.protos import ModelServerConfig
+from sealserve.serving.command_line import config_files
+from sealserve.serving.command_line.batching_options import BatchingOptions
+from sealserve.serving.command_line.parameters_pb2 import BatchingParameters, MonitoringConfig
+from sealserve.serving.lifecycle import model_config
+from sealserve.serving.runtime.protos import ModelServerConfig
 
 
 def seeds() -> Iterator[bytes]:

@@ -21,10 +21,10 @@ from sealserve.operations.wrap_key import read_wrap_key
 from sealserve.pki.authority import Authority
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.private_file import read_private
-from sealserve.serving import config_files
-from sealserve.serving.credentials import read_tls_settings
+from sealserve.serving.command_line import config_files
+from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.file_list import FileList
-from sealserve.serving.parameters_pb2 import BatchingParameters
+from sealserve.serving.wire.credentials import read_tls_settings
 from sealserve.sgx.signing_key import load_signing_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,21 +14,21 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError, SealserveError
-from sealserve.serving.allowance import Allowance
-from sealserve.serving.credentials import read_tls_settings, server_credentials
+from sealserve.serving.api.model_status import get_model_status
+from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.file_list import FileList
-from sealserve.serving.health import Health
-from sealserve.serving.lanes import Lane
-from sealserve.serving.listening import choose_address, choose_socket, taken
+from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import METRICS
-from sealserve.serving.model_status import get_model_status
-from sealserve.serving.models import Models
-from sealserve.serving.options import AdminOptions
-from sealserve.serving.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
-from sealserve.serving.rpc import TRAILER, Route, handlers
+from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
-from sealserve.serving.transport import Transport
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.credentials import read_tls_settings, server_credentials
+from sealserve.serving.wire.health import Health
+from sealserve.serving.wire.lanes import Lane
+from sealserve.serving.wire.listening import choose_address, choose_socket, taken
+from sealserve.serving.wire.rpc import TRAILER, Route, handlers
+from sealserve.serving.wire.transport import Transport
 
 logger = logging.getLogger(__name__)
 

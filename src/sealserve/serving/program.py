@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from sealserve import __version__
 from sealserve.errors import SealserveError
-from sealserve.serving import flags, log, options
-from sealserve.serving.flag_table import FLAGS
+from sealserve.serving import log
+from sealserve.serving.command_line import flags, options
+from sealserve.serving.command_line.flag_table import FLAGS
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def _serve(chosen: options.ServerOptions) -> int:
 
 
 def _versions() -> str:
-    from sealserve.serving.libtensorflow import library  # noqa: PLC0415  # only --version needs it here
+    from sealserve.serving.runtime.libtensorflow import library  # noqa: PLC0415  # only --version needs it here
 
     return (
         f"sealserve-model-server: {__version__}\n"

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from sealserve.serving.protos import ModelSpec, SignatureDef
 from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
-from sealserve.serving.session import Runnable
-from sealserve.serving.signature import Signature
+from sealserve.serving.runtime.protos import ModelSpec, SignatureDef
+from sealserve.serving.runtime.session import Runnable
+from sealserve.serving.runtime.signature import Signature
 
 
 class ServableNotFoundError(RequestError):

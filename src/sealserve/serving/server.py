@@ -21,27 +21,27 @@ import grpc
 
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.admin import AdminPort
-from sealserve.serving.allowance import Allowance
-from sealserve.serving.credentials import FollowedSettings, read_tls_settings, server_credentials
-from sealserve.serving.examples import (
+from sealserve.serving.api.examples import (
     Call,
     answer_classify,
     answer_multi_inference,
     answer_regress,
 )
+from sealserve.serving.api.model_metadata import get_model_metadata
+from sealserve.serving.api.model_status import get_model_status, refuse_reload
+from sealserve.serving.api.predict import predict
+from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.file_list import FileList
-from sealserve.serving.health import Health
-from sealserve.serving.http_ports import HttpPorts
-from sealserve.serving.lanes import Lane
-from sealserve.serving.listening import choose_address, choose_socket, taken
-from sealserve.serving.model_metadata import get_model_metadata
-from sealserve.serving.model_status import get_model_status, refuse_reload
-from sealserve.serving.models import Models
-from sealserve.serving.options import ServerOptions
-from sealserve.serving.predict import predict
-from sealserve.serving.rpc import TRAILER, Method, Route, handlers, refusal
+from sealserve.serving.http.http_ports import HttpPorts
+from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.servables import Servables
-from sealserve.serving.transport import Transport
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings, server_credentials
+from sealserve.serving.wire.health import Health
+from sealserve.serving.wire.lanes import Lane
+from sealserve.serving.wire.listening import choose_address, choose_socket, taken
+from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
+from sealserve.serving.wire.transport import Transport
 
 _T = TypeVar("_T")
 

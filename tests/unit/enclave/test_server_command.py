@@ -6,7 +6,7 @@ import pytest
 from sealserve import deployment
 from sealserve.deployment import Deployment
 from sealserve.enclave.server_command import command, threads_of
-from sealserve.serving.options import ServerOptions, parse
+from sealserve.serving.command_line.options import ServerOptions, parse
 
 CONFIGURATION = ("--model_config_file=/release/config/models.config",)
 

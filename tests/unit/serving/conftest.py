@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sealserve.serving import options, versions
+from sealserve.serving.command_line import options
+from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.file_list import FileList
-from sealserve.serving.loading import Loader
-from sealserve.serving.options import ServerOptions
+from sealserve.serving.lifecycle import versions
+from sealserve.serving.lifecycle.loading import Loader
 from sealserve.serving.servables import Servable, Servables
 
 

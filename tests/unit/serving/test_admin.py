@@ -11,13 +11,13 @@ from tests.harness.tiny_model import saved_model
 
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving import options as flags
 from sealserve.serving.admin import AdminPort, AdminTlsError, ReloadConfigError
+from sealserve.serving.command_line import options as flags
+from sealserve.serving.command_line.options import AdminOptions
+from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import METRICS
-from sealserve.serving.models import Models
-from sealserve.serving.options import AdminOptions
-from sealserve.serving.protos import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.protos import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 
 pytestmark = pytest.mark.tensorflow

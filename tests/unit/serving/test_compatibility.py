@@ -2,15 +2,16 @@
 
 import ast
 import re
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from sealserve.serving.flag_table import FLAGS
+from sealserve.serving.command_line.flag_table import FLAGS
+from sealserve.serving.command_line.parameters_pb2 import BatchingParameters, PrometheusConfig
 from sealserve.serving.metrics import METRICS
-from sealserve.serving.parameters_pb2 import BatchingParameters, PrometheusConfig
-from sealserve.serving.protos import ModelConfig
+from sealserve.serving.runtime.protos import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/reference/tensorflow-serving.md"
@@ -87,7 +88,11 @@ def test_each_field_of_the_configuration_files_has_a_line() -> None:
 
 def test_each_metric_has_a_line() -> None:
     first = {row[0].strip("`") for row in rows()}
-    assert set(re.findall(r"^# TYPE (\S+)", METRICS.page(), re.MULTILINE)) <= first
+    ours = set(re.findall(r"`(sealserve_server_\w+)`", PAGE.read_text(encoding="utf-8")))
+    METRICS.certificate_ends(datetime(2026, 11, 25, tzinfo=UTC))  # as any test with TLS in this process may do
+    shown = set(re.findall(r"^# TYPE (\S+)", METRICS.page(), re.MULTILINE))
+    assert len(ours) == 1
+    assert ours <= shown <= first | ours
 
 
 def test_metrics_that_are_refused_are_not_there() -> None:

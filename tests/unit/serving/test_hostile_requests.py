@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealserve.serving.predict import predict
-from sealserve.serving.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.api.predict import predict
 from sealserve.serving.request_errors import RequestError
+from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.servables import Servables
 
 pytestmark = pytest.mark.tensorflow

@@ -1,0 +1,48 @@
+"""GetModelMetadata: the signatures of a model.
+
+Source: tensorflow/serving, ``servables/tensorflow/get_model_metadata_impl.cc``.
+"""
+
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError
+from sealserve.serving.runtime.protos import GetModelMetadataRequest, GetModelMetadataResponse, SignatureDefMap
+from sealserve.serving.servables import Servables
+
+_SIGNATURE_DEF: Final = "signature_def"
+
+
+class MetadataFieldError(RequestError):
+    """The request asks for no metadata, or for some that there is none of."""
+
+    code = "request.metadata-field"
+
+
+def get_model_metadata(servables: Servables, content: bytes) -> bytes:
+    """Return the serialised GetModelMetadataResponse to the serialised request ``content``.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    try:
+        request = GetModelMetadataRequest.FromString(content)
+    except DecodeError as error:
+        raise MalformedRequestError("The request is no GetModelMetadataRequest.") from error
+    if not request.HasField("model_spec"):
+        raise ModelSpecError("Missing ModelSpec")
+    if not request.metadata_field:
+        raise MetadataFieldError("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != _SIGNATURE_DEF:
+            raise MetadataFieldError(f"Metadata field {field} is not supported")
+    with servables.use(request.model_spec) as servable:
+        response = GetModelMetadataResponse()
+        response.model_spec.name = servable.name
+        response.model_spec.version.value = servable.version
+        signatures = SignatureDefMap()
+        for name, definition in servable.definitions.items():
+            signatures.signature_def[name].CopyFrom(definition)
+    response.metadata[_SIGNATURE_DEF].Pack(signatures)
+    return bytes(response.SerializeToString())

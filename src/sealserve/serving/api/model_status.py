@@ -1,0 +1,60 @@
+"""ModelService: where each version of a model stands; and why its configuration does not change.
+
+Source: tensorflow/serving, ``model_servers/get_model_status_impl.cc`` and ``model_service_impl.cc``.
+"""
+
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError, Status
+from sealserve.serving.runtime.protos import GetModelStatusRequest, GetModelStatusResponse
+from sealserve.serving.servables import ServableNotFoundError, Servables
+
+
+class ReloadRefusedError(RequestError):
+    """Somebody asked for other models."""
+
+    code = "request.reload-refused"
+    status = Status.PERMISSION_DENIED
+
+
+def get_model_status(servables: Servables, content: bytes) -> bytes:
+    """Return the serialised GetModelStatusResponse to the serialised request ``content``.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    try:
+        request = GetModelStatusRequest.FromString(content)
+    except DecodeError as error:
+        raise MalformedRequestError("The request is no GetModelStatusRequest.") from error
+    if not request.HasField("model_spec"):
+        raise ModelSpecError("Missing ModelSpec")
+    spec = request.model_spec
+    states = servables.states(spec.name)
+    if spec.HasField("version"):
+        version = spec.version.value
+        if version not in states:
+            raise ServableNotFoundError(f"Could not find version {version} of model {spec.name}")
+        states = {version: states[version]}
+    elif not states:
+        raise ServableNotFoundError(f"Could not find any versions of model {spec.name}")
+    response = GetModelStatusResponse()
+    for version, state in sorted(states.items(), reverse=True):  # the latest first (ServableStateMonitor::VersionMap)
+        row = response.model_version_status.add(version=version, state=int(state.state))
+        row.status.SetInParent()
+        if state.health.status is not Status.OK:
+            row.status.error_code = int(state.health.status)
+            row.status.error_message = state.health.message
+    return bytes(response.SerializeToString())
+
+
+def refuse_reload(_content: bytes) -> bytes:
+    """Refuse a HandleReloadConfigRequest: whoever may ask for an answer must not be able to change the model.
+
+    Raises:
+        ReloadRefusedError: Always.
+    """
+    raise ReloadRefusedError(
+        "The models of this server do not change by requests of clients: a sealed release is immutable, ship a new one."
+        " Elsewhere, --admin_address is where operators reload."
+    )

@@ -1,0 +1,294 @@
+"""Predict: named tensors in, named tensors out.
+
+The numbered steps of `predict`:
+1. parse the request; 2. find the servable and the signature; 3. check the inputs' names; 4. check each input's message,
+type, size and shape before TensorFlow sees it; 5. choose the outputs; 6. run; 7. write the answer.
+
+Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predict_util.cc``; tensorflow/tensorflow,
+``cc/saved_model/util.cc`` (``GetInputValues``): order and messages, where theirs has the same error.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.request_errors import (
+    DeadlineExceededError,
+    MalformedRequestError,
+    ModelSpecError,
+    RequestError,
+    Status,
+)
+from sealserve.serving.runtime.kernel_errors import told
+from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
+from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.runtime.signature import Signature
+from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
+from sealserve.serving.servables import Servable, Servables
+
+DEFAULT_SIGNATURE = "serving_default"
+_METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
+
+
+class SignatureNotFoundError(RequestError):
+    """The model has no such signature, or one that cannot be called."""
+
+    code = "request.signature-not-found"
+    status = Status.FAILED_PRECONDITION
+
+
+class SignatureMethodError(RequestError):
+    """The signature is none for predictions, and the server insists on it."""
+
+    code = "request.signature-method"
+    status = Status.INTERNAL
+
+
+class InputNamesError(RequestError):
+    """Inputs are missing, or there are some that the signature does not have."""
+
+    code = "request.input-names"
+
+
+class InputTensorError(RequestError):
+    """An input is no tensor, or one that is too large."""
+
+    code = "request.input-tensor"
+
+
+class InputTypeError(RequestError):
+    """An input has another data type than the signature's."""
+
+    code = "request.input-type"
+
+
+class InputShapeError(RequestError):
+    """An input has a shape that the signature does not take."""
+
+    code = "request.input-shape"
+
+
+class OutputFilterError(RequestError):
+    """The request asks for an output that is not there, or twice for the same one."""
+
+    code = "request.output-filter"
+
+
+class ExecutionError(RequestError):
+    """TensorFlow refused the inputs or failed. It keeps TensorFlow's status.
+
+    Args:
+        error: TensorFlow's error. Its text may quote inputs: what is known not to is taken from it.
+        signature: The signature that ran.
+    """
+
+    code = "request.execution"
+
+    def __init__(self, error: TensorFlowError, signature: str) -> None:
+        super().__init__(told(error, signature))
+        self._status = error.status
+
+    @property
+    def status(self) -> Status:  # type: ignore[override]  # each has its own
+        """TensorFlow's status."""
+        return self._status
+
+
+def predict(
+    servables: Servables,
+    content: bytes,
+    *,
+    max_tensor_bytes: int,
+    deadline: float | None,
+    as_content: bool = False,
+) -> bytes:
+    """Return the serialised PredictResponse to the serialised PredictRequest ``content``.
+
+    Args:
+        servables: What is served.
+        content: The request.
+        max_tensor_bytes: The largest input tensor, once it is unpacked.
+        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+        as_content: Whether outputs are bytes (``tensor_content``), not typed fields.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    with METRICS.timed("Predict") as request_metrics:
+        try:  # 1
+            request = PredictRequest.FromString(content)
+        except DecodeError as error:
+            raise MalformedRequestError("The request is no PredictRequest.") from error
+        if not request.HasField("model_spec"):
+            raise ModelSpecError("Missing ModelSpec")
+        request_metrics.model = request.model_spec.name
+        with servables.use(request.model_spec) as servable:  # 2
+            response = run_predict(
+                servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline, as_content=as_content
+            )
+            return bytes(response.SerializeToString())
+
+
+def run_predict(
+    servable: Servable,
+    request: PredictRequest,
+    *,
+    max_tensor_bytes: int = 2**31,
+    deadline: float | None = None,
+    as_content: bool = False,
+) -> PredictResponse:
+    """Return the answer of ``servable`` to ``request``, whatever model that names.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    signature = _signature(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)  # 2
+    _check_method(servable, signature)
+    _check_names(signature, request.inputs)  # 3
+    values = {
+        alias: _tensor(servable.session.library, signature, alias, request.inputs, max_tensor_bytes)  # 4
+        for alias in signature.inputs
+    }
+    _check_used(signature, request.inputs)
+    outputs = _outputs(signature, request.output_filter)  # 5
+    results = _run(servable, signature, values, outputs, deadline)  # 6
+    response = PredictResponse()  # 7
+    response.model_spec.name = servable.name
+    response.model_spec.signature_name = signature.name
+    response.model_spec.version.value = servable.version
+    for alias, tensor in results.items():
+        tensor.fill(response.outputs[alias], as_content=as_content)
+    return response
+
+
+def _signature(servable: Servable, name: str) -> Signature:
+    if name in servable.signatures:
+        return servable.signatures[name]
+    if name in servable.definitions:
+        raise SignatureNotFoundError(f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.')
+    raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+
+
+def _check_method(servable: Servable, signature: Signature) -> None:
+    method = servable.definitions[signature.name].method_name
+    if servable.check_method_names and method not in _METHODS:
+        raise SignatureMethodError(
+            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. Was: {method}"
+        )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ",".join(sorted(names))
+
+
+def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    sent, expected = set(inputs), set(signature.inputs)
+    has_defaults = any(tensor.default is not None for tensor in signature.inputs.values())
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not has_defaults):
+        raise InputNamesError(
+            f"input size does not match signature: {len(sent)}!={len(expected)}"
+            f" len({{{_names(sent)}}}) != len({{{_names(expected)}}})."
+            f" Sent extra: {{{_names(sent - expected)}}}. Missing but required: {{{_names(expected - sent)}}}."
+        )
+
+
+def _check_used(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    used = set(inputs) & set(signature.inputs)
+    if len(used) != len(inputs):
+        raise InputNamesError(
+            f"Inputs contains invalid name. Used request inputs: {_names(used)}, request input: {_names(inputs)}"
+        )
+
+
+def _tensor(
+    library: Library, signature: Signature, alias: str, inputs: Mapping[str, TensorProto], max_tensor_bytes: int
+) -> Tensor:
+    expected = signature.inputs[alias]
+    if alias in inputs:
+        _check_proto(signature, alias, inputs[alias], max_tensor_bytes)
+        content = inputs[alias].SerializeToString()
+    elif expected.default is not None:
+        content = expected.default
+    else:
+        defaults = (name for name, tensor in signature.inputs.items() if tensor.default is not None)
+        raise InputNamesError(
+            f"Signature input alias: {alias}(feed name: {expected.tensor_name}) not found in request and no default"
+            f" value provided. Inputs expected to be in the request {{{_names(inputs)}}}, or default input alias set:"
+            f" {_names(defaults)}"
+        )
+    try:
+        return Tensor.from_proto(library, content)
+    except TensorFlowError as error:
+        raise InputTensorError(f"tensor parsing error: {alias}") from error
+
+
+def _check_proto(signature: Signature, alias: str, proto: TensorProto, max_tensor_bytes: int) -> None:
+    expected, rank = signature.inputs[alias], len(proto.tensor_shape.dim)
+    if not is_known(proto.dtype) or proto.tensor_shape.unknown_rank or rank > MAX_RANK:
+        raise InputTensorError(f"tensor parsing error: {alias}")
+    if proto.dtype != expected.dtype:
+        position = tuple(signature.inputs).index(alias)
+        raise InputTypeError(
+            f"Expects arg[{position}] to be {type_name(expected.dtype)} but {type_name(proto.dtype)} is provided"
+            f" (input {alias!r})"
+        )
+    shape = shape_of(proto)
+    if min(shape, default=0) < 0:
+        raise InputTensorError(f"tensor parsing error: {alias}")
+    if not expected.accepts(shape):
+        wanted = _shape(expected.shape or ())
+        raise InputShapeError(f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}")
+    if unpacked_size(proto) > max_tensor_bytes:
+        raise InputTensorError(f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)")
+
+
+def _shape(sizes: Iterable[int | None]) -> str:
+    return "[" + ",".join("?" if size is None else str(size) for size in sizes) + "]"
+
+
+def _outputs(signature: Signature, output_filter: Iterable[str]) -> tuple[str, ...]:
+    chosen: dict[str, None] = {}
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise OutputFilterError(
+                f"output tensor alias not found in signature: {alias}"
+                f" Outputs expected to be in the set {{{_names(signature.outputs)}}}."
+            )
+        if alias in chosen:
+            raise OutputFilterError(f"duplicate output tensor alias: {alias}")
+        chosen[alias] = None
+    return tuple(chosen or signature.outputs)
+
+
+def _run(
+    servable: Servable,
+    signature: Signature,
+    values: Mapping[str, Tensor],
+    outputs: tuple[str, ...],
+    deadline: float | None,
+) -> Mapping[str, Tensor]:
+    timeout = remaining(deadline)
+    started = time.monotonic()
+    try:
+        results = signature.run(servable.session, values, outputs, timeout=timeout)
+    except TensorFlowError as error:
+        raise ExecutionError(error, signature.name) from error
+    METRICS.runtime_latency(servable.name, "Predict", time.monotonic() - started)
+    return results
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return the seconds until ``deadline``, or None where there is none.
+
+    Raises:
+        DeadlineExceededError: It passed.
+    """
+    if deadline is None:
+        return None
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise DeadlineExceededError("The deadline passed before the request was run.")
+    return seconds

@@ -1,0 +1,1 @@
+"""HTTP: the REST API in JSON, the page of metrics, and the ports that speak them."""

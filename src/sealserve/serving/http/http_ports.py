@@ -1,0 +1,129 @@
+"""The HTTP ports that the command line asks for: the REST API, the page of metrics, both on one, or none."""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import ssl
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sealserve.pki.certificate import describe
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving import metrics
+from sealserve.serving.command_line import config_files
+from sealserve.serving.command_line.options import ServerOptions
+from sealserve.serving.command_line.parameters_pb2 import MonitoringConfig
+from sealserve.serving.file_list import FileList
+from sealserve.serving.http.https import renew, server_context
+from sealserve.serving.servables import Servables
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
+from sealserve.serving.wire.listening import choose_address
+
+if TYPE_CHECKING:
+    from sealserve.serving.http.http_server import HttpServer
+
+logger = logging.getLogger(__name__)
+
+
+class HttpPorts:
+    """The HTTP ports. The constructor reads what they need, and finds out whether their addresses are free.
+
+    Args:
+        options: What the command line asks for.
+        files: The list of the files that may be loaded.
+        servables: What is served.
+        allowance: The bytes that requests and answers may take.
+
+    Raises:
+        SealserveError: A file cannot be used, or an address is taken.
+    """
+
+    def __init__(
+        self, options: ServerOptions, files: FileList | None, servables: Servables, allowance: Allowance
+    ) -> None:
+        self._options = options
+        self._allowance = allowance
+        self._servables = servables
+        self._running: list[HttpServer] = []
+        self._context: ssl.SSLContext | None = None
+        self._followed: FollowedSettings | None = None
+        http = options.http
+        self._metrics_path = metrics.PATH if http.monitoring_port else None
+        if http.monitoring_config_file is not None:
+            config = config_files.read(http.monitoring_config_file, MonitoringConfig, files).prometheus_config
+            self._metrics_path = (config.path or metrics.PATH) if config.enable else None
+        self._ports = [port for port in (http.port, http.monitoring_port if self._metrics_path else 0) if port]
+        if not self._ports:
+            if self._metrics_path is not None:
+                logger.warning("--monitoring_config_file asks for a page of metrics: give --monitoring_port for it")
+            return
+        self._addresses = [choose_address(options.bind_address, port) for port in self._ports]
+        path = http.ssl_config_file
+        if path is not None:
+            settings = read_tls_settings(path, files, now=datetime.now(UTC))
+            self._context = server_context(settings)
+            _tell_end(settings)
+            if files is None or files.relative(path) is None:  # a sealed release is immutable
+                self._followed = FollowedSettings(path, settings)
+        else:
+            logger.warning("DANGEROUS: serving HTTP in plaintext; anyone on the way reads inputs and answers")
+        threading.Thread(target=_import_server, name="import-http", daemon=True).start()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            PortTakenError: Something listens there meanwhile.
+        """
+        if not self._ports:
+            return
+        from sealserve.serving.http.http_server import HttpLimits, HttpServer  # noqa: PLC0415  # as `_import_server`
+        from sealserve.serving.http.rest import Rest  # noqa: PLC0415
+
+        http = self._options.http
+        limits = HttpLimits(
+            threads=http.threads,
+            waiting=self._options.queue,
+            body=http.max_body_bytes,
+            timeout=http.timeout,
+            patience=self._options.transfer_timeout,
+        )
+        for port, address in zip(self._ports, self._addresses, strict=True):
+            has_rest = port == http.port
+            server = HttpServer(
+                rest=Rest(self._servables, max_tensor_bytes=self._options.max_message_bytes) if has_rest else None,
+                metrics_path=None if has_rest and http.monitoring_port else self._metrics_path,
+                limits=limits,
+                allowance=self._allowance,
+                cors=http.cors,
+                gzip=http.gzip,
+            )
+            self._running.append(server)
+            found = await server.start(address, self._context)
+            what = "the REST API" if has_rest else "metrics"
+            security = "PLAINTEXT" if self._context is None else "TLS"
+            logger.info("serving %s on %s:%d (%s)", what, address.rpartition(":")[0], found, security)
+
+    def follow(self) -> None:
+        """Use a certificate that was renewed, for new connections. To be called from time to time."""
+        settings = self._followed.newer_settings() if self._followed else None
+        if settings is not None and self._context is not None:
+            renew(self._context, settings)
+            _tell_end(settings)
+
+    async def stop(self, grace: float) -> bool:
+        """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
+        return all(await asyncio.gather(*(server.stop(grace) for server in self._running)))
+
+
+def _import_server() -> None:
+    """Import what serves HTTP, a third of a second, while TensorFlow loads the models: most servers have no HTTP."""
+    with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and says what is wrong
+        importlib.import_module("sealserve.serving.http.http_server")
+
+
+def _tell_end(settings: SslConfig) -> None:
+    metrics.METRICS.certificate_ends(describe(settings.server_cert)[0].not_after)

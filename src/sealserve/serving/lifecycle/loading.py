@@ -1,0 +1,135 @@
+"""From a version's folder to a servable: check its files, load it, bind its signatures, warm it up."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sealserve.errors import InputError
+from sealserve.serving.command_line import config_files
+from sealserve.serving.command_line.batching_options import PARAMETERS_FILE, BatchingOptions
+from sealserve.serving.command_line.options import ServerOptions
+from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
+from sealserve.serving.file_list import FileList
+from sealserve.serving.lifecycle.emptying import empty_files
+from sealserve.serving.lifecycle.warmup import warm_up
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
+from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
+from sealserve.serving.runtime.protos import ConfigProto
+from sealserve.serving.runtime.session import Runnable, Session
+from sealserve.serving.runtime.signature import Signature
+from sealserve.serving.servables import Servable
+
+logger = logging.getLogger(__name__)
+
+
+class LoadFailedError(InputError):
+    """TensorFlow does not load the model.
+
+    Args:
+        folder: The version's folder.
+        error: What TensorFlow says.
+    """
+
+    code = "servable.load-failed"
+
+    def __init__(self, folder: Path, error: TensorFlowError) -> None:
+        super().__init__(
+            f"{folder} was not loaded: {error.status.name}: {error.text.rstrip('.')}.",
+            hint="It should hold a SavedModel (saved_model.pb, variables/) with the tags of --saved_model_tags.",
+        )
+        self.status: Status = error.status
+        self.text = error.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """How versions are loaded.
+
+    Args:
+        options: What the command line asks for.
+        files: The list of the files that may be loaded, or None to load what is there.
+        session_config: TensorFlow's settings, beside those that the options have.
+        batching: How requests are run together, or None for each by itself.
+        scheduler: The threads for that.
+    """
+
+    options: ServerOptions
+    files: FileList | None
+    session_config: ConfigProto = field(default_factory=ConfigProto)
+    batching: BatchingParameters | None = None
+    scheduler: BatchScheduler | None = None
+
+    def load(self, name: str, version: int, folder: Path) -> Servable:
+        """Return the version of a model in ``folder``, loaded.
+
+        Steps: 1 check its files against the list · 2 load it · 3 bind its signatures · 4 run its warm-up requests ·
+        5 empty its files, where that is asked for.
+
+        Raises:
+            InputError: TensorFlow does not load it, or a warm-up request fails.
+            VerificationError: Its files are not those of the list.
+            UnavailableError: TensorFlow is not installed, or not usable.
+        """
+        if self.files is not None:  # 1
+            started = time.monotonic()
+            self.files.check_folder(folder)
+            logger.info("checked the files of %s against the file list in %.2f s", folder, time.monotonic() - started)
+        tensorflow = library()
+        started = time.monotonic()
+        try:  # 2
+            session = Session.load(
+                tensorflow,
+                folder,
+                tags=self.options.saved_model_tags,
+                config=self.session_config,
+                intra_op_threads=self.options.intra_op_threads,
+                inter_op_threads=self.options.inter_op_threads,
+            )
+        except TensorFlowError as error:
+            METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
+            raise LoadFailedError(folder, error) from error
+        METRICS.loaded(folder, time.monotonic() - started, succeeded=True)
+        bound = {
+            name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
+        }  # 3
+        signatures = {name: signature for name, signature in sorted(bound.items()) if signature is not None}
+        logger.info(
+            "loaded %s version %d (TensorFlow %s) in %.2f s; signatures: %s",
+            name,
+            version,
+            tensorflow.version,
+            time.monotonic() - started,
+            ", ".join(signatures) or "none",
+        )
+        try:
+            servable = Servable(
+                name=name,
+                version=version,
+                session=self._batched(session, folder),
+                definitions=session.signatures,
+                signatures=signatures,
+                check_method_names=self.options.check_method_names,
+            )
+            if self.options.warmup_iterations:  # 4
+                warm_up(servable, folder, iterations=self.options.warmup_iterations)
+        except BaseException:
+            session.close()
+            raise
+        if self.options.empty_files:  # 5
+            logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
+        return servable
+
+    def _batched(self, session: Session, folder: Path) -> Runnable:
+        """Return what runs requests together, where that is asked for."""
+        parameters, flags = self.batching, self.options.batching
+        if parameters is None or self.scheduler is None or flags is None:
+            return session
+        if flags.per_model:
+            path = folder / PARAMETERS_FILE
+            if not path.exists():
+                return session
+            parameters = config_files.read(path, BatchingParameters, self.files)
+        return BatchingSession(session, self.scheduler, BatchingOptions.of(parameters))

@@ -1,0 +1,119 @@
+"""The models that are to be served, and the rules for changing them.
+
+Source: tensorflow/serving, ``config/model_server_config.proto``, ``model_servers/server.cc``
+(``BuildSingleModelConfig``) and ``model_servers/server_core.cc`` (``ValidateModelConfigList``, ``GetPlatform``,
+``ValidateNoModelsChangePlatforms``): rules and messages.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sealserve.errors import InputError
+from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.protos import ModelConfig, ModelServerConfig, VersionPolicy
+
+_PLATFORM: Final = "tensorflow"
+_TENSORFLOW_TYPE: Final = 1
+"""``ModelType.TENSORFLOW``, the deprecated way to say "tensorflow"."""
+
+
+class ModelConfigError(InputError):
+    """A model's configuration is not one that can be served."""
+
+    code = "model-config.invalid"
+    status = Status.INVALID_ARGUMENT
+
+
+class ModelLabelError(ModelConfigError):
+    """A label is to mean a version that is not available."""
+
+    code = "model-config.label"
+    status = Status.FAILED_PRECONDITION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """One model that is to be served.
+
+    Args:
+        name: What clients call it.
+        base_path: The folder with its version folders.
+        policy: Which versions are wanted.
+        labels: Versions by label.
+    """
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy
+    labels: Mapping[str, int]
+
+
+def single(name: str, base_path: Path) -> ModelServerConfig:
+    """Return the configuration that ``--model_name`` and ``--model_base_path`` mean.
+
+    As TensorFlow Serving's command line does, it takes a relative path; a configuration file does not.
+    """
+    config = ModelServerConfig()
+    config.model_config_list.config.add(name=name, base_path=str(base_path.absolute()), model_platform=_PLATFORM)
+    return config
+
+
+def check(config: ModelServerConfig) -> Mapping[str, ModelSource]:
+    """Return the models of ``config`` by name; none where it is empty.
+
+    Raises:
+        ModelConfigError: It is not one that can be served.
+    """
+    choice = config.WhichOneof("config")
+    if choice is None:
+        return {}
+    if choice != "model_config_list":
+        raise ModelConfigError(
+            "ServerModelConfig type not supported. Only ModelConfigList is currently supported",
+            hint="Write model_config_list { config { ... } }.",
+        )
+    models: dict[str, ModelSource] = {}
+    for model in config.model_config_list.config:
+        if not model.name:
+            raise ModelConfigError("A model in the config list has no name.")
+        if model.name in models:
+            raise ModelConfigError(f"Illegal to list model {model.name} multiple times in config list")
+        models[model.name] = _check_model(model)
+    return models
+
+
+def _check_model(model: ModelConfig) -> ModelSource:
+    if not model.base_path.startswith("/"):
+        raise ModelConfigError(
+            f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+        )
+    platform = model.model_platform
+    if model.model_type:
+        if platform:
+            raise ModelConfigError(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and"
+                f" ModelServerConfig::model_platform, model name is {model.name}"
+            )
+        if model.model_type != _TENSORFLOW_TYPE:
+            raise ModelConfigError(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+        platform = _PLATFORM
+    if not platform:
+        raise ModelConfigError(
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor"
+            f" ModelServerConfig::model_platform, model name is {model.name}",
+            hint='Write model_platform: "tensorflow".',
+        )
+    if platform != _PLATFORM:
+        raise ModelConfigError(f"Model {model.name} requests unsupported platform {platform}")
+    if model.HasField("logging_config"):
+        raise ModelConfigError(
+            f"Model {model.name} has a logging_config; this server writes no request to any log.",
+            hint="Leave logging_config out.",
+        )
+    policy = VersionPolicy()
+    policy.CopyFrom(model.model_version_policy)
+    return ModelSource(
+        name=model.name, base_path=Path(model.base_path), policy=policy, labels=dict(model.version_labels)
+    )

@@ -1,0 +1,253 @@
+"""The models of the server: their configuration, the folders that are watched, and what becomes of both.
+
+Source: tensorflow/serving, ``model_servers/server_core.cc`` (``ReloadConfig``, ``UpdateModelVersionLabelMap``,
+``WaitUntilModelsAvailable``), ``model_servers/server.cc`` (``PollFilesystemAndReloadConfig``) and
+``sources/storage_path/file_system_storage_path_source.cc``.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sealserve.errors import InputError, SealserveError, VerificationError
+from sealserve.serving.command_line import config_files
+from sealserve.serving.command_line.batching_options import BatchingOptions
+from sealserve.serving.command_line.options import ServerOptions
+from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
+from sealserve.serving.file_list import FileList
+from sealserve.serving.lifecycle import model_config, versions
+from sealserve.serving.lifecycle.loading import Loader
+from sealserve.serving.lifecycle.manager import Manager, Retries
+from sealserve.serving.lifecycle.model_config import ModelLabelError, ModelSource
+from sealserve.serving.lifecycle.transition import preserve_availability, preserve_resources
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.batching import BatchScheduler
+from sealserve.serving.runtime.protos import ConfigProto, ModelServerConfig
+from sealserve.serving.servables import Servables, State
+
+logger = logging.getLogger(__name__)
+
+
+class NotAvailableError(InputError):
+    """Several models, or several versions of one, did not become available."""
+
+    code = "servable.not-available"
+    status = Status.UNKNOWN
+
+
+class Models:
+    """The configured models.
+
+    Args:
+        options: What the command line asks for.
+        files: The list of the files that may be loaded, or None to load what is there.
+        servables: Where states and servables are published.
+
+    Raises:
+        SealserveError: ``--tensorflow_session_config_file`` cannot be used.
+    """
+
+    def __init__(self, options: ServerOptions, files: FileList | None, servables: Servables) -> None:
+        self._options = options
+        self._files = files
+        self._servables = servables
+        batching, scheduler = _batching(options, files)
+        self._scheduler = scheduler
+        self._manager = Manager(
+            servables,
+            Loader(
+                options=options,
+                files=files,
+                session_config=_session_config(options, files),
+                batching=batching,
+                scheduler=scheduler,
+            ).load,
+            policy=preserve_resources if options.resource_preserving else preserve_availability,
+            retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
+            load_threads=options.load_threads,
+            unload_threads=options.unload_threads,
+        )
+        self._config = ModelServerConfig()
+        self._sources: Mapping[str, ModelSource] = {}
+        self._told: dict[str, str] = {}
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._pollers: list[threading.Thread] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the configured models."""
+        return tuple(self._sources)
+
+    def start(self) -> None:
+        """Bring up the models of the command line; return when each has a version that is available.
+
+        Raises:
+            SealserveError: A model has none, and none will come.
+        """
+        options = self._options
+        path = options.model_config_file
+        if path is None:
+            new = self._apply(model_config.single(options.model_name, options.model_base_path))
+        else:
+            new = self._apply(config_files.read(path, ModelServerConfig, self._files))
+            if options.config_poll_seconds > 0:
+                self._every(options.config_poll_seconds, "poll-config", lambda: self._poll_config(path))
+        if options.poll_seconds > 0:
+            self._every(options.poll_seconds, "poll-versions", self._poll)
+        self._await(new)
+
+    def reload(self, config: ModelServerConfig) -> None:
+        """Serve the models of ``config`` from now on; return when the new ones are available.
+
+        Raises:
+            ModelConfigError: The configuration cannot be served; the former one stays.
+            SealserveError: A new model does not become available.
+        """
+        self._await(self._apply(config))
+
+    def _apply(self, config: ModelServerConfig) -> list[str]:
+        """Take over a configuration, and return the models that are new in it."""
+        with self._changing:
+            sources = model_config.check(config)
+            if config.WhichOneof("config") is None:
+                logger.info("taking no action for an empty model configuration")
+                return []
+            labels = self._labels(sources)
+            new = [name for name in sources if name not in self._sources]
+            gone = [name for name in self._sources if name not in sources]
+            found = {name: self._find(sources[name], first=True) for name in new}
+            METRICS.serve(sources)
+            self._config, self._sources = config, sources
+            self._servables.set_labels(labels)
+            for name in gone:
+                self._manager.aspire(name, {})
+            for name, folders in found.items():
+                self._manager.aspire(name, folders)
+            self._aspire([name for name in sources if name not in found])
+            return new
+
+    def close(self) -> None:
+        """Stop watching, and free what is loaded, each version after its last request."""
+        self._stopping.set()
+        self._manager.close()
+        if self._scheduler is not None:
+            self._scheduler.close()
+        for poller in self._pollers:
+            poller.join()
+
+    def stop_waiting(self) -> None:
+        """Stop watching without freeing anything."""
+        self._stopping.set()
+
+    def _labels(self, sources: Mapping[str, ModelSource]) -> Mapping[str, Mapping[str, int]]:
+        for source in sources.values():
+            states = self._servables.states(source.name)
+            for label, version in source.labels.items():
+                former = self._servables.label(source.name, label)
+                unused = former is None or former == version
+                if self._options.allow_labels_for_unavailable and unused:
+                    continue
+                if version not in states or states[version].state is not State.AVAILABLE:
+                    raise ModelLabelError(
+                        f"Request to assign label to version {version} of model {source.name}, which is not currently"
+                        " available for inference",
+                        hint="Start with --allow_version_labels_for_unavailable_models, or add the label later.",
+                    )
+        return {source.name: source.labels for source in sources.values()}
+
+    def _find(self, source: ModelSource, *, first: bool = False) -> Mapping[int, Path]:
+        """Return the wanted version folders of a model; when it is new, none where they may still come."""
+        try:
+            found = versions.aspired(versions.available(source.base_path, self._files), source.policy)
+        except (versions.BasePathMissingError, versions.NoVersionError) as error:
+            if first and self._options.poll_seconds == 0:
+                raise
+            self._tell(
+                f"model {source.name}",
+                logging.WARNING,
+                f"no version of {source.name}: {error.message} It is looked for again.",
+            )
+            if isinstance(error, versions.BasePathMissingError) and not first:
+                raise
+            return {}
+        self._told.pop(f"model {source.name}", None)
+        return found
+
+    def _await(self, names: list[str]) -> None:
+        self._manager.wait(lambda: self._stopping.is_set() or all(map(self._manager.settled, names)))
+        errors = [
+            (name, version, error)
+            for name in names
+            for version, error in sorted(self._manager.errors(name).items(), reverse=True)
+        ]
+        if not errors:
+            return
+        for _, _, error in errors:
+            if len(errors) == 1 or isinstance(error, VerificationError):
+                raise error
+        listed = "".join(
+            f"{{{{name: {name} version: {version}}} due to error: {error.message}}}, "
+            for name, version, error in errors
+        )
+        raise NotAvailableError(f"{len(errors)} servable(s) did not become available: {{{listed}}}")
+
+    def _every(self, seconds: int, name: str, function: Callable[[], None]) -> None:
+        def run() -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    function()
+                except SealserveError as error:
+                    self._tell(name, logging.ERROR, f"{name}: {error.message}")
+                except Exception:
+                    logger.exception("%s failed", name)
+                else:
+                    self._told.pop(name, None)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        self._pollers.append(thread)
+
+    def _tell(self, subject: str, level: int, message: str) -> None:
+        """Log what is found at each look, once."""
+        if self._told.get(subject) != message:
+            self._told[subject] = message
+            logger.log(level, message)
+
+    def _poll(self) -> None:
+        with self._changing:
+            self._aspire(list(self._sources))
+
+    def _aspire(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._manager.aspire(name, self._find(self._sources[name]))
+            except versions.BasePathMissingError:
+                continue  # it may be there again in a moment: what is loaded stays
+            except SealserveError as error:
+                self._tell(f"model {name}", logging.ERROR, f"looking for versions of {name}: {error.message}")
+
+    def _poll_config(self, path: Path) -> None:
+        config = config_files.read(path, ModelServerConfig, self._files)
+        if config != self._config:
+            self.reload(config)
+
+
+def _session_config(options: ServerOptions, files: FileList | None) -> ConfigProto:
+    path = options.session_config_file
+    return ConfigProto() if path is None else config_files.read(path, ConfigProto, files)
+
+
+def _batching(
+    options: ServerOptions, files: FileList | None
+) -> tuple[BatchingParameters, BatchScheduler] | tuple[None, None]:
+    """Return how requests are run together, and the threads for that, where the command line asks for it."""
+    if options.batching is None:
+        return None, None
+    parameters = BatchingParameters()
+    if options.batching.parameters_file is not None:
+        parameters = config_files.read(options.batching.parameters_file, BatchingParameters, files)
+    BatchingOptions.of(parameters)
+    return parameters, BatchScheduler.of(parameters)

@@ -1,0 +1,46 @@
+"""Inputs of different lengths made equal, so that they can be one batch.
+
+Source: tensorflow/serving, ``batching/batching_util.cc`` (``AddPadding``): values are added at the end of each
+dimension but the first, and are the tensor's first element; ranks from 1 to 6.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sealserve.serving.request_errors import RequestError
+from sealserve.serving.runtime.libtensorflow import Library
+from sealserve.serving.runtime.protos import DataType
+from sealserve.serving.runtime.tensors import Tensor, element_size
+
+_STRING: Final = DataType.Value("DT_STRING")
+_MAX_RANK: Final = 6
+
+
+class PaddingError(RequestError):
+    """A tensor cannot be filled up."""
+
+    code = "request.batch-padding"
+
+
+def pad_to(library: Library, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return ``tensor`` filled up to ``shape``.
+
+    Raises:
+        PaddingError: It has nothing to fill up with, or too many dimensions.
+    """
+    import numpy as np  # noqa: PLC0415  # most servers need none
+
+    if len(shape) > _MAX_RANK:
+        raise PaddingError("Only tensors with rank from 1 to 6 can be padded.")
+    if 0 in tensor.shape:
+        raise PaddingError("Got empty tensor in batch of non-empty tensors.")
+    inside = tuple(slice(size) for size in tensor.shape)
+    if tensor.dtype == _STRING:
+        words = tensor.strings()
+        filled = np.full(shape, words[0], object)
+        filled[inside] = np.array([*words, None], object)[:-1].reshape(tensor.shape)
+        return Tensor.from_strings(library, shape, filled.ravel().tolist())
+    numbers = np.frombuffer(tensor.content(), f"V{element_size(tensor.dtype)}").reshape(tensor.shape)
+    padded = np.full(shape, numbers.flat[0], numbers.dtype)
+    padded[inside] = numbers
+    return Tensor.from_bytes(library, tensor.dtype, shape, [padded.tobytes()])

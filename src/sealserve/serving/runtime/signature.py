@@ -1,0 +1,108 @@
+"""A signature of a loaded model: the named tensors that go in and come out, and calls of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
+from sealserve.serving.runtime.protos import SignatureDef, TensorInfo
+from sealserve.serving.runtime.session import Runnable, Session
+from sealserve.serving.runtime.tensors import Tensor, is_known
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTensor:
+    """One input of a signature.
+
+    Args:
+        tensor_name: The tensor's name in the graph.
+        endpoint: Where it is put in.
+        dtype: Its data type.
+        shape: The size of each dimension, None where any will do; None as a whole where the rank is open.
+        default: The serialised TensorProto to take when a request leaves it out, or None where it may not.
+        tolerant: Whether any other shape may be tried.
+    """
+
+    tensor_name: str
+    endpoint: Endpoint
+    dtype: int
+    shape: Shape | None
+    default: bytes | None
+    tolerant: bool = False
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of ``shape`` may be put in."""
+        if self.shape is None or self.tolerant:
+            return True
+        return len(shape) == len(self.shape) and all(
+            expected in (None, size) for expected, size in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A signature whose tensors were found in the graph.
+
+    Args:
+        name: Its name.
+        inputs: By alias, in the aliases' order.
+        outputs: By alias, in the aliases' order.
+    """
+
+    name: str
+    inputs: Mapping[str, InputTensor]
+    outputs: Mapping[str, Endpoint]
+
+    @classmethod
+    def bind(cls, name: str, definition: SignatureDef, session: Session) -> Self | None:
+        """Return the signature, or None where it has a tensor that cannot be sent or received.
+
+        Such are sparse and composite tensors, resources, and a SavedModel's initialiser (an operation without outputs).
+        """
+        if not all(
+            is_known(info.dtype) for infos in (definition.inputs, definition.outputs) for info in infos.values()
+        ):
+            return None
+        defaults = definition.defaults
+        try:
+            inputs = {
+                alias: InputTensor(
+                    tensor_name=info.name,
+                    endpoint=session.endpoint(info.name),
+                    dtype=info.dtype,
+                    shape=_shape(info),
+                    default=defaults[alias].SerializeToString() if alias in defaults else None,
+                    tolerant=name in session.tolerant,
+                )
+                for alias, info in sorted(definition.inputs.items())
+            }
+            outputs = {alias: session.endpoint(info.name) for alias, info in sorted(definition.outputs.items())}
+        except TensorFlowError:
+            return None
+        return cls(name=name, inputs=inputs, outputs=outputs)
+
+    def run(
+        self, session: Runnable, values: Mapping[str, Tensor], outputs: Sequence[str], *, timeout: float | None
+    ) -> dict[str, Tensor]:
+        """Return the tensors of the aliases in ``outputs``.
+
+        Args:
+            session: The model.
+            values: A tensor for each input.
+            outputs: Aliases of outputs.
+            timeout: Seconds that it may take; None for any.
+
+        Raises:
+            TensorFlowError: TensorFlow refused the inputs, failed or gave up.
+        """
+        feeds = [(self.inputs[alias].endpoint, tensor) for alias, tensor in values.items()]
+        results = session.run(feeds, [self.outputs[alias] for alias in outputs], timeout=timeout)
+        return dict(zip(outputs, results, strict=True))
+
+
+def _shape(info: TensorInfo) -> Shape | None:
+    if info.tensor_shape.unknown_rank or not info.HasField("tensor_shape"):
+        return None
+    return tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)

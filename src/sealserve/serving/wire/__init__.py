@@ -1,0 +1,1 @@
+"""Bytes in and out: addresses, TLS, gRPC, with limits on what peers can hold."""

@@ -1,0 +1,155 @@
+"""The gRPC health service, which probes and clients ask whether the server takes requests.
+
+Its messages are described here and live in a descriptor pool of their own, so that the official package
+``grpcio-health-checking``, which registers the same names, can be imported beside it.
+
+Source: grpc/grpc, ``src/proto/grpc/health/v1/health.proto`` and ``doc/health-checking.md``. The names
+``PredictionService`` and ``ModelService`` are those that TensorFlow Serving registers (``model_servers/server.cc``).
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.request_errors import Status
+from sealserve.serving.wire.transport import Call, Handler
+
+SERVICES: Final = frozenset(
+    {
+        *("", "grpc.health.v1.Health", "PredictionService", "ModelService"),
+        *("tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"),
+    }
+)
+MOST_WATCHES: Final = 256
+_FIELD: Final = descriptor_pb2.FieldDescriptorProto
+
+
+class ServingStatus(IntEnum):
+    """``HealthCheckResponse.ServingStatus``."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+
+
+def _messages() -> tuple[Any, Any]:
+    file = descriptor_pb2.FileDescriptorProto(name="grpc/health/v1/health.proto", package="grpc.health.v1")
+    file.syntax = "proto3"
+    request = file.message_type.add(name="HealthCheckRequest")
+    request.field.add(name="service", number=1, type=_FIELD.TYPE_STRING, label=_FIELD.LABEL_OPTIONAL)
+    response = file.message_type.add(name="HealthCheckResponse")
+    status = response.enum_type.add(name="ServingStatus")
+    for value in ServingStatus:
+        status.value.add(name=value.name, number=value)
+    response.field.add(
+        name="status",
+        number=1,
+        type=_FIELD.TYPE_ENUM,
+        label=_FIELD.LABEL_OPTIONAL,
+        type_name=".grpc.health.v1.HealthCheckResponse.ServingStatus",
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    names = ("grpc.health.v1.HealthCheckRequest", "grpc.health.v1.HealthCheckResponse")
+    return tuple(message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in names)  # type: ignore[return-value]  # two names, two classes
+
+
+HealthCheckRequest, HealthCheckResponse = _messages()
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A sender who wants to be told.
+
+    Args:
+        known: Whether it asked for a service that is there.
+        ready: Whether its first message has left.
+    """
+
+    known: bool
+    ready: bool = False
+
+
+class Health:
+    """``grpc.health.v1.Health``: serving from the start (the port opens only then), until `stop`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._watches: dict[Call, _Watch] = {}
+        self.handlers: Mapping[str, Handler] = {
+            "/grpc.health.v1.Health/Check": self._check,
+            "/grpc.health.v1.Health/Watch": self._watch,
+        }
+
+    def stop(self) -> None:
+        """Say "not serving" from now on, and end every watch with it."""
+        with self._lock:
+            self._stopped = True
+            ending = [call for call, watch in self._watches.items() if watch.ready]
+        for call in ending:
+            self._end(call)
+
+    def _status(self, content: bytes) -> ServingStatus:
+        try:
+            service = HealthCheckRequest.FromString(content).service
+        except DecodeError:
+            return ServingStatus.SERVICE_UNKNOWN
+        if service not in SERVICES:
+            return ServingStatus.SERVICE_UNKNOWN
+        return ServingStatus.NOT_SERVING if self._stopped else ServingStatus.SERVING
+
+    def _check(self, call: Call) -> None:
+        status = self._status(call.content)
+        if status is ServingStatus.SERVICE_UNKNOWN:
+            call.refuse(Status.NOT_FOUND, "unknown service")
+        else:
+            call.answer(_response(status))
+
+    def _watch(self, call: Call) -> None:
+        with self._lock:
+            status = self._status(call.content)
+            crowded = len(self._watches) >= MOST_WATCHES
+            if not crowded and status is not ServingStatus.NOT_SERVING:
+                self._watches[call] = _Watch(known=status is ServingStatus.SERVING)
+        if status is ServingStatus.NOT_SERVING:
+            call.answer(_response(status))
+        elif crowded:
+            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has {MOST_WATCHES} watches of its health already.")
+        else:
+            call.on_cancel = lambda: self._leave(call)
+            call.send(_response(status), sent=lambda: self._sent(call))
+
+    def _sent(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.get(call)
+            if watch is not None:
+                watch.ready = True
+        if call.cancelled:
+            self._leave(call)
+        elif self._stopped:
+            self._end(call)
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.pop(call, None)
+        if watch is not None:
+            call.refuse(Status.CANCELLED, "")
+
+    def _end(self, call: Call) -> None:
+        with self._lock:
+            watch = self._watches.pop(call, None)
+        if watch is not None and watch.known:
+            call.answer(_response(ServingStatus.NOT_SERVING))
+        elif watch is not None:
+            call.end()
+
+
+def _response(status: ServingStatus) -> bytes:
+    return bytes(HealthCheckResponse(status=int(status)).SerializeToString())

@@ -1,0 +1,382 @@
+"""The HTTP wire, asked by an HTTP client that knows nothing of the server."""
+
+import asyncio
+import gzip
+import http.client
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealserve.pki.authority import Authority, AuthorityKind
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.command_line.options import ServerOptions, parse
+from sealserve.serving.http import https
+from sealserve.serving.http.http_ports import HttpPorts
+from sealserve.serving.http.http_server import HttpLimits, HttpServer
+from sealserve.serving.http.rest import Rest
+from sealserve.serving.metrics import METRICS, PATH
+from sealserve.serving.servables import Servables
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.listening import PortTakenError
+
+LIMITS = HttpLimits(threads=2, waiting=1, body=4096, timeout=30.0, patience=30.0)
+NAME = "grpc.tf-serving.service.com"
+
+
+class Echo(Rest):
+    """A REST API that says what it was asked, or waits."""
+
+    def __init__(self) -> None:
+        super().__init__(Servables(), max_tensor_bytes=1)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.server: HttpServer | None = None
+
+    def _run(self, target: Any, body: bytes, call: Any) -> bytes:
+        self.entered.release()
+        assert self.gate.wait(60)
+        return json.dumps([target.spec.name, target.method, body.decode(), call.deadline is not None]).encode()
+
+
+def run(
+    scenario: Callable[[int], None],
+    *,
+    rest: Rest | None = None,
+    limits: HttpLimits = LIMITS,
+    context: ssl.SSLContext | None = None,
+    grace: float = 30.0,
+    **options: Any,
+) -> bool:
+    """Run ``scenario`` in a thread, with the port of a server; return whether the server ended whole."""
+
+    async def serve() -> bool:
+        settings = {"metrics_path": PATH, "allowance": Allowance(2**20), **options}
+        server = HttpServer(rest=rest, limits=limits, **settings)
+        if isinstance(rest, Echo):
+            rest.server = server
+        port = await server.start("127.0.0.1:0", context)
+        try:
+            await asyncio.to_thread(scenario, port)
+        finally:
+            ended = await server.stop(grace)
+        return ended
+
+    return asyncio.run(serve())
+
+
+def ask(
+    port: int, path: str, body: bytes | None = None, *, method: str = "", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method or ("GET" if body is None else "POST"), path, body, named)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content, {name.lower(): value for name, value in response.getheaders()}
+
+
+def test_a_request_goes_in_and_an_answer_comes_out() -> None:
+    def scenario(port: int) -> None:
+        status, content, headers = ask(port, "/v1/models/m:predict", b"{}")
+        assert (status, json.loads(content)) == (200, ["m", "predict", "{}", True])
+        assert (headers["content-type"], headers["server"]) == ("application/json", "sealserve")
+        assert "access-control-allow-origin" not in headers
+        assert ask(port, "/v1/models/m/metadata")[0] == 200
+        assert ask(port, "/v1/models/m", b"{}", method="PATCH")[0] == 400
+
+    assert run(scenario, rest=Echo())
+
+
+def test_what_is_not_the_api_is_not_found() -> None:
+    def scenario(port: int) -> None:
+        for path in ("/", "/v2/models/m", "/index.html"):
+            assert ask(port, path)[:2] == (404, b"")
+
+    run(scenario, rest=Echo())
+
+
+def test_a_packed_body_is_unpacked_and_a_bomb_is_not() -> None:
+    def scenario(port: int) -> None:
+        status, content, _ = ask(port, "/v1/models/m:predict", gzip.compress(b'{"a": 1}'), Content_Encoding="gzip")
+        assert (status, json.loads(content)[2]) == (200, '{"a": 1}')
+        bomb = gzip.compress(b" " * 10_000_000)
+        status, content, _ = ask(port, "/v1/models/m:predict", bomb[:4000], Content_Encoding="gzip")
+        assert status in {400, 413}
+        status, content, _ = ask(port, "/v1/models/m:predict", b"no gzip", Content_Encoding="gzip")
+        assert status == 400
+
+    run(scenario, rest=Echo())
+
+
+def test_a_body_that_is_too_large() -> None:
+    def scenario(port: int) -> None:
+        status, content, _ = ask(port, "/v1/models/m:predict", b" " * 4097)
+        assert status == 413
+        assert "--rest_api_max_body_bytes" in json.loads(content)["error"]
+        assert ask(port, "/v1/models/m:predict", b" " * 4096)[0] == 200
+
+    run(scenario, rest=Echo())
+
+
+def test_answers_are_packed_where_both_sides_want_it() -> None:
+    def scenario(port: int) -> None:
+        status, content, headers = ask(port, "/v1/models/m:predict", b"x" * 2000, Accept_Encoding="gzip")
+        assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert b"xxx" in gzip.decompress(content)
+        assert "content-encoding" not in ask(port, "/v1/models/m:predict", b"x" * 2000)[2]
+        assert "content-encoding" not in ask(port, "/v1/models/m:predict", b"x", Accept_Encoding="gzip")[2]
+
+    run(scenario, rest=Echo(), gzip=True)
+
+
+def test_cors() -> None:
+    def scenario(port: int) -> None:
+        path = "/v1/models/m:predict"
+        headers = ask(port, path, b"{}")[2]
+        assert headers["access-control-allow-origin"] == "*"
+        assert headers["access-control-allow-methods"] == "POST, GET"
+        assert headers["access-control-allow-headers"] == "Content-Type"
+        assert ask(port, path, method="OPTIONS", Origin="https://site.example")[0] == 200
+        assert ask(port, path, method="OPTIONS")[0] == 400
+
+    run(scenario, rest=Echo(), cors=True)
+
+
+def test_a_crowd_is_turned_away_and_nobody_waits_for_ever() -> None:
+    echo = Echo()
+    echo.gate.clear()
+
+    def scenario(port: int) -> None:
+        path = "/v1/models/m:predict"
+        askers = [threading.Thread(target=ask, args=(port, path, b"{}")) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        while echo.server is None or echo.server._open < len(askers):
+            time.sleep(0.001)
+        assert ask(port, path, b"{}")[0] == 429
+        echo.gate.set()
+        for asker in askers:
+            asker.join()
+        assert ask(port, path, b"{}")[0] == 200
+
+    run(scenario, rest=echo, limits=HttpLimits(threads=2, waiting=1, body=4096, timeout=None, patience=30.0))
+
+
+def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
+    echo = Echo()
+    allowance = Allowance(5000)
+    path = "/v1/models/m:predict"
+
+    def scenario(port: int) -> None:
+        echo.gate.clear()
+        held = threading.Thread(target=ask, args=(port, path, b" " * 4000))
+        held.start()
+        echo.entered.acquire()
+        status, content, _ = ask(port, path, b" " * 1001)
+        assert (status, json.loads(content)["error"]) == (429, "The server is busy: it has no memory for more.")
+        assert allowance.ran_out()
+        assert ask(port, PATH)[0] == 200
+        while not allowance.take(1000):  # what the page took comes back once it has left
+            time.sleep(0.001)
+        assert ask(port, PATH)[0] == 429
+        allowance.give_back(1000)
+        echo.gate.set()
+        held.join()
+        while not allowance.take(5000):  # its memory comes back after its answer has left
+            time.sleep(0.001)
+        allowance.give_back(5000)
+        assert ask(port, path, b" " * 4000)[0] == 200
+        assert ask(port, path, b" " * 4097, Transfer_Encoding="chunked")[0] in {400, 413}
+
+    run(scenario, rest=echo, allowance=allowance)
+    assert allowance.take(5000)  # everything came back
+
+
+def test_a_sender_who_never_sends_is_given_up() -> None:
+    def scenario(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as stalled:
+            stalled.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            answer = stalled.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
+            assert silent.recv(1) == b""
+
+    limits = HttpLimits(threads=2, waiting=1, body=4096, timeout=30.0, patience=0.2)
+    run(scenario, rest=Echo(), limits=limits)
+
+
+def test_bytes_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
+    def scenario(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
+            stranger.sendall(b"canary-771177\r\n\r\n")
+            answer = b"".join(iter(lambda: stranger.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.0 400 ")
+            assert answer.endswith(b"\r\n\r\nBad Request")
+
+    run(scenario, rest=Echo())
+    assert "canary" not in caplog.text
+
+
+def test_the_page_of_metrics() -> None:
+    def scenario(port: int) -> None:
+        assert ask(port, "/v1/models/m:predict", b"{}")[0] == 200
+        status, content, headers = ask(port, PATH)
+        assert (status, headers["content-type"]) == (200, "text/plain")
+        assert b"# TYPE :tensorflow:serving:request_count counter\n" in content
+        status, content, _ = ask(port, f"{PATH}?x=1")
+        assert (status, content.decode()) == (400, f"Unexpected path: {PATH}?x=1. Should be {PATH}")
+
+    METRICS.serve(["m"])
+    run(scenario, rest=Echo())
+
+
+def test_a_port_for_metrics_alone() -> None:
+    def scenario(port: int) -> None:
+        assert ask(port, "/metrics")[0] == 200
+        assert ask(port, "/v1/models/m:predict", b"{}")[0] == 404
+
+    run(scenario, rest=None, metrics_path="/metrics")
+
+
+def test_running_requests_finish_before_the_end() -> None:
+    echo = Echo()
+    echo.gate.clear()
+    answers: list[int] = []
+    askers: list[threading.Thread] = []
+
+    def scenario(port: int) -> None:
+        asker = threading.Thread(target=lambda: answers.append(ask(port, "/v1/models/m:predict", b"{}")[0]))
+        askers.append(asker)
+        asker.start()
+        assert echo.entered.acquire(timeout=60)
+        threading.Timer(0.1, echo.gate.set).start()
+
+    assert run(scenario, rest=echo)
+    askers[0].join(timeout=60)
+    assert answers == [200]
+
+
+def test_the_end_does_not_wait_longer_than_the_grace_period() -> None:
+    echo = Echo()
+    echo.gate.clear()
+
+    def scenario(port: int) -> None:
+        def give_up() -> None:
+            with suppress(OSError, http.client.HTTPException):
+                ask(port, "/v1/models/m:predict", b"{}")
+
+        threading.Thread(target=give_up).start()
+        assert echo.entered.acquire(timeout=60)
+
+    assert not run(scenario, rest=echo, grace=0.05)
+    echo.gate.set()
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+
+        async def start() -> None:
+            await HttpServer(rest=None, metrics_path=PATH, limits=LIMITS, allowance=Allowance(2**20)).start(
+                address, None
+            )
+
+        with pytest.raises(PortTakenError):
+            asyncio.run(start())
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+def settings(service: Authority, users: Authority | None) -> SslConfig:
+    issued = service.issue_server([NAME], now=datetime.now(UTC))
+    return SslConfig(
+        server_key=issued.key_pem,
+        server_cert=issued.chain_pem,
+        custom_ca=users.certificate_pem if users else None,
+        client_verify=users is not None,
+    )
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_tls_one_way_and_two_way(memory: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not memory:
+        monkeypatch.delattr("os.memfd_create")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    now = datetime.now(UTC)
+    service = Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=now)
+    users = Authority.create(AuthorityKind.USERS, names=["client.x"], simulated=True, now=now)
+    client = users.issue_client("client.x", now=now)
+    (tmp_path / "client.pem").write_bytes(client.key_pem.reveal() + client.chain_pem)
+
+    def over_tls(port: int, *, certificate: bool) -> int:
+        trust = ssl.create_default_context(cadata=service.certificate_pem.decode())
+        if certificate:
+            trust.load_cert_chain(tmp_path / "client.pem")
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+            trust.wrap_socket(plain, server_hostname=NAME) as secure,
+        ):
+            secure.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return int((secure.recv(4096) or b"closed 0").split()[1])
+
+    def one_way(port: int) -> None:
+        assert over_tls(port, certificate=False) == 200
+        with pytest.raises((http.client.HTTPException, OSError)):
+            ask(port, "/v1/models/m")
+
+    def two_way(port: int) -> None:
+        assert over_tls(port, certificate=True) == 200
+        with suppress(OSError):
+            assert over_tls(port, certificate=False) == 0
+
+    run(one_way, rest=Echo(), context=https.server_context(settings(service, None)))
+    context = https.server_context(settings(service, users))
+    https.renew(context, settings(service, users))
+    run(two_way, rest=Echo(), context=context)
+    assert {path.name for path in tmp_path.iterdir()} == {"client.pem"}
+
+
+def test_a_renewed_certificate_serves_new_connections(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    first, second = (Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=now) for _ in range(2))
+    path = tmp_path / "ssl.cfg"
+    path.write_bytes(settings(first, None).render().reveal())
+    chosen = parse(
+        ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
+    )
+    assert isinstance(chosen, ServerOptions)
+    ports = HttpPorts(chosen, None, Servables(), Allowance(2**20))
+    assert ports._context is not None
+
+    def trusts(port: int, authority: Authority) -> bool:
+        trust = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain, suppress(ssl.SSLError):
+            trust.wrap_socket(plain, server_hostname=NAME).close()
+            return True
+        return False
+
+    def scenario(port: int) -> None:
+        assert trusts(port, first)
+        ports.follow()
+        assert not trusts(port, second)
+        (tmp_path / "next").write_bytes(settings(second, None).render().reveal())
+        (tmp_path / "next").rename(path)
+        ports.follow()
+        assert trusts(port, second)
+        assert not trusts(port, first)
+
+    run(scenario, rest=Echo(), context=ports._context)

@@ -1,0 +1,427 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sealserve.serving.http.json_answers import render_columns, render_rows
+from sealserve.serving.http.json_tensors import JsonTypeError, fill_inputs
+from sealserve.serving.http.json_text import JsonFormError, JsonSyntaxError, parse
+from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, RestPathError
+from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.protos import DataType, PredictRequest, TensorInfo, TensorProto
+from sealserve.serving.servables import Servables
+
+pytestmark = pytest.mark.tensorflow
+
+CANARY = "canary-771177"
+
+
+@pytest.fixture(scope="module")
+def rest(servables: Servables, types: Servables, examples: Servables) -> Rest:
+    everything = Servables()
+    for name, table in (("m", servables), ("types", types), ("examples", examples)):
+        (entry,) = table.states(name).values()
+        assert entry.servable is not None
+        everything.publish(entry.servable)
+    everything.set_labels({"m": {"stable": 3}})
+    return Rest(everything, max_tensor_bytes=2**20)
+
+
+def ask(rest: Rest, path: str, body: Any = None, method: str = "") -> Answer:
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return rest.answer(method or ("GET" if body is None else "POST"), path, content, None)
+
+
+def answered(rest: Rest, path: str, body: Any = None) -> Any:
+    answer = ask(rest, path, body)
+    assert answer.status == 200, answer.body
+    return json.loads(answer.body)
+
+
+def error(rest: Rest, path: str, body: Any = None, method: str = "") -> tuple[int, str]:
+    answer = ask(rest, path, body, method)
+    document = json.loads(answer.body)
+    assert set(document) == {"error"}
+    return answer.status, document["error"]
+
+
+PREDICT = "/v1/models/m:predict"
+TYPES = "/v1/models/types:predict"
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows(rest: Rest) -> None:
+    answer = ask(rest, PREDICT, {"instances": [1.0, 2, 5.0]})
+    assert answer == Answer(200, b'{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}')
+
+
+def test_columns(rest: Rest) -> None:
+    answer = ask(rest, PREDICT, {"inputs": [1.0, 2.0]})
+    assert answer == Answer(200, b'{\n    "outputs": [\n        2.5,\n        3.0\n    ]\n}')
+
+
+def test_named_inputs_and_outputs(rest: Rest) -> None:
+    outputs = {"signature_name": "two_inputs", "inputs": {"a": [[1.0, 2.0]], "b": 3}}
+    assert answered(rest, PREDICT, outputs) == {"outputs": {"sum": [[4.0, 5.0]], "product": [[3.0, 6.0]]}}
+    rows = {"signature_name": "words", "instances": ["a", "x"]}
+    answer = ask(rest, PREDICT, rows)
+    assert answer.body.decode() == (
+        '{\n    "predictions": [\n'
+        '        {\n            "known": 1,\n            "twice": "aa"\n        },\n'
+        '        {\n            "known": -1,\n            "twice": "xx"\n        }\n'
+        "    ]\n}"
+    )
+    named = {"signature_name": "words", "instances": [{"words": "a"}, {"words": {"b64": "/w=="}}]}
+    assert ask(rest, PREDICT, named).body.count(b"\xff\xff") == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/m/versions/3:predict",
+        "/v1/models/m/labels/stable:predict",
+        "/V1/Models/m:predict",
+        "/v1/models/%6d:predict",
+    ],
+)
+def test_a_version_or_a_label_is_meant(rest: Rest, path: str) -> None:
+    assert answered(rest, path, {"instances": [1]}) == {"predictions": [2.5]}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("float32", [0.5, -2, 1e30, 0.2, 123456789.0, 1e-30]),
+        ("float64", [0.1, -2, 1e300, 0.30000000000000004]),
+        ("int8", [-128, 127]),
+        ("uint8", [0, 255]),
+        ("int16", [-(2**15), 2**15 - 1]),
+        ("int32", [-(2**31), 2**31 - 1]),
+        ("int64", [-(2**63), 2**63 - 1]),
+        ("uint32", [0, 2**32 - 1]),
+        ("uint64", [0, 2**64 - 1]),
+        ("bool", [True, False]),
+        ("string", ["", '€"\\\n\u0001', "x" * 40]),
+    ],
+)
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_each_type_returns_as_it_went_in(rest: Rest, dtype: str, values: list[Any], form: str) -> None:
+    key = {"instances": "predictions", "inputs": "outputs"}[form]
+    for given in (values, [values, values], [[[value]] for value in values]):
+        returned = answered(rest, TYPES, {"signature_name": dtype, form: given})[key]
+        if dtype == "float32":
+            assert np.array_equal(np.array(returned, np.float32), np.array(given, np.float32))
+        else:
+            assert returned == given
+    if form == "inputs":
+        assert answered(rest, TYPES, {"signature_name": dtype, form: values[0]})[key] == values[0]
+        assert answered(rest, TYPES, {"signature_name": dtype, form: []})[key] == []
+
+
+def test_numbers_are_written_as_tensorflow_serving_writes_them(rest: Rest) -> None:
+    values = b"0.2, 9000000, 0.00003, 1, 16777216, 0.1234567, NaN, Infinity, -Infinity"
+    numbers = b'{"signature_name": "float32", "inputs": [' + values + b"]}"
+    text = ask(rest, TYPES, numbers).body.decode()
+    shown = [line.strip().rstrip(",") for line in text.splitlines()[2:-2]]
+    assert shown == ["0.2", "9e+06", "3e-05", "1.0", "16777216.0", "0.123456702", "NaN", "Infinity", "-Infinity"]
+    assert math.isnan(json.loads(text)["outputs"][6])
+
+
+def test_binary_values(rest: Rest) -> None:
+    body = {"signature_name": "string", "inputs": [{"b64": "AP8="}, {"b64": " AP8 "}, "plain"]}
+    assert ask(rest, TYPES, body).body.count(b'"\\u0000\xff"') == 2
+
+
+def test_what_follows_the_document_is_ignored_and_a_mark_in_front_too(rest: Rest) -> None:
+    assert answered(rest, PREDICT, b'\xef\xbb\xbf \n{"instances": [1]} and more') == {"predictions": [2.5]}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b"  \n", "JSON Parse error: The document is empty"),
+        (b"{", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (b'{"a" 1}', "JSON Parse error: Missing a colon after a name of object member. at offset: 5"),
+        ('{"é": ]}'.encode(), "JSON Parse error: Invalid value. at offset: 7"),
+        (b'{"a": [1 2]}', "JSON Parse error: Missing a comma, or the end of an object or an array. at offset: 9"),
+        (b'{"a": "b', "JSON Parse error: Missing a closing quotation mark in string. at offset: 6"),
+        (b'{"a": "\\q"}', "JSON Parse error: Invalid escape character in string. at offset: 7"),
+        (b'{"a": "\xff"}', "JSON Parse error: Invalid encoding in string. at offset: 7"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "JSON Parse error: Number too big to be stored in double."),
+        (b'{"a": ' + b"[" * 100_000, "JSON Parse error: The document is nested too deeply."),
+        (
+            b'{"inputs": "\\ud800", "signature_name": "words"}',
+            "JSON Parse error: The surrogate pair in string is invalid.",
+        ),
+        (b"[1, 2]", "JSON Value: <hidden> Is not object"),
+        (
+            b'{"signature_name": 5, "instances": [1]}',
+            "JSON Value: <hidden> not formatted correctly. 'signature_name' key must be a string value.",
+        ),
+        (b"{}", "Missing 'inputs' or 'instances' key"),
+        (
+            b'{"inputs": 1, "instances": [1]}',
+            "JSON Value: <hidden> Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ",
+        ),
+        (b'{"instances": 1}', "JSON Value: <hidden> Expecting 'instances' to be an list/array"),
+        (b'{"instances": []}', "JSON Value: <hidden> No values in 'instances' array"),
+        (
+            b'{"signature_name": "none", "instances": [1]}',
+            'Serving signature name: "none" not found in signature def',
+        ),
+        (
+            b'{"signature_name": "two_inputs", "instances": [1]}',
+            (
+                "instances is a plain list, but expecting list of objects as multiple input tensors required as per"
+                " tensorinfo_map"
+            ),
+        ),
+        (
+            b'{"signature_name": "two_inputs", "inputs": [1]}',
+            (
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per"
+                " tensorinfo_map"
+            ),
+        ),
+        (b'{"signature_name": "two_inputs", "inputs": {"a": [[1, 2]]}}', "Missing named input: b in 'inputs' object."),
+        (b'{"instances": [1, {"x": 2}]}', "Expecting value/list but got object at item 1 of input list"),
+        (b'{"instances": [{"x": 2}, 1]}', "Expecting object but got list at item 1 of input list"),
+        (
+            b'{"instances": [{"y": 2}]}',
+            (
+                "Failed to process element: 0 key: y of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does"
+                " not have named input: y"
+            ),
+        ),
+        (
+            b'{"signature_name": "two_inputs", "instances": [{"a": [1, 2]}]}',
+            "Failed to process element: 0 of 'instances' list. JSON object: <hidden> keys must be equal to: a,b",
+        ),
+        (
+            b'{"instances": [1, "canary-771177"]}',
+            (
+                "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: <hidden> Type:"
+                " String is not of expected type: float"
+            ),
+        ),
+        (
+            b'{"instances": [{"x": 1}, {"x": true}]}',
+            (
+                "Failed to process element: 1 key: x of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: <hidden>"
+                " Type: True is not of expected type: float"
+            ),
+        ),
+        (
+            b'{"instances": [[1, 2], [1]]}',
+            (
+                "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting tensor size: 2"
+                " but got: 1"
+            ),
+        ),
+        (
+            b'{"instances": [[[1, 2]], [[1], [2]]]}',
+            (
+                "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting shape [1,2] but"
+                " got: [2,1]"
+            ),
+        ),
+        (b'{"inputs": [[1, 2], [1]]}', "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
+        (b'{"inputs": [1, [1]]}', "Encountered list at unexpected level: 1 expected < 1"),
+        (
+            b'{"inputs": [[1], 1]}',
+            "JSON Value: <hidden> found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
+        ),
+        (b'{"inputs": [null]}', "JSON Value: <hidden> Type: Null is not of expected type: float"),
+        (b'{"inputs": [{"b64": "AA=="}]}', "JSON Value: <hidden> Type: Object is not of expected type: float"),
+        (
+            b'{"signature_name": "words", "inputs": [{"other": "AA=="}]}',
+            "JSON Value: <hidden> not formatted correctly for base64 data",
+        ),
+        (b'{"signature_name": "words", "inputs": [{"b64": "!"}]}', "Unable to base64 decode"),
+        (
+            b'{"signature_name": "pick", "inputs": [1.5]}',
+            "JSON Value: <hidden> Type: Number is not of expected type: int32",
+        ),
+        (
+            b'{"signature_name": "pick", "inputs": [4294967296]}',
+            "JSON Value: <hidden> Type: Number is not of expected type: int32",
+        ),
+        (b'{"inputs": [1' + b"0" * 400 + b"]}", "JSON Parse error: Number too big to be stored in double."),
+    ],
+)
+def test_a_body_that_is_refused(rest: Rest, body: bytes, message: str) -> None:
+    assert error(rest, PREDICT, body) == (400, message)
+
+
+def test_types_that_have_no_json(rest: Rest) -> None:
+    for dtype, name in (
+        ("float16", "half"),
+        ("bfloat16", "bfloat16"),
+        ("complex64", "complex64"),
+        ("uint16", "uint16"),
+    ):
+        status, message = error(rest, TYPES, {"signature_name": dtype, "inputs": [1]})
+        assert (status, message) == (501, f"Conversion of JSON Value: <hidden> to type: {name}")
+        status, message = error(rest, TYPES, {"signature_name": dtype, "inputs": []})
+        assert (status, message) == (400, f"Failed to write JSON value for tensor type: {name}")
+
+
+def test_rows_of_outputs_that_have_none() -> None:
+    scalar = TensorProto(dtype=DataType.Value("DT_FLOAT"), float_val=[1.0])
+    with pytest.raises(JsonFormError, match="Tensor name: y has no shape information ") as caught:
+        render_rows({"y": scalar})
+    assert caught.value.code == "request.json-form"
+    one, two = TensorProto(), TensorProto()
+    for proto, size in ((one, 1), (two, 2)):
+        proto.dtype = DataType.Value("DT_FLOAT")
+        proto.tensor_shape.dim.add(size=size)
+        proto.float_val.extend([0.5] * size)
+    with pytest.raises(JsonFormError, match="Tensor name: b has inconsistent batch size: 2 expecting: 1"):
+        render_rows({"a": one, "b": two})
+
+
+def test_bytes_are_written_as_base64_where_the_name_says_so() -> None:
+    proto = TensorProto(dtype=DataType.Value("DT_STRING"), string_val=[b"\x00\xff"])
+    proto.tensor_shape.dim.add(size=1)
+    assert json.loads(render_rows({"image_bytes": proto})) == {"predictions": [{"b64": "AP8="}]}
+    assert json.loads(render_columns({"image_bytes": proto})) == {"outputs": [{"b64": "AP8="}]}
+
+
+def test_no_value_is_in_any_error(rest: Rest) -> None:
+    bodies: tuple[Any, ...] = (
+        {"instances": [CANARY]},
+        {"inputs": {"x": CANARY}},
+        {"signature_name": "number", "inputs": CANARY},
+        {"signature_name": "words", "inputs": [{"b64": CANARY}]},
+        CANARY,
+        [CANARY],
+        f'{{"inputs": "{CANARY}'.encode(),
+        {"signature_name": {"a": CANARY}, "inputs": 1},
+    )
+    for body in bodies:
+        status, message = error(rest, PREDICT, body)
+        assert status >= 400
+        assert CANARY not in message
+
+
+# --- classify and regress ---------------------------------------------------------------------------------------------
+
+
+def test_classify_and_regress(rest: Rest) -> None:
+    regress = ask(rest, "/v1/models/examples:regress", {"examples": [{"x": 2.0}, {"x": [4.0]}]})
+    assert regress == Answer(200, b'{\n    "results": [3.0, 4.0]\n}')
+    body = {"signature_name": "both", "context": {"w": 1.0}, "examples": [{"x": 2.0}]}
+    classify = ask(rest, "/v1/models/examples:classify", body)
+    assert classify == Answer(200, b'{\n    "results": [[["low", 4.0], ["high", -4.0]]\n    ]\n}')
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "JSON Value: <hidden> When method is classify, key 'examples' is expected and was not found"),
+        ({"examples": 1}, "JSON Value: <hidden> Expecting 'examples' value to be an list/array"),
+        ({"examples": []}, "JSON Value: <hidden> 'examples' value is an empty array"),
+        ({"examples": [1]}, "Example must be JSON object but got JSON Number"),
+        ({"context": "x", "examples": [{}]}, "Example must be JSON object but got JSON String"),
+        ({"examples": [{"x": None}]}, "Feature: x has element with unexpected JSON type: Null"),
+        ({"examples": [{"x": [[1]]}]}, "Feature: x has element with unexpected JSON type: Array"),
+        ({"examples": [{"x": {"a": 1}}]}, "Feature: x has element with unexpected JSON type: Object"),
+        ({"examples": [{"x": [1.5, 1]}]}, "Unexpected element type in feature: x expecting type: float"),
+        ({"examples": [{"x": [1, "a"]}]}, "Unexpected element type in feature: x expecting type: int64"),
+        ({"examples": [{"x": ["a", True]}]}, "Unexpected element type in feature: x expecting type: bytes"),
+        ({"examples": [{"x": 2**63}]}, "Feature: x has uint64_t element. Only int64_t is supported."),
+        ({"examples": [{"x": {"b64": "!"}}]}, "Unable to base64 decode"),
+        ({"signature_name": "nothing", "examples": [{"x": 1.0}]}, "No signature was found with the name: nothing"),
+    ],
+)
+def test_examples_that_are_refused(rest: Rest, body: Any, message: str) -> None:
+    assert error(rest, "/v1/models/examples:regress", body) == (400, message)
+
+
+# --- status, metadata, paths ------------------------------------------------------------------------------------------
+
+
+def test_the_status(rest: Rest) -> None:
+    answer = ask(rest, "/v1/models/m")
+    assert answer.status == 200
+    assert answer.body.decode() == (
+        '{\n "model_version_status": [\n  {\n   "version": "3",\n   "state": "AVAILABLE",\n   "status": {\n'
+        '    "error_code": "OK",\n    "error_message": ""\n   }\n  }\n ]\n}\n'
+    )
+    assert answered(rest, "/v1/models/m/versions/3") == json.loads(answer.body)
+    assert answered(rest, "/v1/models/m/labels/anything") == json.loads(answer.body)
+    assert error(rest, "/v1/models/m/versions/4") == (404, "Could not find version 4 of model m")
+    assert error(rest, "/v1/models/x") == (404, "Could not find any versions of model x")
+
+
+def test_the_metadata(rest: Rest) -> None:
+    document = answered(rest, "/v1/models/m/metadata")
+    assert document["model_spec"] == {"name": "m", "signature_name": "", "version": "3"}
+    signatures = document["metadata"]["signature_def"]["signature_def"]
+    assert signatures["serving_default"]["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    assert signatures["serving_default"]["inputs"]["x"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
+    assert answered(rest, "/v1/models/m/versions/3/metadata") == document
+    assert error(rest, "/v1/models/x/metadata") == (404, "Servable not found for request: Latest(x)")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        ("GET", "/v1/models", "Missing model name in request."),
+        ("GET", "/v1/models/m:predict", "Malformed request: GET /v1/models/m:predict"),
+        ("POST", "/v1/models/m", "Malformed request: POST /v1/models/m"),
+        ("POST", "/v1/models/m:PREDICT", "Malformed request: POST /v1/models/m:PREDICT"),
+        ("POST", "/v1/models/m:predict?x=1", "Malformed request: POST /v1/models/m:predict?x=1"),
+        ("PUT", "/v1/models/m:predict", "Malformed request: PUT /v1/models/m:predict"),
+        ("DELETE", "/v1/models/m", "Malformed request: DELETE /v1/models/m"),
+        ("GET", "/v1/models/m/versions/x", "Malformed request: GET /v1/models/m/versions/x"),
+        (
+            "GET",
+            "/v1/models/m/versions/9223372036854775808",
+            "Failed to convert version: 9223372036854775808 to numeric.",
+        ),
+        ("GET", "/v1/models/m/versions/" + "9" * 30, f"Failed to convert version: {'9' * 30} to numeric."),
+    ],
+)
+def test_paths_that_are_refused(rest: Rest, method: str, path: str, message: str) -> None:
+    assert rest.knows(path)
+    assert error(rest, path, b"{}", method) == (400, message)
+
+
+def test_models_and_labels_that_are_not_there(rest: Rest) -> None:
+    body = {"instances": [1]}
+    assert error(rest, "/v1/models/x:predict", body) == (404, "Servable not found for request: Latest(x)")
+    assert error(rest, "/v1/models/m/versions/9:predict", body) == (
+        404,
+        "Servable not found for request: Specific(m, 9)",
+    )
+    assert error(rest, "/v1/models/m/labels/x:predict", body) == (400, "Unrecognized servable version label: x")
+    assert not rest.knows("/v2/models")
+
+
+def test_every_status_has_an_http_status() -> None:
+    assert set(HTTP_STATUS) == set(Status)
+
+
+def test_what_nobody_foresaw_is_internal(monkeypatch: pytest.MonkeyPatch, rest: Rest) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise ZeroDivisionError(CANARY)
+
+    monkeypatch.setattr("sealserve.serving.http.rest.run_predict", fail)
+    assert error(rest, PREDICT, {"instances": [1]}) == (500, "internal")
+
+
+def test_codes_of_errors_that_become_an_http_status(rest: Rest) -> None:
+    with pytest.raises(JsonSyntaxError) as syntax:
+        parse(b"{")
+    assert syntax.value.code == "request.json-syntax"
+    info = TensorInfo(dtype=DataType.Value("DT_HALF"))
+    with pytest.raises(JsonTypeError) as kind:
+        fill_inputs({"inputs": [1]}, {"x": info}, PredictRequest())
+    assert (kind.value.code, kind.value.status) == ("request.json-type", Status.UNIMPLEMENTED)
+    assert (RestPathError.code, error(rest, "/v1/x")[0]) == ("request.rest-path", 400)

@@ -1,0 +1,129 @@
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sealserve.serving.command_line.options import ServerOptions, parse
+from sealserve.serving.file_list import FileChangedError, FileList, FileMissingError
+from sealserve.serving.lifecycle import versions
+from sealserve.serving.lifecycle.loading import Loader, LoadFailedError
+from sealserve.serving.metrics import METRICS
+from sealserve.serving.runtime.libtensorflow import TensorFlowError
+from sealserve.serving.runtime.session import Session
+from sealserve.serving.servables import Servable
+
+pytestmark = pytest.mark.tensorflow
+
+
+def options(base_path: Path, *flags: str) -> ServerOptions:
+    chosen = parse([f"--model_base_path={base_path}", "--model_name=m", "--dangerous_plaintext", *flags])
+    assert isinstance(chosen, ServerOptions)
+    return chosen
+
+
+def load(chosen: ServerOptions, files: FileList | None) -> Servable:
+    found = versions.available(chosen.model_base_path, files)
+    return Loader(options=chosen, files=files).load("m", max(found), found[max(found)])
+
+
+@pytest.fixture
+def copy(models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models / "several", tmp_path / "several"))
+
+
+def listing(folder: Path) -> FileList:
+    rows = [
+        {
+            "path": path.relative_to(folder).as_posix(),
+            "size": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    return FileList.parse(json.dumps({"version": 1, "files": rows}).encode(), folder=folder)
+
+
+def test_what_was_loaded_is_logged(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        loaded = load(options(models / "several"), None)
+    loaded.session.close()
+    assert (loaded.name, loaded.version) == ("m", 3)
+    assert "loaded m version 3 (TensorFlow 2." in caplog.text
+    assert "signatures: number, pick, serving_default, two_inputs, words" in caplog.text
+
+
+def test_loads_are_counted(copy: Path) -> None:
+    load(options(copy), None).session.close()
+    (copy / "3/saved_model.pb").write_bytes(b"")
+    (copy / "3/fingerprint.pb").unlink(missing_ok=True)
+    with pytest.raises(LoadFailedError):
+        load(options(copy), None)
+    page = METRICS.page()
+    for status in ("success", "fail"):
+        labels = f'{{model_path="{copy}/3",status="{status}"}}'
+        assert f":tensorflow:cc:saved_model:load_attempt_count{labels} 1\n" in page
+    latency = f':tensorflow:cc:saved_model:load_latency{{model_path="{copy}/3"}} '
+    assert int(page.split(latency)[1].split()[0]) > 0
+
+
+def test_signatures_that_cannot_be_called_are_kept_as_metadata(servable: Servable) -> None:
+    assert set(servable.definitions) - set(servable.signatures) == {"__saved_model_init_op"}
+
+
+def test_a_listed_model_loads(copy: Path, tmp_path: Path) -> None:
+    load(options(copy), listing(tmp_path)).session.close()
+
+
+def test_a_model_that_is_not_the_listed_one_does_not_load(copy: Path, tmp_path: Path) -> None:
+    files = listing(tmp_path)
+    (copy / "3/variables/variables.index").unlink()
+    with pytest.raises(FileMissingError, match=r"several/3/variables/variables.index is in the file list"):
+        load(options(copy), files)
+
+
+def test_a_hidden_newest_version_does_not_bring_back_an_older_one(copy: Path, tmp_path: Path) -> None:
+    shutil.copytree(copy / "3", copy / "4")
+    files = listing(tmp_path)
+    shutil.rmtree(copy / "4")
+    with pytest.raises(FileMissingError, match="several/4/"):
+        load(options(copy), files)
+
+
+def test_a_changed_model_does_not_reach_tensorflow(copy: Path, tmp_path: Path) -> None:
+    files = listing(tmp_path)
+    with (copy / "3/saved_model.pb").open("r+b") as stream:
+        stream.write(b"\xff")
+    with pytest.raises(FileChangedError, match=r"several/3/saved_model.pb has the SHA-256"):
+        load(options(copy), files)
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    with pytest.raises(LoadFailedError, match=r"/1 was not loaded: NOT_FOUND: Could not find SavedModel") as caught:
+        load(options(tmp_path), None)
+    assert (caught.value.code, caught.value.exit_status) == ("servable.load-failed", 2)
+
+
+def test_a_model_that_is_damaged(copy: Path) -> None:
+    content = (copy / "3/saved_model.pb").read_bytes()
+    (copy / "3/saved_model.pb").write_bytes(content[: len(content) // 2])
+    with pytest.raises(LoadFailedError, match="was not loaded"):
+        load(options(copy), None)
+
+
+def test_tags_that_no_meta_graph_has(models: Path) -> None:
+    with pytest.raises(LoadFailedError, match="nonsense"):
+        load(options(models / "several", "--saved_model_tags=nonsense"), None)
+
+
+def test_a_tensor_that_is_not_in_the_graph(servable: Servable) -> None:
+    session = servable.session
+    assert isinstance(session, Session)
+    for name in ("nonsense:0", "serving_default_x:1", "serving_default_x", "", "serving_default_x:²"):
+        with pytest.raises(TensorFlowError) as caught:
+            session.endpoint(name)
+        assert "was not found in the Graph" in caught.value.text

@@ -1,0 +1,93 @@
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.harness.served import Served, served
+
+from sealserve.serving.wire import health
+from sealserve.serving.wire.health import SERVICES, Health, HealthCheckRequest, HealthCheckResponse, ServingStatus
+
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+@pytest.fixture
+def service() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def there(service: Health) -> Iterator[Served]:
+    with served(service.handlers) as transport:
+        yield transport
+
+
+def request(service: str) -> bytes:
+    return bytes(HealthCheckRequest(service=service).SerializeToString())
+
+
+def check(there: Served, service: str) -> int:
+    return int(HealthCheckResponse.FromString(there.call(CHECK)(request(service))).status)
+
+
+def watch(there: Served, service: str) -> Iterator[int]:
+    call: Any = there.channel.unary_stream(WATCH)
+    return (HealthCheckResponse.FromString(content).status for content in call(request(service)))
+
+
+def refusal(there: Served, method: str, content: bytes) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        there.call(method)(content)
+    return caught.value
+
+
+def test_the_messages_have_the_official_encoding() -> None:
+    assert HealthCheckRequest(service="a").SerializeToString() == b"\x0a\x01a"
+    assert HealthCheckResponse(status=2).SerializeToString() == b"\x08\x02"
+    assert HealthCheckResponse.DESCRIPTOR.full_name == "grpc.health.v1.HealthCheckResponse"
+
+
+def test_it_serves_until_it_is_stopped(there: Served, service: Health) -> None:
+    for name in sorted(SERVICES):
+        assert check(there, name) == ServingStatus.SERVING
+    service.stop()
+    assert check(there, "") == ServingStatus.NOT_SERVING
+
+
+def test_an_unknown_service_is_not_found(there: Served) -> None:
+    error = refusal(there, CHECK, request("nonsense"))
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
+    assert refusal(there, CHECK, b"\xff").code() is grpc.StatusCode.NOT_FOUND
+    assert refusal(there, "/grpc.health.v1.Health/Nonsense", b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_watch_sees_the_end_and_ends_with_it(there: Served, service: Health) -> None:
+    known, unknown = watch(there, "PredictionService"), watch(there, "nonsense")
+    assert next(known) == ServingStatus.SERVING
+    assert next(unknown) == ServingStatus.SERVICE_UNKNOWN
+    service.stop()
+    assert list(known) == [ServingStatus.NOT_SERVING]
+    assert list(unknown) == []
+    assert list(watch(there, "")) == [ServingStatus.NOT_SERVING]
+
+
+def test_watches_are_bounded_and_a_watcher_who_leaves_makes_room(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MOST_WATCHES", 1)
+    call: Any = there.channel.unary_stream(WATCH)
+    first = call(request(""))
+    next(first)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch(there, ""))
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    first.cancel()
+    for _ in range(10_000):
+        try:
+            assert next(watch(there, "")) == ServingStatus.SERVING
+        except grpc.RpcError:
+            continue
+        return
+    pytest.fail("the place of a watcher who left stays taken")

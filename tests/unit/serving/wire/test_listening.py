@@ -1,0 +1,91 @@
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from sealserve.serving.wire import listening
+from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket
+
+
+def test_a_free_port() -> None:
+    assert choose_address("127.0.0.1", 0) == "127.0.0.1:0"
+    assert choose_address("localhost", 0) == "localhost:0"
+
+
+def test_every_address_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(listening, "_try_binding", lambda host, _port: tried.append(host))
+    assert choose_address("", 8500) == "[::]:8500"
+    assert tried == ["::"]
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    def try_binding(host: str, _port: int) -> None:
+        if host == "::":
+            raise AddressError("no") from OSError(errno.EAFNOSUPPORT, "no IPv6")
+
+    monkeypatch.setattr(listening, "_try_binding", try_binding)
+    assert choose_address("", 8500) == "0.0.0.0:8500"
+
+
+def test_another_trouble_is_not_hidden_behind_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    def try_binding(_host: str, _port: int) -> None:
+        raise AddressError("no") from OSError(errno.EACCES, "not you")
+
+    monkeypatch.setattr(listening, "_try_binding", try_binding)
+    with pytest.raises(AddressError):
+        choose_address("", 80)
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: another program does") as caught:
+            choose_address("127.0.0.1", port)
+    assert (caught.value.code, caught.value.exit_status) == ("server.port-taken", 4)
+    assert "port" in str(listening.taken("x"))
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(AddressError, match=r"Cannot listen on 192\.0\.2\.1 port 0") as caught:
+        choose_address("192.0.2.1", 0)
+    assert caught.value.code == "server.address"
+
+
+def test_ipv6_addresses_get_their_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_try_binding", lambda _host, _port: None)
+    assert choose_address("::1", 8500) == "[::1]:8500"
+
+
+@pytest.fixture
+def near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose sockets have short paths."""
+    monkeypatch.chdir(tmp_path)
+    return Path(os.curdir)
+
+
+def test_a_socket_that_was_left_behind_is_free(near: Path) -> None:
+    assert choose_socket(near / "s") == "unix:s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("s")
+    assert choose_socket(near / "s") == "unix:s"
+
+
+def test_a_socket_that_somebody_listens_on_is_taken(near: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("s")
+        other.listen()
+        with pytest.raises(PortTakenError, match="Cannot listen on s: another program does"):
+            choose_socket(near / "s")
+
+
+def test_a_socket_needs_a_folder_and_replaces_nothing_else(near: Path) -> None:
+    with pytest.raises(AddressError, match="its folder does not exist"):
+        choose_socket(near / "nowhere" / "s")
+    (near / "file").write_bytes(b"precious")
+    with pytest.raises(AddressError, match="it is no socket"):
+        choose_socket(near / "file")

@@ -1,0 +1,263 @@
+import gc
+import logging
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.harness import http2
+from tests.harness.served import LONG, served
+
+from sealserve.serving.request_errors import Status
+from sealserve.serving.wire import transport as module
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.transport import Call, Transport
+
+PATH = "/s/Method"
+
+
+def echo(call: Call) -> None:
+    call.answer(call.content)
+
+
+def failure(send: Callable[[], Any]) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        send()
+    return caught.value
+
+
+class Held:
+    """A handler that keeps calls for the test to answer."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.arrived = threading.Semaphore(0)
+        self.left = threading.Event()
+
+    def __call__(self, call: Call) -> None:
+        call.on_cancel = self.left.set
+        self.calls.append(call)
+        self.arrived.release()
+
+
+def test_messages_of_every_size_pass() -> None:
+    with served({PATH: echo}, arguments=[("grpc.max_receive_message_length", -1)]) as there:
+        for size in (0, 1, 5, 70_000, 3_000_000):
+            content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            assert there.call(PATH)(content) == content
+
+
+def test_many_at_once_each_get_their_own_answer() -> None:
+    with served({PATH: echo}, calls=1000) as there:
+        answers = [(number, there.call(PATH).future(b"%d" % number)) for number in range(500)]
+        assert all(answer.result() == b"%d" % number for number, answer in answers)
+
+
+def test_a_call_that_ended_leaves_nothing() -> None:
+    seen: list[weakref.ref[Call]] = []
+
+    def handle(call: Call) -> None:
+        call.on_cancel = lambda: call.answer(b"")
+        seen.append(weakref.ref(call))
+        call.answer(call.content)
+
+    gc.disable()
+    try:
+        with served({PATH: handle}) as there:
+            assert [there.call(PATH)(b"x") for _ in range(10)] == [b"x"] * 10
+            while there.transport.busy:
+                pass
+        assert [call() for call in seen] == [None] * 10
+    finally:
+        gc.enable()
+
+
+def test_a_method_that_is_not_there() -> None:
+    with served({PATH: echo}) as there:
+        error = failure(lambda: there.call("/s/Nonsense")(b""))
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+
+
+def test_a_message_that_is_too_large_is_refused_and_the_connection_stays() -> None:
+    with served({PATH: echo}, arguments=[("grpc.max_receive_message_length", 10)]) as there:
+        assert failure(lambda: there.call(PATH)(b"x" * 11)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert there.call(PATH)(b"x" * 10) == b"x" * 10
+
+
+def test_a_call_without_a_message_is_refused() -> None:
+    with served({PATH: echo}) as there:
+        nothing: Any = there.channel.stream_unary(PATH)
+        error = failure(lambda: nothing(iter(())))
+        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "The request has no message.")
+
+
+def test_more_calls_than_the_limit_are_refused() -> None:
+    held = Held()
+    with served({PATH: held}, calls=1) as there:
+        first = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        error = failure(lambda: there.call(PATH)(b""))
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "The server is busy: it has 1 calls already.",
+        )
+        held.calls.pop().answer(b"first")
+        assert first.result() == b"first"
+
+
+def test_a_handler_learns_that_the_sender_left() -> None:
+    held = Held()
+    with served({PATH: held}) as there:
+        waiting = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        call = held.calls.pop()
+        before = call.cancelled
+        waiting.cancel()
+        assert held.left.wait(LONG)
+        assert (before, call.cancelled) == (False, True)
+        call.answer(b"nobody reads this")
+
+
+def test_a_handler_that_fails_costs_its_own_call_only(caplog: pytest.LogCaptureFixture) -> None:
+    lost: list[Call] = []
+
+    def fail(call: Call) -> None:
+        lost.append(call)
+        raise ValueError("no")
+
+    with caplog.at_level(logging.ERROR, logger="sealserve"), served({PATH: fail, "/s/Echo": echo}) as there:
+        failing = there.call(PATH).future(b"")
+        assert there.call("/s/Echo")(b"alive") == b"alive"
+        while not lost:
+            pass
+        lost.pop().refuse(Status.INTERNAL, "internal")
+        assert failing.code() is grpc.StatusCode.INTERNAL
+    assert "a call was lost" in [record.getMessage() for record in caplog.records]
+
+
+def test_a_sender_who_stops_half_way_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with caplog.at_level(logging.WARNING, logger="sealserve"), served({PATH: echo}, patience=0.0) as there:
+        send: Any = there.channel.stream_unary(PATH)
+        stalled = send.future(nothing())
+        try:
+            while not stalled.done():
+                there.transport.sweep()
+            assert stalled.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+        finally:
+            gate.set()
+    assert "gave up on 1 calls whose message was on its way for 0 s" in caplog.messages
+
+
+def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
+    held = Held()
+    allowance = Allowance(1000)
+    with served({PATH: held, "/s/Echo": echo}, allowance=allowance) as there:
+        first = there.call(PATH).future(bytes(800))
+        held.arrived.acquire()
+        error = failure(lambda: there.call("/s/Echo")(bytes(201)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "The server is busy: the messages of others take all its memory."
+        assert there.call("/s/Echo")(bytes(200)) == bytes(200)
+        while not allowance.take(200):  # what the last call took comes back once its answer has left
+            pass
+        assert there.call("/s/Echo")(b"") == b""  # as a probe of health
+        allowance.give_back(200)
+        held.calls.pop().answer(bytes(3))
+        assert first.result() == bytes(3)
+    assert allowance.take(1000)  # everything came back
+
+
+def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SENDERS", 2)
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with served({PATH: echo}) as there:
+        send: Any = there.channel.stream_unary(PATH)
+        slow = [send.future(nothing()) for _ in range(2)]
+        while there.transport.busy < len(slow):
+            pass
+        honest, leaving = there.call(PATH).future(b"honest"), send.future(nothing())
+        while there.transport.busy < len(slow) + 2:
+            pass
+        leaving.cancel()
+        while there.transport.busy > len(slow) + 1:
+            pass
+        assert not honest.done()
+        while not honest.done():
+            there.transport.sweep()
+        assert honest.result() == b"honest"
+        gate.set()
+        assert [call.code() for call in slow] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
+def test_a_reader_who_stops_half_way_is_given_up() -> None:
+    """The raw peer grants no window at all: the answer cannot leave."""
+    held = Held()
+    with served({PATH: held}, patience=0.0) as there, socket.create_connection(("127.0.0.1", there.port)) as peer:
+        peer.sendall(http2.hello(window=0) + http2.request(PATH))
+        held.arrived.acquire()
+        held.calls.pop().answer(b"x" * 100_000)
+        while there.transport.busy:
+            there.transport.sweep()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        bytes(4096),
+        http2.hello(window=2**32 - 1),
+        http2.hello() + http2.frame(1, 0x4, 1, b"\xff" * 64),
+        http2.hello() + http2.frame(0, 0, 7, b"no such stream"),
+        http2.hello() + http2.request(PATH)[:-3],
+        http2.hello() + http2.frame(9, 0, 1, b"") * 100,
+    ],
+)
+def test_a_peer_that_talks_nonsense_harms_nobody(garbage: bytes) -> None:
+    with served({PATH: echo}) as there:
+        with socket.create_connection(("127.0.0.1", there.port)) as peer:
+            peer.sendall(garbage)
+            assert there.call(PATH)(b"fine") == b"fine"
+        assert there.call(PATH)(b"fine") == b"fine"
+
+
+def test_a_stop_waits_for_the_calls_that_are_open() -> None:
+    held = Held()
+    with served({PATH: held}) as there:
+        running = there.call(PATH).future(b"")
+        held.arrived.acquire()
+        stopping = threading.Thread(target=there.transport.stop, args=(LONG,))
+        stopping.start()
+        held.calls.pop().answer(b"in time")
+        assert running.result() == b"in time"
+        stopping.join()
+
+
+def test_a_stop_tells_what_it_could_not_wait_for() -> None:
+    held = Held()
+    transport = Transport({PATH: held}, threads=1, calls=1, patience=LONG, allowance=Allowance(2**20))
+    port = transport.listen("127.0.0.1:0")
+    transport.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary(PATH)
+        running = call.future(b"")
+        held.arrived.acquire()
+        assert not transport.stop(0)
+        assert running.exception() is not None
+        held.calls.pop().refuse(Status.CANCELLED, "")
+    assert transport.stop(LONG)
