@@ -13,8 +13,12 @@ from typing import Final
 from sealserve.containers.recipes import Packages
 from sealserve.errors import UnavailableError
 
-SERVER_ONLY: Final = ("tensorflow", "tensorflow-serving-api")
-"""What the server's image has beside the base set: the server needs TensorFlow's library and messages, no Keras."""
+_TENSORFLOW: Final = ("tensorflow", "tensorflow-serving-api")  # its library and messages; no Keras
+_HTTP: Final = (
+    "aiohappyeyeballs", "aiohttp", "aiosignal", "attrs", "frozenlist", "multidict", "propcache", "yarl",
+)  # fmt: skip
+SERVER_ONLY: Final = (*_HTTP, *_TENSORFLOW)
+"""What the server's image has beside the base set: TensorFlow without what only Python's half needs, and aiohttp."""
 
 _NEWEST_GLIBC: Final = {"3.11": 36, "3.12": 39}
 """Debian 12 and Ubuntu 24.04: the minor version of glibc 2, by the version of Python that the distribution has."""

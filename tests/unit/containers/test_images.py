@@ -1,10 +1,13 @@
 """What an image is built from, and what is said to be in it."""
 
 import json
+import re
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from tests.harness.fake_docker import IMAGE, FakeDocker
 
 from sealserve import __version__
@@ -31,6 +34,17 @@ def quietly(_text: str) -> None:
     pass
 
 
+def needed_by(package: str) -> set[str]:
+    """Return the packages that one needs to be imported, and those that these need, here and now."""
+    needed: set[str] = set()
+    for text in metadata.requires(package) or ():
+        requirement = Requirement(text)
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if (requirement.marker is None or requirement.marker.evaluate({"extra": ""})) and name not in needed:
+            needed |= {name} | needed_by(name)
+    return needed
+
+
 def test_each_image_has_a_dockerfile_that_takes_its_bases(tmp_path: Path) -> None:
     for name in ImageName:
         for server in ServerKind:
@@ -54,7 +68,8 @@ def test_a_deployment_needs_four_images() -> None:
 def test_the_servers_image_gets_no_more_of_tensorflow_than_it_needs() -> None:
     assert requirements(Packages.NONE) == ""
     base, server = locked_versions(Packages.BASE), locked_versions(Packages.SERVER)
-    assert set(server) - set(base) == {"tensorflow", "tensorflow-serving-api"}
+    http = {"aiohttp", *needed_by("aiohttp")} - set(base)
+    assert set(server) - set(base) == {"tensorflow", "tensorflow-serving-api"} | http
     assert "grpcio" in base
     assert all("--hash=sha256:" in entry for entry in requirements(Packages.SERVER).split("\n\n"))
 
