@@ -46,7 +46,7 @@ def follow(block: Block, *, folder: Path | None = None) -> list[str]:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
-        assert shows_all(command.output, lines), lines
+        assert not command.output or shows_all(command.output, lines), lines
     return lines
 
 

@@ -17,6 +17,7 @@ from testbed.kubernetes.images import write_image
 from tests.harness.container_images import ROOT, Images
 from tests.harness.pages import console_blocks
 from tests.harness.promtool import prometheus
+from tests.harness.running import run
 from tests.kubernetes.conftest import OURS, Kubectl, follow
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
@@ -64,10 +65,15 @@ def watching(
     folder = tmp_path_factory.mktemp("prometheus")
     write_image(folder / "image.tar", IMAGE, with_libraries(prometheus()), command=["/bin/prometheus"])
     testbed.load([folder / "image.tar"])
-    service("render", "monitoring", "--output", str(folder / "rendered"))
+    rendered = run("render", "monitoring", "--output", folder / "rendered", "--directory", service.site.directory)
+    assert rendered.status == 0, rendered.err
     texts = {path.name: path.read_text() for path in (folder / "rendered").glob("*.yaml")}
     often = {"scrape_interval": "2s", "evaluation_interval": "2s"}
-    texts["prometheus.yml"] = yaml.safe_dump({"global": often, **yaml.safe_load(texts.pop("prometheus.yaml"))})
+    settings = yaml.safe_load(texts.pop("prometheus.yaml"))
+    (job,) = settings["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod", "namespaces": {"names": [SPACE]}}]
+    job["static_configs"] = discovered(kubectl)
+    texts["prometheus.yml"] = yaml.safe_dump({"global": often, **settings})
     kubectl("apply", "-f", "-", given=several(prometheus_objects(texts, certificates(service))))
     try:
         kubectl("-n", MONITORING, "wait", "--for=condition=Ready", "pod/prometheus", "--timeout=60s")
@@ -128,6 +134,31 @@ def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
     assert secret == certificates(service)
 
 
+def discovered(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """Return each port of each pod as Prometheus' own discovery has it: Debian builds it without the one for clusters.
+
+    Source: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#kubernetes_sd_config (``pod``).
+    """
+    meta = "__meta_kubernetes"
+    return [
+        {
+            "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
+            "labels": {
+                f"{meta}_namespace": pod["metadata"]["namespace"],
+                f"{meta}_pod_name": pod["metadata"]["name"],
+                f"{meta}_pod_container_port_name": port["name"],
+                **{
+                    f"{meta}_pod_label_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}": value
+                    for label, value in pod["metadata"]["labels"].items()
+                },
+            },
+        }
+        for pod in json.loads(kubectl("-n", SPACE, "get", "pods", "-o", "json"))["items"]
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", ())
+    ]
+
+
 def query(kubectl: Kubectl, text: str) -> list[Any]:
     """Return what an instant query gives."""
     result = ask(kubectl, f"query?query={quote(text)}")["result"]
@@ -181,18 +212,17 @@ def certificates(service: Service) -> dict[str, str]:
 
 
 def prometheus_objects(texts: dict[str, str], secret: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a Prometheus that may see the deployment's pods, and a pod beside it and in a strange namespace."""
+    """Return a Prometheus, and a pod beside it and in a strange namespace."""
 
-    def made(kind: str, name: str, space: str = MONITORING, version: str = "v1", **rest: Any) -> dict[str, Any]:
-        return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": space}, **rest}
+    def made(kind: str, name: str, space: str = MONITORING, **rest: Any) -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": space}, **rest}
 
-    rbac = "rbac.authorization.k8s.io/v1"
     files = [
         {"configMap": {"name": "prometheus"}},
         {"secret": {"name": "prometheus", "items": [{"key": key, "path": f"sealserve/{key}"} for key in secret]}},
     ]
     pod = {
-        "serviceAccountName": "prometheus",
+        "automountServiceAccountToken": False,
         "containers": [{
             "name": "prometheus",
             "image": IMAGE,
@@ -207,14 +237,8 @@ def prometheus_objects(texts: dict[str, str], secret: dict[str, str]) -> list[di
         "terminationGracePeriodSeconds": 0,
         "containers": [{"name": "visitor", "image": layout.BUSYBOX_IMAGE, "imagePullPolicy": "Never"}],
     }
-    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
-    subject = {"kind": "ServiceAccount", "name": "prometheus", "namespace": MONITORING}
-    reader = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "prometheus"}
     return [
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (MONITORING, STRANGERS)),
-        made("ServiceAccount", "prometheus"),
-        made("Role", "prometheus", SPACE, rbac, rules=[rule]),
-        made("RoleBinding", "prometheus", SPACE, rbac, subjects=[subject], roleRef=reader),
         made("ConfigMap", "prometheus", data=texts),
         made("Secret", "prometheus", data=secret),
         made("Pod", "prometheus", spec=pod),
