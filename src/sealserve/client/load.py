@@ -148,8 +148,8 @@ def run_load(
     started = time.monotonic()
     end = math.inf if seconds is None else started + seconds
     with ThreadPoolExecutor(min(concurrency, most), thread_name_prefix="load") as pool:
-        workers = [pool.submit(work) for _ in range(min(concurrency, most))]
         try:
+            workers = [pool.submit(work) for _ in range(min(concurrency, most))]
             done, _ = wait(workers, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()  # on Ctrl-C, or when one raised, the others finish what they are at

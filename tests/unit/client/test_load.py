@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -58,6 +59,24 @@ def test_a_callers_exception_ends_the_load(serve: Serve, connect: Connect) -> No
     with pytest.raises(AssertionError, match="a wrong answer"):
         run_load([connect(serve(behaviour))], numbered, requests=1000, concurrency=2, on_answer=check)
     assert len(behaviour.requests) < 1000
+
+
+def test_a_machine_without_a_thread_left_ends_the_load(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = Behaviour()
+    channel = connect(serve(behaviour))
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr("sealserve.client.load.ThreadPoolExecutor", Pool)
+    with pytest.raises(RuntimeError, match="new thread"):
+        run_load([channel], numbered, requests=3000, concurrency=2)
+    assert len(behaviour.requests) < 3000
 
 
 def test_a_load_for_some_time(serve: Serve, connect: Connect) -> None:
