@@ -186,8 +186,25 @@ def test_without_a_workspace(served: Served, tmp_path: Path) -> None:
     half = served.cli.bare("predict", *options[:-2], "--model", "toy", "--json")
     assert (half.error["code"], half.error["message"]) == ("client.options", "Two-way TLS needs both --cert and --key.")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    empty = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "empty", "--model", "toy", "--json")
+    assert empty.error["code"] == "certificate.unreadable"
     no_ca = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "folder", "--model", "toy", "--json")
     assert no_ca.error["code"] in ("input-file.unreadable", "input-file.not-regular")
+
+
+def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_path: Path) -> None:
+    user = served.site.workspace.user
+    given = [path.rename(tmp_path / path.name) for path in (user.service_ca, user.certificate, user.key)]
+    ca, certificate, key = given
+    try:
+        served.cli.ok("predict", "--ca", ca, "--cert", certificate, "--key", key)
+        assert served.cli.error("predict", "--ca", ca)["code"] == "certificate.missing"
+        missing = served.cli.error("predict", "--cert", certificate, "--key", key)
+        assert missing["message"] == f"There is no {user.service_ca}."
+    finally:
+        for path in given:
+            path.rename(user.service_ca.parent / path.name)
 
 
 def test_inputs_and_signatures_that_the_model_does_not_have(served: Served) -> None:
