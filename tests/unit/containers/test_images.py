@@ -214,6 +214,21 @@ def test_a_bill_of_materials(tmp_path: Path) -> None:
     assert bill_of_materials(image, {"BASE": base}, ()) == bill_of_materials(image, {"BASE": base}, ())
 
 
+@pytest.mark.parametrize(
+    ("created", "told"),
+    [
+        ("2026-01-02T03:04:05.678901234Z", "2026-01-02T03:04:05Z"),
+        ("2026-01-02T03:04:05+02:00", "2026-01-02T01:04:05Z"),
+        (None, None),
+    ],
+)
+def test_when_an_image_was_made(docker: FakeDocker, engine: Engine, created: str | None, told: str | None) -> None:
+    docker.answer("image inspect", [{name: value for name, value in (IMAGE | {"Created": created}).items() if value}])
+    image = engine.image("x:1")
+    assert image is not None
+    assert json.loads(bill_of_materials(image, {}, ()))["metadata"].get("timestamp") == told
+
+
 def test_a_base_that_cannot_be_pulled(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
     docker.answer("image inspect", err="Error: No such image\n", status=1)
     docker.answer("pull", err="Error response from daemon: Get https://r/v2/: no route to host\n", status=1)
