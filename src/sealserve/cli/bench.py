@@ -7,8 +7,9 @@ import numpy as np
 import typer
 
 from sealserve.cli import connection, console
-from sealserve.cli.predict import Model
+from sealserve.cli.predict import LONGEST_WAIT, Model, find_model
 from sealserve.cli.tensor_input import TensorInputError, random_array
+from sealserve.client.credentials import printable
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Predictor
 
@@ -33,7 +34,7 @@ def bench(
     ca: connection.ServiceCa = None,
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for each request.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds for each request.")] = 60,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
@@ -45,13 +46,11 @@ def bench(
     reach, described = connection.find_access(
         directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
-    name = model or (described.model.name if described else None)
-    if name is None:
-        raise TensorInputError("Which model?", hint="Name it with --model.")
+    name = find_model(model, described)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
         signatures = Predictor(opened).metadata(name, timeout=timeout).signatures
         if signature not in signatures:
-            raise TensorInputError(f"{name} has no signature {signature!r}; it has {', '.join(signatures)}.")
+            raise TensorInputError(f"{name} has no signature {signature!r}; it has {printable(', '.join(signatures))}.")
         specs = signatures[signature].inputs
 
         def make_request(number: int) -> Request:

@@ -26,7 +26,7 @@ def list_clouds(as_json: console.Json = False) -> None:
                             for preset in PRESETS.values()])  # fmt: skip
         return
     for preset in PRESETS.values():
-        console.out.print(f"[bold]{preset.cloud}[/]  ", end="")
+        console.out.print(f"{preset.cloud}  ", end="", style="bold")
         console.out.print(preset.title, markup=False)
         console.out.print(f"  {preset.state.value}", markup=False, style="dim")
 
@@ -40,13 +40,15 @@ def show(name: Name, as_json: console.Json = False) -> None:
         return
     console.out.print(preset.title, markup=False, style="bold")
     for label, text, fact in _rows(preset):
-        console.out.print(f"[dim]{label:<15}[/]", end="")
+        console.out.print(f"{label:<15}", end="", style="dim")
         console.out.print(text, markup=False)
         for line in _footnotes(fact) if fact else ():
             console.out.print(f"{'':<15}{line}", markup=False, style="dim")
     for port, purpose in PORTS:
-        console.out.print(f"[dim]{'port':<15}[/]{port}: {purpose}")
-    console.out.print(f"[dim]{'guide':<15}[/]{preset.guide}")
+        console.out.print(f"{'port':<15}", end="", style="dim")
+        console.out.print(f"{port}: {purpose}")
+    console.out.print(f"{'guide':<15}", end="", style="dim")
+    console.out.print(preset.guide)
 
 
 @app.command()

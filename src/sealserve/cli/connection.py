@@ -50,17 +50,14 @@ def find_access(
     if (certificate is None) != (key is None):
         raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
     pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
-    described = None
-    if target and server_name and ca:
-        reach = Access(target=target, server_name=server_name, ca=read_regular(ca))
-    else:
-        workspace = console.find_workspace(directory)
-        described = deployment.read(workspace.deployment_file)
-        reach = access(workspace, described)
-        reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
-        reach = replace(reach, ca=read_regular(ca) if ca else reach.ca)
-    if pair is not None:
-        reach = replace(reach, certificate=pair.chain_pem, key=pair.key_pem)
+    authority = None if ca is None else read_regular(ca)
+    if target and server_name and authority is not None:
+        reach = Access(target=target, server_name=server_name, ca=authority)
+        return (replace(reach, certificate=pair.chain_pem, key=pair.key_pem) if pair else reach), None
+    workspace = console.find_workspace(directory)
+    described = deployment.read(workspace.deployment_file)
+    reach = access(workspace, described, ca=authority, pair=pair)
+    reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
     return reach, described
 
 

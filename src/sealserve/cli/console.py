@@ -4,10 +4,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -17,8 +18,30 @@ from sealserve import workspace
 from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Screen(Console):
+    """A terminal that shows text as it is: no markup and no emoji in it, and no control character reaches it.
+
+    Names, logs and messages come from machines that are not trusted, and a terminal does what an escape sequence says.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `rich.console.Console.print` does."""
+        super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with a question mark in place of each control character but newlines and tabs."""
+    return _CONTROL.sub("?", text)
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+out = Screen()
+err = Screen(stderr=True)
 
 Directory = Annotated[
     Path,
@@ -81,7 +104,7 @@ def print_fields(fields: dict[str, object]) -> None:
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
         lines = str(value).splitlines() or [""]
-        out.print(f"[dim]{name:<{width}}[/]  ", end="")
+        out.print(f"{name:<{width}}  ", end="", style="dim")
         out.print(lines[0], markup=False)
         for line in lines[1:]:
             out.print(" " * (width + 2) + line, markup=False)
@@ -92,7 +115,9 @@ def print_error(error: SealserveError, *, as_json: bool = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"error": describe_error(error)}, ensure_ascii=False) + "\n")
         return
-    err.print(f"[bold red]error[/][red]\\[{error.code}][/]: ", end="")
+    err.print("error", end="", style="bold red")
+    err.print(f"[{error.code}]", end="", style="red")
+    err.print(": ", end="")
     err.print(error.message, markup=False)
     if error.hint:
         err.print("  ", end="")
@@ -111,7 +136,8 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Tell the person something that they should not miss."""
-    err.print("[bold yellow]warning[/]: ", end="")
+    err.print("warning", end="", style="bold yellow")
+    err.print(": ", end="")
     err.print(message, markup=False)
 
 
@@ -135,19 +161,19 @@ def mark_ready(ready_file: Path | None) -> None:
 @contextlib.contextmanager
 def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar for work that is counted in bytes; yields the function to call with each number of bytes done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(description, total=total or None)
+        task = progress.add_task(visible(description), total=total or None)
         yield lambda done: progress.advance(task, done)
 
 
 @contextlib.contextmanager
 def spinner(description: str) -> Iterator[Callable[[str], None]]:
     """Show that work goes on; yields the function that changes the description."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda text: progress.update(task, description=text)
+        task = progress.add_task(visible(description), total=None)
+        yield lambda text: progress.update(task, description=visible(text))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from sealserve.operations.doctor import NotReadyError, examine
 from sealserve.operations.finding import Finding, Machine, Verdict
 
 app = typer.Typer(add_completion=False)
-MARKS = {Verdict.OK: "[green]ok[/]     ", Verdict.NOTE: "[yellow]note[/]   ", Verdict.MISSING: "[red]missing[/]"}
+MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.MISSING: ("missing", "red")}
 
 
 class Host(StrEnum):
@@ -138,7 +138,10 @@ def _report(described: deployment.Deployment | None, *, as_json: bool) -> None:
 
 def _print(findings: list[Finding]) -> None:
     for finding in findings:
-        console.out.print(f"{MARKS[finding.verdict]} [dim]{finding.machine:<6}[/] {finding.name:<21} ", end="")
+        mark, colour = MARKS[finding.verdict]
+        console.out.print(f"{mark:<7} ", end="", style=colour)
+        console.out.print(f"{finding.machine:<6} ", end="", style="dim")
+        console.out.print(f"{finding.name:<21} ", end="")
         console.out.print(finding.found, markup=False)
         if finding.remedy:
             console.out.print(f"{'':<38}{finding.remedy}", markup=False, style="dim")

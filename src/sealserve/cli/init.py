@@ -47,7 +47,7 @@ def init(
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
     workspace.create()
-    console.out.print(f"Wrote {workspace.deployment_file}: look at \\[model], then `sealserve doctor`.")
+    console.out.print(f"Wrote {workspace.deployment_file}: look at [model], then `sealserve doctor`.")
     if preset is not None:
         known = preset_of(preset)
         console.say(f"{known.title}: {known.state.value}")

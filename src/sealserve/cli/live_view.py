@@ -77,10 +77,10 @@ class _Lines:
 class _View:
     def __init__(self, description: str) -> None:
         self.parts: Sequence[PartStatus] = ()
-        self._spinner = Spinner("dots", Text(description, no_wrap=True, overflow="ellipsis"))
+        self._spinner = Spinner("dots", Text(console.visible(description), no_wrap=True, overflow="ellipsis"))
 
     def tell(self, text: str) -> None:
-        self._spinner.update(text=Text(text, no_wrap=True, overflow="ellipsis"))
+        self._spinner.update(text=Text(console.visible(text), no_wrap=True, overflow="ellipsis"))
 
     def render(self) -> RenderableType:
         parts = self.parts
@@ -94,5 +94,5 @@ def _table(parts: Sequence[PartStatus]) -> Table:
     table.add_column("", overflow="fold", ratio=1)
     for part in parts:
         state = Text(part.state, _STYLES[part.state])
-        table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(part.detail))
+        table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(console.visible(part.detail)))
     return table

@@ -25,5 +25,5 @@ def logs(
     opened = open_target(workspace, deployment.read(workspace.deployment_file), target)
     width = len(part) if part else WIDEST
     for line in opened.logs(part, last=last, follow=follow):
-        console.out.print(f"[dim]{line.part:<{width}}[/] ", end="")
+        console.out.print(f"{line.part:<{width}} ", end="", style="dim")
         console.out.print(line.text, markup=False)

@@ -103,13 +103,28 @@ def find_fault(endpoint: Endpoint, credentials: Credentials, *, timeout: float) 
             f"Cannot connect to {endpoint}: {error.strerror}.", hint="Check the address, and that the service is up."
         )
     with stream:
-        try:
-            outcome = _shake_hands(stream, credentials, deadline)
-        except TimeoutError:
-            return UnreachableError(
-                f"{endpoint} accepts connections, but did not answer within {timeout:.3g} s.",
-                hint="Check that it is a TLS port, and that the service is up.",
-            )
+        return _examine(stream, endpoint, credentials, timeout=timeout, deadline=deadline)
+
+
+def _examine(
+    stream: socket.socket, endpoint: Endpoint, credentials: Credentials, *, timeout: float, deadline: float
+) -> SealserveError | None:
+    try:
+        outcome = _shake_hands(stream, credentials, deadline)
+    except TimeoutError:
+        return UnreachableError(
+            f"{endpoint} accepts connections, but did not answer within {timeout:.3g} s.",
+            hint="Check that it is a TLS port, and that the service is up.",
+        )
+    except OSError as error:
+        return UnreachableError(
+            f"The connection to {endpoint} broke: {error.strerror}.", hint="Check the network on the way."
+        )
+    except (ValueError, x509.InvalidVersion):  # OpenSSL reads certificates that nobody should make
+        return ServiceUntrustedError(
+            f"The certificate shown for {credentials.server_name} is malformed.",
+            hint="Check the address: something else than the service answered.",
+        )
     return _judge(outcome, endpoint, credentials)
 
 

@@ -13,7 +13,8 @@ from sealserve.errors import InputError, VerificationError
 from sealserve.pki.certificate import check_certificate, check_key, parse_chain
 from sealserve.secret import SecretBytes
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; Python's resolver takes no longer one
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _MAX_PORT = 65535
 _CLIENT_CERTIFICATE = "The client certificate"
 
@@ -130,7 +131,10 @@ class Credentials:
 
 def describe(certificate: x509.Certificate) -> str:
     """Return who a certificate is for and who issued it, for a message."""
-    subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+    try:
+        subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+    except ValueError:  # a stranger's may be malformed
+        return "of names that cannot be read"
     return f"{printable(subject)}, issued by {printable(issuer)}"
 
 

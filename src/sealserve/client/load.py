@@ -103,7 +103,7 @@ def run_load(
 ) -> LoadReport:
     """Send requests, ``concurrency`` at a time, over the channels in turn: so many, or for so long.
 
-    A failed request is counted, and the load goes on; it is not sent again.
+    A failed request is counted, and the load goes on; it is not sent again. Ctrl-C closes the channels.
 
     Args:
         channels: Open channels; request ``i`` goes over channel ``i % len(channels)``.
@@ -148,11 +148,16 @@ def run_load(
     started = time.monotonic()
     end = math.inf if seconds is None else started + seconds
     with ThreadPoolExecutor(min(concurrency, most), thread_name_prefix="load") as pool:
-        workers = [pool.submit(work) for _ in range(min(concurrency, most))]
         try:
+            workers = [pool.submit(work) for _ in range(min(concurrency, most))]
             done, _ = wait(workers, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt:
+            stop.set()
+            for channel in channels:  # what is under way would be waited for, up to its time limit
+                channel.close()
+            raise
         finally:
-            stop.set()  # on Ctrl-C, or when one raised, the others finish what they are at
+            stop.set()  # when one raised, the others finish what they are at
     took = time.monotonic() - started
     for worker in done:
         worker.result()

@@ -24,6 +24,8 @@ Array = NDArray[Any]
 
 MAX_BYTES = 2**31 - 1
 """What one protobuf message holds; a reply that declares a larger tensor is refused before memory is taken."""
+_MAX_RANK = 64  # numpy's (NPY_MAXDIMS)
+_MAX_SHIFT = 63  # of the last of a varint's ten bytes
 
 
 class TensorTypeError(InputError):
@@ -133,7 +135,10 @@ def _encoded_strings(array: Array) -> list[bytes]:
     strings = []
     for item in array.ravel().tolist():
         if isinstance(item, str):
-            strings.append(item.encode())
+            try:
+                strings.append(item.encode())
+            except UnicodeEncodeError as error:
+                raise TensorTypeError("A string cannot be sent: it is no Unicode text.", hint="Send bytes.") from error
         elif isinstance(item, bytes):
             strings.append(item)
         else:
@@ -146,7 +151,10 @@ def _encoded_strings(array: Array) -> list[bytes]:
 
 def _shape(tensor: TensorProto) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape) or math.prod(shape) > MAX_BYTES:
+    if len(shape) > _MAX_RANK:
+        raise TensorMalformedError(f"A tensor in the reply has {len(shape)} dimensions; numpy has up to {_MAX_RANK}.")
+    sizes = [size for size in shape if size != 0]  # numpy multiplies the others even where the tensor is empty
+    if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape) or math.prod(sizes) > MAX_BYTES:
         raise TensorMalformedError(f"A tensor in the reply has shape {shape}, which no tensor can have.")
     return shape
 
@@ -204,7 +212,7 @@ def _content_strings(content: bytes, count: int) -> list[bytes]:
     """
     lengths: list[int] = []
     position = value = shift = 0
-    while len(lengths) < count and position < len(content):
+    while len(lengths) < count and position < len(content) and shift <= _MAX_SHIFT:
         value |= (content[position] & 0x7F) << shift
         shift += 7
         if content[position] < 0x80:  # noqa: PLR2004  # a varint's last byte has its high bit clear

@@ -281,7 +281,8 @@ class LocalTarget:
         return ports.is_free(enclaves.port_of(manifest))
 
     def _command(self, arguments: list[str]) -> list[str]:
-        return [sys.executable, "-m", "sealserve", *arguments, "--directory", str(self._workspace.directory)]
+        # -P: no module of the folder that `up` is called in takes the place of one of ours, or of Python's.
+        return [sys.executable, "-P", "-m", "sealserve", *arguments, "--directory", str(self._workspace.directory)]
 
     def _log(self, role: str, folder: Path | None = None) -> Path:
         return (folder or self._workspace.host.logs) / f"{role}.log"

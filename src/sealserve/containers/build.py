@@ -129,19 +129,20 @@ def record_image(
         ImageMissingError: The engine does not have it.
     """
     image = require_image(engine, reference)
-    digest = image.digests[0].partition("@")[2] if image.digests else None
+    digest = _pushed_digest(image)
     if bases is None and (known := read_record(name, records)) is not None and known.id == image.id:
         return _write_record(replace(known, reference=reference, digest=digest), records)
     records.mkdir(parents=True, exist_ok=True)
     tell(f"measuring {reference}")
-    with TemporaryDirectory(prefix="sealserve-image-") as folder, engine.unpacked(reference, Path(folder)) as root:
+    with TemporaryDirectory(prefix="sealserve-image-") as folder, engine.unpacked(image.id, Path(folder)) as root:
         packages = read_packages(root)
         inventory = _take_inventory(name, root)
-    sbom = records / f"{name.value}.cdx.json"
+    (records / f"{name.value}.json").unlink(missing_ok=True)  # it tells of the files as they were
+    sbom = _sbom_file(name, records)
     write_file(sbom, bill_of_materials(image, bases or {}, packages))
     inventory_file = None
     if inventory is not None:
-        inventory_file = records / f"{name.value}.inventory.json"
+        inventory_file = _inventory_file(name, records)
         write_file(inventory_file, inventory.to_bytes())
     built = BuiltImage(
         name=name,
@@ -159,9 +160,31 @@ def record_image(
 def read_record(name: ImageName, records: Path) -> BuiltImage | None:
     """Return what was written down of an image, or None if nothing usable was."""
     try:
-        return _RECORD.validate_json((records / f"{name.value}.json").read_bytes())
+        known = _RECORD.validate_json((records / f"{name.value}.json").read_bytes())
     except (OSError, ValidationError):
         return None
+    # The files beside it, wherever the folder was when it was written.
+    sbom, inventory = _sbom_file(name, records), _inventory_file(name, records) if known.inventory else None
+    if not sbom.is_file() or (inventory is not None and not inventory.is_file()):
+        return None
+    return replace(known, sbom=sbom, inventory=inventory)
+
+
+def _sbom_file(name: ImageName, records: Path) -> Path:
+    return records / f"{name.value}.cdx.json"
+
+
+def _inventory_file(name: ImageName, records: Path) -> Path:
+    return records / f"{name.value}.inventory.json"
+
+
+def _pushed_digest(image: Image) -> str | None:
+    """Return an image's digest in the registry that its reference names: it may have been pushed to others."""
+    repository, _, _ = image.reference.partition("@")
+    if ":" in repository.rpartition("/")[2]:
+        repository = repository.rpartition(":")[0]
+    found = dict(digest.split("@", 1) for digest in image.digests if "@" in digest)
+    return found.get(repository.removeprefix("docker.io/").removeprefix("library/"))
 
 
 def _write_record(built: BuiltImage, records: Path) -> BuiltImage:

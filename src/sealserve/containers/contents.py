@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import quote
 
+from sealserve.enclave.image_root import ImageRoot
+
 
 class Ecosystem(StrEnum):
     """Where a package comes from."""
@@ -48,34 +50,45 @@ class Package:
 
 
 def read_packages(root: Path) -> tuple[Package, ...]:
-    """Return the packages that are installed in the image whose files are in ``root``, in order."""
-    return tuple(sorted({*_deb_packages(root), *_python_packages(root)}))
+    """Return the packages that are installed in the image whose files are in ``root``, in order.
+
+    No link of the image leads out of it, and nothing but a regular file is read.
+
+    Raises:
+        ImageRootError: A path in it cannot be followed.
+    """
+    if not root.is_dir():
+        return ()
+    image = ImageRoot(root)
+    return tuple(sorted({*_deb_packages(image), *_python_packages(image)}))
 
 
-def _deb_packages(root: Path) -> Iterator[Package]:
-    status = root / "var/lib/dpkg/status"
-    if not status.is_file():
-        return
-    distribution = _distribution(root)
-    for paragraph in status.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+def _deb_packages(image: ImageRoot) -> Iterator[Package]:
+    distribution = _distribution(image)
+    for paragraph in _text(image, "/var/lib/dpkg/status").split("\n\n"):
         fields = HeaderParser().parsestr(paragraph.lstrip("\n"))
-        if fields["Status"] == "install ok installed":
+        if fields["Status"] == "install ok installed" and fields["Package"] and fields["Version"]:
             yield Package(
                 Ecosystem.DEB, fields["Package"], fields["Version"], distribution, fields["Architecture"] or "all"
             )
 
 
-def _python_packages(root: Path) -> Iterator[Package]:
-    for metadata in root.glob("opt/*/lib/python3*/site-packages/*.dist-info/METADATA"):
-        fields = HeaderParser().parsestr(metadata.read_text(encoding="utf-8", errors="replace"))
-        yield Package(Ecosystem.PYPI, fields["Name"], fields["Version"])
+def _python_packages(image: ImageRoot) -> Iterator[Package]:
+    for metadata in image.folder.glob("opt/*/lib/python3*/site-packages/*.dist-info/METADATA"):
+        fields = HeaderParser().parsestr(_text(image, f"/{metadata.relative_to(image.folder)}"))
+        if fields["Name"] and fields["Version"]:
+            yield Package(Ecosystem.PYPI, fields["Name"], fields["Version"])
 
 
-def _distribution(root: Path) -> str:
-    for place in ("usr/lib/os-release", "etc/os-release"):
-        path = root / place
-        if path.is_file() and not path.is_symlink():
-            found = re.search(r'^ID="?([a-z0-9._-]+)"?$', path.read_text(encoding="utf-8"), re.MULTILINE)
-            if found is not None:
-                return found[1]
+def _distribution(image: ImageRoot) -> str:
+    for place in ("/usr/lib/os-release", "/etc/os-release"):
+        found = re.search(r'^ID="?([a-z0-9._-]+)"?$', _text(image, place), re.MULTILINE)
+        if found is not None:
+            return found[1]
     return "debian"
+
+
+def _text(image: ImageRoot, path: str) -> str:
+    """Return the text of a file of the image, or none where there is no such file."""
+    place = image.locate(path)
+    return place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""

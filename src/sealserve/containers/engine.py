@@ -52,7 +52,7 @@ class Image:
         id: The digest of its configuration, ``sha256:...``: what the engine knows it by.
         digests: Its names in registries by content, ``NAME@sha256:...``; none before it was pushed or pulled.
         size: In bytes, unpacked.
-        created: The time in its configuration (RFC 3339).
+        created: The time in its configuration (RFC 3339), or "" where it has none, as those of reproducible builds.
         layers: The digests of its layers, unpacked, lowest first.
     """
 
@@ -172,7 +172,7 @@ class Engine:
             id=found[0]["Id"],
             digests=tuple(found[0].get("RepoDigests") or ()),
             size=found[0]["Size"],
-            created=found[0]["Created"],
+            created=found[0].get("Created") or "",
             layers=tuple(found[0]["RootFS"].get("Layers") or ()),
         )
 

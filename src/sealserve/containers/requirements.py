@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 from sealserve.containers.recipes import Packages
@@ -60,24 +61,29 @@ def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
         WheelsError: One cannot be had, or is not what was locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / f".{packages.value}.lock"
-    lock.write_text(requirements(packages), encoding="utf-8")
     newest = _NEWEST_GLIBC.get(python, min(_NEWEST_GLIBC.values()))
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(newest, 4, -1)]
     tags = [f"--platform={name}" for name in (*platforms, "manylinux2014_x86_64", "manylinux2010_x86_64")]
-    command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *tags, f"--find-links={folder}",
-        f"--dest={folder}", f"--requirement={lock}",
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    lock.unlink()
+    with NamedTemporaryFile("w", encoding="utf-8", prefix="sealserve-", suffix=".lock") as lock:
+        lock.write(requirements(packages))
+        lock.flush()
+        command = [
+            sys.executable, "-P",  # the pip of this installation, not one in the folder that we are called in
+            "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *tags,
+            f"--find-links={folder}", f"--dest={folder}", f"--requirement={lock.name}",
+        ]  # fmt: skip
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+        )
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing."]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["pip said nothing."]
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise WheelsError(
-            f"The wheels for the images cannot be had: {lines[0].removeprefix('ERROR: ')}",
-            hint="This needs a network that reaches a Python package index, or the wheels in the folder of --wheels.",
+            f"The wheels for the images cannot be had: {reason.removeprefix('ERROR: ')}",
+            hint="This needs pip, and a network that reaches a Python package index or the wheels in the folder of "
+            "--wheels.",
         )
 
 

@@ -6,6 +6,7 @@ Source: cyclonedx.org/docs/1.6/json, ECMA-424; oci package URLs: purl-spec, type
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -35,7 +36,7 @@ def bill_of_materials(image: Image, bases: Mapping[str, Image], packages: Sequen
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, image.id)}",
         "version": 1,
         "metadata": {
-            "timestamp": image.created.partition(".")[0].rstrip("Z") + "Z",
+            **({"timestamp": _timestamp(image.created)} if image.created else {}),
             "tools": {"components": [{"type": "application", "name": "sealserve", "version": __version__}]},
             "component": root,
         },
@@ -45,6 +46,10 @@ def bill_of_materials(image: Image, bases: Mapping[str, Image], packages: Sequen
         ],
     }
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _timestamp(created: str) -> str:
+    return datetime.fromisoformat(created).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _image_component(image: Image, *, argument: str | None = None) -> dict[str, Any]:

@@ -28,24 +28,34 @@ class Access:
     key: SecretBytes | None = None
 
 
-def access(workspace: Workspace, deployment: Deployment) -> Access:
+def access(
+    workspace: Workspace, deployment: Deployment, *, ca: bytes | None = None, pair: CertifiedKey | None = None
+) -> Access:
     """Return what the workspace's ``user/`` folder and its deployment say.
+
+    Args:
+        workspace: The folder.
+        deployment: What it describes.
+        ca: An authority in place of the folder's, PEM.
+        pair: The user's certificate and key in place of the folder's.
 
     Raises:
         CertificateMissingError: There are no certificates yet.
     """
     user, service = workspace.user, deployment.service
-    if not user.service_ca.is_file():
-        raise CertificateMissingError(
-            f"There is no {user.service_ca}.", hint="`sealserve certs two-way` makes it, or the owner sends it to you."
-        )
-    pair = None
-    if service.tls is TlsMode.TWO_WAY:
+    if ca is None:
+        if not user.service_ca.is_file():
+            raise CertificateMissingError(
+                f"There is no {user.service_ca}.",
+                hint="`sealserve certs two-way` makes it, or the owner sends it to you.",
+            )
+        ca = read_regular(user.service_ca)
+    if pair is None and service.tls is TlsMode.TWO_WAY:
         pair = CertifiedKey.read(certificate=user.certificate, key=user.key)
     return Access(
         target=f"[{service.listen}]:{service.port}" if ":" in service.listen else f"{service.listen}:{service.port}",
         server_name=service.name,
-        ca=read_regular(user.service_ca),
+        ca=ca,
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.cli import console
+from sealserve.errors import InputError
 
 
 def test_a_table_on_a_pipe_has_a_line_each_however_long(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +30,44 @@ def test_what_is_said_goes_beside_the_result(capsys: pytest.CaptureFixture[str])
     console.quietly("nothing")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "[note]\nwarning: careful\n")
+
+
+def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for show in (console.out.print, console.say):
+        show("resnet[v2] [/x] a:key:b \\[c]")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == "resnet[v2] [/x] a:key:b \\[c]\n"
+
+
+def test_what_others_wrote_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]52;c;eA==\x07\x9b2J\x08\x7fé"
+    console.out.print(hostile, style="dim")
+    console.print_error(InputError(f"no {hostile}\nsecond line", hint=hostile))
+    console.print_table((hostile,), [(hostile,)])
+    console.print_fields({hostile: hostile})
+    captured = capsys.readouterr()
+    assert captured.out.count("?]52;c;eA==??2J??é") == 5
+    assert captured.err.count("?]52;c;eA==??2J??é") == 2
+    assert "\nsecond line" in captured.err
+    assert not set("\x1b\x07\x9b\x08\x7f") & set(captured.out + captured.err)
+
+
+TERMINAL = """
+from sealserve.cli import console
+with console.spinner("Building x[/y]") as tell:
+    tell("#5 [environment 2/7] RUN\\x1b[2J")
+with console.bytes_progress("Sealing m[/odel]", 10) as done:
+    done(1)
+"""
+
+
+def test_progress_shows_names_as_they_are() -> None:
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm", "FORCE_COLOR": "1"}
+    code = [sys.executable, "-c", TERMINAL]
+    result = subprocess.run(code, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "#5 [environment 2/7] RUN?[2J" in result.stderr
+    assert "Sealing m[/odel]" in result.stderr
 
 
 def test_json_keeps_letters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,15 @@ from tests.harness.workspaces import Site, make_site
 from tests.unit.client.conftest import Behaviour
 from tests.unit.client.conftest import Service as Handler
 
+from sealserve.cli.predict import _jsonable
+from sealserve.client.wire import types_pb2 as types
+from sealserve.client.wire.get_model_metadata_pb2 import (
+    GetModelMetadataResponse,
+    SignatureDef,
+    SignatureDefMap,
+    TensorInfo,
+)
+from sealserve.client.wire.tensor_shape_pb2 import TensorShapeProto
 from sealserve.operations.certificates import fresh_ssl_config
 
 INSTANCE = "0123456789abcdef0123456789abcdef"
@@ -56,7 +65,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def served(service: Service, capsys: pytest.CaptureFixture[str]) -> Iterator[Served]:
     yield Served(service.site, service.behaviour, service.address, CommandLine(capsys, service.site.directory))
-    service.behaviour.abort = None
+    service.behaviour.abort = service.behaviour.metadata = None
     service.behaviour.requests = []
 
 
@@ -77,6 +86,88 @@ def test_outputs_are_saved(served: Served, tmp_path: Path) -> None:
     served.cli.ok("predict", "--save", tmp_path / "out.npz", "--force")
 
 
+def metadata(**inputs: types.DataType) -> GetModelMetadataResponse:
+    """Return what a model with these inputs, each of any shape, is."""
+    made = SignatureDef(
+        method_name="tensorflow/serving/predict",
+        inputs={
+            name: TensorInfo(dtype=data_type, tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=-1)]))
+            for name, data_type in inputs.items()
+        },
+    )
+    reply = GetModelMetadataResponse()
+    packed = reply.metadata["signature_def"]
+    packed.type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    packed.value = SignatureDefMap(signature_def={"serving_default": made}).SerializeToString()
+    return reply
+
+
+def test_outputs_of_any_name_and_strings_are_saved_for_their_owner(served: Served, tmp_path: Path) -> None:
+    served.behaviour.metadata = metadata(file=types.DT_FLOAT, allow_pickle=types.DT_FLOAT, words=types.DT_STRING)
+    saved_to = tmp_path / "out.npz"
+    served.cli.ok("predict", "-i", "file=[1]", "-i", "allow_pickle=[2]", "-i", 'words=["é", "ab"]', "--save", saved_to)
+    assert saved_to.stat().st_mode & 0o777 == 0o600
+    with np.load(saved_to) as saved:
+        assert set(saved.files) == {"file", "allow_pickle", "words"}
+        assert saved["allow_pickle"].tolist() == [4]
+        assert saved["words"].tolist() == ["éé".encode(), b"abab"]
+
+
+def test_a_string_that_numpy_would_cut_is_not_saved(served: Served, tmp_path: Path) -> None:
+    served.behaviour.metadata = metadata(words=types.DT_STRING)
+    error = served.cli.error("predict", "-i", 'words=["a\\u0000"]', "--save", tmp_path / "out.npz")
+    assert (error["code"], error["status"]) == ("predict.output", 4)
+    assert error["message"] == "The output 'words' cannot be saved: a string in it ends in a zero byte."
+    assert list(tmp_path.glob("*out.npz*")) == []
+
+
+def test_an_existing_file_is_refused_before_anything_is_sent(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "out.npz").touch()
+    assert served.cli.error("predict", "--save", tmp_path / "out.npz")["code"] == "file.exists"
+    assert served.behaviour.requests == []
+
+
+def test_strings_are_text_in_json(served: Served) -> None:
+    served.behaviour.metadata = metadata(words=types.DT_STRING)
+    assert served.cli.json("predict", "-i", 'words=["é", "b"]')["outputs"] == {"words": ["éé", "bb"]}
+    assert _jsonable([[b"a", b"\xff"]]) == [["a", {"b64": "/w=="}]]
+
+
+def test_integers_are_shown_in_full(served: Served) -> None:
+    served.behaviour.metadata = metadata(ids=types.DT_INT64)
+    text = served.cli.ok("predict", "-i", "ids=[[123456789, 1, 2, 3, 4, 5]]")
+    assert "  largest: [0] 246913578, [5] 10," in text
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[red]x"])
+def test_a_models_name_is_shown_as_it_is(served: Served, name: str) -> None:
+    assert served.cli.ok("predict", "--model", name).startswith(f"{name} version 2, ")
+
+
+def test_what_the_service_names_cannot_move_the_cursor(served: Served) -> None:
+    served.behaviour.metadata = metadata(**{"\x1b[2J": types.DT_FLOAT})
+    assert served.cli.ok("predict").splitlines()[1] == "?[2J: float32, 1"
+    assert "(?[2J)" in served.cli("predict", "-i", "x=1").err
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+@pytest.mark.parametrize("name", ["\x1b[31m", "\udcff"])
+def test_a_model_has_a_name_that_can_be_printed(served: Served, verb: str, name: str) -> None:
+    error = served.cli.error(verb, "--model", name)
+    assert (error["code"], error["status"]) == ("predict.input", 2)
+    assert error["message"].endswith(" is no name of a model.")
+
+
+@pytest.mark.parametrize(
+    "options", [("--version", str(2**63)), ("--seed", "-1"), ("--timeout", "inf"), ("--timeout", "1e15")]
+)
+def test_numbers_out_of_range_are_refused(served: Served, options: tuple[str, str]) -> None:
+    result = served.cli("predict", *options)
+    assert result.status == 2
+    assert f"Invalid value for '{options[0]}'" in result.err
+    assert served.behaviour.requests == []
+
+
 def test_the_largest_of_many_are_shown(served: Served) -> None:
     row = ", ".join(str(number) for number in range(10))
     text = served.cli.ok("predict", "-i", f"input=[[{row}]]")
@@ -95,8 +186,25 @@ def test_without_a_workspace(served: Served, tmp_path: Path) -> None:
     half = served.cli.bare("predict", *options[:-2], "--model", "toy", "--json")
     assert (half.error["code"], half.error["message"]) == ("client.options", "Two-way TLS needs both --cert and --key.")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    empty = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "empty", "--model", "toy", "--json")
+    assert empty.error["code"] == "certificate.unreadable"
     no_ca = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "folder", "--model", "toy", "--json")
     assert no_ca.error["code"] in ("input-file.unreadable", "input-file.not-regular")
+
+
+def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_path: Path) -> None:
+    user = served.site.workspace.user
+    given = [path.rename(tmp_path / path.name) for path in (user.service_ca, user.certificate, user.key)]
+    ca, certificate, key = given
+    try:
+        served.cli.ok("predict", "--ca", ca, "--cert", certificate, "--key", key)
+        assert served.cli.error("predict", "--ca", ca)["code"] == "certificate.missing"
+        missing = served.cli.error("predict", "--cert", certificate, "--key", key)
+        assert missing["message"] == f"There is no {user.service_ca}."
+    finally:
+        for path in given:
+            path.rename(user.service_ca.parent / path.name)
 
 
 def test_inputs_and_signatures_that_the_model_does_not_have(served: Served) -> None:

@@ -9,6 +9,9 @@ from sealserve.cli.tensor_input import TensorInputError, random_array, read_inpu
 from sealserve.client.predict import Signature, TensorSpec
 
 SPECS = {
+    "pixel": TensorSpec("uint8", (None,)),
+    "weight": TensorSpec("float32", (None,)),
+    "flag": TensorSpec("bool", (None,)),
     "image": TensorSpec("float32", (None, 2, None)),
     "count": TensorSpec("int64", ()),
     "words": TensorSpec("string", (None,)),
@@ -85,3 +88,78 @@ def test_random_values_have_the_models_type(dtype: str) -> None:
     made = random_array(TensorSpec(dtype, (None, 4)), np.random.default_rng(0), 2)
     assert (made.dtype.name, made.shape) == (dtype, (2, 4))
     assert ((made.real >= 0) & (made.real <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pixel", "[300]"),
+        ("pixel", "[-1]"),
+        ("count", "1.5"),
+        ("count", "1e30"),
+        ("count", "NaN"),
+        ("count", "null"),
+        ("count", '"7"'),
+        ("weight", "[1, null]"),
+        ("weight", "1e60"),
+        ("weight", "1" + "0" * 400),
+        ("flag", "[2]"),
+        ("flag", '["false"]'),
+        ("words", "[1]"),
+        ("words", "[null]"),
+        ("words", '[["a"], ["b", "c"]]'),
+        ("words", '["\\ud800"]'),
+        ("image", "[" * 100_000),
+    ],
+)
+def test_a_value_that_is_not_the_models_is_refused_not_changed(name: str, value: str) -> None:
+    with pytest.raises(TensorInputError, match=f"The input '{name}' cannot be read: "):
+        read([f"{name}={value}"], name)
+
+
+def test_values_that_are_the_models_are_kept_exactly() -> None:
+    inputs = read(
+        [f"count={2**63 - 1}", "pixel=[0, 255, 2.0]", "flag=[0, true]", 'words=["é", "a\\u0000"]', "weight=[Infinity]"],
+        "count", "pixel", "flag", "words", "weight",
+    )  # fmt: skip
+    assert inputs["count"] == 2**63 - 1
+    assert inputs["pixel"].tolist() == [0, 255, 2]
+    assert inputs["flag"].tolist() == [False, True]
+    assert inputs["words"].tolist() == ["é".encode(), b"a\x00"]
+    assert np.isinf(inputs["weight"]).all()
+
+
+def test_an_input_is_given_once() -> None:
+    with pytest.raises(TensorInputError, match="The input 'count' is given twice"):
+        read(["count=1", "count=2"], "count")
+
+
+HEADER = b"\x93NUMPY\x01\x00"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 no archive",
+        HEADER + len(b"{'''\n").to_bytes(2, "little") + b"{'''\n",
+        HEADER + (5001).to_bytes(2, "little") + b"(" * 5000 + b"\n",
+    ],
+)
+def test_a_file_that_is_no_array(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.npy").write_bytes(content)
+    with pytest.raises(TensorInputError, match="The input 'image' cannot be read: "):
+        read([f"image=@{tmp_path / 'bad.npy'}"], "image")
+
+
+def test_several_arrays_are_no_input(tmp_path: Path) -> None:
+    np.savez(tmp_path / "out.npz", image=np.ones(2))
+    with pytest.raises(TensorInputError, match="magic string is not correct"):
+        read([f"image=@{tmp_path / 'out.npz'}"], "image")
+
+
+def test_random_values_that_fit_no_request_take_no_memory() -> None:
+    for shape, batch in (((None, 4), 2**61), ((2**40, 2**40), 1)):
+        with pytest.raises(TensorInputError, match="fits no request") as caught:
+            random_array(TensorSpec("uint8", shape), np.random.default_rng(0), batch)
+        assert caught.value.hint == "Give a smaller --batch."

@@ -1,13 +1,21 @@
+import errno
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from tests.unit.client.conftest import SERVICE, Behaviour, Connect, Material, Serve
 
 from sealserve.client.call import ServiceFailedError
@@ -195,6 +203,63 @@ def test_a_server_without_http2(tmp_path: Path, material: Material) -> None:
         fault = find_fault(Endpoint("127.0.0.1", port), credentials, timeout=5)
     assert isinstance(fault, TlsError)
     assert "no HTTP/2" in fault.message
+
+
+def strange_server(folder: Path, old: bytes, new: bytes) -> Path:
+    """Write a self-signed certificate of which some bytes were changed, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+    der = made.sign(key, SHA256()).public_bytes(Encoding.DER)
+    assert old in der
+    pem = ssl.DER_cert_to_PEM_cert(der.replace(old, new))
+    written = folder / "strange.pem"
+    written.write_bytes(pem.encode() + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return written
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09", "is malformed"),
+        (b"\x0c\x08somebody", b"\x14\x08some\xe9ody", r"\(of names that cannot be read\) does not verify"),
+    ],
+    ids=["version", "Latin 1"],
+)
+def test_a_malformed_certificate_is_not_trusted(
+    tmp_path: Path, material: Material, old: bytes, new: bytes, message: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(strange_server(tmp_path, old, new))
+    credentials = Credentials(server_name=SERVICE, ca=material.service.certificate_pem)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def run() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as wrapped:
+                wrapped.recv(1)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            fault = find_fault(Endpoint("127.0.0.1", server.getsockname()[1]), credentials, timeout=5)
+        finally:
+            thread.join()
+    assert isinstance(fault, ServiceUntrustedError)
+    assert re.search(message, fault.message)
+
+
+def test_a_connection_that_breaks(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive(*_: object) -> bytes:
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    credentials = Credentials(server_name=SERVICE, ca=material.service.certificate_pem)
+    with listener(None) as port:
+        monkeypatch.setattr(socket.socket, "recv", receive)
+        fault = find_fault(Endpoint("127.0.0.1", port), credentials, timeout=5)
+    assert isinstance(fault, UnreachableError)
+    assert fault.message == f"The connection to 127.0.0.1:{port} broke: No route to host."
 
 
 def test_nobody_listens(connect: Connect) -> None:

@@ -22,6 +22,7 @@ from sealserve.secret import SecretBytes
     [
         ("127.0.0.1:8500", Endpoint("127.0.0.1", 8500), "127.0.0.1:8500"),
         ("a.example.com:443", Endpoint("a.example.com", 443), "a.example.com:443"),
+        ("a_b:1", Endpoint("a_b", 1), "a_b:1"),
         ("[0::1]:8500", Endpoint("::1", 8500), "[::1]:8500"),
     ],
 )
@@ -31,7 +32,25 @@ def test_addresses(target: str, endpoint: Endpoint, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x", "::1:8500", "[x]:1", "unix:/a:1", "a b:1"]
+    "target",
+    [
+        "",
+        "host",
+        "host:",
+        ":1",
+        "host:0",
+        "host:65536",
+        "host:x",
+        "::1:8500",
+        "[x]:1",
+        "unix:/a:1",
+        "a b:1",
+        "a..b:1",
+        f"{'x' * 64}.com:1",
+        f"{'a.' * 127}com:1",
+        "a.:1",
+        "-a:1",
+    ],
 )
 def test_what_is_no_address(target: str) -> None:
     with pytest.raises(TargetError, match="not an address of the form host:port") as caught:
@@ -96,7 +115,7 @@ def test_a_key_that_grpc_cannot_use_is_refused(material: Material) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-", "a\n"])
+@pytest.mark.parametrize("name", ["", "a b", "-", "a\n", "a..b", "x" * 64])
 def test_a_service_name_is_a_name(material: Material, name: str) -> None:
     with pytest.raises(CredentialsError, match="is not a service name"):
         Credentials(server_name=name, ca=material.service.certificate_pem)

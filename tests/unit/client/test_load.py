@@ -1,3 +1,7 @@
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -58,6 +62,54 @@ def test_a_callers_exception_ends_the_load(serve: Serve, connect: Connect) -> No
     with pytest.raises(AssertionError, match="a wrong answer"):
         run_load([connect(serve(behaviour))], numbered, requests=1000, concurrency=2, on_answer=check)
     assert len(behaviour.requests) < 1000
+
+
+def test_a_machine_without_a_thread_left_ends_the_load(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = Behaviour()
+    channel = connect(serve(behaviour))
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr("sealserve.client.load.ThreadPoolExecutor", Pool)
+    with pytest.raises(RuntimeError, match="new thread"):
+        run_load([channel], numbered, requests=3000, concurrency=2)
+    assert len(behaviour.requests) < 3000
+
+
+def test_an_interrupted_load_does_not_wait_for_answers(serve: Serve, connect: Connect) -> None:
+    class Hold(threading.Event):
+        ended = False
+
+        def wait(self, timeout: float | None = None) -> bool:
+            held = super().wait(timeout)
+            self.ended = True
+            return held
+
+    behaviour = Behaviour(hold=Hold())
+    channel = connect(serve(behaviour))
+    behaviour.hold.clear()
+
+    def interrupt() -> None:
+        while not behaviour.requests:
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    main = threading.get_ident()
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_load([channel], numbered, requests=4, concurrency=2)
+        assert not behaviour.hold.ended  # type: ignore[attr-defined]
+    finally:
+        behaviour.hold.set()
+        interrupter.join()
 
 
 def test_a_load_for_some_time(serve: Serve, connect: Connect) -> None:

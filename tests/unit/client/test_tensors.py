@@ -1,4 +1,5 @@
 import contextlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,3 +189,32 @@ def test_types_are_named_as_numpy_names_them() -> None:
     assert data_type_name(types.DT_BFLOAT16) == "bfloat16"
     assert data_type_name(types.DT_INVALID) == "type 0"
     assert tensors.MAX_BYTES == 2**31 - 1
+
+
+@pytest.mark.parametrize("sizes", [[1] * 65, [0, 2**62, 2**62], [2**31, 0]])
+def test_a_shape_that_numpy_cannot_have_is_refused(sizes: list[int]) -> None:
+    for data_type in (types.DT_FLOAT, types.DT_STRING):
+        with pytest.raises(TensorMalformedError, match="A tensor in the reply has ") as caught:
+            from_proto(TensorProto(dtype=data_type, tensor_shape=shape(*sizes)))
+        assert len(str(caught.value)) < 200
+
+
+def test_a_length_of_a_string_is_a_varint_of_ten_bytes() -> None:
+    tensor = TensorProto(dtype=types.DT_STRING, tensor_shape=shape(1), tensor_content=b"\xff" * 12 + b"\x01")
+    reads = 0
+
+    class Counted(bytes):
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return super().__getitem__(index)
+
+    with pytest.raises(TensorMalformedError, match="does not hold 1 strings"):
+        tensors._content_strings(Counted(tensor.tensor_content), 1)
+    assert reads < 2 * 11  # a long run of such bytes would make a number of as many digits, at quadratic cost
+
+
+def test_a_string_that_is_no_unicode_text_is_refused() -> None:
+    with pytest.raises(TensorTypeError, match="no Unicode text") as caught:
+        to_proto(np.array(["\ud800"], dtype=object))
+    assert caught.value.hint == "Send bytes."

@@ -1,6 +1,7 @@
 """What the local target refuses before it starts anything."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,10 @@ def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) ->
     with pytest.raises(TargetReleaseError, match="is not one of the workspace's own releases") as caught:
         LocalTarget(site.workspace, site.deployment).up(elsewhere, 1)
     assert caught.value.code == "target.foreign-release"
+
+
+def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "base64.py").write_text("open('started', 'w')")
+    command = LocalTarget(site.workspace, site.deployment)._command(["status"])
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert not (tmp_path / "started").exists()

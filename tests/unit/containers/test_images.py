@@ -1,6 +1,7 @@
 """What an image is built from, and what is said to be in it."""
 
 import json
+import os
 import re
 from datetime import datetime
 from importlib import metadata
@@ -18,6 +19,7 @@ from sealserve.containers.build import (
     build_image,
     push_image,
     read_record,
+    record_image,
 )
 from sealserve.containers.contents import Ecosystem, Package, read_packages
 from sealserve.containers.context import build_context
@@ -27,6 +29,7 @@ from sealserve.containers.requirements import WheelsError, fetch_wheels, locked_
 from sealserve.containers.sbom import bill_of_materials
 from sealserve.deployment import Platform, ServerKind
 
+EMPTY_TAR = "\0" * 10_240
 BASES = Bases(debian="base:1", gramine="gramine:2", tensorflow_serving="serving@sha256:33")
 
 
@@ -107,6 +110,37 @@ def test_wheels_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list((tmp_path / "wheels").iterdir()) == []
 
 
+def test_a_pip_in_this_folder_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.py").write_text("open('started', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sealserve.containers.requirements._lock", lambda _: "no-such-thing==1 --hash=sha256:00\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(WheelsError):
+        fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
+    assert not (tmp_path / "started").exists()
+
+
+def test_pip_asks_nobody_and_what_it_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$@" >"$0.asked"\ncat\necho "$0: No module named pip" >&2\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    with pytest.raises(WheelsError, match=r"cannot be had: .*No module named pip") as caught:
+        fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
+    assert "needs pip" in str(caught.value.hint)
+    assert "--no-input" in (tmp_path / "python.asked").read_text().split()
+
+
+def test_an_interrupted_pip_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_wheels(Packages.BASE, tmp_path, python="3.11")
+    assert list(tmp_path.iterdir()) == []
+
+
 def image_root(folder: Path) -> Path:
     (folder / "var/lib/dpkg").mkdir(parents=True)
     (folder / "var/lib/dpkg/status").write_text(
@@ -134,6 +168,34 @@ def test_what_is_installed_is_read_from_the_files(tmp_path: Path) -> None:
     assert read_packages(tmp_path / "elsewhere") == ()
 
 
+def test_no_link_of_an_image_leads_out_of_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "lib/python3.11/site-packages/Own-1.dist-info").mkdir(parents=True)
+    (outside / "lib/python3.11/site-packages/Own-1.dist-info/METADATA").write_text("Name: Own\nVersion: 1\n")
+    (outside / "status").write_text("Package: own\nStatus: install ok installed\nVersion: 1\n")
+    root = tmp_path / "root"
+    (root / "var/lib/dpkg").mkdir(parents=True)
+    (root / "var/lib/dpkg/status").symlink_to(outside / "status")
+    (root / "opt").mkdir()
+    (root / "opt/own").symlink_to(outside)
+    assert read_packages(root) == ()
+
+
+def test_what_is_no_record_of_a_package_is_left_out(tmp_path: Path) -> None:
+    root = image_root(tmp_path)
+    whole = read_packages(root)
+    packages = root / "opt/sealserve/lib/python3.11/site-packages"
+    for name in ("nameless", "waits"):
+        (packages / f"{name}.dist-info").mkdir()
+    (packages / "nameless.dist-info/METADATA").write_text("Version: 1\n")
+    os.mkfifo(packages / "waits.dist-info/METADATA")
+    with (root / "var/lib/dpkg/status").open("a") as stream:
+        stream.write("\nPackage: x\nStatus: install ok installed\n")
+    with (root / "usr/lib/os-release").open("ab") as stream:
+        stream.write(b"NAME=\xff\n")
+    assert read_packages(root) == whole
+
+
 def test_a_bill_of_materials(tmp_path: Path) -> None:
     image = Image(reference="r.example:5000/x-front:1", id="sha256:aa", digests=(), created="2026-01-02T03:04:05.6Z",
                   size=1, layers=())  # fmt: skip
@@ -150,6 +212,21 @@ def test_a_bill_of_materials(tmp_path: Path) -> None:
     assert len(set(references)) == len(references) == 3
     assert bill["dependencies"][0]["dependsOn"] == sorted(references)
     assert bill_of_materials(image, {"BASE": base}, ()) == bill_of_materials(image, {"BASE": base}, ())
+
+
+@pytest.mark.parametrize(
+    ("created", "told"),
+    [
+        ("2026-01-02T03:04:05.678901234Z", "2026-01-02T03:04:05Z"),
+        ("2026-01-02T03:04:05+02:00", "2026-01-02T01:04:05Z"),
+        (None, None),
+    ],
+)
+def test_when_an_image_was_made(docker: FakeDocker, engine: Engine, created: str | None, told: str | None) -> None:
+    docker.answer("image inspect", [{name: value for name, value in (IMAGE | {"Created": created}).items() if value}])
+    image = engine.image("x:1")
+    assert image is not None
+    assert json.loads(bill_of_materials(image, {}, ()))["metadata"].get("timestamp") == told
 
 
 def test_a_base_that_cannot_be_pulled(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
@@ -177,6 +254,67 @@ def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Eng
     with pytest.raises(ImageMissingError, match="no image x-front:1") as caught:
         push_image(engine, "x-front:1", tell=quietly)
     assert caught.value.code == "image.missing"
+
+
+def recorded(docker: FakeDocker, engine: Engine, reference: str, records: Path) -> BuiltImage:
+    """Write down the image `front` as if it had been built here; it has no files."""
+    docker.answer("container create", "c1\n")
+    docker.answer("container export", EMPTY_TAR)
+    docker.answer("container rm")
+    return record_image(engine, ImageName.FRONT, reference, bases={}, records=records, tell=quietly)
+
+
+@pytest.mark.parametrize(
+    ("reference", "digest"),
+    [
+        ("r.example:5000/x:1", "sha256:02"),
+        ("r.example:5000/x@sha256:02", "sha256:02"),
+        ("docker.io/library/x:1", "sha256:03"),
+        ("elsewhere.example/x", None),
+    ],
+)
+def test_the_digest_is_that_of_the_registry_it_is_named_after(
+    docker: FakeDocker, engine: Engine, tmp_path: Path, reference: str, digest: str | None
+) -> None:
+    names = ["other.example/x@sha256:01", "r.example:5000/x@sha256:02", "x@sha256:03"]
+    docker.answer("image inspect", [IMAGE | {"RepoDigests": names}])
+    assert recorded(docker, engine, reference, tmp_path).digest == digest
+
+
+def test_the_image_that_is_measured_is_the_one_that_is_written_down(
+    docker: FakeDocker, engine: Engine, tmp_path: Path
+) -> None:
+    docker.answer("image inspect", [IMAGE])
+    assert recorded(docker, engine, "x:1", tmp_path).id == "sha256:aa"
+    (created,) = (command for command in docker.asked if command[:2] == ["container", "create"])
+    assert created[-2:] == ["sha256:aa", "-"]  # its name may mean another one by now
+
+
+def test_records_move_with_their_folder(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
+    docker.answer("image inspect", [IMAGE])
+    recorded(docker, engine, "x:1", tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after")
+    known = read_record(ImageName.FRONT, tmp_path / "after")
+    assert known is not None
+    assert known.sbom == tmp_path / "after/front.cdx.json"
+    known.sbom.unlink()
+    assert read_record(ImageName.FRONT, tmp_path / "after") is None
+
+
+def test_a_record_does_not_outlive_what_it_tells_of(
+    docker: FakeDocker, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker.answer("image inspect", [IMAGE])
+    recorded(docker, engine, "x:1", tmp_path)
+
+    def interrupted(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sealserve.containers.build.write_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(docker, engine, "x:1", tmp_path)
+    assert read_record(ImageName.FRONT, tmp_path) is None
 
 
 def test_records_that_cannot_be_read_are_none(tmp_path: Path) -> None:

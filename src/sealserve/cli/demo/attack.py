@@ -200,7 +200,7 @@ class Host:
         Raises:
             NotRefusedError: It went on to serve, or ended without a reason.
         """
-        command = [sys.executable, "-m", "sealserve", "enclave", "run", "--name", NAME, "--release", str(release)]
+        command = [sys.executable, "-P", "-m", "sealserve", "enclave", "run", "--name", NAME, "--release", str(release)]
         command += ["--directory", str(self._workspace.directory)]
         command += ["--quoting-socket", str(socket or simulation.quoting_socket(self._workspace))]
         try:

@@ -57,7 +57,8 @@ class Screen:
         if self._as_json:
             return
         shown = mark or (NUMBERS[number - 1] if number else "·")
-        console.out.print(f"[bold]{shown}  {title}[/]  [dim]{taken:.1f} s[/]")
+        console.out.print(f"{shown}  {title}  ", end="", style="bold")
+        console.out.print(f"{taken:.1f} s", style="dim")
         for line in evidence:
             console.out.print(INDENT + line, markup=False, style="dim" if line.startswith(" ") else None)
 
@@ -69,4 +70,4 @@ class Screen:
                 {"steps": [asdict(step) for step in self._steps], "seconds": round(seconds, 3), **summary}
             )
         else:
-            console.out.print(f"\n[dim]{seconds:.0f} s in all.[/]")
+            console.out.print(f"\n{seconds:.0f} s in all.", style="dim")

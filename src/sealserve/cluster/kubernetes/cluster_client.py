@@ -22,6 +22,9 @@ from sealserve.errors import UnavailableError
 
 _NOT_FOUND: Final = 404
 _SECONDS: Final = 30
+_UNREAD_LINES: Final = 1000  # of logs, until whoever reads them catches up
+_NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # it can be neither read nor written
+"""Where the library keeps what kinds of objects there are: in the shared temporary folder anybody could write it."""
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
 
@@ -89,22 +92,35 @@ class ClusterClient:
                 "The Kubernetes client is not installed.", hint="pip install 'sealserve[kubernetes]'"
             ) from error
         self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
+
+        class Client(dynamic.DynamicClient):  # type: ignore[misc]  # the library has no types
+            """One that does not wait without end while it asks what kinds of objects there are."""
+
+            def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+                return super().request(method, path, body, **{"_request_timeout": _SECONDS, **params})
+
         try:
+            settings = client.Configuration()
+            settings.retries = 1
             # The library reads KUBECONFIG once, when it is imported.
-            api = config.new_client_from_config(kubeconfig or os.environ.get("KUBECONFIG"), context)
-            api.configuration.retries = 1
+            found = kubeconfig or os.environ.get("KUBECONFIG")
+            api = config.new_client_from_config(found, context, client_configuration=settings)
         except (ConfigException, YAMLError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             # What the client says of a file may quote it; of one that is no kubeconfig only the kind of error is told.
             reason = str(error).rstrip(".") if isinstance(error, ConfigException) else type(error).__name__
             raise ClusterUnreachableError(
                 f"There is no usable kubeconfig: {reason}.", hint="Set KUBECONFIG to the cluster's file."
             ) from error
+        hint = "`kubectl get nodes` shows whether the kubeconfig file fits."
         try:
-            self._dynamic = dynamic.DynamicClient(api)
+            self._dynamic = Client(api, cache_file=_NO_FILE)
         except (*self._errors, HTTPError, OSError) as error:
             raise ClusterUnreachableError(
-                f"The cluster's API server does not answer: {_reason(error)}.",
-                hint="`kubectl get nodes` shows whether the kubeconfig file fits.",
+                f"The cluster's API server does not answer: {_reason(error)}.", hint=hint
+            ) from error
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the library takes any answer for the one
+            raise ClusterUnreachableError(
+                f"What answers at {api.configuration.host} is no cluster's API server.", hint=hint
             ) from error
         self._core = client.CoreV1Api(api)
         self._version = client.VersionApi(api)
@@ -128,7 +144,7 @@ class ClusterClient:
         with self._explained(f"listing {kind}"):
             resource = self._resource(api_version, kind)
             found = resource.get(namespace=namespace or None, label_selector=selector, _request_timeout=_SECONDS)
-            return [_plain(item) for item in found.items]
+            return [_plain(item) for item in _answered(found).items]
 
     def apply(self, made: Manifest, *, dry_run: bool = False) -> Manifest:
         """Apply an object on the server; fields that others own and we describe become ours."""
@@ -187,7 +203,7 @@ class ClusterClient:
             }
             review = {"apiVersion": _REVIEWS, "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
             answer = self._resource(_REVIEWS, "SelfSubjectAccessReview").create(body=review, _request_timeout=_SECONDS)
-        if answer.status.allowed:
+        if _answered(answer).status.allowed:
             return None
         called = ".".join(filter(None, (resource.name, resource.group)))
         return f"{verb} {called}" + (f"/{subresource}" if subresource else "")
@@ -203,12 +219,13 @@ class ClusterClient:
 
     def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
         """Return the last lines of a container's log; none if it has none yet."""
-        try:
-            text = self._core.read_namespaced_pod_log(
-                pod, namespace, container=container, tail_lines=last, previous=previous, _request_timeout=_SECONDS
-            )
-        except self._errors:
-            return []
+        with self._explained(f"reading the log of {pod}"):
+            try:
+                text = self._core.read_namespaced_pod_log(
+                    pod, namespace, container=container, tail_lines=last, previous=previous, _request_timeout=_SECONDS
+                )
+            except self._errors:
+                return []
         return str(text).splitlines()
 
     def follow(self, namespace: str, pods: Mapping[str, str], *, last: int) -> Iterator[LogLine]:
@@ -219,7 +236,7 @@ class ClusterClient:
             pods: Each pod, and its container.
             last: How many lines of each come first.
         """
-        lines: Queue[LogLine | None] = Queue()
+        lines: Queue[LogLine | None] = Queue(_UNREAD_LINES)
 
         def read(pod: str, container: str) -> None:
             with contextlib.suppress(Exception):  # a pod that ends breaks its stream in many ways
@@ -240,7 +257,8 @@ class ClusterClient:
                 yield line
 
     def _resource(self, api_version: str, kind: str) -> Any:
-        return self._dynamic.resources.get(api_version=api_version, kind=kind)
+        prefix = "apis" if "/" in api_version else "api"  # without it, the library asks for the kinds of every group
+        return self._dynamic.resources.get(prefix=prefix, api_version=api_version, kind=kind)
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -269,8 +287,21 @@ def tidy(made: Mapping[str, Any]) -> Manifest:
     return {**{key: value for key, value in made.items() if key != "status"}, "metadata": metadata}
 
 
+def _answered(found: Any) -> Any:
+    """Return what the library made of an answer.
+
+    Raises:
+        ClusterUnreachableError: It is no JSON, which the library returns as text: a proxy's page, perhaps.
+    """
+    if isinstance(found, str):
+        raise ClusterUnreachableError(
+            "What answers is no cluster's API server: it sends no JSON.", hint="Is there a proxy that wants a login?"
+        )
+    return found
+
+
 def _plain(found: Any) -> Manifest:
-    value: Manifest = found.to_dict()
+    value: Manifest = _answered(found).to_dict()
     return value
 
 

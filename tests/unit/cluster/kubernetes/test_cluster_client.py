@@ -1,19 +1,84 @@
 """Clusters that cannot be talked to, each said in one error."""
 
 import json
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
+from kubernetes import config, dynamic
 from sealserve.cluster.kubernetes.cluster_client import (
     ClientMissingError,
     ClusterClient,
     ClusterUnreachableError,
     KindUnknownError,
+    ObjectName,
     tidy,
 )
+
+SECRET = ObjectName("v1", "Secret", "n", "x")
+
+
+def kubeconfig(folder: Path, port: int) -> str:
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }))  # fmt: skip
+    return str(path)
+
+
+@dataclass(slots=True)
+class Api:
+    """A small API server: what it answers, and which paths it was asked for."""
+
+    port: int
+    answers: dict[str, Any]
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.asked.append(self.path)
+            answer = made.answers.get(self.path.partition("?")[0], {})
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    secret = {"name": "secrets", "kind": "Secret", "namespaced": True, "verbs": ["get"], "singularName": ""}
+    group = {"groupVersion": "apps/v1", "version": "v1"}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        made = Api(server.server_port, {
+            "/version": {"gitVersion": "v1.34.0"},
+            "/apis": {"kind": "L", "groups": [{"name": "apps", "versions": [group], "preferredVersion": group}]},
+            "/api/v1": {"kind": "L", "resources": [secret]},
+            "/apis/apps/v1": {"kind": "L", "resources": []},
+            "/api/v1/namespaces/n/secrets/x": {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}},
+        })  # fmt: skip
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield made
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,15 +108,83 @@ def test_a_file_that_is_no_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }))  # fmt: skip
     with pytest.raises(ClusterUnreachableError, match="does not answer"):
-        ClusterClient(str(path))
+        ClusterClient(kubeconfig(tmp_path, 1))
+
+
+def test_an_api_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealserve.cluster.kubernetes.cluster_client._SECONDS", 0.1)
+    accepted = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(ClusterUnreachableError, match="does not answer"):
+            ClusterClient(kubeconfig(tmp_path, server.getsockname()[1]))
+        server.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                server.accept()[0].close()
+                accepted += 1
+    assert accepted == 2  # one retry
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"\xff", [], {"groups": 1}])
+@pytest.mark.parametrize("path", ["/version", "/apis"])
+def test_what_is_no_api_server(api: Api, tmp_path: Path, path: str, answer: Any) -> None:
+    api.answers = {"/version": {"gitVersion": "v1.34.0"}} | {path: answer}
+    with pytest.raises(ClusterUnreachableError, match=f"What answers at http://127.0.0.1:{api.port} is no cluster's"):
+        ClusterClient(kubeconfig(tmp_path, api.port))
+
+
+def test_a_page_in_place_of_an_object(api: Api, tmp_path: Path) -> None:
+    client = ClusterClient(kubeconfig(tmp_path, api.port))
+    api.answers["/api/v1/namespaces/n/secrets/x"] = api.answers["/api/v1/namespaces/n/secrets"] = b"<html>log in"
+    with pytest.raises(ClusterUnreachableError, match="sends no JSON"):
+        client.get(SECRET)
+    with pytest.raises(ClusterUnreachableError, match="sends no JSON"):
+        client.find("v1", "Secret", "n", "a=b")
+
+
+def test_what_others_say_of_the_cluster_is_not_believed(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
+    file = kubeconfig(tmp_path, api.port)
+    dynamic.DynamicClient(config.new_client_from_config(file)).resources.get(api_version="v1", kind="Secret")
+    (known,) = shared.iterdir()
+    planted = known.read_text().replace('"secrets"', '"configmaps"')
+    assert planted != known.read_text()
+    known.write_text(planted)
+    api.asked.clear()
+    assert ClusterClient(file).get(SECRET) == api.answers["/api/v1/namespaces/n/secrets/x"]
+    assert api.asked == ["/version", "/apis", "/api/v1", "/api/v1/namespaces/n/secrets/x"]
+    assert known.read_text() == planted
+
+
+def test_an_api_server_that_goes_away_while_logs_are_read(api: Api, tmp_path: Path) -> None:
+    client = ClusterClient(kubeconfig(tmp_path, api.port))
+    client._core.api_client.configuration.host = "http://127.0.0.1:1"
+    with pytest.raises(ClusterUnreachableError, match="reading the log of p: the API server does not answer"):
+        client.log("n", "p", "c", last=1)
+
+
+def test_logs_that_nobody_reads_take_no_memory() -> None:
+    told = 0
+
+    class Core:
+        def read_namespaced_pod_log(self, *_: Any, **__: Any) -> Iterator[bytes]:
+            nonlocal told
+            while told < 10_000:
+                told += 1
+                yield b"line\n"
+
+    client = object.__new__(ClusterClient)
+    client._core = Core()
+    lines = client.follow("n", {"p": "c"}, last=1)
+    assert next(lines).text == "line"
+    threading.Event().wait(0.2)
+    assert told < 2000
+    assert sum(1 for _ in lines) == 9_999
 
 
 def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
