@@ -132,9 +132,13 @@ class KubernetesTarget:
             self._record.add(ObjectName.of(item))
             client.apply(item)
         self._rollout.wait(wanted)
-        for name in self._no_longer_described(plan, made):
+        left = self._no_longer_described(plan, made)
+        for name in left:
             self._tell(f"removing {_called(name)}, which is no longer described")
             _remove(client, name)
+        for name in left:
+            if name != COREFILE:
+                _wait_gone(client, name, self._tell)
             self._record.remove(name)
         return [] if replaced is None else [replaced]
 
