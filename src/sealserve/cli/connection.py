@@ -1,6 +1,7 @@
 """The options of the verbs that reach the service, and the channels that they give."""
 
 import contextlib
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,8 @@ def find_access(
     if (certificate is None) != (key is None):
         raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
     pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
+    if key is not None and key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        console.warn(f"{key} is not its owner's alone: chmod 600 {key}")
     authority = None if ca is None else read_regular(ca)
     if target and server_name and authority is not None:
         reach = Access(target=target, server_name=server_name, ca=authority)

@@ -198,7 +198,12 @@ def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_
     given = [path.rename(tmp_path / path.name) for path in (user.service_ca, user.certificate, user.key)]
     ca, certificate, key = given
     try:
-        served.cli.ok("predict", "--ca", ca, "--cert", certificate, "--key", key)
+        assert "warning" not in served.cli("predict", "--ca", ca, "--cert", certificate, "--key", key).err
+        key.chmod(0o640)
+        exposed = served.cli("predict", "--ca", ca, "--cert", certificate, "--key", key)
+        assert exposed.status == 0
+        assert f"warning: {key} is not its owner's alone: chmod 600 {key}" in exposed.err
+        key.chmod(0o600)
         assert served.cli.error("predict", "--ca", ca)["code"] == "certificate.missing"
         missing = served.cli.error("predict", "--cert", certificate, "--key", key)
         assert missing["message"] == f"There is no {user.service_ca}."
