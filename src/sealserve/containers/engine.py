@@ -204,7 +204,7 @@ class Engine:
                     )
             yield folder
         finally:
-            self.run("container", "rm", "--force", container)
+            self.run("container", "rm", "--force", "--volumes", container)
 
 
 class EngineAbsentError(EngineRefusedError):

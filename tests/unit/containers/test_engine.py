@@ -78,9 +78,9 @@ def test_lines_are_handed_over(docker: FakeDocker, engine: Engine) -> None:
 def test_unpacking_leaves_no_container(docker: FakeDocker, engine: Engine, tmp_path: Path) -> None:
     docker.answer("container create", "c1\n")
     docker.answer("container export", "this is no tar archive" * 100)
-    docker.answer("container rm --force c1")
+    docker.answer("container rm --force --volumes c1")
     folder = tmp_path / "root"
     folder.mkdir()
     with pytest.raises(EngineRefusedError, match="cannot be unpacked"), engine.unpacked("x", folder):
         pass
-    assert docker.asked[-1] == ["container", "rm", "--force", "c1"]
+    assert docker.asked[-1] == ["container", "rm", "--force", "--volumes", "c1"]

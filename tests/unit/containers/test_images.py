@@ -322,4 +322,3 @@ def test_records_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     for content in (b"", b"[]", b'{"name": "front"}', b"\xff"):
         (tmp_path / "front.json").write_bytes(content)
         assert read_record(ImageName.FRONT, tmp_path) is None
-    assert BuiltImage.__dataclass_params__.frozen  # type: ignore[attr-defined]
