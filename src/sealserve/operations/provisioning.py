@@ -117,14 +117,18 @@ def allow(
 def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
     """Make a release active again that is to be served once more, if it is draining; return whether it was.
 
+    Which one that is was the target's word, so its policy stays as it is.
+
     Raises:
         ReleaseDrainingEndedError: Its deadline is over: only the owner's own word brings it back.
+        ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
         ReleaseRevokedError: It is revoked.
     """
     found = _known(workspace, folder)
     if found is None or found.state == ReleaseState.ACTIVE:
         return False
     check_standing(ReleaseState(found.state), _deadline(found), now)
+    allow(workspace, deployment, folder, now=now)  # with another policy it is refused
     allow(workspace, deployment, folder, now=now, reactivate=True)
     return True
 

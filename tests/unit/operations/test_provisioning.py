@@ -11,7 +11,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
 from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
-from sealserve.broker.releases import ReleaseFinalError
+from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
 from sealserve.deployment import Platform
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.operations import provisioning, simulation
@@ -168,6 +168,16 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
         admin.revoke(vault.database, release.name, now=now)
     with pytest.raises(ReleaseRevokedError):
         bring_back(timedelta())
+
+
+def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Path) -> None:
+    retire(ready, release.name, by=successor, now=ready.now)
+    tcb = ready.deployment.tcb.model_copy(update={"preset": "cloud-smt"})
+    looser = ready.deployment.model_copy(update={"tcb": tcb})
+    with pytest.raises(ReleasePolicyError, match="TCB policy 'strict'"):
+        provisioning.bring_back(ready.workspace, looser, release, now=ready.now)
+    found = next(one for one in allowed(ready) if one.name == release.name)
+    assert (found.state, found.tcb_policy) == ("draining", "strict")
 
 
 def test_a_release_that_the_broker_does_not_know_needs_no_bringing_back(ready: Site, release: Path) -> None:
