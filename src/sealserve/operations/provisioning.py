@@ -17,7 +17,7 @@ from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.lint import Danger
 from sealserve.operations.certificates import broker_certificate, show_certificates
 from sealserve.operations.enclaves import verified_sigstructs
-from sealserve.operations.owner import index_signer, open_vault
+from sealserve.operations.owner import index_signer, open_database, open_vault
 from sealserve.operations.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
@@ -110,8 +110,8 @@ def allow(
         enrolled_platforms_only=not verified.index.simulated,
         created=verified.index.created_at,
     )
-    with open_vault(workspace) as vault:
-        return admin.allow(vault.database, release, references, now=now, reactivate=reactivate)
+    with open_database(workspace) as database:
+        return admin.allow(database, release, references, now=now, reactivate=reactivate)
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
@@ -151,8 +151,8 @@ def retire(
     if not (minutes and names):
         return []
     deadline = now + timedelta(minutes=minutes)
-    with open_vault(workspace) as vault:
-        return admin.retire(vault.database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
+    with open_database(workspace) as database:
+        return admin.retire(database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
 
 
 def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
@@ -162,9 +162,9 @@ def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
 
 
 def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
-    with open_vault(workspace) as vault:
+    with open_database(workspace) as database:
         try:
-            return admin.find_release(vault.database, _release_id(workspace, folder))
+            return admin.find_release(database, _release_id(workspace, folder))
         except ReleaseUnknownError:
             return None
 

@@ -10,6 +10,8 @@ import pytest
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.master_key import under_passphrase
+from sealserve.broker.passphrase import PassphraseMissingError
 from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
 from sealserve.deployment import Platform
@@ -19,6 +21,7 @@ from sealserve.operations.owner import open_vault
 from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
+from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
 
 
@@ -146,6 +149,16 @@ def test_nothing_drains_where_nothing_would_be_left_or_the_owner_does_it(
         admin.drain(vault.database, successor.name, deadline=now + timedelta(hours=1), now=now)
     assert retire(ready, release.name, by=successor, now=now) == []
     assert [one.state for one in allowed(ready)] == ["active", "draining"]
+
+
+def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path, successor: Path) -> None:
+    path = ready.workspace.owner.master_key
+    path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"typed each time")))
+    with pytest.raises(PassphraseMissingError), open_vault(ready.workspace):
+        pass
+    assert retire(ready, release.name, by=successor, now=ready.now) == [release.name]
+    assert provisioning.draining_until(ready.workspace, release) is not None
+    assert provisioning.bring_back(ready.workspace, ready.deployment, release, now=ready.now)
 
 
 def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
