@@ -62,7 +62,7 @@ def up(
                 difference = _rolling(opened, "--dry-run").difference(folder, count)
             else:
                 if rollback and role is Role.ALL:
-                    _bring_back(workspace, described, folder, tell)
+                    _bring_back(workspace, described, folder)
                 replaced = opened.up(folder, count)
     if dry_run:
         console.out.print(difference or "Nothing would change.\n", markup=False, end="")
@@ -72,9 +72,9 @@ def up(
     status.show(opened, as_json=as_json)
 
 
-def _bring_back(workspace: Workspace, described: Deployment, folder: Path, tell: console.Tell) -> None:
+def _bring_back(workspace: Workspace, described: Deployment, folder: Path) -> None:
     if provisioning.bring_back(workspace, described, folder, now=datetime.now(UTC)):
-        tell(f"{folder.name} was draining, and is active again")
+        console.say(f"{folder.name} was draining, and is active again.")
 
 
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:

@@ -37,16 +37,23 @@ class Vault:
 
 
 @contextlib.contextmanager
+def open_database(workspace: Workspace) -> Iterator[Database]:
+    """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use."""
+    workspace.create()
+    with Database.open(workspace.owner.database) as database:
+        yield database
+
+
+@contextlib.contextmanager
 def open_vault(workspace: Workspace) -> Iterator[Vault]:
     """Open the workspace's database, and its keystore as ``sealserve.toml`` describes it; both are made on first use.
 
     Raises:
         SealserveError: What `open_keystore` raises.
     """
-    workspace.create()
     with contextlib.ExitStack() as stack:
         settings = keystore_settings(workspace)
-        database = stack.enter_context(Database.open(workspace.owner.database))
+        database = stack.enter_context(open_database(workspace))
         keystore = open_keystore(
             database,
             workspace.owner.master_key,

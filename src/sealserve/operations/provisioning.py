@@ -17,7 +17,7 @@ from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.lint import Danger
 from sealserve.operations.certificates import broker_certificate, show_certificates
 from sealserve.operations.enclaves import verified_sigstructs
-from sealserve.operations.owner import index_signer, open_vault
+from sealserve.operations.owner import index_signer, open_database, open_vault
 from sealserve.operations.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
@@ -110,21 +110,25 @@ def allow(
         enrolled_platforms_only=not verified.index.simulated,
         created=verified.index.created_at,
     )
-    with open_vault(workspace) as vault:
-        return admin.allow(vault.database, release, references, now=now, reactivate=reactivate)
+    with open_database(workspace) as database:
+        return admin.allow(database, release, references, now=now, reactivate=reactivate)
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
     """Make a release active again that is to be served once more, if it is draining; return whether it was.
 
+    Which one that is was the target's word, so its policy stays as it is.
+
     Raises:
         ReleaseDrainingEndedError: Its deadline is over: only the owner's own word brings it back.
+        ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
         ReleaseRevokedError: It is revoked.
     """
     found = _known(workspace, folder)
     if found is None or found.state == ReleaseState.ACTIVE:
         return False
     check_standing(ReleaseState(found.state), _deadline(found), now)
+    allow(workspace, deployment, folder, now=now)  # with another policy it is refused
     allow(workspace, deployment, folder, now=now, reactivate=True)
     return True
 
@@ -147,8 +151,8 @@ def retire(
     if not (minutes and names):
         return []
     deadline = now + timedelta(minutes=minutes)
-    with open_vault(workspace) as vault:
-        return admin.retire(vault.database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
+    with open_database(workspace) as database:
+        return admin.retire(database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
 
 
 def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
@@ -158,9 +162,9 @@ def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
 
 
 def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
-    with open_vault(workspace) as vault:
+    with open_database(workspace) as database:
         try:
-            return admin.find_release(vault.database, _release_id(workspace, folder))
+            return admin.find_release(database, _release_id(workspace, folder))
         except ReleaseUnknownError:
             return None
 

@@ -112,6 +112,21 @@ def test_the_release_that_a_roll_out_replaced_drains(
     assert f"`sealserve broker allow --reactivate {old.name}` makes it active again" in back.err
 
 
+def test_a_roll_back_says_which_release_it_makes_active_again(
+    cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which one that is was the target's word, so it is said where it stays, and to programs' owners, too."""
+    folder = ready.build_release().folder
+    ready.build_enclave(folder, name="replica-0", port=8510)
+    provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
+    cli.ok("broker", "drain", folder.name)
+    for name, made in (("up", lambda *_: []), ("previous_release", lambda _: folder.name), ("difference", str)):
+        monkeypatch.setattr(f"sealserve.cluster.local.LocalTarget.{name}", made, raising=False)
+    done = cli("up", "--rollback", "--json")
+    assert (done.status, done.err) == (0, f"{folder.name} was draining, and is active again.\n")
+    assert [row["state"] for row in cli.json("broker", "releases")] == ["active"]
+
+
 def test_logs(cli: CommandLine, site: Site) -> None:
     missing = cli("logs")
     assert missing.status == 2

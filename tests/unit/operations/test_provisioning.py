@@ -10,8 +10,10 @@ import pytest
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.master_key import under_passphrase
+from sealserve.broker.passphrase import PassphraseMissingError
 from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
-from sealserve.broker.releases import ReleaseFinalError
+from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
 from sealserve.deployment import Platform
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.operations import provisioning, simulation
@@ -19,6 +21,7 @@ from sealserve.operations.owner import open_vault
 from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
+from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
 
 
@@ -148,6 +151,16 @@ def test_nothing_drains_where_nothing_would_be_left_or_the_owner_does_it(
     assert [one.state for one in allowed(ready)] == ["active", "draining"]
 
 
+def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path, successor: Path) -> None:
+    path = ready.workspace.owner.master_key
+    path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"typed each time")))
+    with pytest.raises(PassphraseMissingError), open_vault(ready.workspace):
+        pass
+    assert retire(ready, release.name, by=successor, now=ready.now) == [release.name]
+    assert provisioning.draining_until(ready.workspace, release) is not None
+    assert provisioning.bring_back(ready.workspace, ready.deployment, release, now=ready.now)
+
+
 def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
     ready: Site, release: Path, successor: Path
 ) -> None:
@@ -168,6 +181,16 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
         admin.revoke(vault.database, release.name, now=now)
     with pytest.raises(ReleaseRevokedError):
         bring_back(timedelta())
+
+
+def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Path) -> None:
+    retire(ready, release.name, by=successor, now=ready.now)
+    tcb = ready.deployment.tcb.model_copy(update={"preset": "cloud-smt"})
+    looser = ready.deployment.model_copy(update={"tcb": tcb})
+    with pytest.raises(ReleasePolicyError, match="TCB policy 'strict'"):
+        provisioning.bring_back(ready.workspace, looser, release, now=ready.now)
+    found = next(one for one in allowed(ready) if one.name == release.name)
+    assert (found.state, found.tcb_policy) == ("draining", "strict")
 
 
 def test_a_release_that_the_broker_does_not_know_needs_no_bringing_back(ready: Site, release: Path) -> None:

@@ -28,12 +28,15 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     ):
         return State.SERVING, ""
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    attested = any(_ATTESTED in line for line in log)
     for container in containers:
+        if attested and container.get("state", {}).get("running") is not None:
+            continue  # why it ended before has passed
         if (reason := _trouble(container)) is not None:
             return _standing(reason), f"{container['name']}: {reason}"
     if (waits := _unscheduled(status)) is not None:
         return State.STARTING, waits
-    if any(_ATTESTED in line for line in log):
+    if attested:
         return State.ATTESTED, "it loads the model"
     error = last_error(log)
     return (_standing(error), error) if error else (State.STARTING, _under_way(status, log))

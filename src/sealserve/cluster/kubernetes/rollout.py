@@ -142,3 +142,11 @@ def is_complete(deployment: Manifest) -> bool:
         return False
     wanted = deployment["spec"]["replicas"]
     return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
+
+
+def has_every_pod(deployment: Manifest) -> bool:
+    """Return whether no pod of an earlier template is left, whether those of the newest are ready or not."""
+    status: dict[str, Any] = deployment.get("status", {})
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 1):
+        return False
+    return bool(status.get("updatedReplicas", 0) == status.get("replicas", 0))

@@ -30,7 +30,13 @@ from sealserve.cluster.kubernetes.plan import (
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name
+from sealserve.cluster.kubernetes.rollout import (
+    CHECK_SECONDS,
+    Rollout,
+    RolloutSlowError,
+    deployment_name,
+    has_every_pod,
+)
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local import stop_all as stop_local
@@ -140,7 +146,7 @@ class KubernetesTarget:
             if name != COREFILE:
                 _wait_gone(client, name, self._tell)
             self._record.remove(name)
-        return [] if replaced is None else [replaced]
+        return replaced
 
     def difference(self, release: Path, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; nothing is changed."""
@@ -382,20 +388,25 @@ def _called(name: ObjectName) -> str:
     return f"{name.kind.lower()}/{name.name}"
 
 
-def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> str | None:
-    """Write into the new Deployment which other release served before it, and return that, if there is one."""
+def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> Sequence[str]:
+    """Write into the new Deployment which other release served before it; return all that it replaces, that one first.
+
+    What was applied and never took every pod, since it was refused, did not serve in place of the one before it.
+    """
     if running is None:
-        return None
+        return []
     before = running["metadata"].get("annotations", {})
+    known = [before.get(replicas.RELEASE_LABEL), before.get(PREVIOUS)]
+    if not has_every_pod(running):
+        known.reverse()
     for item in made:
         if ObjectName.of(item) == ObjectName.of(running):
             annotations = item["metadata"]["annotations"]
-            current = before.get(replicas.RELEASE_LABEL)
-            other = current if current != annotations[replicas.RELEASE_LABEL] else before.get(PREVIOUS)
-            if other:
-                annotations[PREVIOUS] = other
-                return str(other)
-    return None
+            others = [str(name) for name in known if name and name != annotations[replicas.RELEASE_LABEL]]
+            if others:
+                annotations[PREVIOUS] = others[0]
+            return others
+    return []
 
 
 def _keep_scaled(made: Sequence[Manifest], running: Manifest | None, plan: Plan) -> int:

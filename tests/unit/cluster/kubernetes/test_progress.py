@@ -45,6 +45,16 @@ def test_a_refused_enclave_says_why() -> None:
     assert reason == "server: error[provisioning.refused]: The broker at b:4433 refused this enclave."
 
 
+def test_one_that_got_its_key_after_a_refusal_is_refused_no_more() -> None:
+    refused = {"terminated": {"exitCode": 3, "message": REFUSED}}
+    got_it = ["x INFO step=quote bytes=4734", "x INFO step=key bytes=16"]
+    again = container(state={"running": {}}, lastState=refused)
+    assert state_of(pod(containerStatuses=[again]), got_it) == (State.ATTESTED, "it loads the model")
+    assert state_of(pod(containerStatuses=[again]), got_it[:1])[0] is State.REFUSED
+    ended = container(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=refused)
+    assert state_of(pod(containerStatuses=[ended]), got_it)[0] is State.REFUSED
+
+
 def test_what_verify_found_in_an_init_container_is_shown() -> None:
     found = "error[release.file-digest]: models/a is not what it was."
     ended = container("fetch", state={"terminated": {"exitCode": 3, "message": found}})

@@ -10,7 +10,7 @@ from tests.unit.cluster.kubernetes.conftest import make_plan, node
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import is_complete
+from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
 from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.target import (
     KubernetesTarget,
@@ -134,13 +134,33 @@ def test_a_roll_out_is_complete_when_just_the_new_pods_are_there() -> None:
         assert not is_complete({**deployment, "status": {**whole, **change}})
 
 
-def test_the_release_before_is_remembered_until_there_is_another() -> None:
+@pytest.mark.parametrize(
+    ("current", "remembered", "every_pod", "previous", "replaced"),
+    [
+        ("old", None, True, "old", ["old"]),
+        ("new", "old", True, "old", ["old"]),  # `up` again
+        ("new", None, True, None, []),
+        ("refused", "old", False, "old", ["old", "refused"]),
+        ("new", "old", False, "old", ["old"]),
+        ("refused", "new", False, "refused", ["refused"]),  # back to what still serves
+        ("slow", "old", True, "slow", ["slow", "old"]),  # nobody waited for the end of that roll-out
+    ],
+)
+def test_the_release_before_is_the_one_that_served(
+    current: str, remembered: str | None, every_pod: bool, previous: str | None, replaced: list[str]
+) -> None:
     def deployment(release: str, before: str | None = None) -> dict[str, Any]:
         annotations = {"sealserve/release": release, **({"sealserve/previous-release": before} if before else {})}
-        metadata = {"name": "sealserve-replicas", "namespace": "n", "annotations": annotations}
-        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+        metadata = {"name": "sealserve-replicas", "namespace": "n", "annotations": annotations, "generation": 2}
+        status = {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3 if every_pod else 1}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "status": status}
 
-    for current, remembered, expected in (("a", None, "a"), ("b", "a", "a"), ("b", None, None)):
-        made = deployment("b")
-        assert _remember_previous([made], deployment(current, remembered)) == expected
-        assert made["metadata"]["annotations"].get("sealserve/previous-release") == expected
+    made = deployment("new")
+    assert _remember_previous([made], deployment(current, remembered)) == replaced
+    assert made["metadata"]["annotations"].get("sealserve/previous-release") == previous
+
+
+def test_a_deployment_that_was_not_looked_at_yet_has_not_every_pod() -> None:
+    status = {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2}
+    assert has_every_pod({"metadata": {"generation": 2}, "status": status})
+    assert not has_every_pod({"metadata": {"generation": 3}, "status": status})
