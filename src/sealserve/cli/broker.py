@@ -20,7 +20,7 @@ from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.lint import Danger
 from sealserve.operations import master_key, provisioning, releases
-from sealserve.operations.owner import index_signer, open_vault
+from sealserve.operations.owner import index_signer, open_database
 from sealserve.regular_file import read_regular
 
 app = typer.Typer(
@@ -81,8 +81,8 @@ def drain(
 ) -> None:
     """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
     now = datetime.now(UTC)
-    with open_vault(console.find_workspace(directory)) as vault:
-        drained = admin.drain(vault.database, name, deadline=now + timedelta(minutes=minutes), now=now)
+    with open_database(console.find_workspace(directory)) as database:
+        drained = admin.drain(database, name, deadline=now + timedelta(minutes=minutes), now=now)
     _print(drained, as_json=as_json)
 
 
@@ -96,16 +96,16 @@ def revoke(
     """End a release for good. Enclaves that run already go on until they are stopped."""
     workspace = console.find_workspace(directory)
     console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
-    with open_vault(workspace) as vault:
-        revoked = admin.revoke(vault.database, name, now=datetime.now(UTC))
+    with open_database(workspace) as database:
+        revoked = admin.revoke(database, name, now=datetime.now(UTC))
     _print(revoked, as_json=as_json)
 
 
 @app.command("releases")
 def releases_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """List the releases that the broker knows, and their state."""
-    with open_vault(console.find_workspace(directory)) as vault:
-        rows = admin.every_release(vault.database)
+    with open_database(console.find_workspace(directory)) as database:
+        rows = admin.every_release(database)
     if as_json:
         console.print_json([asdict(row) for row in rows])
         return
@@ -133,15 +133,15 @@ def log(
     """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
     workspace = console.find_workspace(directory)
     kept = () if check is None else (read_head(read_regular(check), name=str(check)),)
-    with open_vault(workspace) as vault:
+    with open_database(workspace) as database:
         if verify or sign or kept:
             signer = index_signer(workspace)
-            summary = admin.verify_log(vault.database, signer.public_key(), kept=kept)
+            summary = admin.verify_log(database, signer.public_key(), kept=kept)
             console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
         if sign:
-            console.print_json(asdict(admin.sign_log(vault.database, signer, now=datetime.now(UTC))))
+            console.print_json(asdict(admin.sign_log(database, signer, now=datetime.now(UTC))))
             return
-        rows = admin.log(vault.database, last=last)
+        rows = admin.log(database, last=last)
     if as_json:
         console.print_json([asdict(row) for row in rows])
         return
@@ -187,8 +187,8 @@ def rotate_master(
 @app.command()
 def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """Show what the broker holds and has done."""
-    with open_vault(console.find_workspace(directory)) as vault:
-        found = admin.status(vault.database)
+    with open_database(console.find_workspace(directory)) as database:
+        found = admin.status(database)
     if as_json:
         console.print_json(asdict(found))
         return

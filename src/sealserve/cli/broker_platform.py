@@ -10,7 +10,7 @@ from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
 from sealserve.deployment import Platform
-from sealserve.operations.owner import open_vault
+from sealserve.operations.owner import open_database
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
 
@@ -32,8 +32,8 @@ def enrol(
     """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
     workspace = console.find_workspace(directory)
     platform = kind or deployment.read(workspace.deployment_file).platform
-    with open_vault(workspace) as vault:
-        enrolled = admin.enrol_platform(vault.database, platform, platform_id, label=label, now=datetime.now(UTC))
+    with open_database(workspace) as database:
+        enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
     if as_json:
         console.print_json(asdict(enrolled))
     else:
@@ -52,8 +52,8 @@ def withdraw(
     workspace = console.find_workspace(directory)
     platform = kind or deployment.read(workspace.deployment_file).platform
     console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
-    with open_vault(workspace) as vault:
-        withdrawn = admin.withdraw_platform(vault.database, platform, platform_id, now=datetime.now(UTC))
+    with open_database(workspace) as database:
+        withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
     if as_json:
         console.print_json(asdict(withdrawn))
     else:
@@ -65,8 +65,8 @@ def withdraw(
 @app.command("list")
 def list_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """List the machines that are enrolled."""
-    with open_vault(console.find_workspace(directory)) as vault:
-        rows = admin.every_platform(vault.database)
+    with open_database(console.find_workspace(directory)) as database:
+        rows = admin.every_platform(database)
     if as_json:
         console.print_json([asdict(row) for row in rows])
         return

@@ -186,6 +186,22 @@ def test_a_release_whose_draining_is_over_has_ended(release: Path, ready: Site, 
     assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
 
 
+def test_a_release_is_ended_where_the_keystore_is_away(
+    release: Path, ready: Site, cli: CommandLine, tmp_path: Path
+) -> None:
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    described = ready.workspace.deployment_file
+    text = described.read_text(encoding="utf-8").replace('kind = "file"', 'kind = "transit"')
+    text = text.replace('# transit_url = "..."', 'transit_url = "https://127.0.0.1:1"')
+    described.write_text(text.replace('# transit_token_file = "..."', f'transit_token_file = "{tmp_path}/none"'))
+    assert cli.error("release", "build")["code"] == "private-file.unreadable"  # this needs a key
+    assert cli.json("broker", "drain", release.name)["state"] == "draining"
+    assert cli.json("broker", "revoke", release.name, "--yes")["state"] == "revoked"
+    assert [row["state"] for row in cli.json("broker", "releases")] == ["revoked"]
+    assert len(cli.json("broker", "log", "--verify")) == 3
+
+
 def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) -> None:
     assert cli.ok("broker", "releases") == "No releases yet: `sealserve broker allow`.\n"
     assert cli.ok("broker", "log") == "No decisions yet.\n"
