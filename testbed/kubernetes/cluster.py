@@ -182,7 +182,9 @@ class Cluster:
         except network.NetworkError as error:
             self._say(f"one node only, in this machine's own network: {error}")
             (STATE / "shares-network").touch()
+            network.remember_rules()
             nodes = [Node(1, shares_network=True)]
+            network.enforce(nodes[0])
         return nodes
 
     def _start_runtime(self, node: Node, images: Sequence[Path]) -> None:
@@ -254,3 +256,4 @@ def _clean_shared_network() -> None:
     """Remove what kube-proxy and the pods' bridge left in this machine's own network."""
     subprocess.run([str(tools.folder() / "kube-proxy"), "--cleanup"], capture_output=True, check=False)
     subprocess.run(["ip", "link", "delete", "seal-pods"], capture_output=True, check=False)
+    network.forget_rules()

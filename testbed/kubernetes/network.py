@@ -6,12 +6,15 @@ and a client there is outside of the cluster. Pods are reached by routes, withou
 Source: ip-link(8), ip-netns(8), veth(4); https://kubernetes.io/docs/concepts/cluster-administration/networking/.
 """
 
+import json
+import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from testbed.kubernetes.layout import BRIDGE, CONTROL_PLANE, Node
+from testbed.kubernetes.layout import BRIDGE, CONTROL_PLANE, STATE, Node
 
 _TRUST: Final = (
     "FORWARD",
@@ -28,6 +31,9 @@ _TRUST: Final = (
 )
 
 
+_RULES: Final = STATE / "rules.json"
+_TABLES: Final = ("filter", "nat", "mangle")
+_MANGLE: Final = ("iptables", "-w", "-t", "mangle")
 POLICY_QUEUE: Final = "100"  # the agent's default
 
 
@@ -64,13 +70,57 @@ def connect(node: Node) -> None:
         _run(*inside, "link", "set", device, "up")
     _run(*inside, "route", "add", "default", "via", CONTROL_PLANE)
     _run("ip", "route", "replace", node.pods, "via", node.address)
+    enforce(node)
+
+
+def enforce(node: Node) -> None:
+    """Let a node forward its pods' traffic, and let the agent judge each new connection.
+
+    Raises:
+        NetworkError: The kernel does not allow it.
+    """
     # Pods of one node talk over its bridge; services are translated only if bridged frames pass iptables.
     for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
         _run(*node.enter, "sysctl", "-q", "-w", setting)
     # The agent that enforces NetworkPolicies would queue new connections by nftables, for which not every kernel is
     # built (CONFIG_NFT_QUEUE). It gets them by iptables as well; a connection that it judges twice is judged alike.
-    queue = ("-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", POLICY_QUEUE, "--queue-bypass")
-    _run(*node.enter, "iptables", "-w", "-t", "mangle", "-A", "FORWARD", *queue)
+    if not _succeeds(*node.enter, *_MANGLE, "-C", *_queue(node)):
+        _run(*node.enter, *_MANGLE, "-A", *_queue(node))
+
+
+def _queue(node: Node) -> Sequence[str]:
+    """Return the rule that queues new connections: on a node that is this machine, those to its pods alone."""
+    to = ("-d", node.pods) if node.shares_network else ()
+    return (
+        "FORWARD", *to, "-m", "conntrack", "--ctstate", "NEW",
+        "-j", "NFQUEUE", "--queue-num", POLICY_QUEUE, "--queue-bypass",
+    )  # fmt: skip
+
+
+def remember_rules() -> None:
+    """Write down, once, which firewall rules this machine has before a node shares its network."""
+    if not _RULES.exists():
+        _RULES.write_text(json.dumps({table: _rules(table) for table in _TABLES}))
+
+
+def forget_rules() -> None:
+    """Take away the rules and chains that the kubelet, kube-proxy and the pods' bridge added to this machine's own."""
+    if not _RULES.exists():
+        return
+    before = json.loads(_RULES.read_text())
+    for table in _TABLES:
+        added = [rule for rule in _rules(table) if rule not in before[table] and re.search(r"\b(KUBE|CNI)-", rule)]
+        for rule in added:
+            if rule.startswith("-A "):
+                _succeeds("iptables", "-w", "-t", table, *shlex.split(f"-D {rule[3:]}"))
+        for rule in added:
+            if rule.startswith("-N "):
+                _succeeds("iptables", "-w", "-t", table, "-X", rule[3:])
+
+
+def _rules(table: str) -> list[str]:
+    listed = subprocess.run(["iptables", "-w", "-t", table, "-S"], capture_output=True, text=True, check=False)
+    return listed.stdout.splitlines()
 
 
 def introduce(nodes: Sequence[Node]) -> None:
@@ -90,6 +140,8 @@ def remove(nodes: Sequence[Node]) -> None:
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         _succeeds("ip", "link", "delete", BRIDGE)
     while _succeeds("iptables", "-w", "-D", *_TRUST):
+        pass
+    while _succeeds(*_MANGLE, "-D", *_queue(Node(1, shares_network=True))):
         pass
 
 

@@ -74,13 +74,18 @@ def images(own_images: Images | None, testbed: Cluster | None) -> Images:
 
 
 @pytest.fixture(scope="session")
-def testbed() -> Iterator[Cluster | None]:
+def found_running() -> bool:
+    """Whether the testbed's cluster ran before the tests: it is somebody's, and stays."""
+    return not _is_foreign() and Cluster().is_up()
+
+
+@pytest.fixture(scope="session")
+def testbed(found_running: bool) -> Iterator[Cluster | None]:
     """The testbed's own cluster, or None where KUBECONFIG names another. One that runs already is used, and stays."""
     if _is_foreign():
         yield None
         return
     cluster = Cluster()
-    found_running = cluster.is_up()
     cluster.up()
     yield cluster
     if not found_running:

@@ -1,0 +1,51 @@
+"""Where network namespaces are not allowed, the testbed has one node, says so, and leaves nothing all the same.
+
+It comes last: the cluster of the other tests is stopped for it.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from testbed.kubernetes import layout
+from testbed.kubernetes.cluster import Cluster
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
+
+REFUSED = "mount --make-shared /run/netns failed: Operation not permitted"
+
+
+def rules() -> str:
+    tables = (subprocess.run(["iptables", "-w", "-t", table, "-S"], capture_output=True, text=True, check=True).stdout
+              for table in ("filter", "nat", "mangle"))  # fmt: skip
+    return "".join(tables)
+
+
+def test_one_node_shares_the_machines_network(
+    testbed: Cluster | None, found_running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if testbed is None or found_running:
+        pytest.skip("this stops the testbed's own cluster, if it was started for the tests")
+    testbed.down()
+    before = rules()
+    program = tmp_path / "ip"
+    program.write_text(f"""#!/bin/sh
+[ "$1 $2" = "netns add" ] && {{ echo "{REFUSED}" >&2; exit 255; }}
+exec {shutil.which("ip")} "$@"
+""")
+    program.chmod(0o755)
+    said: list[str] = []
+    cluster = Cluster(say=said.append)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path), prepend=":")
+        cluster.up()
+    try:
+        assert any(
+            line.startswith("one node only, in this machine's own network: ") and REFUSED in line for line in said
+        )
+        assert [node.address for node in cluster.nodes()] == [layout.CONTROL_PLANE]
+        assert "NFQUEUE" in rules()
+    finally:
+        cluster.down()
+    assert rules() == before
