@@ -44,6 +44,6 @@ def backup(
             "file": str(destination), "created": made.created.isoformat(), "files": made.files, "size": made.size
         })  # fmt: skip
         return
-    console.out.print(f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.", markup=False)
+    console.out.print(f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.")
     if workspace.owner.master_key.is_file():
         console.say(f"It opens with {workspace.owner.master_key}, which is not in it: keep a copy apart from it.")

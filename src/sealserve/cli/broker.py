@@ -180,7 +180,7 @@ def rotate_master(
         console.print_json(asdict(rotated))
         return
     how = " under a passphrase" if rotated.under_passphrase else ""
-    console.out.print(f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.", markup=False)
+    console.out.print(f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.")
     console.say("Start a running broker again, and replace your copies of the old master key.")
 
 

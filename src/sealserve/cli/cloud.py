@@ -27,8 +27,8 @@ def list_clouds(as_json: console.Json = False) -> None:
         return
     for preset in PRESETS.values():
         console.out.print(f"{preset.cloud}  ", end="", style="bold")
-        console.out.print(preset.title, markup=False)
-        console.out.print(f"  {preset.state.value}", markup=False, style="dim")
+        console.out.print(preset.title)
+        console.out.print(f"  {preset.state.value}", style="dim")
 
 
 @app.command()
@@ -38,12 +38,12 @@ def show(name: Name, as_json: console.Json = False) -> None:
     if as_json:
         console.print_json({**asdict(preset), "ports": dict(PORTS), "guide": preset.guide})
         return
-    console.out.print(preset.title, markup=False, style="bold")
+    console.out.print(preset.title, style="bold")
     for label, text, fact in _rows(preset):
         console.out.print(f"{label:<15}", end="", style="dim")
-        console.out.print(text, markup=False)
+        console.out.print(text)
         for line in _footnotes(fact) if fact else ():
-            console.out.print(f"{'':<15}{line}", markup=False, style="dim")
+            console.out.print(f"{'':<15}{line}", style="dim")
     for port, purpose in PORTS:
         console.out.print(f"{'port':<15}", end="", style="dim")
         console.out.print(f"{port}: {purpose}")

@@ -90,13 +90,13 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "Nothing here.") -> None:
     """Print rows under a heading, a line each however long, or ``empty`` when there are none."""
     if not rows:
-        out.print(empty, markup=False)
+        out.print(empty)
         return
     lines = [columns, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for number, line in enumerate(lines):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        out.print(text, markup=False, style="bold" if number == 0 else None)
+        out.print(text, style="bold" if number == 0 else None)
 
 
 def print_fields(fields: dict[str, object]) -> None:
@@ -105,9 +105,9 @@ def print_fields(fields: dict[str, object]) -> None:
     for name, value in fields.items():
         lines = str(value).splitlines() or [""]
         out.print(f"{name:<{width}}  ", end="", style="dim")
-        out.print(lines[0], markup=False)
+        out.print(lines[0])
         for line in lines[1:]:
-            out.print(" " * (width + 2) + line, markup=False)
+            out.print(" " * (width + 2) + line)
 
 
 def print_error(error: SealserveError, *, as_json: bool = False) -> None:
@@ -118,10 +118,10 @@ def print_error(error: SealserveError, *, as_json: bool = False) -> None:
     err.print("error", end="", style="bold red")
     err.print(f"[{error.code}]", end="", style="red")
     err.print(": ", end="")
-    err.print(error.message, markup=False)
+    err.print(error.message)
     if error.hint:
         err.print("  ", end="")
-        err.print(error.hint, markup=False, style="dim")
+        err.print(error.hint, style="dim")
 
 
 def describe_error(error: SealserveError) -> dict[str, str | None]:
@@ -131,14 +131,14 @@ def describe_error(error: SealserveError) -> dict[str, str | None]:
 
 def say(message: str) -> None:
     """Tell the person something beside the result (on standard error)."""
-    err.print(message, markup=False)
+    err.print(message)
 
 
 def warn(message: str) -> None:
     """Tell the person something that they should not miss."""
     err.print("warning", end="", style="bold yellow")
     err.print(": ", end="")
-    err.print(message, markup=False)
+    err.print(message)
 
 
 def confirm(question: str, *, yes: bool) -> None:

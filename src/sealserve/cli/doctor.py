@@ -142,9 +142,9 @@ def _print(findings: list[Finding]) -> None:
         console.out.print(f"{mark:<7} ", end="", style=colour)
         console.out.print(f"{finding.machine:<6} ", end="", style="dim")
         console.out.print(f"{finding.name:<21} ", end="")
-        console.out.print(finding.found, markup=False)
+        console.out.print(finding.found)
         if finding.remedy:
-            console.out.print(f"{'':<38}{finding.remedy}", markup=False, style="dim")
+            console.out.print(f"{'':<38}{finding.remedy}", style="dim")
 
 
 def _print_presets() -> None:
@@ -152,4 +152,4 @@ def _print_presets() -> None:
     for name, policy in PRESETS.items():
         statuses = ", ".join(sorted(map(str, policy.statuses)))
         advisories = ", ".join(sorted(policy.advisories)) or "none"
-        console.out.print(f"  {name}: {statuses}; advisories: {advisories}", markup=False)
+        console.out.print(f"  {name}: {statuses}; advisories: {advisories}")

@@ -165,7 +165,7 @@ def lint_manifest(
         rows = [(finding.line, finding.setting, finding.danger, finding.reason) for finding in findings]
         console.print_table(("LINE", "SETTING", "DANGER", "REASON"), rows)
     else:
-        console.out.print(f"{file} has no insecure settings.", markup=False)
+        console.out.print(f"{file} has no insecure settings.")
 
 
 def _read_manifest(file: Path) -> bytes:

@@ -71,7 +71,7 @@ class _Lines:
     def __call__(self, text: str) -> None:
         if text != self._last:
             self._last = text
-            console.err.print(text, markup=False)
+            console.err.print(text)
 
 
 class _View:

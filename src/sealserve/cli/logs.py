@@ -26,4 +26,4 @@ def logs(
     width = len(part) if part else WIDEST
     for line in opened.logs(part, last=last, follow=follow):
         console.out.print(f"{line.part:<{width}} ", end="", style="dim")
-        console.out.print(line.text, markup=False)
+        console.out.print(line.text)

@@ -82,7 +82,7 @@ def predict(
             "outputs": {key: _jsonable(value.tolist()) for key, value in answer.outputs.items()},
         })  # fmt: skip
         return
-    console.out.print(f"{printable(answer.model)} version {answer.version}, {seconds * 1000:.0f} ms:", markup=False)
+    console.out.print(f"{printable(answer.model)} version {answer.version}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
 
 
@@ -133,13 +133,11 @@ def _jsonable(value: Any) -> Any:
 def _print_outputs(outputs: Mapping[str, npt.NDArray[Any]]) -> None:
     for name, value in outputs.items():
         shape = " x ".join(map(str, value.shape)) or "scalar"
-        console.out.print(f"{printable(name)}: {value.dtype}, {shape}", markup=False)
+        console.out.print(f"{printable(name)}: {value.dtype}, {shape}")
         if value.dtype.kind in "fiu" and value.ndim > 1 and value.shape[-1] > SHOWN:
             for row in value.reshape(-1, value.shape[-1])[:SHOWN]:
                 best = np.argsort(row)[::-1][:SHOWN]
                 form = ".4g" if value.dtype.kind == "f" else ""  # an integer may be an identifier
-                console.out.print(
-                    "  largest: " + ", ".join(f"[{index}] {row[index]:{form}}" for index in best), markup=False
-                )
+                console.out.print("  largest: " + ", ".join(f"[{index}] {row[index]:{form}}" for index in best))
         else:
-            console.out.print(f"  {np.array2string(value, threshold=20)}", markup=False)
+            console.out.print(f"  {np.array2string(value, threshold=20)}")

@@ -64,7 +64,7 @@ def nginx(
         stream_module=program.stream_module,
         user=worker_user(),
     )
-    console.out.print(render(config), markup=False, end="")
+    console.out.print(render(config), end="")
     console.say(f"Next: write it to {config.config_file}, and run `{shlex.join(program.command(config))}`.")
 
 
@@ -91,7 +91,7 @@ def kubernetes(
     plan = shipping.plan(workspace, described, folder, replicas=replicas)
     made = objects(plan)
     if output is None:
-        console.out.print(files.documents(plan, made), markup=False, end="")
+        console.out.print(files.documents(plan, made), end="")
         return
     if form is Form.HELM:
         written = files.chart(plan, made)
@@ -159,7 +159,7 @@ def docker(
         places = (workspace.owner if role is Role.ALL else workspace.host).releases
         text = target.render(releases.find(places, release), replicas or described.target.replicas)
     if output is None:
-        console.out.print(text, markup=False, end="")
+        console.out.print(text, end="")
     else:
         write_file(output, text.encode(), overwrite=force)
         console.say(f"Next: `docker compose --file {output} up --detach --wait`.")

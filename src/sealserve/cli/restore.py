@@ -33,7 +33,7 @@ def restore(
             "size": restored.size,
         })  # fmt: skip
         return
-    console.out.print(f"Restored {workspace.root}: {restored.files} files, {restored.size / 1e6:.1f} MB.", markup=False)
+    console.out.print(f"Restored {workspace.root}: {restored.files} files, {restored.size / 1e6:.1f} MB.")
     console.warn(
         f"The broker's database is that of {restored.created:%Y-%m-%d %H:%M} UTC. Before it runs again, drain and "
         "revoke what you have drained and revoked since: `sealserve broker releases` lists what is active."

@@ -65,7 +65,7 @@ def up(
                     _bring_back(workspace, described, folder)
                 replaced = opened.up(folder, count)
     if dry_run:
-        console.out.print(difference or "Nothing would change.\n", markup=False, end="")
+        console.out.print(difference or "Nothing would change.\n", end="")
         return
     if role is Role.ALL:
         _end_replaced(workspace, described, replaced, by=folder)

@@ -36,7 +36,7 @@ class Screen:
         """Print lines before the steps."""
         if not self._as_json:
             for line in lines:
-                console.out.print(line, markup=False)
+                console.out.print(line)
 
     def step(
         self, number: int, title: str, *evidence: str, seconds: float | None = None, mark: str | None = None
@@ -60,7 +60,7 @@ class Screen:
         console.out.print(f"{shown}  {title}  ", end="", style="bold")
         console.out.print(f"{taken:.1f} s", style="dim")
         for line in evidence:
-            console.out.print(INDENT + line, markup=False, style="dim" if line.startswith(" ") else None)
+            console.out.print(INDENT + line, style="dim" if line.startswith(" ") else None)
 
     def finish(self, **summary: object) -> None:
         """Tell the end: everything at once for JSON, else how long it took in all."""
