@@ -121,6 +121,7 @@ def allow(
     *,
     now: datetime,
     reactivate: bool = False,
+    keep_policy: bool = False,
 ) -> ReleaseSummary:
     """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`.
 
@@ -129,7 +130,7 @@ def allow(
     with database.write() as connection:
         known = releases.is_known(connection, release.release_id)
         before = releases.references_of(connection, release.release_id)
-        allowed = releases.allow(connection, release, references, reactivate=reactivate)
+        allowed = releases.allow(connection, release, references, reactivate=reactivate, keep_policy=keep_policy)
         if known and reactivate:
             _note(connection, Decision.REACTIVATED, allowed, now, detail=f"with the TCB policy {allowed.tcb.name}")
         for label, values in references.items():
@@ -141,10 +142,7 @@ def allow(
 def drain(database: Database, name_or_id: str, *, deadline: datetime, now: datetime) -> ReleaseSummary:
     """Let a release end at ``deadline``; see `releases.drain`."""
     with database.write() as connection:
-        found = releases.find(connection, name_or_id)
-        drained = releases.drain(connection, found.release_id, deadline=deadline, now=now)
-        _note(connection, Decision.DRAINING, drained, now, detail=f"until {deadline.isoformat()}")
-        return _summary(connection, drained)
+        return _drain(connection, releases.find(connection, name_or_id), deadline=deadline, now=now)
 
 
 def retire(
@@ -176,11 +174,17 @@ def retire(
             except (ReleaseUnknownError, ReleaseAmbiguousError):
                 continue
             if found.release_id != new.release_id and found.state is ReleaseState.ACTIVE:
-                drained = releases.drain(connection, found.release_id, deadline=deadline, now=now)
-                detail = f"until {deadline.isoformat()}, replaced by {new.name}"
-                _note(connection, Decision.DRAINING, drained, now, detail=detail)
-                retired.append(_summary(connection, drained))
+                why = f", replaced by {new.name}"
+                retired.append(_drain(connection, found, deadline=deadline, now=now, why=why))
         return retired
+
+
+def _drain(
+    connection: Connection, release: Release, *, deadline: datetime, now: datetime, why: str = ""
+) -> ReleaseSummary:
+    drained = releases.drain(connection, release.release_id, deadline=deadline, now=now)
+    _note(connection, Decision.DRAINING, drained, now, detail=f"until {deadline.isoformat()}{why}")
+    return _summary(connection, drained)
 
 
 def revoke(database: Database, name_or_id: str, *, now: datetime) -> ReleaseSummary:

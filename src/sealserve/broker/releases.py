@@ -112,7 +112,12 @@ class Match:
 
 
 def allow(
-    connection: Connection, release: Release, references: Mapping[str, ReferenceValues], *, reactivate: bool = False
+    connection: Connection,
+    release: Release,
+    references: Mapping[str, ReferenceValues],
+    *,
+    reactivate: bool = False,
+    keep_policy: bool = False,
 ) -> Release:
     """Let the enclaves described by ``references`` have the key of ``release``.
 
@@ -123,6 +128,7 @@ def allow(
         release: The release, active.
         references: Reference values by the enclave's label.
         reactivate: Make a known release active again if it is draining, with the policy of ``release``.
+        keep_policy: That must be the policy that it is known with.
 
     Returns:
         The release as it is now.
@@ -131,7 +137,7 @@ def allow(
         EmptyPolicyError: There are no reference values.
         KeyUnknownError: The keystore does not hold its key.
         ReleaseConflictError: It is known with another key or mark, or an MRENCLAVE belongs to another release.
-        ReleasePolicyError: It is known with another policy, and is not to be re-activated.
+        ReleasePolicyError: It is known with another policy, and is not to be re-activated with this one.
         ReleaseFinalError: It is revoked.
     """
     if not references:
@@ -144,12 +150,12 @@ def allow(
     else:
         known = _release(row)
         _check_same(known, release)
+        if keep_policy or not reactivate:
+            _check_policy(known, release)
         if reactivate:
             changes = {"state": ReleaseState.ACTIVE, "deadline": None, "tcb_policy": release.tcb.to_json(),
                        "enrolled_platforms_only": release.enrolled_platforms_only}  # fmt: skip
             connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
-        else:
-            _check_policy(known, release)
     for label, values in references.items():
         _put_reference(connection, release, Reference(label=label, values=values))
     return get(connection, release.release_id)

@@ -77,6 +77,7 @@ def allow(
     *,
     now: datetime,
     reactivate: bool = False,
+    keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> ReleaseSummary:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
@@ -89,10 +90,11 @@ def allow(
         folder: The release.
         now: The time on the owner's clock.
         reactivate: Make a draining release active again, with the policy that the deployment describes now.
+        keep_policy: That must be the policy that it is known with.
         dangerous: The classes of insecure settings that the enclaves' manifests may have.
 
     Raises:
-        ReleasePolicyError: The release is known with another policy, and is not to be re-activated.
+        ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
         SealserveError: The release or its enclaves do not verify, or are known with other values.
     """
     owner_key = index_signer(workspace).public_key()
@@ -111,7 +113,7 @@ def allow(
         created=verified.index.created_at,
     )
     with open_database(workspace) as database:
-        return admin.allow(database, release, references, now=now, reactivate=reactivate)
+        return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
 
 
 def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
@@ -128,8 +130,7 @@ def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, no
     if found is None or found.state == ReleaseState.ACTIVE:
         return False
     check_standing(ReleaseState(found.state), _deadline(found), now)
-    allow(workspace, deployment, folder, now=now)  # with another policy it is refused
-    allow(workspace, deployment, folder, now=now, reactivate=True)
+    allow(workspace, deployment, folder, now=now, reactivate=True, keep_policy=True)
     return True
 
 
