@@ -56,7 +56,7 @@ class Rollout:
         """
         deadline = time.monotonic() + (self._settings.start_seconds + 60) * max(1, wanted)
         space = self._settings.namespace
-        fronts = ObjectName("apps/v1", "Deployment", space, f"{APPLICATION}-{front.PART}")
+        fronts = deployment_name(space, front.PART)
         while True:
             running = self._client.get(deployment_name(space)) or {}
             done = is_complete(running) and is_complete(self._client.get(fronts) or {"status": None})
@@ -118,9 +118,9 @@ class Rollout:
         ]
 
 
-def deployment_name(namespace: str) -> ObjectName:
-    """Return where the Deployment of the replicas is."""
-    return ObjectName("apps/v1", "Deployment", namespace, f"{APPLICATION}-{replicas.PART}")
+def deployment_name(namespace: str, part: str = replicas.PART) -> ObjectName:
+    """Return where the Deployment of a part is, by default that of the replicas."""
+    return ObjectName("apps/v1", "Deployment", namespace, f"{APPLICATION}-{part}")
 
 
 def _is_replica(pod: Manifest) -> bool:
@@ -138,7 +138,7 @@ def is_complete(deployment: Manifest) -> bool:
     status: dict[str, Any] | None = deployment.get("status", {})
     if status is None:
         return True
-    if status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 1):
+    if not _is_observed(deployment):
         return False
     wanted = deployment["spec"]["replicas"]
     return all(status.get(count, 0) == wanted for count in ("replicas", "updatedReplicas", "availableReplicas"))
@@ -147,6 +147,10 @@ def is_complete(deployment: Manifest) -> bool:
 def has_every_pod(deployment: Manifest) -> bool:
     """Return whether no pod of an earlier template is left, whether those of the newest are ready or not."""
     status: dict[str, Any] = deployment.get("status", {})
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 1):
-        return False
-    return bool(status.get("updatedReplicas", 0) == status.get("replicas", 0))
+    return _is_observed(deployment) and bool(status.get("updatedReplicas", 0) == status.get("replicas", 0))
+
+
+def _is_observed(deployment: Manifest) -> bool:
+    """Return whether the status of a Deployment is that of its newest description."""
+    seen, newest = deployment.get("status", {}), deployment.get("metadata", {})
+    return bool(seen.get("observedGeneration", 0) >= newest.get("generation", 1))

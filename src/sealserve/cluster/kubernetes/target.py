@@ -30,14 +30,9 @@ from sealserve.cluster.kubernetes.plan import (
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import (
-    CHECK_SECONDS,
-    Rollout,
-    RolloutSlowError,
-    deployment_name,
-    has_every_pod,
-)
+from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
+from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local import stop_all as stop_local
 from sealserve.cluster.target import (
@@ -61,7 +56,6 @@ from sealserve.operations import enclaves, provisioning, releases, simulation
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)
-PREVIOUS: Final = "sealserve/previous-release"
 
 
 class RoomMissingError(UnavailableError):
@@ -124,9 +118,7 @@ class KubernetesTarget:
         if self._role is Role.ALL:
             self._start_owner(release)
         made = list(self._objects(plan))
-        running = client.get(self._deployment_name)
-        replaced = _remember_previous(made, running)
-        wanted = _keep_scaled(made, running, plan)
+        taken = take_over(made, client.get(self._deployment_name), plan)
         space = namespace(plan)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
@@ -137,7 +129,7 @@ class KubernetesTarget:
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
-        self._rollout.wait(wanted)
+        self._rollout.wait(taken.replicas)
         left = self._no_longer_described(plan, made)
         for name in left:
             self._tell(f"removing {_called(name)}, which is no longer described")
@@ -146,7 +138,7 @@ class KubernetesTarget:
             if name != COREFILE:
                 _wait_gone(client, name, self._tell)
             self._record.remove(name)
-        return replaced
+        return taken.replaced
 
     def difference(self, release: Path, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; nothing is changed."""
@@ -155,9 +147,7 @@ class KubernetesTarget:
         texts: list[str] = []
         exists = client.get(ObjectName.of(namespace(plan))) is not None
         made = list(self._objects(plan))
-        running = client.get(self._deployment_name) if exists else None
-        _remember_previous(made, running)
-        _keep_scaled(made, running, plan)
+        take_over(made, client.get(self._deployment_name) if exists else None, plan)
         for item in made if exists else [namespace(plan), *made]:  # one that is there stays as it is
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
@@ -386,39 +376,6 @@ def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
 
 def _called(name: ObjectName) -> str:
     return f"{name.kind.lower()}/{name.name}"
-
-
-def _remember_previous(made: Sequence[Manifest], running: Manifest | None) -> Sequence[str]:
-    """Write into the new Deployment which other release served before it; return all that it replaces, that one first.
-
-    What was applied and never took every pod, since it was refused, did not serve in place of the one before it.
-    """
-    if running is None:
-        return []
-    before = running["metadata"].get("annotations", {})
-    known = [before.get(replicas.RELEASE_LABEL), before.get(PREVIOUS)]
-    if not has_every_pod(running):
-        known.reverse()
-    for item in made:
-        if ObjectName.of(item) == ObjectName.of(running):
-            annotations = item["metadata"]["annotations"]
-            others = [str(name) for name in known if name and name != annotations[replicas.RELEASE_LABEL]]
-            if others:
-                annotations[PREVIOUS] = others[0]
-            return others
-    return []
-
-
-def _keep_scaled(made: Sequence[Manifest], running: Manifest | None, plan: Plan) -> int:
-    """Let the new Deployment have as many replicas as an autoscaler has chosen, and return how many it has."""
-    most = plan.settings.max_replicas
-    if running is None or most is None:
-        return plan.replicas
-    kept: int = max(min(plan.replicas, most), min(running["spec"]["replicas"], most))
-    for item in made:
-        if ObjectName.of(item) == ObjectName.of(running):
-            item["spec"]["replicas"] = kept
-    return kept
 
 
 def _lines(made: Manifest) -> list[str]:

@@ -12,11 +12,10 @@ from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
 from sealserve.cluster.kubernetes.room import epc_of_replica
+from sealserve.cluster.kubernetes.takeover import take_over
 from sealserve.cluster.kubernetes.target import (
     KubernetesTarget,
     RoomMissingError,
-    _keep_scaled,
-    _remember_previous,
     running,
 )
 from sealserve.cluster.target import TargetUnsupportedError
@@ -87,13 +86,13 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
 
     def up_with(running: int | None) -> int:
         before = None if running is None else {**deployment, "spec": {"replicas": running}}
-        kept = _keep_scaled(made, before, plan)
+        kept = take_over(made, before, plan).replicas
         assert running is None or deployment["spec"]["replicas"] == kept
         return kept
 
     assert [up_with(running) for running in (None, 1, 3, 9)] == [2, 2, 3, 4]
     alone = make_plan(replicas=2)
-    assert _keep_scaled(list(objects(alone)), {**deployment, "spec": {"replicas": 3}}, alone) == 2
+    assert take_over(list(objects(alone)), {**deployment, "spec": {"replicas": 3}}, alone).replicas == 2
 
     class Cluster:
         merged: ClassVar[list[tuple[str, Any]]] = []
@@ -153,10 +152,11 @@ def test_the_release_before_is_the_one_that_served(
         annotations = {"sealserve/release": release, **({"sealserve/previous-release": before} if before else {})}
         metadata = {"name": "sealserve-replicas", "namespace": "n", "annotations": annotations, "generation": 2}
         status = {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3 if every_pod else 1}
-        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "status": status}
+        spec = {"replicas": 2}
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec, "status": status}
 
     made = deployment("new")
-    assert _remember_previous([made], deployment(current, remembered)) == replaced
+    assert take_over([made], deployment(current, remembered), make_plan()).replaced == replaced
     assert made["metadata"]["annotations"].get("sealserve/previous-release") == previous
 
 

@@ -1,0 +1,56 @@
+"""What a new Deployment of the replicas takes over from the one that runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.cluster.kubernetes import replicas
+from sealserve.cluster.kubernetes.cluster_client import ObjectName
+from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.rollout import has_every_pod
+
+PREVIOUS: Final = "sealserve/previous-release"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """What was taken over.
+
+    Args:
+        replaced: The names of the releases that the new one replaces, the one that served last first.
+        replicas: How many replicas there will be.
+    """
+
+    replaced: Sequence[str]
+    replicas: int
+
+
+def take_over(made: Sequence[Manifest], running: Manifest | None, plan: Plan) -> TakenOver:
+    """Write into the new Deployment which release served before it, and how many replicas an autoscaler has chosen.
+
+    Args:
+        made: The objects that are about to be applied; the Deployment among them changes.
+        running: The Deployment in the cluster, or None.
+        plan: What is applied.
+    """
+    new = next((item for item in made if running is not None and ObjectName.of(item) == ObjectName.of(running)), None)
+    if running is None or new is None:
+        return TakenOver((), plan.replicas)
+    if (most := plan.settings.max_replicas) is not None:
+        new["spec"]["replicas"] = max(min(plan.replicas, most), min(running["spec"]["replicas"], most))
+    replaced = _replaced(new, running)
+    if replaced:
+        new["metadata"]["annotations"][PREVIOUS] = replaced[0]
+    return TakenOver(replaced, new["spec"]["replicas"])
+
+
+def _replaced(new: Manifest, running: Manifest) -> Sequence[str]:
+    """Return the other releases that the running Deployment names, the one that served last first.
+
+    What was applied and never took every pod, since it was refused, did not serve in place of the one before it.
+    """
+    before = running["metadata"].get("annotations", {})
+    known = [before.get(replicas.RELEASE_LABEL), before.get(PREVIOUS)]
+    if not has_every_pod(running):
+        known.reverse()
+    return [str(name) for name in known if name and name != new["metadata"]["annotations"][replicas.RELEASE_LABEL]]
