@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -100,7 +100,7 @@ def _queue(node: Node) -> Sequence[str]:
 def remember_rules() -> None:
     """Write down, once, which firewall rules this machine has before a node shares its network."""
     if not _RULES.exists():
-        _RULES.write_text(json.dumps({table: _rules(table) for table in _TABLES}))
+        _RULES.write_text(json.dumps(rules()))
 
 
 def forget_rules() -> None:
@@ -108,8 +108,8 @@ def forget_rules() -> None:
     if not _RULES.exists():
         return
     before = json.loads(_RULES.read_text())
-    for table in _TABLES:
-        added = [rule for rule in _rules(table) if rule not in before[table] and re.search(r"\b(KUBE|CNI)-", rule)]
+    for table, found in rules().items():
+        added = [rule for rule in found if rule not in before[table] and re.search(r"\b(KUBE|CNI)-", rule)]
         for rule in added:
             if rule.startswith("-A "):
                 _succeeds("iptables", "-w", "-t", table, *shlex.split(f"-D {rule[3:]}"))
@@ -118,9 +118,14 @@ def forget_rules() -> None:
                 _succeeds("iptables", "-w", "-t", table, "-X", rule[3:])
 
 
-def _rules(table: str) -> list[str]:
-    listed = subprocess.run(["iptables", "-w", "-t", table, "-S"], capture_output=True, text=True, check=False)
-    return listed.stdout.splitlines()
+def rules() -> Mapping[str, Sequence[str]]:
+    """Return this machine's firewall rules and chains, by table."""
+    return {
+        table: subprocess.run(
+            ["iptables", "-w", "-t", table, "-S"], capture_output=True, text=True, check=False
+        ).stdout.splitlines()
+        for table in _TABLES
+    }  # fmt: skip
 
 
 def introduce(nodes: Sequence[Node]) -> None:

@@ -4,22 +4,16 @@ It comes last: the cluster of the other tests is stopped for it.
 """
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from testbed.kubernetes import layout
 from testbed.kubernetes.cluster import Cluster
+from testbed.kubernetes.network import rules
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 REFUSED = "mount --make-shared /run/netns failed: Operation not permitted"
-
-
-def rules() -> str:
-    tables = (subprocess.run(["iptables", "-w", "-t", table, "-S"], capture_output=True, text=True, check=True).stdout
-              for table in ("filter", "nat", "mangle"))  # fmt: skip
-    return "".join(tables)
 
 
 def test_one_node_shares_the_machines_network(
@@ -45,7 +39,7 @@ exec {shutil.which("ip")} "$@"
             line.startswith("one node only, in this machine's own network: ") and REFUSED in line for line in said
         )
         assert [node.address for node in cluster.nodes()] == [layout.CONTROL_PLANE]
-        assert "NFQUEUE" in rules()
+        assert any("NFQUEUE" in rule for rule in rules()["mangle"])
     finally:
         cluster.down()
     assert rules() == before
