@@ -6,11 +6,12 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,8 +33,44 @@ _NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 DnsName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
-Address = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z:]([0-9A-Za-z.:-]*[0-9A-Za-z])?$", max_length=253)]
-"""A DNS name, or an IPv4 or IPv6 address; no port."""
+
+
+def _as_broker_address(text: str) -> str:
+    if ":" in text:
+        raise ValueError(
+            "Gramine's client splits its list of brokers at every colon, so it reaches no IPv6 address and takes no "
+            "port here: give a DNS name (with an AAAA record for IPv6), and the port as broker.port"
+        )
+    return text
+
+
+def _as_ip_address(text: str) -> str:
+    """Return the address in its usual form. A scope (``%eth0``) is refused: it means something on one machine only."""
+    if "%" in text:
+        raise ValueError("an IP address without a scope is expected")
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("an IP address is expected, such as 192.0.2.7 or 2001:db8::7") from None
+
+
+BrokerAddress = Annotated[
+    str,
+    AfterValidator(_as_broker_address),
+    StringConstraints(pattern=r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$", max_length=253),
+]
+"""A DNS name or an IPv4 address, as Gramine's client reads it; no port.
+
+Source: gramineproject/gramine 0154244, ``tools/sgx/ra-tls/secret_prov_attest.c``, ``secret_provision_start``.
+"""
+IpAddress = Annotated[str, AfterValidator(_as_ip_address)]
+OptionalIpAddress = Annotated[str, AfterValidator(lambda text: text and _as_ip_address(text))]
+"""An IP address, or an empty text for none."""
+Networks = tuple[Annotated[IPv4Network, Field(strict=False)] | Annotated[IPv6Network, Field(strict=False)], ...]
+LabelKey = Annotated[
+    str, StringConstraints(pattern=rf"^({_LABEL}(\.{_LABEL})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 KubernetesName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGT]|[KMGT]i)?$")]
@@ -43,6 +80,15 @@ ImagePrefix = Annotated[
     str, StringConstraints(pattern=rf"^([A-Za-z0-9.-]+(:[0-9]+)?/)?({_PART}/)*{_PART}$", max_length=200)
 ]
 ImageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+LARGEST_VERSION = 2**63 - 1
+"""The largest version of a model: TensorFlow Serving reads a version folder's name as a signed 64-bit number.
+
+Source: tensorflow/serving 9d981c5c, ``sources/storage_path/file_system_storage_path_source.cc``
+(``ParseVersionNumber``: a 64-bit number that is not negative).
+"""
+EVERY_ADDRESS = "::"
+"""Listening here takes connections at every address of the machine, IPv6 and IPv4."""
+EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the same, on a machine without IPv6
 _SMALLEST_SUBNET = 22  # a network of 8 addresses for each of 64 replicas, and those that they share
 
 
@@ -110,7 +156,7 @@ class ModelSection(_Section):
     path: Path | None = Field(
         default=None, description="a frozen graph (.pb) or a SavedModel folder; relative to this file"
     )
-    version: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(default=1, description="the servable's version")
+    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)] = Field(default=1, description="the servable's version")
     inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
     outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
     labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
@@ -128,7 +174,9 @@ class ServiceSection(_Section):
     )
     tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
     port: Port = Field(default=8500, description="where NGINX listens for gRPC over TLS")
-    listen: str = Field(default="127.0.0.1", description="the address NGINX listens on")
+    listen: IpAddress = Field(
+        default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
+    )
 
 
 class ServerSection(_Section):
@@ -141,6 +189,9 @@ class ServerSection(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
         default=60, description="after which a connection is drained: load evens out, and a replica can leave"
+    )
+    min_ping_seconds: Annotated[int, Field(ge=1, le=7200)] = Field(
+        default=5, description="shortest time between a client's keepalive pings; more frequent pings end a connection"
     )
     batching_parameters_file: Path | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
@@ -202,13 +253,16 @@ class BrokerSection(_Section):
     """The owner's broker: where enclaves find it, and where it asks for collateral."""
 
     name: DnsName = Field(default="attestation.service.com", description="the name in the broker's certificate")
-    address: Address = Field(
-        default="127.0.0.1", description="name or address that enclaves connect to (measured: it is in the manifest)"
+    address: BrokerAddress = Field(
+        default="127.0.0.1",
+        description="DNS name or IPv4 address that enclaves connect to (measured: it is in the manifest)",
     )
     reached_at: str | None = Field(
         default=None, description="where a host of its own reaches the broker; by default what `address` resolves to"
     )
-    listen: str = Field(default="127.0.0.1", description="the address the broker listens on")
+    listen: str = Field(
+        default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
+    )
     port: Port = Field(default=4433, description="the port of the secret provisioning service")
     drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=60,
@@ -363,6 +417,28 @@ class KubernetesSection(_Section):
     internal: bool = Field(
         default=False, description="whether the load balancer of target.cloud is reached from its own network alone"
     )
+    ip_families: tuple[Literal["IPv4", "IPv6"], ...] = Field(
+        default=(),
+        max_length=2,
+        description='IP families of the Services, such as ["IPv6"] or ["IPv4", "IPv6"]; empty: the cluster\'s default',
+    )
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["image", "platform"] = Field(
+        default="image",
+        description='user and group id of the pods: "image" (65532), a number, or "platform": left to the cluster',
+    )
+    dns_namespace: KubernetesName = Field(
+        default="kube-system", description="where the cluster's DNS pods are, for the NetworkPolicy"
+    )
+    dns_labels: dict[LabelKey, LabelValue] = Field(
+        default={"k8s-app": "kube-dns"}, description="labels of the cluster's DNS pods; OpenShift has others"
+    )
+    dns_port: Port = Field(default=53, description="the port of the cluster's DNS pods; 5353 on OpenShift")
+    dns_addresses: Networks = Field(
+        default=(), description='addresses of a DNS cache on each node, such as ["169.254.20.10"]'
+    )
+    store_addresses: Networks = Field(
+        default=(), description="networks of the store in release_source, for the NetworkPolicy; empty: any address"
+    )
     proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")
     tls_route_version: str = Field(
@@ -374,7 +450,10 @@ class KubernetesSection(_Section):
         default=BrokerNaming.DNS,
         description='"dns" (it has a name, or broker.address is an address), "coredns-hosts" or "external-name"',
     )
-    broker_ip: str = Field(default="", description="the broker's address, for coredns-hosts and the NetworkPolicy")
+    broker_ip: OptionalIpAddress = Field(
+        default="",
+        description="the broker's IP address: coredns-hosts needs it, and the NetworkPolicy allows no other with it",
+    )
     broker_external_name: str = Field(default="", description="the name that external-name leads to")
     dangerous_broker_inside: bool = Field(
         default=False,
@@ -391,6 +470,20 @@ class KubernetesSection(_Section):
         default="sealserve-scrape",
         description="the Secret with what Prometheus needs for TLS: ca.crt and, for two-way TLS, tls.crt and tls.key",
     )
+
+    @field_validator("ip_families")
+    @classmethod
+    def _families_differ(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(families)) < len(families):
+            raise ValueError("each IP family may be named once")
+        return families
+
+    @field_validator("dns_labels")
+    @classmethod
+    def _dns_is_chosen(cls, labels: dict[str, str]) -> dict[str, str]:
+        if not labels:
+            raise ValueError("at least one label: without labels, every pod of dns_namespace would be reachable")
+        return labels
 
     @model_validator(mode="after")
     def _broker_is_named(self) -> Self:
@@ -573,6 +666,6 @@ def _toml(value: object) -> str:
         return str(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return json.dumps(str(value), ensure_ascii=False)

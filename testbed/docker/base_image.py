@@ -7,15 +7,19 @@ github.com/debuerreotype/debuerreotype, scripts/.slimify-excludes.
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 SUITE: Final = "bookworm"
 BASE: Final = "sealserve-test-base:bookworm"
-_MIRROR: Final = "http://deb.debian.org/debian"
 _LEFT_OUT: Final = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian",
                     "var/cache/apt", "var/lib/apt/lists", "var/log")  # fmt: skip
 _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
+
+
+class MirrorMissingError(Exception):
+    """apt on this machine has no mirror of Debian."""
 
 
 def make_base_image(archive: Path) -> None:
@@ -46,13 +50,22 @@ def _bootstrap(archive: Path) -> None:
         partial.replace(archive)
 
 
-def mirror() -> str:
-    """Return the mirror that this machine takes its own packages of the distribution from."""
-    for place in _SOURCES:
+def mirror(sources: Sequence[Path] = _SOURCES) -> str:
+    """Return the mirror from which this machine takes its own packages of the distribution.
+
+    Args:
+        sources: apt's list of sources, and its folder of such lists (sources.list(5)).
+
+    Raises:
+        MirrorMissingError: apt has no source of Debian.
+    """
+    for place in sources:
         for path in sorted(place.glob("*")) if place.is_dir() else [place]:
             if path.is_file():
                 text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
                 found = re.search(r"https?://\S+/debian/?(?=\s|$)", text)
                 if found is not None:
                     return found[0]
-    return _MIRROR
+    raise MirrorMissingError(
+        f"No Debian mirror in {' or '.join(map(str, sources))}: the base image of the tests is made of its packages."
+    )

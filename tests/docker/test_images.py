@@ -133,8 +133,10 @@ def test_images_run_as_nobody_and_say_what_they_are(images: list[dict[str, Any]]
         }
 
 
-def test_an_image_starts_without_network_or_writable_files(images: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("user", ["65532:65532", "1000680000:0"])
+def test_an_image_starts_without_network_or_writable_files_as_any_user(user: str, images: list[dict[str, Any]]) -> None:
     confined = ["--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    confined += ["--user", user]  # the second is how OpenShift chooses: a number of the namespace's, in the group root
     for image in images:
         arguments = ["-v"] if image["name"] == "front" else ["--version"]
         done = subprocess.run(

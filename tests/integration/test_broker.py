@@ -439,6 +439,15 @@ def test_a_taken_port_is_one_clear_error(world: World) -> None:
     assert caught.value.exit_status == 4
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the kernel has no IPv6")
+def test_every_address_takes_connections_of_both_ip_families(world: World) -> None:
+    with BrokerServer(world.serve()._broker, identity=world.identity, listen="::", port=0) as server:
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family) as peer:
+                peer.settimeout(PATIENT)
+                peer.connect((address, server.address[1]))
+
+
 def test_an_address_of_another_machine_is_one_clear_error(world: World) -> None:
     server = BrokerServer(world.serve()._broker, identity=world.identity, listen="192.0.2.1", port=0)
     with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1 port 0") as caught:

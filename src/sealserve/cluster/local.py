@@ -36,6 +36,7 @@ from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError
+from sealserve.host.addresses import usable_address
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
@@ -304,7 +305,7 @@ class LocalTarget:
         folder = self._workspace.host.run / "nginx"
         folder.mkdir(parents=True, exist_ok=True)
         config = NginxConfig(
-            listen=service.listen,
+            listen=usable_address(service.listen),
             port=service.port,
             service_name=service.name,
             upstreams=[Upstream("127.0.0.1", process.port) for process in replicas if process.port is not None],

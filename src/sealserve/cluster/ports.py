@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.errors import UnavailableError
+from sealserve.host.addresses import usable_address
 
 _CHOSEN: Final = range(10_000, 30_000)
 """Below Kubernetes' node ports (30000) and Linux' ephemeral ports (32768, ``net.ipv4.ip_local_port_range``)."""
@@ -32,6 +33,7 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
     Raises:
         AddressUnusableError: Nobody could listen there.
     """
+    address = usable_address(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

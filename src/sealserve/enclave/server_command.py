@@ -86,7 +86,7 @@ def command(
         f"--tensorflow_intra_op_parallelism={threads.tensorflow}",
         f"--tensorflow_inter_op_parallelism={threads.tensorflow}",
         f"--grpc_max_threads={threads.requests}",
-        f"--grpc_channel_arguments=grpc.max_connection_age_ms={deployment.server.max_connection_age_seconds * 1000}",
+        f"--grpc_channel_arguments={_channel_arguments(deployment)}",
     )
     if deployment.server.kind is ServerKind.TENSORFLOW_SERVING:
         return (
@@ -109,6 +109,23 @@ def command(
         *_metrics(deployment),
         *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
     )
+
+
+def _channel_arguments(deployment: Deployment) -> str:
+    """Return the settings of gRPC's connections: their age, and how often a client may ping to keep one open.
+
+    gRPC's own limit is one ping in five minutes, and none without a call, after which it ends the connection with
+    ``too_many_pings``. Usual clients ping more often, to keep a connection through load balancers open.
+
+    Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h`` and
+    ``ext/transport/chttp2/transport/ping_abuse_policy.cc``.
+    """
+    server = deployment.server
+    return ",".join((
+        f"grpc.max_connection_age_ms={server.max_connection_age_seconds * 1000}",
+        f"grpc.http2.min_ping_interval_without_data_ms={server.min_ping_seconds * 1000}",
+        "grpc.keepalive_permit_without_calls=1",
+    ))  # fmt: skip
 
 
 def _metrics(deployment: Deployment) -> tuple[str, ...]:

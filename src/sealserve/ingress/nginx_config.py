@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealserve.deployment import DnsName
+from sealserve.deployment import EVERY_ADDRESS, DnsName
 from sealserve.errors import InputError
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)
@@ -54,7 +54,7 @@ class NginxConfig:
     """What NGINX does for one service.
 
     Attributes:
-        listen: The IP address to listen on.
+        listen: The IP address to listen on; ``::`` takes IPv4 connections as well.
         port: The port to listen on.
         service_name: The server name that is let through; the service's certificate has it.
         upstreams: The replicas; a new connection goes to the one that has the fewest.
@@ -113,6 +113,8 @@ def render(config: NginxConfig) -> str:
         IngressValueError: A value is out of range, or would mean something else to NGINX.
     """
     listen = _address(_ip(config.listen), config.port)
+    if _ip(config.listen) == EVERY_ADDRESS:
+        listen += " ipv6only=off"
     service = _dns(config.service_name)
     if service in _MAP_KEYWORDS:  # to the map directive, not a name
         service = f"\\{service}"

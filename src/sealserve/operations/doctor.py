@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment, Platform, TlsMode
@@ -14,6 +15,7 @@ from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.errors import SealserveError, UnavailableError
+from sealserve.host.addresses import is_ip_address
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.operations import enclaves, host_checks, releases
@@ -166,10 +168,28 @@ def _production(platform: Platform, deployment: Deployment | None) -> Iterator[F
         yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
                       found=f"allowed: {', '.join(sorted(allowed))}; what they tell leaves the enclave",
                       remedy="export the models without them")  # fmt: skip
+    if deployment is not None and deployment.target.kind == "kubernetes":
+        yield _network_policy(deployment)
     if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
         yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
                       found="one-way: anybody who reaches the service may use it",
                       remedy='service.tls = "two-way"')  # fmt: skip
+
+
+def _network_policy(deployment: Deployment) -> Finding:
+    """Judge what the NetworkPolicies bind: they have no DNS names, so they need the addresses of broker and store."""
+    settings = deployment.kubernetes
+    store = urlsplit(settings.release_source or "")
+    found, remedy, verdict = "replicas reach the broker, the store and DNS, and nothing else", "", Verdict.OK
+    if store.hostname and not settings.store_addresses and not is_ip_address(store.hostname):
+        verdict = Verdict.NOTE
+        found = f"replicas reach the port of {store.hostname} at every address"
+        remedy = "kubernetes.store_addresses: the networks of the store"
+    if not settings.broker_ip and not is_ip_address(deployment.broker.address):
+        verdict = Verdict.MISSING
+        found = f"replicas reach port {deployment.broker.port} of every address, not only the broker's"
+        remedy = "kubernetes.broker_ip: the IP address of the broker"
+    return Finding(machine=Machine.OWNER, name="network policy", verdict=verdict, found=found, remedy=remedy)
 
 
 def _python(machine: Machine) -> Finding:

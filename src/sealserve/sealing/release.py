@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
+from sealserve.deployment import LARGEST_VERSION
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
@@ -205,9 +206,12 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
     seen = set()
     for servable in contents.servables:
         identity = (servable.name, servable.version)
-        if servable.version < 1 or identity in seen:
-            reason = "is there twice" if identity in seen else "is no version: they begin at 1"
-            raise ReleaseContentsError(f"Version {servable.version} of servable {servable.name!r} {reason}.")
+        if identity in seen:
+            raise ReleaseContentsError(f"Version {servable.version} of servable {servable.name!r} occurs twice.")
+        if not 0 <= servable.version <= LARGEST_VERSION:
+            raise ReleaseContentsError(
+                f"Servable {servable.name!r} has the version {servable.version}: expected 0 to {LARGEST_VERSION}."
+            )
         seen.add(identity)
         for path in regular_files(servable.folder):
             yield f"{MODELS_FOLDER}/{servable.name}/{servable.version}/{path}", servable.folder / path

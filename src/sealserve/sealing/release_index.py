@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, NewType, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from sealserve.deployment import Name
+from sealserve.deployment import LARGEST_VERSION, Name
 from sealserve.errors import VerificationError
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.embedded_path import is_safe_relative
@@ -29,7 +29,7 @@ KeyName = NewType("KeyName", str)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-_Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Version = Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
 
 
 class ReleaseIndexError(VerificationError):

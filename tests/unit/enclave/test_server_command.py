@@ -30,7 +30,11 @@ def test_the_embedded_server_understands_all_of_its_command_line() -> None:
     assert (options.intra_op_threads, options.inter_op_threads, options.threads) == (3, 3, 12)
     assert str(options.ssl_config_file) == "/release/tls/ssl.cfg"
     assert str(options.file_list) == "/release/files.json"
-    assert options.channel_arguments == (("grpc.max_connection_age_ms", 7000),)
+    assert options.channel_arguments == (
+        ("grpc.max_connection_age_ms", 7000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
 
 
 def test_only_files_in_memory_are_emptied_once_they_are_loaded() -> None:
@@ -78,7 +82,10 @@ def test_tensorflow_serving_has_no_plaintext_port_no_profiler_and_no_polling() -
         "--tensorflow_intra_op_parallelism=2",
         "--tensorflow_inter_op_parallelism=2",
         "--grpc_max_threads=8",
-        "--grpc_channel_arguments=grpc.max_connection_age_ms=60000",
+        (
+            "--grpc_channel_arguments=grpc.max_connection_age_ms=60000,"
+            "grpc.http2.min_ping_interval_without_data_ms=5000,grpc.keepalive_permit_without_calls=1"
+        ),
     }
 
 

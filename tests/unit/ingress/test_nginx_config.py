@@ -29,6 +29,11 @@ def test_tls_is_passed_through_by_name() -> None:
     assert not any("ssl_certificate" in line for line in text)
 
 
+def test_every_address_means_both_ip_families() -> None:
+    assert "listen [::]:8500 ipv6only=off so_keepalive=on;" in lines(replace(CONFIG, listen="::"))
+    assert "listen [::1]:8500 so_keepalive=on;" in lines(replace(CONFIG, listen="::1"))
+
+
 def test_each_replica_is_listed_and_passed_over_when_it_is_down() -> None:
     text = lines(replace(CONFIG, fail_timeout=7, connect_timeout=3))
     for host in ("127.0.0.1:9001", "[::1]:9002", "replica-2.internal:9003"):

@@ -158,6 +158,28 @@ def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> No
             {"platform": "sgx", "model": {"dangerous_operations": ("Print",)}},
             {"platform": Verdict.OK, "operations": Verdict.MISSING},
         ),
+        (
+            {"platform": "sgx", "target": {"kind": "kubernetes"}, "broker": {"address": "broker.example.com"}},
+            {"platform": Verdict.OK, "network policy": Verdict.MISSING},
+        ),
+        (
+            {
+                "platform": "sgx",
+                "target": {"kind": "kubernetes"},
+                "broker": {"address": "broker.example.com"},
+                "kubernetes": {"broker_ip": "192.0.2.7", "release_source": "https://store.example.com/{release}.tar"},
+            },
+            {"platform": Verdict.OK, "network policy": Verdict.NOTE},
+        ),
+        (
+            {
+                "platform": "sgx",
+                "target": {"kind": "kubernetes"},
+                "broker": {"address": "192.0.2.7"},
+                "kubernetes": {"release_source": "https://192.0.2.9/{release}.tar"},
+            },
+            {"platform": Verdict.OK, "network policy": Verdict.OK},
+        ),
         ({"platform": "sgx", "service": {"tls": "one-way"}}, {"platform": Verdict.OK, "TLS": Verdict.NOTE}),
     ],
 )

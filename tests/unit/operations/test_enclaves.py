@@ -39,7 +39,10 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
         "--file_list=/release/files.json",
         "--ssl_config_file=/release/tls/ssl.cfg",
         "--tensorflow_intra_op_parallelism=3",
-        "--grpc_channel_arguments=grpc.max_connection_age_ms=7000",
+        (
+            "--grpc_channel_arguments=grpc.max_connection_age_ms=7000,"
+            "grpc.http2.min_ping_interval_without_data_ms=5000,grpc.keepalive_permit_without_calls=1"
+        ),
     } <= set(spec.argv)
     text = enclaves.manifest_text(site.workspace, spec).decode()
     assert release.id in text

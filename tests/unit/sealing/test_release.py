@@ -330,13 +330,28 @@ def test_contents_that_do_not_fit_together_are_refused(
     assert list(releases.iterdir()) == []
 
 
-@pytest.mark.parametrize(("version", "message"), [(0, "is no version"), (1, "is there twice")])
-def test_a_version_must_be_one_and_once(
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (-1, "has the version -1: expected 0 to 9223372036854775807"),
+        (2**63, f"has the version {2**63}: expected 0"),
+        (1, "occurs twice"),
+    ],
+)
+def test_a_version_is_a_64_bit_number_and_occurs_once(
     version: int, message: str, contents: ReleaseContents, model: Path, build: Callable[..., Release]
 ) -> None:
     more = [*contents.servables, Servable(name="resnet50", version=version, folder=model)]
-    with pytest.raises(ReleaseContentsError, match=f"Version {version} of servable 'resnet50' {message}"):
+    with pytest.raises(ReleaseContentsError, match=f"ervable 'resnet50' {message}"):
         build(replace(contents, servables=more))
+
+
+@pytest.mark.parametrize("version", [0, 2**63 - 1])
+def test_the_smallest_and_the_largest_version(
+    version: int, contents: ReleaseContents, model: Path, build: Callable[..., Release]
+) -> None:
+    built = build(replace(contents, servables=[Servable(name="m", version=version, folder=model)]))
+    assert built.index.servables[0].versions == (version,)
 
 
 def test_a_key_id_must_be_one(contents: ReleaseContents, releases: Path, build: Callable[..., Release]) -> None:

@@ -14,6 +14,7 @@ from sealserve.cluster.docker.parts import (
     Container,
     Mount,
     Network,
+    Published,
     Tmpfs,
 )
 
@@ -57,7 +58,7 @@ def container_create(container: Container, project: str) -> list[str]:
         *(f"--mount={mount_option(mount)}" for mount in container.mounts),
         *(f"--tmpfs={tmpfs_option(tmpfs, container.user)}" for tmpfs in container.tmpfs),
         *(f"--device={device}" for device in container.devices),
-        *(f"--publish={_host(port.address)}:{port.port}:{port.target}" for port in container.published),
+        *(f"--publish={_published(port)}" for port in container.published),
         container.image, *container.command,
     ]  # fmt: skip
 
@@ -89,5 +90,9 @@ def _place(networks: tuple[Attachment, ...], project: str) -> Iterator[str]:
     yield from ("--dns", "127.0.0.1")  # what Docker's own DNS does not know is not asked elsewhere
 
 
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+def _published(port: Published) -> str:
+    ports = f"{port.port}:{port.target}"
+    address = port.host_address
+    if address is None:
+        return ports
+    return f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}"

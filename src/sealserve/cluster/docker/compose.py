@@ -84,7 +84,12 @@ def _service(container: Container) -> dict[str, Any]:
         ],
         "tmpfs": [tmpfs_option(tmpfs, container.user) for tmpfs in container.tmpfs],
         "ports": [
-            {"host_ip": port.address, "published": str(port.port), "target": port.target, "protocol": "tcp"}
+            {
+                **({} if port.host_address is None else {"host_ip": port.host_address}),
+                "published": str(port.port),
+                "target": port.target,
+                "protocol": "tcp",
+            }
             for port in container.published
         ],
         "depends_on": {role: {"condition": "service_healthy"} for role in container.after},

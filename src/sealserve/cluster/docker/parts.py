@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
+from sealserve.deployment import EVERY_ADDRESS
+
 LOG_FILES: Final = 3
 LOG_SIZE: Final = "10m"
 MOST_PROCESSES: Final = 4096  # threads count as well
@@ -70,6 +72,14 @@ class Published:
     address: str
     port: int
     target: int
+
+    @property
+    def host_address(self) -> str | None:
+        """The address of this machine as Docker takes it; None for every address of both IP families.
+
+        Docker publishes ``[::]`` for IPv6 alone. Without an address it publishes for both families.
+        """
+        return None if self.address == EVERY_ADDRESS else self.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,9 @@ from sealserve.cluster.kubernetes.plan import (
     Manifest,
     Plan,
     container_security,
-    pod_security,
 )
 from sealserve.containers.recipes import ImageName
-from sealserve.deployment import FrontKind
+from sealserve.deployment import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, FrontKind
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 
 PART: Final = "front"
@@ -33,6 +32,13 @@ _STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # D
 # tried again, and each try is balanced anew: so the same address is there as several peers.
 _TRIES: Final = 3
 _DRAIN_SECONDS: Final = 30
+_CONFIG: Final = "nginx.conf"
+_CONFIG_IPV4: Final = "nginx-ipv4.conf"
+# A node whose kernel has no IPv6 cannot listen on IPv6 and IPv4 at once; /proc/net/if_inet6 does not exist there.
+_START: Final = (
+    f"test -e /proc/net/if_inet6 && config={_CONFIG} || config={_CONFIG_IPV4}; "
+    f"exec /usr/sbin/nginx -e /dev/stderr -c {SETTINGS}/$config"
+)
 
 
 def front(plan: Plan) -> Sequence[Manifest]:
@@ -48,10 +54,15 @@ def front(plan: Plan) -> Sequence[Manifest]:
             return [_transport_server(plan)]
 
 
-def nginx_text(plan: Plan) -> str:
-    """Return NGINX's configuration."""
+def nginx_text(plan: Plan, *, listen: str = EVERY_ADDRESS) -> str:
+    """Return NGINX's configuration.
+
+    Args:
+        plan: What is rendered.
+        listen: Where NGINX listens in its pod, which the NetworkPolicies protect.
+    """
     config = NginxConfig(
-        listen="0.0.0.0",  # noqa: S104  # in a pod, which the policies protect
+        listen=listen,
         port=FRONT_PORT,
         service_name=plan.deployment.service.name,
         upstreams=[Upstream(plan.name(replicas.PART), SERVER_PORT)] * _TRIES,
@@ -69,7 +80,7 @@ def nginx_text(plan: Plan) -> str:
 
 
 def _config(plan: Plan) -> Manifest:
-    data = {"nginx.conf": nginx_text(plan)}
+    data = {_CONFIG: nginx_text(plan), _CONFIG_IPV4: nginx_text(plan, listen=EVERY_IPV4_ADDRESS)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": plan.metadata(PART), "data": data}
 
 
@@ -81,6 +92,7 @@ def _nginx(plan: Plan) -> Manifest:
         "name": "nginx",
         "image": plan.image(ImageName.FRONT),
         "imagePullPolicy": plan.settings.pull_policy,
+        "command": ["sh", "-c", _START],
         "ports": [{"name": "grpc", "containerPort": FRONT_PORT}],
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
@@ -98,7 +110,7 @@ def _nginx(plan: Plan) -> Manifest:
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": plan.pod_security(),
         "terminationGracePeriodSeconds": plan.drain_seconds + 2 * _DRAIN_SECONDS,
         "containers": [container],
         "volumes": [
@@ -131,11 +143,9 @@ def _service(plan: Plan) -> Manifest:
     port: Manifest = {"name": "grpc", "port": plan.deployment.service.port, "targetPort": "grpc"}
     if settings.node_port is not None:
         port["nodePort"] = settings.node_port
-    metadata = plan.metadata(PART)
-    if annotations := load_balancer_annotations(plan):
-        metadata["annotations"] = dict(annotations)
-    spec = {"type": settings.service_type, "selector": plan.labels(PART), "ports": [port]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    annotations = load_balancer_annotations(plan)
+    more = {"annotations": dict(annotations)} if annotations else {}
+    return plan.service(PART, {"type": settings.service_type, "ports": [port]}, **more)
 
 
 def _disruption_budget(plan: Plan) -> Manifest:

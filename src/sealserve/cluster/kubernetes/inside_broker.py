@@ -23,9 +23,9 @@ from sealserve.cluster.kubernetes.plan import (
     NotRenderableError,
     Plan,
     container_security,
-    pod_security,
 )
 from sealserve.containers.recipes import ImageName
+from sealserve.deployment import EVERY_ADDRESS
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
 PART: Final = "broker"
@@ -90,7 +90,7 @@ def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": plan.pod_security(),
         "terminationGracePeriodSeconds": 5,
         "initContainers": [copy],
         "containers": [broker, vendor],
@@ -114,8 +114,7 @@ def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     return [
         {"apiVersion": "v1", "kind": "Secret", "metadata": plan.metadata(PART), "type": "Opaque", "data": data},
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": plan.metadata(PART), "spec": spec},
-        {"apiVersion": "v1", "kind": "Service", "metadata": plan.metadata(PART),
-         "spec": {"type": "ClusterIP", "selector": labels, "ports": ports}},
+        plan.service(PART, {"type": "ClusterIP", "ports": ports}),
     ]  # fmt: skip
 
 
@@ -162,7 +161,7 @@ def _settings(plan: Plan) -> dict[str, object]:
     section: dict[str, object] = {
         "name": broker.name,
         "address": broker.address,
-        "listen": "0.0.0.0",  # noqa: S104  # a pod's address is not known before; NetworkPolicies say who may connect
+        "listen": EVERY_ADDRESS,  # a pod's address is not known before; NetworkPolicies decide who may connect
         "port": plan.shipped.broker[1],
     }
     return {

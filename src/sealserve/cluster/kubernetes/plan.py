@@ -106,16 +106,37 @@ class Plan:
         """Return an image's name."""
         return reference(self.deployment.images.prefix, name, self.deployment.images.tag)
 
+    def pod_security(self) -> Manifest:
+        """Return a pod's ``securityContext``: no root, and the runtime's own list of system calls.
+
+        The user is that of the images, a number of the deployment's, or left to the platform: OpenShift's restricted
+        security context constraints give each namespace a range of user ids, and refuse every other one.
+        """
+        chosen = self.settings.run_as_user
+        user = SERVICE_USER if chosen == "image" else chosen
+        ids = {} if user == "platform" else {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+        return {"runAsNonRoot": True, **ids, "seccompProfile": {"type": "RuntimeDefault"}}
+
+    def service(self, part: str, spec: Manifest, **metadata: Any) -> Manifest:
+        """Return the Service of a part, with the deployment's IP families.
+
+        Source: https://kubernetes.io/docs/concepts/services-networking/dual-stack/ ("Services").
+        """
+        families: Manifest = {}
+        if chosen := self.settings.ip_families:
+            policy = "SingleStack" if len(chosen) == 1 else "RequireDualStack"
+            families = {"ipFamilyPolicy": policy, "ipFamilies": list(chosen)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": self.metadata(part, **metadata),
+            "spec": {**spec, "selector": self.labels(part), **families},
+        }
+
     @property
     def server_image(self) -> str:
         """The image of the replicas."""
         return self.image(images_for(self.deployment.platform)[-1])
-
-
-def pod_security() -> Manifest:
-    """Return a pod's ``securityContext``: no root, the runtime's own list of system calls."""
-    user = {"runAsUser": SERVICE_USER, "runAsGroup": SERVICE_USER, "fsGroup": SERVICE_USER}
-    return {"runAsNonRoot": True, **user, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def container_security() -> Manifest:

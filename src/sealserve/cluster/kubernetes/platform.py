@@ -6,7 +6,7 @@ One simulated processor is on every node. Its keys are what a real one never sho
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sealserve.cluster.kubernetes.plan import WORKSPACE, Manifest, Plan, container_security, pod_security
+from sealserve.cluster.kubernetes.plan import WORKSPACE, Manifest, Plan, container_security
 from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE, QUOTING_FOLDER
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.workspace import DEPLOYMENT_FILE
@@ -57,7 +57,7 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": plan.pod_security(),
         "terminationGracePeriodSeconds": 5,
         "tolerations": [{"operator": "Exists"}],
         "initContainers": [owner],

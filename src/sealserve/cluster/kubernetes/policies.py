@@ -1,6 +1,8 @@
-"""NetworkPolicies: nobody reaches anything, but the front and Prometheus the replicas, and these the broker and DNS.
+"""NetworkPolicies: they deny all traffic of the pods except what the service needs.
 
-They bind pods, not the host: its root reads and sends what it likes on the pods' networks. They keep other pods out.
+The front and Prometheus reach the replicas. The replicas reach the broker, the release store and DNS. NetworkPolicies
+bind pods, not nodes: the root user of a node reads and sends any traffic on the pods' networks. They keep other pods
+out. A policy has no DNS names: for a broker or a store without a known address, it allows that port at every address.
 
 Source: https://kubernetes.io/docs/concepts/services-networking/network-policies/.
 """
@@ -8,22 +10,16 @@ Source: https://kubernetes.io/docs/concepts/services-networking/network-policies
 import contextlib
 import ipaddress
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.plan import APPLICATION, FRONT_PORT, SERVER_PORT, Manifest, Plan
 from sealserve.deployment import FrontKind
 
-_DNS: Final = {
-    "to": [
-        {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-        }
-    ],
-    "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
-}
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_DNS_PORT: Final = 53
 _WEB_PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -36,7 +32,7 @@ def policies(plan: Plan) -> Sequence[Manifest]:
         outside = plan.labels(front.PART)
         to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVER_PORT)]}
         objects.append(
-            _policy(plan, "front", outside, ingress=[{"ports": [_tcp(FRONT_PORT)]}], egress=[to_replicas, _DNS])
+            _policy(plan, "front", outside, ingress=[{"ports": [_tcp(FRONT_PORT)]}], egress=[to_replicas, _dns(plan)])
         )
         admitted: Manifest = {"podSelector": {"matchLabels": outside}}
     else:
@@ -47,7 +43,7 @@ def policies(plan: Plan) -> Sequence[Manifest]:
         names = {"kubernetes.io/metadata.name": plan.settings.monitoring_namespace}
         metrics = [_tcp(plan.deployment.server.metrics_port)]
         ingress.append({"from": [{"namespaceSelector": {"matchLabels": names}}], "ports": metrics})
-    egress: list[Manifest] = [_DNS]
+    egress: list[Manifest] = [_dns(plan)]
     if plan.settings.dangerous_broker_inside:
         broker, port = plan.labels(inside_broker.PART), [_tcp(plan.shipped.broker[1])]
         admitted_there = [{"from": [{"podSelector": {"matchLabels": inside}}], "ports": port}]
@@ -56,7 +52,7 @@ def policies(plan: Plan) -> Sequence[Manifest]:
     else:
         egress.append(_to(plan.settings.broker_ip or plan.shipped.broker[0], plan.shipped.broker[1]))
     if (store := _store(plan)) is not None:
-        egress.append(_to(*store))
+        egress.append(_to(*store, networks=plan.settings.store_addresses))
     objects.append(_policy(plan, "replicas", inside, ingress=ingress, egress=egress))
     return objects
 
@@ -78,13 +74,38 @@ def _policy(
     }
 
 
-def _to(host: str, port: int) -> Manifest:
-    """Return the rule for one peer: its address where it is known, else its port alone (a policy knows no names)."""
+def _dns(plan: Plan) -> Manifest:
+    """Return the rule for DNS: the cluster's DNS pods, and the cache on each node where there is one.
+
+    A policy sees the address and port of the pod that a Service leads to, not those of the Service.
+    """
+    settings = plan.settings
+    pods = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns_namespace}},
+        "podSelector": {"matchLabels": dict(settings.dns_labels)},
+    }
+    ports = {settings.dns_port, _DNS_PORT} if settings.dns_addresses else {settings.dns_port}
+    return {
+        "to": [pods, *_blocks(settings.dns_addresses)],
+        "ports": [{"protocol": protocol, "port": port} for port in sorted(ports) for protocol in ("UDP", "TCP")],
+    }
+
+
+def _to(host: str, port: int, *, networks: Sequence[Network] = ()) -> Manifest:
+    """Return the rule for one peer: its addresses where they are known, else its port at any address.
+
+    A NetworkPolicy has no DNS names, so a peer with a name and without addresses leaves its port open to all addresses.
+    """
     rule: Manifest = {"ports": [_tcp(port)]}
     with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        rule["to"] = [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}]
+        networks = networks or [ipaddress.ip_network(host)]
+    if networks:
+        rule["to"] = _blocks(networks)
     return rule
+
+
+def _blocks(networks: Sequence[Network]) -> list[Manifest]:
+    return [{"ipBlock": {"cidr": str(network)}} for network in networks]
 
 
 def _store(plan: Plan) -> tuple[str, int] | None:

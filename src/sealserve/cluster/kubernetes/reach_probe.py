@@ -12,7 +12,7 @@ from typing import Final
 
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
 from sealserve.cluster.kubernetes.objects import namespace
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan, container_security, pod_security
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan, container_security
 from sealserve.cluster.kubernetes.progress import state_of
 from sealserve.errors import UnavailableError
 
@@ -99,7 +99,7 @@ def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 0,
-        "securityContext": pod_security(),
+        "securityContext": plan.pod_security(),
         "containers": [container],
     }
     if plan.settings.node_selector:

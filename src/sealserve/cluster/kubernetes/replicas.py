@@ -19,7 +19,6 @@ from sealserve.cluster.kubernetes.plan import (
     Plan,
     container_security,
     label_value,
-    pod_security,
 )
 from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.target import DRAIN_SECONDS
@@ -88,7 +87,7 @@ def _pod(plan: Plan) -> Manifest:
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": pod_security(),
+        "securityContext": plan.pod_security(),
         "terminationGracePeriodSeconds": plan.drain_seconds + DRAIN_SECONDS,
         "initContainers": [*source.init_containers, *([_memory(plan)] if plan.simulated else [])],
         "containers": [_container(plan)],
@@ -216,12 +215,7 @@ def _volumes(plan: Plan) -> list[Manifest]:
 
 def _service(plan: Plan) -> Manifest:
     ports = [{"name": "grpc", "port": SERVER_PORT, "targetPort": "grpc", "appProtocol": "tls"}]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": plan.metadata(PART),
-        "spec": {"type": "ClusterIP", "selector": plan.labels(PART), "ports": ports},
-    }
+    return plan.service(PART, {"type": "ClusterIP", "ports": ports})
 
 
 def _disruption_budget(plan: Plan) -> Manifest:

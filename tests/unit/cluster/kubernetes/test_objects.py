@@ -22,6 +22,8 @@ VARIANTS = {
     "retired": 'front = "ingress-nginx"\n',
     "named": 'broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n',
     "stored": 'storage_class = "nfs"\n',
+    "both families": 'ip_families = ["IPv6", "IPv4"]\n',
+    "openshift": 'run_as_user = "platform"\ndns_port = 5353\ndns_namespace = "openshift-dns"\n',
     "placed": 'tolerate = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\npull_secret = "pull"\n',
 }
 KNOWN_ELSEWHERE = {"TLSRoute", "TransportServer", "PrometheusRule", "PodMonitor"}
@@ -157,3 +159,35 @@ def test_a_long_name_is_a_label_of_63_characters() -> None:
     assert label_value("a/b") == "a-b"
     assert len(label_value("x" * 100)) <= 63
     assert label_value("x" * 100) != label_value("x" * 101)
+
+
+def test_user_and_group_are_the_images_a_number_or_the_platforms() -> None:
+    ids = ("runAsUser", "runAsGroup", "fsGroup")
+    for text, expected in (("", 65532), ("run_as_user = 1000\n", 1000), ('run_as_user = "platform"\n', None)):
+        made = [pod for pod in pods(all_of(make_plan(text))) if pod["containers"][0]["name"] != "platform"]
+        assert len(made) >= 2
+        for pod in made:
+            security = pod["securityContext"]
+            assert security["runAsNonRoot"] is True
+            assert [security.get(key) for key in ids] == [expected] * 3
+
+
+def test_services_have_the_ip_families_that_are_asked_for() -> None:
+    def families(text: str) -> list[tuple[Any, Any]]:
+        made = [item for item in all_of(make_plan(text)) if item["kind"] == "Service"]
+        assert len(made) == 2
+        return [(item["spec"].get("ipFamilyPolicy"), item["spec"].get("ipFamilies")) for item in made]
+
+    assert families("") == [(None, None)] * 2
+    assert families('ip_families = ["IPv6"]\n') == [("SingleStack", ["IPv6"])] * 2
+    assert families('ip_families = ["IPv6", "IPv4"]\n') == [("RequireDualStack", ["IPv6", "IPv4"])] * 2
+
+
+def test_the_front_listens_for_both_ip_families_unless_the_node_lacks_ipv6(plan: Plan) -> None:
+    made = objects(plan)
+    (config,) = [item for item in made if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "sealserve-front"]
+    assert "listen [::]:8500 ipv6only=off so_keepalive=on;" in config["data"]["nginx.conf"]
+    assert "listen 0.0.0.0:8500 so_keepalive=on;" in config["data"]["nginx-ipv4.conf"]
+    (pod,) = [pod for pod in pods(list(made)) if pod["containers"][0]["name"] == "nginx"]
+    script = pod["containers"][0]["command"][-1]
+    assert "exec /usr/sbin/nginx" in script  # NGINX itself gets the signals

@@ -74,3 +74,44 @@ def test_an_existing_controller_takes_the_fronts_place() -> None:
 
 def test_without_the_policies_everything_is_open(known: Plan) -> None:
     assert allows([], OUTSIDE, pod(known, "replicas"), 22)
+
+
+def test_the_clusters_dns_may_have_other_labels_and_ports() -> None:
+    plan = make_plan(
+        'dns_namespace = "openshift-dns"\ndns_port = 5353\n'
+        'dns_labels = { "dns.operator.openshift.io/daemonset-dns" = "default" }\n'
+    )
+    rules, replica = policies(plan), pod(plan, "replicas")
+    labels = {"dns.operator.openshift.io/daemonset-dns": "default"}
+    openshift = Peer(labels=labels, namespace="openshift-dns", address="10.1.0.2")
+    for protocol in ("UDP", "TCP"):
+        assert allows(rules, replica, openshift, 5353, protocol)
+        assert not allows(rules, replica, openshift, 53, protocol)
+        assert not allows(rules, replica, DNS, 53, protocol)
+
+
+@pytest.mark.parametrize("cache", ["169.254.20.10", "fd00::a"])
+def test_a_dns_cache_on_each_node_is_reached_at_its_address(cache: str) -> None:
+    plan = make_plan(f'dns_addresses = ["{cache}"]\n')
+    rules = policies(plan)
+    for part in ("replicas", "front"):
+        assert allows(rules, pod(plan, part), Peer(address=cache), 53, "UDP")
+        assert allows(rules, pod(plan, part), DNS, 53)
+        assert not allows(rules, pod(plan, part), Peer(address=cache), 80)
+        assert not allows(rules, pod(plan, part), OUTSIDE, 53, "UDP")
+
+
+def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
+    plan = make_plan('store_addresses = ["198.51.100.0/24", "2001:db8::/32"]\n')
+    rules, replica = policies(plan), pod(plan, "replicas")
+    assert allows(rules, replica, OUTSIDE, 8443)
+    assert allows(rules, replica, Peer(address="2001:db8::7"), 8443)
+    assert not allows(rules, replica, BROKER, 8443)
+
+
+def test_a_broker_with_an_ipv6_address_is_the_only_one() -> None:
+    plan = make_plan('broker_ip = "2001:db8::44"\n')
+    rules, replica = policies(plan), pod(plan, "replicas")
+    assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)
+    assert not allows(rules, replica, Peer(address="2001:db8::45"), 4433)
+    assert not allows(rules, replica, BROKER, 4433)

@@ -1,0 +1,21 @@
+import socket
+
+import pytest
+
+from sealserve.host.addresses import is_ip_address, usable_address
+
+
+def test_every_address_is_that_of_ipv4_where_the_kernel_has_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    assert usable_address("::") == "0.0.0.0"  # noqa: S104  # nothing listens here
+    assert usable_address("::1") == "::1"
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: True)
+    assert usable_address("::") == "::"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("192.0.2.7", True), ("2001:db8::7", True), ("broker.example.com", False), ("192.0.2.0/24", False), ("", False)],
+)
+def test_what_is_an_ip_address(text: str, expected: bool) -> None:
+    assert is_ip_address(text) is expected
