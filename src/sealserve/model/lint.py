@@ -1,26 +1,49 @@
-"""Looks for operations that reach outside of the enclave: what they write, print or send is seen by the host.
+"""Looks for what a model could reach outside of the enclave, and for what one request could leave to another client's.
 
-A SavedModel is code. Its operations are looked up by name: those of its graph for serving and of every function there.
-Operations that load or save a model stand in each SavedModel; they are refused where a signature reaches them.
+A SavedModel is a program, written by somebody whom the owner may not know. The lint judges what TensorFlow executes:
+
+1. Which graph: the one whose set of tags is served. A SavedModel with two such graphs is refused, so the choice does
+   not depend on their order. The other graphs are judged as well, since a setting could make a server load them.
+2. Which operations: each of them has a class (`sealserve.model.operations`), which says where a model may have it. An
+   operation without a class is refused.
+3. Which nodes run: what loading runs (`sealserve.model.loading_runs`) and what a request runs, functions included.
+4. Which files: loading reads only those that the server names, assets and variables (`sealserve.model.file_names`).
+5. Which constants: numbers and strings. One that holds a handle or an object could name what another request uses.
+
+docs/reference/model-lint.md lists the classes, and what the lint does not prevent.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.operations import REFUSED, REFUSED_IN_SIGNATURES, TENSORFLOW_VERSION, known_operations
-from sealserve.model.saved_model import INTERNAL_SIGNATURES, read_saved_model, serving_meta_graph
+from sealserve.model.expected_failures import expected_failures
+from sealserve.model.file_names import foreign_files
+from sealserve.model.loading_runs import loading_runs, request_tensors
+from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, library_of
+from sealserve.model.program import Place, Program
+from sealserve.model.saved_model import SERVE_TAGS, plain_files, read_saved_model, serving_meta_graph
 
-_Place = tuple[str, str]
-"""A node: the function that it is in, or nothing for the graph itself, and its name."""
-
-_CUSTOM = f"is none of TensorFlow {TENSORFLOW_VERSION}'s: it needs a library whose code nobody looked at"
+_HANDLES: Final = (pb.DT_RESOURCE, pb.DT_VARIANT)
+_TYPE_ATTRIBUTES: Final = {
+    "Const": "dtype",
+    "DeserializeManySparse": "dtype",
+    "DeserializeSparse": "dtype",
+    "HostConst": "dtype",
+    "ParseTensor": "out_type",
+    "Restore": "dt",
+    "RestoreSlice": "dt",
+    "RestoreV2": "dtypes",
+}
+"""Operations that make tensors from stored bytes, and the attribute that has the tensors' types."""
+_HOLDS_A_HANDLE: Final = "makes a handle or an object from stored bytes, which could name what another request uses"
 
 
 class RefusedOperationError(InputError):
-    """A model has operations that reach outside of the enclave, or that TensorFlow does not have.
+    """A model has operations that can reach outside of the enclave, keep a client's data, or are unknown to TensorFlow.
 
     Args:
         folder: The SavedModel.
@@ -31,11 +54,17 @@ class RefusedOperationError(InputError):
 
     def __init__(self, folder: Path, findings: "Collection[RefusedOperation]") -> None:
         listed = "; ".join(map(str, findings))
-        super().__init__(
-            f"{folder} has operations that are refused: {listed}.",
-            hint="Export the model without them; or name them in its dangerous_operations: what they write, print or "
-            "send leaves the enclave.",
+        hint = (
+            "Export the model without them; or name them in its dangerous_operations: what they write, print or send "
+            "leaves the enclave, and what they keep can reach other clients."
         )
+        if all(finding.custom for finding in findings):
+            hint = (
+                "Export the model without them. The embedded server loads no other library, so naming them in "
+                'dangerous_operations helps only with server.kind = "tensorflow-serving", whose binary has TensorFlow '
+                "Text and Decision Forests."
+            )
+        super().__init__(f"{folder} has operations that are refused: {listed}.", hint=hint)
         self.findings = tuple(findings)
 
 
@@ -47,11 +76,13 @@ class RefusedOperation:
         operation: Its name.
         reason: What it does, as the rest of a sentence.
         nodes: Some of the nodes that are such operations; those of a function after its name and a slash.
+        custom: Whether TensorFlow itself does not have it.
     """
 
     operation: str
     reason: str
     nodes: tuple[str, ...]
+    custom: bool = False
 
     def __str__(self) -> str:
         return f"{self.operation} {self.reason} (at {', '.join(self.nodes)})"
@@ -65,115 +96,140 @@ class LintedModel:
         folder: The SavedModel.
         allowed: What would have been refused, and was allowed.
         unused: What was allowed, and is not there.
+        warnings: What will fail at the first request, as sentences.
     """
 
     folder: Path
     allowed: tuple[RefusedOperation, ...]
     unused: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def lint(folder: Path, *, dangerous_operations: Collection[str] = ()) -> LintedModel:
-    """Make sure that the SavedModel in ``folder`` has no operation that reaches outside, but those allowed.
+def lint(
+    folder: Path,
+    *,
+    dangerous_operations: Collection[str] = (),
+    tags: Collection[str] = SERVE_TAGS,
+    custom_operations: bool = False,
+) -> LintedModel:
+    """Make sure that the SavedModel in ``folder`` has no operation that is refused, except those that are allowed.
 
     Args:
         folder: The SavedModel.
         dangerous_operations: Names of operations that are allowed all the same.
+        tags: The tags of the graph that is served.
+        custom_operations: Whether the server has libraries beside TensorFlow. Without them, an operation that
+            TensorFlow does not have is refused even if its name is allowed, since the model could not be loaded.
 
     Raises:
         RefusedOperationError: It has; the message names each, and why.
         ModelMissingError: There is no such folder.
         NotASavedModelError: It holds no readable ``saved_model.pb``.
-        ServeTagMissingError: No graph is meant for serving.
+        ServeTagMissingError: No graph has these tags.
+        AmbiguousModelError: It can be read in two ways.
+        AssetNameError: The name of an asset leads out of the ``assets`` folder.
+        FileUnusableError: It holds a link to a folder, a socket, or the like.
     """
-    findings = find(folder)
-    refused = [finding for finding in findings if finding.operation not in dangerous_operations]
+    findings = find(folder, tags=tags)
+    refused = [
+        finding
+        for finding in findings
+        if finding.operation not in dangerous_operations or (finding.custom and not custom_operations)
+    ]
     if refused:
         raise RefusedOperationError(folder, refused)
+    plain_files(folder)
     found = {finding.operation for finding in findings}
-    unused = tuple(sorted(set(dangerous_operations) - found))
-    return LintedModel(folder=folder, allowed=tuple(findings), unused=unused)
+    served = serving_meta_graph(folder, read_saved_model(folder), tags)
+    return LintedModel(
+        folder=folder,
+        allowed=tuple(findings),
+        unused=tuple(sorted(set(dangerous_operations) - found)),
+        warnings=tuple(expected_failures(folder, served, Program.of(served))),
+    )
 
 
-def find(folder: Path) -> list[RefusedOperation]:
+def find(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> list[RefusedOperation]:
     """Return what is to be refused in the SavedModel in ``folder``, sorted by name; errors as in `lint`."""
-    graph = serving_meta_graph(folder, read_saved_model(folder))
-    functions = {function.signature.name: function for function in graph.graph_def.library.function}
-    started = set(_started(graph, functions))
-    reasons: dict[str, str] = {}
-    places: dict[str, list[str]] = {}
-    for place, node in _all_nodes(graph):
-        reason = REFUSED.get(node.op)
-        if reason is None and place in started:
-            reason = REFUSED_IN_SIGNATURES.get(node.op)
-        if reason is None and node.op not in functions and node.op not in known_operations():
-            reason = _CUSTOM
-        if reason is not None:
-            reasons[node.op] = reason
-            places.setdefault(node.op, []).append("/".join(filter(None, place)))
+    message = read_saved_model(folder)
+    served = serving_meta_graph(folder, message, tags)
+    findings: dict[tuple[str, str], list[str]] = {}
+    for graph in message.meta_graphs:
+        for place, operation, reason in _judge(graph, is_served=graph is served):
+            findings.setdefault((operation, reason), []).append("/".join(filter(None, place)))
     return [
-        RefusedOperation(operation=name, reason=reasons[name], nodes=_some(places[name])) for name in sorted(reasons)
+        RefusedOperation(operation=operation, reason=reason, nodes=_some(places), custom=operation not in class_of())
+        for (operation, reason), places in sorted(findings.items())
     ]
 
 
-def _all_nodes(graph: pb.MetaGraphDef) -> Iterator[tuple[_Place, pb.NodeDef]]:
-    yield from ((("", node.name), node) for node in graph.graph_def.node)
-    for function in graph.graph_def.library.function:
-        yield from (((function.signature.name, node.name), node) for node in function.node_def)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Runs:
+    """What runs of a meta graph.
+
+    Args:
+        loading: The nodes that loading runs.
+        requested: The nodes that a request can run.
+        foreign: The files that loading would read although they are not sealed with the model.
+    """
+
+    loading: frozenset[Place]
+    requested: frozenset[Place]
+    foreign: Mapping[Place, str]
 
 
-def _started(graph: pb.MetaGraphDef, functions: Mapping[str, pb.FunctionDef]) -> Iterator[_Place]:
-    """Yield the nodes that a request can start: what signatures' outputs depend on, and all of the functions there."""
-    nodes = {node.name: node for node in graph.graph_def.node}
-    pending = [_node_name(name) for name in _signature_tensors(graph)]
-    seen = set(pending)
-    called: list[str] = []
-    while pending:
-        node = nodes.get(pending.pop())
-        if node is None:
-            continue
-        yield "", node.name
-        called += _functions_of(node)
-        new = {_node_name(name) for name in node.input} - seen
-        seen |= new
-        pending += new
-    entered: set[str] = set()
-    while called:
-        name = called.pop()
-        if name in entered or name not in functions:
-            continue
-        entered.add(name)
-        for node in functions[name].node_def:
-            yield name, node.name
-            called += _functions_of(node)
+def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, str, str]]:
+    """Yield each node that is refused, with the name of its operation and the reason."""
+    program = Program.of(graph)
+    loads = loading_runs(graph)
+    runs = _Runs(
+        loading=program.runs(target for run in loads for target in run.targets),
+        # clients reach the served graph only; in a graph for training, signatures change variables
+        requested=program.runs(request_tensors(graph)) if is_served else frozenset(),
+        foreign={found.place: found.file for run in loads for found in foreign_files(program, run)},
+    )
+    for place, node in program.all_nodes():
+        if node.op not in program.functions and (reason := _reason(place, node, runs)):
+            yield place, node.op, reason
 
 
-def _signature_tensors(graph: pb.MetaGraphDef) -> Iterator[str]:
-    for name, signature in graph.signature_def.items():
-        if name in INTERNAL_SIGNATURES:  # what loading runs
-            continue
-        pending = [*signature.inputs.values(), *signature.outputs.values()]  # an input may be any node
-        while pending:
-            info = pending.pop()
-            sparse = info.coo_sparse
-            yield from filter(
-                None,
-                (info.name, sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name),
-            )
-            pending += info.composite_tensor.components
+def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
+    """Return why a node is refused, or None if it is not."""
+    found = class_of().get(node.op)
+    if found is None:
+        return _unknown(node.op)
+    refused = {
+        Allowed.ANYWHERE: False,
+        Allowed.LOADING: place in runs.requested,
+        Allowed.ASSETS: place in runs.requested,
+        Allowed.VARIABLES: place in runs.requested,
+        Allowed.UNUSED: place in runs.loading or place in runs.requested,
+        Allowed.NOWHERE: True,
+    }[found.allowed]
+    if refused:
+        return found.does
+    if place in runs.foreign:
+        return f"reads {runs.foreign[place]}, which is not sealed with the model"
+    return _HOLDS_A_HANDLE if _holds_a_handle(node) else None
 
 
-def _functions_of(node: pb.NodeDef) -> list[str]:
-    """Return the functions that a node may call: the one that it is named after, and those that it takes."""
-    names = [node.op]
-    for value in node.attr.values():
-        names += [value.func.name, *(function.name for function in value.list.func)]
-    return names
+def _holds_a_handle(node: pb.NodeDef) -> bool:
+    name = _TYPE_ATTRIBUTES.get(node.op)
+    if name is None or name not in node.attr:
+        return False
+    value = node.attr[name]
+    return any(found in _HANDLES for found in (value.type, *value.list.type))
 
 
-def _node_name(tensor: str) -> str:
-    return tensor.removeprefix("^").partition(":")[0]
+def _unknown(operation: str) -> str:
+    library = library_of(operation)
+    return (
+        f"is not an operation of TensorFlow {TENSORFLOW_VERSION}: it belongs to {library}"
+        if library
+        else f"is not an operation of TensorFlow {TENSORFLOW_VERSION}: it needs a library whose code nobody looked at"
+    )
 
 
 def _some(places: Iterable[str], most: int = 3) -> tuple[str, ...]:
-    listed = sorted(places)
+    listed = sorted(set(places))
     return (*listed[:most], *([f"{len(listed) - most} more"] if len(listed) > most else []))

@@ -4,8 +4,9 @@ Source: TensorFlow's ``saved_model.proto`` and ``meta_graph.proto`` (the file) a
 folder).
 """
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from sealserve.model import saved_model_pb2 as pb
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 SAVED_MODEL_FILE = "saved_model.pb"
+TEXT_FILE = "saved_model.pbtxt"
+CHUNKED_FILE = "saved_model.cpb"
 LARGEST_MESSAGE = 2**31  # what protobuf can hold
 SERVE_TAG = "serve"
+SERVE_TAGS = (SERVE_TAG,)
 DEFAULT_SIGNATURE = "serving_default"
 
 INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
@@ -39,6 +43,12 @@ class NotASavedModelError(InputError):
     code = "model.not-a-saved-model"
 
 
+class AmbiguousModelError(InputError):
+    """A SavedModel can be read in two ways."""
+
+    code = "model.ambiguous"
+
+
 class FileUnusableError(InputError):
     """There is something in the folder that is no plain file or folder."""
 
@@ -46,7 +56,7 @@ class FileUnusableError(InputError):
 
 
 class ServeTagMissingError(InputError):
-    """No graph of the SavedModel is meant for serving."""
+    """No graph of the SavedModel has the tags that are to be served."""
 
     code = "model.no-serve-tag"
 
@@ -100,7 +110,7 @@ class MetaGraph:
     """A graph of a SavedModel.
 
     Args:
-        tags: What it is for, sorted.
+        tags: What it is for: a set, sorted.
         tensorflow_version: Which TensorFlow wrote it.
         signatures: Sorted by name.
         operations: The kinds of operations in it and in its functions, sorted.
@@ -126,24 +136,19 @@ class SavedModelInfo:
         files: How many files it has.
         size: Their sizes together, in bytes.
         graphs: Its graphs, one in most.
+        tags: The tags of the graph that is served, sorted.
     """
 
     folder: Path
     files: int
     size: int
     graphs: tuple[MetaGraph, ...]
+    tags: tuple[str, ...] = SERVE_TAGS
 
     @property
     def serving_graph(self) -> MetaGraph:
-        """The graph that a model server loads: the one whose only tag is ``serve``.
-
-        Raises:
-            ServeTagMissingError: There is none.
-        """
-        for graph in self.graphs:
-            if graph.tags == (SERVE_TAG,):
-                return graph
-        raise _no_serve_tag(self.folder, (graph.tags for graph in self.graphs))
+        """The graph that a model server loads, chosen as in `serving_meta_graph`; errors as there."""
+        return self.graphs[_index_of_tags(self.folder, [graph.tags for graph in self.graphs], self.tags)]
 
 
 def read_saved_model(folder: Path) -> pb.SavedModel:
@@ -157,6 +162,11 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
         raise ModelMissingError(f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb.")
     path = folder / SAVED_MODEL_FILE
     message = pb.SavedModel()
+    if form_of(folder) == TEXT_FILE:
+        raise NotASavedModelError(
+            f"{folder} holds the text form of a SavedModel, {TEXT_FILE}: expected {SAVED_MODEL_FILE}.",
+            hint="Name the folder as model.path and run `sealserve model convert`, which writes the binary form.",
+        )
     try:
         message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
     except InputFileMissingError as error:
@@ -167,24 +177,51 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
     return message
 
 
-def serving_meta_graph(folder: Path, message: pb.SavedModel) -> pb.MetaGraphDef:
-    """Return the graph of a SavedModel that a model server loads: the one whose only tag is ``serve``.
+def form_of(folder: Path) -> str | None:
+    """Return the name of the file that holds the SavedModel ``folder``, or None if there is none.
+
+    Raises:
+        AmbiguousModelError: There are several. TensorFlow would read one of them, and ignore the others.
+        NotASavedModelError: It has the chunked form, which needs a library of its own.
+    """
+    forms = [name for name in (SAVED_MODEL_FILE, TEXT_FILE, CHUNKED_FILE) if os.path.lexists(folder / name)]
+    if len(forms) > 1:
+        raise AmbiguousModelError(
+            f"{folder} holds several SavedModels: {', '.join(forms)}.", hint="Keep the file that belongs to the model."
+        )
+    if forms == [CHUNKED_FILE]:
+        raise NotASavedModelError(
+            f"{folder} holds the chunked form of a SavedModel, {CHUNKED_FILE}: expected {SAVED_MODEL_FILE}.",
+            hint="Export the model without tf.saved_model.SaveOptions(experimental_image_format=True).",
+        )
+    return forms[0] if forms else None
+
+
+def serving_meta_graph(folder: Path, message: pb.SavedModel, tags: Collection[str] = SERVE_TAGS) -> pb.MetaGraphDef:
+    """Return the graph of a SavedModel that a model server loads: the one whose set of tags is ``tags``.
+
+    Source: ``cc/saved_model/reader.cc`` of TensorFlow 2.21. It takes the first of several; here they are an error.
 
     Raises:
         ServeTagMissingError: There is none.
+        AmbiguousModelError: There are several.
     """
-    for graph in message.meta_graphs:
-        if list(graph.meta_info_def.tags) == [SERVE_TAG]:
-            return graph
-    raise _no_serve_tag(folder, (tuple(graph.meta_info_def.tags) for graph in message.meta_graphs))
+    return message.meta_graphs[
+        _index_of_tags(folder, [tuple(graph.meta_info_def.tags) for graph in message.meta_graphs], tags)
+    ]
 
 
-def describe(folder: Path) -> SavedModelInfo:
+def describe(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelInfo:
     """Return what is in the SavedModel ``folder``.
+
+    Args:
+        folder: The SavedModel.
+        tags: The tags of the graph that is served.
 
     Raises:
         ModelMissingError: There is no such folder.
         NotASavedModelError: It holds no readable ``saved_model.pb``.
+        AmbiguousModelError: It can be read in two ways.
         FileUnusableError: It holds a link to a folder, a socket, or the like.
     """
     message = read_saved_model(folder)
@@ -194,6 +231,7 @@ def describe(folder: Path) -> SavedModelInfo:
         files=len(files),
         size=sum(file.stat().st_size for file in files),
         graphs=tuple(map(_meta_graph, message.meta_graphs)),
+        tags=tuple(sorted(set(tags))),
     )
 
 
@@ -214,26 +252,31 @@ def plain_files(folder: Path) -> list[Path]:
     return files
 
 
-def check_servable(folder: Path) -> SavedModelInfo:
+def check_servable(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelInfo:
     """Return what is in the SavedModel ``folder``, which a model server could load and serve.
+
+    Args:
+        folder: The SavedModel.
+        tags: The tags of the graph that is served.
 
     Raises:
         ModelMissingError: There is no such folder.
         NotASavedModelError: It holds no readable ``saved_model.pb``.
+        AmbiguousModelError: It can be read in two ways.
         FileUnusableError: It holds a link to a folder, a socket, or the like.
         ServeTagMissingError: It has no graph for serving.
         SignatureMissingError: Its graph for serving has no signature with outputs.
         VariablesMissingError: The values of its variables are not all there: TensorFlow would load an uninitialised
             model and report success.
     """
-    info = describe(folder)
+    info = describe(folder, tags=tags)
     graph = info.serving_graph
     if not any(signature.outputs for signature in graph.signatures):
         raise SignatureMissingError(
             f"{folder} has no signature: nothing says what goes into the model and what comes out.",
             hint=f"Export it with a signature named {DEFAULT_SIGNATURE!r}.",
         )
-    if graph.has_variables and (missing := _missing_variables(folder)):
+    if graph.has_variables and (missing := missing_variables(folder)):
         raise VariablesMissingError(
             f"{folder} has variables, but not {missing}.", hint="Copy the whole folder of the SavedModel."
         )
@@ -249,7 +292,7 @@ def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
         if name not in INTERNAL_SIGNATURES
     )
     return MetaGraph(
-        tags=tuple(sorted(message.meta_info_def.tags)),
+        tags=tuple(sorted(set(message.meta_info_def.tags))),
         tensorflow_version=message.meta_info_def.tensorflow_version,
         signatures=tuple(signatures),
         operations=tuple(sorted(operations)),
@@ -277,7 +320,7 @@ def _shape(message: pb.TensorShapeProto) -> tuple[int | None, ...] | None:
     return tuple(None if dimension.size < 0 else dimension.size for dimension in message.dim)
 
 
-def _missing_variables(folder: Path) -> str:
+def missing_variables(folder: Path) -> str:
     """Return the first file that is missing of those that hold the variables' values, or an empty string."""
     if not (folder / _INDEX).is_file():
         return str(_INDEX)
@@ -287,11 +330,23 @@ def _missing_variables(folder: Path) -> str:
     return next((f"variables/{name}" for name in names if name not in shards), "")
 
 
-def _no_serve_tag(folder: Path, graphs: Iterable[tuple[str, ...]]) -> ServeTagMissingError:
-    found = "; ".join(", ".join(tags) or "no tag" for tags in graphs) or "no graph at all"
-    return ServeTagMissingError(
-        f"{folder} has no graph with the one tag {SERVE_TAG!r}: it has {found}.",
-        hint="Export it with tf.saved_model.save or model.export.",
+def _index_of_tags(folder: Path, graphs: Sequence[Collection[str]], tags: Collection[str]) -> int:
+    """Return the place of the one graph whose set of tags is ``tags``."""
+    wanted = ", ".join(sorted(set(tags)))
+    fitting = [index for index, found in enumerate(graphs) if set(found) == set(tags)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise AmbiguousModelError(
+            f"{folder} has {len(fitting)} graphs with the tags {wanted}: which one is served depends on their order.",
+            hint="Export the model again with one graph for these tags.",
+        )
+    found = "; ".join(sorted(", ".join(sorted(set(found))) or "a graph without tags" for found in graphs))
+    raise ServeTagMissingError(
+        f"{folder} has no graph with the tags {wanted}: it has {found or 'no graph at all'}.",
+        hint="Name the tags of one of its graphs as the model's tags in sealserve.toml."
+        if found.strip()
+        else "Export it with tf.saved_model.save or model.export.",
     )
 
 

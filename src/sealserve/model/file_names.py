@@ -1,0 +1,124 @@
+"""Where the names of the files come from that loading a model reads.
+
+A name is accepted if it is, unchanged, what the loader feeds: the path of the variables, or of an asset. It is followed
+backwards through identities and through arguments of functions. Every other name is the model's own choice.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.loading_runs import LoadingRun, Source, tensor_name
+from sealserve.model.operations import Allowed, class_of
+from sealserve.model.program import Place, Program, functions_of, node_name
+
+_CALLS: Final = {"PartitionedCall", "StatefulPartitionedCall"}
+_FILE_NAME_INPUT: Final = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
+_EXPECTED: Final = {Allowed.ASSETS: Source.ASSET, Allowed.VARIABLES: Source.VARIABLES}
+_COMPUTED: Final = "a file whose name the model computes"
+
+_Origin = Source | str
+"""Where a tensor comes from; for one that the loader does not feed, what to call the file that it names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignFile:
+    """A node that reads a file which is not sealed with the model.
+
+    Args:
+        place: The node.
+        file: What is known of the file, as words.
+    """
+
+    place: Place
+    file: str
+
+
+def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
+    """Yield each node of the run that reads a file other than the assets or the variables, as its class has it."""
+    ran = [program.nodes[name] for function, name in sorted(program.runs(run.targets)) if not function]
+    graph = _Body(nodes=program.nodes, known=run.feeds)
+    functions = _called(program, graph, ran)
+    for function, body, nodes in (("", graph, ran), *((name, body, body.nodes.values()) for name, body in functions)):
+        for node in nodes:
+            known = class_of().get(node.op)
+            if known and (expected := _EXPECTED.get(known.allowed)):
+                inputs = _data_inputs(node)
+                index = _FILE_NAME_INPUT.get(node.op, 0)
+                found = body.origin(inputs[index]) if index < len(inputs) else _COMPUTED
+                if found is not expected:
+                    yield ForeignFile(place=(function, node.name), file=str(found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    """The nodes of the graph, or of a function, and where some of its tensors come from.
+
+    Args:
+        nodes: The nodes by name.
+        known: The origins of the graph's tensors, or of a function's arguments, by name.
+    """
+
+    nodes: Mapping[str, pb.NodeDef]
+    known: Mapping[str, _Origin]
+
+    def origin(self, tensor: str) -> _Origin:
+        """Return where a tensor comes from."""
+        seen: set[str] = set()
+        while tensor not in seen:
+            seen.add(tensor)
+            if found := self.known.get(tensor_name(tensor)):
+                return found
+            node = self.nodes.get(node_name(tensor))
+            if node is None or node.op != "Identity" or not node.input:
+                return _COMPUTED if node is None else _constant(node)
+            tensor = node.input[0]
+        return _COMPUTED
+
+
+def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> list[tuple[str, _Body]]:
+    """Return the functions that the nodes call, directly or not, each with what is known of its arguments.
+
+    An argument that two calls give different origins has none that is known.
+    """
+    bodies: dict[str, _Body] = {}
+    pending: list[str] = []
+
+    def call(function: str, origins: Sequence[_Origin] | None) -> None:
+        if function not in program.functions:
+            return
+        names = [tensor_name(name) for name in program.arguments[function]]
+        if origins is None or len(origins) != len(names):
+            origins = [_COMPUTED] * len(names)
+        before = bodies[function].known if function in bodies else {}
+        known = {
+            name: origin if before.get(name, origin) == origin else _COMPUTED
+            for name, origin in zip(names, origins, strict=True)
+        }
+        if function not in bodies or known != before:
+            bodies[function] = _Body(nodes=program.functions[function], known=known)
+            pending.append(function)
+
+    def follow(body: _Body, nodes: Iterable[pb.NodeDef]) -> None:
+        for node in nodes:
+            for name in functions_of(node):
+                direct = name == node.op or (node.op in _CALLS and name == node.attr["f"].func.name)
+                call(name, list(map(body.origin, _data_inputs(node))) if direct else None)
+                for other in program.substitutes.get(name, ()):
+                    call(other, None)
+
+    follow(graph, ran)
+    while pending:
+        body = bodies[pending.pop()]
+        follow(body, body.nodes.values())
+    return sorted(bodies.items())
+
+
+def _data_inputs(node: pb.NodeDef) -> list[str]:
+    return [name for name in node.input if not name.startswith("^")]
+
+
+def _constant(node: pb.NodeDef) -> str:
+    values = list(node.attr["value"].tensor.string_val) if node.op == "Const" and "value" in node.attr else []
+    return f"the file {values[0].decode(errors='replace')!r}" if len(values) == 1 else _COMPUTED

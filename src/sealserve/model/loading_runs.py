@@ -1,0 +1,141 @@
+"""What runs when a model server loads a meta graph, and which file names it feeds.
+
+TensorFlow's loader makes two runs: one restores the variables, one initialises the tables. It feeds the path of the
+variables to the first, and the paths of the assets to both. Source: ``cc/saved_model/loader.cc`` (``RestoreSession``)
+and ``loader_util.cc`` (``GetAssetFileDefs``, ``GetInitOp``) of TensorFlow 2.21.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from sealserve.errors import InputError
+from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.program import node_name
+from sealserve.model.saved_model import INTERNAL_SIGNATURES, AmbiguousModelError
+
+_INIT_SIGNATURE: Final = "__saved_model_init_op"
+_INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")
+_ASSETS_COLLECTION: Final = "saved_model_assets"
+_PLAIN_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]+")
+
+
+class AssetNameError(InputError):
+    """The name of an asset can lead out of the SavedModel's ``assets`` folder."""
+
+    code = "model.asset-name"
+
+
+class Source(StrEnum):
+    """A file name that the loader feeds."""
+
+    VARIABLES = "the variables"
+    ASSET = "an asset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingRun:
+    """A run of the session while a model is loaded.
+
+    Args:
+        targets: The operations that it asks for.
+        feeds: The file names that it feeds, by the tensor's name.
+    """
+
+    targets: tuple[str, ...]
+    feeds: Mapping[str, Source]
+
+
+def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
+    """Return the runs of TensorFlow's loader: restoring, then initialising. All initialisers that it knows count.
+
+    Raises:
+        AssetNameError: An asset is not a plain file name.
+        AmbiguousModelError: Two assets feed the same tensor.
+    """
+    feeds = dict.fromkeys(_asset_tensors(graph), Source.ASSET)
+    saver = graph.saver_def
+    restore = LoadingRun(
+        targets=(saver.restore_op_name,), feeds={**feeds, tensor_name(saver.filename_tensor_name): Source.VARIABLES}
+    )
+    initialise = LoadingRun(targets=tuple(_initialisers(graph)), feeds=feeds)
+    return (restore, initialise) if saver.restore_op_name else (initialise,)
+
+
+def asset_files(graph: pb.MetaGraphDef) -> list[str]:
+    """Return the names of the asset files that the loader feeds, below the SavedModel's ``assets`` folder.
+
+    Raises:
+        AssetNameError: One is not a plain file name.
+    """
+    assets = _assets(graph)
+    for asset in assets:
+        if not _PLAIN_NAME.fullmatch(asset.filename) or asset.filename in {".", ".."}:
+            raise AssetNameError(
+                f"The asset {asset.filename!r} is not the name of a file in the SavedModel's assets folder.",
+                hint="Export the model again with tf.saved_model.Asset, which copies the file into that folder.",
+            )
+    return [asset.filename for asset in assets]
+
+
+def tensor_name(name: str) -> str:
+    """Return the full name of a tensor: without an index, the first output is meant."""
+    return name if ":" in name else f"{name}:0"
+
+
+def request_tensors(graph: pb.MetaGraphDef) -> Iterator[str]:
+    """Yield the tensors that a request can ask for or feed: those of the signatures.
+
+    The signature of the initialiser names an operation, which has no output to ask for. If it names anything else, a
+    client can ask for that as well.
+    """
+    nodes = {node.name: node for node in graph.graph_def.node}
+    for signature_name, signature in graph.signature_def.items():
+        pending = [*signature.inputs.values(), *signature.outputs.values()]
+        while pending:
+            info = pending.pop()
+            sparse = info.coo_sparse
+            for name in (
+                *(info.name, sparse.values_tensor_name, sparse.indices_tensor_name),
+                sparse.dense_shape_tensor_name,
+            ):
+                operation = nodes.get(node_name(name))
+                if signature_name not in INTERNAL_SIGNATURES or (operation is not None and operation.op != "NoOp"):
+                    yield name
+            pending += info.composite_tensor.components
+
+
+def _initialisers(graph: pb.MetaGraphDef) -> Iterator[str]:
+    if _INIT_SIGNATURE in graph.signature_def:
+        yield from (info.name for info in graph.signature_def[_INIT_SIGNATURE].outputs.values())
+    for key in _INIT_COLLECTIONS:
+        if key in graph.collection_def:
+            yield from graph.collection_def[key].node_list.value
+
+
+def _asset_tensors(graph: pb.MetaGraphDef) -> list[str]:
+    asset_files(graph)
+    names = [tensor_name(asset.tensor_info.name) for asset in _assets(graph)]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise AmbiguousModelError(
+            f"Several assets are fed to the tensor {repeated[0]!r}.", hint="Export the model again with TensorFlow."
+        )
+    return names
+
+
+def _assets(graph: pb.MetaGraphDef) -> list[pb.AssetFileDef]:
+    """Return the assets: those of the meta graph, or if it has none, those of the collection of older SavedModels."""
+    if graph.asset_file_def or _ASSETS_COLLECTION not in graph.collection_def:
+        return list(graph.asset_file_def)
+    try:
+        return [
+            pb.AssetFileDef.FromString(found.value) for found in graph.collection_def[_ASSETS_COLLECTION].any_list.value
+        ]
+    except DecodeError as error:
+        raise AssetNameError("The SavedModel's list of assets is damaged.", hint="Export the model again.") from error
