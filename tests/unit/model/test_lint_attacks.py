@@ -1,0 +1,71 @@
+"""Models that attack are refused; most of them are also served, to show that TensorFlow does what the lint prevents."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.harness.attack_models import ATTACKS, KEEPING, Attack, Surroundings, write
+
+from sealserve.errors import InputError
+from sealserve.model.lint import RefusedOperationError, lint
+from sealserve.serving.runtime.libtensorflow import library
+from sealserve.serving.runtime.session import Session
+from sealserve.serving.runtime.tensors import Tensor
+
+pytestmark = pytest.mark.tensorflow
+
+SECRET = "SECRET"  # noqa: S105  # no password
+EFFECTIVE = sorted(name for name, attack in ATTACKS.items() if attack.reveals or attack.writes)
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Surroundings:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "ssl.cfg").write_text(f"{SECRET}\nsecond line\n")
+    assets = tmp_path / "model" / "assets"
+    assets.mkdir(parents=True)
+    (assets / "words.txt").write_text("first\nsecond\n")
+    return Surroundings(secret=outside / "ssl.cfg", written=tmp_path / "written", assets=assets)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_an_attack_is_refused(name: str, around: Surroundings) -> None:
+    attack = ATTACKS[name]
+    folder = write(attack, around.assets.parent, around)
+    with pytest.raises(InputError) as caught:
+        lint(folder)
+    if isinstance(attack.refused, str):
+        assert caught.value.code == attack.refused
+    else:
+        assert isinstance(caught.value, RefusedOperationError)
+        assert tuple(found.operation for found in caught.value.findings) == attack.refused
+
+
+@pytest.mark.parametrize("name", EFFECTIVE)
+def test_served_without_the_lint_it_would_do_harm(name: str, around: Surroundings) -> None:
+    attack = ATTACKS[name]
+    (answer,) = answers(attack, around, [b"x"])
+    assert (SECRET.encode() in answer) is attack.reveals
+    assert any(around.written.parent.glob(f"{around.written.name}*")) is attack.writes
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_what_one_client_sends_would_reach_the_next(name: str, around: Surroundings) -> None:
+    first, second = answers(ATTACKS[name], around, [b"mine", b"yours"])
+    assert b"mine" not in first
+    assert b"mine" in second
+
+
+def answers(attack: Attack, around: Surroundings, inputs: list[bytes]) -> Iterator[bytes]:
+    """Serve the attack as the embedded server would, and return its answer to each input."""
+    folder = write(attack, around.assets.parent, around)
+    session = Session.load(library(), folder, tags=["serve"], intra_op_threads=1, inter_op_threads=1)
+    signature = session.signatures["serving_default"]
+    x, y = session.endpoint(signature.inputs["x"].name), session.endpoint(signature.outputs["y"].name)
+    collected = []
+    for text in inputs:
+        (answer,) = session.run([(x, Tensor.from_strings(library(), [1], [text]))], [y])
+        collected.append(b"\n".join(answer.strings()))
+    session.close()
+    return iter(collected)
