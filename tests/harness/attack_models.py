@@ -165,9 +165,7 @@ def graph_in_a_constant(tf: Any, around: Surroundings) -> Parts:
     with tf.Graph().as_default() as hidden:
         content = tf.io.read_file(str(around.secret))
         with tf.control_dependencies([tf.io.write_file(str(around.written), "taken")]):
-            dataset = tf.raw_ops.TensorDataset(
-                components=[tf.identity(content)], output_shapes=[[]], metadata=""
-            )
+            dataset = tf.raw_ops.TensorDataset(components=[tf.identity(content)], output_shapes=[[]], metadata="")
         tf.raw_ops.Identity(input=dataset, name="hidden")
         serialised = hidden.as_graph_def()
     serialised.node.add(name="dataset", op="_Retval", input=["hidden"])
@@ -300,6 +298,54 @@ def path_in_a_branch(tf: Any, around: Surroundings) -> Parts:
     return Parts(y=_found_in(tf, table), init=init, assets=[(path.name, "words.txt")])
 
 
+def _path_variable(tf: Any, name: str) -> Any:
+    return tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[], shared_name="path", name=name)
+
+
+def path_variable_with_another_value(tf: Any, around: Surroundings) -> Parts:
+    """A variable gets an asset's path, and then another one."""
+    table = _lines(tf)
+    fed = tf.constant("", name="fed")
+    variable = _path_variable(tf, "path")
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=fed)]):
+        second = tf.raw_ops.AssignVariableOp(resource=variable, value=tf.constant(str(around.secret)))
+    with tf.control_dependencies([second]):
+        init = _initialise(tf, table, tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.string))
+    return Parts(y=_found_in(tf, table), init=init, assets=[(fed.name, "words.txt")])
+
+
+def path_variable_with_another_handle(tf: Any, around: Surroundings) -> Parts:
+    """The same through a second handle of the variable."""
+    table = _lines(tf)
+    fed = tf.constant("", name="fed")
+    variable = _path_variable(tf, "path")
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=fed)]):
+        second = tf.raw_ops.AssignVariableOp(
+            resource=_path_variable(tf, "again"), value=tf.constant(str(around.secret))
+        )
+    with tf.control_dependencies([second]):
+        init = _initialise(tf, table, tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.string))
+    return Parts(y=_found_in(tf, table), init=init, assets=[(fed.name, "words.txt")])
+
+
+def path_variable_in_a_function(tf: Any, around: Surroundings) -> Parts:
+    """The same by a function that takes the handle."""
+    table = _lines(tf)
+    fed = tf.constant("", name="fed")
+    variable = _path_variable(tf, "path")
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def overwrite(handle: Any) -> Any:
+        tf.raw_ops.AssignVariableOp(resource=handle, value=tf.constant(str(around.secret)))
+        return tf.constant(0)
+
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=fed)]):
+        second = overwrite(variable)
+    with tf.control_dependencies([second]):
+        init = _initialise(tf, table, tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.string))
+    return Parts(y=_found_in(tf, table), init=init, assets=[(fed.name, "words.txt")])
+
+
 def saved_while_loading(tf: Any, around: Surroundings) -> Parts:
     """The initialiser saves a tensor to a file."""
     saved = tf.raw_ops.SaveV2(
@@ -335,9 +381,7 @@ def variables_of_the_host(tf: Any, around: Surroundings) -> Parts:
             tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=["w"], shape_and_slices=[""], tensors=[["SECRET"]])
         )
     variable = tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[1], shared_name="w")
-    (value,) = tf.raw_ops.RestoreV2(
-        prefix=str(prefix), tensor_names=["w"], shape_and_slices=[""], dtypes=[tf.string]
-    )
+    (value,) = tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=["w"], shape_and_slices=[""], dtypes=[tf.string])
     with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=value)]):
         init = tf.no_op(name="take").name
     return Parts(y=tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.string).name, main_op=init)
@@ -349,7 +393,7 @@ def variables_by_the_savers_own_constant(tf: Any, around: Surroundings) -> Parts
     filename = tf.constant(str(around.secret.parent / "checkpoint" / "ck"), name="filename")
     graph = tf.compat.v1.get_default_graph()
     restore = next(operation for operation in graph.get_operations() if operation.type == "RestoreV2")
-    restore._update_input(0, filename)  # noqa: SLF001  # the only way to change an input
+    restore._update_input(0, filename)  # the only way to change an input
     tf.no_op(name="nothing")
     return Parts(y=parts.y, main_op=parts.main_op, saver=(filename.name, "nothing"))
 
@@ -533,9 +577,7 @@ def parsed_handle(tf: Any, _around: Surroundings) -> Parts:
 
 ATTACKS = {
     "read_file": Attack(build=read_file, refused=("ReadFile",), reveals=True),
-    "graph_in_a_constant": Attack(
-        build=graph_in_a_constant, refused=("DatasetFromGraph",), reveals=True, writes=True
-    ),
+    "graph_in_a_constant": Attack(build=graph_in_a_constant, refused=("DatasetFromGraph",), reveals=True, writes=True),
     "tags_twice": Attack(build=read_file, refused=("ReadFile",), reveals=True, tags=("serve", "serve")),
     **{
         found.__name__: Attack(build=found, refused=("InitializeTableFromTextFileV2",), reveals=True)
@@ -547,6 +589,9 @@ ATTACKS = {
             joined_to_an_asset,
             path_in_a_function,
             path_in_a_branch,
+            path_variable_with_another_value,
+            path_variable_with_another_handle,
+            path_variable_in_a_function,
         )
     },
     "table_by_the_restore_operation": Attack(
@@ -569,9 +614,7 @@ ATTACKS = {
         build=initialiser_that_a_client_calls, refused=("InitializeTableFromTextFileV2",)
     ),
     "kept_in_a_variable": Attack(build=kept_in_a_variable, refused=("AssignVariableOp",)),
-    "kept_in_a_queue": Attack(
-        build=kept_in_a_queue, refused=("FIFOQueueV2", "QueueDequeueV2", "QueueEnqueueV2")
-    ),
+    "kept_in_a_queue": Attack(build=kept_in_a_queue, refused=("FIFOQueueV2", "QueueDequeueV2", "QueueEnqueueV2")),
     "kept_in_a_table": Attack(build=kept_in_a_table, refused=("LookupTableInsertV2",)),
     "kept_in_a_constant": Attack(build=kept_in_a_constant, refused=("InplaceUpdate",)),
     "kept_in_a_staging_area": Attack(build=kept_in_a_staging_area, refused=("Stage", "Unstage")),

@@ -1,9 +1,11 @@
 """Where the names of the files come from that loading a model reads.
 
 A name is accepted if it is, unchanged, what the loader feeds: the path of the variables, or of an asset. It is followed
-backwards through identities and through arguments of functions. Every other name is the model's own choice.
+backwards through identities, arguments of functions, and variables that only ever hold such a path (TensorFlow 2's
+exporter keeps the path of an asset in a variable). Every other name is the model's own choice.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +17,8 @@ from sealserve.model.program import Place, Program, functions_of, node_name
 
 _CALLS: Final = {"PartitionedCall", "StatefulPartitionedCall"}
 _FILE_NAME_INPUT: Final = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
+_READS: Final = {"ReadVariableOp", "VarIsInitializedOp"}
+_ASSIGN_INPUTS: Final = 2
 _EXPECTED: Final = {Allowed.ASSETS: Source.ASSET, Allowed.VARIABLES: Source.VARIABLES}
 _COMPUTED: Final = "a file whose name the model computes"
 
@@ -38,7 +42,7 @@ class ForeignFile:
 def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
     """Yield each node of the run that reads a file other than the assets or the variables, as its class has it."""
     ran = [program.nodes[name] for function, name in sorted(program.runs(run.targets)) if not function]
-    graph = _Body(nodes=program.nodes, known=run.feeds)
+    graph = _Body(nodes=program.nodes, known={**run.feeds, **_path_variables(program, run)})
     functions = _called(program, graph, ran)
     for function, body, nodes in (("", graph, ran), *((name, body, body.nodes.values()) for name, body in functions)):
         for node in nodes:
@@ -49,6 +53,40 @@ def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
                 found = body.origin(inputs[index]) if index < len(inputs) else _COMPUTED
                 if found is not expected:
                     yield ForeignFile(place=(function, node.name), file=str(found))
+
+
+def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
+    """Return the tensors that read variables which hold only a path that the loader feeds, each with its origin.
+
+    Every use of such a variable is in the graph itself, and reads it or assigns the same fed path. No other node makes
+    a handle of the same variable.
+    """
+    fed = _Body(nodes=program.nodes, known=run.feeds)
+    uses: dict[str, list[pb.NodeDef]] = {}
+    for node in program.nodes.values():
+        for name in _data_inputs(node):
+            uses.setdefault(node_name(name), []).append(node)
+    handles = Counter(_shared_name(node) for _, node in program.all_nodes() if node.op == "VarHandleOp")
+    found: dict[str, Source] = {}
+    for name, variable in program.nodes.items():
+        if variable.op != "VarHandleOp" or handles[_shared_name(variable)] > 1:
+            continue
+        assigned = set()
+        for node in uses.get(name, ()):
+            inputs = _data_inputs(node)
+            if node.op == "AssignVariableOp" and len(inputs) == _ASSIGN_INPUTS and node_name(inputs[0]) == name:
+                assigned.add(fed.origin(inputs[1]))
+            elif node.op not in _READS:
+                assigned.add(_COMPUTED)
+        if len(assigned) == 1 and isinstance(source := assigned.pop(), Source):
+            reads = (node.name for node in uses[name] if node.op == "ReadVariableOp")
+            found |= {tensor_name(read): source for read in reads}
+    return found
+
+
+def _shared_name(variable: pb.NodeDef) -> str:
+    given = variable.attr["shared_name"].s.decode(errors="replace") if "shared_name" in variable.attr else ""
+    return given or variable.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

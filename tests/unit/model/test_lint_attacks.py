@@ -14,7 +14,7 @@ from sealserve.serving.runtime.tensors import Tensor
 
 pytestmark = pytest.mark.tensorflow
 
-SECRET = "SECRET"  # noqa: S105  # no password
+SECRET = "SECRET"  # no password
 EFFECTIVE = sorted(name for name, attack in ATTACKS.items() if attack.reveals or attack.writes)
 
 

@@ -65,7 +65,7 @@ def test_a_damaged_file_is_no_saved_model(make_saved_model: MakeSavedModel) -> N
 def test_a_graph_that_a_server_would_not_load_is_refused(
     make_saved_model: MakeSavedModel, tags: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ServeTagMissingError, match="no graph with the one tag 'serve': it has") as caught:
+    with pytest.raises(ServeTagMissingError, match="no graph with the tags serve: it has") as caught:
         check_servable(make_saved_model(tags=tags))
     assert caught.value.code == "model.no-serve-tag"
 
