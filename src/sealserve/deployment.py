@@ -160,6 +160,9 @@ class ModelSection(_Section):
     inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
     outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
     labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
+    tags: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=("serve",), description="tags of the SavedModel's graph that is served"
+    )
     dangerous_operations: tuple[str, ...] = Field(
         default=(), description="operations that `sealserve model lint` refuses, and that this model may have"
     )
@@ -604,8 +607,14 @@ def _below(folder: Path, path: Path | None) -> Path | None:
 
 
 def suggest_name(model: Path) -> str:
-    """Return a servable's name for the model at ``model``: its file's, with what no name may have replaced."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.resolve().stem)[:63].strip("._-")
+    """Return a servable's name for the model at ``model``: its file's, with what no name may have replaced.
+
+    A folder that is named like a version has its parent's name, as in ``resnet50/1``.
+    """
+    path = model.resolve()
+    if path.name.isdecimal() and path.parent.name:
+        path = path.parent
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:63].strip("._-")
     return name or "model"
 
 

@@ -9,11 +9,15 @@ import typer
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console
+from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
+from sealserve.errors import InputError, VerificationError
 from sealserve.model.fetch import fetch as fetch_file
-from sealserve.model.lint import lint
+from sealserve.model.lint import LintedModel, lint
 from sealserve.model.resnet50 import build_frozen_graph
-from sealserve.model.saved_model import SavedModelInfo, TensorSpec, describe
+from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
 from sealserve.operations import models
+
+Tags = Annotated[str, typer.Option(help="Tags of the graph that is served, separated by commas.")]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fetch, convert and show models.")
 
@@ -61,16 +65,19 @@ def convert(
     ] = False,
     as_json: console.Json = False,
 ) -> None:
-    """Bring the models of sealserve.toml that are not there yet into the workspace, as SavedModels."""
+    """Bring the models of sealserve.toml into the workspace as SavedModels. Those that are there already stay as is."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
-        imported = [
-            models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell)
-            for model in missing or described.models
-        ]
-    _print([model.info for model in imported], as_json=as_json)
+        imported = [models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell) for model in missing]
+    for model in described.models:
+        if model not in missing:
+            folder = models.servable_folder(workspace, model)
+            console.say(f"{folder} already exists. To convert {model.name} again, remove that folder first.")
+    infos = {model.folder: model.info for model in imported}
+    folders = [models.servable_folder(workspace, model) for model in described.models]
+    _print([infos.get(folder) or describe(folder) for folder in folders], as_json=as_json)
 
 
 @app.command()
@@ -79,6 +86,7 @@ def show(
         Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
     ] = None,
     directory: console.Directory = console.HERE,
+    tags: Tags = "serve",
     as_json: console.Json = False,
 ) -> None:
     """Show the signatures of SavedModels. Needs no TensorFlow."""
@@ -88,7 +96,8 @@ def show(
         folders = [models.servable_folder(workspace, model) for model in described.models]
     else:
         folders = [folder]
-    _print([describe(found) for found in folders], as_json=as_json)
+    served = SERVE_TAGS if folder is None else _tags(tags)
+    _print([describe(found, tags=served) for found in folders], as_json=as_json)
 
 
 @app.command("lint")
@@ -97,22 +106,88 @@ def lint_(
         Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
     ] = None,
     directory: console.Directory = console.HERE,
+    tags: Tags = "serve",
     as_json: console.Json = False,
 ) -> None:
-    """Look for operations that write, print or send what they compute, and so take it out of the enclave."""
-    if folder is None:
-        workspace = console.find_workspace(directory)
-        linted = models.check(workspace, deployment.read(workspace.deployment_file).models, warn=console.warn)
-    else:
-        linted = (lint(folder),)
+    """Refuse a model that could reach out of the enclave, or keep one client's data for another."""
+    linted = _linted(folder, directory, tags)
     if as_json:
         console.print_json([asdict(found) for found in linted])
         return
     for found in linted:
         allowed = ", ".join(operation.operation for operation in found.allowed)
-        console.out.print(f"{found.folder}: nothing is refused{f'; allowed: {allowed}' if allowed else ''}.")
+        console.out.print(f"{found.folder}: no refused operation{f'; allowed: {allowed}' if allowed else ''}.")
         if found.unused:
             console.say(f"dangerous_operations also names what is not there: {', '.join(found.unused)}.")
+
+
+@app.command("test")
+def try_signatures(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=@file.npy, NAME=JSON.", show_default="generated"),
+    ] = None,
+    signature: Annotated[
+        str | None, typer.Option("--signature", help="The signature to run.", show_default="all")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of generated inputs.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a signature may take.")] = 60.0,
+    directory: console.Directory = console.HERE,
+    tags: Tags = "serve",
+    as_json: console.Json = False,
+) -> None:
+    """Run each signature once, as the embedded server would, before the model is sealed."""
+    folders = [found.folder for found in _linted(folder, directory, tags)]  # a model that runs here can read keys
+    served = SERVE_TAGS if folder is None else _tags(tags)
+    choice = Choice(inputs=inputs or (), signature=signature, batch=batch, timeout=timeout, tags=served)
+    with console.spinner("Loading the model") as tell:
+        tried = [(each, run_signatures(each, choice, tell=lambda name: tell(f"Running {name}"))) for each in folders]
+    outcomes = [(each, outcome) for each, found in tried for outcome in found]
+    if as_json:
+        console.print_json([{"folder": str(each), **_outcome_as_json(outcome)} for each, outcome in outcomes])
+    else:
+        rows = [(each, outcome.signature, _result(outcome)) for each, outcome in outcomes]
+        console.print_table(("MODEL", "SIGNATURE", "RESULT"), rows)
+    failed = [outcome for _, outcome in outcomes if outcome.error is not None]
+    skipped = [outcome for _, outcome in outcomes if outcome.skipped is not None]
+    if failed:
+        console.say(
+            f"{len(failed)} of {len(outcomes)} signatures failed. Give them other inputs with --input, or export the "
+            "model again and run `sealserve model convert`."
+        )
+        raise typer.Exit(VerificationError.exit_status)
+    if skipped:
+        console.say("Signatures that were skipped need inputs: give them with --input.")
+        raise typer.Exit(InputError.exit_status)
+
+
+def _linted(folder: Path | None, directory: Path, tags: str) -> tuple[LintedModel, ...]:
+    """Lint a SavedModel, or those of the workspace, which have the one tag ``serve``."""
+    if folder is None:
+        workspace = console.find_workspace(directory)
+        described = deployment.read(workspace.deployment_file)
+        return models.check(workspace, described.models, server=described.server.kind, warn=console.warn)
+    linted = lint(folder, tags=_tags(tags))
+    for sentence in linted.warnings:
+        console.warn(f"{folder}: {sentence}")
+    return (linted,)
+
+
+def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    ok = outcome.error is None and outcome.skipped is None
+    return {**asdict(outcome), "ok": ok}
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.skipped is not None:
+        return f"skipped: {outcome.skipped}"
+    if outcome.error is not None:
+        return f"failed: {' '.join(outcome.error.split())}"
+    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in (outcome.outputs or {}).items())
+    return f"ok in {outcome.seconds * 1000:.1f} ms: {shapes}"
 
 
 def _print(infos: list[SavedModelInfo], *, as_json: bool) -> None:
@@ -123,6 +198,10 @@ def _print(infos: list[SavedModelInfo], *, as_json: bool) -> None:
         if number:
             console.out.print()
         _print_one(info)
+
+
+def _tags(text: str) -> list[str]:
+    return [tag for tag in text.split(",") if tag]
 
 
 def _as_json(info: SavedModelInfo) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell =
     for model in described.models:
         if not models.is_imported(workspace, model):
             tell(f"converting the model {model.name}")
-            models.bring_in(workspace, model)
+            with console.quiet_libraries():
+                models.bring_in(workspace, model)
     if not (workspace.owner.authorities / "service").exists():
         tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
         certificates.create_certificates(workspace, described, now=now)

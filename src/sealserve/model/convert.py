@@ -1,7 +1,13 @@
-"""Models come in: a frozen graph becomes a SavedModel, a SavedModel is checked and copied whole."""
+"""Models come in: a frozen graph becomes a SavedModel, a SavedModel is checked and copied.
 
+The result has one graph with the one tag ``serve``, which is what servers load unless they are told otherwise.
+"""
+
+import errno
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,20 +17,31 @@ from pydantic import TypeAdapter, ValidationError
 
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
-from sealserve.deployment import ModelName
+from sealserve.deployment import LARGEST_VERSION, ModelName
 from sealserve.errors import InputError
+from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.frozen_graph import check_frozen, read_graph
 from sealserve.model.lifting import Lifted, check_written, import_lifted, initialise, lift
 from sealserve.model.saved_model import (
     DEFAULT_SIGNATURE,
+    SAVED_MODEL_FILE,
     SERVE_TAG,
+    SERVE_TAGS,
+    TEXT_FILE,
     ModelMissingError,
+    NotASavedModelError,
     SavedModelInfo,
     check_servable,
+    form_of,
     plain_files,
+    read_saved_model,
+    serving_meta_graph,
 )
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.whole_folder import appearing
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FINGERPRINT = "fingerprint.pb"
 
 Progress = Callable[[str], None]
 """Called with a few words at the start of each step."""
@@ -76,6 +93,7 @@ def import_model(
     version: int,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    tags: Sequence[str] = SERVE_TAGS,
     keep_frozen: bool = False,
     progress: Progress | None = None,
 ) -> ImportedModel:
@@ -88,6 +106,8 @@ def import_model(
         version: Its version.
         inputs: Names of a frozen graph's input nodes; the signature's inputs have the same names.
         outputs: Names of its output nodes, likewise.
+        tags: The tags of the SavedModel's graph that is served. Its other graphs are left out, and its tags become the
+            one tag ``serve``.
         keep_frozen: Whether a frozen graph's large constants stay constants. Otherwise they become variables, of which
             TensorFlow keeps one copy, and not several.
         progress: Called at the start of each step.
@@ -99,7 +119,8 @@ def import_model(
         NotAGraphError, NodeUnknownError, NotFrozenError, SignatureMissingError: As `check_frozen`.
         ModelRefusedError: TensorFlow does not load the graph.
         TensorFlowMissingError: A frozen graph needs TensorFlow, and there is none.
-        NotASavedModelError, FileUnusableError, ServeTagMissingError, VariablesMissingError: As `check_servable`.
+        NotASavedModelError, AmbiguousModelError, FileUnusableError, ServeTagMissingError, VariablesMissingError: As
+            `check_servable`.
         LiftingError: A variable was not written with the value of its constant.
         DiskFullError: There is no room for it.
     """
@@ -108,28 +129,80 @@ def import_model(
     if not source.exists():
         raise ModelMissingError(f"There is no model at {source}.")
     if folder.exists():
-        raise OutputExistsError(f"{folder} exists already.", hint="Give another --version, or remove the folder.")
+        raise OutputExistsError(
+            f"{folder} already exists.",
+            hint="Set another version of the model in sealserve.toml, or remove the folder.",
+        )
     kind = SourceKind.SAVED_MODEL if source.is_dir() else SourceKind.FROZEN_GRAPH
     if kind is SourceKind.SAVED_MODEL:
         tell("checking the SavedModel")
-        check_servable(source)
+        form = form_of(source)
+        if form != TEXT_FILE:
+            check_servable(source, tags=tags)
         if folder.resolve().is_relative_to(source.resolve()):
             raise OutputExistsError(f"{folder} lies inside {source}.", hint="Give another destination.")
         with appearing(folder) as temporary:
             tell("copying the SavedModel")
             for file in plain_files(source):
                 target = temporary / file.relative_to(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+                if target != temporary / TEXT_FILE:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target)
+            if form == TEXT_FILE:
+                _write_binary_form(source / TEXT_FILE, temporary / SAVED_MODEL_FILE)
+            _keep_one_graph(temporary, tags)
             check_servable(temporary)
     else:
         tell("reading the frozen graph")
         check_frozen(read_graph(source), source, inputs=inputs, outputs=outputs)
-        with appearing(folder) as temporary:
+        with appearing(folder) as temporary, _tensorflow_writes():
             tell("writing the SavedModel")
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
     return ImportedModel(name=ModelName(name), version=version, folder=folder, source=kind, info=check_servable(folder))
+
+
+def _write_binary_form(source: Path, destination: Path) -> None:
+    """Write the SavedModel in a file of protobuf's text format as TensorFlow's binary file."""
+    import_tensorflow()
+    from google.protobuf import text_format  # noqa: PLC0415  # TensorFlow is optional
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415
+
+    try:
+        message = text_format.Parse(source.read_bytes(), SavedModel())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise NotASavedModelError(
+            f"{source} is not a SavedModel in text form: {_first_line(error)}", hint="Export the model again."
+        ) from error
+    destination.write_bytes(message.SerializeToString())
+
+
+def _keep_one_graph(folder: Path, tags: Sequence[str]) -> None:
+    """Leave the graph with ``tags`` in the SavedModel, with the one tag ``serve``, unless that is so already."""
+    message = read_saved_model(folder)
+    served = serving_meta_graph(folder, message, tags)
+    if len(message.meta_graphs) == 1 and list(served.meta_info_def.tags) == [SERVE_TAG]:
+        return
+    kept = pb.MetaGraphDef()
+    kept.CopyFrom(served)
+    kept.meta_info_def.tags[:] = [SERVE_TAG]
+    del message.meta_graphs[:]
+    message.meta_graphs.append(kept)
+    (folder / SAVED_MODEL_FILE).write_bytes(message.SerializeToString())
+    (folder / _FINGERPRINT).unlink(missing_ok=True)  # it is the other file's
+
+
+@contextmanager
+def _tensorflow_writes() -> Iterator[None]:
+    """Turn TensorFlow's error for a full disk into the operating system's."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        code = next((code for code in _NO_ROOM if os.strerror(code) in text), None)
+        if code is None or not isinstance(error, import_tensorflow().errors.OpError):
+            raise
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _write_saved_model(
@@ -186,6 +259,6 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_version(version: int) -> int:
-    if version < 1:
-        raise ModelNameError(f"A servable's version is a number from 1 on, not {version}.")
+    if not 0 <= version <= LARGEST_VERSION:
+        raise ModelNameError(f"A version is a number from 0 to {LARGEST_VERSION}: got {version}.")
     return version

@@ -17,6 +17,7 @@ from sealserve.regular_file import InputFileMissingError, read_regular
 
 _VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
 _SHOWN = 5
+_KERAS = {".keras", ".h5", ".hdf5"}
 
 
 class NotAGraphError(InputError):
@@ -118,6 +119,11 @@ def _not_a_graph(path: Path) -> NotAGraphError:
     if path.name == SAVED_MODEL_FILE:
         return NotAGraphError(
             f"{path} is a SavedModel's file, no frozen graph.", hint=f"Give the folder {path.parent}."
+        )
+    if path.suffix in _KERAS:
+        return NotAGraphError(
+            f"{path} is a model in Keras's own format: expected a SavedModel folder or a frozen graph (.pb).",
+            hint="Export it: keras.models.load_model(FILE).export(DIR). Then set the model's path to DIR.",
         )
     return NotAGraphError(
         f"{path} is no frozen graph.", hint="Give a GraphDef in binary form (.pb), or a SavedModel folder."

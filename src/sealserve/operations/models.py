@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sealserve.deployment import ModelSection
+from sealserve.deployment import ModelSection, ServerKind
 from sealserve.errors import InputError
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
@@ -74,20 +74,27 @@ def bring_in(
         version=model.version,
         inputs=model.inputs,
         outputs=model.outputs,
+        tags=model.tags,
         keep_frozen=keep_frozen,
         progress=progress,
     )
 
 
 def check(
-    workspace: Workspace, models: Iterable[ModelSection], *, warn: Callable[[str], None] | None = None
+    workspace: Workspace,
+    models: Iterable[ModelSection],
+    *,
+    server: ServerKind = ServerKind.EMBEDDED,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[LintedModel, ...]:
-    """Look for operations that reach outside of the enclave in the workspace's models.
+    """Lint the workspace's models, as `sealserve.model.lint.lint` does.
 
     Args:
         workspace: The owner's.
         models: Which ones.
-        warn: Called with each operation that is there because ``dangerous_operations`` allows it.
+        server: The server that is to load them: TensorFlow Serving's binary has operations of further libraries.
+        warn: Called with each operation that is there because ``dangerous_operations`` allows it, and with what will
+            fail at the first request.
 
     Raises:
         ModelNotImportedError: One is not in the workspace yet.
@@ -96,9 +103,15 @@ def check(
     tell = warn or (lambda _: None)
     linted = []
     for model in models:
-        found = lint(servable_folder(workspace, model), dangerous_operations=model.dangerous_operations)
+        found = lint(
+            servable_folder(workspace, model),
+            dangerous_operations=model.dangerous_operations,
+            custom_operations=server is ServerKind.TENSORFLOW_SERVING,
+        )
         for allowed in found.allowed:
             tell(f"dangerous: {model.name} version {model.version} has {allowed}; dangerous_operations allows it")
+        for sentence in found.warnings:
+            tell(f"{model.name} version {model.version}: {sentence}")
         linted.append(found)
     return tuple(linted)
 

@@ -86,7 +86,7 @@ def build(
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
     """
-    models.check(workspace, deployment.models, warn=warn)
+    models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models

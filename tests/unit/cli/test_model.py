@@ -22,8 +22,9 @@ def test_convert_and_show(cli: CommandLine) -> None:
     lines = cli.ok("model", "show").splitlines()
     assert lines[0].split() == ["folder", converted["folder"]]
     assert lines[-2].split() == ["serving_default", "in", "x", "float32", "?"]
-    error = cli.error("model", "convert")
-    assert (error["code"], error["status"]) == ("file.exists", 2)
+    again = cli("model", "convert", "--json")
+    assert (again.status, again.json) == (0, [converted])
+    assert f"{converted['folder']} already exists. To convert half-plus-two again, remove that folder" in again.err
 
 
 def test_any_saved_model_can_be_shown(cli: CommandLine, tmp_path: Path) -> None:
@@ -87,7 +88,76 @@ def test_a_model_that_prints_is_refused_and_allowed_by_name_only(cli: CommandLin
     assert built.status == 0
     assert "warning: dangerous: half-plus-two version 1 has Print prints tensors" in built.err
     linted = cli.bare("model", "lint", *here)
-    assert linted.out.endswith("half-plus-two/1: nothing is refused; allowed: Print.\n")
+    assert linted.out.endswith("half-plus-two/1: no refused operation; allowed: Print.\n")
     assert "also names what is not there: PyFunc" in linted.err
     (row,) = cli.bare("model", "lint", *here, "--json").json
     assert row["allowed"][0]["operation"] == "Print"
+
+
+def test_a_graph_with_other_tags_is_chosen_by_them(cli: CommandLine, tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "gpu")
+    path = folder / "saved_model.pb"
+    message = pb.SavedModel.FromString(path.read_bytes())
+    message.meta_graphs[0].meta_info_def.tags.append("gpu")
+    path.write_bytes(message.SerializeToString())
+    for verb in ("show", "lint"):
+        assert cli.bare("model", verb, folder, "--json").error["code"] == "model.no-serve-tag"
+        assert cli.bare("model", verb, folder, "--tags", "gpu,serve").status == 0
+    site = make_site(tmp_path / "site", source=folder, model={"tags": ("serve", "gpu")})
+    converted = cli.bare("model", "convert", "--directory", site.directory)
+    assert converted.status == 0
+    assert cli.bare("model", "lint", "--directory", site.directory).status == 0
+
+
+@pytest.mark.tensorflow
+def test_each_signature_is_run_once(cli: CommandLine, tmp_path: Path) -> None:
+    cli.ok("model", "convert")
+    (outcome,) = cli.json("model", "test")
+    assert outcome["signature"] == "serving_default"
+    assert (outcome["ok"], outcome["outputs"], outcome["error"], outcome["skipped"]) == (True, {"y": [1]}, None, None)
+    printed = cli("model", "test", "--input", "x=[2, 4, 6]")
+    assert "serving_default  ok in " in printed.out
+    assert printed.out.rstrip().endswith("ms: y [3]")
+    assert printed.err == ""
+    refused = cli.bare("model", "test", printing(tmp_path / "printing"), "--json")
+    assert refused.error["code"] == "model.refused-operation"
+
+
+@pytest.mark.tensorflow
+def test_a_signature_that_fails_is_told_with_what_tensorflow_says(cli: CommandLine, tmp_path: Path) -> None:
+    path = saved_model(tmp_path / "broken") / "saved_model.pb"
+    message = pb.SavedModel.FromString(path.read_bytes())
+    graph = message.meta_graphs[0]
+    graph.graph_def.node.add(name="reading", op="ReadVariableOp", input=["variable"]).attr["dtype"].type = pb.DT_FLOAT
+    variable = graph.graph_def.node.add(name="variable", op="VarHandleOp")
+    variable.attr["dtype"].type = pb.DT_FLOAT
+    variable.attr["shape"].MergeFromString(b"\x3a\x00")  # a scalar's
+    next(node for node in graph.graph_def.node if node.name == "y").input[1] = "reading"
+    path.write_bytes(message.SerializeToString())
+    (path.parent / "variables").mkdir()
+    (path.parent / "variables" / "variables.index").touch()
+    (path.parent / "variables" / "variables.data-00000-of-00001").touch()
+    failed = cli.bare("model", "test", path.parent)
+    assert failed.status == 3
+    assert "serving_default  failed: FAILED_PRECONDITION: Could not find variable" in failed.out
+    assert "1 of 1 signatures failed. Give them other inputs with --input" in failed.err
+    assert "Loading gives no value to the variable 'variable'" in failed.err
+    as_json = cli.bare("model", "test", path.parent, "--json")
+    assert as_json.status == 3
+    assert (as_json.json[0]["ok"], as_json.json[0]["outputs"]) == (False, {})
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--signature", "other"], "There is no signature 'other'."),
+        (["--input", "z=1"], "'z=1' is not NAME=VALUE with the name of an input."),
+        (["--input", "x"], "'x' is not NAME=VALUE with the name of an input."),
+    ],
+)
+def test_what_no_signature_has_cannot_be_tried(
+    arguments: list[str], message: str, cli: CommandLine, tmp_path: Path
+) -> None:
+    error = cli.bare("model", "test", saved_model(tmp_path / "m"), *arguments, "--json").error
+    assert (error["code"], error["message"]) == ("predict.input", message)

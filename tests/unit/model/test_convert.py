@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from sealserve.atomic_file import DiskFullError, OutputExistsError
+from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.convert import ModelNameError, SourceKind, import_model
-from sealserve.model.frozen_graph import NodeUnknownError
-from sealserve.model.saved_model import ModelMissingError, ServeTagMissingError
+from sealserve.model.frozen_graph import NodeUnknownError, NotAGraphError
+from sealserve.model.saved_model import ModelMissingError, NotASavedModelError, ServeTagMissingError
 from sealserve.model.tensorflow_import import TensorFlowMissingError
 
 MakeSavedModel = Callable[..., Path]
@@ -47,7 +48,7 @@ def test_an_existing_version_is_never_replaced(make_saved_model: MakeSavedModel,
     source = make_saved_model()
     first = import_model(source, tmp_path / "models", name="m", version=1)
     (source / "extra").touch()
-    with pytest.raises(OutputExistsError, match=r"models/m/1 exists already.*another --version"):
+    with pytest.raises(OutputExistsError, match=r"models/m/1 already exists.*Set another version"):
         import_model(source, tmp_path / "models", name="m", version=1)
     assert not (first.folder / "extra").exists()
 
@@ -106,9 +107,60 @@ def test_a_name_that_is_no_servables_is_refused(graph_file: Path, tmp_path: Path
     assert caught.value.code == "model.invalid-name"
 
 
-def test_a_version_starts_at_one(graph_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNameError, match="a number from 1 on, not 0"):
-        import_model(graph_file, tmp_path / "models", name="m", version=0)
+@pytest.mark.parametrize("version", [-1, 2**63])
+def test_a_version_that_tensorflow_serving_does_not_read_is_refused(
+    graph_file: Path, tmp_path: Path, version: int
+) -> None:
+    with pytest.raises(ModelNameError, match=rf"a number from 0 to {2**63 - 1}: got {version}"):
+        import_model(graph_file, tmp_path / "models", name="m", version=version)
+
+
+@pytest.mark.parametrize("version", [0, 1764322215123, 2**63 - 1])
+def test_every_version_that_tensorflow_serving_reads_is_taken(
+    make_saved_model: MakeSavedModel, tmp_path: Path, version: int
+) -> None:
+    imported = import_model(make_saved_model(), tmp_path / "models", name="m", version=version)
+    assert imported.folder.name == str(version)
+
+
+@pytest.mark.parametrize("tags", [("serve", "gpu"), ("gpu", "serve"), ("serve", "serve"), ()])
+def test_a_graph_is_chosen_by_its_set_of_tags_and_gets_the_one_tag_serve(
+    make_saved_model: MakeSavedModel, tmp_path: Path, tags: tuple[str, ...]
+) -> None:
+    source = make_saved_model(tags=tags)
+    (source / "fingerprint.pb").touch()
+    model = import_model(source, tmp_path / "models", name="m", version=1, tags=sorted(tags))
+    assert model.info.serving_graph.tags == ("serve",)
+    message = pb.SavedModel.FromString((model.folder / "saved_model.pb").read_bytes())
+    assert list(message.meta_graphs[0].meta_info_def.tags) == ["serve"]
+    assert not (model.folder / "fingerprint.pb").exists()
+
+
+def test_graphs_that_are_not_served_are_left_out(make_saved_model: MakeSavedModel, tmp_path: Path) -> None:
+    source = make_saved_model()
+    path = source / "saved_model.pb"
+    message = pb.SavedModel.FromString(path.read_bytes())
+    served = pb.MetaGraphDef.FromString(message.meta_graphs[0].SerializeToString())
+    message.meta_graphs.add().meta_info_def.tags.append("train")
+    path.write_bytes(message.SerializeToString())
+    model = import_model(source, tmp_path / "models", name="m", version=1)
+    kept = pb.SavedModel.FromString((model.folder / "saved_model.pb").read_bytes())
+    assert kept.saved_model_schema_version == 1
+    assert list(kept.meta_graphs) == [served]
+
+
+def test_the_chunked_form_is_refused_by_its_name(make_saved_model: MakeSavedModel, tmp_path: Path) -> None:
+    source = make_saved_model()
+    (source / "saved_model.pb").rename(source / "saved_model.cpb")
+    with pytest.raises(NotASavedModelError, match=r"the chunked form of a SavedModel, saved_model\.cpb: expected"):
+        import_model(source, tmp_path / "models", name="m", version=1)
+    assert _nothing_left(tmp_path / "models")
+
+
+def test_the_file_of_keras_is_refused_with_the_way_to_export_it(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"PK\x03\x04")
+    with pytest.raises(NotAGraphError, match=r"m\.keras is a model in Keras's own format.*\.export\(DIR\)"):
+        import_model(tmp_path / "m.keras", tmp_path / "models", name="m", version=1, inputs=["x"], outputs=["y"])
 
 
 def test_a_wrong_node_name_is_an_error_before_tensorflow_is_imported(

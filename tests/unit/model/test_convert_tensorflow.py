@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +8,8 @@ import pytest
 
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.convert import ModelRefusedError, SourceKind, import_model
-from sealserve.model.saved_model import TensorSpec, describe, dtype_name
+from sealserve.model.lint import lint
+from sealserve.model.saved_model import NotASavedModelError, TensorSpec, describe, dtype_name
 from sealserve.model.tensorflow_import import import_tensorflow
 
 pytestmark = pytest.mark.tensorflow
@@ -111,3 +114,57 @@ def test_our_subset_agrees_with_tensorflows_messages(tmp_path: Path, tf: Any) ->
     (graph,) = describe(tmp_path / "source").graphs
     assert graph.tensorflow_version == official.meta_graphs[0].meta_info_def.tensorflow_version == tf.__version__
     assert {node.op for node in official.meta_graphs[0].graph_def.node} <= set(graph.operations)
+
+
+def test_a_saved_model_in_text_form_becomes_one_in_binary_form(tf: Any, tmp_path: Path) -> None:
+    from google.protobuf import text_format  # noqa: PLC0415
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415
+
+    module = tf.Module()
+    module.scale = tf.Variable(2.0)
+    module.call = tf.function(lambda x: x * module.scale, input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    source = tmp_path / "source"
+    tf.saved_model.save(module, str(source), signatures=module.call)
+    message = SavedModel.FromString((source / "saved_model.pb").read_bytes())
+    (source / "saved_model.pb").unlink()
+    (source / "saved_model.pbtxt").write_text(text_format.MessageToString(message))
+    with pytest.raises(NotASavedModelError, match=r"the text form of a SavedModel, saved_model\.pbtxt: expected"):
+        lint(source)
+    model = import_model(source, tmp_path / "models", name="m", version=1)
+    assert not (model.folder / "saved_model.pbtxt").exists()
+    lint(model.folder)
+    answer = tf.saved_model.load(str(model.folder)).signatures["serving_default"](x=tf.constant([1.5]))
+    np.testing.assert_array_equal(next(iter(answer.values())).numpy(), [3.0])
+    (source / "saved_model.pbtxt").write_text("meta_graphs { no }")
+    with pytest.raises(NotASavedModelError, match="is not a SavedModel in text form"):
+        import_model(source, tmp_path / "models", name="m", version=2)
+    assert not (tmp_path / "models" / "m" / "2").exists()
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from sealserve.atomic_file import DiskFullError
+from sealserve.model.convert import import_model
+from sealserve.model.tensorflow_import import import_tensorflow
+
+import_tensorflow()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    import_model(Path(sys.argv[1]), Path(sys.argv[2]), name="m", version=1, inputs=["x"], outputs=["y"])
+except DiskFullError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])  # the graph's file has no room, or that of the variables
+def test_a_full_disk_is_one_clear_error_while_tensorflow_writes(limit: int, tf: Any, tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        tf.identity(x + tf.reduce_sum(tf.constant(np.random.default_rng(1).random(50_000), tf.float32)), name="y")
+    (tmp_path / "large.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    arguments = [tmp_path / "large.pb", tmp_path / "models", str(limit)]
+    done = subprocess.run([sys.executable, "-c", FULL, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == f"No room to write to {tmp_path / 'models' / 'm'}.\n"
+    assert not (tmp_path / "models").exists()

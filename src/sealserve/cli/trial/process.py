@@ -1,0 +1,74 @@
+"""The process that loads a model and runs its signatures: what ends it does not end the command line.
+
+It is a program of its own: ``python -m sealserve.cli.trial.process``. It reads one `Order` as JSON from standard input.
+It writes one JSON object a line to standard output: ``{"loaded": true}``, or ``{"failed": TEXT}`` and no more; then for
+each signature ``{"running": NAME}``, and ``{"ran": NAME, "seconds": S, "outputs": {NAME: SHAPE}}`` or
+``{"ran": NAME, "error": TEXT}``.
+"""
+
+import base64
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from sealserve.cli.trial.order import NAME, Order
+from sealserve.errors import SealserveError
+from sealserve.serving.api.predict import run_predict
+from sealserve.serving.command_line import options
+from sealserve.serving.command_line.options import ServerOptions
+from sealserve.serving.lifecycle.loading import Loader
+from sealserve.serving.runtime.libtensorflow import TensorFlowError
+from sealserve.serving.runtime.protos import PredictRequest
+from sealserve.serving.servables import Servable
+
+
+def main() -> None:
+    """Load the model and run each request."""
+    order = Order(**json.load(sys.stdin))
+    try:
+        servable = _load(Path(order.folder), order.tags)
+    except SealserveError as error:
+        _say(failed=error.message)
+        return
+    _say(loaded=True)
+    for signature, content in order.requests.items():
+        _say(running=signature)
+        _say(ran=signature, **_run(servable, base64.b64decode(content)))
+
+
+def _load(folder: Path, tags: list[str]) -> Servable:
+    chosen = options.parse(
+        [
+            f"--model_base_path={folder.parent}",
+            f"--model_name={NAME}",
+            f"--saved_model_tags={','.join(tags)}",
+            "--tensorflow_intra_op_parallelism=1",
+            "--tensorflow_inter_op_parallelism=1",
+            "--dangerous_plaintext",  # it listens nowhere
+        ]
+    )
+    return Loader(options=cast("ServerOptions", chosen), files=None).load(NAME, 1, folder)
+
+
+def _run(servable: Servable, content: bytes) -> dict[str, Any]:
+    """Return what the signature answered, or TensorFlow's own words on why it did not: the model's owner reads them."""
+    started = time.monotonic()
+    try:
+        response = run_predict(servable, PredictRequest.FromString(content))
+    except SealserveError as error:
+        cause = error.__cause__
+        text = f"{cause.status.name}: {cause.text}" if isinstance(cause, TensorFlowError) else error.message
+        return {"error": text}
+    shapes = {name: [dim.size for dim in output.tensor_shape.dim] for name, output in response.outputs.items()}
+    return {"seconds": time.monotonic() - started, "outputs": dict(sorted(shapes.items()))}
+
+
+def _say(**message: object) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

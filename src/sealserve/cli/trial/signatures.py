@@ -1,0 +1,215 @@
+"""Runs each signature of a SavedModel once, each with inputs that fit it, in a process of its own."""
+
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from sealserve.cli.tensor_input import TensorInputError, read_inputs
+from sealserve.cli.trial.order import NAME, Order
+from sealserve.client.predict import Signature as ClientSignature
+from sealserve.client.predict import TensorSpec
+from sealserve.client.tensors import TensorTypeError, to_proto
+from sealserve.client.wire.model_pb2 import ModelSpec
+from sealserve.client.wire.predict_pb2 import PredictRequest
+from sealserve.errors import VerificationError
+from sealserve.model.saved_model import SERVE_TAGS, Signature, check_servable
+from sealserve.model.tensorflow_import import TensorFlowMissingError
+
+PYTHON: Final = sys.executable
+_ENDED: Final = "TensorFlow ended its process"
+
+
+class ModelLoadError(VerificationError):
+    """The embedded server does not load the model."""
+
+    code = "model.not-loadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a signature.
+
+    Args:
+        signature: Its name.
+        error: Why it does not answer; None if it does.
+        skipped: Why it was not run; None if it was.
+        seconds: How long it ran.
+        outputs: The shapes of its outputs by name.
+    """
+
+    signature: str
+    error: str | None = None
+    skipped: str | None = None
+    seconds: float = 0.0
+    outputs: Mapping[str, tuple[int, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How signatures are run.
+
+    Args:
+        inputs: ``NAME=VALUE`` each, for the signatures that have an input of that name; others are generated.
+        signature: The only one to run, or None for all.
+        batch: The first dimension of generated inputs, where the model leaves it open.
+        timeout: Seconds that a signature may take.
+        tags: The tags of the graph that is served.
+    """
+
+    inputs: Sequence[str] = ()
+    signature: str | None = None
+    batch: int = 1
+    timeout: float = 60.0
+    tags: Sequence[str] = SERVE_TAGS
+
+
+def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None]) -> list[Outcome]:
+    """Run each signature of the SavedModel ``folder`` once.
+
+    Args:
+        folder: The SavedModel.
+        choice: With which inputs, and for how long.
+        tell: Called with the name of each signature that begins.
+
+    Raises:
+        TensorInputError: An input is given that no signature has, or there is no such signature.
+        ModelLoadError: The model does not load.
+        TensorFlowMissingError: TensorFlow is not installed.
+        InputError: As `sealserve.model.saved_model.check_servable`.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise TensorFlowMissingError(
+            "TensorFlow is not installed: a model cannot be run.", hint="Install it: pip install 'sealserve[server]'"
+        )
+    signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
+    _check_choice(signatures, choice)
+    found: dict[str, Outcome] = {}
+    requests: dict[str, bytes] = {}
+    for signature in signatures:
+        if choice.signature not in {None, signature.name}:
+            continue
+        found[signature.name] = Outcome(signature=signature.name)
+        try:
+            requests[signature.name] = _request(signature, choice)
+        except (TensorInputError, TensorTypeError) as error:
+            found[signature.name] = replace(found[signature.name], skipped=str(error))
+    while requests:  # a process for all of them, and another one for the rest after each that ends it
+        for outcome in list(_in_a_process(folder, choice, requests, tell)):
+            found[outcome.signature] = outcome
+            del requests[outcome.signature]
+    return list(found.values())
+
+
+def _check_choice(signatures: Sequence[Signature], choice: Choice) -> None:
+    names = [signature.name for signature in signatures]
+    if choice.signature is not None and choice.signature not in names:
+        raise TensorInputError(f"There is no signature {choice.signature!r}.", hint=f"It has {', '.join(names)}.")
+    inputs = {spec.name for signature in signatures for spec in signature.inputs}
+    for text in choice.inputs:
+        name, separator, _ = text.partition("=")
+        if not separator or name not in inputs:
+            raise TensorInputError(
+                f"{text[:60]!r} is not NAME=VALUE with the name of an input.",
+                hint=f"The inputs are {', '.join(sorted(inputs))}.",
+            )
+
+
+def _request(signature: Signature, choice: Choice) -> bytes:
+    inputs = {spec.name: TensorSpec(spec.dtype, spec.shape) for spec in signature.inputs}
+    given = [text for text in choice.inputs if text.partition("=")[0] in inputs]
+    takes = ClientSignature(method=signature.method, inputs=inputs, outputs={})
+    arrays = read_inputs(given, takes, batch=choice.batch, seed=0) if inputs else {}
+    request = PredictRequest(model_spec=ModelSpec(name=NAME, signature_name=signature.name))
+    for name, array in arrays.items():
+        request.inputs[name].CopyFrom(to_proto(array))
+    return request.SerializeToString()
+
+
+def _in_a_process(
+    folder: Path, choice: Choice, requests: Mapping[str, bytes], tell: Callable[[str], None]
+) -> Iterator[Outcome]:
+    """Yield the outcomes of the requests that one process answers, and of the one that ends it."""
+    encoded = {name: base64.b64encode(content).decode() for name, content in requests.items()}
+    order = Order(folder=str(folder.resolve()), tags=list(choice.tags), requests=encoded)
+    noise = None if os.environ.get("SEALSERVE_DEBUG") else subprocess.DEVNULL
+    with subprocess.Popen(
+        [PYTHON, "-m", "sealserve.cli.trial.process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=noise,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        text=True,
+    ) as process:
+        try:
+            with contextlib.suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
+                stream.write(json.dumps(asdict(order)))
+            yield from _outcomes(process, requests, folder, choice, tell)
+        finally:
+            process.kill()
+
+
+def _outcomes(
+    process: "subprocess.Popen[str]",
+    requests: Mapping[str, bytes],
+    folder: Path,
+    choice: Choice,
+    tell: Callable[[str], None],
+) -> Iterator[Outcome]:
+    lines = _lines(cast("IO[str]", process.stdout))
+    running: str | None = None
+    left = len(requests)
+    while left:
+        try:
+            line = lines.get(timeout=choice.timeout if running else None)
+        except queue.Empty:
+            yield Outcome(signature=str(running), error=f"no answer in {choice.timeout:g} seconds")
+            return
+        if line is None:
+            ended = _ending(process.wait())
+            if running is None:
+                raise ModelLoadError(f"{folder} was not loaded: {ended}.", hint="Export the model again.")
+            yield Outcome(signature=running, error=ended)
+            return
+        message: dict[str, Any] = json.loads(line)
+        if "failed" in message:
+            raise ModelLoadError(message["failed"], hint="Export the model again; `sealserve model lint` can tell why.")
+        if "running" in message:
+            running = message["running"]
+            tell(message["running"])
+        if "ran" in message:
+            running, left = None, left - 1
+            shapes = {name: tuple(shape) for name, shape in message.get("outputs", {}).items()}
+            yield Outcome(
+                signature=message["ran"],
+                error=message.get("error"),
+                seconds=message.get("seconds", 0.0),
+                outputs=shapes,
+            )
+
+
+def _lines(stream: IO[str]) -> "queue.Queue[str | None]":
+    """Return a queue with the lines of ``stream``, and None after the last."""
+    found: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in stream:
+            found.put(line)
+        found.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return found
+
+
+def _ending(status: int) -> str:
+    return f"{_ENDED} ({signal.Signals(-status).name})" if status < 0 else f"{_ENDED} (status {status})"

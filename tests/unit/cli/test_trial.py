@@ -1,0 +1,92 @@
+"""What becomes of the process that runs a model's signatures."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from tests.harness.tiny_model import saved_model
+
+from sealserve.cli.trial import signatures
+from sealserve.cli.trial.signatures import Choice, ModelLoadError, run_signatures
+from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.tensorflow_import import TensorFlowMissingError
+
+PROGRAMS = {
+    "dies": 'import os; print(\'{"loaded": true}\\n{"running": "\' + name + \'"}\', flush=True); os.abort()',
+    "exits": "print('{\"running\": \"' + name + '\"}', flush=True); raise SystemExit(7)",
+    "hangs": "print('{\"running\": \"' + name + '\"}', flush=True); import time; time.sleep(600)",
+    "dies while it loads": "raise SystemExit(9)",
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = saved_model(tmp_path / "m")
+    message = pb.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    definitions = message.meta_graphs[0].signature_def
+    definitions["another"].CopyFrom(definitions["serving_default"])
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString())
+    return folder
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
+    """Let a program take the place of Python, which says what it runs and ends as ``program`` has it."""
+    script = tmp_path / "python"
+    head = "import json, sys; name = next(iter(json.load(sys.stdin)['requests']))"
+    script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(signatures, "PYTHON", str(script))
+    monkeypatch.setattr(signatures.importlib.util, "find_spec", lambda _name: True)
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("dies", "TensorFlow ended its process (SIGABRT)"),
+        ("exits", "TensorFlow ended its process (status 7)"),
+        ("hangs", "no answer in 0.1 seconds"),
+    ],
+)
+def test_a_signature_that_takes_its_process_away_fails_and_the_next_one_is_run(
+    program: str, error: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, PROGRAMS[program])
+    told: list[str] = []
+    found = run_signatures(model, Choice(timeout=0.1), tell=told.append)
+    assert [(each.signature, each.error) for each in found] == [("another", error), ("serving_default", error)]
+    assert told == ["another", "serving_default"]
+
+
+def test_a_model_that_takes_its_process_away_while_it_loads(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, tmp_path, PROGRAMS["dies while it loads"])
+    with pytest.raises(ModelLoadError, match=r"was not loaded: TensorFlow ended its process \(status 9\)") as caught:
+        run_signatures(model, Choice(), tell=print)
+    assert (caught.value.code, caught.value.exit_status) == ("model.not-loadable", 3)
+
+
+@pytest.mark.tensorflow
+def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
+    message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
+    message.meta_graphs[0].graph_def.node.add(name="odd", op="Add", input=["nowhere"])
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    with pytest.raises(ModelLoadError, match="was not loaded: INVALID_ARGUMENT"):
+        run_signatures(model, Choice(), tell=print)
+
+
+def test_without_tensorflow_there_is_one_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signatures.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(TensorFlowMissingError, match="TensorFlow is not installed: a model cannot be run"):
+        run_signatures(model, Choice(), tell=print)
+
+
+def test_what_cannot_be_generated_is_skipped(model: Path) -> None:
+    message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
+    for definition in message.meta_graphs[0].signature_def.values():
+        definition.inputs["x"].tensor_shape.unknown_rank = True
+        definition.inputs["x"].dtype = pb.DT_RESOURCE
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    found = run_signatures(model, Choice(signature="another"), tell=print)
+    assert [(each.signature, each.error) for each in found] == [("another", None)]
+    assert found[0].skipped
