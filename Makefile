@@ -37,6 +37,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/errors.py --check
 	$(BIN)/python scripts/clouds.py --check
 	$(BIN)/python scripts/schemas.py --check
+	$(BIN)/python scripts/operations.py --check
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
@@ -88,7 +89,7 @@ errors: setup ## Write the reference of errors from their classes
 schemas: setup ## Write the published JSON schemas from the code that reads them
 	$(BIN)/python scripts/schemas.py
 
-operations: setup ## Write the list of TensorFlow's operations, which the model lint knows
+operations: setup ## Compare the classes of operations with TensorFlow, and write the page of them
 	$(BIN)/python scripts/operations.py
 
 clouds: setup ## Write the reference of clouds from their presets

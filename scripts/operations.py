@@ -1,20 +1,79 @@
-"""Write the names of all operations that TensorFlow registers to src/sealserve/model/known_operations.txt.
+"""Write the classes of operations into docs/reference/model-lint.md, or check that what is committed is what they give.
 
-It needs TensorFlow, which `make check` does not import: a test compares the file instead.
+Without ``--check``, the classes are also compared with TensorFlow's registry: an operation that it registers and that
+has no class is listed, and has to be put into one in src/sealserve/model/operations.toml. `make check` does not import
+TensorFlow; a test makes the same comparison.
 """
 
+import argparse
+import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
-FILE = Path(__file__).resolve().parent.parent / "src" / "sealserve" / "model" / "known_operations.txt"
+from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, OperationClass, class_of, classes
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "model-lint.md"
+CLASSES = "## Classes\n"
+HEAD = f"""
+TensorFlow {TENSORFLOW_VERSION} registers {{total}} operations.
+
+| class | operations | a model may have them | they |
+|---|---|---|---|
+"""
+WHERE = {
+    Allowed.ANYWHERE: "anywhere",
+    Allowed.LOADING: "where loading runs them, not requests",
+    Allowed.ASSETS: "where loading runs them on an asset",
+    Allowed.VARIABLES: "where loading runs them on the variables",
+    Allowed.UNUSED: "where nothing runs them",
+    Allowed.NOWHERE: "nowhere",
+}
 
 
-def main() -> None:
-    """Write the file, one name a line."""
+def render() -> str:
+    """Return the page: what people wrote of it, and the classes."""
+    written = PAGE.read_text(encoding="utf-8").partition(CLASSES)[0] + CLASSES
+    rows = (
+        f"| [{found.name}](#{found.name}) | {len(found.operations)} | {WHERE[found.allowed]} | {found.does} |\n"
+        for found in classes()
+    )
+    return written + HEAD.replace("{total}", f"{len(class_of()):,}") + "".join(rows) + "".join(map(_section, classes()))
+
+
+def _section(found: OperationClass) -> str:
+    names = textwrap.fill(" ".join(f"`{name}`" for name in found.operations), 120, break_on_hyphens=False)
+    listed = f"<details><summary>All {len(found.operations)}</summary>\n\n{names}\n\n</details>"
+    return f"\n### {found.name}\n\n{textwrap.fill(found.why, 100)}\n\n{listed}\n"
+
+
+def faults() -> Iterator[str]:
+    """Yield how the classes differ from what TensorFlow registers."""
     from tensorflow.core.framework.op_def_pb2 import OpList  # noqa: PLC0415  # it takes seconds
     from tensorflow.python.client import pywrap_tf_session  # noqa: PLC0415
 
-    registered = OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
-    FILE.write_text("".join(f"{name}\n" for name in sorted(operation.name for operation in registered.op)), "ascii")
+    listed = OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    registered = {operation.name: operation for operation in listed.op}
+    for name in sorted(set(registered) - set(class_of())):
+        attributes = ", ".join(item.name for item in (*registered[name].input_arg, *registered[name].attr))
+        yield f"{name} has no class (inputs and attributes: {attributes})"
+    for name in sorted(set(class_of()) - set(registered)):
+        yield f"{name} is in the class {class_of()[name].name}, and TensorFlow does not register it"
+
+
+def main() -> None:
+    """Write the page and compare the classes with TensorFlow, or with ``--check`` compare the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    if parser.parse_args().check:
+        if PAGE.read_text(encoding="utf-8") != render():
+            raise SystemExit(f"{PAGE.name} is out of date: run `make operations`")
+        return
+    PAGE.write_text(render(), encoding="utf-8")
+    found = list(faults())
+    for fault in found:
+        print(fault, file=sys.stderr)
+    raise SystemExit(bool(found))
 
 
 if __name__ == "__main__":

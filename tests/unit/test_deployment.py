@@ -219,3 +219,19 @@ def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
     text = '[model]\nname = "m"\n[server]\nkind = "tensorflow-serving"\nmetrics_port = 9464\n'
     with pytest.raises(deployment.DeploymentValueError, match="has no TLS for its metrics"):
         deployment.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("resnet50/1", "resnet50"),
+        ("resnet50/00000123", "resnet50"),
+        ("models/flowers", "flowers"),
+        ("m/v1", "v1"),
+        ("1.pb", "1"),
+        ("a b/7", "a-b"),
+        ("/1", "1"),
+    ],
+)
+def test_a_folder_that_is_named_like_a_version_has_its_parents_name(path: str, name: str) -> None:
+    assert deployment.suggest_name(Path(path)) == name

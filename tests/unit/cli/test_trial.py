@@ -36,7 +36,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> N
     script.write_text(f"#!{sys.executable}\n{head}\n{program}\n")
     script.chmod(0o755)
     monkeypatch.setattr(signatures, "PYTHON", str(script))
-    monkeypatch.setattr(signatures.importlib.util, "find_spec", lambda _name: True)
+    monkeypatch.setattr(signatures, "find_spec", lambda _name: True)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
 
 
 def test_without_tensorflow_there_is_one_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(signatures, "find_spec", lambda _name: None)
     with pytest.raises(TensorFlowMissingError, match="TensorFlow is not installed: a model cannot be run"):
         run_signatures(model, Choice(), tell=print)
 

@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_clear_error_while_tensorflow_writes(limit: int, tf: 
         x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
         tf.identity(x + tf.reduce_sum(tf.constant(np.random.default_rng(1).random(50_000), tf.float32)), name="y")
     (tmp_path / "large.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    arguments = [tmp_path / "large.pb", tmp_path / "models", str(limit)]
+    arguments = [str(tmp_path / "large.pb"), str(tmp_path / "models"), str(limit)]
     done = subprocess.run([sys.executable, "-c", FULL, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == f"No room to write to {tmp_path / 'models' / 'm'}.\n"
     assert not (tmp_path / "models").exists()

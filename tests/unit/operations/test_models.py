@@ -25,7 +25,7 @@ def test_a_saved_model_comes_in_whole(site: Site) -> None:
 
 def test_a_version_comes_in_once(site: Site) -> None:
     site.import_model()
-    with pytest.raises(OutputExistsError, match="half-plus-two/1 exists already"):
+    with pytest.raises(OutputExistsError, match="half-plus-two/1 already exists"):
         models.bring_in(site.workspace, site.deployment.model)
 
 

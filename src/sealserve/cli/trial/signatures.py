@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -12,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -88,7 +88,7 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
         TensorFlowMissingError: TensorFlow is not installed.
         InputError: As `sealserve.model.saved_model.check_servable`.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    if find_spec("tensorflow") is None:
         raise TensorFlowMissingError(
             "TensorFlow is not installed: a model cannot be run.", hint="Install it: pip install 'sealserve[server]'"
         )
