@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.lint import find
+from sealserve.model.lint import find, lint
 from sealserve.model.saved_model import describe
 
 
@@ -26,13 +26,41 @@ def seeds() -> Iterator[bytes]:
     graph.signature_def["s"].outputs["o"].composite_tensor.CopyFrom(composite)
     graph.signature_def["s"].inputs["i"].coo_sparse.indices_tensor_name = "z:0"
     yield pb.SavedModel(meta_graphs=[graph]).SerializeToString()
+    _add_loading(graph)
+    yield pb.SavedModel(meta_graphs=[graph]).SerializeToString()
+
+
+def _add_loading(graph: pb.MetaGraphDef) -> None:
+    """Add an initialiser and a restore operation: assets of both kinds, a path in a variable, gradients, a device."""
+    assign = ["path", "fed"]
+    for name, operation, inputs in (
+        *(("fed", "Placeholder", []), ("path", "VarHandleOp", []), ("assign", "AssignVariableOp", assign)),
+        *(("read", "ReadVariableOp", ["path"]), ("table", "HashTableV2", [])),
+        *(("fill", "InitializeTableFromTextFileV2", ["table", "read"]), ("init", "NoOp", ["^fill", "^assign"])),
+        *(("copy", "Identity", ["fed"]), ("restore", "h", ["copy"])),
+    ):
+        graph.graph_def.node.add(name=name, op=operation, input=inputs, device="/device:GPU:0")
+    restore = pb.NodeDef(name="r", op="RestoreV2", input=["name"])
+    signature = pb.OpDef(name="h", input_arg=[pb.OpDef.ArgDef(name="name")])
+    graph.graph_def.library.function.add(signature=signature, node_def=[restore]).attr["api_implements"].s = b"i"
+    graph.graph_def.library.gradient.add(function_name="h", gradient_func="g")
+    graph.signature_def["__saved_model_init_op"].outputs["__saved_model_init_op"].name = "init"
+    graph.collection_def["saved_model_main_op"].node_list.value.append("init")
+    graph.saver_def.filename_tensor_name, graph.saver_def.restore_op_name = "fed:0", "restore"
+    asset = graph.asset_file_def.add(filename="words.txt")
+    asset.tensor_info.name = "fed:0"
+    graph.collection_def["saved_model_assets"].any_list.value.add(value=asset.SerializeToString())
+
+
+def _lint_all(folder: Path) -> None:
+    lint(folder, dangerous_operations=[found.operation for found in find(folder)], custom_operations=True)
 
 
 def fuzz(data: bytes) -> None:
     """Lint and describe ``data``."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "saved_model.pb").write_bytes(data)
-        for look in (find, describe):
+        for look in (_lint_all, describe):
             try:
                 look(Path(folder))
             except InputError as error:

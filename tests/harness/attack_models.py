@@ -475,6 +475,28 @@ def kept_in_a_staging_area(tf: Any, _around: Surroundings) -> Parts:
     return Parts(y=tf.identity(before).name, init=init)
 
 
+def kept_in_an_iterator_of_the_loading_run(tf: Any, _around: Surroundings) -> Parts:
+    """The same through an iterator without a name, whose handle loading keeps in a variable."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    types = {"output_types": [tf.string], "output_shapes": [[1]]}
+
+    def dataset(value: Any) -> Any:
+        once = tf.raw_ops.TensorDataset(components=[value], output_shapes=[[1]], metadata="")
+        return tf.raw_ops.RepeatDataset(input_dataset=once, count=tf.constant(-1, tf.int64), metadata="", **types)
+
+    variable = tf.raw_ops.VarHandleOp(dtype=tf.resource, shape=[], shared_name="iterator")
+    iterator = tf.raw_ops.AnonymousIteratorV3(**types)
+    start = tf.raw_ops.MakeIterator(dataset=dataset(tf.constant(["empty"])), iterator=iterator)
+    with tf.control_dependencies([start, tf.raw_ops.AssignVariableOp(resource=variable, value=iterator)]):
+        init = tf.no_op(name="start").name
+    kept = tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.resource)
+    (before,) = tf.raw_ops.IteratorGetNext(iterator=kept, **types)
+    with tf.control_dependencies([before]):
+        keep = tf.raw_ops.MakeIterator(dataset=dataset(x), iterator=kept)
+    with tf.control_dependencies([keep]):
+        return Parts(y=tf.identity(before).name, init=init)
+
+
 def without_types(area: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes of a staging area that all of its operations have."""
     return {key: value for key, value in area.items() if key != "dtypes"}
@@ -483,6 +505,12 @@ def without_types(area: dict[str, Any]) -> dict[str, Any]:
 def unwritten_memory(tf: Any, _around: Surroundings) -> Parts:
     """A request returns memory as it was found."""
     found = tf.raw_ops.Empty(shape=[4096], dtype=tf.uint8)
+    return Parts(y=tf.identity(found).name)
+
+
+def unwritten_rows(tf: Any, _around: Surroundings) -> Parts:
+    """The same by an operation that takes more rows than it gets."""
+    found = tf.raw_ops.ParallelConcat(values=[tf.zeros([1, 64], tf.uint8)], shape=[64, 64])
     return Parts(y=tf.identity(found).name)
 
 
@@ -618,7 +646,11 @@ ATTACKS = {
     "kept_in_a_table": Attack(build=kept_in_a_table, refused=("LookupTableInsertV2",)),
     "kept_in_a_constant": Attack(build=kept_in_a_constant, refused=("InplaceUpdate",)),
     "kept_in_a_staging_area": Attack(build=kept_in_a_staging_area, refused=("Stage", "Unstage")),
+    "kept_in_an_iterator_of_the_loading_run": Attack(
+        build=kept_in_an_iterator_of_the_loading_run, refused=("AssignVariableOp", "ReadVariableOp", "VarHandleOp")
+    ),
     "unwritten_memory": Attack(build=unwritten_memory, refused=("Empty",)),
+    "unwritten_rows": Attack(build=unwritten_rows, refused=("ParallelConcat",)),
     "hidden_in_an_implementation": Attack(build=hidden_in_an_implementation, refused=("SaveV2",)),
     "hidden_in_a_gradient": Attack(build=hidden_in_a_gradient, refused=("SaveV2",)),
     "hidden_in_a_functions_attribute": Attack(build=hidden_in_a_functions_attribute, refused=("SaveV2",)),
@@ -628,5 +660,5 @@ ATTACKS = {
 }
 """By name. Those that neither reveal nor write are refused for what they could do."""
 
-KEEPING = ("kept_in_a_variable", "kept_in_a_queue", "kept_in_a_table", "kept_in_a_constant", "kept_in_a_staging_area")
+KEEPING = tuple(name for name in ATTACKS if name.startswith("kept_"))
 """Attacks whose second answer is the first request."""

@@ -140,9 +140,12 @@ def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> list[t
 
     def follow(body: _Body, nodes: Iterable[pb.NodeDef]) -> None:
         for node in nodes:
-            for name in functions_of(node):
-                direct = name == node.op or (node.op in _CALLS and name == node.attr["f"].func.name)
-                call(name, list(map(body.origin, _data_inputs(node))) if direct else None)
+            direct = node.attr["f"].func.name if node.op in _CALLS and "f" in node.attr else node.op
+            call(direct, list(map(body.origin, _data_inputs(node))))
+            names = functions_of(node)
+            names.remove(direct)  # once: a function that is also an attribute of another can be called with anything
+            for name in (*names, *program.substitutes.get(direct, ())):
+                call(name, None)
                 for other in program.substitutes.get(name, ()):
                     call(other, None)
 

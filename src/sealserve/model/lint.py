@@ -8,7 +8,7 @@ A SavedModel is a program, written by somebody whom the owner may not know. The 
    operation without a class is refused.
 3. Which nodes run: what loading runs (`sealserve.model.loading_runs`) and what a request runs, functions included.
 4. Which files: loading reads only those that the server names, assets and variables (`sealserve.model.file_names`).
-5. Which constants: numbers and strings. One that holds a handle or an object could name what another request uses.
+5. Which constants and variables: numbers and strings. A handle or an object could be that of another request.
 
 docs/reference/model-lint.md lists the classes, and what the lint does not prevent.
 """
@@ -28,6 +28,7 @@ from sealserve.model.program import Place, Program
 from sealserve.model.saved_model import SERVE_TAGS, plain_files, read_saved_model, serving_meta_graph
 
 _HANDLES: Final = (pb.DT_RESOURCE, pb.DT_VARIANT)
+_STATE: Final = {"reads-state", "keeps"}
 _TYPE_ATTRIBUTES: Final = {
     "Const": "dtype",
     "DeserializeManySparse": "dtype",
@@ -39,7 +40,7 @@ _TYPE_ATTRIBUTES: Final = {
     "RestoreV2": "dtypes",
 }
 """Operations that make tensors from stored bytes, and the attribute that has the tensors' types."""
-_HOLDS_A_HANDLE: Final = "makes a handle or an object from stored bytes, which could name what another request uses"
+_HOLDS_A_HANDLE: Final = "keeps or makes a handle or an object, which could be that of another request"
 
 
 class RefusedOperationError(InputError):
@@ -210,15 +211,20 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
         return found.does
     if place in runs.foreign:
         return f"reads {runs.foreign[place]}, which is not sealed with the model"
-    return _HOLDS_A_HANDLE if _holds_a_handle(node) else None
+    return _HOLDS_A_HANDLE if _holds_a_handle(node, found.name) else None
 
 
-def _holds_a_handle(node: pb.NodeDef) -> bool:
-    name = _TYPE_ATTRIBUTES.get(node.op)
-    if name is None or name not in node.attr:
-        return False
-    value = node.attr[name]
-    return any(found in _HANDLES for found in (value.type, *value.list.type))
+def _holds_a_handle(node: pb.NodeDef, kind: str) -> bool:
+    """Return whether a node makes a handle of stored bytes, or keeps one in a variable, a table or a queue.
+
+    A handle that loading keeps would make what belongs to one run, such as an iterator, last for all requests.
+    """
+    if kind in _STATE:
+        values = list(node.attr.values())
+    else:
+        name = _TYPE_ATTRIBUTES.get(node.op)
+        values = [node.attr[name]] if name is not None and name in node.attr else []
+    return any(found in _HANDLES for value in values for found in (value.type, *value.list.type))
 
 
 def _unknown(operation: str) -> str:

@@ -322,9 +322,27 @@ def fed_to_another_operation(graph: pb.MetaGraphDef) -> None:
     graph.graph_def.node.append(call)
 
 
+def called_with_anything_as_an_attribute(graph: pb.MetaGraphDef) -> None:
+    two_names_for_one_argument(graph)
+    call = graph.graph_def.node[-1]
+    call.input[:] = ["fed"]
+    call.attr["F"].func.name = "f"  # the function calls its attribute with a name of its own
+
+
+def called_with_anything_by_a_call(graph: pb.MetaGraphDef) -> None:
+    called_with_anything_as_an_attribute(graph)
+    call = graph.graph_def.node[-1]
+    call.op = "StatefulPartitionedCall"
+    call.attr["f"].func.name = "f"
+    call.attr["f"].func.attr["F"].func.name = "f"
+    del call.attr["F"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        called_with_anything_as_an_attribute,
+        called_with_anything_by_a_call,
         identities_in_a_circle,
         no_input_at_all,
         two_names_for_one_argument,
