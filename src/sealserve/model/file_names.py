@@ -140,20 +140,26 @@ def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> list[t
 
     def follow(body: _Body, nodes: Iterable[pb.NodeDef]) -> None:
         for node in nodes:
-            direct = node.attr["f"].func.name if node.op in _CALLS and "f" in node.attr else node.op
-            call(direct, list(map(body.origin, _data_inputs(node))))
-            names = functions_of(node)
-            names.remove(direct)  # once: a function that is also an attribute of another can be called with anything
-            for name in (*names, *program.substitutes.get(direct, ())):
-                call(name, None)
-                for other in program.substitutes.get(name, ()):
-                    call(other, None)
+            for function, origins in _calls(program, body, node):
+                call(function, origins)
 
     follow(graph, ran)
     while pending:
         body = bodies[pending.pop()]
         follow(body, body.nodes.values())
     return sorted(bodies.items())
+
+
+def _calls(program: Program, body: _Body, node: pb.NodeDef) -> Iterator[tuple[str, Sequence[_Origin] | None]]:
+    """Yield each function that a node may call, with the origins of the arguments, or None if the lint cannot tell."""
+    direct = node.attr["f"].func.name if node.op in _CALLS and "f" in node.attr else node.op
+    yield direct, [body.origin(name) for name in _data_inputs(node)]
+    others = functions_of(node)
+    if direct in others:
+        others.remove(direct)  # once: a function that is an attribute of another as well can be called with anything
+    for name in (*others, *program.substitutes.get(direct, ())):
+        yield name, None
+        yield from ((other, None) for other in program.substitutes.get(name, ()))
 
 
 def _data_inputs(node: pb.NodeDef) -> list[str]:

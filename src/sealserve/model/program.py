@@ -42,7 +42,8 @@ class Program:
         """Return the program of a meta graph.
 
         Raises:
-            AmbiguousModelError: Two nodes or functions have the same name, or a function has the name of an operation.
+            AmbiguousModelError: Two nodes or functions have the same name, one has none, or a function has the name
+                of an operation.
         """
         library = graph.graph_def.library
         _check_unique((function.signature.name for function in library.function), "functions")
@@ -115,7 +116,7 @@ def functions_of(node: pb.NodeDef) -> list[str]:
         for function in (value.func, *value.list.func):
             names.append(function.name)
             pending += function.attr.values()  # attributes of a function can be functions
-    return names
+    return [name for name in names if name]
 
 
 def _by_name(nodes: Iterable[pb.NodeDef], what: str) -> dict[str, pb.NodeDef]:
@@ -125,7 +126,10 @@ def _by_name(nodes: Iterable[pb.NodeDef], what: str) -> dict[str, pb.NodeDef]:
 
 
 def _check_unique(names: Iterable[str], what: str) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    counted = Counter(names)
+    if "" in counted:
+        raise AmbiguousModelError(f"Not all {what} have names.", hint="Export the model again with TensorFlow.")
+    repeated = sorted(name for name, count in counted.items() if count > 1)
     if repeated:
         raise AmbiguousModelError(
             f"Several {what} have the same name: {repeated[0]!r}.", hint="Export the model again with TensorFlow."

@@ -250,6 +250,20 @@ def test_what_can_be_read_in_two_ways_is_refused(change: Any, model: Path) -> No
         lint(changed(model, change))
 
 
+@pytest.mark.parametrize("what", ["nodes", "functions", "nodes of the function 'f'"])
+def test_what_has_no_name_is_refused(what: str, model: Path) -> None:
+    def add(graph: pb.MetaGraphDef) -> None:
+        if what == "nodes":
+            graph.graph_def.node.add(op="Print")
+        elif what == "functions":
+            function(graph, "", pb.NodeDef(name="x", op="Print"))
+        else:
+            function(graph, "f", pb.NodeDef(op="Print"))
+
+    with pytest.raises(AmbiguousModelError, match=f"Not all {what}.* have names"):
+        lint(changed(model, add))
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "../x", "a/b", "a/../../x", "a\\b", "x\n", "a\0b"])
 def test_an_asset_is_a_plain_name(name: str, model: Path) -> None:
     def add(graph: pb.MetaGraphDef) -> None:
