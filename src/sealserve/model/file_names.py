@@ -41,18 +41,20 @@ class ForeignFile:
 
 def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
     """Yield each node of the run that reads a file other than the assets or the variables, as its class has it."""
-    ran = [program.nodes[name] for function, name in sorted(program.runs(run.targets)) if not function]
+    places = sorted(program.runs(run.targets))
     graph = _Body(nodes=program.nodes, known={**run.feeds, **_path_variables(program, run)})
-    functions = _called(program, graph, ran)
-    for function, body, nodes in (("", graph, ran), *((name, body, body.nodes.values()) for name, body in functions)):
-        for node in nodes:
-            known = class_of().get(node.op)
-            if known and (expected := _EXPECTED.get(known.allowed)):
-                inputs = _data_inputs(node)
-                index = _FILE_NAME_INPUT.get(node.op, 0)
-                found = body.origin(inputs[index]) if index < len(inputs) else _COMPUTED
-                if found is not expected:
-                    yield ForeignFile(place=(function, node.name), file=str(found))
+    bodies = {"": graph, **_called(program, graph, [program.nodes[name] for function, name in places if not function])}
+    for function, name in places:
+        node = program.node((function, name))
+        known = class_of().get(node.op)
+        if known and (expected := _EXPECTED.get(known.allowed)):
+            inputs = _data_inputs(node)
+            index = _FILE_NAME_INPUT.get(node.op, 0)
+            # a function that the run was not followed into has no body here
+            followed = function in bodies and index < len(inputs)
+            found = bodies[function].origin(inputs[index]) if followed else _COMPUTED
+            if found is not expected:
+                yield ForeignFile(place=(function, name), file=str(found))
 
 
 def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
@@ -115,7 +117,7 @@ class _Body:
         return _COMPUTED
 
 
-def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> list[tuple[str, _Body]]:
+def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> dict[str, _Body]:
     """Return the functions that the nodes call, directly or not, each with what is known of its arguments.
 
     An argument that two calls give different origins has none that is known.
@@ -147,7 +149,7 @@ def _called(program: Program, graph: _Body, ran: Iterable[pb.NodeDef]) -> list[t
     while pending:
         body = bodies[pending.pop()]
         follow(body, body.nodes.values())
-    return sorted(bodies.items())
+    return bodies
 
 
 def _calls(program: Program, body: _Body, node: pb.NodeDef) -> Iterator[tuple[str, Sequence[_Origin] | None]]:

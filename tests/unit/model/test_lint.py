@@ -343,6 +343,15 @@ def called_with_anything_as_an_attribute(graph: pb.MetaGraphDef) -> None:
     call.attr["F"].func.name = "f"  # the function calls its attribute with a name of its own
 
 
+def a_gradient_of_gradients(graph: pb.MetaGraphDef) -> None:
+    two_names_for_one_argument(graph)
+    library = graph.graph_def.library
+    for number, name in enumerate(("f3", "f2", "f1", "f0")):
+        function(graph, name)
+        library.gradient.add(function_name=name, gradient_func=("f", "f3", "f2", "f1")[number])
+    graph.graph_def.node[-1].CopyFrom(pb.NodeDef(name="r", op="f0"))
+
+
 def called_with_anything_by_a_call(graph: pb.MetaGraphDef) -> None:
     called_with_anything_as_an_attribute(graph)
     call = graph.graph_def.node[-1]
@@ -357,6 +366,7 @@ def called_with_anything_by_a_call(graph: pb.MetaGraphDef) -> None:
     [
         called_with_anything_as_an_attribute,
         called_with_anything_by_a_call,
+        a_gradient_of_gradients,
         identities_in_a_circle,
         no_input_at_all,
         two_names_for_one_argument,
