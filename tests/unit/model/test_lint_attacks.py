@@ -1,5 +1,8 @@
 """Models that attack are refused; most of them are also served, to show that TensorFlow does what the lint prevents."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from tests.harness.attack_models import ATTACKS, KEEPING, Attack, Surroundings, 
 
 from sealserve.errors import InputError
 from sealserve.model.lint import RefusedOperationError, lint
+from sealserve.model.operations import class_of
 from sealserve.serving.runtime.libtensorflow import library
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.runtime.tensors import Tensor
@@ -69,3 +73,36 @@ def answers(attack: Attack, around: Surroundings, inputs: list[bytes]) -> Iterat
         collected.append(b"\n".join(answer.strings()))
     session.close()
     return iter(collected)
+
+
+UNWRITTEN = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+raw, failing = tf.raw_ops, tf.constant(-np.eye(8), tf.float32)
+found = {
+    "Cholesky": lambda: raw.Cholesky(input=failing),
+    "Eig": lambda: raw.Eig(input=failing, compute_v=False, Tout=tf.complex64)[1],
+    "SelfAdjointEigV2": lambda: raw.SelfAdjointEigV2(input=failing, compute_v=False)[1],
+    "Svd": lambda: raw.Svd(input=failing, compute_uv=False)[1],
+    "FakeParam": lambda: raw.FakeParam(dtype=tf.float32, shape=[64]),
+    "Empty": lambda: raw.Empty(shape=[64], dtype=tf.float32),
+    "DynamicStitch": lambda: raw.DynamicStitch(indices=[[63]], data=[[1.0]]),
+}
+for name, run in found.items():
+    print(name, np.asarray(run()).tobytes().hex())
+"""
+
+
+def test_operations_that_leave_memory_unwritten_are_refused_and_no_others_that_were_tried() -> None:
+    answers = []
+    for pattern in ("165", "90"):  # with which the C library fills memory that it gives and takes
+        environment = {**os.environ, "MALLOC_PERTURB_": pattern, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            [sys.executable, "-c", UNWRITTEN], env=environment, capture_output=True, text=True, check=True
+        )
+        answers.append(dict(line.split() for line in done.stdout.splitlines()))
+    differing = {name for name, answer in answers[0].items() if answer != answers[1][name]}
+    refused = {name for name in answers[0] if class_of()[name].name in {"leaves-unwritten", "unwritten-memory"}}
+    assert differing == refused == set(answers[0]) - {"DynamicStitch"}
