@@ -25,7 +25,7 @@ import numpy as np
 from sealserve.cli import main
 from sealserve.cli.demo import comparison
 
-def compute(folder, requests):
+def compute(folder, requests, given):
     inputs = [{"x": np.array([number], np.float32)} for number in range(requests)]
     answers = [{"y": arrays["x"] / 2 + 2} for arrays in inputs]
     return comparison.Reference(

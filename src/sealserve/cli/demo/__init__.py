@@ -1,6 +1,7 @@
 """``sealserve demo``: the twelve steps on this machine, or what a hostile host may try."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,16 @@ def demo(
     inputs: Annotated[str, typer.Option(help="A frozen graph's input nodes, with commas between.")] = "input",
     outputs: Annotated[str, typer.Option(help="A frozen graph's output nodes, likewise.")] = "predict",
     tls: Annotated[TlsMode, typer.Option(help="Whether users show a certificate too.")] = TlsMode.TWO_WAY,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="An input for your model, as for `sealserve predict`. Repeat the option for each input.",
+            show_default="generated values",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the example's weights.")] = 0,
     attacks: Annotated[
         bool, typer.Option("--attack", help="Try what a hostile host may try; each is refused.")
@@ -52,7 +63,7 @@ def demo(
                 walk.certify()
                 attack.run(workspace, walk, screen, tell=tell)
             else:
-                _serve(walk, folder)
+                _serve(walk, folder, given or [])
         except BaseException:
             walk.stop()
             raise
@@ -63,8 +74,8 @@ def demo(
         _say_what_next(workspace.directory, keep=keep and not attacks)
 
 
-def _serve(walk: Walk, folder: Path) -> None:
-    reference = walk.compare(folder)
+def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
+    reference = walk.compare(folder, given)
     walk.certify()
     walk.start_vendor()
     built = walk.seal()
