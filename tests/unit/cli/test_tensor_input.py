@@ -238,7 +238,9 @@ def test_random_values_that_fit_no_request_take_no_memory() -> None:
 
 
 def test_an_input_that_is_missing_is_told() -> None:
-    with pytest.raises(TensorInputError, match=r"^count, words are missing: this signature takes the inputs ") as caught:
+    with pytest.raises(
+        TensorInputError, match=r"^count, words are missing: this signature takes the inputs "
+    ) as caught:
         read(["image=random"], "image", "count", "words")
     assert caught.value.hint is not None
     assert caught.value.hint.endswith("--input count=random for a random value.")
