@@ -32,6 +32,7 @@ from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.simulation import quoting_socket
 from sealserve.regular_file import read_regular
+from sealserve.sgx.signing_key import create_signing_key
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
@@ -182,6 +183,10 @@ def build(
     signing_key: Annotated[
         Path | None, typer.Option(help="The enclave signing key (PEM).", show_default="the workspace's")
     ] = None,
+    new_signing_key: Annotated[
+        bool,
+        typer.Option("--new-signing-key", help="Make a new key that signs enclaves, if the former one was moved away."),
+    ] = False,
     libpal: Annotated[
         Path | None,
         typer.Option(help="For SGX: the libpal.so that is loaded where it runs.", show_default="that of Gramine here"),
@@ -201,6 +206,8 @@ def build(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
+    if new_signing_key and not workspace.owner.enclave_signing_key.exists():
+        create_signing_key(workspace.owner.enclave_signing_key)
     with console.spinner("Measuring and signing"):
         built = enclaves.build(
             workspace,

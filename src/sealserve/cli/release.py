@@ -10,6 +10,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.operations import models, release_store, releases
+from sealserve.operations.owner import index_signer
 from sealserve.operations.releases import FaultyRelease, ListedRelease, VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
@@ -27,10 +28,19 @@ OnHost = Annotated[bool, typer.Option("--host", help="Look among the releases of
 
 
 @app.command()
-def build(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def build(
+    new_signing_key: Annotated[
+        bool,
+        typer.Option("--new-signing-key", help="Make a new key that signs releases, if the former one was moved away."),
+    ] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
     """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    if new_signing_key:
+        index_signer(workspace, replace_lost=True)
     total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
         built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress, warn=console.warn)

@@ -16,6 +16,7 @@ from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.operations import certificates, models, provisioning, releases
+from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -104,9 +105,9 @@ def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell =
         if not models.is_imported(workspace, model):
             tell(f"converting the model {model.name}")
             models.bring_in(workspace, model)
-    if not (workspace.owner.authorities / "service").exists():
+    if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
         tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
-        certificates.create_certificates(workspace, described, now=now)
+        certificates.create_certificates(workspace, described, now=now, first_time=True)
     if not releases.any_in(workspace.owner.releases):
         tell("sealing a release")
         releases.build(workspace, described, now=now, warn=console.warn)

@@ -1,7 +1,7 @@
 """What the owner's other operations rest on: the broker's database with its keystore, and the signing keys."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from sealserve.broker.keystore import Keystore, open_keystore
 from sealserve.broker.passphrase import ASK_PASSPHRASE, LONGEST_PASSPHRASE, Passphrase
 from sealserve.broker.transit import TransitKey
 from sealserve.deployment import KeystoreSection
-from sealserve.errors import InputError
+from sealserve.errors import InputError, UnavailableError
 from sealserve.private_file import read_private
 from sealserve.regular_file import InputFileError, read_regular
+from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 
@@ -26,6 +27,41 @@ class OwnerKeyError(InputError):
     """A key of the owner's is missing, or no Ed25519 key."""
 
     code = "owner-key.unreadable"
+
+
+class IdentityLostError(UnavailableError):
+    """A secret of the owner's is gone, and what depends on it is still there: a new one would be another identity.
+
+    Args:
+        what: The secret, for example "The key that signs releases".
+        path: Where it was.
+        evidence: What depends on it.
+    """
+
+    code = "owner.identity-lost"
+
+    def __init__(self, what: str, path: Path, evidence: Path) -> None:
+        super().__init__(
+            f"{what} is missing ({path}), and {evidence} depends on it.",
+            hint="Restore it from a backup with `sealserve restore`. "
+            "If it was stolen, replace it as docs/how-to/loss-and-theft.md describes.",
+        )
+
+
+def require_first_use(what: str, path: Path, evidence: Iterable[Path]) -> None:
+    """Check that a secret which is not there was never there, so that it may be made.
+
+    Args:
+        what: The secret, as a noun with its article.
+        path: Where it is made.
+        evidence: Files that exist only after it was made.
+
+    Raises:
+        IdentityLostError: There is evidence of an earlier one.
+    """
+    for file in evidence:
+        if file.exists():
+            raise IdentityLostError(what, path, file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +74,15 @@ class Vault:
 
 @contextlib.contextmanager
 def open_database(workspace: Workspace) -> Iterator[Database]:
-    """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use."""
+    """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use.
+
+    Raises:
+        IdentityLostError: There is none, and there are releases whose keys it had.
+    """
     workspace.create()
+    path = workspace.owner.database
+    if not path.exists():
+        require_first_use("The broker's database", path, workspace.owner.releases.glob(f"*/{INDEX_FILE}"))
     with Database.open(workspace.owner.database) as database:
         yield database
 
@@ -92,9 +135,20 @@ def transit_key(settings: KeystoreSection) -> TransitKey | None:
     )
 
 
-def index_signer(workspace: Workspace) -> Ed25519PrivateKey:
-    """Return the key that signs indexes; on first use it is made, and its public half put where the host finds it."""
+def index_signer(workspace: Workspace, *, replace_lost: bool = False) -> Ed25519PrivateKey:
+    """Return the key that signs indexes; on first use it is made, and its public half put where the host finds it.
+
+    Args:
+        workspace: The owner's.
+        replace_lost: Make a key even where there was another one: the owner becomes another owner for the hosts.
+
+    Raises:
+        IdentityLostError: There is none, and there are releases that it signed, or its public half.
+    """
     path = workspace.owner.index_signing_key
+    if not path.exists() and not replace_lost:
+        signed = workspace.owner.releases.glob(f"*/{INDEX_FILE}")
+        require_first_use("The key that signs releases", path, (*signed, workspace.host.owner_key))
     if not path.exists():
         workspace.create()
         signer = Ed25519PrivateKey.generate()
