@@ -180,6 +180,11 @@ class ServiceSection(_Section):
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
     )
 
+    @property
+    def endpoint(self) -> str:
+        """Address and port where NGINX listens, with brackets around an IPv6 address."""
+        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
+
 
 class ServerSection(_Section):
     """The model server inside the enclave."""

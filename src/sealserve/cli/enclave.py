@@ -30,6 +30,7 @@ from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
 from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
+from sealserve.operations.owner import host_owner_key
 from sealserve.operations.simulation import quoting_socket
 from sealserve.regular_file import read_regular
 from sealserve.sgx.signing_key import create_signing_key
@@ -123,7 +124,7 @@ def manifest(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     if explain:
-        size = enclaves.explain_size(described, releases.verify(folder, workspace.host.owner_key), trusted)
+        size = enclaves.explain_size(described, releases.verify(folder, host_owner_key(workspace)), trusted)
         _explain(size, threads_of(described), as_json=as_json)
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
@@ -304,7 +305,7 @@ def run(
     if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
         raise typer.Exit(run_enclave(folder, name, quoting_socket=quoting, dangerous=dangerous))
     enclaves.check_for_sgx(loaded)
-    verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
+    verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
     with relayed_signals() as relay:
         try:
             status = run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts)

@@ -46,6 +46,7 @@ def up(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
+    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
 
     def watched() -> Target:
         return targets.open_target(workspace, described, kind, role=role)
@@ -54,7 +55,7 @@ def up(
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell):
+        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell, for_programs=as_json):
             if role is Role.ALL:
                 prepare(workspace, described, tell=tell)
             shipped = (workspace.owner if role is Role.ALL else workspace.host).releases

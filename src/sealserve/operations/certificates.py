@@ -13,7 +13,7 @@ from pathlib import Path
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment, Platform, TlsMode
 from sealserve.errors import InputError
-from sealserve.operations.owner import require_first_use
+from sealserve.operations.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
 from sealserve.pki.certificate import (
     CertificateInfo,
@@ -120,6 +120,7 @@ def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: dat
     Raises:
         AuthorityMissingError: There are no authorities yet.
     """
+    workspace.create()
     _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
     return list(show_certificates(workspace))
 
@@ -184,7 +185,21 @@ def broker_certificate(workspace: Workspace) -> CertifiedKey:
         CertificateMissingError: There is none yet.
     """
     folder = workspace.owner.broker_tls
-    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY)
+    hint = missing_certificate_hint(workspace, AuthorityKind.BROKER)
+    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY, missing=hint)
+
+
+def missing_certificate_hint(workspace: Workspace, kind: AuthorityKind, mode: TlsMode = TlsMode.TWO_WAY) -> str:
+    """Return what to do about a certificate that is missing.
+
+    Args:
+        workspace: The owner's, or a user's, which has no authorities.
+        kind: The authority that signs it.
+        mode: The kind of TLS that the deployment has.
+    """
+    if (workspace.owner.authorities / kind).exists():
+        return "Run `sealserve certs renew` to issue it again."
+    return f"If you are the owner, run `sealserve certs {mode}`. If not, ask the owner for the folder user/."
 
 
 def broker_authority_pem(workspace: Workspace) -> bytes:

@@ -26,7 +26,8 @@ from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
-from sealserve.operations.owner import index_signer, open_vault, read_owner_key, require_first_use
+from sealserve.operations.identity import require_first_use
+from sealserve.operations.owner import index_signer, open_vault, read_owner_key
 from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
 from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes

@@ -1,7 +1,7 @@
 """What the owner's other operations rest on: the broker's database with its keystore, and the signing keys."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from sealserve.broker.keystore import Keystore, open_keystore
 from sealserve.broker.passphrase import ASK_PASSPHRASE, LONGEST_PASSPHRASE, Passphrase
 from sealserve.broker.transit import TransitKey
 from sealserve.deployment import KeystoreSection
-from sealserve.errors import InputError, UnavailableError
+from sealserve.errors import InputError
+from sealserve.operations.identity import require_first_use
 from sealserve.private_file import read_private
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.sealing.release_index import INDEX_FILE
@@ -27,41 +28,6 @@ class OwnerKeyError(InputError):
     """A key of the owner's is missing, or no Ed25519 key."""
 
     code = "owner-key.unreadable"
-
-
-class IdentityLostError(UnavailableError):
-    """A secret of the owner's is gone, and what depends on it is still there: a new one would be another identity.
-
-    Args:
-        what: The secret, for example "The key that signs releases".
-        path: Where it was.
-        evidence: What depends on it.
-    """
-
-    code = "owner.identity-lost"
-
-    def __init__(self, what: str, path: Path, evidence: Path) -> None:
-        super().__init__(
-            f"{what} is missing ({path}), and {evidence} depends on it.",
-            hint="Restore it from a backup with `sealserve restore`. "
-            "If it was stolen, replace it as docs/how-to/loss-and-theft.md describes.",
-        )
-
-
-def require_first_use(what: str, path: Path, evidence: Iterable[Path]) -> None:
-    """Check that a secret which is not there was never there, so that it may be made.
-
-    Args:
-        what: The secret, as a noun with its article.
-        path: Where it is made.
-        evidence: Files that exist only after it was made.
-
-    Raises:
-        IdentityLostError: There is evidence of an earlier one.
-    """
-    for file in evidence:
-        if file.exists():
-            raise IdentityLostError(what, path, file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +133,15 @@ def index_signer(workspace: Workspace, *, replace_lost: bool = False) -> Ed25519
     if not workspace.host.owner_key.is_file() or workspace.host.owner_key.read_bytes() != public:
         write_file(workspace.host.owner_key, public)
     return signer
+
+
+def host_owner_key(workspace: Workspace) -> Path:
+    """Return the file with the owner's public key at the host's, made again where only the signing key is there."""
+    path = workspace.host.owner_key
+    if not path.is_file() and workspace.owner.index_signing_key.is_file():
+        workspace.create()
+        index_signer(workspace)
+    return path
 
 
 def read_owner_key(path: Path) -> Ed25519PublicKey:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Deployment
-from sealserve.operations.owner import require_first_use
+from sealserve.operations.identity import require_first_use
 from sealserve.sgx.simulated.platform import Platform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor

@@ -11,7 +11,7 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.deployment import TlsMode
 from sealserve.operations import certificates
 from sealserve.operations.certificates import TlsModeError
-from sealserve.operations.owner import IdentityLostError
+from sealserve.operations.identity import IdentityLostError
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, KeyMismatchError
 

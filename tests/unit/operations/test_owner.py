@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.workspaces import Site
 
 from sealserve.operations import owner
-from sealserve.operations.owner import IdentityLostError, OwnerKeyError
+from sealserve.operations.identity import IdentityLostError
+from sealserve.operations.owner import OwnerKeyError
 
 PKCS8 = serialization.PrivateFormat.PKCS8
 PEM = serialization.Encoding.PEM

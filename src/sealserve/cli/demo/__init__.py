@@ -51,9 +51,9 @@ def demo(
     as_json: console.Json = False,
 ) -> None:
     """Run the twelve steps of confidential serving on this machine, with real parts."""
-    workspace = preparation.reset(directory)
-    choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     screen = Screen(as_json=as_json)
+    workspace = preparation.reset(directory, on_running=lambda left: _say_what_stops(screen, directory, left))
+    choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     with interrupted_once(), console.spinner("Preparing") as tell:
         walk = Walk(workspace, screen, tell=tell)
         screen.heading("sealserve demo: a sealed model, served from attested enclaves", WARNING, "")
@@ -72,6 +72,16 @@ def demo(
     screen.finish(workspace=str(workspace.root))
     if not as_json:
         _say_what_next(workspace.directory, keep=keep and not attacks)
+
+
+def _say_what_stops(screen: Screen, directory: Path, left: Sequence[str]) -> None:
+    screen.step(
+        0,
+        "An earlier demo still runs here: it is stopped, and this one makes new keys and certificates",
+        f"stopping: {', '.join(left)}",
+        f"to keep that service, run the demo in another folder: `sealserve demo -C DIR`; here is {directory}",
+        seconds=0.0,
+    )
 
 
 def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
