@@ -11,7 +11,7 @@ import traceback
 from types import TracebackType
 from typing import Final
 
-from sealserve.errors import SealserveError
+from sealserve.errors import InputError, SealserveError
 
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -37,7 +37,7 @@ class DiscreetFormatter(logging.Formatter):
         return "\ncaused by:\n".join(parts)
 
 
-class DescribesModelError(SealserveError):
+class DescribesModelError(InputError):
     """An error whose message may name parts of a model: signatures, inputs, operations, paths.
 
     The message goes to the model's users and operators. `log_message` goes to the log, which the host of an enclave

@@ -112,7 +112,7 @@ def test_a_picture_of_unknown_size_has_a_usual_one() -> None:
 )
 def test_a_string_is_what_its_name_says(name: str, method: str, kind: Text) -> None:
     made = random_array(TensorSpec("string", (None,)), np.random.default_rng(1), 3, name=name, method=method)
-    assert (made.shape, made.dtype) == ((3,), object)
+    assert (made.shape, made.dtype.kind) == ((3,), "O")
     first = made[0]
     if kind is Text.PICTURE:
         assert first.startswith(b"\x89PNG\r\n\x1a\n")

@@ -41,7 +41,7 @@ class LocalModel:
         self.name = chosen.name
         definition = meta.signature_def[chosen.name]
         self._feeds = {alias: info.name for alias, info in definition.inputs.items()}
-        self._fetches = {alias: info.name for alias, info in definition.outputs.items()}
+        self._fetches = {alias: info.name for alias, info in sorted(definition.outputs.items())}
         self.signature = Signature(
             method=chosen.method,
             inputs={item.name: TensorSpec(item.dtype, item.shape) for item in chosen.inputs},

@@ -23,7 +23,7 @@ class ConfigFileMissingError(InputError):
     code = "config-file.missing"
 
 
-class ConfigFileSyntaxError(DescribesModelError, InputError):
+class ConfigFileSyntaxError(DescribesModelError):
     """A configuration file is no message of its type in protobuf text format."""
 
     code = "config-file.syntax"

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sealserve.errors import InputError
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import PARAMETERS_FILE, BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -26,7 +25,7 @@ from sealserve.serving.servables import Servable
 logger = logging.getLogger(__name__)
 
 
-class LoadFailedError(DescribesModelError, InputError):
+class LoadFailedError(DescribesModelError):
     """TensorFlow does not load the model.
 
     Args:

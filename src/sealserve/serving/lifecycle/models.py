@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sealserve.errors import InputError, SealserveError, VerificationError
+from sealserve.errors import SealserveError, VerificationError
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -31,7 +31,7 @@ from sealserve.serving.servables import Servables, State
 logger = logging.getLogger(__name__)
 
 
-class NotAvailableError(DescribesModelError, InputError):
+class NotAvailableError(DescribesModelError):
     """Several models, or several versions of one, did not become available."""
 
     code = "servable.not-available"

@@ -13,7 +13,6 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sealserve.errors import InputError
 from sealserve.serving.api.examples import InferenceMethodError, classify, multi_inference, regress
 from sealserve.serving.api.predict import run_predict
 from sealserve.serving.log import DescribesModelError
@@ -32,7 +31,7 @@ _FOOTER_SIZE: Final = 4
 _CASTAGNOLI: Final = 0x82F63B78
 
 
-class WarmupError(DescribesModelError, InputError):
+class WarmupError(DescribesModelError):
     """A warm-up file cannot be read, or one of its requests fails: the version does not become available."""
 
     code = "servable.warmup-failed"
