@@ -179,6 +179,28 @@ def test_strings_are_printed_as_text(served: Served) -> None:
     assert lines[1:] == ["words: string, 2", '  ["SchönSchön" 4 bytes: ffffffff]']
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "client.refused", "names, types and shapes of the inputs"),
+        (grpc.StatusCode.NOT_FOUND, "client.refused", "name of the model, and its version or label"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "client.refused", "name of the signature"),
+        (grpc.StatusCode.OUT_OF_RANGE, "client.refused", "values of the inputs"),
+        (grpc.StatusCode.UNIMPLEMENTED, "client.refused", "address"),
+        (grpc.StatusCode.PERMISSION_DENIED, "client.refused", "client certificate"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "client.service-failed", "fewer requests"),
+        (grpc.StatusCode.ABORTED, "client.service-failed", "shapes of the inputs"),
+        (grpc.StatusCode.INTERNAL, "client.service-failed", "`sealserve logs`"),
+    ],
+)
+def test_the_hint_fits_the_refusal(served: Served, status: grpc.StatusCode, code: str, hint: str) -> None:
+    served.behaviour.abort = (status, "no\n\twords")
+    error = served.cli.error("predict", "-i", "input=[[1, 2, 3]]")
+    assert error["code"] == code
+    assert hint in error["hint"]
+    assert f"({status.name}): no words." in error["message"]
+
+
 def test_a_string_that_numpy_would_cut_is_not_saved(served: Served, tmp_path: Path) -> None:
     served.behaviour.metadata = metadata(words=types.DT_STRING)
     error = served.cli.error("predict", "-i", 'words=["a\\u0000"]', "--save", tmp_path / "out.npz")

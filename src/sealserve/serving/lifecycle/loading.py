@@ -41,7 +41,8 @@ class LoadFailedError(DescribesModelError):
         super().__init__(
             f"{failed}: {error.text.rstrip('.')}.",
             hint="It should hold a SavedModel (saved_model.pb, variables/) with the tags of --saved_model_tags.",
-            log_message=f"{failed} (TensorFlow's message is not logged: it can name parts of the model)."
+            log_message=f"{failed} (the host reads this log, so TensorFlow's message, which can name parts of "
+            "the model, is not in it: `sealserve model test` shows it to the owner)."
             if discreet
             else None,
         )
