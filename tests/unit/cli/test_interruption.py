@@ -145,7 +145,13 @@ def test_a_cluster_keeps_what_a_failed_start_made(
 
 def test_what_served_before_a_failure_goes_on(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[str] = []
-    monkeypatch.setattr("sealserve.cluster.local.stop_roles", lambda _, *roles, **__: stopped.extend(roles) or roles)
+
+    def stop_roles(_workspace: object, *roles: str, tell: object) -> Sequence[str]:
+        assert tell is quietly
+        stopped.extend(roles)
+        return roles
+
+    monkeypatch.setattr("sealserve.cluster.local.stop_roles", stop_roles)
     monkeypatch.setattr(targets, "running", lambda _: ["broker", "replica-0", "replica-1"])
     assert targets.undo(ready.workspace, ["broker", "replica-0"]) == ("replica-1",)
     assert stopped == ["replica-1"]
