@@ -43,7 +43,7 @@ def starting(
             else:
                 console.say("Interrupted: nothing was started.")
             raise
-        except SealserveError:
+        except Exception:  # of whatever kind: a full disk, or an error of TensorFlow's
             with contextlib.suppress(SealserveError):  # where it answers no more, it keeps what was started there
                 undone = targets.undo(workspace, before, tell=tell) if before is not None else ()
                 if undone and not for_programs:

@@ -103,8 +103,8 @@ def predict(
     sent = ""
     if generated:
         names = "input" if len(generated) == len(called.inputs) else ", ".join(generated)
-        sent = f" ({printable(names)}: random, seed {seed})"
-    console.out.print(f"{printable(answer.model)} version {answer.version}, {seconds * 1000:.0f} ms{sent}:")
+        sent = f", {printable(names)}: random (seed {seed})"
+    console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
 
 

@@ -103,9 +103,11 @@ def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callab
 class Failing(Impatient):
     """A target one of whose parts does not start."""
 
+    error: Exception = ProcessEndedError("replica-0 ended: error[test]", hint="Its log: x")
+
     def up(self, _release: Path, replicas: int) -> None:
         self.parts += ["broker", *(f"replica-{index}" for index in range(replicas))]
-        raise ProcessEndedError("replica-0 ended: error[test]", hint="Its log: x")
+        raise self.error
 
     def stop_all(self, _workspace: object, *, tell: Callable[[str], None] = quietly) -> Sequence[str]:
         tell("stopping")
@@ -131,6 +133,9 @@ def test_what_a_failed_start_left_is_stopped_again(cli: CommandLine, ready: Site
     assert "It failed: stopped broker, replica-0 again. `sealserve logs` shows their logs.\n" in result.err
     assert result.err.endswith("error[process.ended]: replica-0 ended: error[test]\n  Its log: x\n")
     assert cli.error("up")["code"] == "process.ended"  # a program gets the error alone
+    failing.undone, failing.error = [], OSError(28, "No space left on device", "/x")
+    assert cli.error("up")["code"] == "file.refused"
+    assert "broker" in failing.undone
 
 
 def test_a_cluster_keeps_what_a_failed_start_made(

@@ -78,7 +78,7 @@ def test_one_request(served: Served) -> None:
     answer = served.cli.json("predict", "--seed", "7")
     assert (answer["random_inputs"], answer["seed"]) == (["input"], 7)
     lines = served.cli.ok("predict", "--version", "7", "--batch", "2").splitlines()
-    assert re.fullmatch(r"half-plus-two version 7, \d+ ms \(input: random, seed 0\):", lines[0])
+    assert re.fullmatch(r"half-plus-two version 7, input: random \(seed 0\), \d+ ms:", lines[0])
     assert lines[1] == "input: float32, 2 x 3"
 
 
@@ -142,7 +142,7 @@ def test_an_input_that_was_forgotten_is_not_made_up(served: Served, verb: str) -
     if verb == "predict":
         answer = served.cli.json(verb, *given, "--seed", "3")
         assert (answer["random_inputs"], answer["seed"]) == (["item_id"], 3)
-        assert " ms (item_id: random, seed 3):" in served.cli.ok(verb, *given, "--seed", "3")
+        assert ", item_id: random (seed 3), " in served.cli.ok(verb, *given, "--seed", "3")
     else:
         assert served.cli.json(verb, *given, "-n", "3")["answered"] == 3
 
