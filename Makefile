@@ -46,7 +46,9 @@ format: setup ## Format the code
 bench: setup ## Measure, side by side in one run
 	$(BIN)/python bench/path.py $(ARGS)
 
-bench-peers: setup ## Measure the model server beside KServe's and MLServer's, in environments of their own
+bench-peers: ## Measure the model server beside KServe's and MLServer's, in environments of their own
+	@test -n "$(PYTHON)" || { echo "bench-peers: error: no Python 3.11, 3.12 or 3.13 found." >&2; exit 4; }
+	@$(PYTHON) scripts/setup.py --benchmarks
 	$(BIN)/python scripts/peers.py
 	$(BIN)/python bench/serving.py --only half-plus-two $(ARGS)
 

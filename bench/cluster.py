@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from sealserve.cli import connection
-from sealserve.cli.tensor_input import random_array
+from sealserve.cli.generated_input import random_array
 from sealserve.client.load import Request, run_load
 from sealserve.client.predict import DEFAULT_SIGNATURE, Predictor
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient

@@ -30,10 +30,15 @@ class Load:
     p99: float
 
 
+def has_client() -> bool:
+    """Return whether the client is installed."""
+    return shutil.which("h2load") is not None
+
+
 def require_client() -> None:
     """End the program where the client is not installed."""
-    if shutil.which("h2load") is None:
-        sys.exit("bench: h2load is missing. On Debian or Ubuntu: apt-get install nghttp2-client")
+    if not has_client():
+        sys.exit("bench: h2load is missing. `make bench-peers` installs it; by hand: apt-get install nghttp2-client")
 
 
 def send(

@@ -1,6 +1,7 @@
 """Servers for the benchmarks: ours, KServe's and MLServer's, each a process that ends with the benchmark."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,15 +49,44 @@ class Served:
 
     def ask(self, message: bytes) -> bytes:
         """Return the answer to one request."""
+        with self._channel() as channel:
+            call: Any = channel.unary_unary(self.method)
+            return bytes(call(message, timeout=60))
+
+    def rate(self, message: bytes, *, answer_size: int, concurrency: int, requests: int) -> float:
+        """Return requests per second of a client in Python, with a connection for each of ``concurrency`` threads.
+
+        It is for models that take so long that the client costs nothing beside them.
+
+        Args:
+            message: The request.
+            answer_size: Bytes of the right answer: a run with other answers ends the program.
+            concurrency: How many connections, with one request at a time on each.
+            requests: How many requests in all.
+        """
+        with contextlib.ExitStack() as stack:
+            channels = [stack.enter_context(self._channel()) for _ in range(concurrency)]
+            calls: list[Any] = [channel.unary_unary(self.method) for channel in channels]
+            for channel in channels:
+                grpc.channel_ready_future(channel).result(timeout=60)
+            numbers = itertools.count()  # its next() is atomic
+
+            def work(call: Any) -> None:
+                while next(numbers) < requests:
+                    answer = call(message, timeout=600)
+                    assert len(answer) == answer_size, f"an answer of {len(answer)} bytes, not {answer_size}"
+
+            with ThreadPoolExecutor(concurrency) as pool:
+                started = time.perf_counter()
+                list(pool.map(work, calls))
+                return requests / (time.perf_counter() - started)
+
+    def _channel(self) -> grpc.Channel:
         options = [("grpc.max_receive_message_length", _LARGEST), ("grpc.ssl_target_name_override", "localhost")]
         address = f"127.0.0.1:{self.port}"
         if self.ca is None:
-            channel = grpc.insecure_channel(address, options)
-        else:
-            channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca), options)
-        with channel:
-            call: Any = channel.unary_unary(self.method)
-            return bytes(call(message, timeout=60))
+            return grpc.insecure_channel(address, options)
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca), options)
 
 
 @contextlib.contextmanager

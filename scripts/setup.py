@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,15 +201,18 @@ def install_environment() -> None:
     say("ready: .venv/bin/sealserve --help")
 
 
-def main() -> None:
-    """Set up what is missing."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Set up what is missing; with ``--benchmarks``, also the program that sends requests for them."""
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         fail(f"Python {sys.version.split()[0]} is not supported: 3.11, 3.12 or 3.13 is needed.")
-    if packages := missing_packages():
+    packages = missing_packages()
+    if "--benchmarks" in arguments and shutil.which("h2load") is None:
+        packages.append("nghttp2-client")
+    if packages:
         install_packages(packages)
     install_environment()
     compile_native_cipher()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

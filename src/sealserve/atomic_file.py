@@ -27,7 +27,7 @@ class DiskFullError(UnavailableError):
     code = "file.disk-full"
 
 
-class OutputUnwritableError(InputError):
+class OutputUnwritableError(UnavailableError):
     """The output cannot be written: its folder is missing, read-only, or somebody else's."""
 
     code = "file.unwritable"

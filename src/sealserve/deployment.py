@@ -2,18 +2,18 @@
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, Self, get_args
+from typing import Annotated, Any, Literal, NewType, NoReturn, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -89,6 +89,8 @@ Source: tensorflow/serving 9d981c5c, ``sources/storage_path/file_system_storage_
 EVERY_ADDRESS = "::"
 """Listening here takes connections at every address of the machine, IPv6 and IPv4."""
 EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the same, on a machine without IPv6
+_HEADING = re.compile(r"^\s*\[\[?\s*(?P<name>[^\]\n]+?)\s*\]")
+_ENTRY = re.compile(r"^\s*(?P<key>[A-Za-z0-9_.\"'-]+)\s*=")
 _SMALLEST_SUBNET = 22  # a network of 8 addresses for each of 64 replicas, and those that they share
 
 
@@ -180,6 +182,11 @@ class ServiceSection(_Section):
     listen: IpAddress = Field(
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
     )
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port where NGINX listens, with brackets around an IPv6 address."""
+        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
 
 
 class ServerSection(_Section):
@@ -314,7 +321,9 @@ class TcbSection(_Section):
 class TargetSection(_Section):
     """Where it runs."""
 
-    kind: Literal["local", "docker", "kubernetes"] = Field(default="local", description='"local", for now')
+    kind: Literal["local", "docker", "kubernetes"] = Field(
+        default="local", description='"local", "docker" or "kubernetes"'
+    )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
     cloud: Cloud | None = Field(
         default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
@@ -497,15 +506,11 @@ class KubernetesSection(_Section):
         return self
 
 
-def _one_or_several(value: object) -> object:
-    return (value,) if isinstance(value, Mapping | ModelSection) else value
-
-
 class Deployment(_Section):
     """A whole ``sealserve.toml``."""
 
     platform: Platform = Field(default=Platform.SIMULATED, description='"sgx" or "simulated"')
-    models: Annotated[tuple[ModelSection, ...], BeforeValidator(_one_or_several)] = Field(alias="model", min_length=1)
+    models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()
     enclave: EnclaveSection = EnclaveSection()
@@ -554,21 +559,74 @@ def parse(text: str, *, source: str = "sealserve.toml") -> Deployment:
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, or 1,000 lists in each other, as well
         raise DeploymentSyntaxError(f"{source} is not valid TOML: {error}.") from error
+    if isinstance(data.get("model"), Mapping):
+        data["model"] = [data["model"]]
     try:
-        return Deployment.model_validate(data)
+        # As JSON, which has the types of TOML: strict, so that `true` is no number, and "1" none either.
+        return Deployment.model_validate_json(json.dumps(data, default=_refuse_date), strict=True)
+    except _DatedError as error:
+        raise DeploymentValueError(
+            f"{source}: a date ({error.args[0]}) stands where no key takes one.", hint="Put it in quotation marks."
+        ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        keys = [part for part in first["loc"] if isinstance(part, str)]
-        where = ".".join(keys) or "the file"
-        if first["type"] == "extra_forbidden":
-            raise DeploymentKeyError(f"{source}: unknown key {where!r}.", hint=_nearest(keys)) from error
-        if first["type"] == "missing":
-            raise DeploymentValueError(f"{source}: {where!r} is missing.") from error
-        message = first["msg"].removeprefix("Value error, ")
-        found = f" (it is {first['input']!r})" if keys else ""
-        raise DeploymentValueError(f"{source}: {where}: {message}{found}.") from error
+        raise _explained(error, text, source) from error
+
+
+class _DatedError(Exception):
+    """A value of TOML is a date or a time, which no key takes."""
+
+
+def _refuse_date(value: object) -> NoReturn:
+    raise _DatedError(str(value))
+
+
+def _explained(error: ValidationError, text: str, source: str) -> InputError:
+    """Return our own error for pydantic's. An unknown key comes first: it explains why another one is missing."""
+    found = error.errors(include_url=False, include_context=False)
+    first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+    keys = [part for part in first["loc"] if isinstance(part, str)]
+    where = ".".join(keys) or "the file"
+    line = _line_of(text, first["loc"])
+    place = source if line is None else f"{source}, line {line}"
+    if first["type"] == "extra_forbidden":
+        return DeploymentKeyError(f"{place}: unknown key {where!r}.", hint=_nearest(keys))
+    if first["type"] == "missing":
+        return DeploymentValueError(f"{place}: {where!r} is missing.")
+    message = first["msg"].removeprefix("Value error, ")
+    value = f" (it is {_written(first['input'])})" if keys else ""
+    return DeploymentValueError(f"{place}: {where}: {message}{value}.")
+
+
+def _written(value: object) -> str:
+    """Return a value about as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _line_of(text: str, location: Sequence[int | str]) -> int | None:
+    """Return the number of the line that sets a key, or None where it is written in another way, or not at all.
+
+    Args:
+        text: The file's content.
+        location: The key, with those of the tables around it and the index of a ``[[table]]``.
+    """
+    keys = [part for part in location if isinstance(part, str)]
+    index = next((part for part in location if isinstance(part, int)), 0)
+    table: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if (heading := _HEADING.match(line)) is not None:
+            table = [part.strip(" \"'") for part in heading["name"].split(".")]
+            seen[heading["name"]] = seen.get(heading["name"], -1) + 1
+            if table == keys:
+                return number
+        elif (entry := _ENTRY.match(line)) is not None:
+            path = [*table, *(part.strip(" \"'") for part in entry["key"].split("."))]
+            occurrence = max(seen.get(".".join(table), 0), 0)
+            if path == keys[: len(path)] and (len(keys) == 1 or occurrence == index or not table):
+                return number
+    return None
 
 
 def read(path: Path) -> Deployment:
@@ -603,7 +661,12 @@ def read(path: Path) -> Deployment:
 
 
 def _below(folder: Path, path: Path | None) -> Path | None:
-    return path and folder / path  # an absolute path stays what it is
+    """Return a path of the file as an absolute one, without ``..`` where that names the same file."""
+    if path is None:
+        return None
+    joined = folder / path  # an absolute path stays what it is
+    plain = Path(os.path.normpath(joined))
+    return plain if plain.resolve() == joined.resolve() else joined  # ".." after a link leads elsewhere
 
 
 def suggest_name(model: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from tests.harness.leftovers import NothingLeft
 from tests.harness.running import Ended, command, short_folder
+from tests.harness.signals import dispositions
 from tests.harness.tiny_model import saved_model
 
 from sealserve.cluster.processes import wait_until
@@ -25,7 +26,7 @@ import numpy as np
 from sealserve.cli import main
 from sealserve.cli.demo import comparison
 
-def compute(folder, requests):
+def compute(folder, requests, given):
     inputs = [{"x": np.array([number], np.float32)} for number in range(requests)]
     answers = [{"y": arrays["x"] / 2 + 2} for arrays in inputs]
     return comparison.Reference(
@@ -74,10 +75,11 @@ class Started:
     def __init__(self, line: list[str], workspace: Path) -> None:
         self._workspace = workspace
         self._lines: list[str] = []
-        self._process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
+        with dispositions():
+            self._process = subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,
+            )  # fmt: skip
 
     def wait_for(self, beginning: str) -> None:
         """Wait until a line is printed that begins so."""

@@ -56,6 +56,63 @@ def test_values_that_cannot_be_used(text: str, message: str) -> None:
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("section", "line", "message"),
+    [
+        ("service", "port = true", "service.port: Input should be a valid integer (it is true)."),
+        ("service", 'port = "8500"', "service.port: Input should be a valid integer (it is '8500')."),
+        ("target", "replicas = 2.0", "target.replicas: Input should be a valid integer (it is 2.0)."),
+        ("server", 'threads = "1"', "server.threads: Input should be a valid integer (it is '1')."),
+        ("enclave", "edmm = 1", "enclave.edmm: Input should be a valid boolean (it is 1)."),
+        ("enclave", 'edmm = "yes"', "enclave.edmm: Input should be a valid boolean (it is 'yes')."),
+        ("service", "name = 7", "service.name: Input should be a valid string (it is 7)."),
+        ("service", "tls = true", "service.tls: Input should be 'one-way' or 'two-way' (it is true)."),
+        ("docker", "subnet = 10", "docker.subnet: "),
+        ("images", "tag = 1.0", "images.tag: Input should be a valid string (it is 1.0)."),
+        ("kubernetes", "tolerate = 'sgx'", "kubernetes.tolerate: Input should be a valid array (it is 'sgx')."),
+        ("kubernetes", "node_selector = {sgx = true}", "kubernetes.node_selector.sgx: Input should be a valid string"),
+        ("kubernetes", "inventory = 1", "kubernetes.inventory: "),
+    ],
+)
+def test_no_value_becomes_another_one(section: str, line: str, message: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError) as caught:
+        deployment.parse(f"{MINIMAL}\n[{section}]\n# here\n{line}\n")
+    assert caught.value.message.startswith(f"sealserve.toml, line {MINIMAL.count(chr(10)) + 4}: {message}")
+
+
+def test_a_date_is_no_value() -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=r"a date \(2026-11-28\) stands where") as caught:
+        deployment.parse(MINIMAL + "[images]\ntag = 2026-11-28\n")
+    assert caught.value.hint == "Put it in quotation marks."
+
+
+def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
+    with pytest.raises(deployment.DeploymentKeyError, match=r"line 2: unknown key 'model.nme'") as caught:
+        deployment.parse('[model]\nnme = "m"\n')
+    assert caught.value.hint == "Did you mean 'name'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[[model]]\nname = "a"\n[[model]]\nname = "b"\nversion = "2"\n', 5),
+        ('model = [{name = "a", version = "2"}]\n', 1),
+        ('platform = "tdx"\n[model]\nname = "a"\n', 1),
+        ('service.port = "x"\n[model]\nname = "a"\n', 1),
+        ('[model]\nname = "a"\n[ "service" ]\n"port" = false\n', 4),
+    ],
+)
+def test_the_line_of_a_value(text: str, line: int) -> None:
+    with pytest.raises(deployment.DeploymentValueError, match=f"^sealserve.toml, line {line}: "):
+        deployment.parse(text)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "1" * 5000, "x = 1\nx = 2"])
+def test_hostile_toml(text: str) -> None:
+    with pytest.raises(deployment.DeploymentSyntaxError, match="not valid TOML"):
+        deployment.parse(text)
+
+
 def test_no_toml() -> None:
     with pytest.raises(deployment.DeploymentSyntaxError, match="not valid TOML") as caught:
         deployment.parse("model = [")
@@ -74,6 +131,15 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "sealserve.toml").write_text('[model]\nname = "m"\npath = "models/m.pb"\n')
     assert deployment.read(tmp_path / "sealserve.toml").model.path == tmp_path / "models/m.pb"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/sealserve.toml").write_text('[model]\nname = "m"\npath = "../models/./m.pb"\n')
+    assert deployment.read(tmp_path / "own/sealserve.toml").model.path == tmp_path / "models/m.pb"
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "own/link").symlink_to(tmp_path / "deep/er")
+    (tmp_path / "own/sealserve.toml").write_text('[model]\nname = "m"\npath = "link/../m.pb"\n')
+    read = deployment.read(tmp_path / "own/sealserve.toml").model.path
+    assert read is not None
+    assert read.resolve() == tmp_path / "deep/m.pb"
 
 
 def test_the_example_says_what_the_defaults_say() -> None:
@@ -125,7 +191,7 @@ def test_several_models_and_versions(tmp_path: Path) -> None:
         ('[[model]]\nname = "a"\n[[model]]\nname = "a"\n', "'a' has the version 1 twice."),
         (SEVERAL.replace("newest", "stable"), "'resnet50' has the label 'stable' twice."),
         ("model = []\n", "model: Tuple should have at least 1 item"),
-        ("model = 3\n", "model: Input should be a valid tuple (it is 3)."),
+        ("model = 3\n", "model: Input should be a valid array (it is 3)."),
         (
             '[[model]]\nname = "a"\nversion = -1\n',
             "model.version: Input should be greater than or equal to 0 (it is -1)",

@@ -312,7 +312,8 @@ def _signalled(*signals: signal.Signals) -> Iterator[Callable[[], None]]:
     # have to wait for the main thread, which may have looked for signals just before it began to block.
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(reading, True)
-    before = {number: signal.signal(number, _ignore) for number in signals}
+    awaited = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # else it stays ignored
+    before = {number: signal.signal(number, _ignore) for number in awaited}
     waker = signal.set_wakeup_fd(writing)
 
     def wait() -> None:

@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -16,11 +17,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__
-from sealserve.cli import console, passphrases
+from sealserve.cli import console, help_texts, passphrases
 from sealserve.errors import SealserveError, UnavailableError
 
 INTERRUPTED = 130
-UNREAD = 1  # as typer has it, when a pipe's reader goes away
+UNREAD = 0  # the reader of a pipe has gone away, with all that it wanted: `release show | head -1`
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -28,6 +29,12 @@ class OutputError(UnavailableError):
     """Standard output cannot be written."""
 
     code = "output.unwritable"
+
+
+class ConnectionLostError(UnavailableError):
+    """The other side of a connection closed it, and no other error says why."""
+
+    code = "connection.lost"
 
 
 class FileRefusedError(UnavailableError):
@@ -72,6 +79,10 @@ VERBS = {
 }
 
 
+class _UnreadError(Exception):
+    """Nobody reads standard output any more."""
+
+
 class LazyGroup(TyperGroup):
     """A group that imports a verb's module when the verb is asked for: `sealserve predict` loads no database."""
 
@@ -92,7 +103,19 @@ class LazyGroup(TyperGroup):
         command: Any = get_command(importlib.import_module(f"sealserve.cli.{verb.module}").app)
         command.name = cmd_name
         command.rich_help_panel = verb.panel
+        help_texts.make_literal(command)
         return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb. That nobody reads its output any more is ours to report, and not click's."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.EPIPE or error.filename is not None:
+                raise
+            if _is_unread():
+                raise _UnreadError from error
+            raise ConnectionLostError("A connection was lost: the other side closed it.", hint="Try again.") from error
 
 
 app = typer.Typer(
@@ -129,17 +152,21 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our characters still gets the rest
-    signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-        signal.signal(signal.SIGHUP, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # one that was ignored from the start, as by nohup, stays so
+            signal.signal(number, _terminated)
     passphrases.ask_at_terminal()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         status = _run(arguments)
         sys.stdout.flush()
-    except OSError as error:  # nobody reads what we print, or there is no room for it
+    except _UnreadError:
         _discard_output()
-        if error.errno == errno.EPIPE:
+        return UNREAD
+    except OSError as error:  # nobody reads what we print, or there is no room for it
+        unread = error.errno == errno.EPIPE and _is_unread()
+        _discard_output()
+        if unread:
             return UNREAD
         console.print_error(OutputError(f"Standard output cannot be written: {error.strerror}."))
         return OutputError.exit_status
@@ -150,12 +177,16 @@ def _run(arguments: list[str]) -> int:
     try:
         get_command(app).main(arguments, prog_name="sealserve")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Typer prints help, and click and Rich end so by themselves
+            raise _UnreadError from end
         return end.code if isinstance(end.code, int) else 0
     except SealserveError as error:
         console.print_error(error, as_json="--json" in arguments)
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
+    except _UnreadError:
+        raise
     except Exception as error:
         if os.environ.get("SEALSERVE_DEBUG"):
             traceback.print_exception(error)
@@ -179,6 +210,19 @@ def _report(error: Exception, *, as_json: bool) -> int:
         as_json=as_json,
     )
     return SealserveError.exit_status
+
+
+def _is_unread() -> bool:
+    """Return whether standard output is a pipe or a connection whose reader has gone away.
+
+    A lost connection to a server is another matter, though the system reports it with the same error.
+    """
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _discard_output() -> None:

@@ -3,13 +3,12 @@
 from dataclasses import asdict
 from typing import Annotated, Final
 
-import numpy as np
 import typer
 
 from sealserve.cli import connection, console
-from sealserve.cli.predict import LONGEST_WAIT, Model, find_model
-from sealserve.cli.tensor_input import TensorInputError, random_array
-from sealserve.client.credentials import printable
+from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, first_accepted, guesses
+from sealserve.cli.predict import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
+from sealserve.cli.tensor_input import generated_names, read_inputs
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Predictor
 
@@ -26,7 +25,8 @@ def bench(
     seconds: Annotated[float | None, typer.Option(min=0.1, help="For how long, in place of how many.")] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="How many at a time.")] = 4,
     connections: Annotated[int, typer.Option(min=1, help="Each stays on the replica that the proxy chose.")] = 4,
-    batch: Annotated[int, typer.Option(min=1)] = 1,
+    inputs: Inputs = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of generated inputs.")] = 1,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
     target: connection.Target = None,
@@ -38,7 +38,7 @@ def bench(
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Send many requests with random inputs, and show rate, latencies and how the replicas shared them."""
+    """Send many requests, and show rate, latencies and how the replicas shared them."""
     if requests is not None and seconds is not None:
         raise TensorInputError("A load ends after so many requests or so many seconds: give one of the two.")
     if seconds is None:
@@ -48,15 +48,25 @@ def bench(
     )
     name = find_model(model, described)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
-        signatures = Predictor(opened).metadata(name, timeout=timeout).signatures
-        if signature not in signatures:
-            raise TensorInputError(f"{name} has no signature {signature!r}; it has {printable(', '.join(signatures))}.")
-        specs = signatures[signature].inputs
+        predictor = Predictor(opened)
+        called = find_signature(name, signature, predictor.metadata(name, timeout=timeout).signatures)
+        given = inputs or []
+        generated = generated_names(given, called)
+        fixed = None if generated else read_inputs(given, called, batch=batch, seed=0)  # read once
+
+        def arrays(number: int, guess: Guess) -> Arrays:
+            return fixed or read_inputs(given, called, batch=batch, seed=number, guess=guess)
+
+        def attempt(guess: Guess) -> Guess:
+            predictor.predict(name, arrays(0, guess), signature=signature, timeout=timeout)
+            return guess
+
+        # Where something about the inputs must be guessed, requests before the load find out what the model takes.
+        possible = guesses(called) if generated else [Guess()]
+        chosen = first_accepted(possible, attempt, REFUSED) if len(possible) > 1 else possible[0]
 
         def make_request(number: int) -> Request:
-            generator = np.random.default_rng(number)
-            arrays = {key: random_array(spec, generator, batch) for key, spec in specs.items()}
-            return Request(model=name, inputs=arrays, signature=signature)
+            return Request(model=name, inputs=arrays(number, chosen), signature=signature)
 
         extent = f"{requests} requests" if seconds is None else f"requests for {seconds:g} s"
         with console.spinner(f"Sending {extent}, {concurrency} at a time"):

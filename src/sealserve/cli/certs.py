@@ -45,6 +45,11 @@ def _create(mode: TlsMode, directory: Path, *, as_json: bool) -> None:
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     certificates.check_mode(described, mode)
+    for kind in certificates.lost_authorities(workspace):
+        console.warn(
+            f"the {kind} authority was missing, and a new one takes its place: what the former one signed is no longer "
+            "trusted. Build and start a new release, and bring the folder user/ to the users."
+        )
     _print(certificates.create_certificates(workspace, described, now=datetime.now(UTC)), as_json=as_json)
 
 

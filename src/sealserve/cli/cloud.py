@@ -12,7 +12,9 @@ from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
 from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
 from sealserve.deployment import Cloud
 
-app = typer.Typer(no_args_is_help=True, help="Look at clouds that have SGX machines: sizes, images, addresses.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Look at clouds that have SGX machines: sizes, images, addresses."
+)
 
 Name = Annotated[Cloud, typer.Argument(metavar="CLOUD", help="One of `sealserve cloud list`.")]
 Region = Annotated[str | None, typer.Option(help="The region, where the cloud has a service for each.")]

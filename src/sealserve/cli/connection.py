@@ -50,7 +50,9 @@ def find_access(
     """Return how to reach the service: what the options say, else what the workspace says."""
     if (certificate is None) != (key is None):
         raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
-    pair = CertifiedKey.read(certificate=certificate, key=key) if certificate and key else None
+    pair = None
+    if certificate and key:
+        pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
     if key is not None and key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         console.warn(f"{key} is not its owner's alone: chmod 600 {key}")
     authority = None if ca is None else read_regular(ca)

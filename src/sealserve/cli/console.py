@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -29,8 +30,18 @@ class Screen(Console):
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich.console.Console.print` does."""
+        """Print as `rich.console.Console.print` does, after a spinner on the same terminal is taken away."""
+        progress = _progress.get() if self.is_terminal and not self.stderr else None
+        if progress is not None:
+            progress.stop()  # rich keeps its line apart from what is printed on standard error only
         super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **options)
+        if progress is not None and str(options.get("end", "\n")).endswith("\n"):  # a line is whole
+            progress.start()
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the root command that nobody reads what is printed; of messages, nobody needs to know."""
+        if not self.stderr:
+            raise  # noqa: PLE0704  # rich calls this while it handles the exception
 
 
 def visible(text: str) -> str:
@@ -39,6 +50,9 @@ def visible(text: str) -> str:
 
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+"""The spinner or the bar that is shown on standard error."""
 
 out = Screen()
 err = Screen(stderr=True)
@@ -162,16 +176,27 @@ def mark_ready(ready_file: Path | None) -> None:
 def bytes_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar for work that is counted in bytes; yields the function to call with each number of bytes done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with _shown(Progress(*columns, console=err, transient=True, disable=not err.is_terminal)) as progress:
         task = progress.add_task(visible(description), total=total or None)
         yield lambda done: progress.advance(task, done)
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress) -> Iterator[Progress]:
+    """Show a spinner or a bar, which what is printed meanwhile on standard output takes away for a moment."""
+    token = _progress.set(None if progress.disable else progress)
+    try:
+        with progress:
+            yield progress
+    finally:
+        _progress.reset(token)
 
 
 @contextlib.contextmanager
 def spinner(description: str) -> Iterator[Callable[[str], None]]:
     """Show that work goes on; yields the function that changes the description."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with _shown(Progress(*columns, console=err, transient=True, disable=not err.is_terminal)) as progress:
         task = progress.add_task(visible(description), total=None)
         yield lambda text: progress.update(task, description=visible(text))
 

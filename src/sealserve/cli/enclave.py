@@ -30,8 +30,10 @@ from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
 from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
+from sealserve.operations.owner import host_owner_key
 from sealserve.operations.simulation import quoting_socket
 from sealserve.regular_file import read_regular
+from sealserve.sgx.signing_key import create_signing_key
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
@@ -122,7 +124,7 @@ def manifest(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     if explain:
-        size = enclaves.explain_size(described, releases.verify(folder, workspace.host.owner_key), trusted)
+        size = enclaves.explain_size(described, releases.verify(folder, host_owner_key(workspace)), trusted)
         _explain(size, threads_of(described), as_json=as_json)
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
@@ -182,6 +184,10 @@ def build(
     signing_key: Annotated[
         Path | None, typer.Option(help="The enclave signing key (PEM).", show_default="the workspace's")
     ] = None,
+    new_signing_key: Annotated[
+        bool,
+        typer.Option("--new-signing-key", help="Make a new key that signs enclaves, if the former one was moved away."),
+    ] = False,
     libpal: Annotated[
         Path | None,
         typer.Option(help="For SGX: the libpal.so that is loaded where it runs.", show_default="that of Gramine here"),
@@ -201,6 +207,8 @@ def build(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
+    if new_signing_key and not workspace.owner.enclave_signing_key.exists():
+        create_signing_key(workspace.owner.enclave_signing_key)
     with console.spinner("Measuring and signing"):
         built = enclaves.build(
             workspace,
@@ -297,7 +305,7 @@ def run(
     if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
         raise typer.Exit(run_enclave(folder, name, quoting_socket=quoting, dangerous=dangerous))
     enclaves.check_for_sgx(loaded)
-    verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
+    verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
     with relayed_signals() as relay:
         try:
             status = run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts)

@@ -42,8 +42,8 @@ def inspect(
     header = inspect_file(source)
     public: dict[str, object] = {
         "format": header.version.value,
-        "minor version": header.minor_version,
-        "feature flags": header.feature_flags,
+        "minor_version": header.minor_version,
+        "feature_flags": header.feature_flags,
         "size": f"{header.sealed_size} bytes, {header.nodes} nodes of 4096",
     }
     opened = None if key_file is None else _open(source, key_file, path, complete=verify)
@@ -51,7 +51,8 @@ def inspect(
         content = {} if opened is None else {"content": asdict(opened)}
         console.print_json(public | {"sealed_size": header.sealed_size, "nodes": header.nodes} | content)
         return
-    console.print_fields(public | ({} if opened is None else _shown(opened)))
+    shown: dict[str, object] = {name.replace("_", " "): value for name, value in public.items()}
+    console.print_fields(shown | ({} if opened is None else _shown(opened)))
 
 
 def _open(source: Path, key_file: Path, path: str | None, *, complete: bool) -> SealedContent:

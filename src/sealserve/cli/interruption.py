@@ -11,15 +11,18 @@ from sealserve.workspace import Workspace
 
 
 @contextlib.contextmanager
-def starting(workspace: Workspace, kind: str | None = None, *, tell: console.Tell) -> Iterator[None]:
-    """Stop on interruption what the block started, if nothing ran before; later interruptions wait until that is done.
+def starting(
+    workspace: Workspace, kind: str | None = None, *, tell: console.Tell, for_programs: bool = False
+) -> Iterator[None]:
+    """Stop what the block started if it is interrupted or fails; later interruptions wait until that is done.
 
-    What ran before goes on: users are served by it. What an error leaves goes on as well, for a look at its logs.
+    What ran before goes on: users are served by it.
 
     Args:
         workspace: Whose deployment it is.
         kind: The target that the deployment now runs on; it is forgotten again if nothing was started there.
         tell: Called with each step of the undoing.
+        for_programs: Whether a program reads along: after an error it gets the error alone.
 
     Raises:
         TargetBusyError: The deployment runs on another target.
@@ -40,8 +43,11 @@ def starting(workspace: Workspace, kind: str | None = None, *, tell: console.Tel
             else:
                 console.say("Interrupted: nothing was started.")
             raise
-        except SealserveError:
+        except Exception:  # of whatever kind: a full disk, or an error of TensorFlow's
             with contextlib.suppress(SealserveError):  # where it answers no more, it keeps what was started there
+                undone = targets.undo(workspace, before, tell=tell) if before is not None else ()
+                if undone and not for_programs:
+                    console.say(f"It failed: stopped {', '.join(undone)} again. `sealserve logs` shows their logs.")
                 if claimed_before is None and (before is None or not targets.running(workspace)):
                     targets.forget(workspace)
             raise

@@ -9,7 +9,7 @@ from sealserve.cli import console
 from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
-WIDEST = len("nginx-error")
+WIDEST = len("replica-999")
 
 
 @app.command()

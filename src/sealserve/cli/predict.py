@@ -1,11 +1,11 @@
 """``sealserve predict``: one request."""
 
 import base64
+import json
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,37 +13,46 @@ import typer
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
 from sealserve.cli import connection, console
-from sealserve.cli.tensor_input import TensorInputError, read_inputs
+from sealserve.cli.generated_input import Guess, TensorInputError, first_accepted, guesses
+from sealserve.cli.saved_output import check_format, write_outputs
+from sealserve.cli.tensor_input import generated_names, read_inputs
+from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
-from sealserve.client.predict import Predictor
+from sealserve.client.predict import Prediction, Predictor, Signature
 from sealserve.deployment import LARGEST_VERSION, Deployment
-from sealserve.errors import UnavailableError
 
 app = typer.Typer(add_completion=False)
 SHOWN = 5
+SHOWN_BYTES = 16
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The servable.", show_default="model.name")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="NAME=VALUE",
+        help="An input: @FILE.npy, a JSON value, or random. Repeat the option for each input of the model.",
+        show_default="random values for all inputs",
+    ),
+]
+REFUSED: Final = (RequestRefusedError, ServiceFailedError)
+"""What the service answers to a generated input that does not fit the model."""
 LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
-
-
-class OutputUnsavableError(UnavailableError):
-    """A model's output cannot be kept in a .npz file as it is."""
-
-    code = "predict.output"
 
 
 @app.command()
 def predict(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="NAME=VALUE", help="@FILE.npy, a JSON value, or random (the default)."),
-    ] = None,
+    inputs: Inputs = None,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
     version: Annotated[int | None, typer.Option(min=0, max=LARGEST_VERSION, show_default="the newest")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Of random inputs.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
-    save: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Write the outputs there.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the outputs to a .npz file, or a single output to a .npy file."),
+    ] = None,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -55,8 +64,10 @@ def predict(
     as_json: console.Json = False,
 ) -> None:
     """Send one request to the service, over TLS that ends inside the enclave."""
-    if save is not None and save.exists() and not force:
-        raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
+    if save is not None:
+        check_format(save)
+        if save.exists() and not force:
+            raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
     reach, described = connection.find_access(
         directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
@@ -64,25 +75,52 @@ def predict(
     with connection.channels(reach, 1, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
         signatures = predictor.metadata(name, version=version, timeout=timeout).signatures
-        if signature not in signatures:
-            raise TensorInputError(f"{name} has no signature {signature!r}; it has {printable(', '.join(signatures))}.")
-        arrays = read_inputs(inputs or [], signatures[signature], batch=batch, seed=seed)
-        started = time.monotonic()
-        answer = predictor.predict(name, arrays, signature=signature, version=version, timeout=timeout)
-        seconds = time.monotonic() - started
+        called = find_signature(name, signature, signatures)
+        generated = generated_names(inputs or [], called)
+        if save is not None:
+            check_format(save, outputs=len(called.outputs) or None)
+
+        def ask(guess: Guess) -> tuple[Prediction, float]:
+            arrays = read_inputs(inputs or [], called, batch=batch, seed=seed, guess=guess)
+            started = time.monotonic()
+            answered = predictor.predict(name, arrays, signature=signature, version=version, timeout=timeout)
+            return answered, time.monotonic() - started
+
+        answer, seconds = first_accepted(guesses(called) if generated else [Guess()], ask, REFUSED)
     if save is not None:
         with replacing(save, mode=PRIVATE, overwrite=force) as stream:
-            _save(answer.outputs, stream)
+            write_outputs(answer.outputs, stream, path=save)
     if as_json:
         console.print_json({
             "model": answer.model,
             "version": answer.version,
             "seconds": seconds,
+            "random_inputs": generated,
+            "seed": seed if generated else None,
             "outputs": {key: _jsonable(value.tolist()) for key, value in answer.outputs.items()},
         })  # fmt: skip
         return
-    console.out.print(f"{printable(answer.model)} version {answer.version}, {seconds * 1000:.0f} ms:")
+    sent = ""
+    if generated:
+        names = "input" if len(generated) == len(called.inputs) else ", ".join(generated)
+        sent = f", {printable(names)}: random (seed {seed})"
+    console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
+
+
+def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -> Signature:
+    """Return the signature ``name`` of a model.
+
+    Raises:
+        TensorInputError: It has none of that name.
+    """
+    if name not in signatures:
+        known = printable(", ".join(signatures)) or "none"
+        raise TensorInputError(
+            f"{printable(model)} has no signature {printable(repr(name), 80)}; it has {known}.",
+            hint="Choose one with --signature.",
+        )
+    return signatures[name]
 
 
 def find_model(model: str | None, described: Deployment | None) -> str:
@@ -97,24 +135,6 @@ def find_model(model: str | None, described: Deployment | None) -> str:
     if not name.isprintable():  # control characters, and bytes that are no UTF-8
         raise TensorInputError(f"{printable(name)} is no name of a model.", hint="Name it with --model.")
     return name
-
-
-def _save(outputs: Mapping[str, npt.NDArray[Any]], stream: BinaryIO) -> None:
-    """Write a .npz file. `numpy.savez` would take an output ``file`` for its argument, and pickle strings.
-
-    Raises:
-        OutputUnsavableError: A string ends in a zero byte: numpy pads strings with them.
-    """
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, value in outputs.items():
-            array = value.astype("S") if value.dtype.kind == "O" else value
-            if value.dtype.kind == "O" and (array != value).any():
-                raise OutputUnsavableError(
-                    f"The output {printable(name)!r} cannot be saved: a string in it ends in a zero byte.",
-                    hint="Print it with --json instead.",
-                )
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _jsonable(value: Any) -> Any:
@@ -132,11 +152,27 @@ def _jsonable(value: Any) -> Any:
 def _print_outputs(outputs: Mapping[str, npt.NDArray[Any]]) -> None:
     for name, value in outputs.items():
         shape = " x ".join(map(str, value.shape)) or "scalar"
-        console.out.print(f"{printable(name)}: {value.dtype}, {shape}")
+        kind = "string" if value.dtype.kind == "O" else value.dtype
+        console.out.print(f"{printable(name)}: {kind}, {shape}")
         if value.dtype.kind in "fiu" and value.ndim > 1 and value.shape[-1] > SHOWN:
             for row in value.reshape(-1, value.shape[-1])[:SHOWN]:
                 best = np.argsort(row)[::-1][:SHOWN]
                 form = ".4g" if value.dtype.kind == "f" else ""  # an integer may be an identifier
                 console.out.print("  largest: " + ", ".join(f"[{index}] {row[index]:{form}}" for index in best))
         else:
-            console.out.print(f"  {np.array2string(value, threshold=20)}")
+            console.out.print("  " + _text(value))
+
+
+def _text(value: npt.NDArray[Any]) -> str:
+    if value.dtype.kind != "O":
+        return np.array2string(value, threshold=20)
+    strings = np.vectorize(_shown_string, otypes=[object])(value) if value.size else value
+    return np.array2string(strings, threshold=20, formatter={"object": str})
+
+
+def _shown_string(value: bytes) -> str:
+    """Return a string as JSON has it, or the first bytes of one that is not text."""
+    try:
+        return json.dumps(value.decode(), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return f"{len(value)} bytes: {value[:SHOWN_BYTES].hex()}{'...' if len(value) > SHOWN_BYTES else ''}"

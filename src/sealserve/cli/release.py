@@ -10,6 +10,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.operations import models, release_store, releases
+from sealserve.operations.owner import host_owner_key, index_signer
 from sealserve.operations.releases import FaultyRelease, ListedRelease, VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
@@ -27,10 +28,19 @@ OnHost = Annotated[bool, typer.Option("--host", help="Look among the releases of
 
 
 @app.command()
-def build(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def build(
+    new_signing_key: Annotated[
+        bool,
+        typer.Option("--new-signing-key", help="Make a new key that signs releases, if the former one was moved away."),
+    ] = False,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
     """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    if new_signing_key:
+        index_signer(workspace, replace_lost=True)
     total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
         built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress, warn=console.warn)
@@ -57,7 +67,7 @@ def verify(
     else:
         workspace = console.find_workspace(directory)
         folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-        verified = releases.verify(folder, owner_key or workspace.host.owner_key)
+        verified = releases.verify(folder, owner_key or host_owner_key(workspace))
     if as_json:
         console.print_json({
             "id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files),
@@ -80,7 +90,7 @@ def show(
     """Show what a release's public index says."""
     workspace = console.find_workspace(directory)
     folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-    verified = releases.verify(folder, workspace.host.owner_key)
+    verified = releases.verify(folder, host_owner_key(workspace))
     if as_json:
         console.print_json({"id": verified.id, **verified.index.model_dump(mode="json")})
         return
@@ -164,7 +174,7 @@ def fetch(
     """Fetch a packed release from a web server or an S3-compatible store, and verify it; what is there stays."""
     workspace = console.find_workspace(directory)
     with console.spinner("Fetching the release"):
-        verified = release_store.fetch(workspace, address, owner_key or workspace.host.owner_key)
+        verified = release_store.fetch(workspace, address, owner_key or host_owner_key(workspace))
     console.out.print(f"{verified.folder.name}: fetched and verified; {_enclaves(verified)}.")
 
 
@@ -178,7 +188,7 @@ def unpack(
     """Unpack a release among those of the host, and verify it."""
     workspace = console.find_workspace(directory)
     with console.spinner(f"Unpacking {source.name}"):
-        verified = releases.unpack(workspace, source, owner_key or workspace.host.owner_key)
+        verified = releases.unpack(workspace, source, owner_key or host_owner_key(workspace))
     if as_json:
         console.print_json({"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves})
         return

@@ -25,6 +25,6 @@ def scale(
     described = deployment.read(workspace.deployment_file)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
-        with starting(workspace, tell=tell):
+        with starting(workspace, tell=tell, for_programs=as_json):
             opened.scale(replicas)
     status.show(opened, as_json=as_json)

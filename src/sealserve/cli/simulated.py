@@ -1,5 +1,6 @@
 """``sealserve simulated``: what stands in for the processor's vendor and for the platform on a machine without SGX."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -36,10 +37,11 @@ def pcs(
     server = PcsServer(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)
-    try:
-        server.serve_forever()
-    finally:
-        server.stop()
+    with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
+        try:
+            server.serve_forever()
+        finally:
+            server.stop()
 
 
 @app.command()
@@ -52,7 +54,8 @@ def platform(ready_file: console.ReadyFile = None, directory: console.Directory 
         f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."
     )
     console.mark_ready(ready_file)
-    try:
-        server.serve_forever()
-    finally:
-        server.stop()
+    with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
+        try:
+            server.serve_forever()
+        finally:
+            server.stop()

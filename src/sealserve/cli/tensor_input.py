@@ -1,7 +1,10 @@
-"""Inputs as they are written on the command line: ``NAME=@file.npy``, ``NAME=[1, 2]``, ``NAME=random``."""
+"""Inputs as they are written on the command line: ``NAME=@file.npy``, ``NAME=[1, 2]``, ``NAME=random``.
+
+Strings are written as JSON texts, and bytes that are not text as ``{"b64": "..."}``. A serialised ``tf.Example`` is
+written as an object with its features: ``NAME=[{"age": 41, "city": "Rome"}]``.
+"""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -10,72 +13,78 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, random_array
 from sealserve.client.credentials import printable
+from sealserve.client.examples import bytes_from_json, from_json
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.client.tensors import MAX_BYTES
-from sealserve.errors import InputError
 from sealserve.regular_file import InputFileError, open_regular
 
 RANDOM = "random"
 
 
-class TensorInputError(InputError):
-    """An input on the command line cannot be used."""
-
-    code = "predict.input"
-
-
-def read_inputs(texts: Sequence[str], signature: Signature, *, batch: int, seed: int) -> Mapping[str, npt.NDArray[Any]]:
+def read_inputs(
+    texts: Sequence[str], signature: Signature, *, batch: int, seed: int, guess: Guess | None = None
+) -> Arrays:
     """Return the arrays for a signature's inputs.
 
     Args:
-        texts: ``NAME=VALUE`` each; an input that none names is random.
+        texts: ``NAME=VALUE`` for each input. Without any, every input is generated. An input with a default value can
+            be left out.
         signature: What the model takes.
-        batch: The first dimension of random inputs, where the model leaves it open.
-        seed: Of random inputs.
+        batch: The first dimension of generated inputs, where the model leaves it open.
+        seed: Of generated inputs.
+        guess: What is assumed for generated inputs, where the signature leaves something open.
 
     Raises:
-        TensorInputError: No such input, or a value that cannot be read.
+        TensorInputError: No such input, an input that is missing, or a value that cannot be read.
     """
-    given = {}
+    given = _given(texts, signature)
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for name, spec in signature.inputs.items():
+        value = given.get(name)
+        if value is None and given:
+            continue  # the model has a default value for it
+        if value in {None, RANDOM}:
+            arrays[name] = random_array(spec, generator, batch, name=name, method=signature.method, guess=guess)
+        else:
+            arrays[name] = _array(name, str(value), spec)
+    return arrays
+
+
+def generated_names(texts: Sequence[str], signature: Signature) -> Sequence[str]:
+    """Return the names of the inputs that `read_inputs` generates.
+
+    Raises:
+        TensorInputError: As `read_inputs`.
+    """
+    given = _given(texts, signature)
+    return [name for name in signature.inputs if not given or given.get(name) == RANDOM]
+
+
+def _given(texts: Sequence[str], signature: Signature) -> Mapping[str, str]:
+    given: dict[str, str] = {}
+    known = printable(", ".join(signature.inputs)) or "none"
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or name not in signature.inputs:
-            known = printable(", ".join(signature.inputs))
             raise TensorInputError(
                 f"{printable(repr(text), 60)} is not NAME=VALUE with a name of the model's inputs ({known})."
             )
         if name in given:
             raise TensorInputError(f"The input {name!r} is given twice.")
         given[name] = value
-    generator = np.random.default_rng(seed)
-    return {
-        name: _array(name, given.get(name, RANDOM), spec, generator, batch) for name, spec in signature.inputs.items()
-    }
-
-
-def random_array(spec: TensorSpec, generator: np.random.Generator, batch: int) -> npt.NDArray[Any]:
-    """Return an array that fits ``spec``: floats and numbers in 0..1, unknown sizes ``batch`` first and 1 after.
-
-    Raises:
-        TensorInputError: Its type or shape leaves too much open, or it fits no request.
-    """
-    if spec.shape is None or spec.dtype not in np.sctypeDict or spec.dtype in ("str", "object"):
-        raise TensorInputError(f"No random value fits {spec.dtype} of shape {spec.shape}.", hint="Give one.")
-    shape = [size if size is not None else (batch if index == 0 else 1) for index, size in enumerate(spec.shape)]
-    kind = np.dtype(spec.dtype)
-    if math.prod(shape) * kind.itemsize > MAX_BYTES:  # before memory is taken: the shape is the server's word
+    missing = [name for name in signature.inputs if name not in given and name not in signature.optional]
+    if given and missing:
         raise TensorInputError(
-            f"A random {spec.dtype} of shape {printable(str(tuple(shape)))} fits no request, which holds {MAX_BYTES} "
-            "bytes.",
-            hint="Give a smaller --batch.",
+            f"{printable(', '.join(missing))} {'is' if len(missing) == 1 else 'are'} missing: "
+            f"this signature takes the inputs {known}.",
+            hint=f"Give a value for each input. Write --input {printable(missing[0], 60)}={RANDOM} for a random value.",
         )
-    return generator.random(shape).astype(kind) if kind.kind in "fc" else generator.integers(0, 2, shape).astype(kind)
+    return given
 
 
-def _array(name: str, value: str, spec: TensorSpec, generator: np.random.Generator, batch: int) -> npt.NDArray[Any]:
-    if value == RANDOM:
-        return random_array(spec, generator, batch)
+def _array(name: str, value: str, spec: TensorSpec) -> npt.NDArray[Any]:
     try:
         if value.startswith("@"):
             with open_regular(Path(value[1:])) as descriptor, open(descriptor, "rb", closefd=False) as stream:
@@ -105,10 +114,10 @@ def _converted(value: object, spec: TensorSpec) -> npt.NDArray[Any]:
     """
     given = np.asarray(value, dtype=object)
     if spec.dtype == "string":
-        if not all(isinstance(item, str) for item in given.ravel()):
-            raise ValueError("the model takes strings, in lists of one length")
         # Not numpy's own strings: they hold ASCII only, or lose zeros at their end.
-        return np.array([item.encode() for item in given.ravel()], dtype=object).reshape(given.shape)
+        strings = np.empty(given.size, dtype=object)
+        strings[:] = [_string(item) for item in given.ravel()]
+        return strings.reshape(given.shape)
     kind = np.dtype(spec.dtype)
     with np.errstate(over="raise"):
         array = np.asarray(value, dtype=kind)
@@ -117,3 +126,14 @@ def _converted(value: object, spec: TensorSpec) -> npt.NDArray[Any]:
     if kind.kind in "biu" and (array != given).any():
         raise ValueError(f"it has values that are no {kind}")
     return array
+
+
+def _string(item: object) -> bytes:
+    """Return the bytes of a string in JSON: a text, ``{"b64": "..."}``, or the features of a ``tf.Example``."""
+    if isinstance(item, str):
+        return item.encode()
+    if (found := bytes_from_json(item)) is not None:
+        return found
+    if isinstance(item, dict):
+        return from_json(item)
+    raise ValueError('the model takes strings, in lists of one length (bytes are written {"b64": "..."})')

@@ -16,6 +16,7 @@ from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.operations import certificates, models, provisioning, releases
+from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -45,6 +46,7 @@ def up(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
+    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
 
     def watched() -> Target:
         return targets.open_target(workspace, described, kind, role=role)
@@ -53,7 +55,7 @@ def up(
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell):
+        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell, for_programs=as_json):
             if role is Role.ALL:
                 prepare(workspace, described, tell=tell)
             shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
@@ -105,9 +107,9 @@ def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell =
             tell(f"converting the model {model.name}")
             with console.quiet_libraries():
                 models.bring_in(workspace, model)
-    if not (workspace.owner.authorities / "service").exists():
+    if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
         tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
-        certificates.create_certificates(workspace, described, now=now)
+        certificates.create_certificates(workspace, described, now=now, first_time=True)
     if not releases.any_in(workspace.owner.releases):
         tell("sealing a release")
         releases.build(workspace, described, now=now, warn=console.warn)

@@ -27,6 +27,26 @@ _CALLERS_FAULT = (
 )
 
 
+_ANY_HINT = "See what the message says, and change the request."
+_REFUSAL_HINTS = {
+    grpc.StatusCode.INVALID_ARGUMENT: "Compare the names, types and shapes of the inputs with the model's signature.",
+    grpc.StatusCode.NOT_FOUND: "Check the name of the model, and its version or label.",
+    grpc.StatusCode.FAILED_PRECONDITION: (
+        "Check the name of the signature. If it is right, the model cannot run it as it was saved: ask its owner."
+    ),
+    grpc.StatusCode.OUT_OF_RANGE: "Check the values of the inputs: one is outside the range that the model takes.",
+    grpc.StatusCode.UNIMPLEMENTED: (
+        "Check the address: the server there does not have this method, or the model an operation that this needs."
+    ),
+    grpc.StatusCode.PERMISSION_DENIED: "Use a client certificate that the service accepts: --cert and --key.",
+    grpc.StatusCode.UNAUTHENTICATED: "Use a client certificate that the service accepts: --cert and --key.",
+}
+_FAILURE_HINTS = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "Send fewer requests at once, or smaller ones.",
+    grpc.StatusCode.ABORTED: "Check the shapes of the inputs, and send the request again.",
+}
+
+
 class DeadlineError(UnavailableError):
     """The service did not answer in time."""
 
@@ -108,8 +128,9 @@ def _explained(status: grpc.StatusCode, details: str, channel: ServiceChannel, t
     if status in _CALLERS_FAULT:
         return RequestRefusedError(
             f"The service at {channel.endpoint} refused the request ({name}): {details}.",
-            hint="Check the name of the model, and its version.",
+            hint=_REFUSAL_HINTS.get(status, _ANY_HINT),
         )
     return ServiceFailedError(
-        f"The service at {channel.endpoint} failed ({name}): {details}.", hint="See the model server's log."
+        f"The service at {channel.endpoint} failed ({name}): {details}.",
+        hint=_FAILURE_HINTS.get(status, "See the model server's log: `sealserve logs` on its machine."),
     )

@@ -139,6 +139,10 @@ def describe(certificate: x509.Certificate) -> str:
 
 
 def printable(text: str, limit: int = 300) -> str:
-    """Return text that a peer wrote, fit for a message: one line, no control characters, not too long."""
-    clean = "".join(character if character.isprintable() else "?" for character in text)
+    """Return text that a peer wrote, fit for a message: one line, no control characters, not too long.
+
+    A line break, with the spaces around it, becomes one space.
+    """
+    line = " ".join(filter(None, (part.strip() for part in text.splitlines())))
+    clean = "".join(character if character.isprintable() else "?" for character in line)
     return clean if len(clean) <= limit else clean[:limit] + "..."

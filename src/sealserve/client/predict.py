@@ -85,11 +85,19 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature of a model: what it takes and what it gives, by name."""
+    """A signature of a model: what it takes and what it gives, by name.
+
+    Attributes:
+        method: TensorFlow Serving's method, such as ``tensorflow/serving/predict``.
+        inputs: The inputs.
+        outputs: The outputs.
+        optional: The names of the inputs that have a default value, so that a request may leave them out.
+    """
 
     method: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +228,7 @@ class Predictor:
                     method=signature.method_name,
                     inputs={key: _tensor_spec(info) for key, info in sorted(signature.inputs.items())},
                     outputs={key: _tensor_spec(info) for key, info in sorted(signature.outputs.items())},
+                    optional=frozenset(signature.defaults),
                 )
                 for name, signature in sorted(signatures.signature_def.items())
                 if signature.method_name  # the initialisation op of a SavedModel has none

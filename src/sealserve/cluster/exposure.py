@@ -38,15 +38,22 @@ class Exposure:
 
     Args:
         secrets: Name and content of each secret. Shorter than 16 bytes is refused: it would match by chance.
-        public: Texts that everybody may see, such as the names of files: what stands in one of them does not count.
+        public: Texts that the host has for reasons of its own, such as the names of files. A window that stands in one
+            of them does not count.
+        places: Texts such as the path of the workspace, which a model can contain as well. A window that touches one of
+            them in a host's file does not count: what stands around a path can be the same by chance, for example a
+            quotation mark. Texts of fewer than 8 bytes are ignored.
     """
 
-    def __init__(self, secrets: Sequence[tuple[str, bytes]], *, public: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self, secrets: Sequence[tuple[str, bytes]], *, public: Sequence[bytes] = (), places: Sequence[bytes] = ()
+    ) -> None:
         for name, content in secrets:
             if len(content) < WINDOW:
                 raise ValueError(f"{name} has {len(content)} bytes; at least {WINDOW} are needed")
         self._secrets = tuple(secrets)
-        self._public = tuple(public)
+        self._public = b"\0".join((*public, *places))
+        self._places = tuple(place for place in places if len(place) >= _WORD)
         words = [np.frombuffer(content, np.uint64, len(content) // _WORD) for _, content in secrets]
         self._words = np.sort(np.concatenate(words)) if words else np.empty(0, np.uint64)
         self._bits = min(len(self._words).bit_length() + 5, _MOST_BITS)
@@ -59,7 +66,7 @@ class Exposure:
 
     def search_bytes(self, content: bytes, path: Path) -> Finding | None:
         """Return the first finding in ``content``."""
-        tried: set[bytes] = set()
+        known: dict[bytes, str | None] = {}
         for start in range(0, len(content), _CHUNK):
             block = content[start : start + _CHUNK + WINDOW - 1]
             for shift in range(_WORD):
@@ -71,7 +78,7 @@ class Exposure:
                 found = likely[self._known(words[likely])]
                 for index in found.tolist():
                     position = start + shift + index * _WORD
-                    if finding := self._compare(content, position, path, tried):
+                    if finding := self._compare(content, position, path, known):
                         return finding
         return None
 
@@ -84,18 +91,30 @@ class Exposure:
         known = ordered[self._words[place] == ordered] if len(self._words) else ordered[:0]
         return np.isin(words, known) if len(known) else np.zeros(len(words), np.bool_)
 
-    def _compare(self, content: bytes, position: int, path: Path, tried: set[bytes]) -> Finding | None:
+    def _compare(self, content: bytes, position: int, path: Path, known: dict[bytes, str | None]) -> Finding | None:
         for offset in range(max(0, position - _WORD), min(position, len(content) - WINDOW) + 1):
             window = content[offset : offset + WINDOW]
-            if window in tried or len(set(window)) < DISTINCT:
+            if len(set(window)) < DISTINCT:
                 continue
-            tried.add(window)
-            if any(window in text for text in self._public):
-                continue
-            for name, secret in self._secrets:
-                if window in secret:
-                    return Finding(secret=name, path=path, offset=offset)
+            if window not in known:
+                known[window] = self._secret_with(window)
+            if (secret := known[window]) is not None and not self._touches_place(content, offset):
+                return Finding(secret=secret, path=path, offset=offset)
         return None
+
+    def _secret_with(self, window: bytes) -> str | None:
+        """Return the name of the first secret that a window stands in, or None if the window is public."""
+        if window in self._public:
+            return None
+        return next((name for name, secret in self._secrets if window in secret), None)
+
+    def _touches_place(self, content: bytes, offset: int) -> bool:
+        """Return whether a window of a host's file overlaps with one of the places."""
+        for place in self._places:
+            reach = len(place) - 1
+            if place in content[max(0, offset - reach) : offset + WINDOW + reach]:
+                return True
+        return False
 
 
 def files_under(roots: Iterable[Path]) -> Iterator[Path]:

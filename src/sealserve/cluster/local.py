@@ -21,7 +21,6 @@ from sealserve.cluster.target import (
     DRAIN_SECONDS,
     LogLine,
     PartStatus,
-    PartUnknownError,
     Role,
     State,
     TargetBusyError,
@@ -30,6 +29,7 @@ from sealserve.cluster.target import (
     TargetUnsupportedError,
     Tell,
     drain_seconds,
+    no_log,
     quietly,
 )
 from sealserve.deployment import Deployment, Platform
@@ -102,7 +102,6 @@ class LocalTarget:
         shipped = self.prepare(release, replicas)
         started = [self.start_replica(shipped, index) for index in range(replicas)]
         for process in started:
-            self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.wait_replica(process)
         self.start_front()
         return ()
@@ -170,7 +169,9 @@ class LocalTarget:
         Raises:
             ProcessEndedError: It ended before; the message has the reason that it logged.
         """
-        wait_ready(process, lambda: _serves(process), seconds=REPLICA_SECONDS)
+        if not _serves(process):
+            self._tell(f"{process.role} attests itself, opens the release and loads the model")
+            wait_ready(process, lambda: _serves(process), seconds=REPLICA_SECONDS)
 
     def start_front(self) -> Nginx:
         """Start NGINX in front of the replicas that run, or let it read the new list."""
@@ -200,7 +201,6 @@ class LocalTarget:
         if replicas > len(running):
             shipped = self.prepare(self.release(), replicas)
             for process in [self.start_replica(shipped, index) for index in range(replicas)]:
-                self._tell(f"{process.role} attests itself, opens the release and loads the model")
                 self.wait_replica(process)
             self.start_front()
             return
@@ -232,11 +232,11 @@ class LocalTarget:
         """Yield what the parts logged, each part's last lines first; see `Target.logs`."""
         folders = (self._workspace.owner.logs, self._workspace.host.logs)
         known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.log"))}
-        chosen = {role: path for role, path in known.items() if part in {None, role}}
+        chosen = {name: path for name, path in known.items() if part in {None, name, _part(name)}}
         if not chosen:
-            names = ", ".join(known) or "none yet"
-            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {names}.")
-        return read_logs(chosen, last=last, follow=follow)
+            raise no_log(part, list(dict.fromkeys(map(_part, known))))
+        lines = read_logs(chosen, last=last, follow=follow)
+        return (LogLine(_part(line.part), line.text) for line in lines)
 
     def down(self) -> list[str]:
         """Stop everything that was started; return the roles. See `stop_all`."""
@@ -294,7 +294,7 @@ class LocalTarget:
             state, detail = State.ENDED, last_error(Path(process.log))
         elif process.role == NGINX:
             service = self._deployment.service
-            state, detail = State.SERVING, f"{service.name} at {service.listen}:{service.port}"
+            state, detail = State.SERVING, f"{service.name} at {service.endpoint}"
         elif process.role.startswith(REPLICA):
             state = State.SERVING if _serves(process) else _progress(Path(process.log))
         return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
@@ -367,6 +367,11 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
         for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
             (workspace.host.run / leftover).unlink(missing_ok=True)
     return stopped
+
+
+def _part(log: str) -> str:
+    """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
+    return NGINX if log.startswith(f"{NGINX}-") else log
 
 
 def _serves(replica: Process) -> bool:

@@ -134,7 +134,9 @@ def uninterrupted() -> Iterator[None]:
         return
     held: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
-    before = {number: signal.signal(number, lambda got, _frame: held.append(got)) for number in _INTERRUPTIONS}
+    # One that is ignored stays ignored, here and in a process that is started meanwhile.
+    waiting = [number for number in _INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda got, _frame: held.append(got)) for number in waiting}
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         yield

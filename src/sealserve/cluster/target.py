@@ -62,6 +62,13 @@ class PartUnknownError(InputError):
     code = "logs.unknown-part"
 
 
+def no_log(part: str | None, known: Sequence[str]) -> PartUnknownError:
+    """Return the error that there is no log of a part, or of any."""
+    if not known:
+        return PartUnknownError("There are no logs yet.", hint="Start the deployment with `sealserve up`.")
+    return PartUnknownError(f"There is no log of {part}; there: {', '.join(known)}.")
+
+
 class Role(StrEnum):
     """Which of the three machines this one is: the owner's and the host's at once, or the host's alone."""
 

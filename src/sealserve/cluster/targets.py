@@ -80,6 +80,29 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
     return stopped
 
 
+def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -> Sequence[str]:
+    """Stop what was started since, because a verb that starts parts failed; return the roles. Logs are kept.
+
+    A cluster keeps what a failed verb made there, so that its own tools can show the reason.
+
+    Args:
+        workspace: Whose deployment it is.
+        before: The roles of what ran before the verb.
+        tell: Called with a few words before each thing that is done.
+    """
+    kind = in_use(workspace) or "local"
+    if kind == "kubernetes":
+        return ()
+    if not before:
+        return stop_all(workspace, tell=tell)
+    if kind != "local":
+        return ()  # a roll-out: its own undoing knows which replica is whose
+    started = [role for role in running(workspace) if role not in before]
+    from sealserve.cluster import local  # noqa: PLC0415  # as every target's module, when it is asked for
+
+    return local.stop_roles(workspace, *started, tell=tell)
+
+
 def _module(kind: str) -> TargetModule:
     if kind not in MODULES:
         raise TargetUnsupportedError(f"The target {kind!r} is not known here.", hint=f"Known: {', '.join(MODULES)}.")

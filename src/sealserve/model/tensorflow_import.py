@@ -26,5 +26,6 @@ def import_tensorflow() -> Any:
         return importlib.import_module("tensorflow")
     except ImportError as error:
         raise TensorFlowMissingError(
-            f"TensorFlow cannot be imported ({error}).", hint="Install it: pip install 'sealserve[server]'"
+            f"TensorFlow cannot be imported ({error}).",
+            hint="Run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         ) from error

@@ -4,7 +4,7 @@ The service's own certificate is not here: each release gets a fresh one, and it
 ``ssl.cfg``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +13,7 @@ from pathlib import Path
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment, Platform, TlsMode
 from sealserve.errors import InputError
+from sealserve.operations.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
 from sealserve.pki.certificate import (
     CertificateInfo,
@@ -23,6 +24,7 @@ from sealserve.pki.certificate import (
 )
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.regular_file import read_regular
+from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 BROKER_CERTIFICATE = "broker.pem"
@@ -57,13 +59,22 @@ def check_mode(deployment: Deployment, mode: TlsMode) -> None:
         )
 
 
-def create_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
+def create_certificates(
+    workspace: Workspace, deployment: Deployment, *, now: datetime, first_time: bool = False
+) -> list[NamedCertificate]:
     """Make the authorities and issue the broker's certificate and, for two-way TLS, the user's.
 
     What is there is kept, so that an interrupted run is completed by the next one.
 
+    Args:
+        workspace: The owner's.
+        deployment: The names, and the kind of TLS.
+        now: The time.
+        first_time: Refuse to replace an authority that was lost.
+
     Raises:
         OutputExistsError: Everything is there already, and in use; or an authority's folder holds something else.
+        IdentityLostError: ``first_time``, and an authority is missing of which there are certificates.
     """
     workspace.create()
     simulated = deployment.platform is Platform.SIMULATED
@@ -78,6 +89,9 @@ def create_certificates(workspace: Workspace, deployment: Deployment, *, now: da
         try:
             _authority(workspace, kind)
         except AuthorityMissingError:
+            if first_time:
+                folder = workspace.owner.authorities / kind
+                require_first_use(f"The {kind} authority", folder, _made_by(workspace, kind))
             authority = Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now)
             authority.save(workspace.owner.authorities / kind)
             made.add(kind)
@@ -90,12 +104,23 @@ def create_certificates(workspace: Workspace, deployment: Deployment, *, now: da
     return list(show_certificates(workspace))
 
 
+def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:
+    """Return the authorities that are missing although there are certificates that they signed."""
+    folders = {kind: workspace.owner.authorities / kind for kind in AuthorityKind}
+    return [
+        kind
+        for kind, folder in folders.items()
+        if not folder.exists() and any(path.exists() for path in _made_by(workspace, kind))
+    ]
+
+
 def renew_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> list[NamedCertificate]:
     """Issue fresh certificates, with fresh keys, for the broker and the user from the authorities at hand.
 
     Raises:
         AuthorityMissingError: There are no authorities yet.
     """
+    workspace.create()
     _issue(workspace, deployment, now=now, afresh=frozenset(AuthorityKind))
     return list(show_certificates(workspace))
 
@@ -124,6 +149,16 @@ def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afres
     return issued
 
 
+def _made_by(workspace: Workspace, kind: AuthorityKind) -> Sequence[Path]:
+    """Return the files that exist only after an authority has signed: nobody trusts an authority that replaces it."""
+    signed = {
+        AuthorityKind.BROKER: workspace.owner.broker_tls / BROKER_CERTIFICATE,
+        AuthorityKind.SERVICE: workspace.user.service_ca,
+        AuthorityKind.USERS: workspace.user.certificate,
+    }[kind]
+    return (signed, *workspace.owner.releases.glob(f"*/{INDEX_FILE}"))  # a release holds or trusts all three
+
+
 def _is_whole(certificate: Path, key: Path) -> bool:
     try:
         CertifiedKey.read(certificate=certificate, key=key)
@@ -150,7 +185,21 @@ def broker_certificate(workspace: Workspace) -> CertifiedKey:
         CertificateMissingError: There is none yet.
     """
     folder = workspace.owner.broker_tls
-    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY)
+    hint = missing_certificate_hint(workspace, AuthorityKind.BROKER)
+    return CertifiedKey.read(certificate=folder / BROKER_CERTIFICATE, key=folder / BROKER_KEY, missing=hint)
+
+
+def missing_certificate_hint(workspace: Workspace, kind: AuthorityKind, mode: TlsMode = TlsMode.TWO_WAY) -> str:
+    """Return what to do about a certificate that is missing.
+
+    Args:
+        workspace: The owner's, or a user's, which has no authorities.
+        kind: The authority that signs it.
+        mode: The kind of TLS that the deployment has.
+    """
+    if (workspace.owner.authorities / kind).exists():
+        return "Run `sealserve certs renew` to issue it again."
+    return f"If you are the owner, run `sealserve certs {mode}`. If not, ask the owner for the folder user/."
 
 
 def broker_authority_pem(workspace: Workspace) -> bytes:

@@ -203,7 +203,7 @@ def _tensorflow(machine: Machine, purpose: str) -> Finding:
         name="TensorFlow",
         verdict=Verdict.OK if there else Verdict.MISSING,
         found=f"installed ({purpose})" if there else f"not installed ({purpose})",
-        remedy="" if there else "pip install 'sealserve[server]'",
+        remedy="" if there else "`make setup`, or `pip install '.[server]'`, in a checkout of sealserve",
     )
 
 

@@ -18,7 +18,7 @@ from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_ind
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import SignedEnclave
+from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX, SignedEnclave
 from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
@@ -26,6 +26,7 @@ from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
+from sealserve.operations.identity import require_first_use
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
 from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
 from sealserve.pki.ssl_config import parse as parse_ssl_config
@@ -197,8 +198,14 @@ def build(
         libpal: For SGX, the ``libpal.so`` that will be loaded where it runs; by default the one of Gramine here.
         manifest: A manifest of the owner's own making, in place of the specification's.
         dangerous: The classes of insecure settings that are allowed in the manifest.
+
+    Raises:
+        IdentityLostError: The enclave signing key is missing, and there are enclaves that it signed.
     """
     path = signing_key or workspace.owner.enclave_signing_key
+    if signing_key is None and not path.exists():
+        signed = workspace.owner.releases.glob(f"*/{ENCLAVE_FOLDER}/*{SIGSTRUCT_SUFFIX}")
+        require_first_use("The key that signs enclaves", path, signed)
     key = create_signing_key(path) if signing_key is None and not path.exists() else load_signing_key(path)
     return build_enclave(
         release,

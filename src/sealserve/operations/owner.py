@@ -17,8 +17,10 @@ from sealserve.broker.passphrase import ASK_PASSPHRASE, LONGEST_PASSPHRASE, Pass
 from sealserve.broker.transit import TransitKey
 from sealserve.deployment import KeystoreSection
 from sealserve.errors import InputError
+from sealserve.operations.identity import require_first_use
 from sealserve.private_file import read_private
 from sealserve.regular_file import InputFileError, read_regular
+from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 
@@ -38,8 +40,15 @@ class Vault:
 
 @contextlib.contextmanager
 def open_database(workspace: Workspace) -> Iterator[Database]:
-    """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use."""
+    """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use.
+
+    Raises:
+        IdentityLostError: There is none, and there are releases whose keys it had.
+    """
     workspace.create()
+    path = workspace.owner.database
+    if not path.exists():
+        require_first_use("The broker's database", path, workspace.owner.releases.glob(f"*/{INDEX_FILE}"))
     with Database.open(workspace.owner.database) as database:
         yield database
 
@@ -92,9 +101,20 @@ def transit_key(settings: KeystoreSection) -> TransitKey | None:
     )
 
 
-def index_signer(workspace: Workspace) -> Ed25519PrivateKey:
-    """Return the key that signs indexes; on first use it is made, and its public half put where the host finds it."""
+def index_signer(workspace: Workspace, *, replace_lost: bool = False) -> Ed25519PrivateKey:
+    """Return the key that signs indexes; on first use it is made, and its public half put where the host finds it.
+
+    Args:
+        workspace: The owner's.
+        replace_lost: Make a key even where there was another one: the owner becomes another owner for the hosts.
+
+    Raises:
+        IdentityLostError: There is none, and there are releases that it signed, or its public half.
+    """
     path = workspace.owner.index_signing_key
+    if not path.exists() and not replace_lost:
+        signed = workspace.owner.releases.glob(f"*/{INDEX_FILE}")
+        require_first_use("The key that signs releases", path, (*signed, workspace.host.owner_key))
     if not path.exists():
         workspace.create()
         signer = Ed25519PrivateKey.generate()
@@ -113,6 +133,15 @@ def index_signer(workspace: Workspace) -> Ed25519PrivateKey:
     if not workspace.host.owner_key.is_file() or workspace.host.owner_key.read_bytes() != public:
         write_file(workspace.host.owner_key, public)
     return signer
+
+
+def host_owner_key(workspace: Workspace) -> Path:
+    """Return the file with the owner's public key at the host's, made again where only the signing key is there."""
+    path = workspace.host.owner_key
+    if not path.is_file() and workspace.owner.index_signing_key.is_file():
+        workspace.create()
+        index_signer(workspace)
+    return path
 
 
 def read_owner_key(path: Path) -> Ed25519PublicKey:

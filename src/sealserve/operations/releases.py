@@ -16,7 +16,7 @@ from sealserve.errors import InputError, SealserveError
 from sealserve.operations import enclaves, models
 from sealserve.operations.certificates import fresh_ssl_config
 from sealserve.operations.models import servable_folder
-from sealserve.operations.owner import index_signer, open_vault, read_owner_key
+from sealserve.operations.owner import host_owner_key, index_signer, open_vault, read_owner_key
 from sealserve.operations.server_config import server_config_files
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
@@ -169,7 +169,7 @@ def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | Fault
     folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
         return
-    owner_key = read_owner_key(workspace.host.owner_key)
+    owner_key = read_owner_key(host_owner_key(workspace))
     for folder in folders:
         try:
             index = release.read_verified_index(folder, owner_key)
@@ -233,7 +233,7 @@ def ship(workspace: Workspace, folder: Path) -> Path:
     bundle = workspace.owner.releases / f"{folder.name}.tar"
     try:
         pack(folder, bundle, overwrite=True)
-        return unpack(workspace, bundle, workspace.host.owner_key).folder
+        return unpack(workspace, bundle, host_owner_key(workspace)).folder
     finally:
         bundle.unlink(missing_ok=True)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from sealserve.deployment import Deployment, TlsMode
+from sealserve.operations.certificates import missing_certificate_hint
+from sealserve.pki.authority import AuthorityKind
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey
 from sealserve.regular_file import read_regular
 from sealserve.secret import SecretBytes
@@ -43,17 +45,18 @@ def access(
         CertificateMissingError: There are no certificates yet.
     """
     user, service = workspace.user, deployment.service
+    hint = missing_certificate_hint(workspace, AuthorityKind.USERS, service.tls)
     if ca is None:
         if not user.service_ca.is_file():
             raise CertificateMissingError(
                 f"There is no {user.service_ca}.",
-                hint="`sealserve certs two-way` makes it, or the owner sends it to you.",
+                hint=hint,
             )
         ca = read_regular(user.service_ca)
     if pair is None and service.tls is TlsMode.TWO_WAY:
-        pair = CertifiedKey.read(certificate=user.certificate, key=user.key)
+        pair = CertifiedKey.read(certificate=user.certificate, key=user.key, missing=hint)
     return Access(
-        target=f"[{service.listen}]:{service.port}" if ":" in service.listen else f"{service.listen}:{service.port}",
+        target=service.endpoint,
         server_name=service.name,
         ca=ca,
         certificate=pair.chain_pem if pair else None,

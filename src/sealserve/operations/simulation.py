@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Deployment
+from sealserve.operations.identity import require_first_use
 from sealserve.sgx.simulated.platform import Platform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -19,12 +20,20 @@ DEFAULT_PCS_PORT = 8081  # a PCCS's
 
 
 def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
-    """Return the simulated vendor; on first use it is made, and the owner trusts its root."""
+    """Return the simulated vendor; on first use it is made, and the owner trusts its root.
+
+    Raises:
+        IdentityLostError: It is missing, and the owner trusts the root of an earlier one.
+    """
     workspace.create()
     folder = workspace.vendor.root
     with _locked(folder):
-        vendor = Vendor.load(folder) if any(folder.iterdir()) else Vendor.create(folder, now=now)
         root = workspace.owner.trust / ROOT_FILE
+        if any(folder.iterdir()):
+            vendor = Vendor.load(folder)
+        else:
+            require_first_use("The simulated vendor", folder, [root])
+            vendor = Vendor.create(folder, now=now)
         if not root.is_file():
             write_file(root, vendor.root_der)
     return vendor

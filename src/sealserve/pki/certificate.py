@@ -115,8 +115,13 @@ class CertifiedKey:
     chain_pem: bytes
 
     @classmethod
-    def read(cls, *, certificate: Path, key: Path) -> Self:
+    def read(cls, *, certificate: Path, key: Path, missing: str = "Check the path.") -> Self:
         """Return what `write` wrote.
+
+        Args:
+            certificate: The file with the certificate chain.
+            key: The file with the private key.
+            missing: What to do if one of them is missing.
 
         Raises:
             CertificateMissingError: One of the two files is missing.
@@ -124,7 +129,7 @@ class CertifiedKey:
             KeyUnreadableError: ``key`` holds none.
             KeyMismatchError: They do not belong together.
         """
-        pair = cls(key_pem=SecretBytes(_read(key)), chain_pem=_read(certificate))
+        pair = cls(key_pem=SecretBytes(_read(key, missing)), chain_pem=_read(certificate, missing))
         try:
             check_key(pair.key_pem, pair.chain_pem, source=str(certificate))
         except KeyMismatchError as error:
@@ -264,8 +269,8 @@ def _public_bytes(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, hint: str) -> bytes:
     try:
         return read_regular(path)
     except InputFileMissingError as error:
-        raise CertificateMissingError(f"There is no {path}.", hint="Make it with `sealserve certs`.") from error
+        raise CertificateMissingError(f"There is no {path}.", hint=hint) from error

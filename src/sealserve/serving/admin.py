@@ -18,6 +18,7 @@ from sealserve.serving.api.model_status import get_model_status
 from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.models import Models
+from sealserve.serving.log import text_for_log
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
 from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
@@ -83,7 +84,7 @@ def reload_config(models: Models, content: bytes) -> bytes:
     try:
         models.reload(request.config)
     except SealserveError as error:
-        logger.error("the models were not reloaded: %s", error.message)  # noqa: TRY400  # one line
+        logger.error("the models were not reloaded: %s", text_for_log(error))  # noqa: TRY400  # one line
         raise ReloadConfigError(error) from error
     logger.info("the models were reloaded: %s", ", ".join(models.names) or "none")
     response = ReloadConfigResponse()

@@ -11,6 +11,8 @@ import traceback
 from types import TracebackType
 from typing import Final
 
+from sealserve.errors import InputError, SealserveError
+
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _FORMAT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
@@ -33,6 +35,28 @@ class DiscreetFormatter(logging.Formatter):
             parts.append(f"{frames}\n{type(error).__module__}.{type(error).__qualname__}")
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\ncaused by:\n".join(parts)
+
+
+class DescribesModelError(InputError):
+    """An error whose message may name parts of a model: signatures, inputs, operations, paths.
+
+    The message goes to the model's users and operators. `log_message` goes to the log, which the host of an enclave
+    reads.
+
+    Args:
+        message: The whole message.
+        hint: What to do next.
+        log_message: The message without the parts of the model; None where the log may hold the whole message.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, log_message: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.log_message = message if log_message is None else log_message
+
+
+def text_for_log(error: SealserveError) -> str:
+    """Return the text that the log may hold of an error."""
+    return error.log_message if isinstance(error, DescribesModelError) else error.message
 
 
 def configure() -> None:

@@ -59,6 +59,6 @@ def _versions() -> str:
 
 
 def _report(error: SealserveError) -> int:
-    lines = [f"error[{error.code}]: {error.message}", *([f"  {error.hint}"] if error.hint else [])]
+    lines = [f"error[{error.code}]: {log.text_for_log(error)}", *([f"  {error.hint}"] if error.hint else [])]
     sys.stderr.write("\n".join(lines) + "\n")
     return error.exit_status

@@ -85,6 +85,8 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) is signal.SIG_IGN:  # from the start, as in a shell's background job
+                continue
             loop.add_signal_handler(number, self._on_signal, number)
         options = self._options
         files = FileList.read(options.file_list) if options.file_list else None  # 1

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.signals import dispositions
+from tests.harness.workspaces import Site
 
 from sealserve import __version__
 from sealserve.cli import console
@@ -139,23 +141,44 @@ def test_a_request_to_end_is_an_interruption(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr(console, "find_workspace", lambda _: signal.raise_signal(number))
-    assert cli("status").status == 130
+    with dispositions():
+        assert cli("status").status == 130
 
 
-def test_what_outlives_its_terminal_on_purpose_goes_on(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "find_workspace", lambda _: signal.raise_signal(signal.SIGHUP))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_what_outlives_its_terminal_on_purpose_goes_on(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: what is ignored at the start stays so."""
+    monkeypatch.setattr(console, "find_workspace", lambda _: signal.raise_signal(number))
+    with dispositions({number: signal.SIG_IGN}):
         assert cli("status").status != 130
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        assert signal.getsignal(number) is signal.SIG_IGN
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     run = 'sealserve status --json >&3; echo "status $?"'
     line = f"exec 3> >(true); wait $!; {run}; export PYTHONUNBUFFERED=1; {run}"  # nobody reads, for certain
     result = shell(line, tmp_path, PYTHONUNBUFFERED="")
-    assert (result.stdout, result.stderr) == ("status 1\nstatus 1\n", "")
+    assert (result.stdout, result.stderr) == ("status 0\nstatus 0\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("verb", ["release list", "certs show", "broker log", "model --help", "--help"])
+def test_the_first_line_may_be_enough(site: Site, verb: str, unbuffered: str) -> None:
+    site.certify()
+    line = f"set -o pipefail; exec 3> >(true); wait $!; sealserve {verb} >&3"
+    result = shell(line, site.directory, PYTHONUNBUFFERED=unbuffered)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_that_went_away(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_in(monkeypatch, BrokenPipeError(32, "Broken pipe"))
+    error = cli.error("status")
+    assert (error["code"], error["status"]) == ("connection.lost", 4)
+    assert error["message"] == "A connection was lost: the other side closed it."
 
 
 def test_an_output_without_room_is_told(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,24 @@ def test_a_typing_error_in_the_file_is_named(cli: CommandLine) -> None:
     assert (error["code"], error["status"]) == ("deployment.unknown-key", 2)
     assert "'service.cleint_name'" in error["message"]
     assert error["hint"] == "Did you mean 'client_name'?"
+
+
+def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:
+    first = cli.error("predict")
+    assert first["code"] == "certificate.missing"
+    assert "run `sealserve certs two-way`" in first["hint"]
+    cli.ok("certs", "two-way")
+    user = cli.directory / ".sealserve/user"
+    for lost in ("service-ca.pem", "client.key", "client.pem"):
+        (user / lost).unlink()
+        error = cli.error("predict", "--timeout", "0.2")
+        assert (error["code"], error["hint"]) == (
+            "certificate.missing", "Run `sealserve certs renew` to issue it again."
+        )  # fmt: skip
+        cli.ok("certs", "renew")
+        assert (user / lost).is_file()
+    shutil.rmtree(user)
+    cli.ok("certs", "renew")
+    assert (user / "client.key").is_file()
+    other = cli.error("predict", "--cert", "no.pem", "--key", "no.key")
+    assert other["hint"] == "Check the paths of --cert and --key."

@@ -1,4 +1,7 @@
+import contextlib
 import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +114,54 @@ def test_the_screen_comes_back_after_an_error() -> None:
     code = NATIVE.replace('console.say("ours")', "raise SystemExit(3)")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (3, "")
+
+
+MIXED = """
+import time
+from sealserve.cli import console
+with console.spinner("Working") as tell:
+    for number in range(3):
+        time.sleep(0.15)  # the spinner is drawn meanwhile
+        console.out.print(f"step {number}  ", end="")
+        time.sleep(0.15)
+        console.out.print("0.1 s")
+        tell(f"on {number}")
+console.out.print("end")
+"""
+
+
+def screen(written: str) -> list[str]:
+    """Return what is on a terminal's screen after all of ``written``, line by line."""
+    lines, row, column = [""], 0, 0
+    for code, character in re.findall(r"\x1b\[([?\d;]*[A-Za-z])|(.|\n)", written):
+        if code.endswith("A"):
+            row = max(0, row - int(code[:-1] or 1))
+        elif code == "2K":
+            lines[row] = ""
+        elif character == "\r":
+            column = 0
+        elif character == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif character:
+            line = lines[row].ljust(column)
+            lines[row], column = line[:column] + character + line[column + 1 :], column + 1
+    return [line.rstrip() for line in lines]
+
+
+def test_a_spinner_leaves_the_lines_of_the_result_alone() -> None:
+    """On a terminal both streams are one screen: what is printed begins on a line that the spinner has left."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", MIXED], stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while content := os.read(ours, 65536):
+                written += content
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"Working" in written
+    assert [line for line in screen(written.decode()) if line] == [
+        *(f"step {number}  0.1 s" for number in range(3)), "end"
+    ]  # fmt: skip

@@ -130,7 +130,9 @@ def test_a_roll_back_says_which_release_it_makes_active_again(
 def test_logs(cli: CommandLine, site: Site) -> None:
     missing = cli("logs")
     assert missing.status == 2
-    assert missing.err == "error[logs.unknown-part]: There is no log of any part; there: none yet.\n"
+    assert (
+        missing.err == "error[logs.unknown-part]: There are no logs yet.\n  Start the deployment with `sealserve up`.\n"
+    )
     (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
     (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
     shown = cli.ok("logs").splitlines()
@@ -140,8 +142,13 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     ]
     assert cli.ok("logs", "broker", "--last", "1") == "broker line [29]\n"
     assert cli.ok("logs", "broker", "-n", "0") == ""
+    for name, line in (("access", '{"bytes": 1}'), ("error", "[notice] hello")):
+        (site.workspace.host.logs / f"nginx-{name}.log").write_text(line + "\n")
+    assert cli.ok("logs", "nginx").splitlines() == ['nginx {"bytes": 1}', "nginx [notice] hello"]
+    assert cli.ok("logs", "nginx-error") == "nginx       [notice] hello\n"
+    assert "nginx       [notice] hello" in cli.ok("logs").splitlines()
     unknown = cli("logs", "pcs")
-    assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, replica-0.\n"
+    assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, nginx, replica-0.\n"
 
 
 def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C while a deployment is changed: the first one undoes what was begun, a second one does not cut that short."""
 
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.cli import down, scale, up
 from sealserve.cluster import targets
+from sealserve.cluster.processes import ProcessEndedError
 from sealserve.cluster.target import PartStatus, quietly
 
 
@@ -96,3 +98,78 @@ def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callab
     result = cli("down", "--yes")
     assert result.status == 130
     assert result.err.endswith("Interrupted: broker, nginx still there. `sealserve down` stops the rest.\n")
+
+
+class Failing(Impatient):
+    """A target one of whose parts does not start."""
+
+    error: Exception = ProcessEndedError("replica-0 ended: error[test]", hint="Its log: x")
+
+    def up(self, _release: Path, replicas: int) -> None:
+        self.parts += ["broker", *(f"replica-{index}" for index in range(replicas))]
+        raise self.error
+
+    def stop_all(self, _workspace: object, *, tell: Callable[[str], None] = quietly) -> Sequence[str]:
+        tell("stopping")
+        self.undone, self.parts = self.parts, []
+        return self.undone
+
+
+@pytest.fixture
+def failing(impatient: Callable[[Sequence[str]], Impatient], monkeypatch: pytest.MonkeyPatch) -> Failing:
+    impatient([])
+    target = Failing([])
+    monkeypatch.setattr(targets, "open_target", lambda *_args, **_more: target)
+    monkeypatch.setattr(targets, "running", target.running)
+    monkeypatch.setattr(targets, "stop_all", target.stop_all)
+    return target
+
+
+def test_what_a_failed_start_left_is_stopped_again(cli: CommandLine, ready: Site, failing: Failing) -> None:
+    ready.build_release()
+    result = cli("up", "--replicas", "1")
+    assert result.status == 4
+    assert failing.undone == ["broker", "replica-0"]
+    assert "It failed: stopped broker, replica-0 again. `sealserve logs` shows their logs.\n" in result.err
+    assert result.err.endswith("error[process.ended]: replica-0 ended: error[test]\n  Its log: x\n")
+    assert cli.error("up")["code"] == "process.ended"  # a program gets the error alone
+    failing.undone, failing.error = [], OSError(28, "No space left on device", "/x")
+    assert cli.error("up")["code"] == "file.refused"
+    assert "broker" in failing.undone
+
+
+def test_a_cluster_keeps_what_a_failed_start_made(
+    cli: CommandLine, ready: Site, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready.build_release()
+    monkeypatch.setattr(targets, "in_use", lambda _: "kubernetes")
+    monkeypatch.setattr(targets, "claim", lambda *_: None)
+    assert cli.error("up")["code"] == "process.ended"
+    assert failing.undone == []
+
+
+def test_what_served_before_a_failure_goes_on(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+
+    def stop_roles(_workspace: object, *roles: str, tell: object) -> Sequence[str]:
+        assert tell is quietly
+        stopped.extend(roles)
+        return roles
+
+    monkeypatch.setattr("sealserve.cluster.local.stop_roles", stop_roles)
+    monkeypatch.setattr(targets, "running", lambda _: ["broker", "replica-0", "replica-1"])
+    assert targets.undo(ready.workspace, ["broker", "replica-0"]) == ("replica-1",)
+    assert stopped == ["replica-1"]
+    monkeypatch.setattr(targets, "in_use", lambda _: "docker")
+    assert targets.undo(ready.workspace, ["broker"]) == ()
+
+
+def test_up_makes_the_hosts_folder_again(cli: CommandLine, ready: Site, failing: Failing) -> None:
+    ready.build_release()
+    shutil.rmtree(ready.workspace.host.root)
+    assert cli("release", "list").status == 0
+    assert ready.workspace.host.owner_key.is_file()  # the public key is made again from the owner's
+    shutil.rmtree(ready.workspace.host.root)
+    assert cli.error("up")["code"] == "process.ended"
+    assert failing.undone
+    assert ready.workspace.host.run.is_dir()

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,8 +74,11 @@ def test_one_request(served: Served) -> None:
     answer = served.cli.json("predict", "--input", "input=[[1, 2, 3]]")
     assert answer["outputs"] == {"input": [[2, 4, 6]]}
     assert (answer["model"], answer["version"]) == ("half-plus-two", 2)
+    assert (answer["random_inputs"], answer["seed"]) == ([], None)
+    answer = served.cli.json("predict", "--seed", "7")
+    assert (answer["random_inputs"], answer["seed"]) == (["input"], 7)
     lines = served.cli.ok("predict", "--version", "7", "--batch", "2").splitlines()
-    assert lines[0].startswith("half-plus-two version 7, ")
+    assert re.fullmatch(r"half-plus-two version 7, input: random \(seed 0\), \d+ ms:", lines[0])
     assert lines[1] == "input: float32, 2 x 3"
 
 
@@ -111,6 +115,90 @@ def test_outputs_of_any_name_and_strings_are_saved_for_their_owner(served: Serve
         assert set(saved.files) == {"file", "allow_pickle", "words"}
         assert saved["allow_pickle"].tolist() == [4]
         assert saved["words"].tolist() == ["éé".encode(), b"abab"]
+
+
+def test_a_single_output_is_saved_as_an_array(served: Served, tmp_path: Path) -> None:
+    served.cli.ok("predict", "-i", "input=[[1, 2, 3]]", "--save", tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy", allow_pickle=False).tolist() == [[2, 4, 6]]
+    served.behaviour.metadata = metadata(one=types.DT_FLOAT, two=types.DT_FLOAT)
+    several = served.cli.error("predict", "--save", tmp_path / "both.npy")
+    assert (several["code"], several["status"]) == ("predict.output-format", 2)
+    assert several["message"] == f"{tmp_path}/both.npy cannot hold 2 outputs."
+    served.behaviour.requests = []
+    unknown = served.cli.error("predict", "--save", tmp_path / "out.csv")
+    assert unknown["message"] == f"{tmp_path}/out.csv does not end in .npz or .npy."
+    assert served.behaviour.requests == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+def test_an_input_that_was_forgotten_is_not_made_up(served: Served, verb: str) -> None:
+    served.behaviour.metadata = metadata(item_id=types.DT_STRING, user_id=types.DT_STRING)
+    error = served.cli.error(verb, "-i", 'user_id=["ann"]')
+    assert (error["code"], error["status"]) == ("predict.input", 2)
+    assert error["message"] == "item_id is missing: this signature takes the inputs item_id, user_id."
+    assert "--input item_id=random" in error["hint"]
+    given = ("-i", 'user_id=["ann"]', "-i", "item_id=random")
+    if verb == "predict":
+        answer = served.cli.json(verb, *given, "--seed", "3")
+        assert (answer["random_inputs"], answer["seed"]) == (["item_id"], 3)
+        assert ", item_id: random (seed 3), " in served.cli.ok(verb, *given, "--seed", "3")
+    else:
+        assert served.cli.json(verb, *given, "-n", "3")["answered"] == 3
+
+
+def test_an_input_with_a_default_value_may_be_left_out(served: Served) -> None:
+    reply = metadata(x=types.DT_FLOAT, scale=types.DT_FLOAT)
+    packed = reply.metadata["signature_def"]
+    signatures = SignatureDefMap.FromString(packed.value)
+    signatures.signature_def["serving_default"].defaults["scale"].dtype = types.DT_FLOAT
+    packed.value = signatures.SerializeToString()
+    served.behaviour.metadata = reply
+    assert served.cli.json("predict", "-i", "x=[1]")["outputs"] == {"x": [2]}
+    assert served.cli.error("predict", "-i", "scale=[1]")["message"].startswith("x is missing: ")
+
+
+def test_the_same_inputs_many_times(served: Served) -> None:
+    served.behaviour.metadata = metadata(words=types.DT_STRING)
+    report = served.cli.json("bench", "-n", "4", "-i", 'words=["a", {"b64": "/w=="}]')
+    assert (report["answered"], report["errors"]) == (4, {})
+
+
+def test_what_a_model_takes_is_found_out(served: Served) -> None:
+    """The service is asked until it accepts what is generated; another refusal is told as it was first."""
+    served.behaviour.metadata = metadata(words=types.DT_STRING)
+    assert served.cli.json("bench", "-n", "4")["answered"] == 4
+    served.behaviour.abort = (grpc.StatusCode.INVALID_ARGUMENT, "no number")
+    error = served.cli.error("predict")
+    assert (error["code"], "no number" in error["message"]) == ("client.refused", True)
+
+
+def test_strings_are_printed_as_text(served: Served) -> None:
+    served.behaviour.metadata = metadata(words=types.DT_STRING)
+    lines = served.cli.ok("predict", "-i", 'words=["Schön", {"b64": "//8="}]').splitlines()
+    assert lines[1:] == ["words: string, 2", '  ["SchönSchön" 4 bytes: ffffffff]']
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "client.refused", "names, types and shapes of the inputs"),
+        (grpc.StatusCode.NOT_FOUND, "client.refused", "name of the model, and its version or label"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "client.refused", "name of the signature"),
+        (grpc.StatusCode.OUT_OF_RANGE, "client.refused", "values of the inputs"),
+        (grpc.StatusCode.UNIMPLEMENTED, "client.refused", "address"),
+        (grpc.StatusCode.PERMISSION_DENIED, "client.refused", "client certificate"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "client.service-failed", "fewer requests"),
+        (grpc.StatusCode.ABORTED, "client.service-failed", "shapes of the inputs"),
+        (grpc.StatusCode.INTERNAL, "client.service-failed", "`sealserve logs`"),
+    ],
+)
+def test_the_hint_fits_the_refusal(served: Served, status: grpc.StatusCode, code: str, hint: str) -> None:
+    served.behaviour.abort = (status, "no\n\twords")
+    error = served.cli.error("predict", "-i", "input=[[1, 2, 3]]")
+    assert error["code"] == code
+    assert hint in error["hint"]
+    assert f"({status.name}): no words." in error["message"]
 
 
 def test_a_string_that_numpy_would_cut_is_not_saved(served: Served, tmp_path: Path) -> None:

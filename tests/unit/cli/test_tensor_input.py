@@ -5,7 +5,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sealserve.cli.tensor_input import TensorInputError, random_array, read_inputs
+from sealserve.cli.generated_input import (
+    WORDS,
+    Guess,
+    TensorInputError,
+    Text,
+    first_accepted,
+    guesses,
+    random_array,
+)
+from sealserve.cli.tensor_input import read_inputs
+from sealserve.client.examples import serialize
 from sealserve.client.predict import Signature, TensorSpec
 
 SPECS = {
@@ -28,7 +38,7 @@ def read(texts: list[str], *names: str, batch: int = 1, seed: int = 0) -> dict[s
 
 def test_what_is_not_named_is_random_and_repeatable() -> None:
     first = read([], "image", "count", batch=3, seed=1)
-    assert first["image"].shape == (3, 2, 1)
+    assert first["image"].shape == (3, 2, 16)
     assert first["image"].dtype == np.float32
     assert first["count"].shape == ()
     assert first["count"].dtype == np.int64
@@ -76,11 +86,73 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
         read([f"image=@{tmp_path / 'evil.npy'}"], "image")
 
 
-@pytest.mark.parametrize("spec", [TensorSpec("string", (1,)), TensorSpec("float32", None), TensorSpec("resource", ())])
+@pytest.mark.parametrize("spec", [TensorSpec("float32", None), TensorSpec("resource", ())])
 def test_nothing_random_fits(spec: TensorSpec) -> None:
     with pytest.raises(TensorInputError, match=f"No random value fits {spec.dtype} of shape ") as caught:
         random_array(spec, np.random.default_rng(0), 1)
-    assert caught.value.hint == "Give one."
+    assert caught.value.hint == "Give a value: --input NAME=VALUE."
+
+
+def test_a_picture_of_unknown_size_has_a_usual_one() -> None:
+    for shape, expected in (((None, None, None, 3), (2, 224, 224, 3)), ((None, 3, None, None), (2, 3, 224, 224))):
+        made = random_array(TensorSpec("float32", shape), np.random.default_rng(0), 2)
+        assert made.shape == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "kind"),
+    [
+        ("text", "tensorflow/serving/predict", Text.WORDS),
+        ("inputs", "tensorflow/serving/classify", Text.EXAMPLE),
+        ("inputs", "tensorflow/serving/regress", Text.EXAMPLE),
+        ("examples", "tensorflow/serving/predict", Text.EXAMPLE),
+        ("image_bytes", "tensorflow/serving/predict", Text.PICTURE),
+        ("b64_jpeg", "tensorflow/serving/predict", Text.PICTURE),
+    ],
+)
+def test_a_string_is_what_its_name_says(name: str, method: str, kind: Text) -> None:
+    made = random_array(TensorSpec("string", (None,)), np.random.default_rng(1), 3, name=name, method=method)
+    assert (made.shape, made.dtype.kind) == ((3,), "O")
+    first = made[0]
+    if kind is Text.PICTURE:
+        assert first.startswith(b"\x89PNG\r\n\x1a\n")
+    elif kind is Text.EXAMPLE:
+        assert first == serialize({})
+    else:
+        assert set(first.decode().split()) <= set(WORDS)
+
+
+def test_other_guesses_follow_the_likeliest() -> None:
+    found = guesses(signature("image", "words"))
+    assert [guess.size for guess in found[:4]] == [16, 32, 128, 299]
+    assert [guess.text for guess in found[4:]] == [Text.NUMBER, Text.PICTURE, Text.EXAMPLE]
+    assert guesses(signature("weight", "count")) == [Guess()]
+
+    def attempt(guess: Guess) -> Guess:
+        if guess.text is not Text.NUMBER:
+            raise ValueError(guess.size)
+        return guess
+
+    assert first_accepted(found, attempt, (ValueError,)).text is Text.NUMBER
+    with pytest.raises(ValueError, match=r"^16$"):
+        first_accepted(found[:3], attempt, (ValueError,))
+
+
+def test_bytes_and_examples_in_json() -> None:
+    value = '[{"b64": "/w=="}, {"age": 41, "weight": [1.5, 2], "city": ["Rome", {"b64": "/w=="}]}]'
+    made = read([f"words={value}"], "words")["words"]
+    assert made[0] == b"\xff"
+    assert made[1] == serialize({"age": [41], "weight": [1.5, 2.0], "city": [b"Rome", b"\xff"]})
+    assert read(['words={"b64": "aGk="}'], "words")["words"][()] == b"hi"
+
+
+@pytest.mark.parametrize(
+    "value", ['{"b64": "no base64"}', '{"b64": 1}', '[{"x": null}]', '[{"x": [1, "a"]}]', '[{"x": true}]',
+              '[{"x": {"y": 1}}]', '[{"x": 99999999999999999999}]'],
+)  # fmt: skip
+def test_bytes_and_examples_that_are_none(value: str) -> None:
+    with pytest.raises(TensorInputError, match="The input 'words' cannot be read: "):
+        read([f"words={value}"], "words")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex64", "int8", "uint64", "bool"])
@@ -163,3 +235,12 @@ def test_random_values_that_fit_no_request_take_no_memory() -> None:
         with pytest.raises(TensorInputError, match="fits no request") as caught:
             random_array(TensorSpec("uint8", shape), np.random.default_rng(0), batch)
         assert caught.value.hint == "Give a smaller --batch."
+
+
+def test_an_input_that_is_missing_is_told() -> None:
+    with pytest.raises(
+        TensorInputError, match=r"^count, words are missing: this signature takes the inputs "
+    ) as caught:
+        read(["image=random"], "image", "count", "words")
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("--input count=random for a random value.")

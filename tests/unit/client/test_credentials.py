@@ -133,5 +133,7 @@ def test_an_expired_client_certificate_is_found_before_connecting(material: Mate
 
 
 def test_what_a_peer_wrote_is_made_fit_for_a_message() -> None:
-    assert printable("a\nb\x1b[31m") == "a?b?[31m"
+    assert printable("a\nb\x1b[31m") == "a b?[31m"
+    assert printable("refused\r\n\t [[{{node x}}]]\n") == "refused [[{{node x}}]]"
+    assert printable(" " * 300) == ""
     assert printable("x" * 400, 10) == "x" * 10 + "..."

@@ -89,7 +89,7 @@ def test_metadata_without_signatures_is_refused(serve: Serve, connect: Connect, 
 def test_version_status(serve: Serve, connect: Connect) -> None:
     assert Predictor([connect(serve(Behaviour()))]).status("toy") == (
         VersionStatus(2, VersionState.AVAILABLE, 0, ""),
-        VersionStatus(1, VersionState.END, 8, "no memory?left"),
+        VersionStatus(1, VersionState.END, 8, "no memory left"),
     )
 
 

@@ -55,6 +55,28 @@ def test_public_names_do_not_count() -> None:
     assert search.search_bytes(b"log: graph of models/resnet50", PATH) is not None
 
 
+def test_what_stands_around_a_place_does_not_count() -> None:
+    secret = b'{"asset": "/home/alice/models/vocabulary.txt", "size": 1}' + SECRET
+    search = Exposure([("model", secret)], places=[b"/home/alice/models", b"/home/alice", b"/home"])
+    for content in (
+        b'{"log": "/home/alice/models/.sealserve"}',
+        b'x"asset": "/home/alice/other"',
+        b"/home/alice/models/v",
+    ):
+        assert search.search_bytes(content, PATH) is None
+    assert search.search_bytes(b'"/home/alice/models/vocabulary.txt", "size', PATH) is not None
+    assert search.search_bytes(b'{"log": "/home/alice/models/.sealserve"}' + SECRET[:64], PATH) is not None
+    window = secret[3:19]  # what a place explains at one place is still found at another one
+    assert search.search_bytes(b'set": "/home/alice/x ' + window[:16] + b" " + SECRET[8:40], PATH) is not None
+
+
+def test_a_place_over_the_end_of_a_file_is_no_fault() -> None:
+    secret = b"prefix /srv/workspace suffix and more"
+    search = Exposure([("model", secret)], places=[b"/srv/workspace"])
+    assert search.search_bytes(b"prefix /srv/workspace", PATH) is None
+    assert search.search_bytes(b"/srv/workspace suffix", PATH) is None
+
+
 def test_a_short_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16"):
         Exposure([("key", b"short")])

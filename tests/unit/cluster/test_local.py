@@ -47,3 +47,27 @@ def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> N
     command = LocalTarget(site.workspace, site.deployment)._command(["status"])
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "started").exists()
+
+
+def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    process = Process(
+        role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
+    )
+    target = LocalTarget(site.workspace, site.deployment, tell=told.append)
+    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: True)
+    target.wait_replica(process)
+    assert told == []
+    answers = iter([False, True, True])
+    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: next(answers))
+    target.wait_replica(process)
+    assert told == ["replica-0 attests itself, opens the release and loads the model"]
+
+
+@pytest.mark.parametrize(("listen", "shown"), [("127.0.0.1", "127.0.0.1:8500"), ("::1", "[::1]:8500")])
+def test_an_address_is_shown_as_people_write_it(tmp_path: Path, listen: str, shown: str) -> None:
+    site = make_site(tmp_path / "v", service={"listen": listen})
+    nginx = Process(role="nginx", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=8500, log=os.devnull)
+    target = LocalTarget(site.workspace, site.deployment)
+    target._registry.add(nginx)
+    assert target.status()[0].detail.endswith(f" at {shown}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.signals import dispositions
 
 from sealserve.cluster.processes import Registry, uninterrupted, wait_until
 
@@ -108,3 +109,15 @@ def test_a_process_does_not_inherit_the_waiting(tmp_path: Path) -> None:
     process = Registry(tmp_path / "run.json").start("shows", [sys.executable, "-c", code], log=tmp_path / "log")
     assert wait_until(lambda: not process.is_alive(), seconds=60)
     assert (tmp_path / "log").read_text() == f"set() {signal.SIG_DFL}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored_in_what_is_started(number: signal.Signals) -> None:
+    """As `nohup` and a shell's background jobs want it, for children too."""
+    code = f"import signal; print(signal.getsignal({int(number)}) is signal.SIG_IGN)"
+    with dispositions({number: signal.SIG_IGN}):
+        with uninterrupted():
+            assert signal.getsignal(number) is signal.SIG_IGN
+            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    assert child.stdout == "True\n"

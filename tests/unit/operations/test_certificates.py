@@ -11,6 +11,7 @@ from sealserve.atomic_file import OutputExistsError
 from sealserve.deployment import TlsMode
 from sealserve.operations import certificates
 from sealserve.operations.certificates import TlsModeError
+from sealserve.operations.identity import IdentityLostError
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, KeyMismatchError
 
@@ -95,10 +96,23 @@ def test_an_authority_that_was_made_again_issues_again(site: Site) -> None:
     site.certify()
     before = files(site.workspace.root)
     shutil.rmtree(site.workspace.owner.authorities / "users")
+    assert certificates.lost_authorities(site.workspace) == ["users"]
     certificates.create_certificates(site.workspace, site.deployment, now=site.now)
+    assert certificates.lost_authorities(site.workspace) == []
     after = files(site.workspace.root)
     changed = {Path(name).name for name, content in after.items() if before[name] != content}
     assert changed == {"ca.pem", "ca.key", "client.pem", "client.key"}
+
+
+@pytest.mark.parametrize("kind", ["broker", "service", "users"])
+def test_an_authority_that_was_lost_is_not_replaced_in_passing(site: Site, kind: str) -> None:
+    site.certify()
+    shutil.rmtree(site.workspace.owner.authorities / kind)
+    before = files(site.workspace.root)
+    with pytest.raises(IdentityLostError, match=f"The {kind} authority is missing") as caught:
+        certificates.create_certificates(site.workspace, site.deployment, now=site.now, first_time=True)
+    assert caught.value.code == "owner.identity-lost"
+    assert files(site.workspace.root) == before
 
 
 def test_an_authoritys_folder_that_holds_something_else_is_left_alone(site: Site) -> None:

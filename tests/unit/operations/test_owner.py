@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.workspaces import Site
 
 from sealserve.operations import owner
+from sealserve.operations.identity import IdentityLostError
 from sealserve.operations.owner import OwnerKeyError
 
 PKCS8 = serialization.PrivateFormat.PKCS8
@@ -33,6 +34,21 @@ def test_the_signing_key_is_made_once_and_its_public_half_is_the_hosts(site: Sit
     assert first.private_bytes_raw() == second.private_bytes_raw()
     assert owner.read_owner_key(site.workspace.host.owner_key) == first.public_key()
     assert b"PRIVATE" not in site.workspace.host.owner_key.read_bytes()
+
+
+@pytest.mark.parametrize("evidence", ["host/owner.pub", "owner/releases/m-0123456789ab/release.json"])
+def test_a_signing_key_that_was_lost_is_not_replaced(site: Site, evidence: str) -> None:
+    """Another key would be another owner: no host would take what it signs."""
+    site.workspace.create()
+    path = site.workspace.root / evidence
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"what it signed")
+    with pytest.raises(IdentityLostError, match="The key that signs releases is missing") as caught:
+        owner.index_signer(site.workspace)
+    assert (caught.value.code, caught.value.exit_status) == ("owner.identity-lost", 4)
+    assert "`sealserve restore`" in str(caught.value.hint)
+    assert not site.workspace.owner.index_signing_key.exists()
+    assert path.read_bytes() == b"what it signed"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``sealserve demo``: the twelve steps on this machine, or what a hostile host may try."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,16 @@ def demo(
     inputs: Annotated[str, typer.Option(help="A frozen graph's input nodes, with commas between.")] = "input",
     outputs: Annotated[str, typer.Option(help="A frozen graph's output nodes, likewise.")] = "predict",
     tls: Annotated[TlsMode, typer.Option(help="Whether users show a certificate too.")] = TlsMode.TWO_WAY,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=VALUE",
+            help="An input for your model, as for `sealserve predict`. Repeat the option for each input.",
+            show_default="generated values",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the example's weights.")] = 0,
     attacks: Annotated[
         bool, typer.Option("--attack", help="Try what a hostile host may try; each is refused.")
@@ -40,9 +51,9 @@ def demo(
     as_json: console.Json = False,
 ) -> None:
     """Run the twelve steps of confidential serving on this machine, with real parts."""
-    workspace = preparation.reset(directory)
-    choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     screen = Screen(as_json=as_json)
+    workspace = preparation.reset(directory, on_running=lambda left: _say_what_stops(screen, directory, left))
+    choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     with interrupted_once(), console.spinner("Preparing") as tell:
         walk = Walk(workspace, screen, tell=tell)
         screen.heading("sealserve demo: a sealed model, served from attested enclaves", WARNING, "")
@@ -52,7 +63,7 @@ def demo(
                 walk.certify()
                 attack.run(workspace, walk, screen, tell=tell)
             else:
-                _serve(walk, folder)
+                _serve(walk, folder, given or [])
         except BaseException:
             walk.stop()
             raise
@@ -63,8 +74,18 @@ def demo(
         _say_what_next(workspace.directory, keep=keep and not attacks)
 
 
-def _serve(walk: Walk, folder: Path) -> None:
-    reference = walk.compare(folder)
+def _say_what_stops(screen: Screen, directory: Path, left: Sequence[str]) -> None:
+    screen.step(
+        0,
+        "An earlier demo still runs here: it is stopped, and this one makes new keys and certificates",
+        f"stopping: {', '.join(left)}",
+        f"to keep that service, run the demo in another folder: `sealserve demo -C DIR`; here is {directory}",
+        seconds=0.0,
+    )
+
+
+def _serve(walk: Walk, folder: Path, given: Sequence[str]) -> None:
+    reference = walk.compare(folder, given)
     walk.certify()
     walk.start_vendor()
     built = walk.seal()

@@ -1,7 +1,7 @@
 """The demo's workspace: made anew each time, except for the model, which takes a while to make."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +9,7 @@ from typing import Any, Self
 from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
-from sealserve.cluster.local import stop_all
+from sealserve.cluster.local import running, stop_all
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.errors import InputError
 from sealserve.model.resnet50 import build_frozen_graph
@@ -50,8 +50,12 @@ class Ports:
         return cls(service=_free(8500), broker=_free(4433), pcs=_free(8081))
 
 
-def reset(directory: Path) -> Workspace:
+def reset(directory: Path, *, on_running: Callable[[Sequence[str]], None] = lambda _: None) -> Workspace:
     """Return an empty workspace in ``directory``. What an earlier demo left, running or not, is cleared away.
+
+    Args:
+        directory: The demo's folder; made where it is missing.
+        on_running: Called with the roles of what an earlier demo left running, before it is stopped.
 
     Raises:
         WorkspaceInUseError: There is somebody's own deployment.
@@ -64,6 +68,8 @@ def reset(directory: Path) -> Workspace:
             raise WorkspaceInUseError(
                 f"{file} is not the demo's.", hint="Run the demo in another folder: `sealserve demo --directory DIR`."
             )
+        if left := running(workspace):
+            on_running(left)
         stop_all(workspace)
     elif workspace.root.exists() and {entry.name for entry in workspace.root.iterdir()} - {CACHE, ".gitignore"}:
         raise WorkspaceInUseError(

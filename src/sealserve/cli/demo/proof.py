@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.broker.keystore import KeyId
+from sealserve.cli.demo import public_texts
 from sealserve.cluster.exposure import WINDOW, Exposure, Finding, files_under
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
@@ -21,7 +22,6 @@ from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
 SSL_CONFIG = "tls/ssl.cfg"
-SERVING_METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 
 
 class ExposedError(VerificationError):
@@ -49,7 +49,8 @@ def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof
     """
     secrets = _secrets(workspace, deployment, release)
     roots = [workspace.host.root, workspace.owner.logs]
-    findings: list[Finding] = Exposure(secrets, public=_public_names(release)).search(roots)
+    public, places = public_texts.of(workspace, deployment, release)
+    findings: list[Finding] = Exposure(secrets, public=public, places=places).search(roots)
     if findings:
         listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
         raise ExposedError(f"The host's files hold what they must not: {listed}.")
@@ -74,13 +75,6 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
     secrets += _spellings("the server's private key", _private_value(config.server_key))
     secrets += _spellings("the release key", raw)
     return [(name, content) for name, content in secrets if len(content) >= WINDOW]
-
-
-def _public_names(release: Path) -> list[bytes]:
-    """Return texts that tell nothing of this model: the release's public index has them, or every SavedModel does."""
-    index = parse_index((release / INDEX_FILE).read_bytes())
-    names = [release.name, *(servable.name for servable in index.servables), *(file.path for file in index.files)]
-    return [name.encode() for name in (*names, *SERVING_METHODS)]
 
 
 def _private_value(key_pem: SecretBytes) -> bytes:

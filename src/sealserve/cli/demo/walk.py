@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -96,17 +96,16 @@ class Walk:
         self._screen.step(0, "The owner has a model", *origin, f"converted to a SavedModel: {size}")
         return imported.folder
 
-    def compare(self, folder: Path) -> Reference:
-        """Compute TensorFlow's own answers."""
+    def compare(self, folder: Path, given: Sequence[str] = ()) -> Reference:
+        """Compute TensorFlow's own answers to generated inputs, or to those that are given (``NAME=VALUE`` each)."""
         self._tell(f"asking TensorFlow itself for {REQUESTS} answers, to compare with")
         with console.quiet_libraries():
-            reference = comparison.compute(folder, REQUESTS)
+            reference = comparison.compute(folder, REQUESTS, given)
         self._screen.step(
             0,
-            f"TensorFlow in this process answers {REQUESTS} different inputs, to compare with",
+            f"TensorFlow in this process answers {REQUESTS} requests, to compare with",
             f"{reference.rate:.1f} requests/s in a plain loop, {reference.threads} threads",
-            f"answers to different inputs differ by at least {reference.smallest_difference:.3g}; "
-            f"a served answer may differ by {reference.tolerance:.3g}",
+            *reference.limits(),
         )
         return reference
 
@@ -207,10 +206,9 @@ class Walk:
             opened = stack.enter_context(connection.channels(reach, CONNECTIONS, timeout=20))
             connected = time.monotonic() - started
             # As above, the first call is not counted: TensorFlow prepares the graph in it.
-            first = run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS, on_answer=check)
+            first = run_load(opened, make_request, requests=CONNECTIONS, concurrency=CONNECTIONS)
             if first.first_error is not None:
                 raise first.first_error
-            differences.clear()
             report = run_load(opened, make_request, requests=REQUESTS, concurrency=CONNECTIONS, on_answer=check)
         if report.first_error is not None:
             raise report.first_error
@@ -231,8 +229,7 @@ class Walk:
         self._screen.step(
             12,
             "The answers return the same way",
-            f"{len(differences)} of {REQUESTS} equal TensorFlow's own: they differ by "
-            f"{max(differences.values()):.2g} at most, {reference.tolerance:.2g} was allowed",
+            reference.verdict(len(differences), max(differences.values())),
             f"answers by replica: {', '.join(str(count) for count in report.instances.values())}",
             f"{report.rate:.1f} requests/s served (sealed, attested, TLS, NGINX, {len(report.instances)} replicas with "
             f"{self.deployment.server.threads} thread each), {reference.rate:.1f} requests/s in plain TensorFlow here "

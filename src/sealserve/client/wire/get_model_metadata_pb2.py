@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from sealserve.client.wire import model_pb2 as sealserve_dot_client_dot_wire_dot_model__pb2
+from sealserve.client.wire import tensor_pb2 as sealserve_dot_client_dot_wire_dot_tensor__pb2
 from sealserve.client.wire import tensor_shape_pb2 as sealserve_dot_client_dot_wire_dot_tensor__shape__pb2
 from sealserve.client.wire import types_pb2 as sealserve_dot_client_dot_wire_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.sealserve/client/wire/get_model_metadata.proto\x12\x0esealserve.wire\x1a\x19google/protobuf/any.proto\x1a!sealserve/client/wire/model.proto\x1a(sealserve/client/wire/tensor_shape.proto\x1a!sealserve/client/wire/types.proto\"{\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05\x64type\x18\x02 \x01(\x0e\x32\x18.sealserve.wire.DataType\x12\x36\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32 .sealserve.wire.TensorShapeProto\"\xb0\x02\n\x0cSignatureDef\x12\x38\n\x06inputs\x18\x01 \x03(\x0b\x32(.sealserve.wire.SignatureDef.InputsEntry\x12:\n\x07outputs\x18\x02 \x03(\x0b\x32).sealserve.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aI\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sealserve.wire.TensorInfo:\x02\x38\x01\x1aJ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sealserve.wire.TensorInfo:\x02\x38\x01\"\xae\x01\n\x0fSignatureDefMap\x12H\n\rsignature_def\x18\x01 \x03(\x0b\x32\x31.sealserve.wire.SignatureDefMap.SignatureDefEntry\x1aQ\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.sealserve.wire.SignatureDef:\x02\x38\x01\"`\n\x17GetModelMetadataRequest\x12-\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x19.sealserve.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xda\x01\n\x18GetModelMetadataResponse\x12-\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x19.sealserve.wire.ModelSpec\x12H\n\x08metadata\x18\x02 \x03(\x0b\x32\x36.sealserve.wire.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.sealserve/client/wire/get_model_metadata.proto\x12\x0esealserve.wire\x1a\x19google/protobuf/any.proto\x1a!sealserve/client/wire/model.proto\x1a\"sealserve/client/wire/tensor.proto\x1a(sealserve/client/wire/tensor_shape.proto\x1a!sealserve/client/wire/types.proto\"{\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05\x64type\x18\x02 \x01(\x0e\x32\x18.sealserve.wire.DataType\x12\x36\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32 .sealserve.wire.TensorShapeProto\"\xbc\x03\n\x0cSignatureDef\x12\x38\n\x06inputs\x18\x01 \x03(\x0b\x32(.sealserve.wire.SignatureDef.InputsEntry\x12:\n\x07outputs\x18\x02 \x03(\x0b\x32).sealserve.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12<\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32*.sealserve.wire.SignatureDef.DefaultsEntry\x1aI\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sealserve.wire.TensorInfo:\x02\x38\x01\x1aJ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.sealserve.wire.TensorInfo:\x02\x38\x01\x1aL\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.sealserve.wire.TensorProto:\x02\x38\x01\"\xae\x01\n\x0fSignatureDefMap\x12H\n\rsignature_def\x18\x01 \x03(\x0b\x32\x31.sealserve.wire.SignatureDefMap.SignatureDefEntry\x1aQ\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.sealserve.wire.SignatureDef:\x02\x38\x01\"`\n\x17GetModelMetadataRequest\x12-\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x19.sealserve.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xda\x01\n\x18GetModelMetadataResponse\x12-\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x19.sealserve.wire.ModelSpec\x12H\n\x08metadata\x18\x02 \x03(\x0b\x32\x36.sealserve.wire.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,26 +40,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TENSORINFO']._serialized_start=205
-  _globals['_TENSORINFO']._serialized_end=328
-  _globals['_SIGNATUREDEF']._serialized_start=331
-  _globals['_SIGNATUREDEF']._serialized_end=635
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=486
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=559
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=561
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=635
-  _globals['_SIGNATUREDEFMAP']._serialized_start=638
-  _globals['_SIGNATUREDEFMAP']._serialized_end=812
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=731
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=812
-  _globals['_GETMODELMETADATAREQUEST']._serialized_start=814
-  _globals['_GETMODELMETADATAREQUEST']._serialized_end=910
-  _globals['_GETMODELMETADATARESPONSE']._serialized_start=913
-  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1131
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1062
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1131
+  _globals['_TENSORINFO']._serialized_start=241
+  _globals['_TENSORINFO']._serialized_end=364
+  _globals['_SIGNATUREDEF']._serialized_start=367
+  _globals['_SIGNATUREDEF']._serialized_end=811
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=584
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=657
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=659
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=733
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=735
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=811
+  _globals['_SIGNATUREDEFMAP']._serialized_start=814
+  _globals['_SIGNATUREDEFMAP']._serialized_end=988
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=907
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=988
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=990
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1086
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1089
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1307
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1238
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1307
 # @@protoc_insertion_point(module_scope)

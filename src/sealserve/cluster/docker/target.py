@@ -37,13 +37,13 @@ from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,
-    PartUnknownError,
     Role,
     State,
     TargetNotUpError,
     TargetUnsupportedError,
     Tell,
     drain_seconds,
+    no_log,
     quietly,
 )
 from sealserve.containers.build import inventory_of
@@ -106,7 +106,9 @@ class DockerTarget:
         for network in (plan.front, plan.collateral):
             self._fleet.ensure_network(network)
         for container in plan.services(bundle):
-            self._tell(f"starting {container.role}")
+            found = self._fleet.find(container.role)
+            if found is None or not self._fleet.fits(found, container):
+                self._tell(f"starting {container.role}")
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
         self._link_all(plan, bundle)
@@ -134,8 +136,7 @@ class DockerTarget:
         containers = self._fleet.containers()
         chosen = [container for container in containers if part in {None, container.role}]
         if not chosen:
-            names = ", ".join(container.role for container in containers) or "none yet"
-            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {names}.")
+            raise no_log(part, [container.role for container in containers])
         if follow:
             return follow_logs({container.id: container.role for container in chosen}, last=last)
         return chain.from_iterable(
@@ -292,7 +293,8 @@ class DockerTarget:
         self._front(plan, bundle)
 
     def _wait(self, replica: Running) -> None:
-        self._tell(f"{replica.role} attests itself, opens the release and loads the model")
+        if not self._fleet.is_ready(replica):
+            self._tell(f"{replica.role} attests itself, opens the release and loads the model")
         self._fleet.wait(replica, seconds=REPLICA_SECONDS)
 
     def _retire(self, plan: Plan, bundle: Bundle, leaving: Sequence[Running]) -> None:
@@ -343,7 +345,7 @@ class DockerTarget:
             if state is State.STARTING and is_refused(detail):
                 state = State.REFUSED
         elif container.role == NGINX:
-            state, detail = State.SERVING, f"{service.name} at {service.listen}:{service.port}"
+            state, detail = State.SERVING, f"{service.name} at {service.endpoint}"
         elif container.role.startswith(REPLICA):
             state, detail = self._progress(container), container.release
         return PartStatus(

@@ -89,7 +89,8 @@ class ClusterClient:
             from kubernetes import client, config, dynamic  # noqa: PLC0415  # an extra, and slow to import
         except ImportError as error:
             raise ClientMissingError(
-                "The Kubernetes client is not installed.", hint="pip install 'sealserve[kubernetes]'"
+                "The Kubernetes client is not installed.",
+                hint="Run `make setup`, or `pip install '.[kubernetes]'`, in a checkout of sealserve.",
             ) from error
         self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
 

@@ -7,6 +7,7 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.provisioning import servers
 from sealserve.operations import enclaves, releases
+from sealserve.operations.owner import host_owner_key
 from sealserve.workspace import Workspace
 
 
@@ -40,7 +41,7 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
         NotRenderableError: It has no enclave for pods.
         SealserveError: It does not verify.
     """
-    verified = releases.verify(release, workspace.host.owner_key)
+    verified = releases.verify(release, host_owner_key(workspace))
     if ENCLAVE not in verified.enclaves:
         raise NotRenderableError(
             f"{release.name} has no enclave {ENCLAVE!r}, which the pods would run.",
@@ -57,7 +58,7 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
     return Shipped(
         name=release.name,
         size=sum(file.size for file in verified.index.files),
-        owner_key=workspace.host.owner_key.read_text(encoding="ascii"),
+        owner_key=host_owner_key(workspace).read_text(encoding="ascii"),
         broker=servers(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         epc=manifest.enclave_size,
     )

@@ -38,12 +38,12 @@ from sealserve.cluster.local import stop_all as stop_local
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,
-    PartUnknownError,
     Role,
     State,
     TargetNotUpError,
     TargetUnsupportedError,
     Tell,
+    no_log,
     quietly,
 )
 from sealserve.containers.build import inventory_of
@@ -56,6 +56,9 @@ from sealserve.operations import enclaves, provisioning, releases, simulation
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+_COMPONENT: Final = "app.kubernetes.io/component"
 
 
 class RoomMissingError(UnavailableError):
@@ -197,11 +200,13 @@ class KubernetesTarget:
         return [*self._local_status(), *(self._pod_status(pod) for pod in self._rollout.pods())]
 
     def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the pods logged; see `Target.logs`."""
-        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in self._rollout.pods()}
-        chosen = {name: container for name, container in pods.items() if part in {None, name}}
+        """Yield what the pods logged; see `Target.logs`. A part is a pod, or the role of several: ``nginx``."""
+        found = self._rollout.pods()
+        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in found}
+        roles = {pod["metadata"]["name"]: pod["metadata"]["labels"][_COMPONENT] for pod in found}
+        chosen = {name: container for name, container in pods.items() if part in {None, name, roles[name]}}
         if not chosen:
-            raise PartUnknownError(f"There is no log of {part or 'any part'}; there: {', '.join(pods) or 'none yet'}.")
+            raise no_log(part, list(pods))
         space = self._deployment.kubernetes.namespace
         if follow:
             return self._client.follow(space, chosen, last=last)
@@ -307,7 +312,7 @@ class KubernetesTarget:
     def _pod_status(self, pod: Manifest) -> PartStatus:
         state, reason = self._rollout.state(pod)
         labels = pod["metadata"]["labels"]
-        part = labels["app.kubernetes.io/component"]
+        part = labels[_COMPONENT]
         about = [text for text in (labels.get(replicas.RELEASE_LABEL), pod["spec"].get("nodeName"), reason) if text]
         if state is State.SERVING and part == PLATFORM:
             state = State.RUNNING

@@ -95,7 +95,8 @@ class SignalRelay:
 def relayed_signals() -> Iterator[SignalRelay]:
     """Yield a relay that handles the signals, and restore the handlers at the end. For the main thread."""
     relay = SignalRelay()
-    before = {number: signal.signal(number, relay.receive) for number in RELAYED}
+    awaited = [number for number in RELAYED if signal.getsignal(number) is not signal.SIG_IGN]  # else it stays ignored
+    before = {number: signal.signal(number, relay.receive) for number in awaited}
     try:
         yield relay
     finally:

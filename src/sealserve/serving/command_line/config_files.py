@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from sealserve.errors import InputError
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.serving.file_list import FileList
+from sealserve.serving.log import DescribesModelError
 
 _M = TypeVar("_M", bound=Message)
 
@@ -22,7 +23,7 @@ class ConfigFileMissingError(InputError):
     code = "config-file.missing"
 
 
-class ConfigFileSyntaxError(InputError):
+class ConfigFileSyntaxError(DescribesModelError):
     """A configuration file is no message of its type in protobuf text format."""
 
     code = "config-file.syntax"
@@ -53,4 +54,6 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
     except UnicodeDecodeError as error:
         raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
     except text_format.ParseError as error:
-        raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: {error}") from error
+        failed = f"Error parsing text-format {name}: {path}"
+        listed = files is not None and files.relative(path) is not None  # then it is sealed: the log quotes none of it
+        raise ConfigFileSyntaxError(f"{failed}: {error}", log_message=f"{failed}." if listed else None) from error

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sealserve.errors import InputError
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import PARAMETERS_FILE, BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -13,6 +12,7 @@ from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.emptying import empty_files
 from sealserve.serving.lifecycle.warmup import warm_up
+from sealserve.serving.log import DescribesModelError
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
@@ -25,20 +25,26 @@ from sealserve.serving.servables import Servable
 logger = logging.getLogger(__name__)
 
 
-class LoadFailedError(InputError):
+class LoadFailedError(DescribesModelError):
     """TensorFlow does not load the model.
 
     Args:
         folder: The version's folder.
         error: What TensorFlow says.
+        discreet: Keep TensorFlow's message out of the log, because it can name operations and paths of the model.
     """
 
     code = "servable.load-failed"
 
-    def __init__(self, folder: Path, error: TensorFlowError) -> None:
+    def __init__(self, folder: Path, error: TensorFlowError, *, discreet: bool) -> None:
+        failed = f"{folder} was not loaded: {error.status.name}"
         super().__init__(
-            f"{folder} was not loaded: {error.status.name}: {error.text.rstrip('.')}.",
+            f"{failed}: {error.text.rstrip('.')}.",
             hint="It should hold a SavedModel (saved_model.pb, variables/) with the tags of --saved_model_tags.",
+            log_message=f"{failed} (the host reads this log, so TensorFlow's message, which can name parts of "
+            "the model, is not in it: `sealserve model test` shows it to the owner)."
+            if discreet
+            else None,
         )
         self.status: Status = error.status
         self.text = error.text
@@ -90,19 +96,21 @@ class Loader:
             )
         except TensorFlowError as error:
             METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
-            raise LoadFailedError(folder, error) from error
+            raise LoadFailedError(folder, error, discreet=self.files is not None) from error
         METRICS.loaded(folder, time.monotonic() - started, succeeded=True)
         bound = {
             name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
         }  # 3
         signatures = {name: signature for name, signature in sorted(bound.items()) if signature is not None}
+        # The host of an enclave reads the log: it gets the version, the time and the size, and no name from the model.
         logger.info(
-            "loaded %s version %d (TensorFlow %s) in %.2f s; signatures: %s",
+            "loaded %s version %d (TensorFlow %s) in %.2f s: %.1f MB, %d signature(s)",
             name,
             version,
             tensorflow.version,
             time.monotonic() - started,
-            ", ".join(signatures) or "none",
+            _size(folder) / 1e6,
+            len(signatures),
         )
         try:
             servable = Servable(
@@ -114,7 +122,12 @@ class Loader:
                 check_method_names=self.options.check_method_names,
             )
             if self.options.warmup_iterations:  # 4
-                warm_up(servable, folder, iterations=self.options.warmup_iterations)
+                warm_up(
+                    servable,
+                    folder,
+                    iterations=self.options.warmup_iterations,
+                    discreet=self.files is not None,
+                )
         except BaseException:
             session.close()
             raise
@@ -133,3 +146,7 @@ class Loader:
                 return session
             parameters = config_files.read(path, BatchingParameters, self.files)
         return BatchingSession(session, self.scheduler, BatchingOptions.of(parameters))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -17,6 +17,7 @@ from typing import Final
 
 from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
 from sealserve.serving.lifecycle.transition import Action, Phase, Policy, Snapshot
+from sealserve.serving.log import text_for_log
 from sealserve.serving.request_errors import Status
 from sealserve.serving.servables import Health, Servable, Servables, State, VersionState
 
@@ -199,7 +200,8 @@ class Manager:
             try:
                 servable = self._load_version(name, number, version.folder)
             except SealserveError as error:
-                logger.error("%s version %d was not loaded: %s", name, number, error.message)  # noqa: TRY400  # one line
+                reason = text_for_log(error)
+                logger.error("%s version %d was not loaded: %s", name, number, reason)  # noqa: TRY400  # one line
                 attempt += 1
                 if attempt > self._retries.count or isinstance(error, VerificationError):
                     raise

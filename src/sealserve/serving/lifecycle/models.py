@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sealserve.errors import InputError, SealserveError, VerificationError
+from sealserve.errors import SealserveError, VerificationError
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.batching_options import BatchingOptions
 from sealserve.serving.command_line.options import ServerOptions
@@ -21,6 +21,7 @@ from sealserve.serving.lifecycle.loading import Loader
 from sealserve.serving.lifecycle.manager import Manager, Retries
 from sealserve.serving.lifecycle.model_config import ModelLabelError, ModelSource
 from sealserve.serving.lifecycle.transition import preserve_availability, preserve_resources
+from sealserve.serving.log import DescribesModelError, text_for_log
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchScheduler
@@ -30,7 +31,7 @@ from sealserve.serving.servables import Servables, State
 logger = logging.getLogger(__name__)
 
 
-class NotAvailableError(InputError):
+class NotAvailableError(DescribesModelError):
     """Several models, or several versions of one, did not become available."""
 
     code = "servable.not-available"
@@ -188,11 +189,15 @@ class Models:
         for _, _, error in errors:
             if len(errors) == 1 or isinstance(error, VerificationError):
                 raise error
-        listed = "".join(
-            f"{{{{name: {name} version: {version}}} due to error: {error.message}}}, "
-            for name, version, error in errors
-        )
-        raise NotAvailableError(f"{len(errors)} servable(s) did not become available: {{{listed}}}")
+
+        def listed(text: Callable[[SealserveError], str]) -> str:
+            rows = (
+                f"{{{{name: {name} version: {version}}} due to error: {text(error)}}}, "
+                for name, version, error in errors
+            )
+            return f"{len(errors)} servable(s) did not become available: {{{''.join(rows)}}}"
+
+        raise NotAvailableError(listed(lambda error: error.message), log_message=listed(text_for_log))
 
     def _every(self, seconds: int, name: str, function: Callable[[], None]) -> None:
         def run() -> None:
@@ -200,7 +205,7 @@ class Models:
                 try:
                     function()
                 except SealserveError as error:
-                    self._tell(name, logging.ERROR, f"{name}: {error.message}")
+                    self._tell(name, logging.ERROR, f"{name}: {text_for_log(error)}")
                 except Exception:
                     logger.exception("%s failed", name)
                 else:
@@ -227,7 +232,7 @@ class Models:
             except versions.BasePathMissingError:
                 continue  # it may be there again in a moment: what is loaded stays
             except SealserveError as error:
-                self._tell(f"model {name}", logging.ERROR, f"looking for versions of {name}: {error.message}")
+                self._tell(f"model {name}", logging.ERROR, f"looking for versions of {name}: {text_for_log(error)}")
 
     def _poll_config(self, path: Path) -> None:
         config = config_files.read(path, ModelServerConfig, self._files)

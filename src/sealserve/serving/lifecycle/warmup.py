@@ -13,9 +13,9 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sealserve.errors import InputError
 from sealserve.serving.api.examples import InferenceMethodError, classify, multi_inference, regress
 from sealserve.serving.api.predict import run_predict
+from sealserve.serving.log import DescribesModelError
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import PredictionLog
@@ -31,23 +31,28 @@ _FOOTER_SIZE: Final = 4
 _CASTAGNOLI: Final = 0x82F63B78
 
 
-class WarmupError(InputError):
+class WarmupError(DescribesModelError):
     """A warm-up file cannot be read, or one of its requests fails: the version does not become available."""
 
     code = "servable.warmup-failed"
 
-    def __init__(self, message: str, status: Status) -> None:
-        super().__init__(message, hint=f"Write {REQUESTS} anew, or start with --enable_model_warmup=false.")
+    def __init__(self, message: str, status: Status, *, log_message: str | None = None) -> None:
+        super().__init__(
+            message,
+            hint=f"Write {REQUESTS} anew, or start with --enable_model_warmup=false.",
+            log_message=log_message,
+        )
         self.status = status
 
 
-def warm_up(servable: Servable, folder: Path, *, iterations: int) -> None:
+def warm_up(servable: Servable, folder: Path, *, iterations: int, discreet: bool = False) -> None:
     """Run each request of the version's warm-up file; do nothing where there is none.
 
     Args:
         servable: The version, loaded.
         folder: Its folder.
         iterations: How often each request is run.
+        discreet: Keep the message of a failed request, which can name parts of the model, out of the log.
 
     Raises:
         WarmupError: The file is no TFRecord file of PredictionLog messages, has too many, or one of them fails.
@@ -59,7 +64,7 @@ def warm_up(servable: Servable, folder: Path, *, iterations: int) -> None:
     try:
         for read, record in enumerate(_records(path), 1):
             _check_count(read, path)
-            _run_record(servable, record, iterations, place=f"{read} from {path}")
+            _run_record(servable, record, iterations, place=f"{read} from {path}", discreet=discreet)
     except WarmupError as error:
         status = error.status
         raise
@@ -75,7 +80,7 @@ def _check_count(read: int, path: Path) -> None:
         )
 
 
-def _run_record(servable: Servable, record: bytes, iterations: int, *, place: str) -> None:
+def _run_record(servable: Servable, record: bytes, iterations: int, *, place: str, discreet: bool) -> None:
     try:
         log = PredictionLog.FromString(record)
     except DecodeError as error:
@@ -84,7 +89,11 @@ def _run_record(servable: Servable, record: bytes, iterations: int, *, place: st
         try:
             _run(servable, log)
         except RequestError as error:
-            raise WarmupError(f"Warmup record {place} failed: {error.message}", error.status) from error
+            raise WarmupError(
+                f"Warmup record {place} failed: {error.message}",
+                error.status,
+                log_message=f"Warmup record {place} failed: {error.status.name}." if discreet else None,
+            ) from error
 
 
 def _run(servable: Servable, log: PredictionLog) -> None:

@@ -140,7 +140,7 @@ class Library:
         except (OSError, AttributeError) as error:
             raise LibraryError(
                 f"TensorFlow's library {path} cannot be used: {error}.",
-                hint=f"sealserve needs tensorflow {SPEC_VERSION}: pip install 'sealserve[server]'.",
+                hint=f"Install tensorflow {SPEC_VERSION}: `make setup` in a checkout of sealserve does.",
             ) from error
 
     def __getattr__(self, name: str) -> Any:

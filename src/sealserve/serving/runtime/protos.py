@@ -25,7 +25,7 @@ class TensorFlowMissingError(UnavailableError):
     def __init__(self, package: str) -> None:
         super().__init__(
             f"The Python package {package} is not installed.",
-            hint="Install sealserve with its server part: pip install 'sealserve[server]'.",
+            hint="Run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         )
 
 

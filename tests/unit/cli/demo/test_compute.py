@@ -28,4 +28,4 @@ def test_answers_that_do_not_depend_on_the_input_prove_nothing(tmp_path: Path) -
     with pytest.raises(NotComparableError, match="Two different inputs have the same answer") as caught:
         compute(saved_model(tmp_path / "model", constant=True), 3)
     assert caught.value.code == "demo.not-comparable"
-    assert caught.value.hint == "Give a model whose outputs depend on its inputs."
+    assert caught.value.hint == "Give a model whose outputs depend on its inputs, or other inputs with --input."

@@ -34,6 +34,19 @@ def test_what_an_earlier_demo_left_is_cleared_away_but_for_the_cache(tmp_path: P
     assert (workspace.root / "cache" / "graph.pb").exists()
 
 
+def test_what_still_runs_is_told_before_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(preparation, "running", lambda _: ["broker", "nginx"])
+    monkeypatch.setattr(preparation, "stop_all", lambda _: seen.append("stopped"))
+    preparation.reset(tmp_path, on_running=seen.append)
+    assert seen == []  # nothing of an earlier demo is here
+    preparation.reset(tmp_path, on_running=seen.append)
+    assert seen == [["broker", "nginx"], "stopped"]
+    monkeypatch.setattr(preparation, "running", lambda _: [])
+    preparation.reset(tmp_path, on_running=seen.append)
+    assert seen[2:] == ["stopped"]
+
+
 def test_a_demo_that_was_interrupted_early_is_begun_anew(tmp_path: Path) -> None:
     preparation.reset(tmp_path)
     preparation.reset(tmp_path)

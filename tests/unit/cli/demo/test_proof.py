@@ -1,5 +1,6 @@
 import base64
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,27 @@ def test_a_host_with_ciphertext_only(site: Site, shipped: VerifiedRelease) -> No
 
 def test_a_piece_of_the_model_is_found(site: Site, shipped: VerifiedRelease) -> None:
     assert "the model's saved_model.pb in " in expose(site, shipped, WEIGHTS[101:117])
+
+
+@pytest.mark.parametrize(
+    ("in_model", "on_host"),
+    [
+        ('{{"file": "{directory}/make_model.py", "line": 7}}', '{{"log": "{directory}/.sealserve", "pid": 7}}'),
+        ("{python} -m train", "starting {python} -m sealserve"),
+        ("grpc.tf-serving.service.com:8500", "listen grpc.tf-serving.service.com:8500;"),
+        ("attests itself, opens the release and", "replica-0 attests itself, opens the release and loads the model"),
+    ],
+)
+def test_a_model_may_contain_what_the_host_has_anyway(
+    site: Site, shipped: VerifiedRelease, monkeypatch: pytest.MonkeyPatch, in_model: str, on_host: str
+) -> None:
+    """A model keeps the path of the script that made it; the workspace is often in the same folder."""
+    names = {"directory": site.directory, "python": sys.executable}
+    content = in_model.format(**names).encode() + WEIGHTS
+    monkeypatch.setattr(proof, "_secrets", lambda *_: [("the model's saved_model.pb", content)])
+    (site.workspace.host.logs / "replica-1.log").write_text(on_host.format(**names))
+    search(site, shipped)
+    assert "the model's saved_model.pb in " in expose(site, shipped, WEIGHTS[100:132])
 
 
 def test_the_release_key_is_found_however_it_is_written(site: Site, shipped: VerifiedRelease) -> None:

@@ -46,10 +46,13 @@ def walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Walk:
 
 
 def answered(monkeypatch: pytest.MonkeyPatch, found: LoadReport) -> None:
-    def run_load(_channels: object, make_request: Any, *, requests: int, on_answer: Any, **_: object) -> LoadReport:
+    def run_load(
+        _channels: object, make_request: Any, *, requests: int, on_answer: Any = None, **_: object
+    ) -> LoadReport:
         for number in range(requests):
             assert make_request(number).model == "half-plus-two"
-            on_answer(number, SimpleNamespace(outputs={"y": np.zeros(1)}))
+            if on_answer is not None:  # the first calls, by which the replicas prepare, are not compared
+                on_answer(number, SimpleNamespace(outputs={"y": np.zeros(1)}))
         return found
 
     monkeypatch.setattr(module, "run_load", run_load)

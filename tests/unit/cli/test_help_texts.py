@@ -1,0 +1,54 @@
+"""What `--help` shows is what the source says, with its brackets, for every command there is."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.harness.command_line import CommandLine
+from typer.main import get_command
+
+from sealserve.cli.application import VERBS, app
+from sealserve.cli.help_texts import literal
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command with its words."""
+    root: Any = get_command(app)
+
+    def below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+        yield words, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from below((*words, name), inner)
+
+    for verb in VERBS:
+        yield from below((verb,), root.get_command(None, verb))
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_is_shown_as_it_is_written(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # wide enough for each text in a line
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000, raising=False)
+    shown = cli.bare(*words, "--help")
+    assert (shown.status, shown.err) == (0, "")
+    plain = " ".join(shown.out.split())
+    command = COMMANDS[words]
+    source = [command.callback.__doc__ if command.callback is not None else None, command.help]
+    for text in [*source, *(getattr(parameter, "help", None) for parameter in command.params)]:
+        for sentence in re.split(r"\n\s*\n", (text or "").strip()):
+            written = " ".join(sentence.replace("\\[", "[").split())
+            assert written in plain
+    assert "--install-completion" not in plain
+
+
+def test_brackets_and_line_breaks() -> None:
+    assert literal(None) is None
+    assert literal("") == ""
+    assert literal("One\nline [keystore] here.\n\n  Another [/] [b]one[/b].\n") == (
+        "One line \\[keystore] here.\n\nAnother \\[/] \\[b]one\\[/b]."
+    )
