@@ -6,10 +6,7 @@ are read back exactly as they were written, which the audit chain needs.
 """
 
 import contextlib
-import os
 import sqlite3
-import stat
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +32,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from sealserve.atomic_file import PRIVATE
-from sealserve.errors import InputError, UnavailableError
+from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
+from sealserve.errors import InputError
 
 SCHEMA_VERSION: Final = 1
 _WRITE: Final = "sealserve_write"
-_BUSY_SECONDS: Final = 15.0
-_CREATING: Final = threading.Lock()
 
 METADATA: Final = MetaData()
 
@@ -133,12 +128,6 @@ AUDIT_HEADS: Final = Table(
 )
 
 
-class DatabaseUnavailableError(UnavailableError):
-    """The broker's database cannot be opened, read or written."""
-
-    code = "broker.database"
-
-
 class DatabaseVersionError(InputError):
     """The database was written by another version of sealserve."""
 
@@ -158,26 +147,27 @@ class Database:
         self.name = name
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the database in the file at ``path``; make it, readable by its owner only, when it is not there.
+    def open(cls, path: Path, *, former: Path | None = None) -> Self:
+        """Open the database in the file at ``path``; create it, readable by its owner only, if it does not exist.
+
+        Args:
+            path: The file, in an existing folder.
+            former: An earlier place of the file, from which it is moved.
 
         Raises:
             DatabaseUnavailableError: It cannot be opened.
             DatabaseVersionError: It belongs to another version of sealserve.
         """
-        try:
-            _make_private(path)
-        except OSError as error:
-            raise DatabaseUnavailableError(f"The database {path} cannot be opened: {error.strerror}.") from error
-        url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
-        engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True)
-        _prepare_sqlite(engine)
-        database = cls(engine, str(path))
-        try:
-            database._make_schema()
-        except BaseException:
-            database.close()
-            raise
+        with opening(path, former=former) as file:
+            url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
+            _prepare_sqlite(engine, file)
+            database = cls(engine, str(path))
+            try:
+                database._make_schema()
+            except BaseException:
+                database.close()
+                raise
         return database
 
     @contextlib.contextmanager
@@ -262,23 +252,16 @@ def from_text(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _make_private(path: Path) -> None:
-    # An existing file is not opened here: closing any descriptor of it would drop the locks that this process holds on
-    # it through SQLite (fcntl(2)). SQLite gives the -wal and -shm files beside it the same mode.
-    with _CREATING:
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
-        except FileExistsError:
-            if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
-                path.chmod(PRIVATE)
-
-
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
     # The sqlite3 module begins transactions late and by guessing. It is told not to, and each transaction is begun
     # here: a writing one takes SQLite's write lock at once, so that what it reads is still true when it commits.
     def on_connect(dbapi: Any, _record: object) -> None:
         dbapi.isolation_level = None
         cursor = dbapi.cursor()
+        opened = cursor.execute("PRAGMA database_list").fetchone()[2]
+        if opened != file.resolved:  # a link took the file's place after it was checked
+            dbapi.close()
+            raise DatabaseUnavailableError(f"The database {file.path} cannot be opened: it leads to {opened}.")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut

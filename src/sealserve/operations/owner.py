@@ -40,7 +40,7 @@ class Vault:
 def open_database(workspace: Workspace) -> Iterator[Database]:
     """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use."""
     workspace.create()
-    with Database.open(workspace.owner.database) as database:
+    with Database.open(workspace.owner.database, former=workspace.owner.former_database) as database:
         yield database
 
 
