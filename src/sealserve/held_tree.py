@@ -102,7 +102,7 @@ def _below(folder: Held, depth: int) -> Iterator[Held]:
         return
     readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder.descriptor)
     try:
-        for name in sorted(os.listdir(readable)):
+        for name in sorted(os.listdir(readable)):  # noqa: PTH208  # a descriptor
             try:
                 descriptor = os.open(name, _OPEN, dir_fd=readable)
             except FileNotFoundError:  # removed since

@@ -3,8 +3,8 @@
 The user of the broker's container can write to the folder of the database, and root opens it as well. So nothing here
 follows a link in that folder, and an existing file is changed by a descriptor, not by its name.
 
-Source: SQLite documentation, "Write-Ahead Logging" and "How To Corrupt An SQLite Database File" section 2.2 (closing any
-descriptor of the file drops the POSIX locks that SQLite holds; descriptors of ``O_PATH`` are exempt, open(2)).
+Source: SQLite documentation, "Write-Ahead Logging", and "How To Corrupt An SQLite Database File", section 2.2: closing
+any descriptor of the file drops the POSIX locks that SQLite holds. Descriptors of ``O_PATH`` are exempt, see open(2).
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def opening(path: Path, *, former: Path | None = None) -> Iterator[DatabaseFile]
             _make_private(folder, path)
         except OSError as error:
             raise _failed(path, str(error.strerror)) from error
-        yield DatabaseFile(path=path, resolved=f"{os.readlink(f'/proc/self/fd/{folder}')}/{path.name}")
+        yield DatabaseFile(path=path, resolved=str(Path(f"/proc/self/fd/{folder}").readlink() / path.name))
     finally:
         os.close(folder)
 
@@ -86,7 +86,8 @@ def _lock(folder: int, path: Path) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise DatabaseUnavailableError(
-                    f"The database {path} cannot be opened: another process has held its folder for {BUSY_SECONDS:g} s.",
+                    f"The database {path} cannot be opened: another process has locked its folder for "
+                    f"{BUSY_SECONDS:g} s.",
                     hint="Find that process with `fuser`, and end it.",
                 ) from error
         time.sleep(_POLL_SECONDS)

@@ -185,6 +185,11 @@ def rotate_master_key(
     return count
 
 
+def is_rotation_unfinished(master_key: Path) -> bool:
+    """Return whether `rotate_master_key` was interrupted: the next `open_keystore` completes it."""
+    return _beside(master_key).exists()
+
+
 def rewrap(database: Database, keystore: Keystore, wrapper: KeyWrapper) -> int:
     """Encrypt all keys again with ``wrapper``, all or none; return how many there are.
 

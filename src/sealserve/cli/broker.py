@@ -20,7 +20,7 @@ from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.lint import Danger
 from sealserve.operations import master_key, provisioning, releases
-from sealserve.operations.owner import index_signer, open_database
+from sealserve.operations.owner import open_database
 from sealserve.regular_file import read_regular
 
 app = typer.Typer(
@@ -132,15 +132,19 @@ def log(
 ) -> None:
     """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
     workspace = console.find_workspace(directory)
-    kept = () if check is None else (read_head(read_regular(check), name=str(check)),)
+    kept = None if check is None else read_head(read_regular(check), name=str(check))
+    if verify or sign or kept:
+        summary, any_kept = provisioning.verify_log(workspace, kept=kept)
+        console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
+        if not any_kept and not sign:
+            console.say(
+                "Warning: no signed head is kept outside the database, so deleted rows at the end cannot be noticed. "
+                "`sealserve broker log --sign` makes one: keep it on another machine."
+            )
+    if sign:
+        console.print_json(asdict(provisioning.sign_log(workspace, now=datetime.now(UTC))))
+        return
     with open_database(workspace) as database:
-        if verify or sign or kept:
-            signer = index_signer(workspace)
-            summary = admin.verify_log(database, signer.public_key(), kept=kept)
-            console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
-        if sign:
-            console.print_json(asdict(admin.sign_log(database, signer, now=datetime.now(UTC))))
-            return
         rows = admin.log(database, last=last)
     if as_json:
         console.print_json([asdict(row) for row in rows])
