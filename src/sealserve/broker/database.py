@@ -7,6 +7,7 @@ are read back exactly as they were written, which the audit chain needs.
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from sealserve.errors import InputError
 
 SCHEMA_VERSION: Final = 1
 _WRITE: Final = "sealserve_write"
+_POLL_SECONDS: Final = 0.01
 
 METADATA: Final = MetaData()
 
@@ -263,7 +265,7 @@ def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
             dbapi.close()
             raise DatabaseUnavailableError(f"The database {file.path} cannot be opened: it leads to {opened}.")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")
@@ -274,3 +276,17 @@ def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch to write-ahead logging: SQLite itself fails at once if any other process is reading, so wait here."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_POLL_SECONDS)
