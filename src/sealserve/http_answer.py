@@ -231,7 +231,7 @@ def _encoded(encodings: list[str]) -> HttpEncodingError:
 
 
 def _too_large(limit: int) -> HttpSizeError:
-    return HttpSizeError(f"The answer has more than {limit} bytes.", hint="Check that the address is right.")
+    return HttpSizeError(f"The answer has more than {limit:,} bytes.", hint="Check that the address is right.")
 
 
 def _too_slow(seconds: float) -> HttpSlowError:

@@ -172,11 +172,10 @@ class TransitKey:
                     f"{self._name} cannot be reached: {error.message}",
                     hint="Is the service up, and does ca_file fit it?",
                 ) from None  # the cause would hold the request with its token
-            except (HttpSlowError, HttpSizeError, HttpEncodingError) as error:
-                raise TransitUnavailableError(
-                    f"{self._name}: {error.message[:1].lower()}{error.message[1:]}",
-                    hint="Is transit_url the address of Vault or OpenBao?",
-                ) from None
+            except HttpSizeError:
+                raise self._odd(f"the answer has more than {_LARGEST_ANSWER} bytes.") from None
+            except (HttpSlowError, HttpEncodingError) as error:
+                raise self._odd(error.message) from None
         if httpx.codes.is_success(status):
             return content
         said = _errors(content)
@@ -191,6 +190,11 @@ class TransitKey:
                 hint="The token's policy must allow update on encrypt/KEY and decrypt/KEY of the transit mount.",
             )
         raise TransitUnavailableError(f"{self._name}: the service answers {status}: {said}.")
+
+    def _odd(self, reason: str) -> TransitUnavailableError:
+        return TransitUnavailableError(
+            f"{self._name}: {reason}", hint="Check that transit_url is the address of Vault or OpenBao."
+        )
 
 
 def _errors(content: bytes) -> str:
