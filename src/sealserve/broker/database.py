@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
-from sealserve.errors import InputError
+from sealserve.errors import InputError, VerificationError
 
 SCHEMA_VERSION: Final = 1
 _WRITE: Final = "sealserve_write"
@@ -134,6 +134,28 @@ class DatabaseVersionError(InputError):
     """The database was written by another version of sealserve."""
 
     code = "broker.database-version"
+
+
+class DatabaseContentError(VerificationError):
+    """A row of the database holds what sealserve never writes: somebody else changed it."""
+
+    code = "broker.database-content"
+
+
+@contextlib.contextmanager
+def reading(table: str) -> Iterator[None]:
+    """Explain what goes wrong while values of a row are understood.
+
+    Raises:
+        DatabaseContentError: A value is of another type or form.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise DatabaseContentError(
+            f"A row of the table {table} in the broker's database was changed: {type(error).__name__}.",
+            hint="Compare with `sealserve broker log --verify`, and restore a backup.",
+        ) from error
 
 
 class Database:
