@@ -12,7 +12,7 @@ import typer
 from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.broker.admin import ReleaseSummary
-from sealserve.broker.hardening import forbid_inspection
+from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console, passphrases
@@ -23,6 +23,7 @@ from sealserve.operations import master_key, provisioning, releases
 from sealserve.operations.owner import open_database
 from sealserve.regular_file import read_regular
 
+_LOG = logging.getLogger(__name__)
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
 )
@@ -42,6 +43,8 @@ def run(ready_file: console.ReadyFile = None, directory: console.Directory = con
     forbid_inspection()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if (reason := lock_memory()) is not None:
+        _LOG.warning("the broker's memory may be swapped out, with the keys in it: %s", reason)
     with provisioning.open_broker(workspace, described) as server:
         server.serve_until_signalled(ready=lambda: console.mark_ready(ready_file))
 
