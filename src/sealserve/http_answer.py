@@ -125,6 +125,8 @@ class Answer:
             if size > limit:
                 raise _too_large(limit)
             yield part
+        if self._cutoff.passed:  # an answer that ends with its connection looks whole
+            raise _too_slow(self._cutoff.seconds)
 
 
 @contextlib.contextmanager
@@ -179,8 +181,6 @@ def request(
                 status=response.status_code, reason=response.reason_phrase, headers=response.headers,
                 _response=response, _cutoff=cutoff,
             )  # fmt: skip
-        if cutoff.passed:  # an answer that ends with its connection looks whole
-            raise _too_slow(seconds)
 
 
 @contextlib.contextmanager

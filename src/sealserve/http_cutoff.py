@@ -29,7 +29,7 @@ class Cutoff:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._deadline = 0.0
         self._ended = False
         self._sockets: list[socket.socket] = []
@@ -45,7 +45,7 @@ class Cutoff:
     def prolong(self) -> None:
         """Start the time again: the other side has made progress."""
         with self._changed:
-            self._deadline = time.monotonic() + self._seconds
+            self._deadline = time.monotonic() + self.seconds
 
     def __enter__(self) -> Self:
         self.prolong()

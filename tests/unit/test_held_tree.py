@@ -56,9 +56,7 @@ def test_a_name_that_is_exchanged_before_the_change_changes_nothing_else(tmp_pat
     assert mode_of(tmp_path / "moved") == 0o640
 
 
-def test_a_folder_that_is_exchanged_for_a_link_is_not_entered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_exchanged_for_a_link_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "etc"
     victim.mkdir()
     (victim / "shadow").write_text("x")
@@ -74,7 +72,7 @@ def test_a_folder_that_is_exchanged_for_a_link_is_not_entered(
             folder.symlink_to(victim)
         return names
 
-    monkeypatch.setattr(module.os, "listdir", racing)
+    monkeypatch.setattr(os, "listdir", racing)
     assert {entry.path.name: entry.kind for entry in held_tree(tmp_path / "top")} == {
         "top": "a folder", "folder": "a symbolic link",
     }  # fmt: skip
@@ -103,7 +101,7 @@ def test_what_vanishes_is_left_out_and_deep_folders_end(tmp_path: Path, monkeypa
     (tmp_path / "1" / "2" / "3" / "4" / "5").mkdir(parents=True)
     assert [entry.path.name for entry in held_tree(tmp_path / "1")] == ["1", "2", "3", "4"]
     listdir = os.listdir
-    monkeypatch.setattr(module.os, "listdir", lambda descriptor: [*listdir(descriptor), "gone"])
+    monkeypatch.setattr(os, "listdir", lambda descriptor: [*listdir(descriptor), "gone"])
     assert "gone" not in {entry.path.name for entry in held_tree(tmp_path / "1")}
 
 

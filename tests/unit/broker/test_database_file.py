@@ -46,7 +46,7 @@ def test_many_processes_open_a_new_database_at_once(tmp_path: Path) -> None:
 
 def test_the_switch_to_wal_is_tried_again_while_it_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(database_module.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
 
     class Busy:
         left = 3
@@ -148,7 +148,7 @@ def test_a_database_that_is_in_use_stays_in_its_earlier_place(tmp_path: Path) ->
     path.parent.mkdir()
     with Database.open(former) as old, old.read() as connection:
         connection.execute(select(KEYS.c.key_id)).all()
-        with pytest.raises(DatabaseUnavailableError, match="cannot be moved to .*: database is locked") as caught:
+        with pytest.raises(DatabaseUnavailableError, match=r"cannot be moved to .*: database is locked") as caught:
             Database.open(path, former=former)
     assert caught.value.hint == "Stop the broker that has it open, and run the command again."
     assert former.is_file()

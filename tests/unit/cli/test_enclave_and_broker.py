@@ -13,8 +13,8 @@ from tests.harness.images import embedded_image, tensorflow_serving_image
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
-from sealserve.cli import enclave as enclave_verb
 from sealserve.broker.audit import AuditTruncatedError
+from sealserve.cli import enclave as enclave_verb
 from sealserve.operations import provisioning
 from sealserve.operations.owner import index_signer, open_vault
 from sealserve.sealing.release import VerifiedRelease

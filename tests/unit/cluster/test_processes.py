@@ -223,7 +223,7 @@ def test_stopping_does_not_reach_a_process_that_got_the_id_meanwhile(
         return descriptor
 
     monkeypatch.setattr(os, "pidfd_open", racing)
-    monkeypatch.setattr(signal, "pidfd_send_signal", lambda descriptor, number: sent.append(number))
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda _, number: sent.append(number))
     process.stop(grace=0)
     assert sent == []
     monkeypatch.undo()

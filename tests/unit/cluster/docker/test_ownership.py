@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster.docker import ownership
 from sealserve.cluster.docker.ownership import ContainerFileError, container_user, give, take_back
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.operations import simulation
@@ -102,7 +101,7 @@ def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
             (release / "models").symlink_to(etc)
         chown(path, uid, gid, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ownership.os, "chown", racing)
+    monkeypatch.setattr(os, "chown", racing)
     with pytest.raises(ContainerFileError, match="models: expected a plain file or folder, got a symbolic link"):
         hand_over(site, release)
     assert {etc.stat().st_uid, (etc / "shadow").stat().st_uid} == {0}

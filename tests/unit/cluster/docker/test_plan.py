@@ -166,7 +166,8 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
         owner.database.parent, owner.audit_head.parent,
     }  # fmt: skip
     assert all(
-        mount.target == f"/workspace/.sealserve/owner/{source.relative_to(owner.root)}" for source, mount in seen.items()
+        mount.target == f"/workspace/.sealserve/owner/{source.relative_to(owner.root)}"
+        for source, mount in seen.items()
     )
     assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # where it writes what it may lose
     assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite"}

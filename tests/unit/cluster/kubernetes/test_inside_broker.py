@@ -48,7 +48,12 @@ def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
     (site.workspace.owner.models / "plain" / "weights").write_bytes(b"the model")
     files = inside_broker.material(site.workspace, trial())
     names = {path.removeprefix(".sealserve/").partition("/vendor/")[0] for path in files}
-    assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/database/broker.sqlite", "sealserve.toml"} <= names
+    assert {
+        "owner/master.key",
+        "owner/audit-signing-key.pem",
+        "owner/database/broker.sqlite",
+        "sealserve.toml",
+    } <= names
     assert not any("index-signing" in path or "enclave-signing" in path for path in files)
     assert not any("models" in path or "authorities" in path or "releases" in path for path in files)
     assert not any(path.startswith((".sealserve/host", ".sealserve/user")) for path in files)
