@@ -33,8 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, opening
-from sealserve.broker.database_file import DatabaseUnavailableError as DatabaseUnavailableError
+from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
 from sealserve.errors import InputError, VerificationError
 
 SCHEMA_VERSION: Final = 1

@@ -49,6 +49,10 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
             vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[Platform.SIMULATED])
         keep = partial(keep_head, workspace.owner.audit_head, vault.database)
         broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer, keep=keep)
+        with vault.database.read() as connection:
+            rows, _ = audit.head(connection)
+        if rows > 0:  # what was written until now is kept, even if this process never ends in order
+            broker.sign_head()
         if deployment.broker.metrics_port is not None:
             observed = Observed(
                 decisions=broker.decisions,

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, text
 
 from sealserve.broker import admin, audit, decision
-from sealserve.broker.database import AUDIT, Database, DatabaseUnavailableError
+from sealserve.broker.database import AUDIT, Database
+from sealserve.broker.database_file import DatabaseUnavailableError
 from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
 from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
