@@ -1,6 +1,7 @@
 """Regular files by position: opened without surprises, read and written at offsets, short transfers continued."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from sealserve.errors import InputError
 
 LARGEST_TEXT: Final = 4 * 2**20
 """How many bytes a file of settings, certificates or keys may have."""
+_OTHER_KIND: Final = (errno.ELOOP, errno.ENXIO, errno.EISDIR)  # a link, a socket or an unread pipe, a folder
 _LINK: Final = "it is a symbolic link"
 
 
@@ -108,6 +110,58 @@ def read_regular(path: Path, *, limit: int = LARGEST_TEXT, follow_links: bool = 
         reason = f"it has more than {limit:,} bytes"
         raise InputFileSizeError(f"{path} cannot be what it should: {reason}.", reason=reason)
     return content
+
+
+def read_tail(path: Path, *, limit: int) -> bytes:
+    """Return the last ``limit`` bytes of the regular file ``path``, which may be larger, and may not be a link.
+
+    Raises:
+        InputFileError: As for `open_regular`.
+    """
+    with open_regular(path, follow_links=False) as descriptor:
+        size = os.fstat(descriptor).st_size
+        content = bytearray(min(limit, size))
+        return bytes(content[: read_at(descriptor, memoryview(content), size - len(content))])
+
+
+@contextlib.contextmanager
+def open_own(path: Path, flags: int) -> Iterator[int]:
+    """Open a file that only we write, and yield its descriptor; it is created with mode 0600 if it does not exist.
+
+    What would be written elsewhere than it seems is refused: a link, a pipe, a file with a second name.
+
+    Args:
+        path: The file. Its folder must exist.
+        flags: ``O_RDWR``, or ``O_WRONLY | O_APPEND``.
+
+    Raises:
+        InputFileKindError: Something else is there.
+        InputFileUnreadableError: The operating system refuses.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _OTHER_KIND:
+            raise _other_kind(path) from error
+        raise InputFileUnreadableError(
+            f"{path} cannot be opened: {error.strerror}.", reason=str(error.strerror)
+        ) from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise _other_kind(path)
+        os.set_blocking(descriptor, True)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _other_kind(path: Path) -> InputFileKindError:
+    return InputFileKindError(
+        f"{path} is a link, a folder, a pipe or a device, where a regular file was expected.",
+        reason="it is no regular file",
+        hint="Remove it, and run the command again.",
+    )
 
 
 def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.errors import InputError
+from sealserve.held_tree import held
 
 FOLDER = ".sealserve"
 DEPLOYMENT_FILE = "sealserve.toml"
@@ -33,8 +34,23 @@ class Owner:
 
     @property
     def database(self) -> Path:
-        """The broker's SQLite database."""
+        """The broker's SQLite database. Its folder holds nothing else: the broker's container mounts it."""
+        return self.root / "database" / "broker.sqlite"
+
+    @property
+    def former_database(self) -> Path:
+        """Where earlier versions kept the broker's database."""
         return self.root / "broker.sqlite"
+
+    @property
+    def audit_head(self) -> Path:
+        """The newest signed head of the audit log, outside of the database. Its folder holds nothing else."""
+        return self.root / "audit" / "head.json"
+
+    @property
+    def audit_signing_key(self) -> Path:
+        """Ed25519, PEM: signs heads of the audit log, and nothing else."""
+        return self.root / "audit-signing-key.pem"
 
     @property
     def authorities(self) -> Path:
@@ -193,14 +209,20 @@ def make_folders(root: Path) -> None:
     owner, host, user, vendor = Owner(root / "owner"), Host(root / "host"), User(root / "user"), Vendor(root / "vendor")
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     for private in (owner.root, user.root, vendor.root):
-        private.mkdir(mode=0o700, exist_ok=True)
-        private.chmod(0o700)
-    for folder in (owner.authorities, owner.models, owner.releases, owner.trust, owner.logs,
-                   host.releases, host.run, host.logs):  # fmt: skip
+        _make_private(private)
+    for folder in (owner.authorities, owner.models, owner.releases, owner.trust, owner.logs, owner.database.parent,
+                   owner.audit_head.parent, host.releases, host.logs):  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-    host.run.chmod(0o700)
+    _make_private(host.run)
     if not (marker := root / ".gitignore").exists():
         marker.write_text("# keys and releases never belong in a repository\n*\n")
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for found in held(folder):
+        if found.is_folder:
+            found.change_mode(0o700)
 
 
 def find(start: Path) -> Workspace:

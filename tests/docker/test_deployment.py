@@ -193,6 +193,17 @@ def _is_confined(deployed: Deployed) -> None:
         assert host["RestartPolicy"]["Name"] == "unless-stopped", role
         assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}, role
         assert said["Config"]["Healthcheck"]["Test"], role
+    # The broker sees single files and two folders of the owner's, and writes only to these two.
+    mounts = container(deployed, "broker")["Mounts"]
+    seen = {
+        found["Destination"].rpartition("/owner/")[2]: found["RW"]
+        for found in mounts
+        if "/owner/" in found["Destination"]
+    }
+    assert seen == {
+        "master.key": False, "audit-signing-key.pem": False, "broker-tls": False, "trust": False,
+        "database": True, "audit": True,
+    }  # fmt: skip
     status = (Path("/proc") / str(container(deployed, "replica-0")["State"]["Pid"]) / "status").read_text()
     assert "CapEff:\t0000000000000000" in status
     assert "Seccomp:\t2" in status

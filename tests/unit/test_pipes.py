@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from sealserve import deployment
+from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import read_master_key
 from sealserve.cli.tensor_input import read_inputs
 from sealserve.client.predict import Signature, TensorSpec
+from sealserve.cluster.processes import Registry
 from sealserve.enclave.inventory import measure, read_inventory
 from sealserve.errors import SealserveError
 from sealserve.model.frozen_graph import read_graph
@@ -21,6 +23,7 @@ from sealserve.operations.wrap_key import read_wrap_key
 from sealserve.pki.authority import Authority
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.private_file import read_private
+from sealserve.regular_file import read_tail
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.file_list import FileList
@@ -49,6 +52,9 @@ READERS: dict[str, Callable[[Path], object]] = {
     "parameters of the server": lambda path: config_files.read(path, BatchingParameters),
     "TLS settings": lambda path: read_tls_settings(path, None, now=NOW),
     "the file list": FileList.read,
+    "the record of processes": lambda path: Registry(path).all(),
+    "the kept head of the audit log": kept_head,
+    "the newest lines of a log": lambda path: read_tail(path, limit=10),
 }
 
 

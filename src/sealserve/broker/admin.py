@@ -3,7 +3,7 @@
 Each change is a row of the audit log as well, in the same transaction.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -251,27 +251,27 @@ def log(database: Database, *, last: int | None = None) -> list[LogLine]:
 
 
 def verify_log(
-    database: Database, owner_key: Ed25519PublicKey | None = None, *, kept: tuple[HeadSummary, ...] = ()
+    database: Database,
+    owner_key: Ed25519PublicKey | None = None,
+    *,
+    former_keys: Sequence[Ed25519PublicKey] = (),
+    kept: tuple[HeadSummary, ...] = (),
 ) -> ChainSummary:
     """Check the whole audit log; see `audit.verify_chain`."""
-    heads = tuple(
-        Head(
-            seq=head.seq,
-            hash=head.hash,
-            time=datetime.fromisoformat(head.time),
-            signature=bytes.fromhex(head.signature),
-        )
-        for head in kept
-    )
+    heads = tuple(audit.parse_head(head.seq, head.hash, head.time, head.signature) for head in kept)
     with database.read() as connection:
-        rows, digest = audit.verify_chain(connection, owner_key, kept=heads)
+        rows, digest = audit.verify_chain(connection, owner_key, former_keys=former_keys, kept=heads)
     return ChainSummary(rows=rows, head=digest, signatures=owner_key is not None)
 
 
 def sign_log(database: Database, signer: Ed25519PrivateKey, *, now: datetime) -> HeadSummary:
     """Sign the end of the audit log, and return the signed head."""
     with database.write() as connection:
-        head = audit.sign_head(connection, signer, now=now)
+        return head_summary(audit.sign_head(connection, signer, now=now))
+
+
+def head_summary(head: Head) -> HeadSummary:
+    """Return a signed head as it is shown and kept."""
     return HeadSummary(seq=head.seq, hash=head.hash, time=head.time.isoformat(), signature=head.signature.hex())
 
 

@@ -2,12 +2,16 @@
 
 A changed, removed or inserted row breaks the chain. Rows cut off at the end are found by a head that was signed later
 than they were written: keep heads (`sign_head`) on another machine.
+
+Whoever can write to the database can write any value into a row, so everything that is read from one is checked.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +30,9 @@ GENESIS: Final = "0" * 64
 _ROW_DOMAIN: Final = b"sealserve audit row v1\n"
 _HEAD_DOMAIN: Final = b"sealserve audit head v1\n"
 _DETAIL_LENGTH: Final = 1000
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_ALWAYS_TEXT: Final = ("peer", "code", "detail")
+_BROKEN_VALUE: Final = (ValueError, TypeError, AttributeError, OverflowError)  # of a value that none of our code wrote
 
 
 class AuditChainError(VerificationError):
@@ -41,7 +48,7 @@ class AuditTruncatedError(VerificationError):
 
 
 class AuditHeadError(VerificationError):
-    """The signature of an audit head is not the owner's."""
+    """An audit head is not signed by the owner's key, or is not a head at all."""
 
     code = "audit.head-signature"
 
@@ -128,9 +135,8 @@ def append(connection: Connection, entry: Entry) -> AuditRow:
             when that has committed, and only then may anything act on the decision.
         entry: What to write.
     """
-    last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
-    seq, previous = (1, GENESIS) if last is None else (last.seq + 1, last.hash)
-    values = _values(entry)
+    last, previous = head(connection)
+    seq, values = last + 1, _values(entry)
     digest = _row_hash(seq, values, previous)
     connection.execute(insert(AUDIT).values(seq=seq, previous_hash=previous, hash=digest, **values))
     return AuditRow(seq=seq, entry=_entry(values), previous_hash=previous, hash=digest)
@@ -140,8 +146,7 @@ def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRo
     """Yield the rows in order, all of them or the ``last`` ones, without holding them in memory."""
     query = select(AUDIT).order_by(AUDIT.c.seq)
     if last is not None:
-        ends = connection.execute(select(AUDIT.c.seq).order_by(AUDIT.c.seq.desc()).limit(1)).scalar() or 0
-        query = query.where(AUDIT.c.seq > ends - last)
+        query = query.where(AUDIT.c.seq > head(connection)[0] - last)
     for row in _raw_rows(connection, query):
         values = {field.name: row[field.name] for field in fields(Entry)}
         yield AuditRow(seq=row["seq"], entry=_entry(values), previous_hash=row["previous_hash"], hash=row["hash"])
@@ -150,11 +155,19 @@ def rows(connection: Connection, *, last: int | None = None) -> Iterator[AuditRo
 def head(connection: Connection) -> tuple[int, str]:
     """Return the number of rows and the last one's hash."""
     last = connection.execute(select(AUDIT.c.seq, AUDIT.c.hash).order_by(AUDIT.c.seq.desc()).limit(1)).first()
-    return (0, GENESIS) if last is None else (last.seq, last.hash)
+    if last is None:
+        return 0, GENESIS
+    if not _is_place(last.seq, last.hash):
+        raise AuditChainError("The last row of the audit log was changed: its number or hash is not one.")
+    return last.seq, last.hash
 
 
 def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
-    """Sign the end of the chain, store the signature, and return it; an end that is signed is returned as it is."""
+    """Sign the end of the chain, store the signature, and return it; an end that is signed is returned as it is.
+
+    Raises:
+        AuditHeadError: What is stored for this end is not a head.
+    """
     seq, digest = head(connection)
     for stored in heads(connection, seq=seq):
         return stored
@@ -165,24 +178,52 @@ def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetim
 
 
 def heads(connection: Connection, *, seq: int | None = None) -> list[Head]:
-    """Return the stored signed heads in order, or the one of row ``seq``."""
+    """Return the stored signed heads in order, or the one of row ``seq``. The signatures are not verified.
+
+    Raises:
+        AuditHeadError: A stored row is not a head.
+    """
     query = select(AUDIT_HEADS).order_by(AUDIT_HEADS.c.seq)
     if seq is not None:
         query = query.where(AUDIT_HEADS.c.seq == seq)
-    return [
-        Head(seq=row.seq, hash=row.hash, time=from_text(row.time), signature=bytes.fromhex(row.signature))
-        for row in connection.execute(query)
-    ]
+    return [parse_head(row.seq, row.hash, row.time, row.signature) for row in connection.execute(query)]
+
+
+def parse_head(seq: Any, digest: Any, time: Any, signature: Any) -> Head:
+    """Return a head of which each part is what it should be; the signature is not verified.
+
+    Args:
+        seq: Number of the row.
+        digest: SHA-256 of the row, as hex.
+        time: When it was signed: ISO 8601, with a time zone.
+        signature: As hex.
+
+    Raises:
+        AuditHeadError: A part is of another type or form.
+    """
+    try:
+        if not _is_place(seq, digest):
+            raise ValueError("its number or hash is not one")
+        moment = from_text(time)
+        to_text(moment)  # it has a time zone, and can be told in UTC
+        return Head(seq=seq, hash=digest, time=moment, signature=bytes.fromhex(signature))
+    except _BROKEN_VALUE as error:
+        raise AuditHeadError(f"The audit head at row {seq!r:.40} was changed: it is not a signed head.") from error
 
 
 def verify_chain(
-    connection: Connection, owner_key: Ed25519PublicKey | None = None, *, kept: tuple[Head, ...] = ()
+    connection: Connection,
+    owner_key: Ed25519PublicKey | None = None,
+    *,
+    former_keys: Sequence[Ed25519PublicKey] = (),
+    kept: tuple[Head, ...] = (),
 ) -> tuple[int, str]:
     """Check every row's hash and place, and the signed heads.
 
     Args:
         connection: A reading transaction.
         owner_key: Verifies the heads; None to leave them out.
+        former_keys: Keys that signed heads earlier: heads that they signed are valid as well.
         kept: Heads that were kept elsewhere, checked as the stored ones are.
 
     Returns:
@@ -191,12 +232,17 @@ def verify_chain(
     Raises:
         AuditChainError: A row was changed, removed or inserted.
         AuditTruncatedError: A signed head is not in the chain.
-        AuditHeadError: A head is not signed by the owner.
+        AuditHeadError: A head is not signed by the owner, or is not a head; or there is no key to check ``kept`` with.
     """
+    if kept and owner_key is None:
+        raise AuditHeadError(
+            "A kept audit head cannot be checked: no key was given that verifies its signature.",
+            hint="Give the public key of owner/audit-signing-key.pem.",
+        )
     signed: dict[int, set[str]] = {}
     if owner_key is not None:
         for item in (*heads(connection), *kept):
-            _verify_head(item, owner_key)
+            _verify_head(item, (owner_key, *former_keys))
             signed.setdefault(item.seq, set()).add(item.hash)
     seq, previous = 0, GENESIS
     for row in _raw_rows(connection, select(AUDIT).order_by(AUDIT.c.seq)):
@@ -208,15 +254,35 @@ def verify_chain(
         if signed.pop(seq, {previous}) != {previous}:
             raise AuditTruncatedError(f"Row {seq} of the audit log is not the one that was signed.")
     if left := sorted(number for number in signed if number > 0):
-        raise AuditTruncatedError(f"The audit log ends at row {seq}; a head was signed at row {left[-1]}.")
+        raise AuditTruncatedError(
+            f"The audit log ends at row {seq}; a head was signed at row {left[-1]}.",
+            hint="Rows were deleted, the database was replaced, or a backup older than the head was restored.",
+        )
     return seq, previous
 
 
-def _verify_head(item: Head, owner_key: Ed25519PublicKey) -> None:
-    try:
-        owner_key.verify(item.signature, _head_bytes(item.seq, item.hash, item.time))
-    except InvalidSignature as error:
-        raise AuditHeadError(f"The audit head at row {item.seq} is not signed by the owner's key.") from error
+def check_holds(connection: Connection, kept: Head) -> None:
+    """Check that the log has the row of a head that was kept elsewhere. Neither chain nor signature is verified.
+
+    Raises:
+        AuditTruncatedError: The row is missing, or is another one.
+    """
+    found = connection.execute(select(AUDIT.c.hash).where(AUDIT.c.seq == kept.seq)).scalar()
+    if found != kept.hash and kept.seq > 0:
+        what = "is missing" if found is None else "is not the one that was signed"
+        raise AuditTruncatedError(f"Row {kept.seq} of the audit log {what}; a head that was kept elsewhere names it.")
+
+
+def _is_place(seq: object, digest: object) -> bool:
+    """Return whether a number and a hash of the chain have the types and forms that they should have."""
+    return type(seq) is int and seq >= 0 and isinstance(digest, str) and _HASH.fullmatch(digest) is not None
+
+
+def _verify_head(item: Head, keys: Sequence[Ed25519PublicKey]) -> None:
+    for key in keys:
+        with contextlib.suppress(InvalidSignature):
+            return key.verify(item.signature, _head_bytes(item.seq, item.hash, item.time))
+    raise AuditHeadError(f"The audit head at row {item.seq} is not signed by the owner's key.")
 
 
 def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:
@@ -242,7 +308,12 @@ def _values(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(values: dict[str, Any]) -> Entry:
+    for name, value in values.items():
+        if name not in {"time", "decision"} and not (
+            isinstance(value, str) or (value is None and name not in _ALWAYS_TEXT)
+        ):
+            raise AuditChainError(f"A row of the audit log was changed: its {name} is not text.")
     try:
         return Entry(**{**values, "time": from_text(values["time"]), "decision": Decision(values["decision"])})
-    except (TypeError, ValueError) as error:
+    except _BROKEN_VALUE as error:
         raise AuditChainError("A row of the audit log was changed: its time or decision is none.") from error

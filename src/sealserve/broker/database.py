@@ -6,10 +6,8 @@ are read back exactly as they were written, which the audit chain needs.
 """
 
 import contextlib
-import os
 import sqlite3
-import stat
-import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +33,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from sealserve.atomic_file import PRIVATE
-from sealserve.errors import InputError, UnavailableError
+from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
+from sealserve.errors import InputError, VerificationError
 
 SCHEMA_VERSION: Final = 1
 _WRITE: Final = "sealserve_write"
-_BUSY_SECONDS: Final = 15.0
-_CREATING: Final = threading.Lock()
+_POLL_SECONDS: Final = 0.01
 
 METADATA: Final = MetaData()
 
@@ -133,16 +130,32 @@ AUDIT_HEADS: Final = Table(
 )
 
 
-class DatabaseUnavailableError(UnavailableError):
-    """The broker's database cannot be opened, read or written."""
-
-    code = "broker.database"
-
-
 class DatabaseVersionError(InputError):
     """The database was written by another version of sealserve."""
 
     code = "broker.database-version"
+
+
+class DatabaseContentError(VerificationError):
+    """A row of the database holds what sealserve never writes: somebody else changed it."""
+
+    code = "broker.database-content"
+
+
+@contextlib.contextmanager
+def reading(table: str) -> Iterator[None]:
+    """Explain what goes wrong while values of a row are understood.
+
+    Raises:
+        DatabaseContentError: A value is of another type or form.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise DatabaseContentError(
+            f"A row of the table {table} in the broker's database was changed: {type(error).__name__}.",
+            hint="Compare with `sealserve broker log --verify`, and restore a backup.",
+        ) from error
 
 
 class Database:
@@ -158,26 +171,27 @@ class Database:
         self.name = name
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the database in the file at ``path``; make it, readable by its owner only, when it is not there.
+    def open(cls, path: Path, *, former: Path | None = None) -> Self:
+        """Open the database in the file at ``path``; create it, readable by its owner only, if it does not exist.
+
+        Args:
+            path: The file, in an existing folder.
+            former: An earlier place of the file, from which it is moved.
 
         Raises:
             DatabaseUnavailableError: It cannot be opened.
             DatabaseVersionError: It belongs to another version of sealserve.
         """
-        try:
-            _make_private(path)
-        except OSError as error:
-            raise DatabaseUnavailableError(f"The database {path} cannot be opened: {error.strerror}.") from error
-        url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
-        engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True)
-        _prepare_sqlite(engine)
-        database = cls(engine, str(path))
-        try:
-            database._make_schema()
-        except BaseException:
-            database.close()
-            raise
+        with opening(path, former=former) as file:
+            url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
+            engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
+            _prepare_sqlite(engine, file)
+            database = cls(engine, str(path))
+            try:
+                database._make_schema()
+            except BaseException:
+                database.close()
+                raise
         return database
 
     @contextlib.contextmanager
@@ -262,25 +276,18 @@ def from_text(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _make_private(path: Path) -> None:
-    # An existing file is not opened here: closing any descriptor of it would drop the locks that this process holds on
-    # it through SQLite (fcntl(2)). SQLite gives the -wal and -shm files beside it the same mode.
-    with _CREATING:
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
-        except FileExistsError:
-            if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
-                path.chmod(PRIVATE)
-
-
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
     # The sqlite3 module begins transactions late and by guessing. It is told not to, and each transaction is begun
     # here: a writing one takes SQLite's write lock at once, so that what it reads is still true when it commits.
     def on_connect(dbapi: Any, _record: object) -> None:
         dbapi.isolation_level = None
         cursor = dbapi.cursor()
+        opened = cursor.execute("PRAGMA database_list").fetchone()[2]
+        if opened != file.resolved:  # a link took the file's place after it was checked
+            dbapi.close()
+            raise DatabaseUnavailableError(f"The database {file.path} cannot be opened: it leads to {opened}.")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA secure_delete = ON")
@@ -291,3 +298,17 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+
+
+def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch to write-ahead logging: SQLite itself fails at once if any other process is reading, so wait here."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(_POLL_SECONDS)

@@ -34,6 +34,7 @@ Whatever fails refuses. What is written of it:
 import contextlib
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,7 +44,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
 from sealserve.broker import audit, platforms, releases
-from sealserve.broker.audit import Decision, Entry
+from sealserve.broker.audit import Decision, Entry, Head
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Limiter, Rate, Tally
@@ -144,6 +145,7 @@ class Broker:
         keystore: The keys.
         vendors: The trusted vendor for each kind of platform. Which one counts is the release's mark to say.
         signer: Signs the audit log's head from time to time; None leaves that to `sealserve broker log`.
+        keep: Called with each signed head, to keep it outside the database. Its failure is logged and changes nothing.
         clock: The time on the owner's clock.
     """
 
@@ -154,12 +156,15 @@ class Broker:
         keystore: Keystore,
         vendors: Mapping[Platform, TrustedVendor],
         signer: Ed25519PrivateKey | None = None,
+        keep: Callable[[Head], None] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._database = database
         self._keystore = keystore
         self._vendors = dict(vendors)
         self._signer = signer
+        self._keep = keep
+        self._keeping = threading.Lock()
         self._clock = clock
         self.decisions = Decisions()
         """How it decided so far."""
@@ -199,16 +204,17 @@ class Broker:
             pass
         with contextlib.ExitStack() as owed:
             tallies = list(iter(lambda: owed.enter_context(self._rows.owed()), None))
-            with self._database.write() as connection:
+            with self._transaction() as log:
                 for tally in tallies:
-                    self._append_tally(connection, tally)
+                    log.append(_tally_entry(tally, self._clock()))
         self.sign_head()
 
     def sign_head(self) -> None:
         """Sign the audit log's head, if there is a signer."""
         if self._signer is not None:
             with self._database.write() as connection:
-                audit.sign_head(connection, self._signer, now=self._clock())
+                head = audit.sign_head(connection, self._signer, now=self._clock())
+            self._keep_head(head)
 
     def _appraise(self, certificate: bytes, trace: _Trace) -> SecretBytes:
         evidence = parse_certificate(certificate)  # 3
@@ -265,13 +271,13 @@ class Broker:
             check_enrolment(verified.platform_id, enrolled)
 
     def _grant(self, trace: _Trace, verified: VerifiedQuote) -> None:
-        with self._writing(trace.peer) as connection:
+        with self._writing(trace.peer) as log:
             now = self._clock()
-            current = releases.lookup(connection, verified.report.mr_enclave)
+            current = releases.lookup(log.connection, verified.report.mr_enclave)
             release = current.release
             check_standing(release.state, release.deadline, now)
-            self._judge(verified, current, platforms.enrolled(connection, release.platform))
-            self._append(connection, trace.entry(now, Decision.RELEASED, "ok"))
+            self._judge(verified, current, platforms.enrolled(log.connection, release.platform))
+            log.append(trace.entry(now, Decision.RELEASED, "ok"))
         self.decisions.count(Outcome.RELEASED)
         _LOG.info(
             "released the key of %s (%s, %s) to %s", release.name, release.release_id[:12], release.platform, trace.peer
@@ -283,9 +289,8 @@ class Broker:
         if trace.quote is None or not self._rows.admit(trace.peer, error.code, self._clock()):
             return
         try:
-            with self._writing(trace.peer) as connection:
-                entry = trace.entry(self._clock(), Decision.REFUSED, error.code, error.message)
-                self._append(connection, entry)
+            with self._writing(trace.peer) as log:
+                log.append(trace.entry(self._clock(), Decision.REFUSED, error.code, error.message))
         except SealserveError as failure:  # the refusal stands; the log above is all there is of it
             _LOG.error("the refusal of %s is not in the audit log: %s", trace.peer, failure.message)
 
@@ -301,19 +306,43 @@ class Broker:
             return tally is not None
 
     @contextlib.contextmanager
-    def _writing(self, peer: str) -> Iterator[Connection]:
-        with self._rows.owed(peer) as tally, self._database.write() as connection:
+    def _writing(self, peer: str) -> Iterator["_Log"]:
+        with self._rows.owed(peer) as tally, self._transaction() as log:
             if tally is not None:
-                self._append_tally(connection, tally)
-            yield connection
+                log.append(_tally_entry(tally, self._clock()))
+            yield log
 
-    def _append_tally(self, connection: Connection, tally: Tally) -> None:
-        entry = Entry(
-            time=self._clock(), peer=tally.network, decision=Decision.REFUSED, code=SEVERAL, detail=str(tally)
-        )
-        self._append(connection, entry)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator["_Log"]:
+        with self._database.write() as connection:
+            log = _Log(connection, self._signer)
+            yield log
+        if log.head is not None:  # only now it is certain that the chain has this end
+            self._keep_head(log.head)
 
-    def _append(self, connection: Connection, entry: Entry) -> None:
-        row = audit.append(connection, entry)
+    def _keep_head(self, head: Head) -> None:
+        if self._keep is None:
+            return
+        try:
+            with self._keeping:
+                self._keep(head)
+        except (SealserveError, OSError) as error:  # the log itself is whole: keys go on being released
+            _LOG.error("the audit log's head at row %d is not kept outside the database: %s", head.seq, error)
+
+
+class _Log:
+    """The audit log in one writing transaction; the head that was signed in it, if any."""
+
+    def __init__(self, connection: Connection, signer: Ed25519PrivateKey | None) -> None:
+        self.connection = connection
+        self.head: Head | None = None
+        self._signer = signer
+
+    def append(self, entry: Entry) -> None:
+        row = audit.append(self.connection, entry)
         if self._signer is not None and row.seq % _ROWS_PER_HEAD == 0:
-            audit.sign_head(connection, self._signer, now=entry.time)
+            self.head = audit.sign_head(self.connection, self._signer, now=entry.time)
+
+
+def _tally_entry(tally: Tally, now: datetime) -> Entry:
+    return Entry(time=now, peer=tally.network, decision=Decision.REFUSED, code=SEVERAL, detail=str(tally))

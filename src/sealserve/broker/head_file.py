@@ -1,11 +1,19 @@
-"""Signed heads of the audit log as files, kept on another machine: rows that were cut off since are then noticed."""
+"""Signed heads of the audit log as files, outside of the database: rows that were cut off since are then noticed."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sealserve.broker.admin import HeadSummary
+from sealserve.atomic_file import write_file
+from sealserve.broker import audit
+from sealserve.broker.admin import HeadSummary, head_summary
+from sealserve.broker.audit import Head
+from sealserve.broker.database import Database
 from sealserve.errors import InputError
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 
 class HeadFileError(InputError):
@@ -43,3 +51,38 @@ def read_head(content: bytes, *, name: str) -> HeadSummary:
             hint="`sealserve broker log --sign` writes one.",
         ) from error
     return HeadSummary(seq=head.seq, hash=head.hash, time=head.time.isoformat(), signature=head.signature)
+
+
+def kept_head(path: Path) -> HeadSummary | None:
+    """Return the head that `keep_head` wrote to ``path``, or None if it never did.
+
+    Raises:
+        HeadFileError: The file holds something else.
+        InputFileError: The path is a link, or cannot be read.
+    """
+    try:
+        return read_head(read_regular(path, follow_links=False), name=str(path))
+    except InputFileMissingError:
+        return None
+
+
+def keep_head(path: Path, database: Database, head: Head) -> None:
+    """Write ``head`` to ``path``, in the form that `read_head` reads, unless a later head is kept there already.
+
+    Args:
+        path: The file.
+        database: The database with the log, which must hold the row of the head that is kept so far: otherwise the new
+            head would replace the evidence that rows were deleted.
+        head: The head.
+
+    Raises:
+        AuditTruncatedError: The log does not hold the row of the head that is kept.
+        HeadFileError: The file holds something else, which is not overwritten.
+        OutputUnwritableError: The folder is missing or read-only.
+    """
+    before = kept_head(path)
+    if before is not None:
+        with database.read() as connection:
+            audit.check_holds(connection, audit.parse_head(before.seq, before.hash, before.time, before.signature))
+    if before is None or before.seq < head.seq:
+        write_file(path, (json.dumps(asdict(head_summary(head))) + "\n").encode())

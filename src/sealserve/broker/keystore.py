@@ -15,7 +15,7 @@ from typing import Final, NewType
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
-from sealserve.broker.database import KEYS, RELEASES, Database, to_text
+from sealserve.broker.database import KEYS, RELEASES, Database, reading, to_text
 from sealserve.broker.key_wrapper import KeyUnwrapError, KeyWrapper
 from sealserve.broker.master_key import MASTER_KEY_SIZE, MasterKey, raw, read_master_key
 from sealserve.broker.passphrase import Passphrase, no_passphrase
@@ -83,7 +83,8 @@ class Keystore:
             KeyUnknownError: There is none.
             KeyUnwrapError: It does not decrypt.
         """
-        wrapped = connection.execute(select(KEYS.c.wrapped).where(KEYS.c.key_id == key_id)).scalar()
+        with reading("keys"):
+            wrapped = connection.execute(select(KEYS.c.wrapped).where(KEYS.c.key_id == key_id)).scalar()
         if wrapped is None:
             raise KeyUnknownError(
                 f"The keystore has no key {key_id}.", hint="Build the release on the machine that holds its key."
@@ -100,7 +101,8 @@ class Keystore:
         Raises:
             KeyUnwrapError: One does not decrypt. Roll the transaction back.
         """
-        rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
+        with reading("keys"):
+            rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
         for key_id, wrapped in rows:
             with self._unwrap(wrapped, key_id) as key:
                 fresh = wrapper.wrap(key, context=_context(key_id))
@@ -185,6 +187,11 @@ def rotate_master_key(
     return count
 
 
+def is_rotation_unfinished(master_key: Path) -> bool:
+    """Return whether `rotate_master_key` was interrupted: the next `open_keystore` completes it."""
+    return _beside(master_key).exists()
+
+
 def rewrap(database: Database, keystore: Keystore, wrapper: KeyWrapper) -> int:
     """Encrypt all keys again with ``wrapper``, all or none; return how many there are.
 
@@ -213,7 +220,8 @@ def _finish_rotation(database: Database, master_key: Path, passphrase: Passphras
     """Keep that of both files whose key decrypts the database: a rotation was interrupted."""
     beside = _beside(master_key)
     with database.write() as connection:  # nobody is at it
-        rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
+        with reading("keys"):
+            rows = connection.execute(select(KEYS.c.key_id, KEYS.c.wrapped)).all()
         stored = [(key_id, wrapped) for key_id, wrapped in rows if service is None or not service.wrapped_here(wrapped)]
         if not beside.exists():
             return
@@ -237,7 +245,7 @@ def _beside(master_key: Path) -> Path:
 
 def _count(database: Database, *, but: KeyWrapper | None) -> int:
     """Return how many keys are stored that ``but`` did not encrypt."""
-    with database.read() as connection:
+    with database.read() as connection, reading("keys"):
         return sum(
             but is None or not but.wrapped_here(found) for found in connection.execute(select(KEYS.c.wrapped)).scalars()
         )

@@ -1,26 +1,31 @@
 """What the broker tells Prometheus: how it decided, and when certificates and collateral end.
 
 Nothing of it is secret, and no label is what a stranger chose. The page is served on this machine alone: an agent of
-Prometheus here collects it. One request is answered at a time, and one that is slow is cut off.
+Prometheus here collects it. A request has a few seconds from its first to its last byte, and there are few at a time:
+a further one takes the place of the oldest. So a slow peer keeps no other one out.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (the page, version 0.0.4),
 https://prometheus.io/docs/practices/naming/ (names and units).
 """
 
+import contextlib
 import http.server
 import logging
+import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sealserve.errors import SealserveError, UnavailableError
 
 _LOG: Final = logging.getLogger(__name__)
 _SECONDS: Final = 5.0
+_PLACES: Final = 8
 _LOOPBACK: Final = "127.0.0.1"
 PATH: Final = "/metrics"
 PREFIX: Final = "sealserve_broker_"
@@ -150,15 +155,60 @@ class MetricsServer:
         self._server.server_close()
 
 
-class _Server(socketserver.TCPServer):
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connected: dict[socket.socket, None] = {}  # in the order in which they came
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._connected[request] = None
+            if len(self._connected) > _PLACES:
+                oldest = next(iter(self._connected))
+                del self._connected[oldest]
+                _cut(oldest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connected.pop(request, None)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        with self._lock:
+            for connected in self._connected:
+                _cut(connected)
+        super().server_close()  # waits for the threads
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a peer that broke off, or was cut off."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _cut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended already
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     page: Callable[[], str]
-    timeout = _SECONDS  # of each read
+    timeout = _SECONDS  # of each read; `handle` bounds them all together
     server_version = "sealserve"
     sys_version = ""
+
+    def handle(self) -> None:
+        """Answer one request, within `_SECONDS` altogether."""
+        deadline = threading.Timer(_SECONDS, _cut, (self.connection,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().handle()
+        finally:
+            deadline.cancel()
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != PATH:

@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, to_text
+from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, reading, to_text
 from sealserve.deployment import Platform
 from sealserve.errors import InputError
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -83,15 +83,16 @@ def withdraw(connection: Connection, platform: Platform, platform_id: str) -> En
 def every(connection: Connection) -> list[EnrolledPlatform]:
     """Return the enrolled platforms, oldest first."""
     query = select(PLATFORMS).order_by(PLATFORMS.c.enrolled, PLATFORMS.c.platform_id)
-    return [
-        EnrolledPlatform(
-            platform=Platform(row.platform),
-            platform_id=row.platform_id,
-            label=row.label,
-            enrolled=from_text(row.enrolled),
-        )
-        for row in connection.execute(query)
-    ]
+    with reading("platforms"):
+        return [
+            EnrolledPlatform(
+                platform=Platform(row.platform),
+                platform_id=row.platform_id,
+                label=row.label,
+                enrolled=from_text(row.enrolled),
+            )
+            for row in connection.execute(query)
+        ]
 
 
 def enrolled(connection: Connection, platform: Platform) -> frozenset[str]:

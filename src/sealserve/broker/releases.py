@@ -6,13 +6,13 @@ one transaction.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NewType
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, to_text
+from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, reading, to_text
 from sealserve.broker.keystore import KeyId, KeyUnknownError
 from sealserve.broker.policy import MrEnclaveUnknownError, ReferenceValues, ReleaseState
 from sealserve.broker.tcb_policy import EmptyPolicyError, TcbPolicy
@@ -138,7 +138,7 @@ def allow(
         KeyUnknownError: The keystore does not hold its key.
         ReleaseConflictError: It is known with another key or mark, or an MRENCLAVE belongs to another release.
         ReleasePolicyError: It is known with another policy, and is not to be re-activated with this one.
-        ReleaseFinalError: It is revoked.
+        ReleaseFinalError: It is revoked, or a release that is revoked has the same key.
     """
     if not references:
         raise EmptyPolicyError(f"The release {release.name} names no enclave: nothing could have its key.")
@@ -146,6 +146,12 @@ def allow(
         raise KeyUnknownError(f"The keystore has no key {release.key_id}, which the release {release.name} names.")
     row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
     if row is None:
+        if (revoked := _revoked_with(connection, release.key_id)) is not None:
+            raise ReleaseFinalError(
+                f"The release {release.name} ({release.release_id}) names the key {release.key_id} of the release "
+                f"{revoked}, which is revoked.",
+                hint="Build a new release; it has a key of its own.",
+            )
         connection.execute(insert(RELEASES).values(_release_row(release)))
     else:
         known = _release(row)
@@ -192,8 +198,11 @@ def revoke(connection: Connection, release_id: ReleaseId) -> Release:
     return get(connection, release_id)
 
 
+@reading("releases")
 def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
     """Return the release that has an enclave with this MRENCLAVE, whatever its state.
+
+    It is revoked as well if another release with the same key is: what is revoked is the key.
 
     Raises:
         MrEnclaveUnknownError: There is none.
@@ -209,9 +218,20 @@ def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
             f"No release has an enclave with MRENCLAVE {mr_enclave.hex()}.",
             hint="Compare it with `sealserve broker releases`; a changed manifest or release changes it.",
         )
-    return Match(release=_release(row), reference=_reference(row))
+    release = _release(row)
+    if _revoked_with(connection, release.key_id) is not None:
+        release = replace(release, state=ReleaseState.REVOKED, deadline=None)
+    return Match(release=release, reference=_reference(row))
 
 
+def _revoked_with(connection: Connection, key_id: KeyId) -> str | None:
+    """Return the name of a revoked release that has this key, if there is one."""
+    query = select(RELEASES.c.name).where(RELEASES.c.key_id == key_id, RELEASES.c.state == ReleaseState.REVOKED)
+    name: str | None = connection.execute(query.limit(1)).scalar()
+    return name
+
+
+@reading("releases")
 def get(connection: Connection, release_id: ReleaseId) -> Release:
     """Return the release with exactly this id.
 
@@ -230,6 +250,7 @@ def is_known(connection: Connection, release_id: ReleaseId) -> bool:
     return connection.execute(query).first() is not None
 
 
+@reading("releases")
 def find(connection: Connection, name_or_id: str) -> Release:
     """Return the release with this id, beginning of an id (at least 6 digits), or name.
 
@@ -250,12 +271,14 @@ def find(connection: Connection, name_or_id: str) -> Release:
     return _release(rows[0])
 
 
+@reading("releases")
 def every(connection: Connection) -> list[Release]:
     """Return all releases, oldest first."""
     rows = connection.execute(select(RELEASES).order_by(RELEASES.c.created, RELEASES.c.release_id))
     return [_release(row) for row in rows]
 
 
+@reading("releases")
 def references_of(connection: Connection, release_id: ReleaseId) -> list[Reference]:
     """Return a release's reference values, by label."""
     query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
@@ -341,25 +364,27 @@ def _release_row(release: Release) -> dict[str, Any]:
 
 
 def _release(row: Row[Any]) -> Release:
-    return Release(
-        release_id=ReleaseId(row.release_id),
-        name=row.name,
-        platform=Platform(row.platform),
-        key_id=KeyId(row.key_id),
-        tcb=TcbPolicy.from_json(row.tcb_policy),
-        enrolled_platforms_only=row.enrolled_platforms_only,
-        created=from_text(row.created),
-        state=ReleaseState(row.state),
-        deadline=None if row.deadline is None else from_text(row.deadline),
-    )
+    with reading("releases"):
+        return Release(
+            release_id=ReleaseId(row.release_id),
+            name=row.name,
+            platform=Platform(row.platform),
+            key_id=KeyId(row.key_id),
+            tcb=TcbPolicy.from_json(row.tcb_policy),
+            enrolled_platforms_only=row.enrolled_platforms_only,
+            created=from_text(row.created),
+            state=ReleaseState(row.state),
+            deadline=None if row.deadline is None else from_text(row.deadline),
+        )
 
 
 def _reference(row: Row[Any]) -> Reference:
-    values = ReferenceValues(
-        mr_enclave=MrEnclave(bytes.fromhex(row.mr_enclave)),
-        mr_signer=MrSigner(bytes.fromhex(row.mr_signer)),
-        isv_prod_id=row.isv_prod_id,
-        isv_svn=row.isv_svn,
-        **{name: int(getattr(row, name), 16) for name in _ATTRIBUTES},
-    )
-    return Reference(label=row.label, values=values)
+    with reading("reference_values"):
+        values = ReferenceValues(
+            mr_enclave=MrEnclave(bytes.fromhex(row.mr_enclave)),
+            mr_signer=MrSigner(bytes.fromhex(row.mr_signer)),
+            isv_prod_id=row.isv_prod_id,
+            isv_svn=row.isv_svn,
+            **{name: int(getattr(row, name), 16) for name in _ATTRIBUTES},
+        )
+        return Reference(label=row.label, values=values)

@@ -10,7 +10,6 @@ import ipaddress
 import json
 import re
 import ssl
-import time
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -19,6 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.errors import InputError, UnavailableError
+from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.private_file import read_private
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
@@ -97,7 +97,7 @@ class TransitKey:
         self._name = f"the key {key!r} of {url}"
         self._mount, self._key = mount, key
         self._token_file = token_file
-        headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity"}
+        headers = {"X-Vault-Request": "true"}
         if namespace:
             headers["X-Vault-Namespace"] = namespace
         self._http = httpx.Client(
@@ -165,13 +165,17 @@ class TransitKey:
         with read_private(self._token_file, what="token", limit=_LONGEST_TOKEN) as token:
             headers = {"X-Vault-Token": token.reveal().decode("ascii", "replace")}
             try:
-                with self._http.stream("POST", path, json=body, headers=headers) as response:
-                    status, content = response.status_code, self._read(response)
-            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                kind = str(error) or type(error).__name__
+                with request(self._http, "POST", path, json=body, headers=headers, seconds=_LONGEST_ANSWER) as answer:
+                    status, content = answer.status, answer.body(_LARGEST_ANSWER, gunzip=True)
+            except HttpFailedError as error:
                 raise TransitUnavailableError(
-                    f"{self._name} cannot be reached: {kind}.", hint="Is the service up, and does ca_file fit it?"
+                    f"{self._name} cannot be reached: {error.message}",
+                    hint="Is the service up, and does ca_file fit it?",
                 ) from None  # the cause would hold the request with its token
+            except HttpSizeError:
+                raise self._odd(f"the answer has more than {_LARGEST_ANSWER} bytes.") from None
+            except (HttpSlowError, HttpEncodingError) as error:
+                raise self._odd(error.message) from None
         if httpx.codes.is_success(status):
             return content
         said = _errors(content)
@@ -187,19 +191,10 @@ class TransitKey:
             )
         raise TransitUnavailableError(f"{self._name}: the service answers {status}: {said}.")
 
-    def _read(self, response: httpx.Response) -> bytes:
-        """Return the body of an answer, which ends in time and has a bounded size."""
-        end = time.monotonic() + _LONGEST_ANSWER
-        content = bytearray()
-        for part in response.iter_bytes():
-            content += part
-            if len(content) > _LARGEST_ANSWER or time.monotonic() > end:
-                raise TransitUnavailableError(
-                    f"{self._name}: the answer has more than {_LARGEST_ANSWER} bytes, or takes more than "
-                    f"{_LONGEST_ANSWER:g} s.",
-                    hint="Is transit_url the address of Vault or OpenBao?",
-                )
-        return bytes(content)
+    def _odd(self, reason: str) -> TransitUnavailableError:
+        return TransitUnavailableError(
+            f"{self._name}: {reason}", hint="Check that transit_url is the address of Vault or OpenBao."
+        )
 
 
 def _errors(content: bytes) -> str:

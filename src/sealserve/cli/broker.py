@@ -12,7 +12,7 @@ import typer
 from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.broker.admin import ReleaseSummary
-from sealserve.broker.hardening import forbid_inspection
+from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console, passphrases
@@ -20,9 +20,10 @@ from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.lint import Danger
 from sealserve.operations import master_key, provisioning, releases
-from sealserve.operations.owner import index_signer, open_database
+from sealserve.operations.owner import open_database
 from sealserve.regular_file import read_regular
 
+_LOG = logging.getLogger(__name__)
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
 )
@@ -42,6 +43,8 @@ def run(ready_file: console.ReadyFile = None, directory: console.Directory = con
     forbid_inspection()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if (reason := lock_memory()) is not None:
+        _LOG.warning("the broker's memory may be swapped out, with the keys in it: %s", reason)
     with provisioning.open_broker(workspace, described) as server:
         server.serve_until_signalled(ready=lambda: console.mark_ready(ready_file))
 
@@ -132,15 +135,19 @@ def log(
 ) -> None:
     """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
     workspace = console.find_workspace(directory)
-    kept = () if check is None else (read_head(read_regular(check), name=str(check)),)
+    kept = None if check is None else read_head(read_regular(check), name=str(check))
+    if verify or sign or kept:
+        summary, any_kept = provisioning.verify_log(workspace, kept=kept)
+        console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
+        if not any_kept and not sign:
+            console.say(
+                "Warning: no signed head is kept outside the database, so deleted rows at the end cannot be noticed. "
+                "`sealserve broker log --sign` makes one: keep it on another machine."
+            )
+    if sign:
+        console.print_json(asdict(provisioning.sign_log(workspace, now=datetime.now(UTC))))
+        return
     with open_database(workspace) as database:
-        if verify or sign or kept:
-            signer = index_signer(workspace)
-            summary = admin.verify_log(database, signer.public_key(), kept=kept)
-            console.say(f"The chain of {summary.rows} rows verifies; head {summary.head}.")
-        if sign:
-            console.print_json(asdict(admin.sign_log(database, signer, now=datetime.now(UTC))))
-            return
         rows = admin.log(database, last=last)
     if as_json:
         console.print_json([asdict(row) for row in rows])

@@ -9,6 +9,7 @@ from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
 from sealserve.clouds.catalog import deployment_settings, preset_of
+from sealserve.operations.owner import audit_signer
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -47,6 +48,7 @@ def init(
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
     workspace.create()
+    audit_signer(workspace)
     console.out.print(f"Wrote {workspace.deployment_file}: look at [model], then `sealserve doctor`.")
     if preset is not None:
         known = preset_of(preset)

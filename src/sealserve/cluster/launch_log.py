@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sealserve.regular_file import InputFileError, read_tail
+
 _LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
 _TIME = "%Y-%m-%d %H:%M:%S,%f"
+_LARGEST = 64 * 2**20  # a replica that serves for months writes few lines
 FIRST = "measured"
 _UNREACHABLE = "release.store-unreachable"
 _FINAL = ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
@@ -26,8 +29,8 @@ def read_steps(log: Path) -> list[LaunchStep]:
     """Return the steps of the last start that ``log`` tells of, in order."""
     steps: list[LaunchStep] = []
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = read_tail(log, limit=_LARGEST).decode(errors="replace").splitlines()
+    except InputFileError:
         return steps
     for line in lines:
         if (found := _LINE.match(line)) is None:

@@ -42,6 +42,7 @@ from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.operations import enclaves, provisioning, releases
 from sealserve.operations.simulation import pcs_url
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 REPLICA: Final = "replica-"
@@ -144,8 +145,9 @@ class LocalTarget:
             TargetNotUpError: None was.
         """
         try:
-            return self._workspace.owner.releases / self._release_file.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
+            name = read_regular(self._release_file, follow_links=False).decode(errors="replace")
+            return self._workspace.owner.releases / Path(name).name
+        except InputFileMissingError as error:
             raise TargetNotUpError("No release was started yet.", hint="`sealserve up` starts one.") from error
 
     def ship(self, release: Path) -> Path:
@@ -180,14 +182,15 @@ class LocalTarget:
             self._tell("starting NGINX")
             with uninterrupted():
                 nginx.start()
-                pid = nginx.pid or 0
-                service, log = self._deployment.service, nginx.config.error_log
-                self._registry.add(
-                    Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=service.port, log=str(log))
-                )
+                self._remember(nginx)
         else:
             nginx.reload(nginx.config)
         return nginx
+
+    def _remember(self, nginx: Nginx) -> None:
+        if (pid := nginx.pid) is not None:
+            port, log = self._deployment.service.port, str(nginx.config.error_log)
+            self._registry.add(Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=port, log=log))
 
     def scale(self, replicas: int) -> None:
         """Start or stop replicas until there are ``replicas``; those that end finish their requests first.

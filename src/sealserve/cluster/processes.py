@@ -14,13 +14,24 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.errors import UnavailableError
+from sealserve.errors import InputError, UnavailableError
+from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
+from sealserve.regular_file import (
+    LARGEST_TEXT,
+    InputFileError,
+    InputFileMissingError,
+    open_own,
+    open_regular,
+    read_tail,
+)
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,11 +48,18 @@ class ProcessNotReadyError(UnavailableError):
     code = "process.not-ready"
 
 
+class ProcessRecordError(InputError):
+    """The record of the processes that were started is not one that sealserve wrote."""
+
+    code = "process.record"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
 
-    ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was.
+    ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was. ``owner`` is the
+    user who recorded it: a process of another user is not the recorded one, except that root starts some as others.
     """
 
     role: str
@@ -50,10 +68,16 @@ class Process:
     port: int | None
     log: str
     boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
+    owner: int = field(default_factory=os.geteuid)
 
     def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
-        return self.boot == boot_id() and start_time(self.pid) == self.started
+        return (
+            self.pid > 1
+            and self.boot == boot_id()
+            and start_time(self.pid) == self.started
+            and (self.owner == 0 or user_of(self.pid) == self.owner)
+        )
 
     def owns_group(self) -> bool:
         """Whether the process group with its id is still its own, though it may have ended itself.
@@ -61,34 +85,31 @@ class Process:
         The kernel gives no new process an id that a group or session bears; so the group is another's only after a
         reboot, or when all of ours had ended, and then its leader is another process or is gone as well.
         """
-        if self.boot != boot_id():
+        if self.pid <= 1 or self.boot != boot_id():
             return False
-        return start_time(self.pid) in {self.started, None} and all(
-            started >= self.started for started in group_start_times(self.pid)
-        )
+        return start_time(self.pid) in {self.started, None} and all(map(self._is_member, self._group().values()))
 
     def stop(self, *, grace: float = 15.0) -> None:
         """Ask it to end, wait, then kill what is left of its group. Another's process is never touched."""
-        if self.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-            wait_until(lambda: not self.is_alive(), seconds=grace)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.owns_group() and group_has_members(self.pid):
-                os.killpg(self.pid, signal.SIGKILL)
-                wait_until(lambda: not group_has_members(self.pid), seconds=5)  # then its ports are free
+        with contextlib.suppress(PermissionError):
+            if send_signal(self.pid, signal.SIGTERM, if_still=self.is_alive):
+                wait_until(lambda: not self.is_alive(), seconds=grace)
+            if self.owns_group():
+                wait_until(lambda: not kill_group(self.pid, if_member=self._is_member), seconds=5)  # its ports are free
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
+
+    def _group(self) -> Mapping[int, ProcessFacts]:
+        return group_members(self.pid)
+
+    def _is_member(self, found: ProcessFacts) -> bool:
+        return found.started >= self.started and found.session == self.pid
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it does not run."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    found = facts_of(pid)
+    return None if found is None else found.started
 
 
 def boot_id() -> str:
@@ -98,19 +119,7 @@ def boot_id() -> str:
 
 def group_has_members(group: int) -> bool:
     """Return whether any process of a process group runs."""
-    return bool(group_start_times(group))
-
-
-def group_start_times(group: int) -> list[int]:
-    """Return when the running processes of a process group started, in clock ticks since boot."""
-    times = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if int(fields[2]) == group and fields[0] not in "ZX":
-                    times.append(int(fields[19]))
-    return times
+    return bool(group_members(group))
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float = 0.05) -> bool:
@@ -178,6 +187,22 @@ def _hand_back(before: Mapping[signal.Signals, Any], held: Sequence[int]) -> Non
         signal.raise_signal(got)
 
 
+class _Row(BaseModel):
+    """A process as the record has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    role: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,32}(-[0-9]{1,5})?$")]
+    pid: Annotated[int, Field(gt=1, lt=2**22)]  # PID_MAX_LIMIT, proc(5)
+    started: Annotated[int, Field(ge=0)]
+    port: Annotated[int, Field(ge=0, lt=2**16)] | None
+    log: str
+    boot: str
+
+
+_ROWS: Final = TypeAdapter(list[_Row])
+
+
 class Registry:
     """The processes of one target, kept in a file, so that another command finds them.
 
@@ -189,12 +214,32 @@ class Registry:
         self._path = path
 
     def all(self) -> dict[str, Process]:
-        """Return what was started, by role; some may have ended since."""
+        """Return what was started, by role; some may have ended since.
+
+        Raises:
+            ProcessRecordError: The record is not one that sealserve wrote: it would say which processes are stopped.
+            InputFileError: It is a link, a pipe, or cannot be read.
+        """
         try:
-            rows = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            with open_regular(self._path, follow_links=False) as descriptor:
+                owner = os.fstat(descriptor).st_uid
+                content = os.pread(descriptor, LARGEST_TEXT, 0)
+        except InputFileMissingError:
             return {}
-        return {row["role"]: Process(**row) for row in rows}
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            return {}  # a crash of the machine has left half of it
+        try:
+            rows = _ROWS.validate_python(found)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ProcessRecordError(
+                f"{self._path} is not the record of the processes that were started: {where}: {first['msg']}.",
+                hint="Stop what still runs by hand, and remove the file.",
+            ) from error
+        return {row.role: Process(**row.model_dump(), owner=owner) for row in rows}
 
     def add(self, process: Process) -> None:
         """Remember a process; it takes the place of an earlier one in its role."""
@@ -209,16 +254,14 @@ class Registry:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let no other command change the record meanwhile: what is not in it cannot be stopped."""
-        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-        try:
+        with open_own(self._path.with_suffix(".lock"), os.O_RDWR) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
 
     def _write(self, processes: Mapping[str, Process]) -> None:
         if processes:
-            rows = [asdict(process) for process in processes.values()]
+            rows = [_Row(**{name: getattr(process, name) for name in _Row.model_fields}).model_dump()
+                    for process in processes.values()]  # fmt: skip
             write_file(self._path, json.dumps(rows, indent=1).encode(), mode=PRIVATE)
         else:
             self._path.unlink(missing_ok=True)
@@ -235,18 +278,17 @@ class Registry:
     ) -> Process:
         """Start a process in a session of its own, its output appended to ``log``, and remember it."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
-        try:
-            with uninterrupted():  # a process that runs and is not remembered would be left behind
-                child = subprocess.Popen(
-                    list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
-                    env=None if environment is None else dict(environment), start_new_session=True,
-                )  # fmt: skip
-                process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
-                child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
-                self.add(process)
-        finally:
-            os.close(descriptor)
+        with (
+            open_own(log, os.O_WRONLY | os.O_APPEND) as descriptor,
+            uninterrupted(),  # a process that runs and is not remembered would be left behind
+        ):
+            child = subprocess.Popen(
+                list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
+                env=None if environment is None else dict(environment), start_new_session=True,
+            )  # fmt: skip
+            process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
+            child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+            self.add(process)
         return process
 
 
@@ -274,8 +316,8 @@ def wait_ready(
 def last_error(log: Path) -> str:
     """Return the last line of a log that tells of an error, else the last line."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_tail(log, limit=LARGEST_TEXT).decode(errors="replace").splitlines()
+    except InputFileError:
         return "it left no log."
     errors = [line for line in lines if "error[" in line]
     return (errors or [line for line in lines if line.strip()] or ["it logged nothing."])[-1].strip()

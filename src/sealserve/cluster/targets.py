@@ -11,6 +11,7 @@ from typing import Final, cast
 from sealserve.atomic_file import write_file
 from sealserve.cluster.target import Role, Target, TargetBusyError, TargetModule, TargetUnsupportedError, Tell, quietly
 from sealserve.deployment import Deployment
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 MODULES: Final = {
@@ -62,8 +63,8 @@ def forget(workspace: Workspace) -> None:
 def in_use(workspace: Workspace) -> str | None:
     """Return the name of the target that the deployment was started on, or None."""
     try:
-        kind = _record(workspace).read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, UnicodeDecodeError):
+        kind = read_regular(_record(workspace), follow_links=False).decode(errors="replace").strip()
+    except InputFileMissingError:
         return None
     return kind if kind in MODULES else None
 

@@ -31,7 +31,7 @@ from sealserve.host import qcnl
 from sealserve.host.cpuid import REGISTERS_SIZE, Registers, SgxSupport, sgx_support
 from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
 from sealserve.host.qcnl import QcnlError
-from sealserve.sgx.cutoff import Cutoff
+from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
 ROOT: Final = Path("/")
 PCCS_QUESTION: Final = "pckcrl?ca=processor"
@@ -66,7 +66,7 @@ def ask(url: str, verify: bool) -> Answer:
     with (
         Cutoff(2 * _SECONDS) as cutoff,
         httpx.Client(verify=verify, timeout=_SECONDS) as client,
-        client.stream("GET", url, headers={"Connection": "close"}, extensions=cutoff.extensions) as response,
+        client.stream("GET", url, headers=OWN_CONNECTION, extensions=cutoff.extensions) as response,
     ):
         return Answer(response.status_code, response.headers.get("Date", ""))
 

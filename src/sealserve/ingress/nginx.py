@@ -13,12 +13,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.ingress.nginx_config import NginxConfig, WorkerUser, render
 from sealserve.ingress.nginx_program import NginxProgram, last_message
+from sealserve.process_signal import facts_of, kill_group, send_signal
+from sealserve.regular_file import InputFileMissingError, read_regular
 
 _POLL_SECONDS = 0.02
 WORKER_TITLE = "nginx: worker process"
@@ -95,11 +98,10 @@ class Nginx:
     def pid(self) -> int | None:
         """The process id of the running master; None if none runs."""
         try:
-            pid = int(self._config.pid_file.read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):  # a check leaves an empty file
+            pid = int(read_regular(self._config.pid_file, follow_links=False))
+        except (InputFileMissingError, ValueError):  # a check leaves an empty file
             return None
-        # The id may be another process's by now: NGINX's master has the configuration's path in its title.
-        return pid if str(self._config.config_file) in _title(pid) else None
+        return pid if pid > 1 and self._is_master(pid) else None
 
     @property
     def is_ready(self) -> bool:
@@ -181,7 +183,7 @@ class Nginx:
         self._install(config)
         logged = _size(config.error_log)
         before = _accepting(pid)
-        os.kill(pid, signal.SIGHUP)
+        send_signal(pid, signal.SIGHUP, if_still=lambda: self._is_master(pid))
         if not _wait_until(lambda: bool(now := _accepting(pid)) and not now & before, timeout):
             reason = _log_tail(config.error_log, logged)
             raise ReloadError(
@@ -234,12 +236,15 @@ class Nginx:
         what = "accepts no connections" if status is None else f"ended with status {status}"
         return StartError(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
 
+    def _is_master(self, pid: int) -> bool:
+        # The id may belong to another process by now. The title of NGINX's master has the configuration's path.
+        return str(self._config.config_file) in _title(pid)
+
     def _signal(self, pid: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL and os.getpgid(pid) == pid:
-                os.killpg(pid, number)  # its workers would outlive it
-            else:
-                os.kill(pid, number)
+        still = partial(self._alive if self._child is not None else self._is_master, pid)
+        leads = (master := facts_of(pid)) is not None and master.group == pid
+        if send_signal(pid, number, if_still=still) and number == signal.SIGKILL and leads:
+            kill_group(pid)  # its workers would outlive it; as long as they run, the group is theirs
 
     def _alive(self, pid: int) -> bool:
         if self._child is not None and self._child.pid == pid:

@@ -11,6 +11,7 @@ import httpx
 
 from sealserve.atomic_file import OutputExistsError, replacing
 from sealserve.errors import InputError, UnavailableError, VerificationError
+from sealserve.http_answer import Answer, HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far, and with all bytes where the server says how many."""
@@ -18,7 +19,7 @@ Progress = Callable[[int, int | None], None]
 LARGEST = 4 * 2**30
 _TIMEOUT = httpx.Timeout(60, connect=20)
 _LONGEST_CHAIN = 5  # of redirects
-_CHUNK = 1 << 20
+_STALLED = 300.0  # seconds until the server begins to answer, and for each MiB after that
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -109,22 +110,29 @@ def fetch(
     with replacing(destination, overwrite=False) as stream:
         digest, size = hashlib.sha256(), 0
         try:
-            with httpx.Client(timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
-                response = _follow(client, address)
-                total = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-                for chunk in response.iter_raw(_CHUNK):
+            with (
+                httpx.Client(timeout=_TIMEOUT) as client,
+                request(
+                    client, "GET", address, seconds=_STALLED, redirects=_LONGEST_CHAIN,
+                    check_redirect=lambda found: _checked_url(str(found), loopback=address.scheme == "http"),
+                ) as answer,
+            ):  # fmt: skip
+                _check_answer(address, answer)
+                for chunk in answer.chunks(largest):
                     size += len(chunk)
-                    if max(size, total or 0) > largest:
-                        raise FetchTooLargeError(
-                            f"{_shown(address)} has more than the {largest:,} bytes that are allowed."
-                        )
                     digest.update(chunk)
                     stream.write(chunk)
                     if progress:
-                        progress(size, total)
-        except httpx.HTTPError as error:
+                        progress(size, answer.length)
+        except HttpSizeError as error:
+            raise FetchTooLargeError(
+                f"{_shown(address)} has more than the {largest:,} bytes that are allowed."
+            ) from error
+        except HttpEncodingError as error:
+            raise FetchRefusedError(f"{_shown(address)}: {error.message}", hint=error.hint) from error
+        except (HttpFailedError, HttpSlowError) as error:
             raise FetchUnreachableError(
-                f"Fetching {_shown(address)} failed: {error}.",
+                f"Fetching {_shown(address)} failed: {error.message}",
                 hint="Check the network and the proxy settings, and try again.",
             ) from error
         if digest.hexdigest() != expected:
@@ -135,20 +143,13 @@ def fetch(
     return FetchedFile(path=destination, size=size, downloaded=True)
 
 
-def _follow(client: httpx.Client, address: httpx.URL) -> httpx.Response:
-    """Return the response at the end of the redirects, its body not read yet; the client closes it."""
-    start = address
-    for _ in range(_LONGEST_CHAIN + 1):
-        response = client.send(client.build_request("GET", address), stream=True)
-        if response.is_success:
-            return response
-        response.close()
-        if response.next_request is None:
-            raise FetchRefusedError(
-                f"{_shown(address)} answers {response.status_code} {response.reason_phrase}.", hint="Check the address."
-            )
-        address = _checked_url(str(response.next_request.url), loopback=start.scheme == "http")
-    raise FetchRefusedError(f"{_shown(start)} redirects more than {_LONGEST_CHAIN} times.")
+def _check_answer(address: httpx.URL, answer: Answer) -> None:
+    if answer.next_url is not None:
+        raise FetchRefusedError(f"{_shown(address)} redirects more than {_LONGEST_CHAIN} times.")
+    if not httpx.codes.is_success(answer.status):
+        raise FetchRefusedError(
+            f"{_shown(address)} answers {answer.status} {answer.reason}.", hint="Check the address."
+        )
 
 
 def _checked_url(url: str, *, loopback: bool = True) -> httpx.URL:

@@ -40,14 +40,14 @@ from sealserve.workspace import DEPLOYMENT_FILE, Workspace, make_folders
 HEADER: Final = "backup.json"
 LIST: Final = "list"
 LIST_PATH: Final = "backup/list"
-DATABASE: Final = "owner/broker.sqlite"
+DATABASE: Final = "owner/database/broker.sqlite"
 KEY_SIZE: Final = 16
 LARGEST_HEADER: Final = 64 * 2**10
 LARGEST_LIST: Final = 64 * 2**20
 
 _CONTEXT: Final = b"sealserve backup key v1\0"
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
-_LEFT_OUT: Final = ("owner/master.key", "owner/master.key.next", "owner/broker.sqlite-wal", "owner/broker.sqlite-shm")
+_LEFT_OUT: Final = ("owner/master.key", "owner/master.key.next", f"{DATABASE}-wal", f"{DATABASE}-shm")
 _LEFT_OUT_FOLDERS: Final = ("owner/logs",)
 _FOLDERS: Final = ("owner", "user", "vendor")
 _HOST_FILES: Final = ("host/owner.pub",)

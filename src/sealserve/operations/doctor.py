@@ -71,7 +71,12 @@ def _owner(workspace: Workspace | None) -> Iterator[Finding]:
         return
     exposed = [
         path.name
-        for path in (workspace.owner.root, workspace.owner.master_key, workspace.owner.index_signing_key)
+        for path in (
+            workspace.owner.root,
+            workspace.owner.master_key,
+            workspace.owner.index_signing_key,
+            workspace.owner.audit_signing_key,
+        )
         if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
     yield Finding(

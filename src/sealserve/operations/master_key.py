@@ -71,3 +71,14 @@ def rotate(
 
         count = keystore.rotate_master_key(vault.database, vault.keystore, path, form=form)
     return RotatedMasterKey(place=str(path), under_passphrase=source is not None, keys=count)
+
+
+def complete_rotation(workspace: Workspace) -> None:
+    """Complete a rotation of the master key that was interrupted, if there is one.
+
+    Raises:
+        SealserveError: What `open_vault` raises.
+    """
+    if keystore.is_rotation_unfinished(workspace.owner.master_key):
+        with open_vault(workspace):  # opening the keystore completes it
+            pass

@@ -1,7 +1,7 @@
 """What the owner's other operations rest on: the broker's database with its keystore, and the signing keys."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sealserve import deployment
-from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import Keystore, open_keystore
 from sealserve.broker.passphrase import ASK_PASSPHRASE, LONGEST_PASSPHRASE, Passphrase
@@ -47,9 +47,10 @@ def open_database(workspace: Workspace) -> Iterator[Database]:
     """
     workspace.create()
     path = workspace.owner.database
-    if not path.exists():
+    former = workspace.owner.former_database
+    if not path.exists() and not former.exists():
         require_first_use("The broker's database", path, workspace.owner.releases.glob(f"*/{INDEX_FILE}"))
-    with Database.open(workspace.owner.database) as database:
+    with Database.open(path, former=former) as database:
         yield database
 
 
@@ -115,18 +116,7 @@ def index_signer(workspace: Workspace, *, replace_lost: bool = False) -> Ed25519
     if not path.exists() and not replace_lost:
         signed = workspace.owner.releases.glob(f"*/{INDEX_FILE}")
         require_first_use("The key that signs releases", path, (*signed, workspace.host.owner_key))
-    if not path.exists():
-        workspace.create()
-        signer = Ed25519PrivateKey.generate()
-        content = signer.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_file(path, content, mode=PRIVATE, overwrite=False)
-    else:
-        loaded = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
-        if not isinstance(loaded, Ed25519PrivateKey):
-            raise OwnerKeyError(f"{path} holds no Ed25519 key.")
-        signer = loaded
+    signer = _signing_key(workspace, path)
     public = signer.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -142,6 +132,38 @@ def host_owner_key(workspace: Workspace) -> Path:
         workspace.create()
         index_signer(workspace)
     return path
+
+
+def audit_signer(workspace: Workspace) -> Ed25519PrivateKey:
+    """Return the key that signs heads of the audit log; on first use it is made.
+
+    It signs nothing else, since the broker has it, which faces the network.
+    """
+    return _signing_key(workspace, workspace.owner.audit_signing_key)
+
+
+def former_audit_keys(workspace: Workspace) -> Sequence[Ed25519PublicKey]:
+    """Return the keys that verify heads of earlier versions: the key of indexes signed these."""
+    return [index_signer(workspace).public_key()] if workspace.owner.index_signing_key.exists() else []
+
+
+def _signing_key(workspace: Workspace, path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        workspace.create()
+        signer = Ed25519PrivateKey.generate()
+        content = signer.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        try:
+            write_file(path, content, mode=PRIVATE, overwrite=False)
+        except OutputExistsError:
+            pass  # another process was faster: its key is the key
+        else:
+            return signer
+    loaded = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise OwnerKeyError(f"{path} holds no Ed25519 key.")
+    return loaded
 
 
 def read_owner_key(path: Path) -> Ed25519PublicKey:

@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from sealserve.broker import admin
-from sealserve.broker.admin import ReleaseSummary
+from sealserve.broker import admin, audit
+from sealserve.broker.admin import ChainSummary, HeadSummary, ReleaseSummary
 from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.head_file import keep_head, kept_head
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.metrics import Fetched, MetricsServer, Observed
 from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, check_standing
@@ -17,7 +19,7 @@ from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.lint import Danger
 from sealserve.operations.certificates import broker_certificate, show_certificates
 from sealserve.operations.enclaves import verified_sigstructs
-from sealserve.operations.owner import index_signer, open_database, open_vault
+from sealserve.operations.owner import audit_signer, former_audit_keys, index_signer, open_database, open_vault
 from sealserve.operations.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
@@ -36,7 +38,7 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         CertificateMissingError: The broker has no certificate yet.
     """
     identity = broker_certificate(workspace)
-    signer = index_signer(workspace)
+    signer = audit_signer(workspace)  # never the key of indexes: this process faces the network
     with contextlib.ExitStack() as stack:
         vault = stack.enter_context(open_vault(workspace))
         genuine = deployment.broker.collateral_url if deployment.platform is Platform.SGX else None
@@ -45,7 +47,12 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         if (root := trusted_root(workspace)) is not None:
             clients[Platform.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
             vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[Platform.SIMULATED])
-        broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer)
+        keep = partial(keep_head, workspace.owner.audit_head, vault.database)
+        broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer, keep=keep)
+        with vault.database.read() as connection:
+            rows, _ = audit.head(connection)
+        if rows > 0:  # what was written until now is kept, even if this process never ends in order
+            broker.sign_head()
         if deployment.broker.metrics_port is not None:
             observed = Observed(
                 decisions=broker.decisions,
@@ -176,3 +183,34 @@ def _deadline(found: ReleaseSummary) -> datetime | None:
 
 def _release_id(workspace: Workspace, folder: Path) -> str:
     return read_verified_index(folder, index_signer(workspace).public_key()).sha256
+
+
+def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tuple[ChainSummary, bool]:
+    """Check the whole audit log, with the signed heads that are kept in the database and outside of it.
+
+    Args:
+        workspace: The owner's.
+        kept: A head that was kept on another machine.
+
+    Returns:
+        The log, and whether any head was kept outside of the database. Without one, nothing shows that rows at the
+        end, or the whole database, were deleted.
+
+    Raises:
+        SealserveError: What `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head` raise.
+    """
+    heads = tuple(head for head in (kept_head(workspace.owner.audit_head), kept) if head is not None)
+    with open_database(workspace) as database:
+        summary = admin.verify_log(
+            database, audit_signer(workspace).public_key(), former_keys=former_audit_keys(workspace), kept=heads
+        )
+    return summary, bool(heads)
+
+
+def sign_log(workspace: Workspace, *, now: datetime) -> HeadSummary:
+    """Sign the end of the audit log, keep the head outside of the database too, and return it."""
+    with open_database(workspace) as database:
+        with database.write() as connection:
+            head = audit.sign_head(connection, audit_signer(workspace), now=now)
+        keep_head(workspace.owner.audit_head, database, head)
+    return admin.head_summary(head)

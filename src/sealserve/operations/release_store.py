@@ -12,12 +12,15 @@ import httpx
 
 from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.errors import InputError, UnavailableError
+from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.operations import releases
 from sealserve.operations.releases import VerifiedBundle
 from sealserve.workspace import Workspace
 
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
-_CHUNK: Final = 1 << 20
+_STALLED: Final = 300.0
+"""Seconds until the store begins to answer, and for each MiB after that."""
+_LONGEST_CHAIN: Final = 5  # of redirects
 _LARGEST: Final = 256 * 2**30
 """How many bytes a packed release may have; a store's answer need not end by itself."""
 _SUFFIX: Final = ".tar"
@@ -79,23 +82,22 @@ def _download(url: httpx.URL, tar: Path) -> None:
     try:
         with (
             replacing(tar, mode=PRIVATE) as stream,
-            httpx.stream("GET", url, timeout=_TIMEOUT, follow_redirects=True) as response,
+            httpx.Client(timeout=_TIMEOUT) as client,
+            request(client, "GET", url, seconds=_STALLED, redirects=_LONGEST_CHAIN) as answer,
         ):
-            if response.status_code != httpx.codes.OK:
+            if answer.status != httpx.codes.OK:
                 raise StoreRefusedError(
-                    f"{shown} answers {response.status_code} {response.reason_phrase}.",
+                    f"{shown} answers {answer.status} {answer.reason}.",
                     hint="Put there what `sealserve release pack` writes; a pre-signed address may have expired.",
                 )
-            size = 0
-            for chunk in response.iter_bytes(_CHUNK):
-                size += len(chunk)
-                if size > _LARGEST:
-                    raise StoreRefusedError(
-                        f"{shown} answers with more than {_LARGEST:,} bytes: it is no release.",
-                        hint="Put there what `sealserve release pack` writes.",
-                    )
+            for chunk in answer.chunks(_LARGEST):
                 stream.write(chunk)
-    except httpx.HTTPError as error:
+    except (HttpSizeError, HttpEncodingError) as error:
+        raise StoreRefusedError(
+            f"{shown} answers with something else than a packed release: {error.message}",
+            hint="Put there what `sealserve release pack` writes, without a Content-Encoding.",
+        ) from error
+    except (HttpFailedError, HttpSlowError) as error:
         raise StoreUnreachableError(
-            f"Fetching {shown} failed: {error}.", hint="Does the name resolve here, and may this place reach it?"
+            f"Fetching {shown} failed: {error.message}", hint="Does the name resolve here, and may this place reach it?"
         ) from error

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
+from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import InputError
 from sealserve.pki.certificate import (
     SIMULATED,
@@ -38,8 +39,6 @@ from sealserve.whole_folder import appearing
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 90
-CLOCK_SKEW = timedelta(minutes=5)
-"""How far before ``now`` a certificate starts, for peers whose clocks are late."""
 
 CERTIFICATE_FILE = "ca.pem"
 KEY_FILE = "ca.key"

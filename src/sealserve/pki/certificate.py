@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sealserve.atomic_file import PRIVATE, replacing
+from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
@@ -172,7 +173,7 @@ def check_certificate(pem: bytes, now: datetime, *, source: str = "the certifica
     Raises:
         CertificateUnreadableError: No PEM certificate.
         CertificateExpiredError: ``now`` is after the last moment of one.
-        CertificateNotYetValidError: ``now`` is before the first moment of one.
+        CertificateNotYetValidError: ``now`` is before the first moment of one, by more than `CLOCK_SKEW`.
     """
     for certificate in parse_chain(pem, source=source):
         first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -182,7 +183,7 @@ def check_certificate(pem: bytes, now: datetime, *, source: str = "the certifica
                 f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
                 hint="Renew it: `sealserve certs renew`, then build and ship a new release.",
             )
-        if now < first:
+        if first - now > CLOCK_SKEW:
             raise CertificateNotYetValidError(
                 f"{source} ({subject}) is valid from {first:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
                 hint="Check this machine's clock.",

@@ -12,11 +12,14 @@ from typing import BinaryIO, Final, cast
 from sealserve.errors import VerificationError
 from sealserve.regular_file import open_regular
 from sealserve.sealing.embedded_path import is_safe_relative
+from sealserve.sealing.tar_headers import PlainTarFile
 
 _MAX_HEADER: Final = 2**20  # tarfile reads an extended header in one piece
 _MIN_END: Final = 2 * tarfile.BLOCKSIZE  # two blocks of zeros
 _MAX_END: Final = 2**20
 _COPY_SIZE: Final = 2**18
+_LIBRARY_ERRORS: Final = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
+"""What tarfile raises for headers that it does not foresee."""
 _KINDS: Final = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -91,7 +94,7 @@ def members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, Bina
     if size < tarfile.BLOCKSIZE:
         raise ArchiveFormatError(f"{name} is no tar file: it has {size} bytes.")
     with _tar_errors(stream, size, name):
-        archive = tarfile.open(fileobj=_BoundedReads(stream), mode="r:")  # noqa: SIM115  # the caller owns the stream
+        archive = PlainTarFile.open(fileobj=_BoundedReads(stream), mode="r:")  # the caller owns the stream
     while True:
         with _tar_errors(stream, size, name):
             member = archive.next()
@@ -142,7 +145,7 @@ def write(content: BinaryIO, path: Path) -> None:
 def _tar_errors(stream: BinaryIO, size: int, name: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
+    except (tarfile.TarError, *_LIBRARY_ERRORS) as error:
         if stream.tell() >= size:
             raise _cut_off(name, "in a header") from error
         raise ArchiveFormatError(f"{name} is no tar file, or a header in it is damaged: {error}.") from error

@@ -5,9 +5,10 @@ party's policy decides.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
+from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
 from sealserve.sgx.collateral import Collateral
@@ -119,7 +120,7 @@ def verify_quote(
         raw: The quote, exactly as long as it says.
         collateral: What the vendor publishes for its platform.
         anchor: The root to trust.
-        now: The time of verification, with a time zone.
+        now: The time of verification, with a time zone. What starts up to `CLOCK_SKEW` later is valid already.
         minimum_evaluation_number: The highest TCB evaluation data number seen so far.
 
     Returns:
@@ -153,8 +154,8 @@ def verify_quote(
         raise PckRevokedError(
             f"PCK certificate: {examined.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
         )
-    # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level.
-    verdict = dcap.verify(raw, collateral, anchor=anchor, now=now)
+    # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level. dcap-qvl knows no tolerance.
+    verdict = dcap.verify(raw, collateral, anchor=anchor, now=_at_the_latest_start(now, collateral, examined.pck))
     # 10. Two readers, one quote.
     _check_agreement(verdict, quote.report, extension)
     return VerifiedQuote(
@@ -167,6 +168,17 @@ def verify_quote(
         tcb_date=verdict.tcb_date,
         simulated=anchor.simulated,
     )
+
+
+def _at_the_latest_start(now: datetime, collateral: Collateral, pck: PckChain) -> datetime:
+    """Return ``now``, or the start of a document or certificate that is later by no more than `CLOCK_SKEW`.
+
+    That start is evidence that the clock here is slow. To assume the later time is strict: what ends before it is void.
+    """
+    certificates = (found.not_valid_before_utc for found in (pck.leaf, pck.issuer, pck.root))
+    starts = (start for start in (*collateral.starts(), *certificates) if now < start <= now + CLOCK_SKEW)
+    latest = max(starts, default=now)
+    return latest.replace(microsecond=0) + timedelta(seconds=1) if latest.microsecond and latest > now else latest
 
 
 def _check_subject(tcb_info: TcbInfo, extension: PckExtension) -> None:

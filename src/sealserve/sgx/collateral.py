@@ -11,11 +11,12 @@ Sources: Intel PCS API version 4 ("Get TCB Info", "Get Quoting Enclave Identity"
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Self
 
 from cryptography import x509
 
+from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import VerificationError
 from sealserve.sgx.certificate_chain import ChainMalformedError, check_links, common_name, parse_chain
 from sealserve.sgx.collateral_documents import (
@@ -132,11 +133,11 @@ class Collateral:
 
         Raises:
             CollateralExpiredError: A part's next update is past.
-            CollateralNotYetValidError: A part was issued after ``now``.
+            CollateralNotYetValidError: A part was issued after ``now``, by more than `CLOCK_SKEW`.
             CollateralMalformedError: A part does not parse.
         """
         for name, issued, next_update in self._windows():
-            if now < issued:
+            if issued - now > CLOCK_SKEW:
                 raise CollateralNotYetValidError(
                     f"{name}: issued at {issued:%Y-%m-%dT%H:%M:%SZ}, after {now:%Y-%m-%dT%H:%M:%SZ}.",
                     hint="Is this machine's clock right?",
@@ -147,10 +148,20 @@ class Collateral:
                     hint="Fetch fresh collateral; a PCCS may need to be told to refresh its cache.",
                 )
 
+    def starts(self) -> Iterator[datetime]:
+        """Yield when each part, and each certificate of its signers, becomes valid.
+
+        Raises:
+            CollateralMalformedError, ChainMalformedError: A part does not parse.
+        """
+        yield from (issued for _, issued, _ in self._windows())
+        for chain in (self.tcb_info_issuer_chain, self.qe_identity_issuer_chain):
+            yield from (found.not_valid_before_utc for found in parse_chain(chain.encode(), of="issuer chain"))
+
     def _windows(self) -> Iterator[tuple[str, datetime, datetime]]:
         tcb_info, qe_identity = parse_tcb_info(self.tcb_info), parse_qe_identity(self.qe_identity)
-        yield "TCB info", tcb_info.issue_date.astimezone(UTC), tcb_info.next_update.astimezone(UTC)
-        yield "QE identity", qe_identity.issue_date.astimezone(UTC), qe_identity.next_update.astimezone(UTC)
+        yield "TCB info", tcb_info.issue_date, tcb_info.next_update
+        yield "QE identity", qe_identity.issue_date, qe_identity.next_update
         for name, raw in (("Root CRL", self.root_ca_crl), ("PCK CRL", self.pck_crl)):
             crl = parse_crl(raw, of=name)
             yield name, crl.last_update_utc, next_update_of(crl, of=name)

@@ -4,12 +4,12 @@ Source: Intel PCS API version 4, "Get TCB Info" (TCB info version 3) and "Get Qu
 """
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from cryptography import x509
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 from sealserve.errors import VerificationError
@@ -42,11 +42,21 @@ class TcbStatus(StrEnum):
     REVOKED = "Revoked"
 
 
+def _to_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:  # year 1 or 9999
+        raise ValueError("a time outside of what can be told in UTC") from error
+
+
+_Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, strict=False, extra="ignore")
 
-    issue_date: AwareDatetime
-    next_update: AwareDatetime
+    issue_date: _Moment
+    next_update: _Moment
     tcb_evaluation_data_number: Annotated[int, Field(strict=True, ge=0, lt=1 << 32)]
 
 

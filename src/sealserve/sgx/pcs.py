@@ -15,9 +15,9 @@ from typing import Final, Self, TypeVar
 import httpx
 
 from sealserve.errors import InputError, UnavailableError
+from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE, CollateralMalformedError
-from sealserve.sgx.cutoff import Cutoff
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
 from sealserve.sgx.quote import Quote
@@ -26,7 +26,6 @@ INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 _API: Final = "/sgx/certification/v4"
 _MAX_CACHED: Final = 256
-_OWN_CONNECTION: Final = {"Connection": "close"}  # so that its deadline can cut it off
 
 _T = TypeVar("_T", Signed, Listed)
 
@@ -171,36 +170,28 @@ class PcsClient:
                 del self._cache[next(iter(self._cache))]  # the oldest
         return value
 
-    def _fetch(self, url: str) -> tuple[bytes, httpx.Headers]:
-        with Cutoff(self._total) as cutoff:
-            try:
-                answer = self._read(url, cutoff)
-            except httpx.HTTPError as error:
-                if cutoff.passed:
-                    raise self._too_slow(url) from error
-                raise PcsUnreachableError(
-                    f"{url}: no answer ({type(error).__name__}: {error}).",
-                    hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
-                ) from error
-            if cutoff.passed:  # an answer that ends with its connection looks whole
-                raise self._too_slow(url)
-            return answer
+    def _fetch(self, url: str) -> tuple[bytes, Mapping[str, str]]:
+        try:
+            with request(self._http, "GET", url, seconds=self._total) as answer:
+                _check_status(url, answer.status)
+                return answer.body(MAX_DOCUMENT_SIZE, gunzip=True), answer.headers
+        except HttpFailedError as error:
+            raise PcsUnreachableError(
+                f"{url}: {_small(error.message)}",
+                hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
+            ) from error
+        except HttpSlowError as error:
+            raise PcsTooSlowError(
+                f"{url}: {_small(error.message)}", hint="Is the PCS or PCCS overloaded, or the network between?"
+            ) from error
+        except HttpSizeError as error:
+            raise CollateralMalformedError(f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes.") from error
+        except HttpEncodingError as error:
+            raise PcsStatusError(f"{url}: {_small(error.message)}", hint=error.hint) from error
 
-    def _too_slow(self, url: str) -> PcsTooSlowError:
-        return PcsTooSlowError(
-            f"{url}: no whole answer within {self._total:g} s.",
-            hint="Is the PCS or PCCS overloaded, or the network between?",
-        )
 
-    def _read(self, url: str, cutoff: Cutoff) -> tuple[bytes, httpx.Headers]:
-        with self._http.stream("GET", url, headers=_OWN_CONNECTION, extensions=cutoff.extensions) as response:
-            _check_status(url, response.status_code)
-            body = bytearray()
-            for part in response.iter_bytes():
-                body += part
-                if len(body) > MAX_DOCUMENT_SIZE:
-                    raise CollateralMalformedError(f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes.")
-            return bytes(body), response.headers
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _host(base: str) -> str:

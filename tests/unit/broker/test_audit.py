@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, update
 
-from sealserve.broker import audit
+from sealserve.broker import admin, audit
 from sealserve.broker.audit import (
     GENESIS,
     AuditChainError,
@@ -18,7 +18,7 @@ from sealserve.broker.audit import (
     Head,
     verify_chain,
 )
-from sealserve.broker.database import AUDIT, AUDIT_HEADS, Database
+from sealserve.broker.database import AUDIT, AUDIT_HEADS, Database, to_text
 
 
 def _fill(database: Database, now: datetime, count: int = 5) -> None:
@@ -165,3 +165,102 @@ def test_concurrent_rows_make_one_chain(database: Database, now: datetime) -> No
         thread.join()
     with database.read() as connection:
         assert verify_chain(connection)[0] == 48
+
+
+BROKEN_HEADS: list[dict[str, Any]] = [
+    {"time": "yesterday"}, {"time": None}, {"time": 7}, {"time": "2026-11-23T12:00:00"},
+    {"time": "0001-01-01T00:00:00+14:00"}, {"time": b"bytes"}, {"signature": "not hex"}, {"signature": None},
+    {"signature": 1.5}, {"signature": b"bytes"}, {"hash": None}, {"hash": "AB" * 32}, {"hash": 7}, {"hash": b"x"},
+    {"seq": "five"}, {"seq": None}, {"seq": 5.5}, {"seq": -1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", BROKEN_HEADS, ids=str)
+def test_a_stored_head_that_is_none_is_one_clear_error(
+    database: Database, now: datetime, change: dict[str, Any]
+) -> None:
+    signer = Ed25519PrivateKey.generate()
+    _fill(database, now)
+    with database.write() as connection:
+        head = audit.sign_head(connection, signer, now=now)
+        row = {
+            "seq": head.seq,
+            "hash": head.hash,
+            "time": to_text(head.time),
+            "signature": head.signature.hex(),
+        } | change
+        connection.exec_driver_sql("DROP TABLE audit_heads")  # whoever can write can change the schema as well
+        connection.exec_driver_sql("CREATE TABLE audit_heads (seq, hash, time, signature)")
+        connection.exec_driver_sql(
+            "INSERT INTO audit_heads VALUES (?, ?, ?, ?)",
+            tuple(row[name] for name in ("seq", "hash", "time", "signature")),
+        )
+    with database.read() as connection, pytest.raises(AuditHeadError, match="is not a signed head") as caught:
+        verify_chain(connection, signer.public_key())
+    assert caught.value.code == "audit.head-signature"
+    assert caught.value.exit_status == 3
+
+
+def test_a_kept_head_needs_a_key(database: Database, now: datetime) -> None:
+    _fill(database, now)
+    with database.write() as connection:
+        head = audit.sign_head(connection, Ed25519PrivateKey.generate(), now=now)
+    with database.read() as connection, pytest.raises(AuditHeadError, match="no key was given"):
+        verify_chain(connection, kept=(head,))
+    with pytest.raises(AuditHeadError, match="no key was given"):
+        admin.verify_log(database, None, kept=(admin.head_summary(head),))
+
+
+@pytest.mark.parametrize("change", [{"time": "x"}, {"signature": "zz"}, {"hash": "x"}, {"seq": "1"}], ids=str)
+def test_a_kept_head_that_is_none_is_one_clear_error(database: Database, now: datetime, change: dict[str, Any]) -> None:
+    signer = Ed25519PrivateKey.generate()
+    head = admin.sign_log(database, signer, now=now)
+    with pytest.raises(AuditHeadError):
+        admin.verify_log(database, signer.public_key(), kept=(replace(head, **change),))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"time": 7}, {"peer": None}, {"detail": b"bytes"}, {"mr_enclave": b"x"}, {"release_id": b""}, {"code": b"ok"}],
+    ids=str,
+)  # fmt: skip
+def test_a_row_of_other_types_is_one_clear_error(database: Database, now: datetime, change: dict[str, Any]) -> None:
+    _fill(database, now)
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE copied AS SELECT * FROM audit")  # without types and constraints
+        connection.exec_driver_sql("DROP TABLE audit")
+        connection.exec_driver_sql("ALTER TABLE copied RENAME TO audit")
+        ((name, value),) = change.items()
+        connection.exec_driver_sql(f"UPDATE audit SET {name} = ? WHERE seq = 3", (value,))  # noqa: S608  # a column
+    with database.read() as connection, pytest.raises(AuditChainError):
+        list(audit.rows(connection))
+    with database.read() as connection, pytest.raises(AuditChainError):
+        verify_chain(connection)
+
+
+@pytest.mark.parametrize("change", [{"seq": "last"}, {"hash": 7}, {"hash": "short"}], ids=str)
+def test_a_last_row_that_is_none_is_one_clear_error(database: Database, now: datetime, change: dict[str, Any]) -> None:
+    _fill(database, now)
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE copied AS SELECT * FROM audit")
+        connection.exec_driver_sql("DROP TABLE audit")
+        connection.exec_driver_sql("ALTER TABLE copied RENAME TO audit")
+        ((name, value),) = change.items()
+        connection.exec_driver_sql(f"UPDATE audit SET {name} = ? WHERE seq = 5", (value,))  # noqa: S608  # a column
+    with database.read() as connection, pytest.raises(AuditChainError):
+        audit.head(connection)
+
+
+def test_heads_by_a_former_key_verify(database: Database, now: datetime) -> None:
+    former, present = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    _fill(database, now)
+    with database.write() as connection:
+        audit.sign_head(connection, former, now=now)
+    _fill(database, now)
+    with database.write() as connection:
+        audit.sign_head(connection, present, now=now)
+    with database.read() as connection:
+        keys = [former.public_key()]
+        assert verify_chain(connection, present.public_key(), former_keys=keys)[0] == 10
+        with pytest.raises(AuditHeadError):
+            verify_chain(connection, present.public_key())

@@ -10,11 +10,11 @@ from sealserve.broker.database import (
     KEYS,
     SCHEMA,
     Database,
-    DatabaseUnavailableError,
     DatabaseVersionError,
     from_text,
     to_text,
 )
+from sealserve.broker.database_file import DatabaseUnavailableError
 
 
 def _key(number: int) -> dict[str, object]:

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, text
 
 from sealserve.broker import admin, audit, decision
-from sealserve.broker.database import AUDIT, Database, DatabaseUnavailableError
+from sealserve.broker.database import AUDIT, Database
+from sealserve.broker.database_file import DatabaseUnavailableError
 from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
 from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
@@ -448,3 +449,33 @@ def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
         connection.execute(delete(AUDIT).where(AUDIT.c.seq == 65))
     with pytest.raises(audit.AuditTruncatedError):
         admin.verify_log(stage.database, signer.public_key())
+
+
+def test_each_signed_head_is_kept_once_it_is_committed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[audit.Head] = []
+    monkeypatch.setattr(decision, "_ROWS_PER_HEAD", 2)
+
+    def keep(head: audit.Head) -> None:
+        with stage.database.read() as connection:  # another transaction sees the row
+            audit.check_holds(connection, head)
+        kept.append(head)
+
+    broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
+    broker.release_key(stage.ratls().certificate, peer="p")
+    assert [head.seq for head in kept] == [2]
+    broker.release_key(stage.ratls().certificate, peer="p")
+    broker.settle()
+    assert [head.seq for head in kept] == [2, 3]
+
+
+@pytest.mark.parametrize("failure", [OSError("read-only"), audit.AuditTruncatedError("Row 2 is missing.")], ids=type)
+def test_a_head_that_cannot_be_kept_is_logged_and_keys_go_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    def keep(_head: audit.Head) -> None:
+        raise failure
+
+    monkeypatch.setattr(decision, "_ROWS_PER_HEAD", 1)
+    broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
+    assert broker.release_key(stage.ratls().certificate, peer="p")
+    assert "head at row 2 is not kept outside the database" in caplog.text

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from sealserve.broker.hardening import HardeningError, forbid_inspection
+from sealserve.broker import hardening
+from sealserve.broker.hardening import HardeningError, forbid_inspection, lock_memory
 
 
 def test_a_hardened_process_leaves_no_core_and_is_not_dumpable() -> None:
@@ -39,3 +40,33 @@ def test_limits_that_cannot_be_set_are_one_clear_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(HardeningError, match="Core dumps cannot be turned off: not allowed"):
         forbid_inspection()
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != resource.RLIM_INFINITY and not hardening._has_capability(14),
+    reason="this user may not lock memory: raise RLIMIT_MEMLOCK",
+)
+def test_memory_is_locked_where_that_is_allowed() -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from sealserve.broker.hardening import lock_memory\n"
+        "print(lock_memory(), 'VmLck:\t       0 kB' in Path('/proc/self/status').read_text())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "None False\n"
+
+
+def test_memory_that_cannot_be_locked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (65536, 65536))
+    monkeypatch.setattr(hardening, "_has_capability", lambda _: False)
+    assert lock_memory() == "RLIMIT_MEMLOCK is 65536 bytes, and the process lacks CAP_IPC_LOCK"
+
+    class Refusing:
+        @staticmethod
+        def mlockall(_: int) -> int:
+            ctypes.set_errno(1)
+            return -1
+
+    monkeypatch.setattr(hardening, "_has_capability", lambda _: True)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing)
+    assert lock_memory() == "mlockall: Operation not permitted"

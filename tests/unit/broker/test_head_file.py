@@ -1,11 +1,18 @@
 import json
 from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealserve.broker.admin import HeadSummary
-from sealserve.broker.head_file import HeadFileError, read_head
+from sealserve.broker import audit
+from sealserve.broker.admin import HeadSummary, head_summary
+from sealserve.broker.audit import AuditTruncatedError, Decision, Entry, Head
+from sealserve.broker.database import Database
+from sealserve.broker.head_file import HeadFileError, keep_head, kept_head, read_head
+from sealserve.regular_file import InputFileKindError
 
 HEAD = HeadSummary(seq=3, hash="ab" * 32, time="2026-11-23T12:00:00.000001+00:00", signature="cd" * 64)
 
@@ -33,3 +40,61 @@ def test_what_is_no_head_is_refused(changes: dict[str, Any], where: str) -> None
     assert caught.value.code == "audit.head-file"
     with pytest.raises(HeadFileError, match="the file: Invalid JSON"):
         read_head(b"", name="h.json")
+
+
+def _append(database: Database, now: datetime, count: int) -> None:
+    for _ in range(count):
+        with database.write() as connection:
+            audit.append(connection, Entry(time=now, peer="p", decision=Decision.REFUSED, code="x"))
+
+
+def _sign(database: Database, signer: Ed25519PrivateKey, now: datetime) -> Head:
+    with database.write() as connection:
+        return audit.sign_head(connection, signer, now=now)
+
+
+def test_the_newest_head_is_kept(database: Database, now: datetime, tmp_path: Path) -> None:
+    path, signer = tmp_path / "head.json", Ed25519PrivateKey.generate()
+    assert kept_head(path) is None
+    _append(database, now, 2)
+    first = _sign(database, signer, now)
+    keep_head(path, database, first)
+    assert kept_head(path) == head_summary(first)
+    _append(database, now, 1)
+    second = _sign(database, signer, now)
+    keep_head(path, database, second)
+    keep_head(path, database, first)  # of a slower process
+    assert kept_head(path) == head_summary(second)
+
+
+def test_evidence_of_deleted_rows_is_not_overwritten(database: Database, now: datetime, tmp_path: Path) -> None:
+    path, signer = tmp_path / "head.json", Ed25519PrivateKey.generate()
+    _append(database, now, 2)
+    keep_head(path, database, _sign(database, signer, now))
+    kept = path.read_bytes()
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit")
+        connection.exec_driver_sql("DELETE FROM audit_heads")
+    with pytest.raises(AuditTruncatedError, match="Row 2 of the audit log is missing"):
+        keep_head(path, database, _sign(database, signer, now))
+    _append(database, now + timedelta(days=1), 5)
+    with pytest.raises(AuditTruncatedError, match="Row 2 of the audit log is not the one that was signed"):
+        keep_head(path, database, _sign(database, signer, now))
+    assert path.read_bytes() == kept
+
+
+def test_what_stands_in_the_place_of_the_kept_head_is_neither_read_nor_replaced(
+    database: Database, now: datetime, tmp_path: Path
+) -> None:
+    path, victim = tmp_path / "head.json", tmp_path / "victim"
+    _append(database, now, 1)
+    head = _sign(database, Ed25519PrivateKey.generate(), now)
+    victim.write_text("{}")
+    path.symlink_to(victim)
+    with pytest.raises(InputFileKindError):
+        keep_head(path, database, head)
+    path.unlink()
+    path.write_text("{}")
+    with pytest.raises(HeadFileError, match="holds no signed head"):
+        keep_head(path, database, head)
+    assert (victim.read_text(), path.read_text()) == ("{}", "{}")

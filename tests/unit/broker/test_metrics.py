@@ -1,13 +1,17 @@
 """The broker's page of metrics, on the wire."""
 
+import contextlib
 import http.client
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
 from tests.unit.broker.conftest import Stage
 
+from sealserve.broker import metrics
 from sealserve.broker.metrics import Decisions, Fetched, MetricsPortError, MetricsServer, Observed, Outcome
 from sealserve.errors import SealserveError, VerificationError
 
@@ -72,6 +76,39 @@ def test_garbage_ends_one_connection_alone() -> None:
             while stream.recv(4096):
                 pass
         assert ask(server.port)[0] == 200
+
+
+def drip(stream: socket.socket) -> None:
+    while True:  # a header line now and then
+        stream.sendall(b"X: y\r\n")
+        time.sleep(0.05)
+
+
+def test_slow_peers_keep_nobody_out_and_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_SECONDS", 0.3)  # for everything, though each line comes sooner than that
+    with MetricsServer(observed(), 0) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(3)]
+        for stream in slow:
+            stream.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert ask(server.port)[0] == 200
+        for stream in slow:
+            stream.settimeout(10)
+            with pytest.raises(OSError, match=r"Broken pipe|reset"):
+                drip(stream)
+        assert ask(server.port)[0] == 200
+
+
+def test_there_are_few_at_a_time_and_the_oldest_goes() -> None:
+    with MetricsServer(observed(), 0) as server, contextlib.ExitStack() as stack:
+        streams = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            for _ in range(metrics._PLACES + 3)
+        ]
+        assert ask(server.port)[0] == 200
+        assert [stream.recv(1) for stream in streams[:3]] == [b""] * 3
+        streams[-1].sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert streams[-1].recv(12) == b"HTTP/1.0 200"
+    assert threading.active_count() < metrics._PLACES + 3  # the end of the server ends them all
 
 
 def test_the_broker_counts_what_it_decides(stage: Stage) -> None:

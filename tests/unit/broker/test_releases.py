@@ -1,13 +1,23 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from sealserve.broker import platforms, releases
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import KeyId, KeyUnknownError, open_keystore
-from sealserve.broker.policy import CLOUD_SMT, STRICT, MrEnclaveUnknownError, ReferenceValues, ReleaseState
+from sealserve.broker.policy import (
+    CLOUD_SMT,
+    STRICT,
+    MrEnclaveUnknownError,
+    ReferenceValues,
+    ReleaseRevokedError,
+    ReleaseState,
+    check_standing,
+)
 from sealserve.broker.releases import (
     DeadlineError,
     Release,
@@ -20,6 +30,7 @@ from sealserve.broker.releases import (
 )
 from sealserve.broker.tcb_policy import EmptyPolicyError
 from sealserve.deployment import Platform
+from sealserve.errors import SealserveError
 from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -226,3 +237,56 @@ def test_a_release_that_is_not_there_cannot_be_changed(database: Database, now: 
             releases.revoke(connection, absent)
         with pytest.raises(ReleaseUnknownError, match="`sealserve broker releases` lists them"):
             releases.drain(connection, absent, deadline=now + timedelta(1), now=now)
+
+
+def test_the_key_of_a_revoked_release_is_not_given_under_another_id(
+    database: Database, key_id: KeyId, now: datetime
+) -> None:
+    before, later = _release(key_id, now), _release(key_id, now, 0xB, "again")
+    _allow(database, before, _reference(1))
+    _allow(database, _release(key_id, now, 0xC, "twin"), _reference(3))
+    with database.write() as connection:
+        releases.revoke(connection, before.release_id)
+    with pytest.raises(
+        ReleaseFinalError, match=f"names the key {key_id} of the release resnet50, which is revoked"
+    ) as no:
+        _allow(database, later, _reference(2))
+    assert no.value.code == "broker.release-final"
+    with database.read() as connection:  # one that was allowed before has lost the key as well
+        match = releases.lookup(connection, MrEnclave(bytes([3]) * 32))
+    with pytest.raises(ReleaseRevokedError):
+        check_standing(match.release.state, match.release.deadline, now)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("releases", {"state": "half"}), ("releases", {"platform": "tdx"}), ("releases", {"created": "yesterday"}),
+        ("releases", {"deadline": b"soon"}), ("releases", {"tcb_policy": b"strict"}),
+        ("releases", {"release_id": b"x"}), ("reference_values", {"mr_signer": "no hex"}),
+        ("reference_values", {"xfrm": "zz"}), ("reference_values", {"isv_svn": b"many"}),
+        ("reference_values", {"mr_signer": b"blob"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_row_that_somebody_changed_is_one_clear_error(
+    database: Database, key_id: KeyId, now: datetime, table: str, change: dict[str, Any]
+) -> None:
+    release = _release(key_id, now)
+    _allow(database, release, _reference(1))
+    ((column, value),) = change.items()
+    with database.write() as connection:
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        connection.exec_driver_sql(f"UPDATE {table} SET {column} = ?", (value,))  # noqa: S608  # of this test
+        if column == "release_id":
+            connection.exec_driver_sql("UPDATE reference_values SET release_id = ?", (value,))
+    with database.read() as connection, pytest.raises(SealserveError) as caught:
+        _read_all(connection)
+    codes = {"broker.database-content", "policy.tcb-policy", "policy.reference-values", "broker.release-unknown"}
+    assert caught.value.code in codes
+
+
+def _read_all(connection: Connection) -> None:
+    for found in releases.every(connection):
+        releases.references_of(connection, found.release_id)
+    releases.lookup(connection, MrEnclave(bytes([1]) * 32))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
@@ -155,6 +156,45 @@ def test_a_certificate_by_somebody_else_is_refused(ends: Ends) -> None:
     error = _failing_handshake(ends, lambda stream: _connect(context, stream))
     assert isinstance(error, HandshakeError)
     assert "certificate verify failed" in error.message
+
+
+def _rsa_identity() -> CertifiedKey:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker.test")]), datetime.now(UTC)
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1)
+    ).sign(key, hashes.SHA256())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return CertifiedKey(chain_pem=certificate.public_bytes(serialization.Encoding.PEM), key_pem=SecretBytes(pem))
+
+
+@pytest.mark.parametrize(
+    ("suite", "agreed"),
+    [
+        (b"ECDHE-RSA-AES256-GCM-SHA384", True),
+        (b"ECDHE-RSA-AES128-GCM-SHA256", True),
+        (b"ECDHE-RSA-CHACHA20-POLY1305", True),
+        (b"AES256-GCM-SHA384", False),  # RSA key exchange
+        (b"AES128-SHA", False),
+        (b"ECDHE-RSA-AES256-SHA384", False),  # CBC
+        (b"ECDHE-RSA-AES128-SHA", False),
+    ],
+)
+def test_tls_1_2_has_forward_secrecy_whatever_the_certificate(suite: bytes, agreed: bool) -> None:
+    client = _client_context(SSL.TLS1_2_VERSION, *_client_certificate())
+    client.set_cipher_list(suite)
+    here, there = socket.socketpair()
+    with here, there, ThreadPoolExecutor(1) as pool:
+        session = TlsSession(server_context(_rsa_identity()), here)
+        shaking = pool.submit(session.handshake, first_byte_seconds=PATIENT, seconds=PATIENT)
+        if agreed:
+            assert _connect(client, there).get_cipher_name() == suite.decode()
+            shaking.result()
+        else:
+            with pytest.raises(SSL.Error):
+                _connect(client, there)
+            with pytest.raises(HandshakeError, match="no shared cipher"):
+                shaking.result()
 
 
 def test_old_tls_is_refused(ends: Ends) -> None:

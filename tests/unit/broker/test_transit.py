@@ -1,5 +1,6 @@
 """The client of the transit engine, against answers that a real server gives rarely or never."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,7 @@ class Answering(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer: Answer = (200, {})
+        self.encoding = "identity"
         self.seen: list[tuple[str, dict[str, str], Any]] = []
 
 
@@ -37,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Encoding", self.server.encoding)
         if status == 307:
             self.send_header("Location", "http://127.0.0.1:1/")
         self.end_headers()
@@ -145,6 +148,24 @@ def test_an_answer_without_end_is_left(status: int, server: Answering, make: Cal
     with pytest.raises(TransitUnavailableError, match="the answer has more than 65536 bytes") as caught:
         make().wrap(SECRET, context=b"id")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "deflate"])
+def test_an_answer_that_is_compressed_twice_is_not_inflated(
+    encoding: str, server: Answering, make: Callable[..., TransitKey]
+) -> None:
+    server.encoding = encoding
+    server.answer = (200, gzip.compress(gzip.compress(b"x" * 2**20)))
+    with pytest.raises(TransitUnavailableError, match=r"The answer is compressed \(") as caught:
+        make().wrap(SECRET, context=b"id")
+    assert TOKEN not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_answer_that_is_compressed_once_is_read(server: Answering, make: Callable[..., TransitKey]) -> None:
+    server.encoding = "gzip"
+    server.answer = (200, gzip.compress(json.dumps({"data": {"ciphertext": "vault:v1:x"}}).encode()))
+    assert make().wrap(SECRET, context=b"id") == b"vault:v1:x"
 
 
 def test_a_service_that_is_not_there(token_file: Path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -6,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.command_line import CommandLine
 from tests.harness.images import embedded_image, tensorflow_serving_image
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.audit import AuditTruncatedError
 from sealserve.cli import enclave as enclave_verb
+from sealserve.operations import provisioning
 from sealserve.operations.owner import index_signer, open_vault
 from sealserve.sealing.release import VerifiedRelease
 
@@ -271,7 +275,13 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     with open_vault(ready.workspace) as vault, vault.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
         connection.exec_driver_sql("DELETE FROM audit_heads")
-    assert cli("broker", "log", "--verify").status == 0
+    assert cli.error("broker", "log", "--verify")["code"] == "audit.truncated"  # a head is kept beside the database
+    kept = ready.workspace.owner.audit_head
+    assert json.loads(kept.read_text()) == signed.json
+    kept.unlink()
+    verified = cli("broker", "log", "--verify")
+    assert verified.status == 0
+    assert "Warning: no signed head is kept outside the database" in verified.err
     error = cli.error("broker", "log", "--check", tmp_path / "head.json")
     assert (error["code"], error["status"]) == ("audit.truncated", 3)
     assert cli.error("broker", "log", "--sign", "--check", tmp_path / "head.json")["code"] == "audit.truncated"
@@ -346,3 +356,36 @@ class _Answers:
 
     def isatty(self) -> bool:
         return False
+
+
+def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, ready: Site, release: Path) -> None:
+    del release
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    cli.ok("broker", "log", "--sign")
+    kept = ready.workspace.owner.audit_head.read_bytes()
+    ready.workspace.owner.database.unlink()
+    error = cli.error("broker", "log", "--verify")
+    assert error["code"] == "audit.truncated"
+    assert "ends at row 0; a head was signed at row 1" in error["message"]
+    for number in range(3):  # the new log is longer by now: the evidence is not overwritten
+        cli.ok("broker", "platform", "enrol", f"{number:032x}")
+    with pytest.raises(AuditTruncatedError, match="Row 1 of the audit log is not the one that was signed"):
+        provisioning.sign_log(ready.workspace, now=ready.now)
+    assert ready.workspace.owner.audit_head.read_bytes() == kept
+
+
+def test_heads_of_earlier_versions_verify_still(cli: CommandLine, ready: Site, release: Path) -> None:
+    del release
+    cli.ok("enclave", "build")
+    cli.ok("broker", "allow")
+    with open_vault(ready.workspace) as vault:
+        admin.sign_log(vault.database, index_signer(ready.workspace), now=ready.now)
+    ready.workspace.owner.audit_signing_key.unlink(missing_ok=True)  # an earlier version had none
+    assert cli.ok("broker", "log", "--verify", "--json")
+    assert ready.workspace.owner.audit_signing_key.stat().st_mode & 0o777 == 0o600
+    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM audit_heads")
+    with open_vault(ready.workspace) as vault:
+        admin.sign_log(vault.database, Ed25519PrivateKey.generate(), now=ready.now)
+    assert cli.error("broker", "log", "--verify")["code"] == "audit.head-signature"

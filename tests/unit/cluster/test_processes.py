@@ -1,16 +1,23 @@
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sealserve.cluster import ports
+from sealserve.cluster import ports, processes
 from sealserve.cluster.processes import (
+    Process,
     ProcessEndedError,
     ProcessNotReadyError,
+    ProcessRecordError,
     Registry,
+    boot_id,
     group_has_members,
     interrupted_once,
     last_error,
@@ -18,6 +25,8 @@ from sealserve.cluster.processes import (
     wait_ready,
     wait_until,
 )
+from sealserve.process_signal import kill_group, send_signal, user_of
+from sealserve.regular_file import InputFileKindError
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 STUBBORN = [
@@ -131,3 +140,109 @@ def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
         interrupted_twice()
     assert undone == [True]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def record(path: Path, **changes: object) -> Registry:
+    started = start_time(os.getpid())
+    row = {"role": "other", "pid": os.getpid(), "started": started, "port": None, "log": "", "boot": boot_id()}
+    path.write_text(json.dumps([row | changes]))
+    return Registry(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1], {"role": "x"}, "text", [{"role": "broker"}], [{"unknown": 1}], None, [[]],
+        *([{"role": role, "pid": 5, "started": 1, "port": None, "log": "", "boot": ""}]
+          for role in ("", "replica-x", "../x", "a b", 7)),
+        *([{"role": "x", "pid": pid, "started": 1, "port": None, "log": "", "boot": ""}]
+          for pid in (1, 0, -1, 2**40, "5", 5.0, True, None)),
+        [{"role": "x", "pid": 5, "started": -1, "port": None, "log": "", "boot": ""}],
+        [{"role": "x", "pid": 5, "started": 1, "port": 70000, "log": "", "boot": ""}],
+        [{"role": "x", "pid": 5, "started": 1, "port": None, "log": 1, "boot": ""}],
+        [{"role": "x", "pid": 5, "started": 1, "port": None, "log": "", "boot": "", "owner": 0}],
+    ],
+)  # fmt: skip
+def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ProcessRecordError, match="is not the record of the processes that were started") as caught:
+        Registry(tmp_path / "run.json").all()
+    assert caught.value.code == "process.record"
+    assert caught.value.hint == "Stop what still runs by hand, and remove the file."
+
+
+def test_a_record_nested_without_end_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert Registry(tmp_path / "run.json").all() == {}
+
+
+@pytest.mark.timeout(20)
+def test_what_stands_in_the_place_of_record_lock_and_log_is_refused(tmp_path: Path) -> None:
+    registry, victim = Registry(tmp_path / "run.json"), tmp_path / "victim"
+    victim.write_text("[]")
+    for plant in (os.mkfifo, lambda path: path.symlink_to(victim)):
+        for name, use in (
+            ("run.json", registry.all),
+            ("run.lock", lambda: registry.remove("x")),
+            ("log", lambda: registry.start("sleeper", SLEEPER, log=tmp_path / "log")),
+        ):
+            plant(tmp_path / name)
+            with pytest.raises(InputFileKindError):
+                use()
+            (tmp_path / name).unlink()
+    os.link(victim, tmp_path / "log")
+    with pytest.raises(InputFileKindError):
+        registry.start("sleeper", SLEEPER, log=tmp_path / "log")
+    assert victim.read_text() == "[]"
+    (tmp_path / "other-log").symlink_to(victim)
+    assert last_error(tmp_path / "other-log") == "it left no log."
+
+
+def test_a_process_of_another_user_is_not_the_recorded_one(tmp_path: Path) -> None:
+    found = record(tmp_path / "run.json").all()["other"]
+    assert found.is_alive()
+    other = type(found)(**{**vars_of(found), "owner": 12345})
+    assert not other.is_alive()
+
+
+def vars_of(process: Process) -> dict[str, Any]:
+    return {field.name: getattr(process, field.name) for field in fields(process)}
+
+
+def test_stopping_does_not_reach_a_process_that_got_the_id_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Registry(tmp_path / "run.json").start("sleeper", SLEEPER, log=tmp_path / "log")
+    sent: list[int] = []
+    opened = os.pidfd_open
+
+    def racing(pid: int, flags: int = 0) -> int:
+        descriptor = opened(pid, flags)
+        # The process ends, and another one gets its id, after the descriptor was opened and before the check.
+        monkeypatch.setattr(processes, "start_time", lambda _: process.started + 1)
+        return descriptor
+
+    monkeypatch.setattr(os, "pidfd_open", racing)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda _, number: sent.append(number))
+    process.stop(grace=0)
+    assert sent == []
+    monkeypatch.undo()
+    process.stop()
+    assert not process.is_alive()
+
+
+@pytest.mark.parametrize("pid", [1, 0, -1])
+def test_ids_that_stand_for_more_than_one_process_get_no_signal(pid: int) -> None:
+    assert not send_signal(pid, signal.SIGCONT, if_still=lambda: True)
+    process = Process(role="x", pid=pid, started=start_time(1) or 0, port=None, log="")
+    assert not process.is_alive()
+    assert not process.owns_group()
+    process.stop(grace=0)
+
+
+def test_a_process_that_has_ended_gets_no_signal() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    assert not send_signal(child.pid, signal.SIGCONT, if_still=lambda: True)
+    assert not kill_group(child.pid)
+    assert user_of(child.pid) is None

@@ -14,10 +14,12 @@ from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import NAME, Site, make_site
 
 from sealserve.atomic_file import OutputExistsError
+from sealserve.broker import admin
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyUnreadableError
+from sealserve.operations import backup as backup_module
 from sealserve.operations import master_key as master_keys
-from sealserve.operations import releases
+from sealserve.operations import provisioning, releases
 from sealserve.operations.backup import (
     BackupContentError,
     BackupFormatError,
@@ -329,3 +331,42 @@ def test_an_error_at_any_moment_leaves_nothing(ready: Site, tmp_path: Path) -> N
         step += 1
     assert step > 50
     assert files(place, "owner") == files(ready.workspace, "owner")
+
+
+def test_the_kept_head_is_never_newer_than_the_database(
+    site: Site, released: VerifiedRelease, master_key: Path, empty: Workspace, tmp_path: Path
+) -> None:
+    del released
+    provisioning.sign_log(site.workspace, now=NOW)
+    back_up(site.workspace, tmp_path / "second.backup", now=NOW)
+    paths = list(backup_module._paths(site.workspace, models=True, releases=True))
+    assert paths.index("owner/audit/head.json") < paths.index(backup_module.DATABASE)  # it is read first
+    restore(empty, tmp_path / "second.backup", master_key=master_key)
+    summary, any_kept = provisioning.verify_log(empty)
+    assert any_kept
+    assert summary.signatures
+    assert empty.owner.audit_signing_key.read_bytes() == site.workspace.owner.audit_signing_key.read_bytes()
+
+
+@pytest.mark.usefixtures("released")
+def test_a_backup_of_an_earlier_version_has_its_database_elsewhere(
+    site: Site, master_key: Path, empty: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = backup_module._source
+
+    def elsewhere(workspace: Workspace, path: str) -> Path:
+        return source(workspace, backup_module.DATABASE if path == "owner/broker.sqlite" else path)
+
+    monkeypatch.setattr(backup_module, "_source", elsewhere)
+    monkeypatch.setattr(
+        backup_module,
+        "_paths",
+        lambda *_, **__: ["sealserve.toml", "owner/broker.sqlite", "owner/index-signing-key.pem"],
+    )
+    back_up(site.workspace, tmp_path / "old.backup", now=NOW)
+    restore(empty, tmp_path / "old.backup", master_key=master_key)
+    assert empty.owner.former_database.is_file()
+    with open_vault(empty) as vault:
+        assert admin.status(vault.database).keys == 1
+    assert not empty.owner.former_database.exists()
+    assert empty.owner.database.is_file()

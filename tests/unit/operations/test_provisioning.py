@@ -10,6 +10,8 @@ import pytest
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
+from sealserve.broker.audit import AuditHeadError
+from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import under_passphrase
 from sealserve.broker.passphrase import PassphraseMissingError
 from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
@@ -17,7 +19,8 @@ from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
 from sealserve.deployment import Platform
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.operations import provisioning, simulation
-from sealserve.operations.owner import open_vault
+from sealserve.operations.master_key import complete_rotation
+from sealserve.operations.owner import audit_signer, open_vault, read_owner_key
 from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
@@ -242,3 +245,33 @@ def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
 
     found = provisioning._collateral({Platform.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
     assert set(found) == {("sgx", "tcb?fmspc=00906ED50000"), ("sgx", INTEL_ROOT_CRL)}
+
+
+def test_the_broker_signs_with_a_key_of_its_own(ready: Site, release: Path) -> None:
+    provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    owner = ready.workspace.owner
+    public = read_owner_key(ready.workspace.host.owner_key)
+    owner.index_signing_key.rename(owner.root / "away")  # the container of the broker has none
+    with provisioning.open_broker(ready.workspace, ready.deployment) as server:
+        server._broker.settle()
+    assert not owner.index_signing_key.exists()
+    head = kept_head(owner.audit_head)
+    assert head is not None
+    assert head.seq == 2
+    with open_vault(ready.workspace) as vault:
+        own = audit_signer(ready.workspace).public_key()
+        assert admin.verify_log(vault.database, own, kept=(head,)).rows == 2
+        with pytest.raises(AuditHeadError):
+            admin.verify_log(vault.database, public, kept=(head,))
+
+
+def test_an_interrupted_rotation_is_completed_before_a_container_gets_the_key(ready: Site, release: Path) -> None:
+    del release
+    key = ready.workspace.owner.master_key
+    beside = key.with_name("master.key.next")
+    beside.touch(mode=0o600)
+    beside.write_bytes(bytes(32))
+    before = key.read_bytes()
+    complete_rotation(ready.workspace)
+    assert not beside.exists()
+    assert key.read_bytes() == before

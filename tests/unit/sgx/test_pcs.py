@@ -1,3 +1,4 @@
+import gzip
 import select
 import socket
 import threading
@@ -194,6 +195,18 @@ def test_an_error_for_an_answer(raw: bytes, status: int) -> None:
 def test_an_answer_without_end(raw: bytes) -> None:
     with pytest.raises(CollateralMalformedError, match="more than 1048576 bytes"):
         _client(Recorder(status=200, body=bytes((1 << 20) + 1))).collateral_for(parse_quote(raw))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "error"), [("gzip, gzip", PcsStatusError), ("br", PcsStatusError), ("gzip", CollateralMalformedError)]
+)
+def test_a_compressed_answer_takes_no_memory(raw: bytes, encoding: str, error: type[Exception]) -> None:
+    bomb = gzip.compress(bytes(2**24))
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(bomb))
+    )
+    with pytest.raises(error, match=r"answer is compressed|more than 1048576 bytes"):
+        PcsClient("http://pccs.example", http=httpx.Client(transport=transport)).collateral_for(parse_quote(raw))
 
 
 @pytest.mark.parametrize(

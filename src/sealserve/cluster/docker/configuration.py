@@ -9,10 +9,12 @@ import tomli_w
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster.docker import keystore_files
+from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.cluster.target import drain_seconds
 from sealserve.deployment import Deployment, Platform
+from sealserve.held_tree import held
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render, render_relay
 from sealserve.workspace import DEPLOYMENT_FILE
 
@@ -36,8 +38,8 @@ def write_configuration(plan: Plan, described: Deployment, bundle: Bundle, *, br
     """
     if broker is None:
         keystore_files.check(plan.workspace, described.keystore, user=plan.user)
-    for name in (NGINX, "quoting", *([RELAY] if broker else [])):
-        (plan.folder / name).mkdir(parents=True, exist_ok=True)
+    for name in (NGINX, QUOTING, *([RELAY] if broker else [])):
+        _make_readable(plan.folder / name)
     write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
     if broker is not None:
         text = render_relay(bundle.broker[1], broker, run_folder=_RUN_FOLDER, stream_module=_STREAM_MODULE)
@@ -65,7 +67,7 @@ def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]
     path, content = plan.folder / NGINX / "nginx.conf", render(config).encode()
     if path.is_file() and path.read_bytes() == content:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_readable(path.parent)
     write_file(path, content)
     return True
 
@@ -76,6 +78,14 @@ def write_seccomp(folder: Path) -> Path:
     path = folder / SECCOMP_FILE
     write_file(path, (json.dumps(gramine_direct_profile(), indent=1) + "\n").encode())
     return path
+
+
+def _make_readable(folder: Path) -> None:
+    """Make a folder that the containers' user can read whatever the umask is; nothing in it is secret."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for found in held(folder):
+        if found.is_folder:
+            found.change_mode(0o755)
 
 
 def container_deployment(described: Deployment) -> str:

@@ -1,7 +1,7 @@
 """What the broker's container needs to open the keystore: the files that ``sealserve.toml`` names, each one mounted."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -33,8 +33,16 @@ def mounts(settings: KeystoreSection) -> Iterator[Mount]:
 
 
 def version(settings: KeystoreSection) -> str:
-    """Return what changes when one of the files is replaced: a mount goes on showing the old one. No digest of it."""
-    found = [mount.source.stat() for mount in mounts(settings)]
+    """Return what changes when one of the files that the settings name is replaced; see `versions`."""
+    return versions(mount.source for mount in mounts(settings))
+
+
+def versions(files: Iterable[Path]) -> str:
+    """Return what changes when one of ``files`` is replaced: a mount continues to show the old file.
+
+    It is not a digest, which would tell something of a secret.
+    """
+    found = [path.stat() for path in files]
     return " ".join(f"{status.st_ino}:{status.st_mtime_ns}" for status in found)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.cluster.docker import keystore_files
+from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.parts import (
     Attachment,
     Container,
@@ -234,7 +235,7 @@ class Plan:
         devices: tuple[str, ...] = ()
         if self.simulated:
             memory = (*memory, Tmpfs(target="/release", size=bundle.size + _SLACK))
-            mounts = (*mounts, Mount(source=self._folder / "quoting", target="/quoting"))
+            mounts = (*mounts, Mount(source=self._folder / QUOTING, target="/quoting"))
             command = (*command, "--quoting-socket", "/quoting/quoting.sock")
         else:
             mounts = (*mounts, Mount(source=AESM_FOLDER, target=str(AESM_FOLDER)))
@@ -258,28 +259,39 @@ class Plan:
         )
 
     def _broker(self) -> Container:
-        owner = f"{_PLACE}/{FOLDER}/owner"
-        hidden = ("authorities", "models", "releases", "images")  # the broker needs neither, so it cannot lose them
+        place, owner = f"{_PLACE}/{FOLDER}/owner", self._workspace.owner
         return Container(
             name=BROKER,
             role=BROKER,
             image=self._image(ImageName.BROKER),
             command=("broker", "run", "--directory", _PLACE, *_READY),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
+            # It sees the files that it needs, and no folder in which another key, a model or a release could lie.
             mounts=(
                 *self._own_mounts(),
-                Mount(source=self._workspace.owner.root, target=owner, read_only=False),
+                *(Mount(source=path, target=f"{place}/{path.name}") for path in self._broker_files()),
+                *(Mount(source=path, target=f"{place}/{path.name}") for path in (owner.broker_tls, owner.trust)),
+                *(
+                    Mount(source=path, target=f"{place}/{path.name}", read_only=False)
+                    for path in (owner.database.parent, owner.audit_head.parent)
+                ),
                 *keystore_files.mounts(self._deployment.keystore),
             ),
-            tmpfs=(*self._scratch(), *(Tmpfs(target=f"{owner}/{name}", size=2**20) for name in hidden)),
+            tmpfs=(*self._scratch(), Tmpfs(target=place, size=_SCRATCH)),
             user=self._user,
             health=exists(_READY[1]),
             after=(PCS,) if self.simulated else (),
             facts={
-                "certificate": _digest(self._workspace.owner.broker_tls),
+                "certificate": _digest(owner.broker_tls),
+                "keys": keystore_files.versions(self._broker_files()),
                 "keystore": keystore_files.version(self._deployment.keystore),
             },
         )
+
+    def _broker_files(self) -> list[Path]:
+        """Return the broker's keys. Where a service holds the master key, there is no file of it."""
+        owner = self._workspace.owner
+        return [path for path in (owner.master_key, owner.audit_signing_key) if path.is_file()]
 
     def _pcs(self) -> Container:
         vendor = f"{_PLACE}/{FOLDER}/vendor"
@@ -293,7 +305,7 @@ class Plan:
                     network=self.collateral.name, address=str(self.collateral.address(_NGINX_ADDRESS)), aliases=(PCS,)
                 ),
             ),
-            mounts=(*self._own_mounts(), Mount(source=self._workspace.vendor.root, target=vendor, read_only=False)),
+            mounts=(*self._own_mounts(), Mount(source=self._workspace.vendor.root, target=vendor)),
             tmpfs=self._scratch(),
             user=self._user,
             health=exists(_READY[1]),
@@ -310,7 +322,7 @@ class Plan:
             mounts=(
                 *self._own_mounts(),
                 Mount(source=self._workspace.host.platform, target=f"{host}/platform"),
-                Mount(source=self._folder / "quoting", target=f"{host}/run", read_only=False),
+                Mount(source=self._folder / QUOTING, target=f"{host}/run", read_only=False),
             ),
             tmpfs=self._scratch(),
             user=self._user,

@@ -54,6 +54,9 @@ from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.operations import enclaves, provisioning, releases, simulation
+from sealserve.operations.master_key import complete_rotation
+from sealserve.operations.owner import audit_signer
+from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
 FOLDER: Final = "docker"
@@ -152,7 +155,7 @@ class DockerTarget:
         bundle, plan = self._prepare(release, COMPOSE_FOLDER)
         numbers = first_links(plan, replicas)
         write_front(plan, self._deployment, [Upstream(plan.upstream(number), bundle.port) for number in numbers])
-        give(self._workspace, container_user(self._workspace), plan.folder)
+        give(self._workspace, container_user(self._workspace), configuration=plan.folder)
         services = [
             _with(container, [plan.keeper_on(number, bundle) for number in numbers])
             if container.role == plan.keeper
@@ -181,7 +184,7 @@ class DockerTarget:
             seccomp=write_seccomp(folder.resolve()) if self._gramine_direct else None,
         )
         write_configuration(plan, self._deployment, bundle, broker=self._broker_elsewhere(bundle))
-        give(self._workspace, user, folder, *([] if plan.simulated else [shipped]))
+        give(self._workspace, user, configuration=folder, release=None if plan.simulated else shipped)
         return bundle, plan
 
     def _ship(self, release: Path) -> Path:
@@ -203,6 +206,9 @@ class DockerTarget:
             self._tell("building the enclave")
             enclaves.build(self._workspace, release, spec, now=now)
         provisioning.allow(self._workspace, self._deployment, release, now=now)
+        # The broker's container gets these keys as files: it can neither make one nor complete a rotation.
+        audit_signer(self._workspace)
+        complete_rotation(self._workspace)
         return releases.ship(self._workspace, release)
 
     def _bundle(self, shipped: Path) -> Bundle:
@@ -220,13 +226,13 @@ class DockerTarget:
                 f"The enclave connects to the broker at the address {host}; in containers the broker has a name.",
                 hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
             )
-        text = (shipped / "enclave" / f"{name}.manifest.sgx").read_bytes()
+        text = read_regular(shipped / "enclave" / f"{name}.manifest.sgx", follow_links=False)
         return Bundle(
             folder=shipped.resolve(),
             enclave=name,
             port=enclaves.port_of(manifest),
             broker=(host, int(port)),
-            size=sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()),
+            size=sum(path.lstat().st_size for path in shipped.rglob("*") if path.is_file()),
             manifest=hashlib.sha256(text).hexdigest(),
         )
 
@@ -326,7 +332,6 @@ class DockerTarget:
             if replica.link is not None and replica.id not in (without or ())
         ]
         changed = write_front(plan, self._deployment, upstreams)
-        give(self._workspace, container_user(self._workspace), plan.folder / NGINX)
         described, before = plan.nginx(), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")

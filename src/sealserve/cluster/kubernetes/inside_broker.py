@@ -26,6 +26,7 @@ from sealserve.cluster.kubernetes.plan import (
 )
 from sealserve.containers.recipes import ImageName
 from sealserve.deployment import EVERY_ADDRESS
+from sealserve.operations.owner import audit_signer
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
 PART: Final = "broker"
@@ -46,6 +47,7 @@ def material(workspace: Workspace, plan: Plan) -> Mapping[str, str]:
         NotRenderableError: The deployment does not allow it, or they are too large for a Secret.
     """
     _require_trial(plan)
+    audit_signer(workspace)  # a workspace of an earlier version has none yet
     files = {str(path.relative_to(workspace.directory)): path.read_bytes() for path in _files(workspace)}
     files[str(workspace.owner.database.relative_to(workspace.directory))] = _snapshot(workspace.owner.database)
     files[DEPLOYMENT_FILE] = tomli_w.dumps(_settings(plan)).encode()
@@ -144,7 +146,7 @@ def _not_openable() -> NotRenderableError:
 def _files(workspace: Workspace) -> Iterator[Path]:
     owner = workspace.owner
     yield owner.master_key
-    yield owner.index_signing_key
+    yield owner.audit_signing_key
     for folder in (owner.broker_tls, owner.trust, workspace.vendor.root):
         yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
 

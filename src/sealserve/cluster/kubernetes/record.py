@@ -7,6 +7,7 @@ from typing import Final
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 RECORD: Final = "kubernetes.json"
@@ -21,8 +22,8 @@ class Record:
     def names(self) -> list[ObjectName]:
         """Return them, in the order in which they were made."""
         try:
-            return [ObjectName(**row) for row in json.loads(self._path.read_text(encoding="utf-8"))]
-        except (FileNotFoundError, ValueError, TypeError):
+            return [ObjectName(**row) for row in json.loads(read_regular(self._path, follow_links=False))]
+        except (InputFileMissingError, ValueError, TypeError):
             return []
 
     def add(self, name: ObjectName) -> None:

@@ -26,6 +26,9 @@ from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_p
 from sealserve.cluster.docker.target import for_containers
 from sealserve.cluster.target import Role, TargetUnsupportedError
 from sealserve.ingress.nginx_config import Upstream
+from sealserve.operations import simulation
+from sealserve.operations.master_key import rotate
+from sealserve.operations.owner import audit_signer, index_signer, open_vault
 from sealserve.private_file import PrivateFileExposedError
 
 REPLICAS = 3
@@ -146,13 +149,52 @@ def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Bu
     assert plan.collateral.internal
 
 
-def test_the_broker_sees_no_authority_and_no_model(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Bundle) -> None:
+    site = make_site(tmp_path / "site")
+    site.certify()
+    simulation.open_platform(site.workspace, now=site.now)
+    owner = site.workspace.owner
+    with open_vault(site.workspace):
+        audit_signer(site.workspace)
+        index_signer(site.workspace)
+    plan = make_plan(site, Role.ALL)
     (broker,) = [container for container in plan.services(bundle) if container.role == "broker"]
-    hidden = {tmpfs.target.rpartition("/")[2] for tmpfs in broker.tmpfs if "/owner/" in tmpfs.target}
-    assert hidden == {"authorities", "models", "releases", "images"}
+    seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
+    assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.broker_tls, owner.trust,
+                         owner.database.parent, owner.audit_head.parent}  # fmt: skip
+    assert {source for source, mount in seen.items() if not mount.read_only} == {
+        owner.database.parent, owner.audit_head.parent,
+    }  # fmt: skip
+    assert all(
+        mount.target == f"/workspace/.sealserve/owner/{source.relative_to(owner.root)}"
+        for source, mount in seen.items()
+    )
+    assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # where it writes what it may lose
+    assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite"}
     others = [container for container in everything(plan, bundle)[1] if container.role != "broker"]
     assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
+
+
+def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Bundle) -> None:
+    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+    written = {
+        mount.source.name
+        for container in everything(plan, bundle)[1]
+        for mount in container.mounts
+        if not mount.read_only
+    }
+    assert written == {"database", "audit", "quoting"}
+
+
+def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Bundle) -> None:
+    site = make_site(tmp_path / "site")
+    with open_vault(site.workspace):
+        pass
+    plan = make_plan(site, Role.ALL)
+    (before,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    rotate(site.workspace)  # a mount of a file goes on showing the old one
+    (after,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    assert before.digest != after.digest
 
 
 def values(node: object) -> Iterator[str]:

@@ -48,7 +48,13 @@ def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
     (site.workspace.owner.models / "plain" / "weights").write_bytes(b"the model")
     files = inside_broker.material(site.workspace, trial())
     names = {path.removeprefix(".sealserve/").partition("/vendor/")[0] for path in files}
-    assert {"owner/master.key", "owner/index-signing-key.pem", "owner/broker.sqlite", "sealserve.toml"} <= names
+    assert {
+        "owner/master.key",
+        "owner/audit-signing-key.pem",
+        "owner/database/broker.sqlite",
+        "sealserve.toml",
+    } <= names
+    assert not any("index-signing" in path or "enclave-signing" in path for path in files)
     assert not any("models" in path or "authorities" in path or "releases" in path for path in files)
     assert not any(path.startswith((".sealserve/host", ".sealserve/user")) for path in files)
 
@@ -67,7 +73,7 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
         other.commit()
         copied = tmp_path / "copy.sqlite"
         material = inside_broker.material(site.workspace, trial())
-        copied.write_bytes(base64.b64decode(material[".sealserve/owner/broker.sqlite"]))
+        copied.write_bytes(base64.b64decode(material[".sealserve/owner/database/broker.sqlite"]))
     with closing(sqlite3.connect(copied)) as copy:
         assert copy.execute("SELECT count(*) FROM last_words").fetchone() == (0,)
 

@@ -1,0 +1,120 @@
+"""What root gives to the containers' user, and that nobody makes it give more."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.cluster.docker.ownership import ContainerFileError, container_user, give, take_back
+from sealserve.containers.recipes import SERVICE_USER
+from sealserve.operations import simulation
+from sealserve.operations.owner import audit_signer, index_signer, open_vault
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = make_site(tmp_path / "site")
+    made.certify()
+    simulation.open_platform(made.workspace, now=made.now)
+    with open_vault(made.workspace):
+        audit_signer(made.workspace)
+        index_signer(made.workspace)
+    (made.workspace.owner.models / "weights").write_text("x")
+    folder = made.workspace.host.run / "docker"
+    for name in ("quoting", "nginx"):
+        (folder / name).mkdir(parents=True)
+    (folder / "nginx" / "nginx.conf").write_text("x")
+    return made
+
+
+def hand_over(site: Site, release: Path | None = None) -> None:
+    workspace = site.workspace
+    give(workspace, container_user(workspace), configuration=workspace.host.run / "docker", release=release)
+
+
+def owned(site: Site, uid: int) -> set[str]:
+    root = site.workspace.root
+    return {path.relative_to(root).as_posix() for path in [root, *root.rglob("*")] if path.lstat().st_uid == uid}
+
+
+def test_it_gets_what_its_containers_need(site: Site) -> None:
+    hand_over(site)
+    given = owned(site, SERVICE_USER)
+    assert {"owner/master.key", "owner/audit-signing-key.pem", "owner/database", "owner/database/broker.sqlite",
+            "owner/audit", "owner/broker-tls/broker.key", "host/run/docker/quoting"} <= given  # fmt: skip
+    assert not {"owner", "owner/index-signing-key.pem", "owner/authorities/broker/ca.key"} & given
+    assert not {name for name in given if name.startswith(("owner/authorities", "owner/models"))}
+    # No folder is given in which root uses names, but for those that a container must write to.
+    folders = {name for name in given if (site.workspace.root / name).is_dir()}
+    assert folders == {"owner/database", "owner/audit", "host/run/docker/quoting", "vendor"}
+    for folder in (site.workspace.owner.broker_tls, site.workspace.host.platform):
+        found = folder.stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o077) == (0, SERVICE_USER, 0o050)
+    take_back(site.workspace)
+    assert owned(site, SERVICE_USER) == {"host/run/docker/quoting"}  # which `down` removes
+
+
+def test_what_earlier_versions_gave_is_taken_back(site: Site) -> None:
+    owner, configuration = site.workspace.owner.root, site.workspace.host.run / "docker"
+    for path in (owner, configuration, configuration / "nginx"):
+        os.chown(path, SERVICE_USER, SERVICE_USER)
+    hand_over(site)
+    assert {path.stat().st_uid for path in (owner, configuration, configuration / "nginx")} == {0}
+
+
+def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
+    victim = tmp_path / "shadow"
+    victim.write_text("x")
+    planted = site.workspace.owner.database.with_name("broker.sqlite-wal")
+    planted.symlink_to(victim)
+    with pytest.raises(ContainerFileError, match=r"broker\.sqlite-wal: expected a plain file or folder") as caught:
+        hand_over(site)
+    assert caught.value.code == "docker.unsafe-file"
+    assert caught.value.exit_status == 2
+    planted.unlink()
+    os.link(victim, planted)
+    with pytest.raises(ContainerFileError, match="got a file with 2 names"):
+        hand_over(site)
+    assert victim.stat().st_uid == 0
+    take_back(site.workspace)  # what is odd is left as it is
+    planted.unlink()
+
+
+def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "shadow").write_text("x")
+    release = site.workspace.host.releases / "release"
+    (release / "models").mkdir(parents=True)
+    (release / "models" / "shadow").write_text("x")
+    chown = os.chown
+
+    def racing(path: object, uid: int, gid: int, **options: object) -> None:
+        if (release / "models").is_dir() and not (release / "models").is_symlink():  # between any two steps
+            (release / "models").rename(tmp_path / "moved")
+            (release / "models").symlink_to(etc)
+        chown(path, uid, gid, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "chown", racing)
+    with pytest.raises(ContainerFileError, match="models: expected a plain file or folder, got a symbolic link"):
+        hand_over(site, release)
+    assert {etc.stat().st_uid, (etc / "shadow").stat().st_uid} == {0}
+
+
+def test_a_container_cannot_replace_the_files_of_a_release(site: Site) -> None:
+    release = site.workspace.host.releases / "release"
+    (release / "enclave").mkdir(parents=True)
+    (release / "enclave" / "file").write_text("x")
+    hand_over(site, release)
+    assert {release.stat().st_uid, (release / "enclave").stat().st_uid} == {0}
+    assert (release / "enclave" / "file").stat().st_uid == SERVICE_USER
+    (release / "enclave" / "file").chmod(0o666)
+    take_back(site.workspace)
+    found = (release / "enclave" / "file").stat()
+    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o644)
