@@ -244,7 +244,9 @@ def test_a_key_of_another_kind_is_refused() -> None:
         server_context(CertifiedKey(key_pem=SecretBytes(pem), chain_pem=chain))
 
 
-@pytest.mark.parametrize("sample", ["sample_client_cert_1.9.der", "sample_client_cert_1.4.der", "sample_client_cert_old12.der"])
+@pytest.mark.parametrize(
+    "sample", ["sample_client_cert_1.9.der", "sample_client_cert_1.4.der", "sample_client_cert_old12.der"]
+)
 def test_what_gramine_shows_is_admitted(sample: str) -> None:
     certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, (SAMPLES / sample).read_bytes())
     with pytest.raises(crypto.X509StoreContextError) as caught:
