@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
 from tests.harness import keys
 
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.signing import build_enclave, resign
@@ -70,10 +71,12 @@ LAUNCHER = """
 import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.simulated.launcher import run_enclave
 from sealserve.errors import SealserveError
 try:
     sys.exit(run_enclave(Path(sys.argv[1]), sys.argv[2], quoting_socket=Path(sys.argv[3]), broker_timeout=20,
+                         dangerous=[Danger.OTHER_PROGRAM],
                          exit_with_parent="--exit-with-parent" in sys.argv))
 except SealserveError as error:
     print(f"error[{error.code}] {error}", file=sys.stderr)
@@ -169,6 +172,7 @@ class World:
             signing_key=self.signing_key,
             index_signer=self.index_key,
             signed_on=SIGNED_ON,
+            dangerous=[Danger.OTHER_PROGRAM],
         )
 
     def command(self, name: str = "replica-0", *flags: str) -> list[str]:
@@ -433,7 +437,14 @@ def test_a_changed_argument_is_noticed(world: World) -> None:
 
 def test_a_debug_enclave_says_so_in_its_quote(world: World) -> None:
     world.build("run")
-    resign(world.release.folder, "replica-0", signing_key=world.signing_key, signed_on=SIGNED_ON, dangerous_debug=True)
+    resign(
+        world.release.folder,
+        "replica-0",
+        signing_key=world.signing_key,
+        signed_on=SIGNED_ON,
+        dangerous_debug=True,
+        dangerous=[Danger.OTHER_PROGRAM],
+    )
     world.broker.refuse = True
 
     refused(world.run(), "provisioning.refused", "it closed the connection after it had seen the evidence")
@@ -540,7 +551,7 @@ def test_sigterm_before_the_key_comes_ends_it_cleanly(world: World) -> None:
 
 
 DIRECT_LAUNCHER = LAUNCHER.replace("import run_enclave", "import run_gramine_direct as run_enclave").replace(
-    """,
+    """
                          exit_with_parent="--exit-with-parent" in sys.argv""",
     "",
 )

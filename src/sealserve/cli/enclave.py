@@ -18,11 +18,11 @@ from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.deployment import ServerKind
+from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
-from sealserve.enclave.lint import Danger, lint, refuse
-from sealserve.enclave.manifest import read_toml
+from sealserve.enclave.manifest import examine, refuse_template
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
@@ -150,15 +150,18 @@ def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
 @app.command("lint")
 @dangerous_options
 def lint_manifest(
-    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or what Gramine makes one of.")],
+    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or NAME.manifest.")],
     as_json: console.Json = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Look for what makes a manifest insecure; each finding has its line and its reason."""
-    findings = lint(*read_toml(_read_manifest(file), name=str(file)))
+    """Check a manifest as `enclave build --manifest` does: print each insecure or unknown setting with its line."""
+    raw = _read_manifest(file)
+    refuse_template(raw, name=str(file))
+    findings = examine(raw, name=str(file)).findings
     if as_json and {finding.danger for finding in findings} <= set(dangerous):
-        console.print_json([asdict(finding) for finding in findings])
+        shown = ("line", "setting", "reason", "danger", "path")
+        console.print_json([{field: getattr(finding, field) for field in shown} for finding in findings])
         return
     refuse(findings, dangerous, name=str(file))
     if findings:

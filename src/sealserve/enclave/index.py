@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Name, Platform
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.measurement import (
     MAX_MANIFEST_SIZE,
     SignedEnclave,

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform, ServerKind
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
-from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave
 from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of

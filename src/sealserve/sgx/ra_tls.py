@@ -156,8 +156,8 @@ def make_certificate(quote_for: Callable[[bytes], bytes], now: datetime) -> RaTl
 def parse_certificate(der: bytes) -> RaTlsEvidence:
     """Return the evidence in an RA-TLS certificate. The quote itself is for `sealserve.sgx.appraisal`.
 
-    Steps: (1) the certificate parses and its key is P-256, P-384 or RSA. A certificate of Gramine 1.4 or 1.5 is repaired
-    first; its self-signature must then verify, since the bytes that are read are not the signed ones. (2) With TCG DICE
+    Steps: (1) The certificate parses and its key is P-256, P-384 or RSA. One of Gramine 1.4 or 1.5 is repaired first;
+    its self-signature must then verify, since the bytes that are read are not the signed ones. (2) With TCG DICE
     evidence, that is read and its claim names this key, and the legacy extension is ignored; (3) else the legacy
     extension is read.
 

@@ -2,6 +2,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -152,7 +153,7 @@ def test_the_diagnosis_names_a_changed_file_and_a_broker_that_answers(
     program.write_bytes(b"as measured")
     with socket.create_server(("127.0.0.1", 0)) as broker:
         port = broker.getsockname()[1]
-        build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([str(program)])))
+        build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([sys.executable, str(program)])))
         program.write_bytes(b"changed")
         found = list(diagnose(release.folder, load_enclave(release.folder, "replica-0")))
     assert f"The trusted file {program} has SHA-256" in found[0]

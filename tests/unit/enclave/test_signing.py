@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
+from tests.harness.model_server_command import COMMAND, PROGRAM
 
 from sealserve.atomic_file import write_file
 from sealserve.enclave.index import (
@@ -20,6 +21,7 @@ from sealserve.enclave.index import (
     EnclaveIndexMissingError,
     EnclaveIndexReleaseError,
 )
+from sealserve.enclave.inventory import measure
 from sealserve.enclave.measurement import (
     EnclaveMeasurementError,
     EnclaveMissingError,
@@ -76,12 +78,12 @@ def test_building_twice_gives_the_same_measurement(build: Build, make_spec: Make
 @pytest.mark.parametrize(
     "changes",
     [
-        {"argv": ("/bin/true", "--port=8501")},
+        {"argv": (*COMMAND, "--port=8501")},
         {"broker": ("127.0.0.1", 4434)},
         {"threads": 2},
         {"enclave_size": 2**33},
         {"isv_svn": 4},
-        {"trusted_files": ()},
+        {"trusted_files": measure([PROGRAM, "/bin/true"])},
     ],
 )
 def test_whatever_is_measured_changes_the_measurement(
@@ -94,7 +96,7 @@ def test_the_index_covers_all_enclaves_of_the_release(
     build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
 ) -> None:
     one = build(make_spec(name="replica-1"))
-    zero = build(make_spec(name="replica-0", argv=("/bin/true", "--port=8501")))
+    zero = build(make_spec(name="replica-0", argv=(*COMMAND, "--port=8501")))
 
     assert verify_enclave_index(release.folder, index_key.public_key()) == (zero, one)
     index = json.loads((release.folder / "enclave/index.json").read_bytes())

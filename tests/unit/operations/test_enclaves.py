@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.deployment import Platform, ServerKind, TlsMode
+from sealserve.enclave.findings import Danger, ManifestInsecureError
 from sealserve.enclave.index import (
     BuiltEnclave,
     EnclaveIndexMissingError,
@@ -12,7 +13,6 @@ from sealserve.enclave.index import (
     verify_enclave_index,
 )
 from sealserve.enclave.inventory import Inventory, measure
-from sealserve.enclave.lint import Danger, ManifestInsecureError
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.signing import resign
 from sealserve.operations import enclaves

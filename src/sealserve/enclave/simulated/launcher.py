@@ -30,9 +30,9 @@ import tomli_w
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.deployment import Platform
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_run import LOADER_ENVIRONMENT, find_loader
-from sealserve.enclave.lint import Danger
-from sealserve.enclave.manifest import PROVISIONING_LIBRARY, EnclaveManifest
+from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
@@ -72,7 +72,7 @@ class EnclaveWithoutGramineError(InputError):
 
 
 class EnclaveNotSimulatedError(VerificationError):
-    """The manifest is for SGX, or does not provision a key in the way that is simulated here."""
+    """The manifest is for SGX."""
 
     code = "enclave.not-simulated"
 
@@ -196,10 +196,10 @@ def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_
     enclave = load_enclave(bundle, name, dangerous=dangerous)
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
     environment = manifest.loader.env
-    if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED or environment["LD_PRELOAD"] != PROVISIONING_LIBRARY:
+    if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED:
         raise EnclaveNotSimulatedError(
-            f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r} with "
-            f"LD_PRELOAD={environment['LD_PRELOAD']!r}; only a simulated one with {PROVISIONING_LIBRARY} runs here.",
+            f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r}; only a simulated one "
+            "runs here.",
             hint="Start it with gramine-sgx on an SGX machine.",
         )
     if bundle.is_relative_to(manifest.private_root):
