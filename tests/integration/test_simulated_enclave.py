@@ -617,6 +617,23 @@ class TestGramineDirect:
         assert not any(name.startswith("sealserve-") for name in left)
 
     @pytest.mark.usefixtures("loader")
+    def test_a_killed_launcher_leaves_the_key_nowhere(self, world: World) -> None:
+        self.build(world, "wait")
+        with subprocess.Popen(
+            self.command(world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            manifest = Path(next(line for line in process.stdout if line.startswith("ready")).split()[1])
+            assert manifest.is_symlink(), "while it serves, there is a link and no file"
+            assert {path.name for path in manifest.parent.iterdir()} == {manifest.name}
+            process.kill()
+            process.communicate(timeout=30)  # returns when the server has ended too
+        assert [path.is_symlink() for path in manifest.parent.iterdir()] == [True], "there is the link, and no file"
+        assert str(manifest.readlink()).startswith("/proc/self/fd/")
+        manifest.unlink()
+        manifest.parent.rmdir()
+
+    @pytest.mark.usefixtures("loader")
     def test_sigterm_reaches_it_and_the_manifest_goes(self, world: World) -> None:
         self.build(world, "wait")
         with subprocess.Popen(
