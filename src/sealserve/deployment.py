@@ -311,7 +311,9 @@ class TcbSection(_Section):
 class TargetSection(_Section):
     """Where it runs."""
 
-    kind: Literal["local", "docker", "kubernetes"] = Field(default="local", description='"local", for now')
+    kind: Literal["local", "docker", "kubernetes"] = Field(
+        default="local", description='"local" (processes on this machine), "docker" or "kubernetes"'
+    )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
     cloud: Cloud | None = Field(
         default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"

@@ -102,7 +102,7 @@ def _say_what_is_missing(taken: Inventory) -> None:
     if taken.uncompiled:
         console.say(
             f"{taken.uncompiled} modules have no bytecode that can be measured, and start slowly on SGX: "
-            "`python -m compileall --invalidation-mode unchecked-hash` makes it."
+            "`python -m compileall -f --invalidation-mode unchecked-hash` makes it."
         )
 
 
@@ -260,6 +260,24 @@ def show(
         [tuple(row.values()) for row in rows],
         empty=f"{folder.name} has no enclaves yet: `sealserve enclave build`.",
     )
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Option("--name", "-n", help="The enclave's name.")],
+    release: Release = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Remove an enclave from a release, and sign the index of the others anew."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find(workspace.owner.releases, release)
+    enclaves.remove(workspace, folder, name=name)
+    if as_json:
+        console.print_json({"enclave": name, "release": folder.name})
+        return
+    console.out.print(f"{folder.name}: the enclave {name} is removed.")
+    console.say("If `sealserve broker allow` registered it, the broker still gives it the key of this release.")
 
 
 class Runner(StrEnum):

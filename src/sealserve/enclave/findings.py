@@ -115,14 +115,16 @@ def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, na
         ManifestUnknownSettingError: The same; an unknown setting is the first.
         ManifestSettingError: The same; a value that is not accepted is the first.
     """
-    refused = [finding for finding in findings if finding.danger not in allowed]
+    refused = sorted(
+        (finding for finding in findings if finding.danger not in allowed), key=lambda finding: finding.danger is None
+    )
     if refused:
         shown = "; ".join(map(str, refused[:_MOST_SHOWN]))
         more = f"; and {len(refused) - _MOST_SHOWN} more" if len(refused) > _MOST_SHOWN else ""
         if any(finding.danger for finding in refused):
             raise ManifestInsecureError(
                 f"{name} is insecure: {shown}{more}.",
-                hint="Remove these settings. The option behind a finding allows its class; then the enclave does not "
+                hint="Correct these settings. The option behind a finding allows its class; then the enclave does not "
                 "protect what that class is about.",
             )
         raise refused[0].error(

@@ -76,6 +76,17 @@ def test_a_failure_is_diagnosed_and_tried_again(
     assert any("/dev/sgx_enclave is" in message for message in said)
 
 
+def test_the_last_attempt_is_diagnosed_too(
+    release: Release, enclave: SignedEnclave, loader: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    loader("exit 7")
+    with caplog.at_level(logging.INFO):
+        assert run(release, enclave, attempts=1) == 7
+    said = [record.message for record in caplog.records]
+    assert "step=diagnosis the 2 trusted files are as they were measured" in said
+    assert not any(message.startswith("step=again") for message in said)
+
+
 def test_it_recovers(release: Release, enclave: SignedEnclave, loader: Callable[[str], Path]) -> None:
     log = loader('[ "$(wc -l < "$(dirname "$0")/../starts")" -ge 2 ]')
     assert run(release, enclave, attempts=None) == 0
