@@ -264,7 +264,8 @@ SETTING_CASES: Final[list[Case]] = [
         uri="file:enclave/other-ca.pem"), "as a whole", None),
     ("the broker CA is hidden", lambda m: next(one for one in m["fs"]["mounts"] if one["path"] == "/broker-ca.pem").update(
         path="/ca.pem"), "as a whole", None),
-    ("an untrusted program", lambda m: m["sgx"]["trusted_files"].pop(), "as a whole", None),
+    ("an untrusted program", lambda m: m["sgx"].update(trusted_files=[
+        one for one in m["sgx"]["trusted_files"] if one["uri"] != "file:" + m["libos"]["entrypoint"]]), "as a whole", None),
     ("another library OS without a digest", table("loader", entrypoint={"uri": "file:x", "other": 1}),
      "loader.entrypoint.other", None),
     ("absolute sealed files", lambda m: sealed(m)[0].update(uri="file:/srv/models/"), "as a whole", None),

@@ -306,6 +306,9 @@ def ship(built: Path, shipped: Path) -> None:
         built: The release at the owner's.
         shipped: The same release at the host's.
     """
+    if not (built / ENCLAVE_FOLDER).is_dir():  # all were removed, or none was built yet
+        shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
+        return
     with staging(shipped, ENCLAVE_FOLDER) as stage:
         shutil.copytree(built / ENCLAVE_FOLDER, stage.folder, dirs_exist_ok=True)
         stage.replace(shipped / ENCLAVE_FOLDER)

@@ -142,7 +142,10 @@ def test_a_certificate_with_null_parameters_passes_the_handshake_unchanged(ends:
         context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, faulty))
     context.use_privatekey(key)
 
-    ends.act(lambda stream: _connect(context, stream))
+    def connect(stream: socket.socket) -> None:
+        _connect(context, stream)
+
+    ends.act(connect)
     shown = ends.session.handshake(first_byte_seconds=PATIENT, seconds=PATIENT)
     ends.threads[0].join()
     ends.client.close()
