@@ -6,6 +6,7 @@ without a class cannot be allowed: the manifest would make no working enclave.
 
 import copy
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from sealserve.enclave.toml_lines import Path
 from sealserve.errors import VerificationError
 
 LOGGER: Final = logging.getLogger(__name__)
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _MOST_SHOWN: Final = 40  # of the findings in one message: a manifest may have thousands of trusted files
 
 
@@ -104,6 +106,11 @@ class LintFinding:
             return f"line {self.line}: it has the setting {self.setting}, which {self.reason}"
         option = f" (--dangerous-{self.danger})" if self.danger else ""
         return f"line {self.line}: {self.setting}: {self.reason}{option}"
+
+
+def dotted(path: Path) -> str:
+    """Return a setting's name for people. A key that TOML would quote is quoted: it may hold line breaks."""
+    return ".".join(str(part) if _PLAIN_KEY.fullmatch(str(part)) else repr(part) for part in path)
 
 
 def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, name: str) -> None:

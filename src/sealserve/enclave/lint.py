@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from sealserve.enclave.environment import VARIABLES, why_unknown
-from sealserve.enclave.findings import Danger, LintFinding, ManifestInsecureError, ManifestSettingError
+from sealserve.enclave.findings import Danger, LintFinding, ManifestInsecureError, ManifestSettingError, dotted
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import judge_flags
 from sealserve.enclave.server_program import find_program
@@ -149,7 +149,7 @@ class _Linter:
         program = find_program(entrypoint, argv)
         if program.server is None:
             path: Path = ("libos", "entrypoint") if program.index is None else ("loader", "argv", program.index)
-            setting = ".".join(map(str, path))
+            setting = dotted(path)
             yield LintFinding(
                 line=self._line(path), setting=setting, reason=program.reason, danger=Danger.OTHER_PROGRAM
             )
@@ -171,7 +171,7 @@ class _Linter:
         *,
         error: type[VerificationError] = ManifestInsecureError,
     ) -> LintFinding:
-        setting = ".".join(str(part) for part in path)
+        setting = dotted(path)
         return LintFinding(line=self._line(path), setting=setting, reason=reason, danger=danger, path=path, error=error)
 
     def _missing(self, setting: str, reason: str, danger: Danger, *, beside: Path) -> LintFinding:

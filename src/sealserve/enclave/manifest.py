@@ -8,6 +8,7 @@ types of all settings), ``tools/sgx/ra-tls/secret_prov.h`` (``SECRET_PROVISION_*
 """
 
 import posixpath
+import reprlib
 import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sealserve.enclave.findings import (
     ManifestMissingSettingError,
     ManifestSettingError,
     ManifestUnknownSettingError,
+    dotted,
     refuse,
     without,
 )
@@ -334,6 +336,13 @@ def examine(raw: bytes, *, name: str, one_way_tls: bool = False) -> ExaminedMani
         ManifestSyntaxError: No UTF-8 text, or no TOML.
     """
     text, data = read_toml(raw, name=name)  # (1)
+    try:
+        return _examine(text, data, one_way_tls=one_way_tls)
+    except RecursionError as error:  # keys with dots nest deeper than what the TOML parser itself follows
+        raise ManifestSyntaxError(f"{name} is not valid TOML for a manifest: it is nested too deeply.") from error
+
+
+def _examine(text: str, data: dict[str, Any], *, one_way_tls: bool) -> ExaminedManifest:
     insecure = lint(text, data, one_way_tls=one_way_tls)  # (2)
     manifest = None
     problems: list[LintFinding] = []
@@ -377,7 +386,7 @@ def parse_manifest(
 def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
     """Return the finding for what pydantic found."""
     path = _path_of(detail["loc"])
-    where = ".".join(str(part) for part in path) or "as a whole"
+    where = dotted(path) or "as a whole"
     line = nearest_line(lines, path)
     if detail["type"] == "missing":
         return LintFinding(
@@ -388,7 +397,7 @@ def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
         return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestUnknownSettingError)
     reason = detail["msg"].removeprefix("Value error, ")
     if path:
-        reason += f" (it is {detail['input']!r})"
+        reason += f" (it is {reprlib.repr(detail['input'])})"
     return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestSettingError)
 
 

@@ -276,6 +276,27 @@ def test_a_template_is_refused_with_its_line(text: str) -> None:
     assert "gramine-manifest" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("depth", [50, 250, 300, 400, 900, 5000, 100_000])
+@pytest.mark.parametrize("form", ["dots", "lists", "tables"])
+def test_deep_nesting_is_an_error_with_a_code(depth: int, form: str) -> None:
+    text = {
+        "dots": ".".join(["a"] * min(depth, 5000)) + " = 1",  # finding the lines of longer ones takes its time
+        "lists": "a = " + "[" * depth + "]" * depth,
+        "tables": "a = " + "{b=" * depth + "1" + "}" * depth,
+    }[form]
+    with pytest.raises(VerificationError) as caught:
+        parse_manifest(text.encode())
+    assert caught.value.code.startswith("manifest.")
+
+
+def test_a_long_value_is_not_repeated_in_full(good: dict[str, Any]) -> None:
+    data = copy.deepcopy(good)
+    data["sgx"]["trusted_files"] = "x" * 1_000_000
+    with pytest.raises(VerificationError) as caught:
+        parse_manifest(tomli_w.dumps(data).encode())
+    assert len(caught.value.message) < 5000
+
+
 def test_braces_of_toml_are_no_template() -> None:
     refuse_template(b'a = [ { b = { c = "}}" } } ]\nb = "%} #}"\n', name="it")
 
