@@ -61,6 +61,16 @@ def started(program: str, *arguments: str, argv0: str | None = None) -> Change:
     return change
 
 
+def renamed(program: str, path: str, *arguments: str) -> Change:
+    """Start a program under another name."""
+
+    def change(manifest: Manifest) -> None:
+        started(path, *arguments)(manifest)
+        manifest["sgx"]["trusted_files"][-1]["uri"] = manifest["fs"]["mounts"][-1]["uri"] = f"file:{program}"
+
+    return change
+
+
 def serving(*arguments: str) -> Change:
     """Start TensorFlow Serving's binary."""
     return started("/usr/bin/tensorflow_model_server", *arguments)
@@ -172,6 +182,12 @@ PROGRAM_CASES: Final[list[Case]] = [
             (("--", "-m", "sealserve.serving"), "loader.argv.1"), (("--help-all",), "loader.argv.1"),
         )
     ],
+    ("a shell that a mount calls Python", renamed("/bin/sh", "/opt/python3", "-m", "sealserve.serving", *OWN),
+     "libos.entrypoint", PROGRAM),
+    ("another binary that a mount calls TensorFlow Serving", renamed("/bin/tfs", "/usr/bin/tensorflow_model_server", *TFS),
+     "libos.entrypoint", PROGRAM),
+    ("a script that a mount renames", lambda m: (argv("/opt/sealserve-model-server", *OWN)(m), mount(
+        type="chroot", path="/opt/sealserve-model-server", uri="file:/opt/run.py")(m)), "loader.argv.1", PROGRAM),
     ("python alone", argv(), "libos.entrypoint", PROGRAM),
     ("argv[0] says another program", started("/usr/bin/tensorflow_model_server", *TFS, argv0="/usr/bin/python3"),
      "loader.argv.0", PROGRAM),

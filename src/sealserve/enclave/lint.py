@@ -146,7 +146,7 @@ class _Linter:
         argv = [str(argument) for argument in _list(_table(self._data, "loader"), "argv")]
         if not isinstance(entrypoint, str) or not argv:
             return  # the reader says that it is missing, or of another type
-        program = find_program(entrypoint, argv)
+        program = find_program(entrypoint, argv, self._places)
         if program.server is None:
             path: Path = ("libos", "entrypoint") if program.index is None else ("loader", "argv", program.index)
             setting = dotted(path)

@@ -6,7 +6,7 @@ nothing that sealserve writes has one.
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Self
 
@@ -18,25 +18,44 @@ def is_plain(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MountPlaces:
-    """The mounts of a manifest: the type of each, by its path."""
+    """The mounts of a manifest, by their paths.
+
+    Args:
+        types: The type of each.
+        sources: The path outside the enclave of each that has one.
+    """
 
     types: Mapping[str, str]
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, mounts: Iterable[Any]) -> Self:
         """Return the places of ``fs.mounts``; an entry that is not a mount is ignored."""
-        found: dict[str, str] = {}
+        types: dict[str, str] = {}
+        sources: dict[str, str] = {}
         for mount in mounts:
             if isinstance(mount, Mapping) and isinstance(mount.get("path"), str):
-                found[mount["path"]] = str(mount.get("type", "chroot"))
-        return cls(found)
+                types[mount["path"]] = str(mount.get("type", "chroot"))
+                if isinstance(mount.get("uri"), str):
+                    sources[mount["path"]] = mount["uri"].removeprefix("file:").rstrip("/")
+        return cls(types, sources)
 
     def type_of(self, path: str) -> str | None:
         """Return the type of the mount that has ``path``, or None."""
+        place = self._mount_of(path)
+        return None if place is None else self.types[place]
+
+    def file_name(self, path: str) -> str:
+        """Return the name that the file at ``path`` has outside the enclave; inside, a mount may give it another."""
+        place = self._mount_of(path)
+        outside = path if place is None else self.sources.get(place, place) + path.removeprefix(place)
+        return posixpath.basename(outside)
+
+    def _mount_of(self, path: str) -> str | None:
         if not is_plain(path):
             return None
         parents = (str(place) for place in (PurePosixPath(path), *PurePosixPath(path).parents))
-        return next((self.types[place] for place in parents if place in self.types), None)
+        return next((place for place in parents if place in self.types), None)
 
     def is_sealed(self, path: str) -> bool:
         """Return whether a file at ``path`` is a sealed one."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from sealserve.enclave.mount_places import MountPlaces
+
 _TENSORFLOW_SERVING: Final = "tensorflow_model_server"
 _OWN_SCRIPT: Final = "sealserve-model-server"
 _OWN_MODULE: Final = "sealserve.serving"
@@ -49,9 +51,18 @@ class Program:
     index: int | None = None
 
 
-def find_program(entrypoint: str, argv: Sequence[str]) -> Program:
-    """Return which program ``libos.entrypoint`` and ``loader.argv`` start."""
+def find_program(entrypoint: str, argv: Sequence[str], places: MountPlaces) -> Program:
+    """Return which program ``libos.entrypoint`` and ``loader.argv`` start.
+
+    Args:
+        entrypoint: The path of what Gramine executes.
+        argv: The argument vector.
+        places: Where paths inside the enclave lead: a mount can give a file another name.
+    """
     name = posixpath.basename(entrypoint)
+    if (outside := places.file_name(entrypoint)) != name:
+        reason = f"a mount gives the host's file {outside!r} the name {name!r}: it is not what its name says"
+        return Program(server=None, reason=reason)
     if argv and argv[0] != entrypoint:
         reason = "it names another program than libos.entrypoint, which is the one that Gramine starts"
         return Program(server=None, reason=reason, index=0)
@@ -60,12 +71,12 @@ def find_program(entrypoint: str, argv: Sequence[str]) -> Program:
     if name == _OWN_SCRIPT:
         return Program(server=Server.OWN)
     if _PYTHON.fullmatch(name):
-        return _of_python(argv)
+        return _of_python(argv, places)
     reason = f"{name or entrypoint!r} is not a known model server: what it starts, and how, is not visible here"
     return Program(server=None, reason=reason)
 
 
-def _of_python(argv: Sequence[str]) -> Program:
+def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
     """Read Python's own options as Python does, up to the module or the script."""
     at = 1
     while at < len(argv):
@@ -81,7 +92,7 @@ def _of_python(argv: Sequence[str]) -> Program:
             if module == _OWN_MODULE:
                 return Program(server=Server.OWN, first=at + 1)
             return _other(f"Python runs the module {module!r}, not {_OWN_MODULE}", min(at, len(argv) - 1))
-        elif posixpath.basename(argument) == _OWN_SCRIPT:
+        elif posixpath.basename(argument) == places.file_name(argument) == _OWN_SCRIPT:
             return Program(server=Server.OWN, first=at + 1)
         else:
             return _other(f"Python gets {argument!r}, which is neither -m {_OWN_MODULE} nor a harmless option", at)
