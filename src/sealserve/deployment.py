@@ -322,7 +322,7 @@ class TargetSection(_Section):
     """Where it runs."""
 
     kind: Literal["local", "docker", "kubernetes"] = Field(
-        default="local", description='"local", "docker" or "kubernetes"'
+        default="local", description='"local" (processes on this machine), "docker" or "kubernetes"'
     )
     replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
     cloud: Cloud | None = Field(

@@ -105,7 +105,12 @@ def read_regular(path: Path, *, limit: int = LARGEST_TEXT, follow_links: bool = 
         InputFileSizeError: It has more.
     """
     with open_regular(path, follow_links=follow_links) as descriptor, open(descriptor, "rb", closefd=False) as stream:
-        content = stream.read(limit + 1)
+        try:
+            content = stream.read(limit + 1)
+        except OSError as error:  # a failing disk; in Gramine also a sealed file that was changed
+            raise InputFileUnreadableError(
+                f"{path} cannot be read: {error.strerror}.", reason=str(error.strerror)
+            ) from error
     if len(content) > limit:
         reason = f"it has more than {limit:,} bytes"
         raise InputFileSizeError(f"{path} cannot be what it should: {reason}.", reason=reason)

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
 from tests.harness import keys
 
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.signing import build_enclave, resign
@@ -70,10 +71,12 @@ LAUNCHER = """
 import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.simulated.launcher import run_enclave
 from sealserve.errors import SealserveError
 try:
     sys.exit(run_enclave(Path(sys.argv[1]), sys.argv[2], quoting_socket=Path(sys.argv[3]), broker_timeout=20,
+                         dangerous=[Danger.OTHER_PROGRAM],
                          exit_with_parent="--exit-with-parent" in sys.argv))
 except SealserveError as error:
     print(f"error[{error.code}] {error}", file=sys.stderr)
@@ -169,6 +172,7 @@ class World:
             signing_key=self.signing_key,
             index_signer=self.index_key,
             signed_on=SIGNED_ON,
+            dangerous=[Danger.OTHER_PROGRAM],
         )
 
     def command(self, name: str = "replica-0", *flags: str) -> list[str]:
@@ -433,7 +437,14 @@ def test_a_changed_argument_is_noticed(world: World) -> None:
 
 def test_a_debug_enclave_says_so_in_its_quote(world: World) -> None:
     world.build("run")
-    resign(world.release.folder, "replica-0", signing_key=world.signing_key, signed_on=SIGNED_ON, dangerous_debug=True)
+    resign(
+        world.release.folder,
+        "replica-0",
+        signing_key=world.signing_key,
+        signed_on=SIGNED_ON,
+        dangerous_debug=True,
+        dangerous=[Danger.OTHER_PROGRAM],
+    )
     world.broker.refuse = True
 
     refused(world.run(), "provisioning.refused", "it closed the connection after it had seen the evidence")
@@ -540,7 +551,7 @@ def test_sigterm_before_the_key_comes_ends_it_cleanly(world: World) -> None:
 
 
 DIRECT_LAUNCHER = LAUNCHER.replace("import run_enclave", "import run_gramine_direct as run_enclave").replace(
-    """,
+    """
                          exit_with_parent="--exit-with-parent" in sys.argv""",
     "",
 )
@@ -604,6 +615,23 @@ class TestGramineDirect:
         assert KEY.reveal().hex() not in ended.stderr
         left = {path.name for path in set(Path("/dev/shm").iterdir()) - before}  # noqa: S108
         assert not any(name.startswith("sealserve-") for name in left)
+
+    @pytest.mark.usefixtures("loader")
+    def test_a_killed_launcher_leaves_the_key_nowhere(self, world: World) -> None:
+        self.build(world, "wait")
+        with subprocess.Popen(
+            self.command(world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            manifest = Path(next(line for line in process.stdout if line.startswith("ready")).split()[1])
+            assert manifest.is_symlink(), "while it serves, there is a link and no file"
+            assert {path.name for path in manifest.parent.iterdir()} == {manifest.name}
+            process.kill()
+            process.communicate(timeout=30)  # returns when the server has ended too
+        assert [path.is_symlink() for path in manifest.parent.iterdir()] == [True], "there is the link, and no file"
+        assert str(manifest.readlink()).startswith("/proc/self/fd/")
+        manifest.unlink()
+        manifest.parent.rmdir()
 
     @pytest.mark.usefixtures("loader")
     def test_sigterm_reaches_it_and_the_manifest_goes(self, world: World) -> None:

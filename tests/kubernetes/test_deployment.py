@@ -24,7 +24,8 @@ from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlo
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
-from sealserve.operations import enclaves, releases
+from sealserve.operations import enclaves
+from sealserve.sealing import archive
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -324,7 +325,7 @@ def roll_measured_otherwise(service: Service, release: Path) -> None:
     enclaves.build(site.workspace, release, other, now=site.now)
     store_folder = site.deployment.kubernetes.store_folder
     assert store_folder is not None
-    releases.pack(release, store_folder / f"{release.name}.tar", overwrite=True)
+    archive.pack(release, store_folder / f"{release.name}.tar", overwrite=True)
     roll_as_it_is(service, release)
 
 

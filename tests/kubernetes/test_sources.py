@@ -26,7 +26,7 @@ from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.deployment import BrokerNaming
-from sealserve.operations import releases
+from sealserve.sealing import archive
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -90,7 +90,7 @@ def test_a_release_comes_in_an_image(service: Service, cluster: Cluster, tmp_pat
         release = service.build_release()
         service.target._build(release)
         bundle = tmp_path / "bundle.tar"
-        releases.pack(release, bundle)
+        archive.pack(release, bundle)
         files = {"bin/busybox": Path("/bin/busybox"), BUNDLE.removeprefix("/"): bundle}
         write_image(tmp_path / "image.tar", f"{IMAGE}:{release.name}", files, command=(), links={"bin/cp": "busybox"})
         cluster.load([tmp_path / "image.tar"])
@@ -131,7 +131,7 @@ def test_a_release_comes_from_an_s3_store(service: Service, tmp_path: Path) -> N
             region=s3_store.REGION,
         )  # fmt: skip
         service.target._build(release)
-        releases.pack(release, tmp_path / "releases" / f"{release.name}.tar")
+        archive.pack(release, tmp_path / "releases" / f"{release.name}.tar")
         assert httpx.get(address).status_code == httpx.codes.FORBIDDEN
         with settings_of(service, release_source=signed):
             service.up(release, 1)

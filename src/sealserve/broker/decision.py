@@ -27,8 +27,10 @@ Whatever fails refuses. What is written of it:
 - A refusal from step 5 on, when there is a quote, is a row with its code. So that strangers cannot fill the disk, each
   network has so many rows and the others are counted: a row of code ``several`` says how many refusals of which codes
   it stands for. One such row goes before the next row that is written, whoever's, and all when the broker stops.
-- A refusal before that is no row: anybody can make one with no more than a connection. It is in the log, whose lines
-  are limited and counted in the same way.
+- A refusal before that (TLS, request, certificate) is a row too, since it may be an honest enclave's. Any stranger can
+  cause such a refusal with a connection alone, so these rows have their own, much lower limit: they never take the
+  places of the rows above. A peer that is silent, slow or gone, and a broker that is busy, are only in the log.
+- The log has a line for each of them, limited and counted in the same way.
 """
 
 import contextlib
@@ -38,6 +40,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -69,6 +72,10 @@ SEVERAL: Final = "several"
 
 ROWS_OF_EACH: Final = Rate(burst=60, seconds=60)
 ROWS_OF_ALL: Final = Rate(burst=600, seconds=5)  # at most some 17,000 a day, or 15 MB
+EARLY_ROWS_OF_EACH: Final = Rate(burst=10, seconds=600)
+EARLY_ROWS_OF_ALL: Final = Rate(burst=100, seconds=60)  # at most 1,540 a day
+"""For refusals without a quote: anybody can cause them."""
+
 LINES_OF_EACH: Final = Rate(burst=60, seconds=10)
 LINES_OF_ALL: Final = Rate(burst=600, seconds=1)
 
@@ -133,6 +140,10 @@ class _Trace:
         )
 
 
+def _next_owed(owed: contextlib.ExitStack, limiter: Limiter) -> Tally | None:
+    return owed.enter_context(limiter.owed())
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -169,6 +180,7 @@ class Broker:
         self.decisions = Decisions()
         """How it decided so far."""
         self._rows = Limiter(each=ROWS_OF_EACH, together=ROWS_OF_ALL)
+        self._early_rows = Limiter(each=EARLY_ROWS_OF_EACH, together=EARLY_ROWS_OF_ALL)
         self._lines = Limiter(each=LINES_OF_EACH, together=LINES_OF_ALL)
 
     def release_key(self, certificate: bytes, *, peer: str) -> SecretBytes:
@@ -194,16 +206,19 @@ class Broker:
             raise internal from error
 
     def turn_away(self, error: SealserveError, *, peer: str) -> None:
-        """Log that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
-        self.decisions.count(Outcome.TURNED_AWAY, error.code)
-        self._log_refusal(peer, error)
+        """Write down that ``peer`` got no key because of ``error``, which happened before its evidence was read."""
+        self._refuse(_Trace(peer), error)
 
     def settle(self) -> None:
         """Write what is counted and not written yet, and sign the audit log's head: before the broker ends."""
         while self._log_owed():
             pass
         with contextlib.ExitStack() as owed:
-            tallies = list(iter(lambda: owed.enter_context(self._rows.owed()), None))
+            tallies = [
+                tally
+                for limiter in (self._rows, self._early_rows)
+                for tally in iter(partial(_next_owed, owed, limiter), None)
+            ]
             with self._transaction() as log:
                 for tally in tallies:
                     log.append(_tally_entry(tally, self._clock()))
@@ -271,7 +286,7 @@ class Broker:
             check_enrolment(verified.platform_id, enrolled)
 
     def _grant(self, trace: _Trace, verified: VerifiedQuote) -> None:
-        with self._writing(trace.peer) as log:
+        with self._writing(trace.peer, self._rows) as log:
             now = self._clock()
             current = releases.lookup(log.connection, verified.report.mr_enclave)
             release = current.release
@@ -286,10 +301,13 @@ class Broker:
     def _refuse(self, trace: _Trace, error: SealserveError) -> None:
         self.decisions.count(Outcome.REFUSED if trace.quote else Outcome.TURNED_AWAY, error.code)
         self._log_refusal(trace.peer, error)
-        if trace.quote is None or not self._rows.admit(trace.peer, error.code, self._clock()):
+        if trace.quote is None and isinstance(error, UnavailableError):
+            return  # the peer is silent or gone: a port scan or a probe, and nothing to judge
+        limiter = self._early_rows if trace.quote is None else self._rows
+        if not limiter.admit(trace.peer, error.code, self._clock()):
             return
         try:
-            with self._writing(trace.peer) as log:
+            with self._writing(trace.peer, limiter) as log:
                 log.append(trace.entry(self._clock(), Decision.REFUSED, error.code, error.message))
         except SealserveError as failure:  # the refusal stands; the log above is all there is of it
             _LOG.error("the refusal of %s is not in the audit log: %s", trace.peer, failure.message)
@@ -306,8 +324,8 @@ class Broker:
             return tally is not None
 
     @contextlib.contextmanager
-    def _writing(self, peer: str) -> Iterator["_Log"]:
-        with self._rows.owed(peer) as tally, self._transaction() as log:
+    def _writing(self, peer: str, limiter: Limiter) -> Iterator["_Log"]:
+        with limiter.owed(peer) as tally, self._transaction() as log:
             if tally is not None:
                 log.append(_tally_entry(tally, self._clock()))
             yield log

@@ -18,7 +18,7 @@ from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console, passphrases
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.findings import Danger
 from sealserve.operations import master_key, provisioning, releases
 from sealserve.operations.owner import open_database
 from sealserve.regular_file import read_regular

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import console
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.findings import Danger
 
 PARAMETER = "dangerous"
 

@@ -18,11 +18,11 @@ from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.deployment import ServerKind
+from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
-from sealserve.enclave.lint import Danger, lint, refuse
-from sealserve.enclave.manifest import read_toml
+from sealserve.enclave.manifest import examine, refuse_template
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
@@ -104,7 +104,7 @@ def _say_what_is_missing(taken: Inventory) -> None:
     if taken.uncompiled:
         console.say(
             f"{taken.uncompiled} modules have no bytecode that can be measured, and start slowly on SGX: "
-            "`python -m compileall --invalidation-mode unchecked-hash` makes it."
+            "`python -m compileall -f --invalidation-mode unchecked-hash` makes it."
         )
 
 
@@ -152,15 +152,18 @@ def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
 @app.command("lint")
 @dangerous_options
 def lint_manifest(
-    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or what Gramine makes one of.")],
+    file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or NAME.manifest.")],
     as_json: console.Json = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
-    """Look for what makes a manifest insecure; each finding has its line and its reason."""
-    findings = lint(*read_toml(_read_manifest(file), name=str(file)))
+    """Check a manifest as `enclave build --manifest` does: print each insecure or unknown setting with its line."""
+    raw = _read_manifest(file)
+    refuse_template(raw, name=str(file))
+    findings = examine(raw, name=str(file)).findings
     if as_json and {finding.danger for finding in findings} <= set(dangerous):
-        console.print_json([asdict(finding) for finding in findings])
+        shown = ("line", "setting", "reason", "danger", "path")
+        console.print_json([{field: getattr(finding, field) for field in shown} for finding in findings])
         return
     refuse(findings, dangerous, name=str(file))
     if findings:
@@ -265,6 +268,24 @@ def show(
         [tuple(row.values()) for row in rows],
         empty=f"{folder.name} has no enclaves yet: `sealserve enclave build`.",
     )
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Option("--name", "-n", help="The enclave's name.")],
+    release: Release = None,
+    directory: console.Directory = console.HERE,
+    as_json: console.Json = False,
+) -> None:
+    """Remove an enclave from a release, and sign the index of the others anew."""
+    workspace = console.find_workspace(directory)
+    folder = releases.find(workspace.owner.releases, release)
+    enclaves.remove(workspace, folder, name=name)
+    if as_json:
+        console.print_json({"enclave": name, "release": folder.name})
+        return
+    console.out.print(f"{folder.name}: the enclave {name} is removed.")
+    console.say("If `sealserve broker allow` registered it, the broker still gives it the key of this release.")
 
 
 class Runner(StrEnum):

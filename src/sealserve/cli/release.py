@@ -154,11 +154,11 @@ def pack(
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
 ) -> None:
-    """Write a release with its enclaves to one tar file, for the journey to the host."""
+    """Verify a release with its enclaves, and write it to one tar file, for the journey to the host."""
     workspace = console.find_workspace(directory)
     folder = releases.find(workspace.owner.releases, name)
     with console.spinner(f"Packing {folder.name}"):
-        releases.pack(folder, destination, overwrite=force)
+        releases.pack(workspace, folder, destination, overwrite=force)
     if as_json:
         console.print_json({"file": str(destination), "folder": str(folder), "size": destination.stat().st_size})
         return

@@ -89,11 +89,13 @@ def run_gramine_sgx(
         ran = time.monotonic() - started
         LOGGER.info("step=ended status=%d seconds=%.1f", status, ran)
         failed += 1
-        if status == 0 or relay.asked or failed == attempts:
+        if status == 0 or relay.asked:
             return status
         relay.again()  # what follows reads every file, which may take minutes
         for finding in diagnose(bundle, enclave):
             LOGGER.error("step=diagnosis %s", finding)
+        if failed == attempts:
+            return status
         pause = FIRST_PAUSE if ran > _WELL else pause
         LOGGER.warning("step=again after=%.0fs failed=%d", pause, failed)
         time.sleep(pause)

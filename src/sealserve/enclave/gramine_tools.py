@@ -23,8 +23,8 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.inventory import GramineFiles
-from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest, parse_manifest
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.sigstruct import Sigstruct

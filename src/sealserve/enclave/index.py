@@ -5,6 +5,7 @@ the release. It is for people and for the broker's owner: a loader trusts only w
 """
 
 import hashlib
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Name, Platform
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.environment import BROKER_CA_FILE
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.measurement import (
     MAX_MANIFEST_SIZE,
+    EnclaveMissingError,
     SignedEnclave,
     load_enclave,
     manifest_path,
@@ -270,6 +273,46 @@ def other_enclaves(release: Path, name: str, owner_key: Ed25519PublicKey) -> dic
     return {entry.name: MrEnclave(bytes.fromhex(entry.mr_enclave)) for entry in index.enclaves if entry.name != name}
 
 
+def remove_enclave(release: Path, name: str, key: Ed25519PrivateKey) -> None:
+    """Remove an enclave from a release, and sign the index of the others anew. Its files may be in any state.
+
+    The files go first. If that is interrupted, the index names files that are missing: nothing verifies until the
+    enclave is removed or built again.
+
+    Args:
+        release: The release's folder.
+        name: The enclave's name.
+        key: The owner's key for indexes.
+
+    Raises:
+        EnclaveMissingError: The release has no such enclave.
+        SealserveError: What `other_enclaves` raises for the others.
+    """
+    files = manifest_path(release, name), sigstruct_path(release, name)
+    others = other_enclaves(release, name, key.public_key())
+    indexed = _indexed_names(release, key.public_key())
+    if name not in indexed and not any(os.path.lexists(path) for path in files):
+        raise EnclaveMissingError(
+            f"There is no enclave {name!r} in {release}.",
+            hint=f"This release has: {', '.join(indexed)}." if indexed else None,
+        )
+    for path in files:
+        path.unlink(missing_ok=True)
+    if others:
+        write_index(release, others, {BROKER_CA_FILE}, key)
+        return
+    for left in (INDEX_FILE, INDEX_SIGNATURE_FILE, BROKER_CA_FILE):  # an index of no enclave does not exist
+        (release / ENCLAVE_FOLDER / left).unlink(missing_ok=True)
+    (release / ENCLAVE_FOLDER).rmdir()
+
+
+def _indexed_names(release: Path, owner_key: Ed25519PublicKey) -> list[str]:
+    try:
+        return [entry.name for entry in read_index(release, owner_key).enclaves]
+    except EnclaveIndexMissingError:
+        return []
+
+
 def _check_release(release: Path, release_id: str, index: EnclaveIndex) -> None:
     if index.release_id != release_id:
         raise EnclaveIndexReleaseError(
@@ -294,7 +337,8 @@ def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str]
     if found:
         raise EnclaveIndexFilesError(
             f"The files of {folder} are not those of its signed index: {found}.",
-            hint="Copy the bundle again from where it was built.",
+            hint="Copy the bundle again from where it was built. There, `sealserve enclave remove --name NAME` drops "
+            "an enclave, and `sealserve enclave build --name NAME` builds it again.",
         )
 
 

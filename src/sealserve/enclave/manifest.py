@@ -8,31 +8,39 @@ types of all settings), ``tools/sgx/ra-tls/secret_prov.h`` (``SECRET_PROVISION_*
 """
 
 import posixpath
+import reprlib
 import tomllib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
-from sealserve.enclave.lint import Danger, lint, refuse, without
+from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME, NEEDED
+from sealserve.enclave.findings import (
+    Danger,
+    LintFinding,
+    ManifestMissingSettingError,
+    ManifestSettingError,
+    ManifestUnknownSettingError,
+    dotted,
+    refuse,
+    without,
+)
+from sealserve.enclave.lint import lint, nearest_line
+from sealserve.enclave.mount_places import is_plain
+from sealserve.enclave.toml_lines import Path, find_lines
 from sealserve.errors import VerificationError
+from sealserve.sealing.release_index import ENCLAVE_FOLDER
 
 SPEC_VERSION: Final = "Gramine 1.9, Documentation/manifest-syntax.rst"
-KEY_NAME: Final = "release"
-PROVISIONING_LIBRARY: Final = "libsecret_prov_attest.so"
 _FILE: Final = "file:"
+_BROKER_CA: Final = f"{ENCLAVE_FOLDER}/{BROKER_CA_FILE}"  # in the release's folder
 _SIZE_UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30}
-# What the provisioning library and we need; a manifest without one of them makes no working enclave.
-_NEEDED_ENVIRONMENT: Final = (
-    "LD_PRELOAD",
-    "SEALSERVE_PLATFORM",
-    "SEALSERVE_RELEASE_ID",
-    "SECRET_PROVISION_CA_CHAIN_PATH",
-    "SECRET_PROVISION_CONSTRUCTOR",
-    "SECRET_PROVISION_SERVERS",
-    "SECRET_PROVISION_SET_KEY",
-)
+_TEMPLATE_MARKS: Final = ("{{", "{%", "{#")  # of Jinja, which gramine-manifest renders
+_TYPE_TAGS: Final = frozenset({"chroot", "tmpfs", "encrypted"})  # pydantic's, in the place of an error
 
 
 class ManifestSyntaxError(VerificationError):
@@ -41,22 +49,10 @@ class ManifestSyntaxError(VerificationError):
     code = "manifest.syntax"
 
 
-class ManifestMissingSettingError(VerificationError):
-    """The manifest lacks a setting without which the enclave would be insecure or would not work."""
+class ManifestTemplateError(VerificationError):
+    """The manifest is a template: what Gramine would make of it is not visible."""
 
-    code = "manifest.missing-setting"
-
-
-class ManifestUnknownSettingError(VerificationError):
-    """The manifest has a setting that sealserve does not know, or does not accept at all."""
-
-    code = "manifest.unknown-setting"
-
-
-class ManifestSettingError(VerificationError):
-    """A setting of the manifest has a value that sealserve does not accept."""
-
-    code = "manifest.invalid-setting"
+    code = "manifest.template"
 
 
 class _Table(BaseModel):
@@ -66,6 +62,11 @@ class _Table(BaseModel):
 _Uri = Annotated[str, StringConstraints(pattern=r"^file:[^\x00]+$")]
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _SixteenBits = Annotated[int, Field(ge=0, le=0xFFFF)]
+
+
+def _plain_text(value: Any) -> Any:
+    """Return a variable's text in Gramine's other form, ``{ value = "x" }``."""
+    return value["value"] if isinstance(value, dict) and value.keys() == {"value"} else value
 
 
 class Libos(_Table):
@@ -87,7 +88,7 @@ class Loader(_Table):
     entrypoint: LoaderEntrypoint | None = None
     log_level: Literal["none", "error"] = "error"
     argv: Annotated[list[str], Field(min_length=1)]
-    env: dict[str, str]
+    env: dict[str, Annotated[str, BeforeValidator(_plain_text)]]
 
 
 class Root(_Table):
@@ -223,15 +224,12 @@ class EnclaveManifest(_Table):
         return "/" + self.encrypted_mounts[0].path.split("/")[1]
 
     def host_path(self, path: str) -> str | None:
-        """Return the host's path of ``path`` inside, if a host mount has it."""
-        for mount in self.fs.mounts:
-            if isinstance(mount, HostMount):
-                source = mount.uri.removeprefix(_FILE).rstrip("/")
-                if path == mount.path:
-                    return source
-                if path.startswith(mount.path + "/"):
-                    return source + path.removeprefix(mount.path)
-        return None
+        """Return the host's path of ``path`` inside, if a host mount has it. As in Gramine, the longest path counts."""
+        fitting = [mount for mount in self.fs.mounts if f"{path}/".startswith(f"{mount.path}/")]
+        mount = max(fitting, key=lambda mount: len(mount.path), default=None)
+        if not isinstance(mount, HostMount):
+            return None
+        return mount.uri.removeprefix(_FILE).rstrip("/") + path.removeprefix(mount.path)
 
     def to_bytes(self) -> bytes:
         """Return the manifest's text: equal manifests have equal bytes."""
@@ -246,7 +244,7 @@ class EnclaveManifest(_Table):
     def _problems(self) -> Iterator[str]:
         paths = [mount.path for mount in self.fs.mounts]
         for path in (*paths, self.libos.entrypoint):
-            if not path.startswith("/") or path != posixpath.normpath(path) or path == "/":
+            if not is_plain(path) or path == "/":
                 yield f"{path!r} should be an absolute, normalised path other than '/'"
         if len(set(paths)) < len(paths):
             yield "two entries of fs.mounts have the same path"
@@ -256,6 +254,11 @@ class EnclaveManifest(_Table):
             yield "fs.mounts should have an encrypted mount"
         else:
             yield from self._mount_problems()
+        trusted = {file.path for file in self.sgx.trusted_files}
+        if self.host_path(self.libos.entrypoint) not in trusted:
+            yield f"libos.entrypoint {self.libos.entrypoint!r} should be one of sgx.trusted_files"
+        if self.host_path(BROKER_CA_PATH) != _BROKER_CA or _BROKER_CA not in trusted:
+            yield f"{BROKER_CA_PATH} should be a mount of the trusted file 'file:{_BROKER_CA}'"
 
     def _mount_problems(self) -> Iterator[str]:
         for mount in self.encrypted_mounts:
@@ -263,9 +266,16 @@ class EnclaveManifest(_Table):
                 yield f"the encrypted mount {mount.uri!r} should lie in the release's folder"
             if mount.key_name != self.loader.env.get("SECRET_PROVISION_SET_KEY", mount.key_name):
                 yield f"the key {mount.key_name!r} of {mount.uri!r} is not the one that is provisioned"
-        for path in (*(mount.path for mount in self.encrypted_mounts), *self.private_folders):
+        private = [*(mount.path for mount in self.encrypted_mounts), *self.private_folders]
+        for path in private:
             if not path.startswith(self.private_root + "/"):
                 yield f"{path!r} should lie below {self.private_root!r}, as the other private files"
+        for other in self.fs.mounts:
+            if isinstance(other, HostMount) and f"{other.path}/".startswith(f"{self.private_root}/"):
+                yield f"{other.path!r} should not lie in {self.private_root!r}: it would hide private files"
+            for path in private:
+                if other.path.startswith(f"{path}/"):
+                    yield f"{other.path!r} should not lie in {path!r}: it would hide a part of it"
 
 
 def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
@@ -281,12 +291,78 @@ def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
         raise ManifestSyntaxError(f"{name} is not valid TOML: {error}.") from error
 
 
+def refuse_template(raw: bytes, *, name: str) -> None:
+    """Refuse a manifest that Gramine would render first: its text can then become any other.
+
+    Call it for texts that somebody wrote, not for what `EnclaveManifest.to_bytes` or Gramine's tools returned: a
+    trusted file may have such a name, and those are never rendered.
+
+    Raises:
+        ManifestTemplateError: It has a mark of Jinja.
+    """
+    for number, line in enumerate(raw.splitlines(), start=1):
+        for mark in _TEMPLATE_MARKS:
+            if mark.encode() in line:
+                raise ManifestTemplateError(
+                    f"{name} is a template: line {number} has {mark!r}, which gramine-manifest replaces.",
+                    hint=f"Render it first, and check the result: `gramine-manifest {name} rendered.manifest`.",
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminedManifest:
+    """A manifest and everything that is refused in it.
+
+    Args:
+        findings: In the order of their lines. Those without a class are refused in any case.
+        manifest: The manifest without the insecure settings; None if the findings leave none.
+    """
+
+    findings: tuple[LintFinding, ...]
+    manifest: EnclaveManifest | None
+
+
+def examine(raw: bytes, *, name: str, one_way_tls: bool = False) -> ExaminedManifest:
+    """Return what a manifest says, and everything that `parse_manifest` refuses in it.
+
+    Steps: (1) it is TOML; (2) find what makes the enclave insecure; (3) find what is not known here in the rest.
+
+    Args:
+        raw: The file's exact bytes.
+        name: What to call it in errors.
+        one_way_tls: Whether the server lets in clients without a certificate.
+
+    Raises:
+        ManifestSyntaxError: No UTF-8 text, or no TOML.
+    """
+    text, data = read_toml(raw, name=name)  # (1)
+    try:
+        return _examine(text, data, one_way_tls=one_way_tls)
+    except RecursionError as error:  # keys with dots nest deeper than what the TOML parser itself follows
+        raise ManifestSyntaxError(f"{name} is not valid TOML for a manifest: it is nested too deeply.") from error
+
+
+def _examine(text: str, data: dict[str, Any], *, one_way_tls: bool) -> ExaminedManifest:
+    insecure = lint(text, data, one_way_tls=one_way_tls)  # (2)
+    manifest = None
+    problems: list[LintFinding] = []
+    try:
+        manifest = EnclaveManifest.model_validate(without(data, insecure))  # (3)
+    except ValidationError as error:
+        lines = find_lines(text)
+        details = error.errors(include_url=False, include_context=False)
+        problems = [_problem(detail, lines) for detail in details]
+    environment = data["loader"].get("env") if isinstance(data.get("loader"), dict) else None
+    if isinstance(environment, dict):
+        problems += [_lacking(variable) for variable in NEEDED if variable not in environment]
+    findings = sorted((*insecure, *problems), key=lambda finding: (finding.line, finding.setting))
+    return ExaminedManifest(findings=tuple(findings), manifest=manifest)
+
+
 def parse_manifest(
     raw: bytes, *, name: str = "the manifest", dangerous: Collection[Danger] = (), one_way_tls: bool = False
 ) -> EnclaveManifest:
     """Read a ``.manifest.sgx``.
-
-    Steps: (1) it is TOML; (2) nothing in it makes the enclave insecure; (3) it has only what is known here.
 
     Args:
         raw: The file's exact bytes.
@@ -301,24 +377,45 @@ def parse_manifest(
         ManifestUnknownSettingError: A setting is there that is not accepted; the message names it.
         ManifestSettingError: A setting has a value that is not accepted; the message names both.
     """
-    text, data = read_toml(raw, name=name)  # (1)
-    findings = lint(text, data, one_way_tls=one_way_tls)
-    refuse(findings, dangerous, name=name)  # (2)
-    if findings:
-        data = without(data, findings)
-    try:
-        manifest = EnclaveManifest.model_validate(data)  # (3)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in {"chroot", "tmpfs", "encrypted"})
-        if first["type"] == "missing":
-            raise ManifestMissingSettingError(f"{name} lacks the setting {where}.") from error
-        if first["type"] == "extra_forbidden":
-            raise ManifestUnknownSettingError(f"{name} has the setting {where}, which is not accepted.") from error
-        message = first["msg"].removeprefix("Value error, ")
-        got = f" (it is {first['input']!r})" if where else ""
-        raise ManifestSettingError(f"{name}: {where or 'as a whole'}: {message}{got}.") from error
-    for variable in _NEEDED_ENVIRONMENT:
-        if variable not in manifest.loader.env:
-            raise ManifestMissingSettingError(f"{name} lacks the setting loader.env.{variable}.")
-    return manifest
+    examined = examine(raw, name=name, one_way_tls=one_way_tls)
+    refuse(examined.findings, dangerous, name=name)
+    assert examined.manifest is not None  # noqa: S101  # without it there is a finding that nothing allows
+    return examined.manifest
+
+
+def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
+    """Return the finding for what pydantic found."""
+    path = _path_of(detail["loc"])
+    where = dotted(path) or "as a whole"
+    line = nearest_line(lines, path)
+    if detail["type"] == "missing":
+        return LintFinding(
+            line=line, setting=where, reason="it is missing", danger=None, error=ManifestMissingSettingError
+        )
+    if detail["type"] == "extra_forbidden":
+        reason = "is not accepted"
+        return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestUnknownSettingError)
+    reason = detail["msg"].removeprefix("Value error, ")
+    if path:
+        reason += f" (it is {reprlib.repr(detail['input'])})"
+    return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestSettingError)
+
+
+def _path_of(place: tuple[int | str, ...]) -> Path:
+    """Return the keys of a place that pydantic names: it puts in the type of a mount, which is not a key."""
+    path: list[int | str] = []
+    for part in place:
+        if part in _TYPE_TAGS and path[-2:-1] == ["mounts"]:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _lacking(variable: str) -> LintFinding:
+    return LintFinding(
+        line=1,
+        setting=f"loader.env.{variable}",
+        reason="it is missing",
+        danger=None,
+        error=ManifestMissingSettingError,
+    )

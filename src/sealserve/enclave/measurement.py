@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.deployment import Platform
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, read_regular

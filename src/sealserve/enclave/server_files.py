@@ -2,23 +2,29 @@
 
 Embedded server: the virtual environment's Python, its ``pyvenv.cfg``, the standard library with libpython, all of its
 site-packages, and what ``.pth`` files in there add to the path. Left out is what no running server opens: headers
-(``include`` folders), the standard library's own tests, records of how a package was installed (they name folders and
-times, and would make two equal trees differ), and bytecode that is valid by its source's time.
+(``include`` folders), the standard library's own tests and its modules for terminals and screens, records of how a
+package was installed (they name folders and times, and would make two equal trees differ), and bytecode that is valid
+by its source's time.
 
-Bytecode is taken if it is hash-based (``python -m compileall --invalidation-mode unchecked-hash``): its bytes do not
+Of the system's libraries, those are taken that one of these files asks for (DT_NEEDED), with what they ask for
+themselves, and the few that glibc opens by name.
+
+Bytecode is taken if it is hash-based (``python -m compileall -f --invalidation-mode unchecked-hash``): its bytes do not
 depend on when it was made, and since the file is measured itself, its source need not be opened to trust it.
 
 Source: PEP 552 (flags in bytes 4 to 7 of a ``.pyc``); Python documentation, ``site`` (``pyvenv.cfg``, ``.pth``);
+glibc 2.41, ``sysdeps/nptl/unwind-link.c`` and ``nss/nss_module.c`` (libraries that are opened by name);
 Gramine 1.9, ``debian/gramine.install`` (where its files are), ``CI-Examples/python/python.manifest.template``.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
 from sealserve.deployment import ServerKind
+from sealserve.enclave.elf_libraries import needed_libraries
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.errors import InputError
 
@@ -33,8 +39,15 @@ PROGRAMS: Final = {
 """Where the images have each server."""
 
 _INSTALLATION_RECORDS: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"})
+# Of the standard library: its own tests, what is installed elsewhere, and what needs a terminal or a screen.
+_NOT_OPENED: Final = (
+    "test/", "site-packages/", "dist-packages/", "tkinter/", "idlelib/", "turtledemo/", "curses/",
+    "lib-dynload/_tkinter.", "lib-dynload/_curses", "lib-dynload/readline.", "lib-dynload/nis.",
+)  # fmt: skip
 _HASH_BASED: Final = 0b01
 _SHARED_LIBRARY: Final = re.compile(r"\.so(\.[0-9.]+)?$")
+# Libraries that glibc opens by name: for the unwinding of a cancelled thread, and for names of hosts and users.
+_OPENED_BY_NAME: Final = re.compile(r"libgcc_s\.so\.1|libresolv\.so\.2|libnss_[a-z0-9_]+\.so\.2")
 
 
 class ServerFilesError(InputError):
@@ -89,9 +102,8 @@ def list_server(root: ImageRoot, server: ServerKind, *, program: str, gramine: G
             hint="Give its path inside the image with --program.",
         )
     runtime = gramine.runtime if gramine else ()
-    provided = {PurePosixPath(path).name for path in runtime}
-    libraries = (path for path in _system_libraries(root) if PurePosixPath(path).name not in provided)
-    own = _python_environment(root, program) if server is ServerKind.EMBEDDED else iter(())
+    own = set(_python_environment(root, program)) if server is ServerKind.EMBEDDED else set()
+    libraries = _system_libraries(root, {program, *runtime, *own}, provided={_name(path) for path in runtime})
     return tuple(sorted({program, *runtime, *libraries, *own}))
 
 
@@ -111,7 +123,7 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
             raise ServerFilesError(f"The Python of {settings} is incomplete: there is no {folder} in {root.folder}.")
     yield settings
     yield from _shared_libraries(root, f"{base}/lib")
-    skipped = (f"{standard}/test/", f"{standard}/site-packages/", f"{standard}/dist-packages/")
+    skipped = tuple(f"{standard}/{part}" for part in _NOT_OPENED)
     yield from (path for path in _modules(root, standard) if not path.startswith(skipped))
     yield from _modules(root, packages)
     for folder in _added_folders(root, packages):
@@ -157,10 +169,42 @@ def _added_folders(root: ImageRoot, packages: str) -> Iterator[str]:
                     yield line.strip().rstrip("/")
 
 
-def _system_libraries(root: ImageRoot) -> Iterator[str]:
-    yield from _shared_libraries(root, LIBRARY_FOLDER)
+def _system_libraries(root: ImageRoot, seeds: Collection[str], *, provided: Collection[str]) -> set[str]:
+    """Return the system's libraries that the files ``seeds`` ask for, and those that these ask for.
+
+    A machine has hundreds of other libraries. If they were measured, each update of one would stop the enclave.
+
+    Args:
+        root: The image.
+        seeds: The program, and every file that it may load.
+        provided: The names that Gramine's C library has; it comes first, so the system's are never opened.
+    """
+    available = {_name(path): path for path in _library_places(root)}
+    pending = [path for path in seeds if _SHARED_LIBRARY.search(path) or "." not in _name(path)]
+    wanted = {name for name in available if _OPENED_BY_NAME.fullmatch(name)}
+    found: set[str] = set()
+    while pending or wanted:
+        for path in pending:
+            wanted.update(needed_libraries(root.locate(path)))
+        new = {available[name] for name in wanted if name in available and name not in provided} - found
+        found |= new
+        pending, wanted = list(new), set()
+    return found | {target for path in found if (target := _target(root, path)) in available.values()}
+
+
+def _target(root: ImageRoot, path: str) -> str:
+    """Return the path of the file that a link in the same folder leads to."""
+    return f"{PurePosixPath(path).parent}/{root.locate(path).name}"
+
+
+def _library_places(root: ImageRoot) -> Iterator[str]:
     if root.locate(unmerged := LIBRARY_FOLDER.removeprefix("/usr")) != root.locate(LIBRARY_FOLDER):
         yield from _shared_libraries(root, unmerged)
+    yield from _shared_libraries(root, LIBRARY_FOLDER)
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
 
 
 def _shared_libraries(root: ImageRoot, folder: str) -> Iterator[str]:

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.atomic_file import write_file
+from sealserve.enclave.environment import BROKER_CA_FILE
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import GramineTools, find_tools
 from sealserve.enclave.index import (
     BuiltEnclave,
@@ -21,15 +23,14 @@ from sealserve.enclave.index import (
     verify_enclave_index,
     write_index,
 )
-from sealserve.enclave.lint import Danger
-from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
+from sealserve.enclave.manifest import EnclaveManifest, parse_manifest, refuse_template
 from sealserve.enclave.measurement import (
     load_enclave,
     manifest_path,
     measure_simulated,
     sigstruct_path,
 )
-from sealserve.enclave.spec import BROKER_CA_FILE, EnclaveSpec, make_manifest
+from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import AttributeFlags, Attributes
@@ -89,6 +90,7 @@ def build_enclave(
         one_way_tls: Whether the release's TLS settings let in clients without a certificate.
 
     Raises:
+        ManifestTemplateError: ``manifest`` is a template.
         ManifestInsecureError: The manifest has insecure settings.
         OtherManifestError: ``manifest`` is not for this release, platform or broker CA.
         GramineMissingError: The enclave is for SGX, and there is no Gramine here.
@@ -110,6 +112,8 @@ def build_enclave(
     _place_broker_ca(release, broker_ca, fixed=bool(others))
     specified = make_manifest(spec, broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest())
     text = manifest or specified.to_bytes()
+    if manifest is not None:
+        refuse_template(manifest, name=f"{spec.name}.manifest")
     parsed = parse_manifest(text, name=f"{spec.name}.manifest", dangerous=dangerous, one_way_tls=one_way_tls)
     _check_own_manifest(parsed, specified)
     if tools is None:
@@ -129,7 +133,7 @@ def build_enclave(
 
 def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> None:
     """Make sure that a manifest of the owner's own making is for this release, platform and broker."""
-    for variable in ("SEALSERVE_RELEASE_ID", "SEALSERVE_PLATFORM", "SECRET_PROVISION_CA_CHAIN_PATH"):
+    for variable in ("SEALSERVE_RELEASE_ID", "SEALSERVE_PLATFORM", "SECRET_PROVISION_SERVERS"):
         here, there = own.loader.env[variable], specified.loader.env[variable]
         if here != there:
             raise OtherManifestError(
@@ -141,7 +145,13 @@ def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> Non
 
 
 def resign(
-    release: Path, name: str, *, signing_key: RSAPrivateKey, signed_on: date, dangerous_debug: bool = False
+    release: Path,
+    name: str,
+    *,
+    signing_key: RSAPrivateKey,
+    signed_on: date,
+    dangerous_debug: bool = False,
+    dangerous: Collection[Danger] = (),
 ) -> Sigstruct:
     """Sign an enclave's manifest again, whatever its SIGSTRUCT says, and write the new one over it.
 
@@ -153,6 +163,7 @@ def resign(
         signing_key: Signs; another key gives another MRSIGNER and the same MRENCLAVE.
         signed_on: The date to put in.
         dangerous_debug: Set DEBUG: the host can then read the enclave's memory. Brokers refuse such an enclave.
+        dangerous: The classes of insecure settings that are allowed in the manifest.
 
     Raises:
         SealserveError: What `parse_manifest` raises.
@@ -164,6 +175,7 @@ def resign(
         signing_key=signing_key,
         signed_on=signed_on,
         dangerous_debug=dangerous_debug,
+        dangerous=dangerous,
     )
 
 

@@ -18,10 +18,9 @@ from typing import Final
 
 import sealserve
 from sealserve.deployment import Platform
+from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME, PROVISIONING_LIBRARY
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
-    KEY_NAME,
-    PROVISIONING_LIBRARY,
     EnclaveManifest,
     EncryptedMount,
     FileSystem,
@@ -43,8 +42,6 @@ from sealserve.enclave.sizing import ARENAS, MEBIBYTE, STACK
 from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 
-BROKER_CA_FILE: Final = "broker-ca.pem"
-BROKER_CA_PATH: Final = f"/{BROKER_CA_FILE}"
 DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
 DEFAULT_MAX_THREADS: Final = 80
 
@@ -187,9 +184,10 @@ def _library_folders(spec: EnclaveSpec) -> tuple[str, ...]:
 
     So a Python with its libpython in a folder of its own must find that one, and not the system's.
     """
-    paths = (PurePosixPath(file.path) for file in spec.trusted_files)
+    paths = [PurePosixPath(file.path) for file in spec.trusted_files]
     own = {str(path.parent) for path in paths if path.name.startswith("libpython")} - {LIBRARY_FOLDER}
-    return (_RUNTIME_PLACE, *sorted(own), LIBRARY_FOLDER)
+    systems = {str(path.parent) for path in paths} & {LIBRARY_FOLDER}
+    return (_RUNTIME_PLACE, *sorted(own), *systems)
 
 
 def _host_mounts(spec: EnclaveSpec) -> Iterator[HostMount]:

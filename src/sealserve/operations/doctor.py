@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import ipaddress
 import platform
 import shutil
 import stat
@@ -51,7 +52,7 @@ def examine(
         production: Whether what weakens protection counts as missing.
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
-        Machine.OWNER: lambda: _owner(workspace),
+        Machine.OWNER: lambda: _owner(platform, workspace, deployment),
         Machine.HOST: lambda: _host(platform, host, workspace, deployment),
         Machine.USER: lambda: _user(workspace, deployment),
     }
@@ -61,7 +62,7 @@ def examine(
     return findings
 
 
-def _owner(workspace: Workspace | None) -> Iterator[Finding]:
+def _owner(platform: Platform, workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
     yield _python(Machine.OWNER)
     yield _tensorflow(Machine.OWNER, "to convert frozen graphs")
     yield _room(Machine.OWNER, workspace)
@@ -86,6 +87,21 @@ def _owner(workspace: Workspace | None) -> Iterator[Finding]:
         found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
         remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
     )
+    if deployment is not None and platform is Platform.SGX:
+        yield from _broker_address(deployment.broker.address)
+
+
+def _broker_address(address: str) -> Iterator[Finding]:
+    """Yield a note for an address without a name: Mbed TLS before 3.5 compares names only, and ends with -9984."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(address)
+        yield Finding(
+            machine=Machine.OWNER,
+            name="broker address",
+            verdict=Verdict.NOTE,
+            found=f"broker.address is the IP address {address}, which enclaves with Gramine before 1.6 do not accept",
+            remedy="give the broker a host name if such enclaves should get a key",
+        )
 
 
 def _host(

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment, Platform, ServerKind
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
-from sealserve.enclave.index import EnclaveIndexReleaseError, verify_enclave_index
+from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
-from sealserve.enclave.lint import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX, SignedEnclave
 from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
@@ -46,6 +46,12 @@ class InventoryServerError(InputError):
     """The inventory is of another model server than the one that is deployed."""
 
     code = "inventory.other-server"
+
+
+class EnclavePortError(InputError):
+    """The manifest of an enclave does not say on which port its server listens."""
+
+    code = "enclave.port"
 
 
 class EnclaveNotForSgxError(InputError):
@@ -221,6 +227,15 @@ def build(
     )
 
 
+def remove(workspace: Workspace, release: Path, *, name: str) -> None:
+    """Remove an enclave from a release of the owner's. The broker keeps the measurements that it was given.
+
+    Raises:
+        SealserveError: What `remove_enclave` raises.
+    """
+    remove_enclave(release, name, index_signer(workspace))
+
+
 def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
     """Return whether the sealed TLS settings of a release say so; ``sealserve.toml`` may have changed since."""
     sealed = "tls/ssl.cfg"
@@ -277,8 +292,18 @@ def names(release: Path) -> list[str]:
 
 
 def port_of(manifest: EnclaveManifest) -> int:
-    """Return the port that an enclave's server listens on, from its measured arguments."""
-    return int(next(flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)))
+    """Return the port that an enclave's server listens on, from its measured arguments; the last flag counts.
+
+    Raises:
+        EnclavePortError: There is none: the manifest is the owner's own.
+    """
+    given = [flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)]
+    if not given or not given[-1].isascii() or not given[-1].isdigit():
+        raise EnclavePortError(
+            f"The enclave's arguments have no {PORT_FLAG}NUMBER, so that nothing knows where it listens.",
+            hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
+        )
+    return int(given[-1])
 
 
 def ship(built: Path, shipped: Path) -> None:
@@ -288,6 +313,9 @@ def ship(built: Path, shipped: Path) -> None:
         built: The release at the owner's.
         shipped: The same release at the host's.
     """
+    if not (built / ENCLAVE_FOLDER).is_dir():  # all were removed, or none was built yet
+        shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
+        return
     with staging(shipped, ENCLAVE_FOLDER) as stage:
         shutil.copytree(built / ENCLAVE_FOLDER, stage.folder, dirs_exist_ok=True)
         stage.replace(shipped / ENCLAVE_FOLDER)

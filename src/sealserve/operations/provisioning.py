@@ -16,7 +16,7 @@ from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, chec
 from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
 from sealserve.broker.server import BrokerServer
 from sealserve.deployment import Deployment, Platform
-from sealserve.enclave.lint import Danger
+from sealserve.enclave.findings import Danger
 from sealserve.operations.certificates import broker_certificate, show_certificates
 from sealserve.operations.enclaves import verified_sigstructs
 from sealserve.operations.owner import audit_signer, former_audit_keys, index_signer, open_database, open_vault

@@ -197,8 +197,15 @@ def verify(folder: Path, owner_key: Path) -> VerifiedBundle:
     return _bundle(release.verify_release(folder, key), _verify_enclaves(folder, key))
 
 
-def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
-    """Write a release with its enclaves to one tar file, for the journey."""
+def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = False) -> None:
+    """Verify a release of the owner's with its enclaves, and write it to one tar file, for the journey.
+
+    Raises:
+        SealserveError: It does not verify, so that `unpack` would refuse it too; or the file cannot be written.
+    """
+    key = index_signer(workspace).public_key()
+    release.verify_release(folder, key)
+    _verify_enclaves(folder, key)
     archive.pack(folder, tar, overwrite=overwrite)
 
 
@@ -232,7 +239,7 @@ def ship(workspace: Workspace, folder: Path) -> Path:
         return shipped
     bundle = workspace.owner.releases / f"{folder.name}.tar"
     try:
-        pack(folder, bundle, overwrite=True)
+        archive.pack(folder, bundle, overwrite=True)  # what is unpacked is verified
         return unpack(workspace, bundle, host_owner_key(workspace)).folder
     finally:
         bundle.unlink(missing_ok=True)

@@ -20,16 +20,34 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.errors import VerificationError
-from sealserve.regular_file import InputFileError, InputFileMissingError, open_regular, read_regular
+from sealserve.regular_file import (
+    InputFileError,
+    InputFileMissingError,
+    InputFileUnreadableError,
+    open_regular,
+    read_regular,
+)
 
 SPEC_VERSION: Final = 1
 _LARGEST_LIST: Final = 64 * 2**20
+
+UNREADABLE_HINT: Final = (
+    "In an enclave, this means that the file was changed or moved after it was sealed, or that the release is not "
+    "writable: Gramine opens sealed files for reading and writing. Copy the release again, to a writable folder."
+)
+"""For a file that the operating system refuses to read. Gramine answers "Permission denied" to each of these faults."""
 
 
 class FileListMissingError(VerificationError):
     """There is no file list at that path."""
 
     code = "file-list.missing"
+
+
+class FileListUnreadableError(VerificationError):
+    """The file list cannot be read: in an enclave, it was changed or moved, or the release is not writable."""
+
+    code = "file-list.unreadable"
 
 
 class FileListMalformedError(VerificationError):
@@ -68,6 +86,12 @@ class FileChangedError(VerificationError):
     code = "servable.file-changed"
 
 
+class FileUnreadableError(VerificationError):
+    """A file cannot be read: in an enclave, it was changed or moved, or the release is not writable."""
+
+    code = "servable.file-unreadable"
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -101,10 +125,15 @@ class FileList:
 
         Raises:
             FileListMissingError: There is none.
+            FileListUnreadableError: It cannot be read.
             VerificationError: As `parse`.
         """
         try:
             content = read_regular(path, limit=_LARGEST_LIST)
+        except InputFileUnreadableError as error:
+            raise FileListUnreadableError(
+                f"The file list {path} cannot be read: {error.reason}.", hint=UNREADABLE_HINT
+            ) from error
         except InputFileError as error:
             raise FileListMissingError(f"The file list {path} cannot be read: {error.reason}.") from error
         return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # links stay
@@ -166,6 +195,7 @@ class FileList:
             FileMissingError: A listed file is not there.
             FileUnlistedError: A file, or a link, is there that is not listed.
             FileChangedError: A file has another size or digest.
+            FileUnreadableError: A file cannot be read.
         """
         prefix = self._prefix(folder)
         found = {prefix + path for path in _files(folder)}
@@ -186,6 +216,7 @@ class FileList:
             FileMissingError: It is not there.
             FileUnlistedError: The list does not name it.
             FileChangedError: It has another size or digest.
+            FileUnreadableError: It cannot be read.
         """
         name = self.relative(path)
         if name is None or name not in self.rows:
@@ -214,10 +245,12 @@ class FileList:
                 yield stream
         except InputFileMissingError as error:
             raise _missing(path) from error
+        except InputFileUnreadableError as error:
+            raise unreadable(path, error.reason) from error
         except InputFileError as error:
             raise FileChangedError(f"{path} cannot be read: {error.reason}.") from error
         except OSError as error:  # what an encrypted mount says of a file that was tampered with
-            raise FileChangedError(f"{path} cannot be read: {error.strerror}.") from error
+            raise unreadable(path, error.strerror) from error
 
     def _check(self, path: str, size: int, sha256: str) -> None:
         row = self.rows[path]
@@ -229,6 +262,11 @@ class FileList:
 
 def _missing(path: str) -> FileMissingError:
     return FileMissingError(f"{path} is in the file list, and it is not there.", hint="Somebody hid or removed it.")
+
+
+def unreadable(path: str | Path, reason: str | None) -> FileUnreadableError:
+    """Return the error for a file of the release that the operating system refuses to read."""
+    return FileUnreadableError(f"{path} cannot be read: {reason}.", hint=UNREADABLE_HINT)
 
 
 def _unlisted(path: str) -> FileUnlistedError:
@@ -246,12 +284,13 @@ def _files(folder: Path) -> list[str]:
     while pending:
         current = pending.pop()
         try:
-            entries = list(current.iterdir())
+            for entry in list(current.iterdir()):
+                if stat.S_ISDIR(entry.lstat().st_mode):
+                    pending.append(entry)
+                else:
+                    found.append(entry.relative_to(folder).as_posix())
         except FileNotFoundError:
-            continue
-        for entry in entries:
-            if stat.S_ISDIR(entry.lstat().st_mode):
-                pending.append(entry)
-            else:
-                found.append(entry.relative_to(folder).as_posix())
+            continue  # the folder, or an entry since it was listed: it counts as missing
+        except OSError as error:  # Gramine opens a sealed file to tell its size
+            raise unreadable(error.filename or current, error.strerror) from error
     return found

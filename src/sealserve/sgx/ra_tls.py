@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from sealserve.errors import VerificationError
+from sealserve.sgx.mbedtls_certificate import repair
 from sealserve.sgx.report import REPORT_DATA_SIZE
 
 SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
@@ -155,11 +156,13 @@ def make_certificate(quote_for: Callable[[bytes], bytes], now: datetime) -> RaTl
 def parse_certificate(der: bytes) -> RaTlsEvidence:
     """Return the evidence in an RA-TLS certificate. The quote itself is for `sealserve.sgx.appraisal`.
 
-    Steps: (1) the certificate parses and its key is P-256, P-384 or RSA; (2) with TCG DICE evidence, that is read and
-    its claim names this key, and the legacy extension is ignored; (3) else the legacy extension is read.
+    Steps: (1) The certificate parses and its key is P-256, P-384 or RSA. One of Gramine 1.4 or 1.5 is repaired first;
+    its self-signature must then verify, since the bytes that are read are not the signed ones. (2) With TCG DICE
+    evidence, that is read and its claim names this key, and the legacy extension is ignored; (3) else the legacy
+    extension is read.
 
     Raises:
-        RaTlsCertificateError: (1) No certificate, or another kind of key.
+        RaTlsCertificateError: (1) No certificate, another kind of key, or a repaired one that its key did not sign.
         RaTlsEvidenceError: (2) (3) The extension is malformed.
         RaTlsClaimError: (2) The claim names another key.
         RaTlsNoEvidenceError: (3) Neither extension is there.
@@ -168,12 +171,18 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         raise RaTlsCertificateError(
             f"RA-TLS certificate: expected at most {MAXIMUM_CERTIFICATE} bytes, got {len(der)}."
         )
+    repaired = repair(der)
     try:  # (1)
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = x509.load_der_x509_certificate(repaired.der if repaired else der)
         public_key = certificate.public_key()
         extensions = {extension.oid: extension.value for extension in certificate.extensions}
     except _UNREADABLE as error:
         raise RaTlsCertificateError(f"RA-TLS certificate: it cannot be read ({error}).") from error
+    if repaired is not None and not repaired.verify_original(public_key):
+        raise RaTlsCertificateError(
+            "RA-TLS certificate: its signature does not verify with its own key, although its algorithm identifiers "
+            "have the form of Gramine 1.4 and 1.5."
+        )
     public = _public_key_info(public_key)
     if (dice := extensions.get(TCG_DICE_OID)) is not None:  # (2)
         return _parse_evidence(_raw(dice), public)

@@ -12,6 +12,7 @@ from sealserve.sgx.ra_tls import check_binding, parse_certificate
 
 HERE = Path(__file__).parent
 GRAMINE_1_9 = (HERE / "sample_client_cert_1.9.der").read_bytes()
+GRAMINE_1_4 = (HERE / "sample_client_cert_1.4.der").read_bytes()
 GRAMINE_1_2 = (HERE / "sample_client_cert_old12.der").read_bytes()
 REPORT_DATA = slice(48 + 320, 48 + 384)
 LEGACY_OID = bytes.fromhex("060b0609 2a864886f84d8a3906")
@@ -41,6 +42,14 @@ def test_the_certificate_of_an_old_gramine_has_legacy_evidence() -> None:
 
     assert evidence.form == "legacy"
     assert evidence.expected_report_data == public_key_digest(GRAMINE_1_2) + bytes(32)
+    check_binding(evidence, evidence.quote[REPORT_DATA])
+
+
+def test_the_certificate_of_gramine_1_4_has_legacy_evidence() -> None:
+    evidence = parse_certificate(GRAMINE_1_4)
+
+    assert evidence.form == "legacy"
+    assert len(evidence.quote) == 4490
     check_binding(evidence, evidence.quote[REPORT_DATA])
 
 

@@ -18,6 +18,7 @@ from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
 from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
 from sealserve.broker.releases import Release, ReleaseId
+from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.deployment import Platform as Kind
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
@@ -123,10 +124,11 @@ def test_what_strangers_say_makes_the_broker_fetch_nothing(stage: Stage) -> None
     assert stage.source.asked == 0
 
 
-def test_what_anybody_can_send_is_logged_and_no_row(
+def test_what_anybody_can_send_has_few_lines_and_few_rows_and_the_rest_is_counted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(decision, "LINES_OF_EACH", Rate(burst=3, seconds=60))
+    monkeypatch.setattr(decision, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
     broker, pair = stage.broker(), stage.ratls()
     found = parse_certificate(pair.certificate).quote
     no_quote = pair.certificate.replace(found, bytes(len(found)))
@@ -135,15 +137,47 @@ def test_what_anybody_can_send_is_logged_and_no_row(
             broker.release_key(b"garbage", peer=PEER)
         with pytest.raises(SealserveError, match="version"):
             broker.release_key(no_quote, peer=PEER)
-        broker.turn_away(NoTrustAnchorError("a test"), peer=PEER)
-    assert len(stage.rows()) == 1
+        broker.turn_away(HandshakeError("a test"), peer=PEER)
+    rows = [row.entry for row in stage.rows()[1:]]
+    assert [(row.decision, row.code, row.peer) for row in rows] == [
+        ("refused", "ra-tls.certificate", PEER),
+        ("refused", "quote.version", PEER),
+    ]
+    assert "cannot be read" in rows[0].detail
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
     assert f"refused {PEER}: [ra-tls.certificate] " in lines[0]
     broker.settle()
     assert "597 further refusals of 192.0.2.1 since" in caplog.text
-    assert "199 ra-tls.certificate, 199 quote.version, 199 broker.no-trust-anchor" in caplog.text
+    assert "199 ra-tls.certificate, 199 quote.version, 199 broker.handshake" in caplog.text
+    (several,) = (row.entry for row in stage.rows()[3:])
+    assert several.code == decision.SEVERAL
+    assert several.detail.endswith("200 broker.handshake, 199 ra-tls.certificate, 199 quote.version")
+
+
+@pytest.mark.parametrize("error", [PeerGoneError("gone"), PeerTimeoutError("slow"), NoTrustAnchorError("a test")])
+def test_a_peer_that_shows_nothing_is_logged_and_no_row(
+    stage: Stage, error: SealserveError, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.broker().turn_away(error, peer=PEER)
     assert len(stage.rows()) == 1
+    assert f"[{error.code}]" in caplog.text
+
+
+def test_strangers_without_a_quote_do_not_take_the_rows_of_enclaves(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision, "EARLY_ROWS_OF_EACH", Rate(burst=2, seconds=60))
+    monkeypatch.setattr(decision, "EARLY_ROWS_OF_ALL", Rate(burst=5, seconds=60))
+    broker = stage.broker()
+    for number in range(1000):
+        broker.turn_away(HandshakeError("a test"), peer=f"198.51.{number // 250}.{number % 250}:1")
+    assert len(stage.rows()) == 1 + 5
+    with pytest.raises(SealserveError, match="No release"):
+        broker.release_key(stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate, peer="198.51.0.0:1")
+    assert stage.rows()[-1].entry.code == "policy.mr-enclave-unknown"
+    assert broker.release_key(stage.ratls().certificate, peer="198.51.0.0:1") == stage.made.key
+    assert len(stage.rows()) == 1 + 5 + 2
 
 
 def test_one_address_has_so_many_rows_and_the_others_are_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
+from tests.harness.mbedtls_certificates import as_mbedtls
 
 from sealserve.broker.openssl_settings import openssl_environment
 from sealserve.broker.tls import (
@@ -126,6 +128,30 @@ def test_a_self_signed_certificate_is_admitted_whatever_its_dates(ends: Ends, ve
     ends.session.finish(seconds=PATIENT)
     ends.threads[0].join()
     assert got == [b"good day"]
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_a_certificate_with_null_parameters_passes_the_handshake_unchanged(ends: Ends, version: int) -> None:
+    """Gramine 1.4 and 1.5 show such a certificate, which `cryptography` alone cannot read."""
+    certificate, key = _client_certificate()
+    faulty = as_mbedtls(certificate, key)
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(version)
+    context.set_max_proto_version(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # only this form takes what `cryptography` refuses
+        context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, faulty))
+    context.use_privatekey(key)
+
+    def connect(stream: socket.socket) -> None:
+        _connect(context, stream)
+
+    ends.act(connect)
+    shown = ends.session.handshake(first_byte_seconds=PATIENT, seconds=PATIENT)
+    ends.threads[0].join()
+    ends.client.close()
+
+    assert shown == faulty
 
 
 def _failing_handshake(ends: Ends, work: Callable[[socket.socket], object]) -> SealserveError:
@@ -261,7 +287,9 @@ def test_a_key_of_another_kind_is_refused() -> None:
         server_context(CertifiedKey(key_pem=SecretBytes(pem), chain_pem=chain))
 
 
-@pytest.mark.parametrize("sample", ["sample_client_cert_1.9.der", "sample_client_cert_old12.der"])
+@pytest.mark.parametrize(
+    "sample", ["sample_client_cert_1.9.der", "sample_client_cert_1.4.der", "sample_client_cert_old12.der"]
+)
 def test_what_gramine_shows_is_admitted(sample: str) -> None:
     certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, (SAMPLES / sample).read_bytes())
     with pytest.raises(crypto.X509StoreContextError) as caught:

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 import logging
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.command_line import CommandLine
+from tests.harness.hostile_manifests import CASES
 from tests.harness.images import embedded_image, tensorflow_serving_image
 from tests.harness.workspaces import Site
 
@@ -140,11 +143,45 @@ def test_a_manifest_of_ones_own_is_for_this_release(release: Path, cli: CommandL
     assert (error["code"], error["status"]) == ("enclave.other-manifest", 2)
     assert "SEALSERVE_RELEASE_ID" in error["message"]
     own.write_text(text.replace("enclave/broker-ca.pem", "enclave/other-ca.pem"))
+    assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.invalid-setting"
+    own.write_text(text.replace("4433", "4434"))
     assert cli.error("enclave", "build", "--manifest", own)["code"] == "enclave.other-manifest"
+    own.write_text(text + "# {{ x }}\n")
+    assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.template"
+    assert cli.bare("enclave", "lint", own, "--json").error["code"] == "manifest.template"
     assert cli.error("enclave", "build", "--manifest", tmp_path / "none")["code"] == "input-file.missing"
     own.write_text("[")
     assert cli.error("enclave", "build", "--manifest", own)["code"] == "manifest.syntax"
     assert cli.bare("enclave", "lint", own, "--json").error["code"] == "manifest.syntax"
+
+
+@pytest.mark.usefixtures("release")
+def test_each_hostile_manifest_gets_one_clear_error_of_lint(cli: CommandLine, tmp_path: Path) -> None:
+    own = cli.json("enclave", "manifest")
+    own["sgx"]["trusted_files"] = [
+        file for file in own["sgx"]["trusted_files"] if not file["uri"].endswith(".py")
+    ]  # fewer files, so that 200 manifests take little time
+    file = tmp_path / "hostile.manifest"
+    file.write_text(tomli_w.dumps(own))
+    assert cli.bare("enclave", "lint", file).status == 0
+    for name, change, *_ in CASES:
+        data = copy.deepcopy(own)
+        change(data)
+        file.write_text(tomli_w.dumps(data))
+        refused = cli.bare("enclave", "lint", file, "--json")
+        assert refused.status == 3, f"{name}: {refused.error}"
+        assert refused.error["code"].startswith("manifest."), name
+
+
+def test_an_enclave_can_be_removed(release: Path, cli: CommandLine) -> None:
+    for name in ("replica-0", "replica-1"):
+        assert cli("enclave", "build", "--name", name).status == 0
+    assert cli.ok("enclave", "remove", "--name", "replica-0").endswith("the enclave replica-0 is removed.\n")
+    assert [enclave["enclave"] for enclave in cli.json("enclave", "show")] == ["replica-1"]
+    assert cli.error("enclave", "remove", "--name", "replica-0")["code"] == "enclave.missing"
+    assert cli.json("enclave", "remove", "--name", "replica-1")["enclave"] == "replica-1"
+    assert not (release / "enclave").exists()
+    assert cli("release", "verify").status == 0
 
 
 def test_an_enclaves_exit_status_is_the_commands(

@@ -65,6 +65,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("enclave build", ["--name", "replica-0", "--port", "8510"]),
         ("enclave show", []),
         ("enclave lint", [owner.master_key]),
+        ("enclave remove", ["--name", "replica-9"]),
         ("enclave run", ["--name", "replica-0", "--release", "nothing"]),
         ("broker allow", []),
         ("broker releases", []),

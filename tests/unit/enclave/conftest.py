@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
+from tests.harness.model_server_command import COMMAND, PROGRAM
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
@@ -68,10 +69,14 @@ def make_spec(release: Release) -> Callable[..., EnclaveSpec]:
         values: dict[str, Any] = {
             "name": "replica-0",
             "release_id": release.id,
-            "argv": ("/bin/true", "--port=8500"),
+            "argv": COMMAND,
             "broker": ("127.0.0.1", 4433),
-            "mounts": (EncryptedMount(path="/release/models", uri="file:models/"),),
-            "trusted_files": measure(["/bin/true"]),
+            "mounts": (
+                EncryptedMount(path="/release/files.json", uri="file:files.json"),
+                EncryptedMount(path="/release/tls", uri="file:tls/"),
+                EncryptedMount(path="/release/models", uri="file:models/"),
+            ),
+            "trusted_files": measure([PROGRAM]),
             "isv_prod_id": 7,
             "isv_svn": 3,
             "simulated": True,

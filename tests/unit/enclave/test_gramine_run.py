@@ -2,6 +2,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -73,6 +74,17 @@ def test_a_failure_is_diagnosed_and_tried_again(
     assert "step=diagnosis the 2 trusted files are as they were measured" in said
     assert any("the broker at 127.0.0.1:1 cannot be reached: Connection refused" in message for message in said)
     assert any("/dev/sgx_enclave is" in message for message in said)
+
+
+def test_the_last_attempt_is_diagnosed_too(
+    release: Release, enclave: SignedEnclave, loader: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    loader("exit 7")
+    with caplog.at_level(logging.INFO):
+        assert run(release, enclave, attempts=1) == 7
+    said = [record.message for record in caplog.records]
+    assert "step=diagnosis the 2 trusted files are as they were measured" in said
+    assert not any(message.startswith("step=again") for message in said)
 
 
 def test_it_recovers(release: Release, enclave: SignedEnclave, loader: Callable[[str], Path]) -> None:
@@ -152,7 +164,7 @@ def test_the_diagnosis_names_a_changed_file_and_a_broker_that_answers(
     program.write_bytes(b"as measured")
     with socket.create_server(("127.0.0.1", 0)) as broker:
         port = broker.getsockname()[1]
-        build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([str(program)])))
+        build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([sys.executable, str(program)])))
         program.write_bytes(b"changed")
         found = list(diagnose(release.folder, load_enclave(release.folder, "replica-0")))
     assert f"The trusted file {program} has SHA-256" in found[0]

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sealserve.enclave.gramine_tools import (
     find_tools,
 )
 from sealserve.enclave.index import BuiltEnclave, verify_enclave_index
-from sealserve.enclave.inventory import GramineFiles, MeasuredFile
+from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import EnclaveMeasurementError, load_enclave, sigstruct_path
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
@@ -87,7 +88,7 @@ def test_a_name_that_looks_like_a_template_stays_what_it_is(
 ) -> None:
     on_path()
     odd = MeasuredFile(path="/opt/{{ cookiecutter.name }}/x.py", size=1, sha256="e" * 64)
-    build_for_sgx(trusted_files=(odd,))
+    build_for_sgx(trusted_files=(odd, *measure([sys.executable])))
     assert odd.path in {file.path for file in load_enclave(release.folder, "replica-0").manifest.sgx.trusted_files}
 
 

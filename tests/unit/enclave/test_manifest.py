@@ -1,20 +1,25 @@
+import sys
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from sealserve.enclave.lint import Danger, ManifestInsecureError
+from sealserve.enclave.findings import (
+    Danger,
+    ManifestInsecureError,
+    ManifestSettingError,
+    ManifestUnknownSettingError,
+)
 from sealserve.enclave.manifest import (
     EncryptedMount,
-    ManifestMissingSettingError,
-    ManifestSettingError,
     ManifestSyntaxError,
-    ManifestUnknownSettingError,
     parse_manifest,
 )
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
+from sealserve.errors import VerificationError
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -36,7 +41,7 @@ def test_a_manifest_survives_the_text(text: bytes) -> None:
     assert manifest.to_bytes() == text
     assert manifest.enclave_size == 4 * 2**30
     assert manifest.private_root == "/release"
-    assert [mount.source for mount in manifest.encrypted_mounts] == ["models"]
+    assert [mount.source for mount in manifest.encrypted_mounts] == ["files.json", "tls", "models"]
 
 
 def test_what_gramine_adds_is_accepted(text: bytes) -> None:
@@ -57,8 +62,8 @@ def test_a_path_inside_is_found_on_the_host(text: bytes) -> None:
     manifest = parse_manifest(text)
 
     assert manifest.host_path("/broker-ca.pem") == "enclave/broker-ca.pem"
-    assert manifest.host_path("/bin/true") == "/bin/true"
-    assert manifest.host_path("/binary") is None
+    assert manifest.host_path(sys.executable) == sys.executable
+    assert manifest.host_path(str(Path(sys.executable).parent) + "ary") is None
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"[sgx", b"a = 1\na = 2\n", b"x = " + b"[" * 5000])
@@ -102,10 +107,11 @@ def test_a_missing_setting_is_named(text: bytes, setting: str) -> None:
             data = data[table]
         del data[last]
 
-    with pytest.raises(ManifestMissingSettingError, match=f"lacks the setting {setting}") as caught:
+    with pytest.raises(VerificationError, match=f"lacks the setting {setting}") as caught:
         parse_manifest(edited(text, remove))
 
-    assert caught.value.code == "manifest.missing-setting"
+    # Without mounts, the server's files are not sealed either.
+    assert caught.value.code == ("manifest.insecure" if setting == "fs.mounts" else "manifest.missing-setting")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +167,10 @@ def test_what_is_insecure_is_refused_unless_its_class_is_allowed(text: bytes, ed
     assert parse_manifest(insecure, dangerous=[danger]) == parse_manifest(text), "it is not in what is returned"
 
 
+def _start(manifest: dict[str, Any], program: str) -> None:
+    manifest["libos"]["entrypoint"] = manifest["loader"]["argv"][0] = program
+
+
 BAD_VALUES: list[tuple[Edit, str]] = [
     (lambda m: m["sgx"].update(remote_attestation="none"), "sgx.remote_attestation"),
     (lambda m: m["sgx"].update(enclave_size="1T"), "sgx.enclave_size"),
@@ -176,12 +186,12 @@ BAD_VALUES: list[tuple[Edit, str]] = [
     (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "x"}), "'x' should be an absolute"),
     (lambda m: m["fs"]["mounts"].append({"type": "tmpfs", "path": "/x"}), "'/x' should lie below '/release'"),
     (lambda m: m["fs"]["mounts"].append(m["fs"]["mounts"][0]), "the same path"),
-    (lambda m: m["fs"].update(mounts=[]), "should have an encrypted mount"),
     (lambda m: m["fs"]["mounts"][-2].update(uri="file:/models/"), "should lie in the release's folder"),
     (lambda m: m["fs"]["mounts"][-2].update(uri="file:a/../../models/"), "should lie in the release's folder"),
     (lambda m: m["fs"]["mounts"][-2].update(uri="file:./"), "should lie in the release's folder"),
     (lambda m: m["fs"]["mounts"][-2].update(key_name="default"), "'default' of 'file:models/' is not the one"),
-    (lambda m: m["libos"].update(entrypoint="python"), "'python' should be an absolute"),
+    (lambda m: _start(m, "bin/python"), "'bin/python' should be an absolute"),
+    (lambda m: _start(m, "/etc/python3"), "libos.entrypoint '/etc/python3' should be one of sgx.trusted_files"),
 ]
 
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tests.harness.images import add_gramine, embedded_image, tensorflow_serving_image, write
+from tests.harness.images import add_gramine, elf, embedded_image, tensorflow_serving_image, write
 
 from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
@@ -35,6 +35,8 @@ def test_the_embedded_server_with_all_of_its_python(tmp_path: Path) -> None:
         "/usr/lib/python3.11/lib-dynload/_ssl.cpython-311-x86_64-linux-gnu.so",
         "/usr/lib/python3.11/os.py",
         f"{LIBRARIES}/libc.so.6",
+        f"{LIBRARIES}/libcrypto.so.3",
+        f"{LIBRARIES}/libgcc_s.so.1",
         f"{LIBRARIES}/libssl.so.3",
     )
 
@@ -66,9 +68,17 @@ def test_with_gramine_its_c_library_takes_the_place_of_the_systems(tmp_path: Pat
     )
 
 
+def test_libraries_that_nobody_asks_for_are_left_out(tmp_path: Path) -> None:
+    root = ImageRoot(embedded_image(tmp_path))
+    listed = list_server(root, ServerKind.EMBEDDED, program=PYTHON, gramine=None)
+    assert not [path for path in listed if "librsvg" in path or "libX11" in path or "tkinter" in path]
+    write(tmp_path, {"opt/sealserve/lib/python3.11/site-packages/x.so": elf("librsvg-2.so.2")})
+    assert f"{LIBRARIES}/librsvg-2.so.2" in list_server(root, ServerKind.EMBEDDED, program=PYTHON, gramine=None)
+
+
 def test_a_library_folder_beside_usr(tmp_path: Path) -> None:
     root = ImageRoot(tensorflow_serving_image(tmp_path))
-    write(tmp_path, {"lib/x86_64-linux-gnu/libz.so.1": b"zlib"})
+    write(tmp_path, {"lib/x86_64-linux-gnu/libz.so.1": b"zlib", BINARY[1:]: elf("libz.so.1")})
     assert "/lib/x86_64-linux-gnu/libz.so.1" in list_server(
         root, ServerKind.TENSORFLOW_SERVING, program=BINARY, gramine=None
     )

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
+from tests.harness.model_server_command import COMMAND, PROGRAM
 
 from sealserve.atomic_file import write_file
 from sealserve.enclave.index import (
@@ -19,7 +20,10 @@ from sealserve.enclave.index import (
     EnclaveIndexFilesError,
     EnclaveIndexMissingError,
     EnclaveIndexReleaseError,
+    remove_enclave,
 )
+from sealserve.enclave.inventory import measure
+from sealserve.enclave.manifest import ManifestTemplateError
 from sealserve.enclave.measurement import (
     EnclaveMeasurementError,
     EnclaveMissingError,
@@ -30,10 +34,11 @@ from sealserve.enclave.measurement import (
 from sealserve.enclave.signing import (
     BrokerCaError,
     EnclaveReleaseError,
+    OtherManifestError,
     resign,
     verify_enclave_index,
 )
-from sealserve.enclave.spec import EnclaveSpec
+from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.sealing.release import Release, verify_release
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, IndexSignatureError, sign_index
 from sealserve.sgx.report import Attributes
@@ -76,12 +81,12 @@ def test_building_twice_gives_the_same_measurement(build: Build, make_spec: Make
 @pytest.mark.parametrize(
     "changes",
     [
-        {"argv": ("/bin/true", "--port=8501")},
+        {"argv": (*COMMAND, "--port=8501")},
         {"broker": ("127.0.0.1", 4434)},
         {"threads": 2},
         {"enclave_size": 2**33},
         {"isv_svn": 4},
-        {"trusted_files": ()},
+        {"trusted_files": measure([PROGRAM, "/bin/true"])},
     ],
 )
 def test_whatever_is_measured_changes_the_measurement(
@@ -94,7 +99,7 @@ def test_the_index_covers_all_enclaves_of_the_release(
     build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
 ) -> None:
     one = build(make_spec(name="replica-1"))
-    zero = build(make_spec(name="replica-0", argv=("/bin/true", "--port=8501")))
+    zero = build(make_spec(name="replica-0", argv=(*COMMAND, "--port=8501")))
 
     assert verify_enclave_index(release.folder, index_key.public_key()) == (zero, one)
     index = json.loads((release.folder / "enclave/index.json").read_bytes())
@@ -120,6 +125,63 @@ def test_an_interrupted_build_is_mended_by_the_next(
     build(make_spec(name="replica-0"))
 
     assert len(verify_enclave_index(release.folder, index_key.public_key())) == 2
+
+
+def test_an_enclave_is_removed_and_the_others_stay(
+    build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
+) -> None:
+    one = build(make_spec(name="replica-1"))
+    gone = build(make_spec(name="replica-0"))
+    gone.sigstruct.unlink()  # by hand: nothing verifies then
+    with pytest.raises(EnclaveIndexFilesError, match=r"missing: replica-0\.sig") as caught:
+        build(make_spec(name="replica-2"))
+    assert "sealserve enclave remove" in (caught.value.hint or "")
+
+    remove_enclave(release.folder, "replica-0", index_key)
+
+    assert verify_enclave_index(release.folder, index_key.public_key()) == (one,)
+    assert not gone.manifest.exists()
+    with pytest.raises(EnclaveMissingError, match="There is no enclave 'replica-0'") as missing:
+        remove_enclave(release.folder, "replica-0", index_key)
+    assert missing.value.hint == "This release has: replica-1."
+
+    remove_enclave(release.folder, "replica-1", index_key)
+
+    assert not (release.folder / "enclave").exists()
+    verify_release(release.folder, index_key.public_key())
+    assert build(make_spec(name="replica-1")) == one
+    one.sigstruct.write_bytes(b"half of a build")
+    (release.folder / "enclave/index.json").unlink()
+    remove_enclave(release.folder, "replica-1", index_key)
+    assert not (release.folder / "enclave").exists()
+
+
+def test_a_tampered_neighbour_is_not_removed_along(
+    build: Build, make_spec: Make, release: Release, index_key: Ed25519PrivateKey
+) -> None:
+    neighbour = build(make_spec(name="replica-1"))
+    build(make_spec(name="replica-0"))
+    neighbour.sigstruct.write_bytes(bytes(1808))
+    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-1\.sig"):
+        remove_enclave(release.folder, "replica-0", index_key)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(b"127.0.0.1:4433", b"127.0.0.1:4434"), "SECRET_PROVISION_SERVERS"),
+        (lambda text: text.replace(b'"simulated"', b'"sgx"'), "SEALSERVE_PLATFORM"),
+    ],
+)
+def test_a_manifest_of_the_owners_is_for_this_broker_and_platform(
+    build: Build, make_spec: Make, broker_ca: bytes, change: Callable[[bytes], bytes], message: str
+) -> None:
+    own = make_manifest(make_spec(), broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
+    build(make_spec(), manifest=own)
+    with pytest.raises(OtherManifestError, match=message):
+        build(make_spec(), manifest=change(own))
+    with pytest.raises(ManifestTemplateError, match="is a template"):
+        build(make_spec(), manifest=own + b"# {% endraw %}\n")
 
 
 def test_a_tampered_neighbour_is_not_signed_again(build: Build, make_spec: Make) -> None:

@@ -44,8 +44,8 @@ def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Releas
     assert environment["SECRET_PROVISION_SERVERS"] == "127.0.0.1:4433"
     assert environment["SECRET_PROVISION_CA_CHAIN_PATH"] == "/broker-ca.pem"
     assert environment["OMP_NUM_THREADS"] == environment["TF_NUM_INTRAOP_THREADS"] == "2"
-    assert manifest.libos.entrypoint == "/bin/true"
-    assert manifest.loader.argv == ["/bin/true", "--port=8500"]
+    assert manifest.libos.entrypoint == sys.executable
+    assert manifest.loader.argv[:3] == [sys.executable, "-m", "sealserve.serving"]
     assert manifest.fs.root.type == "tmpfs"
     assert not manifest.sgx.debug
     assert manifest.sgx.remote_attestation == "dcap"
@@ -54,9 +54,12 @@ def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Releas
     assert (manifest.sgx.isvprodid, manifest.sgx.isvsvn) == (7, 3)
     assert [(file.path, file.sha256) for file in manifest.sgx.trusted_files] == [
         ("enclave/broker-ca.pem", CA),
-        ("/bin/true", hashlib.sha256(Path("/bin/true").read_bytes()).hexdigest()),
+        (sys.executable, hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest()),
     ]
-    assert [mount.path for mount in manifest.fs.mounts if isinstance(mount, HostMount)] == ["/broker-ca.pem", "/bin"]
+    assert [mount.path for mount in manifest.fs.mounts if isinstance(mount, HostMount)] == [
+        "/broker-ca.pem",
+        str(Path(sys.executable).parent),
+    ]
     assert [mount.path for mount in manifest.fs.mounts if isinstance(mount, TmpfsMount)] == ["/release/scratch"]
     assert environment["TMPDIR"] == environment["HOME"] == "/release/scratch"
 
@@ -70,7 +73,7 @@ def test_for_sgx_only_the_mark_differs(make_spec: Make) -> None:
 
 def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None:
     runtime = MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc/libc.so.6", size=1, sha256="d" * 64)
-    trusted = (*measure(["/bin/true"]), runtime)
+    trusted = (*measure([sys.executable, "/bin/true"]), runtime, *measure(["/usr/lib/x86_64-linux-gnu/libc.so.6"]))
     manifest = make_manifest(make_spec(gramine=GRAMINE, trusted_files=trusted), broker_ca_sha256=CA)
 
     assert manifest.loader.entrypoint is not None
@@ -81,6 +84,8 @@ def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None
         ("/broker-ca.pem", "file:enclave/broker-ca.pem"),
         ("/lib", "file:/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc"),
         ("/bin", "file:/bin"),
+        ("/usr/lib/x86_64-linux-gnu", "file:/usr/lib/x86_64-linux-gnu"),
+        (str(Path(sys.executable).parent), f"file:{Path(sys.executable).parent}"),
     ]
     assert runtime.path in {file.path for file in manifest.sgx.trusted_files}
     assert manifest.host_path("/lib/libc.so.6") == runtime.path
@@ -91,7 +96,9 @@ def test_a_python_finds_its_own_library_before_the_systems(make_spec: Make) -> N
         MeasuredFile(path=f"{folder}/libpython3.11.so.1.0", size=1, sha256="d" * 64)
         for folder in ("/opt/python/lib", "/usr/lib/x86_64-linux-gnu")
     )
-    manifest = make_manifest(make_spec(gramine=GRAMINE, trusted_files=(own, systems)), broker_ca_sha256=CA)
+    manifest = make_manifest(
+        make_spec(gramine=GRAMINE, trusted_files=(own, systems, *measure([sys.executable]))), broker_ca_sha256=CA
+    )
     assert manifest.loader.env["LD_LIBRARY_PATH"] == "/lib:/opt/python/lib:/usr/lib/x86_64-linux-gnu"
 
 
@@ -105,7 +112,7 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
     one, two = tmp_path / "one", tmp_path / "two"
     for path in (one, two):
         path.write_bytes(b"content")
-    files = measure([str(one), str(two)])
+    files = measure([str(one), str(two), sys.executable])
 
     first = make_manifest(make_spec(trusted_files=(*files, files[0])), broker_ca_sha256=CA).to_bytes()
     second = make_manifest(make_spec(trusted_files=files[::-1]), broker_ca_sha256=CA).to_bytes()

@@ -131,6 +131,24 @@ def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
     assert found["owner", "workspace"].remedy == f"chmod -R go-rwx {site.workspace.owner.root}"
 
 
+@pytest.mark.parametrize(
+    ("platform", "address", "noted"),
+    [("sgx", "192.0.2.1", True), ("sgx", "2001:db8::1", True), ("sgx", "broker.example", False),
+     ("simulated", "192.0.2.1", False)],
+)  # fmt: skip
+def test_a_broker_without_a_name_is_noted_for_older_gramine(
+    tmp_path: Path, platform: str, address: str, noted: bool
+) -> None:
+    site = make_site(tmp_path, platform=platform, broker={"address": address})
+    findings = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
+    assert (("owner", "broker address") in findings) == noted
+    if noted:
+        finding = findings["owner", "broker address"]
+        assert finding.verdict is Verdict.NOTE
+        assert "Gramine before 1.6" in finding.found
+        assert address in finding.found
+
+
 def test_a_full_disk_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 10**9

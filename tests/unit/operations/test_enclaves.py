@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.deployment import Platform, ServerKind, TlsMode
+from sealserve.enclave.findings import Danger, ManifestInsecureError
 from sealserve.enclave.index import (
     BuiltEnclave,
     EnclaveIndexMissingError,
@@ -12,7 +13,6 @@ from sealserve.enclave.index import (
     verify_enclave_index,
 )
 from sealserve.enclave.inventory import Inventory, measure
-from sealserve.enclave.lint import Danger, ManifestInsecureError
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.signing import resign
 from sealserve.operations import enclaves
@@ -176,6 +176,30 @@ def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
     with pytest.raises(EnclaveIndexReleaseError, match=r"holds enclaves for the release .*, and .* is") as caught:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert caught.value.code == "enclave-index.release"
+
+
+def test_a_manifest_without_a_port_is_an_error_with_a_code(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    manifest = load_enclave(release.folder, "replica-0").manifest
+    assert enclaves.port_of(manifest) == 8510
+    kept = [argument for argument in manifest.loader.argv if not argument.startswith("--port")]
+    for arguments in ((), ("--port", "8510"), ("--port=x",), ("--port=",)):
+        loader = manifest.loader.model_copy(update={"argv": [*kept, *arguments]})
+        with pytest.raises(enclaves.EnclavePortError, match="--port=NUMBER") as caught:
+            enclaves.port_of(manifest.model_copy(update={"loader": loader}))
+        assert caught.value.code == "enclave.port"
+
+
+def test_what_was_removed_is_removed_where_it_was_shipped(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    shipped = ready.workspace.host.releases / release.folder.name
+    shipped.mkdir(parents=True)
+    enclaves.ship(release.folder, shipped)
+    enclaves.remove(ready.workspace, release.folder, name="replica-0")
+    enclaves.ship(release.folder, shipped)
+    assert not (shipped / "enclave").exists()
 
 
 def test_what_was_built_since_replaces_what_was_shipped(ready: Site) -> None:

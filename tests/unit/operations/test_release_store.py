@@ -10,8 +10,9 @@ import pytest
 from tests.harness.workspaces import Site
 
 from sealserve.errors import SealserveError
-from sealserve.operations import release_store, releases
+from sealserve.operations import release_store
 from sealserve.operations.release_store import StoreAddressError, StoreRefusedError, StoreUnreachableError
+from sealserve.sealing import archive
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -36,7 +37,7 @@ def store(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def packed(ready: Site, store: tuple[Path, str]) -> tuple[str, str]:
     """A release's name and the address of its archive."""
     release = ready.build_release().folder
-    releases.pack(release, store[0] / f"{release.name}.tar")
+    archive.pack(release, store[0] / f"{release.name}.tar")
     return release.name, f"{store[1]}/{release.name}.tar"
 
 

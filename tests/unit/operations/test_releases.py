@@ -22,6 +22,7 @@ from sealserve.operations.owner import OwnerKeyError, index_signer, open_vault, 
 from sealserve.operations.releases import FaultyRelease, ListedRelease, ReleaseAmbiguousError, ReleaseMissingError
 from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
+from sealserve.sealing import archive
 from sealserve.sealing import release as release_module
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.signed_index import IndexSignatureError
@@ -206,7 +207,7 @@ def test_no_release_at_all(tmp_path: Path) -> None:
 def test_a_release_travels_as_one_file(ready: Site, tmp_path: Path) -> None:
     release = ready.build_release()
     tar = tmp_path / "release.tar"
-    releases.pack(release.folder, tar)
+    archive.pack(release.folder, tar)
     host = make_site(tmp_path / "elsewhere").workspace
     key = tmp_path / "owner.pub"
     key.write_bytes(ready.workspace.host.owner_key.read_bytes())
@@ -225,11 +226,11 @@ def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Pat
     for name in ("replica-1", "replica-0"):
         ready.build_enclave(release.folder, name=name)
     assert releases.verify(release.folder, owner_key).enclaves == ("replica-0", "replica-1")
-    releases.pack(release.folder, tmp_path / "whole.tar")
+    archive.pack(release.folder, tmp_path / "whole.tar")
     (release.folder / "enclave/replica-0.sig").write_bytes(b"changed")
     with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-0\.sig"):
         releases.verify(release.folder, owner_key)
-    releases.pack(release.folder, tmp_path / "changed.tar")
+    archive.pack(release.folder, tmp_path / "changed.tar")
     (release.folder / "enclave/index.json").unlink()
     with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
         releases.verify(release.folder, owner_key)
@@ -241,9 +242,22 @@ def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Pat
     assert unpacked.enclaves == ("replica-0", "replica-1")
 
 
+def test_what_would_not_be_unpacked_is_not_packed(ready: Site, tmp_path: Path) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder, name="replica-0")
+    releases.pack(ready.workspace, release.folder, tmp_path / "whole.tar")
+    (release.folder / "enclave/replica-0.sig").unlink()
+    with pytest.raises(EnclaveIndexFilesError, match=r"missing: replica-0\.sig"):
+        releases.pack(ready.workspace, release.folder, tmp_path / "lacking.tar")
+    (release.folder / "enclave/index.json").unlink()
+    with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
+        releases.pack(ready.workspace, release.folder, tmp_path / "lacking.tar")
+    assert not (tmp_path / "lacking.tar").exists()
+
+
 def test_a_host_with_another_owners_key_takes_nothing(ready: Site, tmp_path: Path) -> None:
     release = ready.build_release()
-    releases.pack(release.folder, tmp_path / "release.tar")
+    archive.pack(release.folder, tmp_path / "release.tar")
     host = make_site(tmp_path / "elsewhere").workspace
     index_signer(host)
     with pytest.raises(IndexSignatureError):

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,19 @@ import pytest
 
 from sealserve.errors import VerificationError
 from sealserve.serving.file_list import (
+    UNREADABLE_HINT,
     FileChangedError,
     FileList,
     FileListEmptyError,
     FileListMalformedError,
     FileListMissingError,
+    FileListUnreadableError,
     FileMissingError,
     FileUnlistedError,
+    FileUnreadableError,
     OutsideFileListError,
 )
+from sealserve.serving.lifecycle.versions import available
 
 FILES = {
     "models/m/1/saved_model.pb": b"graph",
@@ -133,6 +140,64 @@ def test_a_file_that_cannot_be_read_counts_as_changed(release: Path) -> None:
     (release / "tls/ssl.cfg").mkdir()
     with pytest.raises(FileChangedError, match=r"tls/ssl.cfg cannot be read: Is a directory"):
         files.read_file(release / "tls/ssl.cfg")
+
+
+@pytest.fixture
+def deny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Give a function that has a system call answer as Gramine does for a sealed file that it does not accept."""
+
+    def deny(call: str, name: str) -> None:
+        original = getattr(os, call)
+
+        def denied(path: Any, *rest: Any, **options: Any) -> Any:
+            if str(path).endswith(name):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *rest, **options)
+
+        monkeypatch.setattr(os, call, denied)
+
+    return deny
+
+
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_a_sealed_file_that_gramine_refuses_has_one_clear_message(
+    release: Path, deny: Callable[[str, str], None], call: str
+) -> None:
+    files = FileList.read(release / "files.json")
+    deny(call, "saved_model.pb")
+    with pytest.raises(FileUnreadableError, match=r"saved_model\.pb cannot be read: Permission denied\.") as caught:
+        files.check_folder(release / "models/m/1")
+    assert (caught.value.code, caught.value.exit_status) == ("servable.file-unreadable", 3)
+    for part in ("changed or moved", "not writable", "Copy the release again"):
+        assert part in (caught.value.hint or "")
+
+
+def test_a_file_list_that_gramine_refuses_has_the_same_hint(release: Path, deny: Callable[[str, str], None]) -> None:
+    deny("open", "files.json")
+    with pytest.raises(FileListUnreadableError, match=r"files\.json cannot be read: Permission denied") as caught:
+        FileList.read(release / "files.json")
+    assert (caught.value.code, caught.value.hint) == ("file-list.unreadable", UNREADABLE_HINT)
+
+
+def test_a_block_that_does_not_verify_is_an_error_with_a_name(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = FileList.read(release / "files.json")
+
+    @contextmanager
+    def failing(path: Path) -> Iterator[int]:
+        descriptor = os.open(path.parent, os.O_RDONLY)  # reading from it fails: it is a folder
+        yield descriptor
+        os.close(descriptor)
+
+    monkeypatch.setattr("sealserve.serving.file_list.open_regular", failing)
+    with pytest.raises(FileUnreadableError, match=r"tls/ssl\.cfg cannot be read"):
+        files.read_file(release / "tls/ssl.cfg")
+
+
+def test_a_refused_file_beside_the_versions_is_named(release: Path, deny: Callable[[str, str], None]) -> None:
+    (release / "models/m/README").touch()
+    deny("stat", "README")
+    with pytest.raises(FileUnreadableError, match=r"README cannot be read"):
+        available(release / "models/m", FileList.read(release / "files.json"))
 
 
 def test_a_single_file_is_checked_as_it_is_read(release: Path) -> None:

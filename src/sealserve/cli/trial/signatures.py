@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from sealserve.cli.tensor_input import TensorInputError, read_inputs
+from sealserve.cli.generated_input import TensorInputError
+from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.trial.order import NAME, Order
 from sealserve.client.predict import Signature as ClientSignature
 from sealserve.client.predict import TensorSpec

@@ -234,7 +234,7 @@ class KubernetesTarget:
         if (store := self._deployment.kubernetes.store_folder) is not None:
             self._tell("packing the release for the store")
             store.mkdir(parents=True, exist_ok=True)
-            releases.pack(release, store / f"{release.name}.tar", overwrite=True)
+            releases.pack(self._workspace, release, store / f"{release.name}.tar", overwrite=True)
 
     def _inventory(self) -> Inventory:
         if self._deployment.kubernetes.inventory is not None:

@@ -23,19 +23,18 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import tomli_w
 
-from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.deployment import Platform
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_run import LOADER_ENVIRONMENT, find_loader
-from sealserve.enclave.lint import Danger
-from sealserve.enclave.manifest import PROVISIONING_LIBRARY, EnclaveManifest
+from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
+from sealserve.enclave.simulated.manifest_in_memory import manifest_in_memory
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.enclave.simulated.server_process import (
@@ -54,7 +53,6 @@ from sealserve.sgx.simulated.quoting import request_quote
 LOGGER: Final = logging.getLogger(__name__)
 # x87, SSE, AVX and AVX-512, as a current server processor offers them in XCR0.
 PLATFORM_XFRM: Final = 0xE7
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # a tmpfs, which is what is wanted; the folder in it is ours
 # What the provisioning library removes from the environment, and what loads it.
 _CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
 
@@ -72,7 +70,7 @@ class EnclaveWithoutGramineError(InputError):
 
 
 class EnclaveNotSimulatedError(VerificationError):
-    """The manifest is for SGX, or does not provision a key in the way that is simulated here."""
+    """The manifest is for SGX."""
 
     code = "enclave.not-simulated"
 
@@ -145,8 +143,8 @@ def run_gramine_direct(
     """Start a simulated enclave whose server runs in Gramine's library OS, without SGX; else as `run_enclave`.
 
     Gramine checks the trusted files as they are opened, and opens the sealed ones itself. There is nothing that it
-    could attest, so the launcher does that, and hands over the key in a manifest of its own, in memory and removed at
-    the end. As everything simulated, it protects nothing from this machine's root.
+    could attest, so the launcher does that, and hands over the key in a manifest of its own, which is never in a folder
+    (see `manifest_in_memory`). As everything simulated, it protects nothing from this machine's root.
 
     Raises:
         EnclaveWithoutGramineError: The enclave was built without Gramine's files in the inventory.
@@ -164,13 +162,19 @@ def run_gramine_direct(
                 )
             loader = find_loader("gramine-direct")
             forbid_inspection()
-            with TemporaryDirectory(prefix="sealserve-", dir=_SHARED_MEMORY) as folder:
-                with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
-                    direct = _direct_manifest(enclave.manifest_bytes, key)
-                    write_file(Path(folder, f"{name}.manifest"), direct, mode=PRIVATE)
+            with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
+                direct = _direct_manifest(enclave.manifest_bytes, key)
+            with manifest_in_memory(name, direct) as manifest:
                 _step("server", program=loader, library_os=enclave.manifest.loader.entrypoint.uri)
-                arguments = [loader, f"{folder}/{name}"]
-                status = relay.run(partial(start_server, loader, arguments, LOADER_ENVIRONMENT, folder=here))
+                start = partial(
+                    start_server,
+                    loader,
+                    [loader, str(manifest.application)],
+                    LOADER_ENVIRONMENT,
+                    folder=here,
+                    inherited=(manifest.descriptor,),
+                )
+                status = relay.run(start)
                 _step("ended", status=status)
                 return status
         except StoppedBySignal as stop:
@@ -196,10 +200,10 @@ def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_
     enclave = load_enclave(bundle, name, dangerous=dangerous)
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
     environment = manifest.loader.env
-    if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED or environment["LD_PRELOAD"] != PROVISIONING_LIBRARY:
+    if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED:
         raise EnclaveNotSimulatedError(
-            f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r} with "
-            f"LD_PRELOAD={environment['LD_PRELOAD']!r}; only a simulated one with {PROVISIONING_LIBRARY} runs here.",
+            f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r}; only a simulated one "
+            "runs here.",
             hint="Start it with gramine-sgx on an SGX machine.",
         )
     if bundle.is_relative_to(manifest.private_root):

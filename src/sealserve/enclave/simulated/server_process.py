@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -105,9 +105,16 @@ def relayed_signals() -> Iterator[SignalRelay]:
 
 
 def start_server(
-    program: str, argv: Sequence[str], environment: Mapping[str, str], *, folder: Path = Path("/")
+    program: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path = Path("/"),
+    inherited: Collection[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start the server with exactly these arguments and this environment, in ``folder``, without standard input.
+
+    It inherits the standard output and error, and the descriptors in ``inherited``.
 
     It is in a process group of its own: a terminal's Ctrl-C reaches it once, through the launcher. If the launcher is
     killed, so is the server.
@@ -129,6 +136,7 @@ def start_server(
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,
+            pass_fds=tuple(inherited),
             process_group=0,
             preexec_fn=die_with_launcher,  # noqa: PLW1509  # the launcher has one thread: code before exec is safe
         )

@@ -10,8 +10,8 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from sealserve.errors import InputError
-from sealserve.regular_file import InputFileError, read_regular
-from sealserve.serving.file_list import FileList
+from sealserve.regular_file import InputFileError, InputFileUnreadableError, read_regular
+from sealserve.serving.file_list import UNREADABLE_HINT, FileList
 from sealserve.serving.log import DescribesModelError
 
 _M = TypeVar("_M", bound=Message)
@@ -50,7 +50,8 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
             text = read_regular(path).decode()
         return text_format.Parse(text, kind())
     except InputFileError as error:
-        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.reason}.") from error
+        hint = UNREADABLE_HINT if isinstance(error, InputFileUnreadableError) else None
+        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.reason}.", hint=hint) from error
     except UnicodeDecodeError as error:
         raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
     except text_format.ParseError as error:

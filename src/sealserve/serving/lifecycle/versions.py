@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.errors import InputError
-from sealserve.serving.file_list import FileList
+from sealserve.serving.file_list import FileList, unreadable
 from sealserve.serving.runtime.protos import VersionPolicy
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,17 @@ def available(base_path: Path, files: FileList | None = None) -> Mapping[int, Pa
         BasePathMissingError: There is no such folder.
         NoVersionError: It has no version.
         OutsideFileListError: The list says nothing about that folder.
+        FileUnreadableError: What lies in the folder cannot be read.
     """
     listed = files.below(base_path) if files else ()
     if not base_path.is_dir() and not listed:
         raise BasePathMissingError(
             f"There is no folder {base_path}.", hint="--model_base_path is the folder above the version folders."
         )
-    present = [child.name for child in base_path.iterdir() if child.is_dir()] if base_path.is_dir() else []
+    try:
+        present = [child.name for child in base_path.iterdir() if child.is_dir()] if base_path.is_dir() else []
+    except OSError as error:  # in Gramine, a sealed file beside the versions that was changed
+        raise unreadable(error.filename or base_path, error.strerror) from error
     names = {*present, *(path.partition("/")[0] for path in listed if "/" in path)}
     versions = _by_version(names, base_path)
     if not versions:

@@ -37,7 +37,6 @@ def change(
     ("old", "new", "message"),
     [
         (b'SEALSERVE_PLATFORM = "simulated"', b'SEALSERVE_PLATFORM = "sgx"', "is for the platform 'sgx'"),
-        (b"libsecret_prov_attest.so", b"libother.so", "with LD_PRELOAD='libother.so'"),
     ],
 )
 def test_only_what_is_made_for_simulation_runs_in_it(

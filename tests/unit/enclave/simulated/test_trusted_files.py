@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def trusted(
     files = tmp_path / "program", tmp_path / "module.py"
     for path in files:
         path.write_text(path.name)
-    build(make_spec(trusted_files=measure(map(str, files))))
+    build(make_spec(trusted_files=measure([sys.executable, *map(str, files)])))
     return files
 
 
@@ -32,7 +33,7 @@ def trusted(
 def test_files_as_measured_pass(release: Release, broker_ca: bytes) -> None:
     manifest = load_enclave(release.folder, "replica-0").manifest
 
-    assert check_trusted_files(manifest, release.folder) == 3
+    assert check_trusted_files(manifest, release.folder) == 4
     ca = release.folder / "enclave" / "broker-ca.pem"
     assert read_trusted_file(manifest, release.folder, ca) == broker_ca
 

@@ -1,0 +1,120 @@
+"""The environment of an enclave: an allow list of variables, each with the values that it may have.
+
+A variable can make a library load other code, write a log or a dump that the host reads, send data elsewhere, or change
+how random numbers and memory are handled. There are hundreds, and each version of a library may add one. So a variable
+that is not in this list is refused by its name.
+
+Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov.h``; glibc manual, "Standard Environment Variables" and ld.so(8);
+OpenMP 5.2, chapter 21; tensorflow/tensorflow ``tsl/platform/default/logging.cc``, ``core/util/dump_graph.cc``;
+grpc ``doc/environment_variables.md``; Python documentation, "Environment variables" and ``ssl``.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.deployment import Platform
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.mount_places import MountPlaces
+
+KEY_NAME: Final = "release"
+PROVISIONING_LIBRARY: Final = "libsecret_prov_attest.so"
+BROKER_CA_FILE: Final = "broker-ca.pem"
+BROKER_CA_PATH: Final = f"/{BROKER_CA_FILE}"
+
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,4}")
+_SERVER: Final = r"[A-Za-z0-9.-]+:[0-9]{1,5}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """A variable that an enclave may have.
+
+    Args:
+        accepts: Returns whether a value is accepted.
+        expected: The accepted values, for people.
+        needed: Whether an enclave without it does not get its key. Then no option allows another value.
+        danger: The class of another value.
+    """
+
+    accepts: Callable[[str, MountPlaces], bool]
+    expected: str
+    needed: bool = False
+    danger: Danger = Danger.ENVIRONMENT
+
+
+def _exactly(*values: str, needed: bool = False) -> Variable:
+    expected = " or ".join(map(repr, values))
+    return Variable(accepts=lambda value, _: value in values, expected=expected, needed=needed)
+
+
+def _matching(pattern: str | re.Pattern[str], expected: str, *, needed: bool = False) -> Variable:
+    compiled = re.compile(pattern)
+    return Variable(accepts=lambda value, _: compiled.fullmatch(value) is not None, expected=expected, needed=needed)
+
+
+def _is_library_path(value: str, places: MountPlaces) -> bool:
+    # An empty element would be the current directory.
+    return all(places.is_trusted(folder) for folder in value.split(":"))
+
+
+_LOCALE: Final = _matching(r"(C|POSIX|[a-z]{2,3}_[A-Z]{2})(\.UTF-8)?", "a locale such as 'C.UTF-8'")
+_THREADS: Final = _matching(_COUNT, "a number of threads")
+_SCRATCH: Final = Variable(
+    accepts=lambda value, places: places.is_scratch(value), expected="a folder in a tmpfs mount of the enclave"
+)
+
+VARIABLES: Final[Mapping[str, Variable]] = {
+    # What the provisioning library and the broker need.
+    "LD_PRELOAD": _exactly(PROVISIONING_LIBRARY, needed=True),
+    "SEALSERVE_PLATFORM": _exactly(*Platform, needed=True),
+    "SEALSERVE_RELEASE_ID": _matching(r"[0-9a-f]{64}", "a release id: 64 hexadecimal digits", needed=True),
+    "SECRET_PROVISION_CA_CHAIN_PATH": _exactly(BROKER_CA_PATH, needed=True),
+    "SECRET_PROVISION_CONSTRUCTOR": _exactly("1", needed=True),
+    "SECRET_PROVISION_SERVERS": _matching(
+        rf"{_SERVER}([,; ]+{_SERVER})*", "HOST:PORT, several joined by ';'", needed=True
+    ),
+    "SECRET_PROVISION_SET_KEY": _exactly(KEY_NAME, needed=True),
+    # What sealserve sets besides.
+    "HOME": _SCRATCH,
+    "LANG": _LOCALE,
+    "LD_LIBRARY_PATH": Variable(
+        accepts=_is_library_path, expected="absolute folders in host mounts, whose files are measured"
+    ),
+    "MALLOC_ARENA_MAX": _matching(_COUNT, "a number of arenas"),
+    "OMP_NUM_THREADS": _THREADS,
+    "TF_CPP_MIN_LOG_LEVEL": Variable(
+        accepts=lambda value, _: value in {"1", "2", "3"},
+        expected="'1', '2' or '3': TensorFlow's information messages name parts of the model",
+        danger=Danger.LOG,
+    ),
+    "TF_NUM_INTEROP_THREADS": _THREADS,
+    "TF_NUM_INTRAOP_THREADS": _THREADS,
+    "TMPDIR": _SCRATCH,
+    # What an owner may add: speed and texts only.
+    "KMP_BLOCKTIME": _matching(r"[0-9]{1,9}|infinite", "milliseconds, or 'infinite'"),
+    "LC_ALL": _LOCALE,
+    "MKL_NUM_THREADS": _THREADS,
+    "OMP_PROC_BIND": _exactly("true", "false", "close", "spread"),
+    "OMP_WAIT_POLICY": _exactly("ACTIVE", "PASSIVE", "active", "passive"),
+    "TF_ENABLE_ONEDNN_OPTS": _exactly("0", "1"),
+    "TZ": _matching(r"[A-Z][A-Za-z_]*(/[A-Za-z0-9_+-]+){0,2}", "a time zone such as 'Europe/Berlin'"),
+}
+"""What is not here is refused. See docs/reference/manifest.md."""
+
+NEEDED: Final = tuple(name for name, variable in VARIABLES.items() if variable.needed)
+
+_LEAKING: Final = re.compile(
+    r"GRPC_(TRACE|VERBOSITY|.*LOG.*)|SSLKEYLOGFILE|TF_CPP_.*|TF_DUMP_.*|.*_VERBOSE|LD_DEBUG.*|LD_TRACE.*|LD_PROFILE.*"
+    r"|PYTHON(VERBOSE|PROFILEIMPORTTIME|DUMPREFS.*|FAULTHANDLER|MALLOCSTATS|ASYNCIODEBUG|DEVMODE|TRACEMALLOC)"
+    r"|(TF_)?XLA_FLAGS|GLOG_.*|.*_LOG_LEVEL|MALLOC_TRACE|NCCL_DEBUG.*"
+)
+
+
+def why_unknown(name: str) -> tuple[str, Danger]:
+    """Return why a variable that is not in `VARIABLES` is refused, and the class that allows it."""
+    if _LEAKING.fullmatch(name):
+        return "it makes a library log or dump what it computes or sends, and the host reads that", Danger.LOG
+    reason = "sealserve does not know this variable: it may change what a library loads, logs or sends"
+    return reason, Danger.ENVIRONMENT

@@ -1,0 +1,141 @@
+"""What is insecure in the flags of a model server: plaintext, polling, files that are not sealed, and more.
+
+Both servers take the last of several equal flags, and neither knows abbreviations or ``--no`` forms: sealserve's server
+refuses to start, and TensorFlow Serving ignores them. So a needed flag in such a form counts as missing.
+
+Source: tensorflow/serving 9d981c5c, ``model_servers/main.cc``, ``server.h``, ``server.cc`` (what listens, and the
+defaults); tensorflow/tensorflow ``core/util/command_line_flags.cc``; `sealserve.serving.command_line`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sealserve.enclave.mount_places import MountPlaces
+from sealserve.enclave.server_program import Server
+
+_FALSE: Final = frozenset({"false", "0", "no"})
+_OLDER: Final = "an older or missing version of the model would be served later"
+_OWN_BOOLEANS: Final = frozenset({"dangerous_plaintext", "dangerous_plaintext_rest"})  # take no next argument
+_SERVING_BOOLEANS: Final = frozenset({"enable_profiler", "use_alts_credentials"})  # of those that are judged
+SEALED: Final = (
+    "admin_ssl_config_file",
+    "batching_parameters_file",
+    "file_list",
+    "model_base_path",
+    "model_config_file",
+    "monitoring_config_file",
+    "platform_config_file",
+    "rest_api_ssl_config_file",
+    "ssl_config_file",
+    "tensorflow_session_config_file",
+    "thread_pool_factory_config_file",
+)
+"""Flags of either server that name files to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlagFinding:
+    """Something insecure in the flags.
+
+    Args:
+        name: The flag, without dashes.
+        index: Its place in the arguments; None if it is missing.
+        reason: Why it is insecure.
+    """
+
+    name: str
+    index: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    index: int
+    value: str
+
+
+def judge_flags(
+    server: Server, arguments: Sequence[str], places: MountPlaces, *, one_way_tls: bool
+) -> Iterator[FlagFinding]:
+    """Yield what is insecure in the arguments of a model server.
+
+    Args:
+        server: The model server.
+        arguments: Its arguments, without the program.
+        places: Where paths inside the enclave lead.
+        one_way_tls: Whether its TLS settings let in clients without a certificate.
+    """
+    own = server is Server.OWN
+    flags = _own_flags(arguments) if own else _serving_flags(arguments)
+    yield from _needed(flags, own=own)
+    for name in SEALED:
+        if name in flags and flags[name].value and not places.is_sealed(flags[name].value):
+            reason = f"{flags[name].value!r} is not below an encrypted mount: the host could read or replace the file"
+            yield FlagFinding(name, flags[name].index, reason)
+    rules = (*_POLLING, *(_OWN_RULES if own else _SERVING_RULES))
+    for name, default, wanted, reason in rules:
+        given = flags.get(name)
+        if (default if given is None else given.value).lower() not in wanted:
+            yield FlagFinding(name, given.index if given else None, reason)
+    if not own and one_way_tls:
+        reason = "with one-way TLS anybody may reload models: its inference port also takes HandleReloadConfigRequest"
+        yield FlagFinding(
+            "ssl_config_file", flags["ssl_config_file"].index if "ssl_config_file" in flags else None, reason
+        )
+
+
+_Rule = tuple[str, str, frozenset[str], str]
+_POLLING: Final[tuple[_Rule, ...]] = (
+    ("file_system_poll_wait_seconds", "1", frozenset({"0"}), f"{_OLDER}; it is 1 by default"),
+    ("model_config_file_poll_wait_seconds", "0", frozenset({"0"}), _OLDER),
+)
+_OWN_RULES: Final[tuple[_Rule, ...]] = (
+    ("dangerous_plaintext", "false", _FALSE, "the server speaks plaintext"),
+    ("dangerous_plaintext_rest", "false", _FALSE, "the server speaks plaintext"),
+)
+_SERVING_RULES: Final[tuple[_Rule, ...]] = (
+    ("rest_api_port", "0", frozenset({"0"}), "its REST API has no TLS"),
+    ("enable_profiler", "true", _FALSE, "a profile shows what runs inside; it is on by default"),
+    ("use_alts_credentials", "false", _FALSE, "ALTS takes the place of TLS"),
+    ("grpc_socket_path", "", frozenset({""}), "its socket has no TLS"),
+)
+
+
+def _needed(flags: Mapping[str, _Given], *, own: bool) -> Iterator[FlagFinding]:
+    needed = [("ssl_config_file", "without it the server speaks plaintext")]
+    if own:
+        needed.append(("file_list", "without it the server does not notice that the host hides files of the release"))
+    for name, reason in needed:
+        given = flags.get(name)
+        if given is None or not given.value:
+            yield FlagFinding(name, given.index if given else None, reason)
+
+
+def _serving_flags(arguments: Sequence[str]) -> dict[str, _Given]:
+    """Return TensorFlow Serving's flags: ``--name=value`` alone, up to ``--``; bare booleans are true.
+
+    What it does not understand it prints, and then it starts all the same (``main.cc``).
+    """
+    flags = {}
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and (equals or name in _SERVING_BOOLEANS):
+            flags[name] = _Given(index, value if equals else "true")
+    return flags
+
+
+def _own_flags(arguments: Sequence[str]) -> dict[str, _Given]:
+    """Return the flags of sealserve's server: ``--name=value`` and ``--name value``; bare booleans are true."""
+    flags = {}
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            continue  # the value of the flag before, or the server refuses to start
+        if not equals:
+            after = arguments[index + 1] if index + 1 < len(arguments) else "--"
+            value = "true" if name in _OWN_BOOLEANS or after.startswith("--") else after
+        flags[name] = _Given(index, value)
+    return flags

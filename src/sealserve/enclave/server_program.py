@@ -1,0 +1,103 @@
+"""Which model server a manifest starts, and with which arguments: by what Gramine executes, not by what argv says.
+
+Gramine executes ``libos.entrypoint``; ``loader.argv[0]`` is a text that the program may believe. Two programs are
+known: sealserve's server, as Python's module or by its console script, and TensorFlow Serving's binary. A shell,
+``env``, a dynamic loader, other Python code or a binary of another name may start anything, so that its arguments
+cannot be checked.
+
+Source: Gramine 1.9, ``Documentation/manifest-syntax.rst``, "LibOS entrypoint"; Python documentation, "Command line".
+"""
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from sealserve.enclave.mount_places import MountPlaces
+
+_TENSORFLOW_SERVING: Final = "tensorflow_model_server"
+_OWN_SCRIPT: Final = "sealserve-model-server"
+_OWN_MODULE: Final = "sealserve.serving"
+_PYTHON: Final = re.compile(r"python(3(\.[0-9]+)?)?")
+# Options that keep things away from Python or change nothing that matters: no -c, -i, -v, -W, -x, -d.
+_HARMLESS_OPTIONS: Final = re.compile(r"-[IBEsSPuO]+")
+_MODULE_OPTION: Final = re.compile(r"-[IBEsSPuO]*m(?P<module>.*)", re.DOTALL)
+_BYTECODE_FOLDER: Final = "pycache_prefix="
+
+
+class Server(Enum):
+    """A known model server."""
+
+    OWN = auto()
+    TENSORFLOW_SERVING = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a manifest starts.
+
+    Args:
+        server: The model server; None if it is another program.
+        first: The index in ``loader.argv`` of the server's first argument.
+        reason: Why it is none of the known ones, or what is wrong with how it is named.
+        index: The index in ``loader.argv`` of what ``reason`` is about; None if it is about ``libos.entrypoint``.
+    """
+
+    server: Server | None
+    first: int = 1
+    reason: str = ""
+    index: int | None = None
+
+
+def find_program(entrypoint: str, argv: Sequence[str], places: MountPlaces) -> Program:
+    """Return which program ``libos.entrypoint`` and ``loader.argv`` start.
+
+    Args:
+        entrypoint: The path of what Gramine executes.
+        argv: The argument vector.
+        places: Where paths inside the enclave lead: a mount can give a file another name.
+    """
+    name = posixpath.basename(entrypoint)
+    if (outside := places.file_name(entrypoint)) != name:
+        reason = f"a mount gives the host's file {outside!r} the name {name!r}: it is not what its name says"
+        return Program(server=None, reason=reason)
+    if argv and argv[0] != entrypoint:
+        reason = "it names another program than libos.entrypoint, which is the one that Gramine starts"
+        return Program(server=None, reason=reason, index=0)
+    if name == _TENSORFLOW_SERVING:
+        return Program(server=Server.TENSORFLOW_SERVING)
+    if name == _OWN_SCRIPT:
+        return Program(server=Server.OWN)
+    if _PYTHON.fullmatch(name):
+        return _of_python(argv, places)
+    reason = f"{name or entrypoint!r} is not a known model server: what it starts, and how, is not visible here"
+    return Program(server=None, reason=reason)
+
+
+def _of_python(argv: Sequence[str], places: MountPlaces) -> Program:
+    """Read Python's own options as Python does, up to the module or the script."""
+    at = 1
+    while at < len(argv):
+        argument = argv[at]
+        if _HARMLESS_OPTIONS.fullmatch(argument):
+            at += 1
+        elif argument == "-X" and at + 1 < len(argv) and argv[at + 1].startswith(_BYTECODE_FOLDER):
+            at += 2
+        elif argument.startswith(f"-X{_BYTECODE_FOLDER}"):
+            at += 1
+        elif found := _MODULE_OPTION.fullmatch(argument):
+            module, at = (found["module"], at) if found["module"] else ("".join(argv[at + 1 : at + 2]), at + 1)
+            if module == _OWN_MODULE:
+                return Program(server=Server.OWN, first=at + 1)
+            return _other(f"Python runs the module {module!r}, not {_OWN_MODULE}", min(at, len(argv) - 1))
+        elif posixpath.basename(argument) == places.file_name(argument) == _OWN_SCRIPT:
+            return Program(server=Server.OWN, first=at + 1)
+        else:
+            return _other(f"Python gets {argument!r}, which is neither -m {_OWN_MODULE} nor a harmless option", at)
+    return _other(f"Python gets no program: it should run -m {_OWN_MODULE}", None)
+
+
+def _other(reason: str, index: int | None) -> Program:
+    return Program(server=None, reason=reason, index=index)
