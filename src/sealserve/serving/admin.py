@@ -7,6 +7,8 @@ Source: tensorflow/serving, ``model_servers/model_service_impl.cc``.
 """
 
 import logging
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,8 +29,8 @@ from sealserve.serving.wire.credentials import read_tls_settings, server_credent
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, taken
-from sealserve.serving.wire.rpc import TRAILER, Route, handlers
-from sealserve.serving.wire.transport import Transport
+from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
+from sealserve.serving.wire.transport import Call, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +66,13 @@ class ReloadConfigError(RequestError):
         return self._status
 
 
-def reload_config(models: Models, content: bytes) -> bytes:
+def reload_config(models: Models, content: bytes, *, given_up: Callable[[], bool] = lambda: False) -> bytes:
     """Serve the models of the serialised ReloadConfigRequest ``content``; return once the new ones are available.
+
+    Args:
+        models: The models that are changed.
+        content: The request.
+        given_up: Whether the caller does not wait any more. Call `Models.wake` when that changes.
 
     Raises:
         RequestError: They cannot be served.
@@ -81,11 +88,13 @@ def reload_config(models: Models, content: bytes) -> bytes:
         )
     before = {name: METRICS.value(name) for name in request.metric_names}
     try:
-        models.reload(request.config)
+        models.reload(request.config, given_up=given_up)
     except SealserveError as error:
         logger.error("the models were not reloaded: %s", error.message)  # noqa: TRY400  # one line
         raise ReloadConfigError(error) from error
     logger.info("the models were reloaded: %s", ", ".join(models.names) or "none")
+    if given_up():
+        logger.warning("the caller of the reload gave up before every new model was available")
     response = ReloadConfigResponse()
     response.status.SetInParent()
     for name, value in before.items():
@@ -110,13 +119,13 @@ class AdminPort:
         self._address, self._credentials = _place(options, files)
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
-        methods = {
-            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
-            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: reload_config(models, content),
-        }
-        routes = {path: Route(method=method, lane=lane) for path, method in methods.items()}
+        status = Route(method=lambda content, _: get_model_status(servables, content), lane=lane)
         self._transport = Transport(
-            {**handlers(routes), **self.health.handlers},
+            {
+                **handlers({f"{_MODEL}/GetModelStatus": status}),
+                f"{_MODEL}/HandleReloadConfigRequest": lambda call: _reload(call, models),
+                **self.health.handlers,
+            },
             threads=2,
             calls=2 * _WAITING,
             patience=_PATIENCE,
@@ -146,6 +155,19 @@ class AdminPort:
         """Take no more calls, and wait ``grace`` seconds for those that are open; return whether all ended."""
         self.health.stop()
         return self._transport.stop(grace)
+
+
+def _reload(call: Call, models: Models) -> None:
+    """Answer a reload from a thread of its own: it may wait for minutes, and other calls must not wait for it.
+
+    The transport limits how many there are. A wait ends when the caller gives up or its deadline passes.
+    """
+
+    def run() -> None:
+        answer(call, lambda content, _: reload_config(models, content, given_up=lambda: call.cancelled))()
+
+    call.on_cancel = models.wake
+    threading.Thread(target=run, name="reload", daemon=True).start()
 
 
 def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.ServerCredentials | None]:
