@@ -25,10 +25,10 @@ from sealserve.serving.request_errors import MalformedRequestError, RequestError
 from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import read_tls_settings, server_credentials
+from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
-from sealserve.serving.wire.listening import choose_address, choose_socket, taken
+from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
 from sealserve.serving.wire.transport import Call, Transport
 
@@ -139,10 +139,11 @@ class AdminPort:
 
         Raises:
             PortTakenError: Something listens there meanwhile.
+            AddressError: gRPC cannot listen there for another reason.
         """
         port = self._transport.listen(self._address, self._credentials)
         if not port:
-            raise taken(self._address)
+            raise refused(self._address)
         self._transport.start()
         host, _, _ = self._address.rpartition(":")
         return self._address if self._address.startswith("unix:") else f"{host}:{port}"
@@ -191,4 +192,4 @@ def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.Ser
             f"{options.ssl_config_file} does not ask operators for a certificate.",
             hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
         )
-    return choose_address(host.strip("[]"), int(port)), server_credentials(settings)
+    return choose_address(host.strip("[]"), int(port)), followed_credentials(options.ssl_config_file, files, settings)

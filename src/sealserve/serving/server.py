@@ -36,10 +36,10 @@ from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings, server_credentials
+from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
-from sealserve.serving.wire.listening import choose_address, choose_socket, taken
+from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
 from sealserve.serving.wire.transport import Transport
 
@@ -155,15 +155,12 @@ class Server:
         """Add an address; return it as people write it."""
         port = transport.listen(address, self._credentials(tls, files))
         if not port:
-            raise taken(address)
+            raise refused(address)
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self, tls: SslConfig | None, files: FileList | None) -> grpc.ServerCredentials | None:
         path = self._options.ssl_config_file
-        if tls is None or path is None:
-            return None
-        listed = files is not None and files.relative(path) is not None
-        return server_credentials(tls) if listed else FollowedSettings(path, tls).credentials()
+        return None if tls is None or path is None else followed_credentials(path, files, tls)
 
     async def _load(self, models: Models) -> bool:
         """Bring up the models; return False where a signal came first."""

@@ -44,6 +44,16 @@ _FOREVER: Final = float(2**62)
 """Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
 
 
+_KEEPALIVE: Final[tuple[ChannelArgument, ...]] = (
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""Clients may ping each five seconds. gRPC's own limit is one ping in five minutes, and in two hours without a call: a
+client that pings each ten seconds to keep a long request alive would lose it to ``too_many_pings``. After three pings
+that come earlier, the connection still ends.
+
+Source: grpc/grpc, ``src/core/ext/transport/chttp2/transport/ping_abuse_policy.cc``.
+"""
 _SENDERS: Final = 64
 """So many calls may send their message at once."""
 _MOMENT: Final = 5.0
@@ -193,7 +203,7 @@ class Transport:
         calls: How many calls there may be at once; more are refused.
         patience: Seconds that a message may be on its way, in either direction.
         allowance: The bytes that requests and answers may take.
-        arguments: Arguments of the gRPC server.
+        arguments: Arguments of the gRPC server; of several with the same name, the last one counts.
         trailer: Trailing metadata of every answer.
     """
 
@@ -221,7 +231,7 @@ class Transport:
         self._server_ended = False
         self._stopped = threading.Event()
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server(list(arguments), False)
+        self._server = cygrpc.Server([*_KEEPALIVE, *arguments], False)
         self._server.register_completion_queue(self._queue)
         self._threads = [
             threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True) for number in range(threads)
