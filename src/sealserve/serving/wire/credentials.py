@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import grpc
 
@@ -22,6 +23,9 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.wire.tls_libraries import check_both
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN: Final[tuple[int, ...]] = ()
+"""In the place of a file's identity: not looked at yet."""
 
 
 class TlsSettingsMissingError(InputError):
@@ -101,8 +105,8 @@ class FollowedSettings:
     def __init__(self, path: Path, settings: SslConfig) -> None:
         self._path = path
         self._settings = settings
-        self._seen: tuple[int, ...] | str | None = "not yet"  # it may have changed since it was read
-        self._rejected: tuple[int, ...] | None = None
+        self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
+        self._rejected: tuple[int, ...] | None = _UNKNOWN
         self._lock = threading.Lock()
 
     def credentials(self) -> grpc.ServerCredentials:

@@ -69,8 +69,8 @@ def _try_binding(host: str, port: int) -> None:
 def choose_socket(path: Path) -> str:
     """Return ``unix:path`` as gRPC takes it. gRPC replaces a socket that is there, also one that a process listens on.
 
-    So a server can start that takes over from one that still drains, as with TensorFlow Serving. gRPC follows links when
-    it looks for a socket, but removes the link: links are rejected, so that nothing else than a socket is removed.
+    So a server can start that takes over from one that still drains, as with TensorFlow Serving. gRPC follows links
+    when it looks for a socket, but removes the link: links are rejected, so that only sockets are ever removed.
 
     Source: grpc/grpc, ``src/core/lib/iomgr/unix_sockets_posix.cc`` (``grpc_unlink_if_unix_domain_socket``).
 
