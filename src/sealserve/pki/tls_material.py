@@ -15,18 +15,19 @@ Measured with gRPC 1.85 (BoringSSL), OpenSSL 3.0 at security level 2, and OpenSS
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealserve.errors import InputError
-from sealserve.pki.certificate import KeyUnreadableError, check_dates, check_key, key_kind, parse_chain
+from sealserve.pki.certificate import KeyUnreadableError, check_dates, check_key, extension, key_kind, parse_chain
 from sealserve.secret import SecretBytes
 
 RSA_BITS: Final = range(2048, 8192 + 1)
@@ -87,6 +88,42 @@ def check_issuers(certificates: Iterable[x509.Certificate], *, source: str) -> N
                 f"{source} ({certificate.subject.rfc4514_string()}) has a key of the kind {kind}, which not every TLS"
                 f" library supports: expected {KEY_KINDS}.",
                 hint="Leave the certificate out, or issue it for a P-256 key.",
+            )
+
+
+def check_peer(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> None:
+    """Check the certificates of a client that OpenSSL or BoringSSL verified, so that both accept the same clients.
+
+    BoringSSL accepts short RSA keys and SHA-1, which OpenSSL rejects at its security level 2. OpenSSL accepts P-521,
+    Ed25519 and other kinds, which BoringSSL rejects.
+
+    Args:
+        leaf: The client's certificate.
+        others: What it sent beside it, in any order. Certificates that are not above the first one do not count.
+
+    Raises:
+        CertificateUnsupportedError: One of the libraries rejects a certificate on the path.
+    """
+    path, names = [leaf], {leaf.issuer}
+    for _ in others:
+        path += [other for other in others if other.subject in names and other not in path]
+        names.update(certificate.issuer for certificate in path)
+    if (kind := key_kind(_public_key(leaf))) not in _KEYS:
+        raise CertificateUnsupportedError(
+            f"The client certificate has a key of the kind {kind}: expected {KEY_KINDS}.",
+            hint="Issue a certificate for a P-256 key.",
+        )
+    usage = extension(leaf, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        raise CertificateUnsupportedError(
+            "The client certificate does not allow digital signatures (key usage).", hint="Issue it again."
+        )
+    check_issuers(path[1:], source="The client's chain")
+    for certificate in path:
+        if certificate.subject != certificate.issuer and not _is_strong(certificate):
+            raise CertificateUnsupportedError(
+                "A certificate of the client's chain is signed with a weak hash: expected SHA-256 or better.",
+                hint="Issue it again.",
             )
 
 
@@ -156,6 +193,15 @@ def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _is_strong(certificate: x509.Certificate) -> bool:
+    """Whether a certificate's signature has the 112 bits of security that OpenSSL's security level 2 requires."""
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return False
+    return algorithm is None or algorithm.digest_size >= hashes.SHA224.digest_size  # none: Ed25519
 
 
 def _public_key(certificate: x509.Certificate) -> PublicKeyTypes | None:

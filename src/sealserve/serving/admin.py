@@ -29,6 +29,7 @@ from sealserve.serving.wire.credentials import followed_credentials, read_tls_se
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
+from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
 from sealserve.serving.wire.transport import Call, Transport
 
@@ -132,6 +133,7 @@ class AdminPort:
             allowance=Allowance(_WAITING * _LARGEST),
             arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
             trailer=TRAILER,
+            peer_fault=None if self._credentials is None else fault_of_properties,
         )
 
     def start(self) -> str:

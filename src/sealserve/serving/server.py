@@ -40,6 +40,7 @@ from sealserve.serving.wire.credentials import followed_credentials, read_tls_se
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
+from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
 from sealserve.serving.wire.transport import Transport
 
@@ -98,7 +99,7 @@ class Server:
             return False
         await http.start()  # 3
         health = Health()
-        transport = self._build(servables, health)
+        transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         places = [self._listen(transport, address, tls, files) for address in addresses]
@@ -177,7 +178,7 @@ class Server:
         loading.result()
         return True
 
-    def _build(self, servables: Servables, health: Health) -> Transport:
+    def _build(self, servables: Servables, health: Health, *, two_way: bool) -> Transport:
         options = self._options
         largest = options.max_message_bytes
 
@@ -228,6 +229,7 @@ class Server:
                 *options.channel_arguments,
             ],
             trailer=TRAILER,
+            peer_fault=fault_of_properties if two_way else None,
         )
 
 

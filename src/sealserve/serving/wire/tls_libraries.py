@@ -22,8 +22,19 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave
 from sealserve.errors import InputError
 from sealserve.pki.certificate import KeyUnreadableError, parse_chain
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.wire.peers import fault_of_connection
 
 _PROBE: Final = b"127.0.0.1:0"
+
+
+class _CheckedConnection(ssl.SSLObject):
+    """A connection that ends with the handshake if gRPC would not accept the client."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        fault = fault_of_connection(self._sslobj)  # type: ignore[attr-defined]  # the stubs leave it out
+        if fault is not None:
+            raise ssl.SSLError(fault)
 
 
 class AuthorityUnusableError(InputError):
@@ -68,6 +79,7 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
         except ssl.SSLError as error:
             raise _authority_fault(source, f"OpenSSL: {error.reason}") from error
         context.verify_mode = ssl.CERT_REQUIRED
+        context.sslobject_class = _CheckedConnection
     with ExitStack() as files:
         chain = files.enter_context(_secret_file(settings.server_cert))
         key = files.enter_context(_secret_file(settings.server_key.reveal()))

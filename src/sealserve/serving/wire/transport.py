@@ -205,6 +205,7 @@ class Transport:
         allowance: The bytes that requests and answers may take.
         arguments: Arguments of the gRPC server; of several with the same name, the last one counts.
         trailer: Trailing metadata of every answer.
+        peer_fault: Returns why a client is not accepted, or None, for gRPC's authentication context of a call.
     """
 
     def __init__(
@@ -217,12 +218,14 @@ class Transport:
         allowance: Allowance,
         arguments: Iterable[ChannelArgument] = (),
         trailer: Sequence[tuple[str, str]] = (),
+        peer_fault: Callable[[dict[bytes, list[bytes]]], str | None] | None = None,
     ) -> None:
         self.trailer = tuple(trailer)
         self.allowance = allowance
         self._handlers = {path.encode(): handler for path, handler in handlers.items()}
         self._limit = calls
         self._patience = patience
+        self._peer_fault = peer_fault
         self._open: set[Call] = set()
         self._senders: set[Call] = set()
         self._waiting: deque[Call] = deque()
@@ -344,7 +347,10 @@ class Transport:
         call = Call(self, event, handler or _ignore_call)
         crowded = len(self._open) >= self._limit
         self._open.add(call)
-        if handler is None:
+        fault = None if self._peer_fault is None else self._peer_fault(cygrpc.auth_context(event.call))
+        if fault is not None:
+            call.refuse(Status.UNAUTHENTICATED, fault)
+        elif handler is None:
             call.refuse(Status.UNIMPLEMENTED, "There is no such method.")
         elif crowded:
             call.refuse(Status.RESOURCE_EXHAUSTED, f"The server is busy: it has {self._limit} calls already.")

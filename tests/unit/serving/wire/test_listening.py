@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.serving.wire import listening
 from sealserve.errors import SealserveError
+from sealserve.serving.wire import listening
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket, refused
 from sealserve.serving.wire.transport import Transport
