@@ -59,13 +59,25 @@ class Signer:
         """Return a certificate of this authority: self-signed, or signed by ``issuer``."""
         return _sign(issuer or self, self.name, self.key, days=days, authority=True)
 
-    def leaf(self, key: CertificateIssuerPrivateKeyTypes, *, days: tuple[float, float] = (-1, 30)) -> x509.Certificate:
+    def leaf(
+        self,
+        key: CertificateIssuerPrivateKeyTypes,
+        *,
+        days: tuple[float, float] = (-1, 30),
+        usage: x509.KeyUsage | None = None,
+    ) -> x509.Certificate:
         """Return a certificate for a server or a client."""
-        return _sign(self, "leaf", key, days=days, authority=False)
+        return _sign(self, "leaf", key, days=days, authority=False, usage=usage)
 
 
 def _sign(
-    issuer: Signer, name: str, key: CertificateIssuerPrivateKeyTypes, *, days: tuple[float, float], authority: bool
+    issuer: Signer,
+    name: str,
+    key: CertificateIssuerPrivateKeyTypes,
+    *,
+    days: tuple[float, float],
+    authority: bool,
+    usage: x509.KeyUsage | None = None,
 ) -> x509.Certificate:
     now = datetime.now(UTC)
     builder = (
@@ -80,5 +92,7 @@ def _sign(
     )
     if not authority:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+    if usage is not None:
+        builder = builder.add_extension(usage, critical=True)
     unhashed = isinstance(issuer.key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
     return builder.sign(issuer.key, None if unhashed else hashes.SHA256())

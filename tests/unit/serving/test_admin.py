@@ -206,6 +206,30 @@ def test_a_port_asks_operators_for_a_certificate(running: Running, tmp_path: Pat
                 )
 
 
+def test_a_renewed_authority_of_operators_applies_to_new_connections(running: Running, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    service, former = certificates(now)
+    _, new = certificates(now)
+    path = tmp_path / "admin.cfg"
+    path.write_bytes(settings(service, former, now))
+    address = running.open(AdminOptions(address="127.0.0.1:0", ssl_config_file=path))
+
+    def answers(operators: Authority) -> bool:
+        client = operators.issue_client("operator.x", now=now)
+        credentials = grpc.ssl_channel_credentials(service.certificate_pem, client.key_pem.reveal(), client.chain_pem)
+        with grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", NAME)]) as channel:
+            status: Any = channel.unary_unary(STATUS)
+            try:
+                return bool(status(b"\n\x03\n\x01m", timeout=60))
+            except grpc.RpcError:
+                return False
+
+    assert (answers(former), answers(new)) == (True, False)
+    (tmp_path / "next").write_bytes(settings(service, new, now))
+    (tmp_path / "next").rename(path)
+    assert (answers(former), answers(new)) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("address", "config", "message"),
     [

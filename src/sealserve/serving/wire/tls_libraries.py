@@ -25,6 +25,7 @@ from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.wire.peers import fault_of_connection
 
 _PROBE: Final = b"127.0.0.1:0"
+_OPTIONS: Final = [("grpc.so_reuseport", 0)]
 
 
 class _CheckedConnection(ssl.SSLObject):
@@ -117,7 +118,7 @@ def _can_listen() -> bool:
 
 
 def _probe(credentials: grpc.ServerCredentials | None) -> bool:
-    server, queue = cygrpc.Server([], False), cygrpc.CompletionQueue()
+    server, queue = cygrpc.Server(_OPTIONS, False), cygrpc.CompletionQueue()
     server.register_completion_queue(queue)
     secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
     try:

@@ -234,7 +234,7 @@ class Transport:
         self._server_ended = False
         self._stopped = threading.Event()
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server([*_KEEPALIVE, *arguments], False)
+        self._server = cygrpc.Server(list((dict(_KEEPALIVE) | dict(arguments)).items()), False)
         self._server.register_completion_queue(self._queue)
         self._threads = [
             threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True) for number in range(threads)
