@@ -9,9 +9,9 @@ thread; 3. the answer was read by the sender, or nobody will (`Call._finished`).
 or its deadline passed (`Call._closed`): gRPC watches the deadline itself.
 
 Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
-them may send their message (the others wait, and gRPC keeps no more of theirs than a window), how many bytes requests
-and answers take together, and how long a message may be on its way, in each direction. While others wait, that is a
-moment: who sends slowly goes first.
+them may send their message (the others wait, the peers in turns, and gRPC keeps no more of theirs than a window), how
+many bytes requests and answers take together, and how long a message may be on its way, in each direction. While others
+wait, that is a moment: who sends slowly goes first.
 
 Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
 ``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
@@ -22,7 +22,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave
 
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,14 @@ class Call:
         self._opened = False
         self._sent: Callable[[], None] = _ignore
         self._size = 0
+
+    def peer(self) -> bytes:
+        """Return who sends the call: the client's certificate, or else the connection's address.
+
+        Behind a load balancer, all addresses are the balancer's, but each connection has a port of its own.
+        """
+        certificate = cygrpc.auth_context(self._call).get(b"x509_pem_cert")
+        return bytes(certificate[0] if certificate else self._call.peer())
 
     def watch(self) -> None:
         """Notice when the sender goes away (step 4 follows)."""
@@ -228,7 +236,7 @@ class Transport:
         self._peer_fault = peer_fault
         self._open: set[Call] = set()
         self._senders: set[Call] = set()
-        self._waiting: deque[Call] = deque()
+        self._waiting: Turns[Call] = Turns()
         self._lock = threading.Lock()
         self._stopping = False
         self._server_ended = False
@@ -286,9 +294,11 @@ class Transport:
 
     def sweep(self) -> None:
         """Give up on calls whose message is on its way for too long. To be called from time to time."""
-        crowded = bool(self._waiting) or self.allowance.ran_out()
+        with self._lock:
+            waiting = frozenset(self._waiting)
+        crowded = bool(waiting) or self.allowance.ran_out()
         patience = min(self._patience, _MOMENT) if crowded else self._patience
-        now, waiting = time.monotonic(), frozenset(tuple(self._waiting))
+        now = time.monotonic()
         late = [
             call
             for call in tuple(self._open)
@@ -304,7 +314,7 @@ class Transport:
         """Let the next call send, since this one's message came, or none will."""
         with self._lock:
             self._senders.discard(call)
-            successor = self._waiting.popleft() if self._waiting and len(self._senders) < _SENDERS else None
+            successor = self._waiting.next() if len(self._senders) < _SENDERS else None
             if successor is not None:
                 self._senders.add(successor)
         if successor is not None:
@@ -314,10 +324,7 @@ class Transport:
     def withdraw(self, call: Call) -> bool:
         """Take a call off the line of those who wait to send; return whether it was there."""
         with self._lock:
-            if call not in self._waiting:
-                return False
-            self._waiting.remove(call)
-            return True
+            return self._waiting.remove(call)
 
     def forget(self, call: Call) -> None:
         """Let go of a call that ended."""
@@ -365,7 +372,7 @@ class Transport:
             if now:
                 self._senders.add(call)
             else:
-                self._waiting.append(call)
+                self._waiting.add(call.peer(), call)
         if now:
             call.receive()
 

@@ -205,6 +205,34 @@ def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytes
         assert [call.code() for call in slow] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
 
 
+def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SENDERS", 2)
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with (
+        served({PATH: echo}) as there,
+        grpc.insecure_channel(f"127.0.0.1:{there.port}", [("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        send: Any = there.channel.stream_unary(PATH)
+        slow = [send.future(nothing()) for _ in range(20)]
+        while len(there.transport._waiting) < len(slow) - 2:
+            pass
+        ask: Any = other.unary_unary(PATH)
+        honest = ask.future(b"honest")
+        while len(there.transport._waiting) < len(slow) - 1:
+            pass
+        there.transport.sweep()  # gives up on two calls; of the two that follow, one is the other peer's
+        assert honest.result(LONG) == b"honest"
+        for call in slow:
+            call.cancel()
+        gate.set()
+
+
 def test_a_reader_who_stops_half_way_is_given_up() -> None:
     """The raw peer grants no window at all: the answer cannot leave."""
     held = Held()
