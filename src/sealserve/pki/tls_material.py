@@ -104,10 +104,10 @@ def check_peer(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> No
     Raises:
         CertificateUnsupportedError: One of the libraries rejects a certificate on the path.
     """
-    path, names = [leaf], {leaf.issuer}
-    for _ in others:
-        path += [other for other in others if other.subject in names and other not in path]
-        names.update(certificate.issuer for certificate in path)
+    path, rest = [leaf], list(others)
+    for certificate in path:  # it grows while it is walked, by each certificate once
+        path += [other for other in rest if other.subject == certificate.issuer]
+        rest = [other for other in rest if other.subject != certificate.issuer]
     if (kind := key_kind(_public_key(leaf))) not in _KEYS:
         raise CertificateUnsupportedError(
             f"The client certificate has a key of the kind {kind}: expected {KEY_KINDS}.",

@@ -167,7 +167,10 @@ def _reload(call: Call, models: Models) -> None:
     """
 
     def run() -> None:
-        answer(call, lambda content, _: reload_config(models, content, given_up=lambda: call.cancelled))()
+        try:
+            answer(call, lambda content, _: reload_config(models, content, given_up=lambda: call.cancelled))()
+        except Exception:
+            logger.exception("the answer to a reload was lost")
 
     call.on_cancel = models.wake
     threading.Thread(target=run, name="reload", daemon=True).start()

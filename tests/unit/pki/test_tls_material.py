@@ -122,6 +122,10 @@ def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
         check_peer(MIDDLE.leaf(KEY), [k1.certificate(ROOT), MIDDLE.certificate(k1)])
     with pytest.raises(CertificateUnsupportedError, match="signed with a weak hash"):
         check_peer(x509.load_pem_x509_certificate(SHA1), [])
+    ring = [k1.certificate(MIDDLE), MIDDLE.certificate(k1)] * 50  # each signed by the other one
+    with pytest.raises(CertificateUnsupportedError, match=r"secp256k1"):
+        check_peer(MIDDLE.leaf(KEY), ring)
+    check_peer(LEAF, ring)
     usage = dict.fromkeys(
         (
             *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),

@@ -3,7 +3,7 @@
 A library verifies the client's certificates in the handshake. This check runs after that, on the same certificates.
 """
 
-from functools import lru_cache
+import hashlib
 from typing import Any, Final
 
 from cryptography import x509
@@ -11,21 +11,38 @@ from cryptography import x509
 from sealserve.errors import SealserveError
 from sealserve.pki.tls_material import check_peer
 
-_REMEMBERED: Final = 1024
+_REMEMBERED: Final = 4096
 _DER: Final = 2
 """``_ssl.ENCODING_DER``."""
 _LEAF: Final = b"x509_pem_cert"
 _OTHERS: Final = b"x509_pem_cert_chain"
 
 
-@lru_cache(_REMEMBERED)
+_verdicts: dict[bytes, str | None] = {}
+
+
 def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"") -> str | None:
     """Return why a client is not accepted, or None if it is.
+
+    The verdict is remembered by a digest, since gRPC asks for each call and a client may send 100 KB of certificates.
 
     Args:
         leaf: The client's certificate, DER or PEM.
         others: What it sent beside it: DER certificates, or PEM blocks.
     """
+    parts = (others,) if isinstance(others, bytes) else others
+    digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in (leaf, *parts))).digest()
+    try:
+        return _verdicts[digest]
+    except KeyError:
+        fault = _judge(leaf, others)
+    if len(_verdicts) >= _REMEMBERED:
+        _verdicts.clear()
+    _verdicts[digest] = fault
+    return fault
+
+
+def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> str | None:
     try:
         if isinstance(others, bytes):
             certificates = x509.load_pem_x509_certificates(leaf + b"\n" + others)
@@ -34,7 +51,7 @@ def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"") -> str | None
         check_peer(certificates[0], certificates[1:])
     except SealserveError as error:
         return error.message
-    except (ValueError, x509.InvalidVersion):
+    except Exception:  # noqa: BLE001  # a client sends what it likes, and cryptography has many errors without a base
         return "The client certificate cannot be read."
     return None
 

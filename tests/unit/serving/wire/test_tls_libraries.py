@@ -11,7 +11,7 @@ from tests.harness.certificates import Signer, key_text, make_key, text
 from sealserve.pki.certificate import KeyUnreadableError
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.secret import SecretBytes
-from sealserve.serving.wire import tls_libraries
+from sealserve.serving.wire import peers, tls_libraries
 from sealserve.serving.wire.peers import fault_of, fault_of_properties
 from sealserve.serving.wire.tls_libraries import AuthorityUnusableError, check_both, openssl_context
 
@@ -81,7 +81,7 @@ def test_a_machine_without_a_loopback_interface_is_not_the_keys_fault(monkeypatc
         check_both(settings(), source="x")
 
 
-def test_a_peer_is_judged_by_what_grpc_or_openssl_says_of_it() -> None:
+def test_a_peer_is_judged_by_what_grpc_or_openssl_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = ROOT.leaf(KEY)
     assert fault_of_properties({}) is None
     assert fault_of_properties({b"x509_pem_cert": [text(leaf)]}) is None
@@ -91,4 +91,8 @@ def test_a_peer_is_judged_by_what_grpc_or_openssl_says_of_it() -> None:
     fault = fault_of_properties(properties)
     assert fault is not None
     assert "RSA-1024" in fault
+    monkeypatch.setattr(peers, "_REMEMBERED", 2)
+    for number in range(5):
+        fault_of(b"%d" % number)
+        assert len(peers._verdicts) <= 2
     assert fault_of(b"nonsense", (b"",)) == "The client certificate cannot be read."
