@@ -32,7 +32,8 @@ from sealserve.broker.tls import (
 )
 from sealserve.errors import InputError, SealserveError, UnavailableError
 from sealserve.host.addresses import usable_address
-from sealserve.pki.certificate import CertifiedKey, check_certificate, describe
+from sealserve.pki.certificate import CertifiedKey, describe
+from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes
 from sealserve.sgx.secret_provisioning import ProvisioningServer
 
@@ -266,7 +267,8 @@ class BrokerServer:
 
     def _check_certificate(self) -> None:
         now, source = datetime.now(UTC), "the broker's certificate"
-        check_certificate(self._chain, now, source=source)
+        for outside in check_chain(self._chain, now, source=source):
+            _LOG.warning("the broker's chain has a certificate that is not valid now: %s", outside)
         ends = describe(self._chain, source=source)[0].not_after
         if ends - now < _EXPIRES_SOON:
             _LOG.warning("the broker's certificate expires on %s: renew it", f"{ends:%Y-%m-%d %H:%M} UTC")

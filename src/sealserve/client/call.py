@@ -1,5 +1,6 @@
 """One remote call: what is sent, what comes back beside the reply, and what its failures mean."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,10 @@ INSTANCE_HEADER = "x-sealserve-instance"
 
 Reply = TypeVar("Reply", bound=Message)
 
+_ATTEMPTS = 5
+_PAUSE = 0.02
+"""Seconds before the first repetition; twice as long before each further one."""
+_NO_CONNECTION = "failed to connect to all addresses"
 _CALLERS_FAULT = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -80,6 +85,9 @@ class Method(Generic[Reply]):
     def call(self, channel: ServiceChannel, request: Message, timeout: float) -> tuple[Reply, str | None]:
         """Call the method, and return its reply and the instance that answered, where the server tells.
 
+        A call that the server never began is sent again, a few times within ``timeout``: on a new connection, and so,
+        behind a load balancer, to a replica that does not drain. A call that the server may have begun is not.
+
         Args:
             channel: The connection to use.
             request: What to send.
@@ -97,29 +105,59 @@ class Method(Generic[Reply]):
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=self.reply_type.FromString,
         )
-        try:
-            reply, call = stub.with_call(request, timeout=timeout)
-        except grpc.RpcError as error:
-            failure: Any = error  # it is a grpc.Call as well, which its types do not say
-            details = printable(failure.details() or "no details").rstrip(".")
-            raise _explained(failure.code(), details, channel, timeout) from error
-        headers = {key: value for key, value in call.trailing_metadata() or () if key == INSTANCE_HEADER}
-        instance = headers.get(INSTANCE_HEADER)
-        return reply, None if instance is None else printable(str(instance), 64)
+        deadline = time.monotonic() + timeout
+        for attempt in range(1, _ATTEMPTS + 1):
+            left = max(deadline - time.monotonic(), 0.0)
+            try:
+                # A repeated call waits for the new connection, where the first one would fail at once.
+                reply, call = stub.with_call(request, timeout=left, wait_for_ready=attempt > 1)
+            except grpc.RpcError as failure:
+                error: Any = failure  # it is a grpc.Call as well, which its types do not say
+                unanswered = attempt > 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                fault = channel.find_fault() if _has_no_connection(error) or unanswered else None
+                if attempt < _ATTEMPTS and fault is None and _was_never_begun(error):
+                    time.sleep(min(_PAUSE * 2**attempt, max(deadline - time.monotonic(), 0.0)))
+                    continue
+                raise fault or _explained(error, channel, timeout) from failure
+            headers = {key: value for key, value in call.trailing_metadata() or () if key == INSTANCE_HEADER}
+            instance = headers.get(INSTANCE_HEADER)
+            return reply, None if instance is None else printable(str(instance), 64)
+        raise AssertionError("the last attempt returns or raises")
 
 
-def _explained(status: grpc.StatusCode, details: str, channel: ServiceChannel, timeout: float) -> SealserveError:
+def _has_no_connection(error: Any) -> bool:
+    """Whether gRPC had no connection to send the call over."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NO_CONNECTION)
+
+
+def _was_never_begun(error: Any) -> bool:
+    """Whether a failed call certainly never reached the server's code.
+
+    Either there was no connection, or the server was shutting down when the call arrived: gRPC's core then answers with
+    CANCELLED, its default text and no metadata, without the server's code. sealserve's model server adds metadata to
+    each of its own answers, and gRPC ends calls that have begun with UNAVAILABLE ("Cancelling all calls"). A call that
+    the server's GOAWAY excludes is sent again by gRPC itself.
+
+    Source: grpc/grpc 1.85, ``src/core/server/server.cc`` (``CallData::KillZombie``, ``Server::CancelAllCalls``).
+    """
+    if _has_no_connection(error):
+        return True
+    bare = not (error.initial_metadata() or error.trailing_metadata())
+    return error.code() is grpc.StatusCode.CANCELLED and error.details() == "CANCELLED" and bare
+
+
+def _explained(error: Any, channel: ServiceChannel, timeout: float) -> SealserveError:
+    status, details = error.code(), printable(error.details() or "no details").rstrip(".")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(
             f"No answer from {channel.endpoint} within {timeout:.3g} s.",
             hint="Give it more time, or fewer requests at once.",
         )
     if status is grpc.StatusCode.UNAVAILABLE:
-        fault = channel.find_fault() if "failed to connect" in details else None
-        return fault or UnreachableError(
+        return UnreachableError(
             f"The service at {channel.endpoint} is not available: {details}.", hint="Try again, with a new connection."
         )
-    if status is grpc.StatusCode.CANCELLED:  # not by us: a server that ends refuses so what it has not begun
+    if _was_never_begun(error):
         return UnreachableError(
             f"The service at {channel.endpoint} ended before it began with the request.",
             hint="Try again, with a new connection.",

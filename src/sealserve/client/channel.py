@@ -81,20 +81,22 @@ def open_channel(
 
     Raises:
         TargetError: ``target`` is no address.
-        CredentialsError, CertificateUnreadableError, KeyUnreadableError, KeyMismatchError: As `Credentials`.
+        CredentialsError, CertificateUnreadableError, CertificateUnsupportedError, KeyUnreadableError,
+            KeyMismatchError: As `Credentials`.
         CertificateExpiredError, CertificateNotYetValidError: The client's certificate is outside its dates.
         TlsError: The two sides do not agree on TLS; the subclass says why.
         UnreachableError: There was no connection within ``timeout``.
     """
     endpoint = parse_endpoint(target)
     credentials = Credentials(server_name=server_name, ca=ca, certificate=certificate, key=key)
-    credentials.check_dates(datetime.now(UTC))
+    now = datetime.now(UTC)
+    credentials.check_dates(now)
     # The authority is also the name that TLS sends and checks: so it goes to an address, and stays the service's name.
     settings = _OPTIONS | {"grpc.default_authority": server_name} | dict(options)
     channel = ServiceChannel(
         grpc.secure_channel(
             str(endpoint),
-            grpc.ssl_channel_credentials(ca, None if key is None else key.reveal(), certificate),
+            credentials.for_grpc(now),
             options=list(settings.items()),
         ),
         endpoint,

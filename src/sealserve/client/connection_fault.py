@@ -155,6 +155,7 @@ def _context(credentials: Credentials, outcome: _Handshake) -> SSL.Context:
     for authority in x509.load_pem_x509_certificates(credentials.ca):
         if (store := context.get_cert_store()) is not None:
             store.add_cert(crypto.X509.from_cryptography(authority))
+            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # as gRPC: an intermediate authority is enough
 
     def note(_: SSL.Connection, certificate: crypto.X509, number: int, __: int, accepted: int) -> bool:
         if not accepted:

@@ -1,22 +1,34 @@
 """Who the client talks to and who it is: an address, a service name, a certificate authority, a client certificate."""
 
 import ipaddress
+import logging
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from sealserve.errors import InputError, VerificationError
-from sealserve.pki.certificate import check_certificate, check_key, parse_chain
+from sealserve.pki.certificate import check_key, parse_chain
+from sealserve.pki.tls_material import (
+    check_chain,
+    check_issuers,
+    check_tls_key,
+    ordered_authorities,
+    ordered_chain,
+)
 from sealserve.secret import SecretBytes
+
+logger = logging.getLogger(__name__)
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; Python's resolver takes no longer one
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _MAX_PORT = 65535
 _CLIENT_CERTIFICATE = "The client certificate"
+_AUTHORITY = "The CA certificate"
 
 
 class TargetError(InputError):
@@ -82,6 +94,7 @@ class Credentials:
     Raises:
         CredentialsError: The name is none, one of certificate and key is missing, or the key is of no usable kind.
         CertificateUnreadableError, KeyUnreadableError: Something of it is no PEM.
+        KeyUnreadableError, CertificateUnsupportedError: A TLS library does not support the kind of a key.
         KeyMismatchError: The key is not the certificate's.
     """
 
@@ -93,13 +106,15 @@ class Credentials:
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.server_name):
             raise CredentialsError(f"{self.server_name!r} is not a service name.", hint="Give a DNS name.")
-        parse_chain(self.ca, source="The CA certificate")
+        check_issuers(parse_chain(self.ca, source=_AUTHORITY), source=_AUTHORITY)
         if (self.certificate is None) != (self.key is None):
             given, absent = ("key", "certificate") if self.certificate is None else ("certificate", "key")
             raise CredentialsError(f"A client {given} was given without its {absent}.", hint="Give both, or neither.")
         if self.certificate is not None and self.key is not None:
             check_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
             self.private_key()
+            check_tls_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
+            check_issuers(self.chain()[1:], source=_CLIENT_CERTIFICATE)
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """Return the client's certificate and its issuers; nothing with one-way TLS."""
@@ -122,11 +137,22 @@ class Credentials:
     def check_dates(self, now: datetime) -> None:
         """Check that the client's certificate, if there is one, is valid at ``now``.
 
+        Another certificate of its chain that is outside its dates is logged: the service may not need it.
+
         Raises:
-            CertificateExpiredError, CertificateNotYetValidError: It is not.
+            CertificateExpiredError, CertificateNotYetValidError: It is not, or no issuer of it in the chain is.
         """
         if self.certificate is not None:
-            check_certificate(self.certificate, now, source=_CLIENT_CERTIFICATE)
+            for outside in check_chain(self.certificate, now, source=_CLIENT_CERTIFICATE):
+                logger.warning("the client's chain has a certificate that is not valid now: %s", outside)
+
+    def for_grpc(self, now: datetime) -> grpc.ChannelCredentials:
+        """Return gRPC's form of the credentials, with the certificates in the order in which each peer finds a path."""
+        return grpc.ssl_channel_credentials(
+            ordered_authorities(self.ca, now),
+            None if self.key is None else self.key.reveal(),
+            None if self.certificate is None else ordered_chain(self.certificate, now),
+        )
 
 
 def describe(certificate: x509.Certificate) -> str:

@@ -103,7 +103,8 @@ def run_load(
 ) -> LoadReport:
     """Send requests, ``concurrency`` at a time, over the channels in turn: so many, or for so long.
 
-    A failed request is counted, and the load goes on; it is not sent again. Ctrl-C closes the channels.
+    A failed request is counted, and the load goes on. It is not sent again, unless the server never began with it, as
+    `Method.call` says. Ctrl-C closes the channels.
 
     Args:
         channels: Open channels; request ``i`` goes over channel ``i % len(channels)``.

@@ -157,9 +157,12 @@ def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Ce
         CertificateUnreadableError: There is none, or one is damaged.
     """
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+        certificates = tuple(x509.load_pem_x509_certificates(pem))
+        for certificate in certificates:  # names are decoded only when they are read
+            certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateUnreadableError(f"{source} holds no readable PEM certificate.") from error
+    return certificates
 
 
 def check_certificate(pem: bytes, now: datetime, *, source: str = "the certificate") -> None:
@@ -176,18 +179,23 @@ def check_certificate(pem: bytes, now: datetime, *, source: str = "the certifica
         CertificateNotYetValidError: ``now`` is before the first moment of one, by more than `CLOCK_SKEW`.
     """
     for certificate in parse_chain(pem, source=source):
-        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        subject = certificate.subject.rfc4514_string()
-        if now > last:
-            raise CertificateExpiredError(
-                f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
-                hint="Renew it: `sealserve certs renew`, then build and ship a new release.",
-            )
-        if first - now > CLOCK_SKEW:
-            raise CertificateNotYetValidError(
-                f"{source} ({subject}) is valid from {first:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
-                hint="Check this machine's clock.",
-            )
+        check_dates(certificate, now, source=source)
+
+
+def check_dates(certificate: x509.Certificate, now: datetime, *, source: str) -> None:
+    """Check that one certificate is valid at ``now``; otherwise as `check_certificate`."""
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    subject = certificate.subject.rfc4514_string()
+    if now > last:
+        raise CertificateExpiredError(
+            f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
+            hint="Renew it: `sealserve certs renew`, then build and ship a new release.",
+        )
+    if first - now > CLOCK_SKEW:
+        raise CertificateNotYetValidError(
+            f"{source} ({subject}) is valid from {first:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
+            hint="Check this machine's clock.",
+        )
 
 
 def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the certificate") -> None:
@@ -253,12 +261,15 @@ def _describe(certificate: x509.Certificate) -> CertificateInfo:
         permitted=tuple(str(subtree.value) for subtree in permitted),
         purposes=tuple(_PURPOSES.get(purpose, purpose.dotted_string) for purpose in usage) if usage else (),
         authority=basic is not None and basic.ca,
-        key=_key_kind(certificate.public_key()),
+        key=key_kind(certificate.public_key()),
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
     )
 
 
-def _key_kind(key: PublicKeyTypes) -> str:
+def key_kind(key: PublicKeyTypes | None) -> str:
+    """Return the kind of a public key, such as ``secp256r1``, ``RSA-3072`` or ``Ed25519``."""
+    if key is None:
+        return "unknown"
     if isinstance(key, ec.EllipticCurvePublicKey):
         return key.curve.name
     if isinstance(key, rsa.RSAPublicKey):

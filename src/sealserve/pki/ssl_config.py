@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from sealserve.errors import InputError
 from sealserve.pki.certificate import check_key, parse_chain
 from sealserve.pki.ssl_config_pb2 import SSLConfig
+from sealserve.pki.tls_material import check_issuers, check_tls_key
 from sealserve.secret import SecretBytes
 
 
@@ -46,7 +47,8 @@ class SslConfig:
         SslConfigFieldMissingError: No key or no certificate.
         SslConfigClientAuthorityError: ``client_verify`` without ``custom_ca``.
         CertificateUnreadableError: ``server_cert`` or ``custom_ca`` is no PEM certificate.
-        KeyUnreadableError: ``server_key`` is no PEM key without a passphrase.
+        KeyUnreadableError: ``server_key`` is no PEM key without a passphrase, or of a kind that a TLS library rejects.
+        CertificateUnsupportedError: A certificate has a key of a kind that a TLS library rejects.
         KeyMismatchError: ``server_key`` belongs to another certificate.
     """
 
@@ -62,8 +64,10 @@ class SslConfig:
                     f"The TLS settings have no {name}.", hint="Without it the server would have no TLS."
                 )
         check_key(self.server_key, self.server_cert, source="server_cert")
+        check_tls_key(self.server_key, self.server_cert, source="server_cert")
+        check_issuers(parse_chain(self.server_cert, source="server_cert")[1:], source="server_cert")
         if self.custom_ca:
-            parse_chain(self.custom_ca, source="custom_ca")
+            check_issuers(parse_chain(self.custom_ca, source="custom_ca"), source="custom_ca")
         elif self.client_verify:
             raise SslConfigClientAuthorityError(
                 "The TLS settings have client_verify without custom_ca: no client could connect.",

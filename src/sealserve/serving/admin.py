@@ -7,6 +7,8 @@ Source: tensorflow/serving, ``model_servers/model_service_impl.cc``.
 """
 
 import logging
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +26,13 @@ from sealserve.serving.request_errors import MalformedRequestError, RequestError
 from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import read_tls_settings, server_credentials
+from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
-from sealserve.serving.wire.listening import choose_address, choose_socket, taken
-from sealserve.serving.wire.rpc import TRAILER, Route, handlers
-from sealserve.serving.wire.transport import Transport
+from sealserve.serving.wire.listening import choose_address, choose_socket, refused
+from sealserve.serving.wire.peers import fault_of_properties
+from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
+from sealserve.serving.wire.transport import Call, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +68,13 @@ class ReloadConfigError(RequestError):
         return self._status
 
 
-def reload_config(models: Models, content: bytes) -> bytes:
+def reload_config(models: Models, content: bytes, *, given_up: Callable[[], bool] = lambda: False) -> bytes:
     """Serve the models of the serialised ReloadConfigRequest ``content``; return once the new ones are available.
+
+    Args:
+        models: The models that are changed.
+        content: The request.
+        given_up: Whether the caller does not wait any more. Call `Models.wake` when that changes.
 
     Raises:
         RequestError: They cannot be served.
@@ -82,11 +90,13 @@ def reload_config(models: Models, content: bytes) -> bytes:
         )
     before = {name: METRICS.value(name) for name in request.metric_names}
     try:
-        models.reload(request.config)
+        models.reload(request.config, given_up=given_up)
     except SealserveError as error:
         logger.error("the models were not reloaded: %s", text_for_log(error))  # noqa: TRY400  # one line
         raise ReloadConfigError(error) from error
     logger.info("the models were reloaded: %s", ", ".join(models.names) or "none")
+    if given_up():
+        logger.warning("the caller of the reload gave up before every new model was available")
     response = ReloadConfigResponse()
     response.status.SetInParent()
     for name, value in before.items():
@@ -111,19 +121,20 @@ class AdminPort:
         self._address, self._credentials = _place(options, files)
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
-        methods = {
-            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
-            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: reload_config(models, content),
-        }
-        routes = {path: Route(method=method, lane=lane) for path, method in methods.items()}
+        status = Route(method=lambda content, _: get_model_status(servables, content), lane=lane)
         self._transport = Transport(
-            {**handlers(routes), **self.health.handlers},
+            {
+                **handlers({f"{_MODEL}/GetModelStatus": status}),
+                f"{_MODEL}/HandleReloadConfigRequest": lambda call: _reload(call, models),
+                **self.health.handlers,
+            },
             threads=2,
             calls=2 * _WAITING,
             patience=_PATIENCE,
             allowance=Allowance(_WAITING * _LARGEST),
             arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
             trailer=TRAILER,
+            peer_fault=None if self._credentials is None else fault_of_properties,
         )
 
     def start(self) -> str:
@@ -131,10 +142,11 @@ class AdminPort:
 
         Raises:
             PortTakenError: Something listens there meanwhile.
+            AddressError: gRPC cannot listen there for another reason.
         """
         port = self._transport.listen(self._address, self._credentials)
         if not port:
-            raise taken(self._address)
+            raise refused(self._address)
         self._transport.start()
         host, _, _ = self._address.rpartition(":")
         return self._address if self._address.startswith("unix:") else f"{host}:{port}"
@@ -147,6 +159,22 @@ class AdminPort:
         """Take no more calls, and wait ``grace`` seconds for those that are open; return whether all ended."""
         self.health.stop()
         return self._transport.stop(grace)
+
+
+def _reload(call: Call, models: Models) -> None:
+    """Answer a reload from a thread of its own: it may wait for minutes, and other calls must not wait for it.
+
+    The transport limits how many there are. A wait ends when the caller gives up or its deadline passes.
+    """
+
+    def run() -> None:
+        try:
+            answer(call, lambda content, _: reload_config(models, content, given_up=lambda: call.cancelled))()
+        except Exception:
+            logger.exception("the answer to a reload was lost")
+
+    call.on_cancel = models.wake
+    threading.Thread(target=run, name="reload", daemon=True).start()
 
 
 def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.ServerCredentials | None]:
@@ -170,4 +198,4 @@ def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.Ser
             f"{options.ssl_config_file} does not ask operators for a certificate.",
             hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
         )
-    return choose_address(host.strip("[]"), int(port)), server_credentials(settings)
+    return choose_address(host.strip("[]"), int(port)), followed_credentials(options.ssl_config_file, files, settings)

@@ -36,10 +36,11 @@ from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings, server_credentials
+from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
-from sealserve.serving.wire.listening import choose_address, choose_socket, taken
+from sealserve.serving.wire.listening import choose_address, choose_socket, refused
+from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
 from sealserve.serving.wire.transport import Transport
 
@@ -100,7 +101,7 @@ class Server:
             return False
         await http.start()  # 3
         health = Health()
-        transport = self._build(servables, health)
+        transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         places = [self._listen(transport, address, tls, files) for address in addresses]
@@ -157,15 +158,12 @@ class Server:
         """Add an address; return it as people write it."""
         port = transport.listen(address, self._credentials(tls, files))
         if not port:
-            raise taken(address)
+            raise refused(address)
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     def _credentials(self, tls: SslConfig | None, files: FileList | None) -> grpc.ServerCredentials | None:
         path = self._options.ssl_config_file
-        if tls is None or path is None:
-            return None
-        listed = files is not None and files.relative(path) is not None
-        return server_credentials(tls) if listed else FollowedSettings(path, tls).credentials()
+        return None if tls is None or path is None else followed_credentials(path, files, tls)
 
     async def _load(self, models: Models) -> bool:
         """Bring up the models; return False where a signal came first."""
@@ -182,7 +180,7 @@ class Server:
         loading.result()
         return True
 
-    def _build(self, servables: Servables, health: Health) -> Transport:
+    def _build(self, servables: Servables, health: Health, *, two_way: bool) -> Transport:
         options = self._options
         largest = options.max_message_bytes
 
@@ -233,6 +231,7 @@ class Server:
                 *options.channel_arguments,
             ],
             trailer=TRAILER,
+            peer_fault=fault_of_properties if two_way else None,
         )
 
 

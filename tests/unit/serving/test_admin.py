@@ -1,4 +1,5 @@
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
-from sealserve.serving.servables import Servables
+from sealserve.serving.servables import Servable, Servables
 
 pytestmark = pytest.mark.tensorflow
 
@@ -30,12 +31,12 @@ NAME = "grpc.tf-serving.service.com"
 class Running:
     """A model, and the address where it can be exchanged."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, poll_seconds: int = 0) -> None:
         saved_model(folder / "m/1")
         chosen = flags.parse(
             [
                 *("--dangerous_plaintext", "--model_name=m", f"--model_base_path={folder}/m"),
-                *("--file_system_poll_wait_seconds=0", "--max_num_load_retries=0"),
+                *(f"--file_system_poll_wait_seconds={poll_seconds}", "--max_num_load_retries=0"),
             ]
         )
         assert isinstance(chosen, flags.ServerOptions)
@@ -51,8 +52,8 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    made = Running(tmp_path)
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    made = Running(tmp_path, poll_seconds=getattr(request, "param", 0))
     yield made
     for port in made.ports:
         assert port.stop(30.0)
@@ -131,6 +132,43 @@ def test_models_that_cannot_be_served_are_refused(running: Running, tmp_path: Pa
     assert ReloadConfigError.code == "request.reload-config"
 
 
+@pytest.mark.parametrize("running", [3600], indirect=True)
+def test_a_reload_that_waits_or_cannot_be_served_blocks_no_other_call(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = running.open(AdminOptions(address=f"unix:{tmp_path}/admin.sock", ssl_config_file=None))
+    shutil.copytree(tmp_path / "m/1", tmp_path / "slow/1")
+    loading, held = threading.Event(), threading.Event()
+    load = running.models._manager._load_version
+
+    def slowly(*arguments: Any) -> Servable:
+        loading.set()
+        assert held.wait(60)
+        return load(*arguments)
+
+    monkeypatch.setattr(running.models._manager, "_load_version", slowly)
+    with grpc.insecure_channel(address) as channel:
+        reload: Any = channel.unary_unary(RELOAD)
+        code, details = refused(lambda: reload(request(model("zz", tmp_path / "nowhere")), timeout=60))
+        assert (code, details) == (grpc.StatusCode.FAILED_PRECONDITION, f"There is no folder {tmp_path}/nowhere.")
+        both = request(model("m", tmp_path / "m") + model("slow", tmp_path / "slow"))
+        waiting = reload.future(both)
+        assert loading.wait(60)
+        status: Any = channel.unary_unary(STATUS)
+        assert status(b"\n\x03\n\x01m", timeout=60)
+        assert refused(lambda: reload(request(""), timeout=60))[0] is grpc.StatusCode.INVALID_ARGUMENT
+        # A roll-back takes effect while the reloads that it replaces still wait.
+        assert reload(request(model("m", tmp_path / "m")), timeout=60) == b"\n\x00"
+        code, details = refused(lambda: waiting.result(60))
+        assert (code, details) == (
+            grpc.StatusCode.UNKNOWN,
+            "A later configuration removed slow before a version was available.",
+        )
+        assert refused(lambda: reload(both, timeout=0.05))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert running.ports[0].stop(30.0)
+    held.set()
+
+
 def certificates(now: datetime) -> tuple[Authority, Authority]:
     return (
         Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=now),
@@ -166,6 +204,30 @@ def test_a_port_asks_operators_for_a_certificate(running: Running, tmp_path: Pat
                 assert refused(lambda reload=reload, content=content: reload(content, timeout=60))[0] is (
                     grpc.StatusCode.UNAVAILABLE
                 )
+
+
+def test_a_renewed_authority_of_operators_applies_to_new_connections(running: Running, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    service, former = certificates(now)
+    _, new = certificates(now)
+    path = tmp_path / "admin.cfg"
+    path.write_bytes(settings(service, former, now))
+    address = running.open(AdminOptions(address="127.0.0.1:0", ssl_config_file=path))
+
+    def answers(operators: Authority) -> bool:
+        client = operators.issue_client("operator.x", now=now)
+        credentials = grpc.ssl_channel_credentials(service.certificate_pem, client.key_pem.reveal(), client.chain_pem)
+        with grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", NAME)]) as channel:
+            status: Any = channel.unary_unary(STATUS)
+            try:
+                return bool(status(b"\n\x03\n\x01m", timeout=60))
+            except grpc.RpcError:
+                return False
+
+    assert (answers(former), answers(new)) == (True, False)
+    (tmp_path / "next").write_bytes(settings(service, new, now))
+    (tmp_path / "next").rename(path)
+    assert (answers(former), answers(new)) == (False, True)
 
 
 @pytest.mark.parametrize(

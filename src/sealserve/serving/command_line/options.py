@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.errors import InputError
+from sealserve.serving.base_path import read_base_path
 from sealserve.serving.command_line import flags
 from sealserve.serving.command_line.flag_table import FLAGS
 from sealserve.serving.command_line.flags import FlagValueError
@@ -182,7 +183,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
     values = flags.parse(arguments, FLAGS)
     if values.truth("help") or values.truth("version"):
         return Question(version=not values.truth("help"))
-    base_path = values.path("model_base_path")
+    base_path = read_base_path(text) if (text := values.text("model_base_path")) else None
     config_file = values.path("model_config_file")
     if base_path is None and config_file is None:
         raise MissingFlagError(

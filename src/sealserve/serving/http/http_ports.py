@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import ssl
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.command_line.parameters_pb2 import MonitoringConfig
 from sealserve.serving.file_list import FileList
-from sealserve.serving.http.https import renew, server_context
+from sealserve.serving.http.https import RenewableContext, renew, server_context
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
@@ -48,7 +47,7 @@ class HttpPorts:
         self._allowance = allowance
         self._servables = servables
         self._running: list[HttpServer] = []
-        self._context: ssl.SSLContext | None = None
+        self._context: RenewableContext | None = None
         self._followed: FollowedSettings | None = None
         http = options.http
         self._metrics_path = metrics.PATH if http.monitoring_port else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.errors import InputError
+from sealserve.serving.base_path import read_base_path
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import ModelConfig, ModelServerConfig, VersionPolicy
 
@@ -65,6 +66,7 @@ def check(config: ModelServerConfig) -> Mapping[str, ModelSource]:
 
     Raises:
         ModelConfigError: It is not one that can be served.
+        BasePathSchemeError: A base path is a URI that does not name a folder of this machine.
     """
     choice = config.WhichOneof("config")
     if choice is None:
@@ -85,7 +87,8 @@ def check(config: ModelServerConfig) -> Mapping[str, ModelSource]:
 
 
 def _check_model(model: ModelConfig) -> ModelSource:
-    if not model.base_path.startswith("/"):
+    base_path = read_base_path(model.base_path)
+    if not base_path.is_absolute():
         raise ModelConfigError(
             f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
         )
@@ -114,6 +117,4 @@ def _check_model(model: ModelConfig) -> ModelSource:
         )
     policy = VersionPolicy()
     policy.CopyFrom(model.model_version_policy)
-    return ModelSource(
-        name=model.name, base_path=Path(model.base_path), policy=policy, labels=dict(model.version_labels)
-    )
+    return ModelSource(name=model.name, base_path=base_path, policy=policy, labels=dict(model.version_labels))

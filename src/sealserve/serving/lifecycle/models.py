@@ -100,17 +100,40 @@ class Models:
             self._every(options.poll_seconds, "poll-versions", self._poll)
         self._await(new)
 
-    def reload(self, config: ModelServerConfig) -> None:
+    def reload(self, config: ModelServerConfig, *, given_up: Callable[[], bool] = lambda: False) -> None:
         """Serve the models of ``config`` from now on; return when the new ones are available.
+
+        Unlike the start, a reload does not wait for a version folder that may never come: it is refused.
+
+        Args:
+            config: The models.
+            given_up: Whether the caller does not wait any more. Call `wake` when that changes.
 
         Raises:
             ModelConfigError: The configuration cannot be served; the former one stays.
+            BasePathMissingError, NoVersionError: A new model has no version; the former configuration stays.
+            NotAvailableError: A later configuration removed a new model before it was available.
             SealserveError: A new model does not become available.
         """
-        self._await(self._apply(config))
+        new = self._apply(config, must_exist=True)
+        self._await(new, given_up)
+        if removed := [name for name in new if name not in self._sources]:
+            raise NotAvailableError(
+                f"A later configuration removed {', '.join(removed)} before a version was available.",
+                hint="Ask for the models again if they are still wanted.",
+            )
 
-    def _apply(self, config: ModelServerConfig) -> list[str]:
-        """Take over a configuration, and return the models that are new in it."""
+    def wake(self) -> None:
+        """Let each `reload` that waits look at ``given_up`` again."""
+        self._manager.wake()
+
+    def _apply(self, config: ModelServerConfig, *, must_exist: bool = False) -> list[str]:
+        """Take over a configuration, and return the models that are new in it.
+
+        Args:
+            config: The configuration.
+            must_exist: Refuse a new model that has no version yet, even if its folder is looked at again later.
+        """
         with self._changing:
             sources = model_config.check(config)
             if config.WhichOneof("config") is None:
@@ -119,7 +142,7 @@ class Models:
             labels = self._labels(sources)
             new = [name for name in sources if name not in self._sources]
             gone = [name for name in self._sources if name not in sources]
-            found = {name: self._find(sources[name], first=True) for name in new}
+            found = {name: self._find(sources[name], first=True, must_exist=must_exist) for name in new}
             METRICS.serve(sources)
             self._config, self._sources = config, sources
             self._servables.set_labels(labels)
@@ -128,6 +151,7 @@ class Models:
             for name, folders in found.items():
                 self._manager.aspire(name, folders)
             self._aspire([name for name in sources if name not in found])
+            self._manager.wake()
             return new
 
     def close(self) -> None:
@@ -142,6 +166,7 @@ class Models:
     def stop_waiting(self) -> None:
         """Stop watching without freeing anything."""
         self._stopping.set()
+        self._manager.wake()
 
     def _labels(self, sources: Mapping[str, ModelSource]) -> Mapping[str, Mapping[str, int]]:
         for source in sources.values():
@@ -159,12 +184,12 @@ class Models:
                     )
         return {source.name: source.labels for source in sources.values()}
 
-    def _find(self, source: ModelSource, *, first: bool = False) -> Mapping[int, Path]:
+    def _find(self, source: ModelSource, *, first: bool = False, must_exist: bool = False) -> Mapping[int, Path]:
         """Return the wanted version folders of a model; when it is new, none where they may still come."""
         try:
             found = versions.aspired(versions.available(source.base_path, self._files), source.policy)
         except (versions.BasePathMissingError, versions.NoVersionError) as error:
-            if first and self._options.poll_seconds == 0:
+            if must_exist or (first and self._options.poll_seconds == 0):
                 raise
             self._tell(
                 f"model {source.name}",
@@ -177,8 +202,13 @@ class Models:
         self._told.pop(f"model {source.name}", None)
         return found
 
-    def _await(self, names: list[str]) -> None:
-        self._manager.wait(lambda: self._stopping.is_set() or all(map(self._manager.settled, names)))
+    def _await(self, names: list[str], given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until each of the models is available, failed, or removed by a later configuration."""
+
+        def settled() -> bool:
+            return all(name not in self._sources or self._manager.settled(name) for name in names)
+
+        self._manager.wait(lambda: self._stopping.is_set() or given_up() or settled())
         errors = [
             (name, version, error)
             for name in names
@@ -236,8 +266,8 @@ class Models:
 
     def _poll_config(self, path: Path) -> None:
         config = config_files.read(path, ModelServerConfig, self._files)
-        if config != self._config:
-            self.reload(config)
+        if config != self._config:  # without a wait for new models: the file may be corrected meanwhile
+            self._apply(config, must_exist=True)
 
 
 def _session_config(options: ServerOptions, files: FileList | None) -> ConfigProto:

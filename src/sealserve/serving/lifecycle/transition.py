@@ -59,7 +59,10 @@ def preserve_resources(versions: Mapping[int, Snapshot]) -> Decision:
     for number, version in versions.items():
         if not version.aspired and version.phase is Phase.READY:
             return Action.UNLOAD, number
-    if any(not version.aspired and version.phase is not Phase.ENDED for version in versions.values()):
+    if any(
+        version.phase is Phase.UNLOADING or (not version.aspired and version.phase is not Phase.ENDED)
+        for version in versions.values()
+    ):
         return None
     return _load_highest(versions)
 

@@ -5,20 +5,27 @@ Source: tensorflow/serving, ``model_servers/server.cc`` (``BuildServerCredential
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import grpc
 
 from sealserve.errors import InputError, SealserveError
 from sealserve.pki import ssl_config
-from sealserve.pki.certificate import check_certificate
+from sealserve.pki.certificate import CertificateNotYetValidError, check_dates, parse_chain
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.pki.tls_material import check_chain, ordered_authorities, ordered_chain
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
 from sealserve.serving.file_list import FileList
+from sealserve.serving.wire.tls_libraries import check_both
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN: Final[tuple[int, ...]] = ()
+"""In the place of a file's identity: not looked at yet."""
 
 
 class TlsSettingsMissingError(InputError):
@@ -37,7 +44,8 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
 
     Raises:
         TlsSettingsMissingError: There is no such file.
-        SealserveError: It is not the listed one, cannot be parsed, or its certificate is not valid now.
+        SealserveError: It is not the listed one, cannot be parsed, its certificate is not valid now, or OpenSSL or
+            BoringSSL cannot use it.
     """
     if files is not None and files.relative(path) is not None:
         content = SecretBytes(files.read_file(path))
@@ -48,12 +56,19 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
             raise TlsSettingsMissingError(f"The TLS settings {path} cannot be read: {error.reason}.") from error
     settings = ssl_config.parse(content, source=str(path))
     content.wipe()
-    check_certificate(settings.server_cert, now, source=f"the server's certificate in {path}")
-    if settings.custom_ca:
-        try:
-            check_certificate(settings.custom_ca, now, source="custom_ca")
-        except SealserveError as error:
-            logger.warning("of the authorities that sign users' certificates, one is not valid: %s", error)
+    source = f"the server's certificate in {path}"
+    for outside in check_chain(settings.server_cert, now, source=source):
+        logger.warning("the chain in %s has a certificate that is not valid now: %s", path, outside)
+    custom_ca = settings.custom_ca
+    if custom_ca:
+        custom_ca = ordered_authorities(custom_ca, now)
+        for authority in parse_chain(custom_ca):
+            try:
+                check_dates(authority, now, source="custom_ca")
+            except SealserveError as error:
+                logger.warning("of the authorities that sign users' certificates, one is not valid: %s", error)
+    settings = replace(settings, server_cert=ordered_chain(settings.server_cert, now), custom_ca=custom_ca)
+    check_both(settings, source=source)
     return settings
 
 
@@ -62,6 +77,18 @@ def server_credentials(settings: SslConfig) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials(
         [_pair(settings)], root_certificates=settings.custom_ca, require_client_auth=settings.client_verify
     )
+
+
+def followed_credentials(path: Path, files: FileList | None, settings: SslConfig) -> grpc.ServerCredentials:
+    """Return gRPC's form of the settings that were read from ``path``, which follow the file if it can change.
+
+    Args:
+        path: The file.
+        files: The list of the files that may be loaded. A file that it lists is part of a sealed release: immutable.
+        settings: What was read from the file.
+    """
+    listed = files is not None and files.relative(path) is not None
+    return server_credentials(settings) if listed else FollowedSettings(path, settings).credentials()
 
 
 class FollowedSettings:
@@ -78,7 +105,8 @@ class FollowedSettings:
     def __init__(self, path: Path, settings: SslConfig) -> None:
         self._path = path
         self._settings = settings
-        self._seen = _identity(path)
+        self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
+        self._rejected: tuple[int, ...] | None = _UNKNOWN
         self._lock = threading.Lock()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -95,16 +123,26 @@ class FollowedSettings:
         return None if settings is None else _configuration(settings)
 
     def newer_settings(self) -> SslConfig | None:
-        """Return the settings of the file where it is another one now, else None. It raises nothing."""
+        """Return the settings of the file if they changed, else None. It raises nothing."""
         with self._lock:
             identity = _identity(self._path)
             if identity == self._seen:
                 return None
-            self._seen = identity
             try:
                 settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
             except SealserveError as error:
-                logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
+                if identity != self._rejected:
+                    logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
+                self._rejected = identity
+                if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new file
+                    self._seen = identity
+                return None
+            except Exception:
+                logger.exception("the former TLS settings stay: %s cannot be read for an unknown reason", self._path)
+                self._seen = identity
+                return None
+            self._seen = identity
+            if settings == self._settings:
                 return None
             if settings.client_verify != self._settings.client_verify:
                 logger.error("the former TLS settings stay: client_verify cannot change while the server runs")

@@ -1,11 +1,14 @@
 """The address that the server listens on, and why it cannot."""
 
 import errno
+import logging
 import socket
 from pathlib import Path
 from typing import Final
 
 from sealserve.errors import UnavailableError
+
+logger = logging.getLogger(__name__)
 
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -64,19 +67,26 @@ def _try_binding(host: str, port: int) -> None:
 
 
 def choose_socket(path: Path) -> str:
-    """Return ``unix:path`` as gRPC takes it, for a Unix socket that nobody listens on. gRPC replaces one left behind.
+    """Return ``unix:path`` as gRPC takes it. gRPC replaces a socket that is there, also one that a process listens on.
+
+    So a server can start that takes over from one that still drains, as with TensorFlow Serving. gRPC follows links
+    when it looks for a socket, but removes the link: links are rejected, so that only sockets are ever removed.
+
+    Source: grpc/grpc, ``src/core/lib/iomgr/unix_sockets_posix.cc`` (``grpc_unlink_if_unix_domain_socket``).
 
     Raises:
-        PortTakenError: Something listens there.
         AddressError: There is no such folder, or something else has that name.
     """
     if not path.parent.is_dir():
         raise AddressError(f"Cannot listen on {path}: its folder does not exist.", hint="Make it first.")
-    if path.exists() and not path.is_socket():
-        raise AddressError(f"Cannot listen on {path}: it is no socket.", hint="Choose another --grpc_socket_path.")
+    if path.is_symlink() or (path.exists() and not path.is_socket()):
+        raise AddressError(
+            f"Cannot listen on {path}: expected a socket or nothing, got something else.",
+            hint="Choose another path for the socket.",
+        )
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
-            raise taken(str(path))
+            logger.warning("replacing the socket %s, on which another process listens", path)
     return f"unix:{path}"
 
 
@@ -84,4 +94,24 @@ def taken(address: str) -> PortTakenError:
     """Return the error that says that ``address`` is taken."""
     return PortTakenError(
         f"Cannot listen on {address}: another program does.", hint="Stop it, or choose another --port (0 for any)."
+    )
+
+
+def refused(address: str) -> PortTakenError | AddressError:
+    """Return why gRPC, which gives no reason, does not listen on an address that it was given.
+
+    Args:
+        address: What `choose_address` or `choose_socket` returned.
+    """
+    try:
+        if address.startswith("unix:"):
+            choose_socket(Path(address.removeprefix("unix:")))
+        else:
+            host, _, port = address.rpartition(":")
+            _try_binding(host.strip("[]"), int(port))
+    except (PortTakenError, AddressError) as error:
+        return error
+    return AddressError(
+        f"Cannot listen on {address}: gRPC rejects the address or the TLS settings.",
+        hint="See the lines of gRPC in the log; GRPC_VERBOSITY=info writes more.",
     )

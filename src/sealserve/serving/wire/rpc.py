@@ -62,7 +62,7 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
         def job() -> Callable[[], None]:
-            return _answer(call, route.method)
+            return answer(call, route.method)
 
         def cancel() -> None:
             if route.lane.withdraw(job):
@@ -77,8 +77,8 @@ def _handler(route: Route) -> Handler:
     return handle
 
 
-def _answer(call: Call, method: Method) -> Callable[[], None]:
-    """Return what answers a call."""
+def answer(call: Call, method: Method) -> Callable[[], None]:
+    """Run a method, and return a function that sends its answer or its error."""
     if call.cancelled:
         return partial(call.refuse, Status.CANCELLED, "")
     try:

@@ -9,9 +9,9 @@ thread; 3. the answer was read by the sender, or nobody will (`Call._finished`).
 or its deadline passed (`Call._closed`): gRPC watches the deadline itself.
 
 Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
-them may send their message (the others wait, and gRPC keeps no more of theirs than a window), how many bytes requests
-and answers take together, and how long a message may be on its way, in each direction. While others wait, that is a
-moment: who sends slowly goes first.
+them may send their message (the others wait, the peers in turns, and gRPC keeps no more of theirs than a window), how
+many bytes requests and answers take together, and how long a message may be on its way, in each direction. While others
+wait, that is a moment: who sends slowly goes first.
 
 Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
 ``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
@@ -22,7 +22,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave
 
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,16 @@ _FOREVER: Final = float(2**62)
 """Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
 
 
+_KEEPALIVE: Final[tuple[ChannelArgument, ...]] = (
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""Clients may ping each five seconds. gRPC's own limit is one ping in five minutes, and in two hours without a call: a
+client that pings each ten seconds to keep a long request alive would lose it to ``too_many_pings``. After three pings
+that come earlier, the connection still ends.
+
+Source: grpc/grpc, ``src/core/ext/transport/chttp2/transport/ping_abuse_policy.cc``.
+"""
 _SENDERS: Final = 64
 """So many calls may send their message at once."""
 _MOMENT: Final = 5.0
@@ -90,6 +100,14 @@ class Call:
         self._opened = False
         self._sent: Callable[[], None] = _ignore
         self._size = 0
+
+    def peer(self) -> bytes:
+        """Return who sends the call: the client's certificate, or else the connection's address.
+
+        Behind a load balancer, all addresses are the balancer's, but each connection has a port of its own.
+        """
+        certificate = cygrpc.auth_context(self._call).get(b"x509_pem_cert")
+        return bytes(certificate[0] if certificate else self._call.peer())
 
     def watch(self) -> None:
         """Notice when the sender goes away (step 4 follows)."""
@@ -193,8 +211,9 @@ class Transport:
         calls: How many calls there may be at once; more are refused.
         patience: Seconds that a message may be on its way, in either direction.
         allowance: The bytes that requests and answers may take.
-        arguments: Arguments of the gRPC server.
+        arguments: Arguments of the gRPC server; of several with the same name, the last one counts.
         trailer: Trailing metadata of every answer.
+        peer_fault: Returns why a client is not accepted, or None, for gRPC's authentication context of a call.
     """
 
     def __init__(
@@ -207,21 +226,23 @@ class Transport:
         allowance: Allowance,
         arguments: Iterable[ChannelArgument] = (),
         trailer: Sequence[tuple[str, str]] = (),
+        peer_fault: Callable[[dict[bytes, list[bytes]]], str | None] | None = None,
     ) -> None:
         self.trailer = tuple(trailer)
         self.allowance = allowance
         self._handlers = {path.encode(): handler for path, handler in handlers.items()}
         self._limit = calls
         self._patience = patience
+        self._peer_fault = peer_fault
         self._open: set[Call] = set()
         self._senders: set[Call] = set()
-        self._waiting: deque[Call] = deque()
+        self._waiting: Turns[Call] = Turns()
         self._lock = threading.Lock()
         self._stopping = False
         self._server_ended = False
         self._stopped = threading.Event()
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server(list(arguments), False)
+        self._server = cygrpc.Server(list((dict(_KEEPALIVE) | dict(arguments)).items()), False)
         self._server.register_completion_queue(self._queue)
         self._threads = [
             threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True) for number in range(threads)
@@ -273,9 +294,11 @@ class Transport:
 
     def sweep(self) -> None:
         """Give up on calls whose message is on its way for too long. To be called from time to time."""
-        crowded = bool(self._waiting) or self.allowance.ran_out()
+        with self._lock:
+            waiting = frozenset(self._waiting)
+        crowded = bool(waiting) or self.allowance.ran_out()
         patience = min(self._patience, _MOMENT) if crowded else self._patience
-        now, waiting = time.monotonic(), frozenset(tuple(self._waiting))
+        now = time.monotonic()
         late = [
             call
             for call in tuple(self._open)
@@ -291,7 +314,7 @@ class Transport:
         """Let the next call send, since this one's message came, or none will."""
         with self._lock:
             self._senders.discard(call)
-            successor = self._waiting.popleft() if self._waiting and len(self._senders) < _SENDERS else None
+            successor = self._waiting.next() if len(self._senders) < _SENDERS else None
             if successor is not None:
                 self._senders.add(successor)
         if successor is not None:
@@ -301,10 +324,7 @@ class Transport:
     def withdraw(self, call: Call) -> bool:
         """Take a call off the line of those who wait to send; return whether it was there."""
         with self._lock:
-            if call not in self._waiting:
-                return False
-            self._waiting.remove(call)
-            return True
+            return self._waiting.remove(call)
 
     def forget(self, call: Call) -> None:
         """Let go of a call that ended."""
@@ -334,7 +354,10 @@ class Transport:
         call = Call(self, event, handler or _ignore_call)
         crowded = len(self._open) >= self._limit
         self._open.add(call)
-        if handler is None:
+        fault = None if self._peer_fault is None else self._peer_fault(cygrpc.auth_context(event.call))
+        if fault is not None:
+            call.refuse(Status.UNAUTHENTICATED, fault)
+        elif handler is None:
             call.refuse(Status.UNIMPLEMENTED, "There is no such method.")
         elif crowded:
             call.refuse(Status.RESOURCE_EXHAUSTED, f"The server is busy: it has {self._limit} calls already.")
@@ -349,7 +372,7 @@ class Transport:
             if now:
                 self._senders.add(call)
             else:
-                self._waiting.append(call)
+                self._waiting.add(call.peer(), call)
         if now:
             call.receive()
 

@@ -1,3 +1,4 @@
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -149,6 +150,63 @@ def test_no_request_fails_while_versions_change(world: World) -> None:
     for asker in askers:
         asker.join()
     assert failures == []
+
+
+def test_no_request_fails_while_roll_backs_overtake_loads() -> None:
+    """A thousand reloads of two models, none of which waits for the former one; some versions do not load."""
+    world = World()
+    choose = random.Random(1)  # noqa: S311  # the same sequence each time
+    world.broken[4] = BrokenError("no SavedModel")
+    for name in ("m", "n"):
+        world.aspire(1, name=name)
+        world.wait_for(name, v1=State.AVAILABLE)
+    stopping, failures = threading.Event(), []
+
+    def ask(name: str) -> None:
+        while not stopping.is_set():
+            try:
+                with world.table.use(spec(name)) as servable:
+                    session = servable.session
+                    assert isinstance(session, FakeSession)
+                    if session.closed.is_set():
+                        failures.append(servable.version)
+            except ServableNotFoundError:
+                failures.append(0)
+
+    askers = [threading.Thread(target=ask, args=(name,)) for name in ("m", "n")]
+    for asker in askers:
+        asker.start()
+    for _ in range(1000):
+        world.aspire(*choose.sample(range(1, 5), choose.choice([1, 1, 2])), name=choose.choice(["m", "n"]))
+    for name in ("m", "n"):
+        world.aspire(3, name=name)
+    world.wait(lambda: all(world.states(name).get(3) is State.AVAILABLE for name in ("m", "n")))
+    world.wait(lambda: all(set(world.manager._models[name].versions) == {3} for name in ("m", "n")))
+    stopping.set()
+    for asker in askers:
+        asker.join()
+    assert failures == []
+    world.manager.close()
+
+
+def test_quick_reloads_do_not_load_what_was_given_up() -> None:
+    world = World()
+    world.aspire(1)
+    world.wait_for(v1=State.AVAILABLE)
+    world.held = {2: threading.Event(), 3: threading.Event()}
+    world.aspire(2, 3)  # the two threads that load
+    while len(world.attempts) < 3:
+        pass
+    for version in range(4, 304):
+        world.aspire(version)
+    world.aspire(1)
+    assert world.table.find(spec()).version == 1
+    for held in world.held.values():
+        held.set()
+    world.wait(lambda: set(world.manager._models["m"].versions) == {1})
+    assert len(world.attempts) == 3
+    assert world.states()[1] is State.AVAILABLE
+    world.manager.close()
 
 
 def test_resource_preserving_frees_the_old_version_first() -> None:

@@ -4,11 +4,13 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tests.harness.tiny_model import saved_model
 
+from sealserve.serving.base_path import BasePathSchemeError
 from sealserve.serving.command_line import options as flags
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.lifecycle.loading import LoadFailedError
@@ -17,7 +19,7 @@ from sealserve.serving.lifecycle.models import Models, NotAvailableError
 from sealserve.serving.lifecycle.versions import BasePathMissingError, NoVersionError
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import ModelServerConfig, ModelSpec
-from sealserve.serving.servables import ServableNotFoundError, Servables, State
+from sealserve.serving.servables import Servable, ServableNotFoundError, Servables, State
 
 pytestmark = pytest.mark.tensorflow
 
@@ -131,6 +133,93 @@ def test_a_reload_adds_models_and_takes_others_away(start: Running, model: Path,
         start.version()
     models.reload(ModelServerConfig())
     assert models.names == ("n",)
+
+
+LOOKS_AGAIN = ("--file_system_poll_wait_seconds=3600",)
+
+
+def test_a_reload_to_a_model_without_a_version_is_refused(start: Running, model: Path, tmp_path: Path) -> None:
+    models = start(f"--model_base_path={model}", *LOOKS_AGAIN)
+    (tmp_path / "empty").mkdir()
+    both = f'name: "m" base_path: "{model}"'
+    for path, error in ((tmp_path / "nowhere", BasePathMissingError), (tmp_path / "empty", NoVersionError)):
+        with pytest.raises(error, match=str(path)):
+            models.reload(config(both, f'name: "n" base_path: "{path}"'))
+        assert (models.names, start.version()) == (("m",), 1)
+    models.reload(config(both))
+
+
+def test_a_reload_ends_when_its_caller_gives_up_and_when_a_later_one_removes_its_model(
+    start: Running, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = start(f"--model_base_path={model}", *LOOKS_AGAIN)
+    shutil.copytree(model / "1", tmp_path / "slow/1")
+    loading, held, given_up = threading.Event(), threading.Event(), threading.Event()
+    load = models._manager._load_version
+
+    def slowly(name: str, version: int, folder: Path) -> Servable:
+        loading.set()
+        assert held.wait(60)
+        return load(name, version, folder)
+
+    monkeypatch.setattr(models._manager, "_load_version", slowly)
+    former, slow = f'name: "m" base_path: "{model}"', f'name: "slow" base_path: "{tmp_path}/slow"'
+    outcomes: dict[str, str] = {}
+
+    def reload(name: str, **arguments: Any) -> None:
+        try:
+            models.reload(config(former, slow), **arguments)
+        except NotAvailableError as error:
+            outcomes[name] = error.message
+        else:
+            outcomes[name] = "returned"
+
+    patient = threading.Thread(target=reload, args=("patient",))
+    patient.start()
+    assert loading.wait(60)
+    models._apply(config(former))  # what is added twice is new twice
+    patient.join(60)
+    assert outcomes == {"patient": "A later configuration removed slow before a version was available."}
+    impatient = threading.Thread(target=reload, args=("impatient",), kwargs={"given_up": given_up.is_set})
+    impatient.start()
+    given_up.set()
+    models.wake()
+    impatient.join(60)
+    assert outcomes["impatient"] == "returned"
+    assert start.version() == 1
+    held.set()
+    models._manager.wait(lambda: models._manager.settled("slow"))
+    assert start.version("slow") == 1
+
+
+def test_a_configuration_file_is_looked_at_again_while_a_model_still_loads(
+    start: Running, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "models.config"
+    path.write_text(str(config(f'name: "m" base_path: "{model}"')))
+    models = start(f"--model_config_file={path}", *LOOKS_AGAIN)
+    shutil.copytree(model / "1", tmp_path / "slow/1")
+    held = threading.Event()
+    load = models._manager._load_version
+    monkeypatch.setattr(
+        models._manager, "_load_version", lambda *arguments: load(*arguments) if held.wait(60) else pytest.fail("held")
+    )
+    path.write_text(str(config(f'name: "slow" base_path: "{tmp_path}/slow"', f'name: "m" base_path: "{model}"')))
+    models._poll_config(path)
+    assert list(models.names) == ["slow", "m"]
+    path.write_text(str(config(f'name: "m" base_path: "{model}"')))
+    models._poll_config(path)
+    assert list(models.names) == ["m"]
+    held.set()
+
+
+def test_a_base_path_may_be_a_uri_of_this_machine(start: Running, model: Path, tmp_path: Path) -> None:
+    models = start(f"--model_base_path=file://{model}")
+    shutil.copytree(model / "1", tmp_path / "n/7")
+    models.reload(config(f'name: "n" base_path: "file://{tmp_path}/n"'))
+    assert start.version("n") == 7
+    with pytest.raises(BasePathSchemeError, match="has the scheme s3"):
+        models.reload(config('name: "n" base_path: "s3://bucket/n"'))
 
 
 def test_a_reload_that_cannot_be_served_changes_nothing(start: Running, model: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sealserve.errors import SealserveError
 from sealserve.serving.wire import listening
-from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket
+from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket, refused
+from sealserve.serving.wire.transport import Transport
 
 
 def test_a_free_port() -> None:
@@ -75,17 +78,49 @@ def test_a_socket_that_was_left_behind_is_free(near: Path) -> None:
     assert choose_socket(near / "s") == "unix:s"
 
 
-def test_a_socket_that_somebody_listens_on_is_taken(near: Path) -> None:
+def test_a_socket_that_a_process_listens_on_is_replaced_as_by_grpc(
+    near: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind("s")
         other.listen()
-        with pytest.raises(PortTakenError, match="Cannot listen on s: another program does"):
-            choose_socket(near / "s")
+        address = choose_socket(near / "s")
+        assert "replacing the socket s, on which another process listens" in caplog.text
+        transport = Transport({}, threads=1, calls=1, patience=30.0, allowance=Allowance(1))
+        assert transport.listen(address)
+        transport.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("s")
+            assert client.recv(1)  # gRPC's settings frame: the other process sends nothing
+        assert transport.stop(30.0)
 
 
 def test_a_socket_needs_a_folder_and_replaces_nothing_else(near: Path) -> None:
     with pytest.raises(AddressError, match="its folder does not exist"):
         choose_socket(near / "nowhere" / "s")
     (near / "file").write_bytes(b"precious")
-    with pytest.raises(AddressError, match="it is no socket"):
-        choose_socket(near / "file")
+    (near / "folder").mkdir()
+    os.mkfifo(near / "pipe")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("s")
+    (near / "link").symlink_to("s")
+    (near / "dangling").symlink_to("nothing")
+    for name in ("file", "folder", "pipe", "link", "dangling"):
+        with pytest.raises(AddressError, match="expected a socket or nothing, got something else"):
+            choose_socket(near / name)
+    assert (near / "file").read_bytes() == b"precious"
+    assert {path.name for path in near.iterdir()} == {"file", "folder", "pipe", "s", "link", "dangling"}
+
+
+def test_an_address_that_grpc_rejects_is_taken_only_where_something_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        error: SealserveError = refused(f"127.0.0.1:{port}")
+        assert (error.code, error.message) == (
+            "server.port-taken",
+            f"Cannot listen on 127.0.0.1:{port}: another program does.",
+        )
+    error = refused("127.0.0.1:0")
+    assert error.code == "server.address"
+    assert "gRPC rejects the address or the TLS settings" in error.message
+    assert refused("unix:/nowhere/s").message.endswith("its folder does not exist.")

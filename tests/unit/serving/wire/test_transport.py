@@ -2,6 +2,7 @@ import gc
 import logging
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -204,6 +205,34 @@ def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytes
         assert [call.code() for call in slow] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
 
 
+def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SENDERS", 2)
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    gate = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        gate.wait()
+        yield from ()
+
+    with (
+        served({PATH: echo}) as there,
+        grpc.insecure_channel(f"127.0.0.1:{there.port}", [("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        send: Any = there.channel.stream_unary(PATH)
+        slow = [send.future(nothing()) for _ in range(20)]
+        while len(there.transport._waiting) < len(slow) - 2:
+            pass
+        ask: Any = other.unary_unary(PATH)
+        honest = ask.future(b"honest")
+        while len(there.transport._waiting) < len(slow) - 1:
+            pass
+        there.transport.sweep()  # gives up on two calls; of the two that follow, one is the other peer's
+        assert honest.result(LONG) == b"honest"
+        for call in slow:
+            call.cancel()
+        gate.set()
+
+
 def test_a_reader_who_stops_half_way_is_given_up() -> None:
     """The raw peer grants no window at all: the answer cannot leave."""
     held = Held()
@@ -261,3 +290,58 @@ def test_a_stop_tells_what_it_could_not_wait_for() -> None:
         assert running.exception() is not None
         held.calls.pop().refuse(Status.CANCELLED, "")
     assert transport.stop(LONG)
+
+
+def _ping_answers(port: int, count: int) -> tuple[int, bool]:
+    """Send pings, each after the answer to the one before; return the answers, and whether they were too many."""
+    with socket.create_connection(("127.0.0.1", port), timeout=LONG) as peer:
+        peer.sendall(http2.hello() + http2.request(PATH))
+        content, answered = b"", 0
+        for number in range(count):
+            ping = number.to_bytes(8, "big")
+            peer.sendall(http2.frame(http2.PING, 0, 0, ping))
+            while http2.frame(http2.PING, 1, 0, ping) not in content:
+                received = peer.recv(65_536)
+                content += received
+                if not received or b"too_many_pings" in content:
+                    return answered, True
+            answered += 1
+            time.sleep(0.02)  # twenty times what the second server asks for
+        return answered, False
+
+
+def test_pings_that_come_too_fast_end_the_connection_unless_the_command_line_allows_them() -> None:
+    held = Held()
+    with served({PATH: held}) as there:
+        answered, too_many = _ping_answers(there.port, 20)
+        assert too_many
+        assert answered >= 2
+        held.calls.pop().refuse(Status.CANCELLED, "")
+    allowed = [("grpc.http2.min_ping_interval_without_data_ms", 1)]
+    with served({PATH: held}, arguments=allowed) as there:
+        assert _ping_answers(there.port, 20) == (20, False)
+        held.calls.pop().refuse(Status.CANCELLED, "")
+
+
+def test_a_client_may_ping_each_ten_seconds_with_and_without_a_call() -> None:
+    """gRPC's clients ping each ten seconds at most, whatever their settings say."""
+    assert dict(module._KEEPALIVE) == {
+        "grpc.http2.min_ping_interval_without_data_ms": 5000,
+        "grpc.keepalive_permit_without_calls": 1,
+    }
+
+
+def test_a_peer_that_is_not_accepted_is_refused_before_its_handler() -> None:
+    held = Held()
+    seen: list[dict[bytes, list[bytes]]] = []
+
+    def fault(properties: dict[bytes, list[bytes]]) -> str | None:
+        seen.append(properties)
+        return "a weak key" if len(seen) == 1 else None
+
+    with served({PATH: echo, "/s/Held": held}, peer_fault=fault) as there:
+        error = failure(lambda: there.call("/s/Held")(b""))
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNAUTHENTICATED, "a weak key")
+        assert held.calls == []
+        assert there.call(PATH)(b"x") == b"x"
+        assert b"transport_security_type" in seen[0]

@@ -1,0 +1,227 @@
+"""Which private keys and certificates both TLS libraries accept, and in which order a chain is sent.
+
+gRPC uses BoringSSL, for servers and clients. The REST API and most other clients use OpenSSL. A key that only one of
+them supports would serve some ports and users, and not the others. So the key is rejected when it is read.
+
+Measured with gRPC 1.85 (BoringSSL), OpenSSL 3.0 at security level 2, and OpenSSL 4.0:
+
+- BoringSSL's clients sign and verify handshakes with P-256, P-384 and RSA only: no P-521, no Ed25519. Its parser does
+  not support secp256k1, Brainpool curves, P-192, DSA and Ed448 at all.
+- OpenSSL rejects RSA keys below 2048 bits and curves below 224 bits. BoringSSL rejects RSA keys above 8192 bits.
+- Both libraries verify certificates that P-224, P-521 or Ed25519 signed.
+- BoringSSL takes the first certificate with the issuer's name, OpenSSL the first one that is valid now.
+- Both find a PEM block only at the beginning of a line, unlike cryptography, which also reads indented blocks, and
+  blocks after a byte order mark.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from sealserve.errors import InputError
+from sealserve.pki.certificate import KeyUnreadableError, check_dates, check_key, extension, key_kind, parse_chain
+from sealserve.secret import SecretBytes
+
+RSA_BITS: Final = range(2048, 8192 + 1)
+KEY_KINDS: Final = "P-256 (secp256r1), P-384 (secp384r1), or RSA of 2048 to 8192 bits"
+_KEYS: Final = frozenset({"secp256r1", "secp384r1", *(f"RSA-{bits}" for bits in RSA_BITS)})
+_ISSUERS: Final = _KEYS | {"secp224r1", "secp521r1", ed25519.Ed25519PublicKey.__name__.removesuffix("PublicKey")}
+_BLOCK: Final = re.compile(
+    rb"^-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----[ \t]*\r?$.*?^-----END \1-----", re.MULTILINE | re.DOTALL
+)
+_PLAIN: Final = frozenset({b"PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"})
+
+
+class CertificateUnsupportedError(InputError):
+    """A certificate has a key that one of the TLS libraries does not support."""
+
+    code = "certificate.unsupported"
+
+
+def check_tls_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str) -> None:
+    """Check that OpenSSL and BoringSSL both can use a private key for handshakes.
+
+    Args:
+        key_pem: The key, PEM.
+        chain_pem: The chain whose first certificate the key belongs to, PEM.
+        source: What to call the chain in errors.
+
+    Raises:
+        CertificateUnreadableError, KeyUnreadableError, KeyMismatchError: As `check_key`, of the block that they read.
+        KeyUnreadableError: One of them does not find the key in the text, or does not support the kind of key.
+    """
+    block = _BLOCK.search(key_pem.reveal())
+    if block is None or block[1] not in _PLAIN:
+        raise KeyUnreadableError(
+            f"The private key of {source} cannot be read by TLS libraries: expected a line that begins with"
+            f" -----BEGIN PRIVATE KEY-----, got {_fault(key_pem.reveal())}.",
+            hint="Write the key again: `openssl pkey -in KEY -out NEW`.",
+        )
+    check_key(SecretBytes(block[0]), chain_pem, source=source)
+    kind = key_kind(_public_key(parse_chain(chain_pem, source=source)[0]))
+    if kind not in _KEYS:
+        raise KeyUnreadableError(
+            f"The private key of {source} is of the kind {kind}, which not every TLS library supports: expected"
+            f" {KEY_KINDS}.",
+            hint="Issue a certificate for a P-256 key.",
+        )
+
+
+def check_issuers(certificates: Iterable[x509.Certificate], *, source: str) -> None:
+    """Check that OpenSSL and BoringSSL both can verify what these certificates sign.
+
+    Raises:
+        CertificateUnsupportedError: One of them does not support a certificate's key.
+    """
+    for certificate in certificates:
+        kind = key_kind(_public_key(certificate))
+        if kind not in _ISSUERS:
+            raise CertificateUnsupportedError(
+                f"{source} ({certificate.subject.rfc4514_string()}) has a key of the kind {kind}, which not every TLS"
+                f" library supports: expected {KEY_KINDS}.",
+                hint="Leave the certificate out, or issue it for a P-256 key.",
+            )
+
+
+def check_peer(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> None:
+    """Check the certificates of a client that OpenSSL or BoringSSL verified, so that both accept the same clients.
+
+    BoringSSL accepts short RSA keys and SHA-1, which OpenSSL rejects at its security level 2. OpenSSL accepts P-521,
+    Ed25519 and other kinds, which BoringSSL rejects.
+
+    Args:
+        leaf: The client's certificate.
+        others: What it sent beside it, in any order. Certificates that are not above the first one do not count.
+
+    Raises:
+        CertificateUnsupportedError: One of the libraries rejects a certificate on the path.
+    """
+    path, rest = [leaf], list(others)
+    for certificate in path:  # it grows while it is walked, by each certificate once
+        path += [other for other in rest if other.subject == certificate.issuer]
+        rest = [other for other in rest if other.subject != certificate.issuer]
+    if (kind := key_kind(_public_key(leaf))) not in _KEYS:
+        raise CertificateUnsupportedError(
+            f"The client certificate has a key of the kind {kind}: expected {KEY_KINDS}.",
+            hint="Issue a certificate for a P-256 key.",
+        )
+    usage = extension(leaf, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        raise CertificateUnsupportedError(
+            "The client certificate does not allow digital signatures (key usage).", hint="Issue it again."
+        )
+    check_issuers(path[1:], source="The client's chain")
+    for certificate in path:
+        if certificate.subject != certificate.issuer and not _is_strong(certificate):
+            raise CertificateUnsupportedError(
+                "A certificate of the client's chain is signed with a weak hash: expected SHA-256 or better.",
+                hint="Issue it again.",
+            )
+
+
+def check_chain(pem: bytes, now: datetime, *, source: str) -> tuple[str, ...]:
+    """Check that a peer can use a chain at ``now``: its first certificate, and an issuer of it if the chain has any.
+
+    Other certificates may be outside their dates. A peer that trusts a newer authority does not need them. Self-signed
+    certificates do not count either: the peer uses its own copy.
+
+    Returns:
+        One sentence for each other certificate that is outside its dates.
+
+    Raises:
+        CertificateUnreadableError: No PEM certificate.
+        CertificateExpiredError, CertificateNotYetValidError: The first certificate, or each issuer of it.
+    """
+    leaf, *others = parse_chain(pem, source=source)
+    check_dates(leaf, now, source=source)
+    issuers = [other for other in others if other.subject != other.issuer and _issued(other, leaf)]
+    if issuers and not any(_is_valid(issuer, now) for issuer in issuers):
+        check_dates(issuers[0], now, source=f"the issuer in {source}")
+    return tuple(
+        f"{other.subject.rfc4514_string()} is valid from {other.not_valid_before_utc:%Y-%m-%d %H:%M} to"
+        f" {other.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        for other in others
+        if not _is_valid(other, now)
+    )
+
+
+def ordered_chain(pem: bytes, now: datetime) -> bytes:
+    """Return a chain in which each library finds a valid path: `ordered_authorities`, but the first stays first."""
+    leaf, *others = parse_chain(pem)
+    return _pem([leaf, *_ordered(others, now)])
+
+
+def ordered_authorities(pem: bytes, now: datetime) -> bytes:
+    """Return the certificates of ``pem`` so that each library uses the valid one of several for the same authority.
+
+    Of certificates for the same subject and key, those that are valid now go first, the longest-lived first. Text
+    around the PEM blocks is removed.
+    """
+    return _pem(_ordered(parse_chain(pem), now))
+
+
+def _ordered(certificates: Iterable[x509.Certificate], now: datetime) -> list[x509.Certificate]:
+    groups: dict[tuple[bytes, bytes], list[x509.Certificate]] = {}
+    for certificate in certificates:
+        identity = certificate.subject.public_bytes(), _public_bytes(certificate)
+        groups.setdefault(identity, []).append(certificate)
+    for group in groups.values():
+        group.sort(key=lambda certificate: certificate.not_valid_after_utc, reverse=True)
+        group.sort(key=lambda certificate: not _is_valid(certificate, now))
+    return [certificate for group in groups.values() for certificate in group]
+
+
+def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def _is_valid(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _is_strong(certificate: x509.Certificate) -> bool:
+    """Whether a certificate's signature has the 112 bits of security that OpenSSL's security level 2 requires."""
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return False
+    return algorithm is None or algorithm.digest_size >= hashes.SHA224.digest_size  # none: Ed25519
+
+
+def _public_key(certificate: x509.Certificate) -> PublicKeyTypes | None:
+    try:
+        return certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _public_bytes(certificate: x509.Certificate) -> bytes:
+    key = _public_key(certificate)
+    return b"" if key is None else key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _fault(content: bytes) -> str:
+    """Return what hides the beginning of a PEM key, without any of the key."""
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return "a byte order mark before it"
+    if b"ENCRYPTED" in content:
+        return "an encrypted key"
+    if re.search(rb"^[ \t]+-----BEGIN", content, re.MULTILINE):
+        return "an indented one"
+    return "no such line"

@@ -1,0 +1,164 @@
+"""The two TLS libraries of the server: OpenSSL for HTTP, and BoringSSL inside gRPC, from the same settings.
+
+Settings that only one of them accepts would serve some ports and not the others. `check_both` loads them into both.
+
+Python's ``ssl`` reads a private key from a file only, so the key is in a file for a moment: in memory and without a
+name where the system has such files, else in one that only this user can read and that is removed right afterwards
+(inside an enclave, every file that is not mounted is the enclave's memory).
+"""
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
+
+from sealserve.errors import InputError
+from sealserve.pki.certificate import KeyUnreadableError, parse_chain
+from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.wire.peers import fault_of_connection
+
+_PROBE: Final = b"127.0.0.1:0"
+_OPTIONS: Final = [("grpc.so_reuseport", 0)]
+
+
+class _CheckedConnection(ssl.SSLObject):
+    """A connection that ends with the handshake if gRPC would not accept the client."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        fault = fault_of_connection(self._sslobj)  # type: ignore[attr-defined]  # the stubs leave it out
+        if fault is not None:
+            raise ssl.SSLError(fault)
+
+
+class AuthorityUnusableError(InputError):
+    """A TLS library cannot use the authorities that sign clients' certificates."""
+
+    code = "server.client-authority"
+
+
+def check_both(settings: SslConfig, *, source: str) -> None:
+    """Check that both libraries can use the settings.
+
+    Args:
+        settings: The settings.
+        source: What to call them in errors.
+
+    Raises:
+        KeyUnreadableError: One of them rejects the key or the certificate chain.
+        AuthorityUnusableError: One of them rejects ``custom_ca``.
+    """
+    openssl_context(settings, source=source)
+    _check_boring(settings, source=source)
+
+
+def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.SSLContext:
+    """Return Python's form of the settings. With ``client_verify``, a client without a certificate is rejected.
+
+    Raises:
+        KeyUnreadableError: OpenSSL rejects the key or the certificate chain.
+        AuthorityUnusableError: OpenSSL rejects ``custom_ca``.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # As gRPC: an intermediate authority in custom_ca is enough, and Python's own strict rules do not apply.
+    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["http/1.1"])
+    if settings.client_verify and settings.custom_ca is not None:
+        authorities = b"".join(
+            certificate.public_bytes(Encoding.DER) for certificate in parse_chain(settings.custom_ca)
+        )
+        try:
+            context.load_verify_locations(cadata=authorities)
+        except ssl.SSLError as error:
+            raise _authority_fault(source, f"OpenSSL: {error.reason}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.sslobject_class = _CheckedConnection
+    with ExitStack() as files:
+        chain = files.enter_context(_secret_file(settings.server_cert))
+        key = files.enter_context(_secret_file(settings.server_key.reveal()))
+        try:
+            # An encrypted key would ask for a passphrase on the terminal; this callback fails instead.
+            context.load_cert_chain(chain, key, password=lambda: b"")
+        except ssl.SSLError as error:
+            raise _key_fault(source, f"OpenSSL: {error.reason}") from error
+    return context
+
+
+def _check_boring(settings: SslConfig, *, source: str) -> None:
+    """Let gRPC make a TLS port of the settings, and one without ``custom_ca`` where that fails, to tell the reason.
+
+    BoringSSL has no interface in Python, and gRPC loads keys only for a port. The port is on the loopback interface, is
+    closed at once, and accepts no connection.
+    """
+    if not settings.custom_ca:
+        if not _can_serve(settings, None) and _can_listen():
+            raise _key_fault(source, "BoringSSL (gRPC)")
+    elif not _can_serve(settings, settings.custom_ca) and _can_listen():
+        if _can_serve(settings, None):
+            raise _authority_fault(source, "BoringSSL (gRPC)")
+        raise _key_fault(source, "BoringSSL (gRPC)")
+
+
+def _can_serve(settings: SslConfig, custom_ca: bytes | None) -> bool:
+    pair = settings.server_key.reveal(), settings.server_cert
+    return _probe(grpc.ssl_server_credentials([pair], custom_ca, require_client_auth=custom_ca is not None))
+
+
+def _can_listen() -> bool:
+    """Whether a port without TLS works: otherwise this machine is at fault, and not the key."""
+    return _probe(None)
+
+
+def _probe(credentials: grpc.ServerCredentials | None) -> bool:
+    server, queue = cygrpc.Server(_OPTIONS, False), cygrpc.CompletionQueue()
+    server.register_completion_queue(queue)
+    secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
+    try:
+        return bool(server.add_http2_port(_PROBE, *secret))
+    finally:
+        server.start()  # only a started server can be shut down, which closes the port
+        server.shutdown(queue, "end")
+        queue.poll()
+        server.destroy()
+        queue.shutdown()
+
+
+def _key_fault(source: str, what: str) -> KeyUnreadableError:
+    return KeyUnreadableError(
+        f"The key and certificate chain of {source} cannot be used for TLS: rejected by {what}.",
+        hint="Issue a certificate for a P-256 key, signed with SHA-256.",
+    )
+
+
+def _authority_fault(source: str, what: str) -> AuthorityUnusableError:
+    return AuthorityUnusableError(
+        f"custom_ca of {source} cannot be used for TLS: rejected by {what}.",
+        hint="Give the authority's certificate again, PEM.",
+    )
+
+
+@contextmanager
+def _secret_file(content: bytes) -> Iterator[Path]:
+    try:
+        descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tls"
+            path.touch(0o600)
+            path.write_bytes(content)
+            yield path
+        return
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

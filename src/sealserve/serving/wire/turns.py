@@ -1,0 +1,50 @@
+"""Who comes next: items wait in one queue for each peer, and the peers take turns.
+
+With a single queue, a peer with a thousand slow calls would delay everybody who comes after it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Turns(Generic[Item]):
+    """Waiting items. The caller serializes all calls."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[bytes, dict[Item, None]] = OrderedDict()
+        self._peer_of: dict[Item, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._peer_of)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._peer_of)
+
+    def add(self, peer: bytes, item: Item) -> None:
+        """Let ``item`` wait behind the other items of its peer. A new peer comes after the other peers."""
+        self._peers.setdefault(peer, {})[item] = None
+        self._peer_of[item] = peer
+
+    def next(self) -> Item | None:
+        """Remove and return the item whose turn it is, or None if nothing waits. Its peer goes to the end."""
+        for peer, items in self._peers.items():
+            item = next(iter(items))
+            self.remove(item)
+            if peer in self._peers:
+                self._peers.move_to_end(peer)
+            return item
+        return None
+
+    def remove(self, item: Item) -> bool:
+        """Remove ``item``; return whether it waited."""
+        peer = self._peer_of.pop(item, None)
+        if peer is None:
+            return False
+        items = self._peers[peer]
+        del items[item]
+        if not items:
+            del self._peers[peer]
+        return True
