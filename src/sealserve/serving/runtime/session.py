@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
+from sealserve.serving.runtime.shape_guards import GuardedCopy, guarded_copies
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
 from sealserve.serving.runtime.tensors import Tensor
 
@@ -48,6 +49,7 @@ class Session:
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
         tolerant: Those of them that may be given inputs of any shape.
+        guarded: Those of them whose outputs are fetched from a copy with guards.
         inline: Whether a run computes on the thread that calls it, rather than on TensorFlow's own.
     """
 
@@ -59,11 +61,13 @@ class Session:
         signatures: Mapping[str, SignatureDef],
         *,
         tolerant: frozenset[str],
+        guarded: Mapping[str, GuardedCopy],
         inline: bool,
     ) -> None:
         self.library = library
         self.signatures = signatures
         self.tolerant = tolerant
+        self._guarded = guarded
         self._handle = handle
         self._graph = graph
         self._inline = inline
@@ -124,8 +128,9 @@ class Session:
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
             signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
+        guarded = _import_guarded(library, graph, parsed)
         tolerant = tolerant_signatures(parsed)
-        return cls(library, c_void_p(handle), graph, signatures, tolerant=tolerant, inline=inter_op_threads == 1)
+        return cls(library, c_void_p(handle), graph, signatures, tolerant=tolerant, guarded=guarded, inline=inter_op_threads == 1)
 
     def endpoint(self, name: str) -> Endpoint:
         """Return the tensor of the graph that is called ``operation:index``.
@@ -141,6 +146,15 @@ class Session:
                 f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph",
             )
         return Endpoint(operation, int(index))
+
+    def output(self, signature: str, name: str) -> Endpoint:
+        """Return where the output of ``signature`` that is called ``operation:index`` is fetched.
+
+        Raises:
+            TensorFlowError: There is none.
+        """
+        copy = self._guarded.get(signature)
+        return self.endpoint(copy.prefix + name if copy and name.partition(":")[0] in copy.copied else name)
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -190,3 +204,24 @@ class Session:
 
 def _run_options(**options: int) -> bytes:
     return bytes(RunOptions(**options).SerializeToString())
+
+
+def _import_guarded(library: Library, graph: c_void_p, meta_graph: MetaGraphDef) -> dict[str, GuardedCopy]:
+    """Import the copies with guards into ``graph``; return them by signature."""
+    found: dict[str, GuardedCopy] = {}
+    for copy in guarded_copies(meta_graph):
+        encoded = copy.graph.SerializeToString()
+        options = c_void_p(library.TF_NewImportGraphDefOptions())
+        try:
+            for operation, index in copy.tensors:
+                place = Endpoint(library.TF_GraphOperationByName(graph, operation.encode()), index)
+                library.TF_ImportGraphDefOptionsAddInputMapping(options, operation.encode(), index, place)
+            for operation in copy.controls:
+                place = library.TF_GraphOperationByName(graph, operation.encode())
+                library.TF_ImportGraphDefOptionsRemapControlDependency(options, operation.encode(), place)
+            with library.status() as status:
+                library.TF_GraphImportGraphDef(graph, Buffer.over(encoded), options, status)
+        finally:
+            library.TF_DeleteImportGraphDefOptions(options)
+        found |= dict.fromkeys(copy.signatures, copy)
+    return found
