@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.guarded_copy import guarded_copy
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
-from sealserve.serving.runtime.shape_guards import GuardedCopy, guarded_copies
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
 from sealserve.serving.runtime.tensors import Tensor
 
@@ -49,7 +49,7 @@ class Session:
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
         tolerant: Those of them that may be given inputs of any shape.
-        guarded: Those of them whose outputs are fetched from a copy with guards.
+        guarded: For those of them that fetch from a copy with guards, the new names of the operations in it.
         inline: Whether a run computes on the thread that calls it, rather than on TensorFlow's own.
     """
 
@@ -61,7 +61,7 @@ class Session:
         signatures: Mapping[str, SignatureDef],
         *,
         tolerant: frozenset[str],
-        guarded: Mapping[str, GuardedCopy],
+        guarded: Mapping[str, Mapping[str, str]],
         inline: bool,
     ) -> None:
         self.library = library
@@ -153,8 +153,9 @@ class Session:
         Raises:
             TensorFlowError: There is none.
         """
-        copy = self._guarded.get(signature)
-        return self.endpoint(copy.prefix + name if copy and name.partition(":")[0] in copy.copied else name)
+        operation, colon, index = name.rpartition(":")
+        renamed = self._guarded.get(signature, {}).get(operation, operation)
+        return self.endpoint(f"{renamed}{colon}{index}")
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -206,22 +207,22 @@ def _run_options(**options: int) -> bytes:
     return bytes(RunOptions(**options).SerializeToString())
 
 
-def _import_guarded(library: Library, graph: c_void_p, meta_graph: MetaGraphDef) -> dict[str, GuardedCopy]:
-    """Import the copies with guards into ``graph``; return them by signature."""
-    found: dict[str, GuardedCopy] = {}
-    for copy in guarded_copies(meta_graph):
-        encoded = copy.graph.SerializeToString()
-        options = c_void_p(library.TF_NewImportGraphDefOptions())
-        try:
-            for operation, index in copy.tensors:
-                place = Endpoint(library.TF_GraphOperationByName(graph, operation.encode()), index)
-                library.TF_ImportGraphDefOptionsAddInputMapping(options, operation.encode(), index, place)
-            for operation in copy.controls:
-                place = library.TF_GraphOperationByName(graph, operation.encode())
-                library.TF_ImportGraphDefOptionsRemapControlDependency(options, operation.encode(), place)
-            with library.status() as status:
-                library.TF_GraphImportGraphDef(graph, Buffer.over(encoded), options, status)
-        finally:
-            library.TF_DeleteImportGraphDefOptions(options)
-        found |= dict.fromkeys(copy.signatures, copy)
-    return found
+def _import_guarded(library: Library, graph: c_void_p, meta_graph: MetaGraphDef) -> Mapping[str, Mapping[str, str]]:
+    """Import the copy with guards into ``graph``; return the new names of what was copied, by signature."""
+    copy = guarded_copy(meta_graph)
+    if copy is None:
+        return {}
+    encoded = copy.graph.SerializeToString()
+    options = c_void_p(library.TF_NewImportGraphDefOptions())
+    try:
+        for name, index in copy.tensors:
+            place = Endpoint(library.TF_GraphOperationByName(graph, name.encode()), index)
+            library.TF_ImportGraphDefOptionsAddInputMapping(options, name.encode(), index, place)
+        for name in copy.controls:
+            operation = library.TF_GraphOperationByName(graph, name.encode())
+            library.TF_ImportGraphDefOptionsRemapControlDependency(options, name.encode(), operation)
+        with library.status() as status:
+            library.TF_GraphImportGraphDef(graph, Buffer.over(encoded), options, status)
+    finally:
+        library.TF_DeleteImportGraphDefOptions(options)
+    return copy.copied

@@ -1,207 +1,33 @@
-"""Guards in front of the operations of a graph that would end the process at a hostile shape.
-
-TensorFlow Serving leaves shapes to the operations of the graph. Most of these look at their inputs' shapes and answer
-with an error; those in `aborting_operations` end the process. In front of each of them that an input of a signature
-reaches, a guard is put, which fails with INVALID_ARGUMENT instead. The part of the graph that begins there is imported
-into the loaded graph a second time, with the guards, and the signature's outputs are fetched from this copy. What no
-input reaches, constants and variables above all, stays where it is and is not copied.
+"""A guard: operations that fail with INVALID_ARGUMENT where a tensor has a shape that the next operation cannot take.
 
 A guard on the tensor ``t``: ``open = PlaceholderWithDefault(t)``, ``shape = Shape(open)``, an Assert on ``shape``, and
 ``Identity(t)`` after it, which the operation reads. TensorFlow's optimiser believes the shape that a placeholder
 declares, whatever is fed, and would compute the assertion in advance; the unknown shape of ``open`` prevents that.
 
-Source: tensorflow/tensorflow 2.21, ``core/framework/graph.proto``, ``function.proto``, ``core/grappler/optimizers``.
+Source: tensorflow/tensorflow 2.21, ``core/ops/array_ops.cc`` and ``core/grappler/optimizers/constant_folding.cc``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import Any, Final
 
 from sealserve.serving.runtime.aborting_operations import Need, needs
-from sealserve.serving.runtime.graph_reach import Reach, find_reach, functions_of, reached, source
-from sealserve.serving.runtime.protos import DataType, GraphDef, MetaGraphDef, NodeDef
+from sealserve.serving.runtime.graph_reach import source
+from sealserve.serving.runtime.known_ranks import KnownRanks
+from sealserve.serving.runtime.protos import DataType, NodeDef
 
-PREFIX: Final = "sealserve_guarded"
 MARK: Final = "sealserve_guard"
 _FLOAT, _INT32, _INT64 = (DataType.Value(f"DT_{name}") for name in ("FLOAT", "INT32", "INT64"))
 _SHOWN: Final = 32
 """Dimensions that an error shows at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardedCopy:
-    """A part of a graph with guards, to be imported beside the original.
-
-    Args:
-        graph: What to import.
-        prefix: What the names of the copied operations begin with.
-        copied: The original names of the operations in it.
-        tensors: Tensors of the original that it reads, as (operation, index).
-        controls: Operations of the original that it waits for.
-        signatures: The names of the signatures that are to fetch from it.
-    """
-
-    graph: GraphDef
-    prefix: str
-    copied: frozenset[str]
-    tensors: tuple[tuple[str, int], ...]
-    controls: tuple[str, ...]
-    signatures: frozenset[str]
+def is_in_need(node: Any, reached: Set[str]) -> bool:
+    """Whether a NodeDef would end the process at some shape of what ``reached`` computes."""
+    return any(source(node.input[need.index]) in reached for need in needs(node))
 
 
-def guarded_copies(meta_graph: MetaGraphDef) -> list[GuardedCopy]:
-    """Return the copies that the signatures of a meta graph need: one for each set of inputs, or none."""
-    graph = meta_graph.graph_def
-    functions = {function.signature.name: function for function in graph.library.function}
-    groups: dict[frozenset[str], list[str]] = {}
-    for name, definition in sorted(meta_graph.signature_def.items()):
-        groups.setdefault(frozenset(_operations(definition.inputs)), []).append(name)
-    copies = []
-    for number, (inputs, names) in enumerate(groups.items()):
-        outputs = {
-            output for name in names for output in _operations(meta_graph.signature_def[name].outputs)
-        }
-        reach = find_reach(graph, functions, inputs, outputs)
-        copy = _Copying(graph, functions, reach, f"{PREFIX}_{number}/").copy(names)
-        if copy is not None:
-            copies.append(copy)
-    return copies
-
-
-def _operations(tensors: Mapping[str, Any]) -> set[str]:
-    return {source(info.name) for info in tensors.values() if info.name}
-
-
-class _Copying:
-    """The making of one copy.
-
-    Args:
-        graph: The whole graph.
-        functions: Its functions by name.
-        reach: What the inputs reach.
-        prefix: What the names of the copied operations are to begin with.
-    """
-
-    def __init__(self, graph: GraphDef, functions: Mapping[str, Any], reach: Reach, prefix: str) -> None:
-        self._nodes = {node.name: node for node in graph.node}
-        self._functions = functions
-        self._reach = reach
-        self._prefix = prefix
-        self._inside = {
-            name: reached(functions[name].node_def, arguments) for name, arguments in reach.arguments.items()
-        }
-        self._guarded = self._guarded_functions()
-
-    def copy(self, signatures: Iterable[str]) -> GuardedCopy | None:
-        """Return the copy, or None where there is nothing to guard."""
-        reach = self._reach
-        body = set(self._nodes) - reach.needed | reach.nodes  # what is not needed is an input, or not there
-        sites = [name for name in reach.nodes if self._is_site(self._nodes[name], body)]
-        if not sites:
-            return None
-        copied = self._after(sites)
-        graph = GraphDef()
-        tensors, controls = {}, {}
-        for name in sorted(copied):
-            node = graph.node.add()
-            node.CopyFrom(self._nodes[name])
-            node.name = self._prefix + name
-            node.attr.pop("_class", None)  # places are all the same: one CPU
-            for place, entry in enumerate(node.input):
-                owner = source(entry)
-                if owner in copied:
-                    node.input[place] = f"^{self._prefix}{owner}" if entry.startswith("^") else self._prefix + entry
-                elif entry.startswith("^"):
-                    controls[owner] = None
-                else:
-                    tensors[owner, int(entry.partition(":")[2] or 0)] = None
-            self._call_guarded(node)
-        originals = [self._nodes[name] for name in sorted(copied)]
-        guards = _Guards(in_function=False)
-        for node, original in zip(list(graph.node), originals, strict=True):
-            for need in needs(original):
-                if source(original.input[need.index]) in body and not self._is_proven(original, need):
-                    guards.add(node, need)
-        graph.node.extend(guards.nodes)
-        for name in sorted(self._guarded):
-            graph.library.function.append(self._guarded_function(name))
-        return GuardedCopy(
-            graph=graph,
-            prefix=self._prefix,
-            copied=frozenset(copied),
-            tensors=tuple(tensors),
-            controls=tuple(controls),
-            signatures=frozenset(signatures),
-        )
-
-    def _is_site(self, node: Any, body: set[str]) -> bool:
-        return any(source(node.input[need.index]) in body for need in needs(node)) or not self._guarded.isdisjoint(
-            functions_of(node, self._functions)
-        )
-
-    def _is_proven(self, node: Any, need: Need) -> bool:
-        return False
-
-    def _after(self, sites: Iterable[str]) -> set[str]:
-        """Return ``sites`` and what comes after them on the way to the outputs: by data, or in time."""
-        consumers: dict[str, list[str]] = {}
-        for name in self._reach.needed:
-            for entry in self._nodes[name].input:
-                consumers.setdefault(source(entry), []).append(name)
-        found: set[str] = set()
-        waiting = list(sites)
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting.extend(consumers.get(name, ()))
-        return found
-
-    def _guarded_functions(self) -> set[str]:
-        """Return the functions that have a guard in them, or call one that has."""
-        found: set[str] = set()
-        grew = True
-        while grew:
-            grew = False
-            for name in set(self._inside) - found:
-                inside = self._inside[name]
-                for node in self._functions[name].node_def:
-                    own = any(source(node.input[need.index]) in inside for need in needs(node))
-                    if own or not found.isdisjoint(functions_of(node, self._functions)):
-                        found.add(name)
-                        grew = True
-                        break
-        return found
-
-    def _guarded_function(self, name: str) -> Any:
-        function = type(self._functions[name])()
-        function.CopyFrom(self._functions[name])
-        function.signature.name = self._renamed(name)
-        inside = self._inside[name]
-        guards = _Guards(in_function=True)
-        for node in function.node_def:
-            self._call_guarded(node)
-            for need in needs(node):
-                if source(node.input[need.index]) in inside:
-                    guards.add(node, need)
-        function.node_def.extend(guards.nodes)
-        return function
-
-    def _renamed(self, function: str) -> str:
-        return f"{self._prefix.rstrip('/')}_{function}"
-
-    def _call_guarded(self, node: Any) -> None:
-        """Let a NodeDef call the functions with guards."""
-        if node.op in self._guarded:
-            node.op = self._renamed(node.op)
-        for value in node.attr.values():
-            called = [value.func] if value.HasField("func") else list(value.list.func)
-            for function in called:
-                if function.name in self._guarded:
-                    function.name = self._renamed(function.name)
-
-
-class _Guards:
+class Guards:
     """The guards of one graph or function.
 
     Args:
@@ -213,7 +39,25 @@ class _Guards:
         self._in_function = in_function
         self._made: dict[tuple[str, Need], str] = {}
 
-    def add(self, node: Any, need: Need) -> None:
+    def add_all(self, node: Any, original: Any, body: Set[str], ranks: KnownRanks) -> None:
+        """Put the guards in front of ``node``, a copy of ``original``, that the operations before it leave to do.
+
+        Args:
+            node: The copy.
+            original: With the inputs that it had.
+            body: What an input of the signature reaches.
+            ranks: Of the original graph or function.
+        """
+        for need in needs(original):
+            tensor = original.input[need.index]
+            if source(tensor) not in body:
+                continue
+            if ranks.of(tensor) in need.ranks:
+                need = replace(need, ranks=())
+            if need.ranks or need.least or need.single:
+                self._add_guard(node, need)
+
+    def _add_guard(self, node: Any, need: Need) -> None:
         """Let ``node`` read its input ``need.index`` from behind a guard."""
         tensor = node.input[need.index]
         key = tensor, replace(need, index=0)
@@ -236,7 +80,7 @@ class _Guards:
             after = self._check(f"{name}/single", ("Equal", "Any"), size, (1,), shape, after)
         if need.least:
             # A shape of another rank cannot be compared: this check comes after that of the rank.
-            same = self._add(f"{name}/checked", "Identity", [shape, after], T=_INT64)
+            same = self._add(f"{name}/checked", "Identity", [shape, *filter(None, [after])], T=_INT64)
             wanted = "-".join(map(str, need.least))
             after = self._check(f"{name}/least-{wanted}", ("GreaterEqual", "All"), same, need.least, shape, after)
         return self._add(f"{name}/same", "Identity", [tensor, after], T=dtype)
