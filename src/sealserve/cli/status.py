@@ -28,7 +28,10 @@ def show(target: Target, *, as_json: bool) -> None:
         console.print_json([asdict(part) for part in parts])
         return
     console.print_table(
-        ("PART", "STATE", "PORT", "INSTANCE", ""),
-        [(part.role, part.state, part.port or "", part.instance or part.pid or "", part.detail) for part in parts],
+        ("PART", "STATE", "PORT", "INSTANCE", "RESTARTS", ""),
+        [
+            (part.role, part.state, part.port or "", part.instance or part.pid or "", part.restarts, part.detail)
+            for part in parts
+        ],
         empty="Nothing runs: `sealserve up` starts it.",
     )

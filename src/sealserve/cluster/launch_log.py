@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 _LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
+_SUPERVISOR = re.compile(r"^\S+ \S+ INFO step=supervisor pid=(?P<pid>\d+) ")
+_AGAIN = re.compile(r"^(?P<time>\S+ \S+) WARNING step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
 _TIME = "%Y-%m-%d %H:%M:%S,%f"
 FIRST = "measured"
 _UNREACHABLE = "release.store-unreachable"
@@ -38,6 +40,27 @@ def read_steps(log: Path) -> list[LaunchStep]:
         time = datetime.strptime(found["time"], _TIME)  # noqa: DTZ007  # local on purpose: only differences count
         steps.append(LaunchStep(name=found["name"], time=time, evidence=evidence))
     return steps
+
+
+def read_restarts(log: Path, pid: int) -> tuple[int, str]:
+    """Return how often a supervisor has started its enclave again, and words for a person on the last time.
+
+    Args:
+        log: The replica's log.
+        pid: The supervisor's process.
+    """
+    count, words, ours = 0, "", False
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return count, words
+    for line in lines:
+        if found := _SUPERVISOR.match(line):
+            count, words, ours = 0, "", int(found["pid"]) == pid
+        elif (found := _AGAIN.match(line)) and ours:
+            count += 1
+            words = f"restarted {count} times; {found['signal']} ended the server at {found['time'].partition(',')[0]}"
+    return count, words.replace(" 1 times", " once")
 
 
 def is_refused(error: str) -> bool:
