@@ -5,9 +5,12 @@ server runs it. The child draws inputs of every rank and many sizes and values; 
 kept and changed one at a time. When the child dies, the parent reads from shared memory which call was running.
 
     python scripts/aborts.py --output aborts.jsonl [--seconds 10] [--onednn 0] [--only Conv2D,MaxPool]
+    python scripts/aborts.py --summarise aborts.jsonl more.jsonl
 
-Each line of the output is one call that ended the process. `src/sealserve/serving/runtime/aborting_operations.py`
-holds what follows from these lines. The search is random with a fixed seed: it finds many faults, and proves nothing.
+Each line of the output is one call that ended the process, or the sum of an operation's calls. The second command writes
+`src/sealserve/serving/runtime/tried_operations.py`: the operations that accepted calls, and died of none but what
+`aborting_operations.py` guards against, which is written by hand from these lines. The search is random with a fixed
+seed: it finds many faults, and proves nothing.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import random
 import resource
 import signal
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,11 +38,27 @@ _BLACK_PARTS: Final = (
     *("Restore", "Reader", "Record", "Distributed", "Worker", "DataService", "Tpu", "Print", "Barrier", "Shard"),
     *("Ragged" + "TensorToVariantGradient", "Write" + "GraphDef", "Multi" + "Device", "Remote", "Directory", "Lmdb"),
 )
+_MODULE: Final = Path(__file__).resolve().parent.parent / "src/sealserve/serving/runtime/tried_operations.py"
+_HEAD: Final = '''"""Operations that were given inputs of hostile shapes and values, and did not end the process.
+
+Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN and without it. Those of them that
+`aborting_operations` has a rule for are survived behind a guard.
+"""
+
+from typing import Final
+
+'''
 _SIZES: Final = (0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 8, 17)
+_EASY: Final = ((), (1,), (1,), (2,), (1, 1), (2, 2), (1, 1, 1), (1, 1, 1, 1), (1, 2, 2, 1))
 _INTEGERS: Final = (0, 0, 1, 1, 2, 2, 3, 4, 5, -1, -1, -2, -5, 7, 100, 2**31 - 1, -(2**31), 2**40, -(2**62))
 _MEMORY: Final = 12 * 2**30
 _RANKS: Final = 64_000
 """Where a child notes which ranks the operation has accepted, in 16 bytes for each input."""
+_ENOUGH: Final = 200
+"""Calls that an operation must have refused well, where it accepted none."""
+_EXPLAINED: Final = {
+    "BatchMatMulV2": "float16 only, and at shapes that are valid: oneDNN reuses a primitive of another shape",
+}
 _DEATHS: Final = 25
 """After so many deaths of one operation its search ends."""
 
@@ -350,6 +370,7 @@ class _Search:
                     }
                 )
                 self.ran += 1
+                self._count()
                 try:
                     session.run(fetches, dict(zip(feeds, values, strict=True)), options=options)
                 except Exception as error:  # noqa: BLE001  # a clean failure is what is hoped for
@@ -357,6 +378,7 @@ class _Search:
                         break
                     continue
                 self.accepted += 1
+                self._count()
                 corpus.append(specs)
                 for place, spec in enumerate(specs):
                     self.note[_RANKS + place % 16 * 16 + len(spec[0])] = 1
@@ -365,6 +387,8 @@ class _Search:
     def _next(self, corpus: list[list[Any]], count: int) -> list[Any]:
         pick = self.random
         if not corpus or pick.random() < 0.25:
+            if pick.random() < 0.3:  # small and alike: the likeliest to be accepted
+                return [(pick.choice(_EASY), pick.choice(("ones", "zeros", "small")), 1) for _ in range(count)]
             if pick.random() < 0.4:
                 shape, _, _ = self.draw()
                 return [(shape, *self.draw()[1:]) for _ in range(count)]
@@ -388,6 +412,9 @@ class _Search:
             specs[place] = (shape, *self.draw()[1:])
         return specs
 
+    def _count(self) -> None:
+        self.note[65_000:65_016] = self.accepted.to_bytes(8, "little") + self.ran.to_bytes(8, "little")
+
     def _write(self, case: dict[str, Any]) -> None:
         content = json.dumps(case).encode()[:60_000]
         self.note[4 : 4 + len(content)] = content
@@ -406,7 +433,6 @@ def _child(
     search = _Search(definition, seed, note, avoided)
     try:
         search.run(seconds)
-        note[65_000:65_016] = search.accepted.to_bytes(8, "little") + search.ran.to_bytes(8, "little")
     finally:
         os._exit(0)
 
@@ -463,15 +489,40 @@ def _wait(child: int, until: float) -> int:
         time.sleep(0.01)
 
 
+def _summarise(files: Sequence[Path]) -> None:
+    """Write the module with the operations that were tried."""
+    from sealserve.serving.runtime.aborting_operations import GUARDED  # noqa: PLC0415  # only here
+
+    tried: Counter[str] = Counter()
+    died: set[str] = set()
+    for file in files:
+        for line in map(json.loads, file.read_text("utf-8").splitlines()):
+            if "deaths" in line:
+                tried[line["operation"]] += line["ran"] + _ENOUGH * line["accepted"]
+            elif line["signal"] != "SIGKILL" and "bad_alloc" not in line["text"]:
+                died.add(line["operation"])  # not for the time, or the memory, that a call takes
+    died -= set(_EXPLAINED)
+    names = sorted(name for name, count in tried.items() if name in GUARDED or (count >= _ENOUGH and name not in died))
+    text = textwrap.fill(" ".join(names), 116, break_long_words=False, break_on_hyphens=False)
+    _MODULE.write_text(_HEAD + 'TRIED: Final = frozenset(\n    """\n' + text + '\n""".split()\n)\n', "utf-8")
+    print(len(names), "tried;", "unexplained:", *sorted(died - GUARDED))
+
+
 def main() -> None:
     """Run the search."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--summarise", type=Path, nargs="+")
     parser.add_argument("--seconds", type=float, default=10, help="for each operation")
     parser.add_argument("--onednn", default="1", choices=("0", "1"))
     parser.add_argument("--only", default="", help="operations, separated by commas")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    if options.summarise:
+        _summarise(options.summarise)
+        return
+    if options.output is None:
+        parser.error("give --output or --summarise")
     os.environ |= {"TF_ENABLE_ONEDNN_OPTS": options.onednn, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
     chosen = set(filter(None, options.only.split(",")))
     definitions = [entry for entry in _operations() if not chosen or entry.name in chosen]

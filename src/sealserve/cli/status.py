@@ -6,7 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cluster.target import Target
+from sealserve.cluster.target import PartStatus, Target
 from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
@@ -28,10 +28,12 @@ def show(target: Target, *, as_json: bool) -> None:
         console.print_json([asdict(part) for part in parts])
         return
     console.print_table(
-        ("PART", "STATE", "PORT", "INSTANCE", "RESTARTS", ""),
-        [
-            (part.role, part.state, part.port or "", part.instance or part.pid or "", part.restarts, part.detail)
-            for part in parts
-        ],
+        ("PART", "STATE", "PORT", "INSTANCE", ""),
+        [(part.role, part.state, part.port or "", part.instance or part.pid or "", _detail(part)) for part in parts],
         empty="Nothing runs: `sealserve up` starts it.",
     )
+
+
+def _detail(part: PartStatus) -> str:
+    restarts = f"restarts: {part.restarts}" if part.restarts else ""
+    return "; ".join(filter(None, (restarts, part.detail)))

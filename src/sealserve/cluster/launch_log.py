@@ -59,8 +59,8 @@ def read_restarts(log: Path, pid: int) -> tuple[int, str]:
             count, words, ours = 0, "", int(found["pid"]) == pid
         elif (found := _AGAIN.match(line)) and ours:
             count += 1
-            words = f"restarted {count} times; {found['signal']} ended the server at {found['time'].partition(',')[0]}"
-    return count, words.replace(" 1 times", " once")
+            words = f"{found['signal']} ended the server at {found['time'].partition(',')[0]}"
+    return count, words
 
 
 def is_refused(error: str) -> bool:

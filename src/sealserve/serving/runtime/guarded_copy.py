@@ -9,17 +9,24 @@ this copy. Constants and variables, which no input reaches, are not copied.
 Source: tensorflow/tensorflow 2.21, ``core/framework/graph.proto``, ``function.proto``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sealserve.serving.runtime.graph_reach import Reach, find_reach, source
-from sealserve.serving.runtime.guarded_functions import GuardedFunctions
+from sealserve.serving.runtime.guarded_functions import SUFFIX, GuardedFunctions
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import GraphDef, MetaGraphDef
 from sealserve.serving.runtime.shape_guards import Guards, is_in_need
 
 PREFIX: Final = "sealserve_guarded"
+_NAMES: Final = re.compile(rf"{PREFIX}_\d+/|{SUFFIX}")
+
+
+def original_names(text: str) -> str:
+    """Return a text of TensorFlow with the names that operations and functions have in the model."""
+    return _NAMES.sub("", text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

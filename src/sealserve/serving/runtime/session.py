@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.runtime.guarded_copy import guarded_copy
+from sealserve.serving.runtime.guarded_copy import guarded_copy, original_names
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
@@ -177,11 +177,14 @@ class Session:
         outputs = (Endpoint * len(fetches))(*fetches)
         results = (c_void_p * len(fetches))()
         started = time.monotonic()
-        with library.status() as status:
-            library.TF_SessionRun(
-                *(self._handle, Buffer.over(options), inputs, values, len(feeds)),
-                *(outputs, results, len(fetches), None, 0, None, status),
-            )
+        try:
+            with library.status() as status:
+                library.TF_SessionRun(
+                    *(self._handle, Buffer.over(options), inputs, values, len(feeds)),
+                    *(outputs, results, len(fetches), None, 0, None, status),
+                )
+        except TensorFlowError as error:
+            raise TensorFlowError(error.status, original_names(error.text)) from error
         took = time.monotonic() - started
         if self._longest is None or took > self._longest:
             self._longest = took

@@ -17,14 +17,23 @@ from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import DataType, NodeDef
 
 MARK: Final = "sealserve_guard"
-_FLOAT, _INT32, _INT64 = (DataType.Value(f"DT_{name}") for name in ("FLOAT", "INT32", "INT64"))
+_FLOAT, _DOUBLE, _INT32, _INT64, _BOOL = (
+    DataType.Value(f"DT_{name}") for name in ("FLOAT", "DOUBLE", "INT32", "INT64", "BOOL")
+)
+_MOST: Final = 2**62
+"""Elements of a tensor, so that their count fits into 64 bits."""
 _SHOWN: Final = 32
 """Dimensions that an error shows at most."""
 
 
 def is_in_need(node: Any, reached: Set[str]) -> bool:
     """Whether a NodeDef would end the process at some shape of what ``reached`` computes."""
-    return any(source(node.input[need.index]) in reached for need in needs(node))
+    return any(
+        source(node.input[index]) in reached
+        for need in needs(node)
+        for index in _read(need)
+        if index < len(node.input)  # TensorFlow looks at a function's body only when it is called
+    )
 
 
 class Guards:
@@ -37,7 +46,7 @@ class Guards:
     def __init__(self, *, in_function: bool) -> None:
         self.nodes: list[Any] = []
         self._in_function = in_function
-        self._made: dict[tuple[str, Need], str] = {}
+        self._made: dict[tuple[str, str, Need], str] = {}
 
     def add_all(self, node: Any, original: Any, body: Set[str], ranks: KnownRanks) -> None:
         """Put the guards in front of ``node``, a copy of ``original``, that the operations before it leave to do.
@@ -50,51 +59,91 @@ class Guards:
         """
         for need in needs(original):
             tensor = original.input[need.index]
-            if source(tensor) not in body:
+            if not {source(original.input[index]) for index in _read(need)} & body:
                 continue
             if ranks.of(tensor) in need.ranks:
                 need = replace(need, ranks=())
-            if need.ranks or need.least or need.single:
+            if need != Need(index=need.index, type_of=need.type_of):
                 self._add_guard(node, need)
 
     def _add_guard(self, node: Any, need: Need) -> None:
         """Let ``node`` read its input ``need.index`` from behind a guard."""
         tensor = node.input[need.index]
-        key = tensor, replace(need, index=0)
+        other = "" if need.rank_of is None else node.input[need.rank_of]
+        key = tensor, other, replace(need, index=0)
         if key not in self._made:
-            self._made[key] = self._guard(f"{node.name}/{MARK}/{need.index}", tensor, need, _type_of(node, need))
+            name = f"{node.name}/{MARK}/{need.index}"
+            self._made[key] = self._guard(name, tensor, other, need, node)
         node.input[need.index] = self._made[key]
 
-    def _guard(self, name: str, tensor: str, need: Need, dtype: int) -> str:
-        opened = self._add(f"{name}/open", "PlaceholderWithDefault", [tensor], dtype=dtype)
-        self.nodes[-1].attr["shape"].shape.unknown_rank = True
-        shape = self._add(f"{name}/shape", "Shape", [opened], T=dtype, out_type=_INT64)
-        after = ""
+    def _guard(self, name: str, tensor: str, other: str, need: Need, node: Any) -> str:
+        dtype = _type_of(node, need)
+        shape = self._shape(name, tensor, dtype)
+        checks: list[str] = []
         if need.ranks:
             rank = self._add(f"{name}/rank", "Size", [shape], T=_INT64, out_type=_INT64)
             wanted = "-".join(map(str, need.ranks))
-            after = self._check(f"{name}/rank-{wanted}", ("Equal", "Any"), rank, need.ranks, shape, after)
+            checks.append(self._check(f"{name}/rank-{wanted}", ("Equal", "Any"), rank, need.ranks, shape))
         if need.single:
-            zero = self._const(f"{name}/axis", [0], _INT32, f"^{name}/shape")
+            zero = self._const(f"{name}/axis", [0], _INT32, f"^{source(shape)}")
             size = self._add(f"{name}/size", "Prod", [shape, zero], T=_INT64, Tidx=_INT32)
-            after = self._check(f"{name}/single", ("Equal", "Any"), size, (1,), shape, after)
+            checks.append(self._check(f"{name}/single", ("Equal", "Any"), size, (1,), shape))
         if need.least:
             # A shape of another rank cannot be compared: this check comes after that of the rank.
-            same = self._add(f"{name}/checked", "Identity", [shape, *filter(None, [after])], T=_INT64)
+            same = self._add(f"{name}/checked", "Identity", [shape, *checks], T=_INT64)
             wanted = "-".join(map(str, need.least))
-            after = self._check(f"{name}/least-{wanted}", ("GreaterEqual", "All"), same, need.least, shape, after)
-        return self._add(f"{name}/same", "Identity", [tensor, after], T=dtype)
+            checks = [self._check(f"{name}/least-{wanted}", ("GreaterEqual", "All"), same, need.least, shape)]
+        if need.rank_of is not None:
+            dims = self._add(f"{name}/dims", "Size", [shape], T=_INT64, out_type=_INT64)
+            theirs = self._shape(f"{name}/other", other, _type_of(node, replace(need, type_of="Tindices")))
+            bound = self._add(f"{name}/other/dims", "Size", [theirs], T=_INT64, out_type=_INT64)
+            one = self._const(f"{name}/one", [1], _INT64, f"^{source(dims)}")
+            above = self._add(f"{name}/above", "AddV2", [dims, one], output="z", T=_INT64)
+            checks.append(self._compare(f"{name}/updates", ("GreaterEqual", "All"), above, bound, shape))
+        if need.least_value is not None or need.is_shape:
+            # An Assert shows the shape, and never these values.
+            values = self._add(f"{name}/values", "Cast", [tensor], output="y", SrcT=dtype, DstT=_DOUBLE)
+            least = need.least_value or 0
+            checks.append(self._check(f"{name}/from-{least}", ("GreaterEqual", "All"), values, (least,), shape, _DOUBLE))
+            if need.is_shape:
+                zero = self._const(f"{name}/along", [0], _INT32, f"^{source(values)}")
+                flat = self._reshape(f"{name}/flat", values)
+                product = self._add(f"{name}/product", "Prod", [flat, zero], T=_DOUBLE, Tidx=_INT32)
+                checks.append(self._check(f"{name}/fits", ("LessEqual", "All"), product, (_MOST,), shape, _DOUBLE))
+        return self._add(f"{name}/same", "Identity", [tensor, *checks], T=dtype)
+
+    def _shape(self, name: str, tensor: str, dtype: int) -> str:
+        opened = self._add(f"{name}/open", "PlaceholderWithDefault", [tensor], dtype=dtype)
+        self.nodes[-1].attr["shape"].shape.unknown_rank = True
+        return self._add(f"{name}/shape", "Shape", [opened], T=dtype, out_type=_INT64)
+
+    def _reshape(self, name: str, tensor: str) -> str:
+        flat = self._const(f"{name}/all", [-1], _INT32, f"^{source(tensor)}")
+        return self._add(name, "Reshape", [tensor, flat], T=_DOUBLE, Tshape=_INT32)
 
     def _check(
-        self, name: str, operations: tuple[str, str], value: str, wanted: Sequence[int], shape: str, after: str
+        self,
+        name: str,
+        operations: tuple[str, str],
+        value: str,
+        wanted: Sequence[int],
+        shape: str,
+        dtype: int = _INT64,
     ) -> str:
         """Add an assertion that ``value`` compares well with ``wanted``; return a control input that waits for it."""
+        # A constant in a loop of TensorFlow 1 belongs to the loop only by what it waits for.
+        bound = self._const(f"{name}/bound", wanted, dtype, f"^{source(value)}")
+        return self._compare(name, operations, value, bound, shape, dtype)
+
+    def _compare(
+        self, name: str, operations: tuple[str, str], value: str, bound: str, shape: str, dtype: int = _INT64
+    ) -> str:
         compare, combine = operations
-        wait = after or f"^{source(value)}"  # a constant in a loop of TensorFlow 1 belongs to the loop only by this
-        bound = self._const(f"{name}/bound", wanted, _INT64, wait)
-        axis = self._const(f"{name}/over", [0], _INT32, wait)
-        compared = self._add(f"{name}/compared", compare, [value, bound], output="z", T=_INT64)
-        good = self._add(f"{name}/good", combine, [compared, axis], Tidx=_INT32)
+        compared = self._add(f"{name}/compared", compare, [value, bound], output="z", T=dtype)
+        flat = self._const(f"{name}/all", [-1], _INT32, f"^{source(value)}")
+        listed = self._add(f"{name}/listed", "Reshape", [compared, flat], T=_BOOL, Tshape=_INT32)
+        axis = self._const(f"{name}/over", [0], _INT32, f"^{source(value)}")
+        good = self._add(f"{name}/good", combine, [listed, axis], Tidx=_INT32)
         self._add(name, "Assert", [good, shape])
         assertion = self.nodes[-1]
         assertion.attr["T"].list.type.append(_INT64)
@@ -106,7 +155,7 @@ class Guards:
         tensor = self.nodes[-1].attr["value"].tensor
         tensor.dtype = dtype
         tensor.tensor_shape.dim.add(size=len(values))
-        (tensor.int_val if dtype == _INT32 else tensor.int64_val).extend(values)
+        {_INT32: tensor.int_val, _INT64: tensor.int64_val, _DOUBLE: tensor.double_val}[dtype].extend(values)
         return made
 
     def _add(self, name: str, operation: str, inputs: Sequence[str], *, output: str = "output", **types: int) -> str:
@@ -117,10 +166,15 @@ class Guards:
         return f"{name}:{output}:0" if self._in_function else name
 
 
+def _read(need: Need) -> tuple[int, ...]:
+    """Return the inputs that decide whether a need is met."""
+    return (need.index,) if need.rank_of is None else (need.index, need.rank_of)
+
+
 def _type_of(node: Any, need: Need) -> int:
     """Return the data type of the input that ``need`` is about."""
     if need.type_of.startswith("DT_"):
         return DataType.Value(need.type_of)
     if need.type_of not in node.attr:  # reading it would add it
-        return _FLOAT  # the default of the operations that have one (MaxPool); defaults may be left out in a SavedModel
+        return _INT32 if need.type_of == "Tshape" else _FLOAT  # the default of the operations that have one (MaxPool); defaults may be left out in a SavedModel
     return int(node.attr[need.type_of].type)
