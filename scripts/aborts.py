@@ -289,9 +289,8 @@ class _Search:
             from tensorflow.python.framework import ops  # noqa: PLC0415
 
             operation = ops.Operation.from_node_def(
-                node, graph, inputs=inputs, output_types=None, input_types=None, op_def=self.definition
+                node, graph, inputs=flat, output_types=None, input_types=None, op_def=self.definition
             )
-            del flat
             fetches = [
                 output if output.dtype not in {tf.resource, tf.variant} else tf.raw_ops.Shape(input=output)
                 for output in operation.outputs

@@ -6,7 +6,7 @@ sizes and values, in child processes, with oneDNN (the default) and without it. 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` and oneDNN as that release builds it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ class Need:
         index: The input's position.
         ranks: The ranks that it copes with; empty where any will do.
         least: The least size of each dimension; empty where any will do. Only with one rank.
-        single: Whether it must have exactly one element.
+        elements: How many elements it must have; None where that does not matter.
         rank_of: Another input, whose rank this one may be below by one at most; None where that does not matter.
         least_value: The least value of its elements; None where any will do.
         is_shape: Whether its elements are sizes, which are not negative and whose product must fit into 64 bits.
@@ -31,7 +31,7 @@ class Need:
     index: int = 0
     ranks: tuple[int, ...] = ()
     least: tuple[int, ...] = ()
-    single: bool = False
+    elements: int | None = None
     rank_of: int | None = None
     least_value: int | None = None
     is_shape: bool = False
@@ -72,6 +72,30 @@ def _max_pool(rank: int) -> _Rule:
     return rule
 
 
+def window_need(node: Any, filter_shape: Sequence[int]) -> Need | None:
+    """Return what a convolution without SAME padding needs of its input, given the sizes of its filter.
+
+    Where the window is larger than the input, oneDNN may answer with memory that nothing has been written to.
+    """
+    rank = _WINDOWS.get(node.op)
+    if rank is None or len(filter_shape) != rank or _text(node, "padding") == "SAME":
+        return None
+    apart = _integers(node, "dilations") or (1,) * rank
+    around = _integers(node, "explicit_paddings") or (0,) * (2 * rank)
+    if len(apart) != rank or len(around) != 2 * rank:
+        return None
+    channels_first = _text(node, "data_format").startswith("NC")
+    places = range(2, rank) if channels_first else range(1, rank - 1)
+    least = [0] * rank
+    for size, place in zip(filter_shape, places, strict=False):
+        window = (size - 1) * apart[place] + 1
+        least[place] = max(window - around[2 * place] - around[2 * place + 1], 0) if window > 1 else 0
+    return Need(ranks=(rank,), least=tuple(least)) if any(least) else None
+
+
+_WINDOWS: Final = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv3D": 5}
+
+
 def _conv(node: Any) -> tuple[Need, ...]:
     rank = len(_integers(node, "strides"))
     return (Need(index=1, ranks=(rank,)),)
@@ -80,7 +104,7 @@ def _conv(node: Any) -> tuple[Need, ...]:
 def _transposed(rank: int, sizes: str = "DT_INT32") -> _Rule:
     """Return the rule of a transposed convolution: the output's shape, the filter, the input."""
     return _always(
-        Need(ranks=(1,), is_shape=True, type_of=sizes),
+        Need(ranks=(1,), elements=rank, is_shape=True, type_of=sizes),
         Need(index=1, ranks=(rank,)),
         Need(index=2, ranks=(rank,)),
     )
@@ -88,12 +112,16 @@ def _transposed(rank: int, sizes: str = "DT_INT32") -> _Rule:
 
 def _filter_gradient(rank: int) -> _Rule:
     return _always(
-        Need(ranks=(rank,)), Need(index=1, ranks=(1,), is_shape=True, type_of="DT_INT32"), Need(index=2, ranks=(rank,))
+        Need(ranks=(rank,)),
+        Need(index=1, ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"),
+        Need(index=2, ranks=(rank,)),
     )
 
 
 def _average_gradient(rank: int) -> _Rule:
-    return _always(Need(ranks=(1,), is_shape=True, type_of="DT_INT32"), Need(index=1, ranks=(rank,)))
+    return _always(
+        Need(ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"), Need(index=1, ranks=(rank,))
+    )
 
 
 def _fourier(node: Any) -> tuple[Need, ...]:
@@ -106,7 +134,7 @@ def _per_tensor(*indices: int, type_of: str = "DT_FLOAT") -> _Rule:
     def rule(node: Any) -> tuple[Need, ...]:
         if "axis" in node.attr and node.attr["axis"].i != -1:
             return ()
-        return tuple(Need(index=index, single=True, type_of=type_of) for index in indices)
+        return tuple(Need(index=index, elements=1, type_of=type_of) for index in indices)
 
     return rule
 
@@ -115,7 +143,7 @@ def _quantized_matmul(*single: int) -> _Rule:
     return _always(
         Need(ranks=(2,), type_of="T1"),
         Need(index=1, ranks=(2,), type_of="T2"),
-        *(Need(index=index, single=True, type_of="DT_FLOAT") for index in single),
+        *(Need(index=index, elements=1, type_of="DT_FLOAT") for index in single),
     )
 
 
@@ -156,6 +184,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "Conv3DBackpropFilterV2": _filter_gradient(5),
     "MaxPool": _max_pool(4),
     "MaxPool3D": _max_pool(5),
+    "AvgPool": _ranks(4),  # at five dimensions without elements it answers with memory that nothing was written to
+    "AvgPool3D": _ranks(5),
     "AvgPoolGrad": _average_gradient(4),
     "AvgPool3DGrad": _average_gradient(5),
     "LRNGrad": _ranks(4, 4, 4),
@@ -189,7 +219,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "Dequantize": _per_tensor(1, 2),
     **dict.fromkeys((f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4)), _per_tensor(1, 2, type_of="T")),
     "RequantizePerChannel": _always(
-        Need(index=3, single=True, type_of="DT_FLOAT"), Need(index=4, single=True, type_of="DT_FLOAT")
+        Need(index=3, elements=1, type_of="DT_FLOAT"), Need(index=4, elements=1, type_of="DT_FLOAT")
     ),
     "QuantizedInstanceNorm": _ranks(4),
     "QuantizedMatMulWithBias": _quantized_matmul(3, 4, 5, 6),

@@ -28,6 +28,10 @@ _BROADCAST: Final = frozenset({"Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum
 """Operations whose output has the larger rank of two inputs."""
 
 
+_VARIABLES: Final = frozenset({"VarHandleOp", "VariableV2", "Variable"})
+_READS: Final = frozenset({"ReadVariableOp", "Identity"})
+
+
 class KnownRanks:
     """The ranks in one graph or function.
 
@@ -48,6 +52,20 @@ class KnownRanks:
             self._known[name] = None  # a loop leads here again: nothing is known there
             self._known[name] = self._find(self._nodes[name]) if name in self._nodes else None
         return self._known[name]
+
+    def shape_of(self, tensor: str) -> tuple[int, ...] | None:
+        """Return the sizes of a tensor that no input of the signature reaches, or None where they are not known."""
+        name = source(tensor)
+        node = self._nodes.get(name)
+        if node is None or name in self._reached:
+            return None
+        if node.op == "Const":
+            return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
+        if "shape" in node.attr and node.op in _VARIABLES:
+            return tuple(dim.size for dim in node.attr["shape"].shape.dim)
+        if "_output_shapes" in node.attr and len(shapes := node.attr["_output_shapes"].list.shape) == 1:
+            return tuple(dim.size for dim in shapes[0].dim)
+        return self.shape_of(node.input[0]) if node.op in _READS and node.input else None
 
     def _find(self, node: Any) -> int | None:
         data = [name for name in node.input if not name.startswith("^")]

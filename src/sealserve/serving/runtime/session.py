@@ -102,6 +102,7 @@ class Session:
         if config is not None:
             settings.CopyFrom(config)
         settings.device_count["GPU"] = 0
+        settings.experimental.optimize_for_static_graph = False  # else no copy with guards could be added
         settings.intra_op_parallelism_threads = intra_op_threads
         settings.inter_op_parallelism_threads = inter_op_threads
         encoded_settings = settings.SerializeToString()

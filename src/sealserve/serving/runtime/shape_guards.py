@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any, Final
 
-from sealserve.serving.runtime.aborting_operations import Need, needs
+from sealserve.serving.runtime.aborting_operations import Need, needs, window_need
 from sealserve.serving.runtime.graph_reach import source
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import DataType, NodeDef
@@ -57,7 +57,7 @@ class Guards:
             body: What an input of the signature reaches.
             ranks: Of the original graph or function.
         """
-        for need in needs(original):
+        for need in _all_needs(original, ranks):
             tensor = original.input[need.index]
             if not {source(original.input[index]) for index in _read(need)} & body:
                 continue
@@ -84,10 +84,10 @@ class Guards:
             rank = self._add(f"{name}/rank", "Size", [shape], T=_INT64, out_type=_INT64)
             wanted = "-".join(map(str, need.ranks))
             checks.append(self._check(f"{name}/rank-{wanted}", ("Equal", "Any"), rank, need.ranks, shape))
-        if need.single:
+        if need.elements is not None:
             zero = self._const(f"{name}/axis", [0], _INT32, f"^{source(shape)}")
             size = self._add(f"{name}/size", "Prod", [shape, zero], T=_INT64, Tidx=_INT32)
-            checks.append(self._check(f"{name}/single", ("Equal", "Any"), size, (1,), shape))
+            checks.append(self._check(f"{name}/elements-{need.elements}", ("Equal", "Any"), size, (need.elements,), shape))
         if need.least:
             # A shape of another rank cannot be compared: this check comes after that of the rank.
             same = self._add(f"{name}/checked", "Identity", [shape, *checks], T=_INT64)
@@ -164,6 +164,14 @@ class Guards:
             node.attr[attribute].type = dtype
         self.nodes.append(node)
         return f"{name}:{output}:0" if self._in_function else name
+
+
+def _all_needs(node: Any, ranks: KnownRanks) -> list[Need]:
+    """Return what a NodeDef needs, the size of its filter considered where it is known."""
+    found = list(needs(node))
+    filter_shape = ranks.shape_of(node.input[1]) if len(node.input) > 1 else None
+    window = None if filter_shape is None else window_need(node, filter_shape)
+    return [window if window is not None and need.index == window.index else need for need in found]
 
 
 def _read(need: Need) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ def refusal(error: TensorFlowError) -> str | None:
     words = {
         "rank": lambda: f"a tensor with {_either(sizes)} dimensions",
         "least": lambda: "a tensor of at least [" + ",".join(str(size) if size else "?" for size in sizes) + "]",
-        "single": lambda: "a tensor with one element",
+        "elements": lambda: f"a tensor with {sizes[0]} elements" if sizes[0] > 1 else "a tensor with one element",
         "updates": lambda: "a tensor with at most one dimension less than its indices have",
         "from": lambda: f"sizes of at least {sizes[0]}",
         "fits": lambda: "sizes of a smaller tensor",
