@@ -201,6 +201,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
         _scatter(1, 2),
     ),
     "ResourceGather": _gather,
+    "TensorListGetItem": _always(Need(index=1, elements=1, type_of="DT_INT32")),
+    "TensorArraySplitV3": _always(Need(index=2, least_value=0, type_of="DT_INT64")),
     "ConjugateTranspose": _always(Need(ranks=_NOT_SCALAR)),
     "CombinedNonMaxSuppression": _always(
         Need(ranks=(4,), type_of="DT_FLOAT"), Need(index=1, ranks=(3,), type_of="DT_FLOAT")
