@@ -7,10 +7,10 @@ kept and changed one at a time. When the child dies, the parent reads from share
     python scripts/aborts.py --output aborts.jsonl [--seconds 10] [--onednn 0] [--only Conv2D,MaxPool]
     python scripts/aborts.py --summarise aborts.jsonl more.jsonl
 
-Each line of the output is one call that ended the process, or the sum of an operation's calls. The second command writes
-`src/sealserve/serving/runtime/tried_operations.py`: the operations that accepted calls, and died of none but what
-`aborting_operations.py` guards against, which is written by hand from these lines. The search is random with a fixed
-seed: it finds many faults, and proves nothing.
+Each line of the output is one call that ended the process, or the sum of an operation's calls. The second command
+writes `src/sealserve/serving/runtime/tried_operations.py`: the operations that took or refused calls, and died of none
+but what `aborting_operations.py` guards against. That module is written by hand from these lines. The search is random
+with a fixed seed: it finds many faults, and proves nothing.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -283,9 +282,7 @@ class _Search:
                 message = tf.compat.v1.AttrValue()
                 self._fill(message, attr.type, value)
                 attrs[attr.name] = message
-            flat: list[Any] = [
-                part for entry in inputs for part in (entry if isinstance(entry, list) else [entry])
-            ]
+            flat: list[Any] = [part for entry in inputs for part in (entry if isinstance(entry, list) else [entry])]
             node = tf.compat.v1.NodeDef(name="tried", op=self.definition.name)
             for name, message in attrs.items():
                 node.attr[name].CopyFrom(message)
@@ -460,7 +457,9 @@ def _try(definition: Any, seconds: float, folder: Path) -> list[dict[str, Any]]:
             fine |= {(at // 16, at % 16) for at in range(256) if note[_RANKS + at]}
             if os.WIFSIGNALED(status):
                 case = note[4 : 4 + int.from_bytes(note[:4], "little")].decode(errors="replace")
-                words = [line for line in log.read_text(errors="replace").splitlines() if "] " in line or "what" in line]
+                words = [
+                    line for line in log.read_text(errors="replace").splitlines() if "] " in line or "what" in line
+                ]
                 words = [line for line in words if "F0000" in line or "what()" in line or "Check failed" in line]
                 try:
                     parsed = json.loads(case or "{}")
@@ -506,7 +505,7 @@ def _summarise(files: Sequence[Path]) -> None:
     died -= set(_EXPLAINED)
     names = sorted(name for name, count in tried.items() if name in GUARDED or (count >= _ENOUGH and name not in died))
     text = textwrap.fill(" ".join(names), 116, break_long_words=False, break_on_hyphens=False)
-    _MODULE.write_text(_HEAD + 'TRIED: Final = frozenset(\n    """\n' + text + '\n""".split()\n)\n', "utf-8")
+    _MODULE.write_text(f'{_HEAD}_NAMES: Final = """\n{text}\n"""\nTRIED: Final = frozenset(_NAMES.split())\n', "utf-8")
     print(len(names), "tried;", "unexplained:", *sorted(died - GUARDED))
 
 
@@ -554,4 +553,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -277,7 +277,8 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
     release = site.build_release()
     assert [(item.name, item.versions) for item in release.index.servables] == [("bert", (3,)), ("resnet50", (1, 12))]
     assert [file.path for file in release.index.files] == [
-        "config/batching.config", "config/models.config", "config/monitoring.config", "config/session.config", "files.json",
+        "config/batching.config", "config/models.config", "config/monitoring.config", "config/session.config",
+        "files.json",
         "models/bert/3/saved_model.pb",
         "models/resnet50/1/assets.extra/warmup", "models/resnet50/1/assets/words.txt",
         "models/resnet50/1/fingerprint.pb", "models/resnet50/1/saved_model.pb",

@@ -1,4 +1,4 @@
-"""A launcher that starts the enclave again when a signal has ended its server: an abort in TensorFlow, a lack of memory.
+"""A launcher that starts the enclave again when a signal has ended its server: an abort, a lack of memory.
 
 Docker and Kubernetes restart a container; on the local target nothing else would. Each start is a new process, which is
 attested and receives the key anew, since nothing of the ended enclave may be kept.
@@ -104,5 +104,3 @@ def supervise(launch: Callable[[], int], *, attempts: int, serves: Callable[[], 
 def _is_crash(status: int) -> bool:
     """Whether a signal that nobody sends to ask for the end has ended the server."""
     return status - _SIGNALLED in set(signal.Signals) - set(RELAYED)
-
-

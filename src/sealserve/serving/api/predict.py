@@ -277,7 +277,9 @@ def _run(
         results = signature.run(servable.session, values, outputs, timeout=timeout)
     except TensorFlowError as error:
         if (refused := refusal(error)) is not None:
-            given = ", ".join(f"input {alias!r} has the shape {_shape(tensor.shape)}" for alias, tensor in values.items())
+            given = ", ".join(
+                f"input {alias!r} has the shape {_shape(tensor.shape)}" for alias, tensor in values.items()
+            )
             raise InputShapeError(f"{given}: {refused}") from error
         raise ExecutionError(error, signature.name) from error
     METRICS.runtime_latency(servable.name, "Predict", time.monotonic() - started)

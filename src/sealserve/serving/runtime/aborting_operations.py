@@ -1,6 +1,6 @@
 """Operations that end the process, rather than fail, where an input has a rank or a size that they do not expect.
 
-Found with ``scripts/aborts.py``, which runs each operation that has a kernel for the CPU on inputs of every rank and many
+Found with ``scripts/aborts.py``. It runs each operation that has a kernel for the CPU on inputs of every rank and many
 sizes and values, in child processes, with oneDNN (the default) and without it. The table below has what each needs.
 
 Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` and oneDNN as that release builds it.
@@ -119,12 +119,10 @@ def _filter_gradient(rank: int) -> _Rule:
 
 
 def _average_gradient(rank: int) -> _Rule:
-    return _always(
-        Need(ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"), Need(index=1, ranks=(rank,))
-    )
+    return _always(Need(ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"), Need(index=1, ranks=(rank,)))
 
 
-def _fourier(node: Any) -> tuple[Need, ...]:
+def _fourier(_: Any) -> tuple[Need, ...]:
     return (Need(index=1, least_value=1, type_of="DT_INT32"),)
 
 

@@ -17,7 +17,7 @@ _STORES: Final = ("Dequeue", "StackPop", "Unstage", "TensorArrayRead", "TensorAr
 
 
 def source(name: str) -> str:
-    """Return the operation (or the function's argument) of an input: ``x``, ``x:0``, ``x:y:0`` and ``^x`` are of ``x``."""
+    """Return the operation or argument that an input is of: ``x``, ``x:0``, ``x:y:0`` and ``^x`` are of ``x``."""
     return name.removeprefix("^").partition(":")[0]
 
 
@@ -85,9 +85,7 @@ def reached(nodes: Sequence[Any], given: Iterable[str]) -> set[str]:
     return found
 
 
-def _follow(
-    nodes: Iterable[Any], body: set[str], functions: Mapping[str, Any], arguments: dict[str, set[str]]
-) -> None:
+def _follow(nodes: Iterable[Any], body: set[str], functions: Mapping[str, Any], arguments: dict[str, set[str]]) -> None:
     """Add the arguments of the functions that ``nodes`` call, and that those call."""
     waiting = [(node, body) for node in nodes]
     while waiting:

@@ -10,7 +10,8 @@ Source: tensorflow/tensorflow 2.21, ``core/framework/graph.proto``, ``function.p
 """
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ class _Copying:
         self._tensors: dict[tuple[str, int], None] = {}
         self._controls: dict[str, None] = {}
 
-    def add(self, inputs: Set[str], reach: Reach, prefix: str) -> dict[str, str]:
+    def add(self, inputs: AbstractSet[str], reach: Reach, prefix: str) -> dict[str, str]:
         """Add the part that begins at the first operations in need of a guard; return its names by the original ones.
 
         Args:
@@ -102,10 +103,10 @@ class _Copying:
         renamed = {name: prefix + name for name in sorted(self._after(sites, reach.needed))}
         guards = Guards(in_function=False)
         ranks = KnownRanks(self._nodes, body)
-        for name in renamed:
+        for name, new_name in renamed.items():
             node, original = self._graph.node.add(), self._nodes[name]
             node.CopyFrom(original)
-            node.name = renamed[name]
+            node.name = new_name
             node.attr.pop("_class", None)  # which operations share a device: here is only one
             node.input[:] = [self._input(entry, renamed) for entry in original.input]
             self._functions.call_guarded(node)
@@ -130,10 +131,10 @@ class _Copying:
             self._tensors[owner, int(entry.partition(":")[2] or 0)] = None
         return entry
 
-    def _is_site(self, node: Any, body: Set[str]) -> bool:
+    def _is_site(self, node: Any, body: AbstractSet[str]) -> bool:
         return is_in_need(node, body) or self._functions.are_called_by(node)
 
-    def _after(self, sites: Iterable[str], needed: Set[str]) -> set[str]:
+    def _after(self, sites: Iterable[str], needed: AbstractSet[str]) -> set[str]:
         """Return ``sites`` and what comes after them on the way to the outputs: by data, or in time."""
         consumers: dict[str, list[str]] = {}
         for name in needed:

@@ -3,7 +3,8 @@
 So a network of convolutions needs one guard in front of the first, not one in front of each.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from sealserve.serving.runtime.graph_reach import source
@@ -18,7 +19,20 @@ _FIXED: Final = {
 _KEPT: Final = frozenset(
     {
         *("Identity", "StopGradient", "Cast", "BiasAdd", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
-        *("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Softplus", "Sigmoid", "Tanh", "Softmax", "Neg", "Abs", "Square"),
+        *(
+            "Relu",
+            "Relu6",
+            "LeakyRelu",
+            "Elu",
+            "Selu",
+            "Softplus",
+            "Sigmoid",
+            "Tanh",
+            "Softmax",
+            "Neg",
+            "Abs",
+            "Square",
+        ),
         *("Sqrt", "Rsqrt", "Exp", "Log", "Erf", "Pad", "PadV2", "MirrorPad"),
     }
 )
@@ -40,7 +54,7 @@ class KnownRanks:
         reached: The names of those that an input of the signature reaches.
     """
 
-    def __init__(self, nodes: Mapping[str, Any], reached: Set[str]) -> None:
+    def __init__(self, nodes: Mapping[str, Any], reached: AbstractSet[str]) -> None:
         self._nodes = nodes
         self._reached = reached
         self._known: dict[str, int | None] = {}
@@ -73,6 +87,15 @@ class KnownRanks:
             return _FIXED[node.op]
         if node.op in _KEPT:
             return self.of(data[0])
+        if node.op in _BROADCAST:
+            ranks = [self.of(name) for name in data]
+            return None if None in ranks else max(rank for rank in ranks if rank is not None)
+        if node.op == "ConcatV2":  # it takes inputs of one rank only
+            return next((rank for rank in map(self.of, data[:-1]) if rank is not None), None)
+        return self._written(node, data)
+
+    def _written(self, node: Any, data: Sequence[str]) -> int | None:
+        """Return the rank that the model's file says."""
         if node.op == "Const":
             return len(node.attr["value"].tensor.tensor_shape.dim)
         if node.op == "Reshape" and (shape := self._nodes.get(source(data[1]))) is not None and shape.op == "Const":
@@ -82,9 +105,4 @@ class KnownRanks:
             shapes = node.attr["_output_shapes"].list.shape
             if len(shapes) == 1 and not shapes[0].unknown_rank:
                 return len(shapes[0].dim)
-        if node.op in _BROADCAST:
-            ranks = [self.of(name) for name in data]
-            return None if None in ranks else max(rank for rank in ranks if rank is not None)
-        if node.op == "ConcatV2":  # it takes inputs of one rank only
-            return next((rank for rank in map(self.of, data[:-1]) if rank is not None), None)
         return None

@@ -131,7 +131,15 @@ class Session:
             signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
         guarded = _import_guarded(library, graph, parsed)
         tolerant = tolerant_signatures(parsed)
-        return cls(library, c_void_p(handle), graph, signatures, tolerant=tolerant, guarded=guarded, inline=inter_op_threads == 1)
+        return cls(
+            library,
+            c_void_p(handle),
+            graph,
+            signatures,
+            tolerant=tolerant,
+            guarded=guarded,
+            inline=inter_op_threads == 1,
+        )
 
     def endpoint(self, name: str) -> Endpoint:
         """Return the tensor of the graph that is called ``operation:index``.

@@ -7,7 +7,8 @@ declares, whatever is fed, and would compute the assertion in advance; the unkno
 Source: tensorflow/tensorflow 2.21, ``core/ops/array_ops.cc`` and ``core/grappler/optimizers/constant_folding.cc``.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ _SHOWN: Final = 32
 """Dimensions that an error shows at most."""
 
 
-def is_in_need(node: Any, reached: Set[str]) -> bool:
+def is_in_need(node: Any, reached: AbstractSet[str]) -> bool:
     """Whether a NodeDef would end the process at some shape of what ``reached`` computes."""
     return any(
         source(node.input[index]) in reached
@@ -48,7 +49,7 @@ class Guards:
         self._in_function = in_function
         self._made: dict[tuple[str, str, Need], str] = {}
 
-    def add_all(self, node: Any, original: Any, body: Set[str], ranks: KnownRanks) -> None:
+    def add_all(self, node: Any, original: Any, body: AbstractSet[str], ranks: KnownRanks) -> None:
         """Put the guards in front of ``node``, a copy of ``original``, that the operations before it leave to do.
 
         Args:
@@ -57,12 +58,11 @@ class Guards:
             body: What an input of the signature reaches.
             ranks: Of the original graph or function.
         """
-        for need in _all_needs(original, ranks):
-            tensor = original.input[need.index]
-            if not {source(original.input[index]) for index in _read(need)} & body:
+        for wanted in _all_needs(original, ranks):
+            if not {source(original.input[index]) for index in _read(wanted)} & body:
                 continue
-            if ranks.of(tensor) in need.ranks:
-                need = replace(need, ranks=())
+            is_known = ranks.of(original.input[wanted.index]) in wanted.ranks
+            need = replace(wanted, ranks=()) if is_known else wanted
             if need != Need(index=need.index, type_of=need.type_of):
                 self._add_guard(node, need)
 
@@ -87,7 +87,9 @@ class Guards:
         if need.elements is not None:
             zero = self._const(f"{name}/axis", [0], _INT32, f"^{source(shape)}")
             size = self._add(f"{name}/size", "Prod", [shape, zero], T=_INT64, Tidx=_INT32)
-            checks.append(self._check(f"{name}/elements-{need.elements}", ("Equal", "Any"), size, (need.elements,), shape))
+            checks.append(
+                self._check(f"{name}/elements-{need.elements}", ("Equal", "Any"), size, (need.elements,), shape)
+            )
         if need.least:
             # A shape of another rank cannot be compared: this check comes after that of the rank.
             same = self._add(f"{name}/checked", "Identity", [shape, *checks], T=_INT64)
@@ -104,12 +106,16 @@ class Guards:
             # An Assert shows the shape, and never these values.
             values = self._add(f"{name}/values", "Cast", [tensor], output="y", SrcT=dtype, DstT=_DOUBLE)
             least = need.least_value or 0
-            checks.append(self._check(f"{name}/from-{least}", ("GreaterEqual", "All"), values, (least,), shape, _DOUBLE))
+            checks.append(
+                self._check(f"{name}/from-{least}", ("GreaterEqual", "All"), values, (least,), shape, dtype=_DOUBLE)
+            )
             if need.is_shape:
                 zero = self._const(f"{name}/along", [0], _INT32, f"^{source(values)}")
                 flat = self._reshape(f"{name}/flat", values)
                 product = self._add(f"{name}/product", "Prod", [flat, zero], T=_DOUBLE, Tidx=_INT32)
-                checks.append(self._check(f"{name}/fits", ("LessEqual", "All"), product, (_MOST,), shape, _DOUBLE))
+                checks.append(
+                    self._check(f"{name}/fits", ("LessEqual", "All"), product, (_MOST,), shape, dtype=_DOUBLE)
+                )
         return self._add(f"{name}/same", "Identity", [tensor, *checks], T=dtype)
 
     def _shape(self, name: str, tensor: str, dtype: int) -> str:
@@ -128,15 +134,16 @@ class Guards:
         value: str,
         wanted: Sequence[int],
         shape: str,
+        *,
         dtype: int = _INT64,
     ) -> str:
         """Add an assertion that ``value`` compares well with ``wanted``; return a control input that waits for it."""
         # A constant in a loop of TensorFlow 1 belongs to the loop only by what it waits for.
         bound = self._const(f"{name}/bound", wanted, dtype, f"^{source(value)}")
-        return self._compare(name, operations, value, bound, shape, dtype)
+        return self._compare(name, operations, value, bound, shape, dtype=dtype)
 
     def _compare(
-        self, name: str, operations: tuple[str, str], value: str, bound: str, shape: str, dtype: int = _INT64
+        self, name: str, operations: tuple[str, str], value: str, bound: str, shape: str, *, dtype: int = _INT64
     ) -> str:
         compare, combine = operations
         compared = self._add(f"{name}/compared", compare, [value, bound], output="z", T=dtype)
@@ -182,7 +189,9 @@ def _read(need: Need) -> tuple[int, ...]:
 def _type_of(node: Any, need: Need) -> int:
     """Return the data type of the input that ``need`` is about."""
     if need.type_of.startswith("DT_"):
-        return DataType.Value(need.type_of)
+        return int(DataType.Value(need.type_of))
     if need.type_of not in node.attr:  # reading it would add it
-        return _INT32 if need.type_of == "Tshape" else _FLOAT  # the default of the operations that have one (MaxPool); defaults may be left out in a SavedModel
+        # A default may be left out in a SavedModel; of the operations in question, these have one.
+        default: int = _INT32 if need.type_of in {"Tshape", "Tindices"} else _FLOAT
+        return default
     return int(node.attr[need.type_of].type)

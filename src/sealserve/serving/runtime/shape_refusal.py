@@ -9,7 +9,8 @@ from sealserve.serving.runtime.shape_guards import MARK
 _REFUSAL: Final = re.compile(
     r"(?:\{\{function_node [^{}\n]*\}\} )*assertion failed: \[(?P<shape>[\d .]*)\]"
     r"\n\t \[\[(?:\{\{function_node [^{}\n]*\}\})?(?:\{\{node )?(?P<operation>[^{}\n]*?)"
-    rf"/{MARK}/\d+/(?:other/)?(?P<need>[a-z]+)(?P<sizes>[\d-]*)(?:\}}\}})?\]\](?:\n\t \[\[[^\n]*\]\])*"
+    rf"/{MARK}/\d+/(?P<need>rank|least|elements|updates|from|fits)(?P<sizes>[\d-]*)"
+    r"(?:\}\})?\]\](?:\n\t \[\[[^\n]*\]\])*"
 )
 
 
@@ -23,15 +24,24 @@ def refusal(error: TensorFlowError) -> str | None:
         return None
     shape = "[" + found["shape"].strip().replace(" ", ",") + "]"
     sizes = [int(size) for size in found["sizes"].split("-") if size]
-    words = {
-        "rank": lambda: f"a tensor with {_either(sizes)} dimensions",
-        "least": lambda: "a tensor of at least [" + ",".join(str(size) if size else "?" for size in sizes) + "]",
-        "elements": lambda: f"a tensor with {sizes[0]} elements" if sizes[0] > 1 else "a tensor with one element",
-        "updates": lambda: "a tensor with at most one dimension less than its indices have",
-        "from": lambda: f"sizes of at least {sizes[0]}",
-        "fits": lambda: "sizes of a smaller tensor",
-    }[found["need"]]
-    return f"the operation {found['operation']!r} needs {words()}, and would get one of the shape {shape}"
+    needed = _words(found["need"], sizes)
+    return f"the operation {found['operation']!r} needs {needed}, and would get one of the shape {shape}"
+
+
+def _words(need: str, sizes: list[int]) -> str:
+    match need:
+        case "rank":
+            return f"a tensor with {_either(sizes)} dimensions"
+        case "least":
+            return "a tensor of at least [" + ",".join(str(size) if size else "?" for size in sizes) + "]"
+        case "elements":
+            return "a tensor with one element" if sizes == [1] else f"a tensor with {sizes[0]} elements"
+        case "updates":
+            return "a tensor with at most one dimension less than its indices have"
+        case "from":
+            return f"sizes of at least {sizes[0]}"
+        case _:
+            return "sizes of a smaller tensor"
 
 
 def _either(sizes: list[int]) -> str:

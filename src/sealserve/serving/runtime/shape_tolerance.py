@@ -14,7 +14,18 @@ from sealserve.serving.runtime.tried_operations import TRIED
 _FLOW: Final = frozenset(
     {
         *("PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf"),
-        *("Case", "StatelessCase", "Enter", "Exit", "Switch", "Merge", "NextIteration", "LoopCond", "RefSwitch", "IdentityN"),
+        *(
+            "Case",
+            "StatelessCase",
+            "Enter",
+            "Exit",
+            "Switch",
+            "Merge",
+            "NextIteration",
+            "LoopCond",
+            "RefSwitch",
+            "IdentityN",
+        ),
         *("RefEnter", "RefExit", "RefMerge", "RefNextIteration", "NoOp", "ControlTrigger"),
     }
 )

@@ -6,8 +6,7 @@ Written by ``scripts/aborts.py --summarise``, with TensorFlow 2.21, with oneDNN 
 
 from typing import Final
 
-TRIED: Final = frozenset(
-    """
+_NAMES: Final = """
 Abs AccumulatorApplyGradient AccumulatorNumAccumulated AccumulatorSetGlobalStep AccumulatorTakeGradient Acos Acosh
 Add AddManySparseToTensorsMap AddN AddSparseToTensorsMap AddV2 AdjustContrastv2 AdjustHue AdjustSaturation All
 AllCandidateSampler Angle AnonymousHashTable AnonymousMemoryCache AnonymousMutableDenseHashTable
@@ -130,5 +129,5 @@ UniformQuantizedConvolution UniformQuantizedConvolutionHybrid UniformQuantizedDo
 UniformRequantize Unique UniqueV2 UniqueWithCounts UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentJoin
 UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UpperBound VarHandleOp VarIsInitializedOp Variable
 VariableShape VariableV2 Where WindowOp Xdivy Xlog1py Xlogy ZerosLike Zeta
-""".split()
-)
+"""
+TRIED: Final = frozenset(_NAMES.split())

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.unit.enclave.simulated.conftest import Python
 
 SUPERVISED = """
@@ -37,16 +36,19 @@ def script(server: str, *, attempts: int = 4, serves: str = "log.exists()") -> s
     return SUPERVISED.replace("SERVER", server).replace("ATTEMPTS", str(attempts)).replace("SERVES", serves)
 
 
+def waits(folder: Path) -> str:
+    """Return what a server does first: wait until its supervisor has asked whether it serves."""
+    return f"while not Path({str(folder / 'seen')!r}).exists(): time.sleep(0.01)\n    "
+
+
 def starts(log: Path) -> list[str]:
     return log.read_text().split()
-
-
 
 
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGKILL, signal.SIGFPE, signal.SIGSEGV])
 def test_a_server_that_a_signal_ended_is_started_again(python: Python, tmp_path: Path, number: signal.Signals) -> None:
     log = tmp_path / "log"
-    server = f"while not Path({str(tmp_path / 'seen')!r}).exists(): time.sleep(0.01)\n    return {128 + number} if starts < 3 else 0"
+    server = waits(tmp_path) + f"return {128 + number} if starts < 3 else 0"
     seen = f"Path({str(tmp_path / 'seen')!r}).touch() or True"
     result = python(script(server, serves=seen), log)
     assert result.returncode == 0, result.stderr
@@ -55,7 +57,7 @@ def test_a_server_that_a_signal_ended_is_started_again(python: Python, tmp_path:
 
 
 def test_a_crash_loop_is_given_up(python: Python, tmp_path: Path) -> None:
-    server = f"while not Path({str(tmp_path / 'seen')!r}).exists(): time.sleep(0.01)\n    os.abort()"
+    server = waits(tmp_path) + "os.abort()"
     seen = f"Path({str(tmp_path / 'seen')!r}).touch() or True"
     result = python(script(server, attempts=4, serves=seen), tmp_path / "log")
     assert result.returncode == 128 + signal.SIGABRT
@@ -64,7 +66,7 @@ def test_a_crash_loop_is_given_up(python: Python, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 3, 128 + signal.SIGTERM, 128 + signal.SIGINT])
 def test_what_ends_by_itself_or_was_asked_to_is_not_started_again(python: Python, tmp_path: Path, status: int) -> None:
-    server = f"while not Path({str(tmp_path / 'seen')!r}).exists(): time.sleep(0.01)\n    return {status}"
+    server = waits(tmp_path) + f"return {status}"
     seen = f"Path({str(tmp_path / 'seen')!r}).touch() or True"
     assert python(script(server, serves=seen), tmp_path / "log").returncode == status
     assert len(starts(tmp_path / "log")) == 1
@@ -85,9 +87,15 @@ def test_an_error_of_the_launcher_is_its_own(python: Python, tmp_path: Path) -> 
 def test_a_signal_ends_it_and_the_server(tmp_path: Path, pause: int) -> None:
     log = tmp_path / "log"
     seen = tmp_path / "seen"
-    server = "signal.pause()" if not pause else f"while not Path({str(seen)!r}).exists(): time.sleep(0.01)\n    os.abort()"
-    code = script(server, serves=f"Path({str(seen)!r}).touch() or True").replace("import logging,", "import signal, logging,")
-    code = code.replace("FIRST_PAUSE, supervisor.LONGEST_PAUSE = 0.01", f"FIRST_PAUSE, supervisor.LONGEST_PAUSE = {pause}")
+    server = (
+        "signal.pause()" if not pause else f"while not Path({str(seen)!r}).exists(): time.sleep(0.01)\n    os.abort()"
+    )
+    code = script(server, serves=f"Path({str(seen)!r}).touch() or True").replace(
+        "import logging,", "import signal, logging,"
+    )
+    code = code.replace(
+        "FIRST_PAUSE, supervisor.LONGEST_PAUSE = 0.01", f"FIRST_PAUSE, supervisor.LONGEST_PAUSE = {pause}"
+    )
     with subprocess.Popen([sys.executable, "-c", code, log], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while not seen.exists():

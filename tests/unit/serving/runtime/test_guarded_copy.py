@@ -128,8 +128,7 @@ def test_functions_with_guards_get_another_name() -> None:
     [
         "assertion failed: [1 20 3]\n\t [[{{node a/b/sealserve_guard/0/NEED}}]]",
         "assertion failed: [1 20 3]\n\t [[{{function_node f}}{{node a/b/sealserve_guard/1/NEED}}]]",
-        "{{function_node f}} {{function_node f}} assertion failed: [1 20 3]"
-        "\n\t [[{{node a/b/sealserve_guard/0/NEED}}]]\n\t [[Call/Call]]",
+        "{{function_node f}} assertion failed: [1 20 3]\n\t [[{{node a/b/sealserve_guard/0/NEED}}]]\n\t [[Call/Call]]",
     ],
 )
 def test_a_guard_says_what_is_needed(form: str, where: str, words: str) -> None:

@@ -1,8 +1,8 @@
 """A child process that asks a model for answers to hostile requests, and writes down each answer as it comes.
 
-    python -m tests.unit.serving.runtime.hostile_requests MODEL_FOLDER REQUESTS ANSWERS
+    python -m tests.integration.hostile_requests MODEL_FOLDER REQUESTS ANSWERS
 
-Requests and answers are lists of pickled pairs: a signature and its inputs; an answer is the outputs or an error's text.
+Requests and answers are pickled: a signature and its inputs; the outputs, or an error's status and text.
 """
 
 import pickle
@@ -31,14 +31,14 @@ def ask(table: Servables, signature: str, inputs: dict[str, np.ndarray[Any, Any]
         for size in array.shape:
             proto.tensor_shape.dim.add(size=size)
     try:
-        content = predict(
-            table, request.SerializeToString(), max_tensor_bytes=2**24, deadline=None, as_content=True
-        )
+        content = predict(table, request.SerializeToString(), max_tensor_bytes=2**24, deadline=None, as_content=True)
     except RequestError as error:
         return f"{error.status.name}: {error}"
     names = {code: name for name, code in TYPES.items()}
     return {
-        alias: np.frombuffer(proto.tensor_content, names[proto.dtype]).reshape([dim.size for dim in proto.tensor_shape.dim])
+        alias: np.frombuffer(proto.tensor_content, names[proto.dtype]).reshape(
+            [dim.size for dim in proto.tensor_shape.dim]
+        )
         for alias, proto in PredictResponse.FromString(content).outputs.items()
     }
 
