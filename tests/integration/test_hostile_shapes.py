@@ -20,7 +20,21 @@ STATUSES = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "ABORTED"
 """ABORTED is oneDNN's refusal."""
 ROOT = Path(__file__).parents[2]
 SHAPES: tuple[tuple[int, ...], ...] = (
-    *((), (0,), (1,), (3,), (2, 2), (0, 4), (2, 3, 4), (1, 0, 0), (1, 8, 8), (1, 8, 8, 3), (8, 8, 8, 3), (1, 1, 1, 3)),
+    *(
+        (),
+        (0,),
+        (1,),
+        (3,),
+        (2, 2),
+        (0, 4),
+        (1, 8, 3),
+        (2, 3, 4),
+        (1, 0, 0),
+        (1, 8, 8),
+        (1, 8, 8, 3),
+        (8, 8, 8, 3),
+        (1, 1, 1, 3),
+    ),
     *((1, 2, 2, 3), (1, 3, 3, 3), (2, 7, 1, 3), (1, 1, 7, 3), (0, 8, 8, 3), (1, 8, 8, 4), (1, 0, 8, 3), (1, 8, 8, 0)),
     *((1, 4, 8, 8, 3), (1, 1, 1, 1, 3), (1, 2, 8, 8, 3), (2, 0, 8, 8, 3), (1, 1, 8, 8, 3, 1), (1,) * 9, (1,) * 40),
 )
@@ -163,7 +177,7 @@ def _requests() -> Requests:
         [1, 6, 6, 2],
     )
     numbers += ([2**31 - 1] * 4, [1, 3, 3, -3], [[0], [1]], [[0, 1]], [[[1]]], 0)
-    shapes = ((), (0,), (1,), (3,), (27,), (3, 9), (2, 2), (1, 3, 3, 3), (1, 2, 2), (0, 2), (2, 0))
+    shapes = ((), (0,), (1,), (2,), (3,), (27,), (3, 9), (2, 2), (1, 3, 3, 3), (1, 2, 2), (0, 2), (2, 0))
     for name, shape, values in product(_two_inputs(tf), shapes, numbers):
         found.append((name, {"x": rng.normal(size=shape).astype(np.float32), "s": np.array(values, np.int32)}))
     return found
@@ -229,7 +243,6 @@ def test_each_answer_is_right_or_says_what_is_wrong(
             try:
                 expected = runs[signature](*inputs.values())[0]
             except tf.errors.InvalidArgumentError:  # this process has oneDNN, which refuses some of what Eigen takes
-                assert not answer["y"].size, signature
                 continue
             if answer["y"].size:  # the shape of nothing differs where TensorFlow has fused a Pad with a Conv2D
                 np.testing.assert_allclose(answer["y"], expected, rtol=1e-3, atol=1e-3)
