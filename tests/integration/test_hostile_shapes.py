@@ -113,7 +113,7 @@ def _one_input(tf: Any) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         "map": (None, mapped),
         "constant_conv": (
             [None, 1],
-            lambda x: x * 0.5 + 2.0 + 0.0 * nn.conv2d(kernel(1, 3, 3, 3), square, 1, "VALID")[0, 0],
+            lambda x: x * 0.5 + 2.0 + 0.0 * tf.reduce_max(nn.conv2d(kernel(1, 3, 3, 3), square, 1, "VALID")),
         ),
         "sum": ([1, 8, 8, 3], lambda x: tf.reduce_sum(x, 1)),
         "mean": (picture, lambda x: tf.reduce_mean(x, -1)),
