@@ -203,6 +203,9 @@ class ServerSection(_Section):
     min_ping_seconds: Annotated[int, Field(ge=1, le=7200)] = Field(
         default=5, description="shortest time between a client's keepalive pings; more frequent pings end a connection"
     )
+    soft_placement: bool = Field(
+        default=True, description="compute on the CPU what a model has placed on a GPU; else it does not load"
+    )
     batching_parameters_file: Path | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
     )

@@ -419,6 +419,35 @@ sys.stdin.read()
     wait_gone(launcher)
 
 
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGKILL])
+def test_a_server_that_crashes_is_attested_and_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    world.build("wait")
+    launcher = LAUNCHER.replace(
+        "sys.exit(run_enclave(", "from functools import partial; sys.exit(supervise(partial(run_enclave, "
+    ).replace('"--exit-with-parent" in sys.argv))', "True), attempts=3, serves=lambda: True))")
+    launcher = launcher.replace(
+        "import logging, sys\n",
+        "import logging, sys\nfrom sealserve.enclave.simulated import supervisor\n"
+        "from sealserve.enclave.simulated.supervisor import supervise\nsupervisor.FIRST_PAUSE = 0.01\n",
+    )
+    monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", launcher)
+    with world.start() as process:
+        for _ in range(2):
+            lines = read_until_ready(process)
+            server = int(next(line.split()[1] for line in lines if line.startswith("pid ")))
+            os.kill(server, number)
+        read_until_ready(process)
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+
+    assert process.returncode == 7, "the server's own status after SIGTERM"
+    assert len(world.broker.quotes) == 3, "each start is attested"
+    assert re.findall(r"step=again after=\S+ failed=(\d) signal=(\w+)", log) == [("1", number.name), ("2", number.name)]
+    assert_nothing_remains(log)
+
+
 def refused(result: subprocess.CompletedProcess[str], code: str, message: str, status: int = 3) -> None:
     assert f"error[{code}]" in result.stderr, result.stderr
     assert message in result.stderr

@@ -1,6 +1,7 @@
 """``sealserve enclave``: manifest, measurement, signature; and running an enclave on the host."""
 
 import logging
+import os
 import sys
 import tomllib
 from collections.abc import Collection
@@ -17,6 +18,7 @@ from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
+from sealserve.cluster import ports
 from sealserve.deployment import ServerKind
 from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.gramine_run import run_gramine_sgx
@@ -28,6 +30,7 @@ from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_o
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
 from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
+from sealserve.enclave.simulated.supervisor import supervise
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.operations import enclaves, releases
 from sealserve.operations.owner import host_owner_key
@@ -307,7 +310,8 @@ def run(
         typer.Option(help="What it runs on; gramine-direct is Gramine without SGX.", show_default="as it was built"),
     ] = Runner.AUTO,
     attempts: Annotated[
-        int | None, typer.Option(min=1, help="On SGX: start it at most so often.", show_default="until it is stopped")
+        int | None,
+        typer.Option(min=1, help="Maximum number of starts.", show_default="on SGX no limit, simulated 1"),
     ] = None,
     socket: Annotated[Path | None, typer.Option("--quoting-socket", show_default="the simulated platform's")] = None,
     directory: console.Directory = console.HERE,
@@ -324,7 +328,15 @@ def run(
     loaded = load_enclave(folder, name, dangerous=dangerous)
     built_for = loaded.manifest.loader.env["SEALSERVE_PLATFORM"]
     if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
-        raise typer.Exit(run_enclave(folder, name, quoting_socket=quoting, dangerous=dangerous))
+        launch = partial(run_enclave, folder, name, quoting_socket=quoting, dangerous=dangerous)
+        if attempts is None or attempts == 1:
+            raise typer.Exit(launch())
+        serves = partial(ports.is_listening, enclaves.port_of(loaded.manifest), session=os.getsid(0))
+        try:
+            status = supervise(partial(launch, exit_with_parent=True), attempts=attempts, serves=serves)
+        except StoppedBySignal as stop:
+            status = stop.exit_status
+        raise typer.Exit(status)
     enclaves.check_for_sgx(loaded)
     verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
     with relayed_signals() as relay:

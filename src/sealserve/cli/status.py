@@ -6,7 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cluster.target import Target
+from sealserve.cluster.target import PartStatus, Target
 from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
@@ -29,6 +29,11 @@ def show(target: Target, *, as_json: bool) -> None:
         return
     console.print_table(
         ("PART", "STATE", "PORT", "INSTANCE", ""),
-        [(part.role, part.state, part.port or "", part.instance or part.pid or "", part.detail) for part in parts],
+        [(part.role, part.state, part.port or "", part.instance or part.pid or "", _detail(part)) for part in parts],
         empty="Nothing runs: `sealserve up` starts it.",
     )
+
+
+def _detail(part: PartStatus) -> str:
+    restarts = f"restarts: {part.restarts}" if part.restarts else ""
+    return "; ".join(filter(None, (restarts, part.detail)))

@@ -9,6 +9,8 @@ from pathlib import Path
 from sealserve.regular_file import InputFileError, read_tail
 
 _LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
+_SUPERVISOR = re.compile(r"^\S+ \S+ INFO step=supervisor pid=(?P<pid>\d+) ")
+_AGAIN = re.compile(r"^(?P<time>\S+ \S+) WARNING step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
 _TIME = "%Y-%m-%d %H:%M:%S,%f"
 _LARGEST = 64 * 2**20  # a replica that serves for months writes few lines
 FIRST = "measured"
@@ -41,6 +43,27 @@ def read_steps(log: Path) -> list[LaunchStep]:
         time = datetime.strptime(found["time"], _TIME)  # noqa: DTZ007  # local on purpose: only differences count
         steps.append(LaunchStep(name=found["name"], time=time, evidence=evidence))
     return steps
+
+
+def read_restarts(log: Path, pid: int) -> tuple[int, str]:
+    """Return how often a supervisor has started its enclave again, and words for a person on the last time.
+
+    Args:
+        log: The replica's log.
+        pid: The supervisor's process.
+    """
+    count, words, ours = 0, "", False
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return count, words
+    for line in lines:
+        if found := _SUPERVISOR.match(line):
+            count, words, ours = 0, "", int(found["pid"]) == pid
+        elif (found := _AGAIN.match(line)) and ours:
+            count += 1
+            words = f"{found['signal']} ended the server at {found['time'].partition(',')[0]}"
+    return count, words
 
 
 def is_refused(error: str) -> bool:

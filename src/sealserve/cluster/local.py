@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
-from sealserve.cluster.launch_log import read_steps
+from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.processes import Process, Registry, last_error, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
@@ -49,6 +49,8 @@ REPLICA: Final = "replica-"
 NGINX: Final = "nginx"
 RECORD: Final = "local.json"
 START_SECONDS: Final = 60
+ATTEMPTS: Final = 10
+"""Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
 REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
 
 
@@ -162,7 +164,7 @@ class LocalTarget:
         self._tell(f"starting {name}")
         port = enclaves.port_of(load_enclave(shipped, name).manifest)
         ports.require_free(port, name)
-        command = ["enclave", "run", "--name", name, "--release", str(shipped)]
+        command = ["enclave", "run", "--name", name, "--release", str(shipped), "--attempts", str(ATTEMPTS)]
         return self._registry.start(name, self._command(command), log=self._log(name), port=port)
 
     def wait_replica(self, process: Process) -> None:
@@ -292,7 +294,9 @@ class LocalTarget:
         return (folder or self._workspace.host.logs) / f"{role}.log"
 
     def _status(self, process: Process) -> PartStatus:
-        state, detail = State.RUNNING, ""
+        state, detail, restarts = State.RUNNING, "", 0
+        if process.role.startswith(REPLICA):
+            restarts, detail = read_restarts(Path(process.log), process.pid)
         if not process.is_alive():
             state, detail = State.ENDED, last_error(Path(process.log))
         elif process.role == NGINX:
@@ -300,7 +304,9 @@ class LocalTarget:
             state, detail = State.SERVING, f"{service.name} at {service.endpoint}"
         elif process.role.startswith(REPLICA):
             state = State.SERVING if _serves(process) else _progress(Path(process.log))
-        return PartStatus(role=process.role, state=state, port=process.port, pid=process.pid, detail=detail)
+        return PartStatus(
+            role=process.role, state=state, port=process.port, pid=process.pid, detail=detail, restarts=restarts
+        )
 
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
@@ -382,4 +388,5 @@ def _serves(replica: Process) -> bool:
 
 
 def _progress(log: Path) -> State:
-    return State.ATTESTED if any(step.name == "key" for step in read_steps(log)) else State.STARTING
+    steps = {step.name for step in read_steps(log)}
+    return State.ATTESTED if "key" in steps and "ended" not in steps else State.STARTING

@@ -98,6 +98,7 @@ class PartStatus:
         pid: Its process on this machine, or None.
         instance: What the target calls it (a container, a pod); empty where it is just a process.
         detail: More for a person: an address, or why it ended.
+        restarts: How often it was started again after a crash, since it was last started on purpose.
     """
 
     role: str
@@ -106,6 +107,7 @@ class PartStatus:
     pid: int | None = None
     instance: str = ""
     detail: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sealserve.errors import InputError
 from sealserve.operations.certificates import broker_authority_pem
 from sealserve.operations.identity import require_first_use
 from sealserve.operations.owner import index_signer, open_vault, read_owner_key
-from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG
+from sealserve.operations.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
 from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
@@ -164,6 +164,8 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
     if BATCHING_PARAMETERS in files:
         yield "--enable_batching=true"
         yield f"--batching_parameters_file={PRIVATE_ROOT}/{BATCHING_PARAMETERS}"
+    if SESSION_CONFIG in files:
+        yield f"--tensorflow_session_config_file={PRIVATE_ROOT}/{SESSION_CONFIG}"
     if MONITORING_CONFIG in files:
         yield f"--monitoring_config_file={PRIVATE_ROOT}/{MONITORING_CONFIG}"
         if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary has it on its REST port only

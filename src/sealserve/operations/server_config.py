@@ -15,6 +15,9 @@ from sealserve.sealing.release_index import MODELS_FOLDER
 MODEL_CONFIG: Final = "config/models.config"
 BATCHING_PARAMETERS: Final = "config/batching.config"
 MONITORING_CONFIG: Final = "config/monitoring.config"
+SESSION_CONFIG: Final = "config/session.config"
+SOFT_PLACEMENT: Final = b"allow_soft_placement: true\n"
+"""TensorFlow's ConfigProto, as text. Operations of a model that was exported on a machine with a GPU may name it."""
 
 
 def server_config_files(deployment: Deployment) -> dict[str, bytes]:
@@ -40,4 +43,6 @@ def server_config_files(deployment: Deployment) -> dict[str, bytes]:
         files[BATCHING_PARAMETERS] = read_batching_parameters(path)
     if (path := deployment.server.monitoring_config_file) is not None:
         files[MONITORING_CONFIG] = read_monitoring_config(path)
+    if deployment.server.soft_placement:
+        files[SESSION_CONFIG] = SOFT_PLACEMENT
     return files

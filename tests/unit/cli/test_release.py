@@ -26,15 +26,15 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
 
     assert (
         cli.ok("release", "verify")
-        == f"{fields['release']}: the owner's signature and all 4 files verify; it has no enclaves yet.\n"
+        == f"{fields['release']}: the owner's signature and all 5 files verify; it has no enclaves yet.\n"
     )
     assert cli.json("release", "verify") == {
-        "id": fields["id"], "folder": fields["folder"], "files": 4, "enclaves": []
+        "id": fields["id"], "folder": fields["folder"], "files": 5, "enclaves": []
     }  # fmt: skip
     cli.ok("enclave", "build")
-    assert cli.ok("release", "verify").endswith("all 4 files verify; its enclave verifies.\n")
+    assert cli.ok("release", "verify").endswith("all 5 files verify; its enclave verifies.\n")
     cli.ok("enclave", "build", "--name", "replica-1")
-    assert cli.ok("release", "verify").endswith("all 4 files verify; its 2 enclaves verify.\n")
+    assert cli.ok("release", "verify").endswith("all 5 files verify; its 2 enclaves verify.\n")
     assert cli.json("release", "verify")["enclaves"] == ["replica-0", "replica-1"]
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)

@@ -70,7 +70,16 @@ def test_the_servers_configuration_files_are_named_where_the_release_has_them(tm
         "--batching_parameters_file=/release/config/batching.config",
         "--monitoring_config_file=/release/config/monitoring.config",
         "--monitoring_port=9510",
+        "--tensorflow_session_config_file=/release/config/session.config",
     } <= set(spec.argv)
+
+
+def test_soft_placement_can_be_turned_off(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"soft_placement": False})
+    site.import_model()
+    site.certify()
+    spec = enclaves.specify(site.workspace, site.deployment, site.build_release().folder, name="replica-0", port=8510)
+    assert not [flag for flag in spec.argv if "session_config" in flag]
 
 
 def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:

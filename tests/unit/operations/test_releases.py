@@ -47,7 +47,8 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     assert releases.verify(release.folder, ready.workspace.host.owner_key).id == release.id
     assert release.index.simulated
     assert sorted(file.path for file in release.index.files) == [
-        "config/models.config", "files.json", "models/half-plus-two/1/saved_model.pb", "tls/ssl.cfg"
+        "config/models.config", "config/session.config", "files.json", "models/half-plus-two/1/saved_model.pb",
+        "tls/ssl.cfg",
     ]  # fmt: skip
     with open_vault(ready.workspace) as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))
@@ -290,7 +291,8 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
     release = site.build_release()
     assert [(item.name, item.versions) for item in release.index.servables] == [("bert", (3,)), ("resnet50", (1, 12))]
     assert [file.path for file in release.index.files] == [
-        "config/batching.config", "config/models.config", "config/monitoring.config", "files.json",
+        "config/batching.config", "config/models.config", "config/monitoring.config", "config/session.config",
+        "files.json",
         "models/bert/3/saved_model.pb",
         "models/resnet50/1/assets.extra/warmup", "models/resnet50/1/assets/words.txt",
         "models/resnet50/1/fingerprint.pb", "models/resnet50/1/saved_model.pb",

@@ -62,6 +62,7 @@ class Running:
         ready: The command that succeeds in it when it is ready.
         pid: Its main process on this machine, or None.
         networks: The short names of its networks.
+        restarts: How often Docker has started it again.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Running:
     ready: str
     pid: int | None
     networks: frozenset[str]
+    restarts: int
 
     @property
     def is_running(self) -> bool:
@@ -292,6 +294,7 @@ class Fleet:
             networks=frozenset(
                 name.removeprefix(prefix) for name in found["NetworkSettings"]["Networks"] if name.startswith(prefix)
             ),
+            restarts=found["RestartCount"],
         )
 
 

@@ -360,6 +360,7 @@ class DockerTarget:
             pid=container.pid,
             instance=container.name,
             detail=detail,
+            restarts=container.restarts,
         )
 
     def _progress(self, container: Running) -> State:

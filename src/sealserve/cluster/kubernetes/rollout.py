@@ -73,7 +73,7 @@ class Rollout:
             )
             for pod in new:
                 name = pod["metadata"]["name"]
-                if states[name][0] is State.REFUSED and _restarts(pod) >= _REFUSALS:
+                if states[name][0] is State.REFUSED and restarts(pod) >= _REFUSALS:
                     raise RolloutRefusedError(
                         f"{name} does not start: {reasons[name]}",
                         hint="What served goes on. `sealserve up --rollback` returns to the release before; "
@@ -127,7 +127,8 @@ def _is_replica(pod: Manifest) -> bool:
     return bool(pod["metadata"]["labels"].get("app.kubernetes.io/component") == replicas.PART)
 
 
-def _restarts(pod: Manifest) -> int:
+def restarts(pod: Manifest) -> int:
+    """Return how often the containers of a pod were started again."""
     status = pod.get("status", {})
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     return sum(container.get("restartCount", 0) for container in containers)

@@ -30,7 +30,7 @@ from sealserve.cluster.kubernetes.plan import (
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name
+from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name, restarts
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.local import LocalTarget
@@ -316,7 +316,13 @@ class KubernetesTarget:
         about = [text for text in (labels.get(replicas.RELEASE_LABEL), pod["spec"].get("nodeName"), reason) if text]
         if state is State.SERVING and part == PLATFORM:
             state = State.RUNNING
-        return PartStatus(role=part, state=state, instance=pod["metadata"]["name"], detail="; ".join(about))
+        return PartStatus(
+            role=part,
+            state=state,
+            instance=pod["metadata"]["name"],
+            detail="; ".join(about),
+            restarts=restarts(pod),
+        )
 
     def _local_status(self) -> Sequence[PartStatus]:
         if self._deployment.platform is not Platform.SIMULATED:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 from sealserve.errors import UnavailableError
 
@@ -39,6 +39,17 @@ class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
         self.exit_status = _SIGNALLED + number
 
 
+class Child(Protocol):
+    """A process that gets the relayed signals: `subprocess.Popen`, or what has the same two methods."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal."""
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended: negative if a signal ended it."""
+        ...
+
+
 class SignalRelay:
     """What the launcher does with SIGTERM, SIGINT and SIGHUP.
 
@@ -47,7 +58,7 @@ class SignalRelay:
     """
 
     def __init__(self) -> None:
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: Child | None = None
         self._held: list[int] = []
         self._raise = True
         self._asked = False
@@ -79,7 +90,7 @@ class SignalRelay:
             self._raise = False
             raise StoppedBySignal(self._held[0])
 
-    def run(self, start: Callable[[], subprocess.Popen[bytes]]) -> int:
+    def run(self, start: Callable[[], Child]) -> int:
         """Start the server, wait for its end, and return its exit status, as a shell would say it."""
         self._raise = False
         server = start()

@@ -25,6 +25,7 @@ from sealserve.serving.request_errors import (
 from sealserve.serving.runtime.kernel_errors import told
 from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.runtime.shape_refusal import refusal
 from sealserve.serving.runtime.signature import Signature
 from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
 from sealserve.serving.servables import Servable, Servables
@@ -275,6 +276,11 @@ def _run(
     try:
         results = signature.run(servable.session, values, outputs, timeout=timeout)
     except TensorFlowError as error:
+        if (refused := refusal(error)) is not None:
+            given = ", ".join(
+                f"input {alias!r} has the shape {_shape(tensor.shape)}" for alias, tensor in values.items()
+            )
+            raise InputShapeError(f"{given}: {refused}") from error
         raise ExecutionError(error, signature.name) from error
     METRICS.runtime_latency(servable.name, "Predict", time.monotonic() - started)
     return results

@@ -60,6 +60,8 @@ def _stand_in() -> Iterator[None]:
 
 try:
     with _stand_in():
+        from tensorflow.core.framework.graph_pb2 import GraphDef
+        from tensorflow.core.framework.node_def_pb2 import NodeDef
         from tensorflow.core.framework.tensor_pb2 import TensorProto
         from tensorflow.core.framework.types_pb2 import DataType
         from tensorflow.core.protobuf.config_pb2 import ConfigProto, RunOptions
@@ -103,6 +105,7 @@ __all__ = [
     "GetModelMetadataResponse",
     "GetModelStatusRequest",
     "GetModelStatusResponse",
+    "GraphDef",
     "Input",
     "MetaGraphDef",
     "ModelConfig",
@@ -111,6 +114,7 @@ __all__ = [
     "ModelVersionStatus",
     "MultiInferenceRequest",
     "MultiInferenceResponse",
+    "NodeDef",
     "PredictRequest",
     "PredictResponse",
     "PredictionLog",

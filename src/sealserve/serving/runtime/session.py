@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sealserve.serving.request_errors import Status
+from sealserve.serving.runtime.guarded_copy import guarded_copy, original_names
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
@@ -48,6 +49,7 @@ class Session:
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
         tolerant: Those of them that may be given inputs of any shape.
+        guarded: For those of them that fetch from a copy with guards, the new names of the operations in it.
         inline: Whether a run computes on the thread that calls it, rather than on TensorFlow's own.
     """
 
@@ -59,11 +61,13 @@ class Session:
         signatures: Mapping[str, SignatureDef],
         *,
         tolerant: frozenset[str],
+        guarded: Mapping[str, Mapping[str, str]],
         inline: bool,
     ) -> None:
         self.library = library
         self.signatures = signatures
         self.tolerant = tolerant
+        self._guarded = guarded
         self._handle = handle
         self._graph = graph
         self._inline = inline
@@ -98,6 +102,7 @@ class Session:
         if config is not None:
             settings.CopyFrom(config)
         settings.device_count["GPU"] = 0
+        settings.experimental.optimize_for_static_graph = False  # else no copy with guards could be added
         settings.intra_op_parallelism_threads = intra_op_threads
         settings.inter_op_parallelism_threads = inter_op_threads
         encoded_settings = settings.SerializeToString()
@@ -124,8 +129,17 @@ class Session:
         for name, signature in parsed.signature_def.items():
             signatures[name] = SignatureDef()
             signatures[name].CopyFrom(signature)  # else the whole meta graph, constants and all, would stay in memory
+        guarded = _import_guarded(library, graph, parsed)
         tolerant = tolerant_signatures(parsed)
-        return cls(library, c_void_p(handle), graph, signatures, tolerant=tolerant, inline=inter_op_threads == 1)
+        return cls(
+            library,
+            c_void_p(handle),
+            graph,
+            signatures,
+            tolerant=tolerant,
+            guarded=guarded,
+            inline=inter_op_threads == 1,
+        )
 
     def endpoint(self, name: str) -> Endpoint:
         """Return the tensor of the graph that is called ``operation:index``.
@@ -141,6 +155,16 @@ class Session:
                 f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph",
             )
         return Endpoint(operation, int(index))
+
+    def output(self, signature: str, name: str) -> Endpoint:
+        """Return where the output of ``signature`` that is called ``operation:index`` is fetched.
+
+        Raises:
+            TensorFlowError: There is none.
+        """
+        operation, colon, index = name.rpartition(":")
+        renamed = self._guarded.get(signature, {}).get(operation, operation)
+        return self.endpoint(f"{renamed}{colon}{index}")
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -162,11 +186,14 @@ class Session:
         outputs = (Endpoint * len(fetches))(*fetches)
         results = (c_void_p * len(fetches))()
         started = time.monotonic()
-        with library.status() as status:
-            library.TF_SessionRun(
-                *(self._handle, Buffer.over(options), inputs, values, len(feeds)),
-                *(outputs, results, len(fetches), None, 0, None, status),
-            )
+        try:
+            with library.status() as status:
+                library.TF_SessionRun(
+                    *(self._handle, Buffer.over(options), inputs, values, len(feeds)),
+                    *(outputs, results, len(fetches), None, 0, None, status),
+                )
+        except TensorFlowError as error:
+            raise TensorFlowError(error.status, original_names(error.text)) from error
         took = time.monotonic() - started
         if self._longest is None or took > self._longest:
             self._longest = took
@@ -190,3 +217,24 @@ class Session:
 
 def _run_options(**options: int) -> bytes:
     return bytes(RunOptions(**options).SerializeToString())
+
+
+def _import_guarded(library: Library, graph: c_void_p, meta_graph: MetaGraphDef) -> Mapping[str, Mapping[str, str]]:
+    """Import the copy with guards into ``graph``; return the new names of what was copied, by signature."""
+    copy = guarded_copy(meta_graph)
+    if copy is None:
+        return {}
+    encoded = copy.graph.SerializeToString()
+    options = c_void_p(library.TF_NewImportGraphDefOptions())
+    try:
+        for name, index in copy.tensors:
+            place = Endpoint(library.TF_GraphOperationByName(graph, name.encode()), index)
+            library.TF_ImportGraphDefOptionsAddInputMapping(options, name.encode(), index, place)
+        for name in copy.controls:
+            operation = library.TF_GraphOperationByName(graph, name.encode())
+            library.TF_ImportGraphDefOptionsRemapControlDependency(options, name.encode(), operation)
+        with library.status() as status:
+            library.TF_GraphImportGraphDef(graph, Buffer.over(encoded), options, status)
+    finally:
+        library.TF_DeleteImportGraphDefOptions(options)
+    return copy.copied

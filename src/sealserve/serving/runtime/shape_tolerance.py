@@ -1,90 +1,52 @@
 """Which signatures may be given inputs of other shapes than they declare.
 
-TensorFlow Serving leaves shapes to the operations of the graph. Most of these look at their inputs' shapes and answer
-with an error; some rely on them, and end the process: in TensorFlow 2.21 a Conv2D whose input has another rank does. So
-a shape that the signature does not declare is let through only where each operation that the outputs need is one of
-those below, which have been given every rank and size.
+TensorFlow Serving leaves shapes to the operations of the graph, and so does this server where each operation that an
+input reaches has been tried with hostile shapes (`tried_operations`), with guards in front of those that would end the
+process (`guarded_copy`). A signature whose inputs reach any other operation takes the shapes that it declares.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from sealserve.serving.runtime.graph_reach import find_reach, functions_of, reached, source
 from sealserve.serving.runtime.protos import MetaGraphDef
+from sealserve.serving.runtime.tried_operations import TRIED
 
-SPEC_VERSION: Final = "2.21"
-
-TOLERANT_OPERATIONS: Final = frozenset(
+_FLOW: Final = frozenset(
     {
-        *("Const", "NoOp", "Identity", "IdentityN", "StopGradient", "Cast", "Shape"),
-        *("Variable", "VariableV2", "VarHandleOp", "ReadVariableOp"),
-        *("Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "Pow", "SquaredDifference", "BiasAdd"),
-        *("Neg", "Abs", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Round", "Floor"),
-        *("Relu", "Relu6", "Elu", "Selu", "Softplus", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "MatMul"),
-        *("StringJoin", "StringLower", "StringUpper"),
+        *("PartitionedCall", "StatefulPartitionedCall", "While", "StatelessWhile", "If", "StatelessIf"),
+        *(
+            "Case",
+            "StatelessCase",
+            "Enter",
+            "Exit",
+            "Switch",
+            "Merge",
+            "NextIteration",
+            "LoopCond",
+            "RefSwitch",
+            "IdentityN",
+        ),
+        *("RefEnter", "RefExit", "RefMerge", "RefNextIteration", "NoOp", "ControlTrigger"),
     }
 )
-"""Operations that take or refuse tensors of any rank and size."""
-
-_CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+"""Operations that pass tensors on to others, and look at none but a condition."""
 
 
 def tolerant_signatures(meta_graph: MetaGraphDef) -> frozenset[str]:
     """Return the names of the signatures that may be given inputs of any shape."""
-    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
-    return frozenset(
-        name
-        for name, definition in meta_graph.signature_def.items()
-        if _all_tolerant(
-            nodes,
-            functions,
-            wanted={_operation(info.name) for info in definition.outputs.values()},
-            given={_operation(info.name) for info in definition.inputs.values()},
-        )
+    return frozenset(name for name in meta_graph.signature_def if _is_tolerant(meta_graph, name))
+
+
+def _is_tolerant(meta_graph: MetaGraphDef, signature: str) -> bool:
+    graph, definition = meta_graph.graph_def, meta_graph.signature_def[signature]
+    functions = {function.signature.name: function for function in graph.library.function}
+    nodes = {node.name: node for node in graph.node}
+    inputs, outputs = (
+        {source(info.name) for info in tensors.values()} for tensors in (definition.inputs, definition.outputs)
     )
-
-
-def _all_tolerant(
-    nodes: Mapping[str, Any], functions: Mapping[str, Any], *, wanted: Iterable[str], given: Iterable[str]
-) -> bool:
-    """Whether what computes ``wanted`` from ``given`` consists of tolerant operations only."""
-    seen, waiting = set(given), list(wanted)
-    called: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        node = nodes.get(name)
-        if node is None:
-            return False
-        if node.op in _CALLS:
-            called.add(node.attr["f"].func.name)
-        elif node.op not in TOLERANT_OPERATIONS:
-            return False
-        waiting.extend(map(_operation, node.input))
-    return _bodies_tolerant(called, functions)
-
-
-def _bodies_tolerant(called: set[str], functions: Mapping[str, Any]) -> bool:
-    """Whether the functions ``called``, and those that they call, consist of tolerant operations only."""
-    seen: set[str] = set()
-    waiting = list(called)
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name not in functions:
-            return False
-        for node in functions[name].node_def:
-            if node.op in _CALLS:
-                waiting.append(node.attr["f"].func.name)
-            elif node.op not in TOLERANT_OPERATIONS:
-                return False
-    return True
-
-
-def _operation(name: str) -> str:
-    """Return the operation of a tensor's or an input's name: ``x``, ``x:0`` and ``^x`` are of ``x``."""
-    return name.removeprefix("^").partition(":")[0]
+    reach = find_reach(graph, functions, inputs, outputs)
+    called: list[Any] = [nodes[name] for name in reach.nodes]
+    for name, arguments in reach.arguments.items():
+        inside = reached(functions[name].node_def, arguments)
+        called.extend(node for node in functions[name].node_def if node.name in inside)
+    return all(node.op in TRIED or node.op in _FLOW or functions_of(node, functions) == [node.op] for node in called)

@@ -78,7 +78,7 @@ class Signature:
                 )
                 for alias, info in sorted(definition.inputs.items())
             }
-            outputs = {alias: session.endpoint(info.name) for alias, info in sorted(definition.outputs.items())}
+            outputs = {alias: session.output(name, info.name) for alias, info in sorted(definition.outputs.items())}
         except TensorFlowError:
             return None
         return cls(name=name, inputs=inputs, outputs=outputs)

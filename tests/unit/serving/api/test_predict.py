@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sealserve.serving.request_errors import (
 )
 from sealserve.serving.runtime.libtensorflow import library
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
+from sealserve.serving.runtime.signature import InputTensor
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import ServableNotFoundError, Servables
 
@@ -261,6 +263,14 @@ def test_an_input_of_another_type(servables: Servables) -> None:
     assert wrong.message == "Expects arg[0] to be float but string is provided (input 'x')"
 
 
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take each signature for one whose inputs reach an operation that was not tried with other shapes."""
+    accepts = InputTensor.accepts
+    monkeypatch.setattr(InputTensor, "accepts", lambda self, shape: accepts(replace(self, tolerant=False), shape))
+
+
+@pytest.mark.usefixtures("strict")
 def test_an_input_of_another_shape(servables: Servables) -> None:
     wrong = refused(servables, request("pick", index=tensor([[1, 2, 0]], "int32")))
     assert (wrong.code, wrong.status) == ("request.input-shape", Status.INVALID_ARGUMENT)
@@ -313,6 +323,7 @@ def test_strings_that_are_repeated_within_the_limit_are(servables: Servables) ->
     assert list(response.outputs["twice"].string_val) == [b"bb", b"a" * 200, b"a" * 200]
 
 
+@pytest.mark.usefixtures("strict")
 def test_a_shape_is_judged_before_tensorflow_sees_the_tensor(
     servables: Servables, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.serving.runtime.libtensorflow import library
-from sealserve.serving.runtime.protos import RunOptions, TensorProto
+from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
+from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, TensorProto
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.runtime.tensors import Tensor
 
@@ -54,3 +54,28 @@ def test_with_more_threads_tensorflow_has_its_pool_and_watches_every_timeout(mod
     assert options(session, None) == RunOptions()
     assert options(session, 1000.0) == RunOptions(timeout_in_ms=1_000_000)
     session.close()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_is_placed_on_a_gpu_is_computed_here_with_soft_placement_only(tmp_path: Path, *, soft: bool) -> None:
+    meta_graph = MetaGraphDef()
+    meta_graph.meta_info_def.tags.append("serve")
+    graph = meta_graph.graph_def
+    graph.versions.producer = 1900
+    for name, operation, inputs in (("x", "Placeholder", ()), ("y", "Neg", ("x",))):
+        node = graph.node.add(name=name, op=operation, input=inputs, device="/device:GPU:0")
+        node.attr["T" if inputs else "dtype"].type = 1
+    encoded = meta_graph.SerializeToString()
+    length = bytes([len(encoded) & 127 | 128, len(encoded) >> 7])
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01\x12" + length + encoded)  # SavedModel: version, meta_graphs
+    config = ConfigProto(allow_soft_placement=soft)
+    if not soft:
+        with pytest.raises(TensorFlowError) as caught:
+            Session.load(library(), tmp_path, tags=["serve"], intra_op_threads=1, inter_op_threads=1, config=config)
+        assert "Cannot assign a device for operation" in caught.value.text
+        return
+    loaded = Session.load(library(), tmp_path, tags=["serve"], intra_op_threads=1, inter_op_threads=1, config=config)
+    tensor = Tensor.from_proto(library(), TensorProto(dtype=1, float_val=[1.5]).SerializeToString())
+    (answer,) = loaded.run([(loaded.endpoint("x:0"), tensor)], [loaded.endpoint("y:0")])
+    assert answer.floats() == [-1.5]
+    loaded.close()

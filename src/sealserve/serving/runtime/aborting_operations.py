@@ -1,0 +1,233 @@
+"""Operations that end the process, rather than fail, where an input has a rank or a size that they do not expect.
+
+Found with ``scripts/aborts.py``. It runs each operation that has a kernel for the CPU on inputs of every rank and many
+sizes and values, in child processes, with oneDNN (the default) and without it. The table below has what each needs.
+
+Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` and oneDNN as that release builds it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+SPEC_VERSION: Final = "2.21"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What an operation needs of one input, so that it does not end the process.
+
+    Args:
+        index: The input's position.
+        ranks: The ranks that it copes with; empty where any will do.
+        least: The least size of each dimension; empty where any will do. Only with one rank.
+        elements: How many elements it must have; None where that does not matter.
+        rank_of: Another input, whose rank this one may be below by one at most; None where that does not matter.
+        least_value: The least value of its elements; None where any will do.
+        is_shape: Whether its elements are sizes, which are not negative and whose product must fit into 64 bits.
+        type_of: The attribute with the input's data type, or the type's name.
+    """
+
+    index: int = 0
+    ranks: tuple[int, ...] = ()
+    least: tuple[int, ...] = ()
+    elements: int | None = None
+    rank_of: int | None = None
+    least_value: int | None = None
+    is_shape: bool = False
+    type_of: str = "T"
+
+
+_Rule = Callable[[Any], tuple[Need, ...]]
+_NOT_SCALAR: Final = tuple(range(1, 9))
+
+
+def needs(node: Any) -> tuple[Need, ...]:
+    """Return what the operation of a NodeDef needs of its inputs; nothing for most operations."""
+    rule = _RULES.get(node.op)
+    return () if rule is None else rule(node)
+
+
+def _always(*found: Need) -> _Rule:
+    return lambda _: found
+
+
+def _ranks(*ranks: int | None) -> _Rule:
+    """Return a rule about inputs of the data type ``T``; None leaves an input out."""
+    return _always(*(Need(index=index, ranks=(rank,)) for index, rank in enumerate(ranks) if rank is not None))
+
+
+def _max_pool(rank: int) -> _Rule:
+    """Return the rule of a pooling operation: its window must not be larger than the input with its padding."""
+
+    def rule(node: Any) -> tuple[Need, ...]:
+        window = _integers(node, "ksize")
+        around = _integers(node, "explicit_paddings") or (0,) * (2 * rank)
+        least: tuple[int, ...] = ()
+        if len(window) == rank and len(around) == 2 * rank and _text(node, "padding") != "SAME":
+            spare = [before + after for before, after in zip(around[::2], around[1::2], strict=True)]
+            least = tuple(max(size - added, 0) if size > 1 else 0 for size, added in zip(window, spare, strict=True))
+        return (Need(ranks=(rank,), least=least if any(least) else ()),)
+
+    return rule
+
+
+def window_need(node: Any, filter_shape: Sequence[int]) -> Need | None:
+    """Return what a convolution without SAME padding needs of its input, given the sizes of its filter.
+
+    Where the window is larger than the input, oneDNN may answer with memory that nothing has been written to.
+    """
+    rank = _WINDOWS.get(node.op)
+    if rank is None or len(filter_shape) != rank or _text(node, "padding") == "SAME":
+        return None
+    apart = _integers(node, "dilations") or (1,) * rank
+    around = _integers(node, "explicit_paddings") or (0,) * (2 * rank)
+    if len(apart) != rank or len(around) != 2 * rank:
+        return None
+    channels_first = _text(node, "data_format").startswith("NC")
+    places = range(2, rank) if channels_first else range(1, rank - 1)
+    least = [0] * rank
+    for size, place in zip(filter_shape, places, strict=False):
+        window = (size - 1) * apart[place] + 1
+        least[place] = max(window - around[2 * place] - around[2 * place + 1], 0) if window > 1 else 0
+    return Need(ranks=(rank,), least=tuple(least)) if any(least) else None
+
+
+_WINDOWS: Final = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv3D": 5}
+
+
+def _conv(node: Any) -> tuple[Need, ...]:
+    rank = len(_integers(node, "strides"))
+    return (Need(index=1, ranks=(rank,)),)
+
+
+def _transposed(rank: int, sizes: str = "DT_INT32") -> _Rule:
+    """Return the rule of a transposed convolution: the output's shape, the filter, the input."""
+    return _always(
+        Need(ranks=(1,), elements=rank, is_shape=True, type_of=sizes),
+        Need(index=1, ranks=(rank,)),
+        Need(index=2, ranks=(rank,)),
+    )
+
+
+def _filter_gradient(rank: int) -> _Rule:
+    return _always(
+        Need(ranks=(rank,)),
+        Need(index=1, ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"),
+        Need(index=2, ranks=(rank,)),
+    )
+
+
+def _average_gradient(rank: int) -> _Rule:
+    return _always(Need(ranks=(1,), elements=rank, is_shape=True, type_of="DT_INT32"), Need(index=1, ranks=(rank,)))
+
+
+def _fourier(_: Any) -> tuple[Need, ...]:
+    return (Need(index=1, least_value=1, type_of="DT_INT32"),)
+
+
+def _per_tensor(*indices: int, type_of: str = "DT_FLOAT") -> _Rule:
+    """Return the rule of a quantised operation with one range for the whole tensor."""
+
+    def rule(node: Any) -> tuple[Need, ...]:
+        if "axis" in node.attr and node.attr["axis"].i != -1:
+            return ()
+        return tuple(Need(index=index, elements=1, type_of=type_of) for index in indices)
+
+    return rule
+
+
+def _quantized_matmul(*single: int) -> _Rule:
+    return _always(
+        Need(ranks=(2,), type_of="T1"),
+        Need(index=1, ranks=(2,), type_of="T2"),
+        *(Need(index=index, elements=1, type_of="DT_FLOAT") for index in single),
+    )
+
+
+def _scatter(indices: int, updates: int) -> _Rule:
+    return _always(Need(index=updates, rank_of=indices))
+
+
+def _lstm_cell(count: int) -> _Rule:
+    # x, cs_prev, h_prev and w are matrices; the peepholes and the bias are vectors; then come matrices.
+    ranks = (2, 2, 2, 2, 1, 1, 1, 1, *(2,) * (count - 8))
+    return _ranks(*ranks)
+
+
+def _gather(node: Any) -> tuple[Need, ...]:
+    batch = node.attr["batch_dims"].i if "batch_dims" in node.attr else 0
+    return (Need(index=1, ranks=tuple(range(batch, 9)), type_of="Tindices"),) if batch > 0 else ()
+
+
+def _integers(node: Any, name: str) -> tuple[int, ...]:
+    return tuple(node.attr[name].list.i) if name in node.attr else ()  # reading one that is not there would add it
+
+
+def _text(node: Any, name: str) -> str:
+    return node.attr[name].s.decode() if name in node.attr else ""
+
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    # Convolutions and pooling.
+    "Conv": _conv,
+    "Conv2D": _ranks(4, 4),
+    "DepthwiseConv2dNative": _ranks(4, 4),
+    "Conv3D": _ranks(5, 5),
+    "Conv2DBackpropInput": _transposed(4),
+    "DepthwiseConv2dNativeBackpropInput": _transposed(4),
+    "Conv3DBackpropInputV2": _transposed(5, "Tshape"),
+    "Conv2DBackpropFilter": _filter_gradient(4),
+    "DepthwiseConv2dNativeBackpropFilter": _filter_gradient(4),
+    "Conv3DBackpropFilterV2": _filter_gradient(5),
+    "MaxPool": _max_pool(4),
+    "MaxPool3D": _max_pool(5),
+    "AvgPool": _ranks(4),  # at five dimensions without elements it answers with memory that nothing was written to
+    "AvgPool3D": _ranks(5),
+    "AvgPoolGrad": _average_gradient(4),
+    "AvgPool3DGrad": _average_gradient(5),
+    "LRNGrad": _ranks(4, 4, 4),
+    # Recurrent cells.
+    "LSTMBlockCell": _lstm_cell(8),
+    "LSTMBlockCellGrad": _lstm_cell(16),
+    # Fourier transforms to a length that is given.
+    **dict.fromkeys(("RFFT", "RFFT2D", "RFFT3D", "IRFFT", "IRFFT2D", "IRFFT3D"), _fourier),
+    # Scatter and gather.
+    "ScatterNd": _scatter(0, 1),
+    **dict.fromkeys(
+        (f"TensorScatter{what}" for what in ("Update", "Add", "Sub", "Max", "Min")),
+        _scatter(1, 2),
+    ),
+    "ResourceGather": _gather,
+    "TensorListGetItem": _always(Need(index=1, elements=1, type_of="DT_INT32")),
+    "TensorArraySplitV3": _always(Need(index=2, least_value=0, type_of="DT_INT64")),
+    "ConjugateTranspose": _always(Need(ranks=_NOT_SCALAR)),
+    "CombinedNonMaxSuppression": _always(
+        Need(ranks=(4,), type_of="DT_FLOAT"), Need(index=1, ranks=(3,), type_of="DT_FLOAT")
+    ),
+    "CropAndResizeGradBoxes": _always(
+        Need(ranks=(4,), type_of="DT_FLOAT"),
+        Need(index=1, ranks=(4,)),
+        Need(index=2, ranks=(2,), type_of="DT_FLOAT"),
+        Need(index=3, ranks=(1,), type_of="DT_INT32"),
+    ),
+    # Quantised operations.
+    "FakeQuantWithMinMaxVarsPerChannel": _always(Need(ranks=_NOT_SCALAR, type_of="DT_FLOAT")),
+    "FakeQuantWithMinMaxVarsPerChannelGradient": _always(
+        Need(ranks=_NOT_SCALAR, type_of="DT_FLOAT"), Need(index=1, ranks=_NOT_SCALAR, type_of="DT_FLOAT")
+    ),
+    "Dequantize": _per_tensor(1, 2),
+    **dict.fromkeys((f"QuantizeAndDequantizeV{version}" for version in (2, 3, 4)), _per_tensor(1, 2, type_of="T")),
+    "RequantizePerChannel": _always(
+        Need(index=3, elements=1, type_of="DT_FLOAT"), Need(index=4, elements=1, type_of="DT_FLOAT")
+    ),
+    "QuantizedInstanceNorm": _ranks(4),
+    "QuantizedMatMulWithBias": _quantized_matmul(3, 4, 5, 6),
+    "QuantizedMatMulWithBiasAndRelu": _quantized_matmul(3, 4, 5, 6),
+    "QuantizedMatMulWithBiasAndReluAndRequantize": _quantized_matmul(3, 4, 5, 6, 7, 8),
+    "QuantizedMatMulWithBiasAndRequantize": _quantized_matmul(3, 4, 5, 6, 7, 8),
+    "QuantizedMatMulWithBiasAndDequantize": _quantized_matmul(3, 4, 5, 6, 7, 8),
+}
+
+GUARDED: Final = frozenset(_RULES)
+"""The operations that have a rule here."""

@@ -1,0 +1,67 @@
+"""The functions of a graph whose operations need guards, and those that call such functions.
+
+Source: tensorflow/tensorflow 2.21, ``core/framework/function.proto``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from sealserve.serving.runtime.graph_reach import functions_of, reached
+from sealserve.serving.runtime.known_ranks import KnownRanks
+from sealserve.serving.runtime.shape_guards import Guards, is_in_need
+
+SUFFIX: Final = "_sealserve_guarded"
+
+
+class GuardedFunctions:
+    """A graph's functions, of which those in need of guards have a second definition under another name.
+
+    Args:
+        library: The functions by name.
+        arguments: For each set of inputs, which arguments of which functions it reaches.
+    """
+
+    def __init__(self, library: Mapping[str, Any], arguments: Iterable[Mapping[str, set[str]]]) -> None:
+        self._library = library
+        together: dict[str, set[str]] = {}
+        for one in arguments:
+            for name, given in one.items():
+                together.setdefault(name, set()).update(given)
+        self._reached = {name: reached(library[name].node_def, given) for name, given in together.items()}
+        self._guarded: set[str] = set()
+        while found := set(filter(self._is_in_need, self._reached.keys() - self._guarded)):
+            self._guarded |= found
+
+    def _is_in_need(self, name: str) -> bool:
+        return any(
+            is_in_need(node, self._reached[name]) or self.are_called_by(node) for node in self._library[name].node_def
+        )
+
+    def are_called_by(self, node: Any) -> bool:
+        """Whether a NodeDef calls a function with guards."""
+        return not self._guarded.isdisjoint(functions_of(node, self._library))
+
+    def call_guarded(self, node: Any) -> None:
+        """Let a NodeDef call the functions with guards."""
+        if node.op in self._guarded:
+            node.op += SUFFIX
+        for value in node.attr.values():
+            called = [value.func] if value.HasField("func") else value.list.func
+            for function in called:
+                if function.name in self._guarded:
+                    function.name += SUFFIX
+
+    def definitions(self) -> Iterator[Any]:
+        """Yield the second definitions."""
+        for name in sorted(self._guarded):
+            original = self._library[name]
+            function = type(original)()
+            function.CopyFrom(original)
+            function.signature.name += SUFFIX
+            guards = Guards(in_function=True)
+            ranks = KnownRanks({node.name: node for node in original.node_def}, self._reached[name])
+            for node, before in zip(list(function.node_def), original.node_def, strict=True):
+                self.call_guarded(node)
+                guards.add_all(node, before, self._reached[name], ranks)
+            function.node_def.extend(guards.nodes)
+            yield function

@@ -1,0 +1,50 @@
+"""What a guard says of a request that it has refused."""
+
+import re
+from typing import Final
+
+from sealserve.serving.runtime.libtensorflow import TensorFlowError
+from sealserve.serving.runtime.shape_guards import MARK
+
+_REFUSAL: Final = re.compile(
+    r"(?:\{\{function_node [^{}\n]*\}\} )*assertion failed: \[(?P<shape>[\d .]*)\]"
+    r"\n\t \[\[(?:\{\{function_node [^{}\n]*\}\})?(?:\{\{node )?(?P<operation>[^{}\n]*?)"
+    rf"/{MARK}/\d+/(?P<need>rank|least|elements|updates|from|fits)(?P<sizes>[\d-]*)"
+    r"(?:\}\})?\]\](?:\n\t \[\[[^\n]*\]\])*"
+)
+
+
+def refusal(error: TensorFlowError) -> str | None:
+    """Return what a guard says, or None where the error is of another operation.
+
+    The text has a shape and names of the model, and nothing else of a request.
+    """
+    found = _REFUSAL.fullmatch(error.text)
+    if found is None:
+        return None
+    shape = "[" + found["shape"].strip().replace(" ", ",") + "]"
+    sizes = [int(size) for size in found["sizes"].split("-") if size]
+    needed = _words(found["need"], sizes)
+    return f"the operation {found['operation']!r} needs {needed}, and would get one of the shape {shape}"
+
+
+def _words(need: str, sizes: list[int]) -> str:
+    match need:
+        case "rank":
+            return f"a tensor with {_either(sizes)} dimensions"
+        case "least":
+            return "a tensor of at least [" + ",".join(str(size) if size else "?" for size in sizes) + "]"
+        case "elements":
+            return "a tensor with one element" if sizes == [1] else f"a tensor with {sizes[0]} elements"
+        case "updates":
+            return "a tensor with at most one dimension less than its indices have"
+        case "from":
+            return f"sizes of at least {sizes[0]}"
+        case _:
+            return "sizes of a smaller tensor"
+
+
+def _either(sizes: list[int]) -> str:
+    if len(sizes) > 1 and sizes == list(range(sizes[0], sizes[-1] + 1)):
+        return f"{sizes[0]} to {sizes[-1]}"
+    return " or ".join(map(str, sizes))
