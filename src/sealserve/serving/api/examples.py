@@ -22,6 +22,7 @@ from sealserve.serving.api.predict import (
 )
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError, Status
+from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
@@ -37,7 +38,7 @@ from sealserve.serving.runtime.protos import (
     SignatureDef,
     TensorProto,
 )
-from sealserve.serving.runtime.tensors import Tensor, type_name
+from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import Servable, Servables
 
 CLASSIFY_METHOD: Final = "tensorflow/serving/classify"

@@ -22,11 +22,12 @@ from sealserve.serving.request_errors import (
     RequestError,
     Status,
 )
+from sealserve.serving.runtime.data_types import is_known, type_name
 from sealserve.serving.runtime.kernel_errors import told
 from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.runtime.signature import Signature
-from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
+from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, shape_of, unpacked_size
 from sealserve.serving.servables import Servable, Servables
 
 DEFAULT_SIGNATURE = "serving_default"

@@ -87,6 +87,8 @@ class Loader:
                 config=self.session_config,
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
+                concurrent_runs=self._concurrent_runs(),
+                time_limit=self.options.run_timeout,
             )
         except TensorFlowError as error:
             METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
@@ -121,6 +123,11 @@ class Loader:
         if self.options.empty_files:  # 5
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
+
+    def _concurrent_runs(self) -> int:
+        """Return how many runs there can be at once: of requests, of batches, and of warm-up requests."""
+        batches = self.scheduler.threads if self.scheduler is not None else 0
+        return self.options.concurrent_requests + batches + self.options.load_threads
 
     def _batched(self, session: Session, folder: Path) -> Runnable:
         """Return what runs requests together, where that is asked for."""

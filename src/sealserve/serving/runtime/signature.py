@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from sealserve.serving.runtime.data_types import is_known, value_type
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
-from sealserve.serving.runtime.protos import SignatureDef, TensorInfo
-from sealserve.serving.runtime.session import Runnable, Session
-from sealserve.serving.runtime.tensors import Tensor, is_known
-
-Shape = tuple[int | None, ...]
+from sealserve.serving.runtime.protos import SignatureDef
+from sealserve.serving.runtime.session import DeclaredShape, Runnable, Session, declared_shape
+from sealserve.serving.runtime.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class InputTensor:
     tensor_name: str
     endpoint: Endpoint
     dtype: int
-    shape: Shape | None
+    shape: DeclaredShape
     default: bytes | None
     tolerant: bool = False
 
@@ -62,7 +61,9 @@ class Signature:
         Such are sparse and composite tensors, resources, and a SavedModel's initialiser (an operation without outputs).
         """
         if not all(
-            is_known(info.dtype) for infos in (definition.inputs, definition.outputs) for info in infos.values()
+            is_known(value_type(info.dtype))
+            for infos in (definition.inputs, definition.outputs)
+            for info in infos.values()
         ):
             return None
         defaults = definition.defaults
@@ -71,8 +72,8 @@ class Signature:
                 alias: InputTensor(
                     tensor_name=info.name,
                     endpoint=session.endpoint(info.name),
-                    dtype=info.dtype,
-                    shape=_shape(info),
+                    dtype=value_type(info.dtype),
+                    shape=declared_shape(info),
                     default=defaults[alias].SerializeToString() if alias in defaults else None,
                     tolerant=name in session.tolerant,
                 )
@@ -100,9 +101,3 @@ class Signature:
         feeds = [(self.inputs[alias].endpoint, tensor) for alias, tensor in values.items()]
         results = session.run(feeds, [self.outputs[alias] for alias in outputs], timeout=timeout)
         return dict(zip(outputs, results, strict=True))
-
-
-def _shape(info: TensorInfo) -> Shape | None:
-    if info.tensor_shape.unknown_rank or not info.HasField("tensor_shape"):
-        return None
-    return tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)
