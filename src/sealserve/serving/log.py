@@ -6,6 +6,7 @@ the exception's text, which may quote an input.
 
 import logging
 import os
+import sys
 import time
 import traceback
 from types import TracebackType
@@ -33,6 +34,25 @@ class DiscreetFormatter(logging.Formatter):
             parts.append(f"{frames}\n{type(error).__module__}.{type(error).__qualname__}")
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\ncaused by:\n".join(parts)
+
+
+def detach() -> None:
+    """Keep standard error for the log, and drop what native libraries write to it or to standard output.
+
+    An enclave's standard output and standard error are the host's to read. ``tf.print`` writes inputs there, RE2 quotes
+    them when it refuses a pattern, and a failed check in C++ may do so: no setting of theirs turns all of that off.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    sys.stderr = log
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(log)
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def configure() -> None:

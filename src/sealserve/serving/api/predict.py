@@ -169,8 +169,14 @@ def _signature(servable: Servable, name: str) -> Signature:
     if name in servable.signatures:
         return servable.signatures[name]
     if name in servable.definitions:
-        raise SignatureNotFoundError(f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.')
+        raise uncallable(servable, name)
     raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+
+
+def uncallable(servable: Servable, name: str) -> SignatureNotFoundError:
+    """Return the error for a signature that the model has, and that cannot be called."""
+    reason = servable.obstacles.get(name, "it has inputs or outputs that are not tensors")
+    return SignatureNotFoundError(f'Serving signature key "{name}" cannot be called: {reason}.')
 
 
 def _check_method(servable: Servable, signature: Signature) -> None:

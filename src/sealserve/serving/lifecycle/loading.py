@@ -19,7 +19,7 @@ from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
 from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
 from sealserve.serving.runtime.protos import ConfigProto
 from sealserve.serving.runtime.session import Runnable, Session
-from sealserve.serving.runtime.signature import Signature
+from sealserve.serving.runtime.signature import Obstacle, Signature
 from sealserve.serving.servables import Servable
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Loader:
         bound = {
             name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
         }  # 3
-        signatures = {name: signature for name, signature in sorted(bound.items()) if signature is not None}
+        signatures = {name: found for name, found in sorted(bound.items()) if isinstance(found, Signature)}
         logger.info(
             "loaded %s version %d (TensorFlow %s) in %.2f s; signatures: %s",
             name,
@@ -113,6 +113,7 @@ class Loader:
                 session=self._batched(session, folder),
                 definitions=session.signatures,
                 signatures=signatures,
+                obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
                 check_method_names=self.options.check_method_names,
             )
             if self.options.warmup_iterations:  # 4

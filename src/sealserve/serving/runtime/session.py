@@ -17,6 +17,7 @@ from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, T
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef, TensorInfo
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
 from sealserve.serving.runtime.tensors import Tensor
+from sealserve.serving.runtime.unstoppable import unstoppable_signatures
 
 TIME_LIMIT: Final = 300.0
 """Seconds that one run may take, unless the command line says otherwise. TensorFlow Serving has no limit."""
@@ -73,6 +74,7 @@ class Session:
         graph: Its ``TF_Graph``.
         signatures: The meta graph's signatures by name.
         tolerant: Those of them that may be given inputs of any shape.
+        unstoppable: Signatures whose runs TensorFlow could not stop, and the operation that is at fault.
         bounded: Names of outputs whose time follows from the shapes of the inputs.
         inline: Whether such a run may compute on the thread that calls it, rather than on TensorFlow's own.
         time_limit: Seconds that one run may take, whatever its caller allows.
@@ -86,6 +88,7 @@ class Session:
         signatures: Mapping[str, SignatureDef],
         *,
         tolerant: frozenset[str],
+        unstoppable: Mapping[str, str],
         bounded: frozenset[str],
         inline: bool,
         time_limit: float,
@@ -93,6 +96,7 @@ class Session:
         self.library = library
         self.signatures = signatures
         self.tolerant = tolerant
+        self.unstoppable = unstoppable
         self._handle = handle
         self._graph = graph
         self.time_limit = time_limit
@@ -174,6 +178,7 @@ class Session:
             graph,
             signatures,
             tolerant=tolerant_signatures(parsed),
+            unstoppable=unstoppable_signatures(parsed),
             bounded=bounded_outputs(parsed),
             inline=inter_op_threads == 1,
             time_limit=time_limit,

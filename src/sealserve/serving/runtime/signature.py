@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sealserve.serving.runtime.data_types import is_known, value_type
+from sealserve.serving.runtime.data_types import is_known, type_name, value_type
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
-from sealserve.serving.runtime.protos import SignatureDef
+from sealserve.serving.runtime.protos import SignatureDef, TensorInfo
 from sealserve.serving.runtime.session import DeclaredShape, Runnable, Session, declared_shape
 from sealserve.serving.runtime.tensors import Tensor
 
@@ -40,6 +40,17 @@ class InputTensor:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a signature cannot be called.
+
+    Args:
+        reason: The end of a sentence that begins with "The signature cannot be called:".
+    """
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """A signature whose tensors were found in the graph.
@@ -55,33 +66,31 @@ class Signature:
     outputs: Mapping[str, Endpoint]
 
     @classmethod
-    def bind(cls, name: str, definition: SignatureDef, session: Session) -> Self | None:
-        """Return the signature, or None where it has a tensor that cannot be sent or received.
+    def bind(cls, name: str, definition: SignatureDef, session: Session) -> "Self | Obstacle":
+        """Return the signature, or why it cannot be called.
 
-        Such are sparse and composite tensors, resources, and a SavedModel's initialiser (an operation without outputs).
+        A signature cannot be called if it has sparse or composite tensors, or resources, if the graph lacks one of its
+        tensors (a SavedModel's initialiser is an operation without outputs), or if TensorFlow could not stop its runs.
         """
-        if not all(
-            is_known(value_type(info.dtype))
-            for infos in (definition.inputs, definition.outputs)
-            for info in infos.values()
-        ):
-            return None
+        if name in session.unstoppable:
+            return Obstacle(f"its operation {session.unstoppable[name]} cannot be stopped at a deadline")
+        for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
+            for alias, info in sorted(infos.items()):
+                if obstacle := _obstacle(info, session):
+                    return Obstacle(f"its {kind} {alias!r} is {obstacle}")
         defaults = definition.defaults
-        try:
-            inputs = {
-                alias: InputTensor(
-                    tensor_name=info.name,
-                    endpoint=session.endpoint(info.name),
-                    dtype=value_type(info.dtype),
-                    shape=declared_shape(info),
-                    default=defaults[alias].SerializeToString() if alias in defaults else None,
-                    tolerant=name in session.tolerant,
-                )
-                for alias, info in sorted(definition.inputs.items())
-            }
-            outputs = {alias: session.endpoint(info.name) for alias, info in sorted(definition.outputs.items())}
-        except TensorFlowError:
-            return None
+        inputs = {
+            alias: InputTensor(
+                tensor_name=info.name,
+                endpoint=session.endpoint(info.name),
+                dtype=value_type(info.dtype),
+                shape=declared_shape(info),
+                default=defaults[alias].SerializeToString() if alias in defaults else None,
+                tolerant=name in session.tolerant,
+            )
+            for alias, info in sorted(definition.inputs.items())
+        }
+        outputs = {alias: session.endpoint(info.name) for alias, info in sorted(definition.outputs.items())}
         return cls(name=name, inputs=inputs, outputs=outputs)
 
     def run(
@@ -101,3 +110,17 @@ class Signature:
         feeds = [(self.inputs[alias].endpoint, tensor) for alias, tensor in values.items()]
         results = session.run(feeds, [self.outputs[alias] for alias in outputs], timeout=timeout)
         return dict(zip(outputs, results, strict=True))
+
+
+def _obstacle(info: TensorInfo, session: Session) -> str | None:
+    """Return what a tensor is that cannot be sent or received, or None."""
+    encoding = info.WhichOneof("encoding")
+    if encoding in {"coo_sparse", "composite_tensor"}:
+        return f"a {'sparse' if encoding == 'coo_sparse' else 'composite'} tensor"
+    if not is_known(value_type(info.dtype)):
+        return f"a tensor of the type {type_name(info.dtype)}"
+    try:
+        session.endpoint(info.name)
+    except TensorFlowError:
+        return f"the tensor {info.name!r}, which the graph does not have"
+    return None
