@@ -2,7 +2,8 @@
 
 An output is cut apart only where its shape does not depend on the values of other requests:
 
-1. Its first dimension is the number of rows of the batch.
+1. Its first dimension is the number of rows of the batch, and not by chance: the signature does not fix it (unless it
+   fixes that of an input too), and it is not a number of rows that the model counts, as ``tf.where`` does.
 2. Each other dimension is a size that the signature declares, or a size of an input's row. The width of
    ``tf.sequence_mask``, for example, is the greatest length of the whole batch: it would tell one user about another
    user's input.
@@ -16,13 +17,13 @@ Shapes cannot show whether the *values* of a row depend on other rows (``tf.sort
 Source: tensorflow/serving, ``batching/batching_session.cc`` (``SplitOutputTensors``): the first rule and its messages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library
-from sealserve.serving.runtime.session import DeclaredShape
+from sealserve.serving.runtime.session import DeclaredShape, Runnable
 from sealserve.serving.runtime.tensors import Tensor
 
 _Fetches = tuple[tuple[int | None, int], ...]
@@ -43,20 +44,29 @@ class BatchRows:
     """What is known about the outputs of a model.
 
     Args:
-        declared: The shape that a signature declares for an output.
+        model: What its signatures and its graph show.
     """
 
-    def __init__(self, declared: Callable[[Endpoint], DeclaredShape]) -> None:
-        self._declared = declared
+    def __init__(self, model: Runnable) -> None:
+        self._model = model
         self._shapes: dict[tuple[_Fetches, _Rows], _Rows] = {}
         self._apart: set[_Fetches | tuple[_Fetches, _Rows]] = set()
 
-    def may_share(self, fetches: Sequence[Endpoint], inputs: Sequence[Tensor]) -> bool:
+    def without_rows(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint]) -> str | None:
+        """Return why an output has no row for each row of the inputs, as far as the model shows it, or None."""
+        if any(map(self._model.counts_rows, fetches)):
+            return "The values of the input tensors decide how many rows an output tensor has"
+        fixed = {_first(self._model.declared_shape(feed)) for feed in feeds}
+        if any(_first(self._model.declared_shape(fetch)) not in {None, *fixed} for fetch in fetches):
+            return "The signature fixes the 0th dimension of an output tensor"
+        return None
+
+    def may_share(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], inputs: Sequence[Tensor]) -> bool:
         """Whether requests for ``fetches`` with rows like those of ``inputs`` may share a batch."""
-        if not self._apart:
-            return True
         key = _identity(fetches)
-        return key not in self._apart and (key, _rows_of(inputs)) not in self._apart
+        if key in self._apart or (key, _rows_of(inputs)) in self._apart:
+            return False
+        return self.without_rows(feeds, fetches) is None
 
     def check(
         self, fetches: Sequence[Endpoint], inputs: Sequence[Tensor], outputs: Sequence[Tensor], rows: int
@@ -81,7 +91,9 @@ class BatchRows:
             self._remember(key)
             return "The shape of the output tensors depends on the values of the input tensors"
         sizes = {size for shape in row for size in shape}
-        if not all(map(lambda fetch, shape: _is_explained(shape, self._declared(fetch), sizes), fetches, found)):
+        if not all(
+            map(lambda fetch, shape: _is_explained(shape, self._model.declared_shape(fetch), sizes), fetches, found)
+        ):
             self._remember((key, row))
             return "The output tensors have dimensions that neither the signature nor the input tensors have"
         return None
@@ -136,6 +148,10 @@ def not_by_row(shape: Sequence[int], rows: int) -> str | None:
             " tensors"
         )
     return None
+
+
+def _first(declared: DeclaredShape) -> int | None:
+    return declared[0] if declared else None
 
 
 def _is_explained(row: Sequence[int], declared: DeclaredShape, sizes: set[int]) -> bool:

@@ -202,13 +202,17 @@ class BatchingSession:
         self.options = options
         self._session = session
         self._scheduler = scheduler
-        self._rows = BatchRows(session.declared_shape)
+        self._rows = BatchRows(session)
         self._idle = threading.Condition()
         self._running = 0
 
-    def declared_shape(self, fetch: Endpoint) -> DeclaredShape:
-        """Return the shape that the signatures declare for an output."""
-        return self._session.declared_shape(fetch)
+    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
+        """Return the shape that the signatures declare for an input or an output."""
+        return self._session.declared_shape(endpoint)
+
+    def counts_rows(self, fetch: Endpoint) -> bool:
+        """Whether the values of the inputs decide how many rows an output has."""
+        return self._session.counts_rows(fetch)
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -227,9 +231,11 @@ class BatchingSession:
             )
         if not rows:
             return self._session.run(feeds, fetches, timeout=timeout)
+        step = self.options.max_execution_batch_size
+        if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
+            raise BatchOutputError(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
         deadline = time.monotonic() + min(timeout or self.time_limit, self.time_limit)
-        step = self.options.max_execution_batch_size
         parts: list[tuple[_Key, _Task]] = []
         try:
             for start in range(0, rows, step):
@@ -263,7 +269,7 @@ class BatchingSession:
             now = time.monotonic()
             for task in wanted:
                 METRICS.waited(pool, now - task.since)
-            if len(wanted) > 1 and not self._rows.may_share(fetches, wanted[0].inputs):
+            if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
             else:
                 self._process(feeds, fetches, wanted)
@@ -302,7 +308,8 @@ class BatchingSession:
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]
     ) -> list[list[Tensor]]:
         rows = sum(task.rows for task in tasks)
-        size = next((allowed for allowed in self.options.allowed_batch_sizes if allowed >= rows), rows)
+        filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
+        size = next((allowed for allowed in filled if allowed >= rows), rows)
         METRICS.batch([task.rows for task in tasks], size, size - rows)
         timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [

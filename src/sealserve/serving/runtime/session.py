@@ -15,6 +15,7 @@ from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.bounded_work import bounded_outputs
 from sealserve.serving.runtime.libtensorflow import Buffer, Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.protos import ConfigProto, MetaGraphDef, RunOptions, SignatureDef, TensorInfo
+from sealserve.serving.runtime.row_counts import counted_outputs
 from sealserve.serving.runtime.shape_tolerance import tolerant_signatures
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.runtime.unstoppable import unstoppable_signatures
@@ -56,8 +57,12 @@ class Runnable(Protocol):
         """Return the tensors of ``fetches``, computed from ``feeds``, as `Session.run`."""
         ...
 
-    def declared_shape(self, fetch: Endpoint) -> DeclaredShape:
-        """Return the shape that the signatures declare for an output, as `Session.declared_shape`."""
+    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
+        """Return the shape that the signatures declare for an input or an output, as `Session.declared_shape`."""
+        ...
+
+    def counts_rows(self, fetch: Endpoint) -> bool:
+        """Whether the values of the inputs decide how many rows an output has, as `Session.counts_rows`."""
         ...
 
     def close(self) -> None:
@@ -75,6 +80,7 @@ class Session:
         signatures: The meta graph's signatures by name.
         tolerant: Those of them that may be given inputs of any shape.
         unstoppable: Signatures whose runs TensorFlow could not stop, and the operation that is at fault.
+        counted: Names of outputs that have a number of rows that the values of the inputs decide.
         bounded: Names of outputs whose time follows from the shapes of the inputs.
         inline: Whether such a run may compute on the thread that calls it, rather than on TensorFlow's own.
         time_limit: Seconds that one run may take, whatever its caller allows.
@@ -89,6 +95,7 @@ class Session:
         *,
         tolerant: frozenset[str],
         unstoppable: Mapping[str, str],
+        counted: frozenset[str],
         bounded: frozenset[str],
         inline: bool,
         time_limit: float,
@@ -102,10 +109,11 @@ class Session:
         self.time_limit = time_limit
         self._inline = _run_options(inter_op_thread_pool=_CALLER)
         self._bounded = {_key_of(self.endpoint(name)) for name in bounded if self._has(name)} if inline else set()
+        self._counted = {_key_of(self.endpoint(name)) for name in counted if self._has(name)}
         self._took: dict[_Key, float] = {}
         self._declared: dict[_Key, DeclaredShape] = {}
         for signature in signatures.values():
-            for info in signature.outputs.values():
+            for info in (*signature.inputs.values(), *signature.outputs.values()):
                 if self._has(info.name):
                     self._declare(_key_of(self.endpoint(info.name)), info)
 
@@ -179,6 +187,7 @@ class Session:
             signatures,
             tolerant=tolerant_signatures(parsed),
             unstoppable=unstoppable_signatures(parsed),
+            counted=counted_outputs(parsed),
             bounded=bounded_outputs(parsed),
             inline=inter_op_threads == 1,
             time_limit=time_limit,
@@ -206,9 +215,13 @@ class Session:
             )
         return Endpoint(operation, int(index))
 
-    def declared_shape(self, fetch: Endpoint) -> DeclaredShape:
-        """Return the shape that the signatures declare for an output."""
-        return self._declared.get(_key_of(fetch))
+    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
+        """Return the shape that the signatures declare for an input or an output."""
+        return self._declared.get(_key_of(endpoint))
+
+    def counts_rows(self, fetch: Endpoint) -> bool:
+        """Whether the values of the inputs decide how many rows an output has."""
+        return _key_of(fetch) in self._counted
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -261,7 +274,7 @@ class Session:
         return True
 
     def _declare(self, key: _Key, info: TensorInfo) -> None:
-        """Note the shape of an output; where signatures differ, only what they agree on counts."""
+        """Note the shape of a tensor; where signatures differ, only what they agree on counts."""
         shape, former = declared_shape(info), self._declared.get(key, ())
         if former in ((), shape):
             self._declared[key] = shape

@@ -79,8 +79,11 @@ class Model:
             return [floats(values.sum())]
         return [floats(values + 1) for _ in fetches]
 
-    def declared_shape(self, fetch: Endpoint) -> DeclaredShape:
-        return None if fetch.operation == Y.operation else ()
+    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
+        return () if endpoint.operation == Z.operation else None
+
+    def counts_rows(self, _fetch: Endpoint) -> bool:
+        return False
 
     def close(self) -> None:
         self.closed = True
