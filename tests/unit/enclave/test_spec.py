@@ -49,7 +49,7 @@ def test_the_manifest_has_what_an_enclave_needs(make_spec: Make, release: Releas
     assert manifest.fs.root.type == "tmpfs"
     assert not manifest.sgx.debug
     assert manifest.sgx.remote_attestation == "dcap"
-    assert manifest.sgx.max_threads == 87
+    assert manifest.sgx.max_threads == 80
     assert not manifest.sgx.edmm_enable
     assert (manifest.sgx.isvprodid, manifest.sgx.isvsvn) == (7, 3)
     assert [(file.path, file.sha256) for file in manifest.sgx.trusted_files] == [

@@ -23,7 +23,7 @@ from typing import Final
 
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library
-from sealserve.serving.runtime.session import DeclaredShape, Runnable
+from sealserve.serving.runtime.session import Batchable, DeclaredShape
 from sealserve.serving.runtime.tensors import Tensor
 
 _Fetches = tuple[tuple[int | None, int], ...]
@@ -47,7 +47,7 @@ class BatchRows:
         model: What its signatures and its graph show.
     """
 
-    def __init__(self, model: Runnable) -> None:
+    def __init__(self, model: Batchable) -> None:
         self._model = model
         self._shapes: dict[tuple[_Fetches, _Rows], _Rows] = {}
         self._apart: set[_Fetches | tuple[_Fetches, _Rows]] = set()

@@ -27,7 +27,7 @@ from sealserve.serving.request_errors import DeadlineExceededError, RequestError
 from sealserve.serving.runtime.batch_rows import BatchOutputError, BatchRows, cut, join, not_by_row
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.padding import pad_to
-from sealserve.serving.runtime.session import DeclaredShape, Runnable
+from sealserve.serving.runtime.session import Batchable
 from sealserve.serving.runtime.tensors import Tensor
 
 _Key = tuple[Any, ...]
@@ -196,23 +196,15 @@ class BatchingSession:
         options: How.
     """
 
-    def __init__(self, session: Runnable, scheduler: BatchScheduler, options: BatchingOptions) -> None:
+    def __init__(self, session: Batchable, scheduler: BatchScheduler, options: BatchingOptions) -> None:
         self.library: Library = session.library
-        self.time_limit = session.time_limit
+        self._time_limit = session.time_limit
         self.options = options
         self._session = session
         self._scheduler = scheduler
         self._rows = BatchRows(session)
         self._idle = threading.Condition()
         self._running = 0
-
-    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
-        """Return the shape that the signatures declare for an input or an output."""
-        return self._session.declared_shape(endpoint)
-
-    def counts_rows(self, fetch: Endpoint) -> bool:
-        """Whether the values of the inputs decide how many rows an output has."""
-        return self._session.counts_rows(fetch)
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -235,7 +227,7 @@ class BatchingSession:
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
             raise BatchOutputError(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
-        deadline = time.monotonic() + min(timeout or self.time_limit, self.time_limit)
+        deadline = time.monotonic() + min(timeout or self._time_limit, self._time_limit)
         parts: list[tuple[_Key, _Task]] = []
         try:
             for start in range(0, rows, step):

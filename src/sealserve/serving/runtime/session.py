@@ -41,15 +41,9 @@ DeclaredShape = tuple[int | None, ...] | None
 
 
 class Runnable(Protocol):
-    """What runs a model's graph: a `Session`, or what stands in front of one.
-
-    Args:
-        library: TensorFlow.
-        time_limit: Seconds that one run may take, whatever its caller allows.
-    """
+    """What runs a model's graph: a `Session`, or what stands in front of one."""
 
     library: Library
-    time_limit: float
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -57,16 +51,26 @@ class Runnable(Protocol):
         """Return the tensors of ``fetches``, computed from ``feeds``, as `Session.run`."""
         ...
 
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+class Batchable(Runnable, Protocol):
+    """What can run batches: it also says what its signatures and its graph show about rows.
+
+    Args:
+        time_limit: Seconds that one run may take, whatever its caller allows.
+    """
+
+    time_limit: float
+
     def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
         """Return the shape that the signatures declare for an input or an output, as `Session.declared_shape`."""
         ...
 
     def counts_rows(self, fetch: Endpoint) -> bool:
         """Whether the values of the inputs decide how many rows an output has, as `Session.counts_rows`."""
-        ...
-
-    def close(self) -> None:
-        """Free the model."""
         ...
 
 
