@@ -142,7 +142,8 @@ def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
     if as_json:
         console.print_json({**asdict(size), "needed": size.needed, "threads": {**asdict(threads), "all": threads.all}})
         return
-    pools = f"2 pools of {threads.tensorflow}, {threads.requests} for requests, {threads.unbounded} without a flag"
+    pools = f"pools of {threads.tensorflow} and {threads.inter_op}, {threads.requests} for requests"
+    pools += f", {threads.unbounded} without a flag"
     rows = [(item.what, f"{item.size / MEBIBYTE:.0f} MiB", item.why) for item in size.items]
     rows.append(("sum", f"{size.needed / MEBIBYTE:.0f} MiB", ""))
     rows.append(("sgx.enclave_size", f"{size.size / MEBIBYTE:.0f} MiB", size.rule))

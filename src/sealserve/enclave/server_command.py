@@ -30,28 +30,32 @@ class Threads:
     """How many threads a server may have.
 
     Args:
-        tensorflow: Of each of TensorFlow's two pools.
+        tensorflow: Of TensorFlow's pool for the work of one operation.
+        inter_op: Of TensorFlow's pool for operations. Our server gives it a thread for each run, and one for a load.
         requests: Handle requests at the same time.
         unbounded: Allowed for what no flag bounds.
     """
 
     tensorflow: int
+    inter_op: int
     requests: int
     unbounded: int
 
     @property
     def all(self) -> int:
         """``sgx.max_threads``: with Gramine's own."""
-        return 2 * self.tensorflow + self.requests + self.unbounded + GRAMINE_THREADS
+        return self.tensorflow + self.inter_op + self.requests + self.unbounded + GRAMINE_THREADS
 
 
 def threads_of(deployment: Deployment) -> Threads:
     """Return how many threads the deployment's server may have."""
     pool = deployment.server.threads
+    requests = _REQUESTS_PER_THREAD * pool
     embedded = deployment.server.kind is ServerKind.EMBEDDED
     return Threads(
         tensorflow=pool,
-        requests=_REQUESTS_PER_THREAD * pool,
+        inter_op=requests + 1 if embedded else pool,
+        requests=requests,
         unbounded=_EMBEDDED_THREADS if embedded else _SERVING_THREADS,
     )
 

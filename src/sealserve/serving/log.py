@@ -6,6 +6,7 @@ the exception's text, which may quote an input.
 
 import logging
 import os
+import sys
 import time
 import traceback
 from types import TracebackType
@@ -57,6 +58,25 @@ class DescribesModelError(InputError):
 def text_for_log(error: SealserveError) -> str:
     """Return the text that the log may hold of an error."""
     return error.log_message if isinstance(error, DescribesModelError) else error.message
+
+
+def detach() -> None:
+    """Keep standard error for the log, and drop what native libraries write to it or to standard output.
+
+    An enclave's standard output and standard error are the host's to read. ``tf.print`` writes inputs there, RE2 quotes
+    them when it refuses a pattern, and a failed check in C++ may do so: no setting of theirs turns all of that off.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    sys.stderr = log
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(log)
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def configure() -> None:

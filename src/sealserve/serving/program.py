@@ -42,6 +42,7 @@ def _serve(chosen: options.ServerOptions) -> int:
     async def run() -> bool:
         return await Server(chosen).run()
 
+    log.detach()
     if not asyncio.run(run()):
         logging.shutdown()
         os._exit(0)  # a thread that TensorFlow keeps busy would hold the process

@@ -76,6 +76,7 @@ class Servable:
         session: The model in TensorFlow.
         definitions: Its signatures as the meta graph has them.
         signatures: Those of them that can be called.
+        obstacles: Why each of the others cannot be called.
         check_method_names: Whether Classify and Regress insist on the signature's method name.
         users: The requests that use it.
     """
@@ -85,6 +86,7 @@ class Servable:
     session: Runnable
     definitions: Mapping[str, SignatureDef]
     signatures: Mapping[str, Signature]
+    obstacles: Mapping[str, str] = field(default_factory=dict)
     check_method_names: bool = False
     users: Users = field(default_factory=Users)
 

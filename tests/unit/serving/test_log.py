@@ -1,6 +1,8 @@
 import io
 import logging
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,25 @@ def raised(*, explicit: bool) -> Exception:
 
 def fail(text: str, cause: Exception | None) -> None:
     raise KeyError(text) from cause
+
+
+NATIVE = """
+import ctypes, logging, os, sys
+from sealserve.serving import log
+log.configure()
+log.detach()
+os.write(1, b"canary on 1"); os.write(2, b"canary on 2")
+libc = ctypes.CDLL(None)
+libc.puts(b"canary from C"); libc.fflush(None); libc.perror(b"canary of an error")
+logging.getLogger("x").warning("the log")
+sys.stderr.write("a report\\n")
+"""
+
+
+def test_what_native_libraries_write_does_not_reach_the_host() -> None:
+    done = subprocess.run([sys.executable, "-c", NATIVE], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert re.fullmatch(r"\S+ WARNING the log\na report\n", done.stderr)
 
 
 def test_a_line_has_the_time_the_level_and_the_message() -> None:

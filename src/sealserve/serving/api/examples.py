@@ -17,11 +17,12 @@ from sealserve.serving.api.predict import (
     ExecutionError,
     InputTensorError,
     InputTypeError,
-    SignatureNotFoundError,
     remaining,
+    uncallable,
 )
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError, Status
+from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
@@ -37,7 +38,7 @@ from sealserve.serving.runtime.protos import (
     SignatureDef,
     TensorProto,
 )
-from sealserve.serving.runtime.tensors import Tensor, type_name
+from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import Servable, Servables
 
 CLASSIFY_METHOD: Final = "tensorflow/serving/classify"
@@ -294,18 +295,16 @@ def _run(
     proto = TensorProto(dtype=_STRING, string_val=serialised)
     proto.tensor_shape.dim.add(size=len(serialised))
     tensor = Tensor.from_proto(servable.session.library, proto.SerializeToString())
-    feeds: dict[str, Endpoint] = {}
+    feeds: dict[tuple[int | None, int], Endpoint] = {}
     fetches: dict[str, Endpoint] = {}
     for name in names:
         signature = servable.signatures.get(name)
         if signature is None:
-            raise SignatureNotFoundError(
-                f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.'
-            )
+            raise uncallable(servable, name)
         entry = signature.inputs[_INPUTS]
         if entry.dtype != _STRING:
             raise InputTypeError(f"Expects arg[0] to be {type_name(entry.dtype)} but string is provided")
-        feeds[entry.tensor_name] = entry.endpoint
+        feeds[entry.endpoint.operation, entry.endpoint.index] = entry.endpoint
         definition = servable.definitions[name]
         fetches.update({definition.outputs[alias].name: signature.outputs[alias] for alias in outputs[name]})
     started = time.monotonic()

@@ -22,12 +22,13 @@ from sealserve.serving.request_errors import (
     RequestError,
     Status,
 )
+from sealserve.serving.runtime.data_types import is_known, type_name
 from sealserve.serving.runtime.kernel_errors import told
 from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.runtime.shape_refusal import refusal
 from sealserve.serving.runtime.signature import Signature
-from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, is_known, shape_of, type_name, unpacked_size
+from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, shape_of, unpacked_size
 from sealserve.serving.servables import Servable, Servables
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -169,8 +170,14 @@ def _signature(servable: Servable, name: str) -> Signature:
     if name in servable.signatures:
         return servable.signatures[name]
     if name in servable.definitions:
-        raise SignatureNotFoundError(f'Serving signature key "{name}" has inputs or outputs that are no plain tensors.')
+        raise uncallable(servable, name)
     raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+
+
+def uncallable(servable: Servable, name: str) -> SignatureNotFoundError:
+    """Return the error for a signature that the model has, and that cannot be called."""
+    reason = servable.obstacles.get(name, "it has inputs or outputs that are not tensors")
+    return SignatureNotFoundError(f'Serving signature key "{name}" cannot be called: {reason}.')
 
 
 def _check_method(servable: Servable, signature: Signature) -> None:

@@ -221,6 +221,13 @@ HONOURED: Final = (
         help="how long a request may be on its way to the server, and an answer to a client that does not read",
     ),
     Flag(
+        name="run_timeout_seconds",
+        default=300,
+        minimum=1,
+        ours=True,
+        help="how long one run of a model may take, also for a client without a deadline; then DEADLINE_EXCEEDED",
+    ),
+    Flag(
         name="max_queued_requests",
         default=256,
         ours=True,

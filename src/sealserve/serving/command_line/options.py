@@ -125,6 +125,7 @@ class ServerOptions:
         admin: The address for operators, or None.
         tensor_content: Whether Predict's answers carry bytes (``tensor_content``), not typed fields.
         transfer_timeout: Seconds that a message may be on its way, in either direction.
+        run_timeout: Seconds that one run of a model may take.
         drain_grace: Seconds that running requests have after SIGTERM.
     """
 
@@ -160,7 +161,13 @@ class ServerOptions:
     admin: AdminOptions | None
     tensor_content: bool
     transfer_timeout: int
+    run_timeout: int
     drain_grace: int
+
+    @property
+    def concurrent_requests(self) -> int:
+        """How many requests are handled at once, over gRPC and REST."""
+        return self.threads + (self.http.threads if self.http.port else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +236,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
         admin=_admin(values),
         tensor_content=values.truth("enable_serialization_as_tensor_content"),
         transfer_timeout=values.integer("transfer_timeout_seconds"),
+        run_timeout=values.integer("run_timeout_seconds"),
         drain_grace=values.integer("drain_grace_seconds"),
     )
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from sealserve.serving.http.json_kinds import KINDS, NUMBERS
 from sealserve.serving.http.json_text import JsonFormError, decimals, quote
+from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.protos import DataType, TensorProto
-from sealserve.serving.runtime.tensors import type_name
 
 _BASE64: Final = "b64"
 _BYTES_SUFFIX: Final = "_bytes"

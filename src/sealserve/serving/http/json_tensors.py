@@ -20,8 +20,8 @@ from sealserve.serving.http.json_text import (
     json_type,
 )
 from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.protos import DataType, PredictRequest, TensorInfo, TensorProto
-from sealserve.serving.runtime.tensors import type_name
 
 INSTANCES: Final = "instances"
 INPUTS: Final = "inputs"

@@ -19,7 +19,7 @@ from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
 from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
 from sealserve.serving.runtime.protos import ConfigProto
 from sealserve.serving.runtime.session import Runnable, Session
-from sealserve.serving.runtime.signature import Signature
+from sealserve.serving.runtime.signature import Obstacle, Signature
 from sealserve.serving.servables import Servable
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class Loader:
                 config=self.session_config,
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
+                concurrent_runs=self._concurrent_runs(),
+                time_limit=self.options.run_timeout,
             )
         except TensorFlowError as error:
             METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
@@ -101,7 +103,7 @@ class Loader:
         bound = {
             name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
         }  # 3
-        signatures = {name: signature for name, signature in sorted(bound.items()) if signature is not None}
+        signatures = {name: found for name, found in sorted(bound.items()) if isinstance(found, Signature)}
         # The host of an enclave reads the log: it gets the version, the time and the size, and no name from the model.
         logger.info(
             "loaded %s version %d (TensorFlow %s) in %.2f s: %.1f MB, %d signature(s)",
@@ -119,6 +121,7 @@ class Loader:
                 session=self._batched(session, folder),
                 definitions=session.signatures,
                 signatures=signatures,
+                obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
                 check_method_names=self.options.check_method_names,
             )
             if self.options.warmup_iterations:  # 4
@@ -134,6 +137,11 @@ class Loader:
         if self.options.empty_files:  # 5
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
+
+    def _concurrent_runs(self) -> int:
+        """Return how many runs there can be at once: of requests, of batches, and of warm-up requests."""
+        batches = self.scheduler.threads if self.scheduler is not None else 0
+        return self.options.concurrent_requests + batches + self.options.load_threads
 
     def _batched(self, session: Session, folder: Path) -> Runnable:
         """Return what runs requests together, where that is asked for."""

@@ -3,7 +3,7 @@
 Requests share a batch only if they feed and fetch the very same tensors, with the same shapes but for the first
 dimension (with ``pad_variable_length_inputs``, the same ranks). So nobody's request fails because of a stranger's
 shape; and where a batch fails, its requests are run one by one, so that only those fail that are at fault. In both,
-TensorFlow Serving lets the whole batch fail.
+TensorFlow Serving lets the whole batch fail. `batch_rows` decides which outputs can be cut apart.
 
 Source: tensorflow/serving, ``batching/batching_session.cc``, ``batching/batching_util.cc`` and
 ``servables/tensorflow/bundle_factory_util.cc``; tensorflow/tensorflow,
@@ -18,19 +18,18 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from sealserve.serving.command_line.batching_options import BatchingOptions, positive
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
+from sealserve.serving.runtime.batch_rows import BatchOutputError, BatchRows, cut, join, not_by_row
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.padding import pad_to
-from sealserve.serving.runtime.protos import DataType
-from sealserve.serving.runtime.session import Runnable
+from sealserve.serving.runtime.session import Batchable
 from sealserve.serving.runtime.tensors import Tensor
 
-_STRING: Final = DataType.Value("DT_STRING")
 _Key = tuple[Any, ...]
 
 
@@ -38,13 +37,6 @@ class BatchInputError(RequestError):
     """A request cannot be part of a batch."""
 
     code = "request.batch-input"
-
-
-class BatchOutputError(RequestError):
-    """The model's outputs cannot be told apart by request."""
-
-    code = "request.batch-output"
-    status = Status.FAILED_PRECONDITION
 
 
 class BatchQueueFullError(RequestError):
@@ -61,12 +53,12 @@ class _Task:
     Args:
         inputs: Its tensors, in the queue's order of feeds.
         rows: How many rows it has.
-        deadline: When its sender gives up; None for never.
+        deadline: When its sender gives up, or the server does.
     """
 
     inputs: Sequence[Tensor]
     rows: int
-    deadline: float | None
+    deadline: float
     since: float = field(default_factory=time.monotonic)
     result: "Future[list[Tensor]]" = field(default_factory=Future)
 
@@ -103,6 +95,7 @@ class BatchScheduler:
 
     def __init__(self, *, threads: int, name: str = "batch_threads") -> None:
         self.name = name
+        self.threads = threads
         self._queues: dict[_Key, _Queue] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -203,11 +196,15 @@ class BatchingSession:
         options: How.
     """
 
-    def __init__(self, session: Runnable, scheduler: BatchScheduler, options: BatchingOptions) -> None:
+    def __init__(self, session: Batchable, scheduler: BatchScheduler, options: BatchingOptions) -> None:
         self.library: Library = session.library
+        self._time_limit = session.time_limit
         self.options = options
         self._session = session
         self._scheduler = scheduler
+        self._rows = BatchRows(session)
+        self._idle = threading.Condition()
+        self._running = 0
 
     def run(
         self, feeds: Sequence[tuple[Endpoint, Tensor]], fetches: Sequence[Endpoint], *, timeout: float | None = None
@@ -226,51 +223,68 @@ class BatchingSession:
             )
         if not rows:
             return self._session.run(feeds, fetches, timeout=timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
         step = self.options.max_execution_batch_size
-        parts = [
-            self._submit(
-                [endpoint for endpoint, _ in feeds],
-                [tensor if rows <= step else tensor.rows(start, min(start + step, rows)) for _, tensor in feeds],
-                fetches,
-                min(step, rows - start),
-                deadline,
-            )
-            for start in range(0, rows, step)
-        ]
-        results = [self._wait(*part) for part in parts]
+        if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
+            raise BatchOutputError(reason)
+        # Where a batch fails, its requests run again one by one: within the same deadline.
+        deadline = time.monotonic() + min(timeout or self._time_limit, self._time_limit)
+        parts: list[tuple[_Key, _Task]] = []
+        try:
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                inputs = [tensor if rows <= step else tensor.rows(start, stop) for _, tensor in feeds]
+                parts.append(self._submit([end for end, _ in feeds], inputs, fetches, stop - start, deadline))
+            results = [_wait(task) for _, task in parts]
+        finally:
+            # No part may run for a request that ended: the model may be freed then.
+            for key, task in parts:
+                if task.result.cancel():
+                    self._scheduler.withdraw(key, task)
         if len(results) == 1:
             return results[0]
-        return [_merge(self.library, list(column)) for column in zip(*results, strict=True)]
+        return join(self.library, results, [task.rows for _, task in parts])
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model, once no batch runs any more: a request whose deadline passed does not wait for its batch."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running)
         self._session.close()
 
     def process(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task], pool: str
     ) -> None:
         """Run ``tasks`` together, and give each its result."""
-        now = time.monotonic()
-        wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
-        for task in wanted:
-            METRICS.waited(pool, now - task.since)
-        late = [task for task in wanted if task.deadline is not None and task.deadline <= now]
-        for task in late:
-            task.result.set_exception(_late())
-        wanted = [task for task in wanted if task not in late]
-        if wanted:
-            self._process(feeds, fetches, wanted)
+        with self._idle:
+            self._running += 1  # before a task says that it runs: from then on its request may leave
+        try:
+            wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
+            now = time.monotonic()
+            for task in wanted:
+                METRICS.waited(pool, now - task.since)
+            if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
+                self._process_alone(feeds, fetches, wanted)
+            else:
+                self._process(feeds, fetches, wanted)
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
 
     def _process(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]) -> None:
+        now = time.monotonic()
+        late = [task for task in tasks if task.deadline <= now]
+        for task in late:
+            task.result.set_exception(_late())
+        tasks = [task for task in tasks if task not in late]
+        if not tasks:
+            return
         try:
             results = self._run_together(feeds, fetches, tasks)
         except (TensorFlowError, RequestError) as error:
             if len(tasks) == 1:
                 tasks[0].result.set_exception(error)
-                return
-            for task in tasks:
-                self._process(feeds, fetches, [task])
+            else:
+                self._process_alone(feeds, fetches, tasks)
         except BaseException as error:  # noqa: BLE001  # whoever waits gets it
             for task in tasks:
                 task.result.set_exception(error)
@@ -278,34 +292,30 @@ class BatchingSession:
             for task, result in zip(tasks, results, strict=True):
                 task.result.set_result(result)
 
+    def _process_alone(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]) -> None:
+        for task in tasks:
+            self._process(feeds, fetches, [task])
+
     def _run_together(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]
     ) -> list[list[Tensor]]:
         rows = sum(task.rows for task in tasks)
-        size = next((allowed for allowed in self.options.allowed_batch_sizes if allowed >= rows), rows)
+        filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
+        size = next((allowed for allowed in filled if allowed >= rows), rows)
         METRICS.batch([task.rows for task in tasks], size, size - rows)
-        deadlines = [task.deadline for task in tasks]
-        latest = None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None)
-        timeout = None if latest is None else max(latest - time.monotonic(), 0.001)
+        timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))
         ]
         outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
+        reason = self._rows.check(fetches, merged, outputs, size)
         if len(tasks) == 1 and size == rows:
-            return [outputs]
-        for output in outputs:
-            if not output.shape:
-                raise BatchOutputError("Batched output tensor has 0 dimensions")
-            if output.shape[0] != size:
-                raise BatchOutputError(
-                    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the"
-                    " input tensors"
-                )
-        results, start = [], 0
-        for task in tasks:
-            results.append([output.rows(start, start + task.rows) for output in outputs])
-            start += task.rows
-        return results
+            return [outputs]  # no row of anybody else is in them
+        if len(tasks) == 1:
+            reason = next(filter(None, (not_by_row(output.shape, size) for output in outputs)), None)
+        if reason is not None:
+            raise BatchOutputError(reason)
+        return cut(outputs, [task.rows for task in tasks])
 
     def _column(self, tensors: list[Tensor], *, padding: int) -> Tensor:
         """Return the tensors of one input, one after the other, and the last one's first row ``padding`` times."""
@@ -317,7 +327,7 @@ class BatchingSession:
             ]
         if padding:
             tensors = [*tensors, *([tensors[-1].rows(0, 1)] * padding)]
-        return tensors[0] if len(tensors) == 1 else _merge(self.library, tensors)
+        return tensors[0] if len(tensors) == 1 else Tensor.joined(self.library, tensors)
 
     def _submit(
         self,
@@ -325,7 +335,7 @@ class BatchingSession:
         inputs: Sequence[Tensor],
         fetches: Sequence[Endpoint],
         rows: int,
-        deadline: float | None,
+        deadline: float,
     ) -> tuple[_Key, _Task]:
         shapes = tuple(
             (tensor.dtype, len(tensor.shape) if self.options.pad_variable_length_inputs else tensor.shape[1:])
@@ -336,15 +346,12 @@ class BatchingSession:
         self._scheduler.add(key, _Queue(self, feeds, fetches), task)
         return key, task
 
-    def _wait(self, key: _Key, task: _Task) -> list[Tensor]:
-        try:
-            remaining = None if task.deadline is None else max(task.deadline - time.monotonic(), 0)
-            return task.result.result(remaining)
-        except FutureTimeoutError as error:
-            if task.result.cancel():  # else it runs, and TensorFlow looks at the deadline
-                self._scheduler.withdraw(key, task)
-                raise _late() from error
-            return task.result.result()
+
+def _wait(task: _Task) -> list[Tensor]:
+    try:
+        return task.result.result(max(task.deadline - time.monotonic(), 0))
+    except FutureTimeoutError as error:
+        raise _late() from error  # its batch may run on for others, who have more time
 
 
 def _late() -> DeadlineExceededError:
@@ -363,11 +370,3 @@ def _rows(tensors: Sequence[Tensor]) -> int:
     if len(sizes) > 1:
         raise BatchInputError("Batching Run() input tensors must have equal 0th-dimension size")
     return int(sizes.pop())
-
-
-def _merge(library: Library, tensors: Sequence[Tensor]) -> Tensor:
-    """Return the tensors one after the other, along the first dimension."""
-    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
-    if tensors[0].dtype == _STRING:
-        return Tensor.from_strings(library, shape, [value for tensor in tensors for value in tensor.strings()])
-    return Tensor.from_bytes(library, tensors[0].dtype, shape, tensors)

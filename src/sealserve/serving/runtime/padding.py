@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from sealserve.serving.request_errors import RequestError
+from sealserve.serving.runtime.data_types import element_size
 from sealserve.serving.runtime.libtensorflow import Library
 from sealserve.serving.runtime.protos import DataType
-from sealserve.serving.runtime.tensors import Tensor, element_size
+from sealserve.serving.runtime.tensors import Tensor
 
 _STRING: Final = DataType.Value("DT_STRING")
 _MAX_RANK: Final = 6

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from sealserve.serving.runtime.data_types import is_known, type_name, value_type
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import SignatureDef, TensorInfo
-from sealserve.serving.runtime.session import Runnable, Session
-from sealserve.serving.runtime.tensors import Tensor, is_known
-
-Shape = tuple[int | None, ...]
+from sealserve.serving.runtime.session import DeclaredShape, Runnable, Session, declared_shape
+from sealserve.serving.runtime.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class InputTensor:
     tensor_name: str
     endpoint: Endpoint
     dtype: int
-    shape: Shape | None
+    shape: DeclaredShape
     default: bytes | None
     tolerant: bool = False
 
@@ -39,6 +38,17 @@ class InputTensor:
         return len(shape) == len(self.shape) and all(
             expected in (None, size) for expected, size in zip(self.shape, shape, strict=True)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a signature cannot be called.
+
+    Args:
+        reason: The end of a sentence that begins with "The signature cannot be called:".
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,31 +66,31 @@ class Signature:
     outputs: Mapping[str, Endpoint]
 
     @classmethod
-    def bind(cls, name: str, definition: SignatureDef, session: Session) -> Self | None:
-        """Return the signature, or None where it has a tensor that cannot be sent or received.
+    def bind(cls, name: str, definition: SignatureDef, session: Session) -> "Self | Obstacle":
+        """Return the signature, or why it cannot be called.
 
-        Such are sparse and composite tensors, resources, and a SavedModel's initialiser (an operation without outputs).
+        A signature cannot be called if it has sparse or composite tensors, or resources, if the graph lacks one of its
+        tensors (a SavedModel's initialiser is an operation without outputs), or if TensorFlow could not stop its runs.
         """
-        if not all(
-            is_known(info.dtype) for infos in (definition.inputs, definition.outputs) for info in infos.values()
-        ):
-            return None
+        if name in session.unstoppable:
+            return Obstacle(f"its operation {session.unstoppable[name]} cannot be stopped at a deadline")
+        for kind, infos in (("input", definition.inputs), ("output", definition.outputs)):
+            for alias, info in sorted(infos.items()):
+                if obstacle := _obstacle(info, session):
+                    return Obstacle(f"its {kind} {alias!r} is {obstacle}")
         defaults = definition.defaults
-        try:
-            inputs = {
-                alias: InputTensor(
-                    tensor_name=info.name,
-                    endpoint=session.endpoint(info.name),
-                    dtype=info.dtype,
-                    shape=_shape(info),
-                    default=defaults[alias].SerializeToString() if alias in defaults else None,
-                    tolerant=name in session.tolerant,
-                )
-                for alias, info in sorted(definition.inputs.items())
-            }
-            outputs = {alias: session.output(name, info.name) for alias, info in sorted(definition.outputs.items())}
-        except TensorFlowError:
-            return None
+        inputs = {
+            alias: InputTensor(
+                tensor_name=info.name,
+                endpoint=session.endpoint(info.name),
+                dtype=value_type(info.dtype),
+                shape=declared_shape(info),
+                default=defaults[alias].SerializeToString() if alias in defaults else None,
+                tolerant=name in session.tolerant,
+            )
+            for alias, info in sorted(definition.inputs.items())
+        }
+        outputs = {alias: session.output(name, info.name) for alias, info in sorted(definition.outputs.items())}
         return cls(name=name, inputs=inputs, outputs=outputs)
 
     def run(
@@ -102,7 +112,15 @@ class Signature:
         return dict(zip(outputs, results, strict=True))
 
 
-def _shape(info: TensorInfo) -> Shape | None:
-    if info.tensor_shape.unknown_rank or not info.HasField("tensor_shape"):
-        return None
-    return tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim)
+def _obstacle(info: TensorInfo, session: Session) -> str | None:
+    """Return what a tensor is that cannot be sent or received, or None."""
+    encoding = info.WhichOneof("encoding")
+    if encoding in {"coo_sparse", "composite_tensor"}:
+        return f"a {'sparse' if encoding == 'coo_sparse' else 'composite'} tensor"
+    if not is_known(value_type(info.dtype)):
+        return f"a tensor of the type {type_name(info.dtype)}"
+    try:
+        session.endpoint(info.name)
+    except TensorFlowError:
+        return f"the tensor {info.name!r}, which the graph does not have"
+    return None

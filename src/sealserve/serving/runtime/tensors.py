@@ -1,17 +1,21 @@
 """Tensors in TensorFlow's memory, made of the messages that clients send and turned into those that they get.
 
-Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.proto`` (which field holds which type) and
-``tensor.cc`` (``Tensor::AsProtoField``).
+Bytes enter and leave TensorFlow's memory only through views of the exact size of a tensor, and Python compares the
+sizes of both sides before it copies. The size follows from the shape and the type; TensorFlow must not report less.
+
+Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.cc`` (``Tensor::AsProtoField``).
 """
 
 import ctypes
+import itertools
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from ctypes import c_int64, c_void_p
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
+from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.runtime.data_types import Kind, TensorTypeError, kind_of, type_name
 from sealserve.serving.runtime.libtensorflow import TSTRING_SIZE, Library
 from sealserve.serving.runtime.protos import DataType, TensorProto
 
@@ -19,59 +23,22 @@ _VARINT_CONTINUES: Final = 0x80
 _LENGTH_DELIMITED: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How one data type lies in memory, and in which field of a TensorProto it travels.
-
-    Args:
-        size: Bytes of one element.
-        field: The field of typed values.
-        code: The `memoryview` format that reads an element; empty where the field's bytes are the elements' bytes.
-    """
-
-    size: int
-    field: str
-    code: Literal["", "b", "B", "h", "H", "i", "I", "q", "Q"] = ""
-
-
-_KINDS: Final = {
-    DataType.Value(name): kind
-    for name, kind in {
-        "DT_FLOAT": _Kind(4, "float_val"),
-        "DT_DOUBLE": _Kind(8, "double_val"),
-        "DT_COMPLEX64": _Kind(8, "scomplex_val"),
-        "DT_COMPLEX128": _Kind(16, "dcomplex_val"),
-        "DT_BOOL": _Kind(1, "bool_val"),
-        "DT_INT8": _Kind(1, "int_val", "b"),
-        "DT_UINT8": _Kind(1, "int_val", "B"),
-        "DT_INT16": _Kind(2, "int_val", "h"),
-        "DT_UINT16": _Kind(2, "int_val", "H"),
-        "DT_INT32": _Kind(4, "int_val", "i"),
-        "DT_UINT32": _Kind(4, "uint32_val", "I"),
-        "DT_INT64": _Kind(8, "int64_val", "q"),
-        "DT_UINT64": _Kind(8, "uint64_val", "Q"),
-        "DT_HALF": _Kind(2, "half_val", "H"),
-        "DT_BFLOAT16": _Kind(2, "half_val", "H"),
-        "DT_QINT8": _Kind(1, "int_val", "b"),
-        "DT_QUINT8": _Kind(1, "int_val", "B"),
-        "DT_QINT32": _Kind(4, "int_val", "i"),
-        "DT_STRING": _Kind(TSTRING_SIZE, "string_val"),
-    }.items()
-}
 _STRING: Final = DataType.Value("DT_STRING")
+_READ: Final = 0x100
+_WRITE: Final = 0x200
+"""``PyBUF_READ`` and ``PyBUF_WRITE`` (Python's C API, ``object.h``)."""
+_view: Final = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 
 MAX_RANK: Final = 254
 """The most dimensions of a tensor (``TensorShape::MaxDimensions``); also, what is computed with a shape stays small."""
 
 
-def type_name(dtype: int) -> str:
-    """Return a data type's name as TensorFlow's messages spell it: ``float``, ``int32``, ``string``."""
-    return str(DataType.Name(dtype)).removeprefix("DT_").lower()
+class TensorSizeError(RequestError):
+    """A tensor's memory does not have the size that its shape and its type need. Nothing was copied."""
 
-
-def is_known(dtype: int) -> bool:
-    """Whether tensors of this type can be sent and received."""
-    return dtype in _KINDS
+    code = "request.tensor-size"
+    status = Status.INTERNAL
 
 
 def shape_of(proto: TensorProto) -> tuple[int, ...]:
@@ -88,17 +55,12 @@ def unpacked_size(proto: TensorProto) -> int:
     Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/tensor.cc`` (``FromProtoField``).
     """
     elements: int = math.prod(max(size, 0) for size in shape_of(proto))
-    size = elements * _KINDS[int(proto.dtype)].size
+    size = elements * kind_of(int(proto.dtype)).size
     if int(proto.dtype) == _STRING:
         values = proto.string_val
         size += len(proto.tensor_content) + sum(map(len, values))
         size += max(elements - len(values), 0) * len(values[-1]) if values else 0
     return size
-
-
-def element_size(dtype: int) -> int:
-    """Return how many bytes an element of a type takes in memory."""
-    return _KINDS[dtype].size
 
 
 class Tensor:
@@ -109,11 +71,13 @@ class Tensor:
         handle: The tensor.
     """
 
-    __slots__ = ("_library", "handle")
+    __slots__ = ("_dtype", "_library", "_shape", "handle")
 
     def __init__(self, library: Library, handle: int | None) -> None:
         self._library = library
         self.handle = handle
+        self._dtype: int | None = None
+        self._shape: tuple[int, ...] | None = None
 
     @classmethod
     def from_proto(cls, library: Library, proto: bytes) -> "Tensor":
@@ -127,44 +91,81 @@ class Tensor:
         return tensor
 
     @classmethod
-    def from_bytes(cls, library: Library, dtype: int, shape: Sequence[int], parts: Iterable["bytes | Tensor"]) -> Self:
+    def from_bytes(
+        cls, library: Library, dtype: int, shape: Sequence[int], parts: Sequence["bytes | memoryview | Tensor"]
+    ) -> Self:
         """Return a tensor of numbers whose memory is ``parts``, one after the other.
 
         Args:
             library: TensorFlow.
             dtype: The data type; not strings.
-            shape: Its shape, which takes exactly the bytes of all parts.
-            parts: Bytes, and tensors, whose memory is copied.
+            shape: Its shape, which takes exactly the bytes of all parts: each byte of the new tensor is written.
+            parts: Bytes, and tensors of the same type, whose memory is copied.
+
+        Raises:
+            TensorSizeError: The parts do not have the size of the tensor together.
+            TensorTypeError: The type, or that of a part, is not ``dtype``, or is not a type of numbers.
         """
-        size = math.prod(shape) * element_size(dtype)
-        tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), size))
-        target = library.TF_TensorData(tensor.handle)
-        for part in parts:
-            if isinstance(part, Tensor):
-                length = library.TF_TensorByteSize(part.handle)
-                ctypes.memmove(target, library.TF_TensorData(part.handle), length)
-            else:
-                length = len(part)
-                ctypes.memmove(target, part, length)
-            target += length
+        if dtype == _STRING or any(isinstance(part, Tensor) and part.dtype != dtype for part in parts):
+            raise TensorTypeError(f"The bytes are not those of a tensor of numbers of the type {type_name(dtype)}.")
+        expected = _size_of(dtype, shape)
+        contents = [part.memory() if isinstance(part, Tensor) else memoryview(part) for part in parts]
+        size = sum(content.nbytes for content in contents)
+        if size != expected:
+            raise TensorSizeError(
+                f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {expected} bytes; its parts"
+                f" have {size}."
+            )
+        tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), expected))
+        memory, start = tensor.memory(writable=True), 0
+        for content in contents:
+            memory[start : start + content.nbytes] = content  # ValueError where the sizes differ
+            start += content.nbytes
         return tensor
 
     def rows(self, start: int, stop: int) -> "Tensor":
-        """Return a copy of the rows from ``start`` to ``stop`` of the first dimension."""
-        shape = self.shape
-        library, dtype = self._library, self.dtype
-        row = math.prod(shape[1:])
+        """Return a copy of the rows from ``start`` to ``stop`` of the first dimension.
+
+        Raises:
+            TensorSizeError: It does not have these rows.
+        """
+        library, dtype, shape = self._library, self.dtype, self.shape
+        if not shape or not 0 <= start <= stop <= shape[0]:
+            raise TensorSizeError(f"A tensor of the shape {list(shape)} has no rows from {start} to {stop}.")
+        cut = (stop - start, *shape[1:])
         if dtype == _STRING:
-            return Tensor.from_strings(library, (stop - start, *shape[1:]), self._strings()[start * row : stop * row])
-        size = row * element_size(dtype)
-        address = library.TF_TensorData(self.handle) + start * size
-        return Tensor.from_bytes(
-            library, dtype, (stop - start, *shape[1:]), [ctypes.string_at(address, (stop - start) * size)]
-        )
+            row = math.prod(shape[1:])
+            return Tensor.from_strings(library, cut, self.strings()[start * row : stop * row])
+        row = _size_of(dtype, shape[1:])
+        return Tensor.from_bytes(library, dtype, cut, [self.memory()[start * row : stop * row]])
+
+    @classmethod
+    def joined(cls, library: Library, tensors: Sequence["Tensor"]) -> "Tensor":
+        """Return the tensors one after the other, along the first dimension.
+
+        Raises:
+            TensorSizeError: They differ in type, or in another dimension than the first.
+        """
+        first = tensors[0]
+        dtype, shapes = first.dtype, [tensor.shape for tensor in tensors]
+        if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes) or any(
+            tensor.dtype != dtype for tensor in tensors
+        ):
+            raise TensorSizeError("Tensors that differ in type or in the shape of a row cannot be joined.")
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        if dtype == _STRING:
+            return cls.from_strings(library, shape, list(itertools.chain.from_iterable(map(Tensor.strings, tensors))))
+        return cls.from_bytes(library, dtype, shape, tensors)
 
     @classmethod
     def from_strings(cls, library: Library, shape: Sequence[int], values: Sequence[bytes]) -> "Tensor":
-        """Return a tensor of strings."""
+        """Return a tensor of strings.
+
+        Raises:
+            TensorSizeError: There are not as many values as the shape has elements.
+        """
+        if len(values) * TSTRING_SIZE != _size_of(_STRING, shape):
+            raise TensorSizeError(f"A tensor of the shape {list(shape)} does not have {len(values)} strings.")
         proto = TensorProto(dtype=_STRING, string_val=values)
         for size in shape:
             proto.tensor_shape.dim.add(size=size)
@@ -176,13 +177,37 @@ class Tensor:
     @property
     def dtype(self) -> int:
         """The data type, as in ``DataType``."""
-        return int(self._library.TF_TensorType(self.handle))
+        if self._dtype is None:
+            self._dtype = int(self._library.TF_TensorType(self.handle))
+        return self._dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The size of each dimension; empty for a scalar."""
-        rank = self._library.TF_NumDims(self.handle)
-        return tuple(self._library.TF_Dim(self.handle, index) for index in range(rank))
+        if self._shape is None:
+            library, handle = self._library, self.handle
+            self._shape = tuple([library.TF_Dim(handle, index) for index in range(library.TF_NumDims(handle))])
+        return self._shape
+
+    def memory(self, *, writable: bool = False) -> memoryview:
+        """Return a view of the tensor's memory, which must not be used after the tensor: exactly its elements' bytes.
+
+        Raises:
+            TensorSizeError: TensorFlow has less memory for it than its shape and its type need.
+            TensorTypeError: It is of a type that no message can carry.
+        """
+        size = _size_of(self.dtype, self.shape)
+        if not size:
+            return memoryview(bytearray())
+        address = self._library.TF_TensorData(self.handle)
+        available = self._library.TF_TensorByteSize(self.handle)
+        if available < size or not address:
+            raise TensorSizeError(
+                f"A tensor of the type {type_name(self.dtype)} and the shape {list(self.shape)} takes {size} bytes; it"
+                f" has {available}."
+            )
+        view: memoryview = _view(address, size, _WRITE if writable else _READ)
+        return view
 
     def fill(self, proto: Any, *, as_content: bool = False) -> None:
         """Write the type, the shape and all values into ``proto``, an empty TensorProto.
@@ -190,45 +215,60 @@ class Tensor:
         Args:
             proto: Where they go.
             as_content: Whether the values go into ``tensor_content``, not into the type's own field.
+
+        Raises:
+            TensorTypeError: It is of a type that no message can carry.
         """
         dtype = self.dtype
-        kind = _KINDS[dtype]
+        kind = kind_of(dtype)
         proto.dtype = dtype
         for size in self.shape:
             proto.tensor_shape.dim.add(size=size)
         if dtype == _STRING and as_content:  # tensorflow/core/platform/tensor_coding.cc, EncodeStringList
-            strings = self._strings()
+            strings = self.strings()
             proto.tensor_content = b"".join([*(_varint(len(text)) for text in strings), *strings])
         elif dtype == _STRING:
-            proto.string_val.extend(self._strings())
+            proto.string_val.extend(self.strings())
         elif as_content:
-            proto.tensor_content = self._bytes()
+            proto.tensor_content = self.content()
         elif kind.code:
-            getattr(proto, kind.field).extend(memoryview(self._bytes()).cast(kind.code).tolist())
+            getattr(proto, kind.field).extend(self._numbers(kind).cast(kind.code).tolist())
         else:
-            proto.MergeFromString(_packed(kind.field, self._bytes()))
+            proto.MergeFromString(_packed(kind.field, self.content()))
 
     def floats(self) -> list[float]:
         """Return the elements of a tensor of floats."""
-        return list(array("f", self._bytes()))
+        return list(array("f", self.content()))
 
     def strings(self) -> list[bytes]:
         """Return the elements of a tensor of strings."""
-        return self._strings()
+        library = self._library
+        if self.dtype != _STRING:
+            raise TensorTypeError(f"A tensor of the type {type_name(self.dtype)} has no strings.")
+        memory = self.memory()
+        if not memory:
+            return []
+        start = library.TF_TensorData(self.handle)
+        strings = (c_void_p(start + offset) for offset in range(0, memory.nbytes, TSTRING_SIZE))
+        return [ctypes.string_at(library.TF_StringGetDataPointer(s), library.TF_StringGetSize(s)) for s in strings]
 
     def content(self) -> bytes:
         """Return the memory of a tensor of numbers."""
-        return self._bytes()
+        if self.dtype == _STRING:
+            raise TensorTypeError("A tensor of strings has no content: its memory holds addresses.")
+        return bytes(self._numbers(kind_of(self.dtype)))
 
-    def _bytes(self) -> bytes:
-        return ctypes.string_at(self._library.TF_TensorData(self.handle), self._library.TF_TensorByteSize(self.handle))
+    def _numbers(self, kind: Kind) -> memoryview:
+        memory = self.memory()
+        return memory if kind.canonical is None else memoryview(bytes(memory).translate(kind.canonical))
 
-    def _strings(self) -> list[bytes]:
-        library = self._library
-        start = library.TF_TensorData(self.handle)
-        count = library.TF_TensorByteSize(self.handle) // TSTRING_SIZE
-        strings = (c_void_p(start + index * TSTRING_SIZE) for index in range(count))
-        return [ctypes.string_at(library.TF_StringGetDataPointer(s), library.TF_StringGetSize(s)) for s in strings]
+
+def _size_of(dtype: int, shape: Sequence[int]) -> int:
+    """Return how many bytes a tensor takes in memory."""
+    if min(shape, default=0) < 0:
+        raise TensorSizeError(f"A tensor cannot have the shape {list(shape)}.")
+    elements: int = math.prod(shape)
+    return elements * kind_of(dtype).size
 
 
 def _packed(field: str, raw: bytes) -> bytes:

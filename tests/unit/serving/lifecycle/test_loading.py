@@ -155,7 +155,7 @@ def test_tags_that_no_meta_graph_has(models: Path) -> None:
 def test_a_tensor_that_is_not_in_the_graph(servable: Servable) -> None:
     session = servable.session
     assert isinstance(session, Session)
-    for name in ("nonsense:0", "serving_default_x:1", "serving_default_x", "", "serving_default_x:²"):
+    for name in ("nonsense:0", "serving_default_x:1", "serving_default_x:0:0", "", "serving_default_x:²"):
         with pytest.raises(TensorFlowError) as caught:
             session.endpoint(name)
         assert "was not found in the Graph" in caught.value.text

@@ -17,10 +17,10 @@ from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
+from sealserve.serving.runtime.batch_rows import BatchOutputError
 from sealserve.serving.runtime.batching import (
     BatchingSession,
     BatchInputError,
-    BatchOutputError,
     BatchQueueFullError,
     BatchScheduler,
     _Task,
@@ -28,6 +28,7 @@ from sealserve.serving.runtime.batching import (
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError, library
 from sealserve.serving.runtime.padding import PaddingError, pad_to
 from sealserve.serving.runtime.protos import DataType, PredictRequest, PredictResponse
+from sealserve.serving.runtime.session import DeclaredShape
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import Servables
 
@@ -56,6 +57,7 @@ class Model:
 
     def __init__(self) -> None:
         self.library = library()
+        self.time_limit = 300.0
         self.batches: list[list[tuple[int, ...]]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -76,6 +78,12 @@ class Model:
         if fetches[0].operation == Z.operation:
             return [floats(values.sum())]
         return [floats(values + 1) for _ in fetches]
+
+    def declared_shape(self, endpoint: Endpoint) -> DeclaredShape:
+        return () if endpoint.operation == Z.operation else None
+
+    def counts_rows(self, _fetch: Endpoint) -> bool:
+        return False
 
     def close(self) -> None:
         self.closed = True
@@ -243,7 +251,7 @@ def test_a_deadline_counts_while_a_request_waits(world: Make) -> None:
 def test_a_request_that_is_late_when_its_turn_comes_is_not_run(world: Make) -> None:
     batched = world()
     late = _Task(inputs=[floats([1.0])], rows=1, deadline=time.monotonic() - 1)
-    good = _Task(inputs=[floats([2.0])], rows=1, deadline=None)
+    good = _Task(inputs=[floats([2.0])], rows=1, deadline=time.monotonic() + 60)
     batched.session.process([X], [Y], [late, good], "pool")
     assert isinstance(late.result.exception(0), DeadlineExceededError)
     assert read(good.result.result(0)[0]) == [3.0]
@@ -253,10 +261,16 @@ def test_a_request_that_is_late_when_its_turn_comes_is_not_run(world: Make) -> N
 def test_the_latest_deadline_is_the_batchs(world: Make) -> None:
     batched = world()
     batched.model.timeouts.clear()
-    batched.held(lambda: batched.ask([1.0], timeout=50.0), lambda: batched.ask([1.0], timeout=1000.0))
-    assert batched.model.timeouts[0] is None
-    assert batched.model.timeouts[1] is not None
-    assert 900 < batched.model.timeouts[1] <= 1000
+    for late, limit in ((200.0, 200), (None, 300), (1000.0, 300)):  # at most the server's own limit
+        while batched.model.entered.acquire(blocking=False):
+            pass
+        batched.held(
+            lambda: batched.ask([1.0], timeout=50.0),
+            lambda late=late: batched.ask([1.0], timeout=late),  # type: ignore[misc]
+        )
+        timeout = batched.model.timeouts[-1]
+        assert timeout is not None
+        assert limit - 50 < timeout <= limit
 
 
 @pytest.mark.parametrize(

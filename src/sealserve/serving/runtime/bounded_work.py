@@ -1,0 +1,186 @@
+"""Which outputs of a graph take a time that only the shapes of the inputs determine.
+
+Once such a run was quick, later runs with the same shapes are quick too, and their deadline needs no watch. A loop
+whose end an input decides, a queue that waits for another request, or a tensor whose size is a value of an input can
+take any time, whatever was measured before. So the lists name what is bounded, and the runs of everything else are
+watched.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from sealserve.serving.runtime.protos import MetaGraphDef
+
+_SHAPES: Final = frozenset({"Const", "Shape", "ShapeN", "Size", "Rank"})
+"""Operations whose outputs do not depend on values of the inputs."""
+
+_VALUES: Final = frozenset({"Placeholder", "Variable", "VariableV2", "VarHandleOp", "ReadVariableOp"})
+"""Operations whose outputs come from outside, or can change."""
+
+_BOUNDED: Final = (
+    _SHAPES
+    | _VALUES
+    | frozenset(
+        {
+            *("NoOp", "Identity", "IdentityN", "StopGradient", "PreventGradient", "Cast", "Pack", "Unpack"),
+            *(
+                "Add",
+                "AddV2",
+                "AddN",
+                "Sub",
+                "Mul",
+                "Div",
+                "RealDiv",
+                "DivNoNan",
+                "FloorDiv",
+                "Maximum",
+                "Minimum",
+                "Pow",
+            ),
+            *(
+                "Neg",
+                "Abs",
+                "Sign",
+                "Square",
+                "SquaredDifference",
+                "Sqrt",
+                "Rsqrt",
+                "Exp",
+                "Log",
+                "Log1p",
+                "Erf",
+                "Reciprocal",
+            ),
+            *(
+                "Round",
+                "Floor",
+                "Ceil",
+                "Relu",
+                "Relu6",
+                "LeakyRelu",
+                "Elu",
+                "Selu",
+                "Softplus",
+                "Softsign",
+                "Sigmoid",
+                "Tanh",
+            ),
+            *(
+                "Equal",
+                "NotEqual",
+                "Less",
+                "LessEqual",
+                "Greater",
+                "GreaterEqual",
+                "LogicalAnd",
+                "LogicalOr",
+                "LogicalNot",
+            ),
+            *(
+                "Tanh",
+                "Reciprocal",
+                "Select",
+                "SelectV2",
+                "ClipByValue",
+                "BiasAdd",
+                "Softmax",
+                "LogSoftmax",
+                "LRN",
+                "Squeeze",
+            ),
+            *("MatMul", "BatchMatMul", "BatchMatMulV2", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+            *("Conv2D", "Conv3D", "DepthwiseConv2dNative", "AvgPool", "AvgPool3D", "MaxPool", "MaxPool3D"),
+        }
+    )
+)
+"""Operations whose time, and the shapes of whose outputs, follow from the shapes of their inputs."""
+
+_DATA: Final[Mapping[str, int]] = {
+    **dict.fromkeys(("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "ArgMax", "ArgMin"), 0),
+    **dict.fromkeys(("Reshape", "Transpose", "ExpandDims", "Slice", "StridedSlice", "SplitV", "Pad", "Tile"), 0),
+    **dict.fromkeys(("BroadcastTo", "Cumsum", "TopKV2", "ResizeBilinear", "ResizeNearestNeighbor"), 0),
+    **dict.fromkeys(("Split", "Fill"), 1),
+}
+"""The same, if no operand but the one at this position (so no axis, size or shape) depends on a value of an input."""
+
+_CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
+
+def bounded_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
+    """Return the names of the tensors that signatures return and that take a bounded time."""
+    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    bounded = set(functions)
+    while unbounded := {name for name in bounded if not _is_bounded_body(functions[name], bounded)}:
+        bounded -= unbounded
+    signatures = meta_graph.signature_def.values()
+    fed = {_operation(info.name) for signature in signatures for info in signature.inputs.values()}
+    graph = _Graph({node.name: node for node in meta_graph.graph_def.node}, fed, bounded)
+    found: dict[str, bool] = {}
+    for signature in signatures:
+        given = {_operation(info.name) for info in signature.inputs.values()}
+        for info in signature.outputs.values():
+            found[info.name] = found.get(info.name, True) and graph.is_bounded([_operation(info.name)], given)
+    return frozenset(name for name, is_bounded in found.items() if is_bounded)
+
+
+def _is_bounded_body(function: Any, bounded: AbstractSet[str]) -> bool:
+    nodes = {node.name: node for node in function.node_def}
+    arguments = {argument.name for argument in function.signature.input_arg}
+    return _Graph(nodes, arguments, bounded).is_bounded(nodes, arguments)
+
+
+class _Graph:
+    """The graph, or the body of a function.
+
+    Args:
+        nodes: Its operations by name.
+        fed: Operations, or arguments, whose values come from outside.
+        bounded: Functions that are bounded.
+    """
+
+    def __init__(self, nodes: Mapping[str, Any], fed: AbstractSet[str], bounded: AbstractSet[str]) -> None:
+        self._nodes = nodes
+        self._fed = fed
+        self._bounded = bounded
+        self._shapes = {name for name, node in nodes.items() if node.op in _SHAPES} - fed
+
+    def is_bounded(self, wanted: Iterable[str], given: AbstractSet[str]) -> bool:
+        """Whether everything that computes the operations ``wanted`` from ``given`` is bounded."""
+        return self._is_every(wanted, self._is_bounded_node, stop=given)
+
+    def _is_bounded_node(self, node: Any) -> bool:
+        if node.op in _CALLS:
+            return node.attr["f"].func.name in self._bounded
+        operands = [name for name in node.input if not name.startswith("^")]
+        if node.op == "ConcatV2":
+            return self._follows_from_shapes(operands[-1:])
+        if node.op in _DATA:
+            return self._follows_from_shapes(operands[: _DATA[node.op]] + operands[_DATA[node.op] + 1 :])
+        return node.op in _BOUNDED
+
+    def _follows_from_shapes(self, operands: Iterable[str]) -> bool:
+        """Whether tensors are constants, or computed from constants and shapes only."""
+        return self._is_every(map(_operation, operands), self._is_fixed_node, stop=self._shapes)
+
+    def _is_fixed_node(self, node: Any) -> bool:
+        return node.name not in self._fed and (node.op in _DATA or node.op in _BOUNDED - _VALUES)
+
+    def _is_every(self, wanted: Iterable[str], accepts: Callable[[Any], bool], *, stop: AbstractSet[str]) -> bool:
+        """Whether each operation on the way from ``stop`` to ``wanted`` is accepted."""
+        seen, waiting = set(stop), list(wanted)
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            node = self._nodes.get(name)
+            if node is None or not accepts(node):
+                return False
+            waiting.extend(map(_operation, node.input))
+        return True
+
+
+def _operation(name: str) -> str:
+    """Return the operation of a tensor's or an input's name: ``x``, ``x:0`` and ``^x`` are of ``x``."""
+    return name.removeprefix("^").partition(":")[0]

@@ -1,0 +1,120 @@
+"""The data types of tensors: how an element lies in memory, and in which field of a message it travels.
+
+Source: tensorflow/tensorflow 2.21, ``tensorflow/core/framework/types.proto`` and ``tensor.proto``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.runtime.libtensorflow import TSTRING_SIZE
+from sealserve.serving.runtime.protos import DataType
+
+_REFERENCES: Final = 100
+"""What TensorFlow adds to a type's number for a reference to a variable of this type."""
+
+
+class TensorTypeError(RequestError):
+    """The model computed a tensor of a type that no message can carry."""
+
+    code = "request.tensor-type"
+    status = Status.FAILED_PRECONDITION
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one data type lies in memory, and in which field of a TensorProto it travels.
+
+    Args:
+        size: Bytes of one element.
+        field: The field of typed values.
+        code: The `memoryview` format that reads an element; empty where the field's bytes are the elements' bytes.
+        canonical: For a type of less than a byte, the value of each byte in memory: its upper bits may hold anything.
+    """
+
+    size: int
+    field: str
+    code: Literal["", "b", "B", "h", "H", "i", "I", "q", "Q"] = ""
+    canonical: bytes | None = None
+
+
+def _narrow(bits: int, *, signed: bool) -> bytes:
+    """Return the table of bytes that cuts each byte to ``bits``, and extends the sign where there is one."""
+    lowest = (byte % 2**bits for byte in range(256))
+    return bytes((low - 2**bits if signed and low >= 2 ** (bits - 1) else low) % 256 for low in lowest)
+
+
+_KINDS: Final[Mapping[int, Kind]] = {
+    DataType.Value(name): kind
+    for name, kind in {
+        "DT_FLOAT": Kind(4, "float_val"),
+        "DT_DOUBLE": Kind(8, "double_val"),
+        "DT_COMPLEX64": Kind(8, "scomplex_val"),
+        "DT_COMPLEX128": Kind(16, "dcomplex_val"),
+        "DT_BOOL": Kind(1, "bool_val"),
+        "DT_INT8": Kind(1, "int_val", "b"),
+        "DT_UINT8": Kind(1, "int_val", "B"),
+        "DT_INT16": Kind(2, "int_val", "h"),
+        "DT_UINT16": Kind(2, "int_val", "H"),
+        "DT_INT32": Kind(4, "int_val", "i"),
+        "DT_UINT32": Kind(4, "uint32_val", "I"),
+        "DT_INT64": Kind(8, "int64_val", "q"),
+        "DT_UINT64": Kind(8, "uint64_val", "Q"),
+        "DT_HALF": Kind(2, "half_val", "H"),
+        "DT_BFLOAT16": Kind(2, "half_val", "H"),
+        "DT_QINT8": Kind(1, "int_val", "b"),
+        "DT_QUINT8": Kind(1, "int_val", "B"),
+        "DT_QINT32": Kind(4, "int_val", "i"),
+        "DT_QINT16": Kind(2, "int_val", "h"),
+        "DT_QUINT16": Kind(2, "int_val", "H"),
+        "DT_FLOAT8_E5M2": Kind(1, "float8_val"),
+        "DT_FLOAT8_E4M3FN": Kind(1, "float8_val"),
+        "DT_FLOAT8_E4M3FNUZ": Kind(1, "float8_val"),
+        "DT_FLOAT8_E4M3B11FNUZ": Kind(1, "float8_val"),
+        "DT_FLOAT8_E5M2FNUZ": Kind(1, "float8_val"),
+        "DT_FLOAT4_E2M1FN": Kind(1, "float8_val"),
+        "DT_INT4": Kind(1, "int_val", "b", _narrow(4, signed=True)),
+        "DT_UINT4": Kind(1, "int_val", "B", _narrow(4, signed=False)),
+        "DT_INT2": Kind(1, "int_val", "b", _narrow(2, signed=True)),
+        "DT_UINT2": Kind(1, "int_val", "B", _narrow(2, signed=False)),
+        "DT_STRING": Kind(TSTRING_SIZE, "string_val"),
+    }.items()
+}
+
+
+def type_name(dtype: int) -> str:
+    """Return a data type's name as TensorFlow's messages spell it: ``float``, ``int32``, ``string``."""
+    if dtype not in DataType.values():
+        return f"type {dtype}"
+    return str(DataType.Name(dtype)).removeprefix("DT_").lower()
+
+
+def value_type(dtype: int) -> int:
+    """Return the type of the values: for a reference to a variable (``float_ref``), the type of the variable.
+
+    TensorFlow hands out a copy of the variable's value, whose type is the variable's.
+    """
+    return dtype - _REFERENCES if dtype > _REFERENCES else dtype
+
+
+def is_known(dtype: int) -> bool:
+    """Whether tensors of this type can be sent and received."""
+    return dtype in _KINDS
+
+
+def element_size(dtype: int) -> int:
+    """Return how many bytes an element of a type takes in memory."""
+    return kind_of(dtype).size
+
+
+def kind_of(dtype: int) -> Kind:
+    """Return how a data type lies in memory.
+
+    Raises:
+        TensorTypeError: Tensors of this type cannot be sent.
+    """
+    kind = _KINDS.get(dtype)
+    if kind is None:
+        raise TensorTypeError(f"A tensor of the type {type_name(dtype)} cannot be sent.")
+    return kind

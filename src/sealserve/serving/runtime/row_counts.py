@@ -1,0 +1,125 @@
+"""Which outputs of a graph have a number of rows that the values of the inputs decide.
+
+``tf.where``, ``tf.unique`` and ``tf.boolean_mask`` return as many rows as they find. By chance these can be as many as
+the batch has, and a row would go to a request that it does not belong to. So the graph decides, not the result.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sealserve.serving.runtime.protos import MetaGraphDef
+
+_COUNTED: Final = frozenset(
+    {
+        *("Where", "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "ListDiff", "DynamicPartition"),
+        *(f"NonMaxSuppression{version}" for version in ("", "V2", "V3", "V4", "V5", "WithOverlaps")),
+        *("StringSplit", "StringSplitV2", "RaggedRange", "SparseFillEmptyRows", "DenseToDenseSetOperation"),
+    }
+)
+"""Operations that return as many rows as they find."""
+
+_FIRST: Final = frozenset(
+    {
+        *("Identity", "StopGradient", "Cast", "Squeeze", "ExpandDims", "Reshape", "Transpose", "StridedSlice", "Slice"),
+        *(
+            "Neg",
+            "Abs",
+            "Sign",
+            "Square",
+            "Sqrt",
+            "Rsqrt",
+            "Exp",
+            "Log",
+            "Round",
+            "Floor",
+            "Ceil",
+            "LogicalNot",
+            "OneHot",
+        ),
+        *("Relu", "Relu6", "Elu", "Selu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "BiasAdd", "MatMul", "Cumsum"),
+        *(
+            "AsString",
+            "StringLower",
+            "StringUpper",
+            "StringToNumber",
+            "EnsureShape",
+            "CheckNumerics",
+            "Reverse",
+            "TopKV2",
+        ),
+    }
+)
+"""Operations with a row for each row of their first operand."""
+
+_EACH: Final = frozenset(
+    {
+        *("Add", "AddV2", "AddN", "Sub", "Mul", "Div", "RealDiv", "FloorDiv", "FloorMod", "Maximum", "Minimum", "Pow"),
+        *("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "SelectV2"),
+        *("IdentityN", "ConcatV2", "Concat", "StringJoin", "Select"),
+    }
+)
+"""Operations with a row for each row of an operand."""
+
+_SECOND: Final = frozenset({"Gather", "GatherV2", "GatherNd", "ResourceGather", "ResourceGatherNd"})
+"""Operations with a row for each row of their second operand."""
+
+_CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_Found = tuple[bool, frozenset[int]]
+
+
+def counted_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
+    """Return the names of the tensors that signatures return and whose number of rows depends on values."""
+    graph = _Graph({function.signature.name: function for function in meta_graph.graph_def.library.function})
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    names = {info.name for signature in meta_graph.signature_def.values() for info in signature.outputs.values()}
+    return frozenset(name for name in names if graph.trace(nodes, {}, name)[0])
+
+
+class _Graph:
+    def __init__(self, functions: Mapping[str, Any]) -> None:
+        self._functions = functions
+        self._known: dict[tuple[str, int], _Found] = {}
+
+    def trace(self, nodes: Mapping[str, Any], arguments: Mapping[str, int], tensor: str) -> _Found:
+        """Follow the rows of a tensor back: are they counted, and the rows of which arguments may they be?"""
+        seen: set[str] = set()
+        waiting, reached = [tensor], set()
+        while waiting:
+            name, _, index = waiting.pop().partition(":")
+            if name in arguments:
+                reached.add(arguments[name])
+            key, node = f"{name}:{index}", nodes.get(name)
+            if key in seen or node is None:
+                continue
+            seen.add(key)
+            if node.op in _COUNTED:
+                return True, frozenset()
+            operands = [operand for operand in node.input if not operand.startswith("^")]
+            if node.op in _CALLS:
+                counted, through = self._call(node.attr["f"].func.name, int(index.rpartition(":")[2] or 0))
+                if counted:
+                    return True, frozenset()
+                waiting += [operands[position] for position in through]
+            else:
+                waiting += _with_its_rows(node.op, operands)
+        return False, frozenset(reached)
+
+    def _call(self, name: str, index: int) -> _Found:
+        if (name, index) not in self._known:
+            self._known[name, index] = (False, frozenset())  # until it is known: a function may call itself
+            function = self._functions.get(name)
+            if function is not None and index < len(function.signature.output_arg):
+                arguments = {argument.name: place for place, argument in enumerate(function.signature.input_arg)}
+                result = function.ret[function.signature.output_arg[index].name]
+                nodes = {node.name: node for node in function.node_def}
+                self._known[name, index] = self.trace(nodes, arguments, result)
+        return self._known[name, index]
+
+
+def _with_its_rows(operation: str, operands: list[str]) -> list[str]:
+    """Return the operands whose rows may be those of the operation's output."""
+    if operation in _EACH:
+        return operands
+    if operation in _FIRST:
+        return operands[:1]
+    return operands[1:2] if operation in _SECOND else []

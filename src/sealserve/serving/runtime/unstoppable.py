@@ -1,0 +1,72 @@
+"""Operations that wait for another request, and that TensorFlow cannot stop: neither at a deadline nor at a shutdown.
+
+A run that reaches such an operation would keep its thread forever. The operations also hand the data of a request to
+another one. Queues, barriers, accumulators and mutexes wait too, but TensorFlow stops them at the deadline.
+
+Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels/stage_op.cc`` and ``map_stage_op.cc``: they wait on a
+condition variable without a cancellation callback.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sealserve.serving.runtime.protos import MetaGraphDef
+
+SPEC_VERSION: Final = "2.21"
+
+UNSTOPPABLE_OPERATIONS: Final = frozenset(
+    {
+        *("Stage", "Unstage", "StagePeek"),
+        *("MapStage", "MapUnstage", "MapUnstageNoKey", "MapPeek"),
+        *("OrderedMapStage", "OrderedMapUnstage", "OrderedMapUnstageNoKey", "OrderedMapPeek"),
+    }
+)
+
+
+def unstoppable_signatures(meta_graph: MetaGraphDef) -> Mapping[str, str]:
+    """Return, for each signature that reaches such an operation, the type of the operation."""
+    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    if not _has_any(nodes.values()) and not any(_has_any(function.node_def) for function in functions.values()):
+        return {}
+    found = {}
+    for name, signature in meta_graph.signature_def.items():
+        reached = _reached(nodes, functions, signature)
+        if reached:
+            found[name] = min(reached)
+    return found
+
+
+def _has_any(nodes: Any) -> bool:
+    return any(node.op in UNSTOPPABLE_OPERATIONS for node in nodes)
+
+
+def _reached(nodes: Mapping[str, Any], functions: Mapping[str, Any], signature: Any) -> set[str]:
+    """Return the types of such operations among those that compute the outputs of ``signature`` from its inputs."""
+    seen = {_operation(info.name) for info in signature.inputs.values()}
+    waiting = [_operation(info.name) for info in signature.outputs.values()]
+    needed: list[Any] = []
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in nodes:
+            continue
+        seen.add(name)
+        needed.append(nodes[name])
+        waiting.extend(map(_operation, nodes[name].input))
+    called: set[str] = set()
+    for node in needed:  # grows by the bodies of the functions that are called
+        for function in _functions_of(node) & functions.keys() - called:
+            called.add(function)
+            needed.extend(functions[function].node_def)
+    return {node.op for node in needed} & UNSTOPPABLE_OPERATIONS
+
+
+def _functions_of(node: Any) -> set[str]:
+    """Return the functions that an operation may call: those that its attributes name, and one of its own type."""
+    named = {function.name for value in node.attr.values() for function in (value.func, *value.list.func)}
+    return {node.op, *named} - {""}
+
+
+def _operation(name: str) -> str:
+    """Return the operation of a tensor's or an input's name: ``x``, ``x:0`` and ``^x`` are of ``x``."""
+    return name.removeprefix("^").partition(":")[0]
