@@ -16,7 +16,7 @@ Measured with gRPC 1.85 (BoringSSL), OpenSSL 3.0 at security level 2, and OpenSS
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import InputError
 from sealserve.pki.certificate import KeyUnreadableError, check_dates, check_key, extension, key_kind, parse_chain
 from sealserve.secret import SecretBytes
@@ -143,13 +144,13 @@ def check_chain(pem: bytes, now: datetime, *, source: str) -> tuple[str, ...]:
     leaf, *others = parse_chain(pem, source=source)
     check_dates(leaf, now, source=source)
     issuers = [other for other in others if other.subject != other.issuer and _issued(other, leaf)]
-    if issuers and not any(_is_valid(issuer, now) for issuer in issuers):
+    if issuers and not any(_is_valid(issuer, now, slow_by=CLOCK_SKEW) for issuer in issuers):
         check_dates(issuers[0], now, source=f"the issuer in {source}")
     return tuple(
         f"{other.subject.rfc4514_string()} is valid from {other.not_valid_before_utc:%Y-%m-%d %H:%M} to"
         f" {other.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         for other in others
-        if not _is_valid(other, now)
+        if not _is_valid(other, now, slow_by=CLOCK_SKEW)
     )
 
 
@@ -183,8 +184,9 @@ def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
-def _is_valid(certificate: x509.Certificate, now: datetime) -> bool:
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+def _is_valid(certificate: x509.Certificate, now: datetime, *, slow_by: timedelta = timedelta()) -> bool:
+    """Return whether a certificate is valid at ``now``, on a clock that may be slow by ``slow_by``."""
+    return certificate.not_valid_before_utc - slow_by <= now <= certificate.not_valid_after_utc
 
 
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
