@@ -58,13 +58,13 @@ def test_size_and_threads_are_explained(cli: CommandLine) -> None:
     heading, *lines = cli.ok("enclave", "manifest", "--explain").splitlines()
     assert heading.split() == ["WHAT", "SIZE", "WHY"]
     assert lines[-2].split()[:3] == ["sgx.enclave_size", "4096", "MiB"]
-    assert lines[-1].split()[:2] == ["sgx.max_threads", "74"]
+    assert lines[-1].split()[:2] == ["sgx.max_threads", "78"]
     explained = cli.json("enclave", "manifest", "--explain")
     assert explained["size"] == 2**32
     assert explained["needed"] == sum(item["size"] for item in explained["items"])
-    assert explained["threads"]["all"] == 74
+    assert explained["threads"]["all"] == 78
     manifest = cli.json("enclave", "manifest")
-    assert (manifest["sgx"]["enclave_size"], manifest["sgx"]["max_threads"]) == ("4096M", 74)
+    assert (manifest["sgx"]["enclave_size"], manifest["sgx"]["max_threads"]) == ("4096M", 78)
 
 
 def test_an_image_is_measured_without_a_workspace(cli: CommandLine, tmp_path: Path) -> None:
