@@ -40,6 +40,14 @@ _TYPE_ATTRIBUTES: Final = {
     "RestoreV2": "dtypes",
 }
 """Operations that make tensors from stored bytes, and the attribute that has the tensors' types."""
+_VECTORS: Final = {
+    "BatchSelfAdjointEigV2": "compute_v",
+    "BatchSvd": "compute_uv",
+    "Eig": "compute_v",
+    "SelfAdjointEigV2": "compute_v",
+    "Svd": "compute_uv",
+}
+"""Operations that leave their vectors unwritten unless the attribute is true, which is its default."""
 _HOLDS_A_HANDLE: Final = "keeps or makes a handle or an object, which could be that of another request"
 
 
@@ -199,6 +207,8 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
     found = class_of().get(node.op)
     if found is None:
         return _unknown(node.op)
+    if node.op in _VECTORS and (_VECTORS[node.op] not in node.attr or node.attr[_VECTORS[node.op]].b):
+        return None  # it writes all of its outputs
     refused = {
         Allowed.ANYWHERE: False,
         Allowed.LOADING: place in runs.requested,

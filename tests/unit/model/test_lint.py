@@ -602,3 +602,16 @@ def test_a_model_of_tensorflow_1_with_variables_and_a_table_passes(sharded: bool
         )
         builder.save()
     assert lint(tmp_path / "model").warnings == ()
+
+
+@pytest.mark.parametrize(("vectors", "refused"), [(None, []), (True, []), (False, ["Svd"])])
+def test_a_decomposition_is_refused_only_if_it_leaves_its_vectors_unwritten(
+    vectors: bool | None, refused: list[str], model: Path
+) -> None:
+    def add(graph: pb.MetaGraphDef) -> None:
+        attributes = {} if vectors is None else {"compute_uv": pb.AttrValue(b=vectors)}
+        graph.graph_def.node.add(name="svd", op="Svd", attr=attributes)
+        graph.signature_def["serving_default"].outputs["vectors"].name = "svd:1"
+
+    changed(model, add)
+    assert names(model) == refused
