@@ -22,8 +22,8 @@ def built(ready: Site, cli: CommandLine) -> Site:
         ("index-signing-key.pem", ("enclave", "build", "--name", "replica-1")),
         ("index-signing-key.pem", ("broker", "allow")),
         ("enclave-signing-key.pem", ("enclave", "build", "--name", "replica-1")),
-        ("broker.sqlite", ("broker", "allow")),
-        ("broker.sqlite", ("release", "build")),
+        ("database/broker.sqlite", ("broker", "allow")),
+        ("database/broker.sqlite", ("release", "build")),
         ("master.key", ("release", "build")),
     ],
 )

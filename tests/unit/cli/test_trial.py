@@ -91,3 +91,24 @@ def test_what_cannot_be_generated_is_skipped(model: Path) -> None:
     found = run_signatures(model, Choice(signature="another"), tell=print)
     assert [(each.signature, each.error) for each in found] == [("another", None)]
     assert found[0].skipped
+
+
+def test_strings_are_not_guessed(model: Path) -> None:
+    """A text that does not fit would look like a broken model."""
+    message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
+    for definition in message.meta_graphs[0].signature_def.values():
+        definition.inputs["x"].dtype = pb.DT_STRING
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    found = run_signatures(model, Choice(signature="another"), tell=print)
+    assert found[0].error is None
+    assert str(found[0].skipped).startswith("The input 'x' takes strings, and the signature does not tell which.")
+
+
+@pytest.mark.tensorflow
+def test_inputs_that_are_not_given_are_generated(model: Path) -> None:
+    message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
+    for definition in message.meta_graphs[0].signature_def.values():
+        definition.inputs["second"].CopyFrom(definition.inputs["x"])
+    (model / "saved_model.pb").write_bytes(message.SerializeToString())
+    found = run_signatures(model, Choice(signature="another", inputs=["x=[1]"]), tell=print)
+    assert found[0].skipped is None

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from sealserve.cli.generated_input import TensorInputError
-from sealserve.cli.tensor_input import read_inputs
+from sealserve.cli.tensor_input import RANDOM, read_inputs
 from sealserve.cli.trial.order import NAME, Order
+from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature as ClientSignature
 from sealserve.client.predict import TensorSpec
 from sealserve.client.tensors import TensorTypeError, to_proto
@@ -91,7 +92,8 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
     """
     if find_spec("tensorflow") is None:
         raise TensorFlowMissingError(
-            "TensorFlow is not installed: a model cannot be run.", hint="Install it: pip install 'sealserve[server]'"
+            "TensorFlow is not installed: a model cannot be run.",
+            hint="Install it: `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         )
     signatures = check_servable(folder, tags=choice.tags).serving_graph.signatures
     _check_choice(signatures, choice)
@@ -129,6 +131,13 @@ def _check_choice(signatures: Sequence[Signature], choice: Choice) -> None:
 def _request(signature: Signature, choice: Choice) -> bytes:
     inputs = {spec.name: TensorSpec(spec.dtype, spec.shape) for spec in signature.inputs}
     given = [text for text in choice.inputs if text.partition("=")[0] in inputs]
+    for name in inputs.keys() - {text.partition("=")[0] for text in given}:
+        if inputs[name].dtype == "string":  # a guess that does not fit would look like a broken model
+            raise TensorInputError(
+                f"The input {printable(name, 60)!r} takes strings, and the signature does not tell which.",
+                hint=f"Give a value: --input {printable(name, 60)}=VALUE.",
+            )
+        given.append(f"{name}={RANDOM}")
     takes = ClientSignature(method=signature.method, inputs=inputs, outputs={})
     arrays = read_inputs(given, takes, batch=choice.batch, seed=0) if inputs else {}
     request = PredictRequest(model_spec=ModelSpec(name=NAME, signature_name=signature.name))
