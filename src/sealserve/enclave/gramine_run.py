@@ -92,7 +92,7 @@ def run_gramine_sgx(
         if status == 0 or relay.asked:
             return status
         relay.again()  # what follows reads every file, which may take minutes
-        for finding in diagnose(bundle, enclave):
+        for finding in diagnose(bundle, enclave, relay):
             LOGGER.error("step=diagnosis %s", finding)
         if failed == attempts:
             return status
@@ -102,8 +102,12 @@ def run_gramine_sgx(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def diagnose(bundle: Path, enclave: SignedEnclave) -> Iterator[str]:
-    """Yield what can be seen from outside of why an enclave did not start or got no key."""
+def diagnose(bundle: Path, enclave: SignedEnclave, relay: SignalRelay) -> Iterator[str]:
+    """Yield what can be seen from outside of why an enclave did not start or got no key.
+
+    Raises:
+        StoppedBySignal: A signal came.
+    """
     try:
         yield f"the {check_trusted_files(enclave.manifest, bundle)} trusted files are as they were measured"
     except SealserveError as error:
@@ -115,8 +119,18 @@ def diagnose(bundle: Path, enclave: SignedEnclave) -> Iterator[str]:
             else f"{path} is missing ({meaning}): `sealserve doctor host`"
         )
     for host, port in servers(enclave.manifest.loader.env["SECRET_PROVISION_SERVERS"]):
-        try:
-            with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT):
-                yield f"the broker at {host}:{port} answers; `sealserve broker log` at its owner says what it refused"
-        except OSError as error:
-            yield f"the broker at {host}:{port} cannot be reached: {error.strerror or error}"
+        with relay.held():
+            reason = _unreachable(host, port)
+        if reason is None:
+            yield f"the broker at {host}:{port} answers; `sealserve broker log` at its owner says what it refused"
+        else:
+            yield f"the broker at {host}:{port} cannot be reached: {reason}"
+
+
+def _unreachable(host: str, port: int) -> str | None:
+    """Return why no connection to the broker can be made, or None if one can."""
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

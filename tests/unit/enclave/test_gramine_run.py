@@ -129,6 +129,22 @@ def test_a_signal_ends_it_and_the_retries(
     assert len(log.read_text().splitlines()) == 1
 
 
+def test_a_signal_while_a_connection_is_made_leaves_no_socket_open(
+    release: Release, enclave: SignedEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[socket.socket] = []
+
+    def connect(*_: object, **__: object) -> socket.socket:
+        opened.append(socket.socket())
+        os.kill(os.getpid(), signal.SIGTERM)  # Python runs the handler here, before anybody could close the socket
+        return opened[0]
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with relayed_signals() as relay, pytest.raises(StoppedBySignal):
+        list(diagnose(release.folder, enclave, relay))
+    assert [stream.fileno() for stream in opened] == [-1]  # closed
+
+
 def test_a_signal_stops_the_verification_before_each_start(
     release: Release, enclave: SignedEnclave, loader: Callable[[str], Path]
 ) -> None:
@@ -166,6 +182,6 @@ def test_the_diagnosis_names_a_changed_file_and_a_broker_that_answers(
         port = broker.getsockname()[1]
         build(make_spec(broker=("127.0.0.1", port), trusted_files=measure([sys.executable, str(program)])))
         program.write_bytes(b"changed")
-        found = list(diagnose(release.folder, load_enclave(release.folder, "replica-0")))
+        found = list(diagnose(release.folder, load_enclave(release.folder, "replica-0"), SignalRelay()))
     assert f"The trusted file {program} has SHA-256" in found[0]
     assert f"the broker at 127.0.0.1:{port} answers" in found[-1]

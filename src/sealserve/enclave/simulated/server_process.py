@@ -90,6 +90,22 @@ class SignalRelay:
             self._raise = False
             raise StoppedBySignal(self._held[0])
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold signals back until the end of the block, for calls that would lose what they opened.
+
+        Python raises an exception of a signal handler between any two steps, also where a function has opened a socket
+        and has not yet returned it. The block should be short, since it delays the end.
+
+        Raises:
+            StoppedBySignal: A signal came meanwhile; raised at the end of the block.
+        """
+        self._raise = False
+        try:
+            yield
+        finally:
+            self.again()
+
     def run(self, start: Callable[[], Child]) -> int:
         """Start the server, wait for its end, and return its exit status, as a shell would say it."""
         self._raise = False
