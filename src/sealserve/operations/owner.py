@@ -43,13 +43,14 @@ def open_database(workspace: Workspace) -> Iterator[Database]:
     """Open the workspace's database alone, for what needs no key, and so no passphrase; it is made on first use.
 
     Raises:
-        IdentityLostError: There is none, and there are releases whose keys it had.
+        IdentityLostError: There is none, and there are releases whose keys it had, or a signed head of its audit log.
     """
     workspace.create()
     path = workspace.owner.database
     former = workspace.owner.former_database
     if not path.exists() and not former.exists():
-        require_first_use("The broker's database", path, workspace.owner.releases.glob(f"*/{INDEX_FILE}"))
+        released = workspace.owner.releases.glob(f"*/{INDEX_FILE}")
+        require_first_use("The broker's database", path, (*released, workspace.owner.audit_head))
     with Database.open(path, former=former) as database:
         yield database
 
@@ -138,7 +139,13 @@ def audit_signer(workspace: Workspace) -> Ed25519PrivateKey:
     """Return the key that signs heads of the audit log; on first use it is made.
 
     It signs nothing else, since the broker has it, which faces the network.
+
+    Raises:
+        IdentityLostError: There is none, and a head is kept that it signed.
     """
+    path = workspace.owner.audit_signing_key
+    if not path.exists():
+        require_first_use("The key that signs the audit log", path, [workspace.owner.audit_head])
     return _signing_key(workspace, workspace.owner.audit_signing_key)
 
 

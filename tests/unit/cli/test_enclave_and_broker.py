@@ -17,6 +17,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
 from sealserve.broker.audit import AuditTruncatedError
+from sealserve.broker.database import Database
 from sealserve.cli import enclave as enclave_verb
 from sealserve.operations import provisioning
 from sealserve.operations.owner import index_signer, open_vault
@@ -402,6 +403,9 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
     cli.ok("broker", "log", "--sign")
     kept = ready.workspace.owner.audit_head.read_bytes()
     ready.workspace.owner.database.unlink()
+    assert cli.error("broker", "log", "--verify")["code"] == "owner.identity-lost"  # no other one takes its place
+    with Database.open(ready.workspace.owner.database):  # unless somebody puts it there
+        pass
     error = cli.error("broker", "log", "--verify")
     assert error["code"] == "audit.truncated"
     assert "ends at row 0; a head was signed at row 1" in error["message"]

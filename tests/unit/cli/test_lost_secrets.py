@@ -43,6 +43,19 @@ def test_a_lost_secret_is_named_and_stays_lost(
     assert built.workspace.host.owner_key.read_bytes() == before
 
 
+def test_the_key_of_the_audit_log_is_not_replaced(built: Site, cli: CommandLine) -> None:
+    cli.ok("broker", "allow")
+    cli.ok("broker", "log", "--sign")
+    kept = built.workspace.owner.audit_head.read_bytes()
+    built.workspace.owner.audit_signing_key.unlink()
+    for command in (("broker", "log", "--verify"), ("broker", "log", "--sign")):
+        error = cli.error(*command)
+        assert error["code"] == "owner.identity-lost"
+        assert "The key that signs the audit log is missing" in error["message"]
+    assert not built.workspace.owner.audit_signing_key.exists()
+    assert built.workspace.owner.audit_head.read_bytes() == kept
+
+
 @pytest.mark.parametrize("kind", ["broker", "service", "users"])
 def test_up_replaces_no_authority(built: Site, cli: CommandLine, kind: str) -> None:
     shutil.rmtree(built.workspace.owner.authorities / kind)
