@@ -30,6 +30,8 @@ DEFAULT_SIGNATURE = "serving_default"
 DEFAULT_TIMEOUT = 60.0
 
 _PREDICT = Method("/tensorflow.serving.PredictionService/Predict", PredictResponse)
+_INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
+"""Names under which a SavedModel keeps operations of its own (``saved_model/constants.py``); nobody can call them."""
 _METADATA = Method("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse)
 _STATUS = Method("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse)
 
@@ -231,7 +233,7 @@ class Predictor:
                     optional=frozenset(signature.defaults),
                 )
                 for name, signature in sorted(signatures.signature_def.items())
-                if signature.method_name  # the initialisation op of a SavedModel has none
+                if name not in _INTERNAL_SIGNATURES
             },
         )
 

@@ -16,7 +16,7 @@ from sealserve.client.predict import (
     VersionState,
     VersionStatus,
 )
-from sealserve.client.wire.get_model_metadata_pb2 import GetModelMetadataResponse
+from sealserve.client.wire.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDef, SignatureDefMap
 
 
 def test_a_prediction_is_a_mapping_that_knows_who_answered(serve: Serve, connect: Connect, pictures: Any) -> None:
@@ -73,6 +73,15 @@ def test_signatures(serve: Serve, connect: Connect) -> None:
             outputs={"label": TensorSpec("string", None)},
         )
     }
+
+
+def test_a_signature_without_a_method_name_is_one(serve: Serve, connect: Connect) -> None:
+    reply = GetModelMetadataResponse()
+    packed = reply.metadata["signature_def"]
+    packed.type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    packed.value = SignatureDefMap(signature_def={"f": SignatureDef()}).SerializeToString()
+    metadata = Predictor([connect(serve(Behaviour(metadata=reply)))]).metadata("toy")
+    assert metadata.signatures == {"f": Signature(method="", inputs={}, outputs={})}
 
 
 @pytest.mark.parametrize("value", [None, b"\xff"])
