@@ -42,7 +42,15 @@ class _Launcher:
         Raises:
             _InChildError: In the child, so that it leaves the loop of its parent.
         """
-        self._pid = os.fork()
+        # A signal that the child gets before it has its own handlers would be lost in those of its parent.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, RELAYED)
+        try:
+            self._pid = os.fork()
+            if not self._pid:
+                for number in RELAYED:
+                    signal.signal(number, signal.SIG_DFL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not self._pid:
             raise _InChildError
         return self

@@ -98,7 +98,7 @@ def test_a_signal_ends_it_and_the_server(tmp_path: Path, pause: int) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code, log], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while not seen.exists():
+        while not (seen.exists() and log.exists() and log.read_text()):
             time.sleep(0.01)
         if pause:
             while "step=again" not in process.stderr.readline():
