@@ -7,12 +7,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sealserve.serving.http.json_answers import render_columns, render_rows
+from sealserve.serving.http.json_answers import Output, render_columns, render_rows
 from sealserve.serving.http.json_examples import fill_examples
-from sealserve.serving.http.json_tensors import fill_inputs
-from sealserve.serving.http.json_text import parse, quote, signature_name
+from sealserve.serving.http.json_kinds import KINDS
+from sealserve.serving.http.json_nodes import count
+from sealserve.serving.http.json_reader import read
+from sealserve.serving.http.json_tensors import read_inputs
+from sealserve.serving.http.json_text import quote
+from sealserve.serving.http.leaves import Leaves
 from sealserve.serving.request_errors import RequestError
-from sealserve.serving.runtime.protos import DataType, Input, PredictRequest, TensorInfo
+from sealserve.serving.runtime.protos import DataType, Input, TensorInfo
 
 TYPES = ("FLOAT", "DOUBLE", "INT8", "INT32", "INT64", "UINT32", "UINT64", "BOOL", "STRING", "HALF")
 SIGNATURES = (
@@ -47,27 +51,33 @@ def seeds() -> Iterator[bytes]:
     yield b'\x00{"context": {"a": 1}, "examples": [{"x": [1, 2], "y": ["a"], "z": {"b64": "AA=="}}]}'
 
 
+def output(leaves: Leaves) -> Output:
+    """Return the tensor of an input as an output."""
+    if KINDS[leaves.dtype].code:
+        content = b"".join(leaves.contents())
+        assert len(content) == leaves.size
+        return Output(leaves.dtype, leaves.shape, memoryview(content).cast(KINDS[leaves.dtype].code))  # type: ignore[arg-type]  # not empty
+    assert len(leaves.strings) == count(leaves.shape)
+    return Output(leaves.dtype, leaves.shape, list(leaves.strings))
+
+
 def fuzz(data: bytes) -> None:
     """Read ``data`` as a request to predict and as one to classify."""
     infos = SIGNATURES[data[0] % len(SIGNATURES)] if data else SIGNATURES[0]
     try:
-        document = parse(data[1:])
-        signature_name(document)
+        document = read(data[1:])
     except RequestError as error:
         json.loads(quote(error.message))
         return
-    request = PredictRequest()
     try:
-        in_rows = fill_inputs(document, infos, request)
+        inputs, in_rows = read_inputs(document, infos)
     except RequestError as error:
         json.loads(quote(error.message))
     else:
-        request.SerializeToString()
-        try:
-            render = render_rows if in_rows else render_columns
-            json.loads(render(request.inputs).decode("utf-8", "surrogateescape"))
-        except RequestError:
-            pass
+        render = render_rows if in_rows else render_columns
+        outputs = {alias: output(leaves) for alias, leaves in inputs.items() if leaves.dtype in KINDS}
+        if outputs:
+            json.loads(render(outputs).decode("utf-8", "surrogateescape"))
     examples = Input()
     try:
         fill_examples(document, examples)

@@ -120,7 +120,9 @@ class Server:
         if not all(stopped):
             models.stop_waiting()
             logger.warning(
-                "stopped while %d requests still ran (grace period: %d s)", self._inference.pending, options.drain_grace
+                "stopped while %d requests still ran (grace period: %d s)",
+                self._inference.pending + http.pending,
+                options.drain_grace,
             )
             return False
         models.close()

@@ -9,8 +9,8 @@ Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predi
 """
 
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -166,6 +166,62 @@ def run_predict(
     return response
 
 
+class PendingInput(Protocol):
+    """An input that becomes a tensor once it is known to fit the signature."""
+
+    @property
+    def dtype(self) -> int:
+        """The data type, as in ``DataType``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that the tensor takes."""
+
+    def tensor(self, library: Library) -> Tensor:
+        """Return the tensor."""
+
+
+def run_inputs(
+    servable: Servable,
+    name: str,
+    inputs: Mapping[str, PendingInput],
+    *,
+    max_tensor_bytes: int,
+    deadline: float | None,
+) -> Mapping[str, Tensor]:
+    """Return all outputs of a signature, as `run_predict` does, without messages on the way in and out.
+
+    Args:
+        servable: The model.
+        name: The signature; nothing for the default one.
+        inputs: The inputs by alias.
+        max_tensor_bytes: The largest input tensor.
+        deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    signature = _signature(servable, name or DEFAULT_SIGNATURE)  # 2
+    _check_method(servable, signature)
+    _check_names(signature, inputs)  # 3
+    for alias in signature.inputs:  # 4
+        if alias in inputs:
+            given = inputs[alias]
+            _check_kind(signature, alias, given.dtype, given.shape)
+            _check_size(alias, given.size, max_tensor_bytes)
+    _check_used(signature, inputs)
+    library = servable.session.library
+    values = {
+        alias: _made(library, alias, inputs[alias]) if alias in inputs else _default(library, signature, alias, inputs)
+        for alias in signature.inputs
+    }
+    return _run(servable, signature, values, tuple(signature.outputs), deadline)  # 5 and 6
+
+
 def _signature(servable: Servable, name: str) -> Signature:
     if name in servable.signatures:
         return servable.signatures[name]
@@ -214,42 +270,61 @@ def _check_used(signature: Signature, inputs: Mapping[str, Any]) -> None:
 def _tensor(
     library: Library, signature: Signature, alias: str, inputs: Mapping[str, TensorProto], max_tensor_bytes: int
 ) -> Tensor:
+    if alias not in inputs:
+        return _default(library, signature, alias, inputs)
+    proto = inputs[alias]
+    if proto.tensor_shape.unknown_rank:
+        raise InputTensorError(f"tensor parsing error: {alias}")
+    _check_kind(signature, alias, proto.dtype, shape_of(proto))
+    _check_size(alias, unpacked_size(proto), max_tensor_bytes)
+    return _parsed(library, alias, proto.SerializeToString())
+
+
+def _default(library: Library, signature: Signature, alias: str, inputs: Iterable[str]) -> Tensor:
     expected = signature.inputs[alias]
-    if alias in inputs:
-        _check_proto(signature, alias, inputs[alias], max_tensor_bytes)
-        content = inputs[alias].SerializeToString()
-    elif expected.default is not None:
-        content = expected.default
-    else:
+    if expected.default is None:
         defaults = (name for name, tensor in signature.inputs.items() if tensor.default is not None)
         raise InputNamesError(
             f"Signature input alias: {alias}(feed name: {expected.tensor_name}) not found in request and no default"
             f" value provided. Inputs expected to be in the request {{{_names(inputs)}}}, or default input alias set:"
             f" {_names(defaults)}"
         )
+    return _parsed(library, alias, expected.default)
+
+
+def _parsed(library: Library, alias: str, content: bytes) -> Tensor:
     try:
         return Tensor.from_proto(library, content)
     except TensorFlowError as error:
         raise InputTensorError(f"tensor parsing error: {alias}") from error
 
 
-def _check_proto(signature: Signature, alias: str, proto: TensorProto, max_tensor_bytes: int) -> None:
-    expected, rank = signature.inputs[alias], len(proto.tensor_shape.dim)
-    if not is_known(proto.dtype) or proto.tensor_shape.unknown_rank or rank > MAX_RANK:
+def _made(library: Library, alias: str, given: PendingInput) -> Tensor:
+    try:
+        return given.tensor(library)
+    except TensorFlowError as error:
+        raise InputTensorError(f"tensor parsing error: {alias}") from error
+
+
+def _check_kind(signature: Signature, alias: str, dtype: int, shape: Sequence[int]) -> None:
+    expected = signature.inputs[alias]
+    if not is_known(dtype) or len(shape) > MAX_RANK:
         raise InputTensorError(f"tensor parsing error: {alias}")
-    if proto.dtype != expected.dtype:
+    if dtype != expected.dtype:
         position = tuple(signature.inputs).index(alias)
         raise InputTypeError(
-            f"Expects arg[{position}] to be {type_name(expected.dtype)} but {type_name(proto.dtype)} is provided"
+            f"Expects arg[{position}] to be {type_name(expected.dtype)} but {type_name(dtype)} is provided"
             f" (input {alias!r})"
         )
-    shape = shape_of(proto)
     if min(shape, default=0) < 0:
         raise InputTensorError(f"tensor parsing error: {alias}")
     if not expected.accepts(shape):
         wanted = _shape(expected.shape or ())
         raise InputShapeError(f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}")
-    if unpacked_size(proto) > max_tensor_bytes:
+
+
+def _check_size(alias: str, size: int, max_tensor_bytes: int) -> None:
+    if size > max_tensor_bytes:
         raise InputTensorError(f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)")
 
 

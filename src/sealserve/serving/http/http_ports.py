@@ -113,6 +113,11 @@ class HttpPorts:
             renew(self._context, settings)
             _tell_end(settings)
 
+    @property
+    def pending(self) -> int:
+        """How many requests are read, run or wait."""
+        return sum(server.pending for server in self._running)
+
     async def stop(self, grace: float) -> bool:
         """Take no more requests, and let the running ones finish within ``grace`` seconds; return whether all did."""
         return all(await asyncio.gather(*(server.stop(grace) for server in self._running)))

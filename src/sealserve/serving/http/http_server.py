@@ -5,18 +5,18 @@ Source: tensorflow/serving, ``model_servers/http_server.cc`` (dispatch, CORS, th
 """
 
 import asyncio
-import contextlib
-import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
+from sealserve.serving.http.connection import SERVER, Connection, Connections, answer_in_http11
+from sealserve.serving.http.memory import Loan, NoMemoryError
 from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, error_body
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
@@ -30,11 +30,21 @@ _CORS: Final = {
 }
 _CLOSING: Final = 1.0
 """Seconds that answers have to leave, once nothing runs any more."""
+_QUIET: Final = 0.25
+"""Seconds after which a connection without a request counts as idle while the server drains.
+
+A client that sends one request after another needs a moment between them. Closing its connection in this moment would
+lose a request that is already on its way.
+"""
+_LOOK: Final = 0.01
+"""Seconds between looks for idle connections while the server drains."""
 _NO_MEMORY: Final = "The server is busy: it has no memory for more."
 _GZIP_FROM: Final = 1024
 """Smaller answers are not worth compressing."""
-_quiet: Final = logging.getLogger("sealserve.serving.http.http_server.wire")
-_quiet.setLevel(logging.CRITICAL)  # a message about bytes that are no HTTP would quote them
+_PIECE: Final = 256 * 1024
+"""Bytes of an answer that are written at a time."""
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +64,6 @@ class HttpLimits:
     body: int
     timeout: float | None
     patience: float
-
-
-class _Connection(web.RequestHandler):
-    """A connection whose errors do not quote what came over it."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  # it quotes
-    ) -> web.StreamResponse:
-        """Return the answer to what is no HTTP, without aiohttp's ``message`` about it."""
-        return super().handle_error(request, status, exc, HTTPStatus(status).phrase)
-
-
-class _Wire(web.Server):
-    """What makes such connections."""
-
-    def __call__(self) -> web.RequestHandler:
-        """Return the protocol of a new connection."""
-        return _Connection(self, loop=self._loop, **self._kwargs)
 
 
 class HttpServer:
@@ -108,9 +96,9 @@ class HttpServer:
         self._gzip = gzip
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
         self._open = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._draining = False
         self._runner: web.ServerRunner | None = None
+        self._connections: Connections | None = None
 
     async def start(self, address: str, context: ssl.SSLContext | None) -> int:
         """Listen on ``host:port``; return the port.
@@ -118,13 +106,8 @@ class HttpServer:
         Raises:
             PortTakenError: Something listens there.
         """
-        server = _Wire(
-            self._handle,
-            access_log=None,
-            keepalive_timeout=self._limits.patience,
-            lingering_time=self._limits.patience,
-            logger=_quiet,
-        )
+        server = Connections(self._handle, patience=self._limits.patience)
+        self._connections = server
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
@@ -138,55 +121,80 @@ class HttpServer:
             raise taken(address) from error
         return int(self._runner.addresses[0][1])
 
+    @property
+    def pending(self) -> int:
+        """How many requests are read, run or wait."""
+        return self._open
+
     async def stop(self, grace: float) -> bool:
-        """Take no more requests, and let the running ones finish; return whether all did.
+        """Take no more connections, and let the requests of the open ones finish; return whether all did.
+
+        From now on each answer closes its connection. Connections without a request are closed.
 
         Args:
-            grace: Seconds that they have.
+            grace: Seconds that requests have.
         """
-        ended = True
-        if self._runner is not None:
+        if self._runner is not None and self._connections is not None:
+            end = time.monotonic() + grace
+            await asyncio.sleep(_LOOK)  # connections that wait to be accepted would be reset
             for site in list(self._runner.sites):
                 await site.stop()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace)
+            # Only now: a client whose connection is closed by an answer connects again, and must be refused, not reset.
+            self._draining = True
+            await asyncio.sleep(_LOOK)
+            while self._connections.close_idle(_QUIET) and time.monotonic() < end:  # noqa: ASYNC110  # silence is no event
+                await asyncio.sleep(_LOOK)
             ended = not self._open
-            if self._runner.server is not None:
-                await self._runner.server.shutdown(_CLOSING)
+            await self._connections.shutdown(_CLOSING)
             await self._runner.cleanup()
+        else:
+            ended = True
         self._pool.shutdown(wait=ended, cancel_futures=True)
         return ended
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer, kind = await self._answer(request)
-        response = web.Response(status=answer.status, body=answer.body, headers={"Server": "sealserve"})
-        if kind:
-            response.headers["Content-Type"] = kind
-        if self._rest is not None:
-            response.headers.update(self._cors)
-        if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.enable_compression(web.ContentCoding.gzip)
-        self._allowance.take_anyway(len(answer.body))
-        try:
-            async with asyncio.timeout(self._limits.patience):  # a client that does not read
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._allowance.give_back(len(answer.body))
+        with Loan(self._allowance) as loan:
+            answer, kind = await self._answer(request, loan)
+            response, rest = _response(answer)
+            if kind:
+                response.headers["Content-Type"] = kind
+            if self._rest is not None:
+                response.headers.update(self._cors)
+            if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
+                response.enable_compression(web.ContentCoding.gzip)
+            if self._draining or answer.closes:
+                response.force_close()
+            if _expectation(request) and not request.content.is_eof():  # refused: the client may never send the body
+                response.force_close()
+                if isinstance(request.protocol, Connection):
+                    request.protocol.ignore_body()
+            loan.take_anyway(len(answer.body))
+            try:
+                async with asyncio.timeout(self._limits.patience):  # a client that does not read
+                    await response.prepare(request)
+                    for start in range(0, len(rest), _PIECE):
+                        await response.write(rest[start : start + _PIECE])
+                    await response.write_eof()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> tuple[Answer, str]:
-        path = request.raw_path
+    async def _answer(self, request: web.BaseRequest, loan: Loan) -> tuple[Answer, str]:
+        if request.version not in {HttpVersion10, HttpVersion11}:
+            answer_in_http11(request)
+            return _closing(505, "The only versions that are supported are HTTP/1.0 and HTTP/1.1."), "application/json"
+        expected = _expectation(request)
+        if expected not in {"", "100-continue"}:
+            return _closing(417, "The only expectation that is supported is 100-continue."), "application/json"
+        path = _origin_form(request.raw_path)
         if self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
             return self._metrics(path)
         if self._rest is None or not self._rest.knows(path):
             return Answer(404, b""), ""
         if request.method == "OPTIONS":
             return self._preflight(request), "application/json"
-        return await self._ask(self._rest, request, path), "application/json"
+        return await self._ask(self._rest, request, path, loan), "application/json"
 
     def _metrics(self, path: str) -> tuple[Answer, str]:
         if path != self._metrics_path:
@@ -202,52 +210,66 @@ class HttpServer:
         METRICS.request("", status)
         return Answer(HTTP_STATUS[status], b"")
 
-    async def _ask(self, rest: Rest, request: web.BaseRequest, path: str) -> Answer:
+    async def _ask(self, rest: Rest, request: web.BaseRequest, path: str, loan: Loan) -> Answer:
         limits = self._limits
         if (request.content_length or 0) > limits.body and "Content-Encoding" not in request.headers:
             return _too_large(limits.body)
         if self._open >= limits.threads + limits.waiting:
             return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
         self._open += 1
-        self._idle.clear()
         try:
-            body = await self._read(request)
+            if _expectation(request) and request.transport is not None:
+                request.transport.write(_CONTINUE)
+            body = await self._read(request, loan)
             if isinstance(body, Answer):
                 return body
-            try:
-                deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
-                ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline)  # noqa: E731  # typed
-                return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
-            finally:
-                self._allowance.give_back(len(body))
+            deadline = None if limits.timeout is None else time.monotonic() + limits.timeout
+            ask: Callable[[], Answer] = lambda: rest.answer(request.method, path, body, deadline, loan)  # noqa: E731  # typed
+            return await asyncio.get_running_loop().run_in_executor(self._pool, ask)
         finally:
+            loan.give_back(loan.size)
             self._open -= 1
-            if not self._open:
-                self._idle.set()
 
-    async def _read(self, request: web.BaseRequest) -> bytes | Answer:
-        """Return the body, unpacked, whose bytes are lent by the allowance; or why not."""
-        parts: list[bytes] = []
-        size = 0
-        body: bytes | None = None
+    async def _read(self, request: web.BaseRequest, loan: Loan) -> bytearray | Answer:
+        """Return the body, unpacked, whose bytes are borrowed; or why not."""
+        body = bytearray()
         try:
             async with asyncio.timeout(self._limits.patience):
                 async for part in request.content.iter_any():
-                    if size + len(part) > self._limits.body:
+                    if len(body) + len(part) > self._limits.body:
                         return _too_large(self._limits.body)
-                    if not self._allowance.take(len(part)):
-                        return _refusal(Status.RESOURCE_EXHAUSTED, _NO_MEMORY)
-                    size += len(part)
-                    parts.append(part)
-            body = b"".join(parts)
+                    loan.take(len(part))
+                    body += part
+        except NoMemoryError as error:
+            return _refusal(error.status, error.message)
         except TimeoutError:
             return _refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
         except web.RequestPayloadError:
             return _refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
-        finally:
-            if body is None:
-                self._allowance.give_back(size)
         return body
+
+
+def _response(answer: Answer) -> tuple[web.StreamResponse, bytes]:
+    """Return the response without its headers, and the body where that is written in pieces: at once, it is copied."""
+    if len(answer.body) <= _PIECE:
+        return web.Response(status=answer.status, body=answer.body, headers=SERVER), b""
+    response = web.StreamResponse(status=answer.status, headers=SERVER)
+    response.content_length = len(answer.body)
+    return response, answer.body
+
+
+def _expectation(request: web.BaseRequest) -> str:
+    """Return what the client waits for before it sends the body; HTTP/1.0 does not have expectations."""
+    return request.headers.get("Expect", "").strip().lower() if request.version >= HttpVersion11 else ""
+
+
+def _origin_form(target: str) -> str:
+    """Return the path and the query of a request target: clients of proxies put the scheme and the host in front."""
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"
 
 
 def _refusal(status: Status, message: str) -> Answer:
@@ -255,5 +277,9 @@ def _refusal(status: Status, message: str) -> Answer:
     return Answer(HTTP_STATUS[status], error_body(message))
 
 
+def _closing(status: int, message: str) -> Answer:
+    return Answer(status, error_body(message), closes=True)
+
+
 def _too_large(limit: int) -> Answer:
-    return Answer(413, error_body(f"The body takes more than {limit} bytes (--rest_api_max_body_bytes)."))
+    return _closing(413, f"The body takes more than {limit} bytes (--rest_api_max_body_bytes).")

@@ -1,111 +1,209 @@
 """Tensors to JSON: the answers of the REST API's ``:predict``, in rows and in columns.
 
+An answer is written in pieces: so many numbers are Python objects, and strings, at most.
+
 Source: tensorflow/serving, ``util/json_tensor.cc`` (``MakeJsonFromTensors``): the layout, down to the blanks.
 """
 
 import base64
+import io
+import itertools
 import math
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
-from sealserve.serving.http.json_kinds import KINDS, NUMBERS
-from sealserve.serving.http.json_text import JsonFormError, decimals, quote
+from sealserve.serving.http.json_errors import JsonFormError
+from sealserve.serving.http.json_kinds import BOOL, KINDS, STRING
+from sealserve.serving.http.json_text import decimals, quote
 from sealserve.serving.runtime.data_types import type_name
-from sealserve.serving.runtime.protos import DataType, TensorProto
+from sealserve.serving.runtime.tensors import Tensor
 
 _BASE64: Final = "b64"
 _BYTES_SUFFIX: Final = "_bytes"
-_STRING: Final = DataType.Value("DT_STRING")
-_FLOAT: Final = DataType.Value("DT_FLOAT")
-_BOOL: Final = DataType.Value("DT_BOOL")
+_ROW_END: Final = "\0"
+"""It is in no text: in JSON it is escaped."""
+_PIECE: Final = 8192
+"""Elements that are written at a time."""
+_PIECE_BYTES: Final = 2**20
+"""Bytes of strings that are written at a time; a longer string is written alone."""
 
 
-def render_rows(outputs: Mapping[str, TensorProto]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output as it is written.
+
+    Args:
+        dtype: The data type.
+        shape: The shape.
+        values: The elements, of which parts can be taken.
+    """
+
+    dtype: int
+    shape: tuple[int, ...]
+    values: Sequence[Any] | memoryview
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """Return the output that ``tensor`` holds; its memory is read, not copied: keep the tensor.
+
+        Raises:
+            JsonFormError: It is of a type that there is no JSON for.
+        """
+        kind = KINDS.get(tensor.dtype)
+        if kind is None:
+            raise JsonFormError(f"Failed to write JSON value for tensor type: {type_name(tensor.dtype)}")
+        values = tensor.memory().cast("B").cast(kind.code) if kind.code else tensor.strings()
+        return cls(tensor.dtype, tensor.shape, values)
+
+
+def render_rows(outputs: Mapping[str, Output]) -> bytes:
     """Return the answer in rows: ``{"predictions": [...]}``.
 
     Raises:
-        JsonFormError: The outputs have no rows, or not the same number of them, or a type that there is no JSON for.
+        JsonFormError: The outputs have no rows, or not the same number of them.
     """
     rows: int | None = None
-    for alias, proto in sorted(outputs.items()):
-        if not proto.tensor_shape.dim:
+    for alias, output in sorted(outputs.items()):
+        if not output.shape:
             raise JsonFormError(f"Tensor name: {alias} has no shape information ")
-        size = proto.tensor_shape.dim[0].size
+        size = output.shape[0]
         if rows not in (None, size):
             raise JsonFormError(f"Tensor name: {alias} has inconsistent batch size: {size} expecting: {rows}")
         rows = size
-    columns = {alias: _nested(alias, proto, 1) for alias, proto in sorted(outputs.items())}
+    written = _Writer()
+    written.add('{\n    "predictions": [')
+    columns = [_Column(alias, output) for alias, output in sorted(outputs.items())]
     if len(columns) == 1:
-        (items,) = columns.values()
-        body = ", ".join(items)
+        written.add_all(columns[0].written(_rows_layout(columns[0].shape, ", "), 0, columns[0].count))
     else:
-        keys = [quote(alias) for alias in columns]
-        body = ",".join(
-            "\n        {\n"
-            + ",\n".join(f"            {key}: {item}" for key, item in zip(keys, row, strict=True))
-            + "\n        }"
-            for row in zip(*columns.values(), strict=True)
-        )
-    return _document("predictions", f"[{body}\n    ]" if rows else "[]")
+        keys = [f"            {quote(alias)}: " for alias in sorted(outputs)]
+        for number, row in enumerate(_joined_rows(columns, rows or 0)):
+            items = ",\n".join(map("".join, zip(keys, row, strict=True)))
+            written.add(f"{',' if number else ''}\n        {{\n{items}\n        }}")
+    written.add("\n    ]\n}" if rows else "]\n}")
+    return written.content()
 
 
-def render_columns(outputs: Mapping[str, TensorProto]) -> bytes:
-    """Return the answer in columns: ``{"outputs": ...}``.
+def render_columns(outputs: Mapping[str, Output]) -> bytes:
+    """Return the answer in columns: ``{"outputs": ...}``."""
+    written = _Writer()
+    written.add('{\n    "outputs": ')
+    single = len(outputs) == 1
+    for index, (alias, output) in enumerate(sorted(outputs.items())):
+        if not single:
+            written.add(f"{',' if index else '{'}\n        {quote(alias)}: ")
+        column = _Column(alias, output)
+        written.add_all(column.written(_indented(len(column.shape), 4 if single else 8), 0, column.count))
+    written.add("\n}" if single else "\n    }\n}")
+    return written.content()
 
-    Raises:
-        JsonFormError: An output has a type that there is no JSON for.
+
+class _Writer:
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+
+    def add(self, text: str) -> None:
+        self._buffer.write(text.encode("utf-8", "surrogateescape"))
+
+    def add_all(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.add(text)
+
+    def content(self) -> bytes:
+        return self._buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What stands around the elements of a tensor.
+
+    Args:
+        opening: What stands in front of all of them.
+        between: What stands between two elements, by the number of lists that end there.
+        closing: What stands behind all of them.
     """
-    if len(outputs) == 1:
-        ((alias, proto),) = outputs.items()
-        return _document("outputs", _indented(alias, proto, 4))
-    body = ",\n".join(
-        f"        {quote(alias)}: {_indented(alias, proto, 8)}" for alias, proto in sorted(outputs.items())
+
+    opening: str
+    between: tuple[str, ...]
+    closing: str
+
+
+def _line(rank: int) -> _Layout:
+    """Return the layout of a tensor on one line."""
+    return _Layout("[" * rank, tuple("]" * ends + ", " + "[" * ends for ends in range(rank)), "]" * rank)
+
+
+def _rows_layout(shape: Sequence[int], separator: str) -> _Layout:
+    """Return the layout of a tensor's rows, each on one line, with ``separator`` between them."""
+    row = _line(len(shape) - 1)
+    return _Layout(row.opening, (*row.between, row.closing + separator + row.opening), row.closing)
+
+
+def _indented(rank: int, margin: int) -> _Layout:
+    """Return the layout with each element on a line of its own, as RapidJSON's PrettyWriter has it."""
+    margins = [" " * (margin + 4 * level) for level in range(rank + 1)]
+    opening = [f"[\n{margins[level + 1]}" for level in range(rank)]
+    closing = [f"\n{margins[level]}]" for level in range(rank)]
+    between = tuple(
+        "".join(reversed(closing[rank - ends :])) + f",\n{margins[rank - ends]}" + "".join(opening[rank - ends :])
+        for ends in range(rank)
     )
-    return _document("outputs", f"{{\n{body}\n    }}")
+    return _Layout("".join(opening), between, "".join(reversed(closing)))
 
 
-def _document(key: str, value: str) -> bytes:
-    return f'{{\n    "{key}": {value}\n}}'.encode("utf-8", "surrogateescape")
+class _Column:
+    """One output, whose elements become text in pieces. A list without elements counts as an element."""
+
+    def __init__(self, alias: str, output: Output) -> None:
+        self.shape = output.shape[: output.shape.index(0)] if 0 in output.shape else output.shape
+        self.count = math.prod(self.shape)
+        self._is_empty = 0 in output.shape
+        self._output = output
+        strings = output.values if output.dtype == STRING else []
+        self.step = (
+            max(min(_PIECE, _PIECE_BYTES * len(strings) // (sum(map(len, strings)) + 1)), 1) if strings else _PIECE
+        )
+        self._as_bytes = alias.endswith(_BYTES_SUFFIX)
+
+    def written(self, layout: _Layout, start: int, stop: int) -> Iterator[str]:
+        """Yield the text of the elements from ``start`` to ``stop``; where there are none, an empty list's."""
+        yield layout.opening
+        for first in range(start, stop, self.step):
+            last = min(first + self.step, stop)
+            texts = self._texts(first, last)
+            gaps = list(layout.between[:1]) * (last - first)
+            for ends, text in enumerate(layout.between[1:], 1):
+                stride = math.prod(self.shape[len(self.shape) - ends :])
+                gaps[-first % stride :: stride] = [text] * len(range(-first % stride, last - first, stride))
+            if first == start:
+                gaps[:1] = [""]
+            yield "".join(itertools.chain.from_iterable(zip(gaps, texts, strict=True)))
+        yield layout.closing
+
+    def _texts(self, start: int, stop: int) -> list[str]:
+        if self._is_empty:
+            return ["[]"] * (stop - start)
+        dtype = self._output.dtype
+        values: Any = self._output.values[start:stop]
+        if dtype == STRING:
+            if self._as_bytes:
+                return [f'{{"{_BASE64}": "{base64.b64encode(value).decode()}"}}' for value in values]
+            return [quote(value.decode("utf-8", "surrogateescape")) for value in values]
+        if dtype == BOOL:
+            return ["true" if value else "false" for value in values]
+        code = KINDS[dtype].code
+        return decimals(values, single=code == "f") if code in {"f", "d"} else list(map(str, values))
 
 
-def _leaves(alias: str, proto: TensorProto) -> list[str]:
-    kind = KINDS.get(int(proto.dtype))
-    if kind is None:
-        raise JsonFormError(f"Failed to write JSON value for tensor type: {type_name(int(proto.dtype))}")
-    values = getattr(proto, kind.field)
-    if kind.accepts is NUMBERS:
-        return decimals(values, single=proto.dtype == _FLOAT)
-    if proto.dtype == _STRING:
-        if alias.endswith(_BYTES_SUFFIX):
-            return [f'{{"{_BASE64}": "{base64.b64encode(value).decode()}"}}' for value in values]
-        return [quote(value.decode("utf-8", "surrogateescape")) for value in values]
-    if proto.dtype == _BOOL:
-        return ["true" if value else "false" for value in values]
-    return list(map(str, values))
-
-
-def _nested(alias: str, proto: TensorProto, depth: int) -> list[str]:
-    """Return the sub-tensors at ``depth`` as JSON, each on one line."""
-    sizes = [dim.size for dim in proto.tensor_shape.dim]
-    items = _leaves(alias, proto)
-    for level in range(len(sizes) - 1, depth - 1, -1):
-        groups = math.prod(sizes[:level])
-        size = sizes[level]
-        items = ["[" + ", ".join(items[index * size : (index + 1) * size]) + "]" for index in range(groups)]
-    return items
-
-
-def _indented(alias: str, proto: TensorProto, margin: int) -> str:
-    """Return a tensor as JSON with each element on a line of its own, as RapidJSON's PrettyWriter lays it out."""
-    sizes = [dim.size for dim in proto.tensor_shape.dim]
-    items = _leaves(alias, proto)
-    for level in range(len(sizes) - 1, -1, -1):
-        groups, size = math.prod(sizes[:level]), sizes[level]
-        inner, outer = " " * (margin + 4 * (level + 1)), " " * (margin + 4 * level)
-        items = [
-            "[\n" + ",\n".join(inner + item for item in items[index * size : (index + 1) * size]) + f"\n{outer}]"
-            if size
-            else "[]"
-            for index in range(groups)
-        ]
-    return items[0]
+def _joined_rows(columns: Sequence[_Column], rows: int) -> Iterator[tuple[str, ...]]:
+    """Yield the text of each row of all columns."""
+    step = max(min(column.step * rows // max(column.count, 1) for column in columns), 1)
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        texts = []
+        for column in columns:
+            width = column.count // rows
+            layout = _rows_layout(column.shape, _ROW_END)
+            texts.append("".join(column.written(layout, first * width, last * width)).split(_ROW_END))
+        yield from zip(*texts, strict=True)

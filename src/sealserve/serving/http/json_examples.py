@@ -4,26 +4,20 @@ Source: tensorflow/serving, ``util/json_tensor.cc`` (``FillClassifyRegressReques
 ``MakeJsonFromClassificationResult``, ``MakeJsonFromRegressionResult``).
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
-from sealserve.serving.http.json_text import (
-    JsonFormError,
-    decimals,
-    decode_base64,
-    encode_text,
-    is_base64,
-    json_type,
-    quote,
-)
+from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError
+from sealserve.serving.http.json_nodes import Base64, JsonObject, Numbers, json_type
+from sealserve.serving.http.json_reader import CONTEXT, EXAMPLES
+from sealserve.serving.http.json_text import decimals, quote
 from sealserve.serving.runtime.protos import ClassificationResult, Input, RegressionResult
 
-_CONTEXT: Final = "context"
-_EXAMPLES: Final = "examples"
-_LEAST, _GREATEST, _UNSIGNED = -(2**63), 2**63 - 1, 2**64 - 1
+_CONTEXT: Final = CONTEXT.encode()
+_EXAMPLES: Final = EXAMPLES.encode()
+_GREATEST_SIGNED: Final = 2**63 - 1
 
 
-def fill_examples(document: Mapping[str, Any], target: Input) -> None:
+def fill_examples(document: JsonObject, target: Input) -> None:
     """Write the examples of ``document``, and their context, into ``target``.
 
     Raises:
@@ -33,41 +27,71 @@ def fill_examples(document: Mapping[str, Any], target: Input) -> None:
     if has_context:
         _fill_example(document[_CONTEXT], target.example_list_with_context.context)
     if _EXAMPLES not in document:
-        raise JsonFormError(
-            "JSON Value: <hidden> When method is classify, key 'examples' is expected and was not found"
-        )
+        raise JsonFormError(f"{HIDDEN_VALUE} When method is classify, key '{EXAMPLES}' is expected and was not found")
     examples = document[_EXAMPLES]
-    if not isinstance(examples, list):
-        raise JsonFormError("JSON Value: <hidden> Expecting 'examples' value to be an list/array")
-    if not examples:
-        raise JsonFormError("JSON Value: <hidden> 'examples' value is an empty array")
+    if not isinstance(examples, list | Numbers):
+        raise JsonFormError(f"{HIDDEN_VALUE} Expecting '{EXAMPLES}' value to be an list/array")
+    if isinstance(examples, list) and not examples:
+        raise JsonFormError(f"{HIDDEN_VALUE} '{EXAMPLES}' value is an empty array")
     found = target.example_list_with_context.examples if has_context else target.example_list.examples
-    for example in examples:
+    for example in examples if isinstance(examples, list) else _first(examples):
         _fill_example(example, found.add())
 
 
+def _first(numbers: Numbers) -> list[Any]:
+    """Return the first element of a list of numbers, or of lists of them, which is enough to name its type."""
+    return [[]] if len(numbers.shape) > 1 else [0]
+
+
 def _fill_example(value: Any, example: Any) -> None:
-    if not isinstance(value, dict):
+    if not isinstance(value, JsonObject | Base64):
         raise JsonFormError(f"Example must be JSON object but got JSON {json_type(value)}")
-    for name, content in value.items():
-        encode_text(name)
+    if isinstance(value, Base64):
+        raise JsonFormError("Example must be an object of features but is one that stands for bytes.")
+    for raw, content in value.members:
+        name = _name(raw)
         feature = example.features.feature[name]
+        feature.Clear()  # of a name that comes twice, the last one counts
+        if isinstance(content, Numbers):
+            _add_numbers(feature, name, content)
+            continue
         for element in content if isinstance(content, list) else [content]:
             _add(feature, name, element)
 
 
+def _name(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise JsonFormError("The name of a feature is not valid UTF-8.") from error
+
+
+def _add_numbers(feature: Any, name: str, numbers: Numbers) -> None:
+    if len(numbers.shape) > 1:
+        _add(feature, name, [])
+    elif all(part.has_fractions and not part.whole for part in numbers.parts):
+        for part in numbers.parts:
+            feature.float_list.value.extend(part.values)
+    else:
+        for value in numbers:
+            _add(feature, name, value)
+
+
 def _add(feature: Any, name: str, value: Any) -> None:
-    if value is None or isinstance(value, list) or (isinstance(value, dict) and not is_base64(value)):
+    if value is None or isinstance(value, list | Numbers | JsonObject):
         raise JsonFormError(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
-    if isinstance(value, (str, dict)):
+    if isinstance(value, bytes | Base64):
         _check_kind(feature, name, "bytes_list")
-        feature.bytes_list.value.append(encode_text(value) if isinstance(value, str) else decode_base64(value))
-    elif isinstance(value, float) or not _LEAST <= value <= _UNSIGNED:
+        content = value if isinstance(value, bytes) else value.content
+        if content is None:
+            raise JsonFormError("Unable to base64 decode")
+        feature.bytes_list.value.append(content)
+    elif isinstance(value, float):
         _check_kind(feature, name, "float_list")
         feature.float_list.value.append(float(value))
     else:
         _check_kind(feature, name, "int64_list")
-        if value > _GREATEST:
+        if value > _GREATEST_SIGNED:
             raise JsonFormError(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
         feature.int64_list.value.append(int(value))
 

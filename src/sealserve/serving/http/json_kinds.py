@@ -4,9 +4,12 @@ Source: tensorflow/serving, ``util/json_tensor.cc`` (``AddValueToTensor``).
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sealserve.serving.runtime.protos import DataType
+
+STRING: Final = DataType.Value("DT_STRING")
+BOOL: Final = DataType.Value("DT_BOOL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,34 +17,32 @@ class Kind:
     """How JSON values become a tensor's.
 
     Args:
-        field: The field of a TensorProto that takes them.
-        accepts: The Python types of values that are of this kind.
-        least: The least integer.
-        greatest: The greatest integer.
+        code: The format of an element in the tensor's memory, as `array` and `memoryview` name it; empty for strings.
+        whole: Whether the elements are integers.
+        least: The least integer that is accepted.
+        greatest: The greatest integer that is accepted.
     """
 
-    field: str
-    accepts: frozenset[type]
+    code: Literal["", "f", "d", "b", "B", "h", "i", "I", "q", "Q"]
+    whole: bool = False
     least: int = 0
     greatest: int = 0
 
 
-NUMBERS: Final = frozenset({int, float})
-WHOLE: Final = frozenset({int})
 KINDS: Final = {
     DataType.Value(name): kind
     for name, kind in {
-        "DT_FLOAT": Kind("float_val", NUMBERS),
-        "DT_DOUBLE": Kind("double_val", NUMBERS),
-        "DT_INT32": Kind("int_val", WHOLE, -(2**31), 2**31 - 1),
-        "DT_INT16": Kind("int_val", WHOLE, -(2**31), 2**31 - 1),
-        "DT_INT8": Kind("int_val", WHOLE, -(2**31), 2**31 - 1),
-        "DT_UINT8": Kind("int_val", WHOLE, -(2**31), 2**31 - 1),
-        "DT_INT64": Kind("int64_val", WHOLE, -(2**63), 2**63 - 1),
-        "DT_UINT32": Kind("uint32_val", WHOLE, 0, 2**32 - 1),
-        "DT_UINT64": Kind("uint64_val", WHOLE, 0, 2**64 - 1),
-        "DT_BOOL": Kind("bool_val", frozenset({bool})),
-        "DT_STRING": Kind("string_val", frozenset({str, dict})),
+        "DT_FLOAT": Kind("f"),
+        "DT_DOUBLE": Kind("d"),
+        "DT_INT32": Kind("i", True, -(2**31), 2**31 - 1),
+        "DT_INT16": Kind("h", True, -(2**31), 2**31 - 1),
+        "DT_INT8": Kind("b", True, -(2**31), 2**31 - 1),
+        "DT_UINT8": Kind("B", True, -(2**31), 2**31 - 1),
+        "DT_INT64": Kind("q", True, -(2**63), 2**63 - 1),
+        "DT_UINT32": Kind("I", True, 0, 2**32 - 1),
+        "DT_UINT64": Kind("Q", True, 0, 2**64 - 1),
+        "DT_BOOL": Kind("B"),
+        "DT_STRING": Kind(""),
     }.items()
 }
-"""As ``AddValueToTensor`` has it; small integers are cut to their size by TensorFlow, as there."""
+"""As ``AddValueToTensor`` has it. Small integers are cut to their size, as TensorFlow does."""

@@ -5,230 +5,254 @@ in an error, ours says ``<hidden>``: no input leaves the process in an error.
 """
 
 import itertools
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sealserve.serving.http.json_kinds import KINDS, NUMBERS, WHOLE, Kind
-from sealserve.serving.http.json_text import (
-    HIDDEN_VALUE,
-    JsonFormError,
-    JsonSyntaxError,
-    decode_base64,
-    encode_text,
-    is_base64,
+from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError, JsonTypeError
+from sealserve.serving.http.json_kinds import BOOL, KINDS, STRING, Kind
+from sealserve.serving.http.json_nodes import (
+    Base64,
+    JsonObject,
+    Numbers,
+    Part,
+    closed,
+    count,
     json_type,
+    part_of,
+    shape_of,
 )
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.http.json_reader import INPUTS, INSTANCES
+from sealserve.serving.http.leaves import Leaves
+from sealserve.serving.request_errors import RequestError
 from sealserve.serving.runtime.data_types import type_name
-from sealserve.serving.runtime.protos import DataType, PredictRequest, TensorInfo, TensorProto
+from sealserve.serving.runtime.protos import TensorInfo
 
-INSTANCES: Final = "instances"
-INPUTS: Final = "inputs"
-
-_STRING: Final = DataType.Value("DT_STRING")
-_DOUBLE: Final = DataType.Value("DT_DOUBLE")
-
-
-class JsonTypeError(RequestError):
-    """There is no JSON for values of the tensor's type."""
-
-    code = "request.json-type"
-    status = Status.UNIMPLEMENTED
+Inputs = dict[str, Leaves]
+_INSTANCES: Final = INSTANCES.encode()
+_INPUTS: Final = INPUTS.encode()
+_ACCEPTED: Final[Mapping[int, set[type]]] = {STRING: {bytes, Base64}, BOOL: {bool}}
 
 
-def fill_inputs(document: Mapping[str, Any], infos: Mapping[str, TensorInfo], request: PredictRequest) -> bool:
-    """Write the inputs of ``document`` into ``request``; return whether they came in rows (``instances``).
+def read_inputs(
+    document: JsonObject, infos: Mapping[str, TensorInfo], charge: Callable[[int], None] = lambda _: None
+) -> tuple[Inputs, bool]:
+    """Return the inputs in ``document`` by alias, and whether they came in rows (``instances``).
 
     Args:
         document: The request.
         infos: The signature's inputs by alias.
-        request: Where the tensors go.
+        charge: Told how many bytes a tensor will take, before it is made.
 
     Raises:
-        JsonFormError: It has not the form that the signature's inputs need.
+        JsonFormError: It does not have the form that the signature's inputs need.
         JsonTypeError: An input is of a type that there is no JSON for.
     """
-    if INSTANCES in document:
-        if INPUTS in document:
+    if _INSTANCES in document:
+        if _INPUTS in document:
             raise JsonFormError(
                 f"{HIDDEN_VALUE} Not formatted correctly expecting only one of '{INPUTS}' or '{INSTANCES}' keys to"
                 " exist "
             )
-        instances = document[INSTANCES]
-        if not isinstance(instances, list):
+        instances = document[_INSTANCES]
+        if not isinstance(instances, list | Numbers):
             raise JsonFormError(f"{HIDDEN_VALUE} Expecting '{INSTANCES}' to be an list/array")
-        if not instances:
+        if isinstance(instances, list) and not instances:
             raise JsonFormError(f"{HIDDEN_VALUE} No values in '{INSTANCES}' array")
-        _fill_rows(instances, infos, request)
-        return True
-    if INPUTS in document:
-        _fill_columns(document[INPUTS], infos, request)
-        return False
+        return _rows(instances, infos, charge), True
+    if _INPUTS in document:
+        return _columns(document[_INPUTS], infos, charge), False
     raise JsonFormError(f"Missing '{INPUTS}' or '{INSTANCES}' key")
 
 
-def _fill_rows(instances: list[Any], infos: Mapping[str, TensorInfo], request: PredictRequest) -> None:
-    if not isinstance(instances[0], dict) and len(infos) > 1:
+def _rows(instances: list[Any] | Numbers, infos: Mapping[str, TensorInfo], charge: Callable[[int], None]) -> Inputs:
+    first = None if isinstance(instances, Numbers) else instances[0]
+    if not isinstance(first, JsonObject | Base64) and len(infos) > 1:
         raise JsonFormError(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per"
             " tensorinfo_map"
         )
-    if not _is_object(instances[0]):
-        for index, element in enumerate(instances):
-            if _is_object(element):
+    if not isinstance(first, JsonObject):
+        for index, element in enumerate(instances if isinstance(instances, list) else ()):
+            if isinstance(element, JsonObject):
                 raise JsonFormError(f"Expecting value/list but got object at item {index} of input list")
         alias = next(iter(infos))
-        _fill_row(instances, alias, infos[alias], request, key="")
-        return
-    names = set(infos)
+        return {alias: _row(instances, infos[alias], charge, key="")}
+    names = {alias.encode() for alias in infos}
     for index, element in enumerate(instances):
-        if not _is_object(element):
+        if not isinstance(element, JsonObject):
             raise JsonFormError(f"Expecting object but got list at item {index} of input list")
-        unknown = next((name for name in element if name not in names), None)
+        found = [name for name, _ in element.members]
+        unknown = next((_shown(name) for name in found if name not in names), None)
         if unknown is not None:
             raise JsonFormError(
                 f"Failed to process element: {index} key: {unknown} of 'instances' list. Error: INVALID_ARGUMENT:"
                 f" JSON object: does not have named input: {unknown}"
             )
-        if len(element) != len(names):
+        if set(found) != names:
             raise JsonFormError(
                 f"Failed to process element: {index} of 'instances' list. JSON object: <hidden> keys must be equal to:"
-                f" {','.join(sorted(names))}"
+                f" {','.join(sorted(infos))}"
             )
-    for alias, info in infos.items():
-        _fill_row([element[alias] for element in instances], alias, info, request, key=f" key: {alias}")
+    return {
+        alias: _row(closed([element[alias.encode()] for element in instances]), info, charge, key=f" key: {alias}")
+        for alias, info in infos.items()
+    }
 
 
-def _fill_row(values: list[Any], alias: str, info: TensorInfo, request: PredictRequest, *, key: str) -> None:
-    proto = request.inputs[alias]
+def _row(values: list[Any] | Numbers, info: TensorInfo, charge: Callable[[int], None], *, key: str) -> Leaves:
     try:
-        _fill(values, (len(values), *_shape(values[0])), int(info.dtype), proto)
+        return _leaves(values, int(info.dtype), charge)
     except (JsonFormError, JsonTypeError):
-        proto.Clear()
         _explain_rows(values, int(info.dtype), key)
         raise
 
 
-def _explain_rows(values: list[Any], dtype: int, key: str) -> None:
+def _explain_rows(values: list[Any] | Numbers, dtype: int, key: str) -> None:
     """Raise what theirs says, which goes through the elements one by one."""
-    first = _shape(values[0])
-    for index, value in enumerate(values):
-        shape = _shape(value)
+    elements = [values] if isinstance(values, Numbers) else values
+    first = shape_of(elements[0])
+    for index, value in enumerate(elements):
+        shape, place = shape_of(value), index
         try:
-            _fill(value, shape, dtype, TensorProto())
-            if _count(shape) != _count(first):
-                raise JsonFormError(f"Expecting tensor size: {_count(first)} but got: {_count(shape)}")
+            if isinstance(values, Numbers):  # it is regular: only its type can be wrong
+                size = max(count(values.shape[1:]), 1)
+                place = (_misfit(values, KINDS.get(dtype)) or 0) // size
+            _explain(value, shape, dtype)
+            if count(shape) != count(first):
+                raise JsonFormError(f"Expecting tensor size: {count(first)} but got: {count(shape)}")
             if shape != first:
                 raise JsonFormError(f"Expecting shape {_shape_text(first)} but got: {_shape_text(shape)}")
         except RequestError as error:
             raise JsonFormError(
-                f"Failed to process element: {index}{key} of 'instances' list. Error: {error.status.name}:"
+                f"Failed to process element: {place}{key} of 'instances' list. Error: {error.status.name}:"
                 f" {error.message}"
             ) from error
 
 
-def _fill_columns(value: Any, infos: Mapping[str, TensorInfo], request: PredictRequest) -> None:
-    if not _is_object(value):
+def _columns(value: Any, infos: Mapping[str, TensorInfo], charge: Callable[[int], None]) -> Inputs:
+    if not isinstance(value, JsonObject):
         if len(infos) > 1:
             raise JsonFormError(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per"
                 " tensorinfo_map"
             )
         alias = next(iter(infos))
-        _fill(value, _shape(value), int(infos[alias].dtype), request.inputs[alias])
-        return
+        return {alias: _leaves(value, int(infos[alias].dtype), charge)}
+    inputs: Inputs = {}
     for alias, info in sorted(infos.items()):
-        if alias not in value:
+        if alias.encode() not in value:
             raise JsonFormError(f"Missing named input: {alias} in 'inputs' object.")
-        _fill(value[alias], _shape(value[alias]), int(info.dtype), request.inputs[alias])
+        inputs[alias] = _leaves(value[alias.encode()], int(info.dtype), charge)
+    return inputs
 
 
-def _is_object(value: Any) -> bool:
-    """Whether a value is an object of named values, and not one that stands for bytes."""
-    return isinstance(value, dict) and not is_base64(value)
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        if not value:
-            break
-        value = value[0]
-    return tuple(shape)
-
-
-def _count(shape: Iterable[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _shape_text(shape: Iterable[int]) -> str:
+def _shape_text(shape: Sequence[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-def _fill(value: Any, shape: tuple[int, ...], dtype: int, proto: TensorProto) -> None:
-    """Write a nested list of ``shape`` into ``proto``: level by level, so that no element costs Python code."""
-    proto.dtype = dtype
-    for size in shape:
-        proto.tensor_shape.dim.add(size=size)
-    leaves = [value]
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _leaves(node: Any, dtype: int, charge: Callable[[int], None]) -> Leaves:
+    """Return the elements of a value, level by level, so that no element costs Python code."""
+    shape, kind = shape_of(node), KINDS.get(dtype)
+    if type(node) in {int, float}:
+        node = Numbers((), [part_of([node])])
+    if isinstance(node, Numbers):
+        if kind is None or _misfit(node, kind) is not None:
+            _explain(node, shape, dtype)
+        return Leaves(dtype, shape, node.parts, [], charge)
+    leaves = [node]
     for size in shape:
         if set(map(type, leaves)) - {list} or set(map(len, leaves)) - {size}:
-            _explain(value, 0, shape, dtype)
+            _explain(node, shape, dtype)
         leaves = list(itertools.chain.from_iterable(leaves))
-    kind = KINDS.get(dtype)
-    if kind is None or not _fit(leaves, kind):
-        _explain(value, 0, shape, dtype)
-    elif dtype == _STRING:
-        proto.string_val.extend([encode_text(leaf) if isinstance(leaf, str) else _bytes(leaf) for leaf in leaves])
-    elif kind.accepts is NUMBERS:
-        try:
-            getattr(proto, kind.field).extend(array("d" if dtype == _DOUBLE else "f", leaves))
-        except OverflowError as error:
-            raise JsonSyntaxError("JSON Parse error: Number too big to be stored in double.") from error
-    else:
-        getattr(proto, kind.field).extend(leaves)
+    kinds = set(map(type, leaves))
+    if kind is None or not kinds <= _accepted(dtype):
+        _explain(node, shape, dtype)
+    if dtype == STRING:
+        return Leaves(dtype, shape, [], [_bytes(leaf) if isinstance(leaf, Base64) else leaf for leaf in leaves], charge)
+    return Leaves(dtype, shape, [Part(bytes(leaves))] if leaves else [], [], charge)
 
 
-def _fit(leaves: Sequence[Any], kind: Kind) -> bool:
-    """Whether values are of a kind."""
-    if not set(map(type, leaves)) <= kind.accepts:
-        return False
-    return kind.accepts is not WHOLE or not leaves or (kind.least <= min(leaves) and max(leaves) <= kind.greatest)
+def _accepted(dtype: int) -> set[type]:
+    """Return the types of values other than numbers that a tensor takes."""
+    return _ACCEPTED.get(dtype, set())
 
 
-def _bytes(value: Any) -> bytes:
-    if not is_base64(value):
-        raise JsonFormError(f"{HIDDEN_VALUE} not formatted correctly for base64 data")
-    return decode_base64(value)
+def _misfit(numbers: Numbers, kind: Kind | None) -> int | None:
+    """Return the index of the first number that a tensor of this kind does not take, or None where all fit."""
+    if kind is None or kind.code == "" or (kind.code == "B" and not kind.whole):
+        return 0
+    if not kind.whole:
+        return None
+    start = 0
+    for part in numbers.parts:
+        if part.has_fractions:
+            return start + max(part.whole.find(b"\0"), 0)
+        if len(part.values) and not (kind.least <= min(part.values) and max(part.values) <= kind.greatest):
+            return start + next(i for i, value in enumerate(part.values) if not kind.least <= value <= kind.greatest)
+        start += len(part.values)
+    return None
 
 
-def _explain(value: Any, level: int, shape: Sequence[int], dtype: int) -> None:
-    """Raise what theirs says of the first place where ``value`` is no tensor of ``shape`` (``FillTensorProto``)."""
-    if not isinstance(value, list):
-        if level != len(shape):
-            raise JsonFormError(
-                f"{HIDDEN_VALUE} found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
-            )
-        _check_leaf(value, dtype)
-        return
+def _bytes(value: Base64) -> bytes:
+    if value.content is None:
+        raise JsonFormError("Unable to base64 decode")
+    return value.content
+
+
+def _explain(node: Any, shape: Sequence[int], dtype: int) -> None:
+    """Raise what theirs says of the first place where ``node`` is not a tensor of ``shape`` (``FillTensorProto``)."""
+    waiting: list[Iterator[Any]] = [iter((node,))]
+    while waiting:
+        level = len(waiting) - 1
+        value = next(waiting[-1], waiting)
+        if value is waiting:
+            waiting.pop()
+        elif isinstance(value, list):
+            _check_size(len(value), level, shape)
+            waiting.append(iter(value))
+        elif isinstance(value, Numbers):
+            for size in value.shape:
+                _check_size(size, level, shape)
+                level += 1
+            _check_level(level, shape)
+            if _misfit(value, KINDS.get(dtype)) is not None:
+                _check_leaf(0.5, dtype)
+        else:
+            _check_level(level, shape)
+            _check_leaf(value, dtype)
+
+
+def _check_size(size: int, level: int, shape: Sequence[int]) -> None:
     if level >= len(shape):
         raise JsonFormError(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
-    if len(value) != shape[level]:
+    if size != shape[level]:
         raise JsonFormError(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+            f"Encountered list at unexpected size: {size} at level: {level} expected size: {shape[level]}"
         )
-    for element in value:
-        _explain(element, level + 1, shape, dtype)
+
+
+def _check_level(level: int, shape: Sequence[int]) -> None:
+    if level != len(shape):
+        raise JsonFormError(
+            f"{HIDDEN_VALUE} found at incorrect level: {level + 1} in the JSON DOM. Expected at level: {len(shape)}"
+        )
 
 
 def _check_leaf(value: Any, dtype: int) -> None:
+    """Raise where a value is not an element of a tensor of the type."""
     kind = KINDS.get(dtype)
-    if kind is None and not isinstance(value, dict):
+    if kind is not None and type(value) in {int, float} and _misfit(Numbers((), [part_of([value])]), kind) is None:
+        return
+    if kind is None and not isinstance(value, JsonObject | Base64):
         raise JsonTypeError(f"Conversion of {HIDDEN_VALUE} to type: {type_name(dtype)}")
-    if kind is None or not _fit([value], kind):
+    if dtype == STRING and isinstance(value, JsonObject):
+        raise JsonFormError(f"{HIDDEN_VALUE} not formatted correctly for base64 data")
+    if dtype == STRING and isinstance(value, Base64):
+        _bytes(value)
+        return
+    if kind is None or type(value) not in _accepted(dtype):
         raise JsonFormError(f"{HIDDEN_VALUE} Type: {json_type(value)} is not of expected type: {type_name(dtype)}")

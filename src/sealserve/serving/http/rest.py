@@ -6,6 +6,7 @@ messages), ``model_servers/http_server.cc`` (``ToHTTPStatusCode``), ``g3doc/api_
 
 import logging
 import re
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,25 +17,31 @@ from google.protobuf import json_format
 from sealserve.serving.api.examples import Call, classify, regress
 from sealserve.serving.api.model_metadata import get_model_metadata
 from sealserve.serving.api.model_status import get_model_status
-from sealserve.serving.api.predict import DEFAULT_SIGNATURE, run_predict
-from sealserve.serving.http.json_answers import render_columns, render_rows
+from sealserve.serving.api.predict import DEFAULT_SIGNATURE, run_inputs
+from sealserve.serving.http.json_answers import Output, render_columns, render_rows
+from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError
 from sealserve.serving.http.json_examples import fill_examples, render_classes, render_values
-from sealserve.serving.http.json_tensors import fill_inputs
-from sealserve.serving.http.json_text import JsonFormError, parse, quote, signature_name
+from sealserve.serving.http.json_nodes import JsonObject
+from sealserve.serving.http.json_reader import SIGNATURE, read
+from sealserve.serving.http.json_tensors import read_inputs
+from sealserve.serving.http.json_text import quote
+from sealserve.serving.http.memory import Loan
 from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
+    DataType,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelSpec,
-    PredictRequest,
     RegressionRequest,
+    SignatureDef,
     SignatureDefMap,
 )
 from sealserve.serving.servables import Servables
+from sealserve.serving.wire.allowance import Allowance
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,13 @@ _LOOK: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _API: Final = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+_DOUBLE: Final = DataType.Value("DT_DOUBLE")
+_NAMED: Final = re.compile(rb'"signature_name"\s*+:\s*+"([^"\\]*+)"')
+_NEAR: Final = 4096
+"""Bytes from the beginning and the end of a document in which the name of the signature is looked for."""
+_SIGNATURE: Final = SIGNATURE.encode()
 _GREATEST: Final = 2**63 - 1
+_DIGITS: Final = len(str(_GREATEST))
 
 HTTP_STATUS: Final = {
     Status.OK: 200,
@@ -83,10 +96,12 @@ class Answer:
     Args:
         status: The HTTP status.
         body: JSON, or nothing.
+        closes: Whether the connection ends with it: an unread body may follow the request.
     """
 
     status: int
     body: bytes
+    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +129,25 @@ class Rest:
         """Whether ``path`` (with its query) belongs to this API."""
         return _API.fullmatch(path) is not None
 
-    def answer(self, method: str, path: str, body: bytes, deadline: float | None) -> Answer:
+    def answer(
+        self, method: str, path: str, body: bytes | bytearray, deadline: float | None, loan: Loan | None = None
+    ) -> Answer:
         """Return the answer to a request.
 
         Args:
             method: GET, POST, ...
             path: The path as it was sent, with its query.
-            body: The body, without its content encoding.
+            body: The body, without its content encoding. A `bytearray` is emptied once it is read.
             deadline: When the answer is late, on the clock of `time.monotonic`; None for never.
+            loan: What the request borrows, its body included; None for as much as it needs.
         """
         started = time.monotonic()
         model, api, status = "", "", Status.OK
         try:
             target = _parse(method, path)
             model, api = target.spec.name, target.method
-            content = self._run(target, body, Call(max_tensor_bytes=self._largest, deadline=deadline))
+            borrowed = loan if loan is not None else Loan(Allowance(sys.maxsize))
+            content = self._run(target, body, Call(max_tensor_bytes=self._largest, deadline=deadline), borrowed)
         except RequestError as error:
             status, content = error.status, error_body(error.message)
         except Exception:
@@ -139,18 +158,18 @@ class Rest:
             METRICS.request_latency(model, api, "REST", time.monotonic() - started)
         return Answer(HTTP_STATUS[status], content)
 
-    def _run(self, target: _Target, body: bytes, call: Call) -> bytes:
+    def _run(self, target: _Target, body: bytes | bytearray, call: Call, loan: Loan) -> bytes:
         match target.method:
             case "predict":
-                return self._predict(target.spec, body, call)
+                return self._predict(target.spec, body, call, loan)
             case "classify":
                 request = ClassificationRequest(model_spec=target.spec)
-                self._fill_examples(request, body)
+                self._fill_examples(request, body, loan)
                 with self._servables.use(request.model_spec) as servable:
                     return render_classes(classify(servable, request, call).result)
             case "regress":
                 regression = RegressionRequest(model_spec=target.spec)
-                self._fill_examples(regression, body)
+                self._fill_examples(regression, body, loan)
                 with self._servables.use(regression.model_spec) as servable:
                     return render_values(regress(servable, regression, call).result)
             case "metadata":
@@ -158,26 +177,42 @@ class Rest:
             case _:
                 return self._status(target.spec)
 
-    def _predict(self, spec: ModelSpec, body: bytes, call: Call) -> bytes:
-        document = parse(body)
-        request = PredictRequest(model_spec=spec)
-        name = signature_name(document)
-        request.model_spec.signature_name = name
-        with self._servables.use(request.model_spec) as servable:
+    def _predict(self, spec: ModelSpec, body: bytes | bytearray, call: Call, loan: Loan) -> bytes:
+        single = self._is_single(spec, body)
+        document = read(body, loan.take, single=single)
+        name = _signature_name(document)
+        with self._servables.use(spec) as servable:
             definition = servable.definitions.get(name or DEFAULT_SIGNATURE)
             if definition is None:
                 raise JsonFormError(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
             if not definition.inputs:
                 raise JsonFormError(f"Failed to get input map for signature: {name or 'DEFAULT'}")
-            in_rows = fill_inputs(document, definition.inputs, request)
-            response = run_predict(servable, request, max_tensor_bytes=call.max_tensor_bytes, deadline=call.deadline)
-        render = render_rows if in_rows else render_columns
-        return render(response.outputs)
+            if single and _has_doubles(definition):  # another version came meanwhile
+                document = read(body, loan.take)
+            inputs, in_rows = read_inputs(document, definition.inputs, loan.take)
+            del document  # its arrays are freed while the tensors are filled
+            _give_up(body, loan)
+            results = run_inputs(servable, name, inputs, max_tensor_bytes=call.max_tensor_bytes, deadline=call.deadline)
+        outputs = {alias: Output.of(tensor) for alias, tensor in results.items()}
+        return render_rows(outputs) if in_rows else render_columns(outputs)
+
+    def _is_single(self, spec: ModelSpec, body: bytes | bytearray) -> bool:
+        """Whether floats are probably enough for each input; whether they are is known once the document is read."""
+        try:
+            definitions = self._servables.find(spec).definitions
+        except RequestError:  # told once the document is read
+            return False
+        named = _NAMED.search(body[:_NEAR]) or _NAMED.search(body[-_NEAR:])
+        name = named.group(1).decode("utf-8", "replace") if named else DEFAULT_SIGNATURE
+        return name in definitions and not _has_doubles(definitions[name])
 
     @staticmethod
-    def _fill_examples(request: Any, body: bytes) -> None:
-        document = parse(body)
-        request.model_spec.signature_name = signature_name(document)
+    def _fill_examples(request: Any, body: bytes | bytearray, loan: Loan) -> None:
+        size = len(body)
+        document = read(body, loan.take, single=True)
+        _give_up(body, loan)
+        loan.take(2 * size)  # as messages, and as the strings that TensorFlow parses
+        request.model_spec.signature_name = _signature_name(document)
         fill_examples(document, request.input)
 
     def _status(self, spec: ModelSpec) -> bytes:
@@ -199,6 +234,31 @@ class Rest:
         )
 
 
+def _give_up(body: bytes | bytearray, loan: Loan) -> None:
+    """Free the memory of a body that was read, where it can be."""
+    if isinstance(body, bytearray):
+        size = len(body)
+        body.clear()
+        loan.give_back(min(size, loan.size))
+
+
+def _has_doubles(definition: SignatureDef) -> bool:
+    """Whether a signature has an input of doubles."""
+    return any(info.dtype == _DOUBLE for info in definition.inputs.values())
+
+
+def _signature_name(document: JsonObject) -> str:
+    """Return the signature that a request names, or nothing.
+
+    Raises:
+        JsonFormError: It is not a string.
+    """
+    name = document.get(_SIGNATURE, b"")
+    if not isinstance(name, bytes):
+        raise JsonFormError(f"{HIDDEN_VALUE} not formatted correctly. '{SIGNATURE}' key must be a string value.")
+    return name.decode("utf-8", "replace")
+
+
 def error_body(message: str) -> bytes:
     """Return an error as the API's JSON."""
     return f'{{\n    "error": {quote(message)}\n}}'.encode("utf-8", "backslashreplace")
@@ -212,9 +272,10 @@ def _parse(method: str, path: str) -> _Target:
     name, version, label, verb = found.groups(default="")
     spec = ModelSpec(name=_decoded(name))
     if version:
-        if int(version[:20]) > _GREATEST:
+        digits = version.lstrip("0")
+        if len(digits) > _DIGITS or int(digits or "0") > _GREATEST:
             raise RestPathError(f"Failed to convert version: {version} to numeric.")
-        spec.version.value = int(version)
+        spec.version.value = int(digits or "0")
     if label:
         spec.version_label = _decoded(label)
     if method == "POST":

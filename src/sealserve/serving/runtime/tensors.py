@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import c_int64, c_void_p
 from typing import Any, Final, Self
 
@@ -121,6 +121,36 @@ class Tensor:
         for content in contents:
             memory[start : start + content.nbytes] = content  # ValueError where the sizes differ
             start += content.nbytes
+        return tensor
+
+    @classmethod
+    def from_stream(cls, library: Library, dtype: int, shape: Sequence[int], contents: Iterable[memoryview]) -> Self:
+        """Return a tensor of numbers whose memory is written part by part, so that not all parts are there at once.
+
+        Args:
+            library: TensorFlow.
+            dtype: The data type; not strings.
+            shape: Its shape.
+            contents: Bytes, one part after the other.
+
+        Raises:
+            TensorSizeError: The parts do not have the size of the tensor together.
+            TensorTypeError: The type is not a type of numbers.
+        """
+        if dtype == _STRING:
+            raise TensorTypeError("A tensor of strings has no content: its memory holds addresses.")
+        size = _size_of(dtype, shape)
+        tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), size))
+        memory, written = tensor.memory(writable=True), 0
+        for content in contents:
+            if written + content.nbytes <= size:
+                memory[written : written + content.nbytes] = content
+            written += content.nbytes
+        if written != size:
+            raise TensorSizeError(
+                f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {size} bytes; its parts"
+                f" have {written}."
+            )
         return tensor
 
     def rows(self, start: int, stop: int) -> "Tensor":

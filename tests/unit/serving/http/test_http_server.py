@@ -42,7 +42,7 @@ class Echo(Rest):
         self.entered = threading.Semaphore(0)
         self.server: HttpServer | None = None
 
-    def _run(self, target: Any, body: bytes, call: Any) -> bytes:
+    def _run(self, target: Any, body: bytes | bytearray, call: Any, loan: Any) -> bytes:  # noqa: ARG002
         self.entered.release()
         assert self.gate.wait(60)
         return json.dumps([target.spec.name, target.method, body.decode(), call.deadline is not None]).encode()
@@ -127,6 +127,20 @@ def test_a_body_that_is_too_large() -> None:
         assert ask(port, "/v1/models/m:predict", b" " * 4096)[0] == 200
 
     run(scenario, rest=Echo())
+
+
+def test_a_large_answer_comes_whole_packed_or_not() -> None:
+    body = json.dumps({"x": "".join(map(str, range(300_000)))}).encode()
+    limits = HttpLimits(threads=2, waiting=1, body=2**22, timeout=None, patience=60.0)
+
+    def scenario(port: int) -> None:
+        _, content, headers = ask(port, "/v1/models/m:predict", body)
+        assert json.loads(json.loads(content)[2]) == json.loads(body)
+        assert int(headers["content-length"]) == len(content)
+        _, packed, headers = ask(port, "/v1/models/m:predict", body, Accept_Encoding="gzip")
+        assert (headers["content-encoding"], gzip.decompress(packed)) == ("gzip", content)
+
+    run(scenario, rest=Echo(), limits=limits, allowance=Allowance(2**26), gzip=True)
 
 
 def test_answers_are_packed_where_both_sides_want_it() -> None:
@@ -221,11 +235,128 @@ def test_bytes_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
             stranger.sendall(b"canary-771177\r\n\r\n")
             answer = b"".join(iter(lambda: stranger.recv(4096), b""))
-            assert answer.startswith(b"HTTP/1.0 400 ")
-            assert answer.endswith(b"\r\n\r\nBad Request")
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "The bytes are not an HTTP/1.1 request."}
 
     run(scenario, rest=Echo())
     assert "canary" not in caplog.text
+
+
+def exchange(port: int, content: bytes, until: bytes = b"") -> bytes:
+    """Send bytes and return what comes back: up to ``until``, or to the end of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(content)
+        answer = b""
+        while part := client.recv(4096):
+            answer += part
+            if until and until in answer:
+                break
+        return answer
+
+
+POST = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"canary-771177\r\n\r\n", 400),
+        (b"CANARY-771177 /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/3.0\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET /v1/models/m\r\n\r\n", 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/models/canary-771177 m HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\ncanary-771177 x\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nX: canary-771177\0\r\n\r\n", 400),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nX: canary-771177" + b"x" * 17_000 + b"\r\n\r\n", 431),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\ncanary-771177" + b"x" * 17_000 + b": x\r\n\r\n", 431),
+        (b"GET /v1/models/m HTTP/1.1\r\n" + b"X: canary-771177\r\n" * 200 + b"\r\n", 400),
+        (b"GET /v1/models/canary-771177" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\ncanary-771177\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}canary-771177\r\n0\r\n\r\n", 400),
+        (POST + b"Transfer-Encoding: canary-771177\r\n\r\n{}", 400),
+        (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Content-Length: canary-771177\r\n\r\n{}", 400),
+        (POST + b"Content-Length: -1\r\n\r\n{}", 400),
+        (POST + b"Content-Length: " + b"7" * 5000 + b"\r\n\r\n", 400),
+        (POST + b"Content-Length: 18446744073709551615\r\nExpect: 100-continue\r\n\r\n", 413),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03canary-771177", 400),
+    ],
+)
+def test_errors_below_the_api_are_json_and_tell_nothing(
+    content: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def scenario(port: int) -> None:
+        answer = exchange(port, content)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nServer: sealserve\r\n" in head
+        assert b"\r\nContent-Type: application/json\r\n" in head
+        assert b"\r\nConnection: close" in head
+        assert json.loads(body)["error"]
+        for secret in (b"canary", b"CANARY", b"Python", b"aiohttp"):
+            assert secret not in answer
+
+    run(scenario, rest=Echo())
+    assert "canary" not in caplog.text.lower()
+
+
+def test_a_large_header_and_an_absolute_target() -> None:
+    def scenario(port: int) -> None:
+        assert ask(port, "/v1/models/m", X_Large="x" * 9000)[0] == 200
+        for target in ("http://h:80/v1/models/m", "HTTPS://h/v1/models/m"):
+            assert json.loads(ask(port, target)[1])[0] == "m"
+        for target in ("http://h", "http://h?x"):
+            assert ask(port, target)[0] == 404
+        assert ask(port, f"http://h{PATH}")[0] == 200
+
+    run(scenario, rest=Echo())
+
+
+def test_a_client_may_wait_for_the_word_to_continue() -> None:
+    def scenario(port: int) -> None:
+        head = POST + b"Content-Length: 2\r\nConnection: close\r\nExpect: 100-Continue\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(head)
+            assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(b"{}")
+            assert b"".join(iter(lambda: client.recv(4096), b"")).startswith(b"HTTP/1.1 200 ")
+        # HTTP/1.0 has no expectations.
+        answer = exchange(port, head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"{}")
+        assert b"100 Continue" not in answer
+        assert b" 200 OK" in answer
+
+    run(scenario, rest=Echo())
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (POST + b"Content-Length: 4097\r\nExpect: 100-continue\r\n\r\n", 413),
+        (POST + b"Content-Length: 2\r\nExpect: something-else\r\n\r\n", 417),
+        (POST + b"Content-Length: 2\r\nExpect: 100-continue, more\r\n\r\n", 417),
+        (POST.replace(b"v1", b"v2") + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n", 404),
+    ],
+)
+def test_a_body_that_nobody_reads_is_not_asked_for(content: bytes, status: int) -> None:
+    def scenario(port: int) -> None:
+        answer = exchange(port, content)  # the connection ends, though the body never comes
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"100 Continue" not in answer
+
+    run(scenario, rest=Echo(), limits=HttpLimits(threads=2, waiting=1, body=4096, timeout=None, patience=3600.0))
+
+
+def test_a_client_that_goes_away_in_the_middle_is_not_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    def scenario(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(POST + b"Content-Length: 100\r\n\r\n{")
+        assert ask(port, "/v1/models/m")[0] == 200
+
+    assert run(scenario, rest=Echo())
+    assert not caplog.records
 
 
 def test_the_page_of_metrics() -> None:
@@ -265,6 +396,64 @@ def test_running_requests_finish_before_the_end() -> None:
     assert run(scenario, rest=echo)
     askers[0].join(timeout=60)
     assert answers == [200]
+
+
+def test_clients_with_kept_connections_lose_nothing_at_the_end() -> None:
+    """Each goes on until its connection is closed by an answer, and is then refused."""
+    started = threading.Barrier(7)
+    lost: list[Exception] = []
+    answered = [0] * 6
+
+    def work(port: int, number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            while True:
+                connection.request("POST", "/v1/models/m:predict", b"{}")
+                response = connection.getresponse()
+                response.read()
+                assert response.status == 200
+                answered[number] += 1
+                if answered[number] == 1:
+                    started.wait()
+                if response.will_close:
+                    return
+        except Exception as error:  # noqa: BLE001  # whatever it is, a request was lost
+            lost.append(error)
+
+    workers: list[threading.Thread] = []
+
+    def scenario(port: int) -> None:
+        workers.extend(threading.Thread(target=work, args=(port, number)) for number in range(6))
+        for worker in workers:
+            worker.start()
+        started.wait()
+
+    limits = HttpLimits(threads=2, waiting=8, body=4096, timeout=None, patience=3600.0)
+    assert run(scenario, rest=Echo(), limits=limits, grace=3600.0)
+    for worker in workers:
+        worker.join(timeout=60)
+    assert not lost
+    assert all(answered)
+
+
+def test_idle_connections_are_closed_at_the_end_and_the_port_is_free() -> None:
+    idle: list[socket.socket] = []
+    ports: list[int] = []
+
+    def scenario(port: int) -> None:
+        ports.append(port)
+        idle.extend(socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(3))
+        idle[0].sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle[0].recv(4096).startswith(b"HTTP/1.1 200 ")
+        idle[1].sendall(b"GET /v1/mod")  # a request that never comes whole does not hold the server up
+
+    limits = HttpLimits(threads=2, waiting=1, body=4096, timeout=None, patience=3600.0)
+    assert run(scenario, rest=Echo(), limits=limits, grace=3600.0)
+    for client in idle:
+        assert client.recv(4096) == b""
+        client.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", ports[0]), timeout=60).close()
 
 
 def test_the_end_does_not_wait_longer_than_the_grace_period() -> None:

@@ -1,0 +1,121 @@
+"""Connections of HTTP clients: errors below the REST API are JSON like its own, and an idle connection can be closed.
+
+aiohttp answers by itself when bytes are not HTTP. Its answers are text, name the versions of Python and aiohttp, and
+can quote what the client sent.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import LineTooLong
+
+from sealserve.serving.http.rest import error_body
+
+logger = logging.getLogger(__name__)
+
+SERVER: Final = {"Server": "sealserve"}
+LONGEST_LINE: Final = 8 * 1024
+"""Bytes of the longest method, path and query."""
+LONGEST_FIELD: Final = 16 * 1024
+"""Bytes of the longest header."""
+
+_silent: Final = logging.getLogger(f"{__name__}.aiohttp")
+_silent.setLevel(logging.CRITICAL)  # aiohttp's messages quote the client's bytes
+
+
+class Connection(web.RequestHandler):
+    """One connection. The time of its last byte in either direction decides whether it is idle."""
+
+    last_used = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Note the time and parse ``data``."""
+        self.last_used = self._loop.time()
+        super().data_received(data)
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether no request runs, is queued or has begun to arrive within the last ``seconds``."""
+        waits = self._waiter is not None and not self._waiter.done() and not self._messages
+        return waits and self._loop.time() - self.last_used >= seconds
+
+    def ignore_body(self) -> None:
+        """Close the connection after the answer that comes next, without waiting for the rest of the request."""
+        self._lingering_time = 0.0
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # it quotes the client's bytes
+    ) -> web.StreamResponse:
+        """Return the answer to bytes that are not HTTP, or to a request whose handler failed, and close."""
+        if isinstance(exc, ConnectionError):  # the client went away
+            raise exc
+        if request.writer.output_size:
+            raise ConnectionError("A part of the answer was sent already.")
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.error("a request failed for a reason that is not the request's", exc_info=exc)
+            text = "internal"
+        else:
+            status, text = _reason(status, exc)
+        answer_in_http11(request)  # aiohttp assumes 1.0 where it could not read a request line
+        response = web.Response(status=status, body=error_body(text), content_type="application/json", headers=SERVER)
+        response.force_close()
+        return response
+
+
+class Connections(web.Server):
+    """All connections of a port.
+
+    Args:
+        handler: What answers a request.
+        patience: Seconds that a connection may be idle, and that an unread body may take to arrive.
+    """
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, patience: float) -> None:
+        super().__init__(handler)
+        self._patience = patience
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of a new connection."""
+        connection = Connection(
+            self,
+            loop=self._loop,
+            access_log=None,  # type: ignore[arg-type]  # it is optional
+            keepalive_timeout=self._patience,
+            lingering_time=self._patience,
+            logger=_silent,
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_FIELD,
+        )
+        connection.last_used = self._loop.time()
+        return connection
+
+    def close_idle(self, seconds: float) -> bool:
+        """Close connections that have been idle for ``seconds``; return whether others are left."""
+        for connection in self.connections:
+            if isinstance(connection, Connection) and connection.is_idle(seconds):
+                connection.force_close()
+        return bool(self.connections)
+
+
+def answer_in_http11(request: web.BaseRequest) -> None:
+    """Let the status line of the answer say HTTP/1.1, whatever version the request claims."""
+    request._version = HttpVersion11  # noqa: SLF001  # aiohttp takes it from there, and has no other way
+    request._cache.pop("version", None)  # noqa: SLF001
+
+
+def _reason(status: int, error: BaseException | None) -> tuple[int, str]:
+    """Return the status and the text for bytes that are not HTTP, without a byte of them."""
+    if isinstance(error, LineTooLong):
+        limit = error.args[1] if len(error.args) > 1 else None
+        if str(limit) == str(LONGEST_LINE):
+            return 414, f"The request line takes more than {LONGEST_LINE} bytes."
+        return 431, f"A header takes more than {LONGEST_FIELD} bytes."
+    if status == HTTPStatus.BAD_REQUEST:
+        return status, "The bytes are not an HTTP/1.1 request."
+    return status, HTTPStatus(status).phrase

@@ -1,0 +1,32 @@
+"""What can be wrong with the JSON of a request."""
+
+from typing import Final
+
+from sealserve.serving.request_errors import RequestError, Status
+
+HIDDEN_VALUE: Final = "JSON Value: <hidden>"
+"""What stands where TensorFlow Serving's errors quote a JSON value."""
+
+
+class JsonSyntaxError(RequestError):
+    """The body is not JSON."""
+
+    code = "request.json-syntax"
+
+
+class JsonFormError(RequestError):
+    """The body is JSON, but not of the form that the method takes."""
+
+    code = "request.json-form"
+
+
+class JsonTypeError(RequestError):
+    """There is no JSON for values of the tensor's type."""
+
+    code = "request.json-type"
+    status = Status.UNIMPLEMENTED
+
+
+def syntax_error(text: str, offset: int) -> JsonSyntaxError:
+    """Return the error for the byte at ``offset``, with RapidJSON's text (``error/en.h``)."""
+    return JsonSyntaxError(f"JSON Parse error: {text} at offset: {offset}")

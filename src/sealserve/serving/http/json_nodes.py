@@ -1,0 +1,198 @@
+"""What a JSON document consists of once it is read: objects, lists, and numbers as arrays of machine numbers.
+
+A request can have a hundred million numbers. As Python objects they would take ten times the memory of their text. So a
+list that has only numbers, or only such lists of one shape, becomes one `Numbers`, whatever its depth.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+LEAST: Final = -(2**63)
+GREATEST: Final = 2**64 - 1
+"""Integers outside of this range are doubles (RapidJSON, ``reader.h``, ``ParseNumber``)."""
+_CODES: Final = (
+    ("b", -(2**7), 2**7 - 1),
+    ("h", -(2**15), 2**15 - 1),
+    ("i", -(2**31), 2**31 - 1),
+    ("q", LEAST, 2**63 - 1),
+    ("Q", 0, GREATEST),
+)
+"""Types of arrays, and the integers that they hold."""
+_SMALL: Final = 1024
+"""Shorter parts are put together: each one has a price of its own."""
+_PART: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some consecutive numbers.
+
+    Args:
+        values: The numbers: doubles, integers of the smallest fitting size, or a list where no array holds them all.
+        whole: For each of the doubles whether it was an integer in the text; empty where all were of one kind.
+    """
+
+    values: Any
+    whole: bytes = b""
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether a number is not an integer, as the text spells it."""
+        return isinstance(self.values, array) and self.values.typecode in {"f", "d"}
+
+    def numbers(self) -> Iterable[Any]:
+        """Return Python's numbers: ``int`` where the text has integers."""
+        if self.whole:
+            return [int(value) if whole else value for value, whole in zip(self.values, self.whole, strict=True)]
+        values: Iterable[Any] = self.values
+        return values
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes in memory."""
+        width = self.values.itemsize if isinstance(self.values, array) else 40
+        return len(self.values) * width + len(self.whole) + 320
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A regular list of numbers.
+
+    Args:
+        shape: The size of each dimension.
+        parts: The numbers, one row after the other.
+    """
+
+    shape: tuple[int, ...]
+    parts: list[Part]
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self.parts:
+            yield from part.numbers()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """An object. The order of its members and repeated names are kept.
+
+    Args:
+        members: Names and values.
+    """
+
+    members: Sequence[tuple[bytes, Any]]
+
+    def __contains__(self, name: bytes) -> bool:
+        return any(found == name for found, _ in self.members)
+
+    def __getitem__(self, name: bytes) -> Any:
+        """Return the value of the first member with this name, as RapidJSON's ``FindMember`` does."""
+        for found, value in self.members:
+            if found == name:
+                return value
+        raise KeyError(name)
+
+    def get(self, name: bytes, default: Any) -> Any:
+        """Return the value of the first member with this name, or ``default``."""
+        return next((value for found, value in self.members if found == name), default)
+
+
+@dataclass(frozen=True, slots=True)
+class Base64:
+    """An object whose only member is named ``b64`` and has a string.
+
+    Args:
+        content: The bytes that it stands for, or None where the string is not base64.
+    """
+
+    content: bytes | None
+
+
+def fractions(values: list[Any], *, single: bool) -> Part:
+    """Return floating-point numbers as a part, rounded to floats where ``single`` asks for it."""
+    return Part(array("f" if single else "d", values))
+
+
+def part_of(values: list[Any], single: bool = False) -> Part:
+    """Return Python's numbers as a part.
+
+    Args:
+        values: The numbers.
+        single: Whether fractions are needed as floats only.
+
+    Raises:
+        OverflowError: An integer is too large for a double.
+    """
+    kinds = set(map(type, values))
+    if int in kinds:
+        if kinds == {int}:
+            least, greatest = min(values), max(values)
+            for code, low, high in _CODES:
+                if low <= least and greatest <= high:
+                    return Part(array(code, values))
+            if least >= LEAST and greatest <= GREATEST:
+                return Part(values)
+        values = [value if LEAST <= value <= GREATEST or type(value) is float else float(value) for value in values]
+        whole = bytes(type(value) is int for value in values)
+        return Part(array("f" if single else "d", values), whole if any(whole) else b"")
+    return fractions(values, single=single)
+
+
+def closed(values: list[Any], *, single: bool = False) -> Any:
+    """Return a list as it is kept: as `Numbers` where it is a regular list of numbers.
+
+    Raises:
+        OverflowError: An integer is too large for a double.
+    """
+    kinds = set(map(type, values))
+    if kinds and kinds <= {int, float}:
+        return Numbers((len(values),), [part_of(values, single)])
+    if kinds == {Numbers} and len({value.shape for value in values}) == 1:
+        return Numbers((len(values), *values[0].shape), _joined((p for value in values for p in value.parts), single))
+    return values
+
+
+def _joined(parts: Iterable[Part], single: bool) -> list[Part]:
+    found: list[Part] = []
+    waiting: list[Any] = []
+    for part in parts:
+        small = len(part.values) < _SMALL
+        if waiting and (not small or len(waiting) >= _PART):
+            found.append(part_of(waiting, single))
+            waiting = []
+        if small:
+            waiting.extend(part.numbers())
+        else:
+            found.append(part)
+    return [*found, part_of(waiting, single)] if waiting else found
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    """Return the sizes of a list, of its first element, and so on (``GetDenseTensorShape``)."""
+    shape: list[int] = []
+    while isinstance(node, list):
+        shape.append(len(node))
+        if not node:
+            break
+        node = node[0]
+    return (*shape, *node.shape) if isinstance(node, Numbers) else tuple(shape)
+
+
+def count(shape: Sequence[int]) -> int:
+    """Return how many elements a shape has."""
+    return math.prod(shape)
+
+
+def json_type(node: Any) -> str:
+    """Return what RapidJSON calls the type of a value."""
+    if node is None:
+        return "Null"
+    if isinstance(node, bool):
+        return str(node)
+    if isinstance(node, JsonObject | Base64):
+        return "Object"
+    if isinstance(node, list | Numbers):
+        return "Array"
+    return "String" if isinstance(node, bytes) else "Number"
