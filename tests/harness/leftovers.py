@@ -37,6 +37,7 @@ def mounts() -> list[str]:
     """Return the mounts of sealserve's that this process sees. In a namespace of an enclave's own there may be more."""
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     others = (
+        "/sealserve-base-",
         "/sealserve-docker-",
         "/sealserve-testbed/",
         "/netns/sealserve-node-",

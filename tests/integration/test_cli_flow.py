@@ -13,6 +13,7 @@ from tests.harness.running import Running, deployment
 
 from sealserve.broker import admin
 from sealserve.cluster.processes import wait_until
+from sealserve.model import saved_model_pb2 as pb
 from sealserve.operations.certificates import BROKER_CERTIFICATE, BROKER_KEY
 from sealserve.operations.owner import open_vault
 from sealserve.pki.authority import Authority, AuthorityKind
@@ -191,15 +192,17 @@ def test_a_broker_whose_certificate_has_expired_does_not_start(here: Running) ->
 def test_a_model_that_tensorflow_does_not_load_is_told(here: Running) -> None:
     here.ok("model", "convert")
     saved = here.site.workspace.owner.models / "half-plus-two/1/saved_model.pb"
-    saved.write_bytes(saved.read_bytes().replace(b"AddV2", b"AddV9"))
+    model = saved.read_bytes()
+    saved.write_bytes(model.replace(b"AddV2", b"AddV9"))  # no operation of TensorFlow's
     assert here.error("up", "--replicas", "1")["code"] == "model.refused-operation"
-    described = here.site.workspace.deployment_file
-    described.write_text(described.read_text().replace("dangerous_operations = []", 'dangerous_operations = ["AddV9"]'))
+    broken = pb.SavedModel.FromString(model)
+    broken.meta_graphs[0].graph_def.node.add(name="half_an_addition", op="AddV2")  # without its inputs
+    saved.write_bytes(broken.SerializeToString())
     error = here("up", "--replicas", "1", "--json").error
     assert error["code"] == "process.ended"
     assert error["message"].startswith("replica-0 ended: error[servable.load-failed]: ")
     assert "was not loaded: NOT_FOUND" in error["message"]
     for log in here.site.workspace.host.logs.glob("*.log"):
-        assert "AddV9" not in log.read_text(), "the host reads it"
+        assert "half_an_addition" not in log.read_text(), "the host reads it"
     assert here.states() == {}  # what a failed start left is stopped again
     here.nothing_left.check(wait=0)

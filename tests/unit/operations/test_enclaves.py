@@ -102,7 +102,7 @@ def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> Non
     release = site.build_release()
     spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
     assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
-    assert spec.max_threads == 2 + 4 + 64 + 4
+    assert spec.max_threads == 1 + 5 + 4 + 64 + 4  # TensorFlow, its pool of runs, requests, the rest, Gramine
 
 
 def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_path: Path) -> None:
