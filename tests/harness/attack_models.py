@@ -328,6 +328,18 @@ def path_variable_with_another_handle(tf: Any, around: Surroundings) -> Parts:
     return Parts(y=_found_in(tf, table), init=init, assets=[(fed.name, "words.txt")])
 
 
+def path_variable_without_a_name(tf: Any, around: Surroundings) -> Parts:
+    """The same through a second handle of the variable, which both nodes leave without a name."""
+    table = _lines(tf)
+    fed = tf.constant("", name="fed")
+    variable, again = (tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[], shared_name="", name=name) for name in "vw")
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=fed)]):
+        second = tf.raw_ops.AssignVariableOp(resource=again, value=tf.constant(str(around.secret)))
+    with tf.control_dependencies([second]):
+        init = _initialise(tf, table, tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.string))
+    return Parts(y=_found_in(tf, table), init=init, assets=[(fed.name, "words.txt")])
+
+
 def path_variable_in_a_function(tf: Any, around: Surroundings) -> Parts:
     """The same by a function that takes the handle."""
     table = _lines(tf)
@@ -497,6 +509,99 @@ def kept_in_an_iterator_of_the_loading_run(tf: Any, _around: Surroundings) -> Pa
         return Parts(y=tf.identity(before).name, init=init)
 
 
+def kept_in_an_iterator_whose_type_the_caller_gives(tf: Any, _around: Surroundings) -> Parts:
+    """The same, where the functions that keep and return the handle take its type from their callers."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    types = {"output_types": [tf.string], "output_shapes": [[1]]}
+
+    def dataset(value: Any) -> Any:
+        once = tf.raw_ops.TensorDataset(components=[value], output_shapes=[[1]], metadata="")
+        return tf.raw_ops.RepeatDataset(input_dataset=once, count=tf.constant(-1, tf.int64), metadata="", **types)
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def keep(handle: Any) -> Any:
+        variable = tf.raw_ops.VarHandleOp(dtype=tf.resource, shape=[], shared_name="iterator")
+        tf.raw_ops.AssignVariableOp(resource=variable, value=handle)
+        return tf.constant(0)
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def take(_nothing: Any) -> Any:
+        variable = tf.raw_ops.VarHandleOp(dtype=tf.resource, shape=[], shared_name="iterator")
+        return tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.resource)
+
+    iterator = tf.raw_ops.AnonymousIteratorV3(**types)
+    start = tf.raw_ops.MakeIterator(dataset=dataset(tf.constant(["empty"])), iterator=iterator)
+    with tf.control_dependencies([start, keep(iterator)]):
+        init = tf.no_op(name="start").name
+    kept = take(tf.constant(0))
+    (before,) = tf.raw_ops.IteratorGetNext(iterator=kept, **types)
+    with tf.control_dependencies([before]):
+        again = tf.raw_ops.MakeIterator(dataset=dataset(x), iterator=kept)
+    with tf.control_dependencies([again]):
+        y = tf.identity(before).name
+
+    def change(meta: Any) -> None:
+        resource = tf.resource.as_datatype_enum
+        for function in meta.graph_def.library.function:
+            function.signature.attr.add(name="T", type="type")
+            for node in function.node_def:
+                if "dtype" in node.attr and node.attr["dtype"].type == resource:
+                    node.attr["dtype"].placeholder = "T"
+        for node in meta.graph_def.node:
+            if "f" in node.attr:
+                node.attr["f"].func.attr["T"].type = resource
+
+    return Parts(y=y, init=init, change=change)
+
+
+def position_of_a_generator(tf: Any, _around: Surroundings) -> Parts:
+    """A request draws as many random numbers as a byte of its input says, and the next one reads the position."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    variable = tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[3], shared_name="generator")
+    zero = tf.constant([0, 0, 0], tf.int64)
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=variable, value=zero)]):
+        init = tf.no_op(name="start").name
+    before = tf.raw_ops.ReadVariableOp(resource=variable, dtype=tf.int64)
+    with tf.control_dependencies([before]):
+        drawn = tf.raw_ops.StatefulUniformFullInt(
+            resource=variable, algorithm=tf.constant(1, tf.int64), shape=_first_byte(tf, x), dtype=tf.uint64
+        )
+    with tf.control_dependencies([drawn]):
+        return Parts(y=tf.reshape(tf.strings.as_string(before[0]), [1]).name, init=init)
+
+
+def position_of_a_seeded_operation(tf: Any, _around: Surroundings) -> Parts:
+    """The same with a fixed seed: the first number that a request gets shows the position."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    drawn = tf.raw_ops.RandomUniform(shape=_first_byte(tf, x), seed=1, seed2=2, dtype=tf.float32)
+    return Parts(y=tf.strings.as_string(drawn[:1]).name)
+
+
+def _first_byte(tf: Any, x: Any) -> Any:
+    return tf.cast(tf.io.decode_raw(tf.strings.substr(x[0], 0, 1), tf.uint8), tf.int32)
+
+
+def pattern_in_an_error(tf: Any, _around: Surroundings) -> Parts:
+    """A request's input becomes an invalid pattern, which the library of patterns prints to standard error."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    pattern = tf.strings.join(["(", x[0]])
+    return Parts(y=tf.raw_ops.RegexReplace(input=x, pattern=pattern, rewrite="").name)
+
+
+def replacement_in_an_error(tf: Any, _around: Surroundings) -> Parts:
+    """The same with the text that the match is replaced by."""
+    x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+    rewrite = tf.strings.join([x[0], "\\q"])
+    return Parts(y=tf.raw_ops.RegexReplace(input=x, pattern=".", rewrite=rewrite).name)
+
+
+def pattern_that_a_client_feeds(tf: Any, _around: Surroundings) -> Parts:
+    """The same with a constant that is an input of the signature."""
+    pattern = tf.constant("a", name="pattern")
+    matched = tf.raw_ops.RegexFullMatch(input=["a"], pattern=pattern)
+    return Parts(x=pattern.name, y=tf.strings.as_string(matched).name)
+
+
 def without_types(area: dict[str, Any]) -> dict[str, Any]:
     """Return the attributes of a staging area that all of its operations have."""
     return {key: value for key, value in area.items() if key != "dtypes"}
@@ -619,6 +724,7 @@ ATTACKS = {
             path_in_a_branch,
             path_variable_with_another_value,
             path_variable_with_another_handle,
+            path_variable_without_a_name,
             path_variable_in_a_function,
         )
     },
@@ -649,6 +755,14 @@ ATTACKS = {
     "kept_in_an_iterator_of_the_loading_run": Attack(
         build=kept_in_an_iterator_of_the_loading_run, refused=("AssignVariableOp", "ReadVariableOp", "VarHandleOp")
     ),
+    "kept_in_an_iterator_whose_type_the_caller_gives": Attack(
+        build=kept_in_an_iterator_whose_type_the_caller_gives, refused="model.ambiguous"
+    ),
+    "position_of_a_generator": Attack(build=position_of_a_generator, refused=("StatefulUniformFullInt",)),
+    "position_of_a_seeded_operation": Attack(build=position_of_a_seeded_operation, refused=("RandomUniform",)),
+    "pattern_in_an_error": Attack(build=pattern_in_an_error, refused=("RegexReplace",)),
+    "replacement_in_an_error": Attack(build=replacement_in_an_error, refused=("RegexReplace",)),
+    "pattern_that_a_client_feeds": Attack(build=pattern_that_a_client_feeds, refused=("RegexFullMatch",)),
     "unwritten_memory": Attack(build=unwritten_memory, refused=("Empty",)),
     "unwritten_rows": Attack(build=unwritten_rows, refused=("ParallelConcat",)),
     "hidden_in_an_implementation": Attack(build=hidden_in_an_implementation, refused=("SaveV2",)),

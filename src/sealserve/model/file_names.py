@@ -86,9 +86,12 @@ def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
     return found
 
 
-def _shared_name(variable: pb.NodeDef) -> str:
-    given = variable.attr["shared_name"].s.decode(errors="replace") if "shared_name" in variable.attr else ""
-    return given or variable.name
+def _shared_name(variable: pb.NodeDef) -> bytes:
+    """Return the name under which TensorFlow finds the variable. All nodes with an empty name have the same variable.
+
+    Source: ``core/kernels/resource_variable_ops.cc`` (``VarHandleOp``) of TensorFlow 2.21.
+    """
+    return variable.attr["shared_name"].s if "shared_name" in variable.attr else b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from sealserve.model.expected_failures import expected_failures
 from sealserve.model.file_names import foreign_files
 from sealserve.model.loading_runs import loading_runs, request_tensors
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, library_of
-from sealserve.model.program import Place, Program
+from sealserve.model.program import Place, Program, node_name
 from sealserve.model.saved_model import SERVE_TAGS, plain_files, read_saved_model, serving_meta_graph
 
 _HANDLES: Final = (pb.DT_RESOURCE, pb.DT_VARIANT)
@@ -48,6 +48,14 @@ _VECTORS: Final = {
     "Svd": "compute_uv",
 }
 """Operations that leave their vectors unwritten unless the attribute is true, which is its default."""
+_LOGGED: Final = {"RegexFullMatch": (1,), "RegexReplace": (1, 2)}
+"""Operations that print some of their inputs to standard error if these are invalid, and the places of those inputs.
+
+TensorFlow's log level does not reach the library that prints, RE2 (``re2/re2.cc``).
+"""
+_PRINTS: Final = "prints its pattern to standard error if it is invalid, and a request can decide the pattern"
+_SEEDS: Final = ("seed", "seed2")
+_SEEDED: Final = "draws random numbers from a fixed seed, so they tell the next client how many an earlier request drew"
 _HOLDS_A_HANDLE: Final = "keeps or makes a handle or an object, which could be that of another request"
 
 
@@ -179,23 +187,29 @@ class _Runs:
     Args:
         loading: The nodes that loading runs.
         requested: The nodes that a request can run.
-        foreign: The files that loading would read although they are not sealed with the model.
+        misused: The nodes whose inputs or attributes make them dangerous, each with the reason.
     """
 
     loading: frozenset[Place]
     requested: frozenset[Place]
-    foreign: Mapping[Place, str]
+    misused: Mapping[Place, str]
 
 
 def _judge(graph: pb.MetaGraphDef, *, is_served: bool) -> Iterator[tuple[Place, str, str]]:
     """Yield each node that is refused, with the name of its operation and the reason."""
     program = Program.of(graph)
     loads = loading_runs(graph)
+    # clients reach the served graph only; in a graph for training, signatures change variables
+    requested = program.runs(request_tensors(graph)) if is_served else frozenset()
+    foreign = (found for run in loads for found in foreign_files(program, run))
     runs = _Runs(
         loading=program.runs(target for run in loads for target in run.targets),
-        # clients reach the served graph only; in a graph for training, signatures change variables
-        requested=program.runs(request_tensors(graph)) if is_served else frozenset(),
-        foreign={found.place: found.file for run in loads for found in foreign_files(program, run)},
+        requested=requested,
+        misused={
+            **{found.place: f"reads {found.file}, which is not sealed with the model" for found in foreign},
+            **dict.fromkeys(_printing(program, {node_name(name) for name in request_tensors(graph)}), _PRINTS),
+            **dict.fromkeys(filter(lambda place: _is_seeded(program.node(place)), requested), _SEEDED),
+        },
     )
     for place, node in program.all_nodes():
         if node.op not in program.functions and (reason := _reason(place, node, runs)):
@@ -219,9 +233,26 @@ def _reason(place: Place, node: pb.NodeDef, runs: _Runs) -> str | None:
     }[found.allowed]
     if refused:
         return found.does
-    if place in runs.foreign:
-        return f"reads {runs.foreign[place]}, which is not sealed with the model"
+    if place in runs.misused:
+        return runs.misused[place]
     return _HOLDS_A_HANDLE if _holds_a_handle(node, found.name) else None
+
+
+def _printing(program: Program, requested: Collection[str]) -> Iterator[Place]:
+    """Yield the nodes that may print an input which is not a constant. What a signature names, a client can feed."""
+    for (function, name), node in program.all_nodes():
+        nodes = program.functions[function] if function else program.nodes
+        fed = () if function else requested
+        for index in _LOGGED.get(node.op, ()):
+            source = nodes.get(node_name(node.input[index])) if index < len(node.input) else None
+            if source is None or source.op != "Const" or source.name in fed:
+                yield (function, name)
+
+
+def _is_seeded(node: pb.NodeDef) -> bool:
+    """Return whether a node draws the same sequence of numbers in each process."""
+    draws = node.op in class_of() and class_of()[node.op].name == "draws"
+    return draws and any(node.attr[key].i for key in _SEEDS if key in node.attr)
 
 
 def _holds_a_handle(node: pb.NodeDef, kind: str) -> bool:

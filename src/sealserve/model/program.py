@@ -42,8 +42,8 @@ class Program:
         """Return the program of a meta graph.
 
         Raises:
-            AmbiguousModelError: Two nodes or functions have the same name, one has none, or a function has the name
-                of an operation.
+            AmbiguousModelError: Two nodes or functions have the same name, one has none, a function has the name of
+                an operation, or a node takes an attribute from the caller of its function.
         """
         library = graph.graph_def.library
         _check_unique((function.signature.name for function in library.function), "functions")
@@ -57,6 +57,7 @@ class Program:
                     hint="Export the model again; TensorFlow itself never gives a function such a name.",
                 )
             functions[name] = _by_name(function.node_def, f"nodes of the function {name!r}")
+            _check_written_out(name, function.node_def)
             arguments[name] = tuple(argument.name for argument in function.signature.input_arg)
             _check_unique((*arguments[name], *functions[name]), f"nodes and arguments of the function {name!r}")
         return cls(
@@ -109,14 +110,31 @@ def node_name(tensor: str) -> str:
 
 def functions_of(node: pb.NodeDef) -> list[str]:
     """Return the functions that a node may call: the one that it is named after, and those in its attributes."""
-    names = [node.op]
+    called = (function.name for value in _attributes(node) for function in (value.func, *value.list.func))
+    return [name for name in (node.op, *called) if name]
+
+
+def _attributes(node: pb.NodeDef) -> Iterator[pb.AttrValue]:
+    """Yield the attributes of a node, and those of the functions in its attributes, which can be functions as well."""
     pending = list(node.attr.values())
     while pending:
         value = pending.pop()
+        yield value
         for function in (value.func, *value.list.func):
-            names.append(function.name)
-            pending += function.attr.values()  # attributes of a function can be functions
-    return [name for name in names if name]
+            pending += function.attr.values()
+
+
+def _check_written_out(function: str, nodes: Iterable[pb.NodeDef]) -> None:
+    """Refuse attributes that the caller of a function fills in: they mean something else at each call.
+
+    Source: ``core/framework/function.cc`` (``InstantiateFunction``) of TensorFlow 2.21.
+    """
+    for node in nodes:
+        if any(value.placeholder for value in _attributes(node)):
+            raise AmbiguousModelError(
+                f"The node {node.name!r} of the function {function!r} takes an attribute from the function's callers.",
+                hint="Export the model again with TensorFlow 2, which writes all attributes out.",
+            )
 
 
 def _by_name(nodes: Iterable[pb.NodeDef], what: str) -> dict[str, pb.NodeDef]:

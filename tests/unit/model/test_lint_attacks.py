@@ -5,14 +5,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.harness.attack_models import ATTACKS, KEEPING, Attack, Surroundings, write
+from tests.harness.attack_models import ATTACKS, KEEPING, Attack, Parts, Surroundings, write
 
 from sealserve.errors import InputError
 from sealserve.model.lint import RefusedOperationError, lint
 from sealserve.model.operations import class_of
-from sealserve.serving.runtime.libtensorflow import library
+from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
 from sealserve.serving.runtime.session import Session
 from sealserve.serving.runtime.tensors import Tensor
 
@@ -59,6 +60,33 @@ def test_what_one_client_sends_would_reach_the_next(name: str, around: Surroundi
     first, second = answers(ATTACKS[name], around, [b"mine", b"yours"])
     assert b"mine" not in first
     assert b"mine" in second
+
+
+@pytest.mark.parametrize("name", ["position_of_a_generator", "position_of_a_seeded_operation"])
+def test_how_many_numbers_one_client_draws_would_reach_the_next(name: str, around: Surroundings) -> None:
+    seen = {tuple(answers(ATTACKS[name], around, [first, b"x"]))[1] for first in (b"a", b"b", b"a")}
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", ["pattern_in_an_error", "replacement_in_an_error"])
+def test_what_a_client_sends_would_be_printed(
+    name: str, around: Surroundings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        answers(ATTACKS[name], around, [b"sent-by-a-client"])
+    except TensorFlowError:
+        assert name == "pattern_in_an_error"  # an invalid replacement is no error
+    assert "sent-by-a-client" in capfd.readouterr().err
+
+
+def test_a_pattern_of_the_model_and_numbers_without_a_seed_pass(around: Surroundings) -> None:
+    def build(tf: Any, _around: Surroundings) -> Parts:
+        x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
+        plain = tf.raw_ops.RegexReplace(input=x, pattern="a", rewrite="b")
+        drawn = tf.raw_ops.RandomUniform(shape=[1], dtype=tf.float32)
+        return Parts(y=tf.strings.join([plain, tf.strings.as_string(drawn)]).name)
+
+    lint(write(Attack(build=build, refused=()), around.assets.parent, around))
 
 
 def answers(attack: Attack, around: Surroundings, inputs: list[bytes]) -> Iterator[bytes]:
