@@ -66,6 +66,7 @@ class Attack:
         writes: Whether it writes a file when it is served.
         tags: The tags of its graph.
         checkpoint: Whether ``variables/`` is there.
+        encode: What changes the serialised SavedModel at last.
     """
 
     build: Build
@@ -74,6 +75,7 @@ class Attack:
     writes: bool = False
     tags: tuple[str, ...] = ("serve",)
     checkpoint: bool = False
+    encode: Callable[[bytes], bytes] | None = None
 
 
 def write(attack: Attack, folder: Path, around: Surroundings) -> Path:
@@ -85,7 +87,8 @@ def write(attack: Attack, folder: Path, around: Surroundings) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     message = SavedModel(saved_model_schema_version=1, meta_graphs=[meta_graph])
-    (folder / "saved_model.pb").write_bytes(message.SerializeToString())
+    encoded = message.SerializeToString()
+    (folder / "saved_model.pb").write_bytes(attack.encode(encoded) if attack.encode else encoded)
     if attack.checkpoint:
         _write_checkpoint(tf, folder / "variables" / "variables", 1.0)
     return folder
@@ -689,6 +692,29 @@ def named_like_an_operation(tf: Any, _around: Surroundings) -> Parts:
     return Parts(y=tf.identity(x).name, change=change)
 
 
+def hidden_main_op(encoded: bytes) -> bytes:
+    """Give the entry of the initialiser an unknown field: TensorFlow reads the entry, Python does not."""
+    from tensorflow.core.protobuf.meta_graph_pb2 import CollectionDef  # noqa: PLC0415
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: PLC0415
+
+    message = SavedModel.FromString(encoded)
+    (graph,) = message.meta_graphs
+    value = CollectionDef()
+    value.CopyFrom(graph.collection_def["saved_model_main_op"])
+    del graph.collection_def["saved_model_main_op"]
+    entry = _field(1, b"saved_model_main_op") + _field(2, value.SerializeToString()) + _field(7, b"unknown")
+    return b"\x08\x01" + _field(2, graph.SerializeToString() + _field(4, entry))
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return the encoding of a field with a length (protobuf.dev/programming-guides/encoding)."""
+    size, length = len(value), bytearray()
+    while size > 0x7F:  # seven bits in each byte
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + value
+
+
 def forged_handle(tf: Any, _around: Surroundings) -> Parts:
     """A constant is the handle of a resource."""
     x = tf.compat.v1.get_default_graph().get_tensor_by_name("x:0")
@@ -769,6 +795,7 @@ ATTACKS = {
     "hidden_in_a_gradient": Attack(build=hidden_in_a_gradient, refused=("SaveV2",)),
     "hidden_in_a_functions_attribute": Attack(build=hidden_in_a_functions_attribute, refused=("SaveV2",)),
     "named_like_an_operation": Attack(build=named_like_an_operation, refused="model.ambiguous"),
+    "hidden_main_op": Attack(build=table_by_main_op, refused="model.ambiguous", reveals=True, encode=hidden_main_op),
     "forged_handle": Attack(build=forged_handle, refused=("Const",)),
     "parsed_handle": Attack(build=parsed_handle, refused=("ParseTensor",)),
 }

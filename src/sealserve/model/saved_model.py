@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.unread_fields import unread_field
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 SAVED_MODEL_FILE = "saved_model.pb"
@@ -157,6 +158,7 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
     Raises:
         ModelMissingError: There is no such folder.
         NotASavedModelError: It holds no readable ``saved_model.pb``.
+        AmbiguousModelError: Protobuf libraries differ in what they read of it.
     """
     if not folder.is_dir():
         raise ModelMissingError(f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb.")
@@ -174,6 +176,12 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
         raise NotASavedModelError(f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint) from error
     except DecodeError as error:
         raise NotASavedModelError(f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged.") from error
+    # a server would execute what the lint did not see
+    if field := unread_field(message):
+        raise AmbiguousModelError(
+            f"{path} has the field {field.partition('model.')[2]} in a form that only some protobuf libraries read.",
+            hint="Export the model again with TensorFlow, which never writes this form.",
+        )
     return message
 
 

@@ -282,6 +282,18 @@ def test_a_damaged_list_of_assets_is_refused(model: Path) -> None:
         lint(changed(model, add))
 
 
+def test_an_entry_of_a_map_that_only_tensorflow_reads_is_refused(model: Path) -> None:
+    node = pb.NodeDef(name="hidden", op="NoOp").SerializeToString()
+    entry = b"\x0a\x01f" + b"\x12\x00" + b"\x3a\x01u"  # the key, the value, and field 7
+    node += b"\x2a" + bytes([len(entry)]) + entry
+    graph = b"\x0a" + bytes([len(node)]) + node
+    meta_graph = b"\x12" + bytes([len(graph)]) + graph
+    message = (model / "saved_model.pb").read_bytes()
+    (model / "saved_model.pb").write_bytes(message + b"\x12" + bytes([len(meta_graph)]) + meta_graph)
+    with pytest.raises(AmbiguousModelError, match=r"NodeDef\.attr"):
+        lint(model)
+
+
 def test_the_last_member_of_a_collection_counts_as_in_tensorflow(model: Path) -> None:
     def add(graph: pb.MetaGraphDef) -> None:
         graph.graph_def.node.add(name="table", op="HashTableV2")
