@@ -138,6 +138,47 @@ def _two_inputs(tf: Any) -> dict[str, Callable[[Any, Any], Any]]:
     }
 
 
+def _within(tf: Any) -> dict[str, tuple[dict[str, Any], Any]]:
+    """Return inputs and outputs where inputs replace what operations compute, or reach others through their state."""
+    v1, nn, raw = tf.compat.v1, tf.nn, tf.raw_ops
+    square = tf.constant(np.ones([3, 3, 3, 3], np.float32))
+    picture, other = v1.placeholder(tf.float32, [None, 8, 8, 3]), v1.placeholder(tf.float32, None)
+    reshaped = tf.reshape(v1.placeholder(tf.float32, [None, 192]), [-1, 8, 8, 3])
+    constant = tf.constant(np.zeros([1, 8, 8, 3], np.float32))
+    convolved = nn.conv2d(picture, square, 1, "SAME")
+    rectified = nn.relu(convolved)
+    split = tf.split(nn.conv2d(other, square, 1, "SAME"), 2, -2)
+    waited = tf.identity(nn.conv2d(other, square, 1, "SAME"))
+    with tf.control_dependencies([waited]):
+        after = tf.identity(picture)
+    found = {
+        "of_reshape": ({"x": reshaped}, nn.conv2d(reshaped, square, 1, "SAME")),
+        "of_constant": ({"x": constant}, nn.conv2d(constant, square, 1, "SAME")),
+        "of_conv": ({"x": convolved}, nn.max_pool2d(convolved, 3, 1, "VALID")),
+        "of_relu": ({"x": rectified}, nn.conv2d(rectified, square, 1, "SAME")),
+        "of_half": ({"x": other, "half": split[1]}, split[0]),
+        "of_awaited": ({"x": other, "waited": waited, "y": picture}, after),
+    }
+    for name, kind in (("resource", True), ("reference", False)):
+        x = v1.placeholder(tf.float32, None)
+        if kind:
+            state = raw.VarHandleOp(dtype=tf.float32, shape=[1, 8, 8, 3], shared_name=name)
+            written = raw.AssignVariableOp(resource=state, value=x)
+        else:
+            state = raw.VariableV2(dtype=tf.float32, shape=[1, 8, 8, 3], shared_name=name)
+            written = raw.Assign(ref=state, value=x, validate_shape=False)
+        with tf.control_dependencies([written]):
+            held = raw.ReadVariableOp(resource=state, dtype=tf.float32) if kind else tf.identity(state)
+        found[f"in_{name}"] = {"x": x}, nn.conv2d(held, square, 1, "SAME")
+    rate, rate_two = v1.placeholder(tf.float32, None), v1.placeholder(tf.float32, None)
+    found["rate"] = {"x": rate}, tf.cast(raw.RandomPoissonV2(shape=[2], rate=rate) * 0, tf.float32)
+    found["rate_stateless"] = {"x": rate_two}, tf.cast(tf.random.stateless_poisson([1], [1, 2], rate_two), tf.float32)
+    queue, x = v1.FIFOQueue(3, [tf.float32]), v1.placeholder(tf.float32, None)
+    with tf.control_dependencies([queue.enqueue([x])]):
+        found["in_queue"] = {"x": x}, nn.conv2d(queue.dequeue(), square, 1, "SAME")
+    return found
+
+
 def _build(folder: Path) -> None:
     import tensorflow as tf  # noqa: PLC0415  # seconds, and only here
 
@@ -150,6 +191,8 @@ def _build(folder: Path) -> None:
         for name, compute_two in _two_inputs(tf).items():
             x, s = v1.placeholder(tf.float32, None), v1.placeholder(tf.int32, None)
             signatures[name] = v1.saved_model.predict_signature_def({"x": x, "s": s}, {"y": compute_two(x, s)})
+        for name, (given, computed) in _within(tf).items():
+            signatures[name] = v1.saved_model.predict_signature_def(given, {"y": computed})
         builder = v1.saved_model.Builder(str(folder / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
         builder.save()
@@ -162,6 +205,12 @@ def _requests() -> Requests:
     found: Requests = []
     for name, shape in product(_one_input(tf), SHAPES):
         found.append((name, {"x": rng.normal(size=shape).astype(np.float32)}))
+    with tf.Graph().as_default():
+        within = {name: list(given) for name, (given, _) in _within(tf).items()}
+    for (name, aliases), shape in product(within.items(), SHAPES):
+        found.append((name, {alias: rng.normal(size=shape).astype(np.float32) for alias in aliases}))
+    for name, value in product(("rate", "rate_stateless"), (1.0, np.nan, -np.inf, np.inf, 1e30)):
+        found.append((name, {"x": np.array([value], np.float32)}))
     numbers: tuple[Any, ...] = (
         [],
         [0],

@@ -1,4 +1,4 @@
-"""Operations that end the process, rather than fail, where an input has a rank or a size that they do not expect.
+"""Operations that end the process, or never end, rather than fail, where an input is not as they expect.
 
 Found with ``scripts/aborts.py``. It runs each operation that has a kernel for the CPU on inputs of every rank and many
 sizes and values, in child processes, with oneDNN (the default) and without it. The table below has what each needs.
@@ -9,6 +9,8 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels`` and oneDNN as th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from sealserve.serving.runtime.protos import DataType
 
 SPEC_VERSION: Final = "2.21"
 
@@ -24,6 +26,7 @@ class Need:
         elements: How many elements it must have; None where that does not matter.
         rank_of: Another input, whose rank this one may be below by one at most; None where that does not matter.
         least_value: The least value of its elements; None where any will do.
+        most_value: The greatest value of its elements; None where any will do. Only with a least value.
         is_shape: Whether its elements are sizes, which are not negative and whose product must fit into 64 bits.
         type_of: The attribute with the input's data type, or the type's name.
     """
@@ -34,6 +37,7 @@ class Need:
     elements: int | None = None
     rank_of: int | None = None
     least_value: int | None = None
+    most_value: int | None = None
     is_shape: bool = False
     type_of: str = "T"
 
@@ -126,6 +130,29 @@ def _fourier(_: Any) -> tuple[Need, ...]:
     return (Need(index=1, least_value=1, type_of="DT_INT32"),)
 
 
+_LARGEST: Final = {
+    DataType.Value("DT_HALF"): 65504,
+    DataType.Value("DT_INT32"): 2**31 - 1,
+    DataType.Value("DT_INT64"): 2**62,
+    DataType.Value("DT_INVALID"): 2**62,  # left out: the default is DT_INT64
+}
+
+
+def _poisson(index: int, type_of: str) -> _Rule:
+    """Return the rule of random numbers with a rate.
+
+    The operation rejects each number that is NaN or that the type of its output cannot hold, and draws again. At a rate
+    of NaN, or one far beyond that type, it never ends (``random_poisson_op.cc``, ``stateless_random_poisson_op.cc``).
+    """
+
+    def rule(node: Any) -> tuple[Need, ...]:
+        dtype = node.attr["dtype"].type if "dtype" in node.attr else 0
+        most = _LARGEST.get(dtype)
+        return (Need(index=index, least_value=0, most_value=most, type_of=type_of),)
+
+    return rule
+
+
 def _per_tensor(*indices: int, type_of: str = "DT_FLOAT") -> _Rule:
     """Return the rule of a quantised operation with one range for the whole tensor."""
 
@@ -192,6 +219,10 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "LSTMBlockCellGrad": _lstm_cell(16),
     # Fourier transforms to a length that is given.
     **dict.fromkeys(("RFFT", "RFFT2D", "RFFT3D", "IRFFT", "IRFFT2D", "IRFFT3D"), _fourier),
+    # Random numbers.
+    "RandomPoisson": _poisson(1, "dtype"),
+    "RandomPoissonV2": _poisson(1, "R"),
+    "StatelessRandomPoisson": _poisson(2, "Rtype"),
     # Scatter and gather.
     "ScatterNd": _scatter(0, 1),
     **dict.fromkeys(

@@ -115,10 +115,16 @@ def bounded_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
         bounded -= unbounded
     signatures = meta_graph.signature_def.values()
     fed = {_operation(info.name) for signature in signatures for info in signature.inputs.values()}
-    graph = _Graph({node.name: node for node in meta_graph.graph_def.node}, fed, bounded)
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    graph = _Graph(nodes, fed, bounded)
     found: dict[str, bool] = {}
     for signature in signatures:
-        given = {_operation(info.name) for info in signature.inputs.values()}
+        # Any other operation than a placeholder may still run: for its other outputs, or for what waits for it.
+        given = {
+            name
+            for name in (_operation(info.name) for info in signature.inputs.values())
+            if name in nodes and nodes[name].op == "Placeholder"
+        }
         for info in signature.outputs.values():
             found[info.name] = found.get(info.name, True) and graph.is_bounded([_operation(info.name)], given)
     return frozenset(name for name, is_bounded in found.items() if is_bounded)

@@ -12,13 +12,30 @@ from typing import Any, Final
 _SAME_ORDER: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"})
 _LOOPS: Final = frozenset({"While", "StatelessWhile"})
 _BRANCHES: Final = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
-_STORES: Final = ("Dequeue", "StackPop", "Unstage", "TensorArrayRead", "TensorArrayGather", "TensorArrayConcat")
-"""They return what others have put aside, where no edge of the graph leads to."""
+_STORES: Final = (
+    *("Queue", "StackPop", "Unstage", "TensorArrayRead", "TensorArrayGather", "TensorArrayConcat"),
+    *("Iterator", "Accumulator", "Barrier", "TakeManySparse", "GetSessionTensor", "LookupTableExport"),
+)
+"""Parts of the types of operations that return stored tensors: no edge of the graph leads there from the writer."""
+_VARIABLES: Final = frozenset({"VarHandleOp", "_VarHandlesOp", "Variable", "VariableV2", "TemporaryVariable"})
+_WRITERS: Final = (
+    *("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply", "ResourceStridedSliceAssign"),
+    *("ScatterUpdate", "ScatterAdd", "ScatterSub", "ScatterMul", "ScatterDiv", "ScatterMin", "ScatterMax"),
+    *("ScatterNdUpdate", "ScatterNdAdd", "ScatterNdSub", "ScatterNdMin", "ScatterNdMax", "StridedSliceAssign"),
+    *("Apply", "SparseApply", "CountUpTo", "ResourceCountUpTo"),
+)
+"""Beginnings of the types of operations that write to a variable."""
 
 
 def source(name: str) -> str:
     """Return the operation or argument that an input is of: ``x``, ``x:0``, ``x:y:0`` and ``^x`` are of ``x``."""
     return name.removeprefix("^").partition(":")[0]
+
+
+def place_of(name: str) -> tuple[str, int]:
+    """Return the operation and the index of the graph's tensor that is called ``x`` or ``x:0``."""
+    operation, _, index = name.partition(":")
+    return operation, int(index) if index.isdecimal() else 0
 
 
 def functions_of(node: Any, functions: Mapping[str, Any]) -> list[str]:
@@ -37,39 +54,80 @@ class Reach:
     """What the inputs of a signature reach.
 
     Args:
-        nodes: Operations of the graph that can compute the outputs and that an input reaches, the inputs excepted.
-        needed: Operations of the graph that can compute the outputs.
-        arguments: For each function that is called with something that an input reaches: the names of those arguments.
+        nodes: Operations of the graph that run for the outputs and that an input reaches.
+        needed: Operations of the graph that run for the outputs.
+        bodies: For each function that a reached operation calls: the names of its reached arguments and operations.
     """
 
     nodes: set[str]
     needed: set[str]
-    arguments: dict[str, set[str]] = field(default_factory=dict)
-
-    def reaches_input(self, body: set[str], name: str) -> bool:
-        """Whether an input reaches the tensor ``name`` of a graph or function whose reached operations are ``body``."""
-        return source(name) in body
+    bodies: dict[str, set[str]] = field(default_factory=dict)
 
 
-def find_reach(graph: Any, functions: Mapping[str, Any], inputs: Iterable[str], outputs: Iterable[str]) -> Reach:
-    """Return what the operations ``inputs`` of a GraphDef reach on the way to the operations ``outputs``."""
+def find_reaches(meta_graph: Any) -> dict[str, Reach]:
+    """Return what the inputs of each signature reach on the way to its outputs.
+
+    A variable that a request writes to has a shape and values that the author of the model did not choose, in later
+    requests to any signature too. So where a request can write to a variable, all variables count as reached.
+    """
+    graph = meta_graph.graph_def
     nodes = {node.name: node for node in graph.node}
-    given = set(inputs)
-    needed, waiting = set(), [name for name in outputs if name not in given]
+    functions = {function.signature.name: function for function in graph.library.function}
+    for is_written in (False, True):
+        found = {
+            name: _find_reach(nodes, functions, definition, is_written=is_written)
+            for name, definition in meta_graph.signature_def.items()
+        }
+        if not any(_writes(reach, nodes, functions) for reach in found.values()):
+            break
+    return found
+
+
+def needed_operations(nodes: Mapping[str, Any], inputs: Iterable[str], outputs: Iterable[str]) -> set[str]:
+    """Return the operations that run to compute the tensors ``outputs`` from the tensors ``inputs``.
+
+    An operation of which one output is an input of the signature still runs for its other outputs, and for operations
+    that wait for it.
+    """
+    given = set(map(place_of, inputs))
+    needed: set[str] = set()
+    waiting = [source(name) for name in outputs if place_of(name) not in given]
     while waiting:
         name = waiting.pop()
-        if name in needed or name not in nodes:
-            continue
-        needed.add(name)
-        waiting.extend(place for place in map(source, nodes[name].input) if place not in given)
-    body = reached([nodes[name] for name in needed], given)
-    reach = Reach(nodes=body - given, needed=needed)
-    _follow([nodes[name] for name in reach.nodes], body, functions, reach.arguments)
+        if name in nodes and name not in needed:
+            needed.add(name)
+            waiting.extend(source(entry) for entry in nodes[name].input if place_of(entry) not in given)
+    return needed
+
+
+def _find_reach(nodes: Mapping[str, Any], functions: Mapping[str, Any], definition: Any, *, is_written: bool) -> Reach:
+    inputs, outputs = (
+        [info.name for info in tensors.values() if info.name] for tensors in (definition.inputs, definition.outputs)
+    )
+    needed = needed_operations(nodes, inputs, outputs)
+    body = reached([nodes[name] for name in needed], map(source, inputs), is_written=is_written)
+    reach = Reach(nodes=body & needed, needed=needed)
+    _follow([nodes[name] for name in reach.nodes], body, functions, reach.bodies, is_written=is_written)
     return reach
 
 
-def reached(nodes: Sequence[Any], given: Iterable[str]) -> set[str]:
-    """Return the names in ``given`` and of those of ``nodes`` to which data come from there."""
+def _writes(reach: Reach, nodes: Mapping[str, Any], functions: Mapping[str, Any]) -> bool:
+    """Whether a reached operation writes to a variable."""
+    return any(nodes[name].op.startswith(_WRITERS) for name in reach.nodes) or any(
+        node.op.startswith(_WRITERS) and node.name in body
+        for function, body in reach.bodies.items()
+        for node in functions[function].node_def
+    )
+
+
+def reached(nodes: Sequence[Any], given: Iterable[str], *, is_written: bool = False) -> set[str]:
+    """Return the names in ``given`` and of those of ``nodes`` to which data come from there.
+
+    Args:
+        nodes: The operations of a graph or a function.
+        given: Operations or arguments whose tensors come from a request.
+        is_written: Whether tensors of a request are in variables too.
+    """
     consumers: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         for name in node.input:
@@ -77,6 +135,8 @@ def reached(nodes: Sequence[Any], given: Iterable[str]) -> set[str]:
                 consumers[source(name)].append(node.name)
     found: set[str] = set()
     waiting = [*given, *(node.name for node in nodes if any(part in node.op for part in _STORES))]
+    if is_written:
+        waiting.extend(node.name for node in nodes if node.op in _VARIABLES)
     while waiting:
         name = waiting.pop()
         if name not in found:
@@ -85,8 +145,16 @@ def reached(nodes: Sequence[Any], given: Iterable[str]) -> set[str]:
     return found
 
 
-def _follow(nodes: Iterable[Any], body: set[str], functions: Mapping[str, Any], arguments: dict[str, set[str]]) -> None:
-    """Add the arguments of the functions that ``nodes`` call, and that those call."""
+def _follow(
+    nodes: Iterable[Any],
+    body: set[str],
+    functions: Mapping[str, Any],
+    bodies: dict[str, set[str]],
+    *,
+    is_written: bool,
+) -> None:
+    """Add what is reached in the functions that ``nodes`` call, and that those call."""
+    arguments: dict[str, set[str]] = {}
     waiting = [(node, body) for node in nodes]
     while waiting:
         node, within = waiting.pop()
@@ -96,7 +164,8 @@ def _follow(nodes: Iterable[Any], body: set[str], functions: Mapping[str, Any], 
             new = set(_given(node, within, function)) - known
             if new or not known:
                 known |= new
-                inside = reached(function.node_def, known)
+                inside = reached(function.node_def, known, is_written=is_written)
+                bodies[name] = inside
                 waiting.extend((entry, inside) for entry in function.node_def if entry.name in inside)
 
 

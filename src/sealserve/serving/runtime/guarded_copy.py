@@ -15,13 +15,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import Reach, find_reach, source
+from sealserve.serving.runtime.graph_reach import Reach, find_reaches, place_of, source
 from sealserve.serving.runtime.guarded_functions import SUFFIX, GuardedFunctions
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import GraphDef, MetaGraphDef
 from sealserve.serving.runtime.shape_guards import Guards, is_in_need
 
 PREFIX: Final = "sealserve_guarded"
+_Place = tuple[str, int]
 _NAMES: Final = re.compile(rf"{PREFIX}_\d+/|{SUFFIX}")
 
 
@@ -54,25 +55,22 @@ def guarded_copy(meta_graph: MetaGraphDef) -> GuardedCopy | None:
     operation in the midst of another's.
     """
     graph = meta_graph.graph_def
-    groups: dict[frozenset[str], list[str]] = {}
+    groups: dict[frozenset[_Place], list[str]] = {}
     for name, definition in sorted(meta_graph.signature_def.items()):
-        groups.setdefault(frozenset(_operations(definition.inputs)), []).append(name)
+        inputs = frozenset(place_of(info.name) for info in definition.inputs.values() if info.name)
+        groups.setdefault(inputs, []).append(name)
     library = {function.signature.name: function for function in graph.library.function}
-    found = []
-    for inputs, names in groups.items():
-        outputs = {output for name in names for output in _operations(meta_graph.signature_def[name].outputs)}
-        found.append((inputs, names, find_reach(graph, library, inputs, outputs)))
-    functions = GuardedFunctions(library, [reach.arguments for _, _, reach in found])
-    copying = _Copying(graph, functions)
+    reaches = find_reaches(meta_graph)
+    copying = _Copying(graph, GuardedFunctions(library, [reach.bodies for reach in reaches.values()]))
     copied = {}
-    for number, (inputs, names, reach) in enumerate(found):
-        renamed = copying.add(inputs, reach, f"{PREFIX}_{number}/")
+    for number, (inputs, names) in enumerate(groups.items()):
+        nodes, needed = set[str](), set[str]()
+        for name in names:
+            nodes |= reaches[name].nodes
+            needed |= reaches[name].needed
+        renamed = copying.add(inputs, Reach(nodes=nodes, needed=needed), f"{PREFIX}_{number}/")
         copied.update(dict.fromkeys(names, renamed) if renamed else {})
     return copying.result(copied) if copied else None
-
-
-def _operations(tensors: Mapping[str, Any]) -> set[str]:
-    return {source(info.name) for info in tensors.values() if info.name}
 
 
 class _Copying:
@@ -87,28 +85,30 @@ class _Copying:
         self._nodes = {node.name: node for node in graph.node}
         self._functions = functions
         self._graph = GraphDef(versions=graph.versions)
-        self._tensors: dict[tuple[str, int], None] = {}
+        self._tensors: dict[_Place, None] = {}
         self._controls: dict[str, None] = {}
 
-    def add(self, inputs: AbstractSet[str], reach: Reach, prefix: str) -> dict[str, str]:
+    def add(self, inputs: AbstractSet[_Place], reach: Reach, prefix: str) -> dict[str, str]:
         """Add the part that begins at the first operations in need of a guard; return its names by the original ones.
 
         Args:
-            inputs: The operations that requests are put in at.
+            inputs: The tensors that a request replaces.
             reach: What they reach.
             prefix: What the names of the copied operations are to begin with.
         """
-        body = reach.nodes | inputs
+        given = {name for name, _ in inputs}
+        body = reach.nodes | given
         sites = [name for name in reach.nodes if self._is_site(self._nodes[name], body)]
         renamed = {name: prefix + name for name in sorted(self._after(sites, reach.needed))}
         guards = Guards(in_function=False)
-        ranks = KnownRanks(self._nodes, body)
+        # What a request replaces need not have the rank that its operation would compute.
+        ranks = KnownRanks({name: node for name, node in self._nodes.items() if name not in given}, body)
         for name, new_name in renamed.items():
             node, original = self._graph.node.add(), self._nodes[name]
             node.CopyFrom(original)
             node.name = new_name
             node.attr.pop("_class", None)  # which operations share a device: here is only one
-            node.input[:] = [self._input(entry, renamed) for entry in original.input]
+            node.input[:] = [self._input(entry, renamed, inputs) for entry in original.input]
             self._functions.call_guarded(node)
             guards.add_all(node, original, body, ranks)
         self._graph.node.extend(guards.nodes)
@@ -121,14 +121,14 @@ class _Copying:
             graph=self._graph, tensors=tuple(self._tensors), controls=tuple(self._controls), copied=copied
         )
 
-    def _input(self, entry: str, renamed: Mapping[str, str]) -> str:
+    def _input(self, entry: str, renamed: Mapping[str, str], inputs: AbstractSet[_Place]) -> str:
         owner = source(entry)
-        if owner in renamed:
+        if owner in renamed and place_of(entry) not in inputs:
             return entry.replace(owner, renamed[owner], 1)
         if entry.startswith("^"):
             self._controls[owner] = None
         else:
-            self._tensors[owner, int(entry.partition(":")[2] or 0)] = None
+            self._tensors[place_of(entry)] = None
         return entry
 
     def _is_site(self, node: Any, body: AbstractSet[str]) -> bool:

@@ -6,7 +6,7 @@ Source: tensorflow/tensorflow 2.21, ``core/framework/function.proto``.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import functions_of, reached
+from sealserve.serving.runtime.graph_reach import functions_of
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.shape_guards import Guards, is_in_need
 
@@ -18,16 +18,15 @@ class GuardedFunctions:
 
     Args:
         library: The functions by name.
-        arguments: For each set of inputs, which arguments of which functions it reaches.
+        bodies: For each signature, what its inputs reach in which functions.
     """
 
-    def __init__(self, library: Mapping[str, Any], arguments: Iterable[Mapping[str, set[str]]]) -> None:
+    def __init__(self, library: Mapping[str, Any], bodies: Iterable[Mapping[str, set[str]]]) -> None:
         self._library = library
-        together: dict[str, set[str]] = {}
-        for one in arguments:
-            for name, given in one.items():
-                together.setdefault(name, set()).update(given)
-        self._reached = {name: reached(library[name].node_def, given) for name, given in together.items()}
+        self._reached: dict[str, set[str]] = {}
+        for one in bodies:
+            for name, body in one.items():
+                self._reached.setdefault(name, set()).update(body)
         self._guarded: set[str] = set()
         while found := set(filter(self._is_in_need, self._reached.keys() - self._guarded)):
             self._guarded |= found

@@ -47,6 +47,12 @@ _FIRST: Final = frozenset(
             "Reverse",
             "TopKV2",
         ),
+        *("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "ArgMax", "ArgMin", "Pad", "PadV2", "Unpack", "Einsum"),
+        *("Softplus", "Softsign", "LeakyRelu", "Log1p", "Expm1", "Erf", "Sin", "Cos", "Rint", "Reciprocal", "Bitcast"),
+        *("ZerosLike", "OnesLike", "IsNan", "IsInf", "IsFinite", "ClipByValue", "BatchMatMul", "BatchMatMulV2"),
+        *("Conv2D", "Conv3D", "MaxPool", "AvgPool", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+        *("StringToHashBucket", "StringToHashBucketFast", "StringToHashBucketStrong", "StringStrip", "StringLength"),
+        *("Substr", "RegexReplace", "StaticRegexReplace", "RegexFullMatch", "StaticRegexFullMatch", "DecodeRaw"),
     }
 )
 """Operations with a row for each row of their first operand."""
@@ -56,11 +62,14 @@ _EACH: Final = frozenset(
         *("Add", "AddV2", "AddN", "Sub", "Mul", "Div", "RealDiv", "FloorDiv", "FloorMod", "Maximum", "Minimum", "Pow"),
         *("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr", "SelectV2"),
         *("IdentityN", "ConcatV2", "Concat", "StringJoin", "Select"),
+        *("Pack", "SquaredDifference", "DivNoNan", "Xdivy", "Atan2", "LogicalXor"),
     }
 )
 """Operations with a row for each row of an operand."""
 
-_SECOND: Final = frozenset({"Gather", "GatherV2", "GatherNd", "ResourceGather", "ResourceGatherNd"})
+_SECOND: Final = frozenset({"Gather", "GatherV2", "GatherNd", "ResourceGather", "ResourceGatherNd"}) | {
+    *("LookupTableFind", "LookupTableFindV2", "Split"),
+}
 """Operations with a row for each row of their second operand."""
 
 _CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})

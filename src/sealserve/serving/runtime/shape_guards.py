@@ -1,10 +1,11 @@
 """A guard: operations that fail with INVALID_ARGUMENT where a tensor has a shape that the next operation cannot take.
 
-A guard on the tensor ``t``: ``open = PlaceholderWithDefault(t)``, ``shape = Shape(open)``, an Assert on ``shape``, and
-``Identity(t)`` after it, which the operation reads. TensorFlow's optimiser believes the shape that a placeholder
-declares, whatever is fed, and would compute the assertion in advance; the unknown shape of ``open`` prevents that.
+A guard on the tensor ``t``: ``open = OptionalGetValue(OptionalFromValue(t))``, ``shape = Shape(open)``, an Assert on
+``shape``, and ``Identity(t)`` after it, which the operation reads. TensorFlow's optimiser believes the shape that a
+placeholder or a variable declares, whatever is fed or assigned, and would compute the assertion in advance. The
+optimiser does not infer shapes through an optional, whose declared shape is unknown here.
 
-Source: tensorflow/tensorflow 2.21, ``core/ops/array_ops.cc`` and ``core/grappler/optimizers/constant_folding.cc``.
+Source: tensorflow/tensorflow 2.21, ``core/ops/optional_ops.cc`` and ``core/grappler/optimizers/constant_folding.cc``.
 """
 
 from collections.abc import Sequence
@@ -109,6 +110,11 @@ class Guards:
             checks.append(
                 self._check(f"{name}/from-{least}", ("GreaterEqual", "All"), values, (least,), shape, dtype=_DOUBLE)
             )
+            if need.most_value is not None:
+                most = need.most_value
+                checks.append(
+                    self._check(f"{name}/upto-{most}", ("LessEqual", "All"), values, (most,), shape, dtype=_DOUBLE)
+                )
             if need.is_shape:
                 zero = self._const(f"{name}/along", [0], _INT32, f"^{source(values)}")
                 flat = self._reshape(f"{name}/flat", values)
@@ -119,8 +125,11 @@ class Guards:
         return self._add(f"{name}/same", "Identity", [tensor, *checks], T=dtype)
 
     def _shape(self, name: str, tensor: str, dtype: int) -> str:
-        opened = self._add(f"{name}/open", "PlaceholderWithDefault", [tensor], dtype=dtype)
-        self.nodes[-1].attr["shape"].shape.unknown_rank = True
+        held = self._add(f"{name}/held", "OptionalFromValue", [tensor], output="optional")
+        self.nodes[-1].attr["Toutput_types"].list.type.append(dtype)
+        opened = self._add(f"{name}/open", "OptionalGetValue", [held], output="components")
+        self.nodes[-1].attr["output_types"].list.type.append(dtype)
+        self.nodes[-1].attr["output_shapes"].list.shape.add(unknown_rank=True)
         return self._add(f"{name}/shape", "Shape", [opened], T=dtype, out_type=_INT64)
 
     def _reshape(self, name: str, tensor: str) -> str:
@@ -191,7 +200,8 @@ def _type_of(node: Any, need: Need) -> int:
     if need.type_of.startswith("DT_"):
         return int(DataType.Value(need.type_of))
     if need.type_of not in node.attr:  # reading it would add it
-        # A default may be left out in a SavedModel; of the operations in question, these have one.
-        default: int = _INT32 if need.type_of in {"Tshape", "Tindices"} else _FLOAT
-        return default
+        # A default may be left out in a SavedModel.
+        defaults: dict[str, int] = {"Tshape": _INT32, "Tindices": _INT32, "R": _DOUBLE}
+        default: int = _FLOAT
+        return defaults.get(need.type_of, default)
     return int(node.attr[need.type_of].type)

@@ -9,7 +9,7 @@ from sealserve.serving.runtime.shape_guards import MARK
 _REFUSAL: Final = re.compile(
     r"(?:\{\{function_node [^{}\n]*\}\} )*assertion failed: \[(?P<shape>[\d .]*)\]"
     r"\n\t \[\[(?:\{\{function_node [^{}\n]*\}\})?(?:\{\{node )?(?P<operation>[^{}\n]*?)"
-    rf"/{MARK}/\d+/(?P<need>rank|least|elements|updates|from|fits)(?P<sizes>[\d-]*)"
+    rf"/{MARK}/\d+/(?P<need>rank|least|elements|updates|from|upto|fits)(?P<sizes>[\d-]*)"
     r"(?:\}\})?\]\](?:\n\t \[\[[^\n]*\]\])*"
 )
 
@@ -38,8 +38,8 @@ def _words(need: str, sizes: list[int]) -> str:
             return "a tensor with one element" if sizes == [1] else f"a tensor with {sizes[0]} elements"
         case "updates":
             return "a tensor with at most one dimension less than its indices have"
-        case "from":
-            return f"sizes of at least {sizes[0]}"
+        case "from" | "upto":
+            return f"values of at {'least' if need == 'from' else 'most'} {sizes[0]}"
         case _:
             return "sizes of a smaller tensor"
 

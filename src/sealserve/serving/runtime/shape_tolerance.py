@@ -5,9 +5,10 @@ input reaches has been tried with hostile shapes (`tried_operations`), with guar
 process (`guarded_copy`). A signature whose inputs reach any other operation takes the shapes that it declares.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import find_reach, functions_of, reached, source
+from sealserve.serving.runtime.graph_reach import Reach, find_reaches, functions_of
 from sealserve.serving.runtime.protos import MetaGraphDef
 from sealserve.serving.runtime.tried_operations import TRIED
 
@@ -34,19 +35,15 @@ _FLOW: Final = frozenset(
 
 def tolerant_signatures(meta_graph: MetaGraphDef) -> frozenset[str]:
     """Return the names of the signatures that may be given inputs of any shape."""
-    return frozenset(name for name in meta_graph.signature_def if _is_tolerant(meta_graph, name))
-
-
-def _is_tolerant(meta_graph: MetaGraphDef, signature: str) -> bool:
-    graph, definition = meta_graph.graph_def, meta_graph.signature_def[signature]
+    graph = meta_graph.graph_def
     functions = {function.signature.name: function for function in graph.library.function}
     nodes = {node.name: node for node in graph.node}
-    inputs, outputs = (
-        {source(info.name) for info in tensors.values()} for tensors in (definition.inputs, definition.outputs)
-    )
-    reach = find_reach(graph, functions, inputs, outputs)
+    reaches = find_reaches(meta_graph)
+    return frozenset(name for name, reach in reaches.items() if _is_tolerant(reach, nodes, functions))
+
+
+def _is_tolerant(reach: Reach, nodes: Mapping[str, Any], functions: Mapping[str, Any]) -> bool:
     called: list[Any] = [nodes[name] for name in reach.nodes]
-    for name, arguments in reach.arguments.items():
-        inside = reached(functions[name].node_def, arguments)
-        called.extend(node for node in functions[name].node_def if node.name in inside)
+    for name, body in reach.bodies.items():
+        called.extend(node for node in functions[name].node_def if node.name in body)
     return all(node.op in TRIED or node.op in _FLOW or functions_of(node, functions) == [node.op] for node in called)

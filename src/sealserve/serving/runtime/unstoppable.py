@@ -10,6 +10,7 @@ condition variable without a cancellation callback.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sealserve.serving.runtime.graph_reach import needed_operations
 from sealserve.serving.runtime.protos import MetaGraphDef
 
 SPEC_VERSION: Final = "2.21"
@@ -43,16 +44,8 @@ def _has_any(nodes: Any) -> bool:
 
 def _reached(nodes: Mapping[str, Any], functions: Mapping[str, Any], signature: Any) -> set[str]:
     """Return the types of such operations among those that compute the outputs of ``signature`` from its inputs."""
-    seen = {_operation(info.name) for info in signature.inputs.values()}
-    waiting = [_operation(info.name) for info in signature.outputs.values()]
-    needed: list[Any] = []
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in nodes:
-            continue
-        seen.add(name)
-        needed.append(nodes[name])
-        waiting.extend(map(_operation, nodes[name].input))
+    inputs, outputs = ([info.name for info in tensors.values()] for tensors in (signature.inputs, signature.outputs))
+    needed: list[Any] = [nodes[name] for name in needed_operations(nodes, inputs, outputs)]
     called: set[str] = set()
     for node in needed:  # grows by the bodies of the functions that are called
         for function in _functions_of(node) & functions.keys() - called:
@@ -65,8 +58,3 @@ def _functions_of(node: Any) -> set[str]:
     """Return the functions that an operation may call: those that its attributes name, and one of its own type."""
     named = {function.name for value in node.attr.values() for function in (value.func, *value.list.func)}
     return {node.op, *named} - {""}
-
-
-def _operation(name: str) -> str:
-    """Return the operation of a tensor's or an input's name: ``x``, ``x:0`` and ``^x`` are of ``x``."""
-    return name.removeprefix("^").partition(":")[0]

@@ -119,7 +119,8 @@ def test_functions_with_guards_get_another_name() -> None:
         ("elements-1", "a tensor with one element"),
         ("elements-4", "a tensor with 4 elements"),
         ("updates", "a tensor with at most one dimension less than its indices have"),
-        ("from-1", "sizes of at least 1"),
+        ("from-1", "values of at least 1"),
+        ("upto-65504", "values of at most 65504"),
         ("fits", "sizes of a smaller tensor"),
     ],
 )
@@ -151,3 +152,50 @@ def test_what_is_not_a_guards_word_is_not_taken_for_one(text: str) -> None:
 
 def test_names_in_texts_are_the_models() -> None:
     assert original_names("[[{{node sealserve_guarded_12/a/b}}]] f_sealserve_guarded") == "[[{{node a/b}}]] f"
+
+
+def test_an_input_that_replaces_an_operation_does_not_have_the_rank_that_it_computes() -> None:
+    copy = guarded_copy(meta_graph(inner=("first", "y")))
+    assert copy is not None
+    assert guards(copy.graph) == {"second"}
+
+
+def test_an_operation_with_another_output_than_the_input_runs_with_guards() -> None:
+    found = meta_graph()
+    graph = found.graph_def
+    add(graph, "halves", "Split", "filter", "second")
+    add(graph, "sum", "AddV2", "halves", "halves:1")
+    definition = found.signature_def["s"]
+    definition.inputs["half"].name, definition.outputs["y"].name = "halves:1", "sum:0"
+    copy = guarded_copy(found)
+    assert copy is not None
+    assert guards(copy.graph) == {"first"}
+    total = next(node for node in copy.graph.node if node.name.endswith("/sum"))
+    assert list(total.input) == ["sealserve_guarded_0/halves", "halves:1"], "what a request replaces is not copied"
+
+
+def test_an_input_that_others_wait_for_runs_with_guards() -> None:
+    found = meta_graph()
+    add(found.graph_def, "after", "Identity", "filter", "^second")
+    definition = found.signature_def["s"]
+    definition.inputs["second"].name, definition.outputs["y"].name = "second:0", "after:0"
+    copy = guarded_copy(found)
+    assert copy is not None
+    assert guards(copy.graph) == {"first"}
+
+
+def test_where_a_request_writes_to_a_variable_what_reads_variables_has_guards_in_all_signatures() -> None:
+    found = meta_graph(reads=("unused", "read"))
+    graph = found.graph_def
+    graph.node.add(name="state", op="VarHandleOp")
+    graph.node.add(name="value", op="ReadVariableOp", input=["state"])
+    add(graph, "read", "Conv2D", "value", "filter")
+    assert guarded_copy(found) is None
+    graph.node.add(name="write", op="AssignVariableOp", input=["state", "x"])
+    add(graph, "written", "Identity", "filter", "^write")
+    definition = found.signature_def["writes"]
+    definition.inputs["x"].name, definition.outputs["y"].name = "x:0", "written:0"
+    copy = guarded_copy(found)
+    assert copy is not None
+    assert copy.copied.keys() == {"reads"}
+    assert guards(copy.graph) == {"read"}
