@@ -227,7 +227,7 @@ class BatchingSession:
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
             raise BatchOutputError(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
-        deadline = time.monotonic() + min(timeout or self._time_limit, self._time_limit)
+        deadline = time.monotonic() + (self._time_limit if timeout is None else min(timeout, self._time_limit))
         parts: list[tuple[_Key, _Task]] = []
         try:
             for start in range(0, rows, step):
