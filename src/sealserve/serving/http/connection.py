@@ -31,9 +31,13 @@ class Connection(web.RequestHandler):
 
     last_used = 0.0
 
+    def mark_used(self) -> None:
+        """Note that something has just come or left."""
+        self.last_used = self._loop.time()
+
     def data_received(self, data: bytes) -> None:
         """Note the time and parse ``data``."""
-        self.last_used = self._loop.time()
+        self.mark_used()
         super().data_received(data)
 
     def is_idle(self, seconds: float) -> bool:
@@ -92,7 +96,7 @@ class Connections(web.Server):
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_FIELD,
         )
-        connection.last_used = self._loop.time()
+        connection.mark_used()
         return connection
 
     def close_idle(self, seconds: float) -> bool:

@@ -169,16 +169,22 @@ class HttpServer:
                 if isinstance(request.protocol, Connection):
                     request.protocol.ignore_body()
             loan.take_anyway(len(answer.body))
-            try:
-                async with asyncio.timeout(self._limits.patience):  # a client that does not read
-                    await response.prepare(request)
-                    for start in range(0, len(rest), _PIECE):
-                        await response.write(rest[start : start + _PIECE])
-                    await response.write_eof()
-            except TimeoutError:
-                if request.transport is not None:
-                    request.transport.abort()
+            await self._send(request, response, rest)
         return response
+
+    async def _send(self, request: web.BaseRequest, response: web.StreamResponse, rest: bytes) -> None:
+        """Send a response, and then the body in pieces where it is not in the response."""
+        try:
+            async with asyncio.timeout(self._limits.patience):  # a client that does not read
+                await response.prepare(request)
+                for start in range(0, len(rest), _PIECE):
+                    await response.write(rest[start : start + _PIECE])
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        if isinstance(request.protocol, Connection):
+            request.protocol.mark_used()
 
     async def _answer(self, request: web.BaseRequest, loan: Loan) -> tuple[Answer, str]:
         if request.version not in {HttpVersion10, HttpVersion11}:

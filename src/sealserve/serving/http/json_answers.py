@@ -63,6 +63,7 @@ def render_rows(outputs: Mapping[str, Output]) -> bytes:
     Raises:
         JsonFormError: The outputs have no rows, or not the same number of them.
     """
+    _check_any(outputs)
     rows: int | None = None
     for alias, output in sorted(outputs.items()):
         if not output.shape:
@@ -71,6 +72,8 @@ def render_rows(outputs: Mapping[str, Output]) -> bytes:
         if rows not in (None, size):
             raise JsonFormError(f"Tensor name: {alias} has inconsistent batch size: {size} expecting: {rows}")
         rows = size
+    if not rows:
+        return b'{\n    "predictions": []\n}'
     written = _Writer()
     written.add('{\n    "predictions": [')
     columns = [_Column(alias, output) for alias, output in sorted(outputs.items())]
@@ -78,15 +81,20 @@ def render_rows(outputs: Mapping[str, Output]) -> bytes:
         written.add_all(columns[0].written(_rows_layout(columns[0].shape, ", "), 0, columns[0].count))
     else:
         keys = [f"            {quote(alias)}: " for alias in sorted(outputs)]
-        for number, row in enumerate(_joined_rows(columns, rows or 0)):
+        for number, row in enumerate(_joined_rows(columns, rows)):
             items = ",\n".join(map("".join, zip(keys, row, strict=True)))
             written.add(f"{',' if number else ''}\n        {{\n{items}\n        }}")
-    written.add("\n    ]\n}" if rows else "]\n}")
+    written.add("\n    ]\n}")
     return written.content()
 
 
 def render_columns(outputs: Mapping[str, Output]) -> bytes:
-    """Return the answer in columns: ``{"outputs": ...}``."""
+    """Return the answer in columns: ``{"outputs": ...}``.
+
+    Raises:
+        JsonFormError: There are no outputs.
+    """
+    _check_any(outputs)
     written = _Writer()
     written.add('{\n    "outputs": ')
     single = len(outputs) == 1
@@ -97,6 +105,11 @@ def render_columns(outputs: Mapping[str, Output]) -> bytes:
         written.add_all(column.written(_indented(len(column.shape), 4 if single else 8), 0, column.count))
     written.add("\n}" if single else "\n    }\n}")
     return written.content()
+
+
+def _check_any(outputs: Mapping[str, Output]) -> None:
+    if not outputs:
+        raise JsonFormError("Cannot convert empty tensor map to JSON")
 
 
 class _Writer:

@@ -27,10 +27,12 @@ _MARKED: Final = bytes.maketrans(_LETTERS, b"0" * len(_LETTERS))
 """Turns what a number is made of into zeros, so that its place among brackets and commas shows."""
 _BLANKED: Final = bytes.maketrans(b"[]", b"  ")
 _ROW: Final = re.compile(rb"\[[0-9.\-+eE \t\r\nNaIfinty,]++\]")
-_LARGE: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
+LARGE: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
 """Numbers whose size RapidJSON judges by rules of its own."""
 _PIECE: Final = 64 * 1024
 """Bytes that Python's reader gets at a time: so many numbers are Python objects at most."""
+_FIRST: Final = 256
+"""Bytes that are looked at first: a document can have many short arrays."""
 _DEEPEST: Final = 64
 _DIGITS: Final = 309
 """An integer of more digits is larger than the largest double."""
@@ -160,10 +162,12 @@ class ArrayReader:
         """
         skeletons: list[bytes] = []
         position, size = start, len(self._text)
-        end = 0
+        end, length = 0, _FIRST
         while position < size:
-            stop = _cut(self._text, position, size)
-            if stop - position > 2 * _PIECE:  # no comma for a long time: thousands of brackets, or of digits
+            stop = _cut(self._text, position, size, length)
+            if stop - position > 2 * max(
+                _PIECE, _FIRST
+            ):  # no comma for a long time: thousands of brackets, or of digits
                 break
             piece = self._text[position:stop]
             marked = piece.translate(_MARKED, _SPACES)
@@ -177,6 +181,7 @@ class ArrayReader:
                 break
             skeletons.append(bytes(marked.translate(None, b"0")))
             position = max(stop, position)
+            length = min(4 * length, _PIECE)
         shape = regular_shape(b"".join(skeletons).rstrip(b",")) if end > start else None
         if shape is None:
             self._tried = stop
@@ -190,16 +195,16 @@ class ArrayReader:
             ValueError: There is something else, or a number that RapidJSON judges in its own way.
         """
         while start < end:
-            stop = _cut(self._text, start, end)
+            stop = _cut(self._text, start, end, _PIECE)
             piece = self._text[start:stop].translate(_BLANKED).decode("ascii").removesuffix(",")
             values = _values(f"[{piece}]")
             yield values, piece.count(".") == len(values)
             start = stop
 
 
-def _cut(text: Text, start: int, end: int) -> int:
-    """Return the end of a piece of the text: behind a comma, or ``end``."""
-    comma = text.find(b",", min(start + _PIECE, end), end)
+def _cut(text: Text, start: int, end: int, length: int) -> int:
+    """Return the end of a piece of the text of about ``length``: behind a comma, or ``end``."""
+    comma = text.find(b",", min(start + length, end), end)
     return comma + 1 if comma >= 0 else end
 
 
@@ -209,7 +214,7 @@ def _values(text: str) -> list[Any]:
     values: list[Any] = json.loads(text)
     # RapidJSON and Python differ only in numbers that are too large: the sum tells cheaply whether one can be there.
     strange = "e" in text or "E" in text or not _is_finite(sum(values))
-    if strange and _LARGE.search(text.encode()):
+    if strange and LARGE.search(text.encode()):
         raise ValueError("a number with a large exponent or hundreds of digits")
     return values
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError, JsonSyntaxError, syntax_error
-from sealserve.serving.http.json_nodes import Base64, JsonObject, closed
+from sealserve.serving.http.json_nodes import JsonObject, closed
 from sealserve.serving.http.json_numbers import ArrayReader, Text, number
-from sealserve.serving.http.json_strings import decode_base64, string
+from sealserve.serving.http.json_runs import RunReader, as_object
+from sealserve.serving.http.json_strings import string
 
 SIGNATURE: Final = "signature_name"
 INSTANCES: Final = "instances"
@@ -23,7 +24,6 @@ EXAMPLES: Final = "examples"
 CONTEXT: Final = "context"
 
 _USED: Final = frozenset(name.encode() for name in (SIGNATURE, INSTANCES, INPUTS, EXAMPLES, CONTEXT))
-_BASE64: Final = b"b64"
 _MARK: Final = b"\xef\xbb\xbf"
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _STRINGS: Final = re.compile(rb'(?:"[^"\\\x00-\x1f]*+"[ \t\n\r]*+,[ \t\n\r]*+)++')
@@ -65,6 +65,7 @@ class _Reader:
         self._charge_now = charge
         self._owed = 0
         self._arrays = ArrayReader(text, single=single, charge=self._charge)
+        self._runs = RunReader(text, single=single, charge=self._charge)
         self._single = single
 
     def document(self) -> JsonObject:
@@ -105,12 +106,18 @@ class _Reader:
                     return node, position
 
     def _begin(self, position: int, around: "_Around") -> tuple[bool, Any, int]:
-        """Read a value, or open the list or object at ``position``.
+        """Read a value, or many rows, or open the list or object at ``position``.
 
         Returns:
-            Whether it is a whole value, the value, and its end; for an opened list or object, where its first value is.
+            Whether it is a whole value, the value, and its end; else, where the next value is.
         """
         byte = self._at(position)
+        if around.kinds[-1:] == b"[" and byte in {_ARRAY, _OBJECT}:
+            rows, end = self._runs.read(position, keep=around.keep)
+            if end:
+                if around.keep:
+                    around.lists[-1].extend(rows)
+                return False, None, end
         if byte == _ARRAY:
             numbers, end = self._arrays.read(position, keep=around.keep)
             if end:
@@ -149,7 +156,7 @@ class _Reader:
                     around.names[-1], position = self._name(position, keep=around.keep)
                     return False, None, position
                 around.names.pop()
-                node = _object(around.close()) if around.keep else around.close()
+                node = as_object(around.close()) if around.keep else around.close()
             position += 1
         return True, node, position
 
@@ -253,9 +260,3 @@ class _Around:
         """End the innermost one, and return what it holds."""
         self.kinds.pop()
         return self.lists.pop() if self.keep else []
-
-
-def _object(members: list[Any]) -> JsonObject | Base64:
-    if len(members) == 1 and members[0][0] == _BASE64 and isinstance(members[0][1], bytes):
-        return Base64(decode_base64(members[0][1]))
-    return JsonObject(members)

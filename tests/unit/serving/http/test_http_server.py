@@ -20,6 +20,7 @@ from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.command_line.options import ServerOptions, parse
 from sealserve.serving.http import https
+from sealserve.serving.http.connection import Connection
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.rest import Rest
@@ -434,6 +435,31 @@ def test_clients_with_kept_connections_lose_nothing_at_the_end() -> None:
         worker.join(timeout=60)
     assert not lost
     assert all(answered)
+
+
+def test_a_connection_is_in_use_until_its_answer_has_left() -> None:
+    """After a long request, the client needs the same moment to send the next one."""
+    echo = Echo()
+    echo.gate.clear()
+
+    def scenario(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/models/m:predict", b"{}")
+        assert echo.entered.acquire(timeout=60)
+        assert echo.server is not None
+        assert echo.server._connections is not None
+        (inside,) = echo.server._connections.connections
+        assert isinstance(inside, Connection)
+        asked = inside.last_used
+        assert not inside.is_idle(0.0)
+        echo.gate.set()
+        connection.getresponse().read()
+        while inside.last_used == asked or not inside.is_idle(0.0):
+            time.sleep(0.001)
+        assert inside.last_used > asked
+        connection.close()
+
+    run(scenario, rest=echo)
 
 
 def test_idle_connections_are_closed_at_the_end_and_the_port_is_free() -> None:

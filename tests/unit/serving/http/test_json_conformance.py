@@ -262,6 +262,44 @@ def test_a_document_is_read_as_rapidjson_reads_it(
                 assert same(plain(found[b"inputs"]), expected), plain(found[b"inputs"])
 
 
+ROWS: Final = (
+    (b'{"a":1,"b":"x"}', members((b"a", 1), (b"b", b"x"))),
+    (b'{ "a" : [1, 2.5] , "a" : null }', members((b"a", [1, 2.5]), (b"a", None))),
+    (b'{"caf\xe9":"\xff"}', members((b"caf\xe9", b"\xff"))),
+    (b'{"a":1e400}', error("Number too big to be stored in double.")),
+    (b'{"a":123e307}', members((b"a", INF))),
+    (b'{"a":18446744073709551616}', members((b"a", 2.0**64))),
+    (b'{"a":-NaN,"b":Inf}', members((b"a", NAN), (b"b", INF))),
+    (b'{"a":"\\u0041"}', members((b"a", b"A"))),
+    (b'{"a":{"b":1}}', members((b"a", members((b"b", 1))))),
+    (b'["a",true,{}]', [b"a", True, members()]),
+    (b'["a]",[1,"}"]]', [b"a]", [1, b"}"]]),
+    (b'{"a":1,}', error("Missing a name for object member.")),
+    (b'{"a":01}', error("Missing a comma or '}' after an object member.")),
+    (b'["\t"]', error("Invalid escape character in string.")),
+)
+
+
+@pytest.mark.parametrize(("row", "expected"), ROWS)
+@pytest.mark.parametrize("before", [0, 1, 3000])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_row_means_the_same_alone_and_among_many(row: bytes, expected: Any, before: int, after: int) -> None:
+    """Short rows are read many at a time."""
+    good = b'{"x":[0.5,1],"y":"z"}'
+    document = b'{"inputs":[' + b", ".join([good] * before + [row] + [good] * after) + b"]}"
+    if isinstance(expected, error):
+        with pytest.raises(JsonSyntaxError) as caught:
+            read(document)
+        assert caught.value.message.startswith(f"JSON Parse error: {expected} at offset: ")
+        place = int(caught.value.message.rpartition(" ")[2]) - document.index(row)
+        assert 0 <= place < len(row)
+    else:
+        rows = plain(read(document)[b"inputs"])
+        assert same(rows[before], expected)
+        assert len(rows) == before + 1 + after
+        assert rows[:before] == [members((b"x", [0.5, 1]), (b"y", b"z"))] * before
+
+
 @pytest.mark.parametrize(
     ("depth", "opening", "closing"), [(500_000, b"[", b"]"), (20_000, b'{"a":', b"}"), (20_000, b'[{"":[', b"]}]")]
 )

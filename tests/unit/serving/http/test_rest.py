@@ -404,6 +404,35 @@ def test_rows_of_outputs_that_have_none() -> None:
         render_rows({"a": one, "b": two})
 
 
+def test_answers_in_each_layout() -> None:
+    def output(*shape: int) -> Output:
+        return Output(FLOAT, shape, [float(number) for number in range(math.prod(shape))])
+
+    assert render_rows({"y": output(0)}) == b'{\n    "predictions": []\n}'
+    assert render_rows({"y": output(2, 0)}) == b'{\n    "predictions": [[], []\n    ]\n}'
+    assert render_rows({"y": output(2, 2, 1)}) == b'{\n    "predictions": [[[0.0], [1.0]], [[2.0], [3.0]]\n    ]\n}'
+    assert render_columns({"y": output()}) == b'{\n    "outputs": 0.0\n}'
+    assert render_columns({"y": output(0)}) == b'{\n    "outputs": []\n}'
+    assert render_columns({"y": output(1, 0)}) == b'{\n    "outputs": [\n        []\n    ]\n}'
+    assert render_columns({"y": output(2, 1)}) == (
+        b'{\n    "outputs": [\n        [\n            0.0\n        ],\n        [\n            1.0\n        ]\n    ]\n}'
+    )
+    two = {"a": output(2), "b": output(2, 0)}
+    assert json.loads(render_columns(two)) == {"outputs": {"a": [0.0, 1.0], "b": [[], []]}}
+    assert json.loads(render_rows(two)) == {"predictions": [{"a": 0.0, "b": []}, {"a": 1.0, "b": []}]}
+    many = {
+        "a": output(9000),
+        "b": output(9000, 3),
+        "c": Output(DataType.Value("DT_STRING"), (9000,), [b"]\0, ["] * 9000),
+    }
+    rows = json.loads(render_rows(many))["predictions"]
+    assert rows[8999] == {"a": 8999.0, "b": [26997.0, 26998.0, 26999.0], "c": "]\0, ["}
+    assert len(rows) == 9000
+    for render in (render_rows, render_columns):
+        with pytest.raises(JsonFormError, match="Cannot convert empty tensor map to JSON"):
+            render({})
+
+
 def test_bytes_are_written_as_base64_where_the_name_says_so() -> None:
     output = Output(DataType.Value("DT_STRING"), (1,), [b"\x00\xff"])
     assert json.loads(render_rows({"image_bytes": output})) == {"predictions": [{"b64": "AP8="}]}
