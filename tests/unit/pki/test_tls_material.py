@@ -91,10 +91,10 @@ def test_a_chain_needs_its_first_certificate_and_an_issuer_of_it() -> None:
 
 def test_a_slow_clock_takes_a_chain_that_begins_within_five_minutes() -> None:
     minutes = 1 / (24 * 60)
-    leaf = MIDDLE.leaf(KEY)
-    assert check_chain(text(leaf, MIDDLE.certificate(ROOT, days=(4 * minutes, 30.0))), NOW, source="x") == ()
+    leaf, now = MIDDLE.leaf(KEY), datetime.now(UTC)  # the dates below are relative to this moment
+    assert check_chain(text(leaf, MIDDLE.certificate(ROOT, days=(4 * minutes, 30.0))), now, source="x") == ()
     with pytest.raises(CertificateNotYetValidError, match="the issuer in x"):
-        check_chain(text(leaf, MIDDLE.certificate(ROOT, days=(6 * minutes, 30.0))), NOW, source="x")
+        check_chain(text(leaf, MIDDLE.certificate(ROOT, days=(6 * minutes, 30.0))), now, source="x")
 
 
 def test_an_expired_certificate_with_the_issuers_name_and_another_key_does_not_count() -> None:
