@@ -192,7 +192,7 @@ class _Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    role: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,32}(-[0-9]{1,5})?$")]
+    role: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=63)]
     pid: Annotated[int, Field(gt=1, lt=2**22)]  # PID_MAX_LIMIT, proc(5)
     started: Annotated[int, Field(ge=0)]
     port: Annotated[int, Field(ge=0, lt=2**16)] | None
