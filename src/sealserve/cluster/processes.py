@@ -187,12 +187,16 @@ def _hand_back(before: Mapping[signal.Signals, Any], held: Sequence[int]) -> Non
         signal.raise_signal(got)
 
 
+# A replica has a number. Other roles are words, such as "broker", or those of the tests' cluster ("kube-apiserver").
+_ROLE: Final = r"^(replica-[0-9]{1,5}|(?!replica-)[a-z][a-z0-9]*(-[a-z0-9]+)*)\Z"
+
+
 class _Row(BaseModel):
     """A process as the record has it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, regex_engine="python-re")
 
-    role: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=63)]
+    role: Annotated[str, StringConstraints(pattern=_ROLE, max_length=63)]
     pid: Annotated[int, Field(gt=1, lt=2**22)]  # PID_MAX_LIMIT, proc(5)
     started: Annotated[int, Field(ge=0)]
     port: Annotated[int, Field(ge=0, lt=2**16)] | None

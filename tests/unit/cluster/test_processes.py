@@ -154,7 +154,7 @@ def record(path: Path, **changes: object) -> Registry:
     [
         [1], {"role": "x"}, "text", [{"role": "broker"}], [{"unknown": 1}], None, [[]],
         *([{"role": role, "pid": 5, "started": 1, "port": None, "log": "", "boot": ""}]
-          for role in ("", "replica-x", "../x", "a b", 7)),
+          for role in ("", "replica-x", "replica-1\n", "x\n", "../x", "a b", 7)),
         *([{"role": "x", "pid": pid, "started": 1, "port": None, "log": "", "boot": ""}]
           for pid in (1, 0, -1, 2**40, "5", 5.0, True, None)),
         [{"role": "x", "pid": 5, "started": -1, "port": None, "log": "", "boot": ""}],
@@ -169,6 +169,11 @@ def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> N
         Registry(tmp_path / "run.json").all()
     assert caught.value.code == "process.record"
     assert caught.value.hint == "Stop what still runs by hand, and remove the file."
+
+
+@pytest.mark.parametrize("role", ["broker", "replica-0", "replica-12", "kube-apiserver", "containerd-node-1"])
+def test_roles_of_a_record(tmp_path: Path, role: str) -> None:
+    assert list(record(tmp_path / "run.json", role=role).all()) == [role]
 
 
 def test_a_record_nested_without_end_is_no_record(tmp_path: Path) -> None:
