@@ -200,7 +200,9 @@ def store(address: str, folder: Path) -> Iterator[None]:
     server = http.server.ThreadingHTTPServer((address, STORE_PORT), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield
+    finally:  # else one failure at its start would take the port from all later tests
+        server.shutdown()
+        server.server_close()
+        thread.join()
