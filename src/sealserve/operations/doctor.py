@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import ipaddress
 import platform
 import shutil
 import stat
@@ -93,8 +92,7 @@ def _owner(platform: Platform, workspace: Workspace | None, deployment: Deployme
 
 def _broker_address(address: str) -> Iterator[Finding]:
     """Yield a note for an address without a name: Mbed TLS before 3.5 compares names only, and ends with -9984."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(address)
+    if is_ip_address(address):
         yield Finding(
             machine=Machine.OWNER,
             name="broker address",
