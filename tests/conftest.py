@@ -18,6 +18,11 @@ settings.register_profile(
 settings.load_profile("sealserve")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its argument: bytes may hold a time or a key, and all workers must name a case alike."""
+    return argname if isinstance(val, (bytes, bytearray)) else None
+
+
 def pytest_collection_finish() -> None:
     gc.collect()  # what was imported and collected stays: the collector need not go over it time and again
     gc.freeze()
