@@ -30,7 +30,7 @@ from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.load import Request, run_load
 from sealserve.deployment import TlsMode
 from sealserve.model.tensorflow_import import import_tensorflow
-from sealserve.operations import service
+from sealserve.owner import service
 
 SHAPE = (1, 224, 224, 3)
 Measure = Callable[[int], float]

@@ -24,7 +24,7 @@ from sealserve.cluster import ports
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.fleet import project_name
 from sealserve.cluster.processes import wait_until
-from sealserve.operations import releases, simulation
+from sealserve.owner import releases, simulation
 from sealserve.workspace import Workspace
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]

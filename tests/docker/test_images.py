@@ -23,8 +23,8 @@ from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
 
 from sealserve import deployment
+from sealserve.cli.demo.exposure import Exposure
 from sealserve.cluster import ports
-from sealserve.cluster.exposure import Exposure
 from sealserve.cluster.processes import wait_until
 from sealserve.containers.engine import Engine
 

@@ -8,7 +8,7 @@ import pytest
 from tests.harness.running import Running, deployment
 
 from sealserve.enclave.measurement import load_enclave
-from sealserve.operations.enclaves import monitoring_port, port_of
+from sealserve.owner.enclaves import monitoring_port, port_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 

@@ -11,9 +11,9 @@ from tests.harness.running import Running, deployment
 from tests.harness.tiny_model import WEIGHTS
 
 from sealserve.broker.keystore import KeyId
+from sealserve.cli.demo.exposure import Exposure, files_under
 from sealserve.cli.demo.proof import _private_value, _spellings
-from sealserve.cluster.exposure import Exposure, files_under
-from sealserve.operations.owner import open_vault
+from sealserve.owner.keys import open_vault
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.secret import SecretBytes

@@ -9,7 +9,7 @@ from tests.harness.tiny_model import saved_model
 
 from sealserve import deployment
 from sealserve.deployment import Deployment
-from sealserve.operations import certificates, enclaves, models, releases
+from sealserve.owner import certificates, enclaves, models, releases
 from sealserve.sealing.release import Release
 from sealserve.workspace import Workspace
 

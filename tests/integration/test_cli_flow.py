@@ -14,8 +14,8 @@ from tests.harness.running import Running, deployment
 from sealserve.broker import admin
 from sealserve.cluster.processes import wait_until
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.operations.certificates import BROKER_CERTIFICATE, BROKER_KEY
-from sealserve.operations.owner import open_vault
+from sealserve.owner.certificates import BROKER_CERTIFICATE, BROKER_KEY
+from sealserve.owner.keys import open_vault
 from sealserve.pki.authority import Authority, AuthorityKind
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]

@@ -15,7 +15,7 @@ from sealserve.broker.database import KEYS, Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.transit import TransitKey, TransitRefusedError
-from sealserve.operations.owner import open_vault
+from sealserve.owner.keys import open_vault
 from sealserve.sealing.release import Release
 from sealserve.secret import SecretBytes
 

@@ -24,7 +24,7 @@ from sealserve.client.channel import open_channel
 from sealserve.client.predict import Predictor
 from sealserve.cluster.kubernetes.target import KubernetesTarget, stop_all
 from sealserve.errors import SealserveError
-from sealserve.operations.service import access
+from sealserve.owner.service import access
 
 NODE_PORT = 30500
 BROKER_NAME = "attestation.service.com"

@@ -24,7 +24,7 @@ from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlo
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
-from sealserve.operations import enclaves
+from sealserve.owner import enclaves
 from sealserve.sealing import archive
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.harness.keys import signing_key
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.operations import releases
+from sealserve.owner import releases
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import FOLDER
 
@@ -20,7 +20,7 @@ def _no_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # no test here survives a power cut; thousands would wait
         # To check an RSA key takes a sixth of a second; these workspaces have one that is known.
-        patch.setattr("sealserve.operations.enclaves.load_signing_key", lambda _: signing_key())
+        patch.setattr("sealserve.owner.enclaves.load_signing_key", lambda _: signing_key())
         yield
 
 

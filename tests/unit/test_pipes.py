@@ -18,12 +18,12 @@ from sealserve.errors import SealserveError
 from sealserve.model.frozen_graph import read_graph
 from sealserve.model.saved_model import read_saved_model
 from sealserve.model.server_config import read_batching_parameters
-from sealserve.operations.owner import read_owner_key
-from sealserve.operations.wrap_key import read_wrap_key
+from sealserve.owner.keys import read_owner_key
 from sealserve.pki.authority import Authority
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.private_file import read_private
 from sealserve.regular_file import read_tail
+from sealserve.sealing.wrap_key import read_wrap_key
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.file_list import FileList

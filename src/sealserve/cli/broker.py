@@ -19,8 +19,8 @@ from sealserve.cli import broker_platform, console, passphrases
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.findings import Danger
-from sealserve.operations import master_key, provisioning, releases
-from sealserve.operations.owner import open_database
+from sealserve.owner import master_key, provisioning, releases
+from sealserve.owner.keys import open_database
 from sealserve.regular_file import read_regular
 
 _LOG = logging.getLogger(__name__)

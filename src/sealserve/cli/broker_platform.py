@@ -10,7 +10,7 @@ from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
 from sealserve.deployment import Platform
-from sealserve.operations.owner import open_database
+from sealserve.owner.keys import open_database
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
 

@@ -9,8 +9,8 @@ import typer
 from sealserve import deployment
 from sealserve.cli import console
 from sealserve.deployment import TlsMode
-from sealserve.operations import certificates
-from sealserve.operations.certificates import NamedCertificate
+from sealserve.owner import certificates
+from sealserve.owner.certificates import NamedCertificate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, show and renew certificates.")
 

@@ -14,7 +14,7 @@ from sealserve.cli import console
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
-from sealserve.operations.service import Access, access
+from sealserve.owner.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
 

@@ -16,12 +16,13 @@ from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.deployment import Platform
+from sealserve.doctor import host_report
+from sealserve.doctor.examination import NotReadyError, examine
+from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.errors import InputError, SealserveError
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
-from sealserve.operations import host_report, releases
-from sealserve.operations.doctor import NotReadyError, examine
-from sealserve.operations.finding import Finding, Machine, Verdict
+from sealserve.owner import releases
 
 app = typer.Typer(add_completion=False)
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.MISSING: ("missing", "red")}

@@ -32,9 +32,9 @@ from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
 from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
 from sealserve.enclave.simulated.supervisor import supervise
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
-from sealserve.operations import enclaves, releases
-from sealserve.operations.owner import host_owner_key
-from sealserve.operations.simulation import quoting_socket
+from sealserve.owner import enclaves, releases
+from sealserve.owner.keys import host_owner_key
+from sealserve.owner.simulation import quoting_socket
 from sealserve.regular_file import read_regular
 from sealserve.sgx.signing_key import create_signing_key
 

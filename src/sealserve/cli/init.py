@@ -9,7 +9,7 @@ from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
 from sealserve.clouds.catalog import deployment_settings, preset_of
-from sealserve.operations.owner import audit_signer
+from sealserve.owner.keys import audit_signer
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)

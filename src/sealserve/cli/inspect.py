@@ -9,8 +9,8 @@ import typer
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.errors import InputError
-from sealserve.operations.wrap_key import read_wrap_key
 from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
+from sealserve.sealing.wrap_key import read_wrap_key
 
 app = typer.Typer(add_completion=False)
 

@@ -15,7 +15,7 @@ from sealserve.model.fetch import fetch as fetch_file
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
-from sealserve.operations import models
+from sealserve.owner import models
 
 Tags = Annotated[str, typer.Option(help="Tags of the graph that is served, separated by commas.")]
 

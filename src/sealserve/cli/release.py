@@ -9,9 +9,9 @@ import typer
 from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
-from sealserve.operations import models, release_store, releases
-from sealserve.operations.owner import host_owner_key, index_signer
-from sealserve.operations.releases import FaultyRelease, ListedRelease, VerifiedBundle
+from sealserve.owner import models, release_store, releases
+from sealserve.owner.keys import host_owner_key, index_signer
+from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
 

@@ -21,7 +21,7 @@ from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.operations import releases
+from sealserve.owner import releases
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the files that a target would apply.")
 

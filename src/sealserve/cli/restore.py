@@ -7,7 +7,7 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
-from sealserve.operations import backup as backups
+from sealserve.owner import backup as backups
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)

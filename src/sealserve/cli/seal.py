@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
-from sealserve.operations.wrap_key import create_wrap_key, read_wrap_key
 from sealserve.sealing.codec import seal_file
 from sealserve.sealing.embedded_path import normalise
 from sealserve.sealing.protected_file import FormatVersion
 from sealserve.sealing.tree import seal_tree
+from sealserve.sealing.wrap_key import create_wrap_key, read_wrap_key
 from sealserve.secret import SecretBytes
 
 app = typer.Typer(add_completion=False)

@@ -9,7 +9,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
-from sealserve.operations import simulation
+from sealserve.owner import simulation
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.quoting import QuotingServer
 

@@ -8,9 +8,9 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.seal import KeyFile, size_of
-from sealserve.operations.wrap_key import read_wrap_key
 from sealserve.sealing.codec import unseal_file
 from sealserve.sealing.tree import unseal_tree
+from sealserve.sealing.wrap_key import read_wrap_key
 
 app = typer.Typer(add_completion=False)
 

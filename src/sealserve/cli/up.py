@@ -15,7 +15,7 @@ from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment, TlsMode
-from sealserve.operations import certificates, models, provisioning, releases
+from sealserve.owner import certificates, models, provisioning, releases
 from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 

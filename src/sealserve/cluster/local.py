@@ -40,8 +40,8 @@ from sealserve.host.addresses import usable_address
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.operations import enclaves, provisioning, releases
-from sealserve.operations.simulation import pcs_url
+from sealserve.owner import enclaves, provisioning, releases
+from sealserve.owner.simulation import pcs_url
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 

@@ -10,7 +10,7 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import ports
 from sealserve.ingress.nginx_program import NginxProgram
-from sealserve.operations import provisioning
+from sealserve.owner import provisioning
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cli import doctor as verb
 from sealserve.deployment import Platform
+from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
-from sealserve.operations.finding import Finding, Machine, Verdict
 
 OK = Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.OK, found="/usr/sbin/[nginx]")
 NOTE = Finding(machine=Machine.OWNER, name="disk", verdict=Verdict.NOTE, found="1 GB", remedy="make room")

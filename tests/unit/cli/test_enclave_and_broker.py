@@ -19,8 +19,8 @@ from sealserve.broker import admin
 from sealserve.broker.audit import AuditTruncatedError
 from sealserve.broker.database import Database
 from sealserve.cli import enclave as enclave_verb
-from sealserve.operations import provisioning
-from sealserve.operations.owner import index_signer, open_vault
+from sealserve.owner import provisioning
+from sealserve.owner.keys import index_signer, open_vault
 from sealserve.sealing.release import VerifiedRelease
 
 

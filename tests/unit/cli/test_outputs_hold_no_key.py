@@ -17,9 +17,9 @@ from typer.main import get_command
 
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.application import app
+from sealserve.cli.demo.exposure import Exposure
 from sealserve.cli.demo.proof import _spellings
-from sealserve.cluster.exposure import Exposure
-from sealserve.operations.owner import open_vault
+from sealserve.owner.keys import open_vault
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease
 

@@ -21,7 +21,7 @@ from sealserve.client.wire.get_model_metadata_pb2 import (
     TensorInfo,
 )
 from sealserve.client.wire.tensor_shape_pb2 import TensorShapeProto
-from sealserve.operations.certificates import fresh_ssl_config
+from sealserve.owner.certificates import fresh_ssl_config
 
 INSTANCE = "0123456789abcdef0123456789abcdef"
 

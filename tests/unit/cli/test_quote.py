@@ -4,7 +4,7 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site
 
-from sealserve.operations import simulation
+from sealserve.owner import simulation
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.quoting import quote

@@ -7,8 +7,8 @@ from sealserve import deployment
 from sealserve.clouds.catalog import PRESETS, deployment_settings, preset_of, quote_provider_settings
 from sealserve.clouds.facts import AttestationService, Basis, Fact, Preset, RegionError, Source
 from sealserve.deployment import Cloud, Platform
+from sealserve.doctor.host_checks import MINIMUM_KERNEL, version_of
 from sealserve.host import qcnl
-from sealserve.operations.host_checks import MINIMUM_KERNEL, version_of
 
 PRESET = pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
 

@@ -25,8 +25,8 @@ from sealserve.cluster.local import stop_roles
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
-from sealserve.operations import simulation
-from sealserve.operations.owner import open_vault
+from sealserve.owner import simulation
+from sealserve.owner.keys import open_vault
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import Platform

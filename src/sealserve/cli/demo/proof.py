@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo import public_texts
-from sealserve.cluster.exposure import WINDOW, Exposure, Finding, files_under
+from sealserve.cli.demo.exposure import WINDOW, Exposure, Finding, files_under
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
-from sealserve.operations import models
-from sealserve.operations.owner import open_vault
+from sealserve.owner import models
+from sealserve.owner.keys import open_vault
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release_index import INDEX_FILE, parse_index

@@ -15,7 +15,7 @@ from typing import Final
 import sealserve
 from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
-from sealserve.operations import enclaves
+from sealserve.owner import enclaves
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.workspace import Workspace
 
@@ -24,7 +24,7 @@ SERVING_METHODS: Final = ("tensorflow/serving/predict", "tensorflow/serving/clas
 
 
 def of(workspace: Workspace, deployment: Deployment, release: Path) -> tuple[Sequence[bytes], Sequence[bytes]]:
-    """Return the texts that are public as a whole, and the places; see `sealserve.cluster.exposure.Exposure`.
+    """Return the texts that are public as a whole, and the places; see `sealserve.cli.demo.exposure.Exposure`.
 
     Args:
         workspace: The demo's.

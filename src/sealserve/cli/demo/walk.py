@@ -23,8 +23,8 @@ from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupte
 from sealserve.deployment import Deployment, TlsMode
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
-from sealserve.operations import certificates, models, releases, service, simulation
-from sealserve.operations.owner import open_vault
+from sealserve.owner import certificates, models, releases, service, simulation
+from sealserve.owner.keys import open_vault
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
 from sealserve.workspace import Workspace

@@ -53,9 +53,9 @@ from sealserve.deployment import Deployment, Platform
 from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.operations import enclaves, provisioning, releases, simulation
-from sealserve.operations.master_key import complete_rotation
-from sealserve.operations.owner import audit_signer
+from sealserve.owner import enclaves, provisioning, releases, simulation
+from sealserve.owner.keys import audit_signer
+from sealserve.owner.master_key import complete_rotation
 from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 

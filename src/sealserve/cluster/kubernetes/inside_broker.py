@@ -26,7 +26,7 @@ from sealserve.cluster.kubernetes.plan import (
 )
 from sealserve.containers.recipes import ImageName
 from sealserve.deployment import EVERY_ADDRESS
-from sealserve.operations.owner import audit_signer
+from sealserve.owner.keys import audit_signer
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
 PART: Final = "broker"

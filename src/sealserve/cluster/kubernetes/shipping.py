@@ -6,8 +6,8 @@ from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT, NotRenderabl
 from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.provisioning import servers
-from sealserve.operations import enclaves, releases
-from sealserve.operations.owner import host_owner_key
+from sealserve.owner import enclaves, releases
+from sealserve.owner.keys import host_owner_key
 from sealserve.workspace import Workspace
 
 

@@ -52,7 +52,7 @@ from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import BrokerNaming, Deployment, Platform
 from sealserve.enclave.inventory import Inventory, read_inventory
 from sealserve.errors import UnavailableError
-from sealserve.operations import enclaves, provisioning, releases, simulation
+from sealserve.owner import enclaves, provisioning, releases, simulation
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from tests.harness.workspaces import Site
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo import proof
 from sealserve.cli.demo.proof import ExposedError, Proof
-from sealserve.operations.owner import open_vault
+from sealserve.owner.keys import open_vault
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease

@@ -9,8 +9,8 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster.docker.ownership import ContainerFileError, container_user, give, take_back
 from sealserve.containers.recipes import SERVICE_USER
-from sealserve.operations import simulation
-from sealserve.operations.owner import audit_signer, index_signer, open_vault
+from sealserve.owner import simulation
+from sealserve.owner.keys import audit_signer, index_signer, open_vault
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 

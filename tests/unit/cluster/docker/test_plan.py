@@ -26,9 +26,9 @@ from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_p
 from sealserve.cluster.docker.target import for_containers
 from sealserve.cluster.target import Role, TargetUnsupportedError
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.operations import simulation
-from sealserve.operations.master_key import rotate
-from sealserve.operations.owner import audit_signer, index_signer, open_vault
+from sealserve.owner import simulation
+from sealserve.owner.keys import audit_signer, index_signer, open_vault
+from sealserve.owner.master_key import rotate
 from sealserve.private_file import PrivateFileExposedError
 
 REPLICAS = 3

@@ -21,8 +21,8 @@ from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.cluster.target import Role
-from sealserve.operations import simulation
-from sealserve.operations.owner import index_signer, open_vault
+from sealserve.owner import simulation
+from sealserve.owner.keys import index_signer, open_vault
 from sealserve.secret import SecretBytes
 
 ADDRESS = "sealserve-broker.sealserve.svc"

@@ -18,7 +18,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
 from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.preconditions import RightsMissingError, check_rights, examine_cluster
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
-from sealserve.operations.finding import Finding, Verdict
+from sealserve.doctor.finding import Finding, Verdict
 
 NOW = datetime.now(UTC)
 CLAIMED = TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases")

@@ -1,1 +1,0 @@
-"""What the verbs do, on a workspace: the command line, the demo and the targets call these."""

@@ -1,0 +1,216 @@
+"""The owner's broker: what it needs from the workspace, and what is allowed, drained and revoked there."""
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from sealserve.broker import admin, audit
+from sealserve.broker.admin import ChainSummary, HeadSummary, ReleaseSummary
+from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.head_file import keep_head, kept_head
+from sealserve.broker.keystore import KeyId
+from sealserve.broker.metrics import Fetched, MetricsServer, Observed
+from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, check_standing
+from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
+from sealserve.broker.server import BrokerServer
+from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.findings import Danger
+from sealserve.owner.certificates import broker_certificate, show_certificates
+from sealserve.owner.enclaves import verified_sigstructs
+from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, open_database, open_vault
+from sealserve.owner.simulation import pcs_url, trusted_root
+from sealserve.pki.certificate import CertifiedKey, describe
+from sealserve.sealing.release import read_verified_index, verify_release
+from sealserve.sgx.pcs import INTEL_PCS, PcsClient
+from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.workspace import Workspace
+
+
+@contextlib.contextmanager
+def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[BrokerServer]:
+    """Yield the deployment's broker, not started yet.
+
+    It trusts Intel's root for releases for SGX, and the workspace's simulated root, if any, for simulated ones.
+
+    Raises:
+        CertificateMissingError: The broker has no certificate yet.
+    """
+    identity = broker_certificate(workspace)
+    signer = audit_signer(workspace)  # never the key of indexes: this process faces the network
+    with contextlib.ExitStack() as stack:
+        vault = stack.enter_context(open_vault(workspace))
+        genuine = deployment.broker.collateral_url if deployment.platform is Platform.SGX else None
+        clients = {Platform.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
+        vendors = {Platform.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[Platform.SGX])}
+        if (root := trusted_root(workspace)) is not None:
+            clients[Platform.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
+            vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[Platform.SIMULATED])
+        keep = partial(keep_head, workspace.owner.audit_head, vault.database)
+        broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer, keep=keep)
+        with vault.database.read() as connection:
+            rows, _ = audit.head(connection)
+        if rows > 0:  # what was written until now is kept, even if this process never ends in order
+            broker.sign_head()
+        if deployment.broker.metrics_port is not None:
+            observed = Observed(
+                decisions=broker.decisions,
+                certificates=lambda: _certificate_ends(workspace, identity),
+                collateral=lambda: _collateral(clients),
+            )
+            stack.enter_context(MetricsServer(observed, deployment.broker.metrics_port))
+        yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
+
+
+def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[str, datetime]:
+    """Return when each certificate ends: the broker's as it is served, which a renewed file does not change."""
+    ends = {named.role: named.info.not_after for named in show_certificates(workspace)}
+    return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
+
+
+def _collateral(clients: Mapping[Platform, PcsClient]) -> Mapping[tuple[str, str], Fetched]:
+    return {
+        (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
+        for platform, client in clients.items()
+        for url, times in client.kept().items()
+    }
+
+
+def allow(
+    workspace: Workspace,
+    deployment: Deployment,
+    folder: Path,
+    *,
+    now: datetime,
+    reactivate: bool = False,
+    keep_policy: bool = False,
+    dangerous: Collection[Danger] = (),
+) -> ReleaseSummary:
+    """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
+
+    A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
+
+    Args:
+        workspace: The owner's.
+        deployment: Says which states of a platform are accepted.
+        folder: The release.
+        now: The time on the owner's clock.
+        reactivate: Make a draining release active again, with the policy that the deployment describes now.
+        keep_policy: That must be the policy that it is known with.
+        dangerous: The classes of insecure settings that the enclaves' manifests may have.
+
+    Raises:
+        ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
+        SealserveError: The release or its enclaves do not verify, or are known with other values.
+    """
+    owner_key = index_signer(workspace).public_key()
+    verified = verify_release(folder, owner_key)
+    references = {
+        label: ReferenceValues.of_sigstruct(sigstruct)
+        for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
+    }
+    release = Release(
+        release_id=ReleaseId(verified.id),
+        name=folder.name,
+        platform=Platform.SIMULATED if verified.index.simulated else Platform.SGX,
+        key_id=KeyId(verified.index.key_id),
+        tcb=PRESETS[deployment.tcb.preset],
+        enrolled_platforms_only=not verified.index.simulated,
+        created=verified.index.created_at,
+    )
+    with open_database(workspace) as database:
+        return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
+
+
+def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
+    """Make a release active again that is to be served once more, if it is draining; return whether it was.
+
+    Which one that is was the target's word, so its policy stays as it is.
+
+    Raises:
+        ReleaseDrainingEndedError: Its deadline is over: only the owner's own word brings it back.
+        ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
+        ReleaseRevokedError: It is revoked.
+    """
+    found = _known(workspace, folder)
+    if found is None or found.state == ReleaseState.ACTIVE:
+        return False
+    check_standing(ReleaseState(found.state), _deadline(found), now)
+    allow(workspace, deployment, folder, now=now, reactivate=True, keep_policy=True)
+    return True
+
+
+def retire(
+    workspace: Workspace, deployment: Deployment, replaced: Iterable[str], *, by: Path, now: datetime
+) -> Sequence[ReleaseSummary]:
+    """Let releases end that a roll-out has replaced, after ``broker.drain_minutes``; return those that drain by this.
+
+    Nothing ends if the new one does, or if ``drain_minutes`` is 0.
+
+    Args:
+        workspace: The owner's.
+        deployment: Says how long restarts and a roll-back still get an old release's key.
+        replaced: The names of the old ones, as the target tells them.
+        by: The new one's folder.
+        now: The time on the owner's clock.
+    """
+    minutes, names = deployment.broker.drain_minutes, list(replaced)
+    if not (minutes and names):
+        return []
+    deadline = now + timedelta(minutes=minutes)
+    with open_database(workspace) as database:
+        return admin.retire(database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
+
+
+def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
+    """Return when a release ends, or None if it is not draining."""
+    found = _known(workspace, folder)
+    return None if found is None else _deadline(found)
+
+
+def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
+    with open_database(workspace) as database:
+        try:
+            return admin.find_release(database, _release_id(workspace, folder))
+        except ReleaseUnknownError:
+            return None
+
+
+def _deadline(found: ReleaseSummary) -> datetime | None:
+    return datetime.fromisoformat(found.deadline) if found.deadline else None
+
+
+def _release_id(workspace: Workspace, folder: Path) -> str:
+    return read_verified_index(folder, index_signer(workspace).public_key()).sha256
+
+
+def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tuple[ChainSummary, bool]:
+    """Check the whole audit log, with the signed heads that are kept in the database and outside of it.
+
+    Args:
+        workspace: The owner's.
+        kept: A head that was kept on another machine.
+
+    Returns:
+        The log, and whether any head was kept outside of the database. Without one, nothing shows that rows at the
+        end, or the whole database, were deleted.
+
+    Raises:
+        SealserveError: What `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head` raise.
+    """
+    heads = tuple(head for head in (kept_head(workspace.owner.audit_head), kept) if head is not None)
+    with open_database(workspace) as database:
+        summary = admin.verify_log(
+            database, audit_signer(workspace).public_key(), former_keys=former_audit_keys(workspace), kept=heads
+        )
+    return summary, bool(heads)
+
+
+def sign_log(workspace: Workspace, *, now: datetime) -> HeadSummary:
+    """Sign the end of the audit log, keep the head outside of the database too, and return it."""
+    with open_database(workspace) as database:
+        with database.write() as connection:
+            head = audit.sign_head(connection, audit_signer(workspace), now=now)
+        keep_head(workspace.owner.audit_head, database, head)
+    return admin.head_summary(head)

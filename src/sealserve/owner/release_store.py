@@ -1,0 +1,103 @@
+"""Fetch a packed release from a web address: an HTTPS server, or an S3-compatible store's (pre-signed) address.
+
+The address need not be trusted: the release appears only if the owner's signature verifies. So plain HTTP is accepted
+as well; it shows the ciphertext to whoever listens, who is no worse a peer than the host.
+"""
+
+import secrets
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import httpx
+
+from sealserve.atomic_file import PRIVATE, replacing
+from sealserve.errors import InputError, UnavailableError
+from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
+from sealserve.owner import releases
+from sealserve.owner.releases import VerifiedBundle
+from sealserve.workspace import Workspace
+
+_TIMEOUT: Final = httpx.Timeout(60, connect=15)
+_STALLED: Final = 300.0
+"""Seconds until the store begins to answer, and for each MiB after that."""
+_LONGEST_CHAIN: Final = 5  # of redirects
+_LARGEST: Final = 256 * 2**30
+"""How many bytes a packed release may have; a store's answer need not end by itself."""
+_SUFFIX: Final = ".tar"
+
+
+class StoreAddressError(InputError):
+    """The release's address is none of the web."""
+
+    code = "release.store-address"
+
+
+class StoreUnreachableError(UnavailableError):
+    """The store cannot be reached, or the connection broke."""
+
+    code = "release.store-unreachable"
+
+
+class StoreRefusedError(UnavailableError):
+    """The store answers, but not with the release."""
+
+    code = "release.store-refused"
+
+
+def fetch(workspace: Workspace, address: str, owner_key: Path) -> VerifiedBundle:
+    """Bring a packed release from ``address`` among those of the host, unless it is there and verifies.
+
+    Args:
+        workspace: The host's.
+        address: ``https://...`` or ``http://...``; the last part of its path is the release's name and ``.tar``.
+        owner_key: The owner's public key, PEM.
+
+    Raises:
+        StoreAddressError: It is no such address.
+        StoreUnreachableError: Nobody answers, or not to the end.
+        StoreRefusedError: The answer is an error.
+        SealserveError: What comes does not verify, or there is no room for it.
+    """
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise StoreAddressError(f"{address!r} is no address: {error}.") from error
+    if url.scheme not in {"https", "http"} or not url.host:
+        raise StoreAddressError(f"{address!r} is no https address.", hint="Example: https://store.example.com/NAME.tar")
+    name = PurePosixPath(url.path).name
+    there = workspace.host.releases / name.removesuffix(_SUFFIX)
+    if name.endswith(_SUFFIX) and there.is_dir():
+        return releases.verify(there, owner_key)
+    workspace.host.releases.mkdir(parents=True, exist_ok=True)
+    tar = workspace.host.releases / f".{secrets.token_hex(6)}{_SUFFIX}"
+    try:
+        _download(url, tar)
+        return releases.unpack(workspace, tar, owner_key)
+    finally:
+        tar.unlink(missing_ok=True)
+
+
+def _download(url: httpx.URL, tar: Path) -> None:
+    shown = url.copy_with(query=None, userinfo=b"")  # a pre-signed address is a key to the store
+    try:
+        with (
+            replacing(tar, mode=PRIVATE) as stream,
+            httpx.Client(timeout=_TIMEOUT) as client,
+            request(client, "GET", url, seconds=_STALLED, redirects=_LONGEST_CHAIN) as answer,
+        ):
+            if answer.status != httpx.codes.OK:
+                raise StoreRefusedError(
+                    f"{shown} answers {answer.status} {answer.reason}.",
+                    hint="Put there what `sealserve release pack` writes; a pre-signed address may have expired.",
+                )
+            for chunk in answer.chunks(_LARGEST):
+                stream.write(chunk)
+    except (HttpSizeError, HttpEncodingError) as error:
+        raise StoreRefusedError(
+            f"{shown} answers with something else than a packed release: {error.message}",
+            hint="Put there what `sealserve release pack` writes, without a Content-Encoding.",
+        ) from error
+    except (HttpFailedError, HttpSlowError) as error:
+        raise StoreUnreachableError(
+            f"Fetching {shown} failed: {error.message}", hint="Does the name resolve here, and may this place reach it?"
+        ) from error

@@ -1,0 +1,269 @@
+"""Build, ship, verify and list the releases of a workspace."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from sealserve.broker.keystore import KeyId
+from sealserve.deployment import Deployment, Platform
+from sealserve.enclave.index import verify_enclave_index
+from sealserve.errors import InputError, SealserveError
+from sealserve.owner import enclaves, models
+from sealserve.owner.certificates import fresh_ssl_config
+from sealserve.owner.keys import host_owner_key, index_signer, open_vault, read_owner_key
+from sealserve.owner.models import servable_folder
+from sealserve.owner.server_config import server_config_files
+from sealserve.sealing import archive, release
+from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
+from sealserve.workspace import Workspace
+
+
+class ReleaseMissingError(InputError):
+    """There is no such release in the workspace."""
+
+    code = "release.missing"
+
+
+class ReleaseAmbiguousError(InputError):
+    """Several releases fit."""
+
+    code = "release.ambiguous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRelease:
+    """A release of the workspace, its signature verified; its files were not looked at."""
+
+    id: str
+    folder: Path
+    created: datetime
+    simulated: bool
+    servables: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultyRelease:
+    """A folder that looks like a release of the workspace, and whose index does not verify: nothing in it is true."""
+
+    folder: Path
+    fault: SealserveError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBundle(VerifiedRelease):
+    """A verified release, and the names of its enclaves, verified as well; none were built yet if there are none."""
+
+    enclaves: tuple[str, ...]
+
+
+def build(
+    workspace: Workspace,
+    deployment: Deployment,
+    *,
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Release:
+    """Seal the deployment's models, with a fresh certificate for the service, under a fresh key of the keystore.
+
+    Args:
+        workspace: The owner's.
+        deployment: What it describes.
+        now: The time of the release and of its certificate.
+        progress: Called with plaintext bytes as they are sealed.
+        warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
+
+    Raises:
+        ModelNotImportedError: A model is not in the workspace.
+        RefusedOperationError: A model has operations that reach outside of the enclave.
+        AuthorityMissingError: There are no certificates yet.
+        SealserveError: What `sealserve.sealing.release.build_release` raises.
+    """
+    models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
+    servables = [
+        Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
+        for model in deployment.models
+    ]
+    files = server_config_files(deployment)
+    signer = index_signer(workspace)
+    ssl_config = fresh_ssl_config(workspace, deployment, now=now)
+    contents = ReleaseContents(
+        name=deployment.model.name,
+        servables=servables,
+        files={**files, "tls/ssl.cfg": ssl_config.render()},
+        simulated=deployment.platform is Platform.SIMULATED,
+        created=now,
+    )
+    with open_vault(workspace) as vault, vault.database.write() as connection:
+        created = vault.keystore.create(connection, now=now)  # stored first: a release without its key is lost
+    try:
+        with created.key as key:
+            return release.build_release(
+                contents, workspace.owner.releases, key=key, key_id=created.key_id, signer=signer, progress=progress
+            )
+    except BaseException:
+        _discard_key(workspace, created.key_id)
+        raise
+
+
+def _discard_key(workspace: Workspace, key_id: KeyId) -> None:
+    """Delete the key of a release that was not built, unless it was: an interruption may come just after that."""
+    if not any(key_id in (folder / INDEX_FILE).read_text() for folder in _folders(workspace.owner.releases)):
+        with open_vault(workspace) as vault, vault.database.write() as connection:
+            vault.keystore.discard(connection, key_id)
+
+
+def any_in(parent: Path) -> bool:
+    """Return whether there is a release in ``parent``."""
+    return bool(_folders(parent))
+
+
+def newest(parent: Path) -> Path:
+    """Return the newest release in ``parent``.
+
+    Raises:
+        ReleaseMissingError: There is none.
+    """
+    folders = sorted(_folders(parent), key=lambda folder: (folder / INDEX_FILE).stat().st_mtime_ns)
+    if not folders:
+        raise ReleaseMissingError(f"There is no release in {parent}.", hint="`sealserve release build` makes one.")
+    return folders[-1]
+
+
+def find(parent: Path, name: str | None) -> Path:
+    """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of an id.
+
+    Raises:
+        ReleaseMissingError: None fits.
+        ReleaseAmbiguousError: Several fit.
+    """
+    if name is None:
+        return newest(parent)
+    if (Path(name) / INDEX_FILE).is_file():
+        return Path(name)
+    folders = _folders(parent)
+    fitting = [folder for folder in folders if folder.name == name]
+    fitting = fitting or [folder for folder in folders if _id(folder).startswith(name)]
+    if len(fitting) > 1:
+        listed = ", ".join(folder.name for folder in fitting)
+        raise ReleaseAmbiguousError(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
+    if not fitting:
+        known = ", ".join(folder.name for folder in folders) or "none"
+        raise ReleaseMissingError(f"There is no release {name!r} in {parent}; there: {known}.")
+    return fitting[0]
+
+
+def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | FaultyRelease]:
+    """Yield the releases in ``parent``, oldest first, their indexes verified; those that do not verify as such.
+
+    Raises:
+        OwnerKeyError: There is no key to verify them with.
+    """
+    folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
+    if not folders:
+        return
+    owner_key = read_owner_key(host_owner_key(workspace))
+    for folder in folders:
+        try:
+            index = release.read_verified_index(folder, owner_key)
+            parsed = parse_index(index.content)
+        except SealserveError as error:
+            yield FaultyRelease(folder=folder, fault=error)
+            continue
+        yield ListedRelease(
+            id=index.sha256,
+            folder=folder,
+            created=parsed.created_at,
+            simulated=parsed.simulated,
+            servables=tuple(f"{item.name}:{version}" for item in parsed.servables for version in item.versions),
+            size=sum(file.size for file in parsed.files),
+        )
+
+
+def verify(folder: Path, owner_key: Path) -> VerifiedBundle:
+    """Verify a release, and the enclaves that were built for it, with the owner's public key.
+
+    Raises:
+        SealserveError: The release does not verify, or what is in its ``enclave/`` folder.
+    """
+    key = read_owner_key(owner_key)
+    return _bundle(release.verify_release(folder, key), _verify_enclaves(folder, key))
+
+
+def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = False) -> None:
+    """Verify a release of the owner's with its enclaves, and write it to one tar file, for the journey.
+
+    Raises:
+        SealserveError: It does not verify, so that `unpack` would refuse it too; or the file cannot be written.
+    """
+    key = index_signer(workspace).public_key()
+    release.verify_release(folder, key)
+    _verify_enclaves(folder, key)
+    archive.pack(folder, tar, overwrite=overwrite)
+
+
+def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedBundle:
+    """Unpack a release among those of the host; it appears there when it and its enclaves verify.
+
+    Raises:
+        SealserveError: It does not verify, or is no packed release.
+    """
+    workspace.host.releases.mkdir(parents=True, exist_ok=True)
+    key = read_owner_key(owner_key)
+    enclaves: list[str] = []
+    unpacked = archive.unpack(
+        tar,
+        workspace.host.releases,
+        owner_key=key,
+        check=lambda folder: enclaves.extend(_verify_enclaves(folder, key)),
+    )
+    return _bundle(unpacked, enclaves)
+
+
+def ship(workspace: Workspace, folder: Path) -> Path:
+    """Bring a release of the owner's to the host's folder of the same workspace, by the archive that would travel.
+
+    Returns:
+        Where it is there. If it was there before, its enclaves are brought up to date.
+    """
+    shipped = workspace.host.releases / folder.name
+    if shipped.is_dir():
+        enclaves.ship(folder, shipped)
+        return shipped
+    bundle = workspace.owner.releases / f"{folder.name}.tar"
+    try:
+        archive.pack(folder, bundle, overwrite=True)  # what is unpacked is verified
+        return unpack(workspace, bundle, host_owner_key(workspace)).folder
+    finally:
+        bundle.unlink(missing_ok=True)
+
+
+def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundle:
+    return VerifiedBundle(id=verified.id, folder=verified.folder, index=verified.index, enclaves=tuple(enclaves))
+
+
+def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
+    if not os.path.lexists(folder / ENCLAVE_FOLDER):
+        return []  # none were built yet
+    return [enclave.name for enclave in verify_enclave_index(folder, owner_key)]
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return [
+        folder
+        for folder in sorted(parent.iterdir())
+        if (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
+    ]
+
+
+def _id(folder: Path) -> str:
+    return hashlib.sha256((folder / INDEX_FILE).read_bytes()).hexdigest()

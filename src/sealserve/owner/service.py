@@ -1,0 +1,64 @@
+"""How the workspace's user reaches the service."""
+
+from dataclasses import dataclass
+
+from sealserve.deployment import Deployment, TlsMode
+from sealserve.owner.certificates import missing_certificate_hint
+from sealserve.pki.authority import AuthorityKind
+from sealserve.pki.certificate import CertificateMissingError, CertifiedKey
+from sealserve.regular_file import read_regular
+from sealserve.secret import SecretBytes
+from sealserve.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What a client needs: where to connect, whom to expect, and who it is.
+
+    Args:
+        target: ``host:port``.
+        server_name: The name in the service's certificate.
+        ca: The service's authority, PEM.
+        certificate: The user's certificate chain for two-way TLS, PEM, or None.
+        key: The user's key for two-way TLS, PEM, or None.
+    """
+
+    target: str
+    server_name: str
+    ca: bytes
+    certificate: bytes | None = None
+    key: SecretBytes | None = None
+
+
+def access(
+    workspace: Workspace, deployment: Deployment, *, ca: bytes | None = None, pair: CertifiedKey | None = None
+) -> Access:
+    """Return what the workspace's ``user/`` folder and its deployment say.
+
+    Args:
+        workspace: The folder.
+        deployment: What it describes.
+        ca: An authority in place of the folder's, PEM.
+        pair: The user's certificate and key in place of the folder's.
+
+    Raises:
+        CertificateMissingError: There are no certificates yet.
+    """
+    user, service = workspace.user, deployment.service
+    hint = missing_certificate_hint(workspace, AuthorityKind.USERS, service.tls)
+    if ca is None:
+        if not user.service_ca.is_file():
+            raise CertificateMissingError(
+                f"There is no {user.service_ca}.",
+                hint=hint,
+            )
+        ca = read_regular(user.service_ca)
+    if pair is None and service.tls is TlsMode.TWO_WAY:
+        pair = CertifiedKey.read(certificate=user.certificate, key=user.key, missing=hint)
+    return Access(
+        target=service.endpoint,
+        server_name=service.name,
+        ca=ca,
+        certificate=pair.chain_pem if pair else None,
+        key=pair.key_pem if pair else None,
+    )

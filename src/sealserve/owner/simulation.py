@@ -1,0 +1,74 @@
+"""What stands in for the processor's vendor and for the platform, in a workspace."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from sealserve.atomic_file import write_file
+from sealserve.deployment import Deployment
+from sealserve.owner.identity import require_first_use
+from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.workspace import Workspace
+
+ROOT_FILE = "simulated-root.der"
+DEFAULT_PCS_PORT = 8081  # a PCCS's
+
+
+def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
+    """Return the simulated vendor; on first use it is made, and the owner trusts its root.
+
+    Raises:
+        IdentityLostError: It is missing, and the owner trusts the root of an earlier one.
+    """
+    workspace.create()
+    folder = workspace.vendor.root
+    with _locked(folder):
+        root = workspace.owner.trust / ROOT_FILE
+        if any(folder.iterdir()):
+            vendor = Vendor.load(folder)
+        else:
+            require_first_use("The simulated vendor", folder, [root])
+            vendor = Vendor.create(folder, now=now)
+        if not root.is_file():
+            write_file(root, vendor.root_der)
+    return vendor
+
+
+def open_platform(workspace: Workspace, *, now: datetime) -> Platform:
+    """Return the host's simulated platform; on first use it is made, and the vendor certifies it."""
+    folder = workspace.host.platform
+    if folder.exists():
+        return Platform.load(folder)
+    return Platform.create(open_vendor(workspace, now=now), folder, now=now)
+
+
+def trusted_root(workspace: Workspace) -> TrustAnchor | None:
+    """Return the simulated root that the owner trusts, or None."""
+    root = workspace.owner.trust / ROOT_FILE
+    return TrustAnchor(root_der=root.read_bytes(), simulated=True) if root.is_file() else None
+
+
+def pcs_url(deployment: Deployment) -> str:
+    """Return where the simulated vendor's service answers."""
+    return deployment.broker.collateral_url or f"http://127.0.0.1:{DEFAULT_PCS_PORT}"
+
+
+def quoting_socket(workspace: Workspace) -> Path:
+    """Return where the host's simulated quoting enclave answers."""
+    return workspace.host.run / "quoting.sock"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process makes something in ``folder``: the PCS and the platform may start at once."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,218 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.deployment import Deployment, Platform
+from sealserve.doctor import examination as doctor
+from sealserve.doctor import host_checks
+from sealserve.doctor.examination import NotReadyError
+from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.enclave.simulated.private_memory import Way
+from sealserve.host.facts import HostFacts
+from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
+from sealserve.owner.keys import index_signer
+from sealserve.workspace import Workspace
+
+EVERY = tuple(Machine)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has everything but SGX, whatever this one has."""
+    program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
+    monkeypatch.setattr(doctor, "find_nginx", lambda: program)
+    monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.NAMESPACE, ""))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+
+
+def examine(
+    machines: tuple[Machine, ...],
+    workspace: Workspace | None,
+    described: Deployment | None,
+    *,
+    production: bool = False,
+) -> list[Finding]:
+    """Examine as the command line does; the host has nothing for real enclaves."""
+    platform = described.platform if described else Platform.SIMULATED
+    return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
+
+
+def by_name(findings: list[Finding]) -> dict[tuple[str, str], Finding]:
+    return {(finding.machine, finding.name): finding for finding in findings}
+
+
+def test_a_fresh_machine_lacks_nothing_that_simulation_needs() -> None:
+    findings = examine(EVERY, None, None)
+    assert not [finding for finding in findings if finding.verdict is Verdict.MISSING]
+    found = by_name(findings)
+    assert found["owner", "workspace"].remedy == "`sealserve init` writes one"
+    assert found["host", "nginx"].found == "/usr/sbin/nginx 1.22.1"
+    assert found["host", "SGX"].verdict is Verdict.NOTE
+    assert "protect nothing from root" in found["host", "SGX"].found
+    assert "driver" in found["host", "SGX"].found
+    assert found["host", "SGX"].remedy.startswith("`sealserve doctor host --platform sgx`")
+    assert found["host", "private memory"].verdict is Verdict.OK
+    assert [finding.name for finding in examine((Machine.USER,), None, None)] == ["Python"]
+
+
+def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_nginx() -> NginxProgram:
+        raise NginxMissingError("NGINX is not installed.", hint="apt-get install nginx")
+
+    monkeypatch.setattr(doctor, "find_nginx", no_nginx)
+    monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    site = make_site(tmp_path, platform="sgx")
+    simulated = by_name(examine(EVERY, None, None))
+    assert simulated["owner", "TensorFlow"].verdict is Verdict.MISSING
+    assert (
+        simulated["owner", "TensorFlow"].remedy
+        == "`make setup`, or `pip install '.[server]'`, in a checkout of sealserve"
+    )
+    assert simulated["host", "nginx"].verdict is Verdict.MISSING
+    assert simulated["host", "nginx"].remedy == "apt-get install nginx"
+    assert simulated["host", "private memory"].verdict is Verdict.NOTE
+    assert "unshare: not permitted" in simulated["host", "private memory"].found
+    genuine = by_name(examine(EVERY, site.workspace, site.deployment))
+    assert ("host", "TensorFlow") not in genuine
+    assert ("host", "private memory") not in genuine
+    for name in ("driver", "Gramine"):
+        assert genuine["host", name].verdict is Verdict.MISSING
+        assert genuine["host", name].remedy
+
+
+def test_a_clouds_machine_is_asked_for_the_clouds_pccs(tmp_path: Path) -> None:
+    site = make_site(tmp_path, platform="sgx", target={"cloud": "azure-dcsv3"})
+    found = by_name(examine((Machine.HOST,), site.workspace, site.deployment))
+    assert found["host", "cloud"].remedy == "sealserve cloud qcnl azure-dcsv3 | sudo tee /etc/sgx_default_qcnl.conf"
+
+
+def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> None:
+    site.certify()
+    site.import_model()
+    release = site.build_release()
+    site.build_enclave(release.folder)
+    shipped = site.workspace.host.releases / release.folder.name
+    shutil.copytree(release.folder, shipped)
+
+    def room() -> Finding | None:
+        host = HostFacts(epc_bytes=1)
+        findings = doctor.examine(
+            (Machine.HOST,), site.workspace, site.deployment, platform=Platform.SGX, host=host, production=False
+        )
+        return by_name(findings).get(("host", "room"))
+
+    found = room()
+    assert found is not None
+    assert found.verdict is Verdict.NOTE
+    assert "enclaves (1) take" in found.found
+    (shipped / "enclave" / "replica-0.manifest.sgx").write_text("")
+    assert room() is None
+
+
+def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_checks, "CHECKS", ())
+    found = by_name(examine((Machine.HOST,), None, None))
+    assert found["host", "SGX"].found.endswith("this machine has all that real ones need")
+    assert found["host", "SGX"].remedy == 'platform = "sgx"'
+
+
+def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
+    index_signer(site.workspace)
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
+    assert found["owner", "workspace"].verdict is Verdict.OK
+    site.workspace.owner.index_signing_key.chmod(0o640)
+    site.workspace.owner.root.chmod(0o755)
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
+    assert found["owner", "workspace"].verdict is Verdict.MISSING
+    assert found["owner", "workspace"].found == "others can read owner, index-signing-key.pem"
+    assert found["owner", "workspace"].remedy == f"chmod -R go-rwx {site.workspace.owner.root}"
+
+
+@pytest.mark.parametrize(
+    ("platform", "address", "noted"),
+    [("sgx", "192.0.2.1", True), ("sgx", "broker.example", False),
+     ("simulated", "192.0.2.1", False)],
+)  # fmt: skip
+def test_a_broker_without_a_name_is_noted_for_older_gramine(
+    tmp_path: Path, platform: str, address: str, noted: bool
+) -> None:
+    site = make_site(tmp_path, platform=platform, broker={"address": address})
+    findings = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
+    assert (("owner", "broker address") in findings) == noted
+    if noted:
+        finding = findings["owner", "broker address"]
+        assert finding.verdict is Verdict.NOTE
+        assert "Gramine before 1.6" in finding.found
+        assert address in finding.found
+
+
+def test_a_full_disk_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 10**9
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: Usage())
+    found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
+    assert found["owner", "disk"].verdict is Verdict.NOTE
+    assert found["owner", "disk"].found == f"1.0 GB free in {site.directory}"
+
+
+def test_what_a_user_needs_depends_on_the_mode(site: Site, tmp_path: Path) -> None:
+    def certificates(of: Site) -> Finding:
+        return by_name(examine((Machine.USER,), of.workspace, of.deployment))["user", "certificates"]
+
+    assert certificates(site).found == "missing: service-ca.pem, client.pem, client.key"
+    site.certify()
+    assert certificates(site).verdict is Verdict.OK
+    one_way = make_site(tmp_path / "one-way", service={"tls": "one-way"})
+    assert certificates(one_way).found == "missing: service-ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdicts"),
+    [
+        ({}, {"platform": Verdict.MISSING}),
+        ({"platform": "sgx"}, {"platform": Verdict.OK}),
+        (
+            {"platform": "sgx", "model": {"dangerous_operations": ("Print",)}},
+            {"platform": Verdict.OK, "operations": Verdict.MISSING},
+        ),
+        (
+            {"platform": "sgx", "target": {"kind": "kubernetes"}, "broker": {"address": "broker.example.com"}},
+            {"platform": Verdict.OK, "network policy": Verdict.MISSING},
+        ),
+        (
+            {
+                "platform": "sgx",
+                "target": {"kind": "kubernetes"},
+                "broker": {"address": "broker.example.com"},
+                "kubernetes": {"broker_ip": "192.0.2.7", "release_source": "https://store.example.com/{release}.tar"},
+            },
+            {"platform": Verdict.OK, "network policy": Verdict.NOTE},
+        ),
+        (
+            {
+                "platform": "sgx",
+                "target": {"kind": "kubernetes"},
+                "broker": {"address": "192.0.2.7"},
+                "kubernetes": {"release_source": "https://192.0.2.9/{release}.tar"},
+            },
+            {"platform": Verdict.OK, "network policy": Verdict.OK},
+        ),
+        ({"platform": "sgx", "service": {"tls": "one-way"}}, {"platform": Verdict.OK, "TLS": Verdict.NOTE}),
+    ],
+)
+def test_production_wants_more(tmp_path: Path, settings: dict[str, Any], verdicts: dict[str, Verdict]) -> None:
+    site = make_site(tmp_path, **settings)
+    plain = examine((Machine.USER,), site.workspace, site.deployment)
+    production = examine((Machine.USER,), site.workspace, site.deployment, production=True)
+    assert {finding.name: finding.verdict for finding in production[len(plain) :]} == verdicts
+
+
+def test_no_deployment_is_not_fit_for_production() -> None:
+    findings = examine((), None, None, production=True)
+    assert [(finding.name, finding.verdict) for finding in findings] == [("platform", Verdict.MISSING)]
+    assert NotReadyError.code == "doctor.not-ready"

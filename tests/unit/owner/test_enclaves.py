@@ -1,0 +1,232 @@
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.harness.workspaces import Site, make_site
+
+from sealserve.deployment import Platform, ServerKind, TlsMode
+from sealserve.enclave.findings import Danger, ManifestInsecureError
+from sealserve.enclave.index import (
+    BuiltEnclave,
+    EnclaveIndexMissingError,
+    EnclaveIndexReleaseError,
+    verify_enclave_index,
+)
+from sealserve.enclave.inventory import Inventory, measure
+from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.signing import resign
+from sealserve.owner import enclaves
+from sealserve.owner.keys import index_signer
+from sealserve.sealing.release_files import ReleaseFileChangedError
+from sealserve.sgx.signing_key import create_signing_key
+
+
+def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> None:
+    site = make_site(tmp_path, server={"threads": 3, "max_connection_age_seconds": 7}, broker={"port": 4455})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-7", port=8517)
+    assert spec.name == "replica-7"
+    assert spec.release_id == release.id
+    assert spec.broker == ("127.0.0.1", 4455)
+    assert spec.threads == 3
+    assert spec.simulated
+    assert {
+        "--port=8517",
+        "--rest_api_port=0",
+        "--model_config_file=/release/config/models.config",
+        "--file_list=/release/files.json",
+        "--ssl_config_file=/release/tls/ssl.cfg",
+        "--tensorflow_intra_op_parallelism=3",
+        (
+            "--grpc_channel_arguments=grpc.max_connection_age_ms=7000,"
+            "grpc.http2.min_ping_interval_without_data_ms=5000,grpc.keepalive_permit_without_calls=1"
+        ),
+    } <= set(spec.argv)
+    text = enclaves.manifest_text(site.workspace, spec).decode()
+    assert release.id in text
+    assert "--port=8517" in text
+
+
+def test_the_servers_configuration_files_are_named_where_the_release_has_them(tmp_path: Path) -> None:
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 8 }")
+    (tmp_path / "monitoring.config").write_text("")
+    site = make_site(
+        tmp_path / "site",
+        model={"labels": ("stable",)},
+        server={
+            "batching_parameters_file": tmp_path / "batching.config",
+            "monitoring_config_file": tmp_path / "monitoring.config",
+        },
+    )
+    site.import_model()
+    site.certify()
+    spec = enclaves.specify(site.workspace, site.deployment, site.build_release().folder, name="replica-0", port=8510)
+    assert {
+        "--model_config_file=/release/config/models.config",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching=true",
+        "--batching_parameters_file=/release/config/batching.config",
+        "--monitoring_config_file=/release/config/monitoring.config",
+        "--monitoring_port=9510",
+        "--tensorflow_session_config_file=/release/config/session.config",
+    } <= set(spec.argv)
+
+
+def test_soft_placement_can_be_turned_off(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"soft_placement": False})
+    site.import_model()
+    site.certify()
+    spec = enclaves.specify(site.workspace, site.deployment, site.build_release().folder, name="replica-0", port=8510)
+    assert not [flag for flag in spec.argv if "session_config" in flag]
+
+
+def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
+    assert [enclaves.monitoring_port(port) for port in (8500, 64535, 64536, 65535)] == [9500, 65535, 63536, 64535]
+
+
+def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
+    release = ready.build_release()
+    sgx = ready.deployment.model_copy(update={"platform": Platform.SGX})
+    with pytest.raises(enclaves.ReleasePlatformError, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
+        enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
+    assert caught.value.code == "enclave.release-platform"
+
+
+def test_what_sealserve_toml_says_of_the_enclave_is_in_it(tmp_path: Path) -> None:
+    chosen = {"size": "8G", "edmm": True, "isv_prod_id": 9, "isv_svn": 2}
+    site = make_site(tmp_path, enclave=chosen)
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    spec = enclaves.specify(site.workspace, site.deployment, release.folder, name="replica-0", port=8510)
+    assert (spec.enclave_size, spec.edmm, spec.isv_prod_id, spec.isv_svn) == (2**33, True, 9, 2)
+    assert spec.max_threads == 1 + 5 + 4 + 64 + 4  # TensorFlow, its pool of runs, requests, the rest, Gramine
+
+
+def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_path: Path) -> None:
+    binary = tmp_path / "bin/tensorflow_model_server"
+    binary.parent.mkdir()
+    binary.write_bytes(b"binary")
+    site = make_site(tmp_path / "site", service={"tls": "one-way"}, server={"kind": "tensorflow-serving"})
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    serving = Inventory(server=ServerKind.TENSORFLOW_SERVING, program=str(binary), files=measure([str(binary)]))
+    two_way = site.deployment.model_copy(
+        update={"service": site.deployment.service.model_copy(update={"tls": TlsMode.TWO_WAY})}
+    )
+    spec = enclaves.specify(site.workspace, two_way, release.folder, name="a", port=1, inventory=serving)
+    with pytest.raises(ManifestInsecureError, match="with one-way TLS anybody may reload models") as caught:
+        enclaves.build(site.workspace, release.folder, spec, now=site.now)
+    assert caught.value.code == "manifest.insecure"
+    dangerous = [Danger.SERVER_FLAGS]
+    assert enclaves.build(site.workspace, release.folder, spec, now=site.now, dangerous=dangerous).name == "a"
+
+
+def test_a_changed_release_gets_no_enclave(ready: Site) -> None:
+    release = ready.build_release()
+    sealed = release.folder / "models/half-plus-two/1/saved_model.pb"
+    sealed.write_bytes(bytes(len(sealed.read_bytes())))
+    with pytest.raises(ReleaseFileChangedError) as caught:
+        ready.build_enclave(release.folder)
+    assert caught.value.code == "release.file-changed"
+    assert enclaves.names(release.folder) == []
+
+
+def test_the_manifest_shown_is_the_one_that_is_signed(ready: Site) -> None:
+    release = ready.build_release()
+    spec = enclaves.specify(ready.workspace, ready.deployment, release.folder, name="replica-0", port=8510)
+    first = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
+    assert first.manifest.read_bytes() == enclaves.manifest_text(ready.workspace, spec)
+    again = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
+    assert again.mr_enclave == first.mr_enclave
+    assert enclaves.port_of(load_enclave(release.folder, "replica-0").manifest) == 8510
+
+
+def test_enclaves_are_named_in_order(ready: Site) -> None:
+    release = ready.build_release()
+    for index in (1, 0):
+        ready.build_enclave(release.folder, name=f"replica-{index}", port=8510 + index)
+    assert enclaves.names(release.folder) == ["replica-0", "replica-1"]
+    owner_key = index_signer(ready.workspace).public_key()
+    found = enclaves.verified_sigstructs(release.folder, release.id, owner_key)
+    assert found.keys() == {"replica-0", "replica-1"}
+    assert found["replica-0"].mr_enclave != found["replica-1"].mr_enclave
+    assert found["replica-0"].mr_signer == found["replica-1"].mr_signer
+
+
+def test_what_is_allowed_is_what_was_verified(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    before = load_enclave(release.folder, "replica-0").sigstruct
+    stranger = create_signing_key(ready.directory / "stranger.pem")
+
+    def verify_and_swap(folder: Path, owner_key: Ed25519PublicKey, **_: object) -> tuple[BuiltEnclave, ...]:
+        verified = verify_enclave_index(folder, owner_key)
+        resign(folder, "replica-0", signing_key=stranger, signed_on=ready.now.date())
+        return verified
+
+    monkeypatch.setattr(enclaves, "verify_enclave_index", verify_and_swap)
+    owner_key = index_signer(ready.workspace).public_key()
+    (found,) = enclaves.verified_sigstructs(release.folder, release.id, owner_key).values()
+    assert found == before != load_enclave(release.folder, "replica-0").sigstruct
+
+
+def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
+    first, second = ready.build_release(), ready.build_release()
+    ready.build_enclave(first.folder)
+    owner_key = index_signer(ready.workspace).public_key()
+    with pytest.raises(EnclaveIndexMissingError) as missing:
+        enclaves.verified_sigstructs(second.folder, second.id, owner_key)
+    assert missing.value.code == "enclave-index.missing"
+    (first.folder / "enclave").rename(second.folder / "enclave")
+    with pytest.raises(EnclaveIndexReleaseError, match=r"holds enclaves for the release .*, and .* is") as caught:
+        enclaves.verified_sigstructs(second.folder, second.id, owner_key)
+    assert caught.value.code == "enclave-index.release"
+
+
+def test_a_manifest_without_a_port_is_an_error_with_a_code(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    manifest = load_enclave(release.folder, "replica-0").manifest
+    assert enclaves.port_of(manifest) == 8510
+    kept = [argument for argument in manifest.loader.argv if not argument.startswith("--port")]
+    for arguments in ((), ("--port", "8510"), ("--port=x",), ("--port=",)):
+        loader = manifest.loader.model_copy(update={"argv": [*kept, *arguments]})
+        with pytest.raises(enclaves.EnclavePortError, match="--port=NUMBER") as caught:
+            enclaves.port_of(manifest.model_copy(update={"loader": loader}))
+        assert caught.value.code == "enclave.port"
+
+
+def test_what_was_removed_is_removed_where_it_was_shipped(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    shipped = ready.workspace.host.releases / release.folder.name
+    shipped.mkdir(parents=True)
+    enclaves.ship(release.folder, shipped)
+    enclaves.remove(ready.workspace, release.folder, name="replica-0")
+    enclaves.ship(release.folder, shipped)
+    assert not (shipped / "enclave").exists()
+
+
+def test_what_was_built_since_replaces_what_was_shipped(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    shipped = ready.workspace.host.releases / release.folder.name
+    (shipped / "enclave").mkdir(parents=True)
+    (shipped / "enclave" / "old").touch()
+    (shipped / ".enclave.0123456789ab.partial").mkdir()  # left by a process that was killed
+    enclaves.ship(release.folder, shipped)
+    names = {path.name for path in (release.folder / "enclave").iterdir()}
+    assert {path.name for path in (shipped / "enclave").iterdir()} == names
+    assert [path.name for path in shipped.iterdir()] == ["enclave"]
+
+
+def test_the_signing_key_is_made_on_first_use(site: Site) -> None:
+    site.import_model()
+    site.certify()
+    release = site.build_release()
+    site.build_enclave(release.folder)
+    assert site.workspace.owner.enclave_signing_key.stat().st_mode & 0o077 == 0
