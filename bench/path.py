@@ -28,9 +28,9 @@ from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.load import Request, run_load
-from sealserve.deployment import TlsMode
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.owner import service
+from sealserve.terms import TlsMode
 
 SHAPE = (1, 224, 224, 3)
 Measure = Callable[[int], float]

@@ -6,10 +6,9 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, NewType, NoReturn, Self, get_args
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,8 +25,7 @@ from pydantic.fields import FieldInfo
 from sealserve import __version__
 from sealserve.errors import InputError
 from sealserve.regular_file import InputFileMissingError, read_regular
-
-ModelName = NewType("ModelName", str)
+from sealserve.terms import LARGEST_VERSION, BrokerNaming, Cloud, FrontKind, PlatformKind, ServerKind, TlsMode
 
 _NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
@@ -80,15 +78,6 @@ ImagePrefix = Annotated[
     str, StringConstraints(pattern=rf"^([A-Za-z0-9.-]+(:[0-9]+)?/)?({_PART}/)*{_PART}$", max_length=200)
 ]
 ImageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
-LARGEST_VERSION = 2**63 - 1
-"""The largest version of a model: TensorFlow Serving reads a version folder's name as a signed 64-bit number.
-
-Source: tensorflow/serving 9d981c5c, ``sources/storage_path/file_system_storage_path_source.cc``
-(``ParseVersionNumber``: a 64-bit number that is not negative).
-"""
-EVERY_ADDRESS = "::"
-"""Listening here takes connections at every address of the machine, IPv6 and IPv4."""
-EVERY_IPV4_ADDRESS = "0.0.0.0"  # noqa: S104  # the same, on a machine without IPv6
 _HEADING = re.compile(r"^\s*\[\[?\s*(?P<name>[^\]\n]+?)\s*\]")
 _ENTRY = re.compile(r"^\s*(?P<key>[A-Za-z0-9_.\"'-]+)\s*=")
 _SMALLEST_SUBNET = 22  # a network of 8 addresses for each of 64 replicas, and those that they share
@@ -116,35 +105,6 @@ class DeploymentValueError(InputError):
     """A value in the deployment file is missing or not usable."""
 
     code = "deployment.invalid-value"
-
-
-class Platform(StrEnum):
-    """What runs the enclaves."""
-
-    SGX = "sgx"
-    SIMULATED = "simulated"
-
-
-class TlsMode(StrEnum):
-    """Who shows a certificate: the service alone, or the service and its users."""
-
-    ONE_WAY = "one-way"
-    TWO_WAY = "two-way"
-
-
-class Cloud(StrEnum):
-    """A cloud whose SGX machines sealserve knows facts about."""
-
-    ALIBABA_G7T = "alibaba-g7t"
-    TENCENT_M6CE = "tencent-m6ce"
-    AZURE_DCSV3 = "azure-dcsv3"
-
-
-class ServerKind(StrEnum):
-    """Which model server runs inside the enclave."""
-
-    EMBEDDED = "embedded"
-    TENSORFLOW_SERVING = "tensorflow-serving"
 
 
 class _Section(BaseModel):
@@ -357,23 +317,6 @@ class DockerSection(_Section):
         return subnet
 
 
-class FrontKind(StrEnum):
-    """What takes connections to a Kubernetes deployment from outside."""
-
-    NGINX = "nginx"
-    GATEWAY_API = "gateway-api"
-    INGRESS_NGINX = "ingress-nginx"
-    F5 = "f5"
-
-
-class BrokerNaming(StrEnum):
-    """How the broker's name is resolved in a cluster's pods."""
-
-    DNS = "dns"
-    COREDNS_HOSTS = "coredns-hosts"
-    EXTERNAL_NAME = "external-name"
-
-
 class KubernetesSection(_Section):
     """The Kubernetes target."""
 
@@ -512,7 +455,7 @@ class KubernetesSection(_Section):
 class Deployment(_Section):
     """A whole ``sealserve.toml``."""
 
-    platform: Platform = Field(default=Platform.SIMULATED, description='"sgx" or "simulated"')
+    platform: PlatformKind = Field(default=PlatformKind.SIMULATED, description='"sgx" or "simulated"')
     models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()

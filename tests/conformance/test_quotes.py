@@ -24,7 +24,7 @@ from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated import documents, pck_extension
 from sealserve.sgx.simulated.attacks import forged_collateral
 from sealserve.sgx.simulated.authority import Authority, chain_pem, new_key, raw_public_key, sign_raw
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
 from sealserve.sgx.trust_anchor import SIMULATED
@@ -50,9 +50,9 @@ class World:
 
     vendor: Vendor
     stranger: Vendor
-    platform: Platform
-    single: Platform
-    old: Platform
+    platform: SimulatedPlatform
+    single: SimulatedPlatform
+    old: SimulatedPlatform
 
     def __repr__(self) -> str:
         return "<world>"  # hypothesis prints arguments in full
@@ -79,9 +79,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(
         vendor=vendor,
         stranger=Vendor.create(folder / "stranger", now=NOW),
-        platform=Platform.create(vendor, folder / "platform", now=NOW),
-        single=Platform.create(vendor, folder / "single", now=NOW, ca=PckCa.PROCESSOR),
-        old=Platform.create(vendor, folder / "old", now=NOW, out_of_date=True),
+        platform=SimulatedPlatform.create(vendor, folder / "platform", now=NOW),
+        single=SimulatedPlatform.create(vendor, folder / "single", now=NOW, ca=PckCa.PROCESSOR),
+        old=SimulatedPlatform.create(vendor, folder / "old", now=NOW, out_of_date=True),
     )
 
 

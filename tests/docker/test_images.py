@@ -22,7 +22,7 @@ from tests.harness.running import run
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
 
-from sealserve import deployment
+from sealserve import terms
 from sealserve.cli.demo.exposure import Exposure
 from sealserve.cluster import ports
 from sealserve.cluster.processes import wait_until
@@ -157,7 +157,7 @@ def test_the_recipe_for_gramine_builds(site: Site, images: list[dict[str, Any]],
         (binary.parent / "Dockerfile").write_text("FROM scratch\nCOPY tensorflow_model_server /usr/bin/\n")
         subprocess.run(["docker", "build", "--tag", "sealserve-test-serving:1", str(binary.parent)], check=True,
                        capture_output=True)  # fmt: skip
-        for kind in deployment.ServerKind:
+        for kind in terms.ServerKind:
             there = Path(folder) / kind.value
             there.mkdir()
             (there / "sealserve.toml").write_text(text.replace('kind = "embedded"', f'kind = "{kind.value}"'))

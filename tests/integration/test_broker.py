@@ -36,7 +36,6 @@ from sealserve.broker.keystore import ReleaseKey, open_keystore
 from sealserve.broker.policy import STRICT, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.server import BrokerServer, Limits, ListenError, PortTakenError
-from sealserve.deployment import Platform as Kind
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
 from sealserve.sgx.collateral import Collateral
@@ -46,9 +45,10 @@ from sealserve.sgx.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, par
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.sgx.simulated.pcs import PcsServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.terms import PlatformKind
 
 pytestmark = pytest.mark.integration
 
@@ -76,7 +76,7 @@ class World:
 
     folder: Path
     vendor: Vendor
-    platform: Platform
+    platform: SimulatedPlatform
     pcs: PcsServer
     authority: Authority
     identity: CertifiedKey
@@ -85,16 +85,16 @@ class World:
     release: Release
     servers: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def serve(self, *, vendors: dict[Kind, TrustedVendor] | None = None, **settings: Any) -> BrokerServer:
+    def serve(self, *, vendors: dict[PlatformKind, TrustedVendor] | None = None, **settings: Any) -> BrokerServer:
         keystore = open_keystore(self.database, self.folder / "master.key")
         if vendors is None:
             client = self.servers.enter_context(PcsClient(self.pcs.url))
-            vendors = {Kind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=client)}
+            vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=client)}
         broker = Broker(database=self.database, keystore=keystore, vendors=vendors)
         server = BrokerServer(broker, identity=self.identity, port=0, **settings)
         return self.servers.enter_context(server)
 
-    def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair:
+    def ratls(self, platform: SimulatedPlatform | None = None, **changes: Any) -> RaTlsKeyPair:
         report = replace(REPORT, **changes)
         return make_certificate(
             lambda data: quote(platform or self.platform, replace(report, report_data=data)), _now()
@@ -116,7 +116,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         release = Release(
             release_id=ReleaseId("a" * 64),
             name="resnet50",
-            platform=Kind.SIMULATED,
+            platform=PlatformKind.SIMULATED,
             key_id=made.key_id,
             tcb=STRICT,
             enrolled_platforms_only=False,
@@ -126,7 +126,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         made_world = World(
             folder=tmp_path,
             vendor=vendor,
-            platform=Platform.create(vendor, tmp_path / "platform", now=now),
+            platform=SimulatedPlatform.create(vendor, tmp_path / "platform", now=now),
             pcs=pcs,
             authority=authority,
             identity=authority.issue_server([NAME], [ADDRESS], now=now),
@@ -221,9 +221,9 @@ def test_an_enclave_of_gramine_1_4_gets_its_key(world: World, version: int) -> N
 
 def test_each_refusal_is_a_row_and_no_secret(world: World) -> None:
     server = world.serve()
-    old = Platform.create(world.vendor, world.folder / "old", now=_now(), out_of_date=True)
+    old = SimulatedPlatform.create(world.vendor, world.folder / "old", now=_now(), out_of_date=True)
     other_vendor = Vendor.create(world.folder / "other-vendor", now=_now())
-    foreign = Platform.create(other_vendor, world.folder / "foreign", now=_now())
+    foreign = SimulatedPlatform.create(other_vendor, world.folder / "foreign", now=_now())
     copied, pair = parse_certificate(world.ratls().certificate).quote, world.ratls()
     stolen = replace(pair, certificate=pair.certificate.replace(parse_certificate(pair.certificate).quote, copied))
     cases: list[tuple[RaTlsKeyPair, str]] = [
@@ -353,7 +353,7 @@ def held(world: World) -> Held:
 
 
 def _serve_held(world: World, held: Held, limits: Limits) -> BrokerServer:
-    vendors = {Kind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=held)}
+    vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=world.vendor.anchor, collateral=held)}
     return world.serve(vendors=vendors, limits=limits)
 
 
@@ -505,7 +505,7 @@ from sealserve.broker.decision import Broker, TrustedVendor
 from sealserve.broker.hardening import forbid_inspection
 from sealserve.broker.keystore import open_keystore
 from sealserve.broker.server import BrokerServer
-from sealserve.deployment import Platform
+from sealserve.terms import PlatformKind
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import PcsClient
@@ -516,7 +516,7 @@ forbid_inspection()
 anchor = TrustAnchor(root_der=(folder / "vendor" / "root.der").read_bytes(), simulated=True)
 identity = CertifiedKey.read(certificate=folder / "broker.pem", key=folder / "broker.key")
 with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2]) as pcs:
-    vendors = {Platform.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
+    vendors = {SimulatedPlatform.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
     keystore = open_keystore(database, folder / "master.key")
     server = BrokerServer(Broker(database=database, keystore=keystore, vendors=vendors), identity=identity, port=0)
     server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))

@@ -7,9 +7,9 @@ import grpc
 import pytest
 from tests.harness.model_server import Start, free_port, predict
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import LIBRARY_FOLDER, list_server
+from sealserve.terms import ServerKind
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 

@@ -39,7 +39,7 @@ from sealserve.secret import SecretBytes
 from sealserve.sgx.quote import Quote, parse_quote
 from sealserve.sgx.ra_tls import check_binding, parse_certificate
 from sealserve.sgx.secret_provisioning import ProvisioningServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import QuotingServer
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -247,7 +247,7 @@ def world(tmp_path: Path, signing_key: rsa.RSAPrivateKey) -> Iterator[World]:
     )
     release = build_release(contents, tmp_path, key=KEY, key_id="0" * 32, signer=index_key)
     vendor = Vendor.create(tmp_path / "vendor", now=now)
-    platform = Platform.create(vendor, tmp_path / "platform", now=now)
+    platform = SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
     with (
         running_broker() as broker,
         tempfile.TemporaryDirectory(prefix="se-") as folder,

@@ -25,8 +25,8 @@ from sealserve.cluster.kubernetes.sources import BUNDLE
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.containers.recipes import SERVICE_USER
-from sealserve.deployment import BrokerNaming
 from sealserve.sealing import archive
+from sealserve.terms import BrokerNaming
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve import deployment
+from sealserve import deployment, terms
 
 MINIMAL = '[model]\nname = "resnet50"\n'
 
@@ -11,7 +11,7 @@ MINIMAL = '[model]\nname = "resnet50"\n'
 def test_defaults() -> None:
     parsed = deployment.parse(MINIMAL)
     assert parsed.service.name == "grpc.tf-serving.service.com"
-    assert parsed.service.tls is deployment.TlsMode.TWO_WAY
+    assert parsed.service.tls is terms.TlsMode.TWO_WAY
     assert parsed.broker.port == 4433
     assert parsed.tcb.preset == "strict"
 
@@ -151,7 +151,7 @@ def test_the_example_says_what_the_defaults_say() -> None:
 def test_the_example_takes_settings() -> None:
     settings = {"model": {"name": "m"}, "service": {"tls": "one-way"}, "broker": {"port": 9001}}
     parsed = deployment.parse(deployment.write_example(settings, heading="For a test."))
-    assert parsed.service.tls is deployment.TlsMode.ONE_WAY
+    assert parsed.service.tls is terms.TlsMode.ONE_WAY
     assert parsed.broker.port == 9001
     assert parsed.model.path is None
 

@@ -17,7 +17,7 @@ from sealserve.broker.database import AUDIT, KEYS, Database
 from sealserve.broker.platforms import EnrolledPlatform
 from sealserve.broker.policy import ReferenceValues, ReleaseState
 from sealserve.broker.releases import Reference, Release, ReleaseAmbiguousError, ReleaseUnknownError
-from sealserve.deployment import Platform
+from sealserve.terms import PlatformKind
 
 OWNER: Final = "owner"
 """The peer of the audit rows of the owner's own changes."""
@@ -197,7 +197,7 @@ def revoke(database: Database, name_or_id: str, *, now: datetime) -> ReleaseSumm
 
 
 def enrol_platform(
-    database: Database, platform: Platform, platform_id: str, *, label: str, now: datetime
+    database: Database, platform: PlatformKind, platform_id: str, *, label: str, now: datetime
 ) -> PlatformSummary:
     """Enrol a platform: releases for enrolled platforms only then give it their key."""
     with database.write() as connection:
@@ -212,7 +212,9 @@ def enrol_platform(
         )
 
 
-def withdraw_platform(database: Database, platform: Platform, platform_id: str, *, now: datetime) -> PlatformSummary:
+def withdraw_platform(
+    database: Database, platform: PlatformKind, platform_id: str, *, now: datetime
+) -> PlatformSummary:
     """Take back a platform's enrolment: from now on it gets no key of a release for enrolled platforms only.
 
     Raises:

@@ -53,7 +53,6 @@ from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Limiter, Rate, Tally
 from sealserve.broker.metrics import Decisions, Outcome
 from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
-from sealserve.deployment import Platform
 from sealserve.errors import SealserveError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.appraisal import VerifiedQuote, examine_quote, verify_quote
@@ -63,6 +62,7 @@ from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote, parse_quote
 from sealserve.sgx.ra_tls import check_binding, parse_certificate
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
+from sealserve.terms import PlatformKind
 
 _LOG: Final = logging.getLogger(__name__)
 _ROWS_PER_HEAD: Final = 64
@@ -115,7 +115,7 @@ class _Trace:
     """What is known so far, for the audit row."""
 
     peer: str
-    platform: Platform | None = None
+    platform: PlatformKind | None = None
     release: releases.Release | None = None
     quote: Quote | None = None
     quote_digest: str | None = None
@@ -165,7 +165,7 @@ class Broker:
         *,
         database: Database,
         keystore: Keystore,
-        vendors: Mapping[Platform, TrustedVendor],
+        vendors: Mapping[PlatformKind, TrustedVendor],
         signer: Ed25519PrivateKey | None = None,
         keep: Callable[[Head], None] | None = None,
         clock: Callable[[], datetime] = _utc_now,
@@ -271,9 +271,9 @@ class Broker:
             raise
         return key  # 16 is the caller's
 
-    def _vendor(self, platform: Platform) -> TrustedVendor:
+    def _vendor(self, platform: PlatformKind) -> TrustedVendor:
         vendor = self._vendors.get(platform)
-        if vendor is None or vendor.anchor.simulated != (platform is Platform.SIMULATED):
+        if vendor is None or vendor.anchor.simulated != (platform is PlatformKind.SIMULATED):
             raise NoTrustAnchorError(
                 f"The broker has no trust anchor for {platform} releases.",
                 hint="Start it with one; what it trusts is chosen at its start.",

@@ -14,9 +14,9 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, reading, to_text
-from sealserve.deployment import Platform
 from sealserve.errors import InputError
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.terms import PlatformKind
 
 _PLATFORM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_LABEL: Final = 64
@@ -38,13 +38,13 @@ class PlatformNotEnrolledError(InputError):
 class EnrolledPlatform:
     """A machine that is one's own."""
 
-    platform: Platform
+    platform: PlatformKind
     platform_id: str
     label: str
     enrolled: datetime
 
 
-def enrol(connection: Connection, platform: Platform, platform_id: str, *, label: str, now: datetime) -> None:
+def enrol(connection: Connection, platform: PlatformKind, platform_id: str, *, label: str, now: datetime) -> None:
     """Enrol a platform, or give an enrolled one another label.
 
     Raises:
@@ -63,7 +63,7 @@ def enrol(connection: Connection, platform: Platform, platform_id: str, *, label
         connection.execute(insert(PLATFORMS).values(row))
 
 
-def withdraw(connection: Connection, platform: Platform, platform_id: str) -> EnrolledPlatform:
+def withdraw(connection: Connection, platform: PlatformKind, platform_id: str) -> EnrolledPlatform:
     """Take back the enrolment of a platform; return what it was.
 
     Raises:
@@ -86,7 +86,7 @@ def every(connection: Connection) -> list[EnrolledPlatform]:
     with reading("platforms"):
         return [
             EnrolledPlatform(
-                platform=Platform(row.platform),
+                platform=PlatformKind(row.platform),
                 platform_id=row.platform_id,
                 label=row.label,
                 enrolled=from_text(row.enrolled),
@@ -95,7 +95,7 @@ def every(connection: Connection) -> list[EnrolledPlatform]:
         ]
 
 
-def enrolled(connection: Connection, platform: Platform) -> frozenset[str]:
+def enrolled(connection: Connection, platform: PlatformKind) -> frozenset[str]:
     """Return the ids of the enrolled platforms of a kind."""
     query = select(PLATFORMS.c.platform_id).where(PLATFORMS.c.platform == platform)
     return frozenset(connection.execute(query).scalars())
@@ -111,7 +111,7 @@ def raise_evaluation_floor(connection: Connection, anchor: TrustAnchor, number: 
     """Remember ``number`` if it is higher than the floor."""
     if number <= evaluation_floor(connection, anchor):
         return
-    platform = Platform.SIMULATED if anchor.simulated else Platform.SGX
+    platform = PlatformKind.SIMULATED if anchor.simulated else PlatformKind.SGX
     row = {"anchor": _fingerprint(anchor), "platform": platform, "number": number, "seen": to_text(now)}
     where = EVALUATION_FLOOR.c.anchor == row["anchor"]
     if connection.execute(update(EVALUATION_FLOOR).where(where).values(row)).rowcount == 0:

@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Final, Self
 
 from sealserve.broker.tcb_policy import CLOUD_SMT, PRESETS, STRICT, AdvisoryError, TcbPolicy, TcbStatusError
-from sealserve.deployment import Platform
 from sealserve.errors import InputError, VerificationError
 from sealserve.sgx.appraisal import VerifiedQuote
 from sealserve.sgx.report import AttributeFlags, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.terms import PlatformKind
 
 __all__ = ["CLOUD_SMT", "PRESETS", "STRICT", "AdvisoryError", "ReferenceValues", "TcbPolicy", "TcbStatusError"]
 
@@ -198,19 +198,19 @@ def check_standing(state: ReleaseState, deadline: datetime | None, now: datetime
         )
 
 
-def check_platform_kind(*, simulated_quote: bool, release: Platform) -> None:
+def check_platform_kind(*, simulated_quote: bool, release: PlatformKind) -> None:
     """Refuse a quote from the wrong kind of platform.
 
     Raises:
         SimulatedQuoteError: The release is for SGX, the quote is simulated.
         PlatformKindError: The release is simulated, the quote is not.
     """
-    if simulated_quote and release is Platform.SGX:
+    if simulated_quote and release is PlatformKind.SGX:
         raise SimulatedQuoteError(
             "The quote comes from a simulated platform, and the release is for SGX machines.",
             hint='Run the enclave on an SGX machine, or build a release with platform = "simulated".',
         )
-    if not simulated_quote and release is Platform.SIMULATED:
+    if not simulated_quote and release is PlatformKind.SIMULATED:
         raise PlatformKindError(
             "The quote comes from an SGX processor, and the release is marked as simulated.",
             hint='Build a release with platform = "sgx" for this machine.',

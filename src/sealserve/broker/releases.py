@@ -16,9 +16,9 @@ from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_tex
 from sealserve.broker.keystore import KeyId, KeyUnknownError
 from sealserve.broker.policy import MrEnclaveUnknownError, ReferenceValues, ReleaseState
 from sealserve.broker.tcb_policy import EmptyPolicyError, TcbPolicy
-from sealserve.deployment import Platform
 from sealserve.errors import InputError
 from sealserve.sgx.report import MrEnclave, MrSigner
+from sealserve.terms import PlatformKind
 
 ReleaseId = NewType("ReleaseId", str)
 """SHA-256 of a release's index, as hex."""
@@ -82,7 +82,7 @@ class Release:
 
     release_id: ReleaseId
     name: str
-    platform: Platform
+    platform: PlatformKind
     key_id: KeyId
     tcb: TcbPolicy
     enrolled_platforms_only: bool
@@ -368,7 +368,7 @@ def _release(row: Row[Any]) -> Release:
         return Release(
             release_id=ReleaseId(row.release_id),
             name=row.name,
-            platform=Platform(row.platform),
+            platform=PlatformKind(row.platform),
             key_id=KeyId(row.key_id),
             tcb=TcbPolicy.from_json(row.tcb_policy),
             enrolled_platforms_only=row.enrolled_platforms_only,

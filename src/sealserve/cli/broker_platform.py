@@ -9,8 +9,8 @@ import typer
 from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
-from sealserve.deployment import Platform
 from sealserve.owner.keys import open_database
+from sealserve.terms import PlatformKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
 
@@ -18,7 +18,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which ma
 PlatformId = Annotated[
     str, typer.Argument(metavar="PLATFORM_ID", help="As `quote verify` and the audit log show it: 32 hex digits.")
 ]
-Kind = Annotated[Platform | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")]
+Kind = Annotated[
+    PlatformKind | None, typer.Option("--kind", help="Its kind.", show_default="sealserve.toml's platform")
+]
 
 
 @app.command()

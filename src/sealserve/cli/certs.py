@@ -8,9 +8,9 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
-from sealserve.deployment import TlsMode
 from sealserve.owner import certificates
 from sealserve.owner.certificates import NamedCertificate
+from sealserve.terms import TlsMode
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, show and renew certificates.")
 

@@ -10,7 +10,7 @@ import typer
 from sealserve.cli import console
 from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
 from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Look at clouds that have SGX machines: sizes, images, addresses."

@@ -15,7 +15,6 @@ from sealserve.cli import console
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
-from sealserve.deployment import Platform
 from sealserve.doctor import host_report
 from sealserve.doctor.examination import NotReadyError, examine
 from sealserve.doctor.finding import Finding, Machine, Verdict
@@ -23,6 +22,7 @@ from sealserve.errors import InputError, SealserveError
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
 from sealserve.owner import releases
+from sealserve.terms import PlatformKind
 
 app = typer.Typer(add_completion=False)
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.MISSING: ("missing", "red")}
@@ -45,7 +45,7 @@ class ClusterHostError(InputError):
 def doctor(
     machine: Annotated[Machine | None, typer.Argument(help="Whose part to look at.", show_default="all")] = None,
     platform: Annotated[
-        Platform | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
+        PlatformKind | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
     ] = None,
     production: Annotated[bool, typer.Option("--production", help="Fail on what weakens protection.")] = False,
     target: Annotated[
@@ -79,14 +79,16 @@ def doctor(
     if report:
         _report(described, as_json=as_json)
         return
-    runs = platform or (described.platform if described else Platform.SIMULATED)
+    runs = platform or (described.platform if described else PlatformKind.SIMULATED)
     machines = (machine,) if machine else tuple(Machine)
-    host = probe.gather(ask=probe.ask if runs is Platform.SGX else None) if Machine.HOST in machines else HostFacts()
+    host = (
+        probe.gather(ask=probe.ask if runs is PlatformKind.SGX else None) if Machine.HOST in machines else HostFacts()
+    )
     findings = examine(machines, here, described, platform=runs, host=host, production=production)
     _conclude(findings, as_json=as_json, presets=True)
 
 
-def _examine_cluster(directory: Path, platform: Platform | None, *, production: bool) -> list[Finding]:
+def _examine_cluster(directory: Path, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
     here = console.find_workspace(directory)
     described = deployment.read(here.deployment_file)
     if platform is not None:
@@ -130,7 +132,7 @@ def _conclude(findings: list[Finding], *, as_json: bool, presets: bool = False) 
 
 def _report(described: deployment.Deployment | None, *, as_json: bool) -> None:
     facts = probe.gather(ask=probe.ask)
-    findings = examine((Machine.HOST,), None, described, platform=Platform.SGX, host=facts, production=False)
+    findings = examine((Machine.HOST,), None, described, platform=PlatformKind.SGX, host=facts, production=False)
     if as_json:
         console.print_json(host_report.as_data(facts, findings))
     else:

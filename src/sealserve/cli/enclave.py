@@ -19,7 +19,6 @@ from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cluster import ports
-from sealserve.deployment import ServerKind
 from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
@@ -37,6 +36,7 @@ from sealserve.owner.keys import host_owner_key
 from sealserve.owner.simulation import quoting_socket
 from sealserve.regular_file import read_regular
 from sealserve.sgx.signing_key import create_signing_key
+from sealserve.terms import ServerKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 

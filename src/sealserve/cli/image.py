@@ -20,13 +20,14 @@ from sealserve.containers.recipes import (
     recipe,
     reference,
 )
-from sealserve.deployment import Platform
+from sealserve.terms import PlatformKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build and push the container images.")
 
 Names = Annotated[list[ImageName] | None, typer.Argument(help="Which.", show_default="those that the deployment needs")]
 OfPlatform = Annotated[
-    Platform | None, typer.Option("--platform", help="What runs the enclaves.", show_default="that of sealserve.toml")
+    PlatformKind | None,
+    typer.Option("--platform", help="What runs the enclaves.", show_default="that of sealserve.toml"),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
+from sealserve import deployment, terms
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
 from sealserve.clouds.catalog import deployment_settings, preset_of
@@ -22,11 +22,11 @@ def init(
     ),
     name: Annotated[str | None, typer.Option(help="The servable's name.", show_default="from the model's file")] = None,
     platform: Annotated[
-        deployment.Platform | None,
+        terms.PlatformKind | None,
         typer.Option(help="What runs the enclaves.", show_default="simulated, or sgx with --preset"),
     ] = None,
     preset: Annotated[
-        deployment.Cloud | None, typer.Option(help="Settings for a cloud's SGX machines.", show_default="none")
+        terms.Cloud | None, typer.Option(help="Settings for a cloud's SGX machines.", show_default="none")
     ] = None,
     broker: Annotated[
         str | None,
@@ -41,7 +41,7 @@ def init(
     if platform is not None:
         settings["platform"] = platform.value
     if broker is not None:
-        settings["broker"] = {"address": broker, "listen": deployment.EVERY_ADDRESS}  # enclaves are to reach it
+        settings["broker"] = {"address": broker, "listen": terms.EVERY_ADDRESS}  # enclaves are to reach it
     text = deployment.write_example({**settings, "model": {"name": servable, "path": model}})
     deployment.parse(text)
     workspace = Workspace(directory.resolve())

@@ -19,7 +19,8 @@ from sealserve.cli.tensor_input import generated_names, read_inputs
 from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Prediction, Predictor, Signature
-from sealserve.deployment import LARGEST_VERSION, Deployment
+from sealserve.deployment import Deployment
+from sealserve.terms import LARGEST_VERSION
 
 app = typer.Typer(add_completion=False)
 SHOWN = 5

@@ -14,9 +14,10 @@ from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
-from sealserve.deployment import Deployment, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.owner import certificates, models, provisioning, releases
 from sealserve.pki.authority import AuthorityKind
+from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)

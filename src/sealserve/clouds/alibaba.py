@@ -12,7 +12,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 _BUILD = Source(
     "https://www.alibabacloud.com/help/en/ecs/user-guide/build-an-sgx-encrypted-computing-environment",

@@ -13,7 +13,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 _SIZES = Source(
     "https://learn.microsoft.com/azure/virtual-machines/sizes/general-purpose/dcsv3-series", date(2026, 3, 10)

@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from sealserve.clouds import alibaba, azure, tencent
 from sealserve.clouds.facts import Preset
-from sealserve.deployment import EVERY_ADDRESS, Cloud, Platform
 from sealserve.host import qcnl
+from sealserve.terms import EVERY_ADDRESS, Cloud, PlatformKind
 
 PRESETS: Final = {preset.cloud: preset for preset in (alibaba.PRESET, tencent.PRESET, azure.PRESET)}
 
@@ -39,7 +39,7 @@ def deployment_settings(preset: Preset) -> dict[str, Any]:
     """Return what ``sealserve.toml`` says for a cloud, by section: for `sealserve.deployment.write_example`."""
     kubernetes = preset.kubernetes
     return {
-        "platform": Platform.SGX.value,
+        "platform": PlatformKind.SGX.value,
         "service": {"listen": EVERY_ADDRESS},  # the machine is there to serve others; NGINX holds no key
         "tcb": {"preset": "cloud-smt"},
         "target": {"kind": "docker", "cloud": preset.cloud.value},

@@ -5,8 +5,8 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
-from sealserve.deployment import Cloud
 from sealserve.errors import InputError
+from sealserve.terms import Cloud
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 _BUILD = Source("https://cloud.tencent.com/document/practice/213/63353", date(2024, 6, 6))
 _CCP = Source("https://cloud.tencent.com/document/product/1542/73896", date(2025, 7, 3))

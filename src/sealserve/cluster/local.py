@@ -32,7 +32,7 @@ from sealserve.cluster.target import (
     no_log,
     quietly,
 )
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError
@@ -43,6 +43,7 @@ from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import enclaves, provisioning, releases
 from sealserve.owner.simulation import pcs_url
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 REPLICA: Final = "replica-"
@@ -64,7 +65,7 @@ class LocalTarget:
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
-        if deployment.platform is not Platform.SIMULATED:
+        if deployment.platform is not PlatformKind.SIMULATED:
             raise TargetUnsupportedError(
                 "The local target runs simulated enclaves only, and sealserve.toml says platform = 'sgx'.",
                 hint="Set platform = 'simulated' to try it here.",

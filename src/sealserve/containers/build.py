@@ -18,11 +18,11 @@ from sealserve.containers.engine import Engine, EngineRefusedError, Image
 from sealserve.containers.recipes import ImageName, Packages, Recipe
 from sealserve.containers.requirements import fetch_wheels
 from sealserve.containers.sbom import bill_of_materials
-from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.errors import InputError
+from sealserve.terms import ServerKind
 
 Tell = Callable[[str], None]
 

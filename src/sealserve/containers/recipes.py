@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sealserve.deployment import Platform, ServerKind
+from sealserve.terms import PlatformKind, ServerKind
 
 DEBIAN: Final = "debian:12.12-slim"
 # hub.docker.com/r/gramineproject/gramine; Gramine 1.9, packaging/docker/Dockerfile (Ubuntu 24.04)
@@ -101,9 +101,9 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
             return Recipe(name=name, dockerfile=name.value, packages=Packages.BASE, bases=debian, title=title)
 
 
-def images_for(platform: Platform) -> tuple[ImageName, ...]:
+def images_for(platform: PlatformKind) -> tuple[ImageName, ...]:
     """Return the images that a deployment on ``platform`` needs."""
-    server = ImageName.SERVER_GRAMINE if platform is Platform.SGX else ImageName.SERVER_SIMULATED
+    server = ImageName.SERVER_GRAMINE if platform is PlatformKind.SGX else ImageName.SERVER_SIMULATED
     return (ImageName.BROKER, ImageName.CLIENT, ImageName.FRONT, server)
 
 

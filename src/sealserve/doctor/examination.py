@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sealserve.clouds.catalog import preset_of
-from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.measurement import load_enclave
@@ -21,6 +21,7 @@ from sealserve.host.addresses import is_ip_address
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import enclaves, releases
+from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
 FREE_BYTES = 2 * 10**9
@@ -37,7 +38,7 @@ def examine(
     workspace: Workspace | None,
     deployment: Deployment | None,
     *,
-    platform: Platform,
+    platform: PlatformKind,
     host: HostFacts,
     production: bool,
 ) -> list[Finding]:
@@ -62,7 +63,7 @@ def examine(
     return findings
 
 
-def _owner(platform: Platform, workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
+def _owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
     yield _python(Machine.OWNER)
     yield _tensorflow(Machine.OWNER, "to convert frozen graphs")
     yield _room(Machine.OWNER, workspace)
@@ -87,7 +88,7 @@ def _owner(platform: Platform, workspace: Workspace | None, deployment: Deployme
         found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
         remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
     )
-    if deployment is not None and platform is Platform.SGX:
+    if deployment is not None and platform is PlatformKind.SGX:
         yield from _broker_address(deployment.broker.address)
 
 
@@ -104,7 +105,7 @@ def _broker_address(address: str) -> Iterator[Finding]:
 
 
 def _host(
-    platform: Platform, host: HostFacts, workspace: Workspace | None, deployment: Deployment | None
+    platform: PlatformKind, host: HostFacts, workspace: Workspace | None, deployment: Deployment | None
 ) -> Iterator[Finding]:
     yield _python(Machine.HOST)
     try:
@@ -118,7 +119,7 @@ def _host(
     except SealserveError as error:
         yield Finding(machine=Machine.HOST, name="nginx", verdict=Verdict.MISSING, found=error.message,
                       remedy=error.hint or "")  # fmt: skip
-    if platform is Platform.SGX:
+    if platform is PlatformKind.SGX:
         yield from host_checks.checks(host)
         if workspace is not None and (found := host_checks.room(host, _enclave_sizes(workspace))) is not None:
             yield found
@@ -175,8 +176,8 @@ def _user(workspace: Workspace | None, deployment: Deployment | None) -> Iterato
     )
 
 
-def _production(platform: Platform, deployment: Deployment | None) -> Iterator[Finding]:
-    simulated = platform is Platform.SIMULATED
+def _production(platform: PlatformKind, deployment: Deployment | None) -> Iterator[Finding]:
+    simulated = platform is PlatformKind.SIMULATED
     yield Finding(
         machine=Machine.OWNER,
         name="platform",

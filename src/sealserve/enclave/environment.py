@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sealserve.deployment import Platform
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.mount_places import MountPlaces
+from sealserve.terms import PlatformKind
 
 KEY_NAME: Final = "release"
 PROVISIONING_LIBRARY: Final = "libsecret_prov_attest.so"
@@ -68,7 +68,7 @@ _SCRATCH: Final = Variable(
 VARIABLES: Final[Mapping[str, Variable]] = {
     # What the provisioning library and the broker need.
     "LD_PRELOAD": _exactly(PROVISIONING_LIBRARY, needed=True),
-    "SEALSERVE_PLATFORM": _exactly(*Platform, needed=True),
+    "SEALSERVE_PLATFORM": _exactly(*PlatformKind, needed=True),
     "SEALSERVE_RELEASE_ID": _matching(r"[0-9a-f]{64}", "a release id: 64 hexadecimal digits", needed=True),
     "SECRET_PROVISION_CA_CHAIN_PATH": _exactly(BROKER_CA_PATH, needed=True),
     "SECRET_PROVISION_CONSTRUCTOR": _exactly("1", needed=True),

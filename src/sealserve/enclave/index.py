@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.atomic_file import write_file
-from sealserve.deployment import Name, Platform
+from sealserve.deployment import Name
 from sealserve.enclave.environment import BROKER_CA_FILE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.measurement import (
@@ -36,6 +36,7 @@ from sealserve.sealing.release_index import INDEX_FILE as RELEASE_INDEX_FILE
 from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, sign_index, verify_index
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.terms import PlatformKind
 
 INDEX_FILE: Final = "index.json"
 INDEX_SIGNATURE_FILE: Final = "index.json.sig"
@@ -180,7 +181,7 @@ def describe(release: Path, enclave: SignedEnclave) -> BuiltEnclave:
         isv_svn=sigstruct.isv_svn,
         attributes=sigstruct.attributes,
         attribute_mask=sigstruct.attribute_mask,
-        simulated=enclave.manifest.loader.env["SEALSERVE_PLATFORM"] == Platform.SIMULATED,
+        simulated=enclave.manifest.loader.env["SEALSERVE_PLATFORM"] == PlatformKind.SIMULATED,
     )
 
 

@@ -13,12 +13,12 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import list_gramine, list_server
 from sealserve.errors import InputError
 from sealserve.regular_file import InputFileError, open_regular, read_regular
 from sealserve.sealing.canonical_json import canonical_json
+from sealserve.terms import ServerKind
 
 MAX_SIZE: Final = 64 * 2**20
 _WORKERS: Final = min(4, os.cpu_count() or 1)  # hashing releases Python's lock

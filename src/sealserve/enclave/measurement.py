@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sealserve.deployment import Platform
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
 from sealserve.errors import InputError, VerificationError
@@ -14,6 +13,7 @@ from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import MrEnclave
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.terms import PlatformKind
 
 MANIFEST_SUFFIX: Final = ".manifest.sgx"
 SIGSTRUCT_SUFFIX: Final = ".sig"
@@ -112,7 +112,7 @@ def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()
             f"was signed for {sigstruct.isv_prod_id} and {sigstruct.isv_svn}.",
             hint="The two files belong to different enclaves.",
         )
-    simulated = manifest.loader.env["SEALSERVE_PLATFORM"] == Platform.SIMULATED
+    simulated = manifest.loader.env["SEALSERVE_PLATFORM"] == PlatformKind.SIMULATED
     measured = _measure(manifest, manifest_bytes) if simulated else sigstruct.mr_enclave
     if measured != sigstruct.mr_enclave:
         raise EnclaveMeasurementError(

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sealserve.deployment import Deployment, ServerKind
+from sealserve.deployment import Deployment
+from sealserve.terms import ServerKind
 
 PORT_FLAG: Final = "--port="
 PRIVATE_ROOT: Final = "/release"

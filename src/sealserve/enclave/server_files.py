@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave.elf_libraries import needed_libraries
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.errors import InputError
+from sealserve.terms import ServerKind
 
 LIBRARY_FOLDER: Final = "/usr/lib/x86_64-linux-gnu"
 GRAMINE_FOLDER: Final = f"{LIBRARY_FOLDER}/gramine"

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from sealserve.deployment import ServerKind
+from sealserve.terms import ServerKind
 
 MEBIBYTE: Final = 2**20
 STACK: Final = 2 * MEBIBYTE

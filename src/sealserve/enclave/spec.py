@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import sealserve
-from sealserve.deployment import Platform
 from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME, PROVISIONING_LIBRARY
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
@@ -41,6 +40,7 @@ from sealserve.enclave.server_files import LIBRARY_FOLDER, RUNTIME_FOLDER
 from sealserve.enclave.sizing import ARENAS, MEBIBYTE, STACK
 from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.terms import PlatformKind
 
 DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
 DEFAULT_MAX_THREADS: Final = 80
@@ -210,7 +210,7 @@ def _environment(spec: EnclaveSpec) -> dict[str, str]:
         "MALLOC_ARENA_MAX": str(ARENAS),
         "LD_PRELOAD": PROVISIONING_LIBRARY,
         "OMP_NUM_THREADS": str(spec.threads),
-        "SEALSERVE_PLATFORM": str(Platform.SIMULATED if spec.simulated else Platform.SGX),
+        "SEALSERVE_PLATFORM": str(PlatformKind.SIMULATED if spec.simulated else PlatformKind.SGX),
         "SEALSERVE_RELEASE_ID": spec.release_id,
         "SECRET_PROVISION_CA_CHAIN_PATH": BROKER_CA_PATH,
         "SECRET_PROVISION_CONSTRUCTOR": "1",

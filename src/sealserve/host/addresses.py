@@ -3,7 +3,7 @@
 import ipaddress
 import socket
 
-from sealserve.deployment import EVERY_ADDRESS, EVERY_IPV4_ADDRESS
+from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS
 
 
 def usable_address(listen: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealserve.deployment import EVERY_ADDRESS, DnsName
+from sealserve.deployment import DnsName
 from sealserve.errors import InputError
+from sealserve.terms import EVERY_ADDRESS
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)
 _MAX_PORT = 65535

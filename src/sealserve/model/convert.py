@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
-from sealserve.deployment import LARGEST_VERSION, ModelName
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.frozen_graph import check_frozen, read_graph
@@ -38,6 +37,7 @@ from sealserve.model.saved_model import (
     serving_meta_graph,
 )
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.terms import LARGEST_VERSION, ModelName
 from sealserve.whole_folder import appearing
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sealserve.atomic_file import OutputExistsError, write_file
-from sealserve.deployment import Deployment, Platform, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.owner.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
@@ -25,6 +25,7 @@ from sealserve.pki.certificate import (
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.regular_file import read_regular
 from sealserve.sealing.release_index import INDEX_FILE
+from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
 BROKER_CERTIFICATE = "broker.pem"
@@ -77,7 +78,7 @@ def create_certificates(
         IdentityLostError: ``first_time``, and an authority is missing of which there are certificates.
     """
     workspace.create()
-    simulated = deployment.platform is Platform.SIMULATED
+    simulated = deployment.platform is PlatformKind.SIMULATED
     broker_names, broker_addresses = split_names((deployment.broker.name, deployment.broker.address))
     wanted = {
         AuthorityKind.BROKER: (broker_names, broker_addresses),

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment, Platform, ServerKind
+from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
@@ -35,6 +35,7 @@ from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.terms import PlatformKind, ServerKind
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
@@ -91,10 +92,10 @@ def specify(
         ReleasePlatformError: The release is marked as simulated and the deployment is not, or the other way round.
         SealserveError: The release does not verify, or this machine lacks the server.
     """
-    simulated = deployment.platform is Platform.SIMULATED
+    simulated = deployment.platform is PlatformKind.SIMULATED
     verified = verify_release(release, index_signer(workspace).public_key())
     if verified.index.simulated is not simulated:
-        built_for = Platform.SIMULATED if verified.index.simulated else Platform.SGX
+        built_for = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
         raise ReleasePlatformError(
             f"{release} is for the platform {built_for.value!r}, and sealserve.toml has {deployment.platform.value!r}.",
             hint="Build a release for this platform: `sealserve release build`.",
@@ -280,7 +281,7 @@ def check_for_sgx(enclave: SignedEnclave) -> None:
     Raises:
         EnclaveNotForSgxError: It was built for the simulated platform.
     """
-    if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != Platform.SGX:
+    if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != PlatformKind.SGX:
         raise EnclaveNotForSgxError(
             f"The enclave {enclave.name!r} was built for the simulated platform.",
             hint='Build release and enclave with `platform = "sgx"`.',

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sealserve.deployment import ModelSection, ServerKind
+from sealserve.deployment import ModelSection
 from sealserve.errors import InputError
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
+from sealserve.terms import ServerKind
 from sealserve.workspace import Workspace
 
 

@@ -15,7 +15,7 @@ from sealserve.broker.metrics import Fetched, MetricsServer, Observed
 from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, check_standing
 from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
 from sealserve.broker.server import BrokerServer
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
@@ -25,6 +25,7 @@ from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 
@@ -41,12 +42,12 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
     signer = audit_signer(workspace)  # never the key of indexes: this process faces the network
     with contextlib.ExitStack() as stack:
         vault = stack.enter_context(open_vault(workspace))
-        genuine = deployment.broker.collateral_url if deployment.platform is Platform.SGX else None
-        clients = {Platform.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
-        vendors = {Platform.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[Platform.SGX])}
+        genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None
+        clients = {PlatformKind.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
+        vendors = {PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[PlatformKind.SGX])}
         if (root := trusted_root(workspace)) is not None:
-            clients[Platform.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
-            vendors[Platform.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[Platform.SIMULATED])
+            clients[PlatformKind.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
+            vendors[PlatformKind.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[PlatformKind.SIMULATED])
         keep = partial(keep_head, workspace.owner.audit_head, vault.database)
         broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer, keep=keep)
         with vault.database.read() as connection:
@@ -69,7 +70,7 @@ def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[s
     return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
 
 
-def _collateral(clients: Mapping[Platform, PcsClient]) -> Mapping[tuple[str, str], Fetched]:
+def _collateral(clients: Mapping[PlatformKind, PcsClient]) -> Mapping[tuple[str, str], Fetched]:
     return {
         (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
         for platform, client in clients.items()
@@ -113,7 +114,7 @@ def allow(
     release = Release(
         release_id=ReleaseId(verified.id),
         name=folder.name,
-        platform=Platform.SIMULATED if verified.index.simulated else Platform.SGX,
+        platform=PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX,
         key_id=KeyId(verified.index.key_id),
         tcb=PRESETS[deployment.tcb.preset],
         enrolled_platforms_only=not verified.index.simulated,

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError, SealserveError
 from sealserve.owner import enclaves, models
@@ -21,6 +21,7 @@ from sealserve.owner.server_config import server_config_files
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 
@@ -98,7 +99,7 @@ def build(
         name=deployment.model.name,
         servables=servables,
         files={**files, "tls/ssl.cfg": ssl_config.render()},
-        simulated=deployment.platform is Platform.SIMULATED,
+        simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
     )
     with open_vault(workspace) as vault, vault.database.write() as connection:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from sealserve.deployment import Deployment, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.owner.certificates import missing_certificate_hint
 from sealserve.pki.authority import AuthorityKind
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey
 from sealserve.regular_file import read_regular
 from sealserve.secret import SecretBytes
+from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Deployment
 from sealserve.owner.identity import require_first_use
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.workspace import Workspace
@@ -39,12 +39,12 @@ def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
     return vendor
 
 
-def open_platform(workspace: Workspace, *, now: datetime) -> Platform:
+def open_platform(workspace: Workspace, *, now: datetime) -> SimulatedPlatform:
     """Return the host's simulated platform; on first use it is made, and the vendor certifies it."""
     folder = workspace.host.platform
     if folder.exists():
-        return Platform.load(folder)
-    return Platform.create(open_vendor(workspace, now=now), folder, now=now)
+        return SimulatedPlatform.load(folder)
+    return SimulatedPlatform.create(open_vendor(workspace, now=now), folder, now=now)
 
 
 def trusted_root(workspace: Workspace) -> TrustAnchor | None:

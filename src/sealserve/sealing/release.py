@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
-from sealserve.deployment import LARGEST_VERSION
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
@@ -41,6 +40,7 @@ from sealserve.sealing.release_index import (
 from sealserve.sealing.signed_index import RELEASE_DOMAIN, SIGNATURE_SIZE, VerifiedIndex, sign_index, verify_index
 from sealserve.sealing.tree import PlainFile, file_list
 from sealserve.secret import SecretBytes
+from sealserve.terms import LARGEST_VERSION
 from sealserve.whole_folder import staging
 
 MAX_INDEX_SIZE: Final = 64 * 2**20  # about 400,000 files

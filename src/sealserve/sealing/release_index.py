@@ -10,11 +10,12 @@ from typing import Annotated, Final, Literal, NewType, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from sealserve.deployment import LARGEST_VERSION, Name
+from sealserve.deployment import Name
 from sealserve.errors import VerificationError
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.protected_file import NODE_SIZE
+from sealserve.terms import LARGEST_VERSION
 
 INDEX_FILE: Final = "release.json"
 SIGNATURE_FILE: Final = "release.json.sig"

@@ -14,14 +14,14 @@ from sealserve.broker.decision import Broker, CollateralSource, TrustedVendor
 from sealserve.broker.keystore import Keystore, ReleaseKey, open_keystore
 from sealserve.broker.policy import STRICT, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
-from sealserve.deployment import Platform as Kind
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.terms import PlatformKind
 
 REPORT = EnclaveReport(
     attributes=Attributes(flags=0x5, xfrm=0xE7),
@@ -60,7 +60,7 @@ class Stage:
     database: Database
     keystore: Keystore
     vendor: Vendor
-    platform: Platform
+    platform: SimulatedPlatform
     source: Published
     made: ReleaseKey
     release: Release
@@ -72,12 +72,12 @@ class Stage:
         settings: dict[str, Any] = {
             "database": self.database,
             "keystore": self.keystore,
-            "vendors": {Kind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=self.source)},
+            "vendors": {PlatformKind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=self.source)},
             "clock": lambda: self.now,
         }
         return Broker(**(settings | changes))
 
-    def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair:
+    def ratls(self, platform: SimulatedPlatform | None = None, **changes: Any) -> RaTlsKeyPair:
         report = replace(REPORT, **changes)
         return make_certificate(
             lambda data: quote(platform or self.platform, replace(report, report_data=data)), self.now
@@ -107,7 +107,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def stage(database: Database, tmp_path: Path, now: datetime) -> Stage:
     vendor = Vendor.create(tmp_path / "vendor", now=now)
-    platform = Platform.create(vendor, tmp_path / "platform", now=now)
+    platform = SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
     keystore = open_keystore(database, tmp_path / "master.key")
     with database.write() as connection:
         made = keystore.create(connection, now=now)
@@ -116,7 +116,7 @@ def stage(database: Database, tmp_path: Path, now: datetime) -> Stage:
     release = Release(
         release_id=ReleaseId("a" * 64),
         name="resnet50",
-        platform=Kind.SIMULATED,
+        platform=PlatformKind.SIMULATED,
         key_id=made.key_id,
         tcb=STRICT,
         enrolled_platforms_only=False,

@@ -10,8 +10,8 @@ from sealserve.broker import admin
 from sealserve.broker.audit import AuditHeadError, AuditTruncatedError
 from sealserve.broker.policy import MrEnclaveUnknownError
 from sealserve.broker.releases import ReleaseUnknownError
-from sealserve.deployment import Platform
 from sealserve.sgx.report import MrEnclave
+from sealserve.terms import PlatformKind
 
 
 def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
@@ -44,7 +44,7 @@ def test_each_change_of_the_owner_is_in_the_log(stage: Any) -> None:
     assert admin.drain(stage.database, "resnet50", deadline=deadline, now=stage.now).state == "draining"
     stage.allow(stage.release, reactivate=True)
     assert admin.revoke(stage.database, "a" * 8, now=stage.now).state == "revoked"
-    admin.enrol_platform(stage.database, Platform.SIMULATED, "ab" * 16, label="rack 1", now=stage.now)
+    admin.enrol_platform(stage.database, PlatformKind.SIMULATED, "ab" * 16, label="rack 1", now=stage.now)
     lines = admin.log(stage.database)
     assert [(line.seq, line.peer, line.decision, line.code, line.detail) for line in lines] == [
         (1, "owner", "allowed", "ok", "replica-0"),

@@ -19,7 +19,6 @@ from sealserve.broker.limiter import Rate
 from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
-from sealserve.deployment import Platform as Kind
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.appraisal import TcbStatus
@@ -29,9 +28,10 @@ from sealserve.sgx.pcs import PcsUnreachableError
 from sealserve.sgx.ra_tls import RaTlsKeyPair, parse_certificate
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.attacks import forged_collateral
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.terms import PlatformKind
 
 
 class Stage(Protocol):
@@ -39,7 +39,7 @@ class Stage(Protocol):
 
     database: Database
     vendor: Vendor
-    platform: Platform
+    platform: SimulatedPlatform
     source: Any
     made: Any
     release: Release
@@ -47,7 +47,7 @@ class Stage(Protocol):
     folder: Any
 
     def broker(self, **changes: Any) -> Broker: ...
-    def ratls(self, platform: Platform | None = None, **changes: Any) -> RaTlsKeyPair: ...
+    def ratls(self, platform: SimulatedPlatform | None = None, **changes: Any) -> RaTlsKeyPair: ...
     def allow(self, release: Release, *references: ReferenceValues, reactivate: bool = False) -> None: ...
     def rows(self) -> list[audit.AuditRow]: ...
 
@@ -118,7 +118,7 @@ def test_another_enclave_gets_nothing(stage: Stage, changes: dict[str, Any], cod
 def test_what_strangers_say_makes_the_broker_fetch_nothing(stage: Stage) -> None:
     unknown = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
     other = Vendor.create(stage.folder / "other-vendor", now=stage.now)
-    foreign = stage.ratls(Platform.create(other, stage.folder / "other", now=stage.now)).certificate
+    foreign = stage.ratls(SimulatedPlatform.create(other, stage.folder / "other", now=stage.now)).certificate
     _refused(stage, unknown, "policy.mr-enclave-unknown", "No release")
     _refused(stage, foreign, "pck.root-not-trusted", "expected the root")
     assert stage.source.asked == 0
@@ -253,7 +253,7 @@ def test_a_bit_of_the_quote_flipped_is_refused(stage: Stage) -> None:
 
 
 def test_an_out_of_date_platform_is_refused_with_its_status(stage: Stage) -> None:
-    old = Platform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
+    old = SimulatedPlatform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
     entry = _refused(
         stage, stage.ratls(old).certificate, "policy.tcb-status", "TCB status is OutOfDate, with SIMULATED"
     )
@@ -282,7 +282,7 @@ def test_an_advisory_decides_by_the_releases_own_policy(stage: Stage) -> None:
 
 
 def test_forged_tcb_info_is_refused_and_forgotten(stage: Stage) -> None:
-    old = Platform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
+    old = SimulatedPlatform.create(stage.vendor, stage.folder / "old", now=stage.now, out_of_date=True)
 
     def forge() -> Collateral:
         return forged_collateral(stage.vendor.collateral(now=stage.now), old)
@@ -366,17 +366,19 @@ def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
     stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
     certificate = stage.ratls().certificate
     _refused(stage, certificate, "policy.platform-unknown", f"platform {stage.platform.platform_id} is not enrolled")
-    admin.enrol_platform(stage.database, Kind.SIMULATED, stage.platform.platform_id, label="the laptop", now=stage.now)
+    admin.enrol_platform(
+        stage.database, PlatformKind.SIMULATED, stage.platform.platform_id, label="the laptop", now=stage.now
+    )
     assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
 
 
 def test_a_platform_that_is_withdrawn_meanwhile_gets_no_key(stage: Stage) -> None:
     stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
     platform_id = stage.platform.platform_id
-    admin.enrol_platform(stage.database, Kind.SIMULATED, platform_id, label="the laptop", now=stage.now)
+    admin.enrol_platform(stage.database, PlatformKind.SIMULATED, platform_id, label="the laptop", now=stage.now)
 
     def withdrawn_while_fetching() -> Collateral:
-        admin.withdraw_platform(stage.database, Kind.SIMULATED, platform_id, now=stage.now)
+        admin.withdraw_platform(stage.database, PlatformKind.SIMULATED, platform_id, now=stage.now)
         return stage.vendor.collateral(now=stage.now)
 
     stage.source.answer = withdrawn_while_fetching
@@ -393,7 +395,7 @@ def test_a_policy_that_is_stricter_meanwhile_counts(stage: Stage) -> None:
 
 
 def test_a_platform_of_the_processor_ca_has_an_identity_too(stage: Stage) -> None:
-    single = Platform.create(stage.vendor, stage.folder / "single", now=stage.now, ca=PckCa.PROCESSOR)
+    single = SimulatedPlatform.create(stage.vendor, stage.folder / "single", now=stage.now, ca=PckCa.PROCESSOR)
     stage.source.answer = lambda: stage.vendor.collateral(ca=PckCa.PROCESSOR, now=stage.now)
     assert stage.broker().release_key(stage.ratls(single).certificate, peer=PEER) == stage.made.key
     assert stage.rows()[-1].entry.platform_id == single.chain.extension.ppid.hex()
@@ -403,12 +405,12 @@ def test_a_release_for_sgx_refuses_a_simulated_quote(stage: Stage) -> None:
     values = ReferenceValues(
         mr_enclave=MrEnclave(b"\x05" * 32), mr_signer=MrSigner(b"\x02" * 32), isv_prod_id=1, isv_svn=2
     )
-    stage.allow(replace(stage.release, release_id=ReleaseId("b" * 64), name="real", platform=Kind.SGX), values)
+    stage.allow(replace(stage.release, release_id=ReleaseId("b" * 64), name="real", platform=PlatformKind.SGX), values)
     certificate = stage.ratls(mr_enclave=values.mr_enclave).certificate
     _refused(stage, certificate, "broker.no-trust-anchor", "no trust anchor for sgx releases")
     vendors = {
-        Kind.SIMULATED: TrustedVendor(anchor=stage.vendor.anchor, collateral=stage.source),
-        Kind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source),
+        PlatformKind.SIMULATED: TrustedVendor(anchor=stage.vendor.anchor, collateral=stage.source),
+        PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source),
     }
     entry = _refused(
         stage, certificate, "policy.simulated-quote", "from a simulated platform", stage.broker(vendors=vendors)
@@ -418,7 +420,7 @@ def test_a_release_for_sgx_refuses_a_simulated_quote(stage: Stage) -> None:
 
 
 def test_an_anchor_of_the_wrong_kind_is_none(stage: Stage) -> None:
-    vendors = {Kind.SIMULATED: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source)}
+    vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source)}
     certificate = stage.ratls().certificate
     with pytest.raises(NoTrustAnchorError, match="no trust anchor for simulated releases"):
         stage.broker(vendors=vendors).release_key(certificate, peer=PEER)

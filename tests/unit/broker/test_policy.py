@@ -30,12 +30,12 @@ from sealserve.broker.policy import (
     check_platform_kind,
     check_standing,
 )
-from sealserve.deployment import Platform
 from sealserve.errors import VerificationError
 from sealserve.sgx.appraisal import TcbStatus, VerifiedQuote
 from sealserve.sgx.pck import Fmspc
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.terms import PlatformKind
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ENCLAVE, SIGNER = MrEnclave(b"\x01" * 32), MrSigner(b"\x02" * 32)
@@ -173,13 +173,13 @@ def test_standing_of_a_release() -> None:
 
 
 def test_platform_kinds_do_not_mix() -> None:
-    check_platform_kind(simulated_quote=True, release=Platform.SIMULATED)
-    check_platform_kind(simulated_quote=False, release=Platform.SGX)
+    check_platform_kind(simulated_quote=True, release=PlatformKind.SIMULATED)
+    check_platform_kind(simulated_quote=False, release=PlatformKind.SGX)
     with pytest.raises(SimulatedQuoteError, match="from a simulated platform, and the release is for SGX") as simulated:
-        check_platform_kind(simulated_quote=True, release=Platform.SGX)
+        check_platform_kind(simulated_quote=True, release=PlatformKind.SGX)
     assert simulated.value.code == "policy.simulated-quote"
     with pytest.raises(PlatformKindError, match="from an SGX processor, and the release is marked as simul") as genuine:
-        check_platform_kind(simulated_quote=False, release=Platform.SIMULATED)
+        check_platform_kind(simulated_quote=False, release=PlatformKind.SIMULATED)
     assert genuine.value.code == "policy.platform-kind"
 
 

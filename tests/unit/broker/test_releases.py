@@ -29,11 +29,11 @@ from sealserve.broker.releases import (
     ReleaseUnknownError,
 )
 from sealserve.broker.tcb_policy import EmptyPolicyError
-from sealserve.deployment import Platform
 from sealserve.errors import SealserveError
 from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.terms import PlatformKind
 
 SIGNER = MrSigner(b"\xee" * 32)
 
@@ -60,7 +60,7 @@ def _release(key_id: KeyId, now: datetime, number: int = 0xA, name: str = "resne
     return Release(
         release_id=ReleaseId(f"{number:x}" * 64),
         name=name,
-        platform=Platform.SIMULATED,
+        platform=PlatformKind.SIMULATED,
         key_id=key_id,
         tcb=STRICT,
         enrolled_platforms_only=False,
@@ -132,7 +132,7 @@ def test_a_release_never_changes(database: Database, key_id: KeyId, now: datetim
         other = open_keystore(database, tmp_path / "master.key").create(connection, now=now).key_id
     for changed in (
         replace(release, name="other"),
-        replace(release, platform=Platform.SGX),
+        replace(release, platform=PlatformKind.SGX),
         replace(release, key_id=other),
     ):
         with pytest.raises(ReleaseConflictError, match=r"is known with (name|platform|key_id)") as caught:
@@ -203,17 +203,17 @@ def test_a_release_id_is_a_digest(key_id: KeyId, now: datetime) -> None:
 
 def test_enrolled_platforms(database: Database, now: datetime) -> None:
     with database.write() as connection:
-        platforms.enrol(connection, Platform.SGX, "ab" * 16, label="rack 1", now=now)
-        platforms.enrol(connection, Platform.SGX, "ab" * 16, label="rack 2", now=now)
-        assert platforms.enrolled(connection, Platform.SGX) == {"ab" * 16}
-        assert platforms.enrolled(connection, Platform.SIMULATED) == frozenset()
+        platforms.enrol(connection, PlatformKind.SGX, "ab" * 16, label="rack 1", now=now)
+        platforms.enrol(connection, PlatformKind.SGX, "ab" * 16, label="rack 2", now=now)
+        assert platforms.enrolled(connection, PlatformKind.SGX) == {"ab" * 16}
+        assert platforms.enrolled(connection, PlatformKind.SIMULATED) == frozenset()
         assert [(found.platform_id, found.label) for found in platforms.every(connection)] == [("ab" * 16, "rack 2")]
         for wrong in ("ab", "AB" * 16, "ab" * 17, "ab" * 16 + "\n"):
             with pytest.raises(platforms.PlatformIdError, match="is no platform id: that is 32") as caught:
-                platforms.enrol(connection, Platform.SGX, wrong, label="", now=now)
+                platforms.enrol(connection, PlatformKind.SGX, wrong, label="", now=now)
             assert caught.value.code == "broker.platform-id"
         with pytest.raises(platforms.PlatformIdError, match="label has 65 characters, expected at most 64"):
-            platforms.enrol(connection, Platform.SGX, "cd" * 16, label="x" * 65, now=now)
+            platforms.enrol(connection, PlatformKind.SGX, "cd" * 16, label="x" * 65, now=now)
 
 
 def test_the_evaluation_floor_only_rises_and_belongs_to_a_root(

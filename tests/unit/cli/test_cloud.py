@@ -1,8 +1,8 @@
 import pytest
 from tests.harness.command_line import CommandLine
 
-from sealserve.deployment import Cloud
 from sealserve.host import qcnl
+from sealserve.terms import Cloud
 
 
 def test_the_clouds_are_listed_with_what_has_to_be_known_today(cli: CommandLine) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tests.harness.command_line import CommandLine
 
-from sealserve import deployment
+from sealserve import deployment, terms
 from sealserve.workspace import Workspace
 
 
@@ -31,7 +31,7 @@ def test_the_name_comes_from_the_models_file(bare: CommandLine) -> None:
     described = deployment.read(bare.directory / "sealserve.toml")
     assert described.model.name == "My-Net"
     assert described.model.path == bare.directory / "My Net.pb"
-    assert described.platform is deployment.Platform.SGX
+    assert described.platform is terms.PlatformKind.SGX
 
 
 def test_a_file_that_is_there_stays(bare: CommandLine) -> None:
@@ -58,8 +58,8 @@ def test_a_preset_describes_a_clouds_machines(bare: CommandLine) -> None:
     result = bare("init", "--preset", "alibaba-g7t", "--broker", "broker.example.com")
     assert result.status == 0
     described = deployment.read(bare.directory / "sealserve.toml")
-    assert described.platform is deployment.Platform.SGX
-    assert described.target.cloud is deployment.Cloud.ALIBABA_G7T
+    assert described.platform is terms.PlatformKind.SGX
+    assert described.target.cloud is terms.Cloud.ALIBABA_G7T
     assert described.broker.address == "broker.example.com"
     assert described.broker.listen == described.service.listen != "127.0.0.1"
 
@@ -68,4 +68,4 @@ def test_a_preset_says_what_it_cannot_know(bare: CommandLine) -> None:
     result = bare("init", "--preset", "azure-dcsv3", "--platform", "simulated")
     assert "no new subscription gets it" in result.err
     assert "broker.address is this machine's own" in result.err
-    assert deployment.read(bare.directory / "sealserve.toml").platform is deployment.Platform.SIMULATED
+    assert deployment.read(bare.directory / "sealserve.toml").platform is terms.PlatformKind.SIMULATED

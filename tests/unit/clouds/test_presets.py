@@ -6,9 +6,9 @@ import pytest
 from sealserve import deployment
 from sealserve.clouds.catalog import PRESETS, deployment_settings, preset_of, quote_provider_settings
 from sealserve.clouds.facts import AttestationService, Basis, Fact, Preset, RegionError, Source
-from sealserve.deployment import Cloud, Platform
 from sealserve.doctor.host_checks import MINIMUM_KERNEL, version_of
 from sealserve.host import qcnl
+from sealserve.terms import Cloud, PlatformKind
 
 PRESET = pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
 
@@ -87,7 +87,7 @@ def test_a_region_is_checked() -> None:
 def test_the_deployment_that_a_preset_describes(preset: Preset) -> None:
     text = deployment.write_example({**deployment_settings(preset), "model": {"name": "m", "path": "m.pb"}})
     described = deployment.parse(text)
-    assert described.platform is Platform.SGX
+    assert described.platform is PlatformKind.SGX
     assert described.target.cloud is preset.cloud
     assert described.tcb.preset == "cloud-smt"
     assert described.kubernetes.epc_resource == preset.kubernetes.epc_resource.value

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.doctor import examination as doctor
 from sealserve.doctor import host_checks
 from sealserve.doctor.examination import NotReadyError
@@ -14,6 +14,7 @@ from sealserve.enclave.simulated.private_memory import Way
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
 from sealserve.owner.keys import index_signer
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 EVERY = tuple(Machine)
@@ -36,7 +37,7 @@ def examine(
     production: bool = False,
 ) -> list[Finding]:
     """Examine as the command line does; the host has nothing for real enclaves."""
-    platform = described.platform if described else Platform.SIMULATED
+    platform = described.platform if described else PlatformKind.SIMULATED
     return doctor.examine(machines, workspace, described, platform=platform, host=HostFacts(), production=production)
 
 
@@ -101,7 +102,7 @@ def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> 
     def room() -> Finding | None:
         host = HostFacts(epc_bytes=1)
         findings = doctor.examine(
-            (Machine.HOST,), site.workspace, site.deployment, platform=Platform.SGX, host=host, production=False
+            (Machine.HOST,), site.workspace, site.deployment, platform=PlatformKind.SGX, host=host, production=False
         )
         return by_name(findings).get(("host", "room"))
 

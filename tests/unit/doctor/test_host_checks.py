@@ -5,11 +5,11 @@ import pytest
 from tests.harness import hosts
 
 from sealserve.clouds.catalog import preset_of
-from sealserve.deployment import Cloud
 from sealserve.doctor import host_checks
 from sealserve.doctor.finding import Machine, Verdict
 from sealserve.host.cpuid import sgx_support
 from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
+from sealserve.terms import Cloud
 
 OK, NOTE, MISSING = Verdict.OK, Verdict.NOTE, Verdict.MISSING
 

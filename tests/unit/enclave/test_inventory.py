@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from tests.harness.images import add_gramine, embedded_image, tensorflow_serving_image
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave import inventory as module
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import (
@@ -20,6 +19,7 @@ from sealserve.enclave.inventory import (
 )
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.regular_file import InputFileSizeError
+from sealserve.terms import ServerKind
 
 
 def take(folder: Path, server: ServerKind = ServerKind.EMBEDDED) -> Inventory:

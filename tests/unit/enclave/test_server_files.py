@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from tests.harness.images import add_gramine, elf, embedded_image, tensorflow_serving_image, write
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import (
     GRAMINE_FOLDER,
@@ -12,6 +11,7 @@ from sealserve.enclave.server_files import (
     list_gramine,
     list_server,
 )
+from sealserve.terms import ServerKind
 
 PYTHON = PROGRAMS[ServerKind.EMBEDDED]
 BINARY = PROGRAMS[ServerKind.TENSORFLOW_SERVING]

@@ -1,7 +1,7 @@
 import pytest
 
-from sealserve.deployment import ServerKind
 from sealserve.enclave.sizing import MEBIBYTE, size_enclave
+from sealserve.terms import ServerKind
 
 GIBIBYTE = 1024 * MEBIBYTE
 EMBEDDED, SERVING = ServerKind.EMBEDDED, ServerKind.TENSORFLOW_SERVING

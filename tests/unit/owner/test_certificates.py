@@ -8,12 +8,12 @@ from cryptography import x509
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.atomic_file import OutputExistsError
-from sealserve.deployment import TlsMode
 from sealserve.owner import certificates
 from sealserve.owner.certificates import TlsModeError
 from sealserve.owner.identity import IdentityLostError
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, KeyMismatchError
+from sealserve.terms import TlsMode
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.deployment import Platform, ServerKind, TlsMode
 from sealserve.enclave.findings import Danger, ManifestInsecureError
 from sealserve.enclave.index import (
     BuiltEnclave,
@@ -19,6 +18,7 @@ from sealserve.owner import enclaves
 from sealserve.owner.keys import index_signer
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
+from sealserve.terms import PlatformKind, ServerKind, TlsMode
 
 
 def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
 
 def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
     release = ready.build_release()
-    sgx = ready.deployment.model_copy(update={"platform": Platform.SGX})
+    sgx = ready.deployment.model_copy(update={"platform": PlatformKind.SGX})
     with pytest.raises(enclaves.ReleasePlatformError, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
         enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
     assert caught.value.code == "enclave.release-platform"

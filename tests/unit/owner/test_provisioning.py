@@ -16,7 +16,6 @@ from sealserve.broker.master_key import under_passphrase
 from sealserve.broker.passphrase import PassphraseMissingError
 from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
-from sealserve.deployment import Platform
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.owner import provisioning, simulation
 from sealserve.owner.keys import audit_signer, open_vault, read_owner_key
@@ -26,6 +25,7 @@ from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
+from sealserve.terms import PlatformKind
 
 
 @pytest.fixture
@@ -210,13 +210,13 @@ def test_no_broker_without_its_certificate(site: Site) -> None:
 
 def test_the_broker_trusts_a_simulated_root_for_simulated_releases_only(ready: Site) -> None:
     with provisioning.open_broker(ready.workspace, ready.deployment) as server:
-        assert server._broker._vendors.keys() == {Platform.SGX}
+        assert server._broker._vendors.keys() == {PlatformKind.SGX}
     simulation.open_vendor(ready.workspace, now=ready.now)
     with provisioning.open_broker(ready.workspace, ready.deployment) as server:
         vendors = server._broker._vendors
-        assert vendors.keys() == {Platform.SGX, Platform.SIMULATED}
-        assert not vendors[Platform.SGX].anchor.simulated
-        assert vendors[Platform.SIMULATED].anchor.simulated
+        assert vendors.keys() == {PlatformKind.SGX, PlatformKind.SIMULATED}
+        assert not vendors[PlatformKind.SGX].anchor.simulated
+        assert vendors[PlatformKind.SIMULATED].anchor.simulated
 
 
 def test_the_broker_has_a_page_of_metrics_where_it_is_asked_for(ready: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,7 +243,7 @@ def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
         def kept(self) -> dict[str, tuple[datetime, datetime]]:
             return dict.fromkeys(urls, times)
 
-    found = provisioning._collateral({Platform.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
+    found = provisioning._collateral({PlatformKind.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
     assert set(found) == {("sgx", "tcb?fmspc=00906ED50000"), ("sgx", INTEL_ROOT_CRL)}
 
 

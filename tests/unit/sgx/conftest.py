@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 
 
@@ -21,8 +21,8 @@ def vendor(tmp_path: Path, now: datetime) -> Vendor:
 
 
 @pytest.fixture
-def platform(vendor: Vendor, tmp_path: Path, now: datetime) -> Platform:
-    return Platform.create(vendor, tmp_path / "platform", now=now)
+def platform(vendor: Vendor, tmp_path: Path, now: datetime) -> SimulatedPlatform:
+    return SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sealserve.sgx.dcap import CertificateValidityError
 from sealserve.sgx.pck import PckCa
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated import documents
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, folder: Path, *, starts: datetime) -> None:
         self.vendor = Vendor.create(folder / "vendor", now=starts + A_DAY)
-        self.raw = quote(Platform.create(self.vendor, folder / "platform", now=starts + A_DAY), REPORT)
+        self.raw = quote(SimulatedPlatform.create(self.vendor, folder / "platform", now=starts + A_DAY), REPORT)
 
     def verify(self, collateral: Collateral, now: datetime) -> VerifiedQuote:
         return verify_quote(self.raw, collateral, anchor=self.vendor.anchor, now=now)

@@ -15,7 +15,7 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.dcap import DCAP_QVL_VERSION, DcapVerdict, VerifierError
 from sealserve.sgx.report import Attributes, EnclaveReport
 from sealserve.sgx.simulated import documents
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -34,7 +34,7 @@ def test_the_table_was_made_from_the_installed_version() -> None:
     assert importlib.metadata.version("dcap-qvl") == DCAP_QVL_VERSION
 
 
-def test_debug(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> None:
+def test_debug(vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime) -> None:
     raw = quote(platform, dataclasses.replace(report, attributes=Attributes(flags=0x7, xfrm=3)))
     with pytest.raises(VerificationError, match="in debug mode") as caught:
         _verify(vendor, raw, vendor.collateral(now=now), now)
@@ -53,7 +53,7 @@ def test_debug(vendor: Vendor, platform: Platform, report: EnclaveReport, now: d
 )
 def test_tcb_info(
     vendor: Vendor,
-    platform: Platform,
+    platform: SimulatedPlatform,
     report: EnclaveReport,
     now: datetime,
     *,
@@ -66,13 +66,13 @@ def test_tcb_info(
     assert caught.value.code == code
 
 
-def test_an_expired_list(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> None:
+def test_an_expired_list(vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime) -> None:
     with pytest.raises(VerificationError, match="CrlExpired") as caught:
         _verify(vendor, quote(platform, report), vendor.collateral(now=now), now + timedelta(days=40))
     assert caught.value.code == "collateral.expired"
 
 
-def test_a_chain_to_nowhere(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> None:
+def test_a_chain_to_nowhere(vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime) -> None:
     raw = quote(platform, report)
     collateral = dataclasses.replace(
         vendor.collateral(now=now), tcb_info_issuer_chain=vendor.pck_ca_chain(platform.chain.ca)
@@ -82,7 +82,9 @@ def test_a_chain_to_nowhere(vendor: Vendor, platform: Platform, report: EnclaveR
     assert caught.value.code == "certificate-chain.broken"
 
 
-def test_what_the_table_does_not_have(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> None:
+def test_what_the_table_does_not_have(
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
+) -> None:
     collateral = dataclasses.replace(vendor.collateral(now=now), tcb_info_issuer_chain="")
     with pytest.raises(VerifierError, match="the verifier refused it: Verification failed: ") as caught:
         _verify(vendor, quote(platform, report), collateral, now)
@@ -90,7 +92,7 @@ def test_what_the_table_does_not_have(vendor: Vendor, platform: Platform, report
 
 
 def test_what_only_one_of_its_functions_refuses(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verifier(_: bytes) -> None:
         raise ValueError("no claims")
@@ -101,7 +103,7 @@ def test_what_only_one_of_its_functions_refuses(
 
 
 def test_a_panic_of_the_library_is_a_refusal(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class PanicException(BaseException):
         """As pyo3 raises it."""
@@ -115,7 +117,7 @@ def test_a_panic_of_the_library_is_a_refusal(
 
 
 def test_what_ends_the_program_is_not_caught(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def verifier(_: bytes) -> None:
         raise KeyboardInterrupt
@@ -126,7 +128,7 @@ def test_what_ends_the_program_is_not_caught(
 
 
 def test_two_readers_must_agree(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = dcap.verify
 

@@ -6,11 +6,11 @@ from cryptography import x509
 from sealserve.sgx.collateral_documents import CollateralMalformedError, is_revoked, next_update_of, parse_crl
 from sealserve.sgx.pck import SGX_EXTENSION, PckChain, PckExtension, PckMalformedError, sgx_extension
 from sealserve.sgx.simulated import pck_extension
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 
 
-def test_a_chain_tells_its_platform(platform: Platform) -> None:
+def test_a_chain_tells_its_platform(platform: SimulatedPlatform) -> None:
     chain = PckChain.parse(platform.pck_chain_pem)
     assert chain.extension.fmspc == "5EA15E000000"
     assert chain.extension.platform_id == platform.platform_id
@@ -45,14 +45,14 @@ def test_an_extension_that_is_not_as_specified(raw: bytes, message: str) -> None
     assert caught.value.code == "pck.malformed"
 
 
-def test_trailing_bytes_of_the_extension_are_refused(platform: Platform) -> None:
+def test_trailing_bytes_of_the_extension_are_refused(platform: SimulatedPlatform) -> None:
     raw = pck_extension.encode(platform.chain.extension).value
     assert PckExtension.parse(raw) == platform.chain.extension
     with pytest.raises(PckMalformedError, match="not as specified"):
         PckExtension.parse(raw + b"\0")
 
 
-def test_the_extension_is_found_by_its_identifier(platform: Platform) -> None:
+def test_the_extension_is_found_by_its_identifier(platform: SimulatedPlatform) -> None:
     raw = sgx_extension(platform.chain.leaf)
     assert raw == pck_extension.encode(platform.chain.extension).value
     assert SGX_EXTENSION.dotted_string == "1.2.840.113741.1.13.1"

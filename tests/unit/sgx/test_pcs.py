@@ -25,7 +25,7 @@ from sealserve.sgx.pcs import (
 from sealserve.sgx.quote import Quote, parse_quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.pcs import PcsServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -69,7 +69,7 @@ def client(server: PcsServer, clock: Clock) -> Iterator[PcsClient]:
 
 
 @pytest.fixture
-def raw(platform: Platform, report: EnclaveReport) -> bytes:
+def raw(platform: SimulatedPlatform, report: EnclaveReport) -> bytes:
     return quote(platform, report)
 
 
@@ -94,7 +94,7 @@ def test_the_roots_list_may_be_at_intels_path(server: PcsServer, clock: Clock, v
 
 
 def test_answers_are_kept_for_an_hour(
-    client: PcsClient, vendor: Vendor, platform: Platform, raw: bytes, clock: Clock
+    client: PcsClient, vendor: Vendor, platform: SimulatedPlatform, raw: bytes, clock: Clock
 ) -> None:
     before = client.collateral_for(parse_quote(raw))
     vendor.revoke(platform.chain.leaf.serial_number)

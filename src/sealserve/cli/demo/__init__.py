@@ -13,7 +13,7 @@ from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.cluster.processes import interrupted_once
-from sealserve.deployment import TlsMode
+from sealserve.terms import TlsMode
 
 app = typer.Typer(add_completion=False)
 

@@ -29,7 +29,7 @@ from sealserve.owner import simulation
 from sealserve.owner.keys import open_vault
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sgx.simulated.pcs import PcsServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import QuotingServer
 from sealserve.workspace import Workspace
 
@@ -183,13 +183,13 @@ class Host:
             shutil.rmtree(copy)
 
     @contextmanager
-    def _old_platform(self) -> Iterator[tuple[Platform, Path]]:
+    def _old_platform(self) -> Iterator[tuple[SimulatedPlatform, Path]]:
         """Yield a platform without the vendor's last patches, and the socket where it makes quotes."""
         folder = self._workspace.host.root / "old-platform"
         if folder.exists():
-            platform = Platform.load(folder)
+            platform = SimulatedPlatform.load(folder)
         else:
-            platform = Platform.create(self._vendor, folder, now=datetime.now(UTC), out_of_date=True)
+            platform = SimulatedPlatform.create(self._vendor, folder, now=datetime.now(UTC), out_of_date=True)
         socket = self._workspace.host.run / "old-quoting.sock"
         with QuotingServer(platform, socket):
             yield platform, socket

@@ -10,9 +10,10 @@ from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
 from sealserve.cluster.local import running, stop_all
-from sealserve.deployment import Deployment, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.model.resnet50 import build_frozen_graph
+from sealserve.terms import TlsMode
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
 HEADING = "Written by `sealserve demo`, which writes it anew each time."

@@ -20,13 +20,14 @@ from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupted
-from sealserve.deployment import Deployment, TlsMode
+from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
 from sealserve.owner import certificates, models, releases, service, simulation
 from sealserve.owner.keys import open_vault
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
+from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
 REQUESTS = 50

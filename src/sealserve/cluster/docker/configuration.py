@@ -13,9 +13,10 @@ from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.cluster.target import drain_seconds
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.held_tree import held
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render, render_relay
+from sealserve.terms import PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE
 
 SECCOMP_FILE: Final = "gramine-direct-seccomp.json"
@@ -98,6 +99,6 @@ def container_deployment(described: Deployment) -> str:
         if name in settings["keystore"]:
             settings["keystore"][name] = keystore_files.place(name)
     settings[BROKER]["listen"] = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
-    if described.platform is Platform.SIMULATED:
+    if described.platform is PlatformKind.SIMULATED:
         settings[BROKER]["collateral_url"] = f"http://{PCS}:{PCS_PORT}"
     return "# Written by `sealserve up --target docker`, for its containers.\n" + tomli_w.dumps(settings)

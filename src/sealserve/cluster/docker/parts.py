@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
-from sealserve.deployment import EVERY_ADDRESS
+from sealserve.terms import EVERY_ADDRESS
 
 LOG_FILES: Final = 3
 LOG_SIZE: Final = "10m"

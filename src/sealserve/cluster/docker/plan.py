@@ -35,7 +35,8 @@ from sealserve.cluster.docker.parts import (
 )
 from sealserve.cluster.target import DRAIN_SECONDS, Role
 from sealserve.containers.recipes import ImageName, images_for, reference
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
+from sealserve.terms import PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
 NGINX: Final = "nginx"
@@ -126,7 +127,7 @@ class Plan:
     @property
     def simulated(self) -> bool:
         """Whether the enclaves are simulated."""
-        return self._deployment.platform is Platform.SIMULATED
+        return self._deployment.platform is PlatformKind.SIMULATED
 
     @property
     def workspace(self) -> Workspace:

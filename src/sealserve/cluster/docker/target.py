@@ -49,7 +49,7 @@ from sealserve.cluster.target import (
 from sealserve.containers.build import inventory_of
 from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import images_for, reference
-from sealserve.deployment import Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx_config import Upstream
@@ -57,6 +57,7 @@ from sealserve.owner import enclaves, provisioning, releases, simulation
 from sealserve.owner.keys import audit_signer
 from sealserve.owner.master_key import complete_rotation
 from sealserve.regular_file import read_regular
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 FOLDER: Final = "docker"
@@ -190,7 +191,7 @@ class DockerTarget:
     def _ship(self, release: Path) -> Path:
         """Build the release's enclave if it has none that fits the image, let it have the key, and ship both."""
         now = datetime.now(UTC)
-        if self._deployment.platform is Platform.SIMULATED:
+        if self._deployment.platform is PlatformKind.SIMULATED:
             simulation.open_platform(self._workspace, now=now)
         images = self._deployment.images
         name = images_for(self._deployment.platform)[-1]
@@ -376,7 +377,11 @@ class DockerTarget:
         return log_file(self._workspace, container)
 
     def _require_host(self) -> None:
-        if self._deployment.platform is Platform.SGX and not Path(ENCLAVE_DEVICE).exists() and not self._gramine_direct:
+        if (
+            self._deployment.platform is PlatformKind.SGX
+            and not Path(ENCLAVE_DEVICE).exists()
+            and not self._gramine_direct
+        ):
             raise TargetUnsupportedError(
                 f"This machine has no {ENCLAVE_DEVICE}, and sealserve.toml says platform = 'sgx'.",
                 hint="`sealserve doctor host` says what is missing; platform = 'simulated' needs no SGX.",
@@ -384,7 +389,7 @@ class DockerTarget:
 
     def _device_groups(self) -> tuple[int, ...]:
         device = Path(ENCLAVE_DEVICE)
-        return (device.stat().st_gid,) if self._deployment.platform is Platform.SGX and device.exists() else ()
+        return (device.stat().st_gid,) if self._deployment.platform is PlatformKind.SGX and device.exists() else ()
 
 
 def for_containers(described: Deployment) -> Deployment:

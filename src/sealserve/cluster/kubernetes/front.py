@@ -22,8 +22,8 @@ from sealserve.cluster.kubernetes.plan import (
     container_security,
 )
 from sealserve.containers.recipes import ImageName
-from sealserve.deployment import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, FrontKind
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
+from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, FrontKind
 
 PART: Final = "front"
 _RUN: Final = "/run/sealserve"

@@ -25,8 +25,8 @@ from sealserve.cluster.kubernetes.plan import (
     container_security,
 )
 from sealserve.containers.recipes import ImageName
-from sealserve.deployment import EVERY_ADDRESS
 from sealserve.owner.keys import audit_signer
+from sealserve.terms import EVERY_ADDRESS
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
 PART: Final = "broker"

@@ -16,7 +16,8 @@ from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
 from sealserve.cluster.kubernetes.dashboard import dashboard_text
 from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
-from sealserve.deployment import Deployment, TlsMode
+from sealserve.deployment import Deployment
+from sealserve.terms import TlsMode
 
 PART: Final = "monitoring"
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"

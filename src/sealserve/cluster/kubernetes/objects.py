@@ -10,7 +10,7 @@ from sealserve.cluster.kubernetes.platform import platform
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.replicas import replicas
 from sealserve.cluster.kubernetes.storage import storage
-from sealserve.deployment import BrokerNaming
+from sealserve.terms import BrokerNaming
 
 
 def objects(

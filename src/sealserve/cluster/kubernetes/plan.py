@@ -10,8 +10,9 @@ from typing import Any, Final, TypeAlias
 
 from sealserve.cluster.target import drain_seconds
 from sealserve.containers.recipes import SERVICE_USER, ImageName, images_for, reference
-from sealserve.deployment import Deployment, KubernetesSection, Platform
+from sealserve.deployment import Deployment, KubernetesSection
 from sealserve.errors import InputError
+from sealserve.terms import PlatformKind
 
 Manifest: TypeAlias = dict[str, Any]
 """A Kubernetes object as the API has it."""
@@ -78,7 +79,7 @@ class Plan:
     @property
     def simulated(self) -> bool:
         """Whether the enclaves are simulated."""
-        return self.deployment.platform is Platform.SIMULATED
+        return self.deployment.platform is PlatformKind.SIMULATED
 
     @property
     def drain_seconds(self) -> int:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.plan import APPLICATION, FRONT_PORT, SERVER_PORT, Manifest, Plan
-from sealserve.deployment import FrontKind
+from sealserve.terms import FrontKind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 

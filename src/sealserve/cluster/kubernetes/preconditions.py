@@ -22,9 +22,9 @@ from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, quantity
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
 from sealserve.cluster.kubernetes.room import allocatable, epc_of_replica, fitting_replicas, may_run
-from sealserve.deployment import BrokerNaming
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.errors import UnavailableError
+from sealserve.terms import BrokerNaming
 
 _APPLIED: Final = ("get", "create", "patch", "delete")
 # What is needed beside the objects themselves: by `up` (what pods are, and log), by this, and by both (nodes' EPC).

@@ -49,10 +49,11 @@ from sealserve.cluster.target import (
 from sealserve.containers.build import inventory_of
 from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import images_for, reference
-from sealserve.deployment import BrokerNaming, Deployment, Platform
+from sealserve.deployment import Deployment
 from sealserve.enclave.inventory import Inventory, read_inventory
 from sealserve.errors import UnavailableError
 from sealserve.owner import enclaves, provisioning, releases, simulation
+from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)
@@ -245,7 +246,7 @@ class KubernetesTarget:
 
     def _start_owner(self, release: Path) -> None:
         """In simulation, start what the owner's machine runs; a real broker is the owner's to run."""
-        if self._deployment.platform is Platform.SIMULATED:
+        if self._deployment.platform is PlatformKind.SIMULATED:
             simulation.open_platform(self._workspace, now=datetime.now(UTC))
             local = LocalTarget(self._workspace, self._deployment, tell=self._tell)
             if not self._deployment.kubernetes.dangerous_broker_inside:
@@ -325,7 +326,7 @@ class KubernetesTarget:
         )
 
     def _local_status(self) -> Sequence[PartStatus]:
-        if self._deployment.platform is not Platform.SIMULATED:
+        if self._deployment.platform is not PlatformKind.SIMULATED:
             return []
         return LocalTarget(self._workspace, self._deployment).status()
 

@@ -27,7 +27,6 @@ from typing import Final
 
 import tomli_w
 
-from sealserve.deployment import Platform
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_run import LOADER_ENVIRONMENT, find_loader
 from sealserve.enclave.manifest import EnclaveManifest
@@ -49,6 +48,7 @@ from sealserve.errors import InputError, VerificationError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.quoting import request_quote
+from sealserve.terms import PlatformKind
 
 LOGGER: Final = logging.getLogger(__name__)
 # x87, SSE, AVX and AVX-512, as a current server processor offers them in XCR0.
@@ -200,7 +200,7 @@ def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_
     enclave = load_enclave(bundle, name, dangerous=dangerous)
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
     environment = manifest.loader.env
-    if environment["SEALSERVE_PLATFORM"] != Platform.SIMULATED:
+    if environment["SEALSERVE_PLATFORM"] != PlatformKind.SIMULATED:
         raise EnclaveNotSimulatedError(
             f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r}; only a simulated one "
             "runs here.",

@@ -11,11 +11,11 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import TcbStatus
 from sealserve.sgx.simulated import documents
 from sealserve.sgx.simulated.authority import sign_raw
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import SignedDocument
 
 
-def forge_tcb_info(tcb_info: str, stolen: Platform) -> SignedDocument:
+def forge_tcb_info(tcb_info: str, stolen: SimulatedPlatform) -> SignedDocument:
     """Return TCB info that calls every platform UpToDate, signed with a platform's PCK key.
 
     Serve it with `forged_chain`.
@@ -28,12 +28,12 @@ def forge_tcb_info(tcb_info: str, stolen: Platform) -> SignedDocument:
     return SignedDocument(text=text, signature=sign_raw(stolen.pck_key, text.encode()))
 
 
-def forged_chain(stolen: Platform) -> str:
+def forged_chain(stolen: SimulatedPlatform) -> str:
     """Return the issuer chain of the forgery: the platform's own, which leads to the trusted root."""
     return stolen.pck_chain_pem.decode()
 
 
-def forged_collateral(collateral: Collateral, stolen: Platform) -> Collateral:
+def forged_collateral(collateral: Collateral, stolen: SimulatedPlatform) -> Collateral:
     """Return collateral with its TCB info forged."""
     forged = forge_tcb_info(collateral.tcb_info, stolen)
     return dataclasses.replace(

@@ -17,7 +17,7 @@ from sealserve.sgx.pck import Fmspc, PckCa
 from sealserve.sgx.simulated.attacks import forge_tcb_info, forged_chain
 from sealserve.sgx.simulated.authority import SimulatedStateError
 from sealserve.sgx.simulated.background import BackgroundServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
 
 _API: Final = "/sgx/certification/v4"
@@ -60,7 +60,7 @@ class PcsServer(BackgroundServer):
         port: int = 0,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        stolen: Platform | None = None,
+        stolen: SimulatedPlatform | None = None,
     ) -> None:
         try:
             server = _Server((host, port), _Peer)
@@ -83,7 +83,7 @@ class PcsServer(BackgroundServer):
 class _Service:
     vendor: Vendor
     clock: Callable[[], datetime]
-    stolen: Platform | None
+    stolen: SimulatedPlatform | None
 
     def answer(self, target: str) -> _Answer:
         url = urlsplit(target)

@@ -37,7 +37,7 @@ class _State(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Platform:
+class SimulatedPlatform:
     """A simulated platform. See `create` and `load`.
 
     Args:

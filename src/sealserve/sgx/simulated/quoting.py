@@ -21,7 +21,7 @@ from sealserve.atomic_file import PRIVATE
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
 from sealserve.sgx.simulated.background import BackgroundServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 
 __all__ = ["QuotingServer", "quote", "request_quote"]
@@ -96,7 +96,12 @@ class QuotingServer(BackgroundServer):
     """
 
     def __init__(
-        self, platform: Platform, socket_path: Path, *, mode: int = PRIVATE, peer_timeout: float = _PEER_TIMEOUT
+        self,
+        platform: SimulatedPlatform,
+        socket_path: Path,
+        *,
+        mode: int = PRIVATE,
+        peer_timeout: float = _PEER_TIMEOUT,
     ) -> None:
         try:
             with _short(socket_path) as name:
@@ -126,7 +131,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, platform: Platform, name: str, peer_timeout: float) -> None:
+    def __init__(self, platform: SimulatedPlatform, name: str, peer_timeout: float) -> None:
         self.platform = platform
         self.peer_timeout = peer_timeout
         self._places = threading.BoundedSemaphore(_MAX_PEERS)

@@ -11,10 +11,10 @@ from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.authority import raw_public_key, sign_raw
 from sealserve.sgx.simulated.documents import qe_report
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 
 
-def quote(platform: Platform, report: EnclaveReport) -> bytes:
+def quote(platform: SimulatedPlatform, report: EnclaveReport) -> bytes:
     """Return a quote about ``report``, signed by ``platform``.
 
     Everything is quoted as given, attributes included, except the processor's security versions: the processor

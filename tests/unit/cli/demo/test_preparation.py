@@ -6,7 +6,7 @@ from tests.harness.workspaces import make_site
 
 from sealserve.cli.demo import preparation
 from sealserve.cli.demo.preparation import ModelChoice, Ports, WorkspaceInUseError
-from sealserve.deployment import TlsMode
+from sealserve.terms import TlsMode
 
 PORTS = Ports(service=8501, broker=4434, pcs=8082)
 

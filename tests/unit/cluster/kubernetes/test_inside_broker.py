@@ -13,7 +13,7 @@ from tests.harness.workspaces import Site, make_site
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
-from sealserve import deployment
+from sealserve import deployment, terms
 from sealserve.broker.master_key import under_passphrase
 from sealserve.cluster.kubernetes import inside_broker
 from sealserve.cluster.kubernetes.objects import objects
@@ -63,7 +63,7 @@ def test_its_settings_are_a_deployment_file(site: Site) -> None:
     text = base64.b64decode(inside_broker.material(site.workspace, trial())["sealserve.toml"]).decode()
     described = deployment.parse(text)
     assert (described.broker.listen, described.broker.port) == ("::", 4433)
-    assert described.platform is deployment.Platform.SIMULATED
+    assert described.platform is terms.PlatformKind.SIMULATED
 
 
 def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sealserve import deployment
 from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, label_value, quantity
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 VARIANTS = {
     "plain": "",

@@ -8,7 +8,7 @@ from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 from sealserve.clouds.catalog import preset_of
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
-from sealserve.deployment import Cloud
+from sealserve.terms import Cloud
 
 SUBNET = 'service_annotations = { "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid" = "subnet-1" }\n'
 CLAIM = "claim:releases"

@@ -15,7 +15,7 @@ from sealserve.sgx.pcs import PcsClient
 from sealserve.sgx.quote import parse_quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.pcs import PcsPortTakenError, PcsServer
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -91,9 +91,9 @@ def test_a_vendor_that_is_gone_is_an_error_of_the_service(http: httpx.Client, ve
 
 
 def test_a_hostile_service_with_a_stolen_key(
-    vendor: Vendor, platform: Platform, tmp_path: Path, report: EnclaveReport, now: datetime
+    vendor: Vendor, platform: SimulatedPlatform, tmp_path: Path, report: EnclaveReport, now: datetime
 ) -> None:
-    old = Platform.create(vendor, tmp_path / "old", now=now, out_of_date=True)
+    old = SimulatedPlatform.create(vendor, tmp_path / "old", now=now, out_of_date=True)
     raw = quote(old, report)
     with PcsServer(vendor, clock=lambda: now) as honest, PcsClient(honest.url, clock=lambda: now) as client:
         collateral = client.collateral_for(parse_quote(raw))

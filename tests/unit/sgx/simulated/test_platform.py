@@ -13,12 +13,12 @@ from sealserve.sgx.quote import parse_quote
 from sealserve.sgx.report import Attributes, EnclaveReport
 from sealserve.sgx.simulated import pck_extension
 from sealserve.sgx.simulated.authority import SimulatedStateError
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
 
-def test_private_keys_are_for_their_owner_only(platform: Platform, tmp_path: Path) -> None:
+def test_private_keys_are_for_their_owner_only(platform: SimulatedPlatform, tmp_path: Path) -> None:
     keys = sorted((tmp_path / "platform").glob("*.key"))
     assert [key.stem for key in keys] == ["attestation", "pck"]
     for key in keys:
@@ -26,26 +26,26 @@ def test_private_keys_are_for_their_owner_only(platform: Platform, tmp_path: Pat
     assert "PRIVATE" not in repr(platform)
 
 
-def test_it_is_the_same_platform_when_it_is_opened_again(platform: Platform, tmp_path: Path) -> None:
-    again = Platform.load(tmp_path / "platform")
+def test_it_is_the_same_platform_when_it_is_opened_again(platform: SimulatedPlatform, tmp_path: Path) -> None:
+    again = SimulatedPlatform.load(tmp_path / "platform")
     assert again.platform_id == platform.platform_id
     assert again.qe_id == platform.qe_id
 
 
 def test_each_platform_has_an_identity_of_its_own(
-    vendor: Vendor, platform: Platform, tmp_path: Path, now: datetime
+    vendor: Vendor, platform: SimulatedPlatform, tmp_path: Path, now: datetime
 ) -> None:
-    other = Platform.create(vendor, tmp_path / "other", now=now)
+    other = SimulatedPlatform.create(vendor, tmp_path / "other", now=now)
     assert other.platform_id != platform.platform_id
     assert other.chain.leaf.serial_number != platform.chain.leaf.serial_number
 
 
 def test_a_second_one_in_the_same_folder_is_refused(
-    vendor: Vendor, platform: Platform, tmp_path: Path, now: datetime
+    vendor: Vendor, platform: SimulatedPlatform, tmp_path: Path, now: datetime
 ) -> None:
     with pytest.raises(OutputExistsError, match="holds a simulated platform already"):
-        Platform.create(vendor, tmp_path / "platform", now=now)
-    assert Platform.load(tmp_path / "platform").platform_id == platform.platform_id
+        SimulatedPlatform.create(vendor, tmp_path / "platform", now=now)
+    assert SimulatedPlatform.load(tmp_path / "platform").platform_id == platform.platform_id
 
 
 @pytest.mark.parametrize("name", ["platform.json", "pck-chain.pem", "pck.key", "attestation.key"])
@@ -54,26 +54,26 @@ def test_a_folder_that_lacks_or_damages_a_part_is_refused(tmp_path: Path, name: 
     path = tmp_path / "platform" / name
     path.write_text("{}")
     with pytest.raises(SimulatedStateError, match=r"expected a (simulated platform|private key)"):
-        Platform.load(tmp_path / "platform")
+        SimulatedPlatform.load(tmp_path / "platform")
     path.unlink()
     with pytest.raises(SimulatedStateError, match=r"expected a (simulated platform|private key)"):
-        Platform.load(tmp_path / "platform")
+        SimulatedPlatform.load(tmp_path / "platform")
 
 
 def test_an_empty_folder_is_no_platform(tmp_path: Path) -> None:
     with pytest.raises(SimulatedStateError, match="expected a simulated platform") as caught:
-        Platform.load(tmp_path)
+        SimulatedPlatform.load(tmp_path)
     assert caught.value.code == "simulated.state"
 
 
 def test_only_the_platform_ca_gives_an_instance_id(vendor: Vendor, tmp_path: Path, now: datetime) -> None:
-    single = Platform.create(vendor, tmp_path / "single", now=now, ca=PckCa.PROCESSOR)
+    single = SimulatedPlatform.create(vendor, tmp_path / "single", now=now, ca=PckCa.PROCESSOR)
     assert single.chain.extension.platform_instance_id is None
     assert single.platform_id == single.chain.extension.ppid.hex()
 
 
 @pytest.mark.parametrize("flags", [0x5, 0x7, 0x85])
-def test_reports_are_quoted_as_given(platform: Platform, report: EnclaveReport, flags: int) -> None:
+def test_reports_are_quoted_as_given(platform: SimulatedPlatform, report: EnclaveReport, flags: int) -> None:
     given_ = dataclasses.replace(report, attributes=Attributes(flags=flags, xfrm=0xE7))
     quoted = parse_quote(quote(platform, given_)).report
     assert quoted == dataclasses.replace(given_, cpu_svn=platform.chain.extension.cpu_svn)

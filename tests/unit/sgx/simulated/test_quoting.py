@@ -14,7 +14,7 @@ import pytest
 from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.quote import parse_quote
 from sealserve.sgx.report import EnclaveReport
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import (
     QuotingRefusedError,
     QuotingServer,
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(platform: Platform, path: Path) -> Iterator[QuotingServer]:
+def server(platform: SimulatedPlatform, path: Path) -> Iterator[QuotingServer]:
     with QuotingServer(platform, path, peer_timeout=0.5) as running:
         yield running
 
@@ -99,7 +99,7 @@ def test_a_peer_that_leaves_early_harms_nobody(path: Path, report: EnclaveReport
 
 @pytest.mark.usefixtures("server")
 def test_peers_beyond_what_can_be_served_are_turned_away(
-    monkeypatch: pytest.MonkeyPatch, platform: Platform, tmp_path: Path, report: EnclaveReport
+    monkeypatch: pytest.MonkeyPatch, platform: SimulatedPlatform, tmp_path: Path, report: EnclaveReport
 ) -> None:
     monkeypatch.setattr("sealserve.sgx.simulated.quoting._MAX_PEERS", 1)
     path = tmp_path / "narrow.sock"
@@ -167,7 +167,7 @@ def test_someone_else_there(path: Path, report: EnclaveReport) -> None:
 
 
 def test_a_folder_may_lie_deeper_than_a_socket_address_has_room(
-    platform: Platform, tmp_path: Path, report: EnclaveReport
+    platform: SimulatedPlatform, tmp_path: Path, report: EnclaveReport
 ) -> None:
     folder = tmp_path / ("x" * 120) / ("y" * 120)
     folder.mkdir(parents=True)
@@ -176,7 +176,9 @@ def test_a_folder_may_lie_deeper_than_a_socket_address_has_room(
     assert list(folder.iterdir()) == []
 
 
-def test_a_socket_that_a_dead_process_left_is_replaced(platform: Platform, path: Path, report: EnclaveReport) -> None:
+def test_a_socket_that_a_dead_process_left_is_replaced(
+    platform: SimulatedPlatform, path: Path, report: EnclaveReport
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(os.fspath(path))
     assert path.is_socket()
@@ -185,21 +187,21 @@ def test_a_socket_that_a_dead_process_left_is_replaced(platform: Platform, path:
 
 
 @pytest.mark.usefixtures("server")
-def test_a_live_server_is_not_replaced(platform: Platform, path: Path, report: EnclaveReport) -> None:
+def test_a_live_server_is_not_replaced(platform: SimulatedPlatform, path: Path, report: EnclaveReport) -> None:
     with pytest.raises(QuotingSocketTakenError, match="answers there already") as caught:
         QuotingServer(platform, path)
     assert caught.value.code == "quoting.socket-taken"
     assert request_quote(path, report)
 
 
-def test_a_file_is_not_replaced(platform: Platform, path: Path) -> None:
+def test_a_file_is_not_replaced(platform: SimulatedPlatform, path: Path) -> None:
     path.write_text("precious")
     with pytest.raises(QuotingSocketTakenError, match="expected a socket or nothing"):
         QuotingServer(platform, path)
     assert path.read_text() == "precious"
 
 
-def test_a_socket_of_another_kind_is_not_replaced(platform: Platform, path: Path) -> None:
+def test_a_socket_of_another_kind_is_not_replaced(platform: SimulatedPlatform, path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(os.fspath(path))
         with pytest.raises(QuotingSocketTakenError, match="cannot tell whether a server is there"):
@@ -233,19 +235,19 @@ def test_a_thread_that_cannot_start_ends_one_request_only(
     assert request_quote(path, report)
 
 
-def test_a_folder_that_is_not_there(platform: Platform, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there(platform: SimulatedPlatform, tmp_path: Path) -> None:
     with pytest.raises(QuotingSocketTakenError, match="cannot listen there"):
         QuotingServer(platform, tmp_path / "missing" / "quoting.sock")
 
 
-def test_stopping_removes_the_socket(platform: Platform, path: Path) -> None:
+def test_stopping_removes_the_socket(platform: SimulatedPlatform, path: Path) -> None:
     server = QuotingServer(platform, path).start()
     server.stop()
     assert not path.exists()
     server.stop()
 
 
-def test_stopping_leaves_a_successors_socket(platform: Platform, path: Path, report: EnclaveReport) -> None:
+def test_stopping_leaves_a_successors_socket(platform: SimulatedPlatform, path: Path, report: EnclaveReport) -> None:
     server = QuotingServer(platform, path).start()
     path.unlink()
     with QuotingServer(platform, path):
@@ -253,12 +255,12 @@ def test_stopping_leaves_a_successors_socket(platform: Platform, path: Path, rep
         assert request_quote(path, report)
 
 
-def test_a_server_that_never_started_can_stop(platform: Platform, path: Path) -> None:
+def test_a_server_that_never_started_can_stop(platform: SimulatedPlatform, path: Path) -> None:
     QuotingServer(platform, path).stop()
     assert not path.exists()
 
 
-def test_it_can_serve_in_the_calling_thread(platform: Platform, path: Path, report: EnclaveReport) -> None:
+def test_it_can_serve_in_the_calling_thread(platform: SimulatedPlatform, path: Path, report: EnclaveReport) -> None:
     server = QuotingServer(platform, path)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

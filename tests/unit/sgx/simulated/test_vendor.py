@@ -14,12 +14,12 @@ from sealserve.sgx.pck import Fmspc, PckCa
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.authority import SimulatedStateError
 from sealserve.sgx.simulated.documents import CPU_SVN, PCE_SVN, TcbLevel
-from sealserve.sgx.simulated.platform import Platform
+from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
 
-def _verify(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> VerifiedQuote:
+def _verify(vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime) -> VerifiedQuote:
     return verify_quote(quote(platform, report), vendor.collateral(now=now), anchor=vendor.anchor, now=now)
 
 
@@ -32,7 +32,7 @@ def test_private_keys_are_for_their_owner_only(vendor: Vendor) -> None:
 
 
 def test_it_is_what_it_was_when_it_is_opened_again(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
 ) -> None:
     again = Vendor.load(vendor.folder)
     assert again.root_der == vendor.root_der
@@ -68,7 +68,7 @@ def test_a_key_of_another_kind_is_refused(vendor: Vendor) -> None:
         Vendor.load(vendor.folder)
 
 
-def test_all_names_say_that_it_is_simulated(vendor: Vendor, platform: Platform) -> None:
+def test_all_names_say_that_it_is_simulated(vendor: Vendor, platform: SimulatedPlatform) -> None:
     chain = platform.chain
     for certificate in (chain.leaf, chain.issuer, chain.root, vendor.tcb_signing.certificate):
         assert "simulated" in certificate.subject.rfc4514_string()
@@ -76,7 +76,7 @@ def test_all_names_say_that_it_is_simulated(vendor: Vendor, platform: Platform) 
 
 
 def test_a_recovery_leaves_todays_platforms_out_of_date(
-    vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
 ) -> None:
     before = _verify(vendor, platform, report, now)
     vendor.recover_tcb(advisory_id="SIMULATED-SA-00009")
@@ -86,7 +86,9 @@ def test_a_recovery_leaves_todays_platforms_out_of_date(
     assert after.tcb_evaluation_data_number == before.tcb_evaluation_data_number + 1
 
 
-def test_any_status_can_be_published(vendor: Vendor, platform: Platform, report: EnclaveReport, now: datetime) -> None:
+def test_any_status_can_be_published(
+    vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
+) -> None:
     level = TcbLevel(
         cpu_svn=CPU_SVN.hex(),
         pce_svn=PCE_SVN,
@@ -104,7 +106,7 @@ def test_another_kind_of_processor_has_levels_of_its_own(
     vendor: Vendor, tmp_path: Path, report: EnclaveReport, now: datetime
 ) -> None:
     fmspc = Fmspc("0123456789AB")
-    other = Platform.create(vendor, tmp_path / "other", now=now, fmspc=fmspc)
+    other = SimulatedPlatform.create(vendor, tmp_path / "other", now=now, fmspc=fmspc)
     level = TcbLevel(cpu_svn="00" * 16, pce_svn=0, tcb_date="2025-01-01T00:00:00Z", status=Status.SW_HARDENING_NEEDED)
     vendor.publish_levels([level], fmspc=fmspc)
     collateral = vendor.collateral(fmspc, now=now)
@@ -112,7 +114,7 @@ def test_another_kind_of_processor_has_levels_of_its_own(
     assert (verified.fmspc, verified.tcb_status) == (fmspc, TcbStatus.SW_HARDENING_NEEDED)
 
 
-def test_a_revoked_platform_is_on_the_list_for_good(vendor: Vendor, platform: Platform, now: datetime) -> None:
+def test_a_revoked_platform_is_on_the_list_for_good(vendor: Vendor, platform: SimulatedPlatform, now: datetime) -> None:
     serial = platform.chain.leaf.serial_number
     vendor.revoke(serial)
     vendor.revoke(12345)
