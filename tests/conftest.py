@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.harness.signals import dispositions
 
 from sealserve.sealing import node_cipher
 
@@ -26,6 +27,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_collection_finish() -> None:
     gc.collect()  # what was imported and collected stays: the collector need not go over it time and again
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_of_a_terminal() -> Iterator[None]:
+    """Let signals reach the tests and the processes that they start, under ``nohup`` and in a background job too."""
+    with dispositions():
+        yield
 
 
 @pytest.fixture(scope="module", params=["native", "python"])

@@ -173,6 +173,10 @@ def _within(tf: Any) -> dict[str, tuple[dict[str, Any], Any]]:
     rate, rate_two = v1.placeholder(tf.float32, None), v1.placeholder(tf.float32, None)
     found["rate"] = {"x": rate}, tf.cast(raw.RandomPoissonV2(shape=[2], rate=rate) * 0, tf.float32)
     found["rate_stateless"] = {"x": rate_two}, tf.cast(tf.random.stateless_poisson([1], [1, 2], rate_two), tf.float32)
+    for name, kind in (("bins", tf.float32), ("bins_of_integers", tf.int32)):
+        values, limits = v1.placeholder(kind, None), v1.placeholder(kind, None)
+        counts = raw.HistogramFixedWidth(values=values, value_range=limits, nbins=5)
+        found[name] = {"values": values, "limits": limits}, counts
     queue, x = v1.FIFOQueue(3, [tf.float32]), v1.placeholder(tf.float32, None)
     with tf.control_dependencies([queue.enqueue([x])]):
         found["in_queue"] = {"x": x}, nn.conv2d(queue.dequeue(), square, 1, "SAME")
@@ -208,9 +212,16 @@ def _requests() -> Requests:
     with tf.Graph().as_default():
         within = {name: list(given) for name, (given, _) in _within(tf).items()}
     for (name, aliases), shape in product(within.items(), SHAPES):
-        found.append((name, {alias: rng.normal(size=shape).astype(np.float32) for alias in aliases}))
+        kind = np.int32 if name == "bins_of_integers" else np.float32
+        found.append((name, {alias: rng.normal(size=shape).astype(kind) for alias in aliases}))
     for name, value in product(("rate", "rate_stateless"), (1.0, np.nan, -np.inf, np.inf, 1e30)):
         found.append((name, {"x": np.array([value], np.float32)}))
+    extremes = [0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 3e38, -3e38]
+    for value, least, most in product(extremes, repeat=3):
+        found.append(("bins", {"values": np.full(3, value, np.float32), "limits": np.array([least, most], np.float32)}))
+    for value, least, most in product([0, 1, -1, 2**31 - 1, -(2**31)], repeat=3):
+        limits = np.array([least, most], np.int32)
+        found.append(("bins_of_integers", {"values": np.full(3, value, np.int32), "limits": limits}))
     numbers: tuple[Any, ...] = (
         [],
         [0],

@@ -44,8 +44,6 @@ class Impatient:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Impatient]:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-
     def put(running: Sequence[str]) -> Impatient:
         target = Impatient(running)
         assert {scale.scale, down.down, up.up}  # imported by now, so that nothing here is bound for good

@@ -135,7 +135,6 @@ def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
                 signal.raise_signal(signal.SIGINT)
                 undone.append(True)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with pytest.raises(KeyboardInterrupt):
         interrupted_twice()
     assert undone == [True]

@@ -46,7 +46,7 @@ def test_a_plain_model_passes(model: Path) -> None:
     assert (linted.allowed, linted.unused) == ((), ())
 
 
-@pytest.mark.parametrize("name", ["WriteFile", "ReadFile", "Print", "PrintV2", "PyFunc", "EagerPyFunc", "Send"])
+@pytest.mark.parametrize("name", ["WriteFile", "ReadFile", "Print", "PyFunc", "EagerPyFunc", "Send", "_FusedConv2D"])
 def test_what_reaches_outside_is_refused_by_name_with_its_reason(name: str, model: Path) -> None:
     changed(model, lambda graph: graph.graph_def.node.add(name="somewhere", op=name))
     with pytest.raises(RefusedOperationError, match=f"operations that are refused: {name} .*at somewhere") as caught:
@@ -537,6 +537,13 @@ def test_each_operation_of_tensorflow_has_a_class_and_no_other_has() -> None:
 
     assert tensorflow.__version__ == TENSORFLOW_VERSION
     assert {operation.name for operation in registered()} == set(class_of()), "run `make operations`"
+
+
+def test_what_only_tensorflow_s_optimiser_makes_is_nowhere_in_a_model() -> None:
+    """Names with an underscore are TensorFlow's own, and their kernels compare no sizes. Lowered control flow does."""
+    control_flow = {"_ArrayToList", "_If", "_ListToArray", "_SwitchN", "_While"}
+    found = {name for name, judged in class_of().items() if name.startswith("_") and judged.allowed is Allowed.ANYWHERE}
+    assert found == control_flow
 
 
 def test_each_operation_has_one_class() -> None:

@@ -153,6 +153,27 @@ def _poisson(index: int, type_of: str) -> _Rule:
     return rule
 
 
+_MODERATE: Final = {
+    DataType.Value("DT_INT32"): 2**30 - 1,
+    DataType.Value("DT_INT64"): 2**62 - 1,
+    DataType.Value("DT_FLOAT"): 2**120,
+    DataType.Value("DT_DOUBLE"): 2**120,
+}
+"""For each data type, the greatest number whose difference from any other such number is a number of that type."""
+
+
+def _histogram(node: Any) -> tuple[Need, ...]:
+    """Return the rule of a histogram: values and limits that are numbers, and whose differences the type can hold.
+
+    The kernel turns (value - least) / step into the index of a bin, and writes outside of its output where that is NaN
+    (``histogram_op.cc``).
+    """
+    most = _MODERATE.get(node.attr["T"].type if "T" in node.attr else 0)
+    if most is None:
+        return ()
+    return tuple(Need(index=index, least_value=-most, most_value=most) for index in (0, 1))
+
+
 def _per_tensor(*indices: int, type_of: str = "DT_FLOAT") -> _Rule:
     """Return the rule of a quantised operation with one range for the whole tensor."""
 
@@ -219,6 +240,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "LSTMBlockCellGrad": _lstm_cell(16),
     # Fourier transforms to a length that is given.
     **dict.fromkeys(("RFFT", "RFFT2D", "RFFT3D", "IRFFT", "IRFFT2D", "IRFFT3D"), _fourier),
+    # Histograms.
+    "HistogramFixedWidth": _histogram,
     # Random numbers.
     "RandomPoisson": _poisson(1, "dtype"),
     "RandomPoissonV2": _poisson(1, "R"),

@@ -13,6 +13,9 @@ _REFUSAL: Final = re.compile(
     r"(?:\}\})?\]\](?:\n\t \[\[[^\n]*\]\])*"
 )
 
+_SIZES: Final = re.compile(r"(?<=-)-?\d+")
+"""The numbers behind a need, each after a hyphen; a negative one has its own sign."""
+
 
 def refusal(error: TensorFlowError) -> str | None:
     """Return what a guard says, or None where the error is of another operation.
@@ -23,7 +26,7 @@ def refusal(error: TensorFlowError) -> str | None:
     if found is None:
         return None
     shape = "[" + found["shape"].strip().replace(" ", ",") + "]"
-    sizes = [int(size) for size in found["sizes"].split("-") if size]
+    sizes = [int(size) for size in _SIZES.findall(found["sizes"])]
     needed = _words(found["need"], sizes)
     return f"the operation {found['operation']!r} needs {needed}, and would get one of the shape {shape}"
 
