@@ -516,7 +516,7 @@ forbid_inspection()
 anchor = TrustAnchor(root_der=(folder / "vendor" / "root.der").read_bytes(), simulated=True)
 identity = CertifiedKey.read(certificate=folder / "broker.pem", key=folder / "broker.key")
 with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2]) as pcs:
-    vendors = {SimulatedPlatform.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
+    vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
     keystore = open_keystore(database, folder / "master.key")
     server = BrokerServer(Broker(database=database, keystore=keystore, vendors=vendors), identity=identity, port=0)
     server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))
