@@ -1,14 +1,17 @@
 """A signature of a loaded model: the named tensors that go in and come out, and calls of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from sealserve.serving.runtime.data_types import is_known, type_name, value_type
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import SignatureDef, TensorInfo
 from sealserve.serving.runtime.session import DeclaredShape, Runnable, Session, declared_shape
 from sealserve.serving.runtime.tensors import Tensor
+
+MOST_SELECTIONS: Final = 64
+"""Selections of a signature's outputs that are computed alone. For each, TensorFlow keeps an executor for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class Signature:
     name: str
     inputs: Mapping[str, InputTensor]
     outputs: Mapping[str, Endpoint]
+    _selections: set[tuple[str, ...]] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def bind(cls, name: str, definition: SignatureDef, session: Session) -> "Self | Obstacle":
@@ -108,8 +112,17 @@ class Signature:
             TensorFlowError: TensorFlow refused the inputs, failed or gave up.
         """
         feeds = [(self.inputs[alias].endpoint, tensor) for alias, tensor in values.items()]
-        results = session.run(feeds, [self.outputs[alias] for alias in outputs], timeout=timeout)
-        return dict(zip(outputs, results, strict=True))
+        fetched = self._fetched(outputs)
+        results = session.run(feeds, [self.outputs[alias] for alias in fetched], timeout=timeout)
+        found = dict(zip(fetched, results, strict=True))
+        return {alias: found[alias] for alias in outputs}
+
+    def _fetched(self, outputs: Sequence[str]) -> tuple[str, ...]:
+        """Return the outputs to compute for ``outputs``: those, in one order, or all after many other selections."""
+        selection = tuple(alias for alias in self.outputs if alias in outputs)
+        if len(self._selections) < MOST_SELECTIONS:
+            self._selections.add(selection)  # threads that add at the same moment exceed the number by a few
+        return selection if selection in self._selections else tuple(self.outputs)
 
 
 def _obstacle(info: TensorInfo, session: Session) -> str | None:
