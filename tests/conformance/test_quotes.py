@@ -14,9 +14,10 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
-from sealserve.sgx.appraisal import TcbStatus, TrustAnchor, VerifiedQuote, verify_quote
+from sealserve.sgx.appraisal import VerifiedQuote, verify_quote
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import SGX_EXTENSION, PckCa, PckChain
 from sealserve.sgx.quote import Quote
@@ -27,7 +28,7 @@ from sealserve.sgx.simulated.authority import Authority, chain_pem, new_key, raw
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
-from sealserve.sgx.trust_anchor import SIMULATED
+from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
 
 VECTORS = Path(__file__).parent / "quotes"
 VECTOR_TIME = datetime(2025, 6, 20, tzinfo=UTC)

@@ -28,6 +28,8 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 from tests.harness.mbedtls_certificates import as_mbedtls
 
+from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, parse_certificate
+from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.broker import admin
 from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
@@ -41,9 +43,7 @@ from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import PcsClient
 from sealserve.sgx.quote import Quote
-from sealserve.sgx.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, parse_certificate
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
-from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote

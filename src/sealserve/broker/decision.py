@@ -46,6 +46,7 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
+from sealserve.attestation.ra_tls import check_binding, parse_certificate
 from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import Decision, Entry, Head
 from sealserve.broker.database import Database
@@ -60,7 +61,6 @@ from sealserve.sgx.certificate_chain import common_name
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote, parse_quote
-from sealserve.sgx.ra_tls import check_binding, parse_certificate
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 from sealserve.terms import PlatformKind
 

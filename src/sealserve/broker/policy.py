@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Self
 
-from sealserve.broker.tcb_policy import CLOUD_SMT, PRESETS, STRICT, AdvisoryError, TcbPolicy, TcbStatusError
+from sealserve.attestation.tcb_policy import CLOUD_SMT, PRESETS, STRICT, AdvisoryError, TcbPolicy, TcbStatusError
 from sealserve.errors import InputError, VerificationError
 from sealserve.sgx.appraisal import VerifiedQuote
 from sealserve.sgx.report import AttributeFlags, EnclaveReport, MrEnclave, MrSigner

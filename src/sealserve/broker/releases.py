@@ -12,10 +12,10 @@ from typing import Any, Final, NewType
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from sealserve.attestation.tcb_policy import EmptyPolicyError, TcbPolicy
 from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, reading, to_text
 from sealserve.broker.keystore import KeyId, KeyUnknownError
 from sealserve.broker.policy import MrEnclaveUnknownError, ReferenceValues, ReleaseState
-from sealserve.broker.tcb_policy import EmptyPolicyError, TcbPolicy
 from sealserve.errors import InputError
 from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.terms import PlatformKind

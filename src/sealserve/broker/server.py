@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any, Final, Self
 
+from sealserve.attestation.secret_provisioning import ProvisioningServer
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.tls import (
@@ -35,7 +36,6 @@ from sealserve.host.addresses import usable_address
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes
-from sealserve.sgx.secret_provisioning import ProvisioningServer
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import (
     TcbInfo,
-    TcbStatus,
     is_revoked,
     parse_crl,
     parse_qe_identity,
@@ -25,8 +25,6 @@ from sealserve.sgx.pck import Fmspc, PckChain, PckExtension
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.trust_anchor import TrustAnchor
-
-__all__ = ["TcbStatus", "TrustAnchor", "VerifiedQuote", "examine_quote", "verify_quote"]
 
 _COMPARED: Final = ("cpu_svn", "mr_enclave", "mr_signer", "report_data")
 

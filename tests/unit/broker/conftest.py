@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
 from sealserve.broker import admin, audit
 from sealserve.broker.audit import AuditRow
 from sealserve.broker.database import Database
@@ -16,7 +17,6 @@ from sealserve.broker.policy import STRICT, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.quote import Quote
-from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote

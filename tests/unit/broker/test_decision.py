@@ -10,6 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, text
 
+from sealserve.attestation.claims import TcbStatus
+from sealserve.attestation.ra_tls import RaTlsKeyPair, parse_certificate
 from sealserve.broker import admin, audit, decision
 from sealserve.broker.database import AUDIT, Database
 from sealserve.broker.database_file import DatabaseUnavailableError
@@ -21,11 +23,9 @@ from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
-from sealserve.sgx.appraisal import TcbStatus
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckCa
 from sealserve.sgx.pcs import PcsUnreachableError
-from sealserve.sgx.ra_tls import RaTlsKeyPair, parse_certificate
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.attacks import forged_collateral
 from sealserve.sgx.simulated.platform import SimulatedPlatform

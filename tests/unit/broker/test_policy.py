@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.harness.keys import signing_key
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.broker.policy import (
     CLOUD_SMT,
     STRICT,
@@ -31,7 +32,7 @@ from sealserve.broker.policy import (
     check_standing,
 )
 from sealserve.errors import VerificationError
-from sealserve.sgx.appraisal import TcbStatus, VerifiedQuote
+from sealserve.sgx.appraisal import VerifiedQuote
 from sealserve.sgx.pck import Fmspc
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct

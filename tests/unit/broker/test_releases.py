@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from sealserve.attestation.tcb_policy import EmptyPolicyError
 from sealserve.broker import platforms, releases
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import KeyId, KeyUnknownError, open_keystore
@@ -28,7 +29,6 @@ from sealserve.broker.releases import (
     ReleasePolicyError,
     ReleaseUnknownError,
 )
-from sealserve.broker.tcb_policy import EmptyPolicyError
 from sealserve.errors import SealserveError
 from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.sgx.simulated.vendor import Vendor

@@ -11,7 +11,8 @@ from typing import Self
 import httpx
 import pytest
 
-from sealserve.sgx.appraisal import TcbStatus, verify_quote
+from sealserve.attestation.claims import TcbStatus
+from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.collateral_documents import CollateralMalformedError
 from sealserve.sgx.pcs import (
     INTEL_ROOT_CRL,

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from sealserve.sgx.appraisal import TcbStatus, verify_quote
+from sealserve.attestation.claims import TcbStatus
+from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.collateral import CollateralSignerError
 from sealserve.sgx.pck import PckCa
 from sealserve.sgx.pcs import PcsClient

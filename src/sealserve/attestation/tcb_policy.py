@@ -9,8 +9,8 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.errors import InputError, VerificationError
-from sealserve.sgx.collateral_documents import TcbStatus
 
 _ADVISORY: Final = re.compile(r"(INTEL|SIMULATED)-(SA|DOC)-[0-9]{5}")
 _ACCEPTABLE: Final = frozenset(

@@ -1,6 +1,7 @@
 import pytest
 
-from sealserve.broker.tcb_policy import (
+from sealserve.attestation.claims import TcbStatus
+from sealserve.attestation.tcb_policy import (
     CLOUD_SMT,
     PRESETS,
     STRICT,
@@ -10,7 +11,6 @@ from sealserve.broker.tcb_policy import (
     TcbPolicyError,
     TcbStatusError,
 )
-from sealserve.sgx.collateral_documents import TcbStatus
 
 BAD = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED, TcbStatus.REVOKED)
 
