@@ -83,8 +83,9 @@ def _bring_back(workspace: Workspace, described: Deployment, folder: Path) -> No
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
     """Let the releases end that ``by`` has replaced, and warn if it ends itself."""
     for retired in provisioning.retire(workspace, described, replaced, by=by, now=datetime.now(UTC)):
+        deadline = retired.deadline.isoformat() if retired.deadline else "it is revoked"
         console.say(
-            f"{retired.name} is draining: restarts and a roll-back get its key until {retired.deadline}. "
+            f"{retired.name} is draining: restarts and a roll-back get its key until {deadline}. "
             f"`sealserve broker revoke {retired.name}` ends it at once."
         )
     if (until := provisioning.draining_until(workspace, by)) is not None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final, NewType, Self
 
-from sealserve.attestation.claims import REPORT_DATA_SIZE
+from sealserve.attestation.claims import REPORT_DATA_SIZE, Measurement
 from sealserve.errors import VerificationError
 
 SPEC_VERSION: Final = "Intel SDM volume 3D, 332831-087US, table 35-20 (REPORT, without its key id and MAC)"
 REPORT_SIZE: Final = 384
 
-MrEnclave = NewType("MrEnclave", bytes)
+MrEnclave = Measurement
 """SHA-256 of an enclave's initial content and layout, 32 bytes."""
 MrSigner = NewType("MrSigner", bytes)
 """SHA-256 of the modulus of the key that signed an enclave's SIGSTRUCT, 32 bytes."""
