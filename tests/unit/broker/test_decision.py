@@ -2,6 +2,7 @@ import base64
 import hashlib
 import logging
 import sqlite3
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -25,8 +26,9 @@ from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.pck import PckCa
+from sealserve.sgx.pck import PckCa, PckChain, PckExtension
 from sealserve.sgx.pcs import PcsUnreachableError
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.attacks import forged_collateral
@@ -527,3 +529,40 @@ def test_a_head_that_cannot_be_kept_is_logged_and_keys_go_on(
     broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
     assert broker.release_key(stage.ratls().certificate, peer="p")
     assert "head at row 2 is not kept outside the database" in caplog.text
+
+
+def test_a_request_parses_its_quote_and_its_pck_chain_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[str] = Counter()
+
+    def count(kind: type[Any]) -> None:
+        parse = kind.parse
+
+        def counting(raw: bytes) -> Any:
+            counted[kind.__name__] += 1
+            return parse(raw)
+
+        monkeypatch.setattr(kind, "parse", counting)
+
+    certificate = stage.ratls().certificate
+    for kind in (Quote, PckChain, PckExtension):
+        count(kind)
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    assert counted == {"Quote": 1, "PckChain": 1, "PckExtension": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["'{}'", "json_set(reference, '$.mr_signer', 'no hex')", "json_set(reference, '$.xfrm', 3)",
+     "json_remove(reference, '$.isv_svn')", "json_set(reference, '$.isv_svn', 'many')"],
+)  # fmt: skip
+def test_reference_values_that_somebody_changed_give_no_key(stage: Stage, change: str) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE reference_values SET reference = {change}")  # noqa: S608  # of this test
+    _refused(stage, stage.ratls().certificate, "broker.database-content", "table reference_values .* was changed")
+
+
+def test_reference_values_under_another_measurement_give_no_key(stage: Stage) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("UPDATE reference_values SET measurement = ?", ("09" * 32,))
+    other = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
+    _refused(stage, other, "policy.mr-enclave-unknown", f"MRENCLAVE: expected {'01' * 32}, got {'09' * 32}")
