@@ -194,8 +194,10 @@ class Broker:
 
     def settle(self) -> None:
         """Write what is counted and not written yet, and sign the audit log's head: before the broker ends."""
+        # The log lines that are counted and not written yet.
         while self._log_owed():
             pass
+        # The audit rows, all in one transaction: a count that cannot be written stays owed.
         with contextlib.ExitStack() as owed:
             tallies = [
                 tally
@@ -273,6 +275,7 @@ class Broker:
         self._log_refusal(trace.peer, error)
         if trace.evidence is None and isinstance(error, UnavailableError):
             return  # the peer is silent or gone: a port scan or a probe, and nothing to judge
+        # Anybody can cause a refusal without evidence, so such rows have a much lower limit of their own.
         limiter = self._early_rows if trace.evidence is None else self._rows
         if not limiter.admit(trace.peer, error.code, self._clock()):
             return

@@ -199,7 +199,7 @@ def status(directory: console.Directory = console.HERE, as_json: console.Json = 
     with open_database(console.find_workspace(directory)) as database:
         found = admin.status(database)
     if as_json:
-        console.print_json(asdict(found))
+        console.print_json(encode(found))
         return
     console.print_fields({
         "keys": found.keys,
