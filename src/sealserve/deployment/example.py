@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,37 @@ def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve
 
     Args:
         settings: What differs from the defaults: values by key, those of a section in a mapping of their own, those of
-            several models in a list of mappings. Nothing is checked; `parse` does that.
+            several models in a list of mappings. Nothing is checked: `parse` does that, and finds unknown keys.
         heading: The first line's comment.
     """
     lines = [f"# {heading} Every key but model.name may be left out.", ""]
     for name, field in fields_of(Deployment).items():
         section = section_of(field)
-        if not issubclass(section, Section):
+        if section is None:
             lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
             continue
         given = settings.get(name, {})
         several = isinstance(given, Sequence)
         for values in given if several else (given,):
-            lines.append(f"{f'[[{name}]]' if several else f'[{name}]'}  # {_first_sentence(section)}")
-            for key, sub in section.model_fields.items():
-                value = values.get(key, None if sub.is_required() else sub.default)
-                text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
-                lines.append(f"{text}  # {sub.description}")
-            lines.append("")
+            lines += _table(f"[[{name}]]" if several else f"[{name}]", section, values)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(heading: str, section: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table, then those of the tables in it: TOML takes no key of a table after these."""
+    yield f"{heading}  # {_first_sentence(section)}"
+    tables = []
+    for key, field in section.model_fields.items():
+        if (inner := section_of(field)) is not None:
+            tables.append((f"{heading[:-1]}.{key}]", inner, values.get(key, {})))
+            continue
+        value = values.get(key, None if field.is_required() else field.default)
+        text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
+        yield f"{text}  # {field.description}"
+    yield from (f"{key} = {_toml(value)}" for key, value in values.items() if key not in section.model_fields)
+    yield ""
+    for table in tables:
+        yield from _table(*table)
 
 
 def _first_sentence(section: type[BaseModel]) -> str:

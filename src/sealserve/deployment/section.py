@@ -1,6 +1,6 @@
 """A section of ``sealserve.toml``, and its keys."""
 
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -17,7 +17,7 @@ def fields_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
-def section_of(field: FieldInfo) -> Any:
-    """Return the class of a section, or of each of a field's sections; for a plain value its type."""
-    inner = get_args(field.annotation)
-    return inner[0] if inner and issubclass(inner[0], Section) else field.annotation
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """Return the class of a section, or of each of a field's sections; None for a plain value."""
+    types = (field.annotation, *get_args(field.annotation))
+    return next((item for item in types if isinstance(item, type) and issubclass(item, Section)), None)

@@ -1,14 +1,13 @@
 """The sections of ``sealserve.toml`` that every target has."""
 
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from sealserve import __version__
 from sealserve.deployment.section import Section
-from sealserve.deployment.values import BrokerAddress, ImagePrefix, ImageTag, IpAddress, Port
+from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
 from sealserve.names import DnsName, Name
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
 
@@ -19,7 +18,7 @@ class ModelSection(Section):
     """A model that is served, and where its owner keeps it: [model] for one, [[model]] for each of several."""
 
     name: Name = Field(description="the servable's name, as clients ask for it")
-    path: Path | None = Field(
+    path: FilePath | None = Field(
         default=None, description="a frozen graph (.pb) or a SavedModel folder; relative to this file"
     )
     version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)] = Field(default=1, description="the servable's version")
@@ -70,10 +69,10 @@ class ServerSection(Section):
     soft_placement: bool = Field(
         default=True, description="compute on the CPU what a model has placed on a GPU; else it does not load"
     )
-    batching_parameters_file: Path | None = Field(
+    batching_parameters_file: FilePath | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
     )
-    monitoring_config_file: Path | None = Field(
+    monitoring_config_file: FilePath | None = Field(
         default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
     )
     metrics_port: Port | None = Field(
@@ -160,14 +159,16 @@ class KeystoreSection(Section):
     kind: Literal["file", "transit"] = Field(
         default="file", description='"file" (owner/master.key), or "transit": that engine of Vault or OpenBao'
     )
-    passphrase_file: Path | None = Field(
+    passphrase_file: FilePath | None = Field(
         default=None, description="a file (0600) with the passphrase of master.key, if it has one and nobody types it"
     )
     transit_url: str | None = Field(default=None, description="the address of Vault or OpenBao: https://HOST:PORT")
     transit_mount: str = Field(default="transit", description="where its transit engine is mounted")
     transit_key: str = Field(default="sealserve", description="the name of its key")
-    transit_token_file: Path | None = Field(default=None, description="a file (0600) with a token that may use the key")
-    transit_ca_file: Path | None = Field(default=None, description="the authority of its certificate; the system's")
+    transit_token_file: FilePath | None = Field(
+        default=None, description="a file (0600) with a token that may use the key"
+    )
+    transit_ca_file: FilePath | None = Field(default=None, description="the authority of its certificate; the system's")
     transit_namespace: str | None = Field(default=None, description="the key's namespace, if there are namespaces")
 
     @model_validator(mode="after")

@@ -1,9 +1,11 @@
 """The values that several sections of ``sealserve.toml`` have: addresses, ports, Kubernetes' and registries' names."""
 
+import os
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 
 from sealserve.names import DNS_LABEL
 
@@ -27,6 +29,22 @@ def _as_ip_address(text: str) -> str:
         raise ValueError("an IP address is expected, such as 192.0.2.7 or 2001:db8::7") from None
 
 
+FOLDER: Final = "folder"
+"""The key of the validation context: the folder that relative paths start from."""
+
+
+def _resolved(path: Path, info: ValidationInfo) -> Path:
+    """Return a path of the file as an absolute one, without ``..`` where that names the same file."""
+    folder: Path | None = (info.context or {}).get(FOLDER)
+    if folder is None:  # a text that is no file's
+        return path
+    joined = folder / path  # an absolute path stays what it is
+    plain = Path(os.path.normpath(joined))
+    return plain if plain.resolve() == joined.resolve() else joined  # ".." after a link leads elsewhere
+
+
+FilePath = Annotated[Path, AfterValidator(_resolved)]
+"""A path of a file or a folder, relative to ``sealserve.toml``."""
 BrokerAddress = Annotated[
     str,
     AfterValidator(_as_broker_address),
