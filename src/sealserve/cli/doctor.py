@@ -12,6 +12,7 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.broker.policy import PRESETS
 from sealserve.cli import console
+from sealserve.cli.deployment_file import read_deployment
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
@@ -75,7 +76,7 @@ def doctor(
     described: deployment.Deployment | None = None
     with contextlib.suppress(workspace.WorkspaceMissingError):
         here = workspace.find(directory)
-        described = deployment.read(here.deployment_file)
+        described = read_deployment(here)
     if report:
         _report(described, as_json=as_json)
         return
@@ -90,7 +91,7 @@ def doctor(
 
 def _examine_cluster(directory: Path, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
     here = console.find_workspace(directory)
-    described = deployment.read(here.deployment_file)
+    described = read_deployment(here)
     if platform is not None:
         described = described.model_copy(update={"platform": platform})
     with console.spinner("Looking at the cluster") as tell:

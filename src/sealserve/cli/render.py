@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
+from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.up import prepare
 from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
@@ -51,7 +51,7 @@ def nginx(
 ) -> None:
     """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
     workspace = console.find_workspace(directory)
-    service = deployment.read(workspace.deployment_file).service
+    service = read_deployment(workspace).service
     program = find_nginx()
     workspace.create()
     config = NginxConfig(
@@ -86,7 +86,7 @@ def kubernetes(
 ) -> None:
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
     workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    described = read_deployment(workspace)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     plan = shipping.plan(workspace, described, folder, replicas=replicas)
     made = objects(plan)
@@ -119,7 +119,7 @@ def monitoring(
     directory: console.Directory = console.HERE,
 ) -> None:
     """Write alert rules, what to scrape, and a dashboard, for a Prometheus and a Grafana without operators."""
-    described = deployment.read(console.find_workspace(directory).deployment_file)
+    described = read_deployment(console.find_workspace(directory))
     written = prometheus_files(described)
     _write(output, written, overwrite=force)
     if described.broker.metrics_port is None:
@@ -151,7 +151,7 @@ def docker(
 ) -> None:
     """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
     workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    described = read_deployment(workspace)
     with console.spinner("Rendering") as tell:
         target = DockerTarget(workspace, described, role=role, tell=tell, gramine_direct=gramine_direct)
         if role is Role.ALL:

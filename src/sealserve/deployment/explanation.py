@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,7 +19,6 @@ Location = Sequence[int | str]
 """A key, with those of the tables around it and the index of a ``[[table]]``."""
 
 _HEADING: Final = re.compile(r"^\s*\[\[?(?P<name>[^\]]+)\]")
-_ENTRY: Final = re.compile(r"^\s*(?P<key>[A-Za-z0-9_.\"'-]+)\s*=")
 _LONGEST_VALUE: Final = 200
 """How much of a value an error repeats."""
 
@@ -86,26 +86,33 @@ def describe(location: Location, text: str, source: str, *, moved: Sequence[Move
 def line_of(text: str, location: Location) -> int | None:
     """Return the number of the line that sets a key, or None where it is written in another way, or not at all."""
     keys = _keys(location)
+    wanted = ".".join(keys)
     index = next((part for part in location if isinstance(part, int)), 0)
-    table: list[str] = []
-    seen: dict[str, int] = {}
+    table = ""
+    seen: Counter[str] = Counter()
     for number, line in enumerate(text.split("\n"), 1):
         if (heading := _HEADING.match(line)) is not None:
-            table = [part.strip(" \t\"'") for part in heading["name"].split(".")]
-            name = ".".join(table)
-            seen[name] = seen.get(name, -1) + 1
-            if table == keys:
+            table = _plain(heading["name"])
+            seen[table] += 1
+            if table == wanted:
                 return number
-        elif (entry := _ENTRY.match(line)) is not None:
-            path = [*table, *(part.strip(" \"'") for part in entry["key"].split("."))]
-            occurrence = seen.get(".".join(table), 0)
-            if path == keys[: len(path)] and (len(keys) == 1 or occurrence == index or not table):
+        elif "=" in line:
+            key = _plain(line.partition("=")[0])
+            path = f"{table}.{key}" if table else key
+            of_that_table = len(keys) == 1 or not table or seen[table] == index + 1
+            if of_that_table and f"{wanted}.".startswith(f"{path}."):  # the value, or an inline table around it
                 return number
     return None
 
 
+def _plain(key: str) -> str:
+    """Return a dotted key without quotation marks and spaces."""
+    return ".".join(part.strip(" \t\"'") for part in key.split("."))
+
+
 def _keys(location: Location) -> list[str]:
-    return [part for part in location if isinstance(part, str)]
+    """Return the keys of a location, without the marks of pydantic's: "[key]" means that the key itself is wrong."""
+    return [part for part in location if isinstance(part, str) and part != "[key]"]
 
 
 def _new_name(moved: Moved) -> str:

@@ -32,6 +32,19 @@ def test_nothing_runs(cli: CommandLine) -> None:
     assert error["message"] == "There are no replicas to scale."
 
 
+def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandLine) -> None:
+    file = cli.directory / "sealserve.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("storage_class =")]
+    heading = next(number for number, line in enumerate(lines) if line.startswith("[kubernetes]"))
+    file.write_text("\n".join([*lines[: heading + 1], 'storage_class = "nfs"', *lines[heading + 1 :]]))
+    result = cli("status", "--json")
+    assert (result.status, result.json) == (0, [])
+    assert result.err == (
+        f"warning: {file} has keys with deprecated names. Rename them:\n"
+        f"  line {heading + 2}: kubernetes.storage_class is now kubernetes.store.storage_class\n"
+    )
+
+
 def test_a_target_that_is_not_there(cli: CommandLine) -> None:
     for target in ("moon", "Docker"):
         error = cli.error("up", "--target", target)
