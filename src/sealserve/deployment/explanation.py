@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sealserve.deployment.errors import DeploymentKeyError, DeploymentSyntaxError, DeploymentValueError
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
-from sealserve.deployment.section import Section, fields_of, section_of
+from sealserve.deployment.section import AT_KEY, Section, fields_of, section_of
 from sealserve.deployment.whole import Deployment
 from sealserve.errors import InputError
 
@@ -32,9 +32,10 @@ def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[M
         source: What to call the file.
         moved: The keys that the file writes by their former names.
     """
-    found = error.errors(include_url=False, include_context=False)
+    found = error.errors(include_url=False)
     first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
-    place, where = describe(first["loc"], text, source, moved=moved)
+    location = first["ctx"]["key"].split(".") if first["type"] == AT_KEY else first["loc"]
+    place, where = describe(location, text, source, moved=moved)
     match first["type"]:
         case "json_invalid":  # pydantic's parser takes no more than 200 tables or lists in each other
             return DeploymentSyntaxError(f"{source} is not valid: its tables or lists are nested too deeply.")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sealserve.deployment.replica_limit import MOST_IN_CLUSTER
 from sealserve.deployment.section import Section
 from sealserve.deployment.values import (
     FilePath,
@@ -60,7 +61,7 @@ class SchedulingTable(Section):
 class AutoscalerTable(Section):
     """The HorizontalPodAutoscaler of the replicas."""
 
-    max_replicas: Annotated[int, Field(ge=1)] | None = Field(
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_IN_CLUSTER)] | None = Field(
         default=None, description="the largest number of replicas; by default there is no autoscaler"
     )
     cpu_percent: Annotated[int, Field(ge=1, le=100)] = Field(default=70, description="target for the use of processors")

@@ -1,7 +1,7 @@
 """The sections of ``sealserve.toml`` that every target has."""
 
 from ipaddress import IPv4Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -11,7 +11,8 @@ from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, Im
 from sealserve.names import DnsName, Name
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
 
-_SMALLEST_SUBNET = 22  # a network of 8 addresses for each of 64 replicas, and those that they share
+_NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
+_SMALLEST_SUBNET: Final = 27  # the networks of one replica, of what it shares, and of a roll-out
 
 
 class ModelSection(Section):
@@ -192,7 +193,7 @@ class TargetSection(Section):
     kind: Literal["local", "docker", "kubernetes"] = Field(
         default="local", description='"local" (processes on this machine), "docker" or "kubernetes"'
     )
-    replicas: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="how many enclaves serve")
+    replicas: Annotated[int, Field(ge=1)] = Field(default=2, description="how many enclaves serve")
     cloud: Cloud | None = Field(
         default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
     )
@@ -211,7 +212,8 @@ class DockerSection(Section):
     """The Docker target."""
 
     subnet: Annotated[IPv4Network, Field(strict=False)] = Field(
-        default=IPv4Network("10.213.0.0/22"), description="its networks' addresses; take others if these are in use"
+        default=IPv4Network("10.213.0.0/22"),
+        description="addresses of its networks, eight for each replica; choose others if these are in use",
     )
 
     @field_validator("subnet")
@@ -220,3 +222,13 @@ class DockerSection(Section):
         if subnet.prefixlen > _SMALLEST_SUBNET:
             raise ValueError(f"it must hold {2 ** (32 - _SMALLEST_SUBNET)} addresses: /{_SMALLEST_SUBNET} or larger")
         return subnet
+
+    @property
+    def networks(self) -> int:
+        """How many networks the subnet has room for."""
+        return 1 << (_NETWORK_PREFIX - self.subnet.prefixlen)
+
+    def network(self, number: int) -> IPv4Network:
+        """Return one of the networks, counted from 0."""
+        address = self.subnet.network_address + number * 2 ** (32 - _NETWORK_PREFIX)
+        return IPv4Network((address, _NETWORK_PREFIX))

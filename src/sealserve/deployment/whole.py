@@ -5,7 +5,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from sealserve.deployment.kubernetes_section import KubernetesSection
-from sealserve.deployment.section import Section
+from sealserve.deployment.replica_limit import ReplicaLimit, replica_limit
+from sealserve.deployment.section import Section, at_key
 from sealserve.deployment.sections import (
     BrokerSection,
     DockerSection,
@@ -42,6 +43,10 @@ class Deployment(Section):
         """The first model: the one that is meant where none is named."""
         return self.models[0]
 
+    def replica_limit(self, kind: str | None = None) -> ReplicaLimit:
+        """Return how many replicas a target can run; by default the target that the file chooses."""
+        return replica_limit(kind or self.target.kind, docker_networks=self.docker.networks)
+
     @model_validator(mode="after")
     def _models_differ(self) -> Self:
         for what in ("version", "labels"):
@@ -51,6 +56,14 @@ class Deployment(Section):
                     if (model.name, value) in seen:
                         raise ValueError(f"model: {model.name!r} has the {what.removesuffix('s')} {value!r} twice")
                     seen.add((model.name, value))
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_fit(self) -> Self:
+        limit = self.replica_limit()
+        if self.target.replicas > limit.most:
+            found = f"the target {self.target.kind} runs at most {limit.most} replicas ({limit.reason})"
+            raise at_key("target.replicas", f"{found}, not {self.target.replicas}")
         return self
 
     @model_validator(mode="after")
