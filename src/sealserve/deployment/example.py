@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -54,12 +54,18 @@ def _table(heading: str, section: type[Section], values: Mapping[str, Any]) -> I
             tables.append((f"{heading[:-1]}.{key}]", inner, values.get(key, {})))
             continue
         value = values.get(key, None if field.is_required() else field.default)
-        text = f'# {key} = "..."' if value is None else f"{key} = {_toml(value)}"
+        unset = "NUMBER" if _takes_number(field.annotation) else '"..."'
+        text = f"# {key} = {unset}" if value is None else f"{key} = {_toml(value)}"
         yield f"{text}  # {field.description}"
     yield from (f"{key} = {_toml(value)}" for key, value in values.items() if key not in section.model_fields)
     yield ""
     for table in tables:
         yield from _table(*table)
+
+
+def _takes_number(annotation: object) -> bool:
+    """Return whether a key that has no default takes a number, which has no quotation marks."""
+    return any(item is int or _takes_number(item) for item in get_args(annotation))
 
 
 def _first_sentence(section: type[BaseModel]) -> str:

@@ -47,7 +47,7 @@ class ResourcesTable(Section):
     epc: Quantity | None = Field(default=None, description="EPC of a replica; by default the enclave's size (SGX only)")
     epc_resource: str = Field(default="sgx.intel.com/epc", description="the device plugin's name for EPC")
     enclave_resource: str = Field(
-        default="sgx.intel.com/enclave", description="its name for the right to run enclaves; empty if it has no such"
+        default="sgx.intel.com/enclave", description="its name for the right to run enclaves; empty if it has none"
     )
 
 

@@ -146,7 +146,8 @@ class BrokerSection(Section):
         description="after a roll-out, how long restarts and a roll-back still get the old release's key; 0: no end",
     )
     collateral_url: str | None = Field(
-        default=None, description="where collateral comes from; Intel's PCS, or the simulated one on port 8081"
+        default=None,
+        description="where collateral comes from; by default Intel's PCS, or the simulated PCS on port 8081",
     )
     metrics_port: Port | None = Field(
         default=None,
@@ -169,7 +170,9 @@ class KeystoreSection(Section):
     transit_token_file: FilePath | None = Field(
         default=None, description="a file (0600) with a token that may use the key"
     )
-    transit_ca_file: FilePath | None = Field(default=None, description="the authority of its certificate; the system's")
+    transit_ca_file: FilePath | None = Field(
+        default=None, description="its certificate authorities; by default those of the system"
+    )
     transit_namespace: str | None = Field(default=None, description="the key's namespace, if there are namespaces")
 
     @model_validator(mode="after")
@@ -205,7 +208,7 @@ class ImagesSection(Section):
     prefix: ImagePrefix = Field(
         default="sealserve", description='a name, or a registry and a path: "registry.example.com/team/sealserve"'
     )
-    tag: ImageTag = Field(default=__version__, description="which of them")
+    tag: ImageTag = Field(default=__version__, description="version of the images")
 
 
 class DockerSection(Section):

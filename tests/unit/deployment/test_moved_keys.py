@@ -143,6 +143,14 @@ def test_a_new_file_has_every_table_and_no_former_key() -> None:
         assert f"\n[kubernetes.{table}]  # " in text
 
 
+def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
+    lines = deployment.write_example({"model": {"name": "m"}}).splitlines()
+    unset = [line[2:].split("  # ")[0] for line in lines if line.startswith("# ") and " = " in line.split("  # ")[0]]
+    numbers = {line.removesuffix(" = NUMBER") for line in unset if line.endswith(" = NUMBER")}
+    assert numbers == {"metrics_port", "max_replicas", "node_port"}
+    assert all(line.endswith((' = "..."', " = NUMBER")) for line in unset)
+
+
 def test_settings_of_the_example_that_no_table_has_are_found_when_it_is_read() -> None:
     text = deployment.write_example({"model": {"name": "m"}, "kubernetes": {"resources": {"memroy": "1Gi"}}})
     with pytest.raises(deployment.DeploymentKeyError, match=r"kubernetes\.resources\.memroy"):

@@ -96,7 +96,10 @@ class KubernetesTarget:
 
     @property
     def _rollout(self) -> Rollout:
-        return Rollout(self._client, self._deployment.kubernetes, tell=self._tell)
+        settings = self._deployment.kubernetes
+        return Rollout(
+            self._client, namespace=settings.namespace, start_seconds=settings.start_seconds, tell=self._tell
+        )
 
     @property
     def _deployment_name(self) -> ObjectName:
