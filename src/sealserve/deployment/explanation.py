@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from sealserve.deployment.errors import DeploymentKeyError, DeploymentSyntaxError, DeploymentValueError
+from sealserve.deployment.errors import DeploymentKeyError, DeploymentValueError
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
 from sealserve.deployment.section import AT_KEY, Section, fields_of, section_of
@@ -37,8 +37,6 @@ def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[M
     location = first["ctx"]["key"].split(".") if first["type"] == AT_KEY else first["loc"]
     place, where = describe(location, text, source, moved=moved)
     match first["type"]:
-        case "json_invalid":  # pydantic's parser takes no more than 200 tables or lists in each other
-            return DeploymentSyntaxError(f"{source} is not valid: its tables or lists are nested too deeply.")
         case "extra_forbidden":
             return DeploymentKeyError(f"{place}: unknown key {where!r}.", hint=_nearest(_keys(first["loc"])))
         case "missing":

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -15,6 +16,8 @@ from sealserve.deployment.whole import Deployment
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 Warn = Callable[[str], None]
+
+_DEEPEST: Final = 20
 
 
 def _ignore(_warning: str) -> None:
@@ -54,11 +57,14 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
         DeploymentKeyError: A key that is not known; the message names the nearest one that is.
         DeploymentValueError: A value that is missing or not usable.
     """
-    # 1. Parse. A number of 5,000 digits is a ValueError; 1,000 lists or dotted keys in each other end the recursion.
+    # 1. Parse. A number of 5,000 digits is a ValueError; some nesting the parser takes, and what follows would not.
     try:
         data = tomllib.loads(text)
         dated = next(_dates(data), None)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        message = f"{source} is not valid TOML: its tables or lists are nested too deeply."
+        raise DeploymentSyntaxError(message) from error
+    except ValueError as error:
         raise DeploymentSyntaxError(f"{source} is not valid TOML: {error}.") from error
     # 2. Refuse dates, which no key takes and JSON does not have.
     if dated is not None:
@@ -85,7 +91,13 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
 
 
 def _dates(value: object, location: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], date | time]]:
-    """Yield each date and time in a parsed file, with its location."""
+    """Yield each date and time in a parsed file, with its location.
+
+    Raises:
+        RecursionError: More tables and lists are in each other than any key of ours is in.
+    """
+    if len(location) > _DEEPEST:
+        raise RecursionError
     if isinstance(value, date | time):
         yield location, value
     elif isinstance(value, dict):
