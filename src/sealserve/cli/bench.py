@@ -43,10 +43,10 @@ def bench(
         raise TensorInputError("A load ends after so many requests or so many seconds: give one of the two.")
     if seconds is None:
         requests = requests or _REQUESTS
-    reach, first_model = connection.find_access(
+    reach, described = connection.find_access(
         directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
-    name = find_model(model, first_model)
+    name = find_model(model, described)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
         called = find_signature(name, signature, predictor.metadata(name, timeout=timeout).signatures)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.broker.admin import ReleaseSummary
 from sealserve.broker.hardening import forbid_inspection, lock_memory
@@ -16,7 +17,6 @@ from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.cli import broker_platform, console, passphrases
 from sealserve.cli.dangerous_options import dangerous_options
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.release import Name
 from sealserve.enclave.findings import Danger
 from sealserve.owner import master_key, provisioning, releases
@@ -37,7 +37,7 @@ RELEASE_HELP = "A release's name, or the beginning of its id."
 def run(ready_file: console.ReadyFile = None, directory: console.Directory = console.HERE) -> None:
     """Serve keys to attested enclaves until stopped."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     workspace.create()
     ensure_no_tickets(workspace.owner.root)  # may start this process again
     forbid_inspection()
@@ -67,7 +67,7 @@ def allow(
     A release that the broker knows gets further enclaves; its state and its TCB policy stay as they are.
     """
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, name)
     allowed = provisioning.allow(
         workspace, described, folder, now=datetime.now(UTC), reactivate=reactivate, dangerous=dangerous

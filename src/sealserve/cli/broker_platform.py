@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.owner.keys import open_database
 from sealserve.terms import PlatformKind
 
@@ -33,7 +33,7 @@ def enrol(
 ) -> None:
     """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
     workspace = console.find_workspace(directory)
-    platform = kind or read_deployment(workspace).platform
+    platform = kind or deployment.read(workspace.deployment_file).platform
     with open_database(workspace) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
     if as_json:
@@ -52,7 +52,7 @@ def withdraw(
 ) -> None:
     """Take back a machine's enrolment, when it is sold or stolen: it gets no more keys. What runs on it goes on."""
     workspace = console.find_workspace(directory)
-    platform = kind or read_deployment(workspace).platform
+    platform = kind or deployment.read(workspace.deployment_file).platform
     console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
     with open_database(workspace) as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))

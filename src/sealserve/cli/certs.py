@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.owner import certificates
 from sealserve.owner.certificates import NamedCertificate
 from sealserve.terms import TlsMode
@@ -31,7 +31,7 @@ def one_way(directory: console.Directory = console.HERE, as_json: console.Json =
 def renew(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """Issue fresh certificates for broker and user. The service's come with each new release."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     _print(certificates.renew_certificates(workspace, described, now=datetime.now(UTC)), as_json=as_json)
 
 
@@ -43,7 +43,7 @@ def show(directory: console.Directory = console.HERE, as_json: console.Json = Fa
 
 def _create(mode: TlsMode, directory: Path, *, as_json: bool) -> None:
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     certificates.check_mode(described, mode)
     for kind in certificates.lost_authorities(workspace):
         console.warn(

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.client.channel import ServiceChannel, open_channel
+from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.owner.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
@@ -45,11 +46,8 @@ def find_access(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
-) -> tuple[Access, str | None]:
-    """Return how to reach the service: what the options say, else what the workspace says.
-
-    The second value is the name of the workspace's first model; None where only the options were needed.
-    """
+) -> tuple[Access, Deployment | None]:
+    """Return how to reach the service: what the options say, else what the workspace says."""
     if (certificate is None) != (key is None):
         raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
     pair = None
@@ -62,10 +60,10 @@ def find_access(
         reach = Access(target=target, server_name=server_name, ca=authority)
         return (replace(reach, certificate=pair.chain_pem, key=pair.key_pem) if pair else reach), None
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     reach = access(workspace, described, ca=authority, pair=pair)
     reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
-    return reach, described.model.name
+    return reach, described
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.broker.policy import PRESETS
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
@@ -76,7 +75,7 @@ def doctor(
     described: deployment.Deployment | None = None
     with contextlib.suppress(workspace.WorkspaceMissingError):
         here = workspace.find(directory)
-        described = read_deployment(here)
+        described = deployment.read(here.deployment_file)
     if report:
         _report(described, as_json=as_json)
         return
@@ -91,7 +90,7 @@ def doctor(
 
 def _examine_cluster(directory: Path, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
     here = console.find_workspace(directory)
-    described = read_deployment(here)
+    described = deployment.read(here.deployment_file)
     if platform is not None:
         described = described.model_copy(update={"platform": platform})
     with console.spinner("Looking at the cluster") as tell:

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cluster import ports
 from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.gramine_run import run_gramine_sgx
@@ -123,7 +123,7 @@ def manifest(
 ) -> None:
     """Print the manifest that `enclave build` would sign."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     if explain:
@@ -210,7 +210,7 @@ def build(
 ) -> None:
     """Write and sign an enclave into a release's `enclave/` folder. The same input gives the same MRENCLAVE."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)

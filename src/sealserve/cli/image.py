@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
 from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import (
@@ -55,7 +55,7 @@ def build(
     Python packages are fetched before it, each checked against its locked hash.
     """
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     workspace.create()
     engine = Engine()
     bases = Bases(debian=base, gramine=gramine, tensorflow_serving=tensorflow_serving)
@@ -87,7 +87,7 @@ def push(
 ) -> None:
     """Push images to the registry that images.prefix names (`docker login` first), and note their digests."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     workspace.create()
     engine = Engine()
     pushed = []

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cluster.targets import open_target
 
 app = typer.Typer(add_completion=False)
@@ -22,7 +22,7 @@ def logs(
 ) -> None:
     """Show the logs, each line with the part that wrote it."""
     workspace = console.find_workspace(directory)
-    opened = open_target(workspace, read_deployment(workspace), target)
+    opened = open_target(workspace, deployment.read(workspace.deployment_file), target)
     width = len(part) if part else WIDEST
     for line in opened.logs(part, last=last, follow=follow):
         console.out.print(f"{line.part:<{width}} ", end="", style="dim")

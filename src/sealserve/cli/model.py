@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
 from sealserve.errors import InputError, VerificationError
 from sealserve.model.fetch import fetch as fetch_file
@@ -67,7 +67,7 @@ def convert(
 ) -> None:
     """Bring the models of sealserve.toml into the workspace as SavedModels. Those that are there already stay as is."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
         imported = [models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell) for model in missing]
@@ -92,7 +92,7 @@ def show(
     """Show the signatures of SavedModels. Needs no TensorFlow."""
     if folder is None:
         workspace = console.find_workspace(directory)
-        described = read_deployment(workspace)
+        described = deployment.read(workspace.deployment_file)
         folders = [models.servable_folder(workspace, model) for model in described.models]
     else:
         folders = [folder]
@@ -168,7 +168,7 @@ def _linted(folder: Path | None, directory: Path, tags: str) -> tuple[LintedMode
     """Lint a SavedModel, or those of the workspace, which have the one tag ``serve``."""
     if folder is None:
         workspace = console.find_workspace(directory)
-        described = read_deployment(workspace)
+        described = deployment.read(workspace.deployment_file)
         return models.check(workspace, described.models, server=described.server.kind, warn=console.warn)
     linted = lint(folder, tags=_tags(tags))
     for sentence in linted.warnings:

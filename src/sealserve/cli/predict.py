@@ -19,6 +19,7 @@ from sealserve.cli.tensor_input import generated_names, read_inputs
 from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Prediction, Predictor, Signature
+from sealserve.deployment import Deployment
 from sealserve.terms import LARGEST_VERSION
 
 app = typer.Typer(add_completion=False)
@@ -68,10 +69,10 @@ def predict(
         check_format(save)
         if save.exists() and not force:
             raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
-    reach, first_model = connection.find_access(
+    reach, described = connection.find_access(
         directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
-    name = find_model(model, first_model)
+    name = find_model(model, described)
     with connection.channels(reach, 1, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
         signatures = predictor.metadata(name, version=version, timeout=timeout).signatures
@@ -123,13 +124,13 @@ def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -
     return signatures[name]
 
 
-def find_model(model: str | None, first_model: str | None) -> str:
-    """Return the servable's name: what the option says, else the first model of the deployment.
+def find_model(model: str | None, described: Deployment | None) -> str:
+    """Return the servable's name: what the option says, else what the deployment says.
 
     Raises:
         TensorInputError: Neither says one, or it is none.
     """
-    name = model or first_model
+    name = model or (described.model.name if described else None)
     if name is None:
         raise TensorInputError("Which model?", hint="Name it with --model.")
     if not name.isprintable():  # control characters, and bytes that are no UTF-8

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.seal import size_of
 from sealserve.owner import models, release_store, releases
 from sealserve.owner.keys import host_owner_key, index_signer
@@ -38,7 +38,7 @@ def build(
 ) -> None:
     """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     if new_signing_key:
         index_signer(workspace, replace_lost=True)
     total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)

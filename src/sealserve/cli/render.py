@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.up import prepare
 from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
@@ -52,7 +52,7 @@ def nginx(
 ) -> None:
     """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
     workspace = console.find_workspace(directory)
-    service = read_deployment(workspace).service
+    service = deployment.read(workspace.deployment_file).service
     program = find_nginx()
     workspace.create()
     config = NginxConfig(
@@ -87,7 +87,7 @@ def kubernetes(
 ) -> None:
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     plan = shipping.plan(workspace, described, folder, replicas=replicas)
@@ -121,7 +121,7 @@ def monitoring(
     directory: console.Directory = console.HERE,
 ) -> None:
     """Write alert rules, what to scrape, and a dashboard, for a Prometheus and a Grafana without operators."""
-    described = read_deployment(console.find_workspace(directory))
+    described = deployment.read(console.find_workspace(directory).deployment_file)
     written = prometheus_files(described)
     _write(output, written, overwrite=force)
     if described.broker.metrics_port is None:
@@ -153,7 +153,7 @@ def docker(
 ) -> None:
     """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     count = replicas or described.target.replicas
     check_replicas(workspace, described, "docker", count)
     with console.spinner("Rendering") as tell:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console, status
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster.targets import check_replicas, open_target
@@ -22,7 +22,7 @@ def scale(
 ) -> None:
     """Start or stop replicas. Those that stop finish their requests first."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     check_replicas(workspace, described, target, replicas)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.owner import simulation
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.quoting import QuotingServer
@@ -31,7 +31,7 @@ def pcs(
 ) -> None:
     """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
     configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
     server = PcsServer(vendor, listen, configured if port is None else port)

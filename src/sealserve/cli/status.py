@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cluster.target import PartStatus, Target
 from sealserve.cluster.targets import open_target
 
@@ -18,7 +18,7 @@ def status(
 ) -> None:
     """Show every part of the deployment and how far it has come."""
     workspace = console.find_workspace(directory)
-    show(open_target(workspace, read_deployment(workspace), target), as_json=as_json)
+    show(open_target(workspace, deployment.read(workspace.deployment_file), target), as_json=as_json)
 
 
 def show(target: Target, *, as_json: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sealserve import deployment
 from sealserve.cli import console, status
-from sealserve.cli.deployment_file import read_deployment
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
@@ -45,7 +45,7 @@ def up(
 ) -> None:
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
     workspace = console.find_workspace(directory)
-    described = read_deployment(workspace)
+    described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
     count = replicas or described.target.replicas
     targets.check_replicas(workspace, described, kind, count)

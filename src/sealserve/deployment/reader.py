@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import Final
@@ -13,23 +14,14 @@ from sealserve.deployment import explanation, moved_keys
 from sealserve.deployment.errors import DeploymentMissingError, DeploymentSyntaxError, DeploymentValueError
 from sealserve.deployment.values import FOLDER
 from sealserve.deployment.whole import Deployment
+from sealserve.deprecation import DeprecatedKeyWarning
 from sealserve.regular_file import InputFileMissingError, read_regular
-
-Warn = Callable[[str], None]
 
 _DEEPEST: Final = 20
 
 
-def _ignore(_warning: str) -> None:
-    """Drop a warning: the caller has nobody to show it to."""
-
-
-def read(path: Path, *, warn: Warn = _ignore) -> Deployment:
+def read(path: Path) -> Deployment:
     """Return the deployment described by the file at ``path``; paths in it become absolute.
-
-    Args:
-        path: The file.
-        warn: Called with a text about keys in the file that have new names.
 
     Raises:
         DeploymentMissingError: No such file.
@@ -40,17 +32,19 @@ def read(path: Path, *, warn: Warn = _ignore) -> Deployment:
         raise DeploymentMissingError(f"There is no {path}.", hint="Run `sealserve init` to write one.") from error
     except UnicodeDecodeError as error:
         raise DeploymentSyntaxError(f"{path} is not UTF-8 text.") from error
-    return parse(text, source=str(path), folder=path.parent, warn=warn)
+    return parse(text, source=str(path), folder=path.parent)
 
 
-def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = None, warn: Warn = _ignore) -> Deployment:
+def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = None) -> Deployment:
     """Return the deployment that ``text`` (TOML) describes.
 
     Args:
         text: The file's content.
         source: What to call it in errors.
         folder: Where relative paths start; by default they stay relative.
-        warn: Called with a text about keys that have new names.
+
+    Warns:
+        DeprecatedKeyWarning: Keys have new names; the text lists them.
 
     Raises:
         DeploymentSyntaxError: No TOML.
@@ -86,7 +80,7 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
         raise explanation.explain(error, text, source, moved=moved) from error
     # 5. The file is usable: tell which of its keys to rename.
     if moved:
-        warn(explanation.renaming(moved, text, source))
+        warnings.warn(explanation.renaming(moved, text, source), DeprecatedKeyWarning, stacklevel=2)
     return deployment
 
 

@@ -131,6 +131,7 @@ LINES = st.one_of(
 )
 
 
+@pytest.mark.filterwarnings("ignore::sealserve.deprecation.DeprecatedKeyWarning")
 @given(st.lists(LINES, max_size=8))
 def test_any_tables_in_any_order_are_read_or_refused(lines: list[str]) -> None:
     try:

@@ -6,6 +6,7 @@ from sealserve import deployment
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED
 from sealserve.deployment.section import fields_of, section_of
+from sealserve.deprecation import DeprecatedKeyWarning
 
 MINIMAL = '[model]\nname = "m"\n'
 
@@ -65,13 +66,14 @@ def test_each_former_key_means_what_the_new_one_means() -> None:
     assert set(VALUES) == set(MOVED)
     old = "".join(f"{key} = {written(value)}\n" for key, value in VALUES.items())
     new = "".join(f"{'.'.join(MOVED[key])} = {written(value)}\n" for key, value in VALUES.items())
-    warnings: list[str] = []
-    parsed = deployment.parse(f"{MINIMAL}[kubernetes]\n{old}", warn=warnings.append)
-    assert parsed == deployment.parse(f"{MINIMAL}[kubernetes]\n{new}", warn=pytest.fail)
+    with pytest.warns(DeprecatedKeyWarning) as caught:
+        parsed = deployment.parse(f"{MINIMAL}[kubernetes]\n{old}")
+    assert parsed == deployment.parse(f"{MINIMAL}[kubernetes]\n{new}")
     defaults = KubernetesSection()
     for table, key in MOVED.values():
         assert getattr(getattr(parsed.kubernetes, table), key) != getattr(getattr(defaults, table), key)
-    (warning,) = warnings
+    warning = str(caught.pop().message)
+    assert not caught.list
     assert warning.startswith("sealserve.toml has keys with deprecated names. Rename them:\n")
     for number, key in enumerate(VALUES, 4):
         assert f"  line {number}: kubernetes.{key} is now kubernetes.{'.'.join(MOVED[key])}" in warning.splitlines()
@@ -111,7 +113,7 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
 )  # fmt: skip
 def test_errors_of_former_keys(text: str, message: str) -> None:
     with pytest.raises(deployment.DeploymentValueError) as caught:
-        deployment.parse(f"{MINIMAL}[kubernetes]\n{text}\n", warn=pytest.fail)
+        deployment.parse(f"{MINIMAL}[kubernetes]\n{text}\n")
     assert caught.value.message.startswith(f"sealserve.toml, {message}")
 
 
@@ -136,7 +138,7 @@ def test_the_nearest_key_of_a_nested_table(text: str, key: str, hint: str) -> No
 
 def test_a_new_file_has_every_table_and_no_former_key() -> None:
     text = deployment.write_example({"model": {"name": "m"}})
-    deployment.parse(text, warn=pytest.fail)
+    deployment.parse(text)
     tables = {name for name, field in fields_of(KubernetesSection).items() if section_of(field) is not None}
     assert tables == {table for table, _ in MOVED.values()}
     for table in tables:
