@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 def up(
     target: console.Target = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
@@ -47,6 +47,8 @@ def up(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
+    count = replicas or described.target.replicas
+    targets.check_replicas(workspace, described, kind, count)
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
 
     def watched() -> Target:
@@ -60,7 +62,7 @@ def up(
             if role is Role.ALL:
                 prepare(workspace, described, tell=tell)
             shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
-            folder, count = releases.find(shipped, release), replicas or described.target.replicas
+            folder = releases.find(shipped, release)
             if dry_run:
                 difference = _rolling(opened, "--dry-run").difference(folder, count)
             else:
