@@ -20,6 +20,7 @@ from tests.harness.model_server import (
     Process,
     Start,
     Tls,
+    both_transports,
     free_port,
     get,
     half_plus_two,
@@ -157,6 +158,7 @@ RAW_HTTP = (
 )
 
 
+@both_transports
 @pytest.mark.parametrize("batching", [False, True], ids=["alone", "batched"])
 def test_no_input_leaves_by_an_error_or_a_log(
     start: Start, model: Path, tls: Tls, tmp_path: Path, *, batching: bool
@@ -297,6 +299,7 @@ def _recover(works: Callable[[], bool]) -> None:
             return
 
 
+@both_transports
 def test_a_flood_takes_bounded_memory_and_the_server_lives(start: Start, model: Path) -> None:
     rest = free_port()
     server = start(

@@ -34,15 +34,26 @@ from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
+from sealserve.serving.metrics import Metrics
+from sealserve.serving.runtime.protos import (
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    MultiInferenceRequest,
+    PredictRequest,
+    PredictResponse,
+    RegressionRequest,
+)
 from sealserve.serving.servables import Servables
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
-from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
-from sealserve.serving.wire.transport import Transport
+from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
+from sealserve.serving.wire.transport import Transport, TransportSettings
 
 _T = TypeVar("_T")
 
@@ -50,14 +61,12 @@ logger = logging.getLogger(__name__)
 
 _PREDICTION: Final = "/tensorflow.serving.PredictionService"
 _MODEL: Final = "/tensorflow.serving.ModelService"
-ExampleMethod = Callable[[Servables, bytes, Call], bytes]
+ExampleMethod = Callable[[Servables, Any, Call], Any]
 
 _NO_PROFILER: Final = (
     "The profiler is refused: a profile shows what runs inside the enclave to whoever reaches the port."
 )
 _CONTROL_QUEUE: Final = 64
-_IDLE_CALLS: Final = 1024
-"""Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
 _MESSAGES: Final = 8
 """The requests and answers of all peers take no more memory than so many messages of the largest size."""
 _SWEEP: Final = 1.0
@@ -74,9 +83,11 @@ class Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._stopping = asyncio.Event()
-        self._inference = Lane(running=options.threads, waiting=options.queue)
+        self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
-        self._allowance = Allowance(_MESSAGES * max(options.max_message_bytes, options.http.max_body_bytes))
+        self._allowance = Allowance(
+            _MESSAGES * max(options.flags.max_message_bytes, options.flags.rest_api_max_body_bytes)
+        )
 
     async def run(self) -> bool:
         """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
@@ -84,47 +95,57 @@ class Server:
         Raises:
             SealserveError: The server cannot start.
         """
+        # Notice signals from the beginning: a load can take minutes, and SIGTERM ends it.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is signal.SIG_IGN:  # from the start, as in a shell's background job
                 continue
             loop.add_signal_handler(number, self._on_signal, number)
         options = self._options
-        files = FileList.read(options.file_list) if options.file_list else None  # 1
+        # 1. Read what needs no TensorFlow: wrong files, expired certificates and taken ports are errors at once.
+        files = FileList.read(options.file_list) if options.file_list else None
         tls = self._tls(files)
         addresses = self._addresses()
-        servables = Servables()
+        # Build the parts. They share the metrics and the memory that requests of all ports may take.
+        servables = Servables(Metrics())
         http = HttpPorts(options, files, servables, self._allowance)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
-        if not await self._load(models):  # 2
+        # 2. Load and warm up the models; a signal ends that.
+        if not await self._load(models):
             return False
-        await http.start()  # 3
-        health = Health()
+        # 3. Open the ports, gRPC's last: an open port tells probes that the models answer.
+        await http.start()
+        health = Health(watches=transports.choose().idle_calls // 4)
         transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
         places = [self._listen(transport, address, tls, files) for address in addresses]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
-        while not await self._stopped_within(_SWEEP):  # 4
+        # 4. Serve until a signal comes. Each second, give up on slow clients and take over renewed certificates.
+        while not await self._stopped_within(_SWEEP):
             transport.sweep()
             http.follow()
             if admin is not None:
                 admin.sweep()
+        # 5. Drain. First no more reloads, then health says "not serving" so that load balancers send no more clients.
         if admin is not None:
             await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
-        health.stop()  # 5
-        grace = options.drain_grace
+        health.stop()
+        # Close the ports on all sides at once; requests that run have the grace period together.
+        grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
+        # Models that a request still uses cannot be freed: the process ends without that.
         if not all(stopped):
             models.stop_waiting()
             logger.warning(
                 "stopped while %d requests still ran (grace period: %d s)",
                 self._inference.pending + http.pending,
-                options.drain_grace,
+                options.flags.drain_grace_seconds,
             )
             return False
+        # Free the models after their last request.
         models.close()
         logger.info("stopped; every request was answered")
         return True
@@ -139,7 +160,7 @@ class Server:
             logger.warning("%s again: stopping at once", number.name)
             logging.shutdown()
             os._exit(128 + number)
-        logger.info("%s: draining for at most %d s", number.name, self._options.drain_grace)
+        logger.info("%s: draining for at most %d s", number.name, self._options.flags.drain_grace_seconds)
         self._stopping.set()
 
     def _tls(self, files: FileList | None) -> SslConfig | None:
@@ -150,9 +171,9 @@ class Server:
 
     def _addresses(self) -> list[str]:
         options = self._options
-        only_socket = options.socket_path is not None and options.port == 0  # as in TensorFlow Serving
+        only_socket = options.socket_path is not None and options.flags.port == 0  # as in TensorFlow Serving
         return [
-            *([] if only_socket else [choose_address(options.bind_address, options.port)]),
+            *([] if only_socket else [choose_address(options.flags.bind_address, options.flags.port)]),
             *([] if options.socket_path is None else [choose_socket(options.socket_path)]),
         ]
 
@@ -184,32 +205,37 @@ class Server:
 
     def _build(self, servables: Servables, health: Health, *, two_way: bool) -> Transport:
         options = self._options
-        largest = options.max_message_bytes
+        largest = options.flags.max_message_bytes
 
-        def answer(content: bytes, deadline: float | None) -> bytes:
+        def answer(request: PredictRequest, deadline: float | None) -> PredictResponse:
             return predict(
                 servables,
-                content,
+                request,
                 max_tensor_bytes=largest,
                 deadline=deadline,
-                as_content=options.tensor_content,
+                as_content=options.flags.enable_serialization_as_tensor_content,
             )
 
-        def bounded(method: ExampleMethod) -> Method:
-            return lambda content, deadline: method(
-                servables, content, Call(max_tensor_bytes=largest, deadline=deadline)
+        def bounded(method: ExampleMethod) -> Answer:
+            return lambda request, deadline: method(
+                servables, request, Call(max_tensor_bytes=largest, deadline=deadline)
             )
 
+        metrics = servables.metrics
         inference: dict[str, Method] = {
-            "Predict": answer,
-            "Classify": bounded(answer_classify),
-            "Regress": bounded(answer_regress),
-            "MultiInference": bounded(answer_multi_inference),
+            "Predict": counted("Predict", PredictRequest, answer, metrics),
+            "Classify": counted("Classify", ClassificationRequest, bounded(answer_classify), metrics),
+            "Regress": counted("Regress", RegressionRequest, bounded(answer_regress), metrics),
+            "MultiInference": parsed(MultiInferenceRequest, bounded(answer_multi_inference)),
         }
         control = {
-            f"{_PREDICTION}/GetModelMetadata": lambda content, _: get_model_metadata(servables, content),
-            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
-            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: refuse_reload(content),
+            f"{_PREDICTION}/GetModelMetadata": parsed(
+                GetModelMetadataRequest, lambda request, _: get_model_metadata(servables, request)
+            ),
+            f"{_MODEL}/GetModelStatus": parsed(
+                GetModelStatusRequest, lambda request, _: get_model_status(servables, request)
+            ),
+            f"{_MODEL}/HandleReloadConfigRequest": lambda _content, _deadline: refuse_reload(),
         }
         routes = {path: Route(method=method, lane=self._control) for path, method in control.items()}
         routes |= {
@@ -219,14 +245,15 @@ class Server:
         routes |= {
             f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference) for name, method in inference.items()
         }
-        return Transport(
-            {**handlers(routes), **health.handlers},
-            threads=options.threads + self._control.width + 1,  # one always takes the next event
-            calls=options.threads + options.queue + _IDLE_CALLS,
-            patience=options.transfer_timeout,
+        kind = transports.choose()
+        settings = TransportSettings(
+            handlers={**handlers(routes), **health.handlers},
+            threads=options.flags.grpc_max_threads + self._control.width + 1,  # one always takes the next event
+            calls=options.flags.grpc_max_threads + options.flags.max_queued_requests + kind.idle_calls,
+            patience=options.flags.transfer_timeout_seconds,
             allowance=self._allowance,
             arguments=[
-                ("grpc.server_handshake_timeout_ms", options.transfer_timeout * 1000),
+                ("grpc.server_handshake_timeout_ms", options.flags.transfer_timeout_seconds * 1000),
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would start and take half the load
@@ -235,6 +262,7 @@ class Server:
             trailer=TRAILER,
             peer_fault=fault_of_properties if two_way else None,
         )
+        return kind(settings)
 
 
 def _aside(work: Callable[[], _T]) -> Future[_T]:

@@ -13,7 +13,7 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.emptying import empty_files
 from sealserve.serving.lifecycle.warmup import warm_up
 from sealserve.serving.log import DescribesModelError
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
 from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
@@ -60,6 +60,7 @@ class Loader:
         session_config: TensorFlow's settings, beside those that the options have.
         batching: How requests are run together, or None for each by itself.
         scheduler: The threads for that.
+        metrics: Where loads are counted, and the runs of what is loaded.
     """
 
     options: ServerOptions
@@ -67,25 +68,25 @@ class Loader:
     session_config: ConfigProto = field(default_factory=ConfigProto)
     batching: BatchingParameters | None = None
     scheduler: BatchScheduler | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Return the version of a model in ``folder``, loaded.
-
-        Steps: 1 check its files against the list · 2 load it · 3 bind its signatures · 4 run its warm-up requests ·
-        5 empty its files, where that is asked for.
 
         Raises:
             InputError: TensorFlow does not load it, or a warm-up request fails.
             VerificationError: Its files are not those of the list.
             UnavailableError: TensorFlow is not installed, or not usable.
         """
-        if self.files is not None:  # 1
+        # 1. Check the files against the list: TensorFlow must not parse a file that the owner did not seal.
+        if self.files is not None:
             started = time.monotonic()
             self.files.check_folder(folder)
             logger.info("checked the files of %s against the file list in %.2f s", folder, time.monotonic() - started)
+        # 2. Load the model.
         tensorflow = library()
         started = time.monotonic()
-        try:  # 2
+        try:
             session = Session.load(
                 tensorflow,
                 folder,
@@ -94,15 +95,14 @@ class Loader:
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
                 concurrent_runs=self._concurrent_runs(),
-                time_limit=self.options.run_timeout,
+                time_limit=self.options.flags.run_timeout_seconds,
             )
         except TensorFlowError as error:
-            METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
+            self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
             raise LoadFailedError(folder, error, discreet=self.files is not None) from error
-        METRICS.loaded(folder, time.monotonic() - started, succeeded=True)
-        bound = {
-            name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
-        }  # 3
+        self.metrics.loaded(folder, time.monotonic() - started, succeeded=True)
+        # 3. Bind its signatures; the ones that cannot be called keep the reason.
+        bound = {name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()}
         signatures = {name: found for name, found in sorted(bound.items()) if isinstance(found, Signature)}
         # The host of an enclave reads the log: it gets the version, the time and the size, and no name from the model.
         logger.info(
@@ -122,9 +122,11 @@ class Loader:
                 definitions=session.signatures,
                 signatures=signatures,
                 obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
-                check_method_names=self.options.check_method_names,
+                check_method_names=self.options.flags.enable_signature_method_name_check,
+                metrics=self.metrics,
             )
-            if self.options.warmup_iterations:  # 4
+            # 4. Run its warm-up requests, before any client waits for it.
+            if self.options.warmup_iterations:
                 warm_up(
                     servable,
                     folder,
@@ -134,7 +136,8 @@ class Loader:
         except BaseException:
             session.close()
             raise
-        if self.options.empty_files:  # 5
+        # 5. Empty its files, which lie in memory and are not needed any more.
+        if self.options.flags.empty_files_after_load:
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
 

@@ -22,7 +22,7 @@ from sealserve.serving.lifecycle.manager import Manager, Retries
 from sealserve.serving.lifecycle.model_config import ModelLabelError, ModelSource
 from sealserve.serving.lifecycle.transition import preserve_availability, preserve_resources
 from sealserve.serving.log import DescribesModelError, text_for_log
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchScheduler
 from sealserve.serving.runtime.protos import ConfigProto, ModelServerConfig
@@ -54,7 +54,7 @@ class Models:
         self._options = options
         self._files = files
         self._servables = servables
-        batching, scheduler = _batching(options, files)
+        batching, scheduler = _batching(options, files, servables.metrics)
         self._scheduler = scheduler
         self._manager = Manager(
             servables,
@@ -64,9 +64,12 @@ class Models:
                 session_config=_session_config(options, files),
                 batching=batching,
                 scheduler=scheduler,
+                metrics=servables.metrics,
             ).load,
-            policy=preserve_resources if options.resource_preserving else preserve_availability,
-            retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
+            policy=preserve_resources if options.flags.resource_preserving_policy else preserve_availability,
+            retries=Retries(
+                count=0 if files else options.flags.max_num_load_retries, interval=options.load_retry_interval
+            ),
             load_threads=options.load_threads,
             unload_threads=options.unload_threads,
         )
@@ -91,13 +94,15 @@ class Models:
         options = self._options
         path = options.model_config_file
         if path is None:
-            new = self._apply(model_config.single(options.model_name, options.model_base_path))
+            new = self._apply(model_config.single(options.flags.model_name, options.model_base_path))
         else:
             new = self._apply(config_files.read(path, ModelServerConfig, self._files))
-            if options.config_poll_seconds > 0:
-                self._every(options.config_poll_seconds, "poll-config", lambda: self._poll_config(path))
-        if options.poll_seconds > 0:
-            self._every(options.poll_seconds, "poll-versions", self._poll)
+            if options.flags.model_config_file_poll_wait_seconds > 0:
+                self._every(
+                    options.flags.model_config_file_poll_wait_seconds, "poll-config", lambda: self._poll_config(path)
+                )
+        if options.flags.file_system_poll_wait_seconds > 0:
+            self._every(options.flags.file_system_poll_wait_seconds, "poll-versions", self._poll)
         self._await(new)
 
     def reload(self, config: ModelServerConfig, *, given_up: Callable[[], bool] = lambda: False) -> None:
@@ -143,7 +148,7 @@ class Models:
             new = [name for name in sources if name not in self._sources]
             gone = [name for name in self._sources if name not in sources]
             found = {name: self._find(sources[name], first=True, must_exist=must_exist) for name in new}
-            METRICS.serve(sources)
+            self._servables.metrics.serve(sources)
             self._config, self._sources = config, sources
             self._servables.set_labels(labels)
             for name in gone:
@@ -174,7 +179,7 @@ class Models:
             for label, version in source.labels.items():
                 former = self._servables.label(source.name, label)
                 unused = former is None or former == version
-                if self._options.allow_labels_for_unavailable and unused:
+                if self._options.flags.allow_version_labels_for_unavailable_models and unused:
                     continue
                 if version not in states or states[version].state is not State.AVAILABLE:
                     raise ModelLabelError(
@@ -189,7 +194,7 @@ class Models:
         try:
             found = versions.aspired(versions.available(source.base_path, self._files), source.policy)
         except (versions.BasePathMissingError, versions.NoVersionError) as error:
-            if must_exist or (first and self._options.poll_seconds == 0):
+            if must_exist or (first and self._options.flags.file_system_poll_wait_seconds == 0):
                 raise
             self._tell(
                 f"model {source.name}",
@@ -276,7 +281,7 @@ def _session_config(options: ServerOptions, files: FileList | None) -> ConfigPro
 
 
 def _batching(
-    options: ServerOptions, files: FileList | None
+    options: ServerOptions, files: FileList | None, metrics: Metrics
 ) -> tuple[BatchingParameters, BatchScheduler] | tuple[None, None]:
     """Return how requests are run together, and the threads for that, where the command line asks for it."""
     if options.batching is None:
@@ -285,4 +290,4 @@ def _batching(
     if options.batching.parameters_file is not None:
         parameters = config_files.read(options.batching.parameters_file, BatchingParameters, files)
     BatchingOptions.of(parameters)
-    return parameters, BatchScheduler.of(parameters)
+    return parameters, BatchScheduler.of(parameters, metrics)

@@ -22,7 +22,7 @@ from typing import Any
 
 from sealserve.serving.command_line.batching_options import BatchingOptions, positive
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
 from sealserve.serving.runtime.batch_rows import BatchOutputError, BatchRows, cut, join, not_by_row
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError
@@ -91,10 +91,12 @@ class BatchScheduler:
     Args:
         threads: How many there are.
         name: What they are called.
+        metrics: Where batches are counted.
     """
 
-    def __init__(self, *, threads: int, name: str = "batch_threads") -> None:
+    def __init__(self, *, threads: int, name: str = "batch_threads", metrics: Metrics | None = None) -> None:
         self.name = name
+        self.metrics = Metrics() if metrics is None else metrics
         self.threads = threads
         self._queues: dict[_Key, _Queue] = {}
         self._changed = threading.Condition()
@@ -106,7 +108,7 @@ class BatchScheduler:
             thread.start()
 
     @classmethod
-    def of(cls, parameters: BatchingParameters) -> "BatchScheduler":
+    def of(cls, parameters: BatchingParameters, metrics: Metrics) -> "BatchScheduler":
         """Return the threads that ``parameters`` ask for.
 
         Raises:
@@ -115,6 +117,7 @@ class BatchScheduler:
         return cls(
             threads=positive(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
             name=parameters.thread_pool_name.value or "batch_threads",
+            metrics=metrics,
         )
 
     def add(self, key: _Key, queue: _Queue, task: _Task) -> None:
@@ -168,6 +171,7 @@ class BatchScheduler:
         """Return the next batch that is to run; wait for one; None at the end."""
         with self._changed:
             while True:
+                # Look for a queue whose first batch is full, or has waited for its time.
                 now = time.monotonic()
                 soonest: float | None = None
                 for key, queue in list(self._queues.items()):
@@ -182,8 +186,10 @@ class BatchScheduler:
                         self._changed.notify()  # for what else is due, or will be
                         return queue, batch
                     soonest = due if soonest is None else min(soonest, due)
+                # At the end all batches are due, so nothing is left now.
                 if self._closed:
                     return None
+                # Else sleep until the next batch is due, or a request comes.
                 self._changed.wait(None if soonest is None else soonest - now)
 
 
@@ -215,7 +221,9 @@ class BatchingSession:
             TensorFlowError: TensorFlow refused the inputs, failed or gave up.
             RequestError: The request cannot be part of a batch, or waited for too long.
         """
+        # Requests that name the same inputs in another order share a queue.
         feeds = sorted(feeds, key=lambda feed: (feed[0].operation or 0, feed[0].index))
+        # Refuse what fits into no batch; without rows there is nothing to join or to cut.
         rows = _rows([tensor for _, tensor in feeds])
         if rows > self.options.max_batch_size:
             raise BatchInputError(
@@ -223,11 +231,13 @@ class BatchingSession:
             )
         if not rows:
             return self._session.run(feeds, fetches, timeout=timeout)
+        # A request of more rows than a batch runs in parts, if its outputs can be joined again.
         step = self.options.max_execution_batch_size
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
             raise BatchOutputError(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
         deadline = time.monotonic() + (self._time_limit if timeout is None else min(timeout, self._time_limit))
+        # Submit the parts, and wait for their results.
         parts: list[tuple[_Key, _Task]] = []
         try:
             for start in range(0, rows, step):
@@ -257,10 +267,12 @@ class BatchingSession:
         with self._idle:
             self._running += 1  # before a task says that it runs: from then on its request may leave
         try:
+            # Leave out requests whose senders gave up, and count how long the others waited.
             wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
             now = time.monotonic()
             for task in wanted:
-                METRICS.waited(pool, now - task.since)
+                self._scheduler.metrics.waited(pool, now - task.since)
+            # Run together only what can be cut apart again.
             if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
             else:
@@ -271,6 +283,7 @@ class BatchingSession:
                 self._idle.notify_all()
 
     def _process(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]) -> None:
+        # Refuse requests whose deadline passed in the queue.
         now = time.monotonic()
         late = [task for task in tasks if task.deadline <= now]
         for task in late:
@@ -278,6 +291,7 @@ class BatchingSession:
         tasks = [task for task in tasks if task not in late]
         if not tasks:
             return
+        # Run the others. Where a batch fails, run its requests one by one, so that only those at fault fail.
         try:
             results = self._run_together(feeds, fetches, tasks)
         except (TensorFlowError, RequestError) as error:
@@ -299,15 +313,18 @@ class BatchingSession:
     def _run_together(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]
     ) -> list[list[Tensor]]:
+        # Fill up to the next allowed size, if the added rows can be cut off again.
         rows = sum(task.rows for task in tasks)
         filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
         size = next((allowed for allowed in filled if allowed >= rows), rows)
-        METRICS.batch([task.rows for task in tasks], size, size - rows)
+        self._scheduler.metrics.batch([task.rows for task in tasks], size, size - rows)
+        # Join the inputs and run the model, for as long as the most patient request waits.
         timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))
         ]
         outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
+        # Cut the outputs apart, if each has a row for each row that went in.
         reason = self._rows.check(fetches, merged, outputs, size)
         if len(tasks) == 1 and size == rows:
             return [outputs]  # no row of anybody else is in them

@@ -1,0 +1,316 @@
+"""gRPC's wire, served by a fixed number of threads that take events from one completion queue.
+
+``grpc.server`` and ``grpc.aio.server`` hand each request from thread to thread several times; here the thread that
+takes a request from the queue answers it. Measured with half_plus_two: docs/decisions/0030-the-completion-queue.md.
+
+A call goes through these steps, each an event of the queue:
+1. its headers arrived (`_accept`); 2. its message did (`QueueCall._received`): the method's handler is called, on this
+thread; 3. the answer was read by the sender, or nobody will (`QueueCall._finished`). Beside them, 4. the sender went
+away, or its deadline passed (`QueueCall._closed`): gRPC watches the deadline itself.
+
+Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
+them may send their message (the others wait, the peers in turns, and gRPC keeps no more of theirs than a window), how
+many bytes requests and answers take together, and how long a message may be on its way, in each direction. While others
+wait, that is a moment: who sends slowly goes first.
+
+Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
+``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
+binds it. That module is private to grpcio: `transports` uses this one only with versions of grpcio that it was tested
+with, and no other module of the server imports it.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
+
+from sealserve.serving.request_errors import Status
+from sealserve.serving.wire.senders import Senders
+from sealserve.serving.wire.transport import (
+    CANCELLING,
+    NO_MEMORY,
+    NO_MESSAGE,
+    NO_METHOD,
+    Handler,
+    TransportSettings,
+    ignore,
+    too_many_calls,
+)
+
+logger = logging.getLogger(__name__)
+
+_NO_FLAGS: Final = 0
+_NOTHING: Final[tuple[()]] = ()
+_FOREVER: Final = float(2**62)
+"""Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
+
+
+class QueueCall:
+    """One call, whose request is there. It is answered or refused exactly once.
+
+    Args:
+        transport: What it came over.
+        event: gRPC's event of its arrival.
+        handler: What answers it; None if it will be refused.
+    """
+
+    __slots__ = (
+        *("_call", "_handler", "_opened", "_sent", "_size", "_transport"),
+        *("__weakref__", "cancelled", "content", "deadline", "moving_since", "on_cancel"),
+    )
+
+    def __init__(self, transport: "QueueTransport", event: Any, handler: Handler | None) -> None:
+        self.content = b""
+        """The request's message."""
+        self.deadline: float | None = None
+        """When the sender gives up, on the clock of `time.monotonic`; None for never."""
+        self.cancelled = False
+        """Whether the sender gave up or went away."""
+        self.on_cancel: Callable[[], None] = ignore
+        """Called when it does."""
+        self.moving_since: float | None = None
+        """Since when a message of it is on its way, on the clock of `time.monotonic`."""
+        expiry = event.call_details.deadline
+        if expiry < _FOREVER:
+            self.deadline = time.monotonic() + expiry - time.time()
+        self._transport = transport
+        self._call = event.call
+        self._handler = handler
+        self._opened = False
+        self._sent: Callable[[], None] = ignore
+        self._size = 0
+
+    def peer(self) -> bytes:
+        """Return who sends the call: the client's certificate, or else the connection's address.
+
+        Behind a load balancer, all addresses are the balancer's, but each connection has a port of its own.
+        """
+        certificate = cygrpc.auth_context(self._call).get(b"x509_pem_cert")
+        return bytes(certificate[0] if certificate else self._call.peer())
+
+    def watch(self) -> None:
+        """Notice when the sender goes away (step 4 follows)."""
+        self.moving_since = time.monotonic()
+        self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
+
+    def receive(self) -> None:
+        """Take the message (step 2 follows)."""
+        self.moving_since = time.monotonic()
+        self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
+
+    def answer(self, content: bytes) -> None:
+        """Send the answer, and end the call."""
+        self._hold(len(content))
+        self._finish(Status.OK, "", cygrpc.SendMessageOperation(content, _NO_FLAGS))
+
+    def refuse(self, status: Status, details: str) -> None:
+        """End the call with an error."""
+        self._finish(status, details)
+
+    def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
+        """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
+        self._sent = sent
+        self._start((*self._opening(), cygrpc.SendMessageOperation(content, _NO_FLAGS)), self._passed)
+
+    def end(self) -> None:
+        """End a stream."""
+        self._finish(Status.OK, "")
+
+    def abort(self) -> None:
+        """Give up on a peer that neither sends nor reads."""
+        self._call.cancel(int(Status.DEADLINE_EXCEEDED), "The message was too long on its way.")
+
+    def _opening(self) -> tuple[Any, ...]:
+        if self._opened:
+            return _NOTHING
+        self._opened = True
+        return (cygrpc.SendInitialMetadataOperation(_NOTHING, _NO_FLAGS),)
+
+    def _finish(self, status: Status, details: str, *message: Any) -> None:
+        self.content = b""
+        self.moving_since = time.monotonic()
+        end = cygrpc.SendStatusFromServerOperation(self._transport.trailer, int(status), details.encode(), _NO_FLAGS)
+        self._start((*self._opening(), *message, end), self._finished)
+
+    def _start(self, operations: tuple[Any, ...], tag: Callable[[Any], None]) -> None:
+        if self._call.start_server_batch(operations, tag):
+            self._call.cancel(int(Status.INTERNAL), "internal")
+            self._transport.forget(self)
+            raise RuntimeError("gRPC refused an operation")
+
+    def let_go(self) -> None:
+        """Give back what the call was lent."""
+        self._transport.allowance.give_back(self._size)
+        self._size = 0
+
+    def _hold(self, size: int) -> None:
+        """Count the answer, which is there, in place of the request."""
+        allowance = self._transport.allowance
+        allowance.give_back(self._size)
+        allowance.take_anyway(size)
+        self._size = size
+
+    def _received(self, event: Any) -> None:
+        self.moving_since = None
+        self._transport.received(self)
+        message = event.batch_operations[0].message()
+        if message is None:  # none was sent, it was too large, or the sender went away
+            self.refuse(Status.INTERNAL, NO_MESSAGE)
+            return
+        if not self._transport.allowance.take(len(message)):
+            self.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
+            return
+        self._size = len(message)
+        self.content = message
+        if self._handler is not None:
+            self._handler(self)
+
+    def _closed(self, event: Any) -> None:
+        if event.batch_operations[0].cancelled():
+            self.cancelled = True
+            if self._transport.senders.withdraw(self):
+                self.refuse(Status.CANCELLED, "")
+            else:
+                self.on_cancel()
+
+    def _passed(self, _event: Any) -> None:
+        self._sent()
+
+    def _finished(self, _event: Any) -> None:
+        self.moving_since = None
+        self.on_cancel = ignore  # it knows the call: without it, the call is freed at once
+        self._transport.forget(self)
+
+
+class QueueTransport:
+    """A gRPC server.
+
+    Args:
+        settings: What it is made with. ``threads`` threads take events and run handlers.
+    """
+
+    idle_calls: ClassVar[int] = 1024
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self.trailer = tuple(settings.trailer)
+        self.allowance = settings.allowance
+        self.senders: Senders[QueueCall] = Senders(settings.patience, settings.allowance)
+        self._handlers = {path.encode(): handler for path, handler in settings.handlers.items()}
+        self._limit = settings.calls
+        self._peer_fault = settings.peer_fault
+        self._open: set[QueueCall] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._server_ended = False
+        self._stopped = threading.Event()
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(settings.channel_arguments(), False)
+        self._server.register_completion_queue(self._queue)
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True)
+            for number in range(settings.threads)
+        ]
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Add an address; return the port, or 0 where gRPC cannot listen there."""
+        secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
+        return int(self._server.add_http2_port(address.encode(), *secret))
+
+    def start(self) -> None:
+        """Serve."""
+        self._server.start()
+        for _ in self._threads:
+            self._server.request_call(self._queue, self._queue, self._accept)
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, grace: float) -> bool:
+        """Take no more calls, and wait for those that are open; return whether all ended."""
+        with self._lock:
+            if not self._stopping:
+                self._stopping = True
+                self._server.shutdown(self._queue, self._shut_down)
+        if not self._stopped.wait(grace):
+            self._server.cancel_all_calls()
+            if not self._stopped.wait(CANCELLING):
+                return False
+        for thread in self._threads:
+            thread.join()
+        return True
+
+    @property
+    def busy(self) -> int:
+        """How many calls are open."""
+        return len(self._open)
+
+    def sweep(self) -> None:
+        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        self.senders.sweep(tuple(self._open))
+
+    def received(self, call: QueueCall) -> None:
+        """Let the next call send, since this one's message came, or none will."""
+        successor = self.senders.received(call)
+        if successor is not None:
+            with contextlib.suppress(RuntimeError):  # it ended already
+                successor.receive()
+
+    def forget(self, call: QueueCall) -> None:
+        """Let go of a call that ended."""
+        self._open.discard(call)
+        self.senders.forget(call)
+        call.let_go()
+        self._end_if_idle()
+
+    def _serve(self) -> None:
+        while True:
+            event = self._queue.poll()
+            if event.completion_type == cygrpc.CompletionType.queue_shutdown:
+                return
+            try:
+                event.tag(event)
+            except Exception:
+                logger.exception("a call was lost")
+            del event  # it would keep the call, and its message, until the next one comes
+
+    def _accept(self, event: Any) -> None:
+        if not event.success:  # the server stops
+            return
+        with self._lock:
+            if not self._stopping:
+                self._server.request_call(self._queue, self._queue, self._accept)
+        handler = self._handlers.get(event.call_details.method)
+        call = QueueCall(self, event, handler)
+        crowded = len(self._open) >= self._limit
+        self._open.add(call)
+        fault = None if self._peer_fault is None else self._peer_fault(cygrpc.auth_context(event.call))
+        if fault is not None:
+            call.refuse(Status.UNAUTHENTICATED, fault)
+        elif handler is None:
+            call.refuse(Status.UNIMPLEMENTED, NO_METHOD)
+        elif crowded:
+            call.refuse(Status.RESOURCE_EXHAUSTED, too_many_calls(self._limit))
+        else:
+            self._admit(call)
+
+    def _admit(self, call: QueueCall) -> None:
+        """Let a call send its message, now or when it is its turn."""
+        call.watch()
+        if self.senders.enter(call):
+            call.receive()
+
+    def _shut_down(self, _event: Any) -> None:
+        self._server_ended = True
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """End the queue, and so the threads, once no operation can be started any more."""
+        if self._server_ended and not self._open:
+            with self._lock:
+                if not self._stopped.is_set():
+                    self._queue.shutdown()
+                    self._stopped.set()
