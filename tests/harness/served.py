@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.transport import Handler, Transport
+from sealserve.serving.wire.completion_queue import Handler, Transport
 
 LONG = 60.0
 """Seconds after which a call that should have ended is a failure; no test waits for it."""

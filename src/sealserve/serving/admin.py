@@ -26,13 +26,13 @@ from sealserve.serving.request_errors import MalformedRequestError, RequestError
 from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.completion_queue import Call, Transport
 from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
-from sealserve.serving.wire.transport import Call, Transport
 
 logger = logging.getLogger(__name__)
 

@@ -36,13 +36,13 @@ from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
-from sealserve.serving.wire.transport import Transport
 
 _T = TypeVar("_T")
 

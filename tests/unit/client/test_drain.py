@@ -20,8 +20,8 @@ from sealserve.client.load import Request, run_load
 from sealserve.client.predict import Predictor
 from sealserve.client.wire.predict_pb2 import PredictRequest
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.completion_queue import Call, Transport
 from sealserve.serving.wire.rpc import TRAILER
-from sealserve.serving.wire.transport import Call, Transport
 
 SERVICE = "grpc.tf-serving.service.com"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

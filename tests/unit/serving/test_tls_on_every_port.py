@@ -26,10 +26,10 @@ from sealserve.secret import SecretBytes
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.https import renew, server_context
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.peers import fault_of_properties
-from sealserve.serving.wire.transport import Transport
 
 CHECK = "/grpc.health.v1.Health/Check"
 EXPIRED, FUTURE, LATER = (-30.0, -1.0), (1.0, 30.0), (-1.0, 60.0)

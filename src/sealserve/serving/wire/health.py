@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.wire.transport import Call, Handler
+from sealserve.serving.wire.completion_queue import Call, Handler
 
 SERVICES: Final = frozenset(
     {

@@ -8,8 +8,8 @@ import pytest
 from sealserve.errors import SealserveError
 from sealserve.serving.wire import listening
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket, refused
-from sealserve.serving.wire.transport import Transport
 
 
 def test_a_free_port() -> None:

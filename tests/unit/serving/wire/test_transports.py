@@ -13,9 +13,9 @@ from tests.harness import http2
 from tests.harness.served import LONG, served
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.wire import transport as module
+from sealserve.serving.wire import completion_queue as module
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.transport import Call, Transport
+from sealserve.serving.wire.completion_queue import Call, Transport
 
 PATH = "/s/Method"
 
