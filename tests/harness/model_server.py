@@ -29,6 +29,24 @@ CANARY = "canary-771177"
 LONG = 120.0
 """Seconds after which a call that should have ended is a failure; no test waits for it."""
 
+SERVER = ("-m", "sealserve.serving")
+_UNTESTED = """
+import sys
+from sealserve.serving import main
+from sealserve.serving.wire import transports
+transports.TESTED = frozenset()
+sys.exit(main())
+"""
+SERVER_ON_THE_PUBLIC_API = ("-c", _UNTESTED)
+"""The server as it runs with a version of grpcio that the fast transport was not tested with."""
+
+both_transports = pytest.mark.parametrize(
+    "start",
+    [pytest.param(SERVER, id="completion-queue"), pytest.param(SERVER_ON_THE_PUBLIC_API, id="public-api")],
+    indirect=True,
+)
+"""Runs a test with each transport."""
+
 
 def save_models(folder: Path) -> None:
     """Save ``several/1``: half_plus_two; one that writes two files in turn; one that turns text into a number."""
@@ -98,8 +116,8 @@ class Tls:
 class Process:
     """A running server, and what it wrote so far."""
 
-    def __init__(self, flags: Sequence[str]) -> None:
-        command = [sys.executable, "-I", "-m", "sealserve.serving", "--model_name=m", "--bind_address=127.0.0.1"]
+    def __init__(self, flags: Sequence[str], program: Sequence[str] = SERVER) -> None:
+        command = [sys.executable, "-I", *program, "--model_name=m", "--bind_address=127.0.0.1"]
         self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.lines: list[str] = []
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()

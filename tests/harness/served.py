@@ -1,4 +1,7 @@
-"""A gRPC transport on a port of its own, and a channel to it."""
+"""A gRPC transport on a port of its own, and a channel to it.
+
+Tests that use the fixture `transport` run with each implementation.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -6,9 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import pytest
 
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Handler, Transport
+from sealserve.serving.wire.completion_queue import QueueTransport
+from sealserve.serving.wire.public_server import PublicTransport
+from sealserve.serving.wire.transport import Handler, Transport, TransportSettings
 
 LONG = 60.0
 """Seconds after which a call that should have ended is a failure; no test waits for it."""
@@ -27,17 +34,31 @@ class Served:
         return self.channel.unary_unary(method)
 
 
+@pytest.fixture(
+    params=[pytest.param(QueueTransport, id="completion-queue"), pytest.param(PublicTransport, id="public-api")]
+)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Transport]:
+    """Make the server choose each transport in turn."""
+    found: type[Transport] = request.param
+    monkeypatch.setattr(transports, "choose", lambda: found)
+    return found
+
+
+def make_settings(handlers: Mapping[str, Handler], **settings: Any) -> TransportSettings:
+    """Return settings of a small server."""
+    defaults = {"threads": 4, "calls": 64, "patience": LONG, "allowance": Allowance(2**30)}
+    return TransportSettings(handlers=handlers, **{**defaults, **settings})
+
+
 @contextlib.contextmanager
 def served(handlers: Mapping[str, Handler], **settings: Any) -> Iterator[Served]:
     """Yield a transport that serves ``handlers``; it must end in peace."""
-    transport = Transport(
-        handlers, **{"threads": 4, "calls": 64, "patience": LONG, "allowance": Allowance(2**30), **settings}
-    )
-    port = transport.listen("127.0.0.1:0")
+    server = transports.choose()(make_settings(handlers, **settings))
+    port = server.listen("127.0.0.1:0")
     assert port
-    transport.start()
+    server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Served(transport=transport, port=port, channel=channel)
+            yield Served(transport=server, port=port, channel=channel)
     finally:
-        assert transport.stop(0)
+        assert server.stop(0)

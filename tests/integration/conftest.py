@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.harness.model_server import CLIENT, SERVICE, Process, Start, Tls, save_models
+from tests.harness.model_server import CLIENT, SERVER, SERVICE, Process, Start, Tls, save_models
 
 from sealserve.pki.authority import Authority, AuthorityKind
 
@@ -31,12 +31,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start servers, each on a port of its own, which end with the test."""
+    program = getattr(request, "param", SERVER)
     with ExitStack() as stack:
 
         def run(*flags: str) -> Process:
-            process = Process([*([] if any(flag.startswith("--port=") for flag in flags) else ["--port=0"]), *flags])
+            process = Process(
+                [*([] if any(flag.startswith("--port=") for flag in flags) else ["--port=0"]), *flags], program
+            )
             stack.callback(process.close)
             return process
 

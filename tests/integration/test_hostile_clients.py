@@ -20,6 +20,7 @@ from tests.harness.model_server import (
     Process,
     Start,
     Tls,
+    both_transports,
     free_port,
     get,
     half_plus_two,
@@ -297,6 +298,7 @@ def _recover(works: Callable[[], bool]) -> None:
             return
 
 
+@both_transports
 def test_a_flood_takes_bounded_memory_and_the_server_lives(start: Start, model: Path) -> None:
     rest = free_port()
     server = start(

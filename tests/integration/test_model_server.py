@@ -25,10 +25,12 @@ from tests.harness.model_server import (
     CANARY,
     CLIENT,
     LONG,
+    SERVER_ON_THE_PUBLIC_API,
     SERVICE,
     Process,
     Start,
     Tls,
+    both_transports,
     free_port,
     get,
     half_plus_two,
@@ -179,6 +181,7 @@ def test_health_says_serving(channel: grpc.Channel) -> None:
     assert raw(channel, "/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"
 
 
+@both_transports
 def test_a_sender_who_never_sends_holds_no_thread(start: Start, model: Path) -> None:
     server = start(
         f"--model_base_path={model}", "--dangerous_plaintext", "--grpc_max_threads=1", "--max_queued_requests=0"
@@ -200,6 +203,7 @@ def test_a_sender_who_never_sends_holds_no_thread(start: Start, model: Path) -> 
             gate.set()
 
 
+@both_transports
 def test_a_message_that_is_too_large(start: Start, model: Path) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--max_message_bytes=1024")
     with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
@@ -209,6 +213,7 @@ def test_a_message_that_is_too_large(start: Start, model: Path) -> None:
         assert half_plus_two(channel, 2.0) == [3.0]
 
 
+@both_transports
 def test_connections_end_at_the_age_that_the_channel_arguments_set(start: Start, model: Path) -> None:
     server = start(
         f"--model_base_path={model}", "--dangerous_plaintext", "--grpc_channel_arguments=grpc.max_connection_age_ms=100"
@@ -225,6 +230,7 @@ def test_connections_end_at_the_age_that_the_channel_arguments_set(start: Start,
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
+@both_transports
 def test_models_of_a_file_their_labels_and_batches_and_a_reload_by_operators(
     start: Start, model: Path, tmp_path: Path
 ) -> None:
@@ -331,6 +337,7 @@ def test_rest_and_metrics_have_tls_where_grpc_has(start: Start, model: Path, tls
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
+@both_transports
 def test_two_way_tls_asks_for_a_certificate_of_the_users_authority(start: Start, release: Path, tls: Tls) -> None:
     server = start(*release_flags(release))
     port = server.port()
@@ -361,6 +368,7 @@ def test_one_way_tls_asks_for_none(start: Start, model: Path, tls: Tls, tmp_path
         assert half_plus_two(channel, 2.0) == [3.0]
 
 
+@both_transports
 def test_a_renewed_certificate_serves_new_connections_and_open_ones_stay(
     start: Start, model: Path, tls: Tls, tmp_path: Path
 ) -> None:
@@ -384,6 +392,19 @@ def test_a_renewed_certificate_serves_new_connections_and_open_ones_stay(
     server.wait_for("are new: they serve new connections")
 
 
+def test_a_version_of_grpcio_that_was_not_tested_is_one_warning(model: Path) -> None:
+    server = Process(["--port=0", f"--model_base_path={model}", "--dangerous_plaintext"], SERVER_ON_THE_PUBLIC_API)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+            assert half_plus_two(channel, 2.0) == [3.0]
+        server.signal()
+        assert server.ended() == 0
+    finally:
+        server.close()
+    assert server.output.count("is not a version that the fast gRPC transport was tested with") == 1
+
+
+@both_transports
 def test_the_number_of_threads_does_not_follow_the_processors(start: Start, model: Path) -> None:
     """gRPC has 4 to 16 threads of its own, by the machine's processors: no setting of it changes that."""
     fixed = [
@@ -404,6 +425,7 @@ def test_the_number_of_threads_does_not_follow_the_processors(start: Start, mode
     assert counts[0] == counts[1]
 
 
+@both_transports
 def test_a_unix_socket_can_be_the_only_address(
     start: Start, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -491,6 +513,7 @@ def test_a_taken_port_is_an_error_before_anything_is_loaded(start: Start, model:
     assert "loaded" not in server.output
 
 
+@both_transports
 def test_two_servers_never_share_a_port(start: Start, model: Path, plain_port: int) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext", f"--port={plain_port}")
     assert server.ended() == 4
@@ -614,6 +637,7 @@ def pause(channel: grpc.Channel, folder: Path) -> Paused:
     return Paused(second=second, answer=answer)
 
 
+@both_transports
 def test_a_drain_refuses_newcomers_and_lets_running_requests_finish(start: Start, model: Path, tmp_path: Path) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext")
     with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
@@ -635,6 +659,7 @@ def test_a_drain_refuses_newcomers_and_lets_running_requests_finish(start: Start
     assert "stopped; every request was answered" in server.output
 
 
+@both_transports
 def test_a_drain_ends_with_the_grace_period(start: Start, model: Path, tmp_path: Path) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext", "--drain_grace_seconds=0")
     with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
@@ -645,6 +670,7 @@ def test_a_drain_ends_with_the_grace_period(start: Start, model: Path, tmp_path:
     assert "stopped while 1 requests still ran (grace period: 0 s)" in server.output
 
 
+@both_transports
 def test_a_second_signal_stops_at_once(start: Start, model: Path, tmp_path: Path) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext")
     with grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:

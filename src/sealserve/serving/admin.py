@@ -25,14 +25,15 @@ from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
 from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Call, Transport
 from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
+from sealserve.serving.wire.transport import Call, TransportSettings
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ class AdminPort:
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
         status = Route(method=lambda content, _: get_model_status(servables, content), lane=lane)
-        self._transport = Transport(
-            {
+        settings = TransportSettings(
+            handlers={
                 **handlers({f"{_MODEL}/GetModelStatus": status}),
                 f"{_MODEL}/HandleReloadConfigRequest": lambda call: _reload(call, models),
                 **self.health.handlers,
@@ -136,6 +137,7 @@ class AdminPort:
             trailer=TRAILER,
             peer_fault=None if self._credentials is None else fault_of_properties,
         )
+        self._transport = transports.choose()(settings)
 
     def start(self) -> str:
         """Listen; return the address.

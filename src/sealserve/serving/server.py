@@ -35,14 +35,15 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.servables import Servables
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.credentials import followed_credentials, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
 from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
+from sealserve.serving.wire.transport import Transport, TransportSettings
 
 _T = TypeVar("_T")
 
@@ -56,8 +57,6 @@ _NO_PROFILER: Final = (
     "The profiler is refused: a profile shows what runs inside the enclave to whoever reaches the port."
 )
 _CONTROL_QUEUE: Final = 64
-_IDLE_CALLS: Final = 1024
-"""Calls that occupy no thread: whose message is still on its way, and watches of the health service."""
 _MESSAGES: Final = 8
 """The requests and answers of all peers take no more memory than so many messages of the largest size."""
 _SWEEP: Final = 1.0
@@ -100,7 +99,7 @@ class Server:
         if not await self._load(models):  # 2
             return False
         await http.start()  # 3
-        health = Health()
+        health = Health(watches=transports.choose().idle_calls // 4)
         transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
@@ -219,10 +218,11 @@ class Server:
         routes |= {
             f"{_PREDICTION}/{name}": Route(method=method, lane=self._inference) for name, method in inference.items()
         }
-        return Transport(
-            {**handlers(routes), **health.handlers},
+        kind = transports.choose()
+        settings = TransportSettings(
+            handlers={**handlers(routes), **health.handlers},
             threads=options.threads + self._control.width + 1,  # one always takes the next event
-            calls=options.threads + options.queue + _IDLE_CALLS,
+            calls=options.threads + options.queue + kind.idle_calls,
             patience=options.transfer_timeout,
             allowance=self._allowance,
             arguments=[
@@ -235,6 +235,7 @@ class Server:
             trailer=TRAILER,
             peer_fault=fault_of_properties if two_way else None,
         )
+        return kind(settings)
 
 
 def _aside(work: Callable[[], _T]) -> Future[_T]:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.harness.served import transport  # noqa: F401  # a fixture
 
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.tensors import from_proto, to_proto

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.harness.served import make_settings
 from tests.unit.client.conftest import Behaviour, Connect, Material, Serve
 
 from sealserve.client.call import ServiceFailedError
@@ -19,9 +20,11 @@ from sealserve.client.connection_fault import UnreachableError
 from sealserve.client.load import Request, run_load
 from sealserve.client.predict import Predictor
 from sealserve.client.wire.predict_pb2 import PredictRequest
-from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Call, Transport
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.rpc import TRAILER
+from sealserve.serving.wire.transport import Call
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 SERVICE = "grpc.tf-serving.service.com"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -33,8 +36,8 @@ class Replica:
     def __init__(self, material: Material, begun: Counter[int]) -> None:
         self._begun = begun
         self._lock = threading.Lock()
-        self.transport = Transport(
-            {PREDICT: self.answer}, threads=2, calls=1000, patience=30.0, allowance=Allowance(2**30), trailer=TRAILER
+        self.transport = transports.choose()(
+            make_settings({PREDICT: self.answer}, threads=2, calls=1000, trailer=TRAILER)
         )
         self.port = self.transport.listen(
             "127.0.0.1:0",
@@ -174,7 +177,7 @@ def test_a_call_that_has_begun_when_the_grace_period_ends_is_not_sent_again(mate
         begun.append(call)
         there.set()
 
-    transport = Transport({PREDICT: hold}, threads=1, calls=9, patience=30.0, allowance=Allowance(2**20))
+    transport = transports.choose()(make_settings({PREDICT: hold}))
     port = transport.listen(
         "127.0.0.1:0", grpc.ssl_server_credentials([(material.server.key_pem.reveal(), material.server.chain_pem)])
     )

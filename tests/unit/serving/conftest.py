@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.served import transport  # noqa: F401  # a fixture
 
 from sealserve.serving.command_line import options
 from sealserve.serving.command_line.options import ServerOptions

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from google.protobuf import text_format
 from tests.harness.certificates import NAME, Signer, key_text, make_key, text
+from tests.harness.served import make_settings
 
 from sealserve.client.channel import open_channel
 from sealserve.errors import SealserveError
@@ -25,11 +26,12 @@ from sealserve.pki.ssl_config_pb2 import SSLConfig
 from sealserve.secret import SecretBytes
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.https import renew, server_context
+from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.peers import fault_of_properties
+from sealserve.serving.wire.transport import Transport
 
 CHECK = "/grpc.health.v1.Health/Check"
 EXPIRED, FUTURE, LATER = (-30.0, -1.0), (1.0, 30.0), (-1.0, 60.0)
@@ -133,13 +135,8 @@ class Servers:
             HttpServer(rest=None, metrics_path="/metrics", limits=LIMITS, allowance=Allowance(2**20)) for _ in range(2)
         ]
         self.rest, self.metrics = (self._run(server.start("127.0.0.1:0", self._context)) for server in self._http)
-        self._transport = Transport(
-            Health().handlers,
-            threads=2,
-            calls=100,
-            patience=30.0,
-            allowance=Allowance(2**20),
-            peer_fault=fault_of_properties if settings.client_verify else None,
+        self._transport = transports.choose()(
+            make_settings(Health().handlers, peer_fault=fault_of_properties if settings.client_verify else None)
         )
         self.grpc = self._transport.listen("127.0.0.1:0", FollowedSettings(path, settings).credentials())
         assert self.grpc
@@ -166,7 +163,7 @@ Serve = Callable[[bytes], Servers]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
+def serve(tmp_path: Path, transport: type[Transport]) -> Iterator[Serve]:  # noqa: ARG001  # it is chosen
     with contextlib.ExitStack() as stack:
 
         def start(content: bytes) -> Servers:

@@ -4,9 +4,9 @@
 takes a request from the queue answers it. Measured with half_plus_two: docs/decisions/0030-the-completion-queue.md.
 
 A call goes through these steps, each an event of the queue:
-1. its headers arrived (`_accept`); 2. its message did (`Call._received`): the method's handler is called, on this
-thread; 3. the answer was read by the sender, or nobody will (`Call._finished`). Beside them, 4. the sender went away,
-or its deadline passed (`Call._closed`): gRPC watches the deadline itself.
+1. its headers arrived (`_accept`); 2. its message did (`QueueCall._received`): the method's handler is called, on this
+thread; 3. the answer was read by the sender, or nobody will (`QueueCall._finished`). Beside them, 4. the sender went
+away, or its deadline passed (`QueueCall._closed`): gRPC watches the deadline itself.
 
 Steps 1 to 3 cost memory that a peer decides about, so there are limits: how many calls there are at once, how many of
 them may send their message (the others wait, the peers in turns, and gRPC keeps no more of theirs than a window), how
@@ -15,28 +15,34 @@ wait, that is a moment: who sends slowly goes first.
 
 Source: grpc/grpc 1.85, ``include/grpc/grpc.h`` (``grpc_server_request_call``, ``grpc_call_start_batch``,
 ``grpc_completion_queue_next``, ``grpc_server_shutdown_and_notify``), as the module ``cygrpc`` of the package grpcio
-binds it. That module is private to grpcio: its version is pinned, and nothing else of the server knows it.
+binds it. That module is private to grpcio: `transports` uses this one only with versions of grpcio that it was tested
+with, and no other module of the server imports it.
 """
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.turns import Turns
+from sealserve.serving.wire.senders import Senders
+from sealserve.serving.wire.transport import (
+    CANCELLING,
+    NO_MEMORY,
+    NO_MESSAGE,
+    NO_METHOD,
+    Handler,
+    TransportSettings,
+    ignore,
+    too_many_calls,
+)
 
 logger = logging.getLogger(__name__)
-
-ChannelArgument = tuple[str, int | str]
-Handler = Callable[["Call"], None]
-"""Answers a call whose message is there, now or later, from this thread or another."""
 
 _NO_FLAGS: Final = 0
 _NOTHING: Final[tuple[()]] = ()
@@ -44,35 +50,13 @@ _FOREVER: Final = float(2**62)
 """Seconds since 1970 from which on a deadline is none (gRPC gives 2**63 where the sender set none)."""
 
 
-_KEEPALIVE: Final[tuple[ChannelArgument, ...]] = (
-    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
-"""Clients may ping each five seconds. gRPC's own limit is one ping in five minutes, and in two hours without a call: a
-client that pings each ten seconds to keep a long request alive would lose it to ``too_many_pings``. After three pings
-that come earlier, the connection still ends.
-
-Source: grpc/grpc, ``src/core/ext/transport/chttp2/transport/ping_abuse_policy.cc``.
-"""
-_SENDERS: Final = 64
-"""So many calls may send their message at once."""
-_MOMENT: Final = 5.0
-"""Seconds that a message may be on its way while others wait for its place."""
-_CANCELLING: Final = 1.0
-"""Seconds that cancelled calls take at most: what still runs then is abandoned."""
-
-
-def _ignore() -> None:
-    pass
-
-
-class Call:
+class QueueCall:
     """One call, whose request is there. It is answered or refused exactly once.
 
     Args:
         transport: What it came over.
         event: gRPC's event of its arrival.
-        handler: What answers it.
+        handler: What answers it; None if it will be refused.
     """
 
     __slots__ = (
@@ -80,14 +64,14 @@ class Call:
         *("__weakref__", "cancelled", "content", "deadline", "moving_since", "on_cancel"),
     )
 
-    def __init__(self, transport: "Transport", event: Any, handler: Handler) -> None:
+    def __init__(self, transport: "QueueTransport", event: Any, handler: Handler | None) -> None:
         self.content = b""
         """The request's message."""
         self.deadline: float | None = None
         """When the sender gives up, on the clock of `time.monotonic`; None for never."""
         self.cancelled = False
         """Whether the sender gave up or went away."""
-        self.on_cancel: Callable[[], None] = _ignore
+        self.on_cancel: Callable[[], None] = ignore
         """Called when it does."""
         self.moving_since: float | None = None
         """Since when a message of it is on its way, on the clock of `time.monotonic`."""
@@ -98,7 +82,7 @@ class Call:
         self._call = event.call
         self._handler = handler
         self._opened = False
-        self._sent: Callable[[], None] = _ignore
+        self._sent: Callable[[], None] = ignore
         self._size = 0
 
     def peer(self) -> bytes:
@@ -176,19 +160,20 @@ class Call:
         self._transport.received(self)
         message = event.batch_operations[0].message()
         if message is None:  # none was sent, it was too large, or the sender went away
-            self.refuse(Status.INTERNAL, "The request has no message.")
+            self.refuse(Status.INTERNAL, NO_MESSAGE)
             return
         if not self._transport.allowance.take(len(message)):
-            self.refuse(Status.RESOURCE_EXHAUSTED, "The server is busy: the messages of others take all its memory.")
+            self.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
             return
         self._size = len(message)
         self.content = message
-        self._handler(self)
+        if self._handler is not None:
+            self._handler(self)
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():
             self.cancelled = True
-            if self._transport.withdraw(self):
+            if self._transport.senders.withdraw(self):
                 self.refuse(Status.CANCELLED, "")
             else:
                 self.on_cancel()
@@ -198,63 +183,41 @@ class Call:
 
     def _finished(self, _event: Any) -> None:
         self.moving_since = None
-        self.on_cancel = _ignore  # it knows the call: without it, the call is freed at once
+        self.on_cancel = ignore  # it knows the call: without it, the call is freed at once
         self._transport.forget(self)
 
 
-class Transport:
+class QueueTransport:
     """A gRPC server.
 
     Args:
-        handlers: What answers each method, by its path, such as ``/tensorflow.serving.PredictionService/Predict``.
-        threads: How many threads take events, and run handlers.
-        calls: How many calls there may be at once; more are refused.
-        patience: Seconds that a message may be on its way, in either direction.
-        allowance: The bytes that requests and answers may take.
-        arguments: Arguments of the gRPC server; of several with the same name, the last one counts.
-        trailer: Trailing metadata of every answer.
-        peer_fault: Returns why a client is not accepted, or None, for gRPC's authentication context of a call.
+        settings: What it is made with. ``threads`` threads take events and run handlers.
     """
 
-    def __init__(
-        self,
-        handlers: Mapping[str, Handler],
-        *,
-        threads: int,
-        calls: int,
-        patience: float,
-        allowance: Allowance,
-        arguments: Iterable[ChannelArgument] = (),
-        trailer: Sequence[tuple[str, str]] = (),
-        peer_fault: Callable[[dict[bytes, list[bytes]]], str | None] | None = None,
-    ) -> None:
-        self.trailer = tuple(trailer)
-        self.allowance = allowance
-        self._handlers = {path.encode(): handler for path, handler in handlers.items()}
-        self._limit = calls
-        self._patience = patience
-        self._peer_fault = peer_fault
-        self._open: set[Call] = set()
-        self._senders: set[Call] = set()
-        self._waiting: Turns[Call] = Turns()
+    idle_calls: ClassVar[int] = 1024
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self.trailer = tuple(settings.trailer)
+        self.allowance = settings.allowance
+        self.senders: Senders[QueueCall] = Senders(settings.patience, settings.allowance)
+        self._handlers = {path.encode(): handler for path, handler in settings.handlers.items()}
+        self._limit = settings.calls
+        self._peer_fault = settings.peer_fault
+        self._open: set[QueueCall] = set()
         self._lock = threading.Lock()
         self._stopping = False
         self._server_ended = False
         self._stopped = threading.Event()
         self._queue = cygrpc.CompletionQueue()
-        self._server = cygrpc.Server(list((dict(_KEEPALIVE) | dict(arguments)).items()), False)
+        self._server = cygrpc.Server(settings.channel_arguments(), False)
         self._server.register_completion_queue(self._queue)
         self._threads = [
-            threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._serve, name=f"grpc-{number}", daemon=True)
+            for number in range(settings.threads)
         ]
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Add an address, before the start; return the port, or 0 where gRPC cannot listen there.
-
-        Args:
-            address: ``host:port``, or ``unix:path``.
-            credentials: TLS; None for plaintext.
-        """
+        """Add an address; return the port, or 0 where gRPC cannot listen there."""
         secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
         return int(self._server.add_http2_port(address.encode(), *secret))
 
@@ -267,21 +230,14 @@ class Transport:
             thread.start()
 
     def stop(self, grace: float) -> bool:
-        """Take no more calls, tell the peers (GOAWAY), and wait for those that are open; return whether all ended.
-
-        gRPC cancels a call that arrives from now on until its sender has read the GOAWAY. Where none may be lost, stop
-        sending here first, and let connections end by their age: docs/decisions/0040.
-
-        Args:
-            grace: Seconds after which open calls are cancelled.
-        """
+        """Take no more calls, and wait for those that are open; return whether all ended."""
         with self._lock:
             if not self._stopping:
                 self._stopping = True
                 self._server.shutdown(self._queue, self._shut_down)
         if not self._stopped.wait(grace):
             self._server.cancel_all_calls()
-            if not self._stopped.wait(_CANCELLING):
+            if not self._stopped.wait(CANCELLING):
                 return False
         for thread in self._threads:
             thread.join()
@@ -294,42 +250,19 @@ class Transport:
 
     def sweep(self) -> None:
         """Give up on calls whose message is on its way for too long. To be called from time to time."""
-        with self._lock:
-            waiting = frozenset(self._waiting)
-        crowded = bool(waiting) or self.allowance.ran_out()
-        patience = min(self._patience, _MOMENT) if crowded else self._patience
-        now = time.monotonic()
-        late = [
-            call
-            for call in tuple(self._open)
-            if call.moving_since is not None
-            and call.moving_since < now - (self._patience if call in waiting else patience)
-        ]
-        for call in late:
-            call.abort()
-        if late:
-            logger.warning("gave up on %d calls whose message was on its way for %d s", len(late), patience)
+        self.senders.sweep(tuple(self._open))
 
-    def received(self, call: Call) -> None:
+    def received(self, call: QueueCall) -> None:
         """Let the next call send, since this one's message came, or none will."""
-        with self._lock:
-            self._senders.discard(call)
-            successor = self._waiting.next() if len(self._senders) < _SENDERS else None
-            if successor is not None:
-                self._senders.add(successor)
+        successor = self.senders.received(call)
         if successor is not None:
             with contextlib.suppress(RuntimeError):  # it ended already
                 successor.receive()
 
-    def withdraw(self, call: Call) -> bool:
-        """Take a call off the line of those who wait to send; return whether it was there."""
-        with self._lock:
-            return self._waiting.remove(call)
-
-    def forget(self, call: Call) -> None:
+    def forget(self, call: QueueCall) -> None:
         """Let go of a call that ended."""
         self._open.discard(call)
-        self._senders.discard(call)
+        self.senders.forget(call)
         call.let_go()
         self._end_if_idle()
 
@@ -351,29 +284,23 @@ class Transport:
             if not self._stopping:
                 self._server.request_call(self._queue, self._queue, self._accept)
         handler = self._handlers.get(event.call_details.method)
-        call = Call(self, event, handler or _ignore_call)
+        call = QueueCall(self, event, handler)
         crowded = len(self._open) >= self._limit
         self._open.add(call)
         fault = None if self._peer_fault is None else self._peer_fault(cygrpc.auth_context(event.call))
         if fault is not None:
             call.refuse(Status.UNAUTHENTICATED, fault)
         elif handler is None:
-            call.refuse(Status.UNIMPLEMENTED, "There is no such method.")
+            call.refuse(Status.UNIMPLEMENTED, NO_METHOD)
         elif crowded:
-            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server is busy: it has {self._limit} calls already.")
+            call.refuse(Status.RESOURCE_EXHAUSTED, too_many_calls(self._limit))
         else:
             self._admit(call)
 
-    def _admit(self, call: Call) -> None:
+    def _admit(self, call: QueueCall) -> None:
         """Let a call send its message, now or when it is its turn."""
         call.watch()
-        with self._lock:
-            now = len(self._senders) < _SENDERS
-            if now:
-                self._senders.add(call)
-            else:
-                self._waiting.add(call.peer(), call)
-        if now:
+        if self.senders.enter(call):
             call.receive()
 
     def _shut_down(self, _event: Any) -> None:
@@ -387,7 +314,3 @@ class Transport:
                 if not self._stopped.is_set():
                     self._queue.shutdown()
                     self._stopped.set()
-
-
-def _ignore_call(_call: Call) -> None:
-    pass

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.wire.completion_queue import Call, Handler
+from sealserve.serving.wire.transport import Call, Handler
 
 SERVICES: Final = frozenset(
     {
@@ -26,6 +26,7 @@ SERVICES: Final = frozenset(
     }
 )
 MOST_WATCHES: Final = 256
+"""Where each open call has a thread, a quarter of the idle calls: `Transport.idle_calls`."""
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 
 
@@ -77,9 +78,14 @@ class _Watch:
 
 
 class Health:
-    """``grpc.health.v1.Health``: serving from the start (the port opens only then), until `stop`."""
+    """``grpc.health.v1.Health``: serving from the start (the port opens only then), until `stop`.
 
-    def __init__(self) -> None:
+    Args:
+        watches: How many watches there may be at once.
+    """
+
+    def __init__(self, watches: int = MOST_WATCHES) -> None:
+        self._most = watches
         self._lock = threading.Lock()
         self._stopped = False
         self._watches: dict[Call, _Watch] = {}
@@ -115,13 +121,13 @@ class Health:
     def _watch(self, call: Call) -> None:
         with self._lock:
             status = self._status(call.content)
-            crowded = len(self._watches) >= MOST_WATCHES
+            crowded = len(self._watches) >= self._most
             if not crowded and status is not ServingStatus.NOT_SERVING:
                 self._watches[call] = _Watch(known=status is ServingStatus.SERVING)
         if status is ServingStatus.NOT_SERVING:
             call.answer(_response(status))
         elif crowded:
-            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has {MOST_WATCHES} watches of its health already.")
+            call.refuse(Status.RESOURCE_EXHAUSTED, f"The server has {self._most} watches of its health already.")
         else:
             call.on_cancel = lambda: self._leave(call)
             call.send(_response(status), sent=lambda: self._sent(call))

@@ -4,6 +4,7 @@ A library verifies the client's certificates in the handshake. This check runs a
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cryptography import x509
@@ -56,7 +57,7 @@ def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> str | None:
     return None
 
 
-def fault_of_properties(properties: dict[bytes, list[bytes]]) -> str | None:
+def fault_of_properties(properties: Mapping[bytes, Sequence[bytes]]) -> str | None:
     """Return why gRPC's peer is not accepted, or None if it is, or if it has no certificate.
 
     Args:

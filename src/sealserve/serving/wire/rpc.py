@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.wire.completion_queue import Call, Handler
 from sealserve.serving.wire.lanes import Lane, OverloadedError
+from sealserve.serving.wire.transport import Call, Handler
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,20 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
-from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
 
 from sealserve.errors import InputError
 from sealserve.pki.certificate import KeyUnreadableError, parse_chain
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.wire.peers import fault_of_connection
 
-_PROBE: Final = b"127.0.0.1:0"
+_PROBE: Final = "127.0.0.1:0"
 _OPTIONS: Final = [("grpc.so_reuseport", 0)]
 
 
@@ -118,17 +118,16 @@ def _can_listen() -> bool:
 
 
 def _probe(credentials: grpc.ServerCredentials | None) -> bool:
-    server, queue = cygrpc.Server(_OPTIONS, False), cygrpc.CompletionQueue()
-    server.register_completion_queue(queue)
-    secret = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]  # noqa: SLF001  # as grpc.Server does
+    server = grpc.server(ThreadPoolExecutor(1), options=_OPTIONS)
     try:
-        return bool(server.add_http2_port(_PROBE, *secret))
+        if credentials is None:
+            return bool(server.add_insecure_port(_PROBE))
+        return bool(server.add_secure_port(_PROBE, credentials))
+    except RuntimeError:
+        return False
     finally:
-        server.start()  # only a started server can be shut down, which closes the port
-        server.shutdown(queue, "end")
-        queue.poll()
-        server.destroy()
-        queue.shutdown()
+        server.start()  # only a started server can be stopped, which closes the port
+        server.stop(None).wait()
 
 
 def _key_fault(source: str, what: str) -> KeyUnreadableError:

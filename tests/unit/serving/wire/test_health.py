@@ -5,8 +5,8 @@ import grpc
 import pytest
 from tests.harness.served import Served, served
 
-from sealserve.serving.wire import health
 from sealserve.serving.wire.health import SERVICES, Health, HealthCheckRequest, HealthCheckResponse, ServingStatus
+from sealserve.serving.wire.transport import Transport
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -18,9 +18,9 @@ def service() -> Health:
 
 
 @pytest.fixture
-def there(service: Health) -> Iterator[Served]:
-    with served(service.handlers) as transport:
-        yield transport
+def there(service: Health, transport: type[Transport]) -> Iterator[Served]:  # noqa: ARG001  # it is chosen
+    with served(service.handlers) as there:
+        yield there
 
 
 def request(service: str) -> bytes:
@@ -72,10 +72,14 @@ def test_a_watch_sees_the_end_and_ends_with_it(there: Served, service: Health) -
     assert list(watch(there, "")) == [ServingStatus.NOT_SERVING]
 
 
-def test_watches_are_bounded_and_a_watcher_who_leaves_makes_room(
-    there: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "MOST_WATCHES", 1)
+@pytest.fixture
+def crowded(transport: type[Transport]) -> Iterator[Served]:  # noqa: ARG001  # it is chosen
+    with served(Health(watches=1).handlers) as there:
+        yield there
+
+
+def test_watches_are_bounded_and_a_watcher_who_leaves_makes_room(crowded: Served) -> None:
+    there = crowded
     call: Any = there.channel.unary_stream(WATCH)
     first = call(request(""))
     next(first)

@@ -4,12 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.harness.served import make_settings
 
 from sealserve.errors import SealserveError
 from sealserve.serving.wire import listening
-from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Transport
 from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket, refused
+from sealserve.serving.wire.transport import Transport
 
 
 def test_a_free_port() -> None:
@@ -79,20 +79,20 @@ def test_a_socket_that_was_left_behind_is_free(near: Path) -> None:
 
 
 def test_a_socket_that_a_process_listens_on_is_replaced_as_by_grpc(
-    near: Path, caplog: pytest.LogCaptureFixture
+    near: Path, caplog: pytest.LogCaptureFixture, transport: type[Transport]
 ) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind("s")
         other.listen()
         address = choose_socket(near / "s")
         assert "replacing the socket s, on which another process listens" in caplog.text
-        transport = Transport({}, threads=1, calls=1, patience=30.0, allowance=Allowance(1))
-        assert transport.listen(address)
-        transport.start()
+        server = transport(make_settings({}))
+        assert server.listen(address)
+        server.start()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect("s")
             assert client.recv(1)  # gRPC's settings frame: the other process sends nothing
-        assert transport.stop(30.0)
+        assert server.stop(30.0)
 
 
 def test_a_socket_needs_a_folder_and_replaces_nothing_else(near: Path) -> None:

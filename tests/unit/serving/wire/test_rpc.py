@@ -20,6 +20,8 @@ from sealserve.serving.wire.rpc import (
     refusal,
 )
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 PATH = "/s/Method"
 
 

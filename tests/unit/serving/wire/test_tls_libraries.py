@@ -77,7 +77,7 @@ def test_a_custom_ca_that_boringssl_rejects(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_machine_without_a_loopback_interface_is_not_the_keys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(tls_libraries, "_PROBE", f"127.0.0.1:{taken.getsockname()[1]}".encode())
+        monkeypatch.setattr(tls_libraries, "_PROBE", f"127.0.0.1:{taken.getsockname()[1]}")
         check_both(settings(), source="x")
 
 

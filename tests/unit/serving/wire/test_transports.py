@@ -1,21 +1,28 @@
 import gc
+import itertools
 import logging
+import re
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from tests.harness import http2
-from tests.harness.served import LONG, served
+from tests.harness.served import LONG, Served, make_settings, served
 
 from sealserve.serving.request_errors import Status
-from sealserve.serving.wire import completion_queue as module
+from sealserve.serving.wire import senders, transports
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.completion_queue import Call, Transport
+from sealserve.serving.wire.completion_queue import QueueTransport
+from sealserve.serving.wire.public_server import PublicTransport, ThreadsError
+from sealserve.serving.wire.transport import KEEPALIVE, Call
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 PATH = "/s/Method"
 
@@ -28,6 +35,18 @@ def failure(send: Callable[[], Any]) -> Any:
     with pytest.raises(grpc.RpcError) as caught:
         send()
     return caught.value
+
+
+def waiting(there: Served) -> int:
+    """Return how many calls wait for their turn to send."""
+    transport: Any = there.transport
+    return int(transport.senders.waiting)
+
+
+def given_up() -> grpc.StatusCode:
+    """Return what a client sees that was given up. The public API has no status for a call that it cancels."""
+    fast = transports.choose() is QueueTransport
+    return grpc.StatusCode.DEADLINE_EXCEEDED if fast else grpc.StatusCode.CANCELLED
 
 
 class Held:
@@ -178,8 +197,8 @@ def test_requests_and_answers_take_no_more_memory_than_is_allowed() -> None:
 
 
 def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SENDERS", 2)
-    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    monkeypatch.setattr(senders, "SENDERS", 2)
+    monkeypatch.setattr(senders, "MOMENT", 0.0)
     gate = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -202,12 +221,12 @@ def test_only_so_many_send_at_once_and_the_slow_ones_go_first(monkeypatch: pytes
             there.transport.sweep()
         assert honest.result() == b"honest"
         gate.set()
-        assert [call.code() for call in slow] == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+        assert [call.code() for call in slow] == [given_up()] * 2
 
 
 def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SENDERS", 2)
-    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    monkeypatch.setattr(senders, "SENDERS", 2)
+    monkeypatch.setattr(senders, "MOMENT", 0.0)
     gate = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -220,11 +239,11 @@ def test_a_peer_with_many_slow_calls_delays_the_others_by_one_moment_only(monkey
     ):
         send: Any = there.channel.stream_unary(PATH)
         slow = [send.future(nothing()) for _ in range(20)]
-        while len(there.transport._waiting) < len(slow) - 2:
+        while waiting(there) < len(slow) - 2:
             pass
         ask: Any = other.unary_unary(PATH)
         honest = ask.future(b"honest")
-        while len(there.transport._waiting) < len(slow) - 1:
+        while waiting(there) < len(slow) - 1:
             pass
         there.transport.sweep()  # gives up on two calls; of the two that follow, one is the other peer's
         assert honest.result(LONG) == b"honest"
@@ -279,17 +298,17 @@ def test_a_stop_waits_for_the_calls_that_are_open() -> None:
 
 def test_a_stop_tells_what_it_could_not_wait_for() -> None:
     held = Held()
-    transport = Transport({PATH: held}, threads=1, calls=1, patience=LONG, allowance=Allowance(2**20))
-    port = transport.listen("127.0.0.1:0")
-    transport.start()
+    server = transports.choose()(make_settings({PATH: held}))
+    port = server.listen("127.0.0.1:0")
+    server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.unary_unary(PATH)
         running = call.future(b"")
         held.arrived.acquire()
-        assert not transport.stop(0)
+        assert not server.stop(0)
         assert running.exception() is not None
         held.calls.pop().refuse(Status.CANCELLED, "")
-    assert transport.stop(LONG)
+    assert server.stop(LONG)
 
 
 def _ping_answers(port: int, count: int) -> tuple[int, bool]:
@@ -325,7 +344,7 @@ def test_pings_that_come_too_fast_end_the_connection_unless_the_command_line_all
 
 def test_a_client_may_ping_each_ten_seconds_with_and_without_a_call() -> None:
     """gRPC's clients ping each ten seconds at most, whatever their settings say."""
-    assert dict(module._KEEPALIVE) == {
+    assert dict(KEEPALIVE) == {
         "grpc.http2.min_ping_interval_without_data_ms": 5000,
         "grpc.keepalive_permit_without_calls": 1,
     }
@@ -345,3 +364,49 @@ def test_a_peer_that_is_not_accepted_is_refused_before_its_handler() -> None:
         assert held.calls == []
         assert there.call(PATH)(b"x") == b"x"
         assert b"transport_security_type" in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_fast"), [("1.85.1", True), ("1.85.0", True), ("1.86.0", False), ("2.0.0", False)]
+)
+def test_the_fast_transport_serves_with_versions_of_grpcio_that_it_was_tested_with(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, is_fast: bool
+) -> None:
+    monkeypatch.undo()  # the transport that the fixture chose
+    transports.choose.cache_clear()
+    with monkeypatch.context() as changed, caplog.at_level(logging.WARNING, logger="sealserve"):
+        changed.setattr(grpc, "__version__", version)
+        assert [transports.choose() is QueueTransport for _ in range(2)] == [is_fast] * 2
+    transports.choose.cache_clear()
+    warned = f"grpcio {version} is not a version that the fast gRPC transport was tested with (1.85.x)"
+    assert [message.startswith(warned) for message in caplog.messages] == [True] * (not is_fast)
+
+
+def test_the_locked_version_of_grpcio_is_one_that_the_fast_transport_was_tested_with() -> None:
+    locked = re.search(r"^grpcio==(\d+\.\d+)\.", Path("requirements/server.lock").read_text(), re.MULTILINE)
+    assert locked is not None
+    assert locked[1] in transports.TESTED
+
+
+def test_only_the_fast_transport_uses_what_is_private_to_grpcio() -> None:
+    private = re.compile(r"^\s*(?:from|import) grpc\._", re.MULTILINE)
+    users = {path.name for path in Path("src/sealserve").rglob("*.py") if private.search(path.read_text())}
+    assert users == {"completion_queue.py"}
+
+
+def test_a_system_that_allows_too_few_threads_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = threading.Thread.start
+    count = itertools.count()
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("grpc") and next(count) >= 3:
+            raise RuntimeError("can't start new thread")
+        started(thread)
+
+    server = PublicTransport(make_settings({PATH: echo}, calls=10))
+    server.listen("127.0.0.1:0")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ThreadsError, match=r"cannot start its threads: expected 18, got fewer: can't start new thread"):
+        server.start()
+    monkeypatch.undo()
+    assert server.stop(0)

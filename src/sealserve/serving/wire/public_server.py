@@ -1,0 +1,307 @@
+"""gRPC's wire over the public `grpc.server`, for versions of grpcio that the fast transport was not tested with.
+
+`grpc.server` gives each open call a thread of a pool, from its first byte to its last one. So all threads start with
+the server: a system that does not allow so many stops the start, and not a call. The steps of a call, on its thread:
+1. refuse clients, methods and calls that are not accepted; 2. wait for the turn to send; 3. take the message; 4. call
+the handler; 5. wait for its answer, which may come from another thread, and send it.
+
+What differs from `completion_queue`: docs/decisions/0068-a-transport-on-the-public-api.md.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import grpc
+
+from sealserve.errors import UnavailableError
+from sealserve.serving.request_errors import Status
+from sealserve.serving.wire.senders import Senders
+from sealserve.serving.wire.transport import (
+    CANCELLING,
+    NO_MEMORY,
+    NO_MESSAGE,
+    NO_METHOD,
+    Handler,
+    TransportSettings,
+    ignore,
+    too_many_calls,
+)
+
+logger = logging.getLogger(__name__)
+
+_REFUSING: Final = 8
+"""Threads beside one for each call, so that calls beyond the limit are refused at once."""
+_FOREVER: Final = 1e9
+"""Seconds from which on a deadline is none (gRPC says some 10**18 where the sender set none)."""
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class ThreadsError(UnavailableError):
+    """The system does not allow as many threads as the transport needs."""
+
+    code = "server.threads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What a call sends next.
+
+    Args:
+        content: A message, or None.
+        sent: Called when the message left; None if the call ends.
+        status: How the call ends.
+        details: The text for the client.
+    """
+
+    content: bytes | None = None
+    sent: Callable[[], None] | None = None
+    status: Status = Status.OK
+    details: str = ""
+
+
+class PublicCall:
+    """One call. Its thread is in `PublicTransport._serve`.
+
+    Args:
+        transport: What it came over.
+        context: gRPC's view of it.
+    """
+
+    def __init__(self, transport: "PublicTransport", context: grpc.ServicerContext) -> None:
+        self.content = b""
+        self.cancelled = False
+        self.on_cancel: Callable[[], None] = ignore
+        self.moving_since: float | None = None
+        remaining = context.time_remaining()
+        self.deadline = None if remaining is None or remaining > _FOREVER else time.monotonic() + remaining
+        self.turn = threading.Event()
+        """Set when the call may send its message, or ended before."""
+        self.steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
+        self._transport = transport
+        self._context = context
+        self._size = 0
+
+    def peer(self) -> bytes:
+        """Return who sends the call: the client's certificate, or else the connection's address."""
+        certificate = self._context.auth_context().get("x509_pem_cert")
+        return bytes(certificate[0]) if certificate else self._context.peer().encode()
+
+    def answer(self, content: bytes) -> None:
+        """Send the answer, and end the call."""
+        self._transport.allowance.take_anyway(len(content))  # it is there, in place of the request
+        self.let_go()
+        self._size = len(content)
+        self._put(_Step(content=content))
+
+    def refuse(self, status: Status, details: str) -> None:
+        """End the call with an error."""
+        self._put(_Step(status=status, details=details))
+
+    def send(self, content: bytes, *, sent: Callable[[], None]) -> None:
+        """Send one message of a stream; ``sent`` is called when the next one, or the end, may follow."""
+        self.steps.put(_Step(content=content, sent=sent))
+
+    def end(self) -> None:
+        """End a stream."""
+        self._put(_Step())
+
+    def abort(self) -> None:
+        """Give up on a peer that neither sends nor reads. The public API sends CANCELLED, whatever the reason."""
+        self._context.cancel()
+
+    def take(self, content: bytes) -> bool:
+        """Keep the request, if its bytes are within the allowance; return whether they are."""
+        if not self._transport.allowance.take(len(content)):
+            return False
+        self._size = len(content)
+        self.content = content
+        return True
+
+    def let_go(self) -> None:
+        """Give back what the call was lent."""
+        self._transport.allowance.give_back(self._size)
+        self._size = 0
+
+    def _put(self, step: _Step) -> None:
+        self.content = b""
+        self.moving_since = time.monotonic()
+        self.steps.put(step)
+
+
+class PublicTransport:
+    """A gRPC server.
+
+    Args:
+        settings: What it is made with. There is a thread for each call; those of ``settings.threads`` are among them.
+    """
+
+    idle_calls: ClassVar[int] = 64
+
+    def __init__(self, settings: TransportSettings) -> None:
+        self.allowance = settings.allowance
+        self.senders: Senders[PublicCall] = Senders(settings.patience, settings.allowance)
+        self._handlers = settings.handlers
+        self._trailer = tuple(settings.trailer)
+        self._limit = settings.calls
+        self._peer_fault = settings.peer_fault
+        self._open: set[PublicCall] = set()
+        self._changed = threading.Condition()
+        self._size = settings.calls + _REFUSING
+        self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="grpc")
+        self._server = grpc.server(
+            self._pool, [_Methods(self._serve)], options=settings.channel_arguments(), maximum_concurrent_rpcs=None
+        )
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Add an address; return the port, or 0 where gRPC cannot listen there."""
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            return 0
+
+    def start(self) -> None:
+        """Serve.
+
+        Raises:
+            ThreadsError: The system does not allow a thread for each call.
+        """
+        everybody = threading.Barrier(self._size + 1)
+        try:
+            for _ in range(self._size):  # each waits at the barrier, so that the pool starts a thread for the next one
+                self._pool.submit(everybody.wait)
+            everybody.wait()
+        except RuntimeError as error:
+            everybody.abort()
+            raise ThreadsError(
+                f"The gRPC server cannot start its threads: expected {self._size}, got fewer: {error}.",
+                hint="Lower --max_queued_requests, or install a version of grpcio that the fast transport supports.",
+            ) from error
+        self._server.start()
+
+    def stop(self, grace: float) -> bool:
+        """Take no more calls, and wait for those that are open; return whether all ended."""
+        end = time.monotonic() + grace + CANCELLING
+        ended = self._server.stop(grace).wait(grace + CANCELLING)
+        with self._changed:
+            finished = self._changed.wait_for(lambda: not self._open, max(end - time.monotonic(), 0))
+        if ended and finished:
+            self._pool.shutdown()
+        return ended and finished
+
+    @property
+    def busy(self) -> int:
+        """How many calls are open."""
+        return len(self._open)
+
+    def sweep(self) -> None:
+        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        self.senders.sweep(tuple(self._open))
+
+    def _serve(self, path: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Serve one call on this thread: yield its messages, and set its status."""
+        call = PublicCall(self, context)
+        context.set_trailing_metadata(self._trailer)
+        with self._changed:
+            crowded = len(self._open) >= self._limit
+            self._open.add(call)
+        try:
+            # 1. Refuse clients, methods and calls that are not accepted.
+            handler = self._handlers.get(path)
+            fault = None if self._peer_fault is None else self._peer_fault(_properties(context))
+            if fault is not None:
+                call.refuse(Status.UNAUTHENTICATED, fault)
+            elif handler is None:
+                call.refuse(Status.UNIMPLEMENTED, NO_METHOD)
+            elif crowded:
+                call.refuse(Status.RESOURCE_EXHAUSTED, too_many_calls(self._limit))
+            # From here on, the end of the call is noticed whoever caused it.
+            elif context.add_callback(lambda: self._ended(call)):
+                self._receive(call, requests, handler)  # 2 to 4
+            else:
+                return  # the sender went away before
+            yield from self._send(call, context)  # 5
+        finally:
+            call.moving_since = None
+            call.on_cancel = ignore  # it knows the call: without it, the call is freed at once
+            self.senders.forget(call)
+            call.let_go()
+            with self._changed:
+                self._open.discard(call)
+                self._changed.notify_all()
+
+    def _receive(self, call: PublicCall, requests: Iterator[bytes], handler: Handler) -> None:
+        """Take the message when it is the call's turn, and hand it to the handler."""
+        # 2. Wait for the turn: the message stays with the sender meanwhile.
+        call.moving_since = time.monotonic()
+        if not self.senders.enter(call):
+            call.turn.wait()
+            if self.senders.withdraw(call):  # the sender went away
+                call.refuse(Status.CANCELLED, "")
+                return
+        # 3. Take the message, and let the next call send.
+        call.moving_since = time.monotonic()
+        try:
+            content = next(requests, None)
+        except grpc.RpcError:  # the sender went away, or was given up
+            content = None
+        call.moving_since = None
+        successor = self.senders.received(call)
+        if successor is not None:
+            successor.turn.set()
+        if content is None:  # none was sent, it was too large, or the sender went away
+            call.refuse(Status.INTERNAL, NO_MESSAGE)
+        elif not call.take(content):
+            call.refuse(Status.RESOURCE_EXHAUSTED, NO_MEMORY)
+        else:
+            # 4. Let the handler answer, here or later from another thread.
+            try:
+                handler(call)
+            except Exception:
+                logger.exception("a call was lost")
+
+    def _send(self, call: PublicCall, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Yield the messages of the answer, and set the status with which the call ends."""
+        while True:
+            step = call.steps.get()
+            if step.content is not None and not call.cancelled:
+                yield step.content  # gRPC returns here once the message left
+            if step.sent is None:
+                context.set_code(_CODES[int(step.status)])
+                context.set_details(step.details)
+                return
+            step.sent()
+
+    def _ended(self, call: PublicCall) -> None:
+        """Notice the end of a call. Until its thread is done with it, that is the sender's doing."""
+        if call in self._open:
+            call.cancelled = True
+            call.turn.set()
+            call.on_cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Methods(grpc.GenericRpcHandler):
+    """Every method, known or not, so that the server says itself which ones there are."""
+
+    serve: Callable[[str, Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        path = handler_call_details.method
+
+        def serve(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            return self.serve(path, requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+
+def _properties(context: grpc.ServicerContext) -> dict[bytes, Sequence[bytes]]:
+    found: Mapping[str, Any] = context.auth_context()  # the stubs have one value for each name
+    return {name.encode(): values for name, values in found.items()}
