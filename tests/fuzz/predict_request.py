@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.harness.serialised import predict
 from tests.harness.tiny_model import saved_model
 
-from sealserve.serving.api.predict import predict
 from sealserve.serving.command_line import options
 from sealserve.serving.lifecycle.loading import Loader
 from sealserve.serving.request_errors import RequestError

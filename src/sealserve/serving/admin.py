@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError, SealserveError
 from sealserve.serving.api.model_status import get_model_status
@@ -21,9 +20,9 @@ from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.log import text_for_log
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
-from sealserve.serving.runtime.protos import ReloadConfigRequest, ReloadConfigResponse
+from sealserve.serving.runtime.protos import GetModelStatusRequest, ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
@@ -32,7 +31,7 @@ from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
-from sealserve.serving.wire.rpc import TRAILER, Route, answer, handlers
+from sealserve.serving.wire.rpc import TRAILER, Route, handlers, parsed, run
 from sealserve.serving.wire.transport import Call, TransportSettings
 
 logger = logging.getLogger(__name__)
@@ -69,27 +68,26 @@ class ReloadConfigError(RequestError):
         return self._status
 
 
-def reload_config(models: Models, content: bytes, *, given_up: Callable[[], bool] = lambda: False) -> bytes:
-    """Serve the models of the serialised ReloadConfigRequest ``content``; return once the new ones are available.
+def reload_config(
+    models: Models, metrics: Metrics, request: ReloadConfigRequest, *, given_up: Callable[[], bool] = lambda: False
+) -> ReloadConfigResponse:
+    """Serve the models that ``request`` lists; return once the new ones are available.
 
     Args:
         models: The models that are changed.
-        content: The request.
+        metrics: Those that the request can ask for.
+        request: The request.
         given_up: Whether the caller does not wait any more. Call `Models.wake` when that changes.
 
     Raises:
         RequestError: They cannot be served.
     """
-    try:
-        request = ReloadConfigRequest.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError("The request is no ReloadConfigRequest.") from error
     if request.config.WhichOneof("config") != "model_config_list":
         raise MalformedRequestError(
             "ServerModelConfig type not supported by HandleReloadConfigRequest."
             " Only ModelConfigList is currently supported"
         )
-    before = {name: METRICS.value(name) for name in request.metric_names}
+    before = {name: metrics.value(name) for name in request.metric_names}
     try:
         models.reload(request.config, given_up=given_up)
     except SealserveError as error:
@@ -101,8 +99,8 @@ def reload_config(models: Models, content: bytes, *, given_up: Callable[[], bool
     response = ReloadConfigResponse()
     response.status.SetInParent()
     for name, value in before.items():
-        response.metric.add(name=name, int64_value_increase=METRICS.value(name) - value)
-    return bytes(response.SerializeToString())
+        response.metric.add(name=name, int64_value_increase=metrics.value(name) - value)
+    return response
 
 
 class AdminPort:
@@ -122,11 +120,11 @@ class AdminPort:
         self._address, self._credentials = _place(options, files)
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
-        status = Route(method=lambda content, _: get_model_status(servables, content), lane=lane)
+        status = parsed(GetModelStatusRequest, lambda request, _: get_model_status(servables, request))
         settings = TransportSettings(
             handlers={
-                **handlers({f"{_MODEL}/GetModelStatus": status}),
-                f"{_MODEL}/HandleReloadConfigRequest": lambda call: _reload(call, models),
+                **handlers({f"{_MODEL}/GetModelStatus": Route(method=status, lane=lane)}),
+                f"{_MODEL}/HandleReloadConfigRequest": lambda call: _reload(call, models, servables.metrics),
                 **self.health.handlers,
             },
             threads=2,
@@ -163,20 +161,23 @@ class AdminPort:
         return self._transport.stop(grace)
 
 
-def _reload(call: Call, models: Models) -> None:
+def _reload(call: Call, models: Models, metrics: Metrics) -> None:
     """Answer a reload from a thread of its own: it may wait for minutes, and other calls must not wait for it.
 
     The transport limits how many there are. A wait ends when the caller gives up or its deadline passes.
     """
 
-    def run() -> None:
+    def reload(request: ReloadConfigRequest, _deadline: float | None) -> ReloadConfigResponse:
+        return reload_config(models, metrics, request, given_up=lambda: call.cancelled)
+
+    def answer() -> None:
         try:
-            answer(call, lambda content, _: reload_config(models, content, given_up=lambda: call.cancelled))()
+            run(call, parsed(ReloadConfigRequest, reload))()
         except Exception:
             logger.exception("the answer to a reload was lost")
 
     call.on_cancel = models.wake
-    threading.Thread(target=run, name="reload", daemon=True).start()
+    threading.Thread(target=answer, name="reload", daemon=True).start()
 
 
 def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.ServerCredentials | None]:

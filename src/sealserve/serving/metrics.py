@@ -160,7 +160,7 @@ class Timed:
 
 
 class Metrics:
-    """The metrics of this process. Model names on the page are those that are served: others count as one."""
+    """The metrics of one server. Model names on the page are those that are served: others count as one."""
 
     def __init__(self) -> None:
         latency = {"scale": 10, "growth": 1.8, "buckets": 33}
@@ -279,6 +279,3 @@ class Metrics:
 
     def _name(self, model: str) -> str:
         return model if model in self._known else ""
-
-
-METRICS: Final = Metrics()

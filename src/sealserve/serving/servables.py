@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
 from sealserve.serving.runtime.protos import ModelSpec, SignatureDef
 from sealserve.serving.runtime.session import Runnable
@@ -79,6 +80,7 @@ class Servable:
         obstacles: Why each of the others cannot be called.
         check_method_names: Whether Classify and Regress insist on the signature's method name.
         users: The requests that use it.
+        metrics: Where its runs are counted.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Servable:
     obstacles: Mapping[str, str] = field(default_factory=dict)
     check_method_names: bool = False
     users: Users = field(default_factory=Users)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +126,14 @@ _NONE: Mapping[int, VersionState] = MappingProxyType({})
 
 
 class Servables:
-    """All models. It is read by many threads; a change replaces a whole model's entry."""
+    """All models. It is read by many threads; a change replaces a whole model's entry.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: Where requests for the models are counted; by default metrics that nobody reads.
+    """
+
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        self.metrics = Metrics() if metrics is None else metrics
         self._models: dict[str, Mapping[int, VersionState]] = {}
         self._latest: dict[str, Servable] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}

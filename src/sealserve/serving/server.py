@@ -34,6 +34,16 @@ from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.lifecycle.models import Models
+from sealserve.serving.metrics import Metrics
+from sealserve.serving.runtime.protos import (
+    ClassificationRequest,
+    GetModelMetadataRequest,
+    GetModelStatusRequest,
+    MultiInferenceRequest,
+    PredictRequest,
+    PredictResponse,
+    RegressionRequest,
+)
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
@@ -42,7 +52,7 @@ from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
 from sealserve.serving.wire.peers import fault_of_properties
-from sealserve.serving.wire.rpc import TRAILER, Method, Route, handlers, refusal
+from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
 from sealserve.serving.wire.transport import Transport, TransportSettings
 
 _T = TypeVar("_T")
@@ -51,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 _PREDICTION: Final = "/tensorflow.serving.PredictionService"
 _MODEL: Final = "/tensorflow.serving.ModelService"
-ExampleMethod = Callable[[Servables, bytes, Call], bytes]
+ExampleMethod = Callable[[Servables, Any, Call], Any]
 
 _NO_PROFILER: Final = (
     "The profiler is refused: a profile shows what runs inside the enclave to whoever reaches the port."
@@ -92,7 +102,7 @@ class Server:
         files = FileList.read(options.file_list) if options.file_list else None  # 1
         tls = self._tls(files)
         addresses = self._addresses()
-        servables = Servables()
+        servables = Servables(Metrics())
         http = HttpPorts(options, files, servables, self._allowance)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
@@ -185,30 +195,31 @@ class Server:
         options = self._options
         largest = options.max_message_bytes
 
-        def answer(content: bytes, deadline: float | None) -> bytes:
+        def answer(request: PredictRequest, deadline: float | None) -> PredictResponse:
             return predict(
-                servables,
-                content,
-                max_tensor_bytes=largest,
-                deadline=deadline,
-                as_content=options.tensor_content,
+                servables, request, max_tensor_bytes=largest, deadline=deadline, as_content=options.tensor_content
             )
 
-        def bounded(method: ExampleMethod) -> Method:
-            return lambda content, deadline: method(
-                servables, content, Call(max_tensor_bytes=largest, deadline=deadline)
+        def bounded(method: ExampleMethod) -> Answer:
+            return lambda request, deadline: method(
+                servables, request, Call(max_tensor_bytes=largest, deadline=deadline)
             )
 
+        metrics = servables.metrics
         inference: dict[str, Method] = {
-            "Predict": answer,
-            "Classify": bounded(answer_classify),
-            "Regress": bounded(answer_regress),
-            "MultiInference": bounded(answer_multi_inference),
+            "Predict": counted("Predict", PredictRequest, answer, metrics),
+            "Classify": counted("Classify", ClassificationRequest, bounded(answer_classify), metrics),
+            "Regress": counted("Regress", RegressionRequest, bounded(answer_regress), metrics),
+            "MultiInference": parsed(MultiInferenceRequest, bounded(answer_multi_inference)),
         }
         control = {
-            f"{_PREDICTION}/GetModelMetadata": lambda content, _: get_model_metadata(servables, content),
-            f"{_MODEL}/GetModelStatus": lambda content, _: get_model_status(servables, content),
-            f"{_MODEL}/HandleReloadConfigRequest": lambda content, _: refuse_reload(content),
+            f"{_PREDICTION}/GetModelMetadata": parsed(
+                GetModelMetadataRequest, lambda request, _: get_model_metadata(servables, request)
+            ),
+            f"{_MODEL}/GetModelStatus": parsed(
+                GetModelStatusRequest, lambda request, _: get_model_status(servables, request)
+            ),
+            f"{_MODEL}/HandleReloadConfigRequest": lambda _content, _deadline: refuse_reload(),
         }
         routes = {path: Route(method=method, lane=self._control) for path, method in control.items()}
         routes |= {

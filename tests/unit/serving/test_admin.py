@@ -16,7 +16,6 @@ from sealserve.serving.admin import AdminPort, AdminTlsError, ReloadConfigError
 from sealserve.serving.command_line import options as flags
 from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.lifecycle.models import Models
-from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import ModelServerConfig, ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servable, Servables
@@ -82,7 +81,7 @@ def test_operators_reload_the_models(running: Running, tmp_path: Path) -> None:
     assert address == f"unix:{tmp_path}/admin.sock"
     with grpc.insecure_channel(address) as channel:
         reload: Any = channel.unary_unary(RELOAD)
-        METRICS.request("m", Status.OK)
+        running.table.metrics.request("m", Status.OK)
         both = model("m", tmp_path / "m") + model("n", tmp_path / "n")
         answer = ReloadConfigResponse.FromString(
             reload(request(both, "/tensorflow/serving/request_count", "/unknown"), timeout=60)

@@ -10,7 +10,7 @@ import pytest
 
 from sealserve.serving.command_line.flag_table import FLAGS
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters, PrometheusConfig
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.runtime.protos import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,8 +89,9 @@ def test_each_field_of_the_configuration_files_has_a_line() -> None:
 def test_each_metric_has_a_line() -> None:
     first = {row[0].strip("`") for row in rows()}
     ours = set(re.findall(r"`(sealserve_server_\w+)`", PAGE.read_text(encoding="utf-8")))
-    METRICS.certificate_ends(datetime(2026, 11, 25, tzinfo=UTC))  # as any test with TLS in this process may do
-    shown = set(re.findall(r"^# TYPE (\S+)", METRICS.page(), re.MULTILINE))
+    metrics = Metrics()
+    metrics.certificate_ends(datetime(2026, 11, 25, tzinfo=UTC))
+    shown = set(re.findall(r"^# TYPE (\S+)", metrics.page(), re.MULTILINE))
     assert len(ours) == 1
     assert ours <= shown <= first | ours
 
@@ -99,4 +100,4 @@ def test_metrics_that_are_refused_are_not_there() -> None:
     refused = [row[0].strip("`") for row in rows() if row[0].startswith("`:tensorflow:") and row[1] == "refused"]
     assert len(refused) == 3
     for name in (*refused, ":tensorflow:core:", ":tensorflow:data:"):
-        assert name not in METRICS.page()
+        assert name not in Metrics().page()

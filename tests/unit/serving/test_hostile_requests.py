@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness.serialised import predict
 
-from sealserve.serving.api.predict import predict
 from sealserve.serving.request_errors import RequestError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.servables import Servables

@@ -101,3 +101,10 @@ def test_the_end_of_the_certificate_is_told_once_it_is_known() -> None:
     assert "sealserve_server" not in metrics.page()
     metrics.certificate_ends(datetime(2027, 1, 1, tzinfo=UTC))
     assert metrics.page().endswith("sealserve_server_certificate_expiry_timestamp_seconds 1798761600\n")
+
+
+def test_each_server_counts_for_itself() -> None:
+    first, second = Servables(Metrics()), Servables(Metrics())
+    first.metrics.request("m", Status.OK)
+    assert "request_count{" in first.metrics.page()
+    assert "request_count{" not in second.metrics.page()

@@ -26,6 +26,7 @@ from sealserve.pki.ssl_config_pb2 import SSLConfig
 from sealserve.secret import SecretBytes
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.https import renew, server_context
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
@@ -132,7 +133,8 @@ class Servers:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._http = [
-            HttpServer(rest=None, metrics_path="/metrics", limits=LIMITS, allowance=Allowance(2**20)) for _ in range(2)
+            HttpServer(rest=None, metrics_path="/metrics", metrics=Metrics(), limits=LIMITS, allowance=Allowance(2**20))
+            for _ in range(2)
         ]
         self.rest, self.metrics = (self._run(server.start("127.0.0.1:0", self._context)) for server in self._http)
         self._transport = transports.choose()(

@@ -6,11 +6,9 @@ Source: tensorflow/serving, ``servables/tensorflow/classifier.cc``, ``regressor.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-from google.protobuf.message import DecodeError
 
 from sealserve.serving.api.predict import (
     DEFAULT_SIGNATURE,
@@ -20,8 +18,7 @@ from sealserve.serving.api.predict import (
     remaining,
     uncallable,
 )
-from sealserve.serving.metrics import METRICS
-from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError, Status
+from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
 from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import (
@@ -30,6 +27,7 @@ from sealserve.serving.runtime.protos import (
     ClassificationResult,
     DataType,
     Input,
+    ModelSpec,
     MultiInferenceRequest,
     MultiInferenceResponse,
     RegressionRequest,
@@ -100,63 +98,41 @@ class Call:
 _UNBOUNDED: Final = Call()
 
 
-def answer_classify(servables: Servables, content: bytes, call: Call) -> bytes:
-    """Return the serialised ClassificationResponse to the serialised ClassificationRequest ``content``.
+def answer_classify(servables: Servables, request: ClassificationRequest, call: Call) -> ClassificationResponse:
+    """Return the answer of the model that ``request`` names.
 
     Raises:
         RequestError: The request cannot be answered.
     """
-    return _answer("Classify", ClassificationRequest, classify, servables, content=content, call=call)
+    with servables.use(_spec(request)) as servable:
+        return classify(servable, request, call)
 
 
-def answer_regress(servables: Servables, content: bytes, call: Call) -> bytes:
-    """Return the serialised RegressionResponse to the serialised RegressionRequest ``content``.
-
-    Raises:
-        RequestError: The request cannot be answered.
-    """
-    return _answer("Regress", RegressionRequest, regress, servables, content=content, call=call)
-
-
-def _answer(
-    name: str,
-    kind: Any,
-    compute: Callable[[Servable, Any, Call], Any],
-    servables: Servables,
-    *,
-    content: bytes,
-    call: Call,
-) -> bytes:
-    with METRICS.timed(name) as request_metrics:
-        request = _parse(kind, content)
-        request_metrics.model = request.model_spec.name
-        with servables.use(request.model_spec) as servable:
-            return bytes(compute(servable, request, call).SerializeToString())
-
-
-def answer_multi_inference(servables: Servables, content: bytes, call: Call) -> bytes:
-    """Return the serialised MultiInferenceResponse to the serialised MultiInferenceRequest ``content``.
+def answer_regress(servables: Servables, request: RegressionRequest, call: Call) -> RegressionResponse:
+    """Return the answer of the model that ``request`` names.
 
     Raises:
         RequestError: The request cannot be answered.
     """
-    try:
-        request = MultiInferenceRequest.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError("The request is no MultiInferenceRequest.") from error
-    spec = request.tasks[0].model_spec if request.tasks else ClassificationRequest().model_spec
+    with servables.use(_spec(request)) as servable:
+        return regress(servable, request, call)
+
+
+def answer_multi_inference(servables: Servables, request: MultiInferenceRequest, call: Call) -> MultiInferenceResponse:
+    """Return the answer of the model that the first task of ``request`` names.
+
+    Raises:
+        RequestError: The request cannot be answered.
+    """
+    spec = request.tasks[0].model_spec if request.tasks else ModelSpec()
     with servables.use(spec) as servable:
-        return bytes(multi_inference(servable, request, call).SerializeToString())
+        return multi_inference(servable, request, call)
 
 
-def _parse(kind: Any, content: bytes) -> Any:
-    try:
-        request = kind.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError(f"The request is no {kind.DESCRIPTOR.name}.") from error
+def _spec(request: ClassificationRequest | RegressionRequest) -> ModelSpec:
     if not request.HasField("model_spec"):
         raise ModelSpecError("Missing ModelSpec")
-    return request
+    return request.model_spec
 
 
 def classify(servable: Servable, request: ClassificationRequest, call: Call = _UNBOUNDED) -> ClassificationResponse:
@@ -218,7 +194,7 @@ def multi_inference(
         else:
             raise InferenceMethodError(f"Unsupported signature method_name: {task.method_name}")
     results, count = _run(servable, list(outputs), outputs, request.input, call, api="")
-    METRICS.examples(model, count)
+    servable.metrics.examples(model, count)
     response = MultiInferenceResponse()
     for task in request.tasks:
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
@@ -317,7 +293,7 @@ def _run(
     except TensorFlowError as error:
         raise ExecutionError(error, ", ".join(outputs)) from error
     if api:
-        METRICS.runtime_latency(servable.name, api, time.monotonic() - started)
+        servable.metrics.runtime_latency(servable.name, api, time.monotonic() - started)
     by_tensor = dict(zip(fetches, tensors, strict=True))
     results = {
         name: {alias: by_tensor[servable.definitions[name].outputs[alias].name] for alias in outputs[name]}

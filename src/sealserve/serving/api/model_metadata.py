@@ -5,9 +5,7 @@ Source: tensorflow/serving, ``servables/tensorflow/get_model_metadata_impl.cc``.
 
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError
+from sealserve.serving.request_errors import ModelSpecError, RequestError
 from sealserve.serving.runtime.protos import GetModelMetadataRequest, GetModelMetadataResponse, SignatureDefMap
 from sealserve.serving.servables import Servables
 
@@ -20,16 +18,12 @@ class MetadataFieldError(RequestError):
     code = "request.metadata-field"
 
 
-def get_model_metadata(servables: Servables, content: bytes) -> bytes:
-    """Return the serialised GetModelMetadataResponse to the serialised request ``content``.
+def get_model_metadata(servables: Servables, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
+    """Return the metadata that ``request`` asks for.
 
     Raises:
         RequestError: The request cannot be answered.
     """
-    try:
-        request = GetModelMetadataRequest.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError("The request is no GetModelMetadataRequest.") from error
     if not request.HasField("model_spec"):
         raise ModelSpecError("Missing ModelSpec")
     if not request.metadata_field:
@@ -45,4 +39,4 @@ def get_model_metadata(servables: Servables, content: bytes) -> bytes:
         for name, definition in servable.definitions.items():
             signatures.signature_def[name].CopyFrom(definition)
     response.metadata[_SIGNATURE_DEF].Pack(signatures)
-    return bytes(response.SerializeToString())
+    return response

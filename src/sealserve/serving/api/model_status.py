@@ -3,9 +3,9 @@
 Source: tensorflow/serving, ``model_servers/get_model_status_impl.cc`` and ``model_service_impl.cc``.
 """
 
-from google.protobuf.message import DecodeError
+from typing import NoReturn
 
-from sealserve.serving.request_errors import MalformedRequestError, ModelSpecError, RequestError, Status
+from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
 from sealserve.serving.runtime.protos import GetModelStatusRequest, GetModelStatusResponse
 from sealserve.serving.servables import ServableNotFoundError, Servables
 
@@ -17,16 +17,12 @@ class ReloadRefusedError(RequestError):
     status = Status.PERMISSION_DENIED
 
 
-def get_model_status(servables: Servables, content: bytes) -> bytes:
-    """Return the serialised GetModelStatusResponse to the serialised request ``content``.
+def get_model_status(servables: Servables, request: GetModelStatusRequest) -> GetModelStatusResponse:
+    """Return where the versions stand that ``request`` asks for.
 
     Raises:
         RequestError: The request cannot be answered.
     """
-    try:
-        request = GetModelStatusRequest.FromString(content)
-    except DecodeError as error:
-        raise MalformedRequestError("The request is no GetModelStatusRequest.") from error
     if not request.HasField("model_spec"):
         raise ModelSpecError("Missing ModelSpec")
     spec = request.model_spec
@@ -45,10 +41,10 @@ def get_model_status(servables: Servables, content: bytes) -> bytes:
         if state.health.status is not Status.OK:
             row.status.error_code = int(state.health.status)
             row.status.error_message = state.health.message
-    return bytes(response.SerializeToString())
+    return response
 
 
-def refuse_reload(_content: bytes) -> bytes:
+def refuse_reload() -> NoReturn:
     """Refuse a HandleReloadConfigRequest: whoever may ask for an answer must not be able to change the model.
 
     Raises:

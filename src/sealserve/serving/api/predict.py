@@ -1,8 +1,8 @@
 """Predict: named tensors in, named tensors out.
 
 The numbered steps of `predict`:
-1. parse the request; 2. find the servable and the signature; 3. check the inputs' names; 4. check each input's message,
-type, size and shape before TensorFlow sees it; 5. choose the outputs; 6. run; 7. write the answer.
+1. find the servable; 2. find the signature; 3. check the inputs' names; 4. check each input's message,
+type, size and shape before TensorFlow sees it; 5. choose the outputs; 6. run; 7. make the answer.
 
 Source: tensorflow/serving, ``servables/tensorflow/predict_impl.cc`` and ``predict_util.cc``; tensorflow/tensorflow,
 ``cc/saved_model/util.cc`` (``GetInputValues``): order and messages, where theirs has the same error.
@@ -12,12 +12,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from google.protobuf.message import DecodeError
-
-from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import (
     DeadlineExceededError,
-    MalformedRequestError,
     ModelSpecError,
     RequestError,
     Status,
@@ -101,17 +97,17 @@ class ExecutionError(RequestError):
 
 def predict(
     servables: Servables,
-    content: bytes,
+    request: PredictRequest,
     *,
     max_tensor_bytes: int,
     deadline: float | None,
     as_content: bool = False,
-) -> bytes:
-    """Return the serialised PredictResponse to the serialised PredictRequest ``content``.
+) -> PredictResponse:
+    """Return the answer to ``request``.
 
     Args:
         servables: What is served.
-        content: The request.
+        request: The request.
         max_tensor_bytes: The largest input tensor, once it is unpacked.
         deadline: When the sender gives up, on the clock of `time.monotonic`; None for never.
         as_content: Whether outputs are bytes (``tensor_content``), not typed fields.
@@ -119,19 +115,12 @@ def predict(
     Raises:
         RequestError: The request cannot be answered.
     """
-    with METRICS.timed("Predict") as request_metrics:
-        try:  # 1
-            request = PredictRequest.FromString(content)
-        except DecodeError as error:
-            raise MalformedRequestError("The request is no PredictRequest.") from error
-        if not request.HasField("model_spec"):
-            raise ModelSpecError("Missing ModelSpec")
-        request_metrics.model = request.model_spec.name
-        with servables.use(request.model_spec) as servable:  # 2
-            response = run_predict(
-                servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline, as_content=as_content
-            )
-            return bytes(response.SerializeToString())
+    if not request.HasField("model_spec"):  # 1
+        raise ModelSpecError("Missing ModelSpec")
+    with servables.use(request.model_spec) as servable:
+        return run_predict(
+            servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline, as_content=as_content
+        )
 
 
 def run_predict(
@@ -364,7 +353,7 @@ def _run(
             )
             raise InputShapeError(f"{given}: {refused}") from error
         raise ExecutionError(error, signature.name) from error
-    METRICS.runtime_latency(servable.name, "Predict", time.monotonic() - started)
+    servable.metrics.runtime_latency(servable.name, "Predict", time.monotonic() - started)
     return results
 
 

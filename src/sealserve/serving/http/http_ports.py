@@ -64,7 +64,7 @@ class HttpPorts:
         if path is not None:
             settings = read_tls_settings(path, files, now=datetime.now(UTC))
             self._context = server_context(settings)
-            _tell_end(settings)
+            self._tell_end(settings)
             if files is None or files.relative(path) is None:  # a sealed release is immutable
                 self._followed = FollowedSettings(path, settings)
         else:
@@ -95,6 +95,7 @@ class HttpPorts:
             server = HttpServer(
                 rest=Rest(self._servables, max_tensor_bytes=self._options.max_message_bytes) if has_rest else None,
                 metrics_path=None if has_rest and http.monitoring_port else self._metrics_path,
+                metrics=self._servables.metrics,
                 limits=limits,
                 allowance=self._allowance,
                 cors=http.cors,
@@ -111,7 +112,10 @@ class HttpPorts:
         settings = self._followed.newer_settings() if self._followed else None
         if settings is not None and self._context is not None:
             renew(self._context, settings)
-            _tell_end(settings)
+            self._tell_end(settings)
+
+    def _tell_end(self, settings: SslConfig) -> None:
+        self._servables.metrics.certificate_ends(describe(settings.server_cert)[0].not_after)
 
     @property
     def pending(self) -> int:
@@ -127,7 +131,3 @@ def _import_server() -> None:
     """Import what serves HTTP, a third of a second, while TensorFlow loads the models: most servers have no HTTP."""
     with contextlib.suppress(Exception):  # `HttpPorts.start` imports it again, and says what is wrong
         importlib.import_module("sealserve.serving.http.http_server")
-
-
-def _tell_end(settings: SslConfig) -> None:
-    metrics.METRICS.certificate_ends(describe(settings.server_cert)[0].not_after)

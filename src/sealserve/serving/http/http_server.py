@@ -18,7 +18,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from sealserve.serving.http.connection import SERVER, Connection, Connections, answer_in_http11
 from sealserve.serving.http.memory import Loan, NoMemoryError
 from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, error_body
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import taken
@@ -72,6 +72,7 @@ class HttpServer:
     Args:
         rest: The REST API, or None where this port does not have it.
         metrics_path: Where the page of metrics is, or None.
+        metrics: What is on the page, and where refused requests are counted.
         limits: What bounds it.
         allowance: The bytes that requests and answers may take.
         cors: Whether browsers on other sites may ask.
@@ -83,6 +84,7 @@ class HttpServer:
         *,
         rest: Rest | None,
         metrics_path: str | None,
+        metrics: Metrics,
         limits: HttpLimits,
         allowance: Allowance,
         cors: bool = False,
@@ -90,6 +92,7 @@ class HttpServer:
     ) -> None:
         self._rest = rest
         self._metrics_path = metrics_path
+        self._metrics = metrics
         self._limits = limits
         self._allowance = allowance
         self._cors = _CORS if cors else {}
@@ -195,25 +198,29 @@ class HttpServer:
             return _closing(417, "The only expectation that is supported is 100-continue."), "application/json"
         path = _origin_form(request.raw_path)
         if self._metrics_path is not None and path.partition("?")[0] == self._metrics_path:
-            return self._metrics(path)
+            return self._page(path)
         if self._rest is None or not self._rest.knows(path):
             return Answer(404, b""), ""
         if request.method == "OPTIONS":
             return self._preflight(request), "application/json"
         return await self._ask(self._rest, request, path, loan), "application/json"
 
-    def _metrics(self, path: str) -> tuple[Answer, str]:
+    def _page(self, path: str) -> tuple[Answer, str]:
         if path != self._metrics_path:
             text = f"Unexpected path: {path}. Should be {self._metrics_path}"
             return Answer(400, text.encode()), "text/plain"
         if self._allowance.is_short():
-            return _refusal(Status.RESOURCE_EXHAUSTED, _NO_MEMORY), "application/json"
-        return Answer(200, METRICS.page().encode()), "text/plain"
+            return self._refusal(Status.RESOURCE_EXHAUSTED, _NO_MEMORY), "application/json"
+        return Answer(200, self._metrics.page().encode()), "text/plain"
+
+    def _refusal(self, status: Status, message: str) -> Answer:
+        self._metrics.request("", status)
+        return Answer(HTTP_STATUS[status], error_body(message))
 
     def _preflight(self, request: web.BaseRequest) -> Answer:
         origin = request.headers.get("Origin", "")
         status = Status.OK if "http://" in origin or "https://" in origin else Status.FAILED_PRECONDITION
-        METRICS.request("", status)
+        self._metrics.request("", status)
         return Answer(HTTP_STATUS[status], b"")
 
     async def _ask(self, rest: Rest, request: web.BaseRequest, path: str, loan: Loan) -> Answer:
@@ -221,7 +228,7 @@ class HttpServer:
         if (request.content_length or 0) > limits.body and "Content-Encoding" not in request.headers:
             return _too_large(limits.body)
         if self._open >= limits.threads + limits.waiting:
-            return _refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
+            return self._refusal(Status.RESOURCE_EXHAUSTED, "The server is busy: as many requests run or wait already.")
         self._open += 1
         try:
             if _expectation(request) and request.transport is not None:
@@ -247,11 +254,11 @@ class HttpServer:
                     loan.take(len(part))
                     body += part
         except NoMemoryError as error:
-            return _refusal(error.status, error.message)
+            return self._refusal(error.status, error.message)
         except TimeoutError:
-            return _refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
+            return self._refusal(Status.DEADLINE_EXCEEDED, "The request was too long on its way.")
         except web.RequestPayloadError:
-            return _refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
+            return self._refusal(Status.INVALID_ARGUMENT, "The body is not what its headers say.")
         return body
 
 
@@ -276,11 +283,6 @@ def _origin_form(target: str) -> str:
         return target
     rest = target[found.end() :]
     return rest if rest.startswith("/") else f"/{rest}"
-
-
-def _refusal(status: Status, message: str) -> Answer:
-    METRICS.request("", status)
-    return Answer(HTTP_STATUS[status], error_body(message))
 
 
 def _closing(status: int, message: str) -> Answer:

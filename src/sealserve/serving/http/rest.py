@@ -26,15 +26,12 @@ from sealserve.serving.http.json_reader import SIGNATURE, read
 from sealserve.serving.http.json_tensors import read_inputs
 from sealserve.serving.http.json_text import quote
 from sealserve.serving.http.memory import Loan
-from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
     DataType,
     GetModelMetadataRequest,
-    GetModelMetadataResponse,
     GetModelStatusRequest,
-    GetModelStatusResponse,
     ModelSpec,
     RegressionRequest,
     SignatureDef,
@@ -122,6 +119,7 @@ class Rest:
 
     def __init__(self, servables: Servables, *, max_tensor_bytes: int) -> None:
         self._servables = servables
+        self.metrics = servables.metrics
         self._largest = max_tensor_bytes
 
     @staticmethod
@@ -153,9 +151,9 @@ class Rest:
         except Exception:
             logger.exception("a request failed for a reason that is not the request's")
             status, content = Status.INTERNAL, error_body("internal")
-        METRICS.request(model, status)
+        self.metrics.request(model, status)
         if status is Status.OK:
-            METRICS.request_latency(model, api, "REST", time.monotonic() - started)
+            self.metrics.request_latency(model, api, "REST", time.monotonic() - started)
         return Answer(HTTP_STATUS[status], content)
 
     def _run(self, target: _Target, body: bytes | bytearray, call: Call, loan: Loan) -> bytes:
@@ -216,13 +214,11 @@ class Rest:
         fill_examples(document, request.input)
 
     def _status(self, spec: ModelSpec) -> bytes:
-        request = GetModelStatusRequest(model_spec=spec)
-        content = get_model_status(self._servables, request.SerializeToString())
-        return _json(GetModelStatusResponse.FromString(content))
+        return _json(get_model_status(self._servables, GetModelStatusRequest(model_spec=spec)))
 
     def _metadata(self, spec: ModelSpec) -> bytes:
         request = GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-        response = GetModelMetadataResponse.FromString(get_model_metadata(self._servables, request.SerializeToString()))
+        response = get_model_metadata(self._servables, request)
         signatures = SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         return (

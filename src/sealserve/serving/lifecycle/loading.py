@@ -13,7 +13,7 @@ from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.emptying import empty_files
 from sealserve.serving.lifecycle.warmup import warm_up
 from sealserve.serving.log import DescribesModelError
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler
 from sealserve.serving.runtime.libtensorflow import TensorFlowError, library
@@ -60,6 +60,7 @@ class Loader:
         session_config: TensorFlow's settings, beside those that the options have.
         batching: How requests are run together, or None for each by itself.
         scheduler: The threads for that.
+        metrics: Where loads are counted, and the runs of what is loaded.
     """
 
     options: ServerOptions
@@ -67,6 +68,7 @@ class Loader:
     session_config: ConfigProto = field(default_factory=ConfigProto)
     batching: BatchingParameters | None = None
     scheduler: BatchScheduler | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Return the version of a model in ``folder``, loaded.
@@ -97,9 +99,9 @@ class Loader:
                 time_limit=self.options.run_timeout,
             )
         except TensorFlowError as error:
-            METRICS.loaded(folder, time.monotonic() - started, succeeded=False)
+            self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
             raise LoadFailedError(folder, error, discreet=self.files is not None) from error
-        METRICS.loaded(folder, time.monotonic() - started, succeeded=True)
+        self.metrics.loaded(folder, time.monotonic() - started, succeeded=True)
         bound = {
             name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
         }  # 3
@@ -123,6 +125,7 @@ class Loader:
                 signatures=signatures,
                 obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
                 check_method_names=self.options.check_method_names,
+                metrics=self.metrics,
             )
             if self.options.warmup_iterations:  # 4
                 warm_up(

@@ -22,7 +22,7 @@ from sealserve.serving.lifecycle.manager import Manager, Retries
 from sealserve.serving.lifecycle.model_config import ModelLabelError, ModelSource
 from sealserve.serving.lifecycle.transition import preserve_availability, preserve_resources
 from sealserve.serving.log import DescribesModelError, text_for_log
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.batching import BatchScheduler
 from sealserve.serving.runtime.protos import ConfigProto, ModelServerConfig
@@ -54,7 +54,7 @@ class Models:
         self._options = options
         self._files = files
         self._servables = servables
-        batching, scheduler = _batching(options, files)
+        batching, scheduler = _batching(options, files, servables.metrics)
         self._scheduler = scheduler
         self._manager = Manager(
             servables,
@@ -64,6 +64,7 @@ class Models:
                 session_config=_session_config(options, files),
                 batching=batching,
                 scheduler=scheduler,
+                metrics=servables.metrics,
             ).load,
             policy=preserve_resources if options.resource_preserving else preserve_availability,
             retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
@@ -143,7 +144,7 @@ class Models:
             new = [name for name in sources if name not in self._sources]
             gone = [name for name in self._sources if name not in sources]
             found = {name: self._find(sources[name], first=True, must_exist=must_exist) for name in new}
-            METRICS.serve(sources)
+            self._servables.metrics.serve(sources)
             self._config, self._sources = config, sources
             self._servables.set_labels(labels)
             for name in gone:
@@ -276,7 +277,7 @@ def _session_config(options: ServerOptions, files: FileList | None) -> ConfigPro
 
 
 def _batching(
-    options: ServerOptions, files: FileList | None
+    options: ServerOptions, files: FileList | None, metrics: Metrics
 ) -> tuple[BatchingParameters, BatchScheduler] | tuple[None, None]:
     """Return how requests are run together, and the threads for that, where the command line asks for it."""
     if options.batching is None:
@@ -285,4 +286,4 @@ def _batching(
     if options.batching.parameters_file is not None:
         parameters = config_files.read(options.batching.parameters_file, BatchingParameters, files)
     BatchingOptions.of(parameters)
-    return parameters, BatchScheduler.of(parameters)
+    return parameters, BatchScheduler.of(parameters, metrics)

@@ -16,7 +16,6 @@ from google.protobuf.message import DecodeError
 from sealserve.serving.api.examples import InferenceMethodError, classify, multi_inference, regress
 from sealserve.serving.api.predict import run_predict
 from sealserve.serving.log import DescribesModelError
-from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.servables import Servable
@@ -69,7 +68,7 @@ def warm_up(servable: Servable, folder: Path, *, iterations: int, discreet: bool
         status = error.status
         raise
     finally:
-        METRICS.warmed_up(folder, status, time.monotonic() - started, read)
+        servable.metrics.warmed_up(folder, status, time.monotonic() - started, read)
     logger.info("ran %d warm-up requests of %s in %.2f s", read, folder, time.monotonic() - started)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from sealserve.serving.command_line.batching_options import BatchingOptions, positive
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
 from sealserve.serving.runtime.batch_rows import BatchOutputError, BatchRows, cut, join, not_by_row
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError
@@ -91,10 +91,12 @@ class BatchScheduler:
     Args:
         threads: How many there are.
         name: What they are called.
+        metrics: Where batches are counted.
     """
 
-    def __init__(self, *, threads: int, name: str = "batch_threads") -> None:
+    def __init__(self, *, threads: int, name: str = "batch_threads", metrics: Metrics | None = None) -> None:
         self.name = name
+        self.metrics = Metrics() if metrics is None else metrics
         self.threads = threads
         self._queues: dict[_Key, _Queue] = {}
         self._changed = threading.Condition()
@@ -106,7 +108,7 @@ class BatchScheduler:
             thread.start()
 
     @classmethod
-    def of(cls, parameters: BatchingParameters) -> "BatchScheduler":
+    def of(cls, parameters: BatchingParameters, metrics: Metrics) -> "BatchScheduler":
         """Return the threads that ``parameters`` ask for.
 
         Raises:
@@ -115,6 +117,7 @@ class BatchScheduler:
         return cls(
             threads=positive(parameters, "num_batch_threads", len(os.sched_getaffinity(0))),
             name=parameters.thread_pool_name.value or "batch_threads",
+            metrics=metrics,
         )
 
     def add(self, key: _Key, queue: _Queue, task: _Task) -> None:
@@ -260,7 +263,7 @@ class BatchingSession:
             wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
             now = time.monotonic()
             for task in wanted:
-                METRICS.waited(pool, now - task.since)
+                self._scheduler.metrics.waited(pool, now - task.since)
             if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
             else:
@@ -302,7 +305,7 @@ class BatchingSession:
         rows = sum(task.rows for task in tasks)
         filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
         size = next((allowed for allowed in filled if allowed >= rows), rows)
-        METRICS.batch([task.rows for task in tasks], size, size - rows)
+        self._scheduler.metrics.batch([task.rows for task in tasks], size, size - rows)
         timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))

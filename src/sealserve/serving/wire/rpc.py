@@ -1,13 +1,16 @@
-"""Where gRPC meets the server: methods by path, requests and answers as bytes, errors as status codes."""
+"""Where gRPC meets the server: methods by path, bytes to messages and back, errors to status codes."""
 
 import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from sealserve.serving.request_errors import RequestError, Status
+from google.protobuf.message import DecodeError
+
+from sealserve.serving.metrics import Metrics
+from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
 from sealserve.serving.wire.lanes import Lane, OverloadedError
 from sealserve.serving.wire.transport import Call, Handler
 
@@ -15,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, float | None], bytes]
 """Serialised request and deadline (on the clock of `time.monotonic`, or None) to serialised answer."""
+Answer = Callable[[Any, float | None], Any]
+"""Request and deadline (on the clock of `time.monotonic`, or None) to answer, both as messages."""
 
 INSTANCE_HEADER: Final = "x-sealserve-instance"
 """Trailing metadata of every answer: which process gave it, by a random name that is new at each start. Behind a proxy
@@ -50,6 +55,46 @@ def refusal(reason: str) -> Method:
     return refuse
 
 
+def parsed(kind: Any, answer: Answer) -> Method:
+    """Return ``answer`` as a method that takes and returns bytes.
+
+    Args:
+        kind: The class of the request's message.
+        answer: What answers the message.
+    """
+
+    def method(content: bytes, deadline: float | None) -> bytes:
+        return bytes(answer(_parse(kind, content), deadline).SerializeToString())
+
+    return method
+
+
+def counted(api: str, kind: Any, answer: Answer, metrics: Metrics) -> Method:
+    """Return a method as `parsed`, whose requests are counted and timed.
+
+    Args:
+        api: What the method is called in the metrics.
+        kind: The class of the request's message, which has a ``model_spec``.
+        answer: What answers the message.
+        metrics: Where it is counted.
+    """
+
+    def method(content: bytes, deadline: float | None) -> bytes:
+        with metrics.timed(api) as timed:
+            request = _parse(kind, content)
+            timed.model = request.model_spec.name
+            return bytes(answer(request, deadline).SerializeToString())
+
+    return method
+
+
+def _parse(kind: Any, content: bytes) -> Any:
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        raise MalformedRequestError(f"The request is no {kind.DESCRIPTOR.name}.") from error
+
+
 def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
     """Return what answers the calls of each route.
 
@@ -62,7 +107,7 @@ def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:
 def _handler(route: Route) -> Handler:
     def handle(call: Call) -> None:
         def job() -> Callable[[], None]:
-            return answer(call, route.method)
+            return run(call, route.method)
 
         def cancel() -> None:
             if route.lane.withdraw(job):
@@ -77,7 +122,7 @@ def _handler(route: Route) -> Handler:
     return handle
 
 
-def answer(call: Call, method: Method) -> Callable[[], None]:
+def run(call: Call, method: Method) -> Callable[[], None]:
     """Run a method, and return a function that sends its answer or its error."""
     if call.cancelled:
         return partial(call.refuse, Status.CANCELLED, "")

@@ -1,14 +1,12 @@
 from typing import Any
 
 import pytest
+from tests.harness.serialised import answer_classify, answer_multi_inference, answer_regress
 
 from sealserve.serving.api.examples import (
     CLASSIFY_METHOD,
     REGRESS_METHOD,
     Call,
-    answer_classify,
-    answer_multi_inference,
-    answer_regress,
 )
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import (

@@ -1,7 +1,7 @@
 import pytest
+from tests.harness.serialised import get_model_metadata, get_model_status
 
-from sealserve.serving.api.model_metadata import get_model_metadata
-from sealserve.serving.api.model_status import get_model_status, refuse_reload
+from sealserve.serving.api.model_status import refuse_reload
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.runtime.protos import (
     GetModelMetadataRequest,
@@ -113,5 +113,5 @@ def test_a_status_that_is_refused(
 
 def test_a_reload_is_refused_whatever_it_asks_for() -> None:
     with pytest.raises(RequestError, match="do not change by requests of clients") as caught:
-        refuse_reload(b"\xff")
+        refuse_reload()
     assert (caught.value.code, caught.value.status) == ("request.reload-refused", Status.PERMISSION_DENIED)

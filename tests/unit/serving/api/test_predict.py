@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.serialised import predict
 from tests.unit.serving.conftest import load, server_options
 
 from sealserve.serving.api import predict as module
-from sealserve.serving.api.predict import predict
 from sealserve.serving.request_errors import (
     DeadlineExceededError,
     MalformedRequestError,

@@ -5,6 +5,7 @@ import pytest
 
 from sealserve.cluster.ports import find_free
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.wire.allowance import Allowance
 
 LIMITS = HttpLimits(threads=1, waiting=1, body=4096, timeout=30.0, patience=30.0)
@@ -22,7 +23,9 @@ def test_every_address_is_of_both_kinds(host: str) -> None:
         pytest.skip("this machine has no IPv6")
 
     async def scenario() -> None:
-        server = HttpServer(rest=None, metrics_path="/metrics", limits=LIMITS, allowance=Allowance(2**20))
+        server = HttpServer(
+            rest=None, metrics_path="/metrics", metrics=Metrics(), limits=LIMITS, allowance=Allowance(2**20)
+        )
         port = await server.start(f"[::]:{find_free()}", None)
         try:
             assert await asyncio.to_thread(reaches, host, port)

@@ -24,7 +24,7 @@ from sealserve.serving.http.connection import Connection
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.rest import Rest
-from sealserve.serving.metrics import METRICS, PATH
+from sealserve.serving.metrics import PATH, Metrics
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import PortTakenError
@@ -61,7 +61,8 @@ def run(
     """Run ``scenario`` in a thread, with the port of a server; return whether the server ended whole."""
 
     async def serve() -> bool:
-        settings = {"metrics_path": PATH, "allowance": Allowance(2**20), **options}
+        metrics = Metrics() if rest is None else rest.metrics
+        settings = {"metrics_path": PATH, "metrics": metrics, "allowance": Allowance(2**20), **options}
         server = HttpServer(rest=rest, limits=limits, **settings)
         if isinstance(rest, Echo):
             rest.server = server
@@ -369,7 +370,6 @@ def test_the_page_of_metrics() -> None:
         status, content, _ = ask(port, f"{PATH}?x=1")
         assert (status, content.decode()) == (400, f"Unexpected path: {PATH}?x=1. Should be {PATH}")
 
-    METRICS.serve(["m"])
     run(scenario, rest=Echo())
 
 
@@ -505,9 +505,9 @@ def test_a_port_that_is_taken() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
 
         async def start() -> None:
-            await HttpServer(rest=None, metrics_path=PATH, limits=LIMITS, allowance=Allowance(2**20)).start(
-                address, None
-            )
+            await HttpServer(
+                rest=None, metrics_path=PATH, metrics=Metrics(), limits=LIMITS, allowance=Allowance(2**20)
+            ).start(address, None)
 
         with pytest.raises(PortTakenError):
             asyncio.run(start())

@@ -13,7 +13,7 @@ from sealserve.serving.lifecycle import versions
 from sealserve.serving.lifecycle.loading import Loader, LoadFailedError
 from sealserve.serving.lifecycle.warmup import REQUESTS, WarmupError
 from sealserve.serving.log import text_for_log
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.runtime.libtensorflow import TensorFlowError
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.runtime.session import Session
@@ -28,9 +28,9 @@ def options(base_path: Path, *flags: str) -> ServerOptions:
     return chosen
 
 
-def load(chosen: ServerOptions, files: FileList | None) -> Servable:
+def load(chosen: ServerOptions, files: FileList | None, metrics: Metrics | None = None) -> Servable:
     found = versions.available(chosen.model_base_path, files)
-    return Loader(options=chosen, files=files).load("m", max(found), found[max(found)])
+    return Loader(options=chosen, files=files, metrics=metrics or Metrics()).load("m", max(found), found[max(found)])
 
 
 @pytest.fixture
@@ -63,12 +63,13 @@ def test_what_was_loaded_is_logged(models: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_loads_are_counted(copy: Path) -> None:
-    load(options(copy), None).session.close()
+    metrics = Metrics()
+    load(options(copy), None, metrics).session.close()
     (copy / "3/saved_model.pb").write_bytes(b"")
     (copy / "3/fingerprint.pb").unlink(missing_ok=True)
     with pytest.raises(LoadFailedError):
-        load(options(copy), None)
-    page = METRICS.page()
+        load(options(copy), None, metrics)
+    page = metrics.page()
     for status in ("success", "fail"):
         labels = f'{{model_path="{copy}/3",status="{status}"}}'
         assert f":tensorflow:cc:saved_model:load_attempt_count{labels} 1\n" in page

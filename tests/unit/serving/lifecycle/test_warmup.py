@@ -6,7 +6,6 @@ import pytest
 
 from sealserve.serving.lifecycle import warmup
 from sealserve.serving.lifecycle.warmup import WarmupError, warm_up
-from sealserve.serving.metrics import METRICS
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.servables import Servable, Servables
@@ -74,8 +73,8 @@ def test_each_request_is_run(counting: tuple[Servable, Counting], tmp_path: Path
     warm_up(loaded, tmp_path, iterations=3)
     assert session.runs == 6
     labels = f'{{model_path="{tmp_path}",status="OK"}}'
-    assert f":tensorflow:serving:model_warmup_records_read{labels} 3\n" in METRICS.page()
-    assert f":tensorflow:serving:model_warmup_latency_count{labels} 1\n" in METRICS.page()
+    assert f":tensorflow:serving:model_warmup_records_read{labels} 3\n" in loaded.metrics.page()
+    assert f":tensorflow:serving:model_warmup_latency_count{labels} 1\n" in loaded.metrics.page()
 
 
 def test_requests_for_examples_are_run(examples: Servables, tmp_path: Path) -> None:
@@ -100,7 +99,7 @@ def test_a_request_that_fails_says_which_and_not_what(servable: Servable, tmp_pa
     assert (caught.value.code, caught.value.status) == ("servable.warmup-failed", Status.INVALID_ARGUMENT)
     assert "canary" not in str(caught.value)
     labels = f'{{model_path="{tmp_path}",status="INVALID_ARGUMENT"}}'
-    assert f":tensorflow:serving:model_warmup_records_read{labels} 2\n" in METRICS.page()
+    assert f":tensorflow:serving:model_warmup_records_read{labels} 2\n" in servable.metrics.page()
 
 
 def test_logs_that_cannot_be_run(servable: Servable, tmp_path: Path) -> None:

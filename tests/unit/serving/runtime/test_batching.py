@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from tests.harness.serialised import predict
 from tests.harness.tiny_model import saved_model
 
-from sealserve.serving.api.predict import predict
 from sealserve.serving.command_line import options as flags
 from sealserve.serving.command_line.batching_options import BatchingOptions, BatchingParametersError
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.lifecycle.models import Models
-from sealserve.serving.metrics import METRICS
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
 from sealserve.serving.runtime.batch_rows import BatchOutputError
 from sealserve.serving.runtime.batching import (
@@ -362,8 +362,10 @@ def test_parameters_that_contradict_themselves(text: str, message: str) -> None:
 
 def test_there_must_be_a_thread() -> None:
     with pytest.raises(BatchingParametersError, match="num_batch_threads must be positive; was 0"):
-        BatchScheduler.of(parameters("num_batch_threads { value: 0 }"))
-    scheduler = BatchScheduler.of(parameters('num_batch_threads { value: 3 } thread_pool_name { value: "mine" }'))
+        BatchScheduler.of(parameters("num_batch_threads { value: 0 }"), Metrics())
+    scheduler = BatchScheduler.of(
+        parameters('num_batch_threads { value: 3 } thread_pool_name { value: "mine" }'), Metrics()
+    )
     assert [thread.name for thread in scheduler._threads] == ["mine-0", "mine-1", "mine-2"]
     scheduler.close()
 
@@ -410,7 +412,7 @@ def test_a_real_model_answers_many_at_once_each_its_own(tmp_path: Path) -> None:
     assert half_plus_two(table, 1.0, 2.0, 3.0) == [2.5, 3.0, 3.5]
     with pytest.raises(RequestError, match="Task size 5 is larger than maximum input batch size 4"):
         half_plus_two(table, *range(5))
-    page = METRICS.page()
+    page = table.metrics.page()
     assert ":tensorflow:serving:batching_session:wrapped_run_count{} " in page
     assert ':tensorflow:serving:batching_session:padding_size_count{execution_batch_size="2"} ' in page
     assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="batch_threads"} ' in page
