@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.deployment import Deployment
+from sealserve.serving_flags import argument
 from sealserve.terms import ServerKind
 
 PORT_FLAG: Final = "--port="
@@ -83,25 +84,25 @@ def command(
     """
     threads = threads_of(deployment)
     common = (
-        f"{PORT_FLAG}{port}",
-        "--rest_api_port=0",
+        argument("port", port),
+        argument("rest_api_port", 0),
         *configuration,
-        f"--ssl_config_file={PRIVATE_ROOT}/tls/ssl.cfg",
-        "--file_system_poll_wait_seconds=0",
-        f"--tensorflow_intra_op_parallelism={threads.tensorflow}",
-        f"--tensorflow_inter_op_parallelism={threads.tensorflow}",
-        f"--grpc_max_threads={threads.requests}",
-        f"--grpc_channel_arguments={_channel_arguments(deployment)}",
+        argument("ssl_config_file", f"{PRIVATE_ROOT}/tls/ssl.cfg"),
+        argument("file_system_poll_wait_seconds", 0),
+        argument("tensorflow_intra_op_parallelism", threads.tensorflow),
+        argument("tensorflow_inter_op_parallelism", threads.tensorflow),
+        argument("grpc_max_threads", threads.requests),
+        argument("grpc_channel_arguments", _channel_arguments(deployment)),
     )
     if deployment.server.kind is ServerKind.TENSORFLOW_SERVING:
         return (
             program,
             *common,
-            "--model_config_file_poll_wait_seconds=0",
-            "--max_num_load_retries=0",
-            "--flush_filesystem_caches=false",
-            "--enable_profiler=false",
-            "--enable_grpc_healthcheck_service=true",
+            argument("model_config_file_poll_wait_seconds", 0),
+            argument("max_num_load_retries", 0),
+            argument("flush_filesystem_caches", value=False),
+            argument("enable_profiler", value=False),
+            argument("enable_grpc_healthcheck_service", value=True),
         )
     return (
         program,
@@ -109,10 +110,11 @@ def command(
         "-m",
         "sealserve.serving",
         *common,
-        f"--file_list={PRIVATE_ROOT}/files.json",
+        argument("file_list", f"{PRIVATE_ROOT}/files.json"),
         *(["--empty_files_after_load"] if files_in_memory else []),
         *_metrics(deployment),
-        *(["--bind_address=127.0.0.1"] if deployment.target.kind == "local" else []),  # only NGINX reaches it
+        # On this machine, only NGINX reaches the server.
+        *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
     )
 
 
@@ -139,7 +141,7 @@ def _metrics(deployment: Deployment) -> tuple[str, ...]:
     On this machine alone, replicas share an address, and a port that is measured cannot be each one's own.
     """
     port = deployment.server.metrics_port
-    return () if port is None or deployment.target.kind == "local" else (f"--monitoring_port={port}",)
+    return () if port is None or deployment.target.kind == "local" else (argument("monitoring_port", port),)
 
 
 def isolation(*, bytecode: bool) -> tuple[str, ...]:

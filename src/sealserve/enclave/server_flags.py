@@ -4,7 +4,7 @@ Both servers take the last of several equal flags, and neither knows abbreviatio
 refuses to start, and TensorFlow Serving ignores them. So a needed flag in such a form counts as missing.
 
 Source: tensorflow/serving 9d981c5c, ``model_servers/main.cc``, ``server.h``, ``server.cc`` (what listens, and the
-defaults); tensorflow/tensorflow ``core/util/command_line_flags.cc``; `sealserve.serving.command_line`.
+defaults); tensorflow/tensorflow ``core/util/command_line_flags.cc``. The flags: `sealserve.serving_flags`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,25 +13,14 @@ from typing import Final
 
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_program import Server
+from sealserve.serving_flags import BY_NAME, FLAGS, HONOURED
 
 _FALSE: Final = frozenset({"false", "0", "no"})
 _OLDER: Final = "an older or missing version of the model would be served later"
-_OWN_BOOLEANS: Final = frozenset({"dangerous_plaintext", "dangerous_plaintext_rest"})  # take no next argument
-_SERVING_BOOLEANS: Final = frozenset({"enable_profiler", "use_alts_credentials"})  # of those that are judged
-SEALED: Final = (
-    "admin_ssl_config_file",
-    "batching_parameters_file",
-    "file_list",
-    "model_base_path",
-    "model_config_file",
-    "monitoring_config_file",
-    "platform_config_file",
-    "rest_api_ssl_config_file",
-    "ssl_config_file",
-    "tensorflow_session_config_file",
-    "thread_pool_factory_config_file",
-)
+SEALED: Final = tuple(sorted(flag.name for flag in FLAGS if flag.reads))
 """Flags of either server that name files to read."""
+_OWN_BOOLEANS: Final = frozenset(flag.name for flag in HONOURED if isinstance(flag.default, bool))  # take no argument
+_SERVING_BOOLEANS: Final = frozenset(flag.name for flag in FLAGS if isinstance(flag.default, bool) and not flag.ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +63,9 @@ def judge_flags(
             reason = f"{flags[name].value!r} is not below an encrypted mount: the host could read or replace the file"
             yield FlagFinding(name, flags[name].index, reason)
     rules = (*_POLLING, *(_OWN_RULES if own else _SERVING_RULES))
-    for name, default, wanted, reason in rules:
+    for name, wanted, reason in rules:
         given = flags.get(name)
-        if (default if given is None else given.value).lower() not in wanted:
+        if (_default(name, own=own) if given is None else given.value).lower() not in wanted:
             yield FlagFinding(name, given.index if given else None, reason)
     if not own and one_way_tls:
         reason = "with one-way TLS anybody may reload models: its inference port also takes HandleReloadConfigRequest"
@@ -85,21 +74,27 @@ def judge_flags(
         )
 
 
-_Rule = tuple[str, str, frozenset[str], str]
+_Rule = tuple[str, frozenset[str], str]
 _POLLING: Final[tuple[_Rule, ...]] = (
-    ("file_system_poll_wait_seconds", "1", frozenset({"0"}), f"{_OLDER}; it is 1 by default"),
-    ("model_config_file_poll_wait_seconds", "0", frozenset({"0"}), _OLDER),
+    ("file_system_poll_wait_seconds", frozenset({"0"}), f"{_OLDER}; it is 1 by default"),
+    ("model_config_file_poll_wait_seconds", frozenset({"0"}), _OLDER),
 )
 _OWN_RULES: Final[tuple[_Rule, ...]] = (
-    ("dangerous_plaintext", "false", _FALSE, "the server speaks plaintext"),
-    ("dangerous_plaintext_rest", "false", _FALSE, "the server speaks plaintext"),
+    ("dangerous_plaintext", _FALSE, "the server speaks plaintext"),
+    ("dangerous_plaintext_rest", _FALSE, "the server speaks plaintext"),
 )
 _SERVING_RULES: Final[tuple[_Rule, ...]] = (
-    ("rest_api_port", "0", frozenset({"0"}), "its REST API has no TLS"),
-    ("enable_profiler", "true", _FALSE, "a profile shows what runs inside; it is on by default"),
-    ("use_alts_credentials", "false", _FALSE, "ALTS takes the place of TLS"),
-    ("grpc_socket_path", "", frozenset({""}), "its socket has no TLS"),
+    ("rest_api_port", frozenset({"0"}), "its REST API has no TLS"),
+    ("enable_profiler", _FALSE, "a profile shows what runs inside; it is on by default"),
+    ("use_alts_credentials", _FALSE, "ALTS takes the place of TLS"),
+    ("grpc_socket_path", frozenset({""}), "its socket has no TLS"),
 )
+
+
+def _default(name: str, *, own: bool) -> str:
+    """Return the default of a flag in one of the servers, as its command line would give it."""
+    flag = BY_NAME[name]
+    return str(flag.default if own or flag.theirs is None else flag.theirs)
 
 
 def _needed(flags: Mapping[str, _Given], *, own: bool) -> Iterator[FlagFinding]:

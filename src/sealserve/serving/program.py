@@ -11,7 +11,7 @@ from sealserve import __version__
 from sealserve.errors import SealserveError
 from sealserve.serving import log
 from sealserve.serving.command_line import flags, options
-from sealserve.serving.command_line.flag_table import FLAGS
+from sealserve.serving_flags import FLAGS
 
 logger = logging.getLogger(__name__)
 

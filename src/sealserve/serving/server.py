@@ -83,9 +83,11 @@ class Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._stopping = asyncio.Event()
-        self._inference = Lane(running=options.threads, waiting=options.queue)
+        self._inference = Lane(running=options.flags.grpc_max_threads, waiting=options.flags.max_queued_requests)
         self._control = Lane(running=1, waiting=_CONTROL_QUEUE)
-        self._allowance = Allowance(_MESSAGES * max(options.max_message_bytes, options.http.max_body_bytes))
+        self._allowance = Allowance(
+            _MESSAGES * max(options.flags.max_message_bytes, options.flags.rest_api_max_body_bytes)
+        )
 
     async def run(self) -> bool:
         """Serve until a signal comes. Return whether everything came to its end: if not, threads still run.
@@ -124,14 +126,14 @@ class Server:
         if admin is not None:
             await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
         health.stop()  # 5
-        grace = options.drain_grace
+        grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
         if not all(stopped):
             models.stop_waiting()
             logger.warning(
                 "stopped while %d requests still ran (grace period: %d s)",
                 self._inference.pending + http.pending,
-                options.drain_grace,
+                options.flags.drain_grace_seconds,
             )
             return False
         models.close()
@@ -148,7 +150,7 @@ class Server:
             logger.warning("%s again: stopping at once", number.name)
             logging.shutdown()
             os._exit(128 + number)
-        logger.info("%s: draining for at most %d s", number.name, self._options.drain_grace)
+        logger.info("%s: draining for at most %d s", number.name, self._options.flags.drain_grace_seconds)
         self._stopping.set()
 
     def _tls(self, files: FileList | None) -> SslConfig | None:
@@ -159,9 +161,9 @@ class Server:
 
     def _addresses(self) -> list[str]:
         options = self._options
-        only_socket = options.socket_path is not None and options.port == 0  # as in TensorFlow Serving
+        only_socket = options.socket_path is not None and options.flags.port == 0  # as in TensorFlow Serving
         return [
-            *([] if only_socket else [choose_address(options.bind_address, options.port)]),
+            *([] if only_socket else [choose_address(options.flags.bind_address, options.flags.port)]),
             *([] if options.socket_path is None else [choose_socket(options.socket_path)]),
         ]
 
@@ -193,11 +195,15 @@ class Server:
 
     def _build(self, servables: Servables, health: Health, *, two_way: bool) -> Transport:
         options = self._options
-        largest = options.max_message_bytes
+        largest = options.flags.max_message_bytes
 
         def answer(request: PredictRequest, deadline: float | None) -> PredictResponse:
             return predict(
-                servables, request, max_tensor_bytes=largest, deadline=deadline, as_content=options.tensor_content
+                servables,
+                request,
+                max_tensor_bytes=largest,
+                deadline=deadline,
+                as_content=options.flags.enable_serialization_as_tensor_content,
             )
 
         def bounded(method: ExampleMethod) -> Answer:
@@ -232,12 +238,12 @@ class Server:
         kind = transports.choose()
         settings = TransportSettings(
             handlers={**handlers(routes), **health.handlers},
-            threads=options.threads + self._control.width + 1,  # one always takes the next event
-            calls=options.threads + options.queue + kind.idle_calls,
-            patience=options.transfer_timeout,
+            threads=options.flags.grpc_max_threads + self._control.width + 1,  # one always takes the next event
+            calls=options.flags.grpc_max_threads + options.flags.max_queued_requests + kind.idle_calls,
+            patience=options.flags.transfer_timeout_seconds,
             allowance=self._allowance,
             arguments=[
-                ("grpc.server_handshake_timeout_ms", options.transfer_timeout * 1000),
+                ("grpc.server_handshake_timeout_ms", options.flags.transfer_timeout_seconds * 1000),
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would start and take half the load

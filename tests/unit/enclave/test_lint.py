@@ -26,8 +26,8 @@ from sealserve.enclave.server_flags import SEALED, judge_flags
 from sealserve.enclave.server_program import Server
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import SealserveError, VerificationError
-from sealserve.serving.command_line.flag_table import FLAGS
 from sealserve.serving.command_line.flags import parse as parse_flags
+from sealserve.serving_flags import FLAGS
 
 MANIFEST = """\
 libos.entrypoint = "/opt/python3"
@@ -325,13 +325,13 @@ def test_our_servers_flags_are_read_as_the_server_reads_them(arguments: list[str
         values = parse_flags(arguments, FLAGS)
     except SealserveError:
         return  # it does not start
-    sealed = (values.text("ssl_config_file"), values.text("file_list")) == (
+    sealed = (values["ssl_config_file"], values["file_list"]) == (
         "/release/tls/ssl.cfg",
         "/release/files.json",
     )
-    plaintext = values.truth("dangerous_plaintext") or values.truth("dangerous_plaintext_rest")
-    polls = values.integer("file_system_poll_wait_seconds") != 0
-    good = sealed and not plaintext and not polls and not values.text("model_base_path")
+    plaintext = values["dangerous_plaintext"] or values["dangerous_plaintext_rest"]
+    polls = values["file_system_poll_wait_seconds"] != 0
+    good = sealed and not plaintext and not polls and not values["model_base_path"]
     assert good == (not list(judge_flags(Server.OWN, arguments, places, one_way_tls=False)))
 
 

@@ -26,8 +26,8 @@ def test_the_embedded_server_understands_all_of_its_command_line() -> None:
     assert flags[:5] == ("/p/python", "-I", "-B", "-m", "sealserve.serving")
     options = parse(flags[5:])
     assert isinstance(options, ServerOptions)
-    assert (options.port, options.bind_address) == (8517, "127.0.0.1")
-    assert (options.intra_op_threads, options.inter_op_threads, options.threads) == (3, 3, 12)
+    assert (options.flags.port, options.flags.bind_address) == (8517, "127.0.0.1")
+    assert (options.intra_op_threads, options.inter_op_threads, options.flags.grpc_max_threads) == (3, 3, 12)
     assert str(options.ssl_config_file) == "/release/tls/ssl.cfg"
     assert str(options.file_list) == "/release/files.json"
     assert options.channel_arguments == (

@@ -26,7 +26,7 @@ def server_options(base_path: Path, *flags: str, name: str = "m") -> ServerOptio
 def load(chosen: ServerOptions, files: FileList | None = None) -> Servable:
     """Return the latest version of the one model of the options."""
     found = versions.available(chosen.model_base_path, files)
-    return Loader(options=chosen, files=files).load(chosen.model_name, max(found), found[max(found)])
+    return Loader(options=chosen, files=files).load(chosen.flags.model_name, max(found), found[max(found)])
 
 
 def _save(folder: Path) -> None:

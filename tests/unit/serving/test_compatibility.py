@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.serving.command_line.flag_table import FLAGS
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters, PrometheusConfig
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.runtime.protos import ModelConfig
+from sealserve.serving_flags import FLAGS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/reference/tensorflow-serving.md"

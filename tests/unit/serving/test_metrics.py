@@ -5,6 +5,7 @@ import pytest
 
 from sealserve.serving.metrics import Counter, Histogram, Metrics
 from sealserve.serving.request_errors import ModelSpecError, Status
+from sealserve.serving.servables import Servables
 
 
 def test_a_counter_is_named_as_tensorflow_serving_names_it() -> None:

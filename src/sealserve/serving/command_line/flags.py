@@ -5,13 +5,10 @@ Source: tensorflow/tensorflow, ``tensorflow/core/util/command_line_flags.cc``; t
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from sealserve.errors import InputError
-
-Value = bool | int | str
+from sealserve.serving_flags import Flag, Value
 
 _TRUE: Final = frozenset({"true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
@@ -41,86 +38,34 @@ class UnexpectedArgumentError(InputError):
     code = "flags.unexpected-argument"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
-    """One flag.
+def parse_value(flag: Flag, text: str | None) -> Value:
+    """Return the value that ``text`` stands for; None is a bare flag.
 
-    Args:
-        name: Its name, without the dashes.
-        default: What it is when it is not given; it also says the flag's kind.
-        help: What it does.
-        minimum: The smallest integer that makes sense.
-        maximum: The greatest one.
-        ours: Whether TensorFlow Serving lacks it.
-        refused: Why this server does not honour it, or None where it does.
-        harmless: Of a refused flag, the values that ask for what the server does anyway.
+    Raises:
+        FlagValueError: It stands for none.
     """
-
-    name: str
-    default: Value
-    help: str = ""
-    minimum: int = 0
-    maximum: int = 2**31 - 1
-    ours: bool = False
-    refused: str | None = None
-    harmless: tuple[Value, ...] = ()
-
-    def parse(self, text: str | None) -> Value:
-        """Return the value that ``text`` stands for; None is a bare flag.
-
-        Raises:
-            FlagValueError: It stands for none.
-        """
-        if isinstance(self.default, bool):
-            if text is None or text.lower() in _TRUE:
-                return True
-            if text.lower() in _FALSE:
-                return False
-            raise FlagValueError(f"--{self.name}: expected true or false, got {text!r}.")
-        if text is None:
-            raise FlagValueError(f"--{self.name} needs a value.", hint=f"Give it as --{self.name}=VALUE.")
-        if isinstance(self.default, int):
-            try:
-                number = int(text)
-            except ValueError as error:
-                raise FlagValueError(f"--{self.name}: expected an integer, got {text!r}.") from error
-            if not self.minimum <= number <= self.maximum and self.refused is None:
-                raise FlagValueError(
-                    f"--{self.name}: expected an integer from {self.minimum} to {self.maximum}, got {number}."
-                )
-            return number
-        return text
+    if isinstance(flag.default, bool):
+        if text is None or text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise FlagValueError(f"--{flag.name}: expected true or false, got {text!r}.")
+    if text is None:
+        raise FlagValueError(f"--{flag.name} needs a value.", hint=f"Give it as --{flag.name}=VALUE.")
+    if isinstance(flag.default, int):
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise FlagValueError(f"--{flag.name}: expected an integer, got {text!r}.") from error
+        if not flag.minimum <= number <= flag.maximum and flag.refused is None:
+            raise FlagValueError(
+                f"--{flag.name}: expected an integer from {flag.minimum} to {flag.maximum}, got {number}."
+            )
+        return number
+    return text
 
 
-class Values:
-    """The value of each flag that is honoured, by its kind.
-
-    Args:
-        values: The values by name.
-    """
-
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = values
-
-    def truth(self, name: str) -> bool:
-        """Return a boolean flag's value."""
-        return bool(self._values[name])
-
-    def integer(self, name: str) -> int:
-        """Return an integer flag's value."""
-        return int(self._values[name])
-
-    def text(self, name: str) -> str:
-        """Return a string flag's value."""
-        return str(self._values[name])
-
-    def path(self, name: str) -> Path | None:
-        """Return a string flag's value as a path, or None where it is empty."""
-        text = self.text(name)
-        return Path(text) if text else None
-
-
-def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Values:
+def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Mapping[str, Value]:
     """Return the value of each flag of ``table``, the refused ones left out. Given twice, the last one counts.
 
     Args:
@@ -149,12 +94,12 @@ def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Values:
         given: str | None = text if equals else None
         if given is None and not isinstance(flag.default, bool) and rest and not rest[-1].startswith("--"):
             given = rest.pop()
-        value = flag.parse(given)
+        value = parse_value(flag, given)
         if flag.refused is None:
             values[name] = value
         elif value not in flag.harmless:
             raise RefusedFlagError(f"--{name} is not honoured by this server: {flag.refused}.", hint=_without(flag))
-    return Values(values)
+    return values
 
 
 def _unknown(name: str, known: Mapping[str, Flag]) -> UnknownFlagError:

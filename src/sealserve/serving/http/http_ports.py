@@ -49,17 +49,19 @@ class HttpPorts:
         self._running: list[HttpServer] = []
         self._context: RenewableContext | None = None
         self._followed: FollowedSettings | None = None
-        http = options.http
-        self._metrics_path = metrics.PATH if http.monitoring_port else None
+        http, flags = options.http, options.flags
+        self._metrics_path = metrics.PATH if flags.monitoring_port else None
         if http.monitoring_config_file is not None:
             config = config_files.read(http.monitoring_config_file, MonitoringConfig, files).prometheus_config
             self._metrics_path = (config.path or metrics.PATH) if config.enable else None
-        self._ports = [port for port in (http.port, http.monitoring_port if self._metrics_path else 0) if port]
+        self._ports = [
+            port for port in (flags.rest_api_port, flags.monitoring_port if self._metrics_path else 0) if port
+        ]
         if not self._ports:
             if self._metrics_path is not None:
                 logger.warning("--monitoring_config_file asks for a page of metrics: give --monitoring_port for it")
             return
-        self._addresses = [choose_address(options.bind_address, port) for port in self._ports]
+        self._addresses = [choose_address(options.flags.bind_address, port) for port in self._ports]
         path = http.ssl_config_file
         if path is not None:
             settings = read_tls_settings(path, files, now=datetime.now(UTC))
@@ -82,24 +84,24 @@ class HttpPorts:
         from sealserve.serving.http.http_server import HttpLimits, HttpServer  # noqa: PLC0415  # as `_import_server`
         from sealserve.serving.http.rest import Rest  # noqa: PLC0415
 
-        http = self._options.http
+        http, flags = self._options.http, self._options.flags
         limits = HttpLimits(
-            threads=http.threads,
-            waiting=self._options.queue,
-            body=http.max_body_bytes,
+            threads=flags.rest_api_num_threads,
+            waiting=flags.max_queued_requests,
+            body=flags.rest_api_max_body_bytes,
             timeout=http.timeout,
-            patience=self._options.transfer_timeout,
+            patience=flags.transfer_timeout_seconds,
         )
         for port, address in zip(self._ports, self._addresses, strict=True):
-            has_rest = port == http.port
+            has_rest = port == flags.rest_api_port
             server = HttpServer(
-                rest=Rest(self._servables, max_tensor_bytes=self._options.max_message_bytes) if has_rest else None,
-                metrics_path=None if has_rest and http.monitoring_port else self._metrics_path,
+                rest=Rest(self._servables, max_tensor_bytes=flags.max_message_bytes) if has_rest else None,
+                metrics_path=None if has_rest and flags.monitoring_port else self._metrics_path,
                 metrics=self._servables.metrics,
                 limits=limits,
                 allowance=self._allowance,
-                cors=http.cors,
-                gzip=http.gzip,
+                cors=flags.rest_api_enable_cors_support,
+                gzip=flags.rest_api_enable_gzip_responses,
             )
             self._running.append(server)
             found = await server.start(address, self._context)

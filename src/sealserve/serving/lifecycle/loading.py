@@ -96,7 +96,7 @@ class Loader:
                 intra_op_threads=self.options.intra_op_threads,
                 inter_op_threads=self.options.inter_op_threads,
                 concurrent_runs=self._concurrent_runs(),
-                time_limit=self.options.run_timeout,
+                time_limit=self.options.flags.run_timeout_seconds,
             )
         except TensorFlowError as error:
             self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
@@ -124,7 +124,7 @@ class Loader:
                 definitions=session.signatures,
                 signatures=signatures,
                 obstacles={name: found.reason for name, found in bound.items() if isinstance(found, Obstacle)},
-                check_method_names=self.options.check_method_names,
+                check_method_names=self.options.flags.enable_signature_method_name_check,
                 metrics=self.metrics,
             )
             if self.options.warmup_iterations:  # 4
@@ -137,7 +137,7 @@ class Loader:
         except BaseException:
             session.close()
             raise
-        if self.options.empty_files:  # 5
+        if self.options.flags.empty_files_after_load:  # 5
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
 

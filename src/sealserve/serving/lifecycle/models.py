@@ -66,8 +66,10 @@ class Models:
                 scheduler=scheduler,
                 metrics=servables.metrics,
             ).load,
-            policy=preserve_resources if options.resource_preserving else preserve_availability,
-            retries=Retries(count=0 if files else options.load_retries, interval=options.load_retry_interval),
+            policy=preserve_resources if options.flags.resource_preserving_policy else preserve_availability,
+            retries=Retries(
+                count=0 if files else options.flags.max_num_load_retries, interval=options.load_retry_interval
+            ),
             load_threads=options.load_threads,
             unload_threads=options.unload_threads,
         )
@@ -92,13 +94,15 @@ class Models:
         options = self._options
         path = options.model_config_file
         if path is None:
-            new = self._apply(model_config.single(options.model_name, options.model_base_path))
+            new = self._apply(model_config.single(options.flags.model_name, options.model_base_path))
         else:
             new = self._apply(config_files.read(path, ModelServerConfig, self._files))
-            if options.config_poll_seconds > 0:
-                self._every(options.config_poll_seconds, "poll-config", lambda: self._poll_config(path))
-        if options.poll_seconds > 0:
-            self._every(options.poll_seconds, "poll-versions", self._poll)
+            if options.flags.model_config_file_poll_wait_seconds > 0:
+                self._every(
+                    options.flags.model_config_file_poll_wait_seconds, "poll-config", lambda: self._poll_config(path)
+                )
+        if options.flags.file_system_poll_wait_seconds > 0:
+            self._every(options.flags.file_system_poll_wait_seconds, "poll-versions", self._poll)
         self._await(new)
 
     def reload(self, config: ModelServerConfig, *, given_up: Callable[[], bool] = lambda: False) -> None:
@@ -175,7 +179,7 @@ class Models:
             for label, version in source.labels.items():
                 former = self._servables.label(source.name, label)
                 unused = former is None or former == version
-                if self._options.allow_labels_for_unavailable and unused:
+                if self._options.flags.allow_version_labels_for_unavailable_models and unused:
                     continue
                 if version not in states or states[version].state is not State.AVAILABLE:
                     raise ModelLabelError(
@@ -190,7 +194,7 @@ class Models:
         try:
             found = versions.aspired(versions.available(source.base_path, self._files), source.policy)
         except (versions.BasePathMissingError, versions.NoVersionError) as error:
-            if must_exist or (first and self._options.poll_seconds == 0):
+            if must_exist or (first and self._options.flags.file_system_poll_wait_seconds == 0):
                 raise
             self._tell(
                 f"model {source.name}",

@@ -24,11 +24,11 @@ def options(*flags: str) -> ServerOptions:
 
 def test_the_defaults_are_tensorflow_servings_where_it_has_them() -> None:
     chosen = options()
-    assert (chosen.port, chosen.model_name, chosen.saved_model_tags) == (8500, "default", ("serve",))
+    assert (chosen.flags.port, chosen.flags.model_name, chosen.saved_model_tags) == (8500, "default", ("serve",))
     assert (chosen.model_base_path, chosen.ssl_config_file, chosen.file_list) == (Path("/m"), Path("/ssl.cfg"), None)
     assert (chosen.intra_op_threads, chosen.inter_op_threads) == (0, 0)
-    assert chosen.threads >= 4
-    assert (chosen.drain_grace, chosen.max_message_bytes) == (30, 2**28)
+    assert chosen.flags.grpc_max_threads >= 4
+    assert (chosen.flags.drain_grace_seconds, chosen.flags.max_message_bytes) == (30, 2**28)
 
 
 def test_help_and_version_are_questions() -> None:
@@ -94,7 +94,11 @@ def test_channel_arguments_need_a_key_and_a_value(text: str) -> None:
 
 def test_models_and_loading_have_tensorflow_servings_defaults() -> None:
     chosen = options()
-    assert (chosen.poll_seconds, chosen.config_poll_seconds, chosen.load_retries) == (1, 0, 5)
+    assert (
+        chosen.flags.file_system_poll_wait_seconds,
+        chosen.flags.model_config_file_poll_wait_seconds,
+        chosen.flags.max_num_load_retries,
+    ) == (1, 0, 5)
     assert (chosen.load_retry_interval, chosen.load_threads, chosen.warmup_iterations) == (60.0, 1, 1)
     assert options("--enable_model_warmup=false", "--num_request_iterations_for_warmup=3").warmup_iterations == 0
     assert options("--num_request_iterations_for_warmup=3").warmup_iterations == 3
@@ -106,7 +110,9 @@ def test_models_and_loading_have_tensorflow_servings_defaults() -> None:
 
 def test_http_is_off_unless_a_port_is_given_and_has_grpcs_tls() -> None:
     http = options().http
-    assert (http.port, http.monitoring_port, http.timeout, http.cors) == (0, 0, 30.0, False)
+    assert http.timeout == 30.0
+    flags = options().flags
+    assert (flags.rest_api_port, flags.monitoring_port, flags.rest_api_enable_cors_support) == (0, 0, False)
     assert http.ssl_config_file == Path("/ssl.cfg")
     assert options("--rest_api_ssl_config_file=/rest.cfg").http.ssl_config_file == Path("/rest.cfg")
     assert options("--dangerous_plaintext_rest").http.ssl_config_file is None

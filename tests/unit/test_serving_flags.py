@@ -1,7 +1,7 @@
 import pytest
 
-from sealserve.serving.command_line.flag_table import FLAGS, HONOURED, REFUSED
-from sealserve.serving.command_line.flags import Flag, RefusedFlagError, parse
+from sealserve.serving.command_line.flags import RefusedFlagError, parse
+from sealserve.serving_flags import FLAGS, HONOURED, REFUSED, Flag, ServerFlags, argument
 
 THEIRS = """
 port grpc_socket_path rest_api_port rest_api_num_threads rest_api_timeout_in_ms rest_api_enable_cors_support
@@ -44,3 +44,16 @@ def test_each_refused_flag_is_refused_by_name_with_its_reason(flag: Flag) -> Non
             refused.append(error.message)
     assert refused or flag.harmless == (True, False)
     assert set(refused) <= {f"--{flag.name} is not honoured by this server: {flag.refused}."}
+
+
+def test_the_values_of_the_command_line_have_the_kinds_of_the_flags() -> None:
+    values = ServerFlags(**parse(["--port=1", "--version", "--model_name=n"], FLAGS))  # type: ignore[arg-type]  # each has its kind
+    assert (values.port, values.version, values.model_name) == (1, True, "n")
+    assert all(type(getattr(values, flag.name)) is type(flag.default) for flag in HONOURED)
+
+
+def test_a_command_line_is_made_of_flags_that_exist() -> None:
+    assert argument("enable_profiler", value=False) == "--enable_profiler=false"
+    assert argument("port", 8500) == "--port=8500"
+    with pytest.raises(KeyError):
+        argument("prot", 8500)
