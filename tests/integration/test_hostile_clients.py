@@ -158,6 +158,7 @@ RAW_HTTP = (
 )
 
 
+@both_transports
 @pytest.mark.parametrize("batching", [False, True], ids=["alone", "batched"])
 def test_no_input_leaves_by_an_error_or_a_log(
     start: Start, model: Path, tls: Tls, tmp_path: Path, *, batching: bool

@@ -23,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; this process's by default.
     """
     try:
+        # Read the command line before anything else is loaded, so that a wrong flag is an error within milliseconds.
         chosen = options.parse(sys.argv[1:] if arguments is None else arguments)
         if isinstance(chosen, options.Question):
             sys.stdout.write(_versions() if chosen.version else flags.describe(FLAGS))
             return 0
+        # Set up the log before gRPC is imported: gRPC reads the settings of its own log then.
         log.configure()
         return _serve(chosen)
     except SealserveError as error:
@@ -42,8 +44,10 @@ def _serve(chosen: options.ServerOptions) -> int:
     async def run() -> bool:
         return await Server(chosen).run()
 
+    # Drop what native code writes to standard output: models can print inputs, and the host reads the log.
     log.detach()
     if not asyncio.run(run()):
+        # Requests still run: leave without waiting for their threads.
         logging.shutdown()
         os._exit(0)  # a thread that TensorFlow keeps busy would hold the process
     return 0

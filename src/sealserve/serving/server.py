@@ -95,22 +95,27 @@ class Server:
         Raises:
             SealserveError: The server cannot start.
         """
+        # Notice signals from the beginning: a load can take minutes, and SIGTERM ends it.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is signal.SIG_IGN:  # from the start, as in a shell's background job
                 continue
             loop.add_signal_handler(number, self._on_signal, number)
         options = self._options
-        files = FileList.read(options.file_list) if options.file_list else None  # 1
+        # 1. Read what needs no TensorFlow: wrong files, expired certificates and taken ports are errors at once.
+        files = FileList.read(options.file_list) if options.file_list else None
         tls = self._tls(files)
         addresses = self._addresses()
+        # Build the parts. They share the metrics and the memory that requests of all ports may take.
         servables = Servables(Metrics())
         http = HttpPorts(options, files, servables, self._allowance)
         models = Models(options, files, servables)
         admin = AdminPort(options.admin, files, servables, models) if options.admin else None
-        if not await self._load(models):  # 2
+        # 2. Load and warm up the models; a signal ends that.
+        if not await self._load(models):
             return False
-        await http.start()  # 3
+        # 3. Open the ports, gRPC's last: an open port tells probes that the models answer.
+        await http.start()
         health = Health(watches=transports.choose().idle_calls // 4)
         transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
         if admin is not None:
@@ -118,16 +123,20 @@ class Server:
         places = [self._listen(transport, address, tls, files) for address in addresses]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
-        while not await self._stopped_within(_SWEEP):  # 4
+        # 4. Serve until a signal comes. Each second, give up on slow clients and take over renewed certificates.
+        while not await self._stopped_within(_SWEEP):
             transport.sweep()
             http.follow()
             if admin is not None:
                 admin.sweep()
+        # 5. Drain. First no more reloads, then health says "not serving" so that load balancers send no more clients.
         if admin is not None:
             await asyncio.wrap_future(_aside(lambda: admin.stop(0)))
-        health.stop()  # 5
+        health.stop()
+        # Close the ports on all sides at once; requests that run have the grace period together.
         grace = options.flags.drain_grace_seconds
         stopped = await asyncio.gather(asyncio.wrap_future(_aside(lambda: transport.stop(grace))), http.stop(grace))
+        # Models that a request still uses cannot be freed: the process ends without that.
         if not all(stopped):
             models.stop_waiting()
             logger.warning(
@@ -136,6 +145,7 @@ class Server:
                 options.flags.drain_grace_seconds,
             )
             return False
+        # Free the models after their last request.
         models.close()
         logger.info("stopped; every request was answered")
         return True

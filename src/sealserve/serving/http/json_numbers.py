@@ -102,8 +102,8 @@ def _common(text: Text, start: int, word: bytes) -> int:
     return matched
 
 
-class ArrayReader:
-    """Reads arrays of numbers.
+class PartReader:
+    """Reads parts of a document many values at a time, where they are simple enough.
 
     Args:
         text: The document.
@@ -116,6 +116,10 @@ class ArrayReader:
         self._single = single
         self._charge = charge
         self._tried = 0
+
+
+class ArrayReader(PartReader):
+    """Reads arrays of numbers."""
 
     def read(self, start: int, *, keep: bool) -> tuple[Numbers | None, int]:
         """Return the array that begins at ``start`` and its end, or 0 where it has to be read value by value.

@@ -5,11 +5,10 @@ Where Python's reader could differ from RapidJSON's, a run is not read here, but
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
 from sealserve.serving.http.json_nodes import GREATEST, LEAST, Base64, JsonObject, closed
-from sealserve.serving.http.json_numbers import LARGE, Text
+from sealserve.serving.http.json_numbers import LARGE, PartReader
 from sealserve.serving.http.json_strings import decode_base64
 
 _RUN: Final = re.compile(rb"(?:(?:\{[^{}\\]*+\}|\[[^\[\]{}\\]*+\])[ \t\n\r]*+,[ \t\n\r]*+)++")
@@ -21,20 +20,8 @@ _NODE: Final = 176
 _ELEMENT: Final = 56
 
 
-class RunReader:
-    """Reads runs of rows, each of which ends with a comma.
-
-    Args:
-        text: The document.
-        single: Whether fractions are needed as floats only, not as doubles.
-        charge: Told how many bytes a run takes.
-    """
-
-    def __init__(self, text: Text, *, single: bool, charge: Callable[[int], None]) -> None:
-        self._text = text
-        self._single = single
-        self._charge = charge
-        self._tried = 0
+class RunReader(PartReader):
+    """Reads runs of rows, each of which ends with a comma."""
 
     def read(self, start: int, *, keep: bool) -> tuple[list[Any], int]:
         """Return the rows at ``start`` and where the next value begins, or 0 where they are read value by value."""

@@ -73,21 +73,20 @@ class Loader:
     def load(self, name: str, version: int, folder: Path) -> Servable:
         """Return the version of a model in ``folder``, loaded.
 
-        Steps: 1 check its files against the list · 2 load it · 3 bind its signatures · 4 run its warm-up requests ·
-        5 empty its files, where that is asked for.
-
         Raises:
             InputError: TensorFlow does not load it, or a warm-up request fails.
             VerificationError: Its files are not those of the list.
             UnavailableError: TensorFlow is not installed, or not usable.
         """
-        if self.files is not None:  # 1
+        # 1. Check the files against the list: TensorFlow must not parse a file that the owner did not seal.
+        if self.files is not None:
             started = time.monotonic()
             self.files.check_folder(folder)
             logger.info("checked the files of %s against the file list in %.2f s", folder, time.monotonic() - started)
+        # 2. Load the model.
         tensorflow = library()
         started = time.monotonic()
-        try:  # 2
+        try:
             session = Session.load(
                 tensorflow,
                 folder,
@@ -102,9 +101,8 @@ class Loader:
             self.metrics.loaded(folder, time.monotonic() - started, succeeded=False)
             raise LoadFailedError(folder, error, discreet=self.files is not None) from error
         self.metrics.loaded(folder, time.monotonic() - started, succeeded=True)
-        bound = {
-            name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()
-        }  # 3
+        # 3. Bind its signatures; the ones that cannot be called keep the reason.
+        bound = {name: Signature.bind(name, definition, session) for name, definition in session.signatures.items()}
         signatures = {name: found for name, found in sorted(bound.items()) if isinstance(found, Signature)}
         # The host of an enclave reads the log: it gets the version, the time and the size, and no name from the model.
         logger.info(
@@ -127,7 +125,8 @@ class Loader:
                 check_method_names=self.options.flags.enable_signature_method_name_check,
                 metrics=self.metrics,
             )
-            if self.options.warmup_iterations:  # 4
+            # 4. Run its warm-up requests, before any client waits for it.
+            if self.options.warmup_iterations:
                 warm_up(
                     servable,
                     folder,
@@ -137,7 +136,8 @@ class Loader:
         except BaseException:
             session.close()
             raise
-        if self.options.flags.empty_files_after_load:  # 5
+        # 5. Empty its files, which lie in memory and are not needed any more.
+        if self.options.flags.empty_files_after_load:
             logger.info("emptied the files of %s: %.1f MB of memory are free", folder, empty_files(folder) / 1e6)
         return servable
 

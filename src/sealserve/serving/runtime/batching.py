@@ -171,6 +171,7 @@ class BatchScheduler:
         """Return the next batch that is to run; wait for one; None at the end."""
         with self._changed:
             while True:
+                # Look for a queue whose first batch is full, or has waited for its time.
                 now = time.monotonic()
                 soonest: float | None = None
                 for key, queue in list(self._queues.items()):
@@ -185,8 +186,10 @@ class BatchScheduler:
                         self._changed.notify()  # for what else is due, or will be
                         return queue, batch
                     soonest = due if soonest is None else min(soonest, due)
+                # At the end all batches are due, so nothing is left now.
                 if self._closed:
                     return None
+                # Else sleep until the next batch is due, or a request comes.
                 self._changed.wait(None if soonest is None else soonest - now)
 
 
@@ -218,7 +221,9 @@ class BatchingSession:
             TensorFlowError: TensorFlow refused the inputs, failed or gave up.
             RequestError: The request cannot be part of a batch, or waited for too long.
         """
+        # Requests that name the same inputs in another order share a queue.
         feeds = sorted(feeds, key=lambda feed: (feed[0].operation or 0, feed[0].index))
+        # Refuse what fits into no batch; without rows there is nothing to join or to cut.
         rows = _rows([tensor for _, tensor in feeds])
         if rows > self.options.max_batch_size:
             raise BatchInputError(
@@ -226,11 +231,13 @@ class BatchingSession:
             )
         if not rows:
             return self._session.run(feeds, fetches, timeout=timeout)
+        # A request of more rows than a batch runs in parts, if its outputs can be joined again.
         step = self.options.max_execution_batch_size
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
             raise BatchOutputError(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
         deadline = time.monotonic() + (self._time_limit if timeout is None else min(timeout, self._time_limit))
+        # Submit the parts, and wait for their results.
         parts: list[tuple[_Key, _Task]] = []
         try:
             for start in range(0, rows, step):
@@ -260,10 +267,12 @@ class BatchingSession:
         with self._idle:
             self._running += 1  # before a task says that it runs: from then on its request may leave
         try:
+            # Leave out requests whose senders gave up, and count how long the others waited.
             wanted = [task for task in tasks if task.result.set_running_or_notify_cancel()]
             now = time.monotonic()
             for task in wanted:
                 self._scheduler.metrics.waited(pool, now - task.since)
+            # Run together only what can be cut apart again.
             if len(wanted) > 1 and not self._rows.may_share(feeds, fetches, wanted[0].inputs):
                 self._process_alone(feeds, fetches, wanted)
             else:
@@ -274,6 +283,7 @@ class BatchingSession:
                 self._idle.notify_all()
 
     def _process(self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]) -> None:
+        # Refuse requests whose deadline passed in the queue.
         now = time.monotonic()
         late = [task for task in tasks if task.deadline <= now]
         for task in late:
@@ -281,6 +291,7 @@ class BatchingSession:
         tasks = [task for task in tasks if task not in late]
         if not tasks:
             return
+        # Run the others. Where a batch fails, run its requests one by one, so that only those at fault fail.
         try:
             results = self._run_together(feeds, fetches, tasks)
         except (TensorFlowError, RequestError) as error:
@@ -302,15 +313,18 @@ class BatchingSession:
     def _run_together(
         self, feeds: Sequence[Endpoint], fetches: Sequence[Endpoint], tasks: Sequence[_Task]
     ) -> list[list[Tensor]]:
+        # Fill up to the next allowed size, if the added rows can be cut off again.
         rows = sum(task.rows for task in tasks)
         filled = () if self._rows.without_rows(feeds, fetches) else self.options.allowed_batch_sizes
         size = next((allowed for allowed in filled if allowed >= rows), rows)
         self._scheduler.metrics.batch([task.rows for task in tasks], size, size - rows)
+        # Join the inputs and run the model, for as long as the most patient request waits.
         timeout = max(max(task.deadline for task in tasks) - time.monotonic(), 0.001)
         merged = [
             self._column([task.inputs[index] for task in tasks], padding=size - rows) for index in range(len(feeds))
         ]
         outputs = self._session.run(list(zip(feeds, merged, strict=True)), fetches, timeout=timeout)
+        # Cut the outputs apart, if each has a row for each row that went in.
         reason = self._rows.check(fetches, merged, outputs, size)
         if len(tasks) == 1 and size == rows:
             return [outputs]  # no row of anybody else is in them

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
+from sealserve.serving.runtime.graph_walk import by_name, data_inputs, functions_in, source, walk
 from sealserve.serving.runtime.protos import MetaGraphDef
 
 _SHAPES: Final = frozenset({"Const", "Shape", "ShapeN", "Size", "Rank"})
@@ -109,29 +110,29 @@ _CALLS: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 def bounded_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
     """Return the names of the tensors that signatures return and that take a bounded time."""
-    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    functions = functions_in(meta_graph.graph_def)
     bounded = set(functions)
     while unbounded := {name for name in bounded if not _is_bounded_body(functions[name], bounded)}:
         bounded -= unbounded
     signatures = meta_graph.signature_def.values()
-    fed = {_operation(info.name) for signature in signatures for info in signature.inputs.values()}
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    fed = {source(info.name) for signature in signatures for info in signature.inputs.values()}
+    nodes = by_name(meta_graph.graph_def.node)
     graph = _Graph(nodes, fed, bounded)
     found: dict[str, bool] = {}
     for signature in signatures:
         # Any other operation than a placeholder may still run: for its other outputs, or for what waits for it.
         given = {
             name
-            for name in (_operation(info.name) for info in signature.inputs.values())
+            for name in (source(info.name) for info in signature.inputs.values())
             if name in nodes and nodes[name].op == "Placeholder"
         }
         for info in signature.outputs.values():
-            found[info.name] = found.get(info.name, True) and graph.is_bounded([_operation(info.name)], given)
+            found[info.name] = found.get(info.name, True) and graph.is_bounded([source(info.name)], given)
     return frozenset(name for name, is_bounded in found.items() if is_bounded)
 
 
 def _is_bounded_body(function: Any, bounded: AbstractSet[str]) -> bool:
-    nodes = {node.name: node for node in function.node_def}
+    nodes = by_name(function.node_def)
     arguments = {argument.name for argument in function.signature.input_arg}
     return _Graph(nodes, arguments, bounded).is_bounded(nodes, arguments)
 
@@ -158,7 +159,7 @@ class _Graph:
     def _is_bounded_node(self, node: Any) -> bool:
         if node.op in _CALLS:
             return node.attr["f"].func.name in self._bounded
-        operands = [name for name in node.input if not name.startswith("^")]
+        operands = data_inputs(node)
         if node.op == "ConcatV2":
             return self._follows_from_shapes(operands[-1:])
         if node.op in _DATA:
@@ -167,26 +168,16 @@ class _Graph:
 
     def _follows_from_shapes(self, operands: Iterable[str]) -> bool:
         """Whether tensors are constants, or computed from constants and shapes only."""
-        return self._is_every(map(_operation, operands), self._is_fixed_node, stop=self._shapes)
+        return self._is_every(operands, self._is_fixed_node, stop=self._shapes)
 
     def _is_fixed_node(self, node: Any) -> bool:
         return node.name not in self._fed and (node.op in _DATA or node.op in _BOUNDED - _VALUES)
 
     def _is_every(self, wanted: Iterable[str], accepts: Callable[[Any], bool], *, stop: AbstractSet[str]) -> bool:
         """Whether each operation on the way from ``stop`` to ``wanted`` is accepted."""
-        seen, waiting = set(stop), list(wanted)
-        while waiting:
-            name = waiting.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            node = self._nodes.get(name)
-            if node is None or not accepts(node):
-                return False
-            waiting.extend(map(_operation, node.input))
-        return True
 
+        def before(names: Iterable[str]) -> list[str]:
+            return [name for name in map(source, names) if name not in stop]
 
-def _operation(name: str) -> str:
-    """Return the operation of a tensor's or an input's name: ``x``, ``x:0`` and ``^x`` are of ``x``."""
-    return name.removeprefix("^").partition(":")[0]
+        nodes = (self._nodes.get(name) for name in walk(before(wanted), lambda name: before(self._nodes[name].input)))
+        return all(node is not None and accepts(node) for node in nodes)

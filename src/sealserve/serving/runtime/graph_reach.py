@@ -9,6 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sealserve.serving.runtime.graph_walk import (
+    by_name,
+    data_inputs,
+    functions_in,
+    functions_of,
+    place_of,
+    source,
+    walk,
+)
+
 _SAME_ORDER: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"})
 _LOOPS: Final = frozenset({"While", "StatelessWhile"})
 _BRANCHES: Final = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
@@ -25,28 +35,6 @@ _WRITERS: Final = (
     *("Apply", "SparseApply", "CountUpTo", "ResourceCountUpTo"),
 )
 """Beginnings of the types of operations that write to a variable."""
-
-
-def source(name: str) -> str:
-    """Return the operation or argument that an input is of: ``x``, ``x:0``, ``x:y:0`` and ``^x`` are of ``x``."""
-    return name.removeprefix("^").partition(":")[0]
-
-
-def place_of(name: str) -> tuple[str, int]:
-    """Return the operation and the index of the graph's tensor that is called ``x`` or ``x:0``."""
-    operation, _, index = name.partition(":")
-    return operation, int(index) if index.isdecimal() else 0
-
-
-def functions_of(node: Any, functions: Mapping[str, Any]) -> list[str]:
-    """Return the names of the functions that a NodeDef calls."""
-    found = [node.op] if node.op in functions else []
-    for value in node.attr.values():
-        if value.HasField("func"):
-            found.append(value.func.name)
-        elif value.HasField("list"):
-            found.extend(function.name for function in value.list.func)
-    return [name for name in found if name in functions]
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +59,7 @@ def find_reaches(meta_graph: Any) -> dict[str, Reach]:
     requests to any signature too. So where a request can write to a variable, all variables count as reached.
     """
     graph = meta_graph.graph_def
-    nodes = {node.name: node for node in graph.node}
-    functions = {function.signature.name: function for function in graph.library.function}
+    nodes, functions = by_name(graph.node), functions_in(graph)
     for is_written in (False, True):
         found = {
             name: _find_reach(nodes, functions, definition, is_written=is_written)
@@ -90,14 +77,11 @@ def needed_operations(nodes: Mapping[str, Any], inputs: Iterable[str], outputs: 
     that wait for it.
     """
     given = set(map(place_of, inputs))
-    needed: set[str] = set()
-    waiting = [source(name) for name in outputs if place_of(name) not in given]
-    while waiting:
-        name = waiting.pop()
-        if name in nodes and name not in needed:
-            needed.add(name)
-            waiting.extend(source(entry) for entry in nodes[name].input if place_of(entry) not in given)
-    return needed
+
+    def sources(names: Iterable[str]) -> list[str]:
+        return [name for entry in names if place_of(entry) not in given and (name := source(entry)) in nodes]
+
+    return set(walk(sources(outputs), lambda name: sources(nodes[name].input)))
 
 
 def _find_reach(nodes: Mapping[str, Any], functions: Mapping[str, Any], definition: Any, *, is_written: bool) -> Reach:
@@ -130,19 +114,12 @@ def reached(nodes: Sequence[Any], given: Iterable[str], *, is_written: bool = Fa
     """
     consumers: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
-        for name in node.input:
-            if not name.startswith("^"):
-                consumers[source(name)].append(node.name)
-    found: set[str] = set()
-    waiting = [*given, *(node.name for node in nodes if any(part in node.op for part in _STORES))]
+        for name in data_inputs(node):
+            consumers[source(name)].append(node.name)
+    start = [*given, *(node.name for node in nodes if any(part in node.op for part in _STORES))]
     if is_written:
-        waiting.extend(node.name for node in nodes if node.op in _VARIABLES)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(consumers[name])
-    return found
+        start.extend(node.name for node in nodes if node.op in _VARIABLES)
+    return set(walk(start, consumers.__getitem__))
 
 
 def _follow(
@@ -162,7 +139,7 @@ def _follow(
             function = functions[name]
             known = arguments.setdefault(name, set())
             new = set(_given(node, within, function)) - known
-            if new or not known:
+            if new or name not in bodies:
                 known |= new
                 inside = reached(function.node_def, known, is_written=is_written)
                 bodies[name] = inside
@@ -172,7 +149,7 @@ def _follow(
 def _given(node: Any, body: set[str], function: Any) -> Iterator[str]:
     """Yield the names of a function's arguments that an input reaches where ``node`` calls it."""
     names = [argument.name for argument in function.signature.input_arg]
-    data = [name for name in node.input if not name.startswith("^")]
+    data = data_inputs(node)
     offset = 1 if node.op in _BRANCHES else 0
     known = node.op in _SAME_ORDER or node.op in _BRANCHES or node.op == function.signature.name
     if not known or len(data) - offset != len(names):

@@ -15,7 +15,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import Reach, find_reaches, place_of, source
+from sealserve.serving.runtime.graph_reach import Reach, find_reaches
+from sealserve.serving.runtime.graph_walk import functions_in, place_of, source
 from sealserve.serving.runtime.guarded_functions import SUFFIX, GuardedFunctions
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import GraphDef, MetaGraphDef
@@ -59,7 +60,7 @@ def guarded_copy(meta_graph: MetaGraphDef) -> GuardedCopy | None:
     for name, definition in sorted(meta_graph.signature_def.items()):
         inputs = frozenset(place_of(info.name) for info in definition.inputs.values() if info.name)
         groups.setdefault(inputs, []).append(name)
-    library = {function.signature.name: function for function in graph.library.function}
+    library = functions_in(graph)
     reaches = find_reaches(meta_graph)
     copying = _Copying(graph, GuardedFunctions(library, [reach.bodies for reach in reaches.values()]))
     copied = {}

@@ -6,7 +6,7 @@ Source: tensorflow/tensorflow 2.21, ``core/framework/function.proto``.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import functions_of
+from sealserve.serving.runtime.graph_walk import functions_of
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.shape_guards import Guards, is_in_need
 

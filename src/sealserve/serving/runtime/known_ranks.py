@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import source
+from sealserve.serving.runtime.graph_walk import data_inputs, source
 
 _FIXED: Final = {
     **dict.fromkeys(("Conv2D", "DepthwiseConv2dNative", "MaxPool", "AvgPool", "Conv2DBackpropInput"), 4),
@@ -82,7 +82,7 @@ class KnownRanks:
         return self.shape_of(node.input[0]) if node.op in _READS and node.input else None
 
     def _find(self, node: Any) -> int | None:
-        data = [name for name in node.input if not name.startswith("^")]
+        data = data_inputs(node)
         if node.op in _FIXED:
             return _FIXED[node.op]
         if node.op in _KEPT:

@@ -4,9 +4,10 @@
 the batch has, and a row would go to a request that it does not belong to. So the graph decides, not the result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from sealserve.serving.runtime.graph_walk import by_name, data_inputs, functions_in, source, walk
 from sealserve.serving.runtime.protos import MetaGraphDef
 
 _COUNTED: Final = frozenset(
@@ -78,8 +79,8 @@ _Found = tuple[bool, frozenset[int]]
 
 def counted_outputs(meta_graph: MetaGraphDef) -> frozenset[str]:
     """Return the names of the tensors that signatures return and whose number of rows depends on values."""
-    graph = _Graph({function.signature.name: function for function in meta_graph.graph_def.library.function})
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    graph = _Graph(functions_in(meta_graph.graph_def))
+    nodes = by_name(meta_graph.graph_def.node)
     names = {info.name for signature in meta_graph.signature_def.values() for info in signature.outputs.values()}
     return frozenset(name for name in names if graph.trace(nodes, {}, name)[0])
 
@@ -91,27 +92,28 @@ class _Graph:
 
     def trace(self, nodes: Mapping[str, Any], arguments: Mapping[str, int], tensor: str) -> _Found:
         """Follow the rows of a tensor back: are they counted, and the rows of which arguments may they be?"""
-        seen: set[str] = set()
-        waiting, reached = [tensor], set()
-        while waiting:
-            name, _, index = waiting.pop().partition(":")
-            if name in arguments:
-                reached.add(arguments[name])
-            key, node = f"{name}:{index}", nodes.get(name)
-            if key in seen or node is None:
-                continue
-            seen.add(key)
-            if node.op in _COUNTED:
+
+        def following(name: str) -> Iterable[str]:
+            node = nodes.get(source(name))
+            return () if node is None else self._step(node, name)[1]
+
+        reached = set()
+        for name in walk([tensor], following):
+            operation = source(name)
+            if operation in arguments:
+                reached.add(arguments[operation])
+            if operation in nodes and self._step(nodes[operation], name)[0]:
                 return True, frozenset()
-            operands = [operand for operand in node.input if not operand.startswith("^")]
-            if node.op in _CALLS:
-                counted, through = self._call(node.attr["f"].func.name, int(index.rpartition(":")[2] or 0))
-                if counted:
-                    return True, frozenset()
-                waiting += [operands[position] for position in through]
-            else:
-                waiting += _with_its_rows(node.op, operands)
         return False, frozenset(reached)
+
+    def _step(self, node: Any, tensor: str) -> tuple[bool, Sequence[str]]:
+        """Return whether the rows of an operation's output are counted, and of which tensors they may be otherwise."""
+        operands = data_inputs(node)
+        if node.op in _CALLS:
+            index = tensor.partition(":")[2].rpartition(":")[2]  # of x, x:0 and x:y:0
+            counted, through = self._call(node.attr["f"].func.name, int(index or 0))
+            return counted, [operands[position] for position in through]
+        return node.op in _COUNTED, _with_its_rows(node.op, operands)
 
     def _call(self, name: str, index: int) -> _Found:
         if (name, index) not in self._known:
@@ -120,7 +122,7 @@ class _Graph:
             if function is not None and index < len(function.signature.output_arg):
                 arguments = {argument.name: place for place, argument in enumerate(function.signature.input_arg)}
                 result = function.ret[function.signature.output_arg[index].name]
-                nodes = {node.name: node for node in function.node_def}
+                nodes = by_name(function.node_def)
                 self._known[name, index] = self.trace(nodes, arguments, result)
         return self._known[name, index]
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sealserve.serving.runtime.aborting_operations import Need, needs, window_need
-from sealserve.serving.runtime.graph_reach import source
+from sealserve.serving.runtime.graph_walk import source
 from sealserve.serving.runtime.known_ranks import KnownRanks
 from sealserve.serving.runtime.protos import DataType, NodeDef
 

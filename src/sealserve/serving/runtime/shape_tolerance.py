@@ -8,7 +8,8 @@ process (`guarded_copy`). A signature whose inputs reach any other operation tak
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sealserve.serving.runtime.graph_reach import Reach, find_reaches, functions_of
+from sealserve.serving.runtime.graph_reach import Reach, find_reaches
+from sealserve.serving.runtime.graph_walk import functions_in, functions_of
 from sealserve.serving.runtime.protos import MetaGraphDef
 from sealserve.serving.runtime.tried_operations import TRIED
 
@@ -36,7 +37,7 @@ _FLOW: Final = frozenset(
 def tolerant_signatures(meta_graph: MetaGraphDef) -> frozenset[str]:
     """Return the names of the signatures that may be given inputs of any shape."""
     graph = meta_graph.graph_def
-    functions = {function.signature.name: function for function in graph.library.function}
+    functions = functions_in(graph)
     nodes = {node.name: node for node in graph.node}
     reaches = find_reaches(meta_graph)
     return frozenset(name for name, reach in reaches.items() if _is_tolerant(reach, nodes, functions))

@@ -7,10 +7,11 @@ Source: tensorflow/tensorflow 2.21, ``tensorflow/core/kernels/stage_op.cc`` and 
 condition variable without a cancellation callback.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sealserve.serving.runtime.graph_reach import needed_operations
+from sealserve.serving.runtime.graph_walk import by_name, functions_in, functions_of, walk
 from sealserve.serving.runtime.protos import MetaGraphDef
 
 SPEC_VERSION: Final = "2.21"
@@ -26,8 +27,7 @@ UNSTOPPABLE_OPERATIONS: Final = frozenset(
 
 def unstoppable_signatures(meta_graph: MetaGraphDef) -> Mapping[str, str]:
     """Return, for each signature that reaches such an operation, the type of the operation."""
-    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
-    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    nodes, functions = by_name(meta_graph.graph_def.node), functions_in(meta_graph.graph_def)
     if not _has_any(nodes.values()) and not any(_has_any(function.node_def) for function in functions.values()):
         return {}
     found = {}
@@ -45,16 +45,10 @@ def _has_any(nodes: Any) -> bool:
 def _reached(nodes: Mapping[str, Any], functions: Mapping[str, Any], signature: Any) -> set[str]:
     """Return the types of such operations among those that compute the outputs of ``signature`` from its inputs."""
     inputs, outputs = ([info.name for info in tensors.values()] for tensors in (signature.inputs, signature.outputs))
-    needed: list[Any] = [nodes[name] for name in needed_operations(nodes, inputs, outputs)]
-    called: set[str] = set()
-    for node in needed:  # grows by the bodies of the functions that are called
-        for function in _functions_of(node) & functions.keys() - called:
-            called.add(function)
-            needed.extend(functions[function].node_def)
-    return {node.op for node in needed} & UNSTOPPABLE_OPERATIONS
+    needed = [nodes[name] for name in needed_operations(nodes, inputs, outputs)]
 
+    def called(body: Iterable[Any]) -> list[str]:
+        return [name for node in body for name in functions_of(node, functions)]
 
-def _functions_of(node: Any) -> set[str]:
-    """Return the functions that an operation may call: those that its attributes name, and one of its own type."""
-    named = {function.name for value in node.attr.values() for function in (value.func, *value.list.func)}
-    return {node.op, *named} - {""}
+    bodies = [functions[name].node_def for name in walk(called(needed), lambda name: called(functions[name].node_def))]
+    return {node.op for body in (needed, *bodies) for node in body} & UNSTOPPABLE_OPERATIONS

@@ -228,6 +228,10 @@ class PublicTransport:
             else:
                 return  # the sender went away before
             yield from self._send(call, context)  # 5
+        except Exception:  # gRPC would log the text of the exception, and send it to the client
+            logger.exception("a call was lost")
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("internal")
         finally:
             call.moving_since = None
             call.on_cancel = ignore  # it knows the call: without it, the call is freed at once

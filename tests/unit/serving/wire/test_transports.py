@@ -394,6 +394,20 @@ def test_only_the_fast_transport_uses_what_is_private_to_grpcio() -> None:
     assert users == {"completion_queue.py"}
 
 
+def test_an_error_of_the_transport_itself_reaches_neither_the_client_nor_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transports, "choose", lambda: PublicTransport)
+
+    def fail(_properties: object) -> str | None:
+        raise ValueError("canary-771177")
+
+    with caplog.at_level(logging.ERROR), served({PATH: echo}, peer_fault=fail) as there:
+        error = failure(lambda: there.call(PATH)(b""))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal")
+    assert "canary" not in caplog.messages[0]
+
+
 def test_a_system_that_allows_too_few_threads_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     started = threading.Thread.start
     count = itertools.count()
