@@ -26,7 +26,7 @@ SERVICES: Final = frozenset(
     }
 )
 MOST_WATCHES: Final = 256
-"""Where each open call has a thread, a quarter of the idle calls: `Transport.idle_calls`."""
+"""The default number of watches. The server takes a quarter of the transport's idle calls."""
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 
 

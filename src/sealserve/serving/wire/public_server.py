@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -83,6 +83,8 @@ class PublicCall:
         self.turn = threading.Event()
         """Set when the call may send its message, or ended before."""
         self.steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
+        self.finished = False
+        """Whether the handler answered or refused."""
         self._transport = transport
         self._context = context
         self._size = 0
@@ -129,6 +131,7 @@ class PublicCall:
         self._size = 0
 
     def _put(self, step: _Step) -> None:
+        self.finished = True
         self.content = b""
         self.moving_since = time.monotonic()
         self.steps.put(step)
@@ -152,8 +155,7 @@ class PublicTransport:
         self._peer_fault = settings.peer_fault
         self._open: set[PublicCall] = set()
         self._changed = threading.Condition()
-        self._size = settings.calls + _REFUSING
-        self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="grpc")
+        self._pool = _Workers(settings.calls + _REFUSING)
         self._server = grpc.server(
             self._pool, [_Methods(self._serve)], options=settings.channel_arguments(), maximum_concurrent_rpcs=None
         )
@@ -173,17 +175,7 @@ class PublicTransport:
         Raises:
             ThreadsError: The system does not allow a thread for each call.
         """
-        everybody = threading.Barrier(self._size + 1)
-        try:
-            for _ in range(self._size):  # each waits at the barrier, so that the pool starts a thread for the next one
-                self._pool.submit(everybody.wait)
-            everybody.wait()
-        except RuntimeError as error:
-            everybody.abort()
-            raise ThreadsError(
-                f"The gRPC server cannot start its threads: expected {self._size}, got fewer: {error}.",
-                hint="Lower --max_queued_requests, or install a version of grpcio that the fast transport supports.",
-            ) from error
+        self._pool.start()
         self._server.start()
 
     def stop(self, grace: float) -> bool:
@@ -233,6 +225,9 @@ class PublicTransport:
             context.set_code(grpc.StatusCode.INTERNAL)
             context.set_details("internal")
         finally:
+            if not call.finished:  # gRPC gave up on a stream while a message was on its way
+                call.cancelled = True
+                call.on_cancel()
             call.moving_since = None
             call.on_cancel = ignore  # it knows the call: without it, the call is freed at once
             self.senders.forget(call)
@@ -289,6 +284,59 @@ class PublicTransport:
             call.cancelled = True
             call.turn.set()
             call.on_cancel()
+
+
+class _Workers(ThreadPoolExecutor):
+    """A pool whose threads all start at once, and do not keep the process from ending as an executor's own do.
+
+    Args:
+        size: How many threads there are.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._size = size
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start the threads.
+
+        Raises:
+            ThreadsError: The system does not allow so many.
+        """
+        for number in range(self._size):
+            try:
+                threading.Thread(target=self._work, name=f"grpc-{number}", daemon=True).start()
+            except RuntimeError as error:
+                self.shutdown()
+                raise ThreadsError(
+                    f"The gRPC server cannot start its threads: expected {self._size}, got {number}: {error}.",
+                    hint="Lower --max_queued_requests, or install a grpcio that the fast transport was tested with.",
+                ) from error
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Let a thread call ``fn``."""
+        future: Future[Any] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001  # whoever waits gets it
+                    future.set_exception(error)
+
+        self._jobs.put(job)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002  # it waits for none
+        """End the threads, each once nothing waits any more."""
+        for _ in range(self._size):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job  # it would keep the call until the next one comes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@ import itertools
 import logging
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -139,6 +141,29 @@ def test_a_handler_learns_that_the_sender_left() -> None:
         assert held.left.wait(LONG)
         assert (before, call.cancelled) == (False, True)
         call.answer(b"nobody reads this")
+
+
+def test_a_handler_of_a_stream_learns_that_the_sender_left_while_a_message_was_on_its_way() -> None:
+    """The raw peer grants no window at all: the message cannot leave."""
+    arrived, left = threading.Semaphore(0), threading.Semaphore(0)
+
+    def handle(call: Call) -> None:
+        def leave() -> None:
+            left.release()
+            call.refuse(Status.CANCELLED, "")
+
+        call.on_cancel = leave
+        call.send(b"x" * 100_000, sent=lambda: None)
+        arrived.release()
+
+    with served({PATH: handle}) as there:
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", there.port)) as peer:
+                peer.sendall(http2.hello(window=0) + http2.request(PATH))
+                arrived.acquire()
+            assert left.acquire(timeout=LONG)
+            while there.transport.busy:
+                pass
 
 
 def test_a_handler_that_fails_costs_its_own_call_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -408,6 +433,25 @@ def test_an_error_of_the_transport_itself_reaches_neither_the_client_nor_the_log
     assert "canary" not in caplog.messages[0]
 
 
+def test_a_call_that_is_never_answered_does_not_keep_the_process_from_ending() -> None:
+    program = """
+import grpc, threading
+from tests.harness.served import make_settings
+from sealserve.serving.wire.public_server import PublicTransport
+arrived = threading.Event()
+server = PublicTransport(make_settings({"/s/Method": lambda call: arrived.set()}))
+port = server.listen("127.0.0.1:0")
+server.start()
+channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+answer = channel.unary_unary("/s/Method").future(b"")
+arrived.wait()
+print(server.stop(0))
+channel.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_system_that_allows_too_few_threads_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     started = threading.Thread.start
     count = itertools.count()
@@ -420,7 +464,7 @@ def test_a_system_that_allows_too_few_threads_stops_the_start(monkeypatch: pytes
     server = PublicTransport(make_settings({PATH: echo}, calls=10))
     server.listen("127.0.0.1:0")
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(ThreadsError, match=r"cannot start its threads: expected 18, got fewer: can't start new thread"):
+    with pytest.raises(ThreadsError, match=r"cannot start its threads: expected 18, got 3: can't start new thread"):
         server.start()
     monkeypatch.undo()
     assert server.stop(0)
