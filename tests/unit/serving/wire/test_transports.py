@@ -419,6 +419,16 @@ def test_only_the_fast_transport_uses_what_is_private_to_grpcio() -> None:
     assert users == {"completion_queue.py"}
 
 
+def test_the_public_transport_has_a_thread_for_each_open_call_and_so_fewer_idle_calls() -> None:
+    assert (QueueTransport.idle_calls, PublicTransport.idle_calls) == (1024, 64)
+    before = set(threading.enumerate())
+    server = PublicTransport(make_settings({PATH: echo}, calls=20))
+    server.listen("127.0.0.1:0")
+    server.start()
+    assert len(set(threading.enumerate()) - before) == 20 + 8 + 1  # for calls that are refused, and gRPC's own
+    assert server.stop(LONG)
+
+
 def test_an_error_of_the_transport_itself_reaches_neither_the_client_nor_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
