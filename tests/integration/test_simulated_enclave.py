@@ -429,8 +429,8 @@ def test_a_server_that_crashes_is_attested_and_started_again(
     ).replace('"--exit-with-parent" in sys.argv))', "True), attempts=3, serves=lambda: True))")
     launcher = launcher.replace(
         "import logging, sys\n",
-        "import logging, sys\nfrom sealserve.enclave.simulated import supervisor\n"
-        "from sealserve.enclave.simulated.supervisor import supervise\nsupervisor.FIRST_PAUSE = 0.01\n",
+        "import logging, sys\nfrom sealserve.enclave.launch import supervisor\n"
+        "from sealserve.enclave.launch.supervisor import supervise\nsupervisor.FIRST_PAUSE = 0.01\n",
     )
     monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", launcher)
     with world.start() as process:

@@ -20,16 +20,16 @@ from sealserve.cli import console
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cluster import ports
 from sealserve.enclave.findings import Danger, refuse
-from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
+from sealserve.enclave.launch.gramine_sgx import run_gramine_sgx
+from sealserve.enclave.launch.server_process import StoppedBySignal, relayed_signals
+from sealserve.enclave.launch.supervisor import supervise
 from sealserve.enclave.manifest import examine, refuse_template
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
-from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_signals
-from sealserve.enclave.simulated.supervisor import supervise
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.owner import enclaves, releases
 from sealserve.owner.keys import host_owner_key

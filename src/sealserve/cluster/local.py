@@ -33,8 +33,8 @@ from sealserve.cluster.target import (
     quietly,
 )
 from sealserve.deployment import Deployment
+from sealserve.enclave.launch.trusted_files import check_trusted_files
 from sealserve.enclave.measurement import load_enclave
-from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError
 from sealserve.host.addresses import usable_address
 from sealserve.ingress.nginx import Nginx, worker_user

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -21,6 +23,19 @@ from sealserve.sealing.release import Release, ReleaseContents, Servable, build_
 from sealserve.secret import SecretBytes
 
 Build = Callable[..., BuiltEnclave]
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def python() -> Python:
+    """Give a function that runs Python code in a process of its own, which may move into a namespace."""
+
+    def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=timeout
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

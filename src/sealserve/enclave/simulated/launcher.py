@@ -28,7 +28,15 @@ from typing import Final
 import tomli_w
 
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.gramine_run import LOADER_ENVIRONMENT, find_loader
+from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
+from sealserve.enclave.launch.server_process import (
+    SignalRelay,
+    StoppedBySignal,
+    relayed_signals,
+    set_parent_death_signal,
+    start_server,
+)
+from sealserve.enclave.launch.trusted_files import check_trusted_files, read_trusted_file
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
@@ -36,14 +44,6 @@ from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_ins
 from sealserve.enclave.simulated.manifest_in_memory import manifest_in_memory
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
-from sealserve.enclave.simulated.server_process import (
-    SignalRelay,
-    StoppedBySignal,
-    relayed_signals,
-    set_parent_death_signal,
-    start_server,
-)
-from sealserve.enclave.simulated.trusted_files import check_trusted_files, read_trusted_file
 from sealserve.errors import InputError, VerificationError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.report import EnclaveReport

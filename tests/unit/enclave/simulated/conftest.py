@@ -1,22 +1,5 @@
-import subprocess
-import sys
-from collections.abc import Callable
-
 import pytest
-
-Python = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def python() -> Python:
-    """Give a function that runs Python code in a process of its own, which may move into a namespace."""
-
-    def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=timeout
-        )
-
-    return run
+from tests.unit.enclave.conftest import Python
 
 
 @pytest.fixture

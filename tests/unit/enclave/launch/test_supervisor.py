@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.enclave.simulated.conftest import Python
+from tests.unit.enclave.conftest import Python
 
 SUPERVISED = """
 import logging, os, sys, time
 from pathlib import Path
-from sealserve.enclave.simulated import supervisor
-from sealserve.enclave.simulated.server_process import StoppedBySignal
+from sealserve.enclave.launch import supervisor
+from sealserve.enclave.launch.server_process import StoppedBySignal
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 supervisor.FIRST_PAUSE, supervisor.LONGEST_PAUSE = 0.01, 0.02
 supervisor._POLL = 0.01

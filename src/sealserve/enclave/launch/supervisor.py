@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sealserve.enclave.gramine_run import FIRST_PAUSE, LONGEST_PAUSE
-from sealserve.enclave.simulated.server_process import RELAYED, relayed_signals
+from sealserve.enclave.launch.gramine_sgx import FIRST_PAUSE, LONGEST_PAUSE
+from sealserve.enclave.launch.server_process import RELAYED, relayed_signals
 
 LOGGER: Final = logging.getLogger(__name__)
 _SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N

@@ -6,13 +6,13 @@ import pytest
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
-from sealserve.enclave.measurement import load_enclave
-from sealserve.enclave.simulated.trusted_files import (
+from sealserve.enclave.launch.trusted_files import (
     TrustedFileChangedError,
     TrustedFileMissingError,
     check_trusted_files,
     read_trusted_file,
 )
+from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release
 

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.launch.server_process import SignalRelay, start_server
+from sealserve.enclave.launch.trusted_files import check_trusted_files
 from sealserve.enclave.measurement import SignedEnclave
 from sealserve.enclave.simulated.provisioning import servers
-from sealserve.enclave.simulated.server_process import SignalRelay, start_server
-from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 

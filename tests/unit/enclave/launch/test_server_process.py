@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.enclave.simulated.server_process import (
+from sealserve.enclave.launch.server_process import (
     ServerStartError,
     SignalRelay,
     StoppedBySignal,
