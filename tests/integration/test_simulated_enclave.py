@@ -429,8 +429,8 @@ def test_a_server_that_crashes_is_attested_and_started_again(
     ).replace('"--exit-with-parent" in sys.argv))', "True), attempts=3, serves=lambda: True))")
     launcher = launcher.replace(
         "import logging, sys\n",
-        "import logging, sys\nfrom sealserve.enclave.launch import supervisor\n"
-        "from sealserve.enclave.launch.supervisor import supervise\nsupervisor.FIRST_PAUSE = 0.01\n",
+        "import logging, sys\nfrom sealserve.enclave.launch import pauses\n"
+        "from sealserve.enclave.launch.supervisor import supervise\npauses.FIRST_PAUSE = 0.01\n",
     )
     monkeypatch.setattr(sys.modules[__name__], "LAUNCHER", launcher)
     with world.start() as process:
@@ -579,7 +579,9 @@ def test_sigterm_before_the_key_comes_ends_it_cleanly(world: World) -> None:
     assert_nothing_remains(log)
 
 
-DIRECT_LAUNCHER = LAUNCHER.replace("import run_enclave", "import run_gramine_direct as run_enclave").replace(
+DIRECT_LAUNCHER = LAUNCHER.replace(
+    "launcher import run_enclave", "gramine_direct import run_gramine_direct as run_enclave"
+).replace(
     """
                          exit_with_parent="--exit-with-parent" in sys.argv""",
     "",

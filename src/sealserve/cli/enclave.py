@@ -22,14 +22,13 @@ from sealserve.cluster import ports
 from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
-from sealserve.enclave.launch.gramine_sgx import run_gramine_sgx
-from sealserve.enclave.launch.server_process import StoppedBySignal, relayed_signals
-from sealserve.enclave.launch.supervisor import supervise
+from sealserve.enclave.launch.gramine_sgx import GramineSgx
+from sealserve.enclave.launch.runtime import Runtime
+from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.manifest import examine, refuse_template
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
-from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.owner import enclaves, releases
 from sealserve.owner.keys import host_owner_key
@@ -323,26 +322,16 @@ def run(
     workspace = console.find_workspace(directory)
     folder = releases.find(workspace.host.releases, release)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    runtime: Runtime
     quoting = socket or quoting_socket(workspace)
     if platform is Runner.GRAMINE_DIRECT:
-        raise typer.Exit(run_gramine_direct(folder, name, quoting_socket=quoting, dangerous=dangerous))
-    loaded = load_enclave(folder, name, dangerous=dangerous)
-    built_for = loaded.manifest.loader.env["SEALSERVE_PLATFORM"]
-    if Runner.SIMULATED in {platform, built_for} and platform is not Runner.SGX:
-        launch = partial(run_enclave, folder, name, quoting_socket=quoting, dangerous=dangerous)
-        if attempts is None or attempts == 1:
-            raise typer.Exit(launch())
-        serves = partial(ports.is_listening, enclaves.port_of(loaded.manifest), session=os.getsid(0))
-        try:
-            status = supervise(partial(launch, exit_with_parent=True), attempts=attempts, serves=serves)
-        except StoppedBySignal as stop:
-            status = stop.exit_status
-        raise typer.Exit(status)
-    enclaves.check_for_sgx(loaded)
-    verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
-    with relayed_signals() as relay:
-        try:
-            status = run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts)
-        except StoppedBySignal as stop:
-            status = stop.exit_status
-    raise typer.Exit(status)
+        runtime = load_simulator().gramine_direct(quoting_socket=quoting)
+        raise typer.Exit(runtime.run(folder, name, dangerous=dangerous))
+    manifest = load_enclave(folder, name, dangerous=dangerous).manifest
+    if Runner.SIMULATED in {platform, manifest.loader.env["SEALSERVE_PLATFORM"]} and platform is not Runner.SGX:
+        serves = partial(ports.is_listening, enclaves.port_of(manifest), session=os.getsid(0))
+        runtime = load_simulator().enclave(quoting_socket=quoting, attempts=attempts or 1, serves=serves)
+    else:
+        verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
+        runtime = GramineSgx(verify=verify, attempts=attempts)
+    raise typer.Exit(runtime.run(folder, name, dangerous=dangerous))

@@ -9,9 +9,8 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
+from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner import simulation
-from sealserve.sgx.simulated.pcs import PcsServer
-from sealserve.sgx.simulated.quoting import QuotingServer
 
 app = typer.Typer(
     add_completion=False,
@@ -34,7 +33,7 @@ def pcs(
     described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
     configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
-    server = PcsServer(vendor, listen, configured if port is None else port)
+    server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)
     with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
@@ -49,7 +48,7 @@ def platform(ready_file: console.ReadyFile = None, directory: console.Directory 
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
     workspace = console.find_workspace(directory)
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
-    server = QuotingServer(here, simulation.quoting_socket(workspace))
+    server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
     console.out.print(
         f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."
     )

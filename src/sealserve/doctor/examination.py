@@ -13,9 +13,9 @@ from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
-from sealserve.enclave.simulated.private_memory import available_way
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.host.addresses import is_ip_address
 from sealserve.host.facts import HostFacts
@@ -140,7 +140,12 @@ def _enclave_sizes(workspace: Workspace) -> list[int]:
 
 def _simulated_host(host: HostFacts) -> Iterator[Finding]:
     yield _tensorflow(Machine.HOST, "for sealserve-model-server")
-    way, refused = available_way(PRIVATE_ROOT)
+    try:
+        way, refused = load_simulator().available_way(PRIVATE_ROOT)
+    except SimulatorMissingError as error:
+        yield Finding(machine=Machine.HOST, name="simulated platform", verdict=Verdict.MISSING, found=error.message,
+                      remedy=error.hint or "")  # fmt: skip
+        return
     yield Finding(
         machine=Machine.HOST,
         name="private memory",

@@ -18,7 +18,7 @@ from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX, SignedEnclave
+from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX
 from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
@@ -53,12 +53,6 @@ class EnclavePortError(InputError):
     """The manifest of an enclave does not say on which port its server listens."""
 
     code = "enclave.port"
-
-
-class EnclaveNotForSgxError(InputError):
-    """An enclave for the simulated platform does not start on SGX."""
-
-    code = "enclave.not-for-sgx"
 
 
 class ReleasePlatformError(InputError):
@@ -273,19 +267,6 @@ def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger
     key = read_owner_key(owner_key)
     verify_release(folder, key)
     verify_enclave_index(folder, key, dangerous=dangerous)
-
-
-def check_for_sgx(enclave: SignedEnclave) -> None:
-    """Make sure that an enclave was built for SGX.
-
-    Raises:
-        EnclaveNotForSgxError: It was built for the simulated platform.
-    """
-    if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != PlatformKind.SGX:
-        raise EnclaveNotForSgxError(
-            f"The enclave {enclave.name!r} was built for the simulated platform.",
-            hint='Build release and enclave with `platform = "sgx"`.',
-        )
 
 
 def names(release: Path) -> list[str]:

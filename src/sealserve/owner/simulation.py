@@ -6,45 +6,55 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sealserve.atomic_file import write_file
 from sealserve.deployment import Deployment
+from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner.identity import require_first_use
-from sealserve.sgx.simulated.platform import SimulatedPlatform
-from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sealserve.enclave.launch.simulator import SimulatedPlatform, Vendor
 
 ROOT_FILE = "simulated-root.der"
 DEFAULT_PCS_PORT = 8081  # a PCCS's
 
 
-def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
+def open_vendor(workspace: Workspace, *, now: datetime) -> "Vendor":
     """Return the simulated vendor; on first use it is made, and the owner trusts its root.
 
     Raises:
         IdentityLostError: It is missing, and the owner trusts the root of an earlier one.
+        SimulatorMissingError: The simulated platform is not installed.
     """
+    simulated = load_simulator().vendor
     workspace.create()
     folder = workspace.vendor.root
     with _locked(folder):
         root = workspace.owner.trust / ROOT_FILE
         if any(folder.iterdir()):
-            vendor = Vendor.load(folder)
+            vendor = simulated.load(folder)
         else:
             require_first_use("The simulated vendor", folder, [root])
-            vendor = Vendor.create(folder, now=now)
+            vendor = simulated.create(folder, now=now)
         if not root.is_file():
             write_file(root, vendor.root_der)
     return vendor
 
 
-def open_platform(workspace: Workspace, *, now: datetime) -> SimulatedPlatform:
-    """Return the host's simulated platform; on first use it is made, and the vendor certifies it."""
+def open_platform(workspace: Workspace, *, now: datetime) -> "SimulatedPlatform":
+    """Return the host's simulated platform; on first use it is made, and the vendor certifies it.
+
+    Raises:
+        SimulatorMissingError: The simulated platform is not installed.
+    """
+    simulated = load_simulator().platform
     folder = workspace.host.platform
     if folder.exists():
-        return SimulatedPlatform.load(folder)
-    return SimulatedPlatform.create(open_vendor(workspace, now=now), folder, now=now)
+        return simulated.load(folder)
+    return simulated.create(open_vendor(workspace, now=now), folder, now=now)
 
 
 def trusted_root(workspace: Workspace) -> TrustAnchor | None:

@@ -18,7 +18,7 @@ from tests.harness.workspaces import Site
 from sealserve.broker import admin
 from sealserve.broker.audit import AuditTruncatedError
 from sealserve.broker.database import Database
-from sealserve.cli import enclave as enclave_verb
+from sealserve.enclave.simulated import launcher
 from sealserve.owner import provisioning
 from sealserve.owner.keys import index_signer, open_vault
 from sealserve.sealing.release import VerifiedRelease
@@ -195,7 +195,7 @@ def test_an_enclaves_exit_status_is_the_commands(
         logging.getLogger("sealserve.test").info("step=%s", "measured")
         return 143
 
-    monkeypatch.setattr(enclave_verb, "run_enclave", run_enclave)
+    monkeypatch.setattr(launcher, "run_enclave", run_enclave)
     for name in ("replica-0", "replica-3"):
         cli.ok("enclave", "build", "--name", name)
     assert cli.error("enclave", "build", "--release", "nothing")["code"] == "release.missing"

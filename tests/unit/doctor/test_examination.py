@@ -10,6 +10,7 @@ from sealserve.doctor import examination as doctor
 from sealserve.doctor import host_checks
 from sealserve.doctor.examination import NotReadyError
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.enclave.simulated import private_memory
 from sealserve.enclave.simulated.private_memory import Way
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
@@ -25,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has everything but SGX, whatever this one has."""
     program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
     monkeypatch.setattr(doctor, "find_nginx", lambda: program)
-    monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.NAMESPACE, ""))
+    monkeypatch.setattr(private_memory, "available_way", lambda _inside: (Way.NAMESPACE, ""))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
 
 
@@ -64,7 +65,7 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
         raise NginxMissingError("NGINX is not installed.", hint="apt-get install nginx")
 
     monkeypatch.setattr(doctor, "find_nginx", no_nginx)
-    monkeypatch.setattr(doctor, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
+    monkeypatch.setattr(private_memory, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     site = make_site(tmp_path, platform="sgx")
     simulated = by_name(examine(EVERY, None, None))

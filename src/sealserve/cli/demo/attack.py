@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -22,16 +23,17 @@ from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.cluster.local import stop_roles
+from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.owner import simulation
 from sealserve.owner.keys import open_vault
 from sealserve.sealing.protected_file import NODE_SIZE
-from sealserve.sgx.simulated.pcs import PcsServer
-from sealserve.sgx.simulated.platform import SimulatedPlatform
-from sealserve.sgx.simulated.quoting import QuotingServer
 from sealserve.workspace import Workspace
+
+if TYPE_CHECKING:
+    from sealserve.enclave.launch.simulator import SimulatedPlatform
 
 NAME = "replica-0"
 SECONDS = 300
@@ -165,7 +167,7 @@ class Host:
         port = urlsplit(simulation.pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
             stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
-            with PcsServer(self._vendor, port=port, stolen=platform):
+            with load_simulator().pcs_server(self._vendor, port=port, stolen=platform):
                 walk.target.start_broker()
                 try:
                     return self._launch(self._release, socket)
@@ -183,15 +185,16 @@ class Host:
             shutil.rmtree(copy)
 
     @contextmanager
-    def _old_platform(self) -> Iterator[tuple[SimulatedPlatform, Path]]:
+    def _old_platform(self) -> "Iterator[tuple[SimulatedPlatform, Path]]":
         """Yield a platform without the vendor's last patches, and the socket where it makes quotes."""
+        simulator = load_simulator()
         folder = self._workspace.host.root / "old-platform"
         if folder.exists():
-            platform = SimulatedPlatform.load(folder)
+            platform = simulator.platform.load(folder)
         else:
-            platform = SimulatedPlatform.create(self._vendor, folder, now=datetime.now(UTC), out_of_date=True)
+            platform = simulator.platform.create(self._vendor, folder, now=datetime.now(UTC), out_of_date=True)
         socket = self._workspace.host.run / "old-quoting.sock"
-        with QuotingServer(platform, socket):
+        with simulator.quoting_server(platform, socket):
             yield platform, socket
 
     def _launch(self, release: Path, socket: Path | None = None) -> Refusal:

@@ -8,7 +8,7 @@ from sealserve.broker.audit import AuditRow
 from sealserve.cli.demo.screen import Screen
 from sealserve.cluster.launch_log import LaunchStep, read_steps
 from sealserve.cluster.processes import Process, wait_until
-from sealserve.enclave.simulated.private_memory import Way
+from sealserve.enclave.launch.simulator import load_simulator
 
 SHORT = 16
 
@@ -80,7 +80,8 @@ class Launches:
         )
 
     def _private_memory_notes(self) -> list[str]:
-        ways = {Way(steps["private-memory"].evidence["way"]) for steps in self._steps.values()}
+        way_of = load_simulator().way
+        ways = {way_of(steps["private-memory"].evidence["way"]) for steps in self._steps.values()}
         return [way.note for way in sorted(ways) if way.note]
 
     def _lines(self, name: str, *fields: str) -> list[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT, NotRenderableError, Plan, Shipped
 from sealserve.deployment import Deployment
+from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.measurement import load_enclave
-from sealserve.enclave.simulated.provisioning import servers
 from sealserve.owner import enclaves, releases
 from sealserve.owner.keys import host_owner_key
 from sealserve.workspace import Workspace
@@ -59,6 +59,6 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
         name=release.name,
         size=sum(file.size for file in verified.index.files),
         owner_key=host_owner_key(workspace).read_text(encoding="ascii"),
-        broker=servers(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
+        broker=broker_addresses(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         epc=manifest.enclave_size,
     )

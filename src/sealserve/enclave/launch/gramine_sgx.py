@@ -11,26 +11,27 @@ import logging
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sealserve.enclave.launch.server_process import SignalRelay, start_server
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.launch.broker_addresses import broker_addresses
+from sealserve.enclave.launch.pauses import Pauses
+from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
 from sealserve.enclave.launch.trusted_files import check_trusted_files
-from sealserve.enclave.measurement import SignedEnclave
-from sealserve.enclave.simulated.provisioning import servers
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.enclave.measurement import SignedEnclave, load_enclave
+from sealserve.errors import InputError, SealserveError, UnavailableError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
+from sealserve.terms import PlatformKind
 
 LOGGER: Final = logging.getLogger(__name__)
 INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
 LOADER_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # its shell script needs no more
 DRIVER: Final = Path("/dev/sgx_enclave")
 AESM_SOCKET: Final = Path("/var/run/aesmd/aesm.socket")
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
-_WELL: Final = 300.0  # seconds: what ran so long was well, and the pauses begin anew
 _CONNECT_TIMEOUT: Final = 5.0
 
 
@@ -38,6 +39,41 @@ class GramineLoaderMissingError(UnavailableError):
     """Gramine's loader is not on this machine."""
 
     code = "gramine.loader-missing"
+
+
+class EnclaveNotForSgxError(InputError):
+    """An enclave for the simulated platform does not start on SGX."""
+
+    code = "enclave.not-for-sgx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GramineSgx:
+    """The runtime of enclaves on SGX.
+
+    Args:
+        verify: Verifies the bundle, before each start; raises where it is not as its owner built it.
+        attempts: The maximum number of starts; None for no limit.
+    """
+
+    verify: Callable[[], object]
+    attempts: int | None = None
+
+    def run(self, bundle: Path, name: str, *, dangerous: Collection[Danger]) -> int:
+        """Run an enclave; see `Runtime.run`.
+
+        Raises:
+            EnclaveNotForSgxError: It was built for the simulated platform.
+            SealserveError: What `load_enclave` and `run_gramine_sgx` raise.
+        """
+        enclave = load_enclave(bundle, name, dangerous=dangerous)
+        if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != PlatformKind.SGX:
+            raise EnclaveNotForSgxError(
+                f"The enclave {name!r} was built for the simulated platform.",
+                hint='Build release and enclave with `platform = "sgx"`.',
+            )
+        here, verify, attempts = bundle.absolute(), self.verify, self.attempts
+        return until_stopped(lambda relay: run_gramine_sgx(here, enclave, relay, verify=verify, attempts=attempts))
 
 
 def find_loader(name: str) -> str:
@@ -81,8 +117,9 @@ def run_gramine_sgx(
     """
     loader = find_loader("gramine-sgx")
     arguments = [loader, f"{ENCLAVE_FOLDER}/{enclave.name}"]
-    pause, failed = FIRST_PAUSE, 0
+    pauses, failed = Pauses(), 0
     while True:
+        # Each start verifies anew: the host may have changed a file since the last one.
         verify()
         started = time.monotonic()
         status = relay.run(partial(start_server, loader, arguments, LOADER_ENVIRONMENT, folder=bundle))
@@ -96,10 +133,9 @@ def run_gramine_sgx(
             LOGGER.error("step=diagnosis %s", finding)
         if failed == attempts:
             return status
-        pause = FIRST_PAUSE if ran > _WELL else pause
+        pause = pauses.after(ran)
         LOGGER.warning("step=again after=%.0fs failed=%d", pause, failed)
         time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def diagnose(bundle: Path, enclave: SignedEnclave, relay: SignalRelay) -> Iterator[str]:
@@ -118,7 +154,7 @@ def diagnose(bundle: Path, enclave: SignedEnclave, relay: SignalRelay) -> Iterat
             if path.exists()
             else f"{path} is missing ({meaning}): `sealserve doctor host`"
         )
-    for host, port in servers(enclave.manifest.loader.env["SECRET_PROVISION_SERVERS"]):
+    for host, port in broker_addresses(enclave.manifest.loader.env["SECRET_PROVISION_SERVERS"]):
         with relay.held():
             reason = _unreachable(host, port)
         if reason is None:

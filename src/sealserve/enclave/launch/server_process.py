@@ -4,6 +4,7 @@ Source: Linux manual pages prctl(2), PR_SET_PDEATHSIG; signal(7).
 """
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from typing import Final, Protocol
 
 from sealserve.errors import UnavailableError
 
+LOGGER: Final = logging.getLogger(__name__)
 RELAYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
-_SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
+SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,7 +38,7 @@ class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.exit_status = _SIGNALLED + number
+        self.exit_status = SIGNALLED + number
 
 
 class Child(Protocol):
@@ -115,7 +117,7 @@ class SignalRelay:
             server.send_signal(number)
         status = server.wait()
         self._server = None
-        return status if status >= 0 else _SIGNALLED - status
+        return status if status >= 0 else SIGNALLED - status
 
 
 @contextmanager
@@ -129,6 +131,16 @@ def relayed_signals() -> Iterator[SignalRelay]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def until_stopped(run: Callable[[SignalRelay], int]) -> int:
+    """Call ``run`` with a relay of signals, and return its exit status, or that of the signal that stopped it."""
+    with relayed_signals() as relay:
+        try:
+            return run(relay)
+        except StoppedBySignal as stop:
+            LOGGER.info("step=stopped status=%d", stop.exit_status)
+            return stop.exit_status
 
 
 def start_server(

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sealserve.enclave.launch.gramine_sgx import FIRST_PAUSE, LONGEST_PAUSE
-from sealserve.enclave.launch.server_process import RELAYED, relayed_signals
+from sealserve.enclave.launch.pauses import LONG_RUN, Pauses
+from sealserve.enclave.launch.server_process import RELAYED, SIGNALLED, relayed_signals
 
 LOGGER: Final = logging.getLogger(__name__)
-_SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
-_WELL: Final = 300.0  # seconds: after so long without a crash, the attempts and the pauses begin anew
 _POLL: Final = 0.1
 
 
@@ -86,7 +84,7 @@ def supervise(launch: Callable[[], int], *, attempts: int, serves: Callable[[], 
         StoppedBySignal: A signal came while no enclave ran.
     """
     LOGGER.info("step=supervisor pid=%d attempts=%d", os.getpid(), attempts)
-    pause, failed, served = FIRST_PAUSE, 0, False
+    pauses, failed, served = Pauses(), 0, False
     with relayed_signals() as relay:
         while True:
             started = time.monotonic()
@@ -96,19 +94,18 @@ def supervise(launch: Callable[[], int], *, attempts: int, serves: Callable[[], 
             except _InChildError:
                 break
             served = served or launcher.served
-            if time.monotonic() - started > _WELL:
-                pause, failed = FIRST_PAUSE, 0
-            failed += 1
+            ran = time.monotonic() - started
+            failed = 1 if ran > LONG_RUN else failed + 1
             if relay.asked or not served or not _is_crash(status) or failed >= attempts:
                 return status
             relay.again()
-            name = signal.Signals(status - _SIGNALLED).name
+            name = signal.Signals(status - SIGNALLED).name
+            pause = pauses.after(ran)
             LOGGER.warning("step=again after=%.0fs failed=%d signal=%s", pause, failed, name)
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
     return launch()  # in the child, with the handlers that were there before
 
 
 def _is_crash(status: int) -> bool:
     """Whether a signal that nobody sends to ask for the end has ended the server."""
-    return status - _SIGNALLED in set(signal.Signals) - set(RELAYED)
+    return status - SIGNALLED in set(signal.Signals) - set(RELAYED)

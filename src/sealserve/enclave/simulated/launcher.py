@@ -18,30 +18,28 @@ Each step is logged with its evidence, as ``step=NAME field=value ...``. No secr
 import logging
 import os
 import signal
-import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import tomli_w
-
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
+from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.server_process import (
     SignalRelay,
     StoppedBySignal,
-    relayed_signals,
     set_parent_death_signal,
     start_server,
+    until_stopped,
 )
+from sealserve.enclave.launch.supervisor import supervise
 from sealserve.enclave.launch.trusted_files import check_trusted_files, read_trusted_file
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.simulated import provisioning
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
-from sealserve.enclave.simulated.manifest_in_memory import manifest_in_memory
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.errors import InputError, VerificationError
@@ -54,7 +52,7 @@ LOGGER: Final = logging.getLogger(__name__)
 # x87, SSE, AVX and AVX-512, as a current server processor offers them in XCR0.
 PLATFORM_XFRM: Final = 0xE7
 # What the provisioning library removes from the environment, and what loads it.
-_CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
+CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
 
 
 class EnclavePlaceError(InputError):
@@ -63,16 +61,35 @@ class EnclavePlaceError(InputError):
     code = "enclave.place"
 
 
-class EnclaveWithoutGramineError(InputError):
-    """The enclave cannot run in Gramine: its manifest has no library OS."""
-
-    code = "enclave.without-gramine"
-
-
 class EnclaveNotSimulatedError(VerificationError):
     """The manifest is for SGX."""
 
     code = "enclave.not-simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedEnclave:
+    """The runtime of simulated enclaves, which starts an enclave again when its server crashes.
+
+    Args:
+        quoting_socket: Where the simulated quoting enclave answers.
+        attempts: The maximum number of starts.
+        serves: Whether the enclave's server answers. A server that crashes before that is not started again.
+    """
+
+    quoting_socket: Path
+    attempts: int = 1
+    serves: Callable[[], bool]
+
+    def run(self, bundle: Path, name: str, *, dangerous: Collection[Danger]) -> int:
+        """Run an enclave; see `Runtime.run`, and `run_enclave` for the errors."""
+        launch = partial(run_enclave, bundle, name, quoting_socket=self.quoting_socket, dangerous=dangerous)
+        if self.attempts == 1:
+            return launch()
+        try:
+            return supervise(partial(launch, exit_with_parent=True), attempts=self.attempts, serves=self.serves)
+        except StoppedBySignal as stop:
+            return stop.exit_status
 
 
 def run_enclave(
@@ -110,92 +127,47 @@ def run_enclave(
     """
     here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
     parent = os.getppid()
-    with relayed_signals() as relay:
-        try:
+
+    def launch(relay: SignalRelay) -> int:
+        if exit_with_parent:
+            _end_with(parent)
+        # Protect this process before it holds a secret.
+        forbid_core_dumps()
+        # Verify the enclave and the files that it trusts (steps 1 and 2).
+        enclave = load_simulated(here, name, dangerous)
+        # Obtain private memory (3), which is wiped at the end (9).
+        needed = sealed_size(enclave.manifest, here)
+        with private_memory(enclave.manifest.private_root, needed=needed) as memory:
             if exit_with_parent:
-                _end_with(parent)
-            forbid_core_dumps()
-            enclave = _load(here, name, dangerous)
-            needed = sealed_size(enclave.manifest, here)
-            with private_memory(enclave.manifest.private_root, needed=needed) as memory:
-                if exit_with_parent:
-                    _end_with(parent)  # a user namespace, if it came to that, has reset it
-                forbid_inspection()
-                _step("private-memory", way=memory.way, folder=memory.root)
-                with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
-                    opened = open_mounts(enclave.manifest, here, memory, key)
-                _step("mounts", files=opened.files, bytes=opened.size, key="wiped")
-                return _serve(enclave.manifest, memory, relay)
-        except StoppedBySignal as stop:
-            _step("stopped", status=stop.exit_status)
-            return stop.exit_status
+                _end_with(parent)  # entering a user namespace has reset the signal
+            forbid_inspection()
+            log_step("private-memory", way=memory.way, folder=memory.root)
+            # Attest the enclave to the broker, and open the release with its key (4 to 7).
+            with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
+                opened = open_mounts(enclave.manifest, here, memory, key)
+            log_step("mounts", files=opened.files, bytes=opened.size, key="wiped")
+            # Run the server until it ends (8).
+            return _serve(enclave.manifest, memory, relay)
+
+    return until_stopped(launch)
 
 
-def run_gramine_direct(
-    bundle: Path,
-    name: str,
-    *,
-    quoting_socket: Path,
-    connect_timeout: float = 10.0,
-    broker_timeout: float = 60.0,
-    dangerous: Collection[Danger] = (),
-) -> int:
-    """Start a simulated enclave whose server runs in Gramine's library OS, without SGX; else as `run_enclave`.
+def load_simulated(
+    bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_files: bool = True
+) -> SignedEnclave:
+    """Verify an enclave of a release, and make sure that it can run here.
 
-    Gramine checks the trusted files as they are opened, and opens the sealed ones itself. There is nothing that it
-    could attest, so the launcher does that, and hands over the key in a manifest of its own, which is never in a folder
-    (see `manifest_in_memory`). As everything simulated, it protects nothing from this machine's root.
+    Args:
+        bundle: The release's folder; absolute.
+        name: The enclave's name.
+        dangerous: The classes of insecure settings that are allowed in the manifest.
+        check_files: Whether to compare the trusted files with their digests. Gramine does that itself.
 
     Raises:
-        EnclaveWithoutGramineError: The enclave was built without Gramine's files in the inventory.
-        SealserveError: As `run_enclave`.
+        EnclaveNotSimulatedError: The enclave is for SGX.
+        EnclavePlaceError: ``bundle`` lies in the manifest's private folder.
+        SealserveError: What `load_enclave` and `check_trusted_files` raise.
     """
-    here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
-    with relayed_signals() as relay:
-        try:
-            forbid_core_dumps()
-            enclave = _load(here, name, dangerous, check_files=False)
-            if enclave.manifest.loader.entrypoint is None:
-                raise EnclaveWithoutGramineError(
-                    f"The enclave {name!r} was built without Gramine's files.",
-                    hint="Install Gramine, take an inventory, and build it again with `--inventory`.",
-                )
-            loader = find_loader("gramine-direct")
-            forbid_inspection()
-            with _provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
-                direct = _direct_manifest(enclave.manifest_bytes, key)
-            with manifest_in_memory(name, direct) as manifest:
-                _step("server", program=loader, library_os=enclave.manifest.loader.entrypoint.uri)
-                start = partial(
-                    start_server,
-                    loader,
-                    [loader, str(manifest.application)],
-                    LOADER_ENVIRONMENT,
-                    folder=here,
-                    inherited=(manifest.descriptor,),
-                )
-                status = relay.run(start)
-                _step("ended", status=status)
-                return status
-        except StoppedBySignal as stop:
-            _step("stopped", status=stop.exit_status)
-            return stop.exit_status
-
-
-def _direct_manifest(manifest: bytes, key: SecretBytes) -> bytes:
-    """Return the manifest for gramine-direct: with the key in it, and without what would ask for it."""
-    data = tomllib.loads(manifest.decode())
-    name = data["loader"]["env"]["SECRET_PROVISION_SET_KEY"]
-    data["loader"]["env"] = {
-        variable: value
-        for variable, value in data["loader"]["env"].items()
-        if variable not in _CONSUMED and not variable.startswith("SECRET_PROVISION_")
-    }
-    data["fs"]["insecure__keys"] = {name: key.reveal().hex()}
-    return tomli_w.dumps(data).encode()
-
-
-def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_files: bool = True) -> SignedEnclave:
     LOGGER.warning("simulated enclave %s: simulation protects nothing from this machine's root", name)
     enclave = load_enclave(bundle, name, dangerous=dangerous)
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
@@ -211,7 +183,7 @@ def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_
             f"The release is in {bundle}, and {manifest.private_root} is where the enclave has its private files.",
             hint="Put the release elsewhere.",
         )
-    _step(
+    log_step(
         "measured",
         enclave=name,
         mr_enclave=sigstruct.mr_enclave.hex(),
@@ -222,19 +194,31 @@ def _load(bundle: Path, name: str, dangerous: Collection[Danger] = (), *, check_
         release=environment["SEALSERVE_RELEASE_ID"],
     )
     if check_files:
-        _step("trusted-files", verified=check_trusted_files(manifest, bundle))
+        log_step("trusted-files", verified=check_trusted_files(manifest, bundle))
     return enclave
 
 
-def _provision(
+def provision(
     enclave: SignedEnclave, bundle: Path, quoting_socket: Path, connect_timeout: float, broker_timeout: float
 ) -> SecretBytes:
+    """Attest a loaded enclave to the first broker that accepts a connection, and return the release's key.
+
+    Args:
+        enclave: From `load_simulated`.
+        bundle: The release's folder.
+        quoting_socket: Where the simulated quoting enclave answers.
+        connect_timeout: Seconds to wait for each broker's connection.
+        broker_timeout: Seconds to wait for each of the broker's answers.
+
+    Raises:
+        SealserveError: What `provisioning` and `request_quote` raise.
+    """
     environment = enclave.manifest.loader.env
     inside = environment["SECRET_PROVISION_CA_CHAIN_PATH"]
     broker_ca = read_trusted_file(enclave.manifest, bundle, bundle / (enclave.manifest.host_path(inside) or inside))
-    brokers = provisioning.servers(environment["SECRET_PROVISION_SERVERS"])
+    brokers = broker_addresses(environment["SECRET_PROVISION_SERVERS"])
     broker = provisioning.connect(brokers, timeout=connect_timeout)
-    _step("broker", connected=broker)
+    log_step("broker", connected=broker)
     key = provisioning.fetch_key(
         broker,
         broker_ca=broker_ca,
@@ -242,7 +226,7 @@ def _provision(
         now=datetime.now(UTC),
         timeout=broker_timeout,
     )
-    _step("key", key_name=environment["SECRET_PROVISION_SET_KEY"], bytes=len(key))
+    log_step("key", key_name=environment["SECRET_PROVISION_SET_KEY"], bytes=len(key))
     return key
 
 
@@ -258,20 +242,18 @@ def _quote(enclave: SignedEnclave, quoting_socket: Path, report_data: bytes) -> 
         report_data=report_data,
     )
     quote = request_quote(quoting_socket, report)
-    _step("quote", bytes=len(quote), report_data=report_data[:32].hex())
+    log_step("quote", bytes=len(quote), report_data=report_data[:32].hex())
     return quote
 
 
 def _serve(manifest: EnclaveManifest, memory: PrivateMemory, relay: SignalRelay) -> int:
     argv = [memory.translate(argument) for argument in manifest.loader.argv]
     environment = {
-        variable: memory.translate(value)
-        for variable, value in manifest.loader.env.items()
-        if variable not in _CONSUMED
+        variable: memory.translate(value) for variable, value in manifest.loader.env.items() if variable not in CONSUMED
     }
-    _step("server", program=manifest.libos.entrypoint, arguments=len(argv), environment=len(environment))
+    log_step("server", program=manifest.libos.entrypoint, arguments=len(argv), environment=len(environment))
     status = relay.run(partial(start_server, manifest.libos.entrypoint, argv, environment))
-    _step("ended", status=status)
+    log_step("ended", status=status)
     return status
 
 
@@ -281,5 +263,6 @@ def _end_with(parent: int) -> None:
         raise StoppedBySignal(signal.SIGTERM)
 
 
-def _step(step: str, **evidence: object) -> None:
+def log_step(step: str, **evidence: object) -> None:
+    """Log a step with its evidence, as `cluster.launch_log` reads it."""
     LOGGER.info("step=%s %s", step, " ".join(f"{field}={value}" for field, value in evidence.items()))

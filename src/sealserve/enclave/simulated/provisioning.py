@@ -8,7 +8,6 @@ Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``. Unlike there, co
 
 import contextlib
 import os
-import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -23,14 +22,7 @@ from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClien
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 
-_SEPARATORS: Final = re.compile(r"[,; ]+")
 _RECORD: Final = 16 * 1024
-
-
-class BrokerListError(VerificationError):
-    """SECRET_PROVISION_SERVERS names no server."""
-
-    code = "provisioning.servers"
 
 
 class BrokerUnreachableError(UnavailableError):
@@ -55,23 +47,6 @@ class BrokerConnectionError(UnavailableError):
     """The connection to the broker broke, or there is something else than a broker."""
 
     code = "provisioning.connection"
-
-
-def servers(text: str) -> list[tuple[str, int]]:
-    """Return the hosts and ports of a ``SECRET_PROVISION_SERVERS`` list: ``host1:port1;host2:port2``.
-
-    Raises:
-        BrokerListError: There is none in it, or a port that is no port.
-    """
-    found = []
-    for entry in filter(None, _SEPARATORS.split(text)):
-        host, _, port = entry.partition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise BrokerListError(f"SECRET_PROVISION_SERVERS should be host:port, several joined by ';', got {text!r}.")
-        found.append((host, int(port)))
-    if not found:
-        raise BrokerListError("SECRET_PROVISION_SERVERS names no server.")
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
-from sealserve.enclave.launch import gramine_sgx
+from sealserve.enclave.launch import pauses
 from sealserve.enclave.launch.gramine_sgx import GramineLoaderMissingError, diagnose, run_gramine_sgx
 from sealserve.enclave.launch.server_process import SignalRelay, StoppedBySignal, relayed_signals
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
@@ -46,7 +46,7 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
         return log
 
-    monkeypatch.setattr(gramine_sgx, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pauses, "FIRST_PAUSE", 0.01)
     return put
 
 
@@ -109,7 +109,7 @@ def test_what_does_not_verify_is_not_started(
 def test_a_signal_ends_it_and_the_retries(
     release: Release, enclave: SignedEnclave, loader: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gramine_sgx, "FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(pauses, "FIRST_PAUSE", 3600.0)
     log = loader("exit 1")
 
     def ask_once_it_waits() -> None:

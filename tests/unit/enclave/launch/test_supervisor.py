@@ -13,10 +13,10 @@ from tests.unit.enclave.conftest import Python
 SUPERVISED = """
 import logging, os, sys, time
 from pathlib import Path
-from sealserve.enclave.launch import supervisor
+from sealserve.enclave.launch import pauses, supervisor
 from sealserve.enclave.launch.server_process import StoppedBySignal
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-supervisor.FIRST_PAUSE, supervisor.LONGEST_PAUSE = 0.01, 0.02
+pauses.FIRST_PAUSE, pauses.LONGEST_PAUSE = 0.01, 0.02
 supervisor._POLL = 0.01
 log = Path(sys.argv[1])
 def launch():
@@ -93,9 +93,7 @@ def test_a_signal_ends_it_and_the_server(tmp_path: Path, pause: int) -> None:
     code = script(server, serves=f"Path({str(seen)!r}).touch() or True").replace(
         "import logging,", "import signal, logging,"
     )
-    code = code.replace(
-        "FIRST_PAUSE, supervisor.LONGEST_PAUSE = 0.01", f"FIRST_PAUSE, supervisor.LONGEST_PAUSE = {pause}"
-    )
+    code = code.replace("FIRST_PAUSE, pauses.LONGEST_PAUSE = 0.01", f"FIRST_PAUSE, pauses.LONGEST_PAUSE = {pause}")
     with subprocess.Popen([sys.executable, "-c", code, log], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while not (seen.exists() and log.exists() and log.read_text()):

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.signing import resign
-from sealserve.enclave.simulated.launcher import EnclaveNotSimulatedError, EnclavePlaceError, _load
+from sealserve.enclave.simulated.launcher import EnclaveNotSimulatedError, EnclavePlaceError, load_simulated
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release
 
@@ -45,7 +45,7 @@ def test_only_what_is_made_for_simulation_runs_in_it(
     change(old, new)
 
     with pytest.raises(EnclaveNotSimulatedError, match=message) as caught:
-        _load(release.folder, "replica-0")
+        load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.not-simulated"
 
@@ -55,7 +55,7 @@ def test_a_release_where_the_private_files_go_is_refused(release: Release, chang
     change(b"/release/", f"{top}/".encode())
 
     with pytest.raises(EnclavePlaceError, match=f"{top} is where the enclave has its private files") as caught:
-        _load(release.folder, "replica-0")
+        load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.place"
 
@@ -69,7 +69,7 @@ def test_loading_is_logged_with_its_evidence(
     built = build(make_spec())
 
     with caplog.at_level(logging.INFO):
-        _load(release.folder, "replica-0")
+        load_simulated(release.folder, "replica-0")
 
     warning, measured, trusted = (record.getMessage() for record in caplog.records[-3:])
     assert warning == "simulated enclave replica-0: simulation protects nothing from this machine's root"

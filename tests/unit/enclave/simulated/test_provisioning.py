@@ -8,35 +8,12 @@ import pytest
 from sealserve.enclave.simulated.provisioning import (
     BrokerCertificateError,
     BrokerConnectionError,
-    BrokerListError,
     BrokerUnreachableError,
     connect,
     fetch_key,
-    servers,
 )
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("broker:4433", [("broker", 4433)]),
-        ("dummy:80;localhost:4433;other:1", [("dummy", 80), ("localhost", 4433), ("other", 1)]),
-        ("a:1,b:2 c:3", [("a", 1), ("b", 2), ("c", 3)]),
-        (";a:1;", [("a", 1)]),
-    ],
-)
-def test_the_list_is_read_as_gramine_reads_it(text: str, expected: list[tuple[str, int]]) -> None:
-    assert servers(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", ";", "broker", "broker:", ":4433", "broker:0", "broker:65536", "b:x", "::1:4433"])
-def test_a_list_without_a_server_is_refused(text: str) -> None:
-    with pytest.raises(BrokerListError, match="SECRET_PROVISION_SERVERS") as caught:
-        servers(text)
-
-    assert caught.value.code == "provisioning.servers"
 
 
 def unused_port() -> int:

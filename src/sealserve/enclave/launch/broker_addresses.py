@@ -1,0 +1,33 @@
+"""The brokers that an enclave asks for its key, as its manifest lists them."""
+
+import re
+from typing import Final
+
+from sealserve.errors import VerificationError
+
+_SEPARATORS: Final = re.compile(r"[,; ]+")
+
+
+class BrokerListError(VerificationError):
+    """SECRET_PROVISION_SERVERS names no server."""
+
+    code = "provisioning.servers"
+
+
+def broker_addresses(text: str) -> list[tuple[str, int]]:
+    """Return the hosts and ports of a ``SECRET_PROVISION_SERVERS`` list: ``host1:port1;host2:port2``.
+
+    Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``.
+
+    Raises:
+        BrokerListError: There is none in it, or a port that is no port.
+    """
+    found = []
+    for entry in filter(None, _SEPARATORS.split(text)):
+        host, _, port = entry.partition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise BrokerListError(f"SECRET_PROVISION_SERVERS should be host:port, several joined by ';', got {text!r}.")
+        found.append((host, int(port)))
+    if not found:
+        raise BrokerListError("SECRET_PROVISION_SERVERS names no server.")
+    return found

@@ -1,0 +1,81 @@
+"""The one way to the simulated platform: nothing else imports ``enclave.simulated`` or ``sgx.simulated``.
+
+An installation for production can leave these two packages out. They are therefore imported when a command first needs
+them, and a missing package is an error with a code of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sealserve.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from sealserve.enclave.simulated.gramine_direct import GramineDirect
+    from sealserve.enclave.simulated.launcher import SimulatedEnclave
+    from sealserve.enclave.simulated.private_memory import Way
+    from sealserve.sgx.simulated.pcs import PcsServer
+    from sealserve.sgx.simulated.platform import SimulatedPlatform as SimulatedPlatform  # noqa: PLC0414  # for annotations
+    from sealserve.sgx.simulated.quoting import QuotingServer
+    from sealserve.sgx.simulated.vendor import Vendor as Vendor  # noqa: PLC0414  # likewise
+
+PACKAGES: Final = ("sealserve.enclave.simulated", "sealserve.sgx.simulated")
+
+
+class SimulatorMissingError(UnavailableError):
+    """The simulated platform is not installed."""
+
+    code = "simulated.not-installed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulator:
+    """What the rest of sealserve uses of the simulated platform.
+
+    Args:
+        enclave: The runtime of simulated enclaves.
+        gramine_direct: The runtime of simulated enclaves in Gramine's library OS.
+        way: How an enclave's private memory is kept from others.
+        available_way: Returns which way works here, and why a better one does not.
+        vendor: Stands in for the processor's vendor.
+        platform: Stands in for a processor.
+        pcs_server: Publishes what the vendor signed.
+        quoting_server: Makes the platform's quotes.
+    """
+
+    enclave: "type[SimulatedEnclave]"
+    gramine_direct: "type[GramineDirect]"
+    way: "type[Way]"
+    available_way: "Callable[[str], tuple[Way, str]]"
+    vendor: "type[Vendor]"
+    platform: "type[SimulatedPlatform]"
+    pcs_server: "type[PcsServer]"
+    quoting_server: "type[QuotingServer]"
+
+
+def load_simulator() -> Simulator:
+    """Import the simulated platform.
+
+    Raises:
+        SimulatorMissingError: It is not installed.
+    """
+    try:
+        from sealserve.enclave.simulated import gramine_direct, launcher, private_memory  # noqa: PLC0415
+        from sealserve.sgx.simulated import pcs, platform, quoting, vendor  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith(PACKAGES):
+            raise  # the simulated platform is there, and lacks something else
+        raise SimulatorMissingError(
+            f"The simulated platform is not installed: expected {' and '.join(PACKAGES)}, and {error.name} is missing.",
+            hint='Install sealserve with its simulated platform, or set platform = "sgx" in sealserve.toml.',
+        ) from error
+    return Simulator(
+        enclave=launcher.SimulatedEnclave,
+        gramine_direct=gramine_direct.GramineDirect,
+        way=private_memory.Way,
+        available_way=private_memory.available_way,
+        vendor=vendor.Vendor,
+        platform=platform.SimulatedPlatform,
+        pcs_server=pcs.PcsServer,
+        quoting_server=quoting.QuotingServer,
+    )
