@@ -9,12 +9,13 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from sealserve.atomic_file import write_file
+from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
 from sealserve.enclave.environment import BROKER_CA_FILE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.measurement import (
@@ -25,11 +26,10 @@ from sealserve.enclave.measurement import (
     manifest_path,
     sigstruct_path,
 )
-from sealserve.errors import VerificationError
+from sealserve.errors import SealserveError, VerificationError
 from sealserve.names import Name
 from sealserve.regular_file import InputFileError, read_regular
-from sealserve.sealing.canonical_json import canonical_json
-from sealserve.sealing.file_tree import list_folder
+from sealserve.sealing.listed_folder import compare
 from sealserve.sealing.release import MAX_INDEX_SIZE
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sealing.release_index import INDEX_FILE as RELEASE_INDEX_FILE
@@ -67,56 +67,29 @@ class EnclaveIndexFilesError(VerificationError):
     code = "enclave-index.files"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class IndexedEnclave(_Part):
+class IndexedEnclave(DocumentPart):
     """An enclave: its name, and its measurement in hexadecimal."""
 
     name: Name
-    mr_enclave: _Sha256
+    mr_enclave: Sha256
 
 
-class IndexedFile(_Part):
+class IndexedFile(ListedFile):
     """A file in ``enclave/``: name, size in bytes, SHA-256 in hexadecimal."""
 
     path: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._-]*$")]
-    size: Annotated[int, Field(ge=0)]
-    sha256: _Sha256
 
 
-class EnclaveIndex(_Part):
+class EnclaveIndex(CanonicalDocument):
     """A whole ``enclave/index.json``; enclaves and files in ascending order."""
 
+    what: ClassVar[str] = "index of enclaves"
+    refusal: ClassVar[type[SealserveError]] = EnclaveIndexError
+
     version: Literal[1] = 1
-    release_id: _Sha256
+    release_id: Sha256
     enclaves: Annotated[tuple[IndexedEnclave, ...], Field(min_length=1)]
     files: tuple[IndexedFile, ...]
-
-    def to_bytes(self) -> bytes:
-        """Return the index's bytes, in canonical form."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def parse(cls, content: bytes, *, name: str) -> Self:
-        """Read an index, whose signature was verified.
-
-        Raises:
-            EnclaveIndexError: It has another schema, or is not in canonical form.
-        """
-        try:
-            index = cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise EnclaveIndexError(f"{name} is no index of enclaves: {where}: {first['msg']}.") from error
-        if index.to_bytes() != content:
-            raise EnclaveIndexError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
-        return index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,19 +298,13 @@ def _check_release(release: Path, release_id: str, index: EnclaveIndex) -> None:
 
 def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str] = ()) -> None:
     folder = release / ENCLAVE_FOLDER
-    listing = list_folder(folder)
-    expected = {file.path: file for file in index.files if file.path not in ignored}
-    present = set(listing.files)
-    known = {*expected, *ignored, INDEX_FILE, INDEX_SIGNATURE_FILE}
-    problems = {
-        "changed": [p for p, file in expected.items() if p in present and _describe_file(folder / p) != file],
-        "missing": [path for path in expected if path not in present],
-        "not in the index": sorted({*listing.files, *listing.others, *listing.empty_folders} - known),
-    }
-    found = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths)
-    if found:
+    expected = [file for file in index.files if file.path not in ignored]
+    found = compare(folder, expected, known=(*ignored, INDEX_FILE, INDEX_SIGNATURE_FILE))
+    problems = {"changed": found.changed, "missing": found.missing, "not in the index": found.extra}
+    shown = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths)
+    if shown:
         raise EnclaveIndexFilesError(
-            f"The files of {folder} are not those of its signed index: {found}.",
+            f"The files of {folder} are not those of its signed index: {shown}.",
             hint="Copy the bundle again from where it was built. There, `sealserve enclave remove --name NAME` drops "
             "an enclave, and `sealserve enclave build --name NAME` builds it again.",
         )

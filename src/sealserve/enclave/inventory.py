@@ -9,15 +9,15 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import list_gramine, list_server
-from sealserve.errors import InputError
+from sealserve.errors import InputError, SealserveError
 from sealserve.regular_file import InputFileError, open_regular, read_regular
-from sealserve.sealing.canonical_json import canonical_json
 from sealserve.terms import ServerKind
 
 MAX_SIZE: Final = 64 * 2**20
@@ -36,23 +36,16 @@ class InventoryError(InputError):
     code = "inventory.invalid"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 _Path = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]+$")]
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class MeasuredFile(_Part):
+class MeasuredFile(ListedFile):
     """A file: its absolute path where the server runs, size in bytes, SHA-256 in hexadecimal."""
 
     path: _Path
-    size: Annotated[int, Field(ge=0)]
-    sha256: _Sha256
 
 
-class GramineFiles(_Part):
+class GramineFiles(DocumentPart):
     """Gramine, as it is where the server runs.
 
     Args:
@@ -66,7 +59,7 @@ class GramineFiles(_Part):
     libpal: MeasuredFile
 
 
-class Inventory(_Part):
+class Inventory(CanonicalDocument):
     """A whole inventory; files in ascending order, each once.
 
     Args:
@@ -75,6 +68,10 @@ class Inventory(_Part):
         gramine: Gramine's own files, or None where there is none: the inventory then serves simulated enclaves only.
         files: What the server may open.
     """
+
+    what: ClassVar[str] = "inventory of an enclave's files"
+    refusal: ClassVar[type[SealserveError]] = InventoryError
+    refusal_hint: ClassVar[str | None] = "`sealserve enclave inventory --output FILE` writes one."
 
     version: Literal[1] = 1
     server: Annotated[ServerKind, Field(strict=False)]
@@ -99,31 +96,6 @@ class Inventory(_Part):
     def digest(self) -> str:
         """The SHA-256 of its bytes, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    def to_bytes(self) -> bytes:
-        """Return the inventory's bytes, in canonical form."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def parse(cls, content: bytes, *, name: str = "the inventory") -> Self:
-        """Read an inventory.
-
-        Raises:
-            InventoryError: It has another schema, or is not in canonical form.
-        """
-        try:
-            inventory = cls.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            message = first["msg"].removeprefix("Value error, ")
-            raise InventoryError(
-                f"{name} is no inventory of an enclave's files: {where}: {message}.",
-                hint="`sealserve enclave inventory --output FILE` writes one.",
-            ) from error
-        if inventory.to_bytes() != content:
-            raise InventoryError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
-        return inventory
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

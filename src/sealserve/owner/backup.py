@@ -18,18 +18,18 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, BinaryIO, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing, write_file
 from sealserve.broker.database import Database
 from sealserve.broker.key_wrapper import KeyUnwrapError, KeyWrapper
 from sealserve.broker.master_key import MasterKey, read_master_key
+from sealserve.canonical_document import DocumentPart, canonical_json
 from sealserve.errors import InputError, VerificationError
 from sealserve.owner.keys import keystore_settings, open_vault, passphrase_source, transit_key
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import open_regular
 from sealserve.sealing import codec, plain_tar
-from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.codec import SealedFile
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import list_folder
@@ -84,23 +84,19 @@ class BackupKeyMissingError(InputError):
     code = "backup.no-key"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _Header(_Part):
+class _Header(DocumentPart):
     version: Literal[1] = 1
     created: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
     key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+=*$")]
 
 
-class _Listed(_Part):
+class _Listed(DocumentPart):
     path: str
     mode: Annotated[int, Field(ge=0, le=0o777)]
     size: Annotated[int, Field(ge=0)]
 
 
-class _List(_Part):
+class _List(DocumentPart):
     version: Literal[1] = 1
     created: str
     files: tuple[_Listed, ...]

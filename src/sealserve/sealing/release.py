@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
+from sealserve.canonical_document import ListedFile
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
@@ -38,7 +39,7 @@ from sealserve.sealing.release_index import (
     parse_index,
 )
 from sealserve.sealing.signed_index import RELEASE_DOMAIN, SIGNATURE_SIZE, VerifiedIndex, sign_index, verify_index
-from sealserve.sealing.tree import PlainFile, file_list
+from sealserve.sealing.tree import file_list
 from sealserve.secret import SecretBytes
 from sealserve.terms import LARGEST_VERSION
 from sealserve.whole_folder import staging
@@ -143,7 +144,7 @@ def build_release(
     with staging(parent, contents.name) as stage:
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
         sealed = _seal_all(sources, seal, progress)
-        plain = (PlainFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
+        plain = (ListedFile(path=path, size=f.plain_size, sha256=f.plain_sha256) for path, f in sealed.items())
         sealed[FILE_LIST] = seal(file_list(plain), FILE_LIST, progress=None)
         index = _index(contents, sealed, key_id, file_format)
         content = index.to_bytes()

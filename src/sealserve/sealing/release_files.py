@@ -1,15 +1,12 @@
 """Compares the files of a release with its index, and names each that is missing, changed or extra."""
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from sealserve.errors import VerificationError
-from sealserve.regular_file import open_regular
-from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, IndexedFile, ReleaseIndex
+from sealserve.sealing.listed_folder import compare
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, ReleaseIndex
 
 _NAMED: Final = 1000  # files that a message names before it counts the rest
 
@@ -64,32 +61,16 @@ def check_files(folder: Path, index: ReleaseIndex) -> None:
         ReleaseFileMissingError: A file is missing, and none differs.
         ReleaseFileExtraError: Something is there that is not in the index, and nothing else is wrong.
     """
-    listing = list_folder(folder)
-    present = set(listing.files)
-    missing = [file.path for file in index.files if file.path not in present]
-    changed = [file.path for file in index.files if file.path in present and not _matches(folder, file)]
-    known = {file.path for file in index.files} | {INDEX_FILE, SIGNATURE_FILE}
-    found = {*listing.files, *listing.others, *listing.empty_folders} - known
-    if ENCLAVE_FOLDER in listing.empty_folders:
-        found.discard(ENCLAVE_FOLDER)
-    extra = sorted(path for path in found if not path.startswith(f"{ENCLAVE_FOLDER}/"))
+    found = compare(folder, index.files, known=(INDEX_FILE, SIGNATURE_FILE))
+    ours = {ENCLAVE_FOLDER} & set(found.empty_folders)  # a file or a link with that name is extra
+    extra = [path for path in found.extra if path not in ours and not path.startswith(f"{ENCLAVE_FOLDER}/")]
     for paths, cause in (
-        (changed, ReleaseFileChangedError),
-        (missing, ReleaseFileMissingError),
+        (found.changed, ReleaseFileChangedError),
+        (found.missing, ReleaseFileMissingError),
         (extra, ReleaseFileExtraError),
     ):
         if paths:
-            raise cause(folder, missing=missing, changed=changed, extra=extra)
-
-
-def _matches(folder: Path, file: IndexedFile) -> bool:
-    with (
-        open_regular(folder / file.path, follow_links=False) as descriptor,
-        open(descriptor, "rb", buffering=0, closefd=False) as stream,
-    ):
-        if os.fstat(descriptor).st_size != file.size:
-            return False
-        return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+            raise cause(folder, missing=found.missing, changed=found.changed, extra=extra)
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -6,13 +6,13 @@ The release id is the SHA-256 of the index's bytes, so there is one form only: c
 import secrets
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Annotated, Final, Literal, NewType, Self
+from typing import Annotated, ClassVar, Final, Literal, NewType, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from sealserve.errors import VerificationError
+from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
+from sealserve.errors import SealserveError, VerificationError
 from sealserve.names import Name
-from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.terms import LARGEST_VERSION
@@ -29,7 +29,6 @@ KeyName = NewType("KeyName", str)
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
-_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Version = Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
 
 
@@ -39,18 +38,12 @@ class ReleaseIndexError(VerificationError):
     code = "release.invalid-index"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
-    )
-
-
-class IndexedFile(_Part):
+class IndexedFile(ListedFile):
     """A sealed file."""
 
     path: Annotated[str, Field(description="Where it lies in the release: relative, with slashes, no `..`.")]
     size: Annotated[int, Field(ge=NODE_SIZE, multiple_of=NODE_SIZE, description="Of the sealed file, in bytes.")]
-    sha256: Annotated[_Sha256, Field(description="Of the sealed file, in hexadecimal.")]
+    sha256: Annotated[Sha256, Field(description="Of the sealed file, in hexadecimal.")]
 
     @field_validator("path")
     @classmethod
@@ -60,7 +53,7 @@ class IndexedFile(_Part):
         return path
 
 
-class IndexedServable(_Part):
+class IndexedServable(DocumentPart):
     """A servable."""
 
     name: Annotated[Name, Field(description="What clients call it.")]
@@ -76,8 +69,11 @@ class IndexedServable(_Part):
         return versions
 
 
-class ReleaseIndex(_Part):
+class ReleaseIndex(CanonicalDocument):
     """A whole release.json."""
+
+    what: ClassVar[str] = "release index"
+    refusal: ClassVar[type[SealserveError]] = ReleaseIndexError
 
     version: Annotated[Literal[1], Field(description="Of this schema.")] = 1
     name: Annotated[Name, Field(description="Of the release: its first servable's.")]
@@ -128,10 +124,6 @@ class ReleaseIndex(_Part):
             raise ValueError(f"{FILE_LIST!r} is missing")
         return self
 
-    def to_bytes(self) -> bytes:
-        """Return the bytes of ``release.json``."""
-        return canonical_json(self.model_dump(mode="json"))
-
 
 def parse_index(content: bytes, *, name: str = INDEX_FILE) -> ReleaseIndex:
     """Return the index in ``content``.
@@ -143,16 +135,7 @@ def parse_index(content: bytes, *, name: str = INDEX_FILE) -> ReleaseIndex:
     Raises:
         ReleaseIndexError: No such index, or not in canonical form.
     """
-    try:
-        index = ReleaseIndex.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ReleaseIndexError(f"{name} is no release index: {where}: {message}.") from error
-    if index.to_bytes() != content:
-        raise ReleaseIndexError(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
-    return index
+    return ReleaseIndex.parse(content, name=name)
 
 
 def format_time(moment: datetime) -> str:

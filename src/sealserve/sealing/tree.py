@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE
+from sealserve.canonical_document import FileList, ListedFile, canonical_json
 from sealserve.sealing import codec
-from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.codec import Progress, SealedFile, UnsealedFile
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.protected_file import FormatVersion
@@ -28,15 +28,6 @@ class UnsealedEntry:
 
     path: str
     unsealed: UnsealedFile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlainFile:
-    """A plaintext file for the file list: path, size in bytes, SHA-256 in hexadecimal."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 def seal_tree(
@@ -150,15 +141,14 @@ def unseal_tree(
     return tuple(entries)
 
 
-def file_list(files: Iterable[PlainFile]) -> bytes:
+def file_list(files: Iterable[ListedFile]) -> bytes:
     """Return the file list: canonical JSON, ``{"files":[{"path":...,"sha256":...,"size":...}],"version":1}``.
 
     Args:
         files: The plaintext files, in any order; paths relative to the folder that holds the list.
     """
-    rows = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    rows.sort(key=lambda row: str(row["path"]))
-    return canonical_json({"version": 1, "files": rows})
+    listed = FileList(files=tuple(sorted(files, key=lambda file: file.path)))
+    return canonical_json(listed.model_dump(mode="json"))
 
 
 def join(prefix: str, path: str) -> str:

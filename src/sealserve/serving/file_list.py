@@ -17,8 +17,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from sealserve import canonical_document
+from sealserve.canonical_document import ListedFile
 from sealserve.errors import VerificationError
 from sealserve.regular_file import (
     InputFileError,
@@ -92,21 +94,6 @@ class FileUnreadableError(VerificationError):
     code = "servable.file-unreadable"
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    path: str
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: int
-    files: list[_Row]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileList:
     """A list of files with their sizes and digests.
@@ -117,7 +104,7 @@ class FileList:
     """
 
     folder: Path
-    rows: Mapping[str, _Row]
+    rows: Mapping[str, ListedFile]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -152,7 +139,7 @@ class FileList:
             FileListEmptyError: It names no file.
         """
         try:
-            document = _Document.model_validate_json(content)
+            document = canonical_document.FileList.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -164,7 +151,7 @@ class FileList:
             )
         if not document.files:
             raise FileListEmptyError(f"{source} names no file: nothing could be loaded.")
-        rows: dict[str, _Row] = {}
+        rows: dict[str, ListedFile] = {}
         for row in document.files:
             if not _is_plain(row.path):
                 raise FileListMalformedError(f"{source}: the path {row.path!r} is not plain and relative.")

@@ -113,14 +113,14 @@ def test_what_is_no_inventory(image: Path, change: Change, message: str) -> None
     value = json.loads(take(image).to_bytes())
     change(value)
     with pytest.raises(InventoryError) as caught:
-        Inventory.parse(json.dumps(value).encode())
+        Inventory.parse(json.dumps(value).encode(), name="inventory.json")
     assert message in caught.value.message
     assert caught.value.code == "inventory.invalid"
 
 
 def test_another_text_for_the_same_inventory(image: Path) -> None:
     with pytest.raises(InventoryError, match="not in canonical form"):
-        Inventory.parse(take(image).to_bytes() + b"\n")
+        Inventory.parse(take(image).to_bytes() + b"\n", name="inventory.json")
 
 
 def test_a_file_that_is_too_large_or_no_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

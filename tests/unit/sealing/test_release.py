@@ -254,6 +254,23 @@ def test_each_extra_file_is_named(release: Release, signer: Ed25519PrivateKey) -
     assert "not in the index: 'link', 'models/resnet50/1/more', 'models/resnet50/2'" in error.message
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_only_a_folder_may_have_the_name_of_the_enclaves_folder(
+    release: Release, signer: Ed25519PrivateKey, kind: str
+) -> None:
+    place = release.folder / "enclave"
+    if kind == "link":
+        place.symlink_to("/etc")
+    else:
+        place.write_bytes(b"")
+    error = difference(release, signer)
+    assert isinstance(error, ReleaseFileExtraError)
+    assert error.extra == ("enclave",)
+    place.unlink()
+    place.mkdir()
+    assert verify_release(release.folder, signer.public_key()).id == release.id
+
+
 def test_all_differences_are_told_at_once_and_counted_when_many(release: Release, signer: Ed25519PrivateKey) -> None:
     (release.folder / MODEL).unlink()
     (release.folder / "tls/ssl.cfg").write_bytes(b"")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.atomic_file import OutputExistsError, OutputUnwritableError
+from sealserve.canonical_document import ListedFile
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.embedded_path import PathMismatchError
 from sealserve.sealing.file_tree import (
@@ -19,7 +20,7 @@ from sealserve.sealing.file_tree import (
     regular_files,
 )
 from sealserve.sealing.reader import WrongKeyError
-from sealserve.sealing.tree import PlainFile, file_list, seal_tree, unseal_tree
+from sealserve.sealing.tree import file_list, seal_tree, unseal_tree
 from sealserve.secret import SecretBytes
 
 FILES = ("saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index")
@@ -147,7 +148,9 @@ def test_a_deep_tree_is_listed(tmp_path: Path) -> None:
 
 
 def test_the_file_list_is_canonical() -> None:
-    files = [PlainFile(path="b", size=2, sha256="22"), PlainFile(path="ä", size=1, sha256="11")]
-    expected = '{"files":[{"path":"b","sha256":"22","size":2},{"path":"ä","sha256":"11","size":1}],"version":1}'
+    one, two = "1" * 64, "2" * 64
+    files = [ListedFile(path="b", size=2, sha256=two), ListedFile(path="ä", size=1, sha256=one)]
+    rows = f'{{"path":"b","sha256":"{two}","size":2}},{{"path":"ä","sha256":"{one}","size":1}}'
+    expected = f'{{"files":[{rows}],"version":1}}'
     assert file_list(files) == file_list(reversed(files)) == expected.encode()
     assert json.loads(expected)["version"] == 1

@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from sealserve.serving.file_list import FileList, _Row
+from sealserve.canonical_document import ListedFile
+from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle import versions
 from sealserve.serving.lifecycle.versions import BasePathMissingError, NoVersionError
 from sealserve.serving.runtime.protos import VersionPolicy
 
 
 def listing(folder: Path, *paths: str) -> FileList:
-    rows = {path: _Row(path=path, size=0, sha256="0" * 64) for path in paths}
+    rows = {path: ListedFile(path=path, size=0, sha256="0" * 64) for path in paths}
     return FileList(folder=folder, rows=rows)
 
 
