@@ -25,7 +25,7 @@ from sealserve.enclave.inventory import Inventory, read_inventory, take_inventor
 from sealserve.enclave.launch.gramine_sgx import GramineSgx
 from sealserve.enclave.launch.runtime import Runtime
 from sealserve.enclave.launch.simulator import load_simulator
-from sealserve.enclave.manifest import examine, refuse_template
+from sealserve.enclave.manifest_reader import examine, refuse_template
 from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.inventory import GramineFiles
-from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest, parse_manifest
+from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest
+from sealserve.enclave.manifest_reader import parse_manifest
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.sigstruct import Sigstruct
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.manifest import EnclaveManifest, parse_manifest
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.manifest_reader import parse_manifest
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER

@@ -23,7 +23,8 @@ from sealserve.enclave.index import (
     verify_enclave_index,
     write_index,
 )
-from sealserve.enclave.manifest import EnclaveManifest, parse_manifest, refuse_template
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.manifest_reader import parse_manifest, refuse_template
 from sealserve.enclave.measurement import (
     load_enclave,
     manifest_path,

@@ -14,13 +14,8 @@ from tests.harness.model_server_command import COMMAND, PROGRAM
 from sealserve.enclave.findings import Danger, ManifestInsecureError, ManifestSettingError, refuse
 from sealserve.enclave.inventory import MeasuredFile
 from sealserve.enclave.lint import lint
-from sealserve.enclave.manifest import (
-    EncryptedMount,
-    ManifestTemplateError,
-    examine,
-    parse_manifest,
-    refuse_template,
-)
+from sealserve.enclave.manifest import EncryptedMount
+from sealserve.enclave.manifest_reader import ManifestTemplateError, examine, parse_manifest, refuse_template
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import SEALED, judge_flags
 from sealserve.enclave.server_program import Server

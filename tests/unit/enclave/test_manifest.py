@@ -13,11 +13,8 @@ from sealserve.enclave.findings import (
     ManifestSettingError,
     ManifestUnknownSettingError,
 )
-from sealserve.enclave.manifest import (
-    EncryptedMount,
-    ManifestSyntaxError,
-    parse_manifest,
-)
+from sealserve.enclave.manifest import EncryptedMount
+from sealserve.enclave.manifest_reader import ManifestSyntaxError, parse_manifest
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import VerificationError
 

@@ -23,7 +23,7 @@ from sealserve.enclave.index import (
     remove_enclave,
 )
 from sealserve.enclave.inventory import measure
-from sealserve.enclave.manifest import ManifestTemplateError
+from sealserve.enclave.manifest_reader import ManifestTemplateError
 from sealserve.enclave.measurement import (
     EnclaveMeasurementError,
     EnclaveMissingError,
