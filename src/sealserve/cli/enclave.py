@@ -329,8 +329,10 @@ def run(
         raise typer.Exit(runtime.run(folder, name, dangerous=dangerous))
     manifest = load_enclave(folder, name, dangerous=dangerous).manifest
     if Runner.SIMULATED in {platform, manifest.loader.env["SEALSERVE_PLATFORM"]} and platform is not Runner.SGX:
-        serves = partial(ports.is_listening, enclaves.port_of(manifest), session=os.getsid(0))
-        runtime = load_simulator().enclave(quoting_socket=quoting, attempts=attempts or 1, serves=serves)
+        starts, serves = attempts or 1, None
+        if starts > 1:  # a manifest of the owner's own making may lack the port, and needs none for one start
+            serves = partial(ports.is_listening, enclaves.port_of(manifest), session=os.getsid(0))
+        runtime = load_simulator().enclave(quoting_socket=quoting, attempts=starts, serves=serves)
     else:
         verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
         runtime = GramineSgx(verify=verify, attempts=attempts)

@@ -19,7 +19,7 @@ from sealserve.broker import admin
 from sealserve.broker.audit import AuditTruncatedError
 from sealserve.broker.database import Database
 from sealserve.enclave.simulated import launcher
-from sealserve.owner import provisioning
+from sealserve.owner import enclaves, provisioning
 from sealserve.owner.keys import index_signer, open_vault
 from sealserve.sealing.release import VerifiedRelease
 
@@ -205,6 +205,15 @@ def test_an_enclaves_exit_status_is_the_commands(
     assert cli("enclave", "run", "--release", shipped, "--quoting-socket", "/other").status == 143
     run = ready.workspace.host.run
     assert calls == [(shipped, "replica-3", run / "quoting.sock"), (shipped, "replica-0", Path("/other"))]
+
+
+def test_one_start_needs_no_port(release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, ready: Site) -> None:
+    monkeypatch.setattr(launcher, "run_enclave", lambda *_, **__: 7)
+    monkeypatch.setattr(enclaves, "PORT_FLAG", "--another-flag=")
+    cli.ok("enclave", "build")
+    release.rename(ready.workspace.host.releases / release.name)
+    assert cli("enclave", "run").status == 7
+    assert "error[enclave.port]" in cli("enclave", "run", "--attempts", "2").err
 
 
 def test_what_was_built_for_simulation_does_not_start_on_sgx(release: Path, cli: CommandLine, ready: Site) -> None:

@@ -79,6 +79,7 @@ def test_what_needs_simulation_says_so(installation: Path, ready: Site, released
     for arguments in (
         ("enclave", "run"),
         ("enclave", "run", "--platform", "gramine-direct"),
+        ("demo",),
         ("simulated", "pcs"),
         ("simulated", "platform"),
     ):

@@ -13,6 +13,7 @@ from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.cluster.processes import interrupted_once
+from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.terms import TlsMode
 
 app = typer.Typer(add_completion=False)
@@ -51,6 +52,7 @@ def demo(
     as_json: console.Json = False,
 ) -> None:
     """Run the twelve steps of confidential serving on this machine, with real parts."""
+    load_simulator()  # without it, nothing is made or stopped
     screen = Screen(as_json=as_json)
     workspace = preparation.reset(directory, on_running=lambda left: _say_what_stops(screen, directory, left))
     choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))

@@ -74,17 +74,18 @@ class SimulatedEnclave:
     Args:
         quoting_socket: Where the simulated quoting enclave answers.
         attempts: The maximum number of starts.
-        serves: Whether the enclave's server answers. A server that crashes before that is not started again.
+        serves: Whether the enclave's server answers; needed for several starts. A server that crashes before it
+            answered is not started again.
     """
 
     quoting_socket: Path
     attempts: int = 1
-    serves: Callable[[], bool]
+    serves: Callable[[], bool] | None = None
 
     def run(self, bundle: Path, name: str, *, dangerous: Collection[Danger]) -> int:
         """Run an enclave; see `Runtime.run`, and `run_enclave` for the errors."""
         launch = partial(run_enclave, bundle, name, quoting_socket=self.quoting_socket, dangerous=dangerous)
-        if self.attempts == 1:
+        if self.attempts == 1 or self.serves is None:
             return launch()
         try:
             return supervise(partial(launch, exit_with_parent=True), attempts=self.attempts, serves=self.serves)
