@@ -6,12 +6,13 @@ doubles and excludes such integers, but the version of a model has 63 bits, and 
 """
 
 import json
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.errors import SealserveError
 
+FILE_LIST_VERSION: Final = 1
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """In hexadecimal."""
 
@@ -77,11 +78,11 @@ class CanonicalDocument(DocumentPart):
         return document
 
 
-class FileList(DocumentPart):
+class FileListDocument(DocumentPart):
     """The list of a release's plaintext files, ``files.json``: the owner seals it, and the model server checks it.
 
     Paths are relative to the folder that holds the list. A list that a person wrote need not be in canonical form.
     """
 
-    version: int = 1
+    version: int
     files: tuple[ListedFile, ...]

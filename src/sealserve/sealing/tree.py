@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE
-from sealserve.canonical_document import FileList, ListedFile, canonical_json
+from sealserve.canonical_document import FILE_LIST_VERSION, FileListDocument, ListedFile, canonical_json
 from sealserve.sealing import codec
 from sealserve.sealing.codec import Progress, SealedFile, UnsealedFile
 from sealserve.sealing.file_tree import regular_files
@@ -147,7 +147,8 @@ def file_list(files: Iterable[ListedFile]) -> bytes:
     Args:
         files: The plaintext files, in any order; paths relative to the folder that holds the list.
     """
-    listed = FileList(files=tuple(sorted(files, key=lambda file: file.path)))
+    in_order = sorted(files, key=lambda file: file.path)
+    listed = FileListDocument(version=FILE_LIST_VERSION, files=tuple(in_order))
     return canonical_json(listed.model_dump(mode="json"))
 
 

@@ -19,8 +19,7 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
-from sealserve import canonical_document
-from sealserve.canonical_document import ListedFile
+from sealserve.canonical_document import FILE_LIST_VERSION, FileListDocument, ListedFile
 from sealserve.errors import VerificationError
 from sealserve.regular_file import (
     InputFileError,
@@ -30,7 +29,6 @@ from sealserve.regular_file import (
     read_regular,
 )
 
-SPEC_VERSION: Final = 1
 _LARGEST_LIST: Final = 64 * 2**20
 
 UNREADABLE_HINT: Final = (
@@ -139,14 +137,14 @@ class FileList:
             FileListEmptyError: It names no file.
         """
         try:
-            document = canonical_document.FileList.model_validate_json(content)
+            document = FileListDocument.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise FileListMalformedError(f"{source} is no file list: {where or 'it'}: {first['msg']}.") from error
-        if document.version != SPEC_VERSION:
+        if document.version != FILE_LIST_VERSION:
             raise FileListMalformedError(
-                f"{source} has version {document.version}; expected {SPEC_VERSION}.",
+                f"{source} has version {document.version}; expected {FILE_LIST_VERSION}.",
                 hint="It was made for another release of sealserve.",
             )
         if not document.files:

@@ -247,6 +247,7 @@ ROW = rows({"a": b"x"})[0]
     [
         (b"\xff", "is no file list"),
         (b"[]", "is no file list: it: "),
+        (b'{"files":[]}', "is no file list: version: Field required"),
         (document([ROW], version=2), "has version 2; expected 1"),
         (document([ROW], more=1), "is no file list: more: "),
         (document([ROW | {"size": -1}]), "is no file list: files.0.size: "),
