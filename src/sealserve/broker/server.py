@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from sealserve.attestation.secret_provisioning import ProvisioningServer
+from sealserve.addresses import usable_address
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.tls import (
@@ -32,7 +33,6 @@ from sealserve.broker.tls import (
     server_context,
 )
 from sealserve.errors import InputError, SealserveError, UnavailableError
-from sealserve.host.addresses import usable_address
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes

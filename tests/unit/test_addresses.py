@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from sealserve.host.addresses import is_ip_address, usable_address
+from sealserve.addresses import is_ip_address, usable_address
 
 
 def test_every_address_is_that_of_ipv4_where_the_kernel_has_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
