@@ -6,7 +6,6 @@ decrypt) and "HTTP API" (headers, status codes), which are Vault's as well.
 
 import base64
 import binascii
-import ipaddress
 import json
 import re
 import ssl
@@ -16,6 +15,7 @@ from typing import Final, Self, TypeVar
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from sealserve.addresses import is_loopback
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.errors import InputError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
@@ -214,17 +214,10 @@ def _check_url(url: str) -> None:
         raise TransitSettingsError(f"{url!r} is no address of a server: {error}.") from error
     if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo:
         raise TransitSettingsError(f"{url!r} is no address of a server.", hint="Write https://HOST:PORT.")
-    if parsed.scheme == "http" and not _is_loopback(parsed.host):
+    if parsed.scheme == "http" and not is_loopback(parsed.host):
         raise TransitSettingsError(
             f"{url!r} has no TLS: keys and the token would travel in clear.", hint="Use https, or http on this machine."
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:

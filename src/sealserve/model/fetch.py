@@ -1,7 +1,6 @@
 """Pinned downloads: over https, of a bounded size, and in place only once the digest is the expected one."""
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from sealserve.addresses import is_loopback
 from sealserve.atomic_file import OutputExistsError, replacing
 from sealserve.errors import InputError, UnavailableError, VerificationError
 from sealserve.http_answer import Answer, HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
@@ -157,16 +157,11 @@ def _checked_url(url: str, *, loopback: bool = True) -> httpx.URL:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise FetchUrlError("That is no URL.", hint="Give an https address.") from error
-    if address.host and (address.scheme == "https" or (loopback and address.scheme == "http" and _is_local(address))):
+    if address.host and (
+        address.scheme == "https" or (loopback and address.scheme == "http" and is_loopback(address.host))
+    ):
         return address
     raise FetchUrlError(f"{_shown(address)} is no https address.", hint="A model is fetched over https only.")
-
-
-def _is_local(address: httpx.URL) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost"
 
 
 def _shown(address: httpx.URL) -> str:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from sealserve.addresses import is_ip_address
 from sealserve.cluster import ports
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
@@ -222,7 +223,7 @@ class DockerTarget:
         name = ENCLAVE if ENCLAVE in names else names[0]
         manifest = load_enclave(shipped, name).manifest
         host, _, port = manifest.loader.env["SECRET_PROVISION_SERVERS"].rpartition(":")
-        if is_address(host):
+        if is_ip_address(host):
             raise TargetUnsupportedError(
                 f"The enclave connects to the broker at the address {host}; in containers the broker has a name.",
                 hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
@@ -242,7 +243,7 @@ class DockerTarget:
             return None
         broker = self._deployment.broker
         host, port = broker.reached_at or bundle.broker[0], bundle.broker[1]
-        if not is_address(host):
+        if not is_ip_address(host):
             try:  # here, since in the container the name is the relay's own
                 found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
             except OSError as error:
@@ -395,18 +396,13 @@ class DockerTarget:
 def for_containers(described: Deployment) -> Deployment:
     """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
     broker = described.broker
-    address = broker.name if is_address(broker.address) or broker.address == "localhost" else broker.address
+    address = broker.name if is_ip_address(broker.address) or broker.address == "localhost" else broker.address
     return described.model_copy(
         update={
             "broker": broker.model_copy(update={"address": address}),
             "target": described.target.model_copy(update={"kind": "docker"}),
         }
     )
-
-
-def is_address(host: str) -> bool:
-    """Return whether ``host`` is an IP address, not a name."""
-    return ":" in host or host.replace(".", "").isdecimal()
 
 
 def log_file(workspace: Workspace, container: Running) -> Path:
