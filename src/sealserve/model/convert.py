@@ -22,7 +22,6 @@ from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.frozen_graph import check_frozen, read_graph
 from sealserve.model.lifting import Lifted, check_written, import_lifted, initialise, lift
 from sealserve.model.saved_model import (
-    DEFAULT_SIGNATURE,
     SAVED_MODEL_FILE,
     SERVE_TAG,
     SERVE_TAGS,
@@ -37,6 +36,7 @@ from sealserve.model.saved_model import (
     serving_meta_graph,
 )
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
 from sealserve.whole_folder import appearing
 

@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.program import node_name
-from sealserve.model.saved_model import INTERNAL_SIGNATURES, AmbiguousModelError
+from sealserve.model.saved_model import AmbiguousModelError
+from sealserve.serving_interface import INTERNAL_SIGNATURES
 
 _INIT_SIGNATURE: Final = "__saved_model_init_op"
 _INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")

@@ -16,6 +16,7 @@ from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.unread_fields import unread_field
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
 
 SAVED_MODEL_FILE = "saved_model.pb"
 TEXT_FILE = "saved_model.pbtxt"
@@ -23,9 +24,6 @@ CHUNKED_FILE = "saved_model.cpb"
 LARGEST_MESSAGE = 2**31  # what protobuf can hold
 SERVE_TAG = "serve"
 SERVE_TAGS = (SERVE_TAG,)
-DEFAULT_SIGNATURE = "serving_default"
-
-INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
 _VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")

@@ -17,12 +17,10 @@ from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
 from sealserve.cluster.kubernetes.dashboard import dashboard_text
 from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
 from sealserve.deployment import Deployment
+from sealserve.serving_interface import METRICS_PATH
 from sealserve.terms import TlsMode
 
 PART: Final = "monitoring"
-METRICS_PATH: Final = "/monitoring/prometheus/metrics"
-"""TensorFlow Serving's default (``util/prometheus_exporter.h``); server.monitoring_config_file may change it."""
-
 BROKER_JOB: Final = "sealserve-broker"
 REPLICA_JOB: Final = "sealserve-replicas"
 _FOLDER: Final = "/etc/prometheus/sealserve"

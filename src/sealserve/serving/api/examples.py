@@ -13,7 +13,6 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.api.predict import (
-    DEFAULT_SIGNATURE,
     ExecutionError,
     InputTensorError,
     InputTypeError,
@@ -40,6 +39,7 @@ from sealserve.serving.runtime.protos import (
 )
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import Servable, Servables
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 CLASSIFY_METHOD: Final = "tensorflow/serving/classify"
 REGRESS_METHOD: Final = "tensorflow/serving/regress"

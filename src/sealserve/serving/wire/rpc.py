@@ -10,15 +10,13 @@ from typing import Final
 from sealserve.serving.request_errors import RequestError, Status
 from sealserve.serving.wire.lanes import Lane, OverloadedError
 from sealserve.serving.wire.transport import Call, Handler
+from sealserve.serving_interface import INSTANCE_HEADER
 
 logger = logging.getLogger(__name__)
 
 Method = Callable[[bytes, float | None], bytes]
 """Serialised request and deadline (on the clock of `time.monotonic`, or None) to serialised answer."""
 
-INSTANCE_HEADER: Final = "x-sealserve-instance"
-"""Trailing metadata of every answer: which process gave it, by a random name that is new at each start. Behind a proxy
-that balances connections, a client can tell replicas apart by it."""
 INSTANCE: Final = secrets.token_hex(8)
 TRAILER: Final = ((INSTANCE_HEADER, INSTANCE),)
 
