@@ -22,6 +22,10 @@ from sealserve.errors import UnavailableError
 from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
 CHUNK_SIZE: Final = 1 << 20
+STALLED: Final = 300.0
+"""Seconds for a download: until the server begins to answer, and for each MiB after that."""
+MAX_REDIRECTS: Final = 5
+"""For a download."""
 _GZIP: Final = 31  # the window of zlib for a gzip header (zlib.h, inflateInit2)
 _LONGEST_LENGTH: Final = 19  # digits of a Content-Length below 2**63
 

@@ -12,6 +12,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
 _BUILD = Source(
@@ -96,7 +97,7 @@ PRESET = Preset(
         note="from inside the virtual network; from outside, sgx-dcap-server without -vpc",
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
-    devices=Fact(value=("/dev/sgx_enclave", "/dev/sgx_provision"), source=_BUILD),
+    devices=Fact(value=(ENCLAVE_DEVICE, PROVISION_DEVICE), source=_BUILD),
     kubernetes=KubernetesFacts(
         device_plugin=Fact(
             value="ACK's sgx-device-plugin, installed by default; it schedules by EPC, and does not limit it",

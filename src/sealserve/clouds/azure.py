@@ -13,6 +13,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
 _SIZES = Source(
@@ -104,7 +105,7 @@ PRESET = Preset(
         note="with these settings; Microsoft's own az-dcap-client is the other way, and needs no file",
     ),
     devices=Fact(
-        value=("/dev/sgx_enclave", "/dev/sgx_provision"),
+        value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
         source=Source("https://docs.kernel.org/arch/x86/sgx.html"),
         note="Linux's own driver, in Ubuntu's kernels",
     ),

@@ -14,6 +14,7 @@ from sealserve.clouds.facts import (
     Size,
     Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
 _BUILD = Source("https://cloud.tencent.com/document/practice/213/63353", date(2024, 6, 6))
@@ -65,7 +66,7 @@ PRESET = Preset(
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
     devices=Fact(
-        value=("/dev/sgx_enclave", "/dev/sgx_provision"),
+        value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
         basis=Basis.UNVERIFIED,
         note="the names of Linux's own driver; TencentOS 3.1 has a driver of its own",
     ),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
+from sealserve.clock import CLOCK_SKEW
 from sealserve.clouds.facts import Preset
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.host import qcnl
@@ -25,7 +26,6 @@ MINIMUM_GRAMINE: Final[Version] = (1, 9)
 SMALL_EPC: Final = 1 << 30
 """Bytes. Client processors have 93 MiB (128 MiB reserved): pages of a larger enclave are swapped, slowly."""
 SKEW: Final = timedelta(seconds=30)
-MAX_SKEW: Final = timedelta(minutes=5)
 
 _BIOS: Final = (
     'enable SGX in the BIOS ("Enabled", not "Software Controlled"); '
@@ -262,7 +262,7 @@ def clock(facts: HostFacts) -> Finding:
     if found.skew is not None:
         seconds = found.skew.total_seconds()
         text = f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} the PCCS"
-        if abs(found.skew) > MAX_SKEW:
+        if abs(found.skew) > CLOCK_SKEW:
             return _missing(name, f"{text}: TLS and quotes will not verify", remedy)
         if abs(found.skew) > SKEW:
             return _note(name, text, remedy)

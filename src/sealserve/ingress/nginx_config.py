@@ -11,15 +11,19 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from sealserve.errors import InputError
 from sealserve.names import DnsName
+from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import EVERY_ADDRESS
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)
-_MAX_PORT = 65535
+STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+"""Where Debian's libnginx-mod-stream, which the images have, puts the module for TCP connections."""
+
 _MAP_KEYWORDS = ("default", "hostnames", "include", "volatile")
 
 
@@ -239,8 +243,8 @@ def _dns(text: str) -> str:
 
 
 def _address(host: str, port: int) -> str:
-    if not 1 <= port <= _MAX_PORT:
-        raise IngressValueError(f"{port} is not a port.", hint=f"Use 1 to {_MAX_PORT}.")
+    if not 1 <= port <= LARGEST_PORT:
+        raise IngressValueError(f"{port} is not a port.", hint=f"Use 1 to {LARGEST_PORT}.")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

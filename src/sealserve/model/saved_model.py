@@ -24,7 +24,7 @@ CHUNKED_FILE = "saved_model.cpb"
 LARGEST_MESSAGE = 2**31  # what protobuf can hold
 SERVE_TAG = "serve"
 SERVE_TAGS = (SERVE_TAG,)
-_VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
+VARIABLE_OPERATIONS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 _DTYPES: dict[int, str] = {pb.DT_FLOAT: "float32", pb.DT_DOUBLE: "float64", pb.DT_HALF: "float16"}
@@ -123,7 +123,7 @@ class MetaGraph:
     @property
     def has_variables(self) -> bool:
         """Whether it needs the ``variables`` folder."""
-        return not _VARIABLE_OPERATIONS.isdisjoint(self.operations)
+        return not VARIABLE_OPERATIONS.isdisjoint(self.operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,12 +35,12 @@ from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import PlatformKind, ServerKind
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
 _MONITORING_ABOVE: Final = 1000
-_LAST_PORT: Final = 65535
 
 
 class InventoryServerError(InputError):
@@ -176,7 +176,7 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
 def monitoring_port(port: int) -> int:
     """Return where a server whose gRPC port is ``port`` has its page of metrics: a thousand above, or below."""
     above = port + _MONITORING_ABOVE
-    return above if above <= _LAST_PORT else port - _MONITORING_ABOVE
+    return above if above <= LARGEST_PORT else port - _MONITORING_ABOVE
 
 
 def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:

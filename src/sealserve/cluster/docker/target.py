@@ -15,25 +15,14 @@ from typing import Final
 
 from sealserve.addresses import is_ip_address
 from sealserve.cluster import ports
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.logs import follow_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
-from sealserve.cluster.docker.plan import (
-    BROKER,
-    ENCLAVE,
-    ENCLAVE_DEVICE,
-    NGINX,
-    RELAY,
-    REPLICA,
-    SERVER_PORT,
-    Bundle,
-    Plan,
-    first_links,
-    free_links,
-)
+from sealserve.cluster.docker.plan import BROKER, NGINX, RELAY, REPLICA, Bundle, Plan, first_links, free_links
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
@@ -53,11 +42,13 @@ from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
+from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import enclaves, provisioning, releases, simulation
 from sealserve.owner.keys import audit_signer
 from sealserve.owner.master_key import complete_rotation
 from sealserve.regular_file import read_regular
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -201,7 +192,7 @@ class DockerTarget:
             tell=self._tell,
         )  # fmt: skip
         spec = enclaves.specify(
-            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=inventory
+            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=inventory
         )
         manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
         if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
