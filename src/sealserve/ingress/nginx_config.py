@@ -73,6 +73,9 @@ class NginxConfig:
         fail_timeout: Seconds that such a replica is left alone.
         idle_timeout: Seconds after which a connection without traffic is closed. gRPC channels are kept open.
         drain_timeout: Seconds that connections outlive a reload or a graceful stop.
+        proxy_protocol: Whether each connection begins with a PROXY protocol header: a load balancer in front of NGINX
+            tells the client's address in it. NGINX logs that address, and does not pass the header to the replicas.
+            Connections without the header are closed.
     """
 
     listen: str
@@ -89,6 +92,7 @@ class NginxConfig:
     fail_timeout: int = 5
     idle_timeout: int = 3600
     drain_timeout: int = 600
+    proxy_protocol: bool = False
 
     @property
     def config_file(self) -> Path:
@@ -120,6 +124,11 @@ def render(config: NginxConfig) -> str:
     listen = _address(_ip(config.listen), config.port)
     if _ip(config.listen) == EVERY_ADDRESS:
         listen += " ipv6only=off"
+    listen += " so_keepalive=on"
+    client = "$remote_addr:$remote_port"
+    if config.proxy_protocol:
+        listen += " proxy_protocol"
+        client = "$proxy_protocol_addr:$proxy_protocol_port"
     service = _dns(config.service_name)
     if service in _MAP_KEYWORDS:  # to the map directive, not a name
         service = f"\\{service}"
@@ -152,7 +161,7 @@ events {{
 
 stream {{
     log_format connection escape=json
-        '{{"time":"$time_iso8601","client":"$remote_addr:$remote_port","server_name":"$ssl_preread_server_name",'
+        '{{"time":"$time_iso8601","client":"{client}","server_name":"$ssl_preread_server_name",'
         '"replica":"$upstream_addr","status":$status,"seconds":$session_time,'
         '"bytes_from_client":$bytes_received,"bytes_to_client":$bytes_sent}}';
     access_log {_path(config.access_log)} connection;
@@ -170,7 +179,7 @@ stream {{
     }}
 
     server {{
-        listen {listen} so_keepalive=on;
+        listen {listen};
         ssl_preread on;
         preread_timeout 10s;
         proxy_pass $replicas;

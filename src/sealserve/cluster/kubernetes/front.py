@@ -63,15 +63,9 @@ def nginx_text(plan: Plan, *, listen: str = EVERY_ADDRESS) -> str:
         log_folder=None,
         stream_module=STREAM_MODULE,
         workers=1,
+        proxy_protocol=plan.settings.service.proxy_protocol,
     )
-    text = render(config)
-    if (
-        plan.settings.service.proxy_protocol
-    ):  # the load balancer tells NGINX the client's address; replicas are not told
-        text = text.replace("so_keepalive=on;", "so_keepalive=on proxy_protocol;").replace(
-            '"client":"$remote_addr:$remote_port"', '"client":"$proxy_protocol_addr:$proxy_protocol_port"'
-        )
-    return text
+    return render(config)
 
 
 def _config(plan: Plan) -> Manifest:
