@@ -13,8 +13,7 @@ from typing import Any, Final
 import yaml
 
 from sealserve.cluster.kubernetes import replicas
-from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
-from sealserve.cluster.kubernetes.dashboard import dashboard_text
+from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
 from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
 from sealserve.deployment import Deployment
 from sealserve.serving_interface import METRICS_PATH
@@ -40,7 +39,7 @@ def prometheus_files(deployment: Deployment) -> Mapping[str, str]:
         "replicas.rules.yaml": _yaml(replica_rules(deployment)),
         "broker.rules.yaml": _yaml(broker_rules()),
         "prometheus.yaml": _yaml(_configuration(deployment)),
-        "dashboard.json": dashboard_text(),
+        "dashboard.json": dashboard_text(deployment),
     }
 
 
@@ -107,7 +106,7 @@ def _pod_monitor(plan: Plan) -> Manifest:
 def _dashboard(plan: Plan) -> Manifest:
     metadata = plan.metadata(PART, labels={"grafana_dashboard": "1"})
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
-            "data": {f"{APPLICATION}.json": dashboard_text()}}  # fmt: skip
+            "data": {f"{APPLICATION}.json": dashboard_text(plan.deployment)}}  # fmt: skip
 
 
 def _two_way(deployment: Deployment) -> bool:
