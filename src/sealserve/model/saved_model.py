@@ -88,7 +88,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class SavedSignature:
     """A function that clients can call.
 
     Args:
@@ -117,7 +117,7 @@ class MetaGraph:
 
     tags: tuple[str, ...]
     tensorflow_version: str
-    signatures: tuple[Signature, ...]
+    signatures: tuple[SavedSignature, ...]
     operations: tuple[str, ...]
 
     @property
@@ -293,7 +293,9 @@ def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
     functions = (function.node_def for function in message.graph_def.library.function)
     operations = {node.op for nodes in (message.graph_def.node, *functions) for node in nodes}
     signatures = (
-        Signature(name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
+        SavedSignature(
+            name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs)
+        )
         for name, found in sorted(message.signature_def.items())
         if name not in INTERNAL_SIGNATURES
     )
