@@ -12,6 +12,7 @@ from typing import Final
 from sealserve.clock import CLOCK_SKEW
 from sealserve.clouds.facts import Preset
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.host import qcnl
 from sealserve.host.facts import HostFacts
 
@@ -219,14 +220,13 @@ def gramine(facts: HostFacts) -> Finding:
     """Judge whether Gramine is there, in a version whose manifest syntax is known."""
     name, found = "Gramine", facts.gramine
     wanted = ".".join(map(str, MINIMUM_GRAMINE))
-    where = "https://gramine.readthedocs.io/en/stable/installation.html"
     if not found.path:
-        return _missing(name, "no gramine-sgx", where)
+        return _missing(name, "no gramine-sgx", INSTALLATION)
     version = version_of(found.version)
     if version is None:
-        return _note(name, f"{found.path} does not say its version; {wanted} is known", where)
+        return _note(name, f"{found.path} does not say its version; {wanted} is known", INSTALLATION)
     if version < MINIMUM_GRAMINE:
-        return _missing(name, f"{found.version} at {found.path}: manifests are written for {wanted}", where)
+        return _missing(name, f"{found.version} at {found.path}: manifests are written for {wanted}", INSTALLATION)
     if version > MINIMUM_GRAMINE:
         return _note(
             name,

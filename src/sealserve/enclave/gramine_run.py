@@ -16,18 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.enclave.measurement import SignedEnclave
 from sealserve.enclave.simulated.provisioning import servers
 from sealserve.enclave.simulated.server_process import SignalRelay, start_server
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError, UnavailableError
+from sealserve.host import facts
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 
 LOGGER: Final = logging.getLogger(__name__)
-INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
 LOADER_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # its shell script needs no more
-DRIVER: Final = Path("/dev/sgx_enclave")
-AESM_SOCKET: Final = Path("/var/run/aesmd/aesm.socket")
+DRIVER: Final = Path(facts.ENCLAVE_DEVICE)
+AESM_SOCKET: Final = Path(facts.AESM_SOCKET)
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 _WELL: Final = 300.0  # seconds: what ran so long was well, and the pauses begin anew

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.deployment import Deployment
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.terms import ServerKind
 
 PORT_FLAG: Final = "--port="
@@ -86,7 +87,7 @@ def command(
         f"{PORT_FLAG}{port}",
         "--rest_api_port=0",
         *configuration,
-        f"--ssl_config_file={PRIVATE_ROOT}/tls/ssl.cfg",
+        f"--ssl_config_file={PRIVATE_ROOT}/{SSL_CONFIG_PATH}",
         "--file_system_poll_wait_seconds=0",
         f"--tensorflow_intra_op_parallelism={threads.tensorflow}",
         f"--tensorflow_inter_op_parallelism={threads.tensorflow}",

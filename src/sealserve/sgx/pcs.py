@@ -23,7 +23,8 @@ from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_id
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
-_API: Final = "/sgx/certification/v4"
+API: Final = "/sgx/certification/v4"
+"""Where the service has its API: Intel's, and a PCCS."""
 _MAX_CACHED: Final = 256
 
 _T = TypeVar("_T", Signed, Listed)
@@ -93,9 +94,9 @@ class PcsClient:
         max_age: timedelta = timedelta(hours=1),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        base = base_url.rstrip("/").removesuffix(_API)
+        base = base_url.rstrip("/").removesuffix(API)
         host = _host(base)
-        self._api = base + _API
+        self._api = base + API
         self._root_crl_url = root_crl_url or (INTEL_ROOT_CRL if base == INTEL_PCS else f"{self._api}/rootcacrl")
         self._owns_http = http is None
         self._http = http or httpx.Client(timeout=timeout, trust_env=not is_loopback(host))  # trust_env: proxies
