@@ -22,7 +22,7 @@ _CONNECTED: Final = "connection.connect_tcp.complete"
 
 
 class Cutoff:
-    """Ends the connections of requests that were made with `extensions`, ``seconds`` after it was entered.
+    """Ends the connections of requests that were made with `extensions`, and those that it watches, after ``seconds``.
 
     Args:
         seconds: How long all may take together, unless it is prolonged.

@@ -24,6 +24,7 @@ from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowErro
 _NOT_FOUND: Final = 404
 _SECONDS: Final = 30  # for the connection, and then for each part of an answer
 _WHOLE_SECONDS: Final = 120  # for a whole answer, and for one more attempt
+_LONGEST_REASON: Final = 2000  # characters; the server chooses them
 _UNREAD_LINES: Final = 1000  # of logs, until whoever reads them catches up
 _NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # it can be neither read nor written
 """Where the library keeps what kinds of objects there are: in the shared temporary folder anybody could write it."""
@@ -127,13 +128,8 @@ class ClusterClient:
             raise ClusterUnreachableError(
                 f"The cluster's API server does not answer: {_reason(error)}.", hint=hint
             ) from error
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-            RecursionError,
-        ) as error:  # the library takes any answer for the one
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            # The library does not check that an answer is the one that it expects.
             raise ClusterUnreachableError(
                 f"What answers at {api.configuration.host} is no cluster's API server.", hint=hint
             ) from error
@@ -330,8 +326,8 @@ def _reason(error: BaseException) -> str:
     if body:
         import json  # noqa: PLC0415
 
-        with contextlib.suppress(ValueError, AttributeError, TypeError):
-            return str(json.loads(body)["message"])
+        with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
+            return str(json.loads(body)["message"])[:_LONGEST_REASON]
     if isinstance(error, SealserveError):
         return error.message.rstrip(".")
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__

@@ -218,6 +218,20 @@ def test_an_answer_that_is_not_json(tmp_path: Path, answer: bytes) -> None:
         client.get(SECRET)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"message": "' + b"x" * 1_000_000 + b'"}', b"{}", b"[" * 1_000_000, b"\xff", b""],
+    ids=["long", "without a message", "deep", "not UTF-8", "empty"],
+)
+def test_the_reason_of_a_refusal_is_short(tmp_path: Path, answer: bytes) -> None:
+    with (
+        cluster(tmp_path, {PATH: sent(answer, status=403)}) as client,
+        pytest.raises((ClusterRefusedError, ClusterUnreachableError), match="reading Secret x") as caught,
+    ):
+        client.get(SECRET)
+    assert len(str(caught.value)) < 3000
+
+
 def test_a_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_api, "MAX_ANSWER", 1 << 20)
     with (
