@@ -25,9 +25,10 @@ import numpy as np
 from sealserve.cli import connection
 from sealserve.cli.generated_input import random_array
 from sealserve.client.load import Request, run_load
-from sealserve.client.predict import DEFAULT_SIGNATURE, Predictor
+from sealserve.client.predict import Predictor
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.deployment import Deployment, read
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 REPLICAS: Final = 2
 CONNECTIONS: Final = 6

@@ -12,7 +12,7 @@ from sealserve.errors import InputError, SealserveError, UnavailableError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputExistsError(InputError):
@@ -62,7 +62,7 @@ def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iter
             os.fsync(descriptor)
         _publish(temporary, path, overwrite=overwrite)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise _output_error(path, error) from error
         raise
     finally:
@@ -82,7 +82,7 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
 def _output_error(path: Path, error: OSError) -> SealserveError:
     if error.errno == errno.EEXIST:
         return OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return DiskFullError(f"No room to write {path}.", hint="Free some space; nothing was left behind.")
     return OutputUnwritableError(
         f"{path} cannot be written: {error.strerror}.", hint="Its folder must exist, and be yours to write in."

@@ -12,7 +12,7 @@ Source: RFC 9110 sections 8.4 (Content-Encoding) and 12.5.3 (Accept-Encoding).
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,10 @@ from sealserve.errors import UnavailableError
 from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
 CHUNK_SIZE: Final = 1 << 20
+STALLED: Final = 300.0
+"""Seconds for a download: until the server begins to answer, and for each MiB after that."""
+MAX_REDIRECTS: Final = 5
+"""For a download."""
 _GZIP: Final = 31  # the window of zlib for a gzip header (zlib.h, inflateInit2)
 _LONGEST_LENGTH: Final = 19  # digits of a Content-Length below 2**63
 
@@ -88,12 +92,10 @@ class Answer:
             HttpSizeError: It is larger.
             HttpEncodingError: It is compressed in another way, or the compressed data is damaged.
         """
-        encodings = _encodings(self.headers)
-        if not encodings:
-            return b"".join(self._raw(limit))
-        if not gunzip or len(encodings) > 1 or encodings[0] not in {"gzip", "x-gzip"}:
-            raise _encoded(encodings)
-        return _inflate(self._raw(limit), limit)
+        if gunzip and _encodings(self.headers) in (["gzip"], ["x-gzip"]):
+            return _inflate(self._raw(limit), limit)
+        require_identity(self.headers)
+        return b"".join(self._raw(limit))
 
     def chunks(self, limit: int) -> Iterator[bytes]:
         """Yield a large body piece by piece. The time starts again with each `CHUNK_SIZE` bytes.
@@ -105,8 +107,7 @@ class Answer:
             HttpSizeError: It is larger.
             HttpEncodingError: It is compressed.
         """
-        if encodings := _encodings(self.headers):
-            raise _encoded(encodings)
+        require_identity(self.headers)
         progress = 0
         for part in self._raw(limit):
             progress += len(part)
@@ -116,17 +117,10 @@ class Answer:
             yield part
 
     def _raw(self, limit: int) -> Iterator[bytes]:
-        size = self.length or 0
-        if size > limit:
+        if (self.length or 0) > limit:
             raise _too_large(limit)
-        size = 0
-        for part in self._response.iter_raw():
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            yield part
-        if self._cutoff.passed:  # an answer that ends with its connection looks whole
-            raise _too_slow(self._cutoff.seconds)
+        yield from within(limit, self._response.iter_raw())
+        require_in_time(self._cutoff)  # an answer that ends with its connection looks whole
 
 
 @contextlib.contextmanager
@@ -183,6 +177,43 @@ def request(
             )  # fmt: skip
 
 
+def require_identity(headers: Mapping[str, str]) -> None:
+    """Check that an answer is not compressed.
+
+    Raises:
+        HttpEncodingError: It is.
+    """
+    if encodings := _encodings(headers):
+        raise HttpEncodingError(
+            f"The answer is compressed ({', '.join(encodings)[:80]}), and Accept-Encoding was identity.",
+            hint="Turn compression off at that server, or at the proxy in front of it.",
+        )
+
+
+def require_in_time(cutoff: Cutoff) -> None:
+    """Check that the time for an answer is not over.
+
+    Raises:
+        HttpSlowError: It is, and the connection was shut down.
+    """
+    if cutoff.passed:
+        raise _too_slow(cutoff.seconds)
+
+
+def within(limit: int, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the parts of a body while they have at most ``limit`` bytes together.
+
+    Raises:
+        HttpSizeError: The body is larger.
+    """
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        yield part
+
+
 @contextlib.contextmanager
 def _explained(cutoff: Cutoff, seconds: float, *, secret: bool) -> Iterator[None]:
     try:
@@ -221,13 +252,6 @@ def _inflate(parts: Iterator[bytes], limit: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise HttpEncodingError("The compressed answer is damaged: it is cut off, or something follows its end.")
     return bytes(content)
-
-
-def _encoded(encodings: list[str]) -> HttpEncodingError:
-    return HttpEncodingError(
-        f"The answer is compressed ({', '.join(encodings)[:80]}), and Accept-Encoding was identity.",
-        hint="Turn compression off at that server, or at the proxy in front of it.",
-    )
 
 
 def _too_large(limit: int) -> HttpSizeError:

@@ -22,7 +22,7 @@ _CONNECTED: Final = "connection.connect_tcp.complete"
 
 
 class Cutoff:
-    """Ends the connections of requests that were made with `extensions`, ``seconds`` after it was entered.
+    """Ends the connections of requests that were made with `extensions`, and those that it watches, after ``seconds``.
 
     Args:
         seconds: How long all may take together, unless it is prolonged.
@@ -64,7 +64,10 @@ class Cutoff:
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event != _CONNECTED:
             return
-        connected = info["return_value"].get_extra_info("socket")
+        self.watch(info["return_value"].get_extra_info("socket"))
+
+    def watch(self, connected: socket.socket) -> None:
+        """Shut down this connection, too, when the time is over."""
         with self._changed:  # a descriptor of our own: TLS takes the socket over, and nobody else may close this one
             self._sockets.append(socket.socket(fileno=os.dup(connected.fileno())))
             if self.passed:

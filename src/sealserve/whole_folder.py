@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import NO_ROOM, DiskFullError, OutputExistsError, OutputUnwritableError
 
 SUFFIX: Final = ".partial"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _LONGEST_NAME: Final = 40  # of the name that is part of the hidden one
 
@@ -183,7 +182,7 @@ def _output_errors(parent: Path, *, only_room: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DiskFullError(f"No room to write to {parent}.", hint="Free some space; nothing was left.") from error
         if only_room:
             raise

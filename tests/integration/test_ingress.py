@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from collections import Counter
@@ -383,6 +384,30 @@ def test_the_log_tells_of_connections_and_no_contents(place: Place) -> None:
     assert (entry["status"], entry["bytes_to_client"] > 0) == (200, True)
     for path in place.config.run_folder.iterdir():
         assert b"secret picture" not in path.read_bytes()
+
+
+def test_a_load_balancer_tells_the_clients_address_and_replicas_do_not_see_the_header(
+    place: Place, material: Material, tmp_path: Path
+) -> None:
+    for name, content in {
+        "ca": material.service_ca, "chain": material.client.chain_pem, "key": material.client.key_pem.reveal(),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    client = ssl.create_default_context(cafile=str(tmp_path / "ca"))
+    client.load_cert_chain(tmp_path / "chain", tmp_path / "key")
+    client.set_alpn_protocols(["h2"])
+    place.config = replace(place.config, proxy_protocol=True)
+    nginx = Nginx(place.program, place.config)
+    nginx.start()
+    try:
+        with socket.create_connection(("127.0.0.1", place.config.port), timeout=10) as plain:
+            plain.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 51234 8500\r\n")
+            with client.wrap_socket(plain, server_hostname=SERVICE) as connected:
+                assert connected.selected_alpn_protocol() == "h2"
+        assert answer_to(b"GET / HTTP/1.1\r\n\r\n", place.config.port) == b""
+    finally:
+        nginx.stop(grace=0)
+    assert "192.0.2.7:51234" in {entry["client"] for entry in place.log()}
 
 
 def test_a_machine_without_nginx_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from tests.unit.cluster.kubernetes.conftest import TOML
 
 from sealserve import deployment
 from sealserve.broker.metrics import Decisions, Fetched, Observed, Outcome
-from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
 from sealserve.cluster.kubernetes.monitoring import prometheus_files
+from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, replica_rules
 from sealserve.deployment import Deployment
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
@@ -95,8 +95,13 @@ CASES = (
 
 
 @pytest.fixture
-def described() -> Deployment:
-    return deployment.parse(f"{TOML}\n[server]\nmetrics_port = 9464\n[broker]\nmetrics_port = 9465\n")
+def described(request: pytest.FixtureRequest) -> Deployment:
+    cloud = getattr(request, "param", None)
+    text = f"{TOML}\n[server]\nmetrics_port = 9464\n[broker]\nmetrics_port = 9465\n"
+    if cloud is not None:
+        text += f'[target]\ncloud = "{cloud}"\n'
+        text = text.replace("[kubernetes]", '[kubernetes]\nresources.epc_resource = "alibabacloud.com/sgx_epc_MiB"')
+    return deployment.parse(text)
 
 
 @pytest.fixture
@@ -147,6 +152,7 @@ def test_each_alert_fires_when_it_should_and_else_does_not(described: Deployment
     assert "SUCCESS" in promtool("test", "rules", files / "cases.yaml")
 
 
+@pytest.mark.parametrize("described", ["alibaba-g7t", None], indirect=True)
 def test_every_query_of_the_dashboard_parses(files: Path) -> None:
     queries = [
         target["expr"]

@@ -16,16 +16,17 @@ from tests.harness.container_images import Images
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT
 from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.owner import enclaves
 from sealserve.sealing import archive
+from sealserve.tcp_ports import SERVICE_PORT
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -319,7 +320,7 @@ def roll_measured_otherwise(service: Service, release: Path) -> None:
     service.target._build(release)
     inventory = service.target._inventory()
     allowed = enclaves.specify(
-        site.workspace, site.deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=inventory
+        site.workspace, site.deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=inventory
     )
     other = replace(allowed, threads=allowed.threads + 1, max_threads=allowed.max_threads + 1)
     enclaves.build(site.workspace, release, other, now=site.now)

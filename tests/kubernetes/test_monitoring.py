@@ -21,7 +21,8 @@ from tests.harness.running import run
 from tests.kubernetes.conftest import OURS, Kubectl, follow
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
-from sealserve.cluster.kubernetes.dashboard import dashboard_text
+from sealserve.cluster.kubernetes.monitoring_templates import dashboard_text
+from sealserve.deployment import Deployment
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
@@ -103,7 +104,7 @@ def test_prometheus_sees_each_replica_and_what_it_answered(watching: Service, ku
 
 
 def test_rules_and_graphs_are_evaluated(watching: Service, kubectl: Kubectl) -> None:
-    assert watching.site
+    described = watching.site.deployment
     groups = ask(kubectl, "rules")["groups"]
     wait(lambda: all(rule["health"] == "ok" for group in ask(kubectl, "rules")["groups"] for rule in group["rules"]))
     assert sum(len(group["rules"]) for group in groups) > 4
@@ -114,7 +115,7 @@ def test_rules_and_graphs_are_evaluated(watching: Service, kubectl: Kubectl) -> 
         "Latency (inside the enclave)",
         "Certificate of the service ends in",
     }
-    wait(lambda: expected <= shown(kubectl))  # a rate takes two samples
+    wait(lambda: expected <= shown(kubectl, described))  # a rate takes two samples
 
 
 def test_nobody_else_reaches_the_metrics(watching: Service, kubectl: Kubectl) -> None:
@@ -135,11 +136,11 @@ def test_what_the_guide_shows(service: Service, kubectl: Kubectl) -> None:
     assert secret == certificates(service)
 
 
-def shown(kubectl: Kubectl) -> set[str]:
+def shown(kubectl: Kubectl, described: Deployment) -> set[str]:
     """Return the titles of the graphs that show something; Prometheus understands the queries of all."""
     return {
         panel["title"]
-        for panel in json.loads(dashboard_text())["panels"]
+        for panel in json.loads(dashboard_text(described))["panels"]
         for target in panel["targets"]
         if query(kubectl, target["expr"].replace("$namespace", SPACE).replace("$__rate_interval", "2m"))
     }

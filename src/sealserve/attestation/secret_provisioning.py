@@ -18,7 +18,6 @@ from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
 
 SPEC_VERSION: Final = "Gramine 1.9, SECRET_PROVISION_RA_TLS_*_V1"
-DEFAULT_PORT: Final = 4433
 REQUEST: Final = b"SECRET_PROVISION_RA_TLS_REQUEST_V1\0"
 RESPONSE: Final = b"SECRET_PROVISION_RA_TLS_RESPONSE_V1:\0"
 LENGTH_SIZE: Final = 4

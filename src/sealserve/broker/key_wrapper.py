@@ -1,9 +1,12 @@
 """The seam behind which the key is that encrypts release keys: in a file, or in a key management service."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
+
+TRANSIT_PREFIX: Final = b"vault:v"
+"""What each ciphertext of the transit engine begins with, of Vault and of OpenBao."""
 
 
 class KeyUnwrapError(VerificationError):

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
 from sealserve.broker.passphrase import Passphrase
 from sealserve.errors import InputError, UnavailableError
 from sealserve.private_file import PrivateFileExposedError, PrivateFileUnreadableError, read_private_bytes
@@ -92,7 +92,7 @@ class MasterKey:
 
     def wrapped_here(self, wrapped: bytes) -> bool:
         """See `KeyWrapper`."""
-        return not wrapped.startswith(b"vault:v")
+        return not wrapped.startswith(TRANSIT_PREFIX)
 
 
 def _power_of_two(number: int) -> int:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any, Final, Self
 
+from sealserve.addresses import usable_address
 from sealserve.attestation.secret_provisioning import ProvisioningServer
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
@@ -32,10 +33,10 @@ from sealserve.broker.tls import (
     server_context,
 )
 from sealserve.errors import InputError, SealserveError, UnavailableError
-from sealserve.host.addresses import usable_address
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes
+from sealserve.tcp_ports import BROKER_PORT
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
@@ -107,7 +108,7 @@ class BrokerServer:
         *,
         identity: CertifiedKey,
         listen: str = "127.0.0.1",
-        port: int = 4433,
+        port: int = BROKER_PORT,
         limits: Limits | None = None,
     ) -> None:
         self._broker = broker

@@ -6,7 +6,6 @@ decrypt) and "HTTP API" (headers, status codes), which are Vault's as well.
 
 import base64
 import binascii
-import ipaddress
 import json
 import re
 import ssl
@@ -16,7 +15,8 @@ from typing import Final, Self, TypeVar
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from sealserve.broker.key_wrapper import KeyUnwrapError
+from sealserve.addresses import is_loopback
+from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
 from sealserve.errors import InputError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.private_file import read_private
@@ -24,9 +24,6 @@ from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
-
-PREFIX: Final = b"vault:v"
-"""What each ciphertext of the transit engine begins with, at OpenBao as well."""
 
 _TIMEOUT: Final = httpx.Timeout(10, connect=5)
 _ATTEMPTS: Final = 2  # of connecting
@@ -118,7 +115,7 @@ class TransitKey:
         """
         body = {"plaintext": _text(secret.reveal()), "associated_data": _text(context)}
         answer = self._call("encrypt", body, _Encrypted)
-        if not answer.ciphertext.startswith(PREFIX.decode()):
+        if not answer.ciphertext.startswith(TRANSIT_PREFIX.decode()):
             raise TransitUnavailableError(f"{self._name}: the answer holds no ciphertext.")
         return answer.ciphertext.encode()
 
@@ -138,7 +135,7 @@ class TransitKey:
 
     def wrapped_here(self, wrapped: bytes) -> bool:
         """See `KeyWrapper`."""
-        return wrapped.startswith(PREFIX)
+        return wrapped.startswith(TRANSIT_PREFIX)
 
     def close(self) -> None:
         """Close the connections."""
@@ -214,17 +211,10 @@ def _check_url(url: str) -> None:
         raise TransitSettingsError(f"{url!r} is no address of a server: {error}.") from error
     if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo:
         raise TransitSettingsError(f"{url!r} is no address of a server.", hint="Write https://HOST:PORT.")
-    if parsed.scheme == "http" and not _is_loopback(parsed.host):
+    if parsed.scheme == "http" and not is_loopback(parsed.host):
         raise TransitSettingsError(
             f"{url!r} has no TLS: keys and the token would travel in clear.", hint="Use https, or http on this machine."
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:

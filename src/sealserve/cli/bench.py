@@ -11,6 +11,7 @@ from sealserve.cli.predict import LONGEST_WAIT, REFUSED, Inputs, Model, find_mod
 from sealserve.cli.tensor_input import generated_names, read_inputs
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Predictor
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 app = typer.Typer(add_completion=False)
 
@@ -28,7 +29,7 @@ def bench(
     inputs: Inputs = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size of generated inputs.")] = 1,
     model: Model = None,
-    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
+    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,

@@ -35,12 +35,13 @@ from sealserve.owner.keys import host_owner_key
 from sealserve.owner.simulation import quoting_socket
 from sealserve.regular_file import read_regular
 from sealserve.sgx.signing_key import create_signing_key
+from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import ServerKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
 
 EnclaveName = Annotated[str, typer.Option("--name", "-n", help="The enclave's name; each replica here has its own.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Where its server listens. It is measured.")]
+Port = Annotated[int, typer.Option(min=1, max=LARGEST_PORT, help="Where its server listens. It is measured.")]
 Release = Annotated[
     str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
 ]

@@ -20,6 +20,7 @@ from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Prediction, Predictor, Signature
 from sealserve.deployment import Deployment
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION
 
 app = typer.Typer(add_completion=False)
@@ -46,7 +47,7 @@ LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times 
 def predict(
     inputs: Inputs = None,
     model: Model = None,
-    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = "serving_default",
+    signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
     version: Annotated[int | None, typer.Option(min=0, max=LARGEST_VERSION, show_default="the newest")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Of random inputs.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,

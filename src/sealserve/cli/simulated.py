@@ -11,6 +11,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner import simulation
+from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
 
 app = typer.Typer(
     add_completion=False,
@@ -22,7 +23,7 @@ app = typer.Typer(
 @app.command()
 def pcs(
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, show_default="that of broker.collateral_url, or 8081")
+        int | None, typer.Option(min=0, max=LARGEST_PORT, show_default="that of broker.collateral_url, or 8081")
     ] = None,
     listen: Annotated[str, typer.Option(help="The address it listens on.")] = "127.0.0.1",
     ready_file: console.ReadyFile = None,
@@ -32,7 +33,7 @@ def pcs(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
-    configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
+    configured = urlsplit(simulation.pcs_url(described)).port or SIMULATED_PCS_PORT
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)

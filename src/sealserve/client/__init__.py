@@ -1,1 +1,77 @@
-"""What a user runs: connect to the service, ask for predictions, measure load. It needs no TensorFlow."""
+"""The public Python API of sealserve: connect to a service, ask for predictions, and measure load.
+
+The names in `__all__` are the public API. They change only with a new minor version, and CHANGELOG.md names each
+change. All other modules of sealserve are internal. The client does not import TensorFlow, and a client in another
+language can take its place: the service speaks TensorFlow Serving's gRPC API.
+
+Example:
+    The owner gives ``.sealserve/user`` to each user. With one-way TLS, leave ``certificate`` and ``key`` out::
+
+        from pathlib import Path
+
+        import numpy as np
+
+        from sealserve.client import Predictor, SecretBytes, open_channel
+
+        user = Path(".sealserve/user")
+        with open_channel(
+            "127.0.0.1:8500",
+            server_name="grpc.tf-serving.service.com",
+            ca=(user / "service-ca.pem").read_bytes(),
+            certificate=(user / "client.pem").read_bytes(),
+            key=SecretBytes((user / "client.key").read_bytes()),
+        ) as channel:
+            predictor = Predictor([channel])
+            signature = predictor.metadata("half_plus_two").signatures["serving_default"]
+            print(signature.inputs["x"].dtype)
+            prediction = predictor.predict("half_plus_two", {"x": np.array([1.0, 2.0], np.float32)})
+            print(prediction.version, prediction["y"])
+
+Errors are subclasses of `SealserveError`. Their ``code`` and their family (`InputError`, `VerificationError`,
+`UnavailableError`) are stable, and so are the classes that are listed here; messages may change.
+"""
+
+from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
+from sealserve.client.channel import ServiceChannel, open_channel
+from sealserve.client.connection_fault import UnreachableError
+from sealserve.client.credentials import TlsError
+from sealserve.client.examples import serialize as serialize_example
+from sealserve.client.load import Latency, LoadReport, Request, run_load
+from sealserve.client.predict import (
+    ModelMetadata,
+    Prediction,
+    Predictor,
+    Signature,
+    TensorSpec,
+    VersionState,
+    VersionStatus,
+)
+from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
+from sealserve.secret import SecretBytes
+
+__all__ = [
+    "DeadlineError",
+    "InputError",
+    "Latency",
+    "LoadReport",
+    "ModelMetadata",
+    "Prediction",
+    "Predictor",
+    "Request",
+    "RequestRefusedError",
+    "SealserveError",
+    "SecretBytes",
+    "ServiceChannel",
+    "ServiceFailedError",
+    "Signature",
+    "TensorSpec",
+    "TlsError",
+    "UnavailableError",
+    "UnreachableError",
+    "VerificationError",
+    "VersionState",
+    "VersionStatus",
+    "open_channel",
+    "run_load",
+    "serialize_example",
+]

@@ -11,9 +11,7 @@ from sealserve.client.channel import ServiceChannel
 from sealserve.client.connection_fault import UnreachableError
 from sealserve.client.credentials import printable
 from sealserve.errors import InputError, SealserveError, UnavailableError
-
-INSTANCE_HEADER = "x-sealserve-instance"
-"""Trailing metadata by which sealserve's model server names its process: random, new at each start."""
+from sealserve.serving_interface import INSTANCE_HEADER
 
 Reply = TypeVar("Reply", bound=Message)
 

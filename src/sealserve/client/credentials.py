@@ -21,12 +21,12 @@ from sealserve.pki.tls_material import (
     ordered_chain,
 )
 from sealserve.secret import SecretBytes
+from sealserve.tcp_ports import LARGEST_PORT
 
 logger = logging.getLogger(__name__)
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; Python's resolver takes no longer one
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
-_MAX_PORT = 65535
 _CLIENT_CERTIFICATE = "The client certificate"
 _AUTHORITY = "The CA certificate"
 
@@ -67,7 +67,7 @@ def parse_endpoint(target: str) -> Endpoint:
         TargetError: It is none of these.
     """
     host, separator, port = target.rpartition(":")
-    if separator and port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT:
+    if separator and port.isascii() and port.isdecimal() and 0 < int(port) <= LARGEST_PORT:
         if host.startswith("[") and host.endswith("]"):
             try:
                 return Endpoint(str(ipaddress.IPv6Address(host[1:-1])), int(port))

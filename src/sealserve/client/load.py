@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sealserve.client.channel import ServiceChannel
-from sealserve.client.predict import DEFAULT_SIGNATURE, DEFAULT_TIMEOUT, Prediction, Predictor
+from sealserve.client.predict import DEFAULT_TIMEOUT, Prediction, Predictor
 from sealserve.client.tensors import Array
 from sealserve.errors import SealserveError
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,13 +25,11 @@ from sealserve.client.wire.get_model_status_pb2 import (
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest, PredictResponse
 from sealserve.errors import UnavailableError
+from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
 
-DEFAULT_SIGNATURE = "serving_default"
 DEFAULT_TIMEOUT = 60.0
 
 _PREDICT = Method("/tensorflow.serving.PredictionService/Predict", PredictResponse)
-_INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
-"""Names under which a SavedModel keeps operations of its own (``saved_model/constants.py``); nobody can call them."""
 _METADATA = Method("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse)
 _STATUS = Method("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse)
 
@@ -233,7 +231,7 @@ class Predictor:
                     optional=frozenset(signature.defaults),
                 )
                 for name, signature in sorted(signatures.signature_def.items())
-                if name not in _INTERNAL_SIGNATURES
+                if name not in INTERNAL_SIGNATURES
             },
         )
 

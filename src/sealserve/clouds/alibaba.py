@@ -5,23 +5,24 @@ from datetime import date
 from sealserve.clouds.facts import (
     AttestationService,
     Basis,
+    Citation,
     Fact,
     Image,
     KubernetesFacts,
     Preset,
     Size,
-    Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
-_BUILD = Source(
+_BUILD = Citation(
     "https://www.alibabacloud.com/help/en/ecs/user-guide/build-an-sgx-encrypted-computing-environment",
     date(2024, 6, 19),
 )
-_FAMILIES = Source("https://www.alibabacloud.com/help/en/ecs/user-guide/overview-of-instance-families")
-_PLUGIN = Source("https://www.alibabacloud.com/help/en/ack/product-overview/sgx-device-plugin", date(2024, 3, 5))
-_ANNOTATIONS = Source("https://www.alibabacloud.com/help/document_detail/86531.htm", date(2026, 2, 27))
-_OLD_GUIDE = Source(
+_FAMILIES = Citation("https://www.alibabacloud.com/help/en/ecs/user-guide/overview-of-instance-families")
+_PLUGIN = Citation("https://www.alibabacloud.com/help/en/ack/product-overview/sgx-device-plugin", date(2024, 3, 5))
+_ANNOTATIONS = Citation("https://www.alibabacloud.com/help/document_detail/86531.htm", date(2026, 2, 27))
+_OLD_GUIDE = Citation(
     "https://github.com/intel/confidential-computing-zoo/blob/main/documents/readthedoc/docs/source/Cloud/cloudDeployment.md",
     date(2026, 6, 18),
 )
@@ -96,7 +97,7 @@ PRESET = Preset(
         note="from inside the virtual network; from outside, sgx-dcap-server without -vpc",
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
-    devices=Fact(value=("/dev/sgx_enclave", "/dev/sgx_provision"), source=_BUILD),
+    devices=Fact(value=(ENCLAVE_DEVICE, PROVISION_DEVICE), source=_BUILD),
     kubernetes=KubernetesFacts(
         device_plugin=Fact(
             value="ACK's sgx-device-plugin, installed by default; it schedules by EPC, and does not limit it",
@@ -104,17 +105,17 @@ PRESET = Preset(
         ),
         epc_resource=Fact(
             value="alibabacloud.com/sgx_epc_MiB",
-            source=Source("https://www.alibabacloud.com/help/zh/doc-detail/177706.htm"),
+            source=Citation("https://www.alibabacloud.com/help/zh/doc-detail/177706.htm"),
         ),
         epc_unit=2**20,
         device_resources=Fact(
             value=(),
-            source=Source("https://github.com/AliyunContainerService/sgx-device-plugin"),
+            source=Citation("https://github.com/AliyunContainerService/sgx-device-plugin"),
             note="the EPC resource alone brings the device nodes",
         ),
         shared_storage_class=Fact(
             value=None,
-            source=Source("https://www.alibabacloud.com/help/en/doc-detail/264679.htm"),
+            source=Citation("https://www.alibabacloud.com/help/en/doc-detail/264679.htm"),
             note="a NAS class of your own (CNFS): the class is made per cluster",
         ),
         internal_load_balancer=Fact(

@@ -6,29 +6,30 @@ from sealserve.clouds.facts import (
     INTEL_EPC,
     AttestationService,
     Basis,
+    Citation,
     Fact,
     Image,
     KubernetesFacts,
     Preset,
     Size,
-    Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
-_SIZES = Source(
+_SIZES = Citation(
     "https://learn.microsoft.com/azure/virtual-machines/sizes/general-purpose/dcsv3-series", date(2026, 3, 10)
 )
-_RETIREMENT = Source(
+_RETIREMENT = Citation(
     "https://learn.microsoft.com/azure/virtual-machines/sizes/retirement/dcsv3-series-retirement", date(2026, 9, 25)
 )
-_IMAGES = Source(
+_IMAGES = Citation(
     "https://learn.microsoft.com/azure/confidential-computing/virtual-machine-solutions-sgx", date(2023, 9, 12)
 )
-_AKS = Source(
+_AKS = Citation(
     "https://learn.microsoft.com/azure/confidential-computing/confidential-enclave-nodes-aks-get-started",
     date(2021, 11, 1),
 )
-_QCNL = Source(
+_QCNL = Citation(
     "https://github.com/intel/SGXDataCenterAttestationPrimitives/blob/main/QuoteGeneration/qcnl/linux/sgx_default_qcnl_azure.conf"
 )
 _UBUNTU_ADDS = "the kernel is Ubuntu's for Azure"
@@ -104,8 +105,8 @@ PRESET = Preset(
         note="with these settings; Microsoft's own az-dcap-client is the other way, and needs no file",
     ),
     devices=Fact(
-        value=("/dev/sgx_enclave", "/dev/sgx_provision"),
-        source=Source("https://docs.kernel.org/arch/x86/sgx.html"),
+        value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
+        source=Citation("https://docs.kernel.org/arch/x86/sgx.html"),
         note="Linux's own driver, in Ubuntu's kernels",
     ),
     kubernetes=KubernetesFacts(
@@ -118,11 +119,11 @@ PRESET = Preset(
         epc_unit=1,
         device_resources=Fact(value=(), source=_AKS, note="the EPC resource alone brings the device nodes"),
         shared_storage_class=Fact(
-            value="azurefile-csi-premium", source=Source("https://learn.microsoft.com/azure/aks/azure-files-csi")
+            value="azurefile-csi-premium", source=Citation("https://learn.microsoft.com/azure/aks/azure-files-csi")
         ),
         internal_load_balancer=Fact(
             value=(("service.beta.kubernetes.io/azure-load-balancer-internal", "true"),),
-            source=Source("https://cloud-provider-azure.sigs.k8s.io/topics/loadbalancer/"),
+            source=Citation("https://cloud-provider-azure.sigs.k8s.io/topics/loadbalancer/"),
         ),
         proxy_protocol=Fact(
             value=None,

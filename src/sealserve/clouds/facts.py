@@ -33,7 +33,7 @@ class Basis(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Citation:
     """Where a fact comes from.
 
     Attributes:
@@ -58,7 +58,7 @@ class Fact(Generic[_T]):
 
     value: _T
     basis: Basis = Basis.VENDOR
-    source: Source | None = None
+    source: Citation | None = None
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -7,18 +7,19 @@ from sealserve.clouds.facts import (
     INTEL_EPC,
     AttestationService,
     Basis,
+    Citation,
     Fact,
     Image,
     KubernetesFacts,
     Preset,
     Size,
-    Source,
 )
+from sealserve.host.facts import ENCLAVE_DEVICE, PROVISION_DEVICE
 from sealserve.terms import Cloud
 
-_BUILD = Source("https://cloud.tencent.com/document/practice/213/63353", date(2024, 6, 6))
-_CCP = Source("https://cloud.tencent.com/document/product/1542/73896", date(2025, 7, 3))
-_OLD_GUIDE = Source(
+_BUILD = Citation("https://cloud.tencent.com/document/practice/213/63353", date(2024, 6, 6))
+_CCP = Citation("https://cloud.tencent.com/document/product/1542/73896", date(2025, 7, 3))
+_OLD_GUIDE = Citation(
     "https://github.com/intel/confidential-computing-zoo/blob/main/documents/readthedoc/docs/source/Cloud/cloudDeployment.md",
     date(2026, 6, 18),
 )
@@ -65,7 +66,7 @@ PRESET = Preset(
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
     devices=Fact(
-        value=("/dev/sgx_enclave", "/dev/sgx_provision"),
+        value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
         basis=Basis.UNVERIFIED,
         note="the names of Linux's own driver; TencentOS 3.1 has a driver of its own",
     ),
@@ -76,14 +77,14 @@ PRESET = Preset(
         ),
         epc_resource=Fact(
             value=INTEL_EPC,
-            source=Source(
+            source=Citation(
                 "https://intel.github.io/intel-device-plugins-for-kubernetes/0.31/cmd/sgx_plugin/README.html"
             ),
         ),
         epc_unit=1,
         device_resources=Fact(
             value=(INTEL_ENCLAVE,),
-            source=Source(
+            source=Citation(
                 "https://intel.github.io/intel-device-plugins-for-kubernetes/0.31/cmd/sgx_plugin/README.html"
             ),
         ),
@@ -92,7 +93,7 @@ PRESET = Preset(
         ),
         internal_load_balancer=Fact(
             value=(("service.kubernetes.io/qcloud-loadbalancer-internal-subnetid", "SUBNET"),),
-            source=Source("https://cloud.tencent.com/document/product/457/51258", date(2026, 1, 30)),
+            source=Citation("https://cloud.tencent.com/document/product/457/51258", date(2026, 1, 30)),
             note="SUBNET stands for the id of your subnet",
         ),
         proxy_protocol=Fact(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from sealserve.addresses import usable_address
 from sealserve.atomic_file import write_file
 from sealserve.cluster import ports
 from sealserve.cluster.launch_log import read_restarts, read_steps
@@ -36,7 +37,6 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.launch.trusted_files import check_trusted_files
 from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
-from sealserve.host.addresses import usable_address
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from sealserve.addresses import usable_address
 from sealserve.errors import UnavailableError
-from sealserve.host.addresses import usable_address
 
 _CHOSEN: Final = range(10_000, 30_000)
 """Below Kubernetes' node ports (30000) and Linux' ephemeral ports (32768, ``net.ipv4.ip_local_port_range``)."""

@@ -9,6 +9,7 @@ from sealserve import __version__
 from sealserve.deployment.section import Section
 from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
 from sealserve.names import DnsName, Name
+from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
 
 _NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
@@ -42,7 +43,7 @@ class ServiceSection(Section):
         default="client.tf-serving.service.com", description="the name in the users' certificate (two-way TLS)"
     )
     tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
-    port: Port = Field(default=8500, description="where NGINX listens for gRPC over TLS")
+    port: Port = Field(default=SERVICE_PORT, description="where NGINX listens for gRPC over TLS")
     listen: IpAddress = Field(
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
     )
@@ -140,7 +141,7 @@ class BrokerSection(Section):
     listen: str = Field(
         default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
     )
-    port: Port = Field(default=4433, description="the port of the secret provisioning service")
+    port: Port = Field(default=BROKER_PORT, description="the port of the secret provisioning service")
     drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=60,
         description="after a roll-out, how long restarts and a roll-back still get the old release's key; 0: no end",

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 
 from sealserve.names import DNS_LABEL
+from sealserve.tcp_ports import LARGEST_PORT
 
 
 def _as_broker_address(text: str) -> str:
@@ -62,7 +63,7 @@ LabelKey = Annotated[
     str, StringConstraints(pattern=rf"^({DNS_LABEL}(\.{DNS_LABEL})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=LARGEST_PORT)]
 KubernetesName = Annotated[str, StringConstraints(pattern=rf"^{DNS_LABEL}$")]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGT]|[KMGT]i)?$")]
 # github.com/distribution/reference: an optional domain with a port, then lower-case path components

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sealserve.addresses import is_ip_address
 from sealserve.clouds.catalog import preset_of
 from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks
@@ -17,7 +18,6 @@ from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simul
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
-from sealserve.host.addresses import is_ip_address
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import enclaves, releases

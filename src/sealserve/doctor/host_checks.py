@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
+from sealserve.clock import CLOCK_SKEW
 from sealserve.clouds.facts import Preset
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.host import qcnl
 from sealserve.host.facts import HostFacts
 
@@ -25,7 +27,6 @@ MINIMUM_GRAMINE: Final[Version] = (1, 9)
 SMALL_EPC: Final = 1 << 30
 """Bytes. Client processors have 93 MiB (128 MiB reserved): pages of a larger enclave are swapped, slowly."""
 SKEW: Final = timedelta(seconds=30)
-MAX_SKEW: Final = timedelta(minutes=5)
 
 _BIOS: Final = (
     'enable SGX in the BIOS ("Enabled", not "Software Controlled"); '
@@ -219,14 +220,13 @@ def gramine(facts: HostFacts) -> Finding:
     """Judge whether Gramine is there, in a version whose manifest syntax is known."""
     name, found = "Gramine", facts.gramine
     wanted = ".".join(map(str, MINIMUM_GRAMINE))
-    where = "https://gramine.readthedocs.io/en/stable/installation.html"
     if not found.path:
-        return _missing(name, "no gramine-sgx", where)
+        return _missing(name, "no gramine-sgx", INSTALLATION)
     version = version_of(found.version)
     if version is None:
-        return _note(name, f"{found.path} does not say its version; {wanted} is known", where)
+        return _note(name, f"{found.path} does not say its version; {wanted} is known", INSTALLATION)
     if version < MINIMUM_GRAMINE:
-        return _missing(name, f"{found.version} at {found.path}: manifests are written for {wanted}", where)
+        return _missing(name, f"{found.version} at {found.path}: manifests are written for {wanted}", INSTALLATION)
     if version > MINIMUM_GRAMINE:
         return _note(
             name,
@@ -262,7 +262,7 @@ def clock(facts: HostFacts) -> Finding:
     if found.skew is not None:
         seconds = found.skew.total_seconds()
         text = f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} the PCCS"
-        if abs(found.skew) > MAX_SKEW:
+        if abs(found.skew) > CLOCK_SKEW:
             return _missing(name, f"{text}: TLS and quotes will not verify", remedy)
         if abs(found.skew) > SKEW:
             return _note(name, text, remedy)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.deployment import Deployment
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.serving_flags import argument
 from sealserve.terms import ServerKind
 
@@ -87,7 +88,7 @@ def command(
         argument("port", port),
         argument("rest_api_port", 0),
         *configuration,
-        argument("ssl_config_file", f"{PRIVATE_ROOT}/tls/ssl.cfg"),
+        argument("ssl_config_file", f"{PRIVATE_ROOT}/{SSL_CONFIG_PATH}"),
         argument("file_system_poll_wait_seconds", 0),
         argument("tensorflow_intra_op_parallelism", threads.tensorflow),
         argument("tensorflow_inter_op_parallelism", threads.tensorflow),

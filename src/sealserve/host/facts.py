@@ -2,8 +2,21 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from sealserve.host.cpuid import SgxSupport
+
+ENCLAVE_DEVICE: Final = "/dev/sgx_enclave"
+"""All that gramine-sgx opens (Gramine 1.9, pal/src/host/linux-sgx/host_framework.c)."""
+
+PROVISION_DEVICE: Final = "/dev/sgx_provision"
+"""What only aesmd needs, to make quotes."""
+
+AESM_FOLDER: Final = "/var/run/aesmd"
+"""Where aesmd's socket is. Containers mount the folder: a mounted socket would be dead when aesmd restarts."""
+
+AESM_SOCKET: Final = f"{AESM_FOLDER}/aesm.socket"
+"""Where Gramine looks for aesmd (Gramine 1.9, pal/src/host/linux-sgx/host_platform.c)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +154,12 @@ class HostFacts:
     processor: Processor = Processor()
     cpuid: SgxSupport | None = None
     fsgsbase: bool | None = None
-    enclave_device: Device = Device(path="/dev/sgx_enclave")
-    provision_device: Device = Device(path="/dev/sgx_provision")
+    enclave_device: Device = Device(path=ENCLAVE_DEVICE)
+    provision_device: Device = Device(path=PROVISION_DEVICE)
     old_devices: tuple[str, ...] = ()
     dev_executable: bool | None = None
     epc_bytes: int | None = None
-    aesmd: Aesmd = Aesmd(socket="/var/run/aesmd/aesm.socket")
+    aesmd: Aesmd = Aesmd(socket=AESM_SOCKET)
     quote_provider: str = ""
     pccs: Pccs = field(default_factory=Pccs)
     gramine: Gramine = field(default_factory=Gramine)

@@ -29,7 +29,19 @@ import httpx
 
 from sealserve.host import qcnl
 from sealserve.host.cpuid import REGISTERS_SIZE, Registers, SgxSupport, sgx_support
-from sealserve.host.facts import Aesmd, Clock, Confinement, Device, Gramine, HostFacts, Pccs, Processor
+from sealserve.host.facts import (
+    AESM_SOCKET,
+    ENCLAVE_DEVICE,
+    PROVISION_DEVICE,
+    Aesmd,
+    Clock,
+    Confinement,
+    Device,
+    Gramine,
+    HostFacts,
+    Pccs,
+    Processor,
+)
 from sealserve.host.qcnl import QcnlError
 from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
@@ -38,7 +50,6 @@ PCCS_QUESTION: Final = "pckcrl?ca=processor"
 """What every PCCS and Intel's PCS answer to anybody: the revocation list of one of the two authorities."""
 
 _OLD_DEVICES: Final = ("/dev/isgx", "/dev/sgx", "/dev/sgx/enclave", "/dev/gsgx")
-_AESM_SOCKET: Final = "/var/run/aesmd/aesm.socket"
 _QUOTE_PROVIDERS: Final = tuple(
     f"{folder}/libdcap_quoteprov.so*"
     for folder in ("usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "usr/local/lib")
@@ -85,8 +96,8 @@ def gather(*, root: Path = ROOT, ask: Ask | None = None) -> HostFacts:
         processor=_processor(root),
         cpuid=_cpuid(root / "dev/cpu/0/cpuid"),
         fsgsbase=_fsgsbase(root / "proc/self/auxv"),
-        enclave_device=_device(root, "/dev/sgx_enclave"),
-        provision_device=_device(root, "/dev/sgx_provision"),
+        enclave_device=_device(root, ENCLAVE_DEVICE),
+        provision_device=_device(root, PROVISION_DEVICE),
         old_devices=tuple(path for path in _OLD_DEVICES if _is_device(root / path.lstrip("/"))),
         dev_executable=_executable(root),
         epc_bytes=_epc_bytes(root),
@@ -187,16 +198,16 @@ def _epc_bytes(root: Path) -> int | None:
 
 
 def _aesmd(root: Path) -> Aesmd:
-    path = root / _AESM_SOCKET.lstrip("/")
+    path = root / AESM_SOCKET.lstrip("/")
     if not _is_there(path):
-        return Aesmd(socket=_AESM_SOCKET)
+        return Aesmd(socket=AESM_SOCKET)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_SECONDS)
             connection.connect(str(path))
     except OSError as error:
-        return Aesmd(socket=_AESM_SOCKET, exists=True, reason=error.strerror or str(error))
-    return Aesmd(socket=_AESM_SOCKET, exists=True, answers=True)
+        return Aesmd(socket=AESM_SOCKET, exists=True, reason=error.strerror or str(error))
+    return Aesmd(socket=AESM_SOCKET, exists=True, answers=True)
 
 
 def _quote_provider(root: Path) -> str:

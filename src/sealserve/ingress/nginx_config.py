@@ -11,15 +11,19 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from sealserve.errors import InputError
 from sealserve.names import DnsName
+from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import EVERY_ADDRESS
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)
-_MAX_PORT = 65535
+STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+"""Where Debian's libnginx-mod-stream, which the images have, puts the module for TCP connections."""
+
 _MAP_KEYWORDS = ("default", "hostnames", "include", "volatile")
 
 
@@ -69,6 +73,9 @@ class NginxConfig:
         fail_timeout: Seconds that such a replica is left alone.
         idle_timeout: Seconds after which a connection without traffic is closed. gRPC channels are kept open.
         drain_timeout: Seconds that connections outlive a reload or a graceful stop.
+        proxy_protocol: Whether each connection begins with a PROXY protocol header: a load balancer in front of NGINX
+            tells the client's address in it. NGINX logs that address, and does not pass the header to the replicas.
+            Connections without the header are closed.
     """
 
     listen: str
@@ -85,6 +92,7 @@ class NginxConfig:
     fail_timeout: int = 5
     idle_timeout: int = 3600
     drain_timeout: int = 600
+    proxy_protocol: bool = False
 
     @property
     def config_file(self) -> Path:
@@ -116,6 +124,11 @@ def render(config: NginxConfig) -> str:
     listen = _address(_ip(config.listen), config.port)
     if _ip(config.listen) == EVERY_ADDRESS:
         listen += " ipv6only=off"
+    listen += " so_keepalive=on"
+    client = "$remote_addr:$remote_port"
+    if config.proxy_protocol:
+        listen += " proxy_protocol"
+        client = "$proxy_protocol_addr:$proxy_protocol_port"
     service = _dns(config.service_name)
     if service in _MAP_KEYWORDS:  # to the map directive, not a name
         service = f"\\{service}"
@@ -148,7 +161,7 @@ events {{
 
 stream {{
     log_format connection escape=json
-        '{{"time":"$time_iso8601","client":"$remote_addr:$remote_port","server_name":"$ssl_preread_server_name",'
+        '{{"time":"$time_iso8601","client":"{client}","server_name":"$ssl_preread_server_name",'
         '"replica":"$upstream_addr","status":$status,"seconds":$session_time,'
         '"bytes_from_client":$bytes_received,"bytes_to_client":$bytes_sent}}';
     access_log {_path(config.access_log)} connection;
@@ -166,7 +179,7 @@ stream {{
     }}
 
     server {{
-        listen {listen} so_keepalive=on;
+        listen {listen};
         ssl_preread on;
         preread_timeout 10s;
         proxy_pass $replicas;
@@ -239,8 +252,8 @@ def _dns(text: str) -> str:
 
 
 def _address(host: str, port: int) -> str:
-    if not 1 <= port <= _MAX_PORT:
-        raise IngressValueError(f"{port} is not a port.", hint=f"Use 1 to {_MAX_PORT}.")
+    if not 1 <= port <= LARGEST_PORT:
+        raise IngressValueError(f"{port} is not a port.", hint=f"Use 1 to {LARGEST_PORT}.")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

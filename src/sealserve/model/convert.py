@@ -3,7 +3,6 @@
 The result has one graph with the one tag ``serve``, which is what servers load unless they are told otherwise.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sealserve import names
-from sealserve.atomic_file import OutputExistsError
+from sealserve.atomic_file import NO_ROOM, OutputExistsError
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.frozen_graph import check_frozen, read_graph
 from sealserve.model.lifting import Lifted, check_written, import_lifted, initialise, lift
 from sealserve.model.saved_model import (
-    DEFAULT_SIGNATURE,
     SAVED_MODEL_FILE,
     SERVE_TAG,
     SERVE_TAGS,
@@ -37,10 +35,10 @@ from sealserve.model.saved_model import (
     serving_meta_graph,
 )
 from sealserve.model.tensorflow_import import import_tensorflow
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
 from sealserve.whole_folder import appearing
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FINGERPRINT = "fingerprint.pb"
 
 Progress = Callable[[str], None]
@@ -199,7 +197,7 @@ def _tensorflow_writes() -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error)
-        code = next((code for code in _NO_ROOM if os.strerror(code) in text), None)
+        code = next((code for code in NO_ROOM if os.strerror(code) in text), None)
         if code is None or not isinstance(error, import_tensorflow().errors.OpError):
             raise
         raise OSError(code, os.strerror(code)) from error

@@ -7,10 +7,9 @@ from typing import Final
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.loading_runs import asset_files, loading_runs, request_tensors
 from sealserve.model.program import Program
-from sealserve.model.saved_model import missing_variables
+from sealserve.model.saved_model import VARIABLE_OPERATIONS, missing_variables
 
 _TABLES: Final = frozenset({"HashTable", "HashTableV2"})
-_VARIABLES: Final = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _PROCESSOR: Final = "CPU"
 _SHOWN: Final = 3
 
@@ -26,9 +25,11 @@ def expected_failures(folder: Path, graph: pb.MetaGraphDef, program: Program) ->
     loaded = _ran(program, (target for run in loading_runs(graph) for target in run.targets))
     requested = _ran(program, request_tensors(graph))
     unset = sorted(requested - loaded)
-    if variables := [name for name in unset if program.nodes[name].op in _VARIABLES]:
+    if variables := [name for name in unset if program.nodes[name].op in VARIABLE_OPERATIONS]:
         yield f"Loading gives no value to {_named('variable', variables)}: requests that read it fail."
-    elif any(program.nodes[name].op in _VARIABLES for name in requested) and (missing := missing_variables(folder)):
+    elif any(program.nodes[name].op in VARIABLE_OPERATIONS for name in requested) and (
+        missing := missing_variables(folder)
+    ):
         yield f"The values of its variables are missing: there is no {missing}."
     if tables := [name for name in unset if program.nodes[name].op in _TABLES]:
         yield f"Loading does not initialise {_named('table', tables)}: requests that look something up fail."

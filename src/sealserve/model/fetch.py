@@ -1,7 +1,6 @@
 """Pinned downloads: over https, of a bounded size, and in place only once the digest is the expected one."""
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +8,25 @@ from pathlib import Path
 
 import httpx
 
+from sealserve.addresses import is_loopback
 from sealserve.atomic_file import OutputExistsError, replacing
 from sealserve.errors import InputError, UnavailableError, VerificationError
-from sealserve.http_answer import Answer, HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
+from sealserve.http_answer import (
+    MAX_REDIRECTS,
+    STALLED,
+    Answer,
+    HttpEncodingError,
+    HttpFailedError,
+    HttpSizeError,
+    HttpSlowError,
+    request,
+)
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far, and with all bytes where the server says how many."""
 
 LARGEST = 4 * 2**30
 _TIMEOUT = httpx.Timeout(60, connect=20)
-_LONGEST_CHAIN = 5  # of redirects
-_STALLED = 300.0  # seconds until the server begins to answer, and for each MiB after that
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -113,7 +120,7 @@ def fetch(
             with (
                 httpx.Client(timeout=_TIMEOUT) as client,
                 request(
-                    client, "GET", address, seconds=_STALLED, redirects=_LONGEST_CHAIN,
+                    client, "GET", address, seconds=STALLED, redirects=MAX_REDIRECTS,
                     check_redirect=lambda found: _checked_url(str(found), loopback=address.scheme == "http"),
                 ) as answer,
             ):  # fmt: skip
@@ -145,7 +152,7 @@ def fetch(
 
 def _check_answer(address: httpx.URL, answer: Answer) -> None:
     if answer.next_url is not None:
-        raise FetchRefusedError(f"{_shown(address)} redirects more than {_LONGEST_CHAIN} times.")
+        raise FetchRefusedError(f"{_shown(address)} redirects more than {MAX_REDIRECTS} times.")
     if not httpx.codes.is_success(answer.status):
         raise FetchRefusedError(
             f"{_shown(address)} answers {answer.status} {answer.reason}.", hint="Check the address."
@@ -157,16 +164,11 @@ def _checked_url(url: str, *, loopback: bool = True) -> httpx.URL:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise FetchUrlError("That is no URL.", hint="Give an https address.") from error
-    if address.host and (address.scheme == "https" or (loopback and address.scheme == "http" and _is_local(address))):
+    if address.host and (
+        address.scheme == "https" or (loopback and address.scheme == "http" and is_loopback(address.host))
+    ):
         return address
     raise FetchUrlError(f"{_shown(address)} is no https address.", hint="A model is fetched over https only.")
-
-
-def _is_local(address: httpx.URL) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost"
 
 
 def _shown(address: httpx.URL) -> str:

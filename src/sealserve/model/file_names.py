@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.loading_runs import LoadingRun, Source, tensor_name
+from sealserve.model.loading_runs import FedFile, LoadingRun, tensor_name
 from sealserve.model.operations import Allowed, class_of
 from sealserve.model.program import Place, Program, functions_of, node_name
 
@@ -19,10 +19,10 @@ _CALLS: Final = {"PartitionedCall", "StatefulPartitionedCall"}
 _FILE_NAME_INPUT: Final = {"InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
 _READS: Final = {"ReadVariableOp", "VarIsInitializedOp"}
 _ASSIGN_INPUTS: Final = 2
-_EXPECTED: Final = {Allowed.ASSETS: Source.ASSET, Allowed.VARIABLES: Source.VARIABLES}
+_EXPECTED: Final = {Allowed.ASSETS: FedFile.ASSET, Allowed.VARIABLES: FedFile.VARIABLES}
 _COMPUTED: Final = "a file whose name the model computes"
 
-_Origin = Source | str
+_Origin = FedFile | str
 """Where a tensor comes from; for one that the loader does not feed, what to call the file that it names."""
 
 
@@ -57,7 +57,7 @@ def foreign_files(program: Program, run: LoadingRun) -> Iterator[ForeignFile]:
                 yield ForeignFile(place=(function, name), file=str(found))
 
 
-def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
+def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, FedFile]:
     """Return the tensors that read variables which hold only a path that the loader feeds, each with its origin.
 
     Every use of such a variable is in the graph itself, and reads it or assigns the same fed path. No other node makes
@@ -69,7 +69,7 @@ def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
         for name in _data_inputs(node):
             uses.setdefault(node_name(name), []).append(node)
     handles = Counter(_shared_name(node) for _, node in program.all_nodes() if node.op == "VarHandleOp")
-    found: dict[str, Source] = {}
+    found: dict[str, FedFile] = {}
     for name, variable in program.nodes.items():
         if variable.op != "VarHandleOp" or handles[_shared_name(variable)] > 1:
             continue
@@ -80,7 +80,7 @@ def _path_variables(program: Program, run: LoadingRun) -> Mapping[str, Source]:
                 assigned.add(fed.origin(inputs[1]))
             elif node.op not in _READS:
                 assigned.add(_COMPUTED)
-        if len(assigned) == 1 and isinstance(source := assigned.pop(), Source):
+        if len(assigned) == 1 and isinstance(source := assigned.pop(), FedFile):
             reads = (node.name for node in uses[name] if node.op == "ReadVariableOp")
             found |= {tensor_name(read): source for read in reads}
     return found

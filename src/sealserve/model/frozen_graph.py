@@ -12,10 +12,15 @@ from google.protobuf.message import DecodeError
 
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, ModelMissingError, SignatureMissingError
+from sealserve.model.saved_model import (
+    LARGEST_MESSAGE,
+    SAVED_MODEL_FILE,
+    VARIABLE_OPERATIONS,
+    ModelMissingError,
+    SignatureMissingError,
+)
 from sealserve.regular_file import InputFileMissingError, read_regular
 
-_VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
 _SHOWN = 5
 _KERAS = {".keras", ".h5", ".hdf5"}
 
@@ -81,7 +86,7 @@ def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outpu
             _check_node(graph, path, name, kind=kind, likely=likely)
     needed = reachable(graph, outputs)
     for node in graph.node:
-        if node.name in needed and node.op in _VARIABLE_OPERATIONS:
+        if node.name in needed and node.op in VARIABLE_OPERATIONS:
             raise NotFrozenError(
                 f"{path} is not frozen: {node.name!r} is a variable, whose value is not in the graph.",
                 hint="Freeze it with convert_variables_to_constants_v2, or give a SavedModel folder.",

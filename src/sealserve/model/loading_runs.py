@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.program import node_name
-from sealserve.model.saved_model import INTERNAL_SIGNATURES, AmbiguousModelError
+from sealserve.model.saved_model import AmbiguousModelError
+from sealserve.serving_interface import INTERNAL_SIGNATURES
 
 _INIT_SIGNATURE: Final = "__saved_model_init_op"
 _INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")
@@ -31,7 +32,7 @@ class AssetNameError(InputError):
     code = "model.asset-name"
 
 
-class Source(StrEnum):
+class FedFile(StrEnum):
     """A file name that the loader feeds."""
 
     VARIABLES = "the variables"
@@ -48,7 +49,7 @@ class LoadingRun:
     """
 
     targets: tuple[str, ...]
-    feeds: Mapping[str, Source]
+    feeds: Mapping[str, FedFile]
 
 
 def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
@@ -58,10 +59,10 @@ def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
         AssetNameError: An asset is not a plain file name.
         AmbiguousModelError: Two assets feed the same tensor.
     """
-    feeds = dict.fromkeys(_asset_tensors(graph), Source.ASSET)
+    feeds = dict.fromkeys(_asset_tensors(graph), FedFile.ASSET)
     saver = graph.saver_def
     restore = LoadingRun(
-        targets=(saver.restore_op_name,), feeds={**feeds, tensor_name(saver.filename_tensor_name): Source.VARIABLES}
+        targets=(saver.restore_op_name,), feeds={**feeds, tensor_name(saver.filename_tensor_name): FedFile.VARIABLES}
     )
     initialise = LoadingRun(targets=tuple(_initialisers(graph)), feeds=feeds)
     return (restore, initialise) if saver.restore_op_name else (initialise,)

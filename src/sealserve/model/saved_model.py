@@ -16,6 +16,7 @@ from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.model.unread_fields import unread_field
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
 
 SAVED_MODEL_FILE = "saved_model.pb"
 TEXT_FILE = "saved_model.pbtxt"
@@ -23,10 +24,7 @@ CHUNKED_FILE = "saved_model.cpb"
 LARGEST_MESSAGE = 2**31  # what protobuf can hold
 SERVE_TAG = "serve"
 SERVE_TAGS = (SERVE_TAG,)
-DEFAULT_SIGNATURE = "serving_default"
-
-INTERNAL_SIGNATURES = {"__saved_model_init_op", "__saved_model_train_op"}
-_VARIABLE_OPERATIONS = {"VarHandleOp", "VariableV2", "Variable"}
+VARIABLE_OPERATIONS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 _DTYPES: dict[int, str] = {pb.DT_FLOAT: "float32", pb.DT_DOUBLE: "float64", pb.DT_HALF: "float16"}
@@ -90,7 +88,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signature:
+class SavedSignature:
     """A function that clients can call.
 
     Args:
@@ -119,13 +117,13 @@ class MetaGraph:
 
     tags: tuple[str, ...]
     tensorflow_version: str
-    signatures: tuple[Signature, ...]
+    signatures: tuple[SavedSignature, ...]
     operations: tuple[str, ...]
 
     @property
     def has_variables(self) -> bool:
         """Whether it needs the ``variables`` folder."""
-        return not _VARIABLE_OPERATIONS.isdisjoint(self.operations)
+        return not VARIABLE_OPERATIONS.isdisjoint(self.operations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +293,9 @@ def _meta_graph(message: pb.MetaGraphDef) -> MetaGraph:
     functions = (function.node_def for function in message.graph_def.library.function)
     operations = {node.op for nodes in (message.graph_def.node, *functions) for node in nodes}
     signatures = (
-        Signature(name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
+        SavedSignature(
+            name=name, method=found.method_name, inputs=_tensors(found.inputs), outputs=_tensors(found.outputs)
+        )
         for name, found in sorted(message.signature_def.items())
         if name not in INTERNAL_SIGNATURES
     )

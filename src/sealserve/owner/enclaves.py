@@ -29,18 +29,19 @@ from sealserve.owner.certificates import broker_authority_pem
 from sealserve.owner.identity import require_first_use
 from sealserve.owner.keys import index_signer, open_vault, read_owner_key
 from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
 from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
+from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import PlatformKind, ServerKind
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
 _MONITORING_ABOVE: Final = 1000
-_LAST_PORT: Final = 65535
 
 
 class InventoryServerError(InputError):
@@ -170,7 +171,7 @@ def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) 
 def monitoring_port(port: int) -> int:
     """Return where a server whose gRPC port is ``port`` has its page of metrics: a thousand above, or below."""
     above = port + _MONITORING_ABOVE
-    return above if above <= _LAST_PORT else port - _MONITORING_ABOVE
+    return above if above <= LARGEST_PORT else port - _MONITORING_ABOVE
 
 
 def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:
@@ -235,11 +236,13 @@ def remove(workspace: Workspace, release: Path, *, name: str) -> None:
 
 def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
     """Return whether the sealed TLS settings of a release say so; ``sealserve.toml`` may have changed since."""
-    sealed = "tls/ssl.cfg"
     key_id = KeyId(parse_index((release / INDEX_FILE).read_bytes()).key_id)
     with open_vault(workspace) as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, key_id)
-    with key, unseal_bytes(release / sealed, key=key, embedded_path=sealed, follow_links=False) as content:
+    with (
+        key,
+        unseal_bytes(release / SSL_CONFIG_PATH, key=key, embedded_path=SSL_CONFIG_PATH, follow_links=False) as content,
+    ):
         return parse_ssl_config(content).client_verify
 
 

@@ -12,15 +12,20 @@ import httpx
 
 from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.errors import InputError, UnavailableError
-from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
+from sealserve.http_answer import (
+    MAX_REDIRECTS,
+    STALLED,
+    HttpEncodingError,
+    HttpFailedError,
+    HttpSizeError,
+    HttpSlowError,
+    request,
+)
 from sealserve.owner import releases
 from sealserve.owner.releases import VerifiedBundle
 from sealserve.workspace import Workspace
 
 _TIMEOUT: Final = httpx.Timeout(60, connect=15)
-_STALLED: Final = 300.0
-"""Seconds until the store begins to answer, and for each MiB after that."""
-_LONGEST_CHAIN: Final = 5  # of redirects
 _LARGEST: Final = 256 * 2**30
 """How many bytes a packed release may have; a store's answer need not end by itself."""
 _SUFFIX: Final = ".tar"
@@ -83,7 +88,7 @@ def _download(url: httpx.URL, tar: Path) -> None:
         with (
             replacing(tar, mode=PRIVATE) as stream,
             httpx.Client(timeout=_TIMEOUT) as client,
-            request(client, "GET", url, seconds=_STALLED, redirects=_LONGEST_CHAIN) as answer,
+            request(client, "GET", url, seconds=STALLED, redirects=MAX_REDIRECTS) as answer,
         ):
             if answer.status != httpx.codes.OK:
                 raise StoreRefusedError(

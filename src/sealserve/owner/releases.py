@@ -18,6 +18,7 @@ from sealserve.owner.certificates import fresh_ssl_config
 from sealserve.owner.keys import host_owner_key, index_signer, open_vault, read_owner_key
 from sealserve.owner.models import servable_folder
 from sealserve.owner.server_config import server_config_files
+from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
@@ -98,7 +99,7 @@ def build(
     contents = ReleaseContents(
         name=deployment.model.name,
         servables=servables,
-        files={**files, "tls/ssl.cfg": ssl_config.render()},
+        files={**files, SSL_CONFIG_PATH: ssl_config.render()},
         simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
     )

@@ -13,13 +13,13 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner.identity import require_first_use
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.tcp_ports import SIMULATED_PCS_PORT
 from sealserve.workspace import Workspace
 
 if TYPE_CHECKING:
     from sealserve.enclave.launch.simulator import SimulatedPlatform, Vendor
 
 ROOT_FILE = "simulated-root.der"
-DEFAULT_PCS_PORT = 8081  # a PCCS's
 
 
 def open_vendor(workspace: Workspace, *, now: datetime) -> "Vendor":
@@ -65,7 +65,7 @@ def trusted_root(workspace: Workspace) -> TrustAnchor | None:
 
 def pcs_url(deployment: Deployment) -> str:
     """Return where the simulated vendor's service answers."""
-    return deployment.broker.collateral_url or f"http://127.0.0.1:{DEFAULT_PCS_PORT}"
+    return deployment.broker.collateral_url or f"http://127.0.0.1:{SIMULATED_PCS_PORT}"
 
 
 def quoting_socket(workspace: Workspace) -> Path:

@@ -5,6 +5,7 @@ Source: tensorflow/serving, ``tensorflow_serving/config/ssl_config.proto`` (fiel
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from google.protobuf import text_format
 
@@ -13,6 +14,9 @@ from sealserve.pki.certificate import check_key, parse_chain
 from sealserve.pki.ssl_config_pb2 import SSLConfig
 from sealserve.pki.tls_material import check_issuers, check_tls_key
 from sealserve.secret import SecretBytes
+
+SSL_CONFIG_PATH: Final = "tls/ssl.cfg"
+"""Where a release has these settings, sealed."""
 
 
 class SslConfigSyntaxError(InputError):

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving_interface import METRICS_PREFIX as _PREFIX
 
-PATH: Final = "/monitoring/prometheus/metrics"
-"""Where the page is, unless the configuration says otherwise."""
-_PREFIX: Final = ":tensorflow:serving:"
 _LOADER: Final = ":tensorflow:cc:saved_model:"
 _OWN_PREFIX: Final = "sealserve_server_"  # what TensorFlow Serving has not
 

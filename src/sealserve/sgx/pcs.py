@@ -5,7 +5,6 @@ Nothing that it fetches is believed here: whoever verifies a quote with it verif
 Source: Intel PCS API version 4, https://api.portal.trustedservices.intel.com/content/documentation.html.
 """
 
-import ipaddress
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Final, Self, TypeVar
 
 import httpx
 
+from sealserve.addresses import is_loopback
 from sealserve.errors import InputError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.sgx.collateral import Collateral
@@ -23,7 +23,8 @@ from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_id
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
-_API: Final = "/sgx/certification/v4"
+API: Final = "/sgx/certification/v4"
+"""Where the service has its API: Intel's, and a PCCS."""
 _MAX_CACHED: Final = 256
 
 _T = TypeVar("_T", Signed, Listed)
@@ -93,12 +94,12 @@ class PcsClient:
         max_age: timedelta = timedelta(hours=1),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        base = base_url.rstrip("/").removesuffix(_API)
+        base = base_url.rstrip("/").removesuffix(API)
         host = _host(base)
-        self._api = base + _API
+        self._api = base + API
         self._root_crl_url = root_crl_url or (INTEL_ROOT_CRL if base == INTEL_PCS else f"{self._api}/rootcacrl")
         self._owns_http = http is None
-        self._http = http or httpx.Client(timeout=timeout, trust_env=not _is_loopback(host))  # trust_env: proxies
+        self._http = http or httpx.Client(timeout=timeout, trust_env=not is_loopback(host))  # trust_env: proxies
         self._total = total
         self._max_age = max_age
         self._clock = clock
@@ -200,14 +201,6 @@ def _host(base: str) -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise PcsUrlError(f"PCS: expected http:// or https:// and a host, got {base!r}.")
     return url.host
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a host is this machine, which no proxy can reach for us."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_status(url: str, status: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from sealserve import deployment
 from sealserve.clouds.catalog import PRESETS, deployment_settings, preset_of, quote_provider_settings
-from sealserve.clouds.facts import AttestationService, Basis, Fact, Preset, RegionError, Source
+from sealserve.clouds.facts import AttestationService, Basis, Citation, Fact, Preset, RegionError
 from sealserve.doctor.host_checks import MINIMUM_KERNEL, version_of
 from sealserve.host import qcnl
 from sealserve.terms import Cloud, PlatformKind
@@ -96,6 +96,6 @@ def test_the_deployment_that_a_preset_describes(preset: Preset) -> None:
 
 def test_a_fact_is_what_its_basis_says() -> None:
     with pytest.raises(ValueError, match="must not have a source"):
-        Fact(value=1, basis=Basis.UNVERIFIED, source=Source("https://example.com"))
+        Fact(value=1, basis=Basis.UNVERIFIED, source=Citation("https://example.com"))
     with pytest.raises(ValueError, match="must have a source"):
         Fact(value=1)

@@ -34,6 +34,15 @@ def test_every_address_means_both_ip_families() -> None:
     assert "listen [::1]:8500 so_keepalive=on;" in lines(replace(CONFIG, listen="::1"))
 
 
+def test_the_proxy_protocol_is_an_option() -> None:
+    text = render(replace(CONFIG, listen="::", proxy_protocol=True))
+    assert "listen [::]:8500 ipv6only=off so_keepalive=on proxy_protocol;" in text
+    assert '"client":"$proxy_protocol_addr:$proxy_protocol_port"' in text
+    assert "$remote_addr" not in text
+    assert "proxy_protocol" not in render(CONFIG)
+    assert '"client":"$remote_addr:$remote_port"' in render(CONFIG)
+
+
 def test_each_replica_is_listed_and_passed_over_when_it_is_down() -> None:
     text = lines(replace(CONFIG, fail_timeout=7, connect_timeout=3))
     for host in ("127.0.0.1:9001", "[::1]:9002", "replica-2.internal:9003"):

@@ -8,8 +8,8 @@ from sealserve.model.saved_model import (
     FileUnusableError,
     ModelMissingError,
     NotASavedModelError,
+    SavedSignature,
     ServeTagMissingError,
-    Signature,
     SignatureMissingError,
     TensorSpec,
     VariablesMissingError,
@@ -27,7 +27,7 @@ def test_describe_says_what_model_show_prints(make_saved_model: MakeSavedModel) 
     (folder / "assets.extra" / "warmup").write_bytes(b"1234")
     info = describe(folder)
     assert info.serving_graph.signatures == (
-        Signature(
+        SavedSignature(
             name="serving_default",
             method="tensorflow/serving/predict",
             inputs=(TensorSpec(name="x", dtype="float32", shape=(None, 3)),),

@@ -14,7 +14,8 @@ from sealserve.client.examples import Values
 from sealserve.client.predict import Signature, TensorSpec
 from sealserve.errors import InputError
 from sealserve.model.example_features import Feature, known_words, parsed_features
-from sealserve.model.saved_model import DEFAULT_SIGNATURE, MetaGraph, describe
+from sealserve.model.saved_model import MetaGraph, describe
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 
 class ModelFailsError(InputError):

@@ -13,6 +13,7 @@ from sealserve.cluster.local import running, stop_all
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.model.resnet50 import build_frozen_graph
+from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT, SIMULATED_PCS_PORT
 from sealserve.terms import TlsMode
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
@@ -48,7 +49,7 @@ class Ports:
     @classmethod
     def choose(cls) -> Self:
         """Return ports that are free now."""
-        return cls(service=_free(8500), broker=_free(4433), pcs=_free(8081))
+        return cls(service=_free(SERVICE_PORT), broker=_free(BROKER_PORT), pcs=_free(SIMULATED_PCS_PORT))
 
 
 def reset(directory: Path, *, on_running: Callable[[Sequence[str]], None] = lambda _: None) -> Workspace:

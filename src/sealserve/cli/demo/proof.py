@@ -21,8 +21,6 @@ from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
-SSL_CONFIG = "tls/ssl.cfg"
-
 
 class ExposedError(VerificationError):
     """Something secret is in a file of the host's, or in a log."""
@@ -69,7 +67,9 @@ def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> lis
     with open_vault(workspace) as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(index.key_id))
     raw = key.reveal()
-    config = ssl_config.parse(unseal_bytes(release / SSL_CONFIG, key=key, embedded_path=SSL_CONFIG))
+    config = ssl_config.parse(
+        unseal_bytes(release / ssl_config.SSL_CONFIG_PATH, key=key, embedded_path=ssl_config.SSL_CONFIG_PATH)
+    )
     folder = models.servable_folder(workspace, deployment.model)
     secrets = [(f"the model's {path.relative_to(folder)}", path.read_bytes()) for path in files_under([folder])]
     secrets += _spellings("the server's private key", _private_value(config.server_key))

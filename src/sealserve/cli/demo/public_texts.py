@@ -10,17 +10,14 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import sealserve
 from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.owner import enclaves
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
+from sealserve.serving_interface import METHODS
 from sealserve.workspace import Workspace
-
-SERVING_METHODS: Final = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
-"""Every SavedModel has them."""
 
 
 def of(workspace: Workspace, deployment: Deployment, release: Path) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -33,7 +30,7 @@ def of(workspace: Workspace, deployment: Deployment, release: Path) -> tuple[Seq
     """
     names = [*_index_names(release), *_service_names(deployment)]
     places = [*names, *_folders(workspace)]
-    public = [*SERVING_METHODS, *_measured_paths(release)]
+    public = [*METHODS, *_measured_paths(release)]
     return [*map(os.fsencode, public), *_own_sources()], sorted({os.fsencode(place) for place in places})
 
 

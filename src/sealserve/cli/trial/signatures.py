@@ -19,13 +19,12 @@ from sealserve.cli.generated_input import TensorInputError
 from sealserve.cli.tensor_input import RANDOM, read_inputs
 from sealserve.cli.trial.order import NAME, Order
 from sealserve.client.credentials import printable
-from sealserve.client.predict import Signature as ClientSignature
-from sealserve.client.predict import TensorSpec
+from sealserve.client.predict import Signature, TensorSpec
 from sealserve.client.tensors import TensorTypeError, to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
 from sealserve.errors import VerificationError
-from sealserve.model.saved_model import SERVE_TAGS, Signature, check_servable
+from sealserve.model.saved_model import SERVE_TAGS, SavedSignature, check_servable
 from sealserve.model.tensorflow_import import TensorFlowMissingError
 
 PYTHON: Final = sys.executable
@@ -114,7 +113,7 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
     return list(found.values())
 
 
-def _check_choice(signatures: Sequence[Signature], choice: Choice) -> None:
+def _check_choice(signatures: Sequence[SavedSignature], choice: Choice) -> None:
     names = [signature.name for signature in signatures]
     if choice.signature is not None and choice.signature not in names:
         raise TensorInputError(f"There is no signature {choice.signature!r}.", hint=f"It has {', '.join(names)}.")
@@ -128,7 +127,7 @@ def _check_choice(signatures: Sequence[Signature], choice: Choice) -> None:
             )
 
 
-def _request(signature: Signature, choice: Choice) -> bytes:
+def _request(signature: SavedSignature, choice: Choice) -> bytes:
     inputs = {spec.name: TensorSpec(spec.dtype, spec.shape) for spec in signature.inputs}
     given = [text for text in choice.inputs if text.partition("=")[0] in inputs]
     for name in inputs.keys() - {text.partition("=")[0] for text in given}:
@@ -138,7 +137,7 @@ def _request(signature: Signature, choice: Choice) -> bytes:
                 hint=f"Give a value: --input {printable(name, 60)}=VALUE.",
             )
         given.append(f"{name}={RANDOM}")
-    takes = ClientSignature(method=signature.method, inputs=inputs, outputs={})
+    takes = Signature(method=signature.method, inputs=inputs, outputs={})
     arrays = read_inputs(given, takes, batch=choice.batch, seed=0) if inputs else {}
     request = PredictRequest(model_spec=ModelSpec(name=NAME, signature_name=signature.name))
     for name, array in arrays.items():

@@ -8,20 +8,20 @@ from typing import Any, Final
 import tomli_w
 
 from sealserve.atomic_file import write_file
+from sealserve.cluster.container_layout import RUN_FOLDER
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
-from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Bundle, Plan
+from sealserve.cluster.docker.plan import BROKER, NGINX, PCS, RELAY, Bundle, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.cluster.target import drain_seconds
 from sealserve.deployment import Deployment
 from sealserve.held_tree import held
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, render, render_relay
-from sealserve.terms import PlatformKind
+from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render, render_relay
+from sealserve.tcp_ports import SERVICE_PORT, SIMULATED_PCS_PORT
+from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE
 
 SECCOMP_FILE: Final = "gramine-direct-seccomp.json"
-_RUN_FOLDER: Final = Path("/run/sealserve")
-_STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's libnginx-mod-stream
 _HIDDEN: Final = {"path"}  # where the owner keeps a model is no container's business
 
 
@@ -43,7 +43,7 @@ def write_configuration(plan: Plan, described: Deployment, bundle: Bundle, *, br
         _make_readable(plan.folder / name)
     write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
     if broker is not None:
-        text = render_relay(bundle.broker[1], broker, run_folder=_RUN_FOLDER, stream_module=_STREAM_MODULE)
+        text = render_relay(bundle.broker[1], broker, run_folder=Path(RUN_FOLDER), stream_module=STREAM_MODULE)
         write_file(plan.folder / RELAY / "nginx.conf", text.encode())
 
 
@@ -57,12 +57,12 @@ def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]
     """
     config = NginxConfig(
         listen=plan.front_address,
-        port=FRONT_PORT,
+        port=SERVICE_PORT,
         service_name=described.service.name,
         upstreams=upstreams,
-        run_folder=_RUN_FOLDER,
+        run_folder=Path(RUN_FOLDER),
         log_folder=None,
-        stream_module=_STREAM_MODULE,
+        stream_module=STREAM_MODULE,
         drain_timeout=drain_seconds(described),
     )
     path, content = plan.folder / NGINX / "nginx.conf", render(config).encode()
@@ -98,7 +98,7 @@ def container_deployment(described: Deployment) -> str:
     for name in keystore_files.FIELDS:
         if name in settings["keystore"]:
             settings["keystore"][name] = keystore_files.place(name)
-    settings[BROKER]["listen"] = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
+    settings[BROKER]["listen"] = EVERY_IPV4_ADDRESS  # in a container, whose networks are its own
     if described.platform is PlatformKind.SIMULATED:
-        settings[BROKER]["collateral_url"] = f"http://{PCS}:{PCS_PORT}"
+        settings[BROKER]["collateral_url"] = f"http://{PCS}:{SIMULATED_PCS_PORT}"
     return "# Written by `sealserve up --target docker`, for its containers.\n" + tomli_w.dumps(settings)

@@ -1,11 +1,11 @@
 """What the broker's container needs to open the keystore: the files that ``sealserve.toml`` names, each one mounted."""
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from sealserve.addresses import is_loopback
 from sealserve.broker.master_key import needs_passphrase
 from sealserve.cluster.docker.parts import Mount
 from sealserve.cluster.target import TargetUnsupportedError
@@ -74,7 +74,7 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str) -> None
                 f"The broker's container runs as user {uid}, who cannot read {mount.source}.",
                 hint=f"chown {uid} {mount.source}: it stays 0600, and root still reads it.",
             )
-    if settings.transit_url is not None and _is_this_machine(urlsplit(settings.transit_url).hostname or ""):
+    if settings.transit_url is not None and is_loopback(urlsplit(settings.transit_url).hostname or ""):
         raise TargetUnsupportedError(
             f"keystore.transit_url is {settings.transit_url}: in the broker's container, that is the container itself.",
             hint="Give the address or name at which other machines reach Vault or OpenBao, with https.",
@@ -87,10 +87,3 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str) -> None
             f"{key} needs a passphrase, and nobody can type it into the broker's container.",
             hint="Name a file (0600) that has it: keystore.passphrase_file in sealserve.toml.",
         )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

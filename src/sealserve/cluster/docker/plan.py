@@ -21,6 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from sealserve.cluster.container_layout import (
+    RELEASE_SLACK,
+    RUN_FOLDER,
+    SCRATCH_SIZE,
+    SETTINGS_FOLDER,
+    WORKSPACE_FOLDER,
+)
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.parts import (
@@ -37,7 +44,10 @@ from sealserve.cluster.target import DRAIN_SECONDS, Role
 from sealserve.containers.recipes import ImageName, images_for, reference
 from sealserve.deployment import Deployment
 from sealserve.deployment.replica_limit import SHARED_NETWORKS
-from sealserve.terms import PlatformKind
+from sealserve.enclave.server_command import PRIVATE_ROOT
+from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
+from sealserve.tcp_ports import SERVICE_PORT
+from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
 NGINX: Final = "nginx"
@@ -46,24 +56,8 @@ RELAY: Final = "relay"
 PLATFORM: Final = "platform"
 PCS: Final = "pcs"
 REPLICA: Final = "replica-"
-ENCLAVE: Final = "server"
-"""The enclave of every replica: each has an address of its own, so all can have one port, and one measurement."""
-
-FRONT_PORT: Final = 8500
-SERVER_PORT: Final = 8500
-PCS_PORT: Final = 8081
-AESM_FOLDER: Final = Path("/var/run/aesmd")
-"""Where aesmd's socket is. The folder is mounted: a mounted socket would be a dead one when aesmd restarts."""
-
-ENCLAVE_DEVICE: Final = "/dev/sgx_enclave"
-"""All that gramine-sgx opens (Gramine 1.9, pal/src/host/linux-sgx/host_framework.c); provisioning is aesmd's."""
-
-_PLACE: Final = "/workspace"
 _TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
 _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
-_EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
-_SCRATCH: Final = 64 * 2**20
-_SLACK: Final = 64 * 2**20  # what the server writes beside the model
 _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
@@ -200,11 +194,11 @@ class Plan:
             role=NGINX,
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.front.name, address=self.front_address),),
-            mounts=(Mount(source=self._folder / NGINX, target="/etc/sealserve"),),
-            tmpfs=(Tmpfs(target="/run/sealserve", size=_SCRATCH),),
-            published=(Published(address=service.listen, port=service.port, target=FRONT_PORT),),
+            mounts=(Mount(source=self._folder / NGINX, target=SETTINGS_FOLDER),),
+            tmpfs=(Tmpfs(target=RUN_FOLDER, size=SCRATCH_SIZE),),
+            published=(Published(address=service.listen, port=service.port, target=SERVICE_PORT),),
             user=self._user,
-            health=listens(FRONT_PORT),
+            health=listens(SERVICE_PORT),
         )
 
     def services(self, bundle: Bundle) -> Iterator[Container]:
@@ -227,19 +221,19 @@ class Plan:
             bundle: What it serves.
         """
         link = self.link(number)
-        place = f"{_PLACE}/{FOLDER}/host/releases/{bundle.folder.name}"
-        command: tuple[str, ...] = ("enclave", "run", "--directory", _PLACE, "--name", bundle.enclave)
+        place = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases/{bundle.folder.name}"
+        command: tuple[str, ...] = ("enclave", "run", "--directory", WORKSPACE_FOLDER, "--name", bundle.enclave)
         command = (*command, "--release", place)
-        memory: tuple[Tmpfs, ...] = (Tmpfs(target=_TEMPORARY, size=_SCRATCH),)
+        memory: tuple[Tmpfs, ...] = (Tmpfs(target=_TEMPORARY, size=SCRATCH_SIZE),)
         mounts: tuple[Mount, ...] = (Mount(source=bundle.folder, target=place, read_only=self.simulated),)
         devices: tuple[str, ...] = ()
         if self.simulated:
-            memory = (*memory, Tmpfs(target="/release", size=bundle.size + _SLACK))
+            memory = (*memory, Tmpfs(target=PRIVATE_ROOT, size=bundle.size + RELEASE_SLACK))
             mounts = (*mounts, Mount(source=self._folder / QUOTING, target="/quoting"))
             command = (*command, "--quoting-socket", "/quoting/quoting.sock")
         else:
-            mounts = (*mounts, Mount(source=AESM_FOLDER, target=str(AESM_FOLDER)))
-            devices = (ENCLAVE_DEVICE,)
+            mounts = (*mounts, Mount(source=Path(AESM_FOLDER), target=AESM_FOLDER))
+            devices = (ENCLAVE_DEVICE,)  # all that gramine-sgx opens; provisioning is aesmd's
         return Container(
             name=f"{REPLICA}{index}-{bundle.folder.name.rpartition('-')[2]}-{number}",
             role=f"{REPLICA}{index}",
@@ -259,12 +253,12 @@ class Plan:
         )
 
     def _broker(self) -> Container:
-        place, owner = f"{_PLACE}/{FOLDER}/owner", self._workspace.owner
+        place, owner = f"{WORKSPACE_FOLDER}/{FOLDER}/owner", self._workspace.owner
         return Container(
             name=BROKER,
             role=BROKER,
             image=self._image(ImageName.BROKER),
-            command=("broker", "run", "--directory", _PLACE, *_READY),
+            command=("broker", "run", "--directory", WORKSPACE_FOLDER, *_READY),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
             # It sees the files that it needs, and no folder in which another key, a model or a release could lie.
             mounts=(
@@ -277,7 +271,7 @@ class Plan:
                 ),
                 *keystore_files.mounts(self._deployment.keystore),
             ),
-            tmpfs=(*self._scratch(), Tmpfs(target=place, size=_SCRATCH)),
+            tmpfs=(*self._scratch(), Tmpfs(target=place, size=SCRATCH_SIZE)),
             user=self._user,
             health=exists(_READY[1]),
             after=(PCS,) if self.simulated else (),
@@ -294,12 +288,12 @@ class Plan:
         return [path for path in (owner.master_key, owner.audit_signing_key) if path.is_file()]
 
     def _pcs(self) -> Container:
-        vendor = f"{_PLACE}/{FOLDER}/vendor"
+        vendor = f"{WORKSPACE_FOLDER}/{FOLDER}/vendor"
         return Container(
             name=PCS,
             role=PCS,
             image=self._image(ImageName.BROKER),
-            command=("simulated", "pcs", "--directory", _PLACE, "--listen", _EVERYWHERE, *_READY),
+            command=("simulated", "pcs", "--directory", WORKSPACE_FOLDER, "--listen", EVERY_IPV4_ADDRESS, *_READY),
             networks=(
                 Attachment(
                     network=self.collateral.name, address=str(self.collateral.address(_NGINX_ADDRESS)), aliases=(PCS,)
@@ -312,12 +306,12 @@ class Plan:
         )
 
     def _platform(self) -> Container:
-        host = f"{_PLACE}/{FOLDER}/host"
+        host = f"{WORKSPACE_FOLDER}/{FOLDER}/host"
         return Container(
             name=PLATFORM,
             role=PLATFORM,
             image=self._image(ImageName.BROKER),
-            command=("simulated", "platform", "--directory", _PLACE, *_READY),
+            command=("simulated", "platform", "--directory", WORKSPACE_FOLDER, *_READY),
             networks=(),
             mounts=(
                 *self._own_mounts(),
@@ -335,20 +329,20 @@ class Plan:
             role=RELAY,
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
-            mounts=(Mount(source=self._folder / RELAY, target="/etc/sealserve"),),
-            tmpfs=(Tmpfs(target="/run/sealserve", size=_SCRATCH),),
+            mounts=(Mount(source=self._folder / RELAY, target=SETTINGS_FOLDER),),
+            tmpfs=(Tmpfs(target=RUN_FOLDER, size=SCRATCH_SIZE),),
             user=self._user,
             health=listens(bundle.broker[1]),
             facts={"configuration": _digest(self._folder / RELAY)},
         )
 
     def _own_mounts(self) -> tuple[Mount, ...]:
-        return (Mount(source=self._folder / DEPLOYMENT_FILE, target=f"{_PLACE}/{DEPLOYMENT_FILE}"),)
+        return (Mount(source=self._folder / DEPLOYMENT_FILE, target=f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}"),)
 
     def _scratch(self) -> tuple[Tmpfs, ...]:
         return (
-            Tmpfs(target=_TEMPORARY, size=_SCRATCH),
-            Tmpfs(target=f"{_PLACE}/{FOLDER}", size=_SCRATCH),
+            Tmpfs(target=_TEMPORARY, size=SCRATCH_SIZE),
+            Tmpfs(target=f"{WORKSPACE_FOLDER}/{FOLDER}", size=SCRATCH_SIZE),
         )
 
     def _image(self, name: ImageName) -> str:

@@ -13,26 +13,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from sealserve.addresses import is_ip_address
 from sealserve.cluster import ports
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.logs import follow_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
-from sealserve.cluster.docker.plan import (
-    BROKER,
-    ENCLAVE,
-    ENCLAVE_DEVICE,
-    NGINX,
-    RELAY,
-    REPLICA,
-    SERVER_PORT,
-    Bundle,
-    Plan,
-    first_links,
-    free_links,
-)
+from sealserve.cluster.docker.plan import BROKER, NGINX, RELAY, REPLICA, Bundle, Plan, first_links, free_links
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
@@ -52,11 +42,13 @@ from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
+from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import enclaves, provisioning, releases, simulation
 from sealserve.owner.keys import audit_signer
 from sealserve.owner.master_key import complete_rotation
 from sealserve.regular_file import read_regular
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -200,7 +192,7 @@ class DockerTarget:
             tell=self._tell,
         )  # fmt: skip
         spec = enclaves.specify(
-            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=inventory
+            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=inventory
         )
         manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
         if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
@@ -222,7 +214,7 @@ class DockerTarget:
         name = ENCLAVE if ENCLAVE in names else names[0]
         manifest = load_enclave(shipped, name).manifest
         host, _, port = manifest.loader.env["SECRET_PROVISION_SERVERS"].rpartition(":")
-        if is_address(host):
+        if is_ip_address(host):
             raise TargetUnsupportedError(
                 f"The enclave connects to the broker at the address {host}; in containers the broker has a name.",
                 hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
@@ -242,7 +234,7 @@ class DockerTarget:
             return None
         broker = self._deployment.broker
         host, port = broker.reached_at or bundle.broker[0], bundle.broker[1]
-        if not is_address(host):
+        if not is_ip_address(host):
             try:  # here, since in the container the name is the relay's own
                 found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
             except OSError as error:
@@ -395,18 +387,13 @@ class DockerTarget:
 def for_containers(described: Deployment) -> Deployment:
     """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
     broker = described.broker
-    address = broker.name if is_address(broker.address) or broker.address == "localhost" else broker.address
+    address = broker.name if is_ip_address(broker.address) or broker.address == "localhost" else broker.address
     return described.model_copy(
         update={
             "broker": broker.model_copy(update={"address": address}),
             "target": described.target.model_copy(update={"kind": "docker"}),
         }
     )
-
-
-def is_address(host: str) -> bool:
-    """Return whether ``host`` is an IP address, not a name."""
-    return ":" in host or host.replace(".", "").isdecimal()
 
 
 def log_file(workspace: Workspace, container: Running) -> Path:

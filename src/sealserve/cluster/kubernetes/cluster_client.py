@@ -18,13 +18,17 @@ from yaml import YAMLError
 
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.target import LogLine
-from sealserve.errors import UnavailableError
+from sealserve.errors import SealserveError, UnavailableError
+from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowError
 
 _NOT_FOUND: Final = 404
-_SECONDS: Final = 30
+_SECONDS: Final = 30  # for the connection, and then for each part of an answer
+_WHOLE_SECONDS: Final = 120  # for a whole answer, and for one more attempt
+_LONGEST_REASON: Final = 2000  # characters; the server chooses them
 _UNREAD_LINES: Final = 1000  # of logs, until whoever reads them catches up
 _NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # it can be neither read nor written
 """Where the library keeps what kinds of objects there are: in the shared temporary folder anybody could write it."""
+_LIMITS: Final = (HttpEncodingError, HttpSizeError, HttpSlowError)
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
 
@@ -87,6 +91,7 @@ class ClusterClient:
             from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
             from kubernetes import client, config, dynamic  # noqa: PLC0415  # an extra, and slow to import
+            from sealserve.cluster.kubernetes.bounded_api import Retries, bound  # noqa: PLC0415
         except ImportError as error:
             raise ClientMissingError(
                 "The Kubernetes client is not installed.",
@@ -102,28 +107,34 @@ class ClusterClient:
 
         try:
             settings = client.Configuration()
-            settings.retries = 1
+            settings.retries = Retries.one()
             # The library reads KUBECONFIG once, when it is imported.
             found = kubeconfig or os.environ.get("KUBECONFIG")
             api = config.new_client_from_config(found, context, client_configuration=settings)
+            streams = client.ApiClient(api.configuration)
         except (ConfigException, YAMLError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
             # What the client says of a file may quote it; of one that is no kubeconfig only the kind of error is told.
             reason = str(error).rstrip(".") if isinstance(error, ConfigException) else type(error).__name__
             raise ClusterUnreachableError(
                 f"There is no usable kubeconfig: {reason}.", hint="Set KUBECONFIG to the cluster's file."
             ) from error
+        # Limit what a hostile server can make this process read, before the first request.
+        bound(api.rest_client.pool_manager, seconds=_WHOLE_SECONDS)
+        bound(streams.rest_client.pool_manager, seconds=None)
         hint = "`kubectl get nodes` shows whether the kubeconfig file fits."
         try:
             self._dynamic = Client(api, cache_file=_NO_FILE)
-        except (*self._errors, HTTPError, OSError) as error:
+        except (*self._errors, *_LIMITS, HTTPError, OSError) as error:
             raise ClusterUnreachableError(
                 f"The cluster's API server does not answer: {_reason(error)}.", hint=hint
             ) from error
-        except (ValueError, TypeError, AttributeError, KeyError) as error:  # the library takes any answer for the one
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            # The library does not check that an answer is the one that it expects.
             raise ClusterUnreachableError(
                 f"What answers at {api.configuration.host} is no cluster's API server.", hint=hint
             ) from error
         self._core = client.CoreV1Api(api)
+        self._streams = client.CoreV1Api(streams)
         self._version = client.VersionApi(api)
         self.address = str(api.configuration.host)
         """Where the API server is."""
@@ -237,22 +248,24 @@ class ClusterClient:
             pods: Each pod, and its container.
             last: How many lines of each come first.
         """
-        lines: Queue[LogLine | None] = Queue(_UNREAD_LINES)
+        from sealserve.cluster.kubernetes.bounded_api import lines  # noqa: PLC0415  # the library is an extra
+
+        unread: Queue[LogLine | None] = Queue(_UNREAD_LINES)
 
         def read(pod: str, container: str) -> None:
             with contextlib.suppress(Exception):  # a pod that ends breaks its stream in many ways
-                stream = self._core.read_namespaced_pod_log(
+                stream = self._streams.read_namespaced_pod_log(
                     pod, namespace, container=container, tail_lines=last, follow=True, _preload_content=False
                 )
-                for line in stream:
-                    lines.put(LogLine(pod, line.decode(errors="replace").rstrip("\n")))
-            lines.put(None)
+                for line in lines(stream):
+                    unread.put(LogLine(pod, line.decode(errors="replace")))
+            unread.put(None)
 
         for pod, container in pods.items():
             threading.Thread(target=read, args=(pod, container), daemon=True).start()
         ended = 0
         while ended < len(pods):
-            if (line := lines.get()) is None:
+            if (line := unread.get()) is None:
                 ended += 1
             else:
                 yield line
@@ -278,8 +291,10 @@ class ClusterClient:
                 f"{what}: refused: {_reason(error)}.",
                 hint="`kubectl auth can-i --list --namespace NAMESPACE` shows what this kubeconfig's user may do.",
             ) from error
-        except (HTTPError, OSError) as error:
+        except (*_LIMITS, HTTPError, OSError) as error:
             raise ClusterUnreachableError(f"{what}: the API server does not answer: {_reason(error)}.") from error
+        except (UnicodeError, RecursionError) as error:  # the library reads any answer as JSON, however deep
+            raise ClusterUnreachableError(f"{what}: the API server's answer is not valid JSON.") from error
 
 
 def tidy(made: Mapping[str, Any]) -> Manifest:
@@ -311,6 +326,8 @@ def _reason(error: BaseException) -> str:
     if body:
         import json  # noqa: PLC0415
 
-        with contextlib.suppress(ValueError, AttributeError, TypeError):
-            return str(json.loads(body)["message"])
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
+            return str(json.loads(body)["message"])[:_LONGEST_REASON]
+    if isinstance(error, SealserveError):
+        return error.message.rstrip(".")
+    return str(error).splitlines()[0][:_LONGEST_REASON] if str(error) else type(error).__name__

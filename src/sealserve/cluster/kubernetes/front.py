@@ -11,23 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from sealserve.cluster.container_layout import RUN_FOLDER, SETTINGS_FOLDER
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.load_balancer import load_balancer_annotations
-from sealserve.cluster.kubernetes.plan import (
-    FRONT_PORT,
-    SERVER_PORT,
-    SETTINGS,
-    Manifest,
-    Plan,
-    container_security,
-)
+from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security
 from sealserve.containers.recipes import ImageName
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
+from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, IngressKind
 
 PART: Final = "front"
-_RUN: Final = "/run/sealserve"
-_STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's libnginx-mod-stream
 # The Service's one address stands for all replicas. A connection that is refused, because its replica just died, is
 # tried again, and each try is balanced anew: so the same address is there as several peers.
 _TRIES: Final = 3
@@ -37,7 +30,7 @@ _CONFIG_IPV4: Final = "nginx-ipv4.conf"
 # A node whose kernel has no IPv6 cannot listen on IPv6 and IPv4 at once; /proc/net/if_inet6 does not exist there.
 _START: Final = (
     f"test -e /proc/net/if_inet6 && config={_CONFIG} || config={_CONFIG_IPV4}; "
-    f"exec /usr/sbin/nginx -e /dev/stderr -c {SETTINGS}/$config"
+    f"exec /usr/sbin/nginx -e /dev/stderr -c {SETTINGS_FOLDER}/$config"
 )
 
 
@@ -63,22 +56,16 @@ def nginx_text(plan: Plan, *, listen: str = EVERY_ADDRESS) -> str:
     """
     config = NginxConfig(
         listen=listen,
-        port=FRONT_PORT,
+        port=SERVICE_PORT,
         service_name=plan.deployment.service.name,
-        upstreams=[Upstream(plan.name(replicas.PART), SERVER_PORT)] * _TRIES,
-        run_folder=Path(_RUN),
+        upstreams=[Upstream(plan.name(replicas.PART), SERVICE_PORT)] * _TRIES,
+        run_folder=Path(RUN_FOLDER),
         log_folder=None,
-        stream_module=_STREAM_MODULE,
+        stream_module=STREAM_MODULE,
         workers=1,
+        proxy_protocol=plan.settings.service.proxy_protocol,
     )
-    text = render(config)
-    if (
-        plan.settings.service.proxy_protocol
-    ):  # the load balancer tells NGINX the client's address; replicas are not told
-        text = text.replace("so_keepalive=on;", "so_keepalive=on proxy_protocol;").replace(
-            '"client":"$remote_addr:$remote_port"', '"client":"$proxy_protocol_addr:$proxy_protocol_port"'
-        )
-    return text
+    return render(config)
 
 
 def _config(plan: Plan) -> Manifest:
@@ -89,13 +76,13 @@ def _config(plan: Plan) -> Manifest:
 def _nginx(plan: Plan) -> Manifest:
     labels = plan.labels(PART)
     selector = {"matchLabels": labels}
-    probe = {"tcpSocket": {"port": FRONT_PORT}}
+    probe = {"tcpSocket": {"port": SERVICE_PORT}}
     container = {
         "name": "nginx",
         "image": plan.image(ImageName.FRONT),
         "imagePullPolicy": plan.settings.images.pull_policy,
         "command": ["sh", "-c", _START],
-        "ports": [{"name": "grpc", "containerPort": FRONT_PORT}],
+        "ports": [{"name": "grpc", "containerPort": SERVICE_PORT}],
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         # It leaves its Service first, then SIGTERM would cut connections: SIGQUIT lets them end.
@@ -104,8 +91,8 @@ def _nginx(plan: Plan) -> Manifest:
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": container_security(),
         "volumeMounts": [
-            {"name": "config", "mountPath": SETTINGS, "readOnly": True},
-            {"name": "run", "mountPath": _RUN},
+            {"name": "config", "mountPath": SETTINGS_FOLDER, "readOnly": True},
+            {"name": "run", "mountPath": RUN_FOLDER},
             {"name": "libraries", "mountPath": "/var/lib/nginx"},
         ],
     }  # fmt: skip
@@ -158,7 +145,7 @@ def _disruption_budget(plan: Plan) -> Manifest:
 def _tls_route(plan: Plan) -> Manifest:
     namespace, _, name = plan.settings.ingress.gateway.rpartition("/")
     gateway = {"name": name, **({"namespace": namespace} if namespace else {})}
-    backend = {"name": plan.name(replicas.PART), "port": SERVER_PORT}
+    backend = {"name": plan.name(replicas.PART), "port": SERVICE_PORT}
     spec = {
         "parentRefs": [gateway],
         "hostnames": [plan.deployment.service.name],
@@ -177,7 +164,7 @@ def _ingress(plan: Plan) -> Manifest:
         "nginx.ingress.kubernetes.io/ssl-passthrough": "true",  # the controller runs with --enable-ssl-passthrough
         "sealserve/note": "ingress-nginx was retired in March 2026 and gets no more fixes: for existing clusters only",
     }
-    backend = {"service": {"name": plan.name(replicas.PART), "port": {"number": SERVER_PORT}}}
+    backend = {"service": {"name": plan.name(replicas.PART), "port": {"number": SERVICE_PORT}}}
     rule = {
         "host": plan.deployment.service.name,
         "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
@@ -191,7 +178,7 @@ def _ingress(plan: Plan) -> Manifest:
 
 
 def _transport_server(plan: Plan) -> Manifest:
-    upstream = {"name": "replicas", "service": plan.name(replicas.PART), "port": SERVER_PORT}
+    upstream = {"name": "replicas", "service": plan.name(replicas.PART), "port": SERVICE_PORT}
     spec = {
         "ingressClassName": "nginx",
         "listener": {"name": "tls-passthrough", "protocol": "TLS_PASSTHROUGH"},

@@ -17,17 +17,12 @@ from typing import Final
 import tomli_w
 
 from sealserve.broker.master_key import needs_passphrase
-from sealserve.cluster.kubernetes.plan import (
-    WORKSPACE,
-    Manifest,
-    NotRenderableError,
-    Plan,
-    container_security,
-)
+from sealserve.cluster.container_layout import WORKSPACE_FOLDER
+from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, container_security
 from sealserve.containers.recipes import ImageName
 from sealserve.owner.keys import audit_signer
 from sealserve.terms import EVERY_ADDRESS
-from sealserve.workspace import DEPLOYMENT_FILE, Workspace
+from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
 PART: Final = "broker"
 _MATERIAL: Final = "/material"
@@ -74,21 +69,18 @@ def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     port = plan.shipped.broker[1]
     # The broker refuses files that others may read, as those of a Secret are; and it writes its database.
+    sources = f"{_MATERIAL}/{FOLDER} {_MATERIAL}/{DEPLOYMENT_FILE}"
     copy = {
         **_container(plan, "material", []),
-        "command": [
-            "sh",
-            "-c",
-            f"umask 077 && cp -RL --no-preserve=all {_MATERIAL}/.sealserve {_MATERIAL}/{DEPLOYMENT_FILE} {WORKSPACE}/",
-        ],
+        "command": ["sh", "-c", f"umask 077 && cp -RL --no-preserve=all {sources} {WORKSPACE_FOLDER}/"],
     }
     copy["volumeMounts"] = [*copy["volumeMounts"], {"name": "material", "mountPath": _MATERIAL, "readOnly": True}]
     broker = {
-        **_container(plan, "broker", ["broker", "run", "--directory", WORKSPACE]),
+        **_container(plan, "broker", ["broker", "run", "--directory", WORKSPACE_FOLDER]),
         "ports": [{"name": "broker", "containerPort": port}],
         "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
     }
-    vendor = _container(plan, "vendor", ["simulated", "pcs", "--directory", WORKSPACE])
+    vendor = _container(plan, "vendor", ["simulated", "pcs", "--directory", WORKSPACE_FOLDER])
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -183,7 +175,7 @@ def _container(plan: Plan, name: str, arguments: Sequence[str]) -> Manifest:
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "workspace", "mountPath": WORKSPACE},
+            {"name": "workspace", "mountPath": WORKSPACE_FOLDER},
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
         ],
     }

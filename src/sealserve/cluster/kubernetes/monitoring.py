@@ -13,16 +13,13 @@ from typing import Any, Final
 import yaml
 
 from sealserve.cluster.kubernetes import replicas
-from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
-from sealserve.cluster.kubernetes.dashboard import dashboard_text
+from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
 from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
 from sealserve.deployment import Deployment
+from sealserve.serving_interface import METRICS_PATH
 from sealserve.terms import TlsMode
 
 PART: Final = "monitoring"
-METRICS_PATH: Final = "/monitoring/prometheus/metrics"
-"""TensorFlow Serving's default (``util/prometheus_exporter.h``); server.monitoring_config_file may change it."""
-
 BROKER_JOB: Final = "sealserve-broker"
 REPLICA_JOB: Final = "sealserve-replicas"
 _FOLDER: Final = "/etc/prometheus/sealserve"
@@ -42,7 +39,7 @@ def prometheus_files(deployment: Deployment) -> Mapping[str, str]:
         "replicas.rules.yaml": _yaml(replica_rules(deployment)),
         "broker.rules.yaml": _yaml(broker_rules()),
         "prometheus.yaml": _yaml(_configuration(deployment)),
-        "dashboard.json": dashboard_text(),
+        "dashboard.json": dashboard_text(deployment),
     }
 
 
@@ -109,7 +106,7 @@ def _pod_monitor(plan: Plan) -> Manifest:
 def _dashboard(plan: Plan) -> Manifest:
     metadata = plan.metadata(PART, labels={"grafana_dashboard": "1"})
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
-            "data": {f"{APPLICATION}.json": dashboard_text()}}  # fmt: skip
+            "data": {f"{APPLICATION}.json": dashboard_text(plan.deployment)}}  # fmt: skip
 
 
 def _two_way(deployment: Deployment) -> bool:

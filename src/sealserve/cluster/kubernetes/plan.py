@@ -8,26 +8,21 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from sealserve.cluster.container_layout import WORKSPACE_FOLDER
 from sealserve.cluster.target import drain_seconds
 from sealserve.containers.recipes import SERVICE_USER, ImageName, images_for, reference
 from sealserve.deployment import Deployment, KubernetesSection
 from sealserve.errors import InputError
 from sealserve.terms import PlatformKind
+from sealserve.workspace import FOLDER
 
 Manifest: TypeAlias = dict[str, Any]
 """A Kubernetes object as the API has it."""
 
-SERVER_PORT: Final = 8500
-FRONT_PORT: Final = 8500
 METRICS_PORT: Final = "metrics"
 """What the port of a replica's metrics is called."""
 
-ENCLAVE: Final = "server"
-"""The enclave of every replica: each pod has an address of its own, so all have one port and one measurement."""
-
-WORKSPACE: Final = "/workspace"
-RELEASES: Final = f"{WORKSPACE}/.sealserve/host/releases"
-SETTINGS: Final = "/etc/sealserve"
+RELEASES: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases"
 APPLICATION: Final = "sealserve"
 _LABEL_LENGTH: Final = 63
 

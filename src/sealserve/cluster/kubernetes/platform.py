@@ -6,13 +6,14 @@ One simulated processor is on every node. Its keys are what a real one never sho
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sealserve.cluster.kubernetes.plan import WORKSPACE, Manifest, Plan, container_security
+from sealserve.cluster.container_layout import WORKSPACE_FOLDER
+from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security
 from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE, QUOTING_FOLDER
 from sealserve.containers.recipes import SERVICE_USER
-from sealserve.workspace import DEPLOYMENT_FILE
+from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
 PART: Final = "simulated-platform"
-_HOST: Final = f"{WORKSPACE}/.sealserve/host"
+_HOST: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host"
 
 
 def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
@@ -39,13 +40,13 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
         "image": plan.server_image,
         "imagePullPolicy": plan.settings.images.pull_policy,
         "env": [NODE_VARIABLE],
-        "args": ["simulated", "platform", "--directory", WORKSPACE],
+        "args": ["simulated", "platform", "--directory", WORKSPACE_FOLDER],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": container_security(),
         "volumeMounts": [
             {
                 "name": "settings",
-                "mountPath": f"{WORKSPACE}/{DEPLOYMENT_FILE}",
+                "mountPath": f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}",
                 "subPath": DEPLOYMENT_FILE,
                 "readOnly": True,
             },

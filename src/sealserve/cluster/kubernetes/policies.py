@@ -14,7 +14,8 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
-from sealserve.cluster.kubernetes.plan import APPLICATION, FRONT_PORT, SERVER_PORT, Manifest, Plan
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import IngressKind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -30,15 +31,15 @@ def policies(plan: Plan) -> Sequence[Manifest]:
     inside = plan.labels(replicas.PART)
     if plan.settings.ingress.kind is IngressKind.NGINX:
         outside = plan.labels(front.PART)
-        to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVER_PORT)]}
+        to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVICE_PORT)]}
         objects.append(
-            _policy(plan, "front", outside, ingress=[{"ports": [_tcp(FRONT_PORT)]}], egress=[to_replicas, _dns(plan)])
+            _policy(plan, "front", outside, ingress=[{"ports": [_tcp(SERVICE_PORT)]}], egress=[to_replicas, _dns(plan)])
         )
         admitted: Manifest = {"podSelector": {"matchLabels": outside}}
     else:
         names = {"kubernetes.io/metadata.name": plan.settings.ingress.controller_namespace}
         admitted = {"namespaceSelector": {"matchLabels": names}}
-    ingress = [{"from": [admitted], "ports": [_tcp(SERVER_PORT)]}]
+    ingress = [{"from": [admitted], "ports": [_tcp(SERVICE_PORT)]}]
     if plan.settings.monitoring.enabled and plan.deployment.server.metrics_port is not None:
         names = {"kubernetes.io/metadata.name": plan.settings.monitoring.namespace}
         metrics = [_tcp(plan.deployment.server.metrics_port)]

@@ -23,6 +23,7 @@ from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
 from sealserve.cluster.kubernetes.room import allocatable, epc_of_replica, fitting_replicas, may_run
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.doctor.host_checks import SKEW
 from sealserve.errors import UnavailableError
 from sealserve.terms import BrokerNaming
 
@@ -36,7 +37,6 @@ _LOOKED_AT: Final = (
     ("list", "apps/v1", "ReplicaSet", ""),
 )
 _LEASES: Final = "kube-node-lease"
-_SKEW: Final = timedelta(seconds=30)
 _RENEWED: Final = timedelta(seconds=60)  # a node whose lease is older does not answer
 
 
@@ -97,7 +97,7 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
         return
     synchronise = "synchronise it (chrony, systemd-timesyncd): certificates and collateral are valid for a time"
     ahead = here - there
-    wrong = [f"this machine's is {_seconds(ahead)}"] if abs(ahead) > _SKEW else []
+    wrong = [f"this machine's is {_seconds(ahead)}"] if abs(ahead) > SKEW else []
     silent = []
     leases: Sequence[Manifest] = ()
     refused = ""
@@ -110,7 +110,7 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
         if renewed is None:
             continue
         ahead = datetime.fromisoformat(renewed) - there
-        if ahead > _SKEW:
+        if ahead > SKEW:
             wrong.append(f"that of node {name} is {_seconds(ahead)}")
         elif -ahead > _RENEWED:
             silent.append(name)
@@ -122,7 +122,7 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
         yield _found("clocks", f"no sign for a minute: {', '.join(silent)}",
                      "the node is down, or its clock is behind", Verdict.NOTE)  # fmt: skip
     else:
-        yield _found("clocks", f"this machine and {len(leases)} nodes, within {_SKEW.seconds} s")
+        yield _found("clocks", f"this machine and {len(leases)} nodes, within {SKEW.seconds} s")
 
 
 def _seconds(ahead: timedelta) -> str:

@@ -14,10 +14,11 @@ from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectNam
 from sealserve.cluster.kubernetes.objects import namespace
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan, container_security
 from sealserve.cluster.kubernetes.progress import state_of
+from sealserve.enclave.server_files import PROGRAMS
 from sealserve.errors import UnavailableError
+from sealserve.terms import ServerKind
 
 NAME: Final = f"{APPLICATION}-doctor"
-_PYTHON: Final = "/opt/sealserve/bin/python"  # in every image of ours (sealserve.containers)
 _SCRIPT: Final = """
 import json, socket, sys
 host, port = sys.argv[1], int(sys.argv[2])
@@ -89,7 +90,7 @@ def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
         "name": "doctor",
         "image": plan.server_image,
         "imagePullPolicy": plan.settings.images.pull_policy,
-        "command": [_PYTHON, "-I", "-B", "-c", _SCRIPT, host, str(port)],
+        "command": [PROGRAMS[ServerKind.EMBEDDED], "-I", "-B", "-c", _SCRIPT, host, str(port)],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": container_security(),
     }

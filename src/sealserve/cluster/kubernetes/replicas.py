@@ -8,35 +8,24 @@ Gramine 1.9, pal/src/host/linux-sgx/host_framework.c (gramine-sgx opens /dev/sgx
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sealserve.cluster.container_layout import ENCLAVE, RELEASE_SLACK, SCRATCH_SIZE, WORKSPACE_FOLDER
 from sealserve.cluster.kubernetes import sources
-from sealserve.cluster.kubernetes.plan import (
-    ENCLAVE,
-    METRICS_PORT,
-    RELEASES,
-    SERVER_PORT,
-    WORKSPACE,
-    Manifest,
-    Plan,
-    container_security,
-    label_value,
-)
+from sealserve.cluster.kubernetes.plan import METRICS_PORT, RELEASES, Manifest, Plan, container_security, label_value
 from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.enclave.server_command import PRIVATE_ROOT
+from sealserve.host.facts import AESM_FOLDER
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.workspace import DEPLOYMENT_FILE
 
 PART: Final = "replicas"
 RELEASE_LABEL: Final = "sealserve/release"
-AESM_FOLDER: Final = "/var/run/aesmd"
-"""aesmd's socket. Its folder is mounted: a mounted socket would be a dead one when aesmd restarts."""
-
 QUOTING_FOLDER: Final = "/run/sealserve-simulated"
 """On a node: where the simulated platform answers, as aesmd would; in a folder with the node's name."""
 
 NODE_VARIABLE: Final = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
 
 _OWN_MEMORY: Final = "enclave"
-_SLACK: Final = 64 * 2**20
 _PROBE_SECONDS: Final = 5
 
 
@@ -123,12 +112,12 @@ def _pod(plan: Plan) -> Manifest:
 
 def _container(plan: Plan) -> Manifest:
     settings = plan.settings
-    arguments = ["enclave", "run", "--directory", WORKSPACE, "--name", ENCLAVE]
+    arguments = ["enclave", "run", "--directory", WORKSPACE_FOLDER, "--name", ENCLAVE]
     arguments += ["--release", f"{RELEASES}/{plan.shipped.name}"]
     mounts = [
         {
             "name": "settings",
-            "mountPath": f"{WORKSPACE}/{DEPLOYMENT_FILE}",
+            "mountPath": f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}",
             "subPath": DEPLOYMENT_FILE,
             "readOnly": True,
         },
@@ -144,7 +133,7 @@ def _container(plan: Plan) -> Manifest:
     else:
         arguments += ["--attempts", "1"]  # the kubelet starts it again, and `status` has the reason
         mounts.append({"name": "quoting", "mountPath": AESM_FOLDER})
-    probe = {"tcpSocket": {"port": SERVER_PORT}}  # the kubelet's gRPC probe knows no TLS
+    probe = {"tcpSocket": {"port": SERVICE_PORT}}  # the kubelet's gRPC probe knows no TLS
     container: Manifest = {
         "name": "server",
         "image": plan.server_image,
@@ -168,7 +157,7 @@ def _container(plan: Plan) -> Manifest:
 
 
 def _ports(plan: Plan) -> list[Manifest]:
-    ports: list[Manifest] = [{"name": "grpc", "containerPort": SERVER_PORT}]
+    ports: list[Manifest] = [{"name": "grpc", "containerPort": SERVICE_PORT}]
     if (metrics := plan.deployment.server.metrics_port) is not None:
         ports.append({"name": METRICS_PORT, "containerPort": metrics})
     return ports
@@ -200,10 +189,10 @@ def _resources(plan: Plan) -> Manifest:
 def _volumes(plan: Plan) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "settings", "configMap": {"name": plan.name(PART)}},
-        {"name": "scratch", "emptyDir": {"sizeLimit": _SLACK}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": SCRATCH_SIZE}},
     ]
     if plan.simulated:
-        memory = {"medium": "Memory", "sizeLimit": plan.shipped.size + _SLACK}
+        memory = {"medium": "Memory", "sizeLimit": plan.shipped.size + RELEASE_SLACK}
         volumes += [
             {"name": "quoting", "hostPath": {"path": QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
             {"name": "memory", "emptyDir": memory},
@@ -214,7 +203,7 @@ def _volumes(plan: Plan) -> list[Manifest]:
 
 
 def _service(plan: Plan) -> Manifest:
-    ports = [{"name": "grpc", "port": SERVER_PORT, "targetPort": "grpc", "appProtocol": "tls"}]
+    ports = [{"name": "grpc", "port": SERVICE_PORT, "targetPort": "grpc", "appProtocol": "tls"}]
     return plan.service(PART, {"type": "ClusterIP", "ports": ports})
 
 

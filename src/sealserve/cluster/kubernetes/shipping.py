@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT, NotRenderableError, Plan, Shipped
+from sealserve.cluster.container_layout import ENCLAVE
+from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, Shipped
 from sealserve.deployment import Deployment
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.measurement import load_enclave
 from sealserve.owner import enclaves, releases
 from sealserve.owner.keys import host_owner_key
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.workspace import Workspace
 
 
@@ -45,15 +47,15 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
     if ENCLAVE not in verified.enclaves:
         raise NotRenderableError(
             f"{release.name} has no enclave {ENCLAVE!r}, which the pods would run.",
-            hint=f"`sealserve enclave build --name {ENCLAVE} --port {SERVER_PORT} --inventory FILE` makes it, of "
+            hint=f"`sealserve enclave build --name {ENCLAVE} --port {SERVICE_PORT} --inventory FILE` makes it, of "
             "what `sealserve enclave inventory` measured in the server's image.",
         )
     manifest = load_enclave(release, ENCLAVE).manifest
     port = enclaves.port_of(manifest)
-    if port != SERVER_PORT:
+    if port != SERVICE_PORT:
         raise NotRenderableError(
-            f"The enclave {ENCLAVE!r} of {release.name} listens on port {port}; pods expect {SERVER_PORT}.",
-            hint=f"Build it with `--port {SERVER_PORT}`: the port is measured.",
+            f"The enclave {ENCLAVE!r} of {release.name} listens on port {port}; pods expect {SERVICE_PORT}.",
+            hint=f"Build it with `--port {SERVICE_PORT}`: the port is measured.",
         )
     return Shipped(
         name=release.name,

@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sealserve.cluster.kubernetes.plan import (
-    RELEASES,
-    SETTINGS,
-    WORKSPACE,
-    Manifest,
-    NotRenderableError,
-    Plan,
-    container_security,
-)
+from sealserve.cluster.container_layout import RELEASE_SLACK, SETTINGS_FOLDER, WORKSPACE_FOLDER
+from sealserve.cluster.kubernetes.plan import RELEASES, Manifest, NotRenderableError, Plan, container_security
 from sealserve.workspace import DEPLOYMENT_FILE
 
 CLAIM: Final = "claim:"
@@ -26,7 +19,6 @@ _TRANSFER: Final = "/transfer"
 BUNDLE: Final = "/bundle.tar"
 """Where an image has the packed release."""
 
-_SLACK: Final = 64 * 2**20
 PLACEHOLDER: Final = "{release}"
 
 
@@ -50,7 +42,7 @@ def source(plan: Plan) -> Source:
         verify = _container(plan, "verify", ["release", "verify", plan.shipped.name, "--host"])
         return Source(init_containers=[verify], volumes=[{"name": "releases", **claim}])
     # Once as it travels, once unpacked.
-    room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * plan.shipped.size + _SLACK}}
+    room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * plan.shipped.size + RELEASE_SLACK}}
     if text.startswith(_IMAGE):
         transfer = {"name": "transfer", "mountPath": _TRANSFER}
         copy = {
@@ -65,7 +57,7 @@ def source(plan: Plan) -> Source:
         unpack = _container(
             plan, "unpack", ["release", "unpack", f"{_TRANSFER}/bundle.tar"], {**transfer, "readOnly": True}
         )
-        volume = {"name": "transfer", "emptyDir": {"sizeLimit": plan.shipped.size + _SLACK}}
+        volume = {"name": "transfer", "emptyDir": {"sizeLimit": plan.shipped.size + RELEASE_SLACK}}
         return Source(init_containers=[copy, unpack], volumes=[room, volume])
     fetch = _container(plan, "fetch", ["release", "fetch", text])
     return Source(init_containers=[fetch], volumes=[room])
@@ -100,13 +92,13 @@ def _container(plan: Plan, name: str, arguments: Sequence[str], *mounts: Manifes
         "name": name,
         "image": plan.server_image,
         "imagePullPolicy": plan.settings.images.pull_policy,
-        "args": [*arguments, "--owner-key", f"{SETTINGS}/owner.pub", "--directory", WORKSPACE],
+        "args": [*arguments, "--owner-key", f"{SETTINGS_FOLDER}/owner.pub", "--directory", WORKSPACE_FOLDER],
         "resources": _small(),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {**settings, "mountPath": f"{WORKSPACE}/{DEPLOYMENT_FILE}", "subPath": DEPLOYMENT_FILE},
-            {**settings, "mountPath": SETTINGS},
+            {**settings, "mountPath": f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}", "subPath": DEPLOYMENT_FILE},
+            {**settings, "mountPath": SETTINGS_FOLDER},
             {"name": "releases", "mountPath": RELEASES},
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
             *mounts,

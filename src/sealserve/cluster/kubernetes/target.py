@@ -16,17 +16,12 @@ from typing import Final
 import yaml
 
 from sealserve.atomic_file import write_file
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
-from sealserve.cluster.kubernetes.plan import (
-    ENCLAVE,
-    SERVER_PORT,
-    Manifest,
-    NotRenderableError,
-    Plan,
-)
+from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
@@ -53,6 +48,7 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.inventory import Inventory, read_inventory
 from sealserve.errors import UnavailableError
 from sealserve.owner import enclaves, provisioning, releases, simulation
+from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
 
@@ -228,7 +224,7 @@ class KubernetesTarget:
     def _build(self, release: Path) -> None:
         """Build the release's enclave if it has none that fits the image, and pack it for the store."""
         spec = enclaves.specify(
-            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVER_PORT, inventory=self._inventory()
+            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=self._inventory()
         )
         manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
         if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):

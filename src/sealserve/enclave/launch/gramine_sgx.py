@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.enclave.findings import Danger
+from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.pauses import Pauses
 from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
 from sealserve.enclave.launch.trusted_files import check_trusted_files
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.errors import InputError, SealserveError, UnavailableError
+from sealserve.host import facts
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.terms import PlatformKind
 
 LOGGER: Final = logging.getLogger(__name__)
-INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
 LOADER_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # its shell script needs no more
-DRIVER: Final = Path("/dev/sgx_enclave")
-AESM_SOCKET: Final = Path("/var/run/aesmd/aesm.socket")
+DRIVER: Final = Path(facts.ENCLAVE_DEVICE)
+AESM_SOCKET: Final = Path(facts.AESM_SOCKET)
 _CONNECT_TIMEOUT: Final = 5.0
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sealserve.serving.api.predict import (
-    DEFAULT_SIGNATURE,
     ExecutionError,
     InputTensorError,
     InputTypeError,
@@ -38,6 +37,7 @@ from sealserve.serving.runtime.protos import (
 )
 from sealserve.serving.runtime.tensors import Tensor
 from sealserve.serving.servables import Servable, Servables
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 CLASSIFY_METHOD: Final = "tensorflow/serving/classify"
 REGRESS_METHOD: Final = "tensorflow/serving/regress"

@@ -26,9 +26,7 @@ from sealserve.serving.runtime.shape_refusal import refusal
 from sealserve.serving.runtime.signature import Signature
 from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, shape_of, unpacked_size
 from sealserve.serving.servables import Servable, Servables
-
-DEFAULT_SIGNATURE = "serving_default"
-_METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
+from sealserve.serving_interface import DEFAULT_SIGNATURE, METHODS
 
 
 class SignatureNotFoundError(RequestError):
@@ -227,9 +225,9 @@ def uncallable(servable: Servable, name: str) -> SignatureNotFoundError:
 
 def _check_method(servable: Servable, signature: Signature) -> None:
     method = servable.definitions[signature.name].method_name
-    if servable.check_method_names and method not in _METHODS:
+    if servable.check_method_names and method not in METHODS:
         raise SignatureMethodError(
-            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. Was: {method}"
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {method}"
         )
 
 

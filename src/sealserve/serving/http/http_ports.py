@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from sealserve.pki.certificate import describe
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving import metrics
 from sealserve.serving.command_line import config_files
 from sealserve.serving.command_line.options import ServerOptions
 from sealserve.serving.command_line.parameters_pb2 import MonitoringConfig
@@ -20,6 +19,7 @@ from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.wire.listening import choose_address
+from sealserve.serving_interface import METRICS_PATH
 
 if TYPE_CHECKING:
     from sealserve.serving.http.http_server import HttpServer
@@ -50,10 +50,10 @@ class HttpPorts:
         self._context: RenewableContext | None = None
         self._followed: FollowedSettings | None = None
         http, flags = options.http, options.flags
-        self._metrics_path = metrics.PATH if flags.monitoring_port else None
+        self._metrics_path = METRICS_PATH if flags.monitoring_port else None
         if http.monitoring_config_file is not None:
             config = config_files.read(http.monitoring_config_file, MonitoringConfig, files).prometheus_config
-            self._metrics_path = (config.path or metrics.PATH) if config.enable else None
+            self._metrics_path = (config.path or METRICS_PATH) if config.enable else None
         self._ports = [
             port for port in (flags.rest_api_port, flags.monitoring_port if self._metrics_path else 0) if port
         ]

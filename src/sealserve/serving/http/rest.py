@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from sealserve.serving.api.examples import Call, classify, regress
 from sealserve.serving.api.model_metadata import get_model_metadata
 from sealserve.serving.api.model_status import get_model_status
-from sealserve.serving.api.predict import DEFAULT_SIGNATURE, run_inputs
+from sealserve.serving.api.predict import run_inputs
 from sealserve.serving.http.json_answers import Output, render_columns, render_rows
 from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError
 from sealserve.serving.http.json_examples import fill_examples, render_classes, render_values
@@ -39,6 +39,7 @@ from sealserve.serving.runtime.protos import (
 )
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
+from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
 from sealserve.serving.wire.lanes import Lane, OverloadedError
 from sealserve.serving.wire.transport import Call, Handler
+from sealserve.serving_interface import INSTANCE_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,6 @@ Method = Callable[[bytes, float | None], bytes]
 Answer = Callable[[Any, float | None], Any]
 """Request and deadline (on the clock of `time.monotonic`, or None) to answer, both as messages."""
 
-INSTANCE_HEADER: Final = "x-sealserve-instance"
-"""Trailing metadata of every answer: which process gave it, by a random name that is new at each start. Behind a proxy
-that balances connections, a client can tell replicas apart by it."""
 INSTANCE: Final = secrets.token_hex(8)
 TRAILER: Final = ((INSTANCE_HEADER, INSTANCE),)
 

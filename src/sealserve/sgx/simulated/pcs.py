@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from sealserve.errors import UnavailableError
 from sealserve.sgx.pck import Fmspc, PckCa
+from sealserve.sgx.pcs import API
 from sealserve.sgx.simulated.attacks import forge_tcb_info, forged_chain
 from sealserve.sgx.simulated.authority import SimulatedStateError
 from sealserve.sgx.simulated.background import BackgroundServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
-
-_API: Final = "/sgx/certification/v4"
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ class _Service:
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         now = self.clock()
-        match url.path.removeprefix(_API):
+        match url.path.removeprefix(API):
             case "/tcb":
                 return self._tcb_info(query.get("fmspc", ""), now)
             case "/qe/identity":

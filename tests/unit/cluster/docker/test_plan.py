@@ -21,10 +21,11 @@ from sealserve.cluster.docker.configuration import (
     write_seccomp,
 )
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
-from sealserve.cluster.docker.plan import AESM_FOLDER, ENCLAVE_DEVICE, Bundle, Plan, first_links, free_links
+from sealserve.cluster.docker.plan import Bundle, Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.target import for_containers
 from sealserve.cluster.target import Role, TargetUnsupportedError
+from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import simulation
 from sealserve.owner.keys import audit_signer, index_signer, open_vault

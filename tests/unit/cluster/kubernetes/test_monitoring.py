@@ -11,13 +11,13 @@ from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve.broker.metrics import Decisions, Fetched, Observed
-from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
-from sealserve.cluster.kubernetes.dashboard import dashboard_text
 from sealserve.cluster.kubernetes.monitoring import monitoring, prometheus_files
+from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
 from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.cluster.kubernetes.policies import policies
-from sealserve.cluster.kubernetes.replicas import replicas
+from sealserve.cluster.kubernetes.replicas import PART, replicas
 from sealserve.serving.metrics import Metrics
+from sealserve.serving.request_errors import Status
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 SCRAPED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring.enabled = true")
@@ -63,7 +63,7 @@ def expressions() -> Iterator[str]:
     for groups in (replica_rules(make_plan(toml=SCRAPED).deployment), broker_rules()):
         for group in groups["groups"]:
             yield from (rule["expr"] for rule in group["rules"])
-    for panel in json.loads(dashboard_text())["panels"]:
+    for panel in json.loads(dashboard_text(make_plan(toml=SCRAPED).deployment))["panels"]:
         yield from (target["expr"] for target in panel["targets"])
 
 
@@ -78,6 +78,38 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
         "sealserve_broker_decisions_total",
         "sealserve_server_certificate_expiry_timestamp_seconds",
     }
+
+
+def epc_queries(plan: Plan) -> list[str]:
+    panels = json.loads(dashboard_text(plan.deployment))["panels"]
+    (panel,) = [panel for panel in panels if panel["title"].startswith("EPC")]
+    assert panel["fieldConfig"]["defaults"]["unit"] == "bytes"
+    return [target["expr"] for target in panel["targets"]]
+
+
+def test_the_dashboard_shows_the_epc_resource_of_the_deployment() -> None:
+    asked = 'sum(kube_pod_container_resource_requests{namespace=~"$namespace",pod=~"sealserve-replicas-.+",'
+    assert epc_queries(make_plan()) == [
+        f'{asked}resource="sgx_intel_com_epc"}})',
+        'sum(kube_node_status_allocatable{resource="sgx_intel_com_epc"})',
+    ]
+    in_alibaba = make_plan(
+        'resources.epc_resource = "alibabacloud.com/sgx_epc_MiB"\n',
+        toml=TOML.replace("[kubernetes]", '[target]\ncloud = "alibaba-g7t"\n[kubernetes]'),
+    )
+    assert epc_queries(in_alibaba) == [
+        f'{asked}resource="alibabacloud_com_sgx_epc_MiB"}}) * 1048576',
+        'sum(kube_node_status_allocatable{resource="alibabacloud_com_sgx_epc_MiB"}) * 1048576',
+    ]
+
+
+def test_the_files_name_the_objects_and_states_that_there_are(scraped: Plan) -> None:
+    texts = list(expressions())
+    named = {name for text in texts for name in re.findall(r'(?:deployment="|pod=~")([a-z-]+[a-z])', text)}
+    assert named == {scraped.name(PART)}
+    (states,) = {found for text in texts for found in re.findall(r'status=~"([A-Z_|]+)"', text)}
+    assert set(states.split("|")) < {status.name for status in Status}
+    assert not any("@" in text for text in texts)
 
 
 def test_nothing_is_monitored_unless_it_is_asked_for(plan: Plan) -> None:

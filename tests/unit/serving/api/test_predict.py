@@ -8,7 +8,7 @@ import pytest
 from tests.harness.serialised import predict
 from tests.unit.serving.conftest import load, server_options
 
-from sealserve.serving.api import predict as module
+from sealserve import serving_interface
 from sealserve.serving.request_errors import (
     DeadlineExceededError,
     MalformedRequestError,
@@ -369,4 +369,4 @@ def test_a_deadline_ahead_is_no_hindrance(servables: Servables) -> None:
 
 
 def test_the_default_signature_is_tensorflow_servings() -> None:
-    assert module.DEFAULT_SIGNATURE == "serving_default"
+    assert serving_interface.DEFAULT_SIGNATURE == "serving_default"

@@ -24,10 +24,11 @@ from sealserve.serving.http.connection import Connection
 from sealserve.serving.http.http_ports import HttpPorts
 from sealserve.serving.http.http_server import HttpLimits, HttpServer
 from sealserve.serving.http.rest import Rest
-from sealserve.serving.metrics import PATH, Metrics
+from sealserve.serving.metrics import Metrics
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.listening import PortTakenError
+from sealserve.serving_interface import METRICS_PATH as PATH
 
 LIMITS = HttpLimits(threads=2, waiting=1, body=4096, timeout=30.0, patience=30.0)
 NAME = "grpc.tf-serving.service.com"

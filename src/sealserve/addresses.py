@@ -1,4 +1,4 @@
-"""IP addresses: which text is one, and which one means every address of this machine."""
+"""IP addresses: which text is one, and which ones mean this machine, or every address of it."""
 
 import ipaddress
 import socket
@@ -22,3 +22,11 @@ def is_ip_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, to which no network and no proxy leads."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
