@@ -24,7 +24,7 @@ from sealserve.enclave.gramine_run import run_gramine_sgx
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.manifest import examine, refuse_template
-from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
+from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, enclave_names, load_enclave, port_of
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.simulated.launcher import run_enclave, run_gramine_direct
@@ -255,11 +255,11 @@ def show(
     workspace = console.find_workspace(directory)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     rows = []
-    for name in enclaves.names(folder):
+    for name in enclave_names(folder):
         loaded = load_enclave(folder, name)
         rows.append({
             "enclave": name,
-            "port": enclaves.port_of(loaded.manifest),
+            "port": port_of(loaded.manifest),
             "mr_enclave": loaded.sigstruct.mr_enclave.hex(),
             "mr_signer": loaded.sigstruct.mr_signer.hex(),
             "debug": loaded.sigstruct.attributes.debug,
@@ -332,7 +332,7 @@ def run(
         launch = partial(run_enclave, folder, name, quoting_socket=quoting, dangerous=dangerous)
         if attempts is None or attempts == 1:
             raise typer.Exit(launch())
-        serves = partial(ports.is_listening, enclaves.port_of(loaded.manifest), session=os.getsid(0))
+        serves = partial(ports.is_listening, port_of(loaded.manifest), session=os.getsid(0))
         try:
             status = supervise(partial(launch, exit_with_parent=True), attempts=attempts, serves=serves)
         except StoppedBySignal as stop:

@@ -10,6 +10,7 @@ import typer
 from sealserve import deployment
 from sealserve.cli import console
 from sealserve.owner import simulation
+from sealserve.pcs_address import DEFAULT_PCS_PORT, pcs_url
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.quoting import QuotingServer
 
@@ -33,7 +34,7 @@ def pcs(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
-    configured = urlsplit(simulation.pcs_url(described)).port or simulation.DEFAULT_PCS_PORT
+    configured = urlsplit(pcs_url(described)).port or DEFAULT_PCS_PORT
     server = PcsServer(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)

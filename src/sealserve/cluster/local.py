@@ -33,7 +33,7 @@ from sealserve.cluster.target import (
     quietly,
 )
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import enclave_names, load_enclave, port_of
 from sealserve.enclave.simulated.trusted_files import check_trusted_files
 from sealserve.errors import SealserveError
 from sealserve.host.addresses import usable_address
@@ -41,7 +41,7 @@ from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import enclaves, provisioning, releases
-from sealserve.owner.simulation import pcs_url
+from sealserve.pcs_address import pcs_url
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
@@ -131,7 +131,7 @@ class LocalTarget:
             The release's folder at the host's.
         """
         now = datetime.now(UTC)
-        known = set(enclaves.names(release))
+        known = set(enclave_names(release))
         for index in range(replicas):
             if (name := f"{REPLICA}{index}") not in known or not self._usable(release, name):
                 self._tell(f"building the enclave {name}")
@@ -163,7 +163,7 @@ class LocalTarget:
         if (running := self._running(name)) is not None:
             return running
         self._tell(f"starting {name}")
-        port = enclaves.port_of(load_enclave(shipped, name).manifest)
+        port = port_of(load_enclave(shipped, name).manifest)
         ports.require_free(port, name)
         command = ["enclave", "run", "--name", name, "--release", str(shipped), "--attempts", str(ATTEMPTS)]
         return self._registry.start(name, self._command(command), log=self._log(name), port=port)
@@ -285,7 +285,7 @@ class LocalTarget:
             check_trusted_files(manifest, release)
         except SealserveError:
             return False  # damaged, or made by another version of sealserve
-        return ports.is_free(enclaves.port_of(manifest))
+        return ports.is_free(port_of(manifest))
 
     def _command(self, arguments: list[str]) -> list[str]:
         # -P: no module of the folder that `up` is called in takes the place of one of ours, or of Python's.

@@ -17,9 +17,8 @@ from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
-from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX, SignedEnclave
-from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
+from sealserve.enclave.server_command import PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.sizing import EnclaveSize, size_enclave
@@ -47,12 +46,6 @@ class InventoryServerError(InputError):
     """The inventory is of another model server than the one that is deployed."""
 
     code = "inventory.other-server"
-
-
-class EnclavePortError(InputError):
-    """The manifest of an enclave does not say on which port its server listens."""
-
-    code = "enclave.port"
 
 
 class EnclaveNotForSgxError(InputError):
@@ -286,27 +279,6 @@ def check_for_sgx(enclave: SignedEnclave) -> None:
             f"The enclave {enclave.name!r} was built for the simulated platform.",
             hint='Build release and enclave with `platform = "sgx"`.',
         )
-
-
-def names(release: Path) -> list[str]:
-    """Return the names of a release's enclaves, in order. Nothing is verified."""
-    suffix = ".manifest.sgx"
-    return sorted(path.name.removesuffix(suffix) for path in (release / ENCLAVE_FOLDER).glob(f"*{suffix}"))
-
-
-def port_of(manifest: EnclaveManifest) -> int:
-    """Return the port that an enclave's server listens on, from its measured arguments; the last flag counts.
-
-    Raises:
-        EnclavePortError: There is none: the manifest is the owner's own.
-    """
-    given = [flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)]
-    if not given or not given[-1].isascii() or not given[-1].isdigit():
-        raise EnclavePortError(
-            f"The enclave's arguments have no {PORT_FLAG}NUMBER, so that nothing knows where it listens.",
-            hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
-        )
-    return int(given[-1])
 
 
 def ship(built: Path, shipped: Path) -> None:

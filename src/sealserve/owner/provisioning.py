@@ -20,7 +20,8 @@ from sealserve.enclave.findings import Danger
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, open_database, open_vault
-from sealserve.owner.simulation import pcs_url, trusted_root
+from sealserve.owner.simulation import trusted_root
+from sealserve.pcs_address import pcs_url
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient

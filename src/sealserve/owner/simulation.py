@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 from sealserve.atomic_file import write_file
-from sealserve.deployment import Deployment
 from sealserve.owner.identity import require_first_use
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
@@ -16,7 +15,6 @@ from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.workspace import Workspace
 
 ROOT_FILE = "simulated-root.der"
-DEFAULT_PCS_PORT = 8081  # a PCCS's
 
 
 def open_vendor(workspace: Workspace, *, now: datetime) -> Vendor:
@@ -51,11 +49,6 @@ def trusted_root(workspace: Workspace) -> TrustAnchor | None:
     """Return the simulated root that the owner trusts, or None."""
     root = workspace.owner.trust / ROOT_FILE
     return TrustAnchor(root_der=root.read_bytes(), simulated=True) if root.is_file() else None
-
-
-def pcs_url(deployment: Deployment) -> str:
-    """Return where the simulated vendor's service answers."""
-    return deployment.broker.collateral_url or f"http://127.0.0.1:{DEFAULT_PCS_PORT}"
 
 
 def quoting_socket(workspace: Workspace) -> Path:

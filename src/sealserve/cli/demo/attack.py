@@ -27,6 +27,7 @@ from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.owner import simulation
 from sealserve.owner.keys import open_vault
+from sealserve.pcs_address import pcs_url
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
@@ -162,7 +163,7 @@ class Host:
 
     def _forge_tcb_info(self) -> Refusal:
         walk = self._walk
-        port = urlsplit(simulation.pcs_url(walk.deployment)).port or 0
+        port = urlsplit(pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
             stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
             with PcsServer(self._vendor, port=port, stolen=platform):

@@ -25,6 +25,7 @@ from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
 from sealserve.owner import certificates, models, releases, service, simulation
 from sealserve.owner.keys import open_vault
+from sealserve.pcs_address import pcs_url
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
 from sealserve.terms import TlsMode
@@ -142,7 +143,7 @@ class Walk:
             "The platform's certificates come from the processor's vendor (simulated, with a root of its own)",
             f"PCK certificate for platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}",
             f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs "
-            f"at {simulation.pcs_url(self.deployment)}/sgx/certification/v4",
+            f"at {pcs_url(self.deployment)}/sgx/certification/v4",
         )
 
     def _use_ports(self, chosen: Ports) -> None:

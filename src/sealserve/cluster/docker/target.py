@@ -50,7 +50,7 @@ from sealserve.containers.build import inventory_of
 from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import enclave_names, load_enclave, port_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import enclaves, provisioning, releases, simulation
@@ -213,7 +213,7 @@ class DockerTarget:
         return releases.ship(self._workspace, release)
 
     def _bundle(self, shipped: Path) -> Bundle:
-        names = enclaves.names(shipped)
+        names = enclave_names(shipped)
         if not names:
             raise TargetUnsupportedError(
                 f"The release {shipped.name} has no enclave.",
@@ -231,7 +231,7 @@ class DockerTarget:
         return Bundle(
             folder=shipped.resolve(),
             enclave=name,
-            port=enclaves.port_of(manifest),
+            port=port_of(manifest),
             broker=(host, int(port)),
             size=sum(path.lstat().st_size for path in shipped.rglob("*") if path.is_file()),
             manifest=hashlib.sha256(text).hexdigest(),

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sealserve.cluster.kubernetes.plan import ENCLAVE, SERVER_PORT, NotRenderableError, Plan, Shipped
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import load_enclave, port_of
 from sealserve.enclave.simulated.provisioning import servers
-from sealserve.owner import enclaves, releases
+from sealserve.owner import releases
 from sealserve.owner.keys import host_owner_key
 from sealserve.workspace import Workspace
 
@@ -49,7 +49,7 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
             "what `sealserve enclave inventory` measured in the server's image.",
         )
     manifest = load_enclave(release, ENCLAVE).manifest
-    port = enclaves.port_of(manifest)
+    port = port_of(manifest)
     if port != SERVER_PORT:
         raise NotRenderableError(
             f"The enclave {ENCLAVE!r} of {release.name} listens on port {port}; pods expect {SERVER_PORT}.",
