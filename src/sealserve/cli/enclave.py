@@ -131,7 +131,7 @@ def manifest(
         _explain(size, threads_of(described), as_json=as_json)
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    text = enclaves.manifest_text(workspace, spec).decode()
+    text = enclaves.specified_manifest(workspace, spec).to_bytes().decode()
     if as_json:
         console.print_json(tomllib.loads(text))
     else:

@@ -23,7 +23,7 @@ from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, 
 from sealserve.owner.simulation import trusted_root
 from sealserve.pcs_address import pcs_url
 from sealserve.pki.certificate import CertifiedKey, describe
-from sealserve.sealing.release import read_verified_index, verify_release
+from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.terms import PlatformKind
@@ -89,6 +89,33 @@ def allow(
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> ReleaseSummary:
+    """Verify a release, and let its enclaves have its key; see `register`.
+
+    Raises:
+        SealserveError: The release does not verify, or what `register` raises.
+    """
+    verified = verify_release(folder, index_signer(workspace).public_key())
+    return register(
+        workspace,
+        deployment,
+        verified,
+        now=now,
+        reactivate=reactivate,
+        keep_policy=keep_policy,
+        dangerous=dangerous,
+    )
+
+
+def register(
+    workspace: Workspace,
+    deployment: Deployment,
+    verified: VerifiedRelease,
+    *,
+    now: datetime,
+    reactivate: bool = False,
+    keep_policy: bool = False,
+    dangerous: Collection[Danger] = (),
+) -> ReleaseSummary:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
 
     A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
@@ -96,7 +123,7 @@ def allow(
     Args:
         workspace: The owner's.
         deployment: Says which states of a platform are accepted.
-        folder: The release.
+        verified: The release.
         now: The time on the owner's clock.
         reactivate: Make a draining release active again, with the policy that the deployment describes now.
         keep_policy: That must be the policy that it is known with.
@@ -104,10 +131,9 @@ def allow(
 
     Raises:
         ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
-        SealserveError: The release or its enclaves do not verify, or are known with other values.
+        SealserveError: The enclaves do not verify, or the release is known with other values.
     """
-    owner_key = index_signer(workspace).public_key()
-    verified = verify_release(folder, owner_key)
+    folder, owner_key = verified.folder, index_signer(workspace).public_key()
     references = {
         label: ReferenceValues.of_sigstruct(sigstruct)
         for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
@@ -125,7 +151,7 @@ def allow(
         return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
 
 
-def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
+def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedRelease, *, now: datetime) -> bool:
     """Make a release active again that is to be served once more, if it is draining; return whether it was.
 
     Which one that is was the target's word, so its policy stays as it is.
@@ -135,11 +161,11 @@ def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, no
         ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
         ReleaseRevokedError: It is revoked.
     """
-    found = _known(workspace, folder)
+    found = _known(workspace, verified.folder)
     if found is None or found.state == ReleaseState.ACTIVE:
         return False
     check_standing(ReleaseState(found.state), _deadline(found), now)
-    allow(workspace, deployment, folder, now=now, reactivate=True, keep_policy=True)
+    register(workspace, deployment, verified, now=now, reactivate=True, keep_policy=True)
     return True
 
 

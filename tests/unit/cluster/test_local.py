@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.bundle import read_bundle
 from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.owner_services import own_command
 from sealserve.cluster.processes import Process, start_time
 from sealserve.cluster.target import TargetBusyError, TargetReleaseError
 
@@ -29,7 +31,9 @@ def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pyte
     )
     monkeypatch.setattr(LocalTarget, "replicas", lambda _: [process])
     with pytest.raises(TargetBusyError, match=f"{running.name} runs, and this is {other.name}") as caught:
-        target.up(other, 1)
+        target.check(other, broker_here=True)
+    with pytest.raises(TargetBusyError):
+        target.up(read_bundle(other, []), 1)
     assert caught.value.code == "target.busy"
     assert target.status() == []
 
@@ -38,13 +42,13 @@ def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) ->
     release = site.build_release().folder
     elsewhere = release.rename(tmp_path / release.name)
     with pytest.raises(TargetReleaseError, match="is not one of the workspace's own releases") as caught:
-        LocalTarget(site.workspace, site.deployment).up(elsewhere, 1)
+        LocalTarget(site.workspace, site.deployment).check(elsewhere, broker_here=True)
     assert caught.value.code == "target.foreign-release"
 
 
 def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> None:
     (tmp_path / "base64.py").write_text("open('started', 'w')")
-    command = LocalTarget(site.workspace, site.deployment)._command(["status"])
+    command = own_command(site.workspace, ["status"])
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "started").exists()
 

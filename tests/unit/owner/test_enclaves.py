@@ -44,7 +44,7 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
             "grpc.http2.min_ping_interval_without_data_ms=5000,grpc.keepalive_permit_without_calls=1"
         ),
     } <= set(spec.argv)
-    text = enclaves.manifest_text(site.workspace, spec).decode()
+    text = enclaves.specified_manifest(site.workspace, spec).to_bytes().decode()
     assert release.id in text
     assert "--port=8517" in text
 
@@ -139,7 +139,7 @@ def test_the_manifest_shown_is_the_one_that_is_signed(ready: Site) -> None:
     release = ready.build_release()
     spec = enclaves.specify(ready.workspace, ready.deployment, release.folder, name="replica-0", port=8510)
     first = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
-    assert first.manifest.read_bytes() == enclaves.manifest_text(ready.workspace, spec)
+    assert first.manifest.read_bytes() == enclaves.specified_manifest(ready.workspace, spec).to_bytes()
     again = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
     assert again.mr_enclave == first.mr_enclave
     assert port_of(load_enclave(release.folder, "replica-0").manifest) == 8510

@@ -21,7 +21,7 @@ from sealserve.broker import admin
 from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
-from sealserve.cluster.local import stop_roles
+from sealserve.cluster.owner_services import stop_roles
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
@@ -83,7 +83,7 @@ class Host:
         self._walk = walk
         walk.start_vendor()
         built = walk.seal()
-        self._release = walk.target.prepare(built.folder, 1)
+        self._release = walk.prepare_release(built.folder, 1).folder
         files = [file for file in built.index.files if file.path.startswith("models/")]
         largest = max(files, key=lambda file: file.size)
         self._model_file, self._size = largest.path, largest.size
@@ -167,7 +167,7 @@ class Host:
         with self._old_platform() as (platform, socket):
             stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
             with PcsServer(self._vendor, port=port, stolen=platform):
-                walk.target.start_broker()
+                walk.target.services.start_broker()
                 try:
                     return self._launch(self._release, socket)
                 finally:

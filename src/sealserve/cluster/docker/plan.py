@@ -33,7 +33,7 @@ from sealserve.cluster.docker.parts import (
     exists,
     listens,
 )
-from sealserve.cluster.target import DRAIN_SECONDS, Role
+from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.containers.recipes import ImageName, images_for, reference
 from sealserve.deployment import Deployment
 from sealserve.terms import PlatformKind
@@ -71,7 +71,7 @@ _SHARED_NETWORKS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
+class Served:
     """A release as the host has it, and the enclave in it that every replica runs.
 
     Args:
@@ -97,7 +97,7 @@ class Plan:
     Args:
         workspace: With the parts of the machines that this one is.
         deployment: What it describes.
-        role: Which machine this is.
+        broker_here: Whether the owner's broker is a container here; else a relay to it takes its place.
         user: Whom the containers run as, ``UID:GID``.
         folder: Where the configuration files of NGINX and of the containers are.
         groups: Further groups of a replica's user, for its devices.
@@ -109,7 +109,7 @@ class Plan:
         workspace: Workspace,
         deployment: Deployment,
         *,
-        role: Role,
+        broker_here: bool,
         user: str,
         folder: Path,
         groups: tuple[int, ...] = (),
@@ -117,7 +117,7 @@ class Plan:
     ) -> None:
         self._workspace = workspace
         self._deployment = deployment
-        self._role = role
+        self._broker_here = broker_here
         self._user = user
         self._folder = folder
         self._groups = groups
@@ -156,8 +156,8 @@ class Plan:
         It is internal in simulation, unless the broker needs a key management service.
         """
         outside = keystore_files.leads_outside(self._deployment.keystore)
-        internal = self.simulated and self._role is Role.ALL and not outside
-        name = "collateral" if self._role is Role.ALL else "outside"
+        internal = self.simulated and self._broker_here and not outside
+        name = "collateral" if self._broker_here else "outside"
         return Network(name=name, subnet=self._subnets[1], internal=internal)
 
     def link(self, number: int) -> Network:
@@ -177,7 +177,7 @@ class Plan:
     @property
     def keeper(self) -> str:
         """The role of what replicas connect to: the broker, or the relay to it."""
-        return BROKER if self._role is Role.ALL else RELAY
+        return BROKER if self._broker_here else RELAY
 
     def upstream(self, number: int) -> str:
         """Return the address of the replica on a link."""
@@ -188,10 +188,10 @@ class Plan:
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_NGINX_ADDRESS)))
 
-    def keeper_on(self, number: int, bundle: Bundle) -> Attachment:
+    def keeper_on(self, number: int, served: Served) -> Attachment:
         """Return the place of the broker, or the relay, on a link: under the measured name."""
         link = self.link(number)
-        return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(bundle.broker[0],))
+        return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
 
     def nginx(self) -> Container:
         """Return the container of NGINX. It holds no key; its configuration is replaced while it runs."""
@@ -208,41 +208,41 @@ class Plan:
             health=listens(FRONT_PORT),
         )
 
-    def services(self, bundle: Bundle) -> Iterator[Container]:
+    def services(self, served: Served) -> Iterator[Container]:
         """Yield what replicas need, in the order in which it should start."""
-        if self._role is Role.ALL:
+        if self._broker_here:
             if self.simulated:
                 yield self._pcs()
             yield self._broker()
         else:
-            yield self._relay(bundle)
+            yield self._relay(served)
         if self.simulated:
             yield self._platform()
 
-    def replica(self, index: int, number: int, bundle: Bundle) -> Container:
+    def replica(self, index: int, number: int, served: Served) -> Container:
         """Return the container of a replica.
 
         Args:
             index: Which replica.
             number: Of its link.
-            bundle: What it serves.
+            served: What it serves.
         """
         link = self.link(number)
-        place = f"{_PLACE}/{FOLDER}/host/releases/{bundle.folder.name}"
-        command: tuple[str, ...] = ("enclave", "run", "--directory", _PLACE, "--name", bundle.enclave)
+        place = f"{_PLACE}/{FOLDER}/host/releases/{served.folder.name}"
+        command: tuple[str, ...] = ("enclave", "run", "--directory", _PLACE, "--name", served.enclave)
         command = (*command, "--release", place)
         memory: tuple[Tmpfs, ...] = (Tmpfs(target=_TEMPORARY, size=_SCRATCH),)
-        mounts: tuple[Mount, ...] = (Mount(source=bundle.folder, target=place, read_only=self.simulated),)
+        mounts: tuple[Mount, ...] = (Mount(source=served.folder, target=place, read_only=self.simulated),)
         devices: tuple[str, ...] = ()
         if self.simulated:
-            memory = (*memory, Tmpfs(target="/release", size=bundle.size + _SLACK))
+            memory = (*memory, Tmpfs(target="/release", size=served.size + _SLACK))
             mounts = (*mounts, Mount(source=self._folder / QUOTING, target="/quoting"))
             command = (*command, "--quoting-socket", "/quoting/quoting.sock")
         else:
             mounts = (*mounts, Mount(source=AESM_FOLDER, target=str(AESM_FOLDER)))
             devices = (ENCLAVE_DEVICE,)
         return Container(
-            name=f"{REPLICA}{index}-{bundle.folder.name.rpartition('-')[2]}-{number}",
+            name=f"{REPLICA}{index}-{served.folder.name.rpartition('-')[2]}-{number}",
             role=f"{REPLICA}{index}",
             image=self._image(images_for(self._deployment.platform)[-1]),
             command=command,
@@ -252,11 +252,11 @@ class Plan:
             devices=devices,
             groups=self._groups,
             user=self._user,
-            health=listens(bundle.port),
+            health=listens(served.port),
             grace=DRAIN_SECONDS,
             seccomp=self._seccomp,
             after=(self.keeper, *([PLATFORM] if self.simulated else [])),
-            facts={"release": bundle.folder.name, "manifest": bundle.manifest},
+            facts={"release": served.folder.name, "manifest": served.manifest},
         )
 
     def _broker(self) -> Container:
@@ -330,7 +330,7 @@ class Plan:
             health=exists(_READY[1]),
         )
 
-    def _relay(self, bundle: Bundle) -> Container:
+    def _relay(self, served: Served) -> Container:
         return Container(
             name=RELAY,
             role=RELAY,
@@ -339,7 +339,7 @@ class Plan:
             mounts=(Mount(source=self._folder / RELAY, target="/etc/sealserve"),),
             tmpfs=(Tmpfs(target="/run/sealserve", size=_SCRATCH),),
             user=self._user,
-            health=listens(bundle.broker[1]),
+            health=listens(served.broker[1]),
             facts={"configuration": _digest(self._folder / RELAY)},
         )
 
