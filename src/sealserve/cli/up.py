@@ -38,7 +38,7 @@ def up(
     ] = Machines.ALL,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change where it runs, as a diff.")
+        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and on Kubernetes a diff.")
     ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
