@@ -10,8 +10,9 @@ import tomli_w
 from sealserve.atomic_file import write_file
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
-from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Plan, Served
+from sealserve.cluster.docker.plan import BROKER, FRONT_PORT, NGINX, PCS, PCS_PORT, RELAY, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
+from sealserve.cluster.docker.served import Served
 from sealserve.cluster.target import drain_seconds
 from sealserve.deployment import Deployment
 from sealserve.held_tree import held

@@ -16,7 +16,6 @@ connection on, byte for byte, to the broker on its own machine.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -33,6 +32,7 @@ from sealserve.cluster.docker.parts import (
     exists,
     listens,
 )
+from sealserve.cluster.docker.served import Served
 from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.containers.recipes import ImageName, images_for, reference
 from sealserve.deployment import Deployment
@@ -45,11 +45,7 @@ RELAY: Final = "relay"
 PLATFORM: Final = "platform"
 PCS: Final = "pcs"
 REPLICA: Final = "replica-"
-ENCLAVE: Final = "server"
-"""The enclave of every replica: each has an address of its own, so all can have one port, and one measurement."""
-
 FRONT_PORT: Final = 8500
-SERVER_PORT: Final = 8500
 PCS_PORT: Final = 8081
 AESM_FOLDER: Final = Path("/var/run/aesmd")
 """Where aesmd's socket is. The folder is mounted: a mounted socket would be a dead one when aesmd restarts."""
@@ -68,27 +64,6 @@ _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
 _SHARED_NETWORKS: Final = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A release as the host has it, and the enclave in it that every replica runs.
-
-    Args:
-        folder: The release.
-        enclave: The enclave's name.
-        port: Where its server listens; measured.
-        broker: Name and port of the broker that it connects to; measured.
-        size: The bytes of its sealed files.
-        manifest: The digest of its manifest.
-    """
-
-    folder: Path
-    enclave: str
-    port: int
-    broker: tuple[str, int]
-    size: int
-    manifest: str
 
 
 class Plan:

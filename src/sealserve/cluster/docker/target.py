@@ -21,17 +21,15 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.plan import (
     BROKER,
-    ENCLAVE,
     ENCLAVE_DEVICE,
     NGINX,
     RELAY,
     REPLICA,
-    SERVER_PORT,
     Plan,
-    Served,
     first_links,
     free_links,
 )
+from sealserve.cluster.docker.served import ENCLAVE, SERVER_PORT, Served, for_containers, is_address, served_of
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
@@ -184,7 +182,7 @@ class DockerTarget:
         """Return what is served and where each part runs, and write the files that the containers read."""
         folder = self._workspace.host.run / folder_name
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        served = _served(bundle)
+        served = served_of(bundle)
         user = container_user(self._workspace)
         plan = Plan(
             self._workspace,
@@ -353,47 +351,6 @@ class DockerTarget:
     def _device_groups(self) -> tuple[int, ...]:
         device = Path(ENCLAVE_DEVICE)
         return (device.stat().st_gid,) if self._deployment.platform is PlatformKind.SGX and device.exists() else ()
-
-
-def _served(bundle: Bundle) -> Served:
-    """Return what every replica runs: the enclave for containers, or the one that a host was given."""
-    enclave = bundle.enclave(ENCLAVE) or next(iter(bundle.enclaves), None)
-    if enclave is None:
-        raise TargetUnsupportedError(
-            f"The release {bundle.name} has no enclave.",
-            hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
-        )
-    if is_address(enclave.broker[0]):
-        raise TargetUnsupportedError(
-            f"The enclave connects to the broker at the address {enclave.broker[0]}; in containers the broker has "
-            "a name.",
-            hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
-        )
-    return Served(
-        folder=bundle.folder.resolve(),
-        enclave=enclave.name,
-        port=enclave.port,
-        broker=enclave.broker,
-        size=bundle.size,
-        manifest=enclave.manifest,
-    )
-
-
-def for_containers(described: Deployment) -> Deployment:
-    """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
-    broker = described.broker
-    address = broker.name if is_address(broker.address) or broker.address == "localhost" else broker.address
-    return described.model_copy(
-        update={
-            "broker": broker.model_copy(update={"address": address}),
-            "target": described.target.model_copy(update={"kind": "docker"}),
-        }
-    )
-
-
-def is_address(host: str) -> bool:
-    """Return whether ``host`` is an IP address, not a name."""
-    return ":" in host or host.replace(".", "").isdecimal()
 
 
 def log_file(workspace: Workspace, container: Running) -> Path:

@@ -7,7 +7,6 @@ service are started here as well.
 import base64
 import difflib
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ import yaml
 from sealserve.atomic_file import write_file
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
-from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
+from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import (
@@ -30,7 +29,8 @@ from sealserve.cluster.kubernetes.plan import (
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name, restarts
+from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
+from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.owner_services import OwnerServices, stop_services
@@ -156,11 +156,11 @@ class KubernetesTarget:
         self._rollout.wait(taken.replicas)
         left = self._no_longer_described(plan, made)
         for name in left:
-            self._tell(f"removing {_called(name)}, which is no longer described")
-            _remove(client, name)
+            self._tell(f"removing {called(name)}, which is no longer described")
+            remove(client, name)
         for name in left:
             if name != COREFILE:
-                _wait_gone(client, name, self._tell)
+                wait_gone(client, name, self._tell)
             self._record.remove(name)
         return taken.replaced
 
@@ -189,9 +189,7 @@ class KubernetesTarget:
                 lines = [[f"# {len(text)} lines of a Secret\n"] if text else [] for text in lines]
             label = f"{name.kind.lower()}/{name.name}"
             texts += difflib.unified_diff(lines[0], lines[1], f"cluster/{label}", f"deployment/{label}")
-        texts += [
-            f"--- cluster/{_called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, described)
-        ]
+        texts += [f"--- cluster/{called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, described)]
         return "".join(texts)
 
     def to_scale(self, replicas: int) -> Scaled | None:
@@ -345,7 +343,7 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell = qu
 
 def running(workspace: Workspace) -> Sequence[str]:
     """Return what there is of a workspace in the cluster; see `TargetModule`."""
-    return [_called(name) for name in Record(workspace).names()]
+    return [called(name) for name in Record(workspace).names()]
 
 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
@@ -356,43 +354,14 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
     if names:
         client = ClusterClient()
         for name in reversed(names):
-            tell(f"removing {_called(name)}")
-            _remove(client, name)
+            tell(f"removing {called(name)}")
+            remove(client, name)
         for name in names:
             if name != COREFILE:
-                _wait_gone(client, name, tell)
+                wait_gone(client, name, tell)
             record.remove(name)
-            stopped.append(_called(name))
+            stopped.append(called(name))
     return [*stopped, *stop_services(workspace, tell=tell)]
-
-
-def _remove(client: ClusterClient, name: ObjectName) -> None:
-    """Remove an object; of one that was only changed, what was written into it."""
-    if name == COREFILE:
-        _forget_broker(client)
-    else:
-        client.delete(name)
-
-
-def _forget_broker(client: ClusterClient) -> None:
-    config = client.get(COREFILE)
-    if config is not None:
-        client.merge(COREFILE, {"data": {"Corefile": remove_entry(config["data"]["Corefile"])}})
-
-
-def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
-    deadline = time.monotonic() + 900
-    while client.get(name) is not None:
-        tell(f"{_called(name)} finishes")
-        if time.monotonic() > deadline:
-            raise RolloutSlowError(
-                f"{_called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
-            )
-        time.sleep(CHECK_SECONDS)
-
-
-def _called(name: ObjectName) -> str:
-    return f"{name.kind.lower()}/{name.name}"
 
 
 def _lines(made: Manifest) -> list[str]:
