@@ -33,8 +33,9 @@ from sealserve.cluster.docker.parts import (
     listens,
 )
 from sealserve.cluster.docker.served import Served
+from sealserve.cluster.replica import AESM_FOLDER, SCRATCH, WORKSPACE, Content, describe_replica
 from sealserve.cluster.target import DRAIN_SECONDS
-from sealserve.containers.recipes import ImageName, images_for, reference
+from sealserve.containers.recipes import ImageName, reference
 from sealserve.deployment import Deployment
 from sealserve.terms import PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
@@ -47,18 +48,9 @@ PCS: Final = "pcs"
 REPLICA: Final = "replica-"
 FRONT_PORT: Final = 8500
 PCS_PORT: Final = 8081
-AESM_FOLDER: Final = Path("/var/run/aesmd")
-"""Where aesmd's socket is. The folder is mounted: a mounted socket would be a dead one when aesmd restarts."""
-
-ENCLAVE_DEVICE: Final = "/dev/sgx_enclave"
-"""All that gramine-sgx opens (Gramine 1.9, pal/src/host/linux-sgx/host_framework.c); provisioning is aesmd's."""
-
-_PLACE: Final = "/workspace"
 _TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
 _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
-_SCRATCH: Final = 64 * 2**20
-_SLACK: Final = 64 * 2**20  # what the server writes beside the model
 _NETWORK_SIZE: Final = 29  # eight addresses
 _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
@@ -177,7 +169,7 @@ class Plan:
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.front.name, address=self.front_address),),
             mounts=(Mount(source=self._folder / NGINX, target="/etc/sealserve"),),
-            tmpfs=(Tmpfs(target="/run/sealserve", size=_SCRATCH),),
+            tmpfs=(Tmpfs(target="/run/sealserve", size=SCRATCH),),
             published=(Published(address=service.listen, port=service.port, target=FRONT_PORT),),
             user=self._user,
             health=listens(FRONT_PORT),
@@ -203,28 +195,29 @@ class Plan:
             served: What it serves.
         """
         link = self.link(number)
-        place = f"{_PLACE}/{FOLDER}/host/releases/{served.folder.name}"
-        command: tuple[str, ...] = ("enclave", "run", "--directory", _PLACE, "--name", served.enclave)
-        command = (*command, "--release", place)
-        memory: tuple[Tmpfs, ...] = (Tmpfs(target=_TEMPORARY, size=_SCRATCH),)
-        mounts: tuple[Mount, ...] = (Mount(source=served.folder, target=place, read_only=self.simulated),)
-        devices: tuple[str, ...] = ()
-        if self.simulated:
-            memory = (*memory, Tmpfs(target="/release", size=served.size + _SLACK))
-            mounts = (*mounts, Mount(source=self._folder / QUOTING, target="/quoting"))
-            command = (*command, "--quoting-socket", "/quoting/quoting.sock")
-        else:
-            mounts = (*mounts, Mount(source=AESM_FOLDER, target=str(AESM_FOLDER)))
-            devices = (ENCLAVE_DEVICE,)
+        described = describe_replica(
+            self._deployment,
+            release=served.folder.name,
+            size=served.size,
+            enclave=served.enclave,
+            port=served.port,
+        )
+        in_memory = {Content.SCRATCH, Content.MEMORY}
         return Container(
             name=f"{REPLICA}{index}-{served.folder.name.rpartition('-')[2]}-{number}",
             role=f"{REPLICA}{index}",
-            image=self._image(images_for(self._deployment.platform)[-1]),
-            command=command,
+            image=described.image,
+            command=described.command,
             networks=(Attachment(network=link.name, address=self.upstream(number)),),
-            mounts=(*self._own_mounts(), *mounts),
-            tmpfs=memory,
-            devices=devices,
+            mounts=tuple(
+                Mount(source=self._source(mount.content, served), target=mount.target, read_only=mount.read_only)
+                for mount in described.mounts
+                if mount.content not in in_memory
+            ),
+            tmpfs=tuple(
+                Tmpfs(target=mount.target, size=mount.size) for mount in described.mounts if mount.content in in_memory
+            ),
+            devices=described.devices,
             groups=self._groups,
             user=self._user,
             health=listens(served.port),
@@ -234,13 +227,24 @@ class Plan:
             facts={"release": served.folder.name, "manifest": served.manifest},
         )
 
+    def _source(self, content: Content, served: Served) -> Path:
+        """Return where this machine has what a replica finds at a path."""
+        match content:
+            case Content.SETTINGS:
+                return self._folder / DEPLOYMENT_FILE
+            case Content.RELEASE:
+                return served.folder
+            case Content.QUOTING:
+                return self._folder / QUOTING if self.simulated else Path(AESM_FOLDER)
+        raise AssertionError(content)
+
     def _broker(self) -> Container:
-        place, owner = f"{_PLACE}/{FOLDER}/owner", self._workspace.owner
+        place, owner = f"{WORKSPACE}/{FOLDER}/owner", self._workspace.owner
         return Container(
             name=BROKER,
             role=BROKER,
             image=self._image(ImageName.BROKER),
-            command=("broker", "run", "--directory", _PLACE, *_READY),
+            command=("broker", "run", "--directory", WORKSPACE, *_READY),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
             # It sees the files that it needs, and no folder in which another key, a model or a release could lie.
             mounts=(
@@ -253,7 +257,7 @@ class Plan:
                 ),
                 *keystore_files.mounts(self._deployment.keystore),
             ),
-            tmpfs=(*self._scratch(), Tmpfs(target=place, size=_SCRATCH)),
+            tmpfs=(*self._scratch(), Tmpfs(target=place, size=SCRATCH)),
             user=self._user,
             health=exists(_READY[1]),
             after=(PCS,) if self.simulated else (),
@@ -270,12 +274,12 @@ class Plan:
         return [path for path in (owner.master_key, owner.audit_signing_key) if path.is_file()]
 
     def _pcs(self) -> Container:
-        vendor = f"{_PLACE}/{FOLDER}/vendor"
+        vendor = f"{WORKSPACE}/{FOLDER}/vendor"
         return Container(
             name=PCS,
             role=PCS,
             image=self._image(ImageName.BROKER),
-            command=("simulated", "pcs", "--directory", _PLACE, "--listen", _EVERYWHERE, *_READY),
+            command=("simulated", "pcs", "--directory", WORKSPACE, "--listen", _EVERYWHERE, *_READY),
             networks=(
                 Attachment(
                     network=self.collateral.name, address=str(self.collateral.address(_NGINX_ADDRESS)), aliases=(PCS,)
@@ -288,12 +292,12 @@ class Plan:
         )
 
     def _platform(self) -> Container:
-        host = f"{_PLACE}/{FOLDER}/host"
+        host = f"{WORKSPACE}/{FOLDER}/host"
         return Container(
             name=PLATFORM,
             role=PLATFORM,
             image=self._image(ImageName.BROKER),
-            command=("simulated", "platform", "--directory", _PLACE, *_READY),
+            command=("simulated", "platform", "--directory", WORKSPACE, *_READY),
             networks=(),
             mounts=(
                 *self._own_mounts(),
@@ -312,19 +316,19 @@ class Plan:
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
             mounts=(Mount(source=self._folder / RELAY, target="/etc/sealserve"),),
-            tmpfs=(Tmpfs(target="/run/sealserve", size=_SCRATCH),),
+            tmpfs=(Tmpfs(target="/run/sealserve", size=SCRATCH),),
             user=self._user,
             health=listens(served.broker[1]),
             facts={"configuration": _digest(self._folder / RELAY)},
         )
 
     def _own_mounts(self) -> tuple[Mount, ...]:
-        return (Mount(source=self._folder / DEPLOYMENT_FILE, target=f"{_PLACE}/{DEPLOYMENT_FILE}"),)
+        return (Mount(source=self._folder / DEPLOYMENT_FILE, target=f"{WORKSPACE}/{DEPLOYMENT_FILE}"),)
 
     def _scratch(self) -> tuple[Tmpfs, ...]:
         return (
-            Tmpfs(target=_TEMPORARY, size=_SCRATCH),
-            Tmpfs(target=f"{_PLACE}/{FOLDER}", size=_SCRATCH),
+            Tmpfs(target=_TEMPORARY, size=SCRATCH),
+            Tmpfs(target=f"{WORKSPACE}/{FOLDER}", size=SCRATCH),
         )
 
     def _image(self, name: ImageName) -> str:

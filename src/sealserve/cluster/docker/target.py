@@ -21,7 +21,6 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.plan import (
     BROKER,
-    ENCLAVE_DEVICE,
     NGINX,
     RELAY,
     REPLICA,
@@ -31,6 +30,7 @@ from sealserve.cluster.docker.plan import (
 )
 from sealserve.cluster.docker.served import ENCLAVE, SERVER_PORT, Served, for_containers, is_address, served_of
 from sealserve.cluster.launch_log import is_refused
+from sealserve.cluster.replica import ENCLAVE_DEVICE
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,

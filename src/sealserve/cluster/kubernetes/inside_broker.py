@@ -15,12 +15,12 @@ import tomli_w
 
 from sealserve.bundle import OwnersBroker
 from sealserve.cluster.kubernetes.plan import (
-    WORKSPACE,
     Manifest,
     NotRenderableError,
     Plan,
     container_security,
 )
+from sealserve.cluster.replica import WORKSPACE
 from sealserve.containers.recipes import ImageName
 from sealserve.terms import EVERY_ADDRESS
 from sealserve.workspace import DEPLOYMENT_FILE

@@ -15,7 +15,8 @@ import yaml
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.alerts import broker_rules, replica_rules
 from sealserve.cluster.kubernetes.dashboard import dashboard_text
-from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.replica import METRICS_PORT
 from sealserve.deployment import Deployment
 from sealserve.terms import TlsMode
 

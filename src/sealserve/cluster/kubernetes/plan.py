@@ -19,14 +19,9 @@ Manifest: TypeAlias = dict[str, Any]
 
 SERVER_PORT: Final = 8500
 FRONT_PORT: Final = 8500
-METRICS_PORT: Final = "metrics"
-"""What the port of a replica's metrics is called."""
-
 ENCLAVE: Final = "server"
 """The enclave of every replica: each pod has an address of its own, so all have one port and one measurement."""
 
-WORKSPACE: Final = "/workspace"
-RELEASES: Final = f"{WORKSPACE}/.sealserve/host/releases"
 SETTINGS: Final = "/etc/sealserve"
 APPLICATION: Final = "sealserve"
 _LABEL_LENGTH: Final = 63

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.cluster.kubernetes.plan import (
-    RELEASES,
     SETTINGS,
-    WORKSPACE,
     Manifest,
     NotRenderableError,
     Plan,
     container_security,
 )
+from sealserve.cluster.replica import RELEASES, WORKSPACE
 from sealserve.workspace import DEPLOYMENT_FILE
 
 CLAIM: Final = "claim:"

@@ -22,9 +22,10 @@ from sealserve.cluster.docker.configuration import (
     write_seccomp,
 )
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
-from sealserve.cluster.docker.plan import AESM_FOLDER, ENCLAVE_DEVICE, Plan, first_links, free_links
+from sealserve.cluster.docker.plan import Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.served import Served, for_containers
+from sealserve.cluster.replica import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import broker_files, simulation
