@@ -94,7 +94,8 @@ def _foresee(
     if machines is Machines.ALL:
         missing = missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn)
         steps = [step.text for step in missing]
-    folder = None if steps and release is None else releases.find(machines.releases(workspace), release)
+    sealed = machines is Machines.HOST or release is not None or releases.any_in(workspace.owner.releases)
+    folder = releases.find(machines.releases(workspace), release) if sealed else None
     bundle = None
     if folder is not None:
         destination = opened.destination(folder.name, replicas)
