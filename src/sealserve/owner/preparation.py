@@ -123,19 +123,24 @@ def foresee(workspace: Workspace, release: Path, destination: Destination) -> Fo
     Raises:
         SealserveError: The release does not verify, or its enclaves cannot be built here.
     """
+    first: list[str] = []
     shipping: list[str] = []
+    if destination.deployment.platform is PlatformKind.SIMULATED and not workspace.host.platform.exists():
+        first.append("certifying the simulated platform")
     if destination.store is not None:
         shipping.append(_PACKING)
     if destination.on_this_machine and not (workspace.host.releases / release.name).is_dir():
         shipping.append("copying the release to the host's folder")
+    if destination.broker is BrokerPlace.CLUSTER:
+        shipping.append("copying the broker's keys and database into the cluster, where they are not compared")
     registering = f"registering the enclaves of {release.name} with the broker"
     inventory = _known_inventory(workspace, destination)
     if destination.in_image and inventory is None:
         measuring = f"measuring {_image(destination.deployment)}, and building the release's enclave unless it fits"
-        return Foreseen(steps=(measuring, registering, *shipping), bundle=None)
+        return Foreseen(steps=(*first, measuring, registering, *shipping), bundle=None)
     draft = _draft(workspace, release, destination, inventory)
     return Foreseen(
-        steps=(*map(_building, draft.to_build), registering, *shipping),
+        steps=(*first, *map(_building, draft.to_build), registering, *shipping),
         bundle=Bundle(
             folder=release,
             size=sum(file.size for file in draft.verified.index.files),

@@ -205,6 +205,33 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
     assert f"Not done in a dry run: building the enclave {enclave}.\n" in err
 
 
+def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "inventory.json"
+    file.write_bytes(inventory.to_bytes())
+    site = make_site(
+        tmp_path / "site",
+        broker={"address": "sealserve-broker.sealserve.svc"},
+        target={"kind": "kubernetes"},
+        kubernetes={
+            "inventory": file,
+            "release_source": "https://store.example.com/{release}.tar",
+            "dangerous_broker_inside": True,
+        },
+    )
+    site.import_model()
+    site.certify()
+    site.build_release()
+    monkeypatch.setattr("sealserve.cluster.kubernetes.target.ClusterClient", EmptyCluster)
+    monkeypatch.setattr("sealserve.owner.broker_files._read", None)
+    out, err = dry_run(site, capsys)
+    assert "Not done in a dry run: certifying the simulated platform.\n" in err
+    assert "copying the broker's keys and database into the cluster, where they are not compared.\n" in err
+    assert "deployment/sealserve-replicas" in out
+    assert "secret/" not in out
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_a_dry_run_measures_no_image(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
