@@ -116,14 +116,15 @@ class LocalTarget:
     def destination(self, release: str, replicas: int) -> Destination:
         """Return this machine as the place of a release; see `Target.destination`.
 
-        An enclave that was shipped before keeps its port, unless another program has the port now.
+        An enclave that exists keeps its port, unless another program has the port now. This machine is the owner's
+        too, so enclaves that were built and not shipped yet count as well.
         """
-        shipped = self._workspace.host.releases / release
+        built = self._workspace.owner.releases / release
         places: list[EnclavePlace] = []
         for index in range(replicas):
             name = f"{REPLICA}{index}"
             in_use = running_process(self._workspace, name) is not None
-            port = _shipped_port(shipped, name)
+            port = _built_port(built, name)
             taken = {place.port for place in places}
             if port is None or port in taken or not (in_use or ports.is_free(port)):
                 port = next(port for port in iter(ports.find_free, None) if port not in taken)
@@ -338,10 +339,10 @@ def running(workspace: Workspace) -> list[str]:
     return owner_services.running(workspace)
 
 
-def _shipped_port(shipped: Path, name: str) -> int | None:
-    """Return the port of an enclave that was shipped before, or None if there is none that could start."""
+def _built_port(release: Path, name: str) -> int | None:
+    """Return the port of an enclave that exists, or None if there is none that could start."""
     try:
-        return port_of(load_enclave(shipped, name).manifest)
+        return port_of(load_enclave(release, name).manifest)
     except SealserveError:
         return None
 

@@ -1,6 +1,7 @@
 """What the local target refuses before it starts anything."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.bundle import read_bundle
+from sealserve.cluster import ports
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import own_command
 from sealserve.cluster.processes import Process, start_time
@@ -66,6 +68,21 @@ def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytes
     monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: next(answers))
     target.wait_replica(process)
     assert told == ["replica-0 attests itself, opens the release and loads the model"]
+
+
+def test_an_enclave_keeps_its_port_while_that_is_free(site: Site) -> None:
+    release = site.build_release().folder
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        taken, free = listener.getsockname()[1], ports.find_free()
+        listener.listen()
+        site.build_enclave(release, name="replica-0", port=taken)
+        site.build_enclave(release, name="replica-1", port=free)
+        places = LocalTarget(site.workspace, site.deployment).destination(release.name, 3).enclaves
+    assert [place.name for place in places] == ["replica-0", "replica-1", "replica-2"]
+    assert places[1].port == free
+    assert len({taken, *(place.port for place in places)}) == 4
+    assert not any(place.in_use for place in places)
 
 
 @pytest.mark.parametrize(("listen", "shown"), [("127.0.0.1", "127.0.0.1:8500"), ("::1", "[::1]:8500")])
