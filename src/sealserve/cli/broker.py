@@ -11,11 +11,13 @@ import typer
 
 from sealserve import deployment
 from sealserve.broker import admin
-from sealserve.broker.admin import ReleaseSummary
+from sealserve.broker.admin import KnownRelease
 from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
+from sealserve.broker.releases import Release
 from sealserve.cli import broker_platform, console, passphrases
+from sealserve.cli.broker_json import encode
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.findings import Danger
@@ -110,12 +112,12 @@ def releases_(directory: console.Directory = console.HERE, as_json: console.Json
     with open_database(console.find_workspace(directory)) as database:
         rows = admin.every_release(database)
     if as_json:
-        console.print_json([asdict(row) for row in rows])
+        console.print_json(encode(rows))
         return
     console.print_table(
         ("RELEASE", "STATE", "PLATFORM", "TCB", "ENCLAVES"),
-        [(row.name, _state(row), row.platform, row.tcb_policy, ", ".join(item.label for item in row.enclaves))
-         for row in rows],
+        [(row.release.name, _state(row.release), row.release.platform, row.release.policy.tcb.name,
+          ", ".join(item.label for item in row.enclaves)) for row in rows],
         empty="No releases yet: `sealserve broker allow`.",
     )  # fmt: skip
 
@@ -145,19 +147,19 @@ def log(
                 "`sealserve broker log --sign` makes one: keep it on another machine."
             )
     if sign:
-        console.print_json(asdict(provisioning.sign_log(workspace, now=datetime.now(UTC))))
+        console.print_json(encode(provisioning.sign_log(workspace, now=datetime.now(UTC))))
         return
     with open_database(workspace) as database:
         rows = admin.log(database, last=last)
     if as_json:
-        console.print_json([asdict(row) for row in rows])
+        console.print_json(encode(rows))
         return
     console.print_table(
         ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
         [
-            (row.seq, row.time[:19].replace("T", " "), row.decision, row.code, (row.release_id or "")[:12],
-             (row.mr_enclave or "")[:12], row.tcb_status or "", row.peer, row.detail)
-            for row in rows
+            (row.seq, f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.decision, entry.code, (entry.release_id or "")[:12],
+             (entry.mr_enclave or "")[:12], entry.tcb_status or "", entry.peer, entry.detail)
+            for row in rows for entry in [row.entry]
         ],
         empty="No decisions yet.",
     )  # fmt: skip
@@ -197,7 +199,7 @@ def status(directory: console.Directory = console.HERE, as_json: console.Json = 
     with open_database(console.find_workspace(directory)) as database:
         found = admin.status(database)
     if as_json:
-        console.print_json(asdict(found))
+        console.print_json(encode(found))
         return
     console.print_fields({
         "keys": found.keys,
@@ -209,24 +211,25 @@ def status(directory: console.Directory = console.HERE, as_json: console.Json = 
     })  # fmt: skip
 
 
-def _print(release: ReleaseSummary, *, as_json: bool) -> None:
+def _print(known: KnownRelease, *, as_json: bool) -> None:
     if as_json:
-        console.print_json(asdict(release))
+        console.print_json(encode(known))
         return
+    release = known.release
     console.print_fields({
         "release": release.name,
         "state": _state(release),
         "platform": release.platform,
-        "TCB policy": release.tcb_policy,
-        "enclaves": "\n".join(f"{item.label}  {item.mr_enclave}" for item in release.enclaves),
+        "TCB policy": release.policy.tcb.name,
+        "enclaves": "\n".join(f"{item.label}  {item.measurement.hex()}" for item in known.enclaves),
     })  # fmt: skip
 
 
-def _state(release: ReleaseSummary) -> str:
+def _state(release: Release) -> str:
     if release.deadline is None:
         return release.state
-    over = datetime.fromisoformat(release.deadline) <= datetime.now(UTC)
-    return f"ended at {release.deadline}" if over else f"{release.state} until {release.deadline}"
+    deadline = release.deadline.isoformat()
+    return f"ended at {deadline}" if release.deadline <= datetime.now(UTC) else f"{release.state} until {deadline}"
 
 
 def _counts(counts: dict[str, int]) -> str:

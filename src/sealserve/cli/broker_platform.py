@@ -1,6 +1,5 @@
 """``sealserve broker platform``: which machines may have the keys of releases for enrolled platforms."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
+from sealserve.cli.broker_json import encode
 from sealserve.owner.keys import open_database
 from sealserve.terms import PlatformKind
 
@@ -37,7 +37,7 @@ def enrol(
     with open_database(workspace) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
     if as_json:
-        console.print_json(asdict(enrolled))
+        console.print_json(encode(enrolled))
     else:
         console.out.print(f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
 
@@ -57,7 +57,7 @@ def withdraw(
     with open_database(workspace) as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
     if as_json:
-        console.print_json(asdict(withdrawn))
+        console.print_json(encode(withdrawn))
     else:
         console.out.print(
             f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys."
@@ -70,10 +70,10 @@ def list_(directory: console.Directory = console.HERE, as_json: console.Json = F
     with open_database(console.find_workspace(directory)) as database:
         rows = admin.every_platform(database)
     if as_json:
-        console.print_json([asdict(row) for row in rows])
+        console.print_json(encode(rows))
         return
     console.print_table(
         ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
-        [(row.platform_id, row.platform, row.enrolled[:19].replace("T", " "), row.label) for row in rows],
+        [(row.platform_id, row.platform, f"{row.enrolled:%Y-%m-%d %H:%M:%S}", row.label) for row in rows],
         empty="No platforms yet: `sealserve broker platform enrol`.",
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sealserve import deployment, workspace
-from sealserve.broker.policy import PRESETS
+from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
 from sealserve.cli.bundles import received
 from sealserve.cluster.kubernetes import preconditions, shipping

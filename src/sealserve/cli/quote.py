@@ -8,10 +8,10 @@ import typer
 
 from sealserve.cli import console
 from sealserve.regular_file import read_regular
-from sealserve.sgx.appraisal import verify_quote
+from sealserve.sgx.appraisal import examine_quote
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
-from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show and verify SGX quotes.")
@@ -22,7 +22,7 @@ QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote,
 @app.command()
 def show(path: QuoteFile, as_json: console.Json = False) -> None:
     """Show what a quote says. Nothing of it is verified."""
-    _print(_fields(parse_quote(read_regular(path))), as_json=as_json)
+    _print(_fields(Quote.parse(read_regular(path))), as_json=as_json)
 
 
 @app.command()
@@ -39,19 +39,18 @@ def verify(
     as_json: console.Json = False,
 ) -> None:
     """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
-    raw = read_regular(path)
-    quote = parse_quote(raw)
     anchor = (
         TrustAnchor(root_der=read_regular(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
     )
+    examined = examine_quote(read_regular(path), anchor=anchor)
     if collateral is not None:
         found = Collateral.from_json(read_regular(collateral).decode(errors="replace"))
     else:
         with PcsClient(pcs) as client:
-            found = client.collateral_for(quote)
-    verified = verify_quote(raw, found, anchor=anchor, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
+            found = client.collateral_for(examined.pck)
+    verified = examined.verify(found, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
     _print(
-        _fields(quote)
+        _fields(examined.quote)
         | {
             "TCB status": str(verified.tcb_status),
             "advisories": ", ".join(sorted(verified.advisory_ids)) or "none",

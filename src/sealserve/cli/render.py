@@ -18,6 +18,7 @@ from sealserve.cluster.kubernetes import files, shipping
 from sealserve.cluster.kubernetes.monitoring import prometheus_files
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.target import KubernetesTarget
+from sealserve.cluster.targets import check_replicas
 from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
@@ -77,7 +78,7 @@ def kubernetes(
     host: Annotated[
         bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")
     ] = False,
-    replicas: Annotated[int | None, typer.Option(min=1, max=1000, show_default="target.replicas")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, show_default="target.replicas")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for the files.", show_default="standard output")
     ] = None,
@@ -88,6 +89,7 @@ def kubernetes(
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
     plan = shipping.plan(workspace, described, bundle, replicas=replicas)
@@ -139,7 +141,7 @@ def docker(
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     role: Annotated[Machines, typer.Option("--role", help="host: the broker is elsewhere.")] = Machines.ALL,
     gramine_direct: Annotated[
@@ -154,11 +156,13 @@ def docker(
     """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    count = replicas or described.target.replicas
+    check_replicas(workspace, described, "docker", count)
     with console.spinner("Rendering") as tell:
         target = DockerTarget(workspace, described, tell=tell, gramine_direct=gramine_direct)
         if role is Machines.ALL:
             take_first_steps(workspace, described, tell=tell)
-        folder, count = releases.find(role.releases(workspace), release), replicas or described.target.replicas
+        folder = releases.find(role.releases(workspace), release)
         bundle = bundle_for(workspace, folder, target.destination(folder.name, count), role, tell=tell)
         text = target.render(bundle, count)
     if output is None:

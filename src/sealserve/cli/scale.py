@@ -9,14 +9,14 @@ from sealserve.cli import console, status
 from sealserve.cli.bundles import Machines, bundle_for
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
-from sealserve.cluster.targets import open_target
+from sealserve.cluster.targets import check_replicas, open_target
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def scale(
-    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, max=64, help="How many enclaves shall serve.")],
+    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, help="How many enclaves shall serve.")],
     target: console.Target = None,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
@@ -24,6 +24,7 @@ def scale(
     """Start or stop replicas. Those that stop finish their requests first."""
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
+    check_replicas(workspace, described, target, replicas)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
         with starting(workspace, tell=tell, for_programs=as_json):

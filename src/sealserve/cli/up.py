@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 def up(
     target: console.Target = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
@@ -47,11 +47,13 @@ def up(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
+    count = replicas or described.target.replicas
+    targets.check_replicas(workspace, described, kind, count)
     if dry_run:
         opened = targets.open_target(workspace, described, kind)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        _foresee(workspace, described, opened, release, replicas or described.target.replicas, machines=role)
+        _foresee(workspace, described, opened, release, count, machines=role)
         return
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
 
@@ -66,7 +68,7 @@ def up(
             # 1. The owner makes what is missing: models, certificates, a release.
             if role is Machines.ALL:
                 take_first_steps(workspace, described, tell=tell)
-            folder, count = releases.find(role.releases(workspace), release), replicas or described.target.replicas
+            folder = releases.find(role.releases(workspace), release)
             # 2. The target refuses what it could not start, before anything is built for it.
             opened.check(folder, broker_here=role is Machines.ALL)
             # 3. The owner prepares the release for the target.
@@ -117,8 +119,9 @@ def _foresee(
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
     """Let the releases end that ``by`` has replaced, and warn if it ends itself."""
     for retired in provisioning.retire(workspace, described, replaced, by=by, now=datetime.now(UTC)):
+        deadline = retired.deadline.isoformat() if retired.deadline else "it is revoked"
         console.say(
-            f"{retired.name} is draining: restarts and a roll-back get its key until {retired.deadline}. "
+            f"{retired.name} is draining: restarts and a roll-back get its key until {deadline}. "
             f"`sealserve broker revoke {retired.name}` ends it at once."
         )
     if (until := provisioning.draining_until(workspace, by)) is not None:

@@ -37,6 +37,7 @@ from sealserve.cluster.replica import AESM_FOLDER, SCRATCH, WORKSPACE, Content, 
 from sealserve.cluster.target import DRAIN_SECONDS
 from sealserve.containers.recipes import ImageName, reference
 from sealserve.deployment import Deployment
+from sealserve.deployment.replica_limit import SHARED_NETWORKS
 from sealserve.terms import PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
@@ -51,11 +52,9 @@ PCS_PORT: Final = 8081
 _TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
 _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
-_NETWORK_SIZE: Final = 29  # eight addresses
 _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
-_SHARED_NETWORKS: Final = 2
 
 
 class Plan:
@@ -89,7 +88,6 @@ class Plan:
         self._folder = folder
         self._groups = groups
         self._seccomp = seccomp
-        self._subnets = list(deployment.docker.subnet.subnets(new_prefix=_NETWORK_SIZE))
 
     @property
     def simulated(self) -> bool:
@@ -114,7 +112,7 @@ class Plan:
     @property
     def front(self) -> Network:
         """NGINX's network, which its published port leads to."""
-        return Network(name="front", subnet=self._subnets[0], internal=False)
+        return Network(name="front", subnet=self._deployment.docker.network(0), internal=False)
 
     @property
     def collateral(self) -> Network:
@@ -125,16 +123,17 @@ class Plan:
         outside = keystore_files.leads_outside(self._deployment.keystore)
         internal = self.simulated and self._broker_here and not outside
         name = "collateral" if self._broker_here else "outside"
-        return Network(name=name, subnet=self._subnets[1], internal=internal)
+        return Network(name=name, subnet=self._deployment.docker.network(1), internal=internal)
 
     def link(self, number: int) -> Network:
         """Return the network of one replica."""
-        return Network(name=f"link-{number}", subnet=self._subnets[_SHARED_NETWORKS + number], internal=True)
+        subnet = self._deployment.docker.network(SHARED_NETWORKS + number)
+        return Network(name=f"link-{number}", subnet=subnet, internal=True)
 
     @property
     def links(self) -> range:
         """The numbers that replicas' networks may have."""
-        return range(len(self._subnets) - _SHARED_NETWORKS)
+        return range(self._deployment.docker.networks - SHARED_NETWORKS)
 
     @property
     def front_address(self) -> str:

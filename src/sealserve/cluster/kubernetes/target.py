@@ -86,7 +86,10 @@ class KubernetesTarget:
 
     @property
     def _rollout(self) -> Rollout:
-        return Rollout(self._client, self._deployment.kubernetes, tell=self._tell)
+        settings = self._deployment.kubernetes
+        return Rollout(
+            self._client, namespace=settings.namespace, start_seconds=settings.start_seconds, tell=self._tell
+        )
 
     @property
     def _deployment_name(self) -> ObjectName:
@@ -110,14 +113,14 @@ class KubernetesTarget:
         del release, replicas
         settings = self._deployment.kubernetes
         # A deployment that is no trial is refused when the broker's objects are made, and needs no keys for that.
-        inside = settings.dangerous_broker_inside and self._deployment.platform is PlatformKind.SIMULATED
+        inside = settings.broker.dangerous_inside and self._deployment.platform is PlatformKind.SIMULATED
         return Destination(
             deployment=self._deployment,
             enclaves=(EnclavePlace(name=ENCLAVE, port=SERVER_PORT),),
             in_image=True,
-            inventory=settings.inventory,
+            inventory=settings.images.inventory,
             on_this_machine=False,
-            store=settings.store_folder,
+            store=settings.store.folder,
             broker=BrokerPlace.CLUSTER if inside else BrokerPlace.PROCESS,
         )
 
@@ -133,7 +136,7 @@ class KubernetesTarget:
         # 1. Refuse what cannot work before anything is applied.
         plan = shipping.plan(self._workspace, self._deployment, bundle, replicas=replicas)
         check_rights(plan, client)
-        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
+        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
         # 2. In simulation, start what the owner's machine runs. A real broker is its owner's to run.
         if bundle.broker is not None:
             self._start_services()
@@ -146,7 +149,7 @@ class KubernetesTarget:
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
             client.apply(space)
-        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             self._name_broker(plan)
         self._tell("applying the objects")
         for item in made:
@@ -176,7 +179,7 @@ class KubernetesTarget:
         exists = client.get(ObjectName.of(namespace(plan))) is not None
         described = list(self._objects(plan, bundle))
         take_over(described, client.get(self._deployment_name) if exists else None, plan)
-        unknown = {plan.name(inside_broker.PART)} if plan.settings.dangerous_broker_inside else set()
+        unknown = {plan.name(inside_broker.PART)} if plan.settings.broker.dangerous_inside else set()
         if not self._workspace.host.platform.is_dir():
             unknown.add(plan.name(PLATFORM))
         made = [item for item in described if item["metadata"]["name"] not in unknown]
@@ -205,11 +208,11 @@ class KubernetesTarget:
             raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
-        if (most := self._deployment.kubernetes.max_replicas) is not None:
+        if (most := self._deployment.kubernetes.autoscaler.max_replicas) is not None:
             if replicas > most:
                 raise TargetUnsupportedError(
                     f"The autoscaler may have {most} replicas at most.",
-                    hint="Raise kubernetes.max_replicas in sealserve.toml, then `sealserve up`.",
+                    hint="Raise kubernetes.autoscaler.max_replicas in sealserve.toml, then `sealserve up`.",
                 )
             if self._client.get(self._autoscaler_name) is not None:
                 self._client.merge(self._autoscaler_name, {"spec": {"minReplicas": replicas}})
@@ -254,7 +257,7 @@ class KubernetesTarget:
     def _start_services(self) -> None:
         if (
             self._deployment.platform is PlatformKind.SIMULATED
-            and not self._deployment.kubernetes.dangerous_broker_inside
+            and not self._deployment.kubernetes.broker.dangerous_inside
         ):
             services = OwnerServices(self._workspace, self._deployment, tell=self._tell)
             services.start_vendor()
@@ -271,12 +274,12 @@ class KubernetesTarget:
         return objects(plan, platform_files=files, broker_files=self._broker_files(plan, bundle))
 
     def _broker_files(self, plan: Plan, bundle: Bundle) -> Mapping[str, str] | None:
-        if not plan.settings.dangerous_broker_inside:
+        if not plan.settings.broker.dangerous_inside:
             return None
         if bundle.broker is None:
             raise NotRenderableError(
                 "A host has no keys to put into a broker in the cluster.",
-                hint="kubernetes.dangerous_broker_inside is for trials where owner and host are one machine.",
+                hint="kubernetes.broker.dangerous_inside is for trials where owner and host are one machine.",
             )
         _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
         return inside_broker.material(plan, bundle.broker)
@@ -284,7 +287,7 @@ class KubernetesTarget:
     def _no_longer_described(self, plan: Plan, made: Sequence[Manifest]) -> Sequence[ObjectName]:
         """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
         described = {ObjectName.of(item) for item in [namespace(plan), *made]}
-        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             described.add(COREFILE)
         before = [name for name in self._record.names() if name.namespace in {plan.settings.namespace, "kube-system"}]
         return [name for name in before if name not in described]
@@ -297,19 +300,20 @@ class KubernetesTarget:
         most = sum(fitting_replicas(asked, settings, self._client.find("v1", "Node", "", "")).values())
         if wanted > most:
             raise RoomMissingError(
-                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' {settings.epc_resource} is for {most}.",
-                hint="Fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a smaller enclave; "
-                "`sealserve doctor host --target kubernetes` shows what each node has.",
+                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' "
+                f"{settings.resources.epc_resource} is for {most}.",
+                hint="Fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a smaller "
+                "enclave; `sealserve doctor host --target kubernetes` shows what each node has.",
             )
 
     def _name_broker(self, plan: Plan) -> None:
         config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
-                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker_naming = "dns".'
+                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker.naming = "dns".'
             )
         text = config["data"]["Corefile"]
-        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker_ip)
+        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker.ip)
         if named != text:
             self._tell(f"adding {plan.shipped.broker[0]} to the cluster's DNS")
             self._record.add(COREFILE)
