@@ -46,9 +46,8 @@ def elsewhere(
         broker={"address": ADDRESS},
         target={"kind": request.param},
         kubernetes={
-            "inventory": file,
-            "store_folder": tmp_path / "store",
-            "release_source": "https://store.example.com/{release}.tar",
+            "images": {"inventory": file},
+            "store": {"folder": tmp_path / "store", "source": "https://store.example.com/{release}.tar"},
         },
     )
     docker = tmp_path / "docker"
@@ -215,9 +214,9 @@ def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(
         broker={"address": "sealserve-broker.sealserve.svc"},
         target={"kind": "kubernetes"},
         kubernetes={
-            "inventory": file,
-            "release_source": "https://store.example.com/{release}.tar",
-            "dangerous_broker_inside": True,
+            "images": {"inventory": file},
+            "store": {"source": "https://store.example.com/{release}.tar"},
+            "broker": {"dangerous_inside": True},
         },
     )
     site.import_model()
