@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.harness.running import Running, deployment
 
-from sealserve.enclave.measurement import load_enclave
-from sealserve.owner.enclaves import monitoring_port, port_of
+from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.owner.enclaves import monitoring_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 

@@ -20,10 +20,12 @@ from tests.harness.running import run
 from tests.harness.workspaces import NAME, Site, make_site
 from tests.kubernetes.conftest import Kubectl
 
+from sealserve.bundle import Bundle
 from sealserve.client.channel import open_channel
 from sealserve.client.predict import Predictor
 from sealserve.cluster.kubernetes.target import KubernetesTarget, stop_all
 from sealserve.errors import SealserveError
+from sealserve.owner.preparation import foresee, prepare
 from sealserve.owner.service import access
 
 NODE_PORT = 30500
@@ -134,9 +136,19 @@ class Service:
         """Build another release."""
         return self.site.build_release().folder
 
+    def prepare(self, release: Path) -> Bundle:
+        """Let the owner prepare a release for the cluster."""
+        return prepare(self.site.workspace, release, self.target.destination(release.name, 1), tell=print)
+
     def up(self, release: Path, replicas: int = 2) -> None:
         """Start or roll, and wait."""
-        self.target.up(release, replicas)
+        self.target.up(self.prepare(release), replicas)
+
+    def difference(self, release: Path, replicas: int) -> str:
+        """Return what `up` would change."""
+        foreseen = foresee(self.site.workspace, release, self.target.destination(release.name, replicas))
+        assert foreseen.bundle is not None
+        return self.target.difference(foreseen.bundle, replicas)
 
     def down(self) -> None:
         """Remove it all."""

@@ -16,6 +16,7 @@ from tests.harness.container_images import Images
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
+from sealserve.bundle import OwnersBroker, read_bundle
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
@@ -23,8 +24,9 @@ from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.owner_services import OwnerServices
 from sealserve.cluster.target import State
-from sealserve.owner import enclaves
+from sealserve.owner import enclaves, preparation
 from sealserve.sealing import archive
 from sealserve.tcp_ports import SERVICE_PORT
 
@@ -180,7 +182,7 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
             wait(lambda: len(serving(service)) == 2)
             wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
     finally:
-        local.start_broker()
+        services(service).start_broker()
     assert load.errors == []
     service.target.scale(3)
     service.target.scale(2)
@@ -193,7 +195,7 @@ def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
     try:
         service.target.scale(3)  # the broker keeps collateral that is still current
     finally:
-        local.start_vendor()
+        services(service).start_vendor()
     service.target.scale(2)
 
 
@@ -207,7 +209,7 @@ def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> Non
     assert standing(service, release.name) == {"active"}
     assert load.errors == []
     assert {part.detail.split(";")[0] for part in serving(service)} == {release.name}
-    assert service.target.difference(release, 2) == ""
+    assert service.difference(release, 2) == ""
 
 
 @pytest.mark.parametrize("reason", ["revoked", "measured-otherwise"])
@@ -268,7 +270,7 @@ def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
 def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, tmp_path: Path) -> None:
     site = service.site
     release = min(site.workspace.owner.releases.glob("half*"))
-    rendered = make_plan(site.workspace, site.deployment, release)
+    rendered = make_plan(site.workspace, site.deployment, read_bundle(release, [ENCLAVE]))
     made = [
         item for item in objects(rendered) if item["metadata"]["name"] != "sealserve-front" or item["kind"] != "Service"
     ]
@@ -309,7 +311,7 @@ def test_a_roll_out_that_does_not_end_is_said(
 
 def roll_revoked(service: Service, release: Path) -> None:
     """Roll to a release that the owner revokes before its enclaves start."""
-    service.target._build(release)
+    service.prepare(release)
     service("broker", "revoke", release.name, "--yes")
     roll_as_it_is(service, release)
 
@@ -317,8 +319,8 @@ def roll_revoked(service: Service, release: Path) -> None:
 def roll_measured_otherwise(service: Service, release: Path) -> None:
     """Roll to a release with another enclave than the owner allowed: this one has more threads."""
     site = service.site
-    service.target._build(release)
-    inventory = service.target._inventory()
+    service.prepare(release)
+    inventory = preparation._inventory(site.workspace, service.target.destination(release.name, 1), print)
     allowed = enclaves.specify(
         site.workspace, site.deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=inventory
     )
@@ -332,10 +334,12 @@ def roll_measured_otherwise(service: Service, release: Path) -> None:
 
 def roll_as_it_is(service: Service, release: Path) -> None:
     """Roll to a release whose enclave is neither built again nor allowed."""
-    target = service.target
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target, "_build", lambda _release: None)
-        target.up(release, 2)
+    service.target.up(read_bundle(release, [ENCLAVE], broker=OwnersBroker()), 2)
+
+
+def services(service: Service) -> OwnerServices:
+    """Return the owner's services on this machine."""
+    return OwnerServices(service.site.workspace, service.site.deployment)
 
 
 def this_machine_is_a_node(service: Service) -> bool:

@@ -12,6 +12,7 @@ from tests.kubernetes.service import make_deployment
 
 from sealserve.cluster.kubernetes.preconditions import RightsMissingError
 from sealserve.cluster.kubernetes.target import KubernetesTarget
+from sealserve.owner.preparation import prepare
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
@@ -90,8 +91,10 @@ def test_a_user_with_few_rights(
     assert found["broker"]["verdict"] == "note"
     assert found["device-plugin"]["verdict"] == "missing"
     target = KubernetesTarget(site.workspace, site.deployment)
+    release = site.build_release().folder
+    bundle = prepare(site.workspace, release, target.destination(release.name, 1))
     with pytest.raises(RightsMissingError, match=r"create deployments\.apps in sealserve"):
-        target.up(site.build_release().folder, 1)
+        target.up(bundle, 1)
     assert target.status() == []  # neither there nor here was anything started
 
 

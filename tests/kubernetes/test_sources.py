@@ -92,7 +92,7 @@ def test_the_broker_is_found_by_a_service_of_the_cluster(service: Service, kubec
 def test_a_release_comes_in_an_image(service: Service, cluster: Cluster, tmp_path: Path) -> None:
     with settings_of(service, store={"source": f"image:{IMAGE}:{{release}}"}):
         release = service.build_release()
-        service.target._build(release)
+        service.prepare(release)
         bundle = tmp_path / "bundle.tar"
         archive.pack(release, bundle)
         files = {"bin/busybox": Path("/bin/busybox"), BUNDLE.removeprefix("/"): bundle}
@@ -113,7 +113,7 @@ def test_a_release_comes_on_a_claim(service: Service, kubectl: Kubectl) -> None:
         kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": given})
         with settings_of(service, store={"source": f"claim:{CLAIM}"}):
             release = service.build_release()
-            service.target._build(release)
+            service.prepare(release)
             shutil.copytree(release, folder / release.name)
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, SERVICE_USER, SERVICE_USER)
@@ -134,7 +134,7 @@ def test_a_release_comes_from_an_s3_store(service: Service, tmp_path: Path) -> N
             address, access_key=s3.access_key, secret_key=s3.secret_key, now=service.site.now, seconds=600,
             region=s3_store.REGION,
         )  # fmt: skip
-        service.target._build(release)
+        service.prepare(release)
         archive.pack(release, tmp_path / "releases" / f"{release.name}.tar")
         assert httpx.get(address).status_code == httpx.codes.FORBIDDEN
         with settings_of(service, store={"source": signed}):
@@ -158,9 +158,9 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
         material = json.loads(kubectl("-n", SPACE, "get", "secret", "sealserve-broker", "-o", "json"))["data"]
         key = base64.b64encode(service.site.workspace.owner.master_key.read_bytes()).decode()
         assert key in material.values(), "this is what makes it dangerous"
-        assert service.target.difference(release, 1) == ""
+        assert service.difference(release, 1) == ""
     # Without the trial, what only it needed is gone.
-    assert "secret/sealserve-broker\n+++ /dev/null" in service.target.difference(release, 1)
+    assert "secret/sealserve-broker\n+++ /dev/null" in service.difference(release, 1)
     service.up(service.build_release(), 1)
     assert_served(service)
     assert kubectl("-n", SPACE, "get", "secret,deployment", "-o", "name").count("broker") == 0

@@ -12,9 +12,11 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
+from sealserve.cli.bundles import received
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
+from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.doctor import host_report
 from sealserve.doctor.examination import NotReadyError, examine
 from sealserve.doctor.finding import Finding, Machine, Verdict
@@ -112,7 +114,9 @@ def _plan(here: workspace.Workspace, described: deployment.Deployment) -> Plan:
     """Return what would be deployed: the newest release, if there is one for pods."""
     for folder in (here.owner.releases, here.host.releases):
         with contextlib.suppress(SealserveError, OSError):
-            return shipping.plan(here, described, releases.newest(folder))
+            release = releases.newest(folder)
+            destination = KubernetesTarget(here, described).destination(release.name, 1)
+            return shipping.plan(here, described, received(here, release, destination))
     return shipping.provisional_plan(described)
 
 

@@ -26,7 +26,7 @@ from sealserve.enclave.launch.gramine_sgx import GramineSgx
 from sealserve.enclave.launch.runtime import Runtime
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.manifest_reader import examine, refuse_template
-from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, load_enclave
+from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, enclave_names, load_enclave, port_of
 from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
@@ -131,7 +131,7 @@ def manifest(
         _explain(size, threads_of(described), as_json=as_json)
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    text = enclaves.manifest_text(workspace, spec).decode()
+    text = enclaves.specified_manifest(workspace, spec).to_bytes().decode()
     if as_json:
         console.print_json(tomllib.loads(text))
     else:
@@ -255,11 +255,11 @@ def show(
     workspace = console.find_workspace(directory)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     rows = []
-    for name in enclaves.names(folder):
+    for name in enclave_names(folder):
         loaded = load_enclave(folder, name)
         rows.append({
             "enclave": name,
-            "port": enclaves.port_of(loaded.manifest),
+            "port": port_of(loaded.manifest),
             "mr_enclave": loaded.sigstruct.mr_enclave.hex(),
             "mr_signer": loaded.sigstruct.mr_signer.hex(),
             "debug": loaded.sigstruct.attributes.debug,
@@ -332,7 +332,7 @@ def run(
     if Runner.SIMULATED in {platform, manifest.loader.env["SEALSERVE_PLATFORM"]} and platform is not Runner.SGX:
         starts, serves = attempts or 1, None
         if starts > 1:  # a manifest of the owner's own making may lack the port, and needs none for one start
-            serves = partial(ports.is_listening, enclaves.port_of(manifest), session=os.getsid(0))
+            serves = partial(ports.is_listening, port_of(manifest), session=os.getsid(0))
         runtime = load_simulator().enclave(quoting_socket=quoting, attempts=starts, serves=serves)
     else:
         verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)

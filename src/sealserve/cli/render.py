@@ -11,12 +11,13 @@ import typer
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console
-from sealserve.cli.up import prepare
+from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.up import take_first_steps
 from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
 from sealserve.cluster.kubernetes.monitoring import prometheus_files
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.target import Role
+from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.cluster.targets import check_replicas
 from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
@@ -90,7 +91,8 @@ def kubernetes(
     described = deployment.read(workspace.deployment_file)
     check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
-    plan = shipping.plan(workspace, described, folder, replicas=replicas)
+    bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
+    plan = shipping.plan(workspace, described, bundle, replicas=replicas)
     made = objects(plan)
     if output is None:
         console.out.print(files.documents(plan, made), end="")
@@ -141,7 +143,7 @@ def docker(
     replicas: Annotated[
         int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
-    role: Annotated[Role, typer.Option("--role", help="host: the broker is elsewhere.")] = Role.ALL,
+    role: Annotated[Machines, typer.Option("--role", help="host: the broker is elsewhere.")] = Machines.ALL,
     gramine_direct: Annotated[
         bool, typer.Option("--gramine-direct", help="Admit the system call that gramine-direct needs.")
     ] = False,
@@ -157,11 +159,12 @@ def docker(
     count = replicas or described.target.replicas
     check_replicas(workspace, described, "docker", count)
     with console.spinner("Rendering") as tell:
-        target = DockerTarget(workspace, described, role=role, tell=tell, gramine_direct=gramine_direct)
-        if role is Role.ALL:
-            prepare(workspace, described, tell=tell)
-        places = (workspace.owner if role is Role.ALL else workspace.host).releases
-        text = target.render(releases.find(places, release), count)
+        target = DockerTarget(workspace, described, tell=tell, gramine_direct=gramine_direct)
+        if role is Machines.ALL:
+            take_first_steps(workspace, described, tell=tell)
+        folder = releases.find(role.releases(workspace), release)
+        bundle = bundle_for(workspace, folder, target.destination(folder.name, count), role, tell=tell)
+        text = target.render(bundle, count)
     if output is None:
         console.out.print(text, end="")
     else:

@@ -6,6 +6,7 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.bundles import Machines, bundle_for
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster.targets import check_replicas, open_target
@@ -27,5 +28,13 @@ def scale(
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
         with starting(workspace, tell=tell, for_programs=as_json):
-            opened.scale(replicas)
+            # 1. Where further replicas need one, prepare the release that runs.
+            scaled, bundle = opened.to_scale(replicas), None
+            if scaled is not None:
+                machines = Machines.ALL if scaled.broker_here else Machines.HOST
+                folder = machines.releases(workspace) / scaled.release
+                destination = opened.destination(scaled.release, replicas)
+                bundle = bundle_for(workspace, folder, destination, machines, tell=tell)
+            # 2. The target starts or stops replicas.
+            opened.scale(replicas, bundle)
     status.show(opened, as_json=as_json)

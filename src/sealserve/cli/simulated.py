@@ -11,6 +11,7 @@ from sealserve import deployment
 from sealserve.cli import console
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner import simulation
+from sealserve.pcs_address import pcs_url
 from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ def pcs(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
-    configured = urlsplit(simulation.pcs_url(described)).port or SIMULATED_PCS_PORT
+    configured = urlsplit(pcs_url(described)).port or SIMULATED_PCS_PORT
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)

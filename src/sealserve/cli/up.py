@@ -10,14 +10,14 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console, status
+from sealserve.cli.bundles import Machines, bundle_for, received
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cluster import targets
-from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
+from sealserve.cluster.target import RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment
-from sealserve.owner import certificates, models, provisioning, releases
-from sealserve.pki.authority import AuthorityKind
-from sealserve.terms import TlsMode
+from sealserve.owner import preparation, provisioning, releases
+from sealserve.owner.first_steps import missing_steps
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -33,12 +33,12 @@ def up(
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
     role: Annotated[
-        Role,
+        Machines,
         typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),
-    ] = Role.ALL,
+    ] = Machines.ALL,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change where it runs, as a diff.")
+        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and on Kubernetes a diff.")
     ] = False,
     directory: console.Directory = console.HERE,
     as_json: console.Json = False,
@@ -49,37 +49,71 @@ def up(
     kind = target or described.target.kind
     count = replicas or described.target.replicas
     targets.check_replicas(workspace, described, kind, count)
+    if dry_run:
+        opened = targets.open_target(workspace, described, kind)
+        if rollback:
+            release = _rolling(opened, "--rollback").previous_release()
+        _foresee(workspace, described, opened, release, count, machines=role)
+        return
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
 
     def watched() -> Target:
-        return targets.open_target(workspace, described, kind, role=role)
+        return targets.open_target(workspace, described, kind)
 
     with live_view("Starting", watched, for_programs=as_json) as tell:
-        opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
+        opened = targets.open_target(workspace, described, kind, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell, for_programs=as_json):
-            if role is Role.ALL:
-                prepare(workspace, described, tell=tell)
-            shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
-            folder = releases.find(shipped, release)
-            if dry_run:
-                difference = _rolling(opened, "--dry-run").difference(folder, count)
-            else:
-                if rollback and role is Role.ALL:
-                    _bring_back(workspace, described, folder)
-                replaced = opened.up(folder, count)
-    if dry_run:
-        console.out.print(difference or "Nothing would change.\n", end="")
-        return
-    if role is Role.ALL:
+        with starting(workspace, kind, tell=tell, for_programs=as_json):
+            # 1. The owner makes what is missing: models, certificates, a release.
+            if role is Machines.ALL:
+                take_first_steps(workspace, described, tell=tell)
+            folder = releases.find(role.releases(workspace), release)
+            # 2. The target refuses what it could not start, before anything is built for it.
+            opened.check(folder, broker_here=role is Machines.ALL)
+            # 3. The owner prepares the release for the target.
+            destination = opened.destination(folder.name, count)
+            bundle = bundle_for(workspace, folder, destination, role, roll_back=rollback, tell=tell)
+            # 4. The target starts it, with the host's part alone.
+            replaced = opened.up(bundle, count)
+    # 5. The owner lets the releases end that this one has replaced.
+    if role is Machines.ALL:
         _end_replaced(workspace, described, replaced, by=folder)
     status.show(opened, as_json=as_json)
 
 
-def _bring_back(workspace: Workspace, described: Deployment, folder: Path) -> None:
-    if provisioning.bring_back(workspace, described, folder, now=datetime.now(UTC)):
-        console.say(f"{folder.name} was draining, and is active again.")
+def _foresee(
+    workspace: Workspace,
+    described: Deployment,
+    opened: Target,
+    release: str | None,
+    replicas: int,
+    *,
+    machines: Machines,
+) -> None:
+    """Print what `up` would do, and change nothing. The owner's steps go to standard error, the difference does not."""
+    steps: Sequence[str] = ()
+    if machines is Machines.ALL:
+        missing = missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn)
+        steps = [step.text for step in missing]
+    sealed = machines is Machines.HOST or release is not None or releases.any_in(workspace.owner.releases)
+    folder = releases.find(machines.releases(workspace), release) if sealed else None
+    bundle = None
+    if folder is not None:
+        destination = opened.destination(folder.name, replicas)
+        if machines is Machines.ALL:
+            foreseen = preparation.foresee(workspace, folder, destination)
+            steps, bundle = [*steps, *foreseen.steps], foreseen.bundle
+        else:
+            bundle = received(workspace, folder, destination)
+    for step in steps:
+        console.say(f"Not done in a dry run: {step}.")
+    if not isinstance(opened, RollingTarget):
+        console.say("Only the kubernetes target compares what runs with what is described.")
+    elif bundle is None:
+        console.say("What runs can be compared with what is described after these steps.")
+    else:
+        console.out.print(opened.difference(bundle, replicas) or "Nothing would change.\n", end="")
 
 
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
@@ -103,17 +137,9 @@ def _rolling(target: Target, option: str) -> RollingTarget:
     return target
 
 
-def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
-    """Do the owner's steps that were not done yet: model, certificates, release."""
-    now = datetime.now(UTC)
-    for model in described.models:
-        if not models.is_imported(workspace, model):
-            tell(f"converting the model {model.name}")
-            with console.quiet_libraries():
-                models.bring_in(workspace, model)
-    if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
-        tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
-        certificates.create_certificates(workspace, described, now=now, first_time=True)
-    if not releases.any_in(workspace.owner.releases):
-        tell("sealing a release")
-        releases.build(workspace, described, now=now, warn=console.warn)
+def take_first_steps(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
+    """Do the owner's first steps that were not done yet: models, certificates, a release."""
+    for step in missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn):
+        tell(step.text)
+        with console.quiet_libraries() if step.runs_tensorflow else contextlib.nullcontext():
+            step.run()

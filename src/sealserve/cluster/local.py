@@ -1,28 +1,39 @@
 """The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
 
-All three machines are this one, so it also does the owner's part that replicas on one network need: an enclave for
-each replica, since the port is measured (decision 3).
+Replicas share this machine's network, and the port is measured (decision 3). So each replica needs an enclave of its
+own, with a port that is free.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from sealserve.addresses import usable_address
 from sealserve.atomic_file import write_file
-from sealserve.cluster import ports
+from sealserve.bundle import Bundle, Destination, EnclavePlace
+from sealserve.cluster import owner_services, ports
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
-from sealserve.cluster.processes import Process, Registry, last_error, start_time, uninterrupted, wait_ready
+from sealserve.cluster.owner_services import (
+    BROKER,
+    PCS,
+    PLATFORM,
+    REPLICA,
+    OwnerServices,
+    own_command,
+    process_status,
+    registry,
+    running_process,
+    stop_roles,
+    stop_services,
+)
+from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
     DRAIN_SECONDS,
     LogLine,
     PartStatus,
-    Role,
+    Scaled,
     State,
     TargetBusyError,
     TargetNotUpError,
@@ -34,22 +45,16 @@ from sealserve.cluster.target import (
     quietly,
 )
 from sealserve.deployment import Deployment
-from sealserve.enclave.launch.trusted_files import check_trusted_files
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import load_enclave, port_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.owner import enclaves, provisioning, releases
-from sealserve.owner.simulation import pcs_url
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
-REPLICA: Final = "replica-"
 NGINX: Final = "nginx"
-RECORD: Final = "local.json"
-START_SECONDS: Final = 60
 ATTEMPTS: Final = 10
 """Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
 REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
@@ -73,14 +78,64 @@ class LocalTarget:
         self._workspace = workspace
         self._deployment = deployment
         self._tell = tell
-        self._registry = Registry(workspace.host.run / RECORD)
+        self._registry = registry(workspace)
+        self._services = OwnerServices(workspace, deployment, tell=tell)
         self._release_file = workspace.host.run / "release"
 
-    def up(self, release: Path, replicas: int) -> Sequence[str]:
-        """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
+    @property
+    def services(self) -> OwnerServices:
+        """The vendor's service, the platform and the broker."""
+        return self._services
+
+    def check(self, release: Path, *, broker_here: bool) -> None:
+        """Check that a release could be started here; see `Target.check`.
+
+        Raises:
+            TargetUnsupportedError: This machine is only the host.
+            TargetReleaseError: The workspace's owner did not build the release.
+            TargetBusyError: Another release runs.
+            PortTakenError: Another program has a port.
+        """
+        if not broker_here:
+            raise TargetUnsupportedError(
+                "On the local target, this machine is the owner's and the host's at once.",
+                hint="On a host of its own, run `sealserve enclave run`, or "
+                "`sealserve up --target docker --role host`.",
+            )
+        # Only the broker of the workspace that built a release has the release's key.
+        if release.resolve() != (self._workspace.owner.releases / release.name).resolve():
+            raise TargetReleaseError(
+                f"{release} is not one of the workspace's own releases.",
+                hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
+            )
+        self._refuse_other(release.name)
+        # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
+        if all(process.is_alive() for process in self._registry.all().values()):
+            self._refuse_taken_ports()
+
+    def destination(self, release: str, replicas: int) -> Destination:
+        """Return this machine as the place of a release; see `Target.destination`.
+
+        An enclave that exists keeps its port, unless another program has the port now. This machine is the owner's
+        too, so enclaves that were built and not shipped yet count as well.
+        """
+        built = self._workspace.owner.releases / release
+        places: list[EnclavePlace] = []
+        for index in range(replicas):
+            name = f"{REPLICA}{index}"
+            in_use = running_process(self._workspace, name) is not None
+            port = _built_port(built, name)
+            taken = {place.port for place in places}
+            if port is None or port in taken or not (in_use or ports.is_free(port)):
+                port = next(port for port in iter(ports.find_free, None) if port not in taken)
+            places.append(EnclavePlace(name=name, port=port, in_use=in_use))
+        return Destination(deployment=self._deployment, enclaves=tuple(places))
+
+    def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
+        """Start what does not run: afterwards ``replicas`` enclaves of a release serve behind NGINX.
 
         Args:
-            release: The release's folder at the owner's.
+            bundle: The release.
             replicas: How many.
 
         Returns:
@@ -90,83 +145,46 @@ class LocalTarget:
             TargetBusyError: Another release runs.
             SealserveError: A part did not start; what runs goes on running.
         """
-        release = self._own_release(release)
-        if self.replicas() and (running := self.release()) != release:
-            raise TargetBusyError(
-                f"The release {running.name} runs, and this is {release.name}.",
-                hint="`sealserve down` first: this target does not roll from one release to the next.",
-            )
+        self._refuse_other(bundle.name)
+        # 1. Clear what is left of parts that were killed: NGINX's workers hold its port.
         for process in self._registry.all().values():
             if not process.is_alive():
-                process.stop()  # what is left of one that was killed: NGINX's workers hold its port
+                process.stop()
         self._refuse_taken_ports()
-        self.start_vendor()
-        self.start_platform()
-        self.start_broker()
-        shipped = self.prepare(release, replicas)
-        started = [self.start_replica(shipped, index) for index in range(replicas)]
-        for process in started:
-            self.wait_replica(process)
+        # 2. Start what replicas attest themselves with.
+        self._services.start_vendor()
+        self._services.start_platform()
+        self._services.start_broker()
+        # 3. Start the replicas, all at once, and wait for them.
+        write_file(self._release_file, bundle.name.encode())
+        self._start_replicas(bundle, replicas)
+        # 4. Let NGINX pass connections on to them.
         self.start_front()
         return ()
 
-    def start_vendor(self) -> Process:
-        """Start the simulated vendor's service."""
-        port = urlsplit(pcs_url(self._deployment)).port
-        return self._ensure("pcs", ["simulated", "pcs"], port=port)
-
-    def start_platform(self) -> Process:
-        """Start the simulated platform, which makes quotes."""
-        return self._ensure("platform", ["simulated", "platform"])
-
-    def start_broker(self) -> Process:
-        """Start the owner's broker."""
-        broker = self._deployment.broker
-        return self._ensure("broker", ["broker", "run"], port=broker.port, logs=self._workspace.owner.logs)
-
-    def prepare(self, release: Path, replicas: int) -> Path:
-        """Build an enclave for each replica that has none, allow them at the broker, and ship them with the release.
-
-        Returns:
-            The release's folder at the host's.
-        """
-        now = datetime.now(UTC)
-        known = set(enclaves.names(release))
-        for index in range(replicas):
-            if (name := f"{REPLICA}{index}") not in known or not self._usable(release, name):
-                self._tell(f"building the enclave {name}")
-                spec = enclaves.specify(self._workspace, self._deployment, release, name=name, port=ports.find_free())
-                enclaves.build(self._workspace, release, spec, now=now)
-        provisioning.allow(self._workspace, self._deployment, release, now=now)
-        write_file(self._release_file, release.name.encode())
-        return self.ship(release)
-
-    def release(self) -> Path:
-        """Return the release that was started last, at the owner's.
+    def release(self) -> str:
+        """Return the name of the release that was started last.
 
         Raises:
             TargetNotUpError: None was.
         """
         try:
             name = read_regular(self._release_file, follow_links=False).decode(errors="replace")
-            return self._workspace.owner.releases / Path(name).name
         except InputFileMissingError as error:
             raise TargetNotUpError("No release was started yet.", hint="`sealserve up` starts one.") from error
+        return Path(name).name
 
-    def ship(self, release: Path) -> Path:
-        """Bring a release to the host's folder; return where it is there."""
-        return releases.ship(self._workspace, release)
-
-    def start_replica(self, shipped: Path, index: int) -> Process:
+    def start_replica(self, bundle: Bundle, index: int) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""
         name = f"{REPLICA}{index}"
-        if (running := self._running(name)) is not None:
+        if (running := running_process(self._workspace, name)) is not None:
             return running
         self._tell(f"starting {name}")
-        port = enclaves.port_of(load_enclave(shipped, name).manifest)
+        port = port_of(load_enclave(bundle.folder, name).manifest)
         ports.require_free(port, name)
-        command = ["enclave", "run", "--name", name, "--release", str(shipped), "--attempts", str(ATTEMPTS)]
-        return self._registry.start(name, self._command(command), log=self._log(name), port=port)
+        command = ["enclave", "run", "--name", name, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
+        log = self._workspace.host.logs / f"{name}.log"
+        return self._registry.start(name, own_command(self._workspace, command), log=log, port=port)
 
     def wait_replica(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.
@@ -195,21 +213,22 @@ class LocalTarget:
             port, log = self._deployment.service.port, str(nginx.config.error_log)
             self._registry.add(Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=port, log=log))
 
-    def scale(self, replicas: int) -> None:
-        """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
-
-        Raises:
-            TargetNotUpError: Nothing runs.
-        """
+    def to_scale(self, replicas: int) -> Scaled | None:
+        """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
         running = self.replicas()
         if not running:
             raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
-        if replicas > len(running):
-            shipped = self.prepare(self.release(), replicas)
-            for process in [self.start_replica(shipped, index) for index in range(replicas)]:
-                self.wait_replica(process)
+        return Scaled(release=self.release()) if replicas > len(running) else None
+
+    def scale(self, replicas: int, bundle: Bundle | None) -> None:
+        """Start or stop replicas until there are ``replicas``; see `Target.scale`."""
+        running = self.replicas()
+        # More: start those that are missing, then let NGINX know them.
+        if bundle is not None:
+            self._start_replicas(bundle, replicas)
             self.start_front()
             return
+        # Fewer: NGINX forgets them first, their connections move, and they finish the requests that run.
         leaving = running[replicas:]
         nginx = self._nginx(running[:replicas])
         if nginx.pid is not None:
@@ -248,66 +267,37 @@ class LocalTarget:
         """Stop everything that was started; return the roles. See `stop_all`."""
         return stop_all(self._workspace, tell=self._tell)
 
+    def _start_replicas(self, bundle: Bundle, replicas: int) -> None:
+        for process in [self.start_replica(bundle, index) for index in range(replicas)]:
+            self.wait_replica(process)
+
+    def _refuse_other(self, release: str) -> None:
+        if self.replicas() and (running := self.release()) != release:
+            raise TargetBusyError(
+                f"The release {running} runs, and this is {release}.",
+                hint="`sealserve down` first: this target does not roll from one release to the next.",
+            )
+
     def _refuse_taken_ports(self) -> None:
-        service, broker = self._deployment.service, self._deployment.broker
+        service = self._deployment.service
         nginx = self._nginx([])
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
-        if self._running("broker") is None:
-            ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
-        if self._running("pcs") is None:
-            ports.require_free(
-                urlsplit(pcs_url(self._deployment)).port or 0, "the simulated PCS (broker.collateral_url)"
-            )
-
-    def _ensure(self, role: str, arguments: list[str], *, port: int | None = None, logs: Path | None = None) -> Process:
-        ready = self._workspace.host.run / f"{role}.ready"  # it writes this file when it answers
-        process = self._running(role)
-        if process is None:
-            self._tell(f"starting {role}")
-            ready.unlink(missing_ok=True)
-            command = self._command([*arguments, "--ready-file", str(ready)])
-            process = self._registry.start(role, command, log=self._log(role, logs), port=port)
-        wait_ready(process, ready.exists, seconds=START_SECONDS)
-        return process
-
-    def _running(self, role: str) -> Process | None:
-        process = self._registry.all().get(role)
-        return process if process is not None and process.is_alive() else None
-
-    def _usable(self, release: Path, name: str) -> bool:
-        """Whether an enclave that was built before can start: its files are as measured, and its port is free."""
-        if self._running(name) is not None:
-            return True
-        try:
-            manifest = load_enclave(release, name).manifest
-            check_trusted_files(manifest, release)
-        except SealserveError:
-            return False  # damaged, or made by another version of sealserve
-        return ports.is_free(enclaves.port_of(manifest))
-
-    def _command(self, arguments: list[str]) -> list[str]:
-        # -P: no module of the folder that `up` is called in takes the place of one of ours, or of Python's.
-        return [sys.executable, "-P", "-m", "sealserve", *arguments, "--directory", str(self._workspace.directory)]
-
-    def _log(self, role: str, folder: Path | None = None) -> Path:
-        return (folder or self._workspace.host.logs) / f"{role}.log"
+        self._services.require_free_ports()
 
     def _status(self, process: Process) -> PartStatus:
-        state, detail, restarts = State.RUNNING, "", 0
+        found = process_status(process)
         if process.role.startswith(REPLICA):
-            restarts, detail = read_restarts(Path(process.log), process.pid)
-        if not process.is_alive():
-            state, detail = State.ENDED, last_error(Path(process.log))
-        elif process.role == NGINX:
+            restarts, reason = read_restarts(Path(process.log), process.pid)
+            found = replace(found, restarts=restarts)
+            if process.is_alive():
+                state = State.SERVING if _serves(process) else _progress(Path(process.log))
+                found = replace(found, state=state, detail=reason)
+        elif process.role == NGINX and process.is_alive():
             service = self._deployment.service
-            state, detail = State.SERVING, f"{service.name} at {service.endpoint}"
-        elif process.role.startswith(REPLICA):
-            state = State.SERVING if _serves(process) else _progress(Path(process.log))
-        return PartStatus(
-            role=process.role, state=state, port=process.port, pid=process.pid, detail=detail, restarts=restarts
-        )
+            found = replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
+        return found
 
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
@@ -327,24 +317,9 @@ class LocalTarget:
         )
         return Nginx(program, config)
 
-    def _own_release(self, release: Path) -> Path:
-        """Return a release's folder as the workspace names it: only what the owner built there has its key."""
-        own = self._workspace.owner.releases / release.name
-        if release.resolve() != own.resolve():
-            raise TargetReleaseError(
-                f"{release} is not one of the workspace's own releases.",
-                hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
-            )
-        return own
 
-
-def open_target(workspace: Workspace, deployment: Deployment, *, role: Role, tell: Tell) -> LocalTarget:
+def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> LocalTarget:
     """Return the local target; see `TargetModule`."""
-    if role is not Role.ALL:
-        raise TargetUnsupportedError(
-            "On the local target, this machine is the owner's and the host's at once.",
-            hint="On a host of its own, run `sealserve enclave run`, or `sealserve up --target docker --role host`.",
-        )
     return LocalTarget(workspace, deployment, tell=tell)
 
 
@@ -353,30 +328,23 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
 
     Only the record of what was started is needed: neither the deployment file nor NGINX.
     """
-    started = Registry(workspace.host.run / RECORD).all()
+    started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
-    order = [NGINX, *replicas, *sorted(set(started) - {NGINX, *replicas, "broker", "platform", "pcs"})]
-    return stop_roles(workspace, *order, "broker", "platform", "pcs", tell=tell)
+    others = sorted(set(started) - {NGINX, *replicas, BROKER, PLATFORM, PCS})
+    return [*stop_roles(workspace, NGINX, *replicas, *others, tell=tell), *stop_services(workspace, tell=tell)]
 
 
 def running(workspace: Workspace) -> list[str]:
     """Return the roles of what runs of a workspace."""
-    return [role for role, process in Registry(workspace.host.run / RECORD).all().items() if process.is_alive()]
+    return owner_services.running(workspace)
 
 
-def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[str]:
-    """Stop those of ``roles`` that were started, in that order; return them."""
-    registry = Registry(workspace.host.run / RECORD)
-    started = registry.all()
-    stopped = [role for role in roles if role in started]
-    for role in stopped:
-        tell(f"stopping {role}")
-        started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else 15)
-        registry.remove(role)
-    if not registry.all():
-        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
-            (workspace.host.run / leftover).unlink(missing_ok=True)
-    return stopped
+def _built_port(release: Path, name: str) -> int | None:
+    """Return the port of an enclave that exists, or None if there is none that could start."""
+    try:
+        return port_of(load_enclave(release, name).manifest)
+    except SealserveError:
+        return None
 
 
 def _part(log: str) -> str:

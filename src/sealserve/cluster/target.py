@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
+from sealserve.bundle import Bundle, Destination
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.workspace import Workspace
@@ -69,13 +70,6 @@ def no_log(part: str | None, known: Sequence[str]) -> PartUnknownError:
     return PartUnknownError(f"There is no log of {part}; there: {', '.join(known)}.")
 
 
-class Role(StrEnum):
-    """Which of the three machines this one is: the owner's and the host's at once, or the host's alone."""
-
-    ALL = "all"
-    HOST = "host"
-
-
 class State(StrEnum):
     """How far a part has come."""
 
@@ -118,28 +112,69 @@ class LogLine:
     text: str
 
 
-class Target(Protocol):
-    """A deployment at the place where it runs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """The release that replicas serve, which `Target.scale` needs as a bundle.
 
-    def up(self, release: Path, replicas: int) -> Sequence[str]:
-        """Start what does not run: afterwards ``replicas`` enclaves of ``release`` serve behind NGINX.
+    Args:
+        release: The release's name.
+        broker_here: Whether the owner's broker runs on this machine; else only the host's folder has the release.
+    """
+
+    release: str
+    broker_here: bool = True
+
+
+class Target(Protocol):
+    """A deployment at the place where it runs. It has the host's part: the owner prepares a release before."""
+
+    def check(self, release: Path, *, broker_here: bool) -> None:
+        """Check, before a release is prepared, that this target could start it. This changes nothing.
 
         Args:
-            release: The release's folder: at the owner's, or at the host's where this is only the host.
+            release: The release's folder: at the owner's, or at the host's where this machine is only the host.
+            broker_here: Whether this machine is the owner's too, and starts the broker.
+
+        Raises:
+            TargetBusyError: Another release runs, and this target does not roll from one to the next.
+            SealserveError: Something is missing here, or another program has a port.
+        """
+
+    def destination(self, release: str, replicas: int) -> Destination:
+        """Return where a release would run, for its owner to prepare it.
+
+        Args:
+            release: The release's name.
+            replicas: How many enclaves are to serve.
+        """
+
+    def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
+        """Start what does not run: afterwards ``replicas`` enclaves of a release serve behind NGINX.
+
+        Args:
+            bundle: The release, prepared for this target's `destination`.
             replicas: How many.
 
         Returns:
             The names of the releases that were served before, and that this one has replaced.
 
         Raises:
-            TargetBusyError: Another release runs, and this target does not roll from one to the next.
             SealserveError: A part did not start; what runs goes on running.
         """
 
-    def scale(self, replicas: int) -> None:
+    def to_scale(self, replicas: int) -> Scaled | None:
+        """Return the release that must be prepared before `scale`, or None if scaling needs no bundle.
+
+        Raises:
+            TargetNotUpError: Nothing runs.
+        """
+
+    def scale(self, replicas: int, bundle: Bundle | None) -> None:
         """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
 
-        Where an autoscaler decides, it is the least that it may choose.
+        Args:
+            replicas: How many. Where an autoscaler decides, it is the least that it may choose.
+            bundle: The release that `to_scale` named, prepared; None if it named none.
 
         Raises:
             TargetNotUpError: Nothing runs.
@@ -165,7 +200,7 @@ class Target(Protocol):
 class RollingTarget(Target, Protocol):
     """A target that rolls from one release to the next, can return, and can say what it would change."""
 
-    def difference(self, release: Path, replicas: int) -> str:
+    def difference(self, bundle: Bundle, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; nothing is changed."""
 
     def previous_release(self) -> str:
@@ -179,13 +214,12 @@ class RollingTarget(Target, Protocol):
 class TargetModule(Protocol):
     """What the module of a target has. Stopping needs the workspace's record only, not what started it."""
 
-    def open_target(self, workspace: Workspace, deployment: Deployment, *, role: Role, tell: Tell) -> Target:
+    def open_target(self, workspace: Workspace, deployment: Deployment, *, tell: Tell) -> Target:
         """Return the target.
 
         Args:
             workspace: With the parts of the machines that this one is.
             deployment: What it describes.
-            role: Which machine this is.
             tell: Called with a few words before each thing that is done.
 
         Raises:

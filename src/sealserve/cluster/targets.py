@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from sealserve.atomic_file import write_file
-from sealserve.cluster.target import Role, Target, TargetBusyError, TargetModule, TargetUnsupportedError, Tell, quietly
+from sealserve.cluster.target import Target, TargetBusyError, TargetModule, TargetUnsupportedError, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
@@ -29,7 +29,6 @@ def open_target(
     deployment: Deployment,
     kind: str | None = None,
     *,
-    role: Role = Role.ALL,
     tell: Tell = quietly,
 ) -> Target:
     """Return a workspace's target: the one named, else the one that the deployment runs on, else the described one.
@@ -38,7 +37,7 @@ def open_target(
         TargetUnsupportedError: There is no such target, or it cannot run this deployment.
     """
     chosen = kind or in_use(workspace) or deployment.target.kind
-    return _module(chosen).open_target(workspace, deployment, role=role, tell=tell)
+    return _module(chosen).open_target(workspace, deployment, tell=tell)
 
 
 def check_replicas(workspace: Workspace, deployment: Deployment, kind: str | None, replicas: int) -> None:
@@ -120,9 +119,9 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
     if kind != "local":
         return ()  # a roll-out: its own undoing knows which replica is whose
     started = [role for role in running(workspace) if role not in before]
-    from sealserve.cluster import local  # noqa: PLC0415  # as every target's module, when it is asked for
+    from sealserve.cluster import owner_services  # noqa: PLC0415  # as every target's module, when it is asked for
 
-    return local.stop_roles(workspace, *started, tell=tell)
+    return owner_services.stop_roles(workspace, *started, tell=tell)
 
 
 def _module(kind: str) -> TargetModule:

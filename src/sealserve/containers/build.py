@@ -204,6 +204,21 @@ def inventory_of(engine: Engine, name: ImageName, reference: str, *, records: Pa
     return read_inventory(built.inventory)
 
 
+def known_inventory(engine: Engine, name: ImageName, reference: str, *, records: Path) -> Inventory | None:
+    """Return what an enclave in an image trusts, if it was written down for this very image. Nothing is measured.
+
+    Args:
+        engine: Has the image.
+        name: Which of sealserve's images it is.
+        reference: What it is called.
+        records: The folder of what was written down.
+    """
+    image, known = engine.image(reference), read_record(name, records)
+    if image is None or known is None or known.id != image.id or known.inventory is None:
+        return None
+    return read_inventory(known.inventory)
+
+
 def require_image(engine: Engine, reference: str) -> Image:
     """Return an image that the engine has.
 

@@ -15,12 +15,12 @@ from sealserve.deployment import Deployment
 from sealserve.doctor import host_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.owner import enclaves, releases
+from sealserve.owner import releases
 from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -133,7 +133,7 @@ def _enclave_sizes(workspace: Workspace) -> list[int]:
     """Return the sizes of the enclaves of the newest release that was shipped here; none where it cannot be read."""
     with contextlib.suppress(SealserveError, OSError):
         release = releases.newest(workspace.host.releases)
-        manifests = [load_enclave(release, name).manifest for name in enclaves.names(release)]
+        manifests = [load_enclave(release, name).manifest for name in enclave_names(release)]
         return [manifest.enclave_size for manifest in manifests if not manifest.sgx.edmm_enable]
     return []
 

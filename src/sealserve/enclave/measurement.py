@@ -9,6 +9,7 @@ from typing import Final
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.manifest_reader import parse_manifest
+from sealserve.enclave.server_command import PORT_FLAG
 from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
@@ -26,6 +27,12 @@ class EnclaveMissingError(InputError):
     """A release has no enclave of that name."""
 
     code = "enclave.missing"
+
+
+class EnclavePortError(InputError):
+    """The manifest of an enclave does not say on which port its server listens."""
+
+    code = "enclave.port"
 
 
 class EnclaveMeasurementError(VerificationError):
@@ -83,6 +90,27 @@ def manifest_path(release: Path, name: str) -> Path:
 def sigstruct_path(release: Path, name: str) -> Path:
     """Return where the SIGSTRUCT of the enclave ``name`` is."""
     return release / ENCLAVE_FOLDER / f"{name}{SIGSTRUCT_SUFFIX}"
+
+
+def enclave_names(release: Path) -> list[str]:
+    """Return the names of a release's enclaves, in order. Nothing is verified."""
+    found = (release / ENCLAVE_FOLDER).glob(f"*{MANIFEST_SUFFIX}")
+    return sorted(path.name.removesuffix(MANIFEST_SUFFIX) for path in found)
+
+
+def port_of(manifest: EnclaveManifest) -> int:
+    """Return the port that an enclave's server listens on, from its measured arguments; the last flag counts.
+
+    Raises:
+        EnclavePortError: There is none: the manifest is the owner's own.
+    """
+    given = [flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)]
+    if not given or not given[-1].isascii() or not given[-1].isdigit():
+        raise EnclavePortError(
+            f"The enclave's arguments have no {PORT_FLAG}NUMBER, so that nothing knows where it listens.",
+            hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
+        )
+    return int(given[-1])
 
 
 def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()) -> SignedEnclave:

@@ -7,7 +7,8 @@ from functools import partial
 from sealserve.attestation.evidence import Verifier
 from sealserve.broker.metrics import Fetched
 from sealserve.deployment import Deployment
-from sealserve.owner.simulation import pcs_url, trusted_root
+from sealserve.owner.simulation import trusted_root
+from sealserve.pcs_address import pcs_url
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.sgx.verifier import SgxVerifier, TrustedVendor

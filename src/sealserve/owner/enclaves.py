@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, ve
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX
-from sealserve.enclave.server_command import PORT_FLAG, PRIVATE_ROOT, command, threads_of
+from sealserve.enclave.server_command import PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.sizing import EnclaveSize, size_enclave
@@ -50,12 +50,6 @@ class InventoryServerError(InputError):
     code = "inventory.other-server"
 
 
-class EnclavePortError(InputError):
-    """The manifest of an enclave does not say on which port its server listens."""
-
-    code = "enclave.port"
-
-
 class ReleasePlatformError(InputError):
     """The release was built for another platform than the deployment's."""
 
@@ -71,28 +65,39 @@ def specify(
     port: int,
     inventory: Inventory | None = None,
 ) -> EnclaveSpec:
-    """Return what the enclave ``name`` of a release is made of: the model server with its measured arguments.
+    """Verify a release, and return what its enclave ``name`` is made of; see `specify_all`.
+
+    Raises:
+        SealserveError: The release does not verify, or what `specify_all` raises.
+    """
+    verified = verify_release(release, index_signer(workspace).public_key())
+    (spec,) = specify_all(deployment, verified, {name: port}, inventory=inventory)
+    return spec
+
+
+def specify_all(
+    deployment: Deployment, verified: VerifiedRelease, ports: Mapping[str, int], *, inventory: Inventory | None = None
+) -> Sequence[EnclaveSpec]:
+    """Return what enclaves of a release are made of: the model server with its measured arguments.
 
     Args:
-        workspace: The owner's.
         deployment: What it describes.
-        release: The release's folder.
-        name: Of the enclave.
-        port: Where its server listens; measured like every argument.
-        inventory: What it will trust where it runs. By default it runs here: on the simulated platform with sealserve's
-            own modules, on SGX with all that the server may open.
+        verified: The release.
+        ports: Each enclave's name, and the port where its server listens; measured like every argument.
+        inventory: What they will trust where they run. By default they run here: on the simulated platform with
+            sealserve's own modules, on SGX with all that the server may open.
 
     Raises:
         InventoryServerError: The inventory is of another server.
         ReleasePlatformError: The release is marked as simulated and the deployment is not, or the other way round.
-        SealserveError: The release does not verify, or this machine lacks the server.
+        SealserveError: This machine lacks the server.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
-    verified = verify_release(release, index_signer(workspace).public_key())
     if verified.index.simulated is not simulated:
         built_for = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
         raise ReleasePlatformError(
-            f"{release} is for the platform {built_for.value!r}, and sealserve.toml has {deployment.platform.value!r}.",
+            f"{verified.folder} is for the platform {built_for.value!r}, and sealserve.toml has "
+            f"{deployment.platform.value!r}.",
             hint="Build a release for this platform: `sealserve release build`.",
         )
     if inventory is None and (not simulated or deployment.server.kind is ServerKind.TENSORFLOW_SERVING):
@@ -104,29 +109,33 @@ def specify(
             f"{deployment.server.kind.value!r}.",
             hint="Take the other server's inventory, or change server.kind.",
         )
-    return EnclaveSpec(
-        name=name,
-        release_id=verified.id,
-        argv=command(
-            deployment,
-            program=sys.executable if inventory is None else inventory.program,
-            port=port,
-            bytecode=not simulated,
-            files_in_memory=inventory is None or inventory.gramine is None,
-            configuration=_config_flags(deployment, {file.path for file in verified.index.files}, port=port),
-        ),
-        broker=(deployment.broker.address, deployment.broker.port),
-        mounts=release_mounts(release),
-        trusted_files=trusted,
-        gramine=None if inventory is None else inventory.gramine,
-        threads=deployment.server.threads,
-        max_threads=threads_of(deployment).all,
-        enclave_size=explain_size(deployment, verified, inventory).size,
-        edmm=deployment.enclave.edmm,
-        isv_prod_id=deployment.enclave.isv_prod_id,
-        isv_svn=deployment.enclave.isv_svn,
-        simulated=simulated,
-    )
+    files = {file.path for file in verified.index.files}
+    return [
+        EnclaveSpec(
+            name=name,
+            release_id=verified.id,
+            argv=command(
+                deployment,
+                program=sys.executable if inventory is None else inventory.program,
+                port=port,
+                bytecode=not simulated,
+                files_in_memory=inventory is None or inventory.gramine is None,
+                configuration=_config_flags(deployment, files, port=port),
+            ),
+            broker=(deployment.broker.address, deployment.broker.port),
+            mounts=release_mounts(verified.folder),
+            trusted_files=trusted,
+            gramine=None if inventory is None else inventory.gramine,
+            threads=deployment.server.threads,
+            max_threads=threads_of(deployment).all,
+            enclave_size=explain_size(deployment, verified, inventory).size,
+            edmm=deployment.enclave.edmm,
+            isv_prod_id=deployment.enclave.isv_prod_id,
+            isv_svn=deployment.enclave.isv_svn,
+            simulated=simulated,
+        )
+        for name, port in ports.items()
+    ]
 
 
 def explain_size(deployment: Deployment, release: VerifiedRelease, inventory: Inventory | None) -> EnclaveSize:
@@ -174,10 +183,10 @@ def monitoring_port(port: int) -> int:
     return above if above <= LARGEST_PORT else port - _MONITORING_ABOVE
 
 
-def manifest_text(workspace: Workspace, spec: EnclaveSpec) -> bytes:
+def specified_manifest(workspace: Workspace, spec: EnclaveSpec) -> EnclaveManifest:
     """Return the manifest that `build` would sign."""
     digest = hashlib.sha256(broker_authority_pem(workspace)).hexdigest()
-    return make_manifest(spec, broker_ca_sha256=digest).to_bytes()
+    return make_manifest(spec, broker_ca_sha256=digest)
 
 
 def build(
@@ -270,27 +279,6 @@ def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger
     key = read_owner_key(owner_key)
     verify_release(folder, key)
     verify_enclave_index(folder, key, dangerous=dangerous)
-
-
-def names(release: Path) -> list[str]:
-    """Return the names of a release's enclaves, in order. Nothing is verified."""
-    suffix = ".manifest.sgx"
-    return sorted(path.name.removesuffix(suffix) for path in (release / ENCLAVE_FOLDER).glob(f"*{suffix}"))
-
-
-def port_of(manifest: EnclaveManifest) -> int:
-    """Return the port that an enclave's server listens on, from its measured arguments; the last flag counts.
-
-    Raises:
-        EnclavePortError: There is none: the manifest is the owner's own.
-    """
-    given = [flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)]
-    if not given or not given[-1].isascii() or not given[-1].isdigit():
-        raise EnclavePortError(
-            f"The enclave's arguments have no {PORT_FLAG}NUMBER, so that nothing knows where it listens.",
-            hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
-        )
-    return int(given[-1])
 
 
 def ship(built: Path, shipped: Path) -> None:

@@ -126,6 +126,16 @@ def index_signer(workspace: Workspace, *, replace_lost: bool = False) -> Ed25519
     return signer
 
 
+def index_verifier(workspace: Workspace) -> Ed25519PublicKey:
+    """Return the key that verifies the owner's indexes. Unlike `index_signer`, this makes and writes nothing.
+
+    Raises:
+        OwnerKeyError: There is neither the owner's key nor its public half.
+    """
+    path = workspace.owner.index_signing_key
+    return _load_signing_key(path).public_key() if path.exists() else read_owner_key(workspace.host.owner_key)
+
+
 def host_owner_key(workspace: Workspace) -> Path:
     """Return the file with the owner's public key at the host's, made again where only the signing key is there."""
     path = workspace.host.owner_key
@@ -167,6 +177,10 @@ def _signing_key(workspace: Workspace, path: Path) -> Ed25519PrivateKey:
             pass  # another process was faster: its key is the key
         else:
             return signer
+    return _load_signing_key(path)
+
+
+def _load_signing_key(path: Path) -> Ed25519PrivateKey:
     loaded = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
     if not isinstance(loaded, Ed25519PrivateKey):
         raise OwnerKeyError(f"{path} holds no Ed25519 key.")

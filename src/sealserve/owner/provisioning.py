@@ -25,7 +25,7 @@ from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, open_database, open_vault
 from sealserve.pki.certificate import CertifiedKey, describe
-from sealserve.sealing.release import read_verified_index, verify_release
+from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
@@ -77,6 +77,33 @@ def allow(
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
 ) -> KnownRelease:
+    """Verify a release, and let its enclaves have its key; see `register`.
+
+    Raises:
+        SealserveError: The release does not verify, or what `register` raises.
+    """
+    verified = verify_release(folder, index_signer(workspace).public_key())
+    return register(
+        workspace,
+        deployment,
+        verified,
+        now=now,
+        reactivate=reactivate,
+        keep_policy=keep_policy,
+        dangerous=dangerous,
+    )
+
+
+def register(
+    workspace: Workspace,
+    deployment: Deployment,
+    verified: VerifiedRelease,
+    *,
+    now: datetime,
+    reactivate: bool = False,
+    keep_policy: bool = False,
+    dangerous: Collection[Danger] = (),
+) -> KnownRelease:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
 
     A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
@@ -84,7 +111,7 @@ def allow(
     Args:
         workspace: The owner's.
         deployment: Says which states of a platform are accepted.
-        folder: The release.
+        verified: The release.
         now: The time on the owner's clock.
         reactivate: Make a draining release active again, with the policy that the deployment describes now.
         keep_policy: That must be the policy that it is known with.
@@ -92,10 +119,9 @@ def allow(
 
     Raises:
         ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
-        SealserveError: The release or its enclaves do not verify, or are known with other values.
+        SealserveError: The enclaves do not verify, or the release is known with other values.
     """
-    owner_key = index_signer(workspace).public_key()
-    verified = verify_release(folder, owner_key)
+    folder, owner_key = verified.folder, index_signer(workspace).public_key()
     references = {
         label: ReferenceValues.of_sigstruct(sigstruct)
         for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
@@ -114,7 +140,7 @@ def allow(
         return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
 
 
-def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, now: datetime) -> bool:
+def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedRelease, *, now: datetime) -> bool:
     """Make a release active again that is to be served once more, if it is draining; return whether it was.
 
     Which one that is was the target's word, so its policy stays as it is.
@@ -124,11 +150,11 @@ def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, no
         ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
         ReleaseRevokedError: It is revoked.
     """
-    found = _known(workspace, folder)
+    found = _known(workspace, verified.folder)
     if found is None or found.state is ReleaseState.ACTIVE:
         return False
     check_standing(found.state, found.deadline, now)
-    allow(workspace, deployment, folder, now=now, reactivate=True, keep_policy=True)
+    register(workspace, deployment, verified, now=now, reactivate=True, keep_policy=True)
     return True
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,8 +22,9 @@ from sealserve.owner.server_config import server_config_files
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
-from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, parse_index
+from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, parse_index
 from sealserve.terms import PlatformKind
+from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
 
@@ -229,22 +231,27 @@ def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedBundle:
     return _bundle(unpacked, enclaves)
 
 
-def ship(workspace: Workspace, folder: Path) -> Path:
-    """Bring a release of the owner's to the host's folder of the same workspace, by the archive that would travel.
+def ship(workspace: Workspace, verified: VerifiedRelease) -> Path:
+    """Copy a release of the owner's to the host's folder of the same workspace.
+
+    The release was verified where it is, so its files are not hashed again: a copy that differs does not open in an
+    enclave.
 
     Returns:
         Where it is there. If it was there before, its enclaves are brought up to date.
     """
+    folder = verified.folder
     shipped = workspace.host.releases / folder.name
-    if shipped.is_dir():
-        enclaves.ship(folder, shipped)
-        return shipped
-    bundle = workspace.owner.releases / f"{folder.name}.tar"
-    try:
-        archive.pack(folder, bundle, overwrite=True)  # what is unpacked is verified
-        return unpack(workspace, bundle, host_owner_key(workspace)).folder
-    finally:
-        bundle.unlink(missing_ok=True)
+    if not shipped.is_dir():
+        workspace.host.releases.mkdir(parents=True, exist_ok=True)
+        with staging(workspace.host.releases, folder.name) as stage:
+            for path in (INDEX_FILE, SIGNATURE_FILE, *(file.path for file in verified.index.files)):
+                copy = stage.folder / path
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / path, copy, follow_symlinks=False)
+            stage.publish(shipped)
+    enclaves.ship(folder, shipped)
+    return shipped
 
 
 def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundle:

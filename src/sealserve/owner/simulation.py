@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealserve.atomic_file import write_file
-from sealserve.deployment import Deployment
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner.identity import require_first_use
 from sealserve.sgx.trust_anchor import TrustAnchor
-from sealserve.tcp_ports import SIMULATED_PCS_PORT
 from sealserve.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,11 +59,6 @@ def trusted_root(workspace: Workspace) -> TrustAnchor | None:
     """Return the simulated root that the owner trusts, or None."""
     root = workspace.owner.trust / ROOT_FILE
     return TrustAnchor(root_der=root.read_bytes(), simulated=True) if root.is_file() else None
-
-
-def pcs_url(deployment: Deployment) -> str:
-    """Return where the simulated vendor's service answers."""
-    return deployment.broker.collateral_url or f"http://127.0.0.1:{SIMULATED_PCS_PORT}"
 
 
 def quoting_socket(workspace: Workspace) -> Path:

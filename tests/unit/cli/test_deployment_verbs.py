@@ -8,7 +8,8 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster import ports
+from sealserve.bundle import Bundle
+from sealserve.cluster import local, ports
 from sealserve.ingress.nginx_program import NginxProgram
 from sealserve.owner import provisioning
 
@@ -115,15 +116,17 @@ def test_a_taken_port_starts_nothing(
 def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def up(_self: object, release: Path, replicas: int) -> tuple[str, ...]:
-        calls.append((release, replicas))
+    def up(_self: object, bundle: Bundle, replicas: int) -> tuple[str, ...]:
+        calls.append((bundle.folder, len(bundle.enclaves), replicas))
         return ()
 
+    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", up)
     cli.ok("up")
     cli.ok("up", "--replicas", "5")
     (release,) = site.workspace.owner.releases.iterdir()
-    assert calls == [(release, 2), (release, 5)]
+    shipped = site.workspace.host.releases / release.name
+    assert calls == [(shipped, 2, 2), (shipped, 5, 5)]
     assert cli.error("up", "--release", "nothing")["code"] == "release.missing"
     assert cli.json("certs", "show")
 
@@ -135,6 +138,7 @@ def test_the_release_that_a_roll_out_replaced_drains(
     for folder in (old, new):
         ready.build_enclave(folder, name="replica-0", port=8510)
         provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
+    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", lambda *_: [old.name])
     done = cli("up", "--release", new.name)
     assert (done.status, done.out) == (0, "Nothing runs: `sealserve up` starts it.\n")
@@ -156,8 +160,14 @@ def test_a_roll_back_says_which_release_it_makes_active_again(
     ready.build_enclave(folder, name="replica-0", port=8510)
     provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
     cli.ok("broker", "drain", folder.name)
-    for name, made in (("up", lambda *_: []), ("previous_release", lambda _: folder.name), ("difference", str)):
-        monkeypatch.setattr(f"sealserve.cluster.local.LocalTarget.{name}", made, raising=False)
+    # A class of its own: Python remembers of a class that it has the methods of a protocol.
+    rolling = type("Rolling", (local.LocalTarget,), {
+        "check": lambda *_, **__: None,
+        "up": lambda *_: [],
+        "previous_release": lambda _: folder.name,
+        "difference": str,
+    })  # fmt: skip
+    monkeypatch.setattr(local, "LocalTarget", rolling)
     done = cli("up", "--rollback", "--json")
     assert (done.status, done.err) == (0, f"{folder.name} was draining, and is active again.\n")
     assert [row["state"] for row in cli.json("broker", "releases")] == ["active"]

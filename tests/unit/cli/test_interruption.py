@@ -22,12 +22,21 @@ class Impatient:
         self.parts = list(running)
         self.undone: list[str] = []
 
-    def up(self, _release: Path, replicas: int) -> None:
+    def check(self, _release: Path, *, broker_here: bool) -> None:
+        assert broker_here
+
+    def destination(self, _release: str, _replicas: int) -> None:
+        """It has none: `bundle_for` is replaced as well."""
+
+    def up(self, _bundle: object, replicas: int) -> None:
         self.parts += [f"replica-{index}" for index in range(replicas)]
         signal.raise_signal(signal.SIGINT)
 
-    def scale(self, replicas: int) -> None:
-        self.up(Path(), replicas)
+    def to_scale(self, _replicas: int) -> None:
+        """It needs no bundle."""
+
+    def scale(self, replicas: int, _bundle: object) -> None:
+        self.up(None, replicas)
 
     def status(self) -> Sequence[PartStatus]:
         raise AssertionError("it was interrupted")
@@ -48,6 +57,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Impa
         target = Impatient(running)
         assert {scale.scale, down.down, up.up}  # imported by now, so that nothing here is bound for good
         monkeypatch.setattr(targets, "open_target", lambda *_args, **_more: target)
+        monkeypatch.setattr("sealserve.cli.up.bundle_for", lambda *_args, **_more: None)
         monkeypatch.setattr(scale, "open_target", lambda *_args, **_more: target)
         monkeypatch.setattr(targets, "running", target.running)
         monkeypatch.setattr(targets, "stop_all", target.stop_all)
@@ -103,7 +113,7 @@ class Failing(Impatient):
 
     error: Exception = ProcessEndedError("replica-0 ended: error[test]", hint="Its log: x")
 
-    def up(self, _release: Path, replicas: int) -> None:
+    def up(self, _bundle: object, replicas: int) -> None:
         self.parts += ["broker", *(f"replica-{index}" for index in range(replicas))]
         raise self.error
 
@@ -154,7 +164,7 @@ def test_what_served_before_a_failure_goes_on(ready: Site, monkeypatch: pytest.M
         stopped.extend(roles)
         return roles
 
-    monkeypatch.setattr("sealserve.cluster.local.stop_roles", stop_roles)
+    monkeypatch.setattr("sealserve.cluster.owner_services.stop_roles", stop_roles)
     monkeypatch.setattr(targets, "running", lambda _: ["broker", "replica-0", "replica-1"])
     assert targets.undo(ready.workspace, ["broker", "replica-0"]) == ("replica-1",)
     assert stopped == ["replica-1"]

@@ -75,7 +75,7 @@ def test_what_needs_no_simulation_works(installation: Path, ready: Site, release
 
 
 def test_what_needs_simulation_says_so(installation: Path, ready: Site, released: VerifiedRelease) -> None:
-    ship(ready.workspace, released.folder)
+    ship(ready.workspace, released)
     for arguments in (
         ("enclave", "run"),
         ("enclave", "run", "--platform", "gramine-direct"),

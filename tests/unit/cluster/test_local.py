@@ -1,13 +1,17 @@
 """What the local target refuses before it starts anything."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.bundle import read_bundle
+from sealserve.cluster import ports
 from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.owner_services import own_command
 from sealserve.cluster.processes import Process, start_time
 from sealserve.cluster.target import TargetBusyError, TargetReleaseError
 
@@ -29,7 +33,9 @@ def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pyte
     )
     monkeypatch.setattr(LocalTarget, "replicas", lambda _: [process])
     with pytest.raises(TargetBusyError, match=f"{running.name} runs, and this is {other.name}") as caught:
-        target.up(other, 1)
+        target.check(other, broker_here=True)
+    with pytest.raises(TargetBusyError):
+        target.up(read_bundle(other, []), 1)
     assert caught.value.code == "target.busy"
     assert target.status() == []
 
@@ -38,13 +44,13 @@ def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) ->
     release = site.build_release().folder
     elsewhere = release.rename(tmp_path / release.name)
     with pytest.raises(TargetReleaseError, match="is not one of the workspace's own releases") as caught:
-        LocalTarget(site.workspace, site.deployment).up(elsewhere, 1)
+        LocalTarget(site.workspace, site.deployment).check(elsewhere, broker_here=True)
     assert caught.value.code == "target.foreign-release"
 
 
 def test_no_module_of_the_current_folder_is_run(site: Site, tmp_path: Path) -> None:
     (tmp_path / "base64.py").write_text("open('started', 'w')")
-    command = LocalTarget(site.workspace, site.deployment)._command(["status"])
+    command = own_command(site.workspace, ["status"])
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert not (tmp_path / "started").exists()
 
@@ -62,6 +68,21 @@ def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytes
     monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: next(answers))
     target.wait_replica(process)
     assert told == ["replica-0 attests itself, opens the release and loads the model"]
+
+
+def test_an_enclave_keeps_its_port_while_that_is_free(site: Site) -> None:
+    release = site.build_release().folder
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        taken, free = listener.getsockname()[1], ports.find_free()
+        listener.listen()
+        site.build_enclave(release, name="replica-0", port=taken)
+        site.build_enclave(release, name="replica-1", port=free)
+        places = LocalTarget(site.workspace, site.deployment).destination(release.name, 3).enclaves
+    assert [place.name for place in places] == ["replica-0", "replica-1", "replica-2"]
+    assert places[1].port == free
+    assert len({taken, *(place.port for place in places)}) == 4
+    assert not any(place.in_use for place in places)
 
 
 @pytest.mark.parametrize(("listen", "shown"), [("127.0.0.1", "127.0.0.1:8500"), ("::1", "[::1]:8500")])

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster import local, targets
+from sealserve.cluster import local, owner_services, targets
 from sealserve.cluster.processes import Process, Registry, start_time
-from sealserve.cluster.target import Role, TargetBusyError, TargetUnsupportedError
+from sealserve.cluster.target import TargetBusyError, TargetUnsupportedError
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
 
 def test_what_runs_locally_is_said(site: Site) -> None:
     own = start_time(os.getpid()) or 0
-    registry = Registry(site.workspace.host.run / local.RECORD)
+    registry = Registry(site.workspace.host.run / owner_services.RECORD)
     registry.add(Process(role="replica-0", pid=os.getpid(), started=own, port=None, log=os.devnull))
     assert targets.running(site.workspace) == ["replica-0"]
 
@@ -77,4 +77,4 @@ def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
 
 def test_a_host_alone_is_not_for_the_local_target(site: Site) -> None:
     with pytest.raises(TargetUnsupportedError, match="the owner's and the host's at once"):
-        targets.open_target(site.workspace, site.deployment, role=Role.HOST)
+        targets.open_target(site.workspace, site.deployment).check(site.directory, broker_here=False)

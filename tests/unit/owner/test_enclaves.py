@@ -12,7 +12,7 @@ from sealserve.enclave.index import (
     verify_enclave_index,
 )
 from sealserve.enclave.inventory import Inventory, measure
-from sealserve.enclave.measurement import load_enclave
+from sealserve.enclave.measurement import EnclavePortError, enclave_names, load_enclave, port_of
 from sealserve.enclave.signing import resign
 from sealserve.owner import enclaves
 from sealserve.owner.keys import index_signer
@@ -44,7 +44,7 @@ def test_the_servers_arguments_are_those_of_the_deployment(tmp_path: Path) -> No
             "grpc.http2.min_ping_interval_without_data_ms=5000,grpc.keepalive_permit_without_calls=1"
         ),
     } <= set(spec.argv)
-    text = enclaves.manifest_text(site.workspace, spec).decode()
+    text = enclaves.specified_manifest(site.workspace, spec).to_bytes().decode()
     assert release.id in text
     assert "--port=8517" in text
 
@@ -132,24 +132,24 @@ def test_a_changed_release_gets_no_enclave(ready: Site) -> None:
     with pytest.raises(ReleaseFileChangedError) as caught:
         ready.build_enclave(release.folder)
     assert caught.value.code == "release.file-changed"
-    assert enclaves.names(release.folder) == []
+    assert enclave_names(release.folder) == []
 
 
 def test_the_manifest_shown_is_the_one_that_is_signed(ready: Site) -> None:
     release = ready.build_release()
     spec = enclaves.specify(ready.workspace, ready.deployment, release.folder, name="replica-0", port=8510)
     first = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
-    assert first.manifest.read_bytes() == enclaves.manifest_text(ready.workspace, spec)
+    assert first.manifest.read_bytes() == enclaves.specified_manifest(ready.workspace, spec).to_bytes()
     again = enclaves.build(ready.workspace, release.folder, spec, now=ready.now)
     assert again.mr_enclave == first.mr_enclave
-    assert enclaves.port_of(load_enclave(release.folder, "replica-0").manifest) == 8510
+    assert port_of(load_enclave(release.folder, "replica-0").manifest) == 8510
 
 
 def test_enclaves_are_named_in_order(ready: Site) -> None:
     release = ready.build_release()
     for index in (1, 0):
         ready.build_enclave(release.folder, name=f"replica-{index}", port=8510 + index)
-    assert enclaves.names(release.folder) == ["replica-0", "replica-1"]
+    assert enclave_names(release.folder) == ["replica-0", "replica-1"]
     owner_key = index_signer(ready.workspace).public_key()
     found = enclaves.verified_sigstructs(release.folder, release.id, owner_key)
     assert found.keys() == {"replica-0", "replica-1"}
@@ -191,12 +191,12 @@ def test_a_manifest_without_a_port_is_an_error_with_a_code(ready: Site) -> None:
     release = ready.build_release()
     ready.build_enclave(release.folder)
     manifest = load_enclave(release.folder, "replica-0").manifest
-    assert enclaves.port_of(manifest) == 8510
+    assert port_of(manifest) == 8510
     kept = [argument for argument in manifest.loader.argv if not argument.startswith("--port")]
     for arguments in ((), ("--port", "8510"), ("--port=x",), ("--port=",)):
         loader = manifest.loader.model_copy(update={"argv": [*kept, *arguments]})
-        with pytest.raises(enclaves.EnclavePortError, match="--port=NUMBER") as caught:
-            enclaves.port_of(manifest.model_copy(update={"loader": loader}))
+        with pytest.raises(EnclavePortError, match="--port=NUMBER") as caught:
+            port_of(manifest.model_copy(update={"loader": loader}))
         assert caught.value.code == "enclave.port"
 
 

@@ -18,10 +18,10 @@ from sealserve.broker.releases import Release, ReleaseFinalError, ReleasePolicyE
 from sealserve.broker.standing import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.owner import attestation, provisioning, simulation
-from sealserve.owner.keys import audit_signer, open_vault, read_owner_key
+from sealserve.owner.keys import audit_signer, index_verifier, open_vault, read_owner_key
 from sealserve.owner.master_key import complete_rotation
 from sealserve.pki.certificate import CertificateMissingError
-from sealserve.sealing.release import VerifiedRelease
+from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
@@ -156,6 +156,10 @@ def test_nothing_drains_where_nothing_would_be_left_or_the_owner_does_it(
     assert [one.state for one in allowed(ready)] == ["active", "draining"]
 
 
+def verified(site: Site, release: Path) -> VerifiedRelease:
+    return verify_release(release, index_verifier(site.workspace))
+
+
 def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path, successor: Path) -> None:
     path = ready.workspace.owner.master_key
     path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"typed each time")))
@@ -163,7 +167,7 @@ def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path,
         pass
     assert retire(ready, release.name, by=successor, now=ready.now) == [release.name]
     assert provisioning.draining_until(ready.workspace, release) is not None
-    assert provisioning.bring_back(ready.workspace, ready.deployment, release, now=ready.now)
+    assert provisioning.bring_back(ready.workspace, ready.deployment, verified(ready, release), now=ready.now)
 
 
 def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
@@ -172,7 +176,7 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
     now = ready.now
 
     def bring_back(after: timedelta) -> bool:
-        return provisioning.bring_back(ready.workspace, ready.deployment, release, now=now + after)
+        return provisioning.bring_back(ready.workspace, ready.deployment, verified(ready, release), now=now + after)
 
     assert not bring_back(timedelta())  # it is active
     retire(ready, release.name, by=successor, now=now)
@@ -193,13 +197,13 @@ def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Pa
     tcb = ready.deployment.tcb.model_copy(update={"preset": "cloud-smt"})
     looser = ready.deployment.model_copy(update={"tcb": tcb})
     with pytest.raises(ReleasePolicyError, match="TCB policy 'strict'"):
-        provisioning.bring_back(ready.workspace, looser, release, now=ready.now)
+        provisioning.bring_back(ready.workspace, looser, verified(ready, release), now=ready.now)
     found = next(one for one in allowed(ready) if one.name == release.name)
     assert (found.state, found.policy.tcb.name) == ("draining", "strict")
 
 
 def test_a_release_that_the_broker_does_not_know_needs_no_bringing_back(ready: Site, release: Path) -> None:
-    assert not provisioning.bring_back(ready.workspace, ready.deployment, release, now=ready.now)
+    assert not provisioning.bring_back(ready.workspace, ready.deployment, verified(ready, release), now=ready.now)
 
 
 def test_no_broker_without_its_certificate(site: Site) -> None:

@@ -22,13 +22,14 @@ from sealserve.broker import admin
 from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
-from sealserve.cluster.local import stop_roles
+from sealserve.cluster.owner_services import stop_roles
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.owner import simulation
 from sealserve.owner.keys import open_vault
+from sealserve.pcs_address import pcs_url
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.workspace import Workspace
 
@@ -84,7 +85,7 @@ class Host:
         self._walk = walk
         walk.start_vendor()
         built = walk.seal()
-        self._release = walk.target.prepare(built.folder, 1)
+        self._release = walk.prepare_release(built.folder, 1).folder
         files = [file for file in built.index.files if file.path.startswith("models/")]
         largest = max(files, key=lambda file: file.size)
         self._model_file, self._size = largest.path, largest.size
@@ -164,11 +165,11 @@ class Host:
 
     def _forge_tcb_info(self) -> Refusal:
         walk = self._walk
-        port = urlsplit(simulation.pcs_url(walk.deployment)).port or 0
+        port = urlsplit(pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
             stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
             with load_simulator().pcs_server(self._vendor, port=port, stolen=platform):
-                walk.target.start_broker()
+                walk.target.services.start_broker()
                 try:
                     return self._launch(self._release, socket)
                 finally:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import sealserve
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave
-from sealserve.owner import enclaves
+from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.serving_interface import METHODS
 from sealserve.workspace import Workspace
@@ -64,7 +63,7 @@ def _folders(workspace: Workspace) -> Iterator[str]:
 
 def _measured_paths(release: Path) -> Iterator[str]:
     """Yield the paths of the programs and libraries that the enclaves' manifests list."""
-    for name in enclaves.names(release):
+    for name in enclave_names(release):
         manifest = load_enclave(release, name).manifest
         yield from (file.uri for file in manifest.sgx.trusted_files)
 

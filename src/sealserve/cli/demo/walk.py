@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sealserve.broker import admin
+from sealserve.bundle import Bundle
 from sealserve.cli import connection, console
 from sealserve.cli.demo import comparison, preparation, proof
 from sealserve.cli.demo.comparison import Reference
@@ -25,6 +26,8 @@ from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
 from sealserve.owner import certificates, models, releases, service, simulation
 from sealserve.owner.keys import open_vault
+from sealserve.owner.preparation import prepare
+from sealserve.pcs_address import pcs_url
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
 from sealserve.sgx.pcs import API
@@ -129,9 +132,9 @@ class Walk:
         for attempts_left in reversed(range(PORT_ATTEMPTS)):
             self._use_ports(Ports.choose())
             try:
-                self.target.start_vendor()
-                self.target.start_platform()
-                self.target.start_broker()
+                self.target.services.start_vendor()
+                self.target.services.start_platform()
+                self.target.services.start_broker()
                 break
             except ProcessEndedError as error:  # another program took a port since we looked
                 if "port-taken" not in error.message or not attempts_left:
@@ -143,7 +146,7 @@ class Walk:
             "The platform's certificates come from the processor's vendor (simulated, with a root of its own)",
             f"PCK certificate for platform {platform.platform_id}, FMSPC {platform.chain.extension.fmspc}",
             f"TCB info (evaluation {published['tcbEvaluationDataNumber']}), QE identity and CRLs "
-            f"at {simulation.pcs_url(self.deployment)}{API}",
+            f"at {pcs_url(self.deployment)}{API}",
         )
 
     def _use_ports(self, chosen: Ports) -> None:
@@ -157,9 +160,9 @@ class Walk:
         self._tell("sealing the release")
         return releases.build(self._workspace, self.deployment, now=datetime.now(UTC))
 
-    def ship(self, built: Release, replicas: int) -> Path:
+    def ship(self, built: Release, replicas: int) -> Bundle:
         """Step 2, second part."""
-        shipped = self.target.prepare(built.folder, replicas)
+        bundle = self.prepare_release(built.folder, replicas)
         size = sum(file.size for file in built.index.files)
         self._screen.step(
             2,
@@ -168,11 +171,16 @@ class Walk:
             f"format {built.index.file_format}, index signed with Ed25519",
             f"key {built.index.key_id[:SHORT]}... stays in the owner's keystore, encrypted under the master key",
         )
-        return shipped
+        return bundle
 
-    def start_replicas(self, shipped: Path, replicas: int) -> list[Process]:
+    def prepare_release(self, release: Path, replicas: int) -> Bundle:
+        """Prepare a release for this machine."""
+        destination = self.target.destination(release.name, replicas)
+        return prepare(self._workspace, release, destination, tell=self._tell)
+
+    def start_replicas(self, bundle: Bundle, replicas: int) -> list[Process]:
         """Steps 3 to 8, which each replica does on its own."""
-        processes = [self.target.start_replica(shipped, index) for index in range(replicas)]
+        processes = [self.target.start_replica(bundle, index) for index in range(replicas)]
         for process in processes:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.target.wait_replica(process)

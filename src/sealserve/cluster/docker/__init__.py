@@ -5,18 +5,18 @@ from collections.abc import Sequence
 
 from sealserve.cluster.docker.fleet import Fleet, project_name
 from sealserve.cluster.docker.ownership import take_back
-from sealserve.cluster.docker.target import FOLDER, DockerTarget, log_file
-from sealserve.cluster.target import Role, Tell
+from sealserve.cluster.docker.target import DockerTarget, log_file
+from sealserve.cluster.target import Tell
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment
-from sealserve.workspace import Workspace
+from sealserve.workspace import FOLDER, Workspace
 
 __all__ = ["DockerTarget", "open_target", "running", "stop_all"]
 
 
-def open_target(workspace: Workspace, deployment: Deployment, *, role: Role, tell: Tell) -> DockerTarget:
+def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> DockerTarget:
     """Return the Docker target; see `TargetModule`."""
-    return DockerTarget(workspace, deployment, role=role, tell=tell)
+    return DockerTarget(workspace, deployment, tell=tell)
 
 
 def running(workspace: Workspace) -> Sequence[str]:

@@ -11,8 +11,9 @@ from sealserve.atomic_file import write_file
 from sealserve.cluster.container_layout import RUN_FOLDER
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
-from sealserve.cluster.docker.plan import BROKER, NGINX, PCS, RELAY, Bundle, Plan
+from sealserve.cluster.docker.plan import BROKER, NGINX, PCS, RELAY, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
+from sealserve.cluster.docker.served import Served
 from sealserve.cluster.target import drain_seconds
 from sealserve.deployment import Deployment
 from sealserve.held_tree import held
@@ -25,25 +26,28 @@ SECCOMP_FILE: Final = "gramine-direct-seccomp.json"
 _HIDDEN: Final = {"path"}  # where the owner keeps a model is no container's business
 
 
-def write_configuration(plan: Plan, described: Deployment, bundle: Bundle, *, broker: Upstream | None) -> None:
+def write_configuration(
+    plan: Plan, described: Deployment, served: Served, *, broker: Upstream | None, needs_passphrase: bool = False
+) -> None:
     """Write everything but NGINX's list of replicas; what is there already is replaced.
 
     Args:
         plan: Says where.
         described: The deployment as the containers see it.
-        bundle: What the replicas serve.
+        served: What the replicas serve.
         broker: Where the relay finds the broker, or None where the broker is here.
+        needs_passphrase: Whether the file of the broker's master key is encrypted under a passphrase.
 
     Raises:
         TargetUnsupportedError: The broker's container could not open the keystore.
     """
     if broker is None:
-        keystore_files.check(plan.workspace, described.keystore, user=plan.user)
+        keystore_files.check(plan.workspace, described.keystore, user=plan.user, needs_passphrase=needs_passphrase)
     for name in (NGINX, QUOTING, *([RELAY] if broker else [])):
         _make_readable(plan.folder / name)
     write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
     if broker is not None:
-        text = render_relay(bundle.broker[1], broker, run_folder=Path(RUN_FOLDER), stream_module=STREAM_MODULE)
+        text = render_relay(served.broker[1], broker, run_folder=Path(RUN_FOLDER), stream_module=STREAM_MODULE)
         write_file(plan.folder / RELAY / "nginx.conf", text.encode())
 
 

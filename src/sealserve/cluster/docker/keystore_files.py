@@ -6,7 +6,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sealserve.addresses import is_loopback
-from sealserve.broker.master_key import needs_passphrase
 from sealserve.cluster.docker.parts import Mount
 from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.deployment import KeystoreSection
@@ -51,13 +50,14 @@ def leads_outside(settings: KeystoreSection) -> bool:
     return settings.transit_url is not None
 
 
-def check(workspace: Workspace, settings: KeystoreSection, *, user: str) -> None:
+def check(workspace: Workspace, settings: KeystoreSection, *, user: str, needs_passphrase: bool) -> None:
     """Check that the broker's container can open the keystore, before it starts.
 
     Args:
         workspace: The owner's.
         settings: How the keystore is opened.
         user: Whom the container runs as, ``UID:GID``.
+        needs_passphrase: Whether the file of the master key is encrypted under a passphrase.
 
     Raises:
         TargetUnsupportedError: It cannot; the message says what to change.
@@ -79,11 +79,8 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str) -> None
             f"keystore.transit_url is {settings.transit_url}: in the broker's container, that is the container itself.",
             hint="Give the address or name at which other machines reach Vault or OpenBao, with https.",
         )
-    key = workspace.owner.master_key
-    if settings.passphrase_file is not None or not key.is_file():
-        return
-    if needs_passphrase(read_private_bytes(key, what="master key", limit=_LARGEST)):
+    if settings.passphrase_file is None and needs_passphrase:
         raise TargetUnsupportedError(
-            f"{key} needs a passphrase, and nobody can type it into the broker's container.",
+            f"{workspace.owner.master_key} needs a passphrase, and nobody can type it into the broker's container.",
             hint="Name a file (0600) that has it: keystore.passphrase_file in sealserve.toml.",
         )

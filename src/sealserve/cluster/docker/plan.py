@@ -16,16 +16,12 @@ connection on, byte for byte, to the broker on its own machine.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from sealserve.cluster.container_layout import (
-    RELEASE_SLACK,
-    RUN_FOLDER,
     SCRATCH_SIZE,
-    SETTINGS_FOLDER,
     WORKSPACE_FOLDER,
 )
 from sealserve.cluster.docker import keystore_files
@@ -40,12 +36,13 @@ from sealserve.cluster.docker.parts import (
     exists,
     listens,
 )
-from sealserve.cluster.target import DRAIN_SECONDS, Role
-from sealserve.containers.recipes import ImageName, images_for, reference
+from sealserve.cluster.docker.served import Served
+from sealserve.cluster.replica import Content, describe_replica
+from sealserve.cluster.target import DRAIN_SECONDS
+from sealserve.containers.recipes import ImageName, reference
 from sealserve.deployment import Deployment
 from sealserve.deployment.replica_limit import SHARED_NETWORKS
-from sealserve.enclave.server_command import PRIVATE_ROOT
-from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
+from sealserve.host.facts import AESM_FOLDER
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
@@ -63,34 +60,13 @@ _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """A release as the host has it, and the enclave in it that every replica runs.
-
-    Args:
-        folder: The release.
-        enclave: The enclave's name.
-        port: Where its server listens; measured.
-        broker: Name and port of the broker that it connects to; measured.
-        size: The bytes of its sealed files.
-        manifest: The digest of its manifest.
-    """
-
-    folder: Path
-    enclave: str
-    port: int
-    broker: tuple[str, int]
-    size: int
-    manifest: str
-
-
 class Plan:
     """What runs where.
 
     Args:
         workspace: With the parts of the machines that this one is.
         deployment: What it describes.
-        role: Which machine this is.
+        broker_here: Whether the owner's broker is a container here; else a relay to it takes its place.
         user: Whom the containers run as, ``UID:GID``.
         folder: Where the configuration files of NGINX and of the containers are.
         groups: Further groups of a replica's user, for its devices.
@@ -102,7 +78,7 @@ class Plan:
         workspace: Workspace,
         deployment: Deployment,
         *,
-        role: Role,
+        broker_here: bool,
         user: str,
         folder: Path,
         groups: tuple[int, ...] = (),
@@ -110,7 +86,7 @@ class Plan:
     ) -> None:
         self._workspace = workspace
         self._deployment = deployment
-        self._role = role
+        self._broker_here = broker_here
         self._user = user
         self._folder = folder
         self._groups = groups
@@ -148,8 +124,8 @@ class Plan:
         It is internal in simulation, unless the broker needs a key management service.
         """
         outside = keystore_files.leads_outside(self._deployment.keystore)
-        internal = self.simulated and self._role is Role.ALL and not outside
-        name = "collateral" if self._role is Role.ALL else "outside"
+        internal = self.simulated and self._broker_here and not outside
+        name = "collateral" if self._broker_here else "outside"
         return Network(name=name, subnet=self._deployment.docker.network(1), internal=internal)
 
     def link(self, number: int) -> Network:
@@ -170,7 +146,7 @@ class Plan:
     @property
     def keeper(self) -> str:
         """The role of what replicas connect to: the broker, or the relay to it."""
-        return BROKER if self._role is Role.ALL else RELAY
+        return BROKER if self._broker_here else RELAY
 
     def upstream(self, number: int) -> str:
         """Return the address of the replica on a link."""
@@ -181,10 +157,10 @@ class Plan:
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_NGINX_ADDRESS)))
 
-    def keeper_on(self, number: int, bundle: Bundle) -> Attachment:
+    def keeper_on(self, number: int, served: Served) -> Attachment:
         """Return the place of the broker, or the relay, on a link: under the measured name."""
         link = self.link(number)
-        return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(bundle.broker[0],))
+        return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
 
     def nginx(self) -> Container:
         """Return the container of NGINX. It holds no key; its configuration is replaced while it runs."""
@@ -194,63 +170,75 @@ class Plan:
             role=NGINX,
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.front.name, address=self.front_address),),
-            mounts=(Mount(source=self._folder / NGINX, target=SETTINGS_FOLDER),),
-            tmpfs=(Tmpfs(target=RUN_FOLDER, size=SCRATCH_SIZE),),
+            mounts=(Mount(source=self._folder / NGINX, target="/etc/sealserve"),),
+            tmpfs=(Tmpfs(target="/run/sealserve", size=SCRATCH_SIZE),),
             published=(Published(address=service.listen, port=service.port, target=SERVICE_PORT),),
             user=self._user,
             health=listens(SERVICE_PORT),
         )
 
-    def services(self, bundle: Bundle) -> Iterator[Container]:
+    def services(self, served: Served) -> Iterator[Container]:
         """Yield what replicas need, in the order in which it should start."""
-        if self._role is Role.ALL:
+        if self._broker_here:
             if self.simulated:
                 yield self._pcs()
             yield self._broker()
         else:
-            yield self._relay(bundle)
+            yield self._relay(served)
         if self.simulated:
             yield self._platform()
 
-    def replica(self, index: int, number: int, bundle: Bundle) -> Container:
+    def replica(self, index: int, number: int, served: Served) -> Container:
         """Return the container of a replica.
 
         Args:
             index: Which replica.
             number: Of its link.
-            bundle: What it serves.
+            served: What it serves.
         """
         link = self.link(number)
-        place = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases/{bundle.folder.name}"
-        command: tuple[str, ...] = ("enclave", "run", "--directory", WORKSPACE_FOLDER, "--name", bundle.enclave)
-        command = (*command, "--release", place)
-        memory: tuple[Tmpfs, ...] = (Tmpfs(target=_TEMPORARY, size=SCRATCH_SIZE),)
-        mounts: tuple[Mount, ...] = (Mount(source=bundle.folder, target=place, read_only=self.simulated),)
-        devices: tuple[str, ...] = ()
-        if self.simulated:
-            memory = (*memory, Tmpfs(target=PRIVATE_ROOT, size=bundle.size + RELEASE_SLACK))
-            mounts = (*mounts, Mount(source=self._folder / QUOTING, target="/quoting"))
-            command = (*command, "--quoting-socket", "/quoting/quoting.sock")
-        else:
-            mounts = (*mounts, Mount(source=Path(AESM_FOLDER), target=AESM_FOLDER))
-            devices = (ENCLAVE_DEVICE,)  # all that gramine-sgx opens; provisioning is aesmd's
+        described = describe_replica(
+            self._deployment,
+            release=served.folder.name,
+            size=served.size,
+            enclave=served.enclave,
+            port=served.port,
+        )
+        in_memory = {Content.SCRATCH, Content.MEMORY}
         return Container(
-            name=f"{REPLICA}{index}-{bundle.folder.name.rpartition('-')[2]}-{number}",
+            name=f"{REPLICA}{index}-{served.folder.name.rpartition('-')[2]}-{number}",
             role=f"{REPLICA}{index}",
-            image=self._image(images_for(self._deployment.platform)[-1]),
-            command=command,
+            image=described.image,
+            command=described.command,
             networks=(Attachment(network=link.name, address=self.upstream(number)),),
-            mounts=(*self._own_mounts(), *mounts),
-            tmpfs=memory,
-            devices=devices,
+            mounts=tuple(
+                Mount(source=self._source(mount.content, served), target=mount.target, read_only=mount.read_only)
+                for mount in described.mounts
+                if mount.content not in in_memory
+            ),
+            tmpfs=tuple(
+                Tmpfs(target=mount.target, size=mount.size) for mount in described.mounts if mount.content in in_memory
+            ),
+            devices=described.devices,
             groups=self._groups,
             user=self._user,
-            health=listens(bundle.port),
+            health=listens(served.port),
             grace=DRAIN_SECONDS,
             seccomp=self._seccomp,
             after=(self.keeper, *([PLATFORM] if self.simulated else [])),
-            facts={"release": bundle.folder.name, "manifest": bundle.manifest},
+            facts={"release": served.folder.name, "manifest": served.manifest},
         )
+
+    def _source(self, content: Content, served: Served) -> Path:
+        """Return where this machine has what a replica finds at a path."""
+        match content:
+            case Content.SETTINGS:
+                return self._folder / DEPLOYMENT_FILE
+            case Content.RELEASE:
+                return served.folder
+            case Content.QUOTING:
+                return self._folder / QUOTING if self.simulated else Path(AESM_FOLDER)
+        raise AssertionError(content)
 
     def _broker(self) -> Container:
         place, owner = f"{WORKSPACE_FOLDER}/{FOLDER}/owner", self._workspace.owner
@@ -323,16 +311,16 @@ class Plan:
             health=exists(_READY[1]),
         )
 
-    def _relay(self, bundle: Bundle) -> Container:
+    def _relay(self, served: Served) -> Container:
         return Container(
             name=RELAY,
             role=RELAY,
             image=self._image(ImageName.FRONT),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
-            mounts=(Mount(source=self._folder / RELAY, target=SETTINGS_FOLDER),),
-            tmpfs=(Tmpfs(target=RUN_FOLDER, size=SCRATCH_SIZE),),
+            mounts=(Mount(source=self._folder / RELAY, target="/etc/sealserve"),),
+            tmpfs=(Tmpfs(target="/run/sealserve", size=SCRATCH_SIZE),),
             user=self._user,
-            health=listens(bundle.broker[1]),
+            health=listens(served.broker[1]),
             facts={"configuration": _digest(self._folder / RELAY)},
         )
 

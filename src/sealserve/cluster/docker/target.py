@@ -1,19 +1,18 @@
 """The Docker target: broker, NGINX and replicas as containers, on networks of their own.
 
-A new release is rolled out replica by replica: each new one serves before NGINX forgets the one that it replaces, and
-that one finishes its requests.
+Where the owner's broker runs on another machine, a relay to it takes its place. A new release is rolled out replica by
+replica: each new one serves before NGINX forgets the one that it replaces, and that one finishes its requests.
 """
 
-import hashlib
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from sealserve.addresses import is_ip_address
+from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster import ports
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
@@ -22,12 +21,21 @@ from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.logs import follow_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
-from sealserve.cluster.docker.plan import BROKER, NGINX, RELAY, REPLICA, Bundle, Plan, first_links, free_links
+from sealserve.cluster.docker.plan import (
+    BROKER,
+    NGINX,
+    RELAY,
+    REPLICA,
+    Plan,
+    first_links,
+    free_links,
+)
+from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,
-    Role,
+    Scaled,
     State,
     TargetNotUpError,
     TargetUnsupportedError,
@@ -36,18 +44,11 @@ from sealserve.cluster.target import (
     no_log,
     quietly,
 )
-from sealserve.containers.build import inventory_of
 from sealserve.containers.engine import Engine
-from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
 from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.owner import enclaves, provisioning, releases, simulation
-from sealserve.owner.keys import audit_signer
-from sealserve.owner.master_key import complete_rotation
-from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
@@ -64,7 +65,6 @@ class DockerTarget:
     Args:
         workspace: With the parts of the machines that this one is.
         deployment: What it describes.
-        role: Which machine this is.
         tell: Called with a few words before each thing that is done.
         gramine_direct: Give replicas the system calls that gramine-direct needs.
     """
@@ -74,54 +74,75 @@ class DockerTarget:
         workspace: Workspace,
         deployment: Deployment,
         *,
-        role: Role = Role.ALL,
         tell: Tell = quietly,
         gramine_direct: bool = False,
     ) -> None:
         self._workspace = workspace
         self._deployment = for_containers(deployment)
-        self._role = role
         self._tell = tell
         self._gramine_direct = gramine_direct
         self._engine = Engine()
         self._fleet = Fleet(self._engine, project_name(workspace))
 
-    def up(self, release: Path, replicas: int) -> Sequence[str]:
+    def check(self, release: Path, *, broker_here: bool) -> None:
+        """Check that a release could be started here; see `Target.check`."""
+        del release, broker_here
+        self._engine.require()
+        self._require_host()
+        if self._fleet.find(NGINX) is None:
+            service = self._deployment.service
+            ports.require_free(service.port, "NGINX (service.port)", service.listen)
+
+    def destination(self, release: str, replicas: int) -> Destination:
+        """Return the containers of this machine as the place of a release; see `Target.destination`.
+
+        Each replica has an address of its own, so one enclave with a fixed port serves all of them.
+        """
+        del release, replicas
+        return Destination(
+            deployment=self._deployment,
+            enclaves=(EnclavePlace(name=ENCLAVE, port=SERVICE_PORT),),
+            in_image=True,
+            broker=BrokerPlace.CONTAINER,
+        )
+
+    def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Start what does not run; replicas of another release are replaced, one after the other. See `Target.up`.
 
         Raises:
             ContainerEndedError: A container ended before it was ready; those that served go on.
             SealserveError: What is missing, or was refused.
         """
-        self._engine.require()
-        self._require_host()
-        bundle, plan = self._prepare(release)
-        if self._fleet.find(NGINX) is None:
-            service = self._deployment.service
-            ports.require_free(service.port, "NGINX (service.port)", service.listen)
+        # 1. Write the files that the containers read.
+        served, plan = self._plan(bundle)
+        # 2. Make the networks, and start what replicas attest themselves with.
         for network in (plan.front, plan.collateral):
             self._fleet.ensure_network(network)
-        for container in plan.services(bundle):
+        for container in plan.services(served):
             found = self._fleet.find(container.role)
             if found is None or not self._fleet.fits(found, container):
                 self._tell(f"starting {container.role}")
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
-        self._link_all(plan, bundle)
+        # 3. Start the replicas, or replace those of another release.
+        self._link_all(plan, served)
         before = {replica.release for replica in self._fleet.replicas()}
-        self._roll(plan, bundle, replicas)
-        return sorted(before - {release.name})
+        self._roll(plan, served, replicas)
+        return sorted(before - {bundle.name})
 
-    def scale(self, replicas: int) -> None:
-        """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""
+    def to_scale(self, replicas: int) -> Scaled | None:
+        """Return the release that runs; see `Target.to_scale`. A relay shows that the broker is elsewhere."""
+        del replicas
         running = [container for container in self._fleet.replicas() if container.is_running]
         if not running:
             raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
-        release = self._releases() / running[-1].release
-        if self._fleet.find(RELAY) is not None:
-            self._role, release = Role.HOST, self._workspace.host.releases / running[-1].release
-        bundle, plan = self._prepare(release)
-        self._roll(plan, bundle, replicas)
+        return Scaled(release=running[-1].release, broker_here=self._fleet.find(RELAY) is None)
+
+    def scale(self, replicas: int, bundle: Bundle | None) -> None:
+        """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""
+        if bundle is not None:
+            served, plan = self._plan(bundle)
+            self._roll(plan, served, replicas)
 
     def status(self) -> Sequence[PartStatus]:
         """Return the state of every part that was started."""
@@ -139,101 +160,55 @@ class DockerTarget:
             (LogLine(container.role, line) for line in self._fleet.log(container, last=last)) for container in chosen
         )
 
-    def render(self, release: Path, replicas: int) -> str:
+    def render(self, bundle: Bundle, replicas: int) -> str:
         """Return a Compose file that starts the same; the configuration that it names is written.
 
         Raises:
             SealserveError: What is missing, or was refused.
         """
-        bundle, plan = self._prepare(release, COMPOSE_FOLDER)
+        served, plan = self._plan(bundle, COMPOSE_FOLDER)
         numbers = first_links(plan, replicas)
-        write_front(plan, self._deployment, [Upstream(plan.upstream(number), bundle.port) for number in numbers])
+        write_front(plan, self._deployment, [Upstream(plan.upstream(number), served.port) for number in numbers])
         give(self._workspace, container_user(self._workspace), configuration=plan.folder)
         services = [
-            _with(container, [plan.keeper_on(number, bundle) for number in numbers])
+            _with(container, [plan.keeper_on(number, served) for number in numbers])
             if container.role == plan.keeper
             else container
-            for container in plan.services(bundle)
+            for container in plan.services(served)
         ]
         nginx = _with(plan.nginx(), [plan.nginx_on(number) for number in numbers])
-        servers = [plan.replica(index, number, bundle) for index, number in enumerate(numbers)]
+        servers = [plan.replica(index, number, served) for index, number in enumerate(numbers)]
         networks = [plan.front, plan.collateral, *(plan.link(number) for number in numbers)]
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
 
-    def _prepare(self, release: Path, folder_name: str = FOLDER) -> tuple[Bundle, Plan]:
-        """Do what the owner and the host do before containers start, and write the files that these read."""
+    def _plan(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, Plan]:
+        """Return what is served and where each part runs, and write the files that the containers read."""
         folder = self._workspace.host.run / folder_name
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        shipped = self._ship(release) if self._role is Role.ALL else release
-        bundle = self._bundle(shipped)
+        served = served_of(bundle)
         user = container_user(self._workspace)
         plan = Plan(
             self._workspace,
             self._deployment,
-            role=self._role,
+            broker_here=bundle.broker is not None,
             user=user,
             folder=folder.resolve(),
             groups=self._device_groups(),
             seccomp=write_seccomp(folder.resolve()) if self._gramine_direct else None,
         )
-        write_configuration(plan, self._deployment, bundle, broker=self._broker_elsewhere(bundle))
-        give(self._workspace, user, configuration=folder, release=None if plan.simulated else shipped)
-        return bundle, plan
-
-    def _ship(self, release: Path) -> Path:
-        """Build the release's enclave if it has none that fits the image, let it have the key, and ship both."""
-        now = datetime.now(UTC)
-        if self._deployment.platform is PlatformKind.SIMULATED:
-            simulation.open_platform(self._workspace, now=now)
-        images = self._deployment.images
-        name = images_for(self._deployment.platform)[-1]
-        inventory = inventory_of(
-            self._engine, name, reference(images.prefix, name, images.tag), records=self._workspace.owner.images,
-            tell=self._tell,
-        )  # fmt: skip
-        spec = enclaves.specify(
-            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=inventory
+        write_configuration(
+            plan,
+            self._deployment,
+            served,
+            broker=self._broker_elsewhere(served) if bundle.broker is None else None,
+            needs_passphrase=bundle.broker is not None and bundle.broker.needs_passphrase,
         )
-        manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
-        if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
-            self._tell("building the enclave")
-            enclaves.build(self._workspace, release, spec, now=now)
-        provisioning.allow(self._workspace, self._deployment, release, now=now)
-        # The broker's container gets these keys as files: it can neither make one nor complete a rotation.
-        audit_signer(self._workspace)
-        complete_rotation(self._workspace)
-        return releases.ship(self._workspace, release)
+        give(self._workspace, user, configuration=folder, release=None if plan.simulated else bundle.folder)
+        return served, plan
 
-    def _bundle(self, shipped: Path) -> Bundle:
-        names = enclaves.names(shipped)
-        if not names:
-            raise TargetUnsupportedError(
-                f"The release {shipped.name} has no enclave.",
-                hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
-            )
-        name = ENCLAVE if ENCLAVE in names else names[0]
-        manifest = load_enclave(shipped, name).manifest
-        host, _, port = manifest.loader.env["SECRET_PROVISION_SERVERS"].rpartition(":")
-        if is_ip_address(host):
-            raise TargetUnsupportedError(
-                f"The enclave connects to the broker at the address {host}; in containers the broker has a name.",
-                hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
-            )
-        text = read_regular(shipped / "enclave" / f"{name}.manifest.sgx", follow_links=False)
-        return Bundle(
-            folder=shipped.resolve(),
-            enclave=name,
-            port=enclaves.port_of(manifest),
-            broker=(host, int(port)),
-            size=sum(path.lstat().st_size for path in shipped.rglob("*") if path.is_file()),
-            manifest=hashlib.sha256(text).hexdigest(),
-        )
-
-    def _broker_elsewhere(self, bundle: Bundle) -> Upstream | None:
-        if self._role is Role.ALL:
-            return None
+    def _broker_elsewhere(self, served: Served) -> Upstream:
         broker = self._deployment.broker
-        host, port = broker.reached_at or bundle.broker[0], bundle.broker[1]
+        host, port = broker.reached_at or served.broker[0], served.broker[1]
         if not is_ip_address(host):
             try:  # here, since in the container the name is the relay's own
                 found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
@@ -245,61 +220,61 @@ class DockerTarget:
             host = str(found[0][4][0])
         return Upstream(host, port)
 
-    def _link_all(self, plan: Plan, bundle: Bundle) -> None:
+    def _link_all(self, plan: Plan, served: Served) -> None:
         """Bring the keeper and NGINX, which may be new, into the networks of the replicas that run."""
         for replica in self._fleet.replicas():
             if replica.link is not None:
-                self._connect(plan, bundle, replica.link)
+                self._connect(plan, served, replica.link)
 
-    def _connect(self, plan: Plan, bundle: Bundle, number: int) -> None:
-        for role, place in ((plan.keeper, plan.keeper_on(number, bundle)), (NGINX, plan.nginx_on(number))):
+    def _connect(self, plan: Plan, served: Served, number: int) -> None:
+        for role, place in ((plan.keeper, plan.keeper_on(number, served)), (NGINX, plan.nginx_on(number))):
             if (container := self._fleet.find(role)) is not None:
                 self._fleet.connect(container, place)
 
-    def _roll(self, plan: Plan, bundle: Bundle, replicas: int) -> None:
-        """Let exactly ``replicas`` serve the bundle, without a moment in which nobody does."""
+    def _roll(self, plan: Plan, served: Served, replicas: int) -> None:
+        """Let exactly ``replicas`` serve, without a moment in which nobody does."""
         leaving = [old for old in self._fleet.replicas() if int(old.role.removeprefix(REPLICA)) >= replicas]
         for index in range(replicas):
             olds = [old for old in self._fleet.replicas() if old.role == f"{REPLICA}{index}"]
-            fitting = [old for old in olds if self._fits(old, plan, index, bundle)]
+            fitting = [old for old in olds if self._fits(old, plan, index, served)]
             for container in fitting[:1]:
                 self._wait(container)
             if not fitting:
-                self._start(plan, bundle, index)
-            self._retire(plan, bundle, [old for old in olds if old not in fitting[:1]])
-        self._retire(plan, bundle, leaving)
+                self._start(plan, served, index)
+            self._retire(plan, served, [old for old in olds if old not in fitting[:1]])
+        self._retire(plan, served, leaving)
 
-    def _fits(self, old: Running, plan: Plan, index: int, bundle: Bundle) -> bool:
-        return old.link is not None and self._fleet.fits(old, plan.replica(index, old.link, bundle))
+    def _fits(self, old: Running, plan: Plan, index: int, served: Served) -> bool:
+        return old.link is not None and self._fleet.fits(old, plan.replica(index, old.link, served))
 
-    def _start(self, plan: Plan, bundle: Bundle, index: int) -> None:
+    def _start(self, plan: Plan, served: Served, index: int) -> None:
         used = {replica.link for replica in self._fleet.replicas() if replica.link is not None}
         number = next(free_links(plan, used))
         self._tell(f"starting {REPLICA}{index}")
         self._fleet.ensure_network(plan.link(number))
-        self._connect(plan, bundle, number)
-        started = self._fleet.start(plan.replica(index, number, bundle))
+        self._connect(plan, served, number)
+        started = self._fleet.start(plan.replica(index, number, served))
         try:
             self._wait(started)
         except BaseException as error:
             if isinstance(error, SealserveError) and len(self._fleet.replicas()) == 1:
                 # Nobody is harmed if it goes on trying: the broker may let it have the key later.
-                self._front(plan, bundle)
+                self._front(plan, served)
                 raise
             self._fleet.remove(started, log=self._log(started), grace=0)
             self._fleet.remove_networks(plan.link(number).name)
             raise
-        self._front(plan, bundle)
+        self._front(plan, served)
 
     def _wait(self, replica: Running) -> None:
         if not self._fleet.is_ready(replica):
             self._tell(f"{replica.role} attests itself, opens the release and loads the model")
         self._fleet.wait(replica, seconds=REPLICA_SECONDS)
 
-    def _retire(self, plan: Plan, bundle: Bundle, leaving: Sequence[Running]) -> None:
+    def _retire(self, plan: Plan, served: Served, leaving: Sequence[Running]) -> None:
         """Let NGINX forget replicas, then let these finish their requests and end."""
         if leaving:
-            self._front(plan, bundle, without={old.id for old in leaving})
+            self._front(plan, served, without={old.id for old in leaving})
             self._drain()
         for old in leaving:
             self._tell(f"{old.role} finishes its requests")
@@ -317,10 +292,10 @@ class DockerTarget:
             self._tell(f"open connections move to the other replicas, within {age} s")
             self._fleet.wait_drained(nginx, seconds=drain_seconds(self._deployment))
 
-    def _front(self, plan: Plan, bundle: Bundle, without: set[str] | None = None) -> None:
+    def _front(self, plan: Plan, served: Served, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""
         upstreams = [
-            Upstream(plan.upstream(replica.link), bundle.port)
+            Upstream(plan.upstream(replica.link), served.port)
             for replica in self._fleet.replicas()
             if replica.link is not None and replica.id not in (without or ())
         ]
@@ -329,7 +304,7 @@ class DockerTarget:
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")
         nginx = self._fleet.ensure(described)
-        self._link_all(plan, bundle)
+        self._link_all(plan, served)
         self._fleet.wait(nginx, seconds=START_SECONDS)
         if changed and before is not None and nginx.id == before.id:
             self._fleet.reload_nginx(nginx)
@@ -362,9 +337,6 @@ class DockerTarget:
         attested = any("step=key " in line for line in self._fleet.log(container, last=100))
         return State.ATTESTED if attested else State.STARTING
 
-    def _releases(self) -> Path:
-        return (self._workspace.owner if self._role is Role.ALL else self._workspace.host).releases
-
     def _log(self, container: Running) -> Path:
         return log_file(self._workspace, container)
 
@@ -382,18 +354,6 @@ class DockerTarget:
     def _device_groups(self) -> tuple[int, ...]:
         device = Path(ENCLAVE_DEVICE)
         return (device.stat().st_gid,) if self._deployment.platform is PlatformKind.SGX and device.exists() else ()
-
-
-def for_containers(described: Deployment) -> Deployment:
-    """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
-    broker = described.broker
-    address = broker.name if is_ip_address(broker.address) or broker.address == "localhost" else broker.address
-    return described.model_copy(
-        update={
-            "broker": broker.model_copy(update={"address": address}),
-            "target": described.target.model_copy(update={"kind": "docker"}),
-        }
-    )
 
 
 def log_file(workspace: Workspace, container: Running) -> Path:

@@ -8,21 +8,22 @@ ends with the pod. What the owner changes on his own machine arrives with the ne
 import base64
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import tomli_w
 
-from sealserve.broker.master_key import needs_passphrase
+from sealserve.bundle import OwnersBroker
 from sealserve.cluster.container_layout import WORKSPACE_FOLDER
-from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, container_security
+from sealserve.cluster.kubernetes.plan import (
+    Manifest,
+    NotRenderableError,
+    Plan,
+    container_security,
+)
 from sealserve.containers.recipes import ImageName
-from sealserve.owner.keys import audit_signer
 from sealserve.terms import EVERY_ADDRESS
-from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
+from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
 PART: Final = "broker"
 _MATERIAL: Final = "/material"
@@ -35,19 +36,20 @@ def service_name(plan: Plan) -> str:
     return f"{plan.name(PART)}.{plan.settings.namespace}.svc"
 
 
-def material(workspace: Workspace, plan: Plan) -> Mapping[str, str]:
+def material(plan: Plan, broker: OwnersBroker) -> Mapping[str, str]:
     """Return the files that the broker reads: path in the workspace, and content in base64.
+
+    Args:
+        plan: What is rendered.
+        broker: The owner's broker, with the files that its owner handed over.
 
     Raises:
         NotRenderableError: The deployment does not allow it, or they are too large for a Secret.
     """
     _require_trial(plan)
-    audit_signer(workspace)  # a workspace of an earlier version has none yet
-    files = {str(path.relative_to(workspace.directory)): path.read_bytes() for path in _files(workspace)}
-    files[str(workspace.owner.database.relative_to(workspace.directory))] = _snapshot(workspace.owner.database)
-    files[DEPLOYMENT_FILE] = tomli_w.dumps(_settings(plan)).encode()
-    if needs_passphrase(workspace.owner.master_key.read_bytes()):
+    if broker.needs_passphrase:
         raise _not_openable()
+    files = {**broker.files, DEPLOYMENT_FILE: tomli_w.dumps(_settings(plan)).encode()}
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
             f"The owner's material has {size} bytes, too many for a Secret of Kubernetes.",
@@ -133,20 +135,6 @@ def _not_openable() -> NotRenderableError:
         "The broker in a cluster reads a master key from a file without a passphrase.",
         hint='Set keystore.kind = "file", or run the broker on the owner\'s machine.',
     )
-
-
-def _files(workspace: Workspace) -> Iterator[Path]:
-    owner = workspace.owner
-    yield owner.master_key
-    yield owner.audit_signing_key
-    for folder in (owner.broker_tls, owner.trust, workspace.vendor.root):
-        yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _snapshot(database: Path) -> bytes:
-    """Return the database as it is now, with what its log still holds."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return connection.serialize()
 
 
 def _settings(plan: Plan) -> dict[str, object]:

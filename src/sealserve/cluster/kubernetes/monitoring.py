@@ -14,7 +14,8 @@ import yaml
 
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
-from sealserve.cluster.kubernetes.plan import APPLICATION, METRICS_PORT, Manifest, Plan
+from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.replica import METRICS_PORT
 from sealserve.deployment import Deployment
 from sealserve.serving_interface import METRICS_PATH
 from sealserve.terms import TlsMode

@@ -8,21 +8,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
-from sealserve.cluster.container_layout import WORKSPACE_FOLDER
 from sealserve.cluster.target import drain_seconds
 from sealserve.containers.recipes import SERVICE_USER, ImageName, images_for, reference
 from sealserve.deployment import Deployment, KubernetesSection
 from sealserve.errors import InputError
 from sealserve.terms import PlatformKind
-from sealserve.workspace import FOLDER
 
 Manifest: TypeAlias = dict[str, Any]
 """A Kubernetes object as the API has it."""
 
-METRICS_PORT: Final = "metrics"
-"""What the port of a replica's metrics is called."""
-
-RELEASES: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases"
 APPLICATION: Final = "sealserve"
 _LABEL_LENGTH: Final = 63
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from sealserve.cluster.container_layout import WORKSPACE_FOLDER
 from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security
-from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE, QUOTING_FOLDER
+from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE
+from sealserve.cluster.replica import SIMULATED_QUOTING_FOLDER
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
@@ -29,11 +30,11 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
         "name": "folder",
         "image": plan.server_image,
         "imagePullPolicy": plan.settings.images.pull_policy,
-        "command": ["chown", str(SERVICE_USER), QUOTING_FOLDER],
+        "command": ["chown", str(SERVICE_USER), SIMULATED_QUOTING_FOLDER],
         "securityContext": {**container_security(), "runAsUser": 0, "runAsNonRoot": False,
                             "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}},
         "env": [NODE_VARIABLE],
-        "volumeMounts": [{"name": "quoting", "mountPath": QUOTING_FOLDER, "subPathExpr": "$(NODE)"}],
+        "volumeMounts": [{"name": "quoting", "mountPath": SIMULATED_QUOTING_FOLDER, "subPathExpr": "$(NODE)"}],
     }  # fmt: skip
     container = {
         "name": "platform",
@@ -66,7 +67,7 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
         "volumes": [
             {"name": "settings", "configMap": {"name": plan.name("replicas")}},
             {"name": "keys", "secret": {"secretName": plan.name(PART), "defaultMode": 0o440}},
-            {"name": "quoting", "hostPath": {"path": QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
+            {"name": "quoting", "hostPath": {"path": SIMULATED_QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }

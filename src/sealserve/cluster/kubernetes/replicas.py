@@ -1,28 +1,24 @@
 """The replicas: the Deployment of the enclaves, their Service, and what keeps enough of them.
 
 Source: https://kubernetes.io/docs/concepts/workloads/pods/ (probes, hooks, security contexts, topology spread),
-https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (resources ``sgx.intel.com/*``),
-Gramine 1.9, pal/src/host/linux-sgx/host_framework.c (gramine-sgx opens /dev/sgx_enclave and aesmd's socket only).
+https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (resources ``sgx.intel.com/*``).
 """
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any, Final
 
-from sealserve.cluster.container_layout import ENCLAVE, RELEASE_SLACK, SCRATCH_SIZE, WORKSPACE_FOLDER
+from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import sources
-from sealserve.cluster.kubernetes.plan import METRICS_PORT, RELEASES, Manifest, Plan, container_security, label_value
+from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security, label_value
 from sealserve.cluster.kubernetes.room import epc_of_replica
+from sealserve.cluster.replica import Content, Mount, Replica, describe_replica
 from sealserve.cluster.target import DRAIN_SECONDS
-from sealserve.enclave.server_command import PRIVATE_ROOT
-from sealserve.host.facts import AESM_FOLDER
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.workspace import DEPLOYMENT_FILE
 
 PART: Final = "replicas"
 RELEASE_LABEL: Final = "sealserve/release"
-QUOTING_FOLDER: Final = "/run/sealserve-simulated"
-"""On a node: where the simulated platform answers, as aesmd would; in a folder with the node's name."""
-
 NODE_VARIABLE: Final = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
 
 _OWN_MEMORY: Final = "enclave"
@@ -72,6 +68,8 @@ def _deployment(plan: Plan) -> Manifest:
 def _pod(plan: Plan) -> Manifest:
     settings = plan.settings
     source = sources.source(plan)
+    replica = _describe(plan)
+    volumes = filter(None, (_volume(plan, mount) for mount in replica.mounts))
     labels = {"matchLabels": plan.labels(PART)}
     pod: Manifest = {
         "automountServiceAccountToken": False,
@@ -79,8 +77,8 @@ def _pod(plan: Plan) -> Manifest:
         "securityContext": plan.pod_security(),
         "terminationGracePeriodSeconds": plan.drain_seconds + DRAIN_SECONDS,
         "initContainers": [*source.init_containers, *([_memory(plan)] if plan.simulated else [])],
-        "containers": [_container(plan)],
-        "volumes": [*_volumes(plan), *source.volumes],
+        "containers": [_container(plan, replica)],
+        "volumes": [*volumes, *source.volumes],
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -110,36 +108,15 @@ def _pod(plan: Plan) -> Manifest:
     return pod
 
 
-def _container(plan: Plan) -> Manifest:
+def _container(plan: Plan, replica: Replica) -> Manifest:
     settings = plan.settings
-    arguments = ["enclave", "run", "--directory", WORKSPACE_FOLDER, "--name", ENCLAVE]
-    arguments += ["--release", f"{RELEASES}/{plan.shipped.name}"]
-    mounts = [
-        {
-            "name": "settings",
-            "mountPath": f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}",
-            "subPath": DEPLOYMENT_FILE,
-            "readOnly": True,
-        },
-        {"name": "releases", "mountPath": RELEASES},
-        {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
-    ]
-    if plan.simulated:
-        arguments += ["--quoting-socket", f"{QUOTING_FOLDER}/quoting.sock"]
-        mounts += [
-            {"name": "quoting", "mountPath": QUOTING_FOLDER, "readOnly": True, "subPathExpr": "$(NODE)"},
-            {"name": "memory", "mountPath": PRIVATE_ROOT, "subPath": _OWN_MEMORY},
-        ]
-    else:
-        arguments += ["--attempts", "1"]  # the kubelet starts it again, and `status` has the reason
-        mounts.append({"name": "quoting", "mountPath": AESM_FOLDER})
     probe = {"tcpSocket": {"port": SERVICE_PORT}}  # the kubelet's gRPC probe knows no TLS
     container: Manifest = {
         "name": "server",
-        "image": plan.server_image,
+        "image": replica.image,
         "imagePullPolicy": settings.images.pull_policy,
-        "args": arguments,
-        "ports": _ports(plan),
+        "args": list(replica.command),
+        "ports": [{"name": name, "containerPort": port} for name, port in replica.ports.items()],
         # The port opens when the model is available, and not before.
         "startupProbe": {**probe, "periodSeconds": _PROBE_SECONDS,
                          "failureThreshold": -(-settings.start_seconds // _PROBE_SECONDS)},
@@ -149,18 +126,19 @@ def _container(plan: Plan) -> Manifest:
         "resources": _resources(plan),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # why an enclave was refused is in the pod's status
-        "volumeMounts": mounts,
+        "volumeMounts": [_mount(plan, mount) for mount in replica.mounts],
     }  # fmt: skip
     if plan.simulated:  # the launcher passes on the measured environment, and nothing else
         container["env"] = [NODE_VARIABLE]
     return container
 
 
-def _ports(plan: Plan) -> list[Manifest]:
-    ports: list[Manifest] = [{"name": "grpc", "containerPort": SERVICE_PORT}]
-    if (metrics := plan.deployment.server.metrics_port) is not None:
-        ports.append({"name": METRICS_PORT, "containerPort": metrics})
-    return ports
+def _describe(plan: Plan) -> Replica:
+    shipped = plan.shipped
+    # One attempt: the kubelet starts a container again, and `status` has the reason.
+    return describe_replica(
+        plan.deployment, release=shipped.name, size=shipped.size, enclave=ENCLAVE, port=SERVICE_PORT, attempts=1
+    )
 
 
 def _memory(plan: Plan) -> Manifest:
@@ -186,20 +164,41 @@ def _resources(plan: Plan) -> Manifest:
     return {"requests": requests, "limits": limits}
 
 
-def _volumes(plan: Plan) -> list[Manifest]:
-    volumes: list[Manifest] = [
-        {"name": "settings", "configMap": {"name": plan.name(PART)}},
-        {"name": "scratch", "emptyDir": {"sizeLimit": SCRATCH_SIZE}},
-    ]
-    if plan.simulated:
-        memory = {"medium": "Memory", "sizeLimit": plan.shipped.size + RELEASE_SLACK}
-        volumes += [
-            {"name": "quoting", "hostPath": {"path": QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
-            {"name": "memory", "emptyDir": memory},
-        ]
-    else:
-        volumes.append({"name": "quoting", "hostPath": {"path": AESM_FOLDER, "type": "Directory"}})
-    return volumes
+def _mount(plan: Plan, mount: Mount) -> Manifest:
+    """Return how the server's container sees the volume of a path that it needs."""
+    made: Manifest = {"name": _volume_name(mount), "mountPath": mount.target}
+    match mount.content:
+        case Content.SETTINGS:
+            made |= {"subPath": DEPLOYMENT_FILE, "readOnly": True}
+        case Content.RELEASE:  # the init containers fill the folder of releases, which is therefore writable
+            made["mountPath"] = str(PurePosixPath(mount.target).parent)
+        case Content.QUOTING if plan.simulated:
+            made |= {"readOnly": True, "subPathExpr": "$(NODE)"}
+        case Content.MEMORY:
+            made["subPath"] = _OWN_MEMORY
+    return made
+
+
+def _volume(plan: Plan, mount: Mount) -> Manifest | None:
+    """Return the volume of a path that a replica needs; the release's comes with its source."""
+    volume: Manifest
+    match mount.content:
+        case Content.SETTINGS:
+            volume = {"configMap": {"name": plan.name(PART)}}
+        case Content.SCRATCH:
+            volume = {"emptyDir": {"sizeLimit": mount.size}}
+        case Content.QUOTING:
+            kind = "DirectoryOrCreate" if plan.simulated else "Directory"
+            volume = {"hostPath": {"path": mount.target, "type": kind}}
+        case Content.MEMORY:
+            volume = {"emptyDir": {"medium": "Memory", "sizeLimit": mount.size}}
+        case Content.RELEASE:
+            return None
+    return {"name": _volume_name(mount), **volume}
+
+
+def _volume_name(mount: Mount) -> str:
+    return "releases" if mount.content is Content.RELEASE else mount.content.value
 
 
 def _service(plan: Plan) -> Manifest:

@@ -1,30 +1,29 @@
 """What of a release goes into the cluster's objects: all of it may be known."""
 
-from pathlib import Path
-
+from sealserve.bundle import Bundle
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, Shipped
 from sealserve.deployment import Deployment
-from sealserve.enclave.launch.broker_addresses import broker_addresses
-from sealserve.enclave.measurement import load_enclave
-from sealserve.owner import enclaves, releases
-from sealserve.owner.keys import host_owner_key
+from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.workspace import Workspace
 
 
-def plan(workspace: Workspace, deployment: Deployment, release: Path, *, replicas: int | None = None) -> Plan:
+def plan(workspace: Workspace, deployment: Deployment, bundle: Bundle, *, replicas: int | None = None) -> Plan:
     """Return what is rendered of a deployment.
 
     Args:
-        workspace: With the host's part.
+        workspace: With the host's part: it has the owner's public key.
         deployment: What it describes.
-        release: The release's folder.
+        bundle: The release.
         replicas: How many pods serve; by default as the deployment says.
+
+    Raises:
+        NotRenderableError: The release has no enclave for pods.
     """
     return Plan(
         deployment=deployment,
-        shipped=describe(workspace, release),
+        shipped=describe(bundle, owner_key=read_regular(workspace.host.owner_key).decode("ascii")),
         replicas=deployment.target.replicas if replicas is None else replicas,
     )
 
@@ -36,31 +35,26 @@ def provisional_plan(deployment: Deployment) -> Plan:
     return Plan(deployment=deployment, shipped=shipped, replicas=deployment.target.replicas)
 
 
-def describe(workspace: Workspace, release: Path) -> Shipped:
+def describe(bundle: Bundle, *, owner_key: str) -> Shipped:
     """Return what may be known of a release.
+
+    Args:
+        bundle: The release.
+        owner_key: The owner's public key (PEM), with which pods verify it.
 
     Raises:
         NotRenderableError: It has no enclave for pods.
-        SealserveError: It does not verify.
     """
-    verified = releases.verify(release, host_owner_key(workspace))
-    if ENCLAVE not in verified.enclaves:
+    enclave = bundle.enclave(ENCLAVE)
+    if enclave is None:
         raise NotRenderableError(
-            f"{release.name} has no enclave {ENCLAVE!r}, which the pods would run.",
+            f"{bundle.name} has no enclave {ENCLAVE!r}, which the pods would run.",
             hint=f"`sealserve enclave build --name {ENCLAVE} --port {SERVICE_PORT} --inventory FILE` makes it, of "
             "what `sealserve enclave inventory` measured in the server's image.",
         )
-    manifest = load_enclave(release, ENCLAVE).manifest
-    port = enclaves.port_of(manifest)
-    if port != SERVICE_PORT:
+    if enclave.port != SERVICE_PORT:
         raise NotRenderableError(
-            f"The enclave {ENCLAVE!r} of {release.name} listens on port {port}; pods expect {SERVICE_PORT}.",
+            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.port}; pods expect {SERVICE_PORT}.",
             hint=f"Build it with `--port {SERVICE_PORT}`: the port is measured.",
         )
-    return Shipped(
-        name=release.name,
-        size=sum(file.size for file in verified.index.files),
-        owner_key=host_owner_key(workspace).read_text(encoding="ascii"),
-        broker=broker_addresses(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
-        epc=manifest.enclave_size,
-    )
+    return Shipped(name=bundle.name, size=bundle.size, owner_key=owner_key, broker=enclave.broker, epc=enclave.memory)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.cluster.container_layout import RELEASE_SLACK, SETTINGS_FOLDER, WORKSPACE_FOLDER
-from sealserve.cluster.kubernetes.plan import RELEASES, Manifest, NotRenderableError, Plan, container_security
+from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, container_security
+from sealserve.cluster.replica import RELEASES
 from sealserve.workspace import DEPLOYMENT_FILE
 
 CLAIM: Final = "claim:"

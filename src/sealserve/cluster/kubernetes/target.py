@@ -1,39 +1,38 @@
 """The Kubernetes target: applies a deployment's objects, watches its pods, and removes what it made.
 
-The owner's part stays on this machine: releases are built here, and the broker runs here or elsewhere, outside of the
-cluster. In simulation its broker and the vendor's service are started here as well.
+The owner's broker runs on this machine or elsewhere, outside of the cluster. In simulation, the broker and the vendor's
+service are started here as well.
 """
 
 import base64
 import difflib
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import yaml
 
 from sealserve.atomic_file import write_file
+from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
-from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry, remove_entry
+from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
-from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, Rollout, RolloutSlowError, deployment_name, restarts
+from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
+from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
-from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.local import stop_all as stop_local
+from sealserve.cluster.owner_services import OwnerServices, stop_services
 from sealserve.cluster.target import (
     LogLine,
     PartStatus,
-    Role,
+    Scaled,
     State,
     TargetNotUpError,
     TargetUnsupportedError,
@@ -41,13 +40,8 @@ from sealserve.cluster.target import (
     no_log,
     quietly,
 )
-from sealserve.containers.build import inventory_of
-from sealserve.containers.engine import Engine
-from sealserve.containers.recipes import images_for, reference
 from sealserve.deployment import Deployment
-from sealserve.enclave.inventory import Inventory, read_inventory
 from sealserve.errors import UnavailableError
-from sealserve.owner import enclaves, provisioning, releases, simulation
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
@@ -70,16 +64,12 @@ class KubernetesTarget:
     Args:
         workspace: With the parts of the machines that this one is.
         deployment: What it describes.
-        role: Which machine this is.
         tell: Called with a few words before each thing that is done.
     """
 
-    def __init__(
-        self, workspace: Workspace, deployment: Deployment, *, role: Role = Role.ALL, tell: Tell = quietly
-    ) -> None:
+    def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
         self._workspace = workspace
         self._deployment = deployment
-        self._role = role
         self._tell = tell
         self._record = Record(workspace)
         self._open: ClusterClient | None = None
@@ -106,7 +96,31 @@ class KubernetesTarget:
         name = self._deployment_name
         return ObjectName("autoscaling/v2", "HorizontalPodAutoscaler", name.namespace, name.name)
 
-    def up(self, release: Path, replicas: int) -> Sequence[str]:
+    def check(self, release: Path, *, broker_here: bool) -> None:
+        """Check that there is a cluster; see `Target.check`."""
+        del release, broker_here
+        _ = self._client
+
+    def destination(self, release: str, replicas: int) -> Destination:
+        """Return the cluster as the place of a release; see `Target.destination`.
+
+        Each pod has an address of its own, so one enclave with a fixed port serves all of them.
+        """
+        del release, replicas
+        settings = self._deployment.kubernetes
+        # A deployment that is no trial is refused when the broker's objects are made, and needs no keys for that.
+        inside = settings.broker.dangerous_inside and self._deployment.platform is PlatformKind.SIMULATED
+        return Destination(
+            deployment=self._deployment,
+            enclaves=(EnclavePlace(name=ENCLAVE, port=SERVICE_PORT),),
+            in_image=True,
+            inventory=settings.images.inventory,
+            on_this_machine=False,
+            store=settings.store.folder,
+            broker=BrokerPlace.CLUSTER if inside else BrokerPlace.PROCESS,
+        )
+
+    def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
 
         Raises:
@@ -115,13 +129,18 @@ class KubernetesTarget:
             SealserveError: What is missing, or was refused.
         """
         client = self._client
-        plan = self._plan(release, replicas)
+        # 1. Refuse what cannot work before anything is applied.
+        plan = shipping.plan(self._workspace, self._deployment, bundle, replicas=replicas)
         check_rights(plan, client)
         self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
-        if self._role is Role.ALL:
-            self._start_owner(release)
-        made = list(self._objects(plan))
+        # 2. In simulation, start what the owner's machine runs. A real broker is its owner's to run.
+        if bundle.broker is not None:
+            self._start_services()
+            write_file(self._workspace.host.run / "release", bundle.name.encode())
+        # 3. Describe the objects, with what the new Deployment takes over from the one that runs.
+        made = list(self._objects(plan, bundle))
         taken = take_over(made, client.get(self._deployment_name), plan)
+        # 4. Apply them. What is made is recorded first, so that `down` finds it after an interruption.
         space = namespace(plan)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
@@ -132,25 +151,34 @@ class KubernetesTarget:
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
+        # 5. Wait for the pods, then remove what is no longer described.
         self._rollout.wait(taken.replicas)
         left = self._no_longer_described(plan, made)
         for name in left:
-            self._tell(f"removing {_called(name)}, which is no longer described")
-            _remove(client, name)
+            self._tell(f"removing {called(name)}, which is no longer described")
+            remove(client, name)
         for name in left:
             if name != COREFILE:
-                _wait_gone(client, name, self._tell)
+                wait_gone(client, name, self._tell)
             self._record.remove(name)
         return taken.replaced
 
-    def difference(self, release: Path, replicas: int) -> str:
-        """Return, as a unified diff, what `up` would change; nothing is changed."""
+    def difference(self, bundle: Bundle, replicas: int) -> str:
+        """Return, as a unified diff, what `up` would change; nothing is changed.
+
+        A dry run does not read the owner's keys. So the objects of a broker in the cluster are not compared, and
+        neither are the simulated platform's if the platform does not exist yet.
+        """
         client = self._client
-        plan = self._plan(release, replicas)
+        plan = shipping.plan(self._workspace, self._deployment, bundle, replicas=replicas)
         texts: list[str] = []
         exists = client.get(ObjectName.of(namespace(plan))) is not None
-        made = list(self._objects(plan))
-        take_over(made, client.get(self._deployment_name) if exists else None, plan)
+        described = list(self._objects(plan, bundle))
+        take_over(described, client.get(self._deployment_name) if exists else None, plan)
+        unknown = {plan.name(inside_broker.PART)} if plan.settings.broker.dangerous_inside else set()
+        if not self._workspace.host.platform.is_dir():
+            unknown.add(plan.name(PLATFORM))
+        made = [item for item in described if item["metadata"]["name"] not in unknown]
         for item in made if exists else [namespace(plan), *made]:  # one that is there stays as it is
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
@@ -160,11 +188,17 @@ class KubernetesTarget:
                 lines = [[f"# {len(text)} lines of a Secret\n"] if text else [] for text in lines]
             label = f"{name.kind.lower()}/{name.name}"
             texts += difflib.unified_diff(lines[0], lines[1], f"cluster/{label}", f"deployment/{label}")
-        texts += [f"--- cluster/{_called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, made)]
+        texts += [f"--- cluster/{called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, described)]
         return "".join(texts)
 
-    def scale(self, replicas: int) -> None:
+    def to_scale(self, replicas: int) -> Scaled | None:
+        """Return None: the cluster has what further replicas need. See `Target.to_scale`."""
+        del replicas
+        return None
+
+    def scale(self, replicas: int, bundle: Bundle | None = None) -> None:
         """Change the number of replicas; see `Target.scale`."""
+        del bundle
         running = self._client.get(self._deployment_name)
         if running is None:
             raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
@@ -216,64 +250,35 @@ class KubernetesTarget:
             for line in self._client.log(space, name, container, last=last)
         )
 
-    def _plan(self, release: Path, replicas: int) -> Plan:
-        if self._role is Role.ALL:
-            self._build(release)
-        return shipping.plan(self._workspace, self._deployment, release, replicas=replicas)
+    def _start_services(self) -> None:
+        if (
+            self._deployment.platform is PlatformKind.SIMULATED
+            and not self._deployment.kubernetes.broker.dangerous_inside
+        ):
+            services = OwnerServices(self._workspace, self._deployment, tell=self._tell)
+            services.start_vendor()
+            services.start_broker()
 
-    def _build(self, release: Path) -> None:
-        """Build the release's enclave if it has none that fits the image, and pack it for the store."""
-        spec = enclaves.specify(
-            self._workspace, self._deployment, release, name=ENCLAVE, port=SERVICE_PORT, inventory=self._inventory()
-        )
-        manifest = release / "enclave" / f"{ENCLAVE}.manifest.sgx"
-        if not manifest.is_file() or manifest.read_bytes() != enclaves.manifest_text(self._workspace, spec):
-            self._tell("building the enclave")
-            enclaves.build(self._workspace, release, spec, now=datetime.now(UTC))
-        provisioning.allow(self._workspace, self._deployment, release, now=datetime.now(UTC))
-        if (store := self._deployment.kubernetes.store.folder) is not None:
-            self._tell("packing the release for the store")
-            store.mkdir(parents=True, exist_ok=True)
-            releases.pack(self._workspace, release, store / f"{release.name}.tar", overwrite=True)
-
-    def _inventory(self) -> Inventory:
-        if self._deployment.kubernetes.images.inventory is not None:
-            return read_inventory(self._deployment.kubernetes.images.inventory)
-        images, name = self._deployment.images, images_for(self._deployment.platform)[-1]
-        place = reference(images.prefix, name, images.tag)
-        return inventory_of(Engine(), name, place, records=self._workspace.owner.images, tell=self._tell)
-
-    def _start_owner(self, release: Path) -> None:
-        """In simulation, start what the owner's machine runs; a real broker is the owner's to run."""
-        if self._deployment.platform is PlatformKind.SIMULATED:
-            simulation.open_platform(self._workspace, now=datetime.now(UTC))
-            local = LocalTarget(self._workspace, self._deployment, tell=self._tell)
-            if not self._deployment.kubernetes.broker.dangerous_inside:
-                local.start_vendor()
-                local.start_broker()
-        write_file(self._workspace.host.run / "release", release.name.encode())
-
-    def _objects(self, plan: Plan) -> Sequence[Manifest]:
+    def _objects(self, plan: Plan, bundle: Bundle) -> Sequence[Manifest]:
         files = None
         if plan.simulated:
-            folder = self._workspace.host.platform
             files = {
                 path.name: base64.b64encode(path.read_bytes()).decode()
-                for path in sorted(folder.iterdir())
+                for path in sorted(self._workspace.host.platform.glob("*"))
                 if path.is_file()
             }
-        return objects(plan, platform_files=files, broker_files=self._broker_files(plan))
+        return objects(plan, platform_files=files, broker_files=self._broker_files(plan, bundle))
 
-    def _broker_files(self, plan: Plan) -> Mapping[str, str] | None:
+    def _broker_files(self, plan: Plan, bundle: Bundle) -> Mapping[str, str] | None:
         if not plan.settings.broker.dangerous_inside:
             return None
-        if self._role is not Role.ALL:
+        if bundle.broker is None:
             raise NotRenderableError(
                 "A host has no keys to put into a broker in the cluster.",
                 hint="kubernetes.broker.dangerous_inside is for trials where owner and host are one machine.",
             )
         _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
-        return inside_broker.material(self._workspace, plan)
+        return inside_broker.material(plan, bundle.broker)
 
     def _no_longer_described(self, plan: Plan, made: Sequence[Manifest]) -> Sequence[ObjectName]:
         """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
@@ -328,19 +333,17 @@ class KubernetesTarget:
     def _local_status(self) -> Sequence[PartStatus]:
         if self._deployment.platform is not PlatformKind.SIMULATED:
             return []
-        return LocalTarget(self._workspace, self._deployment).status()
+        return OwnerServices(self._workspace, self._deployment).status()
 
 
-def open_target(
-    workspace: Workspace, deployment: Deployment, *, role: Role = Role.ALL, tell: Tell = quietly
-) -> KubernetesTarget:
+def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> KubernetesTarget:
     """Return the target; see `TargetModule`."""
-    return KubernetesTarget(workspace, deployment, role=role, tell=tell)
+    return KubernetesTarget(workspace, deployment, tell=tell)
 
 
 def running(workspace: Workspace) -> Sequence[str]:
     """Return what there is of a workspace in the cluster; see `TargetModule`."""
-    return [_called(name) for name in Record(workspace).names()]
+    return [called(name) for name in Record(workspace).names()]
 
 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
@@ -351,43 +354,14 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
     if names:
         client = ClusterClient()
         for name in reversed(names):
-            tell(f"removing {_called(name)}")
-            _remove(client, name)
+            tell(f"removing {called(name)}")
+            remove(client, name)
         for name in names:
             if name != COREFILE:
-                _wait_gone(client, name, tell)
+                wait_gone(client, name, tell)
             record.remove(name)
-            stopped.append(_called(name))
-    return [*stopped, *stop_local(workspace, tell=tell)]
-
-
-def _remove(client: ClusterClient, name: ObjectName) -> None:
-    """Remove an object; of one that was only changed, what was written into it."""
-    if name == COREFILE:
-        _forget_broker(client)
-    else:
-        client.delete(name)
-
-
-def _forget_broker(client: ClusterClient) -> None:
-    config = client.get(COREFILE)
-    if config is not None:
-        client.merge(COREFILE, {"data": {"Corefile": remove_entry(config["data"]["Corefile"])}})
-
-
-def _wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
-    deadline = time.monotonic() + 900
-    while client.get(name) is not None:
-        tell(f"{_called(name)} finishes")
-        if time.monotonic() > deadline:
-            raise RolloutSlowError(
-                f"{_called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
-            )
-        time.sleep(CHECK_SECONDS)
-
-
-def _called(name: ObjectName) -> str:
-    return f"{name.kind.lower()}/{name.name}"
+            stopped.append(called(name))
+    return [*stopped, *stop_services(workspace, tell=tell)]
 
 
 def _lines(made: Manifest) -> list[str]:

@@ -19,7 +19,7 @@ def host(site: Site, released: VerifiedRelease) -> Host:
     walk = SimpleNamespace(
         start_vendor=lambda: None,
         seal=lambda: released,
-        target=SimpleNamespace(prepare=lambda folder, _replicas: folder),
+        prepare_release=lambda folder, _replicas: SimpleNamespace(folder=folder),
         deployment=site.deployment,
     )
     return Host(site.workspace, walk)  # type: ignore[arg-type]  # what it needs of a walk

@@ -10,6 +10,7 @@ import pytest
 from tests.harness.fake_docker import IMAGE, FakeDocker
 from tests.harness.workspaces import make_site
 
+from sealserve.cli.bundles import received
 from sealserve.cluster import docker as target_module
 from sealserve.cluster.docker.fleet import (
     ContainerEndedError,
@@ -21,7 +22,7 @@ from sealserve.cluster.docker.fleet import (
 from sealserve.cluster.docker.ownership import container_user
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
-from sealserve.cluster.target import Role, State, TargetNotUpError, TargetUnsupportedError
+from sealserve.cluster.target import State, TargetNotUpError, TargetUnsupportedError
 from sealserve.containers.build import ImageMissingError
 from sealserve.containers.engine import Engine, EngineRefusedError
 
@@ -171,7 +172,7 @@ def test_nothing_to_scale(docker: FakeDocker, tmp_path: Path) -> None:
     docker.answer("container ls")
     site = make_site(tmp_path / "site")
     with pytest.raises(TargetNotUpError, match="no replicas to scale"):
-        DockerTarget(site.workspace, site.deployment).scale(2)
+        DockerTarget(site.workspace, site.deployment).to_scale(2)
     assert target_module.running(site.workspace) == []
 
 
@@ -180,7 +181,7 @@ def test_sgx_needs_the_device(docker: FakeDocker, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sealserve.cluster.docker.target.ENCLAVE_DEVICE", str(tmp_path / "no-device"))
     site = make_site(tmp_path / "site", platform="sgx")
     with pytest.raises(TargetUnsupportedError, match="platform = 'sgx'") as caught:
-        DockerTarget(site.workspace, site.deployment).up(tmp_path, 1)
+        DockerTarget(site.workspace, site.deployment).check(tmp_path, broker_here=True)
     assert "doctor host" in str(caught.value.hint)
 
 
@@ -190,11 +191,12 @@ def test_a_host_needs_an_enclave_that_was_built_for_containers(docker: FakeDocke
     site.import_model()
     site.certify()
     release = site.build_release().folder
+    target = DockerTarget(site.workspace, site.deployment)
     with pytest.raises(TargetUnsupportedError, match="has no enclave"):
-        DockerTarget(site.workspace, site.deployment, role=Role.HOST).up(release, 1)
+        target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     site.build_enclave(release)  # with broker.address = 127.0.0.1
     with pytest.raises(TargetUnsupportedError, match=r"at the address 127\.0\.0\.1; in containers") as caught:
-        DockerTarget(site.workspace, site.deployment, role=Role.HOST).up(release, 1)
+        target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     assert "DNS name" in str(caught.value.hint)
 
 

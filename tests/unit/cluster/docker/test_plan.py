@@ -12,6 +12,7 @@ import yaml
 from tests.harness.workspaces import Site, make_site
 
 from sealserve import deployment
+from sealserve.bundle import BrokerPlace
 from sealserve.cluster.docker import commands, keystore_files
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import (
@@ -21,13 +22,13 @@ from sealserve.cluster.docker.configuration import (
     write_seccomp,
 )
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
-from sealserve.cluster.docker.plan import Bundle, Plan, first_links, free_links
+from sealserve.cluster.docker.plan import Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
-from sealserve.cluster.docker.target import for_containers
-from sealserve.cluster.target import Role, TargetUnsupportedError
+from sealserve.cluster.docker.served import Served, for_containers
+from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
-from sealserve.owner import simulation
+from sealserve.owner import broker_files, simulation
 from sealserve.owner.keys import audit_signer, index_signer, open_vault
 from sealserve.owner.master_key import rotate
 from sealserve.private_file import PrivateFileExposedError
@@ -36,26 +37,26 @@ REPLICAS = 3
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return Bundle(
+def bundle(tmp_path: Path) -> Served:
+    return Served(
         folder=tmp_path / "half-plus-two-0123456789ab", enclave="server", port=8500,
         broker=("attestation.service.com", 4433), size=1000, manifest="m",
     )  # fmt: skip
 
 
-def make_plan(site: Site, role: Role, **settings: Any) -> Plan:
+def make_plan(site: Site, *, broker_here: bool = True, **settings: Any) -> Plan:
     described = for_containers(site.deployment)
     folder = site.workspace.host.run / "docker"
-    return Plan(site.workspace, described, role=role, user="65532:65532", folder=folder, **settings)
+    return Plan(site.workspace, described, broker_here=broker_here, user="65532:65532", folder=folder, **settings)
 
 
-def everything(plan: Plan, bundle: Bundle) -> tuple[list[Network], list[Container]]:
+def everything(plan: Plan, bundle: Served) -> tuple[list[Network], list[Container]]:
     links = first_links(plan, REPLICAS)
     containers = [*plan.services(bundle), *(plan.replica(index, link, bundle) for index, link in enumerate(links))]
     return [plan.front, plan.collateral, *map(plan.link, links)], [*containers, plan.nginx()]
 
 
-def neighbours(plan: Plan, bundle: Bundle, role: str) -> set[str]:
+def neighbours(plan: Plan, bundle: Served, role: str) -> set[str]:
     """Return the roles of the containers that share a network with one."""
     links = first_links(plan, REPLICAS)
     places: dict[str, set[str]] = {
@@ -67,13 +68,13 @@ def neighbours(plan: Plan, bundle: Bundle, role: str) -> set[str]:
     return {other for other, networks in places.items() if other != role and networks & places[role]}
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("broker_here", [True, False])
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
 def test_a_replica_reaches_the_broker_and_nothing_else(
-    tmp_path: Path, bundle: Bundle, role: Role, platform: str
+    tmp_path: Path, bundle: Served, broker_here: bool, platform: str
 ) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform=platform), role)
-    keeper = "broker" if role is Role.ALL else "relay"
+    plan = make_plan(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
+    keeper = "broker" if broker_here else "relay"
     for index in range(REPLICAS):
         assert neighbours(plan, bundle, f"replica-{index}") == {keeper, "nginx"}
         network = plan.link(index)
@@ -88,16 +89,16 @@ def test_a_replica_reaches_the_broker_and_nothing_else(
     assert f"server {plan.upstream(0)}:8500 " in config
 
 
-def test_only_nginx_is_published(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}), Role.ALL)
+def test_only_nginx_is_published(tmp_path: Path, bundle: Served) -> None:
+    plan = make_plan(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}))
     published = [container.role for container in everything(plan, bundle)[1] if container.published]
     assert published == ["nginx"]
     assert "--publish=[::1]:9000:8500" in commands.container_create(plan.nginx(), "p")
 
 
-def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Bundle) -> None:
+def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site, Role.ALL)
+    plan = make_plan(site)
     links = [plan.link(number) for number in plan.links]
     assert (
         len(links) == site.deployment.replica_limit("docker").most + 1
@@ -112,10 +113,10 @@ def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Bundle) -> 
     assert list(free_links(plan, {0, 2}))[:2] == [1, 3]
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("broker_here", [True, False])
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
-def test_every_container_is_confined(tmp_path: Path, bundle: Bundle, role: Role, platform: str) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform=platform), role)
+def test_every_container_is_confined(tmp_path: Path, bundle: Served, broker_here: bool, platform: str) -> None:
+    plan = make_plan(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
     for container in everything(plan, bundle)[1]:
         line = " ".join(commands.container_create(container, "p"))
         for option in (
@@ -130,8 +131,8 @@ def test_every_container_is_confined(tmp_path: Path, bundle: Bundle, role: Role,
         assert all("mode=0700" in commands.tmpfs_option(tmpfs, container.user) for tmpfs in container.tmpfs)
 
 
-def test_on_sgx_a_replica_gets_the_enclave_device_and_the_folder_of_aesm(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform="sgx"), Role.ALL, groups=(107,))
+def test_on_sgx_a_replica_gets_the_enclave_device_and_the_folder_of_aesm(tmp_path: Path, bundle: Served) -> None:
+    plan = make_plan(make_site(tmp_path / "site", platform="sgx"), groups=(107,))
     line = commands.container_create(plan.replica(0, 0, bundle), "p")
     assert [option for option in line if option.startswith("--device")] == [f"--device={ENCLAVE_DEVICE}"]
     assert f"--mount=type=bind,source={AESM_FOLDER},target={AESM_FOLDER},readonly" in line
@@ -143,8 +144,8 @@ def test_on_sgx_a_replica_gets_the_enclave_device_and_the_folder_of_aesm(tmp_pat
     assert not any(container.role in {"pcs", "platform"} for container in plan.services(bundle))
 
 
-def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Served) -> None:
+    plan = make_plan(make_site(tmp_path / "site"))
     replica = plan.replica(0, 0, bundle)
     (memory,) = [tmpfs for tmpfs in replica.tmpfs if tmpfs.target == "/release"]
     assert memory.size > bundle.size
@@ -153,7 +154,7 @@ def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Bu
     assert plan.collateral.internal
 
 
-def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     site.certify()
     simulation.open_platform(site.workspace, now=site.now)
@@ -161,7 +162,7 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     with open_vault(site.workspace):
         audit_signer(site.workspace)
         index_signer(site.workspace)
-    plan = make_plan(site, Role.ALL)
+    plan = make_plan(site)
     (broker,) = [container for container in plan.services(bundle) if container.role == "broker"]
     seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
     assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.broker_tls, owner.trust,
@@ -179,8 +180,8 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
 
 
-def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Served) -> None:
+    plan = make_plan(make_site(tmp_path / "site"))
     written = {
         mount.source.name
         for container in everything(plan, bundle)[1]
@@ -190,11 +191,11 @@ def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Bundle) ->
     assert written == {"database", "audit", "quoting"}
 
 
-def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     with open_vault(site.workspace):
         pass
-    plan = make_plan(site, Role.ALL)
+    plan = make_plan(site)
     (before,) = [container for container in plan.services(bundle) if container.role == "broker"]
     rotate(site.workspace)  # a mount of a file goes on showing the old one
     (after,) = [container for container in plan.services(bundle) if container.role == "broker"]
@@ -210,9 +211,9 @@ def values(node: object) -> Iterator[str]:
         yield str(node)
 
 
-def test_compose_is_told_the_same(tmp_path: Path, bundle: Bundle) -> None:
+def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site, Role.ALL, seccomp=write_seccomp(tmp_path))
+    plan = make_plan(site, seccomp=write_seccomp(tmp_path))
     networks, containers = everything(plan, bundle)
     document = yaml.safe_load(compose_file("p", networks, containers))
     assert set(document["networks"]) == {network.name for network in networks}
@@ -241,11 +242,11 @@ def test_compose_is_told_the_same(tmp_path: Path, bundle: Bundle) -> None:
     ]
 
 
-def test_what_makes_it_another_container(tmp_path: Path, bundle: Bundle) -> None:
+def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site, Role.ALL)
+    plan = make_plan(site)
     assert plan.replica(0, 0, bundle).digest == plan.replica(0, 0, bundle).digest
-    other = Bundle(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
+    other = Served(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
     assert plan.replica(0, 0, bundle).digest != plan.replica(0, 0, other).digest
     before = [container.digest for container in plan.services(bundle)]
     site.certify()  # a renewed certificate of the broker's starts it anew
@@ -253,7 +254,7 @@ def test_what_makes_it_another_container(tmp_path: Path, bundle: Bundle) -> None
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_the_containers_own_description(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site", broker={"port": 5555})
     described = deployment.parse(container_deployment(for_containers(site.deployment)))
     assert described.broker.listen == "0.0.0.0"  # noqa: S104
@@ -264,7 +265,7 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Bundle) -> None:
     assert described.model.path is None
     named = make_site(tmp_path / "named", broker={"address": "keys.example.com"})
     assert for_containers(named.deployment).broker.address == "keys.example.com"
-    plan = make_plan(site, Role.HOST)
+    plan = make_plan(site, broker_here=False)
     write_configuration(plan, site.deployment, bundle, broker=Upstream("192.0.2.7", 5555))
     relay = (plan.folder / "relay" / "nginx.conf").read_text()
     assert "listen 0.0.0.0:4433 " in relay
@@ -273,7 +274,7 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Bundle) -> None:
 
 def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site, Role.ALL)
+    plan = make_plan(site)
     assert write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
     assert not write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
     assert write_front(plan, site.deployment, [Upstream("10.0.0.2", 1)])
@@ -320,7 +321,7 @@ def with_keystore(site: Site, **settings: Any) -> Plan:
     described = for_containers(site.deployment.model_copy(update={"keystore": keystore}))
     folder = site.workspace.host.run / "docker"
     user = f"{os.getuid()}:{os.getgid()}"
-    return Plan(site.workspace, described, role=Role.ALL, user=user, folder=folder)
+    return Plan(site.workspace, described, broker_here=True, user=user, folder=folder)
 
 
 def described_by(plan: Plan) -> deployment.Deployment:
@@ -334,7 +335,7 @@ def secret_file(path: Path, content: bytes) -> Path:
 
 
 def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
-    ready: Site, bundle: Bundle, tmp_path: Path
+    ready: Site, bundle: Served, tmp_path: Path
 ) -> None:
     token = secret_file(tmp_path / "token", b"t")
     plan = with_keystore(ready, kind="transit", transit_url="https://vault.example.org:8200", transit_token_file=token)
@@ -355,17 +356,19 @@ def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
     assert broker.digest != later.digest
 
 
-def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     ready.workspace.owner.master_key.unlink(missing_ok=True)
     secret_file(ready.workspace.owner.master_key, b"{}")
     plan = with_keystore(ready)
+    broker = broker_files.describe(ready.workspace, BrokerPlace.CONTAINER, with_files=True)
+    assert broker.needs_passphrase
     with pytest.raises(TargetUnsupportedError, match=r"nobody can type it.*keystore\.passphrase_file"):
-        write_configuration(plan, described_by(plan), bundle, broker=None)
+        write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
     plan = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
-    write_configuration(plan, described_by(plan), bundle, broker=None)
+    write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
 
 
-def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Bundle, tmp_path: Path) -> None:
+def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     token = secret_file(tmp_path / "token", b"t")
     plan = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
     with pytest.raises(TargetUnsupportedError, match="that is the container itself"):
@@ -376,4 +379,4 @@ def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: B
     token.chmod(0o600)
     settings = described_by(plan).keystore
     with pytest.raises(TargetUnsupportedError, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
-        keystore_files.check(ready.workspace, settings, user="4242:4242")
+        keystore_files.check(ready.workspace, settings, user="4242:4242", needs_passphrase=False)

@@ -15,13 +15,13 @@ from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve import deployment, terms
 from sealserve.broker.master_key import under_passphrase
+from sealserve.bundle import BrokerPlace, Bundle, OwnersBroker
 from sealserve.cluster.kubernetes import inside_broker
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.target import KubernetesTarget
-from sealserve.cluster.target import Role
-from sealserve.owner import simulation
+from sealserve.owner import broker_files, simulation
 from sealserve.owner.keys import index_signer, open_vault
 from sealserve.secret import SecretBytes
 
@@ -31,6 +31,12 @@ ADDRESS = "sealserve-broker.sealserve.svc"
 def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TOML) -> Plan:
     plan = make_plan("broker.dangerous_inside = true\n", platform=platform, toml=toml)
     return replace(plan, shipped=replace(plan.shipped, broker=(address, 4433)))
+
+
+def owners_broker(site: Site) -> OwnersBroker:
+    """Return what the owner hands over, as `prepare` does."""
+    broker_files.make_ready(site.workspace)
+    return broker_files.describe(site.workspace, BrokerPlace.CLUSTER, with_files=True)
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def site(tmp_path: Path) -> Site:
 def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
     (site.workspace.owner.models / "plain").mkdir(parents=True)
     (site.workspace.owner.models / "plain" / "weights").write_bytes(b"the model")
-    files = inside_broker.material(site.workspace, trial())
+    files = inside_broker.material(trial(), owners_broker(site))
     names = {path.removeprefix(".sealserve/").partition("/vendor/")[0] for path in files}
     assert {
         "owner/master.key",
@@ -60,7 +66,7 @@ def test_it_gets_what_it_reads_and_nothing_else(site: Site) -> None:
 
 
 def test_its_settings_are_a_deployment_file(site: Site) -> None:
-    text = base64.b64decode(inside_broker.material(site.workspace, trial())["sealserve.toml"]).decode()
+    text = base64.b64decode(inside_broker.material(trial(), owners_broker(site))["sealserve.toml"]).decode()
     described = deployment.parse(text)
     assert (described.broker.listen, described.broker.port) == ("::", 4433)
     assert described.platform is terms.PlatformKind.SIMULATED
@@ -72,7 +78,7 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
         other.execute("CREATE TABLE last_words (word TEXT)")
         other.commit()
         copied = tmp_path / "copy.sqlite"
-        material = inside_broker.material(site.workspace, trial())
+        material = inside_broker.material(trial(), owners_broker(site))
         copied.write_bytes(base64.b64decode(material[".sealserve/owner/database/broker.sqlite"]))
     with closing(sqlite3.connect(copied)) as copy:
         assert copy.execute("SELECT count(*) FROM last_words").fetchone() == (0,)
@@ -88,7 +94,7 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
 )
 def test_what_is_no_trial_is_refused(site: Site, plan: Plan, message: str) -> None:
     with pytest.raises(NotRenderableError, match=message) as caught:
-        inside_broker.material(site.workspace, plan)
+        inside_broker.material(plan, owners_broker(site))
     assert caught.value.code == "kubernetes.not-renderable"
 
 
@@ -96,7 +102,7 @@ def test_a_master_key_whose_passphrase_nobody_could_type_is_refused(site: Site) 
     path = site.workspace.owner.master_key
     path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"only typed")))
     with pytest.raises(NotRenderableError, match="without a passphrase"):
-        inside_broker.material(site.workspace, trial())
+        inside_broker.material(trial(), owners_broker(site))
 
 
 def test_too_much_for_a_secret_is_refused(site: Site) -> None:
@@ -105,13 +111,13 @@ def test_too_much_for_a_secret_is_refused(site: Site) -> None:
         database.execute("INSERT INTO filling VALUES (zeroblob(1048576))")
         database.commit()
     with pytest.raises(NotRenderableError, match=r"has \d+ bytes, too many for a Secret"):
-        inside_broker.material(site.workspace, trial())
+        inside_broker.material(trial(), owners_broker(site))
 
 
 def test_a_host_alone_has_no_keys_to_give(site: Site) -> None:
-    target = KubernetesTarget(site.workspace, site.deployment, role=Role.HOST)
+    target = KubernetesTarget(site.workspace, site.deployment)
     with pytest.raises(NotRenderableError, match="A host has no keys"):
-        target._objects(trial())
+        target._objects(trial(), Bundle(folder=site.directory, size=0, enclaves=()))
 
 
 def test_a_rendering_never_has_the_owners_keys() -> None:

@@ -1,0 +1,71 @@
+"""What the containers serve, and the deployment as it is in containers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealserve.bundle import Bundle
+from sealserve.cluster.container_layout import ENCLAVE
+from sealserve.cluster.target import TargetUnsupportedError
+from sealserve.deployment import Deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A release as the host has it, and the enclave in it that every replica runs.
+
+    Args:
+        folder: The release.
+        enclave: The enclave's name.
+        port: Where its server listens; measured.
+        broker: Name and port of the broker that it connects to; measured.
+        size: The bytes of its sealed files.
+        manifest: The digest of its manifest.
+    """
+
+    folder: Path
+    enclave: str
+    port: int
+    broker: tuple[str, int]
+    size: int
+    manifest: str
+
+
+def served_of(bundle: Bundle) -> Served:
+    """Return what every replica runs: the enclave for containers, or the one that a host was given."""
+    enclave = bundle.enclave(ENCLAVE) or next(iter(bundle.enclaves), None)
+    if enclave is None:
+        raise TargetUnsupportedError(
+            f"The release {bundle.name} has no enclave.",
+            hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
+        )
+    if is_ip_address(enclave.broker[0]):
+        raise TargetUnsupportedError(
+            f"The enclave connects to the broker at the address {enclave.broker[0]}; in containers the broker has "
+            "a name.",
+            hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
+        )
+    return Served(
+        folder=bundle.folder.resolve(),
+        enclave=enclave.name,
+        port=enclave.port,
+        broker=enclave.broker,
+        size=bundle.size,
+        manifest=enclave.manifest,
+    )
+
+
+def for_containers(described: Deployment) -> Deployment:
+    """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
+    broker = described.broker
+    address = broker.name if is_ip_address(broker.address) or broker.address == "localhost" else broker.address
+    return described.model_copy(
+        update={
+            "broker": broker.model_copy(update={"address": address}),
+            "target": described.target.model_copy(update={"kind": "docker"}),
+        }
+    )
+
+
+def is_ip_address(host: str) -> bool:
+    """Return whether ``host`` is an IP address, not a name."""
+    return ":" in host or host.replace(".", "").isdecimal()

@@ -1,0 +1,142 @@
+"""The owner's services in simulation, as processes of this machine: the vendor's service, the platform and the broker.
+
+The local target runs all three. The Kubernetes target runs the vendor's service and the broker on the owner's machine,
+outside of the cluster. Each service is a `sealserve` command: this module starts it and holds no key.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from sealserve.cluster import ports
+from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
+from sealserve.cluster.target import DRAIN_SECONDS, PartStatus, State, Tell, quietly
+from sealserve.deployment import Deployment
+from sealserve.pcs_address import pcs_url
+from sealserve.workspace import Workspace
+
+BROKER: Final = "broker"
+PLATFORM: Final = "platform"
+PCS: Final = "pcs"
+REPLICA: Final = "replica-"
+RECORD: Final = "local.json"
+_START_SECONDS: Final = 60
+_STOP_SECONDS: Final = 15
+
+
+class OwnerServices:
+    """The owner's services of a deployment on this machine.
+
+    Args:
+        workspace: The workspace whose services run.
+        deployment: What it describes.
+        tell: Called with a few words before each step.
+    """
+
+    def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
+        self._workspace = workspace
+        self._deployment = deployment
+        self._tell = tell
+        self._registry = registry(workspace)
+
+    def start_vendor(self) -> Process:
+        """Start the simulated vendor's service, unless it runs."""
+        port = urlsplit(pcs_url(self._deployment)).port
+        return self._ensure(PCS, ["simulated", "pcs"], port=port)
+
+    def start_platform(self) -> Process:
+        """Start the simulated platform, which makes quotes, unless it runs."""
+        return self._ensure(PLATFORM, ["simulated", "platform"])
+
+    def start_broker(self) -> Process:
+        """Start the owner's broker, unless it runs."""
+        port = self._deployment.broker.port
+        return self._ensure(BROKER, ["broker", "run"], port=port, logs=self._workspace.owner.logs)
+
+    def require_free_ports(self) -> None:
+        """Check that no other program has the ports of the services that do not run.
+
+        Raises:
+            PortTakenError: A port is taken; the message names the setting.
+        """
+        broker = self._deployment.broker
+        if running_process(self._workspace, BROKER) is None:
+            ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
+        if running_process(self._workspace, PCS) is None:
+            ports.require_free(
+                urlsplit(pcs_url(self._deployment)).port or 0, "the simulated PCS (broker.collateral_url)"
+            )
+
+    def status(self) -> list[PartStatus]:
+        """Return the state of each process of the workspace that was started here."""
+        return [process_status(process) for process in self._registry.all().values()]
+
+    def _ensure(self, role: str, arguments: list[str], *, port: int | None = None, logs: Path | None = None) -> Process:
+        ready = self._workspace.host.run / f"{role}.ready"  # the process writes this file when it answers
+        process = running_process(self._workspace, role)
+        if process is None:
+            self._tell(f"starting {role}")
+            ready.unlink(missing_ok=True)
+            log = (logs or self._workspace.host.logs) / f"{role}.log"
+            command = own_command(self._workspace, [*arguments, "--ready-file", str(ready)])
+            process = self._registry.start(role, command, log=log, port=port)
+        wait_ready(process, ready.exists, seconds=_START_SECONDS)
+        return process
+
+
+def registry(workspace: Workspace) -> Registry:
+    """Return the record of the processes that run on this machine for a workspace."""
+    return Registry(workspace.host.run / RECORD)
+
+
+def own_command(workspace: Workspace, arguments: list[str]) -> list[str]:
+    """Return the command line that runs `sealserve` with ``arguments`` on a workspace.
+
+    Python's ``-P`` keeps a module of the current folder from taking the place of one of sealserve's or of Python's.
+    """
+    return [sys.executable, "-P", "-m", "sealserve", *arguments, "--directory", str(workspace.directory)]
+
+
+def running_process(workspace: Workspace, role: str) -> Process | None:
+    """Return the process of a role, or None if it does not run."""
+    process = registry(workspace).all().get(role)
+    return process if process is not None and process.is_alive() else None
+
+
+def process_status(process: Process) -> PartStatus:
+    """Return the state of a process that needs no closer look: it runs, or it ended and its log has the reason."""
+    alive = process.is_alive()
+    return PartStatus(
+        role=process.role,
+        state=State.RUNNING if alive else State.ENDED,
+        port=process.port,
+        pid=process.pid,
+        detail="" if alive else last_error(Path(process.log)),
+    )
+
+
+def running(workspace: Workspace) -> list[str]:
+    """Return the roles of the processes that run on this machine for a workspace."""
+    return [role for role, process in registry(workspace).all().items() if process.is_alive()]
+
+
+def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[str]:
+    """Stop the processes of ``roles`` that were started, in that order; return their roles."""
+    record = registry(workspace)
+    started: Mapping[str, Process] = record.all()
+    stopped = [role for role in roles if role in started]
+    for role in stopped:
+        tell(f"stopping {role}")
+        started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else _STOP_SECONDS)
+        record.remove(role)
+    if not record.all():
+        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
+            (workspace.host.run / leftover).unlink(missing_ok=True)
+    return stopped
+
+
+def stop_services(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
+    """Stop the owner's services of a workspace; return the roles of those that were started."""
+    return stop_roles(workspace, BROKER, PLATFORM, PCS, tell=tell)
