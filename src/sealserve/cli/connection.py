@@ -11,10 +11,10 @@ import typer
 
 from sealserve import deployment
 from sealserve.cli import console
+from sealserve.cli.access import Access, access
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
-from sealserve.owner.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sealserve.broker import admin
-from sealserve.cli import connection, console
+from sealserve.cli import access, connection, console
 from sealserve.cli.demo import comparison, preparation, proof
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
@@ -23,7 +23,7 @@ from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupte
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
-from sealserve.owner import certificates, models, releases, service, simulation
+from sealserve.owner import certificates, models, releases, simulation
 from sealserve.owner.keys import open_vault
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
@@ -190,7 +190,7 @@ class Walk:
 
     def use(self, reference: Reference) -> LoadReport:
         """Steps 9 to 12."""
-        reach = service.access(self._workspace, self.deployment)
+        reach = access.access(self._workspace, self.deployment)
         differences: dict[int, float] = {}
 
         def make_request(number: int) -> Request:
