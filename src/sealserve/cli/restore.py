@@ -7,7 +7,7 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
-from sealserve.owner import backup as backups
+from sealserve.owner.restore import restore as restore_workspace
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -26,7 +26,7 @@ def restore(
     """Bring the owner's workspace back from a backup, whole or not at all, into a folder that has none."""
     workspace = Workspace(directory.resolve())
     with console.bytes_progress("Restoring", size_of(source)) as progress:
-        restored = backups.restore(workspace, source, master_key=master_key, progress=progress)
+        restored = restore_workspace(workspace, source, master_key=master_key, progress=progress)
     if as_json:
         console.print_json({
             "folder": str(workspace.root), "created": restored.created.isoformat(), "files": restored.files,

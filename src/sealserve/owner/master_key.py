@@ -53,10 +53,12 @@ def rotate(
     settings = keystore_settings(workspace)
     path = workspace.owner.master_key
     with open_vault(workspace) as vault:
+        # A key management service keeps its key to itself: it encrypts the release keys, and no file is written.
         if settings.kind == "transit" and (service := transit_key(settings)) is not None:
             with service:
                 count = keystore.rewrap(vault.database, vault.keystore, service)
             return RotatedMasterKey(place=repr(service), under_passphrase=False, keys=count)
+        # The new file needs a passphrase if one is given, or if the old file needs one.
         had_one = path.exists() and needs_passphrase(path.read_bytes())
         source = None if without_passphrase else new_passphrase or (passphrase_source(settings) if had_one else None)
         form: Callable[[SecretBytes], bytes] = raw
@@ -69,6 +71,7 @@ def rotate(
                 with passphrase:
                     return under_passphrase(key, passphrase)
 
+        # Put the new file beside the old one, encrypt every key again, then replace the old file.
         count = keystore.rotate_master_key(vault.database, vault.keystore, path, form=form)
     return RotatedMasterKey(place=str(path), under_passphrase=source is not None, keys=count)
 

@@ -20,16 +20,10 @@ from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyUnreadab
 from sealserve.owner import backup as backup_module
 from sealserve.owner import master_key as master_keys
 from sealserve.owner import provisioning, releases
-from sealserve.owner.backup import (
-    BackupContentError,
-    BackupFormatError,
-    BackupKeyError,
-    BackupKeyMissingError,
-    BackupWorkspaceError,
-    back_up,
-    restore,
-)
+from sealserve.owner.backup import BackupWorkspaceError, back_up
+from sealserve.owner.backup_format import BackupContentError, BackupFormatError
 from sealserve.owner.keys import open_vault
+from sealserve.owner.restore import BackupKeyError, BackupKeyMissingError, restore
 from sealserve.sealing.plain_tar import ArchiveFormatError, ArchiveMemberError, ArchivePathError, ArchiveTruncatedError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import Workspace
