@@ -20,7 +20,7 @@ from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.release import Name
 from sealserve.enclave.findings import Danger
 from sealserve.owner import master_key, provisioning, releases
-from sealserve.owner.keys import open_database
+from sealserve.owner.owner import Owner
 from sealserve.regular_file import read_regular
 
 _LOG = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def drain(
 ) -> None:
     """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
     now = datetime.now(UTC)
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(console.find_workspace(directory)).database() as database:
         drained = admin.drain(database, name, deadline=now + timedelta(minutes=minutes), now=now)
     _print(drained, as_json=as_json)
 
@@ -99,7 +99,7 @@ def revoke(
     """End a release for good. Enclaves that run already go on until they are stopped."""
     workspace = console.find_workspace(directory)
     console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         revoked = admin.revoke(database, name, now=datetime.now(UTC))
     _print(revoked, as_json=as_json)
 
@@ -107,7 +107,7 @@ def revoke(
 @app.command("releases")
 def releases_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """List the releases that the broker knows, and their state."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(console.find_workspace(directory)).database() as database:
         rows = admin.every_release(database)
     if as_json:
         console.print_json([asdict(row) for row in rows])
@@ -147,7 +147,7 @@ def log(
     if sign:
         console.print_json(asdict(provisioning.sign_log(workspace, now=datetime.now(UTC))))
         return
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         rows = admin.log(database, last=last)
     if as_json:
         console.print_json([asdict(row) for row in rows])
@@ -194,7 +194,7 @@ def rotate_master(
 @app.command()
 def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """Show what the broker holds and has done."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(console.find_workspace(directory)).database() as database:
         found = admin.status(database)
     if as_json:
         console.print_json(asdict(found))

@@ -9,7 +9,7 @@ import typer
 from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.cli import console
-from sealserve.owner.keys import open_database
+from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
@@ -34,7 +34,7 @@ def enrol(
     """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
     workspace = console.find_workspace(directory)
     platform = kind or deployment.read(workspace.deployment_file).platform
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database(create=True) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
     if as_json:
         console.print_json(asdict(enrolled))
@@ -54,7 +54,7 @@ def withdraw(
     workspace = console.find_workspace(directory)
     platform = kind or deployment.read(workspace.deployment_file).platform
     console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
     if as_json:
         console.print_json(asdict(withdrawn))
@@ -67,7 +67,7 @@ def withdraw(
 @app.command("list")
 def list_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
     """List the machines that are enrolled."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(console.find_workspace(directory)).database() as database:
         rows = admin.every_platform(database)
     if as_json:
         console.print_json([asdict(row) for row in rows])

@@ -32,10 +32,9 @@ from sealserve.enclave.simulated.server_process import StoppedBySignal, relayed_
 from sealserve.enclave.simulated.supervisor import supervise
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.owner import enclaves, releases
-from sealserve.owner.keys import host_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.owner.simulation import quoting_socket
 from sealserve.regular_file import read_regular
-from sealserve.sgx.signing_key import create_signing_key
 from sealserve.terms import ServerKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
@@ -127,7 +126,7 @@ def manifest(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     if explain:
-        size = enclaves.explain_size(described, releases.verify(folder, host_owner_key(workspace)), trusted)
+        size = enclaves.explain_size(described, releases.verify(folder, Owner.open(workspace).public_key()), trusted)
         _explain(size, threads_of(described), as_json=as_json)
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
@@ -214,8 +213,8 @@ def build(
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    if new_signing_key and not workspace.owner.enclave_signing_key.exists():
-        create_signing_key(workspace.owner.enclave_signing_key)
+    if new_signing_key:
+        Owner.open(workspace).create_enclave_key(replace_lost=True)
     with console.spinner("Measuring and signing"):
         built = enclaves.build(
             workspace,
@@ -339,7 +338,7 @@ def run(
             status = stop.exit_status
         raise typer.Exit(status)
     enclaves.check_for_sgx(loaded)
-    verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
+    verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
     with relayed_signals() as relay:
         try:
             status = run_gramine_sgx(folder.absolute(), loaded, relay, verify=verify, attempts=attempts)

@@ -9,7 +9,7 @@ from sealserve import deployment, terms
 from sealserve.atomic_file import write_file
 from sealserve.cli import console
 from sealserve.clouds.catalog import deployment_settings, preset_of
-from sealserve.owner.keys import audit_signer
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -47,8 +47,10 @@ def init(
     workspace = Workspace(directory.resolve())
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
-    workspace.create()
-    audit_signer(workspace)
+    if workspace.owner.root.exists():
+        workspace.create()  # the keys in it stay; the step that needs a missing one creates it, or reports it as lost
+    else:
+        Owner.create(workspace)
     console.out.print(f"Wrote {workspace.deployment_file}: look at [model], then `sealserve doctor`.")
     if preset is not None:
         known = preset_of(preset)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve import deployment
 from sealserve.cli import console
 from sealserve.cli.seal import size_of
 from sealserve.owner import models, release_store, releases
-from sealserve.owner.keys import host_owner_key, index_signer
+from sealserve.owner.keys import read_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+from sealserve.workspace import Workspace
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
 
@@ -40,7 +43,7 @@ def build(
     workspace = console.find_workspace(directory)
     described = deployment.read(workspace.deployment_file)
     if new_signing_key:
-        index_signer(workspace, replace_lost=True)
+        Owner.create(workspace, replace_lost=True)
     total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
         built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress, warn=console.warn)
@@ -63,11 +66,11 @@ def verify(
 ) -> None:
     """Check the signature and every file's size and digest, and the enclaves that were built. Needs no secret."""
     if owner_key is not None and name is not None and Path(name).is_dir():
-        verified = releases.verify(Path(name), owner_key)
+        verified = releases.verify(Path(name), read_owner_key(owner_key))
     else:
         workspace = console.find_workspace(directory)
         folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-        verified = releases.verify(folder, owner_key or host_owner_key(workspace))
+        verified = releases.verify(folder, _key(owner_key, workspace))
     if as_json:
         console.print_json({
             "id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files),
@@ -90,7 +93,7 @@ def show(
     """Show what a release's public index says."""
     workspace = console.find_workspace(directory)
     folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-    verified = releases.verify(folder, host_owner_key(workspace))
+    verified = releases.verify(folder, Owner.open(workspace).public_key())
     if as_json:
         console.print_json({"id": verified.id, **verified.index.model_dump(mode="json")})
         return
@@ -174,7 +177,7 @@ def fetch(
     """Fetch a packed release from a web server or an S3-compatible store, and verify it; what is there stays."""
     workspace = console.find_workspace(directory)
     with console.spinner("Fetching the release"):
-        verified = release_store.fetch(workspace, address, owner_key or host_owner_key(workspace))
+        verified = release_store.fetch(workspace, address, _key(owner_key, workspace))
     console.out.print(f"{verified.folder.name}: fetched and verified; {_enclaves(verified)}.")
 
 
@@ -188,13 +191,17 @@ def unpack(
     """Unpack a release among those of the host, and verify it."""
     workspace = console.find_workspace(directory)
     with console.spinner(f"Unpacking {source.name}"):
-        verified = releases.unpack(workspace, source, owner_key or host_owner_key(workspace))
+        verified = releases.unpack(workspace, source, _key(owner_key, workspace))
     if as_json:
         console.print_json({"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves})
         return
     console.out.print(
         f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}."
     )
+
+
+def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:
+    return read_owner_key(given) if given is not None else Owner.open(workspace).public_key()
 
 
 def _enclaves(verified: VerifiedBundle) -> str:

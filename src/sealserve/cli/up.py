@@ -16,6 +16,7 @@ from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment
 from sealserve.owner import certificates, models, provisioning, releases
+from sealserve.owner.owner import Owner
 from sealserve.pki.authority import AuthorityKind
 from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
@@ -48,6 +49,7 @@ def up(
     described = deployment.read(workspace.deployment_file)
     kind = target or described.target.kind
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
+    Owner.open(workspace).publish_key()
 
     def watched() -> Target:
         return targets.open_target(workspace, described, kind, role=role)

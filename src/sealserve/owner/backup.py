@@ -23,7 +23,7 @@ from sealserve.owner.backup_format import (
     ListedFile,
     time_text,
 )
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.sealing import codec, plain_tar
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.codec import SealedFile
@@ -84,7 +84,7 @@ def back_up(
     created = time_text(now)
     listed: list[ListedFile] = []
     with (
-        open_vault(workspace) as vault,
+        Owner.open(workspace).vault(create=True) as vault,  # a master key must wrap the backup's key
         SecretBytes.random(KEY_SIZE) as key,
         staging(destination.absolute().parent, destination.name, mode=0o700) as stage,
         replacing(destination, mode=PRIVATE, overwrite=overwrite) as output,

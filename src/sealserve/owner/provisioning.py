@@ -19,7 +19,7 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
-from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, open_database, open_vault
+from sealserve.owner.owner import Owner
 from sealserve.owner.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
@@ -39,9 +39,11 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         CertificateMissingError: The broker has no certificate yet.
     """
     identity = broker_certificate(workspace)
-    signer = audit_signer(workspace)  # never the key of indexes: this process faces the network
+    owner = Owner.open(workspace)
+    owner.create_audit_key()
+    signer = owner.audit_signer()  # never the key of indexes: this process faces the network
     with contextlib.ExitStack() as stack:
-        vault = stack.enter_context(open_vault(workspace))
+        vault = stack.enter_context(owner.vault(create=True))
         genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None
         clients = {PlatformKind.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
         vendors = {PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[PlatformKind.SGX])}
@@ -105,7 +107,7 @@ def allow(
         ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
         SealserveError: The release or its enclaves do not verify, or are known with other values.
     """
-    owner_key = index_signer(workspace).public_key()
+    owner_key = Owner.open(workspace).index_signer().public_key()
     verified = verify_release(folder, owner_key)
     references = {
         label: ReferenceValues.of_sigstruct(sigstruct)
@@ -120,7 +122,7 @@ def allow(
         enrolled_platforms_only=not verified.index.simulated,
         created=verified.index.created_at,
     )
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
 
 
@@ -160,7 +162,7 @@ def retire(
     if not (minutes and names):
         return []
     deadline = now + timedelta(minutes=minutes)
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         return admin.retire(database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
 
 
@@ -171,7 +173,7 @@ def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
 
 
 def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         try:
             return admin.find_release(database, _release_id(workspace, folder))
         except ReleaseUnknownError:
@@ -183,7 +185,7 @@ def _deadline(found: ReleaseSummary) -> datetime | None:
 
 
 def _release_id(workspace: Workspace, folder: Path) -> str:
-    return read_verified_index(folder, index_signer(workspace).public_key()).sha256
+    return read_verified_index(folder, Owner.open(workspace).index_signer().public_key()).sha256
 
 
 def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tuple[ChainSummary, bool]:
@@ -201,17 +203,19 @@ def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tupl
         SealserveError: What `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head` raise.
     """
     heads = tuple(head for head in (kept_head(workspace.owner.audit_head), kept) if head is not None)
-    with open_database(workspace) as database:
-        summary = admin.verify_log(
-            database, audit_signer(workspace).public_key(), former_keys=former_audit_keys(workspace), kept=heads
-        )
+    owner = Owner.open(workspace)
+    key, *former = owner.audit_keys()
+    with owner.database() as database:
+        summary = admin.verify_log(database, key, former_keys=former, kept=heads)
     return summary, bool(heads)
 
 
 def sign_log(workspace: Workspace, *, now: datetime) -> HeadSummary:
     """Sign the end of the audit log, keep the head outside of the database too, and return it."""
-    with open_database(workspace) as database:
+    owner = Owner.open(workspace)
+    owner.create_audit_key()
+    with owner.database(create=True) as database:
         with database.write() as connection:
-            head = audit.sign_head(connection, audit_signer(workspace), now=now)
+            head = audit.sign_head(connection, owner.audit_signer(), now=now)
         keep_head(workspace.owner.audit_head, database, head)
     return admin.head_summary(head)

@@ -29,7 +29,7 @@ from sealserve.owner.backup_format import (
     parse_header,
     parse_list,
 )
-from sealserve.owner.keys import keystore_settings, passphrase_source, transit_key
+from sealserve.owner.vault import keystore_settings, passphrase_source, transit_key
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import open_regular
 from sealserve.sealing import codec, plain_tar

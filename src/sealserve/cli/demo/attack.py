@@ -26,7 +26,7 @@ from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.owner import simulation
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
@@ -213,7 +213,7 @@ class Host:
         code, message = found[-1]
         if code != _REFUSED_BY_BROKER:
             return Refusal(code=code, message=message, by="the enclave")
-        with open_vault(self._workspace) as vault:
+        with Owner.open(self._workspace).vault() as vault:
             row = admin.log(vault.database, last=1)[0]
         if row.decision != "refused":
             raise NotRefusedError(f"The broker's last decision is {row.decision!r}.")

@@ -24,7 +24,7 @@ from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
 from sealserve.owner import certificates, models, releases, simulation
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki import certificate as pki
 from sealserve.sealing.release import Release
 from sealserve.terms import TlsMode
@@ -175,7 +175,7 @@ class Walk:
         for process in processes:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.target.wait_replica(process)
-        with open_vault(self._workspace) as vault:
+        with Owner.open(self._workspace).vault() as vault:
             granted = [row for row in admin.log(vault.database) if row.decision == "released"]
         Launches(processes).tell(self._screen, granted, policy=self.deployment.tcb.preset)
         return processes

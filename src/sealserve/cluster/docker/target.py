@@ -54,8 +54,8 @@ from sealserve.enclave.measurement import load_enclave
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import enclaves, provisioning, releases, simulation
-from sealserve.owner.keys import audit_signer
 from sealserve.owner.master_key import complete_rotation
+from sealserve.owner.owner import Owner
 from sealserve.regular_file import read_regular
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
@@ -208,7 +208,7 @@ class DockerTarget:
             enclaves.build(self._workspace, release, spec, now=now)
         provisioning.allow(self._workspace, self._deployment, release, now=now)
         # The broker's container gets these keys as files: it can neither make one nor complete a rotation.
-        audit_signer(self._workspace)
+        Owner.open(self._workspace).create_audit_key()
         complete_rotation(self._workspace)
         return releases.ship(self._workspace, release)
 

@@ -25,7 +25,7 @@ from sealserve.cluster.kubernetes.plan import (
     container_security,
 )
 from sealserve.containers.recipes import ImageName
-from sealserve.owner.keys import audit_signer
+from sealserve.owner.owner import Owner
 from sealserve.terms import EVERY_ADDRESS
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace
 
@@ -47,7 +47,7 @@ def material(workspace: Workspace, plan: Plan) -> Mapping[str, str]:
         NotRenderableError: The deployment does not allow it, or they are too large for a Secret.
     """
     _require_trial(plan)
-    audit_signer(workspace)  # a workspace of an earlier version has none yet
+    Owner.open(workspace).create_audit_key()  # a workspace of an earlier version has none yet
     files = {str(path.relative_to(workspace.directory)): path.read_bytes() for path in _files(workspace)}
     files[str(workspace.owner.database.relative_to(workspace.directory))] = _snapshot(workspace.owner.database)
     files[DEPLOYMENT_FILE] = tomli_w.dumps(_settings(plan)).encode()

@@ -7,7 +7,8 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.simulated.provisioning import servers
 from sealserve.owner import enclaves, releases
-from sealserve.owner.keys import host_owner_key
+from sealserve.owner.keys import public_pem
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
 
@@ -41,7 +42,8 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
         NotRenderableError: It has no enclave for pods.
         SealserveError: It does not verify.
     """
-    verified = releases.verify(release, host_owner_key(workspace))
+    owner_key = Owner.open(workspace).public_key()
+    verified = releases.verify(release, owner_key)
     if ENCLAVE not in verified.enclaves:
         raise NotRenderableError(
             f"{release.name} has no enclave {ENCLAVE!r}, which the pods would run.",
@@ -58,7 +60,7 @@ def describe(workspace: Workspace, release: Path) -> Shipped:
     return Shipped(
         name=release.name,
         size=sum(file.size for file in verified.index.files),
-        owner_key=host_owner_key(workspace).read_text(encoding="ascii"),
+        owner_key=public_pem(owner_key).decode("ascii"),
         broker=servers(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         epc=manifest.enclave_size,
     )
