@@ -4,27 +4,27 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console, status
+from sealserve.cli import options
+from sealserve.cli.context import Context
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
+from sealserve.cli.part_table import show_parts
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.targets import open_target
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def scale(
+    context: Context,
     replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, max=64, help="How many enclaves shall serve.")],
-    target: console.Target = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    target: options.Target = None,
 ) -> None:
     """Start or stop replicas. Those that stop finish their requests first."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
+    workspace, described = context.workspace, context.deployment
+    with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=context.as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
-        with starting(workspace, tell=tell, for_programs=as_json):
+        with starting(workspace, tell=tell, for_programs=context.as_json):
             opened.scale(replicas)
-    status.show(opened, as_json=as_json)
+    show_parts(context, opened.status())

@@ -8,25 +8,27 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console, status
+from sealserve.cli import console, options
+from sealserve.cli.context import Context
+from sealserve.cli.first_steps import prepare
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
+from sealserve.cli.part_table import show_parts
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets
 from sealserve.cluster.target import Role, RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment
-from sealserve.owner import certificates, models, provisioning, releases
+from sealserve.owner import provisioning, releases
 from sealserve.owner.owner import Owner
-from sealserve.pki.authority import AuthorityKind
-from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def up(
-    target: console.Target = None,
+    context: Context,
+    target: options.Target = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
@@ -41,12 +43,9 @@ def up(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would change where it runs, as a diff.")
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     kind = target or described.target.kind
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
     Owner.open(workspace).publish_key()
@@ -54,11 +53,13 @@ def up(
     def watched() -> Target:
         return targets.open_target(workspace, described, kind, role=role)
 
-    with live_view("Starting", watched, for_programs=as_json) as tell:
+    with live_view("Starting", watched, for_programs=context.as_json) as tell:
         opened = targets.open_target(workspace, described, kind, role=role, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        with contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell, for_programs=as_json):
+        with (
+            contextlib.nullcontext() if dry_run else starting(workspace, kind, tell=tell, for_programs=context.as_json)
+        ):
             if role is Role.ALL:
                 prepare(workspace, described, tell=tell)
             shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
@@ -74,7 +75,7 @@ def up(
         return
     if role is Role.ALL:
         _end_replaced(workspace, described, replaced, by=folder)
-    status.show(opened, as_json=as_json)
+    show_parts(context, opened.status())
 
 
 def _bring_back(workspace: Workspace, described: Deployment, folder: Path) -> None:
@@ -100,19 +101,3 @@ def _rolling(target: Target, option: str) -> RollingTarget:
     if not isinstance(target, RollingTarget):
         raise TargetUnsupportedError(f"This target knows no {option}.", hint="kubernetes does.")
     return target
-
-
-def prepare(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
-    """Do the owner's steps that were not done yet: model, certificates, release."""
-    now = datetime.now(UTC)
-    for model in described.models:
-        if not models.is_imported(workspace, model):
-            tell(f"converting the model {model.name}")
-            with console.quiet_libraries():
-                models.bring_in(workspace, model)
-    if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
-        tell(f"making certificates for {TlsMode(described.service.tls).value} TLS")
-        certificates.create_certificates(workspace, described, now=now, first_time=True)
-    if not releases.any_in(workspace.owner.releases):
-        tell("sealing a release")
-        releases.build(workspace, described, now=now, warn=console.warn)

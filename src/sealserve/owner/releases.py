@@ -69,6 +69,7 @@ def build(
     deployment: Deployment,
     *,
     now: datetime,
+    replace_lost_key: bool = False,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
@@ -78,6 +79,8 @@ def build(
         workspace: The owner's.
         deployment: What it describes.
         now: The time of the release and of its certificate.
+        replace_lost_key: Create a key that signs releases if the former one is missing: hosts must then get the new
+            public key.
         progress: Called with plaintext bytes as they are sealed.
         warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
 
@@ -104,7 +107,7 @@ def build(
         created=now,
     )
     # The first release of a workspace creates the owner's keys, if `init` did not.
-    owner = Owner.create(workspace)
+    owner = Owner.create(workspace, replace_lost=replace_lost_key)
     signer = owner.index_signer()
     # Store the release key before it is used: a release without its key is lost.
     with owner.vault(create=True) as vault, vault.database.write() as connection:
