@@ -33,25 +33,14 @@ class Owner:
     workspace: Workspace
 
     @classmethod
-    def create(cls, workspace: Workspace, *, replace_lost: bool = False) -> Self:
-        """Create the folders and the signing keys that do not exist, and return the owner.
-
-        Args:
-            workspace: Where they are created.
-            replace_lost: Create a key that signs releases even if there was another: to the hosts the owner becomes
-                another owner.
+    def create(cls, workspace: Workspace) -> Self:
+        """Create the folders, and the keys that sign releases and the audit log, where they do not exist.
 
         Raises:
             IdentityLostError: A key is missing, and something that it signed exists.
         """
-        workspace.create()
         owner = cls(workspace)
-        path = workspace.owner.index_signing_key
-        if not path.exists():
-            if not replace_lost:
-                owner._check_index_key()
-            create_signer(path)
-        owner.publish_key()
+        owner.create_index_key()
         owner.create_audit_key()
         return owner
 
@@ -59,6 +48,22 @@ class Owner:
     def open(cls, workspace: Workspace) -> Self:
         """Return the owner of a workspace. Nothing is created, here or by a method that only reads."""
         return cls(workspace)
+
+    def create_index_key(self, *, replace_lost: bool = False) -> None:
+        """Create the key that signs releases, if it does not exist, and publish its public half.
+
+        Args:
+            replace_lost: Create a key even if there was another: to the hosts the owner becomes another owner.
+
+        Raises:
+            IdentityLostError: It is missing, and releases that it signed, or its public key, exist.
+        """
+        self.workspace.create()
+        if not replace_lost:
+            self._check_index_key()
+        if not self.workspace.owner.index_signing_key.exists():
+            create_signer(self.workspace.owner.index_signing_key)
+        self.publish_key()
 
     def publish_key(self) -> None:
         """Write the public key to the host's folder, where it is missing or another one. Without a key do nothing."""
@@ -73,9 +78,9 @@ class Owner:
         Raises:
             IdentityLostError: It is missing, and a head that it signed is kept.
         """
+        self.workspace.create()
         self._check_audit_key()
         if not self.workspace.owner.audit_signing_key.exists():
-            self.workspace.create()
             create_signer(self.workspace.owner.audit_signing_key)
 
     def create_enclave_key(self, *, replace_lost: bool = False) -> Path:
@@ -161,9 +166,9 @@ class Owner:
                 with Database.empty(str(path)) as database:
                     yield database
                 return
+            _LOG.info("creating the broker's database %s", path)
         if not path.exists():
             self.workspace.create()  # a workspace of an earlier version lacks the database's folder
-            _LOG.info("creating the broker's database %s", path)
         with Database.open(path, former=former) as database:
             yield database
 

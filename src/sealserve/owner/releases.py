@@ -106,8 +106,9 @@ def build(
         simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
     )
-    # The first release of a workspace creates the owner's keys, if `init` did not.
-    owner = Owner.create(workspace, replace_lost=replace_lost_key)
+    # The first release of a workspace creates the key that signs it, if `init` did not.
+    owner = Owner.open(workspace)
+    owner.create_index_key(replace_lost=replace_lost_key)
     signer = owner.index_signer()
     # Store the release key before it is used: a release without its key is lost.
     with owner.vault(create=True) as vault, vault.database.write() as connection:
