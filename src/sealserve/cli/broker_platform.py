@@ -40,12 +40,7 @@ def enrol(
 
 
 @app.command()
-def withdraw(
-    context: Context,
-    platform_id: PlatformId,
-    kind: Kind = None,
-    yes: options.Yes = False,
-) -> None:
+def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: options.Yes = False) -> None:
     """Take back a machine's enrolment, when it is sold or stolen: it gets no more keys. What runs on it goes on."""
     platform = kind or context.deployment.platform
     console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)

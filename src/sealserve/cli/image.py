@@ -78,11 +78,7 @@ def build(
 
 
 @app.command()
-def push(
-    context: Context,
-    names: Names = None,
-    platform: OfPlatform = None,
-) -> None:
+def push(context: Context, names: Names = None, platform: OfPlatform = None) -> None:
     """Push images to the registry that images.prefix names (`docker login` first), and note their digests."""
     workspace, described = context.workspace, context.deployment
     workspace.create()

@@ -75,11 +75,7 @@ def verify(
 
 
 @app.command()
-def show(
-    context: Context,
-    name: options.ReleaseName = None,
-    host: OnHost = False,
-) -> None:
+def show(context: Context, name: options.ReleaseName = None, host: OnHost = False) -> None:
     """Show what a release's public index says."""
     workspace = context.workspace
     folder = releases.find((workspace.host if host else workspace.owner).releases, name)

@@ -10,9 +10,6 @@ app = Verbs()
 
 
 @app.command()
-def status(
-    context: Context,
-    target: options.Target = None,
-) -> None:
+def status(context: Context, target: options.Target = None) -> None:
     """Show every part of the deployment and how far it has come."""
     show_parts(context, open_target(context.workspace, context.deployment, target).status())
