@@ -92,8 +92,9 @@ def revoke(
     yes: options.Yes = False,
 ) -> None:
     """End a release for good. Enclaves that run already go on until they are stopped."""
+    owner = Owner.open(context.workspace)
     console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
-    with Owner.open(context.workspace).database() as database:
+    with owner.database() as database:
         revoked = admin.revoke(database, name, now=datetime.now(UTC))
     _show(context, revoked)
 

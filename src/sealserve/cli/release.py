@@ -100,13 +100,12 @@ def list_(context: Context, host: OnHost = False) -> None:
     workspace = context.workspace
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
     faults = [row for row in rows if isinstance(row, FaultyRelease)]
-    columns, empty = (
+    table = Table(
         ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
-        "No releases yet: `sealserve release build` makes one.",
+        [_listed_cells(row) for row in rows],
+        empty="No releases yet: `sealserve release build` makes one.",
     )
-    context.show(
-        [_listed_fields(row) for row in rows], Table(columns, [_listed_cells(row) for row in rows], empty=empty)
-    )
+    context.show([_listed_fields(row) for row in rows], table)
     if not context.as_json:
         for row in faults:
             console.print_error(row.fault)
