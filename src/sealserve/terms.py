@@ -45,7 +45,7 @@ class ServerKind(StrEnum):
     TENSORFLOW_SERVING = "tensorflow-serving"
 
 
-class FrontKind(StrEnum):
+class IngressKind(StrEnum):
     """What takes connections to a Kubernetes deployment from outside."""
 
     NGINX = "nginx"

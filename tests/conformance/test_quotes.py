@@ -14,9 +14,10 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sealserve.attestation.claims import Claims, TcbStatus
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
-from sealserve.sgx.appraisal import TcbStatus, TrustAnchor, VerifiedQuote, verify_quote
+from sealserve.sgx.appraisal import VerifiedQuote, verify_quote
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import SGX_EXTENSION, PckCa, PckChain
 from sealserve.sgx.quote import Quote
@@ -27,7 +28,9 @@ from sealserve.sgx.simulated.authority import Authority, chain_pem, new_key, raw
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
-from sealserve.sgx.trust_anchor import SIMULATED
+from sealserve.sgx.trust_anchor import SIMULATED, TrustAnchor
+from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
+from sealserve.terms import PlatformKind
 
 VECTORS = Path(__file__).parent / "quotes"
 VECTOR_TIME = datetime(2025, 6, 20, tzinfo=UTC)
@@ -70,6 +73,25 @@ class Given:
         return verify_quote(
             self.raw, self.collateral, anchor=self.anchor, now=self.now, minimum_evaluation_number=self.minimum
         )
+
+    def verify_as_the_broker_does(self) -> Claims:
+        kind = PlatformKind.SIMULATED if self.anchor.simulated else PlatformKind.SGX
+        vendor = TrustedVendor(anchor=self.anchor, collateral=Published(self.collateral))
+        screened = SgxVerifier({kind: vendor}).read(self.raw).screen(kind)
+        return screened.endorse().verify(now=self.now, minimum_evaluation_number=self.minimum)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A source of collateral that always has the same."""
+
+    collateral: Collateral
+
+    def collateral_for(self, _pck: PckChain) -> Collateral:
+        return self.collateral
+
+    def forget(self) -> None:
+        """Keep it: there is nothing else."""
 
 
 @pytest.fixture(scope="module")
@@ -467,6 +489,20 @@ def test_each_mutation_is_refused_with_its_own_code(world: World, name: str) -> 
     with pytest.raises(VerificationError, match=message) as caught:
         mutate(world).verify()
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_mutation_becomes_claims_for_the_broker(world: World, name: str) -> None:
+    mutate, code, _ = CASES[name]
+    with pytest.raises(VerificationError) as caught:
+        mutate(world).verify_as_the_broker_does()
+    mixed_up = name == "simulated where Intel's root is trusted"  # the broker tells that apart from an attack
+    assert caught.value.code == ("policy.simulated-quote" if mixed_up else code)
+
+
+def test_the_broker_has_the_same_claims(world: World) -> None:
+    for given_ in (good(world), real()):
+        assert given_.verify_as_the_broker_does() == given_.verify()
 
 
 def test_the_real_quote_verifies_at_its_time_against_intels_root() -> None:

@@ -28,26 +28,30 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 from tests.harness.mbedtls_certificates import as_mbedtls
 
+from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, parse_certificate
+from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
+from sealserve.attestation.tcb_policy import STRICT
 from sealserve.broker import admin
+from sealserve.broker.audit import Entry
 from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
-from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import ReleaseKey, open_keystore
-from sealserve.broker.policy import STRICT, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.server import BrokerServer, Limits, ListenError, PortTakenError
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
 from sealserve.sgx.collateral import Collateral
+from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs import PcsClient
-from sealserve.sgx.quote import Quote
-from sealserve.sgx.ra_tls import LEGACY_OID, RaTlsKeyPair, make_certificate, parse_certificate
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
-from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
 from sealserve.terms import PlatformKind
 
 pytestmark = pytest.mark.integration
@@ -90,7 +94,7 @@ class World:
         if vendors is None:
             client = self.servers.enter_context(PcsClient(self.pcs.url))
             vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=client)}
-        broker = Broker(database=self.database, keystore=keystore, vendors=vendors)
+        broker = Broker(database=self.database, keystore=keystore, verifier=SgxVerifier(vendors))
         server = BrokerServer(broker, identity=self.identity, port=0, **settings)
         return self.servers.enter_context(server)
 
@@ -100,9 +104,9 @@ class World:
             lambda data: quote(platform or self.platform, replace(report, report_data=data)), _now()
         )
 
-    def lines(self) -> list[admin.LogLine]:
+    def lines(self) -> list[Entry]:
         admin.verify_log(self.database)
-        return admin.log(self.database)
+        return [row.entry for row in admin.log(self.database)]
 
 
 @pytest.fixture
@@ -118,8 +122,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             name="resnet50",
             platform=PlatformKind.SIMULATED,
             key_id=made.key_id,
-            tcb=STRICT,
-            enrolled_platforms_only=False,
+            policy=AppraisalPolicy(tcb=STRICT, enrolled_platforms_only=False),
             created=now,
         )
         admin.allow(database, release, {"replica-0": REFERENCE}, now=now)
@@ -338,10 +341,10 @@ class Held:
     entered: threading.Event = field(default_factory=threading.Event)
     leave: threading.Event = field(default_factory=threading.Event)
 
-    def collateral_for(self, quote: Quote) -> Collateral:
+    def collateral_for(self, pck: PckChain) -> Collateral:
         self.entered.set()
         assert self.leave.wait(PATIENT)
-        return self.source.collateral_for(quote)
+        return self.source.collateral_for(pck)
 
     def forget(self) -> None:
         self.source.forget()
@@ -501,24 +504,24 @@ ensure_no_tickets(folder)
 import logging
 from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
-from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.decision import Broker
 from sealserve.broker.hardening import forbid_inspection
 from sealserve.broker.keystore import open_keystore
 from sealserve.broker.server import BrokerServer
 from sealserve.terms import PlatformKind
 from sealserve.pki.certificate import CertifiedKey
-from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import PcsClient
-from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
 logging.basicConfig(level=logging.INFO, filename=folder / "broker.log")
 forbid_inspection()
 anchor = TrustAnchor(root_der=(folder / "vendor" / "root.der").read_bytes(), simulated=True)
 identity = CertifiedKey.read(certificate=folder / "broker.pem", key=folder / "broker.key")
 with Database.open(folder / "broker.sqlite") as database, PcsClient(sys.argv[2]) as pcs:
-    vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)}
+    verifier = SgxVerifier({PlatformKind.SIMULATED: TrustedVendor(anchor=anchor, collateral=pcs)})
     keystore = open_keystore(database, folder / "master.key")
-    server = BrokerServer(Broker(database=database, keystore=keystore, vendors=vendors), identity=identity, port=0)
+    broker = Broker(database=database, keystore=keystore, verifier=verifier)
+    server = BrokerServer(broker, identity=identity, port=0)
     server.serve_until_signalled(ready=lambda: print(server.address[1], flush=True))
 """
 

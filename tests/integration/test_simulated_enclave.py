@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL, crypto
 from tests.harness import keys
 
+from sealserve.attestation.ra_tls import check_binding, parse_certificate
+from sealserve.attestation.secret_provisioning import ProvisioningServer
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
@@ -36,9 +38,7 @@ from sealserve.enclave.signing import build_enclave, resign
 from sealserve.enclave.spec import EnclaveSpec, release_mounts
 from sealserve.sealing.release import Release, ReleaseContents, Servable, build_release
 from sealserve.secret import SecretBytes
-from sealserve.sgx.quote import Quote, parse_quote
-from sealserve.sgx.ra_tls import check_binding, parse_certificate
-from sealserve.sgx.secret_provisioning import ProvisioningServer
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import QuotingServer
 from sealserve.sgx.simulated.vendor import Vendor
@@ -128,7 +128,7 @@ class Broker:
         certificate = session.get_peer_certificate()
         assert certificate is not None
         evidence = parse_certificate(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
-        quote = parse_quote(evidence.quote)
+        quote = Quote.parse(evidence.quote)
         check_binding(evidence, quote.report.report_data)
         self.quotes.append(quote)
         if not self.refuse:

@@ -67,9 +67,30 @@ def make_deployment(
     place: Place = TESTBED,
     broker: str = BROKER_NAME,
     server: Mapping[str, Any] | None = None,
-    **kubernetes: Any,
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Site:
-    """Write the workspace of a deployment whose owner is this machine, outside of the cluster."""
+    """Write the workspace of a deployment whose owner is this machine, outside of the cluster.
+
+    Args:
+        folder: Where to write it.
+        images: What the nodes run.
+        place: Where the nodes and this machine are.
+        broker: The broker's address.
+        server: What differs in ``[server]``.
+        tables: What differs in the tables of ``[kubernetes]``.
+    """
+    kubernetes: dict[str, dict[str, Any]] = {
+        "store": {"source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar", "folder": folder / "store"},
+        "images": {
+            "pull_policy": "Never" if images.archive else "IfNotPresent",
+            **({} if images.inventory is None else {"inventory": images.inventory}),
+        },
+        "service": {"type": "NodePort", "node_port": NODE_PORT},
+        "broker": {"naming": "coredns-hosts", "ip": place.here},
+        "resources": {"cpu": "50m", "memory": "2Gi", **({"epc": "1Gi"} if place.has_epc else {})},
+    }
+    for name, values in (tables or {}).items():
+        kubernetes[name] = {**kubernetes.get(name, {}), **values}
     site = make_site(
         folder,
         service={"listen": place.node, "port": NODE_PORT},
@@ -77,21 +98,7 @@ def make_deployment(
         broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},
         images={"prefix": images.prefix, "tag": images.tag},
-        kubernetes={
-            "release_source": f"http://{place.here}:{STORE_PORT}/{{release}}.tar",
-            "store_folder": folder / "store",
-            "pull_policy": "Never" if images.archive else "IfNotPresent",
-            "service_type": "NodePort",
-            "node_port": NODE_PORT,
-            "broker_naming": "coredns-hosts",
-            "broker_ip": place.here,
-            "cpu": "50m",
-            "memory": "2Gi",
-            **({"epc": "1Gi"} if place.has_epc else {}),
-            "start_seconds": 240,
-            **({} if images.inventory is None else {"inventory": images.inventory}),
-            **kubernetes,
-        },
+        kubernetes={"start_seconds": 240, **kubernetes},
     )
     site.import_model()
     site.certify()

@@ -323,7 +323,7 @@ def roll_measured_otherwise(service: Service, release: Path) -> None:
     )
     other = replace(allowed, threads=allowed.threads + 1, max_threads=allowed.max_threads + 1)
     enclaves.build(site.workspace, release, other, now=site.now)
-    store_folder = site.deployment.kubernetes.store_folder
+    store_folder = site.deployment.kubernetes.store.folder
     assert store_folder is not None
     archive.pack(release, store_folder / f"{release.name}.tar", overwrite=True)
     roll_as_it_is(service, release)

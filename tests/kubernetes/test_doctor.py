@@ -49,7 +49,7 @@ def test_a_cluster_that_is_ready(site: Site, kubectl: Kubectl) -> None:
 
 def test_a_name_that_no_pod_can_resolve(images: Images, tmp_path: Path, kubectl: Kubectl) -> None:
     before = everything(kubectl)
-    site = make_deployment(tmp_path, images, broker="nowhere.invalid", broker_naming="dns")
+    site = make_deployment(tmp_path, images, broker="nowhere.invalid", tables={"broker": {"naming": "dns"}})
     broker = examine(site)["broker"]
     assert broker["verdict"] == "missing"
     assert "a pod cannot resolve nowhere.invalid" in broker["found"]
@@ -58,7 +58,15 @@ def test_a_name_that_no_pod_can_resolve(images: Images, tmp_path: Path, kubectl:
 
 def test_more_epc_than_there_is(images: Images, tmp_path: Path, kubectl: Kubectl) -> None:
     del kubectl  # it names the cluster
-    site = make_deployment(tmp_path, images, epc="900Gi", front="gateway-api", release_source="claim:nothing")
+    site = make_deployment(
+        tmp_path,
+        images,
+        tables={
+            "resources": {"epc": "900Gi"},
+            "ingress": {"kind": "gateway-api"},
+            "store": {"source": "claim:nothing"},
+        },
+    )
     found = examine(site)
     assert found["epc"]["verdict"] == "missing"
     assert "TLSRoute" in found["kinds"]["found"]

@@ -39,7 +39,7 @@ def test_nodes_for_enclaves_alone(images: Images, tmp_path: Path) -> None:
     assert all("<none>" not in row for row in rows)
     anywhere = make_deployment(tmp_path / "anywhere", images).directory
     there = make_deployment(
-        tmp_path / "there", images, tolerate=("sgx",), node_selector={LABEL: "true"}
+        tmp_path / "there", images, tables={"scheduling": {"tolerations": ("sgx",), "node_selector": {LABEL: "true"}}}
     ).directory  # fmt: skip
     assert plugin(anywhere)["verdict"] == plugin(there)["verdict"] == "ok"
     follow(tainted)

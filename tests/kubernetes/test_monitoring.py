@@ -46,7 +46,9 @@ def service(
     kubectl("apply", "--server-side", "-f", "-", given=several(kinds))
     names = [kind["metadata"]["name"] for kind in kinds]
     kubectl("wait", "--for=condition=Established", "crd", *names, "--timeout=60s")
-    site = make_deployment(folder, images, place=place, server={"metrics_port": METRICS_PORT}, monitoring=True)
+    site = make_deployment(
+        folder, images, place=place, server={"metrics_port": METRICS_PORT}, tables={"monitoring": {"enabled": True}}
+    )
     deployed = Service(site)
     with store(place.here, folder / "store"):
         try:

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +66,11 @@ def service(
     assert cluster
     folder, place = tmp_path_factory.mktemp("site"), find_place(kubectl)
     site = make_deployment(
-        folder, images, place=place, broker=BROKER, broker_naming="external-name", broker_external_name=OWNER
+        folder,
+        images,
+        place=place,
+        broker=BROKER,
+        tables={"broker": {"naming": "external-name", "external_name": OWNER}},
     )
     deployed = Service(site)
     with store(place.here, folder / "store"):
@@ -86,7 +90,7 @@ def test_the_broker_is_found_by_a_service_of_the_cluster(service: Service, kubec
 
 
 def test_a_release_comes_in_an_image(service: Service, cluster: Cluster, tmp_path: Path) -> None:
-    with settings_of(service, release_source=f"image:{IMAGE}:{{release}}"):
+    with settings_of(service, store={"source": f"image:{IMAGE}:{{release}}"}):
         release = service.build_release()
         service.target._build(release)
         bundle = tmp_path / "bundle.tar"
@@ -107,7 +111,7 @@ def test_a_release_comes_on_a_claim(service: Service, kubectl: Kubectl) -> None:
             volume("PersistentVolumeClaim", {"resources": {"requests": {"storage": "1Gi"}}}),
         ]
         kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": given})
-        with settings_of(service, release_source=f"claim:{CLAIM}"):
+        with settings_of(service, store={"source": f"claim:{CLAIM}"}):
             release = service.build_release()
             service.target._build(release)
             shutil.copytree(release, folder / release.name)
@@ -133,7 +137,7 @@ def test_a_release_comes_from_an_s3_store(service: Service, tmp_path: Path) -> N
         service.target._build(release)
         archive.pack(release, tmp_path / "releases" / f"{release.name}.tar")
         assert httpx.get(address).status_code == httpx.codes.FORBIDDEN
-        with settings_of(service, release_source=signed):
+        with settings_of(service, store={"source": signed}):
             service.up(release, 1)
             assert_served(service)
 
@@ -142,8 +146,8 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
     local = LocalTarget(service.site.workspace, service.site.deployment)
     for role in ("broker", "pcs"):
         local._registry.all()[role].stop()
-    settings = {"dangerous_broker_inside": True, "broker_naming": BrokerNaming.DNS}
-    with settings_of(service, **settings):
+    settings = {"dangerous_inside": True, "naming": BrokerNaming.DNS}
+    with settings_of(service, broker=settings):
         release = service.build_release()
         service.up(release, 1)
         assert_served(service)
@@ -163,10 +167,12 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
 
 
 @contextlib.contextmanager
-def settings_of(service: Service, **settings: Any) -> Iterator[None]:
-    """Let the deployment's `[kubernetes]` have other settings until the block ends."""
+def settings_of(service: Service, **tables: Mapping[str, Any]) -> Iterator[None]:
+    """Let tables of the deployment's `[kubernetes]` have other settings until the block ends."""
     before = service.site
-    kubernetes = before.deployment.kubernetes.model_copy(update=settings)
+    section = before.deployment.kubernetes
+    changed = {name: getattr(section, name).model_copy(update=values) for name, values in tables.items()}
+    kubernetes = section.model_copy(update=changed)
     service.site = replace(before, deployment=before.deployment.model_copy(update={"kubernetes": kubernetes}))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the owner does with the broker's database: one function for each verb, with results that are ready for JSON.
+"""What the owner does with the broker's database: one function for each command.
 
 Each change is a row of the audit log as well, in the same transaction.
 """
@@ -11,12 +11,13 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, func, select
 
+from sealserve.attestation.evidence import ReferenceValues
 from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import AuditRow, Decision, Entry, Head
 from sealserve.broker.database import AUDIT, KEYS, Database
 from sealserve.broker.platforms import EnrolledPlatform
-from sealserve.broker.policy import ReferenceValues, ReleaseState
 from sealserve.broker.releases import Reference, Release, ReleaseAmbiguousError, ReleaseUnknownError
+from sealserve.broker.standing import ReleaseState
 from sealserve.terms import PlatformKind
 
 OWNER: Final = "owner"
@@ -24,80 +25,20 @@ OWNER: Final = "owner"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnclaveSummary:
-    """One enclave of a release."""
+class KnownRelease:
+    """A release, and the enclaves that may have its key."""
 
-    label: str
-    mr_enclave: str
-    mr_signer: str
-    isv_prod_id: int
-    isv_svn: int
+    release: Release
+    enclaves: tuple[Reference, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseSummary:
-    """A release as `sealserve broker releases` shows it."""
-
-    release_id: str
-    name: str
-    platform: str
-    state: str
-    deadline: str | None
-    tcb_policy: str
-    enrolled_platforms_only: bool
-    key_id: str
-    created: str
-    enclaves: list[EnclaveSummary]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """An audit row as `sealserve broker log` shows it."""
-
-    seq: int
-    time: str
-    peer: str
-    decision: str
-    code: str
-    detail: str
-    release_id: str | None
-    platform: str | None
-    mr_enclave: str | None
-    mr_signer: str | None
-    platform_id: str | None
-    tcb_status: str | None
-    advisories: str | None
-    quote_digest: str | None
-    hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainSummary:
-    """A verified audit log: how many rows, the last one's hash, and whether signed heads were checked as well."""
+class VerifiedChain:
+    """A verified audit log: the number of rows, the last row's hash, and whether signed heads were checked as well."""
 
     rows: int
     head: str
     signatures: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadSummary:
-    """A signed head, to be kept on another machine."""
-
-    seq: int
-    hash: str
-    time: str
-    signature: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlatformSummary:
-    """An enrolled platform."""
-
-    platform: str
-    platform_id: str
-    label: str
-    enrolled: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +63,7 @@ def allow(
     now: datetime,
     reactivate: bool = False,
     keep_policy: bool = False,
-) -> ReleaseSummary:
+) -> KnownRelease:
     """Let the enclaves described by ``references`` (by label) have the key of ``release``; see `releases.allow`.
 
     What was allowed already is no change: neither the log nor the database tells of it again.
@@ -132,22 +73,23 @@ def allow(
         before = releases.references_of(connection, release.release_id)
         allowed = releases.allow(connection, release, references, reactivate=reactivate, keep_policy=keep_policy)
         if known and reactivate:
-            _note(connection, Decision.REACTIVATED, allowed, now, detail=f"with the TCB policy {allowed.tcb.name}")
+            _note(
+                connection, Decision.REACTIVATED, allowed, now, detail=f"with the TCB policy {allowed.policy.tcb.name}"
+            )
         for label, values in references.items():
-            if Reference(label=label, values=values) not in before:
+            if Reference.of(label, values) not in before:
                 _note(connection, Decision.ALLOWED, allowed, now, detail=label, values=values)
-        return _summary(connection, allowed)
+        return _known(connection, allowed)
 
 
-def drain(database: Database, name_or_id: str, *, deadline: datetime, now: datetime) -> ReleaseSummary:
+def drain(database: Database, name_or_id: str, *, deadline: datetime, now: datetime) -> KnownRelease:
     """Let a release end at ``deadline``; see `releases.drain`."""
     with database.write() as connection:
-        return _drain(connection, releases.find(connection, name_or_id), deadline=deadline, now=now)
+        drained = _drain(connection, releases.find(connection, name_or_id), deadline=deadline, now=now)
+        return _known(connection, drained)
 
 
-def retire(
-    database: Database, replaced: Iterable[str], *, by: str, deadline: datetime, now: datetime
-) -> list[ReleaseSummary]:
+def retire(database: Database, replaced: Iterable[str], *, by: str, deadline: datetime, now: datetime) -> list[Release]:
     """Let releases end at ``deadline`` that another one has replaced, if they and it are active.
 
     Args:
@@ -179,26 +121,24 @@ def retire(
         return retired
 
 
-def _drain(
-    connection: Connection, release: Release, *, deadline: datetime, now: datetime, why: str = ""
-) -> ReleaseSummary:
+def _drain(connection: Connection, release: Release, *, deadline: datetime, now: datetime, why: str = "") -> Release:
     drained = releases.drain(connection, release.release_id, deadline=deadline, now=now)
     _note(connection, Decision.DRAINING, drained, now, detail=f"until {deadline.isoformat()}{why}")
-    return _summary(connection, drained)
+    return drained
 
 
-def revoke(database: Database, name_or_id: str, *, now: datetime) -> ReleaseSummary:
+def revoke(database: Database, name_or_id: str, *, now: datetime) -> KnownRelease:
     """End a release for good; see `releases.revoke`."""
     with database.write() as connection:
         found = releases.find(connection, name_or_id)
         revoked = releases.revoke(connection, found.release_id)
         _note(connection, Decision.REVOKED, revoked, now)
-        return _summary(connection, revoked)
+        return _known(connection, revoked)
 
 
 def enrol_platform(
     database: Database, platform: PlatformKind, platform_id: str, *, label: str, now: datetime
-) -> PlatformSummary:
+) -> EnrolledPlatform:
     """Enrol a platform: releases for enrolled platforms only then give it their key."""
     with database.write() as connection:
         platforms.enrol(connection, platform, platform_id, label=label, now=now)
@@ -206,7 +146,7 @@ def enrol_platform(
                       platform_id=platform_id)  # fmt: skip
         audit.append(connection, entry)
         return next(
-            _platform(found)
+            found
             for found in platforms.every(connection)
             if (found.platform, found.platform_id) == (platform, platform_id)
         )
@@ -214,7 +154,7 @@ def enrol_platform(
 
 def withdraw_platform(
     database: Database, platform: PlatformKind, platform_id: str, *, now: datetime
-) -> PlatformSummary:
+) -> EnrolledPlatform:
     """Take back a platform's enrolment: from now on it gets no key of a release for enrolled platforms only.
 
     Raises:
@@ -225,31 +165,31 @@ def withdraw_platform(
         entry = Entry(time=now, peer=OWNER, decision=Decision.WITHDRAWN, code="ok", detail=withdrawn.label,
                       platform=platform, platform_id=platform_id)  # fmt: skip
         audit.append(connection, entry)
-        return _platform(withdrawn)
+        return withdrawn
 
 
-def every_platform(database: Database) -> list[PlatformSummary]:
+def every_platform(database: Database) -> list[EnrolledPlatform]:
     """Return the enrolled platforms, oldest first."""
     with database.read() as connection:
-        return [_platform(found) for found in platforms.every(connection)]
+        return platforms.every(connection)
 
 
-def every_release(database: Database) -> list[ReleaseSummary]:
+def every_release(database: Database) -> list[KnownRelease]:
     """Return all releases, oldest first."""
     with database.read() as connection:
-        return [_summary(connection, release) for release in releases.every(connection)]
+        return [_known(connection, release) for release in releases.every(connection)]
 
 
-def find_release(database: Database, name_or_id: str) -> ReleaseSummary:
+def find_release(database: Database, name_or_id: str) -> KnownRelease:
     """Return one release; see `releases.find`."""
     with database.read() as connection:
-        return _summary(connection, releases.find(connection, name_or_id))
+        return _known(connection, releases.find(connection, name_or_id))
 
 
-def log(database: Database, *, last: int | None = None) -> list[LogLine]:
+def log(database: Database, *, last: int | None = None) -> list[AuditRow]:
     """Return the audit log, or its ``last`` rows, oldest first."""
     with database.read() as connection:
-        return [_line(row) for row in audit.rows(connection, last=last)]
+        return list(audit.rows(connection, last=last))
 
 
 def verify_log(
@@ -257,24 +197,18 @@ def verify_log(
     owner_key: Ed25519PublicKey | None = None,
     *,
     former_keys: Sequence[Ed25519PublicKey] = (),
-    kept: tuple[HeadSummary, ...] = (),
-) -> ChainSummary:
+    kept: tuple[Head, ...] = (),
+) -> VerifiedChain:
     """Check the whole audit log; see `audit.verify_chain`."""
-    heads = tuple(audit.parse_head(head.seq, head.hash, head.time, head.signature) for head in kept)
     with database.read() as connection:
-        rows, digest = audit.verify_chain(connection, owner_key, former_keys=former_keys, kept=heads)
-    return ChainSummary(rows=rows, head=digest, signatures=owner_key is not None)
+        rows, digest = audit.verify_chain(connection, owner_key, former_keys=former_keys, kept=kept)
+    return VerifiedChain(rows=rows, head=digest, signatures=owner_key is not None)
 
 
-def sign_log(database: Database, signer: Ed25519PrivateKey, *, now: datetime) -> HeadSummary:
+def sign_log(database: Database, signer: Ed25519PrivateKey, *, now: datetime) -> Head:
     """Sign the end of the audit log, and return the signed head."""
     with database.write() as connection:
-        return head_summary(audit.sign_head(connection, signer, now=now))
-
-
-def head_summary(head: Head) -> HeadSummary:
-    """Return a signed head as it is shown and kept."""
-    return HeadSummary(seq=head.seq, hash=head.hash, time=head.time.isoformat(), signature=head.signature.hex())
+        return audit.sign_head(connection, signer, now=now)
 
 
 def status(database: Database) -> Status:
@@ -320,62 +254,12 @@ def _note(
         detail=detail,
         release_id=release.release_id,
         platform=release.platform,
-        mr_enclave=values.mr_enclave.hex() if values else None,
-        mr_signer=values.mr_signer.hex() if values else None,
+        mr_enclave=values.measurement.hex() if values else None,
+        mr_signer=values.signer.hex() if values else None,
     )
     audit.append(connection, entry)
 
 
-def _summary(connection: Connection, release: Release) -> ReleaseSummary:
-    return ReleaseSummary(
-        release_id=release.release_id,
-        name=release.name,
-        platform=str(release.platform),
-        state=str(release.state),
-        deadline=release.deadline.isoformat() if release.deadline else None,
-        tcb_policy=release.tcb.name,
-        enrolled_platforms_only=release.enrolled_platforms_only,
-        key_id=release.key_id,
-        created=release.created.isoformat(),
-        enclaves=[_enclave(reference) for reference in releases.references_of(connection, release.release_id)],
-    )
-
-
-def _enclave(reference: Reference) -> EnclaveSummary:
-    return EnclaveSummary(
-        label=reference.label,
-        mr_enclave=reference.values.mr_enclave.hex(),
-        mr_signer=reference.values.mr_signer.hex(),
-        isv_prod_id=reference.values.isv_prod_id,
-        isv_svn=reference.values.isv_svn,
-    )
-
-
-def _platform(found: EnrolledPlatform) -> PlatformSummary:
-    return PlatformSummary(
-        platform=str(found.platform),
-        platform_id=found.platform_id,
-        label=found.label,
-        enrolled=found.enrolled.isoformat(),
-    )
-
-
-def _line(row: AuditRow) -> LogLine:
-    entry = row.entry
-    return LogLine(
-        seq=row.seq,
-        time=entry.time.isoformat(),
-        peer=entry.peer,
-        decision=str(entry.decision),
-        code=entry.code,
-        detail=entry.detail,
-        release_id=entry.release_id,
-        platform=entry.platform,
-        mr_enclave=entry.mr_enclave,
-        mr_signer=entry.mr_signer,
-        platform_id=entry.platform_id,
-        tcb_status=entry.tcb_status,
-        advisories=entry.advisories,
-        quote_digest=entry.quote_digest,
-        hash=row.hash,
-    )
+def _known(connection: Connection, release: Release) -> KnownRelease:
+    enclaves = releases.references_of(connection, release.release_id)
+    return KnownRelease(release=release, enclaves=tuple(enclaves))

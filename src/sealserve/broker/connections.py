@@ -39,6 +39,7 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, if need be in an older one's place; False when all are busy."""
         with self._changed:
+            # When all places are taken, the peer that has waited longest loses its place.
             if len(self._open) >= self._limit and not self._evict():
                 return False
             self._open[connection] = None
@@ -66,19 +67,24 @@ class Connections:
     def wait_empty(self, seconds: float) -> bool:
         """Wait for all connections to end; then break off with those that are left, and say whether there were none."""
         with self._changed:
+            # Give appraisals that are in progress their time.
             if self._changed.wait_for(lambda: not self._open, seconds):
                 return True
+            # Disconnect the rest. Their threads then end with an error of their socket.
             for connection in self._open:
                 _shut(connection)
             return False
 
     def _evict(self) -> bool:
+        # Only peers that the broker waits for: an appraisal in progress is never lost.
         waiting = [connection for connection in self._open if connection.waiting]
         if not waiting:
             return False
+        # Of these, the oldest of the address that has most, so that one address cannot push out all others.
         held = Counter(connection.host for connection in waiting)
         most = max(held.values())
         oldest = next(connection for connection in waiting if held[connection.host] == most)
+        # Its thread still closes the socket: here it is only shut down, which wakes that thread up.
         del self._open[oldest]
         _shut(oldest)
         return True

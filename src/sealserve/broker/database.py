@@ -6,6 +6,7 @@ are read back exactly as they were written, which the audit chain needs.
 """
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ from typing import Any, Final, Self
 
 from sqlalchemy import (
     URL,
-    Boolean,
     Column,
     Connection,
     Engine,
@@ -30,6 +30,8 @@ from sqlalchemy import (
     event,
     insert,
     select,
+    text,
+    update,
 )
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -37,7 +39,7 @@ from sqlalchemy.pool import StaticPool
 from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
 from sealserve.errors import InputError, VerificationError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _WRITE: Final = "sealserve_write"
 _POLL_SECONDS: Final = 0.01
 
@@ -62,24 +64,17 @@ RELEASES: Final = Table(
     Column("key_id", String(32), ForeignKey("keys.key_id"), nullable=False),
     Column("state", String(16), nullable=False),
     Column("deadline", String(32)),
-    Column("tcb_policy", Text, nullable=False),
-    Column("enrolled_platforms_only", Boolean, nullable=False),
+    Column("policy", Text, nullable=False),  # JSON, see AppraisalPolicy
     Column("created", String(32), nullable=False),
 )
 
 REFERENCE_VALUES: Final = Table(
     "reference_values",
     METADATA,
-    Column("mr_enclave", String(64), primary_key=True),
+    Column("measurement", String(128), primary_key=True),  # hexadecimal; up to SHA-512
     Column("release_id", String(64), ForeignKey("releases.release_id"), nullable=False, index=True),
     Column("label", String(64), nullable=False),
-    Column("mr_signer", String(64), nullable=False),
-    Column("isv_prod_id", Integer, nullable=False),
-    Column("isv_svn", Integer, nullable=False),
-    Column("attribute_flags", String(16), nullable=False),  # 64 bits as hex: SQL integers are signed
-    Column("attribute_flags_mask", String(16), nullable=False),
-    Column("xfrm", String(16), nullable=False),
-    Column("xfrm_mask", String(16), nullable=False),
+    Column("reference", Text, nullable=False),  # JSON, in the form of its kind of evidence
 )
 
 PLATFORMS: Final = Table(
@@ -111,7 +106,7 @@ AUDIT: Final = Table(
     Column("detail", Text, nullable=False),
     Column("release_id", String(64)),
     Column("platform", String(16)),
-    Column("mr_enclave", String(64)),
+    Column("mr_enclave", String(64)),  # the names of the columns are part of what each row's hash covers
     Column("mr_signer", String(64)),
     Column("platform_id", String(64)),
     Column("tcb_status", String(64)),
@@ -175,13 +170,15 @@ class Database:
     def open(cls, path: Path, *, former: Path | None = None) -> Self:
         """Open the database in the file at ``path``; create it, readable by its owner only, if it does not exist.
 
+        A database of an older schema is upgraded, in one transaction. Older versions of sealserve then reject it.
+
         Args:
             path: The file, in an existing folder.
             former: An earlier place of the file, from which it is moved.
 
         Raises:
             DatabaseUnavailableError: It cannot be opened.
-            DatabaseVersionError: It belongs to another version of sealserve.
+            DatabaseVersionError: It belongs to a newer version of sealserve.
         """
         with opening(path, former=former) as file:
             url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
@@ -263,15 +260,46 @@ class Database:
 
     def _make_schema(self) -> None:
         with self.write() as connection:  # one process at a time makes the tables
-            METADATA.create_all(connection)
+            SCHEMA.create(connection, checkfirst=True)
             version = connection.execute(select(SCHEMA.c.version)).scalar()
             if version is None:
+                METADATA.create_all(connection)
                 connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
+            elif version == 1:
+                _upgrade_from_1(connection)
             elif version != SCHEMA_VERSION:
                 raise DatabaseVersionError(
                     f"The database {self.name} has schema version {version}, this sealserve knows {SCHEMA_VERSION}.",
                     hint="Use the version of sealserve that wrote it.",
                 )
+
+
+def _upgrade_from_1(connection: Connection) -> None:
+    """Rewrite the tables that have other columns in schema 2. The audit log and the keys are not touched.
+
+    Schema 1 had a column for each reference value of SGX and for each rule of the appraisal policy.
+    """
+    # Read all rows. There are few: one for each release, and one for each enclave of a release.
+    releases = [dict(row) for row in connection.execute(text("SELECT * FROM releases")).mappings()]
+    references = [dict(row) for row in connection.execute(text("SELECT * FROM reference_values")).mappings()]
+    # Make the tables anew, the referring table first, so that the schema is that of a new database.
+    for table in ("reference_values", "releases"):
+        connection.execute(text(f"DROP TABLE {table}"))
+    METADATA.create_all(connection)
+    # The columns become JSON.
+    with reading("releases"):
+        for row in releases:
+            tcb, enrolled_only = json.loads(row.pop("tcb_policy")), bool(row.pop("enrolled_platforms_only"))
+            policy = {"version": 1, "tcb": tcb, "enrolled_platforms_only": enrolled_only}
+            connection.execute(insert(RELEASES).values(**row, policy=_json(policy)))
+        for row in references:
+            place = {"measurement": row["mr_enclave"], "release_id": row.pop("release_id"), "label": row.pop("label")}
+            connection.execute(insert(REFERENCE_VALUES).values(**place, reference=_json(row)))
+    connection.execute(update(SCHEMA).values(version=SCHEMA_VERSION))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def to_text(time: datetime) -> str:
@@ -285,9 +313,9 @@ def to_text(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def from_text(text: str) -> datetime:
+def from_text(written: str) -> datetime:
     """Return the time that `to_text` wrote."""
-    return datetime.fromisoformat(text)
+    return datetime.fromisoformat(written)
 
 
 def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:

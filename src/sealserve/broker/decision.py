@@ -1,25 +1,28 @@
 """The broker's decision: evidence in, appraisal, one audit row, and only then a key.
 
-The whole way of a request, in order (1, 2 and 16 are in `sealserve.broker.server`):
+The steps of a request, in order (1, 2 and 15 are in `sealserve.broker.server`):
 
  1. TLS handshake: the peer shows a certificate, and proves that it holds its key.
  2. The request is exactly that of the secret provisioning protocol.
  3. The certificate carries evidence: a quote, and what binds it to the certificate's key.
  4. The quote parses, with exact length.
  5. The quote's report data binds the certificate's key.
- 6. The MRENCLAVE that the quote claims selects the release, whose signed mark selects the root to verify against.
+ 6. The measurement that the quote claims selects the release, whose signed mark selects the root to verify against.
  7. The release is active, or draining before its deadline.
- 8. The quote is from the kind of platform that the release is for, its PCK chain ends at that root, and it is of no
-    debug enclave. Up to here nothing is fetched: strangers cannot make the broker talk to anybody.
+ 8. The quote is from the kind of platform that the release is for, its certificates end at that root, and it is not of
+    a debug enclave. Nothing is fetched before this step passes, so that unauthenticated clients cannot trigger
+    collateral downloads.
  9. The collateral is fetched.
 10. The quote and the collateral verify; the collateral is not older than any seen before.
-11. How new it was is remembered.
-12. The verified report fits the reference values, the platform's state fits the TCB policy.
-13. The platform is enrolled, if the release asks for that.
-14. The key is taken from the keystore.
-15. In one writing transaction: what 7, 12 and 13 asked for holds still, since the owner may have revoked the release,
-    changed its policy or withdrawn the platform meanwhile; and the audit row. It is committed.
-16. The key is sent.
+11. The broker remembers how new the collateral was.
+12. The verified claims satisfy the reference values and the policy of the release.
+13. The key is taken from the keystore.
+14. In one writing transaction: steps 7 and 12 again, since the owner may have revoked the release, changed its policy
+    or withdrawn the platform meanwhile; and the audit row. The transaction is committed.
+15. The key is sent.
+
+The broker does not read evidence itself: steps 4, 8, 9, 10 and the reference values in 12 belong to the verifier
+(`sealserve.attestation.evidence`).
 
 Whatever fails refuses. What is written of it:
 
@@ -37,31 +40,28 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
+from sealserve.attestation.claims import Claims
+from sealserve.attestation.evidence import Evidence, Verifier
+from sealserve.attestation.policy import appraise
+from sealserve.attestation.ra_tls import check_binding, parse_certificate
 from sealserve.broker import audit, platforms, releases
 from sealserve.broker.audit import Decision, Entry, Head
-from sealserve.broker.database import Database
+from sealserve.broker.database import Database, reading
 from sealserve.broker.keystore import Keystore
 from sealserve.broker.limiter import Limiter, Rate, Tally
 from sealserve.broker.metrics import Decisions, Outcome
-from sealserve.broker.policy import appraise, check_enrolment, check_platform_kind, check_standing
-from sealserve.errors import SealserveError, UnavailableError, VerificationError
+from sealserve.broker.standing import check_standing
+from sealserve.errors import SealserveError, UnavailableError
 from sealserve.secret import SecretBytes
-from sealserve.sgx.appraisal import VerifiedQuote, examine_quote, verify_quote
-from sealserve.sgx.certificate_chain import common_name
-from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.pck import PckChain
-from sealserve.sgx.quote import Quote, parse_quote
-from sealserve.sgx.ra_tls import check_binding, parse_certificate
-from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 from sealserve.terms import PlatformKind
 
 _LOG: Final = logging.getLogger(__name__)
@@ -80,34 +80,10 @@ LINES_OF_EACH: Final = Rate(burst=60, seconds=10)
 LINES_OF_ALL: Final = Rate(burst=600, seconds=1)
 
 
-class NoTrustAnchorError(UnavailableError):
-    """The broker was started without the trust anchor for this kind of platform."""
-
-    code = "broker.no-trust-anchor"
-
-
 class BrokerInternalError(SealserveError):
     """Something that the broker did not foresee; the log has it."""
 
     code = "internal"
-
-
-class CollateralSource(Protocol):
-    """Where collateral comes from: `sealserve.sgx.pcs.PcsClient`, or something in its place."""
-
-    def collateral_for(self, quote: Quote) -> Collateral:
-        """Return the collateral that ``quote`` is verified with."""
-
-    def forget(self) -> None:
-        """Drop what is cached: it did not verify."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustedVendor:
-    """A processor vendor: the root that its quotes end at, and who has its collateral."""
-
-    anchor: TrustAnchor
-    collateral: CollateralSource
 
 
 @dataclass(slots=True)
@@ -117,12 +93,11 @@ class _Trace:
     peer: str
     platform: PlatformKind | None = None
     release: releases.Release | None = None
-    quote: Quote | None = None
     quote_digest: str | None = None
-    verified: VerifiedQuote | None = None
+    evidence: Evidence | None = None
+    claims: Claims | None = None
 
     def entry(self, time: datetime, decision: Decision, code: str, detail: str = "") -> Entry:
-        report = self.quote.report if self.quote else None
         return Entry(
             time=time,
             peer=self.peer,
@@ -131,13 +106,21 @@ class _Trace:
             detail=detail,
             release_id=self.release.release_id if self.release else None,
             platform=self.platform,
-            mr_enclave=report.mr_enclave.hex() if report else None,
-            mr_signer=report.mr_signer.hex() if report else None,
-            platform_id=self.verified.platform_id if self.verified else None,
-            tcb_status=self.verified.tcb_status if self.verified else None,
-            advisories=",".join(sorted(self.verified.advisory_ids)) if self.verified else None,
+            mr_enclave=self.evidence.measurement.hex() if self.evidence else None,
+            mr_signer=self.evidence.signer.hex() if self.evidence else None,
+            platform_id=self.claims.platform_id if self.claims else None,
+            tcb_status=self.claims.tcb_status if self.claims else None,
+            advisories=",".join(sorted(self.claims.advisory_ids)) if self.claims else None,
             quote_digest=self.quote_digest,
         )
+
+
+def _judge(claims: Claims, match: releases.Match, enrolled: frozenset[str]) -> None:
+    # Is this the enclave that the owner built? A measurement alone would also admit the same code in debug mode.
+    with reading("reference_values"):
+        claims.check_reference(match.reference.values)
+    # Does the owner's policy accept the enclave and its platform?
+    appraise(claims, match.release.policy, enrolled=enrolled)
 
 
 def _next_owed(owed: contextlib.ExitStack, limiter: Limiter) -> Tally | None:
@@ -154,7 +137,7 @@ class Broker:
     Args:
         database: Releases, keys, audit log.
         keystore: The keys.
-        vendors: The trusted vendor for each kind of platform. Which one counts is the release's mark to say.
+        verifier: Verifies evidence.
         signer: Signs the audit log's head from time to time; None leaves that to `sealserve broker log`.
         keep: Called with each signed head, to keep it outside the database. Its failure is logged and changes nothing.
         clock: The time on the owner's clock.
@@ -165,14 +148,14 @@ class Broker:
         *,
         database: Database,
         keystore: Keystore,
-        vendors: Mapping[PlatformKind, TrustedVendor],
+        verifier: Verifier,
         signer: Ed25519PrivateKey | None = None,
         keep: Callable[[Head], None] | None = None,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._database = database
         self._keystore = keystore
-        self._vendors = dict(vendors)
+        self._verifier = verifier
         self._signer = signer
         self._keep = keep
         self._keeping = threading.Lock()
@@ -211,8 +194,10 @@ class Broker:
 
     def settle(self) -> None:
         """Write what is counted and not written yet, and sign the audit log's head: before the broker ends."""
+        # The log lines that are counted and not written yet.
         while self._log_owed():
             pass
+        # The audit rows, all in one transaction: a count that cannot be written stays owed.
         with contextlib.ExitStack() as owed:
             tallies = [
                 tally
@@ -232,66 +217,53 @@ class Broker:
             self._keep_head(head)
 
     def _appraise(self, certificate: bytes, trace: _Trace) -> SecretBytes:
-        evidence = parse_certificate(certificate)  # 3
-        trace.quote_digest = hashlib.sha256(evidence.quote).hexdigest()
-        trace.quote = quote = parse_quote(evidence.quote)  # 4
-        check_binding(evidence, quote.report.report_data)  # 5
-        with self._database.read() as connection:  # 6
-            match = releases.lookup(connection, quote.report.mr_enclave)
+        # 3. The evidence in the certificate. The digest is known even if the quote does not parse.
+        carried = parse_certificate(certificate)
+        trace.quote_digest = hashlib.sha256(carried.quote).hexdigest()
+        # 4. The quote, parsed once for all steps.
+        trace.evidence = evidence = self._verifier.read(carried.quote)
+        # 5. A quote that was copied from another certificate ends here.
+        check_binding(carried, evidence.report_data)
+        # 6. The release.
+        with self._database.read() as connection:
+            match = releases.lookup(connection, evidence.measurement)
             enrolled = platforms.enrolled(connection, match.release.platform)
         trace.release, trace.platform = release, platform = match.release, match.release.platform
-        vendor = self._vendor(platform)
-        check_standing(release.state, release.deadline, self._clock())  # 7
-        root = common_name(PckChain.parse(quote.pck_chain_pem).root)  # 8
-        if root in {INTEL.root, SIMULATED.root}:
-            check_platform_kind(simulated_quote=root == SIMULATED.root, release=platform)
-        examine_quote(evidence.quote, anchor=vendor.anchor)
-        collateral = vendor.collateral.collateral_for(quote)  # 9
+        # 7. Its standing, before anything costly.
+        check_standing(release.state, release.deadline, self._clock())
+        # 8. All checks that need no network.
+        screened = evidence.screen(platform)
+        # 9. The collateral.
+        endorsed = screened.endorse()
+        # 10. The floor is read after the download: another request may have raised it meanwhile.
         with self._database.read() as connection:
-            floor = platforms.evaluation_floor(connection, vendor.anchor)
-        try:
-            trace.verified = verified = verify_quote(  # 10
-                evidence.quote, collateral, anchor=vendor.anchor, now=self._clock(), minimum_evaluation_number=floor
-            )
-        except VerificationError as error:
-            if error.code.startswith("collateral."):
-                vendor.collateral.forget()
-            raise
-        if verified.tcb_evaluation_data_number > floor:  # 11
+            floor = platforms.evaluation_floor(connection, screened.root)
+        trace.claims = claims = endorsed.verify(now=self._clock(), minimum_evaluation_number=floor)
+        # 11. The number of genuine collateral counts, whatever the policy decides.
+        if (number := claims.tcb_evaluation_data_number) > floor:
             with self._database.write() as connection:
-                number = verified.tcb_evaluation_data_number
-                platforms.raise_evaluation_floor(connection, vendor.anchor, number, now=self._clock())
-        self._judge(verified, match, enrolled)  # 12, 13
-        with self._database.read() as connection:  # 14
+                platforms.raise_evaluation_floor(connection, screened.root, platform, number, now=self._clock())
+        # 12. The reference values and the policy.
+        _judge(claims, match, enrolled)
+        # 13. The key.
+        with self._database.read() as connection:
             key = self._keystore.load(connection, release.key_id)
+        # 14. The audit row. Without it the key does not leave; the caller does step 15.
         try:
-            self._grant(trace, verified)  # 15
+            self._grant(trace, claims)
         except BaseException:
             key.wipe()
             raise
-        return key  # 16 is the caller's
+        return key
 
-    def _vendor(self, platform: PlatformKind) -> TrustedVendor:
-        vendor = self._vendors.get(platform)
-        if vendor is None or vendor.anchor.simulated != (platform is PlatformKind.SIMULATED):
-            raise NoTrustAnchorError(
-                f"The broker has no trust anchor for {platform} releases.",
-                hint="Start it with one; what it trusts is chosen at its start.",
-            )
-        return vendor
-
-    def _judge(self, verified: VerifiedQuote, match: releases.Match, enrolled: frozenset[str]) -> None:
-        appraise(verified, match.reference.values, match.release.tcb)
-        if match.release.enrolled_platforms_only:
-            check_enrolment(verified.platform_id, enrolled)
-
-    def _grant(self, trace: _Trace, verified: VerifiedQuote) -> None:
+    def _grant(self, trace: _Trace, claims: Claims) -> None:
         with self._writing(trace.peer, self._rows) as log:
+            # Writing transactions do not overlap, so what holds here still holds when the row is committed.
             now = self._clock()
-            current = releases.lookup(log.connection, verified.report.mr_enclave)
+            current = releases.lookup(log.connection, claims.measurement)
             release = current.release
             check_standing(release.state, release.deadline, now)
-            self._judge(verified, current, platforms.enrolled(log.connection, release.platform))
+            _judge(claims, current, platforms.enrolled(log.connection, release.platform))
             log.append(trace.entry(now, Decision.RELEASED, "ok"))
         self.decisions.count(Outcome.RELEASED)
         _LOG.info(
@@ -299,11 +271,12 @@ class Broker:
         )
 
     def _refuse(self, trace: _Trace, error: SealserveError) -> None:
-        self.decisions.count(Outcome.REFUSED if trace.quote else Outcome.TURNED_AWAY, error.code)
+        self.decisions.count(Outcome.REFUSED if trace.evidence else Outcome.TURNED_AWAY, error.code)
         self._log_refusal(trace.peer, error)
-        if trace.quote is None and isinstance(error, UnavailableError):
+        if trace.evidence is None and isinstance(error, UnavailableError):
             return  # the peer is silent or gone: a port scan or a probe, and nothing to judge
-        limiter = self._early_rows if trace.quote is None else self._rows
+        # Anybody can cause a refusal without evidence, so such rows have a much lower limit of their own.
+        limiter = self._early_rows if trace.evidence is None else self._rows
         if not limiter.admit(trace.peer, error.code, self._clock()):
             return
         try:

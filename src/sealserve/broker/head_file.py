@@ -1,7 +1,6 @@
 """Signed heads of the audit log as files, outside of the database: rows that were cut off since are then noticed."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from sealserve.atomic_file import write_file
 from sealserve.broker import audit
-from sealserve.broker.admin import HeadSummary, head_summary
 from sealserve.broker.audit import Head
 from sealserve.broker.database import Database
 from sealserve.errors import InputError
@@ -31,7 +29,7 @@ class _HeadFile(BaseModel):
     signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
 
-def read_head(content: bytes, *, name: str) -> HeadSummary:
+def read_head(content: bytes, *, name: str) -> Head:
     """Return the head that `sealserve broker log --sign` printed; its signature is not verified here.
 
     Args:
@@ -40,6 +38,7 @@ def read_head(content: bytes, *, name: str) -> HeadSummary:
 
     Raises:
         HeadFileError: It is none.
+        AuditHeadError: Its time cannot be converted to UTC.
     """
     try:
         head = _HeadFile.model_validate_json(content)
@@ -50,10 +49,16 @@ def read_head(content: bytes, *, name: str) -> HeadSummary:
             f"{name} holds no signed head of an audit log: {where}: {first['msg']}.",
             hint="`sealserve broker log --sign` writes one.",
         ) from error
-    return HeadSummary(seq=head.seq, hash=head.hash, time=head.time.isoformat(), signature=head.signature)
+    return audit.parse_head(head.seq, head.hash, head.time.isoformat(), head.signature)
 
 
-def kept_head(path: Path) -> HeadSummary | None:
+def head_json(head: Head) -> bytes:
+    """Return a head in the form that `read_head` reads."""
+    written = {"seq": head.seq, "hash": head.hash, "time": head.time.isoformat(), "signature": head.signature.hex()}
+    return (json.dumps(written) + "\n").encode()
+
+
+def kept_head(path: Path) -> Head | None:
     """Return the head that `keep_head` wrote to ``path``, or None if it never did.
 
     Raises:
@@ -83,6 +88,6 @@ def keep_head(path: Path, database: Database, head: Head) -> None:
     before = kept_head(path)
     if before is not None:
         with database.read() as connection:
-            audit.check_holds(connection, audit.parse_head(before.seq, before.hash, before.time, before.signature))
+            audit.check_holds(connection, before)
     if before is None or before.seq < head.seq:
-        write_file(path, (json.dumps(asdict(head_summary(head))) + "\n").encode())
+        write_file(path, head_json(head))

@@ -5,7 +5,6 @@ release can therefore ask for enrolled platforms. And a host that controls its P
 still valid by its dates: the highest evaluation number ever seen is remembered, and a lower one refused.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +14,6 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, reading, to_text
 from sealserve.errors import InputError
-from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.terms import PlatformKind
 
 _PLATFORM_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -101,18 +99,24 @@ def enrolled(connection: Connection, platform: PlatformKind) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
-def evaluation_floor(connection: Connection, anchor: TrustAnchor) -> int:
-    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral below a root ever had; 0 at first."""
-    query = select(EVALUATION_FLOOR.c.number).where(EVALUATION_FLOOR.c.anchor == _fingerprint(anchor))
+def evaluation_floor(connection: Connection, root: str) -> int:
+    """Return the highest ``tcbEvaluationDataNumber`` that verified collateral below a root ever had; 0 at first.
+
+    Args:
+        connection: A transaction.
+        root: SHA-256 of the root certificate, as hex.
+    """
+    query = select(EVALUATION_FLOOR.c.number).where(EVALUATION_FLOOR.c.anchor == root)
     return connection.execute(query).scalar() or 0
 
 
-def raise_evaluation_floor(connection: Connection, anchor: TrustAnchor, number: int, *, now: datetime) -> None:
-    """Remember ``number`` if it is higher than the floor."""
-    if number <= evaluation_floor(connection, anchor):
+def raise_evaluation_floor(
+    connection: Connection, root: str, platform: PlatformKind, number: int, *, now: datetime
+) -> None:
+    """Remember ``number`` if it is higher than the floor of the root, which is trusted for this kind of platform."""
+    if number <= evaluation_floor(connection, root):
         return
-    platform = PlatformKind.SIMULATED if anchor.simulated else PlatformKind.SGX
-    row = {"anchor": _fingerprint(anchor), "platform": platform, "number": number, "seen": to_text(now)}
+    row = {"anchor": root, "platform": platform, "number": number, "seen": to_text(now)}
     where = EVALUATION_FLOOR.c.anchor == row["anchor"]
     if connection.execute(update(EVALUATION_FLOOR).where(where).values(row)).rowcount == 0:
         connection.execute(insert(EVALUATION_FLOOR).values(row))
@@ -122,7 +126,3 @@ def evaluation_floors(connection: Connection) -> dict[str, int]:
     """Return the highest floor of each kind of platform."""
     query = select(EVALUATION_FLOOR.c.platform, func.max(EVALUATION_FLOOR.c.number))
     return {row[0]: row[1] for row in connection.execute(query.group_by(EVALUATION_FLOOR.c.platform))}
-
-
-def _fingerprint(anchor: TrustAnchor) -> str:
-    return hashlib.sha256(anchor.root_der).hexdigest()

@@ -4,20 +4,23 @@ Functions here take the connection of a transaction that the caller opened, so t
 one transaction.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NewType
+from typing import Any, Final, NewType, Self
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from sealserve.attestation.claims import Measurement, MeasurementUnknownError
+from sealserve.attestation.evidence import ReferenceValues
+from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.tcb_policy import EmptyPolicyError
 from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, reading, to_text
 from sealserve.broker.keystore import KeyId, KeyUnknownError
-from sealserve.broker.policy import MrEnclaveUnknownError, ReferenceValues, ReleaseState
-from sealserve.broker.tcb_policy import EmptyPolicyError, TcbPolicy
+from sealserve.broker.standing import ReleaseState
 from sealserve.errors import InputError
-from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.terms import PlatformKind
 
 ReleaseId = NewType("ReleaseId", str)
@@ -25,7 +28,6 @@ ReleaseId = NewType("ReleaseId", str)
 
 _RELEASE_ID: Final = re.compile(r"[0-9a-f]{64}")
 _SHORTEST_PREFIX: Final = 6
-_ATTRIBUTES: Final = ("attribute_flags", "attribute_flags_mask", "xfrm", "xfrm_mask")
 
 
 class ReleaseUnknownError(InputError):
@@ -73,8 +75,7 @@ class Release:
         name: What people call it.
         platform: Its mark: for SGX machines, or simulated. It decides which root its quotes are verified against.
         key_id: Its key's name in the keystore.
-        tcb: Which platform states get its key.
-        enrolled_platforms_only: Whether the platform must be enrolled.
+        policy: The rules that an enclave and its platform must satisfy to get its key.
         created: When it was allowed first.
         state: Where it is in its life.
         deadline: The end of draining.
@@ -84,8 +85,7 @@ class Release:
     name: str
     platform: PlatformKind
     key_id: KeyId
-    tcb: TcbPolicy
-    enrolled_platforms_only: bool
+    policy: AppraisalPolicy
     created: datetime
     state: ReleaseState = ReleaseState.ACTIVE
     deadline: datetime | None = None
@@ -97,15 +97,27 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The reference values of one enclave of a release, and what that enclave is called (``replica-0``)."""
+    """The reference values of one enclave of a release, and what that enclave is called (``replica-0``).
+
+    Args:
+        label: The enclave's label.
+        measurement: The measurement by which `lookup` finds the release.
+        values: The values as JSON. Only the code of their kind of evidence reads them: `Claims.check_reference`.
+    """
 
     label: str
-    values: ReferenceValues
+    measurement: Measurement
+    values: str
+
+    @classmethod
+    def of(cls, label: str, values: ReferenceValues) -> Self:
+        """Return reference values as the database stores them."""
+        return cls(label=label, measurement=values.measurement, values=values.to_json())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """The release that an MRENCLAVE belongs to, and the reference values beside it."""
+    """The release that a measurement belongs to, and the reference values of the enclave that has it."""
 
     release: Release
     reference: Reference
@@ -159,11 +171,10 @@ def allow(
         if keep_policy or not reactivate:
             _check_policy(known, release)
         if reactivate:
-            changes = {"state": ReleaseState.ACTIVE, "deadline": None, "tcb_policy": release.tcb.to_json(),
-                       "enrolled_platforms_only": release.enrolled_platforms_only}  # fmt: skip
+            changes = {"state": ReleaseState.ACTIVE, "deadline": None, "policy": release.policy.to_json()}
             connection.execute(update(RELEASES).where(RELEASES.c.release_id == release.release_id).values(changes))
     for label, values in references.items():
-        _put_reference(connection, release, Reference(label=label, values=values))
+        _put_reference(connection, release, Reference.of(label, values))
     return get(connection, release.release_id)
 
 
@@ -199,23 +210,23 @@ def revoke(connection: Connection, release_id: ReleaseId) -> Release:
 
 
 @reading("releases")
-def lookup(connection: Connection, mr_enclave: MrEnclave) -> Match:
-    """Return the release that has an enclave with this MRENCLAVE, whatever its state.
+def lookup(connection: Connection, measurement: Measurement) -> Match:
+    """Return the release that has an enclave with this measurement, whatever its state.
 
     It is revoked as well if another release with the same key is: what is revoked is the key.
 
     Raises:
-        MrEnclaveUnknownError: There is none.
+        MeasurementUnknownError: There is none.
     """
     query = (
         select(RELEASES, *(column for column in REFERENCE_VALUES.c if column.name != "release_id"))
         .join(REFERENCE_VALUES, REFERENCE_VALUES.c.release_id == RELEASES.c.release_id)
-        .where(REFERENCE_VALUES.c.mr_enclave == mr_enclave.hex())
+        .where(REFERENCE_VALUES.c.measurement == measurement.hex())
     )
     row = connection.execute(query).first()
     if row is None:
-        raise MrEnclaveUnknownError(
-            f"No release has an enclave with MRENCLAVE {mr_enclave.hex()}.",
+        raise MeasurementUnknownError(
+            f"No release has an enclave with MRENCLAVE {measurement.hex()}.",
             hint="Compare it with `sealserve broker releases`; a changed manifest or release changes it.",
         )
     release = _release(row)
@@ -282,7 +293,7 @@ def every(connection: Connection) -> list[Release]:
 def references_of(connection: Connection, release_id: ReleaseId) -> list[Reference]:
     """Return a release's reference values, by label."""
     query = select(REFERENCE_VALUES).where(REFERENCE_VALUES.c.release_id == release_id)
-    rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.mr_enclave))
+    rows = connection.execute(query.order_by(REFERENCE_VALUES.c.label, REFERENCE_VALUES.c.measurement))
     return [_reference(row) for row in rows]
 
 
@@ -293,17 +304,13 @@ def _unknown(name_or_id: str) -> ReleaseUnknownError:
 
 
 def _put_reference(connection: Connection, release: Release, reference: Reference) -> None:
-    values = reference.values
-    row: dict[str, Any] = {
-        "mr_enclave": values.mr_enclave.hex(),
+    row = {
+        "measurement": reference.measurement.hex(),
         "release_id": release.release_id,
         "label": reference.label,
-        "mr_signer": values.mr_signer.hex(),
-        "isv_prod_id": values.isv_prod_id,
-        "isv_svn": values.isv_svn,
-        **{name: f"{getattr(values, name):016x}" for name in _ATTRIBUTES},
+        "reference": reference.values,
     }
-    where = REFERENCE_VALUES.c.mr_enclave == row["mr_enclave"]
+    where = REFERENCE_VALUES.c.measurement == row["measurement"]
     known = connection.execute(select(REFERENCE_VALUES).where(where)).mappings().first()
     if known is None:
         connection.execute(insert(REFERENCE_VALUES).values(row))
@@ -312,7 +319,7 @@ def _put_reference(connection: Connection, release: Release, reference: Referenc
             connection.execute(update(REFERENCE_VALUES).where(where).values(row))
     else:
         raise ReleaseConflictError(
-            f"MRENCLAVE {row['mr_enclave']} belongs to the release {known['release_id']} already.",
+            f"MRENCLAVE {row['measurement']} belongs to the release {known['release_id']} already.",
             hint="Each release has enclaves of its own: its id is measured. Build the enclave of this one.",
         )
 
@@ -329,16 +336,11 @@ def _check_same(known: Release, wanted: Release) -> None:
 
 
 def _check_policy(known: Release, wanted: Release) -> None:
-    if (known.tcb, known.enrolled_platforms_only) != (wanted.tcb, wanted.enrolled_platforms_only):
+    if known.policy != wanted.policy:
         raise ReleasePolicyError(
-            f"The release {known.name} is known with {_policy(known)}, now it has {_policy(wanted)}.",
+            f"The release {known.name} is known with {known.policy}, now it has {wanted.policy}.",
             hint="`sealserve broker allow --reactivate` changes it, and makes the release active if it is draining.",
         )
-
-
-def _policy(release: Release) -> str:
-    which = "enrolled platforms only" if release.enrolled_platforms_only else "any platform"
-    return f"the TCB policy {release.tcb.name!r} ({release.tcb.to_json()}) for {which}"
 
 
 def _check_not_final(release: Release) -> None:
@@ -357,8 +359,7 @@ def _release_row(release: Release) -> dict[str, Any]:
         "key_id": release.key_id,
         "state": release.state,
         "deadline": None if release.deadline is None else to_text(release.deadline),
-        "tcb_policy": release.tcb.to_json(),
-        "enrolled_platforms_only": release.enrolled_platforms_only,
+        "policy": release.policy.to_json(),
         "created": to_text(release.created),
     }
 
@@ -370,8 +371,7 @@ def _release(row: Row[Any]) -> Release:
             name=row.name,
             platform=PlatformKind(row.platform),
             key_id=KeyId(row.key_id),
-            tcb=TcbPolicy.from_json(row.tcb_policy),
-            enrolled_platforms_only=row.enrolled_platforms_only,
+            policy=AppraisalPolicy.from_json(row.policy),
             created=from_text(row.created),
             state=ReleaseState(row.state),
             deadline=None if row.deadline is None else from_text(row.deadline),
@@ -380,11 +380,7 @@ def _release(row: Row[Any]) -> Release:
 
 def _reference(row: Row[Any]) -> Reference:
     with reading("reference_values"):
-        values = ReferenceValues(
-            mr_enclave=MrEnclave(bytes.fromhex(row.mr_enclave)),
-            mr_signer=MrSigner(bytes.fromhex(row.mr_signer)),
-            isv_prod_id=row.isv_prod_id,
-            isv_svn=row.isv_svn,
-            **{name: int(getattr(row, name), 16) for name in _ATTRIBUTES},
-        )
-        return Reference(label=row.label, values=values)
+        if not isinstance(row.reference, str) or not isinstance(json.loads(row.reference), dict):
+            raise TypeError("reference values are a JSON object")
+        measurement = Measurement(bytes.fromhex(row.measurement))
+        return Reference(label=row.label, measurement=measurement, values=row.reference)

@@ -1,8 +1,8 @@
 """The broker's server: Gramine's secret provisioning protocol over TLS, one thread for each connection.
 
-The steps are those of `sealserve.broker.decision`: 1 and 2 happen here before it, 16 after it. Peers that are silent or
-slow hold a thread that only waits, for a limited time, and make room when there are too many; the costly part, the
-appraisal, runs in a few threads at a time.
+The steps are those of `sealserve.broker.decision`: 1 and 2 happen here before it, and 15 after it. A silent or slow
+peer occupies a thread that only waits, for a limited time, and is disconnected when there are too many peers. The
+costly part, the appraisal, runs in a few threads at a time.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any, Final, Self
 
+from sealserve.attestation.secret_provisioning import ProvisioningServer
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.tls import (
@@ -35,7 +36,6 @@ from sealserve.host.addresses import usable_address
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes
-from sealserve.sgx.secret_provisioning import ProvisioningServer
 
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
@@ -138,9 +138,11 @@ class BrokerServer:
             PortTakenError: The port is taken.
             ListenError: The address is not one of this machine's, or the port needs other rights.
         """
+        # Without a valid certificate no enclave would connect: fail now, where the owner sees it.
         self._check_certificate()
         if sends_session_tickets(self._context):
             _LOG.warning("TLS 1.3 session tickets are on: Gramine 1.8's client breaks off (see openssl_settings)")
+        # Bind the port in this thread, so that the caller gets the error if the port is taken.
         self._listener = _listen(*self._listen)
         self._stopping.clear()
         self._acceptor = threading.Thread(target=self._accept, name="broker-accept", daemon=True)
@@ -152,11 +154,14 @@ class BrokerServer:
         """Accept nothing more, let appraisals under way end, break off with all other peers, settle the audit log."""
         if self._acceptor is None:
             return
+        # Accept no new connections.
         self._stopping.set()
         if self._listener is not None:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes up accept()
+        # The acceptor disconnects waiting peers, and waits for appraisals that are in progress.
         self._acceptor.join()
         self._acceptor = self._listener = None
+        # Only now is the last decision in the log: write the counts, and sign its head.
         with contextlib.suppress(SealserveError):
             self._broker.settle()
         _LOG.info("the broker has stopped")
@@ -186,6 +191,7 @@ class BrokerServer:
         assert listener is not None  # noqa: S101  # `start` sets it before this thread begins
         with listener, ThreadPoolExecutor(limits.connections + 1, thread_name_prefix="broker") as threads:
             while not self._stopping.is_set():
+                # Wait for a peer. An error of one accept() does not end the server.
                 try:
                     stream, address = listener.accept()
                 except OSError as error:  # stopping; or out of descriptors, or a peer that was gone at once
@@ -194,6 +200,7 @@ class BrokerServer:
                     _LOG.warning("a connection was not accepted: %s", error)
                     self._stopping.wait(0.1)
                     continue
+                # A new peer may replace one that only waits. If all are being appraised, the new one is turned away.
                 connection = Connection(stream, address[0], _peer(address))
                 if self._connections.admit(connection):
                     threads.submit(self._serve, connection)
@@ -201,6 +208,7 @@ class BrokerServer:
                     busy = BusyError(f"No room: all {limits.connections} connections are busy.")
                     self._broker.turn_away(busy, peer=connection.peer)
                     stream.close()
+            # Stopping: waiting peers go at once, and appraisals in progress have a limited time.
             self._connections.shut_waiting()
             if not self._connections.wait_empty(limits.stop):
                 _LOG.warning("broke off with %d peers while appraising", len(self._connections))
@@ -219,29 +227,34 @@ class BrokerServer:
     def _talk(self, connection: Connection) -> None:
         limits = self._limits
         session = TlsSession(self._context, connection.stream)
+        # 1. The peer proves that it holds the key of its certificate. What the certificate says comes later.
         try:
-            certificate = session.handshake(first_byte_seconds=limits.first_byte, seconds=limits.handshake)  # 1
+            certificate = session.handshake(first_byte_seconds=limits.first_byte, seconds=limits.handshake)
         except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
             self._broker.turn_away(error, peer=connection.peer)
         else:
             self._answer(session, certificate, connection)
+        # Close TLS in order, so that the peer can tell the end of the answer from a connection that was cut.
         session.finish(seconds=0 if self._stopping.is_set() else limits.linger)
 
     def _answer(self, session: TlsSession, certificate: bytes, connection: Connection) -> None:
         limits, peer = self._limits, connection.peer
         protocol = ProvisioningServer()
+        # 2. The request, complete before anything costly begins.
         try:
-            self._receive(session, protocol)  # 2
+            self._receive(session, protocol)
         except SealserveError as error:
             self._broker.turn_away(error, peer=peer)
             return
+        # 3 to 14. A refusal is in the audit log. The peer gets no reason: it may be an attacker.
         try:
-            key = self._appraise(certificate, connection)  # 3 to 15
+            key = self._appraise(certificate, connection)
         except SealserveError:
-            return  # it is written down; the peer learns nothing from us
+            return
+        # 15. The key leaves once, and its memory is wiped whatever happens to the connection.
         with key, protocol.respond(key) as response:
             try:
-                session.send(response.reveal(), seconds=limits.send)  # 16
+                session.send(response.reveal(), seconds=limits.send)
             except (HandshakeError, PeerGoneError, PeerTimeoutError) as error:
                 _LOG.warning("the key that was released to %s did not arrive: %s", peer, error.message)
 
@@ -252,8 +265,10 @@ class BrokerServer:
                 protocol.end()
 
     def _appraise(self, certificate: bytes, connection: Connection) -> SecretBytes:
+        # From here on the connection is not evicted: the broker works for it.
         self._connections.busy(connection)
         try:
+            # Few appraisals run at a time; a queue that is too long ends with a refusal.
             if not self._appraisals.acquire(timeout=self._limits.queue):
                 busy = BusyError(f"No appraisal could begin within {self._limits.queue} s.")
                 self._broker.turn_away(busy, peer=connection.peer)

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__
-from sealserve.cli import console, help_texts, passphrases
+from sealserve.cli import console, deprecations, help_texts, passphrases
 from sealserve.errors import SealserveError, UnavailableError
 
 INTERRUPTED = 130
@@ -158,7 +158,8 @@ def run(arguments: list[str]) -> int:
     passphrases.ask_at_terminal()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
-        status = _run(arguments)
+        with deprecations.shown_once():
+            status = _run(arguments)
         sys.stdout.flush()
     except _UnreadError:
         _discard_output()

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from sealserve.broker import admin
-from sealserve.broker.admin import ReleaseSummary
+from sealserve.broker.admin import KnownRelease
 from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
+from sealserve.broker.releases import Release
 from sealserve.cli import broker_platform, console, options, passphrases
+from sealserve.cli.broker_json import encode
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.output import Table
@@ -106,11 +108,11 @@ def releases_(context: Context) -> None:
         rows = admin.every_release(database)
     table = Table(
         ("RELEASE", "STATE", "PLATFORM", "TCB", "ENCLAVES"),
-        [(row.name, _state(row), row.platform, row.tcb_policy, ", ".join(item.label for item in row.enclaves))
-         for row in rows],
+        [(row.release.name, _state(row.release), row.release.platform, row.release.policy.tcb.name,
+          ", ".join(item.label for item in row.enclaves)) for row in rows],
         empty="No releases yet: `sealserve broker allow`.",
     )  # fmt: skip
-    context.show([asdict(row) for row in rows], table)
+    context.show(encode(rows), table)
 
 
 @app.command()
@@ -137,20 +139,20 @@ def log(
                 "`sealserve broker log --sign` makes one: keep it on another machine."
             )
     if sign:
-        console.print_json(asdict(provisioning.sign_log(workspace, now=datetime.now(UTC))))
+        console.print_json(encode(provisioning.sign_log(workspace, now=datetime.now(UTC))))
         return
     with Owner.open(workspace).database() as database:
         rows = admin.log(database, last=last)
     table = Table(
         ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
         [
-            (row.seq, row.time[:19].replace("T", " "), row.decision, row.code, (row.release_id or "")[:12],
-             (row.mr_enclave or "")[:12], row.tcb_status or "", row.peer, row.detail)
-            for row in rows
+            (row.seq, f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.decision, entry.code, (entry.release_id or "")[:12],
+             (entry.mr_enclave or "")[:12], entry.tcb_status or "", entry.peer, entry.detail)
+            for row in rows for entry in [row.entry]
         ],
         empty="No decisions yet.",
     )  # fmt: skip
-    context.show([asdict(row) for row in rows], table)
+    context.show(encode(rows), table)
 
 
 @app.command("rotate-master")
@@ -189,25 +191,26 @@ def status(context: Context) -> None:
         "newest TCB evaluation": _counts(found.evaluation_floor),
         "audit log": f"{found.audit_rows} rows, head {found.audit_head[:16]}",
     }  # fmt: skip
-    context.show(asdict(found), fields)
+    context.show(encode(found), fields)
 
 
-def _show(context: Context, release: ReleaseSummary) -> None:
+def _show(context: Context, known: KnownRelease) -> None:
+    release = known.release
     fields = {
         "release": release.name,
         "state": _state(release),
         "platform": release.platform,
-        "TCB policy": release.tcb_policy,
-        "enclaves": "\n".join(f"{item.label}  {item.mr_enclave}" for item in release.enclaves),
+        "TCB policy": release.policy.tcb.name,
+        "enclaves": "\n".join(f"{item.label}  {item.measurement.hex()}" for item in known.enclaves),
     }  # fmt: skip
-    context.show(asdict(release), fields)
+    context.show(encode(known), fields)
 
 
-def _state(release: ReleaseSummary) -> str:
+def _state(release: Release) -> str:
     if release.deadline is None:
         return release.state
-    over = datetime.fromisoformat(release.deadline) <= datetime.now(UTC)
-    return f"ended at {release.deadline}" if over else f"{release.state} until {release.deadline}"
+    deadline = release.deadline.isoformat()
+    return f"ended at {deadline}" if release.deadline <= datetime.now(UTC) else f"{release.state} until {deadline}"
 
 
 def _counts(counts: dict[str, int]) -> str:

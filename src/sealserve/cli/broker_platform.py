@@ -1,6 +1,5 @@
 """``sealserve broker platform``: which machines may have the keys of releases for enrolled platforms."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from sealserve.broker import admin
 from sealserve.cli import console, options
+from sealserve.cli.broker_json import encode
 from sealserve.cli.context import Context
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
@@ -36,7 +36,7 @@ def enrol(
     platform = kind or context.deployment.platform
     with Owner.open(context.workspace).database(create=True) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
-    context.show(asdict(enrolled), f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
+    context.show(encode(enrolled), f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
 
 
 @app.command()
@@ -47,7 +47,7 @@ def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: 
     with Owner.open(context.workspace).database() as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
     context.show(
-        asdict(withdrawn),
+        encode(withdrawn),
         f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys.",
     )
 
@@ -59,7 +59,7 @@ def list_(context: Context) -> None:
         rows = admin.every_platform(database)
     table = Table(
         ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
-        [(row.platform_id, row.platform, row.enrolled[:19].replace("T", " "), row.label) for row in rows],
+        [(row.platform_id, row.platform, f"{row.enrolled:%Y-%m-%d %H:%M:%S}", row.label) for row in rows],
         empty="No platforms yet: `sealserve broker platform enrol`.",
     )
-    context.show([asdict(row) for row in rows], table)
+    context.show(encode(rows), table)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sealserve.broker.policy import PRESETS
+from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs

@@ -9,10 +9,10 @@ import typer
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
 from sealserve.regular_file import read_regular
-from sealserve.sgx.appraisal import verify_quote
+from sealserve.sgx.appraisal import examine_quote
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pcs import INTEL_PCS, PcsClient
-from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 app = Verbs("Show and verify SGX quotes.")
@@ -23,7 +23,7 @@ QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote,
 @app.command()
 def show(result: Output, path: QuoteFile) -> None:
     """Show what a quote says. Nothing of it is verified."""
-    _show(result, _fields(parse_quote(read_regular(path))))
+    _show(result, _fields(Quote.parse(read_regular(path))))
 
 
 @app.command()
@@ -40,20 +40,19 @@ def verify(
     ] = None,
 ) -> None:
     """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
-    raw = read_regular(path)
-    quote = parse_quote(raw)
     anchor = (
         TrustAnchor(root_der=read_regular(simulated_root), simulated=True) if simulated_root else TrustAnchor.intel()
     )
+    examined = examine_quote(read_regular(path), anchor=anchor)
     if collateral is not None:
         found = Collateral.from_json(read_regular(collateral).decode(errors="replace"))
     else:
         with PcsClient(pcs) as client:
-            found = client.collateral_for(quote)
-    verified = verify_quote(raw, found, anchor=anchor, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
+            found = client.collateral_for(examined.pck)
+    verified = examined.verify(found, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
     _show(
         result,
-        _fields(quote)
+        _fields(examined.quote)
         | {
             "TCB status": str(verified.tcb_status),
             "advisories": ", ".join(sorted(verified.advisory_ids)) or "none",

@@ -18,6 +18,7 @@ from sealserve.cluster.kubernetes import files, shipping
 from sealserve.cluster.kubernetes.monitoring import prometheus_files
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.target import Role
+from sealserve.cluster.targets import check_replicas
 from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
@@ -78,7 +79,7 @@ def kubernetes(
     host: Annotated[
         bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")
     ] = False,
-    replicas: Annotated[int | None, typer.Option(min=1, max=1000, show_default="target.replicas")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, show_default="target.replicas")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for the files.", show_default="standard output")
     ] = None,
@@ -88,6 +89,7 @@ def kubernetes(
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
     workspace = place.workspace
     described = place.deployment
+    check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     plan = shipping.plan(workspace, described, folder, replicas=replicas)
     made = objects(plan)
@@ -139,7 +141,7 @@ def docker(
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     role: Annotated[Role, typer.Option("--role", help="host: the broker is elsewhere.")] = Role.ALL,
     gramine_direct: Annotated[
@@ -153,12 +155,14 @@ def docker(
     """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
     workspace = place.workspace
     described = place.deployment
+    count = replicas or described.target.replicas
+    check_replicas(workspace, described, "docker", count)
     with console.spinner("Rendering") as tell:
         target = DockerTarget(workspace, described, role=role, tell=tell, gramine_direct=gramine_direct)
         if role is Role.ALL:
             prepare(workspace, described, tell=tell)
         places = (workspace.owner if role is Role.ALL else workspace.host).releases
-        text = target.render(releases.find(places, release), replicas or described.target.replicas)
+        text = target.render(releases.find(places, release), count)
     if output is None:
         console.out.print(text, end="")
     else:

@@ -10,7 +10,7 @@ from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster.targets import open_target
+from sealserve.cluster.targets import check_replicas, open_target
 
 app = Verbs()
 
@@ -18,11 +18,12 @@ app = Verbs()
 @app.command()
 def scale(
     context: Context,
-    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, max=64, help="How many enclaves shall serve.")],
+    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, help="How many enclaves shall serve.")],
     target: options.Target = None,
 ) -> None:
     """Start or stop replicas. Those that stop finish their requests first."""
     workspace, described = context.workspace, context.deployment
+    check_replicas(workspace, described, target, replicas)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=context.as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
         with starting(workspace, tell=tell, for_programs=context.as_json):

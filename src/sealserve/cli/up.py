@@ -30,7 +30,7 @@ def up(
     context: Context,
     target: options.Target = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, max=64, show_default="target.replicas", help="How many enclaves serve.")
+        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
@@ -47,6 +47,8 @@ def up(
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
     workspace, described = context.workspace, context.deployment
     kind = target or described.target.kind
+    count = replicas or described.target.replicas
+    targets.check_replicas(workspace, described, kind, count)
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
     Owner.open(workspace).publish_key()
 
@@ -63,7 +65,7 @@ def up(
             if role is Role.ALL:
                 prepare(workspace, described, tell=tell)
             shipped = (workspace.owner if role is Role.ALL else workspace.host).releases
-            folder, count = releases.find(shipped, release), replicas or described.target.replicas
+            folder = releases.find(shipped, release)
             if dry_run:
                 difference = _rolling(opened, "--dry-run").difference(folder, count)
             else:
@@ -86,8 +88,9 @@ def _bring_back(workspace: Workspace, described: Deployment, folder: Path) -> No
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
     """Let the releases end that ``by`` has replaced, and warn if it ends itself."""
     for retired in provisioning.retire(workspace, described, replaced, by=by, now=datetime.now(UTC)):
+        deadline = retired.deadline.isoformat() if retired.deadline else "it is revoked"
         console.say(
-            f"{retired.name} is draining: restarts and a roll-back get its key until {retired.deadline}. "
+            f"{retired.name} is draining: restarts and a roll-back get its key until {deadline}. "
             f"`sealserve broker revoke {retired.name}` ends it at once."
         )
     if (until := provisioning.draining_until(workspace, by)) is not None:

@@ -44,8 +44,10 @@ def deployment_settings(preset: Preset) -> dict[str, Any]:
         "tcb": {"preset": "cloud-smt"},
         "target": {"kind": "docker", "cloud": preset.cloud.value},
         "kubernetes": {
-            "epc_resource": kubernetes.epc_resource.value,
-            "enclave_resource": next(iter(kubernetes.device_resources.value), ""),
-            "storage_class": kubernetes.shared_storage_class.value or "",
+            "resources": {
+                "epc_resource": kubernetes.epc_resource.value,
+                "enclave_resource": next(iter(kubernetes.device_resources.value), ""),
+            },
+            "store": {"storage_class": kubernetes.shared_storage_class.value or ""},
         },
     }

@@ -41,6 +41,27 @@ def open_target(
     return _module(chosen).open_target(workspace, deployment, role=role, tell=tell)
 
 
+def check_replicas(workspace: Workspace, deployment: Deployment, kind: str | None, replicas: int) -> None:
+    """Check that a target can run so many replicas.
+
+    Args:
+        workspace: Whose deployment it is.
+        deployment: What it describes.
+        kind: The target; None as in `open_target`.
+        replicas: How many are asked for.
+
+    Raises:
+        TargetUnsupportedError: It cannot.
+    """
+    chosen = kind or in_use(workspace) or deployment.target.kind
+    limit = deployment.replica_limit(chosen)
+    if replicas > limit.most:
+        raise TargetUnsupportedError(
+            f"The target {chosen} runs at most {limit.most} replicas, not {replicas}: {limit.reason}.",
+            hint=f"Ask for at most {limit.most} replicas.",
+        )
+
+
 def claim(workspace: Workspace, kind: str) -> None:
     """Remember that the deployment runs on a target, so that the other verbs find it there.
 

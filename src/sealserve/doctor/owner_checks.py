@@ -79,14 +79,14 @@ def production(platform: PlatformKind, deployment: Deployment | None) -> Iterato
 def _network_policy(deployment: Deployment) -> Finding:
     """Judge what the NetworkPolicies bind: they have no DNS names, so they need the addresses of broker and store."""
     settings = deployment.kubernetes
-    store = urlsplit(settings.release_source or "")
+    store = urlsplit(settings.store.source or "")
     found, remedy, verdict = "replicas reach the broker, the store and DNS, and nothing else", "", Verdict.OK
-    if store.hostname and not settings.store_addresses and not is_ip_address(store.hostname):
+    if store.hostname and not settings.store.addresses and not is_ip_address(store.hostname):
         verdict = Verdict.NOTE
         found = f"replicas reach the port of {store.hostname} at every address"
-        remedy = "kubernetes.store_addresses: the networks of the store"
-    if not settings.broker_ip and not is_ip_address(deployment.broker.address):
+        remedy = "kubernetes.store.addresses: the networks of the store"
+    if not settings.broker.ip and not is_ip_address(deployment.broker.address):
         verdict = Verdict.MISSING
         found = f"replicas reach port {deployment.broker.port} of every address, not only the broker's"
-        remedy = "kubernetes.broker_ip: the IP address of the broker"
+        remedy = "kubernetes.broker.ip: the IP address of the broker"
     return Finding(machine=Machine.OWNER, name="network policy", verdict=verdict, found=found, remedy=remedy)

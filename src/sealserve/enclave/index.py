@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.atomic_file import write_file
-from sealserve.deployment import Name
 from sealserve.enclave.environment import BROKER_CA_FILE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.measurement import (
@@ -27,6 +26,7 @@ from sealserve.enclave.measurement import (
     sigstruct_path,
 )
 from sealserve.errors import VerificationError
+from sealserve.names import Name
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.file_tree import list_folder

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealserve.deployment import DnsName
 from sealserve.errors import InputError
+from sealserve.names import DnsName
 from sealserve.terms import EVERY_ADDRESS
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealserve import deployment
+from sealserve import names
 from sealserve.atomic_file import OutputExistsError
 from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
@@ -251,7 +251,7 @@ def _first_line(error: Exception) -> str:
 
 def _checked_name(name: str) -> str:
     try:
-        return TypeAdapter(deployment.Name).validate_python(name)
+        return TypeAdapter(names.Name).validate_python(name)
     except ValidationError as error:
         raise ModelNameError(
             f"{name!r} is no servable's name.", hint="Letters, digits, and '.', '_' and '-' between them, at most 63."

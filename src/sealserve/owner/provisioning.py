@@ -6,25 +6,27 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.broker import admin, audit
-from sealserve.broker.admin import ChainSummary, HeadSummary, ReleaseSummary
-from sealserve.broker.decision import Broker, TrustedVendor
+from sealserve.broker.admin import KnownRelease, VerifiedChain
+from sealserve.broker.audit import Head
+from sealserve.broker.decision import Broker
 from sealserve.broker.head_file import keep_head, kept_head
 from sealserve.broker.keystore import KeyId
-from sealserve.broker.metrics import Fetched, MetricsServer, Observed
-from sealserve.broker.policy import PRESETS, ReferenceValues, ReleaseState, check_standing
+from sealserve.broker.metrics import MetricsServer, Observed
 from sealserve.broker.releases import Release, ReleaseId, ReleaseUnknownError
 from sealserve.broker.server import BrokerServer
+from sealserve.broker.standing import ReleaseState, check_standing
 from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
+from sealserve.owner.attestation import open_verifier
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
 from sealserve.owner.owner import Owner
-from sealserve.owner.simulation import pcs_url, trusted_root
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import read_verified_index, verify_release
-from sealserve.sgx.pcs import INTEL_PCS, PcsClient
-from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -33,7 +35,7 @@ from sealserve.workspace import Workspace
 def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[BrokerServer]:
     """Yield the deployment's broker, not started yet.
 
-    It trusts Intel's root for releases for SGX, and the workspace's simulated root, if any, for simulated ones.
+    What it trusts, see `sealserve.owner.attestation`.
 
     Raises:
         CertificateMissingError: The broker has no certificate yet.
@@ -44,14 +46,9 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
     signer = owner.audit_signer()  # never the key of indexes: this process faces the network
     with contextlib.ExitStack() as stack:
         vault = stack.enter_context(owner.vault(create=True))
-        genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None
-        clients = {PlatformKind.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
-        vendors = {PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[PlatformKind.SGX])}
-        if (root := trusted_root(workspace)) is not None:
-            clients[PlatformKind.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
-            vendors[PlatformKind.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[PlatformKind.SIMULATED])
+        verifier, collateral = stack.enter_context(open_verifier(workspace, deployment))
         keep = partial(keep_head, workspace.owner.audit_head, vault.database)
-        broker = Broker(database=vault.database, keystore=vault.keystore, vendors=vendors, signer=signer, keep=keep)
+        broker = Broker(database=vault.database, keystore=vault.keystore, verifier=verifier, signer=signer, keep=keep)
         with vault.database.read() as connection:
             rows, _ = audit.head(connection)
         if rows > 0:  # what was written until now is kept, even if this process never ends in order
@@ -60,7 +57,7 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
             observed = Observed(
                 decisions=broker.decisions,
                 certificates=lambda: _certificate_ends(workspace, identity),
-                collateral=lambda: _collateral(clients),
+                collateral=collateral,
             )
             stack.enter_context(MetricsServer(observed, deployment.broker.metrics_port))
         yield BrokerServer(broker, identity=identity, listen=deployment.broker.listen, port=deployment.broker.port)
@@ -72,14 +69,6 @@ def _certificate_ends(workspace: Workspace, identity: CertifiedKey) -> Mapping[s
     return {**ends, "broker": describe(identity.chain_pem)[0].not_after}
 
 
-def _collateral(clients: Mapping[PlatformKind, PcsClient]) -> Mapping[tuple[str, str], Fetched]:
-    return {
-        (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
-        for platform, client in clients.items()
-        for url, times in client.kept().items()
-    }
-
-
 def allow(
     workspace: Workspace,
     deployment: Deployment,
@@ -89,7 +78,7 @@ def allow(
     reactivate: bool = False,
     keep_policy: bool = False,
     dangerous: Collection[Danger] = (),
-) -> ReleaseSummary:
+) -> KnownRelease:
     """Let the enclaves of a release have its key: all that the owner built and signed into its ``enclave/`` folder.
 
     A release that is draining goes on draining, and none changes its policy, unless it is to be re-activated.
@@ -118,8 +107,9 @@ def allow(
         name=folder.name,
         platform=PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX,
         key_id=KeyId(verified.index.key_id),
-        tcb=PRESETS[deployment.tcb.preset],
-        enrolled_platforms_only=not verified.index.simulated,
+        policy=AppraisalPolicy(
+            tcb=PRESETS[deployment.tcb.preset], enrolled_platforms_only=not verified.index.simulated
+        ),
         created=verified.index.created_at,
     )
     with Owner.open(workspace).database() as database:
@@ -137,16 +127,16 @@ def bring_back(workspace: Workspace, deployment: Deployment, folder: Path, *, no
         ReleaseRevokedError: It is revoked.
     """
     found = _known(workspace, folder)
-    if found is None or found.state == ReleaseState.ACTIVE:
+    if found is None or found.state is ReleaseState.ACTIVE:
         return False
-    check_standing(ReleaseState(found.state), _deadline(found), now)
+    check_standing(found.state, found.deadline, now)
     allow(workspace, deployment, folder, now=now, reactivate=True, keep_policy=True)
     return True
 
 
 def retire(
     workspace: Workspace, deployment: Deployment, replaced: Iterable[str], *, by: Path, now: datetime
-) -> Sequence[ReleaseSummary]:
+) -> Sequence[Release]:
     """Let releases end that a roll-out has replaced, after ``broker.drain_minutes``; return those that drain by this.
 
     Nothing ends if the new one does, or if ``drain_minutes`` is 0.
@@ -169,26 +159,22 @@ def retire(
 def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
     """Return when a release ends, or None if it is not draining."""
     found = _known(workspace, folder)
-    return None if found is None else _deadline(found)
+    return None if found is None else found.deadline
 
 
-def _known(workspace: Workspace, folder: Path) -> ReleaseSummary | None:
+def _known(workspace: Workspace, folder: Path) -> Release | None:
     with Owner.open(workspace).database() as database:
         try:
-            return admin.find_release(database, _release_id(workspace, folder))
+            return admin.find_release(database, _release_id(workspace, folder)).release
         except ReleaseUnknownError:
             return None
-
-
-def _deadline(found: ReleaseSummary) -> datetime | None:
-    return datetime.fromisoformat(found.deadline) if found.deadline else None
 
 
 def _release_id(workspace: Workspace, folder: Path) -> str:
     return read_verified_index(folder, Owner.open(workspace).index_signer().public_key()).sha256
 
 
-def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tuple[ChainSummary, bool]:
+def verify_log(workspace: Workspace, *, kept: Head | None = None) -> tuple[VerifiedChain, bool]:
     """Check the whole audit log, with the signed heads that are kept in the database and outside of it.
 
     Args:
@@ -210,7 +196,7 @@ def verify_log(workspace: Workspace, *, kept: HeadSummary | None = None) -> tupl
     return summary, bool(heads)
 
 
-def sign_log(workspace: Workspace, *, now: datetime) -> HeadSummary:
+def sign_log(workspace: Workspace, *, now: datetime) -> Head:
     """Sign the end of the audit log, keep the head outside of the database too, and return it."""
     owner = Owner.open(workspace)
     owner.create_audit_key()
@@ -218,4 +204,4 @@ def sign_log(workspace: Workspace, *, now: datetime) -> HeadSummary:
         with database.write() as connection:
             head = audit.sign_head(connection, owner.audit_signer(), now=now)
         keep_head(workspace.owner.audit_head, database, head)
-    return admin.head_summary(head)
+    return head

@@ -10,8 +10,8 @@ from typing import Annotated, Final, Literal, NewType, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from sealserve.deployment import Name
 from sealserve.errors import VerificationError
+from sealserve.names import Name
 from sealserve.sealing.canonical_json import canonical_json
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.protected_file import NODE_SIZE

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from sealserve.attestation.claims import Claims, Measurement
 from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import (
     TcbInfo,
-    TcbStatus,
     is_revoked,
     parse_crl,
     parse_qe_identity,
@@ -23,10 +23,9 @@ from sealserve.sgx.collateral_documents import (
 from sealserve.sgx.dcap import CollateralFmspcError, DcapVerdict, QuoteDebugError, VerifierError
 from sealserve.sgx.pck import Fmspc, PckChain, PckExtension
 from sealserve.sgx.quote import Quote
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.trust_anchor import TrustAnchor
-
-__all__ = ["TcbStatus", "TrustAnchor", "VerifiedQuote", "examine_quote", "verify_quote"]
 
 _COMPARED: Final = ("cpu_svn", "mr_enclave", "mr_signer", "report_data")
 
@@ -50,56 +49,114 @@ class CollateralRolledBackError(VerificationError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedQuote:
-    """A genuine quote.
+class VerifiedQuote(Claims):
+    """A genuine quote. Only `ExaminedQuote.verify` makes one.
 
     Args:
         report: What the enclave is, and the report data that it chose.
-        tcb_status: What the vendor thinks of the platform's TCB.
-        advisory_ids: The advisories that apply to it.
         fmspc: The kind of processor.
-        platform_id: The platform instance id, or else the PPID, in hexadecimal: one platform among all.
-        tcb_evaluation_data_number: Of the collateral, the smaller of its two documents'. Remember the highest.
-        tcb_date: What the platform's TCB level stands for.
-        simulated: Whether the platform is a simulated one, which protects nothing.
     """
 
     report: EnclaveReport
-    tcb_status: TcbStatus
-    advisory_ids: tuple[str, ...]
     fmspc: Fmspc
-    platform_id: str
-    tcb_evaluation_data_number: int
-    tcb_date: datetime
-    simulated: bool
+
+    @property
+    def measurement(self) -> Measurement:
+        """MRENCLAVE."""
+        return self.report.mr_enclave
+
+    def check_reference(self, values: str) -> None:
+        """Compare the report with `ReferenceValues` as JSON; see `Claims.check_reference`."""
+        ReferenceValues.from_json(values).check(self.report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedQuote:
-    """A quote that is worth fetching collateral for: well-formed, of no debug enclave, and below the trusted root."""
+    """A quote that is worth fetching collateral for: well-formed, of no debug enclave, and below the trusted root.
 
+    The value cannot exist otherwise: its checks are the steps 2 and 3 of `verify_quote`, which need no collateral.
+
+    Args:
+        raw: The quote as it was received: dcap-qvl verifies these bytes.
+        quote: The same bytes, parsed.
+        pck: The quote's PCK chain, parsed.
+        anchor: The root to trust.
+
+    Raises:
+        VerificationError: A step fails.
+    """
+
+    raw: bytes
     quote: Quote
     pck: PckChain
+    anchor: TrustAnchor
+
+    def __post_init__(self) -> None:
+        # 2. No debug enclave: its host reads its memory, so nothing else about it matters.
+        if self.quote.report.attributes.debug:
+            raise QuoteDebugError(
+                f"Quote: the enclave is in debug mode (attributes {self.quote.report.attributes.flags:#x}).",
+                hint="Sign the enclave without debug: `sgx.debug = false` in its manifest.",
+            )
+        # 3. PCK certificate, Processor or Platform CA, and the trusted root, each issued by the next.
+        self.pck.check(self.anchor)
+
+    def verify(self, collateral: Collateral, *, now: datetime, minimum_evaluation_number: int = 0) -> VerifiedQuote:
+        """Do the steps of `verify_quote` that need collateral (4 to 10).
+
+        Raises:
+            VerificationError: A step fails.
+        """
+        if now.tzinfo is None:
+            raise ValueError("now must have a time zone")
+        anchor, extension = self.anchor, self.pck.extension
+        # 4. JSON without doubled keys, of the known versions, and everything valid now.
+        tcb_info, qe_identity = parse_tcb_info(collateral.tcb_info), parse_qe_identity(collateral.qe_identity)
+        collateral.check_dates(now)
+        # 5. Signed by the TCB signing certificate, which the root issued.
+        collateral.check_signers(anchor)
+        # 6. The platform's FMSPC and PCE id.
+        _check_subject(tcb_info, extension)
+        # 7. Not older than what was seen before, in either document.
+        number = min(tcb_info.tcb_evaluation_data_number, qe_identity.tcb_evaluation_data_number)
+        if number < minimum_evaluation_number:
+            raise CollateralRolledBackError(
+                f"Collateral: expected a TCB evaluation data number of at least {minimum_evaluation_number}, "
+                f"got {number}.",
+                hint="Refresh the cache of the PCCS. If that does not help, it holds newer collateral back.",
+            )
+        # 8. The platform's own certificate is not on the list.
+        crl = parse_crl(collateral.pck_crl, of="PCK CRL")
+        if is_revoked(crl, self.pck.leaf.serial_number, of="PCK CRL"):
+            raise PckRevokedError(
+                f"PCK certificate: {self.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
+            )
+        # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level. dcap-qvl knows no tolerance.
+        latest_start = _at_the_latest_start(now, collateral, self.pck)
+        verdict = dcap.verify(self.raw, collateral, anchor=anchor, now=latest_start)
+        # 10. Two readers, one quote.
+        _check_agreement(verdict, self.quote.report, extension)
+        return VerifiedQuote(
+            report=self.quote.report,
+            tcb_status=verdict.tcb_status,
+            advisory_ids=verdict.advisory_ids,
+            fmspc=extension.fmspc,
+            platform_id=extension.platform_id,
+            tcb_evaluation_data_number=number,
+            tcb_date=verdict.tcb_date,
+            simulated=anchor.simulated,
+        )
 
 
 def examine_quote(raw: bytes, *, anchor: TrustAnchor) -> ExaminedQuote:
-    """Do the steps of `verify_quote` that need no collateral (1 to 3), so that strangers make nobody fetch any.
+    """Do the steps of `verify_quote` that need no collateral (1 to 3).
 
     Raises:
         VerificationError: A step fails.
     """
     # 1. Our own parser: version 3, ECDSA P-256, SGX, Intel's QE, a PCK chain, and not a byte more.
     quote = Quote.parse(raw)
-    # 2. No debug enclave: its host reads its memory, so nothing else about it matters.
-    if quote.report.attributes.debug:
-        raise QuoteDebugError(
-            f"Quote: the enclave is in debug mode (attributes {quote.report.attributes.flags:#x}).",
-            hint="Sign the enclave without debug: `sgx.debug = false` in its manifest.",
-        )
-    # 3. PCK certificate, Processor or Platform CA, and the trusted root, each issued by the next.
-    pck = PckChain.parse(quote.pck_chain_pem)
-    pck.check(anchor)
-    return ExaminedQuote(quote=quote, pck=pck)
+    return ExaminedQuote(raw=raw, quote=quote, pck=PckChain.parse(quote.pck_chain_pem), anchor=anchor)
 
 
 def verify_quote(
@@ -129,45 +186,8 @@ def verify_quote(
     Raises:
         VerificationError: A step fails; each cause has an error and a code of its own.
     """
-    if now.tzinfo is None:
-        raise ValueError("now must have a time zone")
-    # 1 to 3.
     examined = examine_quote(raw, anchor=anchor)
-    quote, extension = examined.quote, examined.pck.extension
-    # 4. JSON without doubled keys, of the known versions, and everything valid now.
-    tcb_info, qe_identity = parse_tcb_info(collateral.tcb_info), parse_qe_identity(collateral.qe_identity)
-    collateral.check_dates(now)
-    # 5. Signed by the TCB signing certificate, which the root issued.
-    collateral.check_signers(anchor)
-    # 6. The platform's FMSPC and PCE id.
-    _check_subject(tcb_info, extension)
-    # 7. Not older than what was seen before, in either document.
-    number = min(tcb_info.tcb_evaluation_data_number, qe_identity.tcb_evaluation_data_number)
-    if number < minimum_evaluation_number:
-        raise CollateralRolledBackError(
-            f"Collateral: expected a TCB evaluation data number of at least {minimum_evaluation_number}, got {number}.",
-            hint="Refresh the cache of the PCCS. If that does not help, it holds newer collateral back.",
-        )
-    # 8. The platform's own certificate is not on the list.
-    crl = parse_crl(collateral.pck_crl, of="PCK CRL")
-    if is_revoked(crl, examined.pck.leaf.serial_number, of="PCK CRL"):
-        raise PckRevokedError(
-            f"PCK certificate: {examined.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
-        )
-    # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level. dcap-qvl knows no tolerance.
-    verdict = dcap.verify(raw, collateral, anchor=anchor, now=_at_the_latest_start(now, collateral, examined.pck))
-    # 10. Two readers, one quote.
-    _check_agreement(verdict, quote.report, extension)
-    return VerifiedQuote(
-        report=quote.report,
-        tcb_status=verdict.tcb_status,
-        advisory_ids=verdict.advisory_ids,
-        fmspc=extension.fmspc,
-        platform_id=extension.platform_id,
-        tcb_evaluation_data_number=number,
-        tcb_date=verdict.tcb_date,
-        simulated=anchor.simulated,
-    )
+    return examined.verify(collateral, now=now, minimum_evaluation_number=minimum_evaluation_number)
 
 
 def _at_the_latest_start(now: datetime, collateral: Collateral, pck: PckChain) -> datetime:

@@ -5,7 +5,6 @@ Source: Intel PCS API version 4, "Get TCB Info" (TCB info version 3) and "Get Qu
 
 import json
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from cryptography import x509
@@ -28,18 +27,6 @@ class CollateralDuplicateKeyError(VerificationError):
     """A key occurs twice in a JSON object, so two readers may see two documents."""
 
     code = "collateral.duplicate-key"
-
-
-class TcbStatus(StrEnum):
-    """What the vendor thinks of a platform's security versions and configuration."""
-
-    UP_TO_DATE = "UpToDate"
-    SW_HARDENING_NEEDED = "SWHardeningNeeded"
-    CONFIGURATION_NEEDED = "ConfigurationNeeded"
-    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
-    OUT_OF_DATE = "OutOfDate"
-    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
-    REVOKED = "Revoked"
 
 
 def _to_utc(moment: datetime) -> datetime:

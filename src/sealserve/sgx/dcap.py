@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import dcap_qvl
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.errors import VerificationError
 from sealserve.sgx.certificate_chain import ChainBrokenError
 from sealserve.sgx.collateral import Collateral, CollateralExpiredError, CollateralNotYetValidError
-from sealserve.sgx.collateral_documents import CollateralMalformedError, TcbStatus
+from sealserve.sgx.collateral_documents import CollateralMalformedError
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 DCAP_QVL_VERSION: Final = "0.7.0"

@@ -20,7 +20,6 @@ from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE, CollateralMalformedError
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
-from sealserve.sgx.quote import Quote
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
@@ -106,19 +105,18 @@ class PcsClient:
         self._cache: dict[str, _Cached] = {}
         self._lock = threading.Lock()
 
-    def collateral_for(self, quote: Quote) -> Collateral:
-        """Return the collateral for a quote's platform.
+    def collateral_for(self, pck: PckChain) -> Collateral:
+        """Return the collateral for the platform of a PCK certificate.
 
-        Examine the quote first (`sealserve.sgx.appraisal.examine_quote`), or anybody can make us fetch anything.
+        Check the chain first (`PckChain.check`), or anybody can make us fetch anything.
 
         Raises:
             PcsUnreachableError: No answer.
             PcsTooSlowError: No whole answer in time.
             PcsNotFoundError: This kind of platform is not known there.
             PcsStatusError: An error for an answer.
-            VerificationError: The answer, or the quote's PCK certificate, is not as specified.
+            VerificationError: The answer is not as specified.
         """
-        pck = PckChain.parse(quote.pck_chain_pem)
         tcb_info = self._get(f"{self._api}/tcb?fmspc={pck.extension.fmspc}", read_tcb_info)
         qe_identity = self._get(f"{self._api}/qe/identity", read_qe_identity)
         pck_crl = self._get(f"{self._api}/pckcrl?ca={pck.ca}&encoding=der", read_pck_crl)

@@ -184,11 +184,6 @@ class Quote:
         )
 
 
-def parse_quote(raw: bytes) -> Quote:
-    """Read a quote, as `Quote.parse` does."""
-    return Quote.parse(raw)
-
-
 def _check_header(version: int, key_type: int, tee_type: int, vendor: bytes) -> None:
     if version != SPEC_VERSION:
         raise QuoteVersionError(f"Quote: expected version {SPEC_VERSION}, got {version}.")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final, NewType, Self
 
+from sealserve.attestation.claims import REPORT_DATA_SIZE, Measurement
 from sealserve.errors import VerificationError
 
 SPEC_VERSION: Final = "Intel SDM volume 3D, 332831-087US, table 35-20 (REPORT, without its key id and MAC)"
 REPORT_SIZE: Final = 384
-REPORT_DATA_SIZE: Final = 64
 
-MrEnclave = NewType("MrEnclave", bytes)
+MrEnclave = Measurement
 """SHA-256 of an enclave's initial content and layout, 32 bytes."""
 MrSigner = NewType("MrSigner", bytes)
 """SHA-256 of the modulus of the key that signed an enclave's SIGSTRUCT, 32 bytes."""
@@ -31,7 +31,7 @@ _LAYOUT: Final = (
     ("isv_svn", 258, 2),
     ("config_svn", 260, 2),
     ("isv_family_id", 304, 16),
-    ("report_data", 320, 64),
+    ("report_data", 320, REPORT_DATA_SIZE),
 )
 _INTEGERS: Final = frozenset({"misc_select", "isv_prod_id", "isv_svn", "config_svn"})
 _RESERVED: Final = ((20, 32), (96, 128), (160, 192), (262, 304))

@@ -92,11 +92,10 @@ class TrustAnchor:
             found = common_name(root)
         except (*X509_ERRORS, InvalidSignature) as error:
             raise TrustAnchorError("Trust anchor: expected a self-signed X.509 certificate in DER.") from error
-        fingerprint = hashlib.sha256(self.root_der).hexdigest()
-        if not self.simulated and fingerprint != INTEL_ROOT_SHA256:
+        if not self.simulated and self.fingerprint != INTEL_ROOT_SHA256:
             raise TrustAnchorError(
                 f"Trust anchor: expected Intel's SGX root certificate (SHA-256 {INTEL_ROOT_SHA256}), "
-                f"got {found!r} ({fingerprint}).",
+                f"got {found!r} ({self.fingerprint}).",
                 hint="A release for SGX is verified against Intel's root, which is built in.",
             )
         if self.simulated and found != SIMULATED.root:
@@ -115,6 +114,11 @@ class TrustAnchor:
     def names(self) -> VendorNames:
         """The names that certificates below this root must bear."""
         return SIMULATED if self.simulated else INTEL
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the root certificate, as hex."""
+        return hashlib.sha256(self.root_der).hexdigest()
 
     @property
     def certificate(self) -> x509.Certificate:

@@ -7,8 +7,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from sealserve.attestation.ra_tls import check_binding, parse_certificate
 from sealserve.errors import VerificationError
-from sealserve.sgx.ra_tls import check_binding, parse_certificate
 
 HERE = Path(__file__).parent
 GRAMINE_1_9 = (HERE / "sample_client_cert_1.9.der").read_bytes()

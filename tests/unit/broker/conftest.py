@@ -7,20 +7,23 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
+from sealserve.attestation.tcb_policy import STRICT
 from sealserve.broker import admin, audit
 from sealserve.broker.audit import AuditRow
 from sealserve.broker.database import Database
-from sealserve.broker.decision import Broker, CollateralSource, TrustedVendor
+from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import Keystore, ReleaseKey, open_keystore
-from sealserve.broker.policy import STRICT, ReferenceValues
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.quote import Quote
-from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate
+from sealserve.sgx.pck import PckChain
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting_enclave import quote
 from sealserve.sgx.simulated.vendor import Vendor
+from sealserve.sgx.verifier import CollateralSource, SgxVerifier, TrustedVendor
 from sealserve.terms import PlatformKind
 
 REPORT = EnclaveReport(
@@ -44,8 +47,8 @@ class Published:
     forgotten: int = 0
     answer: Callable[[], Collateral] | None = None
 
-    def collateral_for(self, quote: Quote) -> Collateral:
-        assert quote.report.mr_enclave
+    def collateral_for(self, pck: PckChain) -> Collateral:
+        assert pck.extension.fmspc
         self.asked += 1
         return self.answer() if self.answer else self.vendor.collateral(now=self.now)
 
@@ -68,11 +71,14 @@ class Stage:
     folder: Path
     signer: Ed25519PrivateKey
 
+    def trusted(self) -> TrustedVendor:
+        return TrustedVendor(anchor=self.vendor.anchor, collateral=self.source)
+
     def broker(self, **changes: Any) -> Broker:
         settings: dict[str, Any] = {
             "database": self.database,
             "keystore": self.keystore,
-            "vendors": {PlatformKind.SIMULATED: TrustedVendor(anchor=self.vendor.anchor, collateral=self.source)},
+            "verifier": SgxVerifier({PlatformKind.SIMULATED: self.trusted()}),
             "clock": lambda: self.now,
         }
         return Broker(**(settings | changes))
@@ -118,8 +124,7 @@ def stage(database: Database, tmp_path: Path, now: datetime) -> Stage:
         name="resnet50",
         platform=PlatformKind.SIMULATED,
         key_id=made.key_id,
-        tcb=STRICT,
-        enrolled_platforms_only=False,
+        policy=AppraisalPolicy(tcb=STRICT, enrolled_platforms_only=False),
         created=now,
     )
     staged = Stage(

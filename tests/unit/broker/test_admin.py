@@ -1,22 +1,24 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealserve.attestation.claims import MeasurementUnknownError
 from sealserve.broker import admin
 from sealserve.broker.audit import AuditHeadError, AuditTruncatedError
-from sealserve.broker.policy import MrEnclaveUnknownError
+from sealserve.broker.head_file import read_head
 from sealserve.broker.releases import ReleaseUnknownError
+from sealserve.cli.broker_json import encode
 from sealserve.sgx.report import MrEnclave
 from sealserve.terms import PlatformKind
 
 
 def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
     (release,) = admin.every_release(stage.database)
-    shown = json.loads(json.dumps(asdict(release)))
+    shown = json.loads(json.dumps(encode(release)))
     assert shown == {
         "release_id": "a" * 64,
         "name": "resnet50",
@@ -41,12 +43,12 @@ def test_what_the_owner_sees_is_ready_for_json(stage: Any) -> None:
 
 def test_each_change_of_the_owner_is_in_the_log(stage: Any) -> None:
     deadline = stage.now + timedelta(hours=1)
-    assert admin.drain(stage.database, "resnet50", deadline=deadline, now=stage.now).state == "draining"
+    assert admin.drain(stage.database, "resnet50", deadline=deadline, now=stage.now).release.state == "draining"
     stage.allow(stage.release, reactivate=True)
-    assert admin.revoke(stage.database, "a" * 8, now=stage.now).state == "revoked"
+    assert admin.revoke(stage.database, "a" * 8, now=stage.now).release.state == "revoked"
     admin.enrol_platform(stage.database, PlatformKind.SIMULATED, "ab" * 16, label="rack 1", now=stage.now)
     lines = admin.log(stage.database)
-    assert [(line.seq, line.peer, line.decision, line.code, line.detail) for line in lines] == [
+    assert [(line.seq, line.entry.peer, line.entry.decision, line.entry.code, line.entry.detail) for line in lines] == [
         (1, "owner", "allowed", "ok", "replica-0"),
         (2, "owner", "draining", "ok", "until 2026-11-23T13:00:00+00:00"),
         (3, "owner", "reactivated", "ok", "with the TCB policy strict"),
@@ -54,7 +56,7 @@ def test_each_change_of_the_owner_is_in_the_log(stage: Any) -> None:
         (5, "owner", "enrolled", "ok", "rack 1"),
     ]
     assert [line.seq for line in admin.log(stage.database, last=1)] == [5]
-    json.dumps([asdict(line) for line in lines])
+    json.dumps([encode(line) for line in lines])
 
 
 def test_a_change_that_is_refused_leaves_no_row(stage: Any) -> None:
@@ -67,7 +69,7 @@ def test_status_counts(stage: Any) -> None:
     broker = stage.broker()
     broker.release_key(stage.ratls().certificate, peer="p")
     for _ in range(2):
-        with pytest.raises(MrEnclaveUnknownError):
+        with pytest.raises(MeasurementUnknownError):
             broker.release_key(stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate, peer="p")
     status = admin.status(stage.database)
     assert status.keys == 1
@@ -76,13 +78,14 @@ def test_status_counts(stage: Any) -> None:
     assert status.refusals == {"policy.mr-enclave-unknown": 2}
     assert status.evaluation_floor == {"simulated": 17}
     assert status.audit_rows == 4
-    json.dumps(asdict(status))
+    json.dumps(encode(status))
 
 
 def test_the_log_is_verified_with_heads_kept_elsewhere(stage: Any) -> None:
     signer = Ed25519PrivateKey.generate()
     head = admin.sign_log(stage.database, signer, now=stage.now)
-    kept = admin.HeadSummary(**json.loads(json.dumps(asdict(head))))
+    kept = read_head(json.dumps(encode(head)).encode(), name="head.json")
+    assert kept == head
     summary = admin.verify_log(stage.database, signer.public_key(), kept=(kept,))
     assert (summary.rows, summary.head, summary.signatures) == (1, head.hash, True)
     assert not admin.verify_log(stage.database).signatures

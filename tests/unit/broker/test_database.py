@@ -84,7 +84,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broker.sqlite"
     with Database.open(path) as opened, opened.write() as connection:
         connection.execute(update(SCHEMA).values(version=7))
-    with pytest.raises(DatabaseVersionError, match="has schema version 7, this sealserve knows 1") as caught:
+    with pytest.raises(DatabaseVersionError, match="has schema version 7, this sealserve knows 2") as caught:
         Database.open(path)
     assert caught.value.code == "broker.database-version"
 

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import logging
 import sqlite3
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -10,27 +11,31 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, text
 
+from sealserve.attestation.claims import TcbStatus
+from sealserve.attestation.evidence import NoTrustAnchorError
+from sealserve.attestation.ra_tls import RaTlsKeyPair, parse_certificate
+from sealserve.attestation.tcb_policy import CLOUD_SMT, TcbPolicy
 from sealserve.broker import admin, audit, decision
 from sealserve.broker.database import AUDIT, Database
 from sealserve.broker.database_file import DatabaseUnavailableError
-from sealserve.broker.decision import Broker, BrokerInternalError, NoTrustAnchorError, TrustedVendor
+from sealserve.broker.decision import Broker, BrokerInternalError
 from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
-from sealserve.broker.policy import CLOUD_SMT, ReferenceValues, TcbPolicy
 from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
-from sealserve.sgx.appraisal import TcbStatus
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.pck import PckCa
+from sealserve.sgx.pck import PckCa, PckChain, PckExtension
 from sealserve.sgx.pcs import PcsUnreachableError
-from sealserve.sgx.ra_tls import RaTlsKeyPair, parse_certificate
+from sealserve.sgx.quote import Quote
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
 from sealserve.sgx.simulated.attacks import forged_collateral
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
 from sealserve.terms import PlatformKind
 
 
@@ -46,10 +51,15 @@ class Stage(Protocol):
     now: datetime
     folder: Any
 
+    def trusted(self) -> TrustedVendor: ...
     def broker(self, **changes: Any) -> Broker: ...
     def ratls(self, platform: SimulatedPlatform | None = None, **changes: Any) -> RaTlsKeyPair: ...
     def allow(self, release: Release, *references: ReferenceValues, reactivate: bool = False) -> None: ...
     def rows(self) -> list[audit.AuditRow]: ...
+
+
+def _with(release: Release, **rules: Any) -> Release:
+    return replace(release, policy=replace(release.policy, **rules))
 
 
 PEER = "192.0.2.1:40000"
@@ -270,14 +280,14 @@ def test_an_advisory_decides_by_the_releases_own_policy(stage: Stage) -> None:
     stage.vendor.publish_levels([hardening], fmspc=kind)
     certificate = stage.ratls().certificate
     _refused(stage, certificate, "policy.tcb-status", "SWHardeningNeeded, with INTEL-SA-00334, INTEL-SA-00615")
-    stage.allow(replace(stage.release, tcb=CLOUD_SMT), reactivate=True)
+    stage.allow(_with(stage.release, tcb=CLOUD_SMT), reactivate=True)
     _refused(stage, certificate, "policy.advisory", "because of INTEL-SA-00334; the policy 'cloud-smt'")
     own = TcbPolicy(
         name="mine",
         statuses=CLOUD_SMT.statuses,
         advisories=CLOUD_SMT.advisories | {"INTEL-SA-00334"},
     )
-    stage.allow(replace(stage.release, tcb=own), reactivate=True)
+    stage.allow(_with(stage.release, tcb=own), reactivate=True)
     assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
 
 
@@ -363,7 +373,7 @@ def test_a_key_that_is_not_granted_is_wiped(stage: Stage, monkeypatch: pytest.Mo
 
 
 def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
-    stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
+    stage.allow(_with(stage.release, enrolled_platforms_only=True), reactivate=True)
     certificate = stage.ratls().certificate
     _refused(stage, certificate, "policy.platform-unknown", f"platform {stage.platform.platform_id} is not enrolled")
     admin.enrol_platform(
@@ -373,7 +383,7 @@ def test_a_release_for_enrolled_platforms(stage: Stage) -> None:
 
 
 def test_a_platform_that_is_withdrawn_meanwhile_gets_no_key(stage: Stage) -> None:
-    stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
+    stage.allow(_with(stage.release, enrolled_platforms_only=True), reactivate=True)
     platform_id = stage.platform.platform_id
     admin.enrol_platform(stage.database, PlatformKind.SIMULATED, platform_id, label="the laptop", now=stage.now)
 
@@ -387,7 +397,7 @@ def test_a_platform_that_is_withdrawn_meanwhile_gets_no_key(stage: Stage) -> Non
 
 def test_a_policy_that_is_stricter_meanwhile_counts(stage: Stage) -> None:
     def enrolled_only_while_fetching() -> Collateral:
-        stage.allow(replace(stage.release, enrolled_platforms_only=True), reactivate=True)
+        stage.allow(_with(stage.release, enrolled_platforms_only=True), reactivate=True)
         return stage.vendor.collateral(now=stage.now)
 
     stage.source.answer = enrolled_only_while_fetching
@@ -409,11 +419,15 @@ def test_a_release_for_sgx_refuses_a_simulated_quote(stage: Stage) -> None:
     certificate = stage.ratls(mr_enclave=values.mr_enclave).certificate
     _refused(stage, certificate, "broker.no-trust-anchor", "no trust anchor for sgx releases")
     vendors = {
-        PlatformKind.SIMULATED: TrustedVendor(anchor=stage.vendor.anchor, collateral=stage.source),
+        PlatformKind.SIMULATED: stage.trusted(),
         PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source),
     }
     entry = _refused(
-        stage, certificate, "policy.simulated-quote", "from a simulated platform", stage.broker(vendors=vendors)
+        stage,
+        certificate,
+        "policy.simulated-quote",
+        "from a simulated platform",
+        stage.broker(verifier=SgxVerifier(vendors)),
     )
     assert entry.platform == "sgx"
     assert stage.source.asked == 0
@@ -423,7 +437,7 @@ def test_an_anchor_of_the_wrong_kind_is_none(stage: Stage) -> None:
     vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source)}
     certificate = stage.ratls().certificate
     with pytest.raises(NoTrustAnchorError, match="no trust anchor for simulated releases"):
-        stage.broker(vendors=vendors).release_key(certificate, peer=PEER)
+        stage.broker(verifier=SgxVerifier(vendors)).release_key(certificate, peer=PEER)
 
 
 def test_what_nobody_foresaw_is_internal_and_gives_no_key(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -515,3 +529,40 @@ def test_a_head_that_cannot_be_kept_is_logged_and_keys_go_on(
     broker = stage.broker(signer=Ed25519PrivateKey.generate(), keep=keep)
     assert broker.release_key(stage.ratls().certificate, peer="p")
     assert "head at row 2 is not kept outside the database" in caplog.text
+
+
+def test_a_request_parses_its_quote_and_its_pck_chain_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: Counter[str] = Counter()
+
+    def count(kind: type[Any]) -> None:
+        parse = kind.parse
+
+        def counting(raw: bytes) -> Any:
+            counted[kind.__name__] += 1
+            return parse(raw)
+
+        monkeypatch.setattr(kind, "parse", counting)
+
+    certificate = stage.ratls().certificate
+    for kind in (Quote, PckChain, PckExtension):
+        count(kind)
+    assert stage.broker().release_key(certificate, peer=PEER) == stage.made.key
+    assert counted == {"Quote": 1, "PckChain": 1, "PckExtension": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["'{}'", "json_set(reference, '$.mr_signer', 'no hex')", "json_set(reference, '$.xfrm', 3)",
+     "json_remove(reference, '$.isv_svn')", "json_set(reference, '$.isv_svn', 'many')"],
+)  # fmt: skip
+def test_reference_values_that_somebody_changed_give_no_key(stage: Stage, change: str) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE reference_values SET reference = {change}")  # noqa: S608  # of this test
+    _refused(stage, stage.ratls().certificate, "broker.database-content", "table reference_values .* was changed")
+
+
+def test_reference_values_under_another_measurement_give_no_key(stage: Stage) -> None:
+    with stage.database.write() as connection:
+        connection.exec_driver_sql("UPDATE reference_values SET measurement = ?", ("09" * 32,))
+    other = stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate
+    _refused(stage, other, "policy.mr-enclave-unknown", f"MRENCLAVE: expected {'01' * 32}, got {'09' * 32}")

@@ -1,6 +1,5 @@
 import json
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +7,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealserve.broker import audit
-from sealserve.broker.admin import HeadSummary, head_summary
 from sealserve.broker.audit import AuditTruncatedError, Decision, Entry, Head
 from sealserve.broker.database import Database
-from sealserve.broker.head_file import HeadFileError, keep_head, kept_head, read_head
+from sealserve.broker.head_file import HeadFileError, head_json, keep_head, kept_head, read_head
 from sealserve.regular_file import InputFileKindError
 
-HEAD = HeadSummary(seq=3, hash="ab" * 32, time="2026-11-23T12:00:00.000001+00:00", signature="cd" * 64)
+WRITTEN = {"seq": 3, "hash": "ab" * 32, "time": "2026-11-23T12:00:00.000001+00:00", "signature": "cd" * 64}
+HEAD = Head(
+    seq=3, hash="ab" * 32, time=datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC), signature=bytes.fromhex("cd" * 64)
+)
 
 
 def test_a_head_comes_back() -> None:
-    assert read_head(json.dumps(asdict(HEAD)).encode(), name="head.json") == HEAD
+    assert read_head(json.dumps(WRITTEN).encode(), name="head.json") == HEAD
+    assert head_json(HEAD) == (json.dumps(WRITTEN) + "\n").encode()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_a_head_comes_back() -> None:
     ],
 )
 def test_what_is_no_head_is_refused(changes: dict[str, Any], where: str) -> None:
-    content = json.dumps(asdict(HEAD) | changes).encode()
+    content = json.dumps(WRITTEN | changes).encode()
     with pytest.raises(HeadFileError, match=f"h.json holds no signed head of an audit log: {where}: ") as caught:
         read_head(content, name="h.json")
     assert caught.value.code == "audit.head-file"
@@ -59,12 +61,12 @@ def test_the_newest_head_is_kept(database: Database, now: datetime, tmp_path: Pa
     _append(database, now, 2)
     first = _sign(database, signer, now)
     keep_head(path, database, first)
-    assert kept_head(path) == head_summary(first)
+    assert kept_head(path) == first
     _append(database, now, 1)
     second = _sign(database, signer, now)
     keep_head(path, database, second)
     keep_head(path, database, first)  # of a slower process
-    assert kept_head(path) == head_summary(second)
+    assert kept_head(path) == second
 
 
 def test_evidence_of_deleted_rows_is_not_overwritten(database: Database, now: datetime, tmp_path: Path) -> None:

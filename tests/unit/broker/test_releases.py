@@ -6,18 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from sealserve.attestation.claims import MeasurementUnknownError
+from sealserve.attestation.policy import AppraisalPolicy
+from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, EmptyPolicyError
 from sealserve.broker import platforms, releases
 from sealserve.broker.database import Database
 from sealserve.broker.keystore import KeyId, KeyUnknownError, open_keystore
-from sealserve.broker.policy import (
-    CLOUD_SMT,
-    STRICT,
-    MrEnclaveUnknownError,
-    ReferenceValues,
-    ReleaseRevokedError,
-    ReleaseState,
-    check_standing,
-)
 from sealserve.broker.releases import (
     DeadlineError,
     Release,
@@ -28,8 +22,9 @@ from sealserve.broker.releases import (
     ReleasePolicyError,
     ReleaseUnknownError,
 )
-from sealserve.broker.tcb_policy import EmptyPolicyError
+from sealserve.broker.standing import ReleaseRevokedError, ReleaseState, check_standing
 from sealserve.errors import SealserveError
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import MrEnclave, MrSigner
 from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -62,10 +57,13 @@ def _release(key_id: KeyId, now: datetime, number: int = 0xA, name: str = "resne
         name=name,
         platform=PlatformKind.SIMULATED,
         key_id=key_id,
-        tcb=STRICT,
-        enrolled_platforms_only=False,
+        policy=AppraisalPolicy(tcb=STRICT, enrolled_platforms_only=False),
         created=now,
     )
+
+
+def _with(release: Release, **rules: Any) -> Release:
+    return replace(release, policy=replace(release.policy, **rules))
 
 
 def _allow(database: Database, release: Release, *references: ReferenceValues, reactivate: bool = False) -> Release:
@@ -82,8 +80,10 @@ def test_a_release_comes_back_by_each_of_its_measurements(database: Database, ke
             match = releases.lookup(connection, MrEnclave(bytes([number]) * 32))
             assert match.release == release
             assert match.reference.label == f"replica-{number - 1}"
-            assert match.reference.values == _reference(number)
-        with pytest.raises(MrEnclaveUnknownError, match=f"No release has an enclave with MRENCLAVE {'03' * 32}") as no:
+            assert match.reference.values == _reference(number).to_json()
+        with pytest.raises(
+            MeasurementUnknownError, match=f"No release has an enclave with MRENCLAVE {'03' * 32}"
+        ) as no:
             releases.lookup(connection, MrEnclave(b"\x03" * 32))
     assert no.value.code == "policy.mr-enclave-unknown"
 
@@ -105,13 +105,13 @@ def test_allowing_again_adds_enclaves(database: Database, key_id: KeyId, now: da
     assert again == release
     with database.read() as connection:
         found = [item.values for item in releases.references_of(connection, release.release_id)]
-    assert found == [_reference(1, svn=2), _reference(2)]
+    assert found == [_reference(1, svn=2).to_json(), _reference(2).to_json()]
 
 
 def test_the_policy_changes_only_when_that_is_said(database: Database, key_id: KeyId, now: datetime) -> None:
     release = _release(key_id, now)
     _allow(database, release, _reference(1))
-    for changed in (replace(release, tcb=CLOUD_SMT), replace(release, enrolled_platforms_only=True)):
+    for changed in (_with(release, tcb=CLOUD_SMT), _with(release, enrolled_platforms_only=True)):
         with pytest.raises(
             ReleasePolicyError, match=r"resnet50 is known with the TCB policy 'strict' .* any platform, now"
         ) as caught:
@@ -121,7 +121,7 @@ def test_the_policy_changes_only_when_that_is_said(database: Database, key_id: K
     with database.read() as connection:
         assert releases.get(connection, release.release_id) == release
         assert len(releases.references_of(connection, release.release_id)) == 1
-    later = replace(release, tcb=CLOUD_SMT, enrolled_platforms_only=True, created=now + timedelta(days=1))
+    later = replace(_with(release, tcb=CLOUD_SMT, enrolled_platforms_only=True), created=now + timedelta(days=1))
     assert _allow(database, later, _reference(1), reactivate=True) == replace(later, created=now)
 
 
@@ -219,14 +219,14 @@ def test_enrolled_platforms(database: Database, now: datetime) -> None:
 def test_the_evaluation_floor_only_rises_and_belongs_to_a_root(
     database: Database, now: datetime, tmp_path: Path
 ) -> None:
-    intel, other = TrustAnchor.intel(), Vendor.create(tmp_path / "vendor", now=now).anchor
+    intel, other = TrustAnchor.intel().fingerprint, Vendor.create(tmp_path / "vendor", now=now).anchor.fingerprint
     with database.write() as connection:
         assert platforms.evaluation_floor(connection, intel) == 0
         for number in (17, 16, 18, 3):
-            platforms.raise_evaluation_floor(connection, intel, number, now=now)
+            platforms.raise_evaluation_floor(connection, intel, PlatformKind.SGX, number, now=now)
         assert platforms.evaluation_floor(connection, intel) == 18
         assert platforms.evaluation_floor(connection, other) == 0
-        platforms.raise_evaluation_floor(connection, other, 5, now=now)
+        platforms.raise_evaluation_floor(connection, other, PlatformKind.SIMULATED, 5, now=now)
         assert platforms.evaluation_floors(connection) == {"sgx": 18, "simulated": 5}
 
 
@@ -262,10 +262,11 @@ def test_the_key_of_a_revoked_release_is_not_given_under_another_id(
     ("table", "change"),
     [
         ("releases", {"state": "half"}), ("releases", {"platform": "tdx"}), ("releases", {"created": "yesterday"}),
-        ("releases", {"deadline": b"soon"}), ("releases", {"tcb_policy": b"strict"}),
-        ("releases", {"release_id": b"x"}), ("reference_values", {"mr_signer": "no hex"}),
-        ("reference_values", {"xfrm": "zz"}), ("reference_values", {"isv_svn": b"many"}),
-        ("reference_values", {"mr_signer": b"blob"}),
+        ("releases", {"deadline": b"soon"}), ("releases", {"policy": b"strict"}),
+        ("releases", {"policy": "{}"}), ("releases", {"policy": '{"version":2}'}), ("releases", {"policy": b"\xff"}),
+        ("releases", {"release_id": b"x"}), ("reference_values", {"measurement": "no hex"}),
+        ("reference_values", {"reference": "no JSON"}), ("reference_values", {"reference": b"{}"}),
+        ("reference_values", {"reference": "[]"}),
     ],
     ids=str,
 )  # fmt: skip

@@ -68,7 +68,7 @@ def test_every_verb_explains_itself(cli: CommandLine, verb: str) -> None:
         (["certs", "three-way"], "No such command 'three-way'"),
         (["scale"], "Missing argument"),
         (["scale", "none"], "should be a valid integer"),
-        (["scale", "65"], "Input should be less than or equal to 64"),
+        (["scale", "0"], "Input should be greater than or equal to 1"),
         (["broker", "drain", "x", "--minutes", "0"], "greater than or equal to 1"),
         (["seal", "a", "b"], "Missing option '--key-file'"),
         (["demo", "--tls", "none"], "'none' is not one of"),

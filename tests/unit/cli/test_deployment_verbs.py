@@ -32,6 +32,42 @@ def test_nothing_runs(cli: CommandLine) -> None:
     assert error["message"] == "There are no replicas to scale."
 
 
+def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandLine) -> None:
+    file = cli.directory / "sealserve.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("storage_class =")]
+    heading = next(number for number, line in enumerate(lines) if line.startswith("[kubernetes]"))
+    file.write_text("\n".join([*lines[: heading + 1], 'storage_class = "nfs"', *lines[heading + 1 :]]))
+    result = cli("status", "--json")
+    assert (result.status, result.json) == (0, [])
+    assert result.err == (
+        f"warning: {file} has keys with deprecated names. Rename them:\n"
+        f"  line {heading + 2}: kubernetes.storage_class is now kubernetes.store.storage_class\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("scale", "65"),
+            "The target local runs at most 64 replicas, not 65: each replica is a process with TensorFlow",
+        ),
+        (("up", "--replicas", "65"), "The target local runs at most 64 replicas, not 65: "),
+        (("up", "--target", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, not 126: "),
+        (("render", "docker", "--replicas", "126"), "The target docker runs at most 125 replicas, not 126: docker.sub"),
+        (
+            ("render", "kubernetes", "--replicas", "1001"),
+            "The target kubernetes runs at most 1000 replicas, not 1001: ",
+        ),
+    ],
+)
+def test_more_replicas_than_a_target_can_run(cli: CommandLine, arguments: tuple[str, ...], message: str) -> None:
+    result = cli(*arguments)
+    assert result.status == 2
+    assert result.err.startswith(f"error[target.unsupported]: {message}")
+    assert "Ask for at most " in result.err
+
+
 def test_a_target_that_is_not_there(cli: CommandLine) -> None:
     for target in ("moon", "Docker"):
         error = cli.error("up", "--target", target)

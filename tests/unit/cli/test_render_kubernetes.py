@@ -12,7 +12,7 @@ STORE = "https://store.example.com/{release}.tar"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    site = make_site(tmp_path / "site", kubernetes={"release_source": STORE})
+    site = make_site(tmp_path / "site", kubernetes={"store": {"source": STORE}})
     site.import_model()
     site.certify()
     return site

@@ -90,8 +90,8 @@ def test_the_deployment_that_a_preset_describes(preset: Preset) -> None:
     assert described.platform is PlatformKind.SGX
     assert described.target.cloud is preset.cloud
     assert described.tcb.preset == "cloud-smt"
-    assert described.kubernetes.epc_resource == preset.kubernetes.epc_resource.value
-    assert described.kubernetes.storage_class == (preset.kubernetes.shared_storage_class.value or "")
+    assert described.kubernetes.resources.epc_resource == preset.kubernetes.epc_resource.value
+    assert described.kubernetes.store.storage_class == (preset.kubernetes.shared_storage_class.value or "")
 
 
 def test_a_fact_is_what_its_basis_says() -> None:

@@ -14,10 +14,10 @@ from sealserve.broker.audit import AuditHeadError
 from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import under_passphrase
 from sealserve.broker.passphrase import PassphraseMissingError
-from sealserve.broker.policy import ReleaseDrainingEndedError, ReleaseRevokedError
-from sealserve.broker.releases import ReleaseFinalError, ReleasePolicyError
+from sealserve.broker.releases import Release, ReleaseFinalError, ReleasePolicyError
+from sealserve.broker.standing import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
-from sealserve.owner import provisioning, simulation
+from sealserve.owner import attestation, provisioning, simulation
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.master_key import complete_rotation
 from sealserve.owner.owner import Owner
@@ -26,6 +26,7 @@ from sealserve.sealing.release import VerifiedRelease
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.pcs import INTEL_PCS, INTEL_ROOT_CRL
+from sealserve.sgx.verifier import SgxVerifier
 from sealserve.terms import PlatformKind
 
 
@@ -35,20 +36,21 @@ def release(released: VerifiedRelease) -> Path:
     return released.folder
 
 
-def allowed(site: Site) -> list[admin.ReleaseSummary]:
+def allowed(site: Site) -> list[Release]:
     with Owner.open(site.workspace).vault() as vault:
-        return admin.every_release(vault.database)
+        return [known.release for known in admin.every_release(vault.database)]
 
 
 def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Path) -> None:
-    summary = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    known = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
+    summary = known.release
     assert (summary.name, summary.platform, summary.state) == (release.name, "simulated", "active")
-    assert [enclave.label for enclave in summary.enclaves] == ["replica-0", "replica-1"]
-    assert not summary.enrolled_platforms_only
-    assert summary.tcb_policy == "strict"
+    assert [enclave.label for enclave in known.enclaves] == ["replica-0", "replica-1"]
+    assert not summary.policy.enrolled_platforms_only
+    assert summary.policy.tcb.name == "strict"
     assert allowed(ready) == [summary]
     with Owner.open(ready.workspace).vault() as vault:
-        assert [row.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
+        assert [row.entry.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
 
 
 def test_what_was_allowed_already_changes_not_one_byte(ready: Site, release: Path) -> None:
@@ -97,9 +99,9 @@ def test_a_draining_release_goes_on_draining_until_it_is_said_otherwise(ready: S
         admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
     ready.build_enclave(release, name="replica-2", port=8512)
     again = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
-    assert (again.state, len(again.enclaves)) == ("draining", 3)
+    assert (again.release.state, len(again.enclaves)) == ("draining", 3)
     again = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now, reactivate=True)
-    assert (again.state, again.deadline) == ("active", None)
+    assert (again.release.state, again.release.deadline) == ("active", None)
 
 
 def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
@@ -139,7 +141,7 @@ def test_what_a_roll_out_replaced_drains_once(ready: Site, release: Path, succes
     assert retire(ready, release.name, by=successor, now=now) == []  # a later run does not put the end off
     assert provisioning.draining_until(ready.workspace, release) == until
     with Owner.open(ready.workspace).vault() as vault:
-        row = admin.log(vault.database, last=1)[0]
+        row = admin.log(vault.database, last=1)[0].entry
     assert row.detail == f"until {until.isoformat()}, replaced by {successor.name}"
 
 
@@ -194,7 +196,7 @@ def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Pa
     with pytest.raises(ReleasePolicyError, match="TCB policy 'strict'"):
         provisioning.bring_back(ready.workspace, looser, release, now=ready.now)
     found = next(one for one in allowed(ready) if one.name == release.name)
-    assert (found.state, found.tcb_policy) == ("draining", "strict")
+    assert (found.state, found.policy.tcb.name) == ("draining", "strict")
 
 
 def test_a_release_that_the_broker_does_not_know_needs_no_bringing_back(ready: Site, release: Path) -> None:
@@ -210,11 +212,14 @@ def test_no_broker_without_its_certificate(site: Site) -> None:
 
 
 def test_the_broker_trusts_a_simulated_root_for_simulated_releases_only(ready: Site) -> None:
-    with provisioning.open_broker(ready.workspace, ready.deployment) as server:
-        assert server._broker._vendors.keys() == {PlatformKind.SGX}
+    with attestation.open_verifier(ready.workspace, ready.deployment) as (verifier, _):
+        assert isinstance(verifier, SgxVerifier)
+        assert verifier._vendors.keys() == {PlatformKind.SGX}
     simulation.open_vendor(ready.workspace, now=ready.now)
     with provisioning.open_broker(ready.workspace, ready.deployment) as server:
-        vendors = server._broker._vendors
+        verifier = server._broker._verifier
+        assert isinstance(verifier, SgxVerifier)
+        vendors = verifier._vendors
         assert vendors.keys() == {PlatformKind.SGX, PlatformKind.SIMULATED}
         assert not vendors[PlatformKind.SGX].anchor.simulated
         assert vendors[PlatformKind.SIMULATED].anchor.simulated
@@ -244,7 +249,7 @@ def test_collateral_that_is_kept_is_told_by_its_document(ready: Site) -> None:
         def kept(self) -> dict[str, tuple[datetime, datetime]]:
             return dict.fromkeys(urls, times)
 
-    found = provisioning._collateral({PlatformKind.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
+    found = attestation._documents({PlatformKind.SGX: Client()})  # type: ignore[dict-item]  # as much of one as is asked
     assert set(found) == {("sgx", "tcb?fmspc=00906ED50000"), ("sgx", INTEL_ROOT_CRL)}
 
 

@@ -11,8 +11,10 @@ from typing import Self
 import httpx
 import pytest
 
-from sealserve.sgx.appraisal import TcbStatus, verify_quote
+from sealserve.attestation.claims import TcbStatus
+from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.collateral_documents import CollateralMalformedError
+from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs import (
     INTEL_ROOT_CRL,
     PcsClient,
@@ -22,12 +24,16 @@ from sealserve.sgx.pcs import (
     PcsUnreachableError,
     PcsUrlError,
 )
-from sealserve.sgx.quote import Quote, parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
+
+
+def pck_of(raw: bytes) -> PckChain:
+    return PckChain.parse(Quote.parse(raw).pck_chain_pem)
 
 
 @dataclass
@@ -78,59 +84,59 @@ def _client(recorder: Recorder, base_url: str = "http://pccs.example") -> PcsCli
 
 
 def test_what_is_fetched_verifies(client: PcsClient, vendor: Vendor, raw: bytes, now: datetime) -> None:
-    collateral = client.collateral_for(parse_quote(raw))
+    collateral = client.collateral_for(pck_of(raw))
     assert verify_quote(raw, collateral, anchor=vendor.anchor, now=now).tcb_status is TcbStatus.UP_TO_DATE
 
 
 def test_the_address_may_have_the_path_of_the_api(server: PcsServer, clock: Clock, raw: bytes) -> None:
     with PcsClient(f"{server.url}/sgx/certification/v4/", clock=clock) as client:
-        assert client.collateral_for(parse_quote(raw)).tcb_info
+        assert client.collateral_for(pck_of(raw)).tcb_info
 
 
 def test_the_roots_list_may_be_at_intels_path(server: PcsServer, clock: Clock, vendor: Vendor, raw: bytes) -> None:
     with PcsClient(server.url, root_crl_url=f"{server.url}/IntelSGXRootCA.der", clock=clock) as client:
-        collateral = client.collateral_for(parse_quote(raw))
+        collateral = client.collateral_for(pck_of(raw))
     assert verify_quote(raw, collateral, anchor=vendor.anchor, now=clock.now).simulated
 
 
 def test_answers_are_kept_for_an_hour(
     client: PcsClient, vendor: Vendor, platform: SimulatedPlatform, raw: bytes, clock: Clock
 ) -> None:
-    before = client.collateral_for(parse_quote(raw))
+    before = client.collateral_for(pck_of(raw))
     vendor.revoke(platform.chain.leaf.serial_number)
     clock.now += timedelta(minutes=59)
-    assert client.collateral_for(parse_quote(raw)) == before
+    assert client.collateral_for(pck_of(raw)) == before
     clock.now += timedelta(minutes=2)
-    assert client.collateral_for(parse_quote(raw)).pck_crl != before.pck_crl
+    assert client.collateral_for(pck_of(raw)).pck_crl != before.pck_crl
 
 
 def test_answers_are_not_kept_beyond_their_next_update(server: PcsServer, clock: Clock, raw: bytes) -> None:
     with PcsClient(server.url, clock=clock, max_age=timedelta(days=365)) as client:
-        before = client.collateral_for(parse_quote(raw))
+        before = client.collateral_for(pck_of(raw))
         clock.now += timedelta(days=29)
-        assert client.collateral_for(parse_quote(raw)) == before
+        assert client.collateral_for(pck_of(raw)) == before
         clock.now += timedelta(days=2)
-        assert client.collateral_for(parse_quote(raw)).tcb_info != before.tcb_info
+        assert client.collateral_for(pck_of(raw)).tcb_info != before.tcb_info
 
 
 def test_answers_can_be_forgotten(client: PcsClient, vendor: Vendor, raw: bytes) -> None:
-    before = client.collateral_for(parse_quote(raw))
+    before = client.collateral_for(pck_of(raw))
     vendor.recover_tcb()
-    assert client.collateral_for(parse_quote(raw)) == before
+    assert client.collateral_for(pck_of(raw)) == before
     client.forget()
-    assert client.collateral_for(parse_quote(raw)).tcb_info != before.tcb_info
+    assert client.collateral_for(pck_of(raw)).tcb_info != before.tcb_info
 
 
 def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch, client: PcsClient, raw: bytes) -> None:
     monkeypatch.setattr("sealserve.sgx.pcs._MAX_CACHED", 2)
-    client.collateral_for(parse_quote(raw))
+    client.collateral_for(pck_of(raw))
     assert len(client._cache) == 2
 
 
 def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
     server.stop()
     with PcsClient(server.url) as client, pytest.raises(PcsUnreachableError, match="no answer") as caught:
-        client.collateral_for(parse_quote(raw))
+        client.collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.unreachable"
     assert server.url in caught.value.message
 
@@ -173,14 +179,14 @@ def test_an_answer_that_drips_is_cut_off(raw: bytes, scheme: str, begin: bytes) 
     with Drip(begin) as server:
         client = PcsClient(f"{scheme}://{server.address}", timeout=60, total=0.3)
         with client, pytest.raises(PcsTooSlowError, match=r"no whole answer within 0\.3 s") as caught:
-            client.collateral_for(parse_quote(raw))
+            client.collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.too-slow"
 
 
 def test_an_unknown_kind_of_platform(raw: bytes) -> None:
     recorder = Recorder(status=404)
     with pytest.raises(PcsNotFoundError, match=r"tcb\?fmspc=5EA15E000000: not found") as caught:
-        _client(recorder).collateral_for(parse_quote(raw))
+        _client(recorder).collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.not-found"
     assert recorder.asked == ["http://pccs.example/sgx/certification/v4/tcb?fmspc=5EA15E000000"]
 
@@ -188,13 +194,13 @@ def test_an_unknown_kind_of_platform(raw: bytes) -> None:
 @pytest.mark.parametrize("status", [302, 400, 500, 503])
 def test_an_error_for_an_answer(raw: bytes, status: int) -> None:
     with pytest.raises(PcsStatusError, match=f"expected HTTP status 200, got {status}") as caught:
-        _client(Recorder(status=status)).collateral_for(parse_quote(raw))
+        _client(Recorder(status=status)).collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.status"
 
 
 def test_an_answer_without_end(raw: bytes) -> None:
     with pytest.raises(CollateralMalformedError, match="more than 1048576 bytes"):
-        _client(Recorder(status=200, body=bytes((1 << 20) + 1))).collateral_for(parse_quote(raw))
+        _client(Recorder(status=200, body=bytes((1 << 20) + 1))).collateral_for(pck_of(raw))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_a_compressed_answer_takes_no_memory(raw: bytes, encoding: str, error: t
         lambda _: httpx.Response(200, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(bomb))
     )
     with pytest.raises(error, match=r"answer is compressed|more than 1048576 bytes"):
-        PcsClient("http://pccs.example", http=httpx.Client(transport=transport)).collateral_for(parse_quote(raw))
+        PcsClient("http://pccs.example", http=httpx.Client(transport=transport)).collateral_for(pck_of(raw))
 
 
 @pytest.mark.parametrize(
@@ -237,5 +243,5 @@ def test_no_proxy_is_asked_for_this_machine(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
     with PcsClient(server.url, clock=clock) as client:
-        assert isinstance(parse_quote(raw), Quote)
-        assert client.collateral_for(parse_quote(raw)).tcb_info
+        assert isinstance(Quote.parse(raw), Quote)
+        assert client.collateral_for(pck_of(raw)).tcb_info

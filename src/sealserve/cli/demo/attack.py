@@ -214,9 +214,9 @@ class Host:
         if code != _REFUSED_BY_BROKER:
             return Refusal(code=code, message=message, by="the enclave")
         with Owner.open(self._workspace).vault() as vault:
-            row = admin.log(vault.database, last=1)[0]
+            row = admin.log(vault.database, last=1)[0].entry
         if row.decision != "refused":
-            raise NotRefusedError(f"The broker's last decision is {row.decision!r}.")
+            raise NotRefusedError(f"The broker's last decision is {str(row.decision)!r}.")
         return Refusal(code=row.code, message=row.detail, by="the broker")
 
 

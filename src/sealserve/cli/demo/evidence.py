@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sealserve.broker.admin import LogLine
+from sealserve.broker.audit import AuditRow
 from sealserve.cli.demo.screen import Screen
 from sealserve.cluster.launch_log import LaunchStep, read_steps
 from sealserve.cluster.processes import Process, wait_until
@@ -26,7 +26,7 @@ class Launches:
             process.role: {step.name: step for step in read_steps(Path(process.log))} for process in replicas
         }
 
-    def tell(self, screen: Screen, granted: Sequence[LogLine], *, policy: str) -> None:
+    def tell(self, screen: Screen, granted: Sequence[AuditRow], *, policy: str) -> None:
         """Tell steps 3 to 8.
 
         Args:
@@ -52,9 +52,9 @@ class Launches:
             5,
             "The broker verifies processor and enclave",
             *(
-                f"quote {short(row.quote_digest)}: platform {row.tcb_status}, MRENCLAVE {short(row.mr_enclave)}, "
-                f"{row.platform}"
-                for row in granted
+                f"quote {short(entry.quote_digest)}: platform {entry.tcb_status}, "
+                f"MRENCLAVE {short(entry.mr_enclave)}, {entry.platform}"
+                for entry in (row.entry for row in granted)
             ),
             f"our own parser and checks, dcap-qvl, collateral fetched over HTTP, then the policy {policy!r}",
             seconds=self._seconds("quote", "key"),

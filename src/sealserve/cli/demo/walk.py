@@ -176,7 +176,7 @@ class Walk:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.target.wait_replica(process)
         with Owner.open(self._workspace).vault() as vault:
-            granted = [row for row in admin.log(vault.database) if row.decision == "released"]
+            granted = [row for row in admin.log(vault.database) if row.entry.decision == "released"]
         Launches(processes).tell(self._screen, granted, policy=self.deployment.tcb.preset)
         return processes
 

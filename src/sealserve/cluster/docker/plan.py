@@ -36,6 +36,7 @@ from sealserve.cluster.docker.parts import (
 from sealserve.cluster.target import DRAIN_SECONDS, Role
 from sealserve.containers.recipes import ImageName, images_for, reference
 from sealserve.deployment import Deployment
+from sealserve.deployment.replica_limit import SHARED_NETWORKS
 from sealserve.terms import PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
@@ -63,11 +64,9 @@ _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # in a container, whose networks are its own
 _SCRATCH: Final = 64 * 2**20
 _SLACK: Final = 64 * 2**20  # what the server writes beside the model
-_NETWORK_SIZE: Final = 29  # eight addresses
 _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
-_SHARED_NETWORKS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +121,6 @@ class Plan:
         self._folder = folder
         self._groups = groups
         self._seccomp = seccomp
-        self._subnets = list(deployment.docker.subnet.subnets(new_prefix=_NETWORK_SIZE))
 
     @property
     def simulated(self) -> bool:
@@ -147,7 +145,7 @@ class Plan:
     @property
     def front(self) -> Network:
         """NGINX's network, which its published port leads to."""
-        return Network(name="front", subnet=self._subnets[0], internal=False)
+        return Network(name="front", subnet=self._deployment.docker.network(0), internal=False)
 
     @property
     def collateral(self) -> Network:
@@ -158,16 +156,17 @@ class Plan:
         outside = keystore_files.leads_outside(self._deployment.keystore)
         internal = self.simulated and self._role is Role.ALL and not outside
         name = "collateral" if self._role is Role.ALL else "outside"
-        return Network(name=name, subnet=self._subnets[1], internal=internal)
+        return Network(name=name, subnet=self._deployment.docker.network(1), internal=internal)
 
     def link(self, number: int) -> Network:
         """Return the network of one replica."""
-        return Network(name=f"link-{number}", subnet=self._subnets[_SHARED_NETWORKS + number], internal=True)
+        subnet = self._deployment.docker.network(SHARED_NETWORKS + number)
+        return Network(name=f"link-{number}", subnet=subnet, internal=True)
 
     @property
     def links(self) -> range:
         """The numbers that replicas' networks may have."""
-        return range(len(self._subnets) - _SHARED_NETWORKS)
+        return range(self._deployment.docker.networks - SHARED_NETWORKS)
 
     @property
     def front_address(self) -> str:

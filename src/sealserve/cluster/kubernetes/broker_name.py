@@ -36,13 +36,13 @@ def add_entry(corefile: str, name: str, address: str) -> str:
     if re.search(r"^\s*hosts\b", rest, re.MULTILINE):
         raise CorefileError(
             "CoreDNS's configuration has a hosts block of its own.",
-            hint=f'Add `{address} {name}` to it, and set kubernetes.broker_naming = "dns".',
+            hint=f'Add `{address} {name}` to it, and set kubernetes.broker.naming = "dns".',
         )
     found = _SERVER.search(rest)
     if found is None:
         raise CorefileError(
             "CoreDNS's configuration has no server block for all names (`.:53 {`).",
-            hint=f'Let {name} resolve to {address} in another way, and set kubernetes.broker_naming = "dns".',
+            hint=f'Let {name} resolve to {address} in another way, and set kubernetes.broker.naming = "dns".',
         )
     entry = f"    hosts {{\n        {address} {name}\n        fallthrough\n    }}\n"
     return f"{rest[: found.end()]}{_BEGIN}{entry}{_END}{rest[found.end() :]}"

@@ -45,10 +45,10 @@ def chart(plan: Plan, objects: Sequence[Manifest]) -> Mapping[str, str]:
     }
     values = {
         "replicas": plan.replicas,
-        "frontReplicas": plan.settings.front_replicas,
+        "frontReplicas": plan.settings.ingress.replicas,
         "serverImage": plan.server_image,
-        "pullPolicy": plan.settings.pull_policy,
-        "serviceType": plan.settings.service_type,
+        "pullPolicy": plan.settings.images.pull_policy,
+        "serviceType": plan.settings.service.type,
     }
     files = {f"templates/{_file(made)}": _template(plan, made) for made in objects}
     return {"Chart.yaml": _yaml(described), "values.yaml": _yaml(values), **files}
@@ -59,7 +59,7 @@ def _template(plan: Plan, made: Manifest) -> str:
     values = {
         ("namespace", plan.settings.namespace): ".Release.Namespace",
         ("image", plan.server_image): ".Values.serverImage",
-        ("imagePullPolicy", plan.settings.pull_policy): ".Values.pullPolicy",
+        ("imagePullPolicy", plan.settings.images.pull_policy): ".Values.pullPolicy",
     }
     filled = _fill(made, values)
     if made["kind"] == "Deployment":

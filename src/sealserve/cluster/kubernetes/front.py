@@ -23,7 +23,7 @@ from sealserve.cluster.kubernetes.plan import (
 )
 from sealserve.containers.recipes import ImageName
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
-from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, FrontKind
+from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, IngressKind
 
 PART: Final = "front"
 _RUN: Final = "/run/sealserve"
@@ -43,14 +43,14 @@ _START: Final = (
 
 def front(plan: Plan) -> Sequence[Manifest]:
     """Return the objects of the front."""
-    match plan.settings.front:
-        case FrontKind.NGINX:
+    match plan.settings.ingress.kind:
+        case IngressKind.NGINX:
             return [_config(plan), _nginx(plan), _service(plan), _disruption_budget(plan)]
-        case FrontKind.GATEWAY_API:
+        case IngressKind.GATEWAY_API:
             return [_tls_route(plan)]
-        case FrontKind.INGRESS_NGINX:
+        case IngressKind.INGRESS_NGINX:
             return [_ingress(plan)]
-        case FrontKind.F5:
+        case IngressKind.F5:
             return [_transport_server(plan)]
 
 
@@ -72,7 +72,9 @@ def nginx_text(plan: Plan, *, listen: str = EVERY_ADDRESS) -> str:
         workers=1,
     )
     text = render(config)
-    if plan.settings.proxy_protocol:  # the load balancer tells NGINX the client's address; replicas are not told
+    if (
+        plan.settings.service.proxy_protocol
+    ):  # the load balancer tells NGINX the client's address; replicas are not told
         text = text.replace("so_keepalive=on;", "so_keepalive=on proxy_protocol;").replace(
             '"client":"$remote_addr:$remote_port"', '"client":"$proxy_protocol_addr:$proxy_protocol_port"'
         )
@@ -91,7 +93,7 @@ def _nginx(plan: Plan) -> Manifest:
     container = {
         "name": "nginx",
         "image": plan.image(ImageName.FRONT),
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "command": ["sh", "-c", _START],
         "ports": [{"name": "grpc", "containerPort": FRONT_PORT}],
         "readinessProbe": {**probe, "periodSeconds": 2},
@@ -123,14 +125,14 @@ def _nginx(plan: Plan) -> Manifest:
             "labelSelector": selector,
         }],
     }  # fmt: skip
-    if plan.settings.pull_secret:
-        pod["imagePullSecrets"] = [{"name": plan.settings.pull_secret}]
+    if plan.settings.images.pull_secret:
+        pod["imagePullSecrets"] = [{"name": plan.settings.images.pull_secret}]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": plan.metadata(PART),
         "spec": {
-            "replicas": plan.settings.front_replicas,
+            "replicas": plan.settings.ingress.replicas,
             "selector": selector,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": {"labels": labels}, "spec": pod},
@@ -141,11 +143,11 @@ def _nginx(plan: Plan) -> Manifest:
 def _service(plan: Plan) -> Manifest:
     settings = plan.settings
     port: Manifest = {"name": "grpc", "port": plan.deployment.service.port, "targetPort": "grpc"}
-    if settings.node_port is not None:
-        port["nodePort"] = settings.node_port
+    if settings.service.node_port is not None:
+        port["nodePort"] = settings.service.node_port
     annotations = load_balancer_annotations(plan)
     more = {"annotations": dict(annotations)} if annotations else {}
-    return plan.service(PART, {"type": settings.service_type, "ports": [port]}, **more)
+    return plan.service(PART, {"type": settings.service.type, "ports": [port]}, **more)
 
 
 def _disruption_budget(plan: Plan) -> Manifest:
@@ -154,7 +156,7 @@ def _disruption_budget(plan: Plan) -> Manifest:
 
 
 def _tls_route(plan: Plan) -> Manifest:
-    namespace, _, name = plan.settings.gateway.rpartition("/")
+    namespace, _, name = plan.settings.ingress.gateway.rpartition("/")
     gateway = {"name": name, **({"namespace": namespace} if namespace else {})}
     backend = {"name": plan.name(replicas.PART), "port": SERVER_PORT}
     spec = {
@@ -163,7 +165,7 @@ def _tls_route(plan: Plan) -> Manifest:
         "rules": [{"backendRefs": [backend]}],
     }
     return {
-        "apiVersion": plan.settings.tls_route_version,
+        "apiVersion": plan.settings.ingress.tls_route_version,
         "kind": "TLSRoute",
         "metadata": plan.metadata(PART),
         "spec": spec,

@@ -1,6 +1,6 @@
 """The owner's broker in the cluster, for trials: its host then holds the keys that it must never have.
 
-So it is there for simulated enclaves only, and only where `dangerous_broker_inside` asks for it. The Secret has what
+So it is there for simulated enclaves only, and only where `broker.dangerous_inside` asks for it. The Secret has what
 the broker reads of the owner's folder, and the simulated vendor's; the pod works on a copy in memory, so its audit log
 ends with the pod. What the owner changes on his own machine arrives with the next `up`.
 """
@@ -56,7 +56,7 @@ def material(workspace: Workspace, plan: Plan) -> Mapping[str, str]:
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
             f"The owner's material has {size} bytes, too many for a Secret of Kubernetes.",
-            hint="Run the broker on the owner's machine: kubernetes.dangerous_broker_inside = false.",
+            hint="Run the broker on the owner's machine: kubernetes.broker.dangerous_inside = false.",
         )
     return {path: base64.b64encode(content).decode() for path, content in sorted(files.items())}
 
@@ -123,7 +123,7 @@ def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
 def _require_trial(plan: Plan) -> None:
     if not plan.simulated:
         raise NotRenderableError(
-            "kubernetes.dangerous_broker_inside gives the cluster's hosts the keys: it is for simulated enclaves only.",
+            "kubernetes.broker.dangerous_inside gives the cluster's hosts the keys: it is for simulated enclaves only.",
             hint="Run the broker on the owner's machine, outside of the cluster.",
         )
     expected = service_name(plan)
@@ -177,7 +177,7 @@ def _container(plan: Plan, name: str, arguments: Sequence[str]) -> Manifest:
     return {
         "name": name,
         "image": plan.image(ImageName.BROKER),
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "args": list(arguments),
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": container_security(),

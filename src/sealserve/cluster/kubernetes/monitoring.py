@@ -1,7 +1,7 @@
 """For Prometheus and Grafana: what is scraped, which states raise an alarm, and what a person looks at.
 
-With ``kubernetes.monitoring``, the Prometheus operator and Grafana's sidecar find it among a deployment's objects; the
-broker, outside of the cluster, is another Prometheus' to watch (`sealserve render monitoring`).
+With ``kubernetes.monitoring.enabled``, the Prometheus operator and Grafana's sidecar find it among a deployment's
+objects; the broker, outside of the cluster, is another Prometheus' to watch (`sealserve render monitoring`).
 
 Source: https://prometheus-operator.dev/docs/api-reference/api/ (PodMonitor, PrometheusRule),
 https://github.com/grafana/helm-charts/tree/main/charts/grafana ("Sidecar for dashboards": the label).
@@ -29,8 +29,8 @@ _FOLDER: Final = "/etc/prometheus/sealserve"
 
 
 def monitoring(plan: Plan) -> Sequence[Manifest]:
-    """Return the monitoring objects, if ``kubernetes.monitoring`` asks for them."""
-    if not plan.settings.monitoring:
+    """Return the monitoring objects, if ``kubernetes.monitoring.enabled`` asks for them."""
+    if not plan.settings.monitoring.enabled:
         return []
     scraped = [_pod_monitor(plan)] if plan.deployment.server.metrics_port is not None else []
     return [_rules(plan), *scraped, _dashboard(plan)]
@@ -86,7 +86,7 @@ def _rules(plan: Plan) -> Manifest:
 
 def _pod_monitor(plan: Plan) -> Manifest:
     """Return what makes Prometheus scrape each replica: through TLS that ends in the enclave, so with a certificate."""
-    secret = plan.settings.scrape_secret
+    secret = plan.settings.monitoring.scrape_secret
     tls: dict[str, Any] = {
         "serverName": plan.deployment.service.name,
         "ca": {"secret": {"name": secret, "key": "ca.crt"}},

@@ -33,10 +33,10 @@ def objects(
     made = [*policies(plan), *_broker_name(plan), *storage(plan), *replicas(plan), *front(plan), *monitoring(plan)]
     if plan.simulated and platform_files is not None:
         made += platform(plan, platform_files)
-    if plan.settings.dangerous_broker_inside:
+    if plan.settings.broker.dangerous_inside:
         if broker_files is None:
             raise NotRenderableError(
-                "kubernetes.dangerous_broker_inside is for `sealserve up` alone: files would hold the owner's keys.",
+                "kubernetes.broker.dangerous_inside is for `sealserve up` alone: files would hold the owner's keys.",
                 hint="Set it to false, and run the broker on the owner's machine.",
             )
         made += inside_broker(plan, broker_files)
@@ -52,7 +52,7 @@ def namespace(plan: Plan) -> Manifest:
 def _broker_name(plan: Plan) -> Sequence[Manifest]:
     """Return what gives the broker a name of the cluster's DNS: enclaves see no other source of names."""
     settings = plan.settings
-    if settings.broker_naming is not BrokerNaming.EXTERNAL_NAME:
+    if settings.broker.naming is not BrokerNaming.EXTERNAL_NAME:
         return []
-    spec = {"type": "ExternalName", "externalName": settings.broker_external_name}
+    spec = {"type": "ExternalName", "externalName": settings.broker.external_name}
     return [{"apiVersion": "v1", "kind": "Service", "metadata": plan.metadata("broker"), "spec": spec}]

@@ -27,7 +27,7 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     owner = {
         "name": "folder",
         "image": plan.server_image,
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "command": ["chown", str(SERVICE_USER), QUOTING_FOLDER],
         "securityContext": {**container_security(), "runAsUser": 0, "runAsNonRoot": False,
                             "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}},
@@ -37,7 +37,7 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     container = {
         "name": "platform",
         "image": plan.server_image,
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "env": [NODE_VARIABLE],
         "args": ["simulated", "platform", "--directory", WORKSPACE],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.plan import APPLICATION, FRONT_PORT, SERVER_PORT, Manifest, Plan
-from sealserve.terms import FrontKind
+from sealserve.terms import IngressKind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -28,7 +28,7 @@ def policies(plan: Plan) -> Sequence[Manifest]:
     own = {"app.kubernetes.io/name": APPLICATION}
     objects = [_policy(plan, "default-deny", own, ingress=[], egress=[])]
     inside = plan.labels(replicas.PART)
-    if plan.settings.front is FrontKind.NGINX:
+    if plan.settings.ingress.kind is IngressKind.NGINX:
         outside = plan.labels(front.PART)
         to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVER_PORT)]}
         objects.append(
@@ -36,23 +36,23 @@ def policies(plan: Plan) -> Sequence[Manifest]:
         )
         admitted: Manifest = {"podSelector": {"matchLabels": outside}}
     else:
-        names = {"kubernetes.io/metadata.name": plan.settings.controller_namespace}
+        names = {"kubernetes.io/metadata.name": plan.settings.ingress.controller_namespace}
         admitted = {"namespaceSelector": {"matchLabels": names}}
     ingress = [{"from": [admitted], "ports": [_tcp(SERVER_PORT)]}]
-    if plan.settings.monitoring and plan.deployment.server.metrics_port is not None:
-        names = {"kubernetes.io/metadata.name": plan.settings.monitoring_namespace}
+    if plan.settings.monitoring.enabled and plan.deployment.server.metrics_port is not None:
+        names = {"kubernetes.io/metadata.name": plan.settings.monitoring.namespace}
         metrics = [_tcp(plan.deployment.server.metrics_port)]
         ingress.append({"from": [{"namespaceSelector": {"matchLabels": names}}], "ports": metrics})
     egress: list[Manifest] = [_dns(plan)]
-    if plan.settings.dangerous_broker_inside:
+    if plan.settings.broker.dangerous_inside:
         broker, port = plan.labels(inside_broker.PART), [_tcp(plan.shipped.broker[1])]
         admitted_there = [{"from": [{"podSelector": {"matchLabels": inside}}], "ports": port}]
         objects.append(_policy(plan, inside_broker.PART, broker, ingress=admitted_there, egress=[]))
         egress.append({"to": [{"podSelector": {"matchLabels": broker}}], "ports": port})
     else:
-        egress.append(_to(plan.settings.broker_ip or plan.shipped.broker[0], plan.shipped.broker[1]))
+        egress.append(_to(plan.settings.broker.ip or plan.shipped.broker[0], plan.shipped.broker[1]))
     if (store := _store(plan)) is not None:
-        egress.append(_to(*store, networks=plan.settings.store_addresses))
+        egress.append(_to(*store, networks=plan.settings.store.addresses))
     objects.append(_policy(plan, "replicas", inside, ingress=ingress, egress=egress))
     return objects
 
@@ -81,12 +81,12 @@ def _dns(plan: Plan) -> Manifest:
     """
     settings = plan.settings
     pods = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns_namespace}},
-        "podSelector": {"matchLabels": dict(settings.dns_labels)},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns.namespace}},
+        "podSelector": {"matchLabels": dict(settings.dns.labels)},
     }
-    ports = {settings.dns_port, _DNS_PORT} if settings.dns_addresses else {settings.dns_port}
+    ports = {settings.dns.port, _DNS_PORT} if settings.dns.addresses else {settings.dns.port}
     return {
-        "to": [pods, *_blocks(settings.dns_addresses)],
+        "to": [pods, *_blocks(settings.dns.addresses)],
         "ports": [{"protocol": protocol, "port": port} for port in sorted(ports) for protocol in ("UDP", "TCP")],
     }
 

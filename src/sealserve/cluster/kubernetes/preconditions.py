@@ -136,12 +136,12 @@ def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     made = objects(
         plan,
         platform_files={} if plan.simulated else None,
-        broker_files={} if plan.settings.dangerous_broker_inside else None,  # the kinds of objects are what counts
+        broker_files={} if plan.settings.broker.dangerous_inside else None,  # the kinds of objects are what counts
     )
     wanted = [(verb, item["apiVersion"], item["kind"], "", space) for item in made for verb in _APPLIED]
     wanted += [(verb, version, kind, part, space) for verb, version, kind, part in _LOOKED_AT]
     wanted.append(("list", "v1", "Node", "", ""))
-    if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+    if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
         wanted += [(verb, "v1", "ConfigMap", "", COREFILE.namespace) for verb in ("get", "patch")]
     denied: dict[str, None] = {}
     unknown: dict[str, None] = {}
@@ -156,7 +156,9 @@ def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
                 denied[f"{lacking} in {where}" if where else lacking] = None
     denied |= dict.fromkeys(_lacking_for_namespace(plan, client))
     if unknown:
-        remedy = "install what defines them, or another kubernetes.front, or kubernetes.monitoring = false"
+        remedy = (
+            "install what defines them, or another kubernetes.ingress.kind, or kubernetes.monitoring.enabled = false"
+        )
         yield missing("kinds", f"not known there: {', '.join(unknown)}", remedy)
     if denied:
         yield missing("rights", f"denied: {', '.join(denied)}",
@@ -192,13 +194,13 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     if asked is None:
         yield _found("device plugin", "not needed: enclaves are simulated, and protect nothing", verdict=Verdict.NOTE)
         return
-    resources = list(filter(None, (settings.epc_resource, settings.enclave_resource)))
+    resources = list(filter(None, (settings.resources.epc_resource, settings.resources.enclave_resource)))
     with_sgx = [node for node in usable if all(allocatable(node).get(name, "0") != "0" for name in resources)]
     if not with_sgx:
         cloud = plan.deployment.target.cloud
         plugin = preset_of(cloud).kubernetes.device_plugin.value if cloud else (
-            "Intel's SGX device plugin (docs/how-to/kubernetes.md), or kubernetes.epc_resource and enclave_resource as "
-            "your plugin calls them"
+            "Intel's SGX device plugin (docs/how-to/kubernetes.md), or kubernetes.resources.epc_resource and "
+            "enclave_resource as your plugin calls them"
         )  # fmt: skip
         aside = (
             f"; {len(nodes) - len(usable)} nodes are not selected or are tainted" if len(usable) < len(nodes) else ""
@@ -210,12 +212,12 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         yield _found("EPC", "how much a replica takes is known when an enclave is built", verdict=Verdict.NOTE)
         return
     fitting = fitting_replicas(asked, settings, with_sgx)
-    most, wanted = sum(fitting.values()), max(plan.replicas, settings.max_replicas or 0)
+    most, wanted = sum(fitting.values()), max(plan.replicas, settings.autoscaler.max_replicas or 0)
     room = ", ".join(f"{name}: {count}" for name, count in sorted(fitting.items()))
     found = f"replicas of {asked} that fit: {room}; wanted: {wanted}"
     if wanted > most:
-        yield missing("EPC", found, "fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a "
-                      "smaller enclave (`sealserve enclave manifest --explain`)")  # fmt: skip
+        yield missing("EPC", found, "fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more "
+                      "nodes, or a smaller enclave (`sealserve enclave manifest --explain`)")  # fmt: skip
     elif wanted == most:
         yield _found("EPC", found, "a roll-out needs room for one more: nothing that serves ends before", Verdict.NOTE)
     else:
@@ -237,8 +239,8 @@ def _storage(plan: Plan, client: ClusterClient) -> Finding:
     usual = preset_of(cloud).kubernetes.shared_storage_class if cloud else None
     advice = f"; on this cloud: {usual.value or usual.note}" if usual else ""
     remedy = f"a PersistentVolumeClaim with accessModes [ReadWriteMany] of a class that allows it{advice}"
-    if claim is None and settings.storage_class in classes:
-        return _found("storage", f"`up` makes the claim {name} of class {settings.storage_class}")
+    if claim is None and settings.store.storage_class in classes:
+        return _found("storage", f"`up` makes the claim {name} of class {settings.store.storage_class}")
     return _claim(claim, f"{settings.namespace}/{name}", classes, remedy)
 
 
@@ -265,12 +267,12 @@ def _broker(plan: Plan, client: ClusterClient) -> Finding:
     # What `up` adds to the cluster's names is not there yet: its address is tried instead.
     expected = ""
     try:
-        if settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+        if settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             config = client.get(COREFILE)
-            expected = "" if config is not None and is_named(config["data"]["Corefile"]) else settings.broker_ip
-        elif settings.broker_naming is BrokerNaming.EXTERNAL_NAME:
+            expected = "" if config is not None and is_named(config["data"]["Corefile"]) else settings.broker.ip
+        elif settings.broker.naming is BrokerNaming.EXTERNAL_NAME:
             service = client.get(ObjectName("v1", "Service", settings.namespace, plan.name("broker")))
-            expected = "" if service is not None else settings.broker_external_name
+            expected = "" if service is not None else settings.broker.external_name
         reached = reach(plan, client, expected or name, port)
     except (ProbeError, ClusterRefusedError) as error:
         return _found("broker", f"not tried: {error.message}", error.hint or "", Verdict.NOTE)
@@ -280,7 +282,7 @@ def _broker(plan: Plan, client: ClusterClient) -> Finding:
 def _judge(reached: Reached, *, name: str, expected: str, port: int) -> Finding:
     if not reached.addresses:
         return missing("broker", f"a pod cannot resolve {expected or name}: {reached.error}",
-                       'a record in DNS, or kubernetes.broker_naming = "coredns-hosts" with broker_ip: '
+                       'a record in DNS, or kubernetes.broker.naming = "coredns-hosts" with broker.ip: '
                        "an enclave sees no other source of names")  # fmt: skip
     added = f"{name} is added by `up` and leads to {expected}" if expected else name
     at = f"{added} ({', '.join(reached.addresses)})"

@@ -88,7 +88,7 @@ def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
     container = {
         "name": "doctor",
         "image": plan.server_image,
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "command": [_PYTHON, "-I", "-B", "-c", _SCRIPT, host, str(port)],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": container_security(),
@@ -102,12 +102,12 @@ def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
         "securityContext": plan.pod_security(),
         "containers": [container],
     }
-    if plan.settings.node_selector:
-        spec["nodeSelector"] = dict(plan.settings.node_selector)
-    if plan.settings.tolerate:
-        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in plan.settings.tolerate]
-    if plan.settings.pull_secret:
-        spec["imagePullSecrets"] = [{"name": plan.settings.pull_secret}]
+    if plan.settings.scheduling.node_selector:
+        spec["nodeSelector"] = dict(plan.settings.scheduling.node_selector)
+    if plan.settings.scheduling.tolerations:
+        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in plan.settings.scheduling.tolerations]
+    if plan.settings.images.pull_secret:
+        spec["imagePullSecrets"] = [{"name": plan.settings.images.pull_secret}]
     labels = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/managed-by": APPLICATION}
     metadata = {"name": NAME, "namespace": space, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
@@ -125,7 +125,8 @@ def _wait(client: ClusterClient, name: ObjectName) -> Reached:
         if time.monotonic() > deadline or any(text in reason for text in _HOPELESS):
             raise ProbeError(
                 f"The pod {name.name} does not run in {name.namespace}: {reason or 'it is still starting'}.",
-                hint="Its image is the replicas': can the nodes pull it (images.prefix, kubernetes.pull_secret)?",
+                hint="Its image is the replicas': can the nodes pull it (images.prefix, "
+                "kubernetes.images.pull_secret)?",
             )
         time.sleep(0.5)
 

@@ -45,8 +45,8 @@ def replicas(plan: Plan) -> Sequence[Manifest]:
     objects = [_settings(plan), _deployment(plan), _service(plan)]
     if plan.replicas > 1:
         objects.append(_disruption_budget(plan))
-    if plan.settings.max_replicas is not None:
-        objects.append(_autoscaler(plan, plan.settings.max_replicas))
+    if plan.settings.autoscaler.max_replicas is not None:
+        objects.append(_autoscaler(plan, plan.settings.autoscaler.max_replicas))
     return objects
 
 
@@ -112,12 +112,12 @@ def _pod(plan: Plan) -> Manifest:
             }
         },
     }
-    if settings.node_selector:
-        pod["nodeSelector"] = dict(settings.node_selector)
-    if settings.tolerate:
-        pod["tolerations"] = [{"key": key, "operator": "Exists"} for key in settings.tolerate]
-    if settings.pull_secret:
-        pod["imagePullSecrets"] = [{"name": settings.pull_secret}]
+    if settings.scheduling.node_selector:
+        pod["nodeSelector"] = dict(settings.scheduling.node_selector)
+    if settings.scheduling.tolerations:
+        pod["tolerations"] = [{"key": key, "operator": "Exists"} for key in settings.scheduling.tolerations]
+    if settings.images.pull_secret:
+        pod["imagePullSecrets"] = [{"name": settings.images.pull_secret}]
     return pod
 
 
@@ -148,7 +148,7 @@ def _container(plan: Plan) -> Manifest:
     container: Manifest = {
         "name": "server",
         "image": plan.server_image,
-        "imagePullPolicy": settings.pull_policy,
+        "imagePullPolicy": settings.images.pull_policy,
         "args": arguments,
         "ports": _ports(plan),
         # The port opens when the model is available, and not before.
@@ -179,7 +179,7 @@ def _memory(plan: Plan) -> Manifest:
     return {
         "name": "memory",
         "image": plan.server_image,
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "command": ["mkdir", "-p", "-m", "0700", f"/memory/{_OWN_MEMORY}"],
         "securityContext": container_security(),
         "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
@@ -188,10 +188,10 @@ def _memory(plan: Plan) -> Manifest:
 
 def _resources(plan: Plan) -> Manifest:
     settings = plan.settings
-    requests: dict[str, Any] = {"cpu": settings.cpu, "memory": settings.memory}
-    limits: dict[str, Any] = {"memory": settings.memory}
+    requests: dict[str, Any] = {"cpu": settings.resources.cpu, "memory": settings.resources.memory}
+    limits: dict[str, Any] = {"memory": settings.resources.memory}
     if epc := epc_of_replica(plan):
-        for resource, amount in ((settings.epc_resource, epc), (settings.enclave_resource, "1")):
+        for resource, amount in ((settings.resources.epc_resource, epc), (settings.resources.enclave_resource, "1")):
             if resource:
                 requests[resource] = limits[resource] = amount
     return {"requests": requests, "limits": limits}
@@ -227,11 +227,13 @@ def _autoscaler(plan: Plan, most: int) -> Manifest:
     settings = plan.settings
     metrics: list[Manifest] = [
         {"type": "Resource", "resource": {"name": "cpu", "target": {
-            "type": "Utilization", "averageUtilization": settings.cpu_percent}}},
+            "type": "Utilization", "averageUtilization": settings.autoscaler.cpu_percent}}},
     ]  # fmt: skip
-    if settings.latency_metric:
-        target = {"type": "AverageValue", "averageValue": settings.latency_target}
-        metrics.append({"type": "Pods", "pods": {"metric": {"name": settings.latency_metric}, "target": target}})
+    if settings.autoscaler.latency_metric:
+        target = {"type": "AverageValue", "averageValue": settings.autoscaler.latency_target}
+        metrics.append(
+            {"type": "Pods", "pods": {"metric": {"name": settings.autoscaler.latency_metric}, "target": target}}
+        )
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",

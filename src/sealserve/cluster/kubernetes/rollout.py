@@ -9,7 +9,6 @@ from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectNam
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.kubernetes.progress import state_of
 from sealserve.cluster.target import State, Tell
-from sealserve.deployment import KubernetesSection
 from sealserve.errors import UnavailableError, VerificationError
 
 CHECK_SECONDS: Final = 1.0
@@ -35,13 +34,15 @@ class Rollout:
 
     Args:
         client: The cluster.
-        settings: ``[kubernetes]``.
+        namespace: Where the deployment is.
+        start_seconds: How long a replica may take to start.
         tell: Called with how far they are.
     """
 
-    def __init__(self, client: ClusterClient, settings: KubernetesSection, *, tell: Tell) -> None:
+    def __init__(self, client: ClusterClient, *, namespace: str, start_seconds: int, tell: Tell) -> None:
         self._client = client
-        self._settings = settings
+        self._namespace = namespace
+        self._start_seconds = start_seconds
         self._tell = tell
 
     def wait(self, wanted: int) -> None:
@@ -54,8 +55,8 @@ class Rollout:
             RolloutRefusedError: The new enclaves are refused; what served goes on.
             RolloutSlowError: It takes longer than ``kubernetes.start_seconds``.
         """
-        deadline = time.monotonic() + (self._settings.start_seconds + 60) * max(1, wanted)
-        space = self._settings.namespace
+        deadline = time.monotonic() + (self._start_seconds + 60) * max(1, wanted)
+        space = self._namespace
         fronts = deployment_name(space, front.PART)
         while True:
             running = self._client.get(deployment_name(space)) or {}
@@ -88,7 +89,7 @@ class Rollout:
 
     def pods(self) -> Sequence[Manifest]:
         """Return all of the deployment's pods, by name."""
-        space = self._settings.namespace
+        space = self._namespace
         found = self._client.find("v1", "Pod", space, f"app.kubernetes.io/name={APPLICATION}")
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
@@ -102,7 +103,7 @@ class Rollout:
 
     def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
         """Return the replicas' pods of the newest template: those of an earlier one may be in any trouble."""
-        space = self._settings.namespace
+        space = self._namespace
         sets = self._client.find("apps/v1", "ReplicaSet", space, f"app.kubernetes.io/component={replicas.PART}")
         revision = deployment.get("metadata", {}).get("annotations", {}).get(_REVISION)
         hashes = {

@@ -15,16 +15,16 @@ _TRANSIENT = "node.kubernetes.io/"  # what a node says of its state at the momen
 
 def epc_of_replica(plan: Plan) -> str | None:
     """Return the EPC of one replica as a quantity of the plugin's resource; None for a simulated one."""
-    if plan.settings.epc is not None:
-        return plan.settings.epc
-    unit = epc_unit(plan.deployment.target.cloud, plan.settings.epc_resource)
+    if plan.settings.resources.epc is not None:
+        return plan.settings.resources.epc
+    unit = epc_unit(plan.deployment.target.cloud, plan.settings.resources.epc_resource)
     return None if plan.simulated else str(-(-plan.shipped.epc // unit))
 
 
 def epc_of_deployment(running: Manifest, settings: KubernetesSection) -> str | None:
     """Return the EPC of one replica of a Deployment in the cluster, or None."""
     (server,) = running["spec"]["template"]["spec"]["containers"]
-    asked: str | None = server["resources"].get("limits", {}).get(settings.epc_resource)
+    asked: str | None = server["resources"].get("limits", {}).get(settings.resources.epc_resource)
     return asked
 
 
@@ -39,7 +39,7 @@ def fitting_replicas(asked: str, settings: KubernetesSection, nodes: Sequence[Ma
     if not (each := quantity(asked)):
         return {}
     return {
-        node["metadata"]["name"]: quantity(allocatable(node).get(settings.epc_resource, "0")) // each
+        node["metadata"]["name"]: quantity(allocatable(node).get(settings.resources.epc_resource, "0")) // each
         for node in nodes
         if may_run(node, settings)
     }
@@ -57,12 +57,12 @@ def may_run(node: Manifest, settings: KubernetesSection) -> bool:
     Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/.
     """
     labels = node["metadata"].get("labels") or {}
-    if any(labels.get(key) != value for key, value in settings.node_selector.items()):
+    if any(labels.get(key) != value for key, value in settings.scheduling.node_selector.items()):
         return False
     taints = node.get("spec", {}).get("taints") or ()
     return not any(
         taint["effect"] != "PreferNoSchedule"
-        and taint["key"] not in settings.tolerate
+        and taint["key"] not in settings.scheduling.tolerations
         and not taint["key"].startswith(_TRANSIENT)
         for taint in taints
     )

@@ -42,7 +42,7 @@ def source(plan: Plan) -> Source:
     """Return how the release comes to a pod.
 
     Raises:
-        NotRenderableError: ``kubernetes.release_source`` is missing or none that is known.
+        NotRenderableError: ``kubernetes.store.source`` is missing or none that is known.
     """
     text = location(plan)
     if text.startswith(CLAIM):
@@ -56,7 +56,7 @@ def source(plan: Plan) -> Source:
         copy = {
             "name": "copy",
             "image": text.removeprefix(_IMAGE),
-            "imagePullPolicy": plan.settings.pull_policy,
+            "imagePullPolicy": plan.settings.images.pull_policy,
             "command": ["cp", BUNDLE, f"{_TRANSFER}/bundle.tar"],
             "resources": _small(),
             "securityContext": container_security(),
@@ -73,7 +73,7 @@ def source(plan: Plan) -> Source:
 
 def claim_of(plan: Plan) -> str | None:
     """Return the name of the claim that releases are on, or None if they come in another way."""
-    text = plan.settings.release_source or ""
+    text = plan.settings.store.source or ""
     return text.removeprefix(CLAIM) if text.startswith(CLAIM) else None
 
 
@@ -83,10 +83,10 @@ def location(plan: Plan) -> str:
     Raises:
         NotRenderableError: As `source`.
     """
-    text = plan.settings.release_source
+    text = plan.settings.store.source
     if text is None or not text.startswith((CLAIM, _IMAGE, *_WEB)):
         raise NotRenderableError(
-            "kubernetes.release_source does not say where pods fetch the release from.",
+            "kubernetes.store.source does not say where pods fetch the release from.",
             hint='`sealserve release pack` writes it; put it where pods can reach it: "https://store.example.com/'
             '{release}.tar" (or an S3 store\'s pre-signed address), "image:REFERENCE" with /bundle.tar in it, or '
             '"claim:NAME".',
@@ -99,7 +99,7 @@ def _container(plan: Plan, name: str, arguments: Sequence[str], *mounts: Manifes
     return {
         "name": name,
         "image": plan.server_image,
-        "imagePullPolicy": plan.settings.pull_policy,
+        "imagePullPolicy": plan.settings.images.pull_policy,
         "args": [*arguments, "--owner-key", f"{SETTINGS}/owner.pub", "--directory", WORKSPACE],
         "resources": _small(),
         "securityContext": container_security(),

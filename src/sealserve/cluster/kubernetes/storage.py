@@ -12,15 +12,15 @@ from sealserve.cluster.kubernetes.plan import Manifest, Plan
 
 
 def storage(plan: Plan) -> Sequence[Manifest]:
-    """Return the claim, if ``kubernetes.storage_class`` says of which class; else it is there already."""
+    """Return the claim, if ``kubernetes.store.storage_class`` says of which class; else it is there already."""
     settings = plan.settings
     name = sources.claim_of(plan)
-    if name is None or not settings.storage_class:
+    if name is None or not settings.store.storage_class:
         return []
     spec = {
         "accessModes": ["ReadWriteMany"],
-        "storageClassName": settings.storage_class,
-        "resources": {"requests": {"storage": settings.storage_size}},
+        "storageClassName": settings.store.storage_class,
+        "resources": {"requests": {"storage": settings.store.storage_size}},
     }
     metadata = {**plan.metadata("releases"), "name": name}
     return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}]

@@ -36,7 +36,7 @@ def take_over(made: Sequence[Manifest], running: Manifest | None, plan: Plan) ->
     new = next((item for item in made if running is not None and ObjectName.of(item) == ObjectName.of(running)), None)
     if running is None or new is None:
         return TakenOver((), plan.replicas)
-    if (most := plan.settings.max_replicas) is not None:
+    if (most := plan.settings.autoscaler.max_replicas) is not None:
         new["spec"]["replicas"] = max(min(plan.replicas, most), min(running["spec"]["replicas"], most))
     replaced = _replaced(new, running)
     if replaced:

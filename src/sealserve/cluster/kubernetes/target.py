@@ -96,7 +96,10 @@ class KubernetesTarget:
 
     @property
     def _rollout(self) -> Rollout:
-        return Rollout(self._client, self._deployment.kubernetes, tell=self._tell)
+        settings = self._deployment.kubernetes
+        return Rollout(
+            self._client, namespace=settings.namespace, start_seconds=settings.start_seconds, tell=self._tell
+        )
 
     @property
     def _deployment_name(self) -> ObjectName:
@@ -118,7 +121,7 @@ class KubernetesTarget:
         client = self._client
         plan = self._plan(release, replicas)
         check_rights(plan, client)
-        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
+        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
         if self._role is Role.ALL:
             self._start_owner(release)
         made = list(self._objects(plan))
@@ -127,7 +130,7 @@ class KubernetesTarget:
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
             client.apply(space)
-        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             self._name_broker(plan)
         self._tell("applying the objects")
         for item in made:
@@ -171,11 +174,11 @@ class KubernetesTarget:
             raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
-        if (most := self._deployment.kubernetes.max_replicas) is not None:
+        if (most := self._deployment.kubernetes.autoscaler.max_replicas) is not None:
             if replicas > most:
                 raise TargetUnsupportedError(
                     f"The autoscaler may have {most} replicas at most.",
-                    hint="Raise kubernetes.max_replicas in sealserve.toml, then `sealserve up`.",
+                    hint="Raise kubernetes.autoscaler.max_replicas in sealserve.toml, then `sealserve up`.",
                 )
             if self._client.get(self._autoscaler_name) is not None:
                 self._client.merge(self._autoscaler_name, {"spec": {"minReplicas": replicas}})
@@ -232,14 +235,14 @@ class KubernetesTarget:
             self._tell("building the enclave")
             enclaves.build(self._workspace, release, spec, now=datetime.now(UTC))
         provisioning.allow(self._workspace, self._deployment, release, now=datetime.now(UTC))
-        if (store := self._deployment.kubernetes.store_folder) is not None:
+        if (store := self._deployment.kubernetes.store.folder) is not None:
             self._tell("packing the release for the store")
             store.mkdir(parents=True, exist_ok=True)
             releases.pack(self._workspace, release, store / f"{release.name}.tar", overwrite=True)
 
     def _inventory(self) -> Inventory:
-        if self._deployment.kubernetes.inventory is not None:
-            return read_inventory(self._deployment.kubernetes.inventory)
+        if self._deployment.kubernetes.images.inventory is not None:
+            return read_inventory(self._deployment.kubernetes.images.inventory)
         images, name = self._deployment.images, images_for(self._deployment.platform)[-1]
         place = reference(images.prefix, name, images.tag)
         return inventory_of(Engine(), name, place, records=self._workspace.owner.images, tell=self._tell)
@@ -249,7 +252,7 @@ class KubernetesTarget:
         if self._deployment.platform is PlatformKind.SIMULATED:
             simulation.open_platform(self._workspace, now=datetime.now(UTC))
             local = LocalTarget(self._workspace, self._deployment, tell=self._tell)
-            if not self._deployment.kubernetes.dangerous_broker_inside:
+            if not self._deployment.kubernetes.broker.dangerous_inside:
                 local.start_vendor()
                 local.start_broker()
         write_file(self._workspace.host.run / "release", release.name.encode())
@@ -266,12 +269,12 @@ class KubernetesTarget:
         return objects(plan, platform_files=files, broker_files=self._broker_files(plan))
 
     def _broker_files(self, plan: Plan) -> Mapping[str, str] | None:
-        if not plan.settings.dangerous_broker_inside:
+        if not plan.settings.broker.dangerous_inside:
             return None
         if self._role is not Role.ALL:
             raise NotRenderableError(
                 "A host has no keys to put into a broker in the cluster.",
-                hint="kubernetes.dangerous_broker_inside is for trials where owner and host are one machine.",
+                hint="kubernetes.broker.dangerous_inside is for trials where owner and host are one machine.",
             )
         _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
         return inside_broker.material(self._workspace, plan)
@@ -279,7 +282,7 @@ class KubernetesTarget:
     def _no_longer_described(self, plan: Plan, made: Sequence[Manifest]) -> Sequence[ObjectName]:
         """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
         described = {ObjectName.of(item) for item in [namespace(plan), *made]}
-        if plan.settings.broker_naming is BrokerNaming.COREDNS_HOSTS:
+        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             described.add(COREFILE)
         before = [name for name in self._record.names() if name.namespace in {plan.settings.namespace, "kube-system"}]
         return [name for name in before if name not in described]
@@ -292,19 +295,20 @@ class KubernetesTarget:
         most = sum(fitting_replicas(asked, settings, self._client.find("v1", "Node", "", "")).values())
         if wanted > most:
             raise RoomMissingError(
-                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' {settings.epc_resource} is for {most}.",
-                hint="Fewer replicas (target.replicas, kubernetes.max_replicas), more nodes, or a smaller enclave; "
-                "`sealserve doctor host --target kubernetes` shows what each node has.",
+                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' "
+                f"{settings.resources.epc_resource} is for {most}.",
+                hint="Fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a smaller "
+                "enclave; `sealserve doctor host --target kubernetes` shows what each node has.",
             )
 
     def _name_broker(self, plan: Plan) -> None:
         config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
-                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker_naming = "dns".'
+                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker.naming = "dns".'
             )
         text = config["data"]["Corefile"]
-        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker_ip)
+        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker.ip)
         if named != text:
             self._tell(f"adding {plan.shipped.broker[0]} to the cluster's DNS")
             self._record.add(COREFILE)

@@ -18,10 +18,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 
+from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
+from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
 from sealserve.errors import UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
-from sealserve.sgx.ra_tls import RaTlsKeyPair, make_certificate
-from sealserve.sgx.secret_provisioning import REQUEST, ProvisioningClient
 
 _SEPARATORS: Final = re.compile(r"[,; ]+")
 _RECORD: Final = 16 * 1024

@@ -7,8 +7,8 @@ root as the vendor's signer. `sealserve.sgx.collateral.Collateral.check_signers`
 import dataclasses
 import json
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.collateral_documents import TcbStatus
 from sealserve.sgx.simulated import documents
 from sealserve.sgx.simulated.authority import sign_raw
 from sealserve.sgx.simulated.platform import SimulatedPlatform

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from sealserve.sgx.collateral_documents import TcbStatus
+from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.pck import Fmspc
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sealserve.atomic_file import OutputExistsError, write_file
+from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.collateral_documents import TcbStatus
 from sealserve.sgx.pck import Fmspc, PckCa, PckExtension
 from sealserve.sgx.simulated import documents, pck_extension
 from sealserve.sgx.simulated.authority import Authority, SimulatedStateError, chain_pem, sign_raw

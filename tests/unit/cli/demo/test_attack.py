@@ -47,10 +47,11 @@ def test_the_enclaves_own_refusal_is_its_last_error(host: Host, monkeypatch: pyt
 
 def test_the_brokers_reason_is_in_its_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     ends(monkeypatch, 3, "error[provisioning.refused]: The broker refused.\n")
-    rows = [SimpleNamespace(decision="refused", code="quote.debug", detail="a debug enclave")]
+    row = SimpleNamespace(decision="refused", code="quote.debug", detail="a debug enclave")
+    rows = [SimpleNamespace(entry=row)]
     monkeypatch.setattr("sealserve.broker.admin.log", lambda *_args, **_options: rows)
     assert host._launch(Path("/nowhere")) == Refusal(code="quote.debug", message="a debug enclave", by="the broker")
-    rows[0].decision = "released"
+    row.decision = "released"
     assert not_refused(host) == "The broker's last decision is 'released'."
 
 

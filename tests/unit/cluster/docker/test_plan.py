@@ -95,9 +95,12 @@ def test_only_nginx_is_published(tmp_path: Path, bundle: Bundle) -> None:
 
 
 def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Bundle) -> None:
-    plan = make_plan(make_site(tmp_path / "site"), Role.ALL)
+    site = make_site(tmp_path / "site")
+    plan = make_plan(site, Role.ALL)
     links = [plan.link(number) for number in plan.links]
-    assert len(links) >= 64 + 1  # the most replicas, and one more while a release is rolled out
+    assert (
+        len(links) == site.deployment.replica_limit("docker").most + 1
+    )  # the most replicas, and one more while a release is rolled out
     subnets = [network.subnet for network in (plan.front, plan.collateral, *links)]
     assert len(set(subnets)) == len(subnets)
     for number, network in enumerate(links[:2]):

@@ -11,7 +11,7 @@ name = "resnet50"
 name = "grpc.example.com"
 
 [kubernetes]
-release_source = "https://store.example.com:8443/{release}.tar"
+store.source = "https://store.example.com:8443/{release}.tar"
 """
 
 

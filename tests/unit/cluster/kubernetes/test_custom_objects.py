@@ -18,7 +18,7 @@ from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import Plan
 
 CRDS = Path(__file__).with_name("crds")
-MONITORED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring = true")
+MONITORED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring.enabled = true")
 
 
 def strict(schema: Any) -> Any:
@@ -49,11 +49,11 @@ def only(plan: Plan, kind: str) -> dict[str, Any]:
 
 
 CASES = [
-    ("TLSRoute", "tlsroute-standard", 'front = "gateway-api"\ngateway = "infra/public"\n', TOML),
-    ("TLSRoute", "tlsroute-experimental", 'front = "gateway-api"\n', TOML),
+    ("TLSRoute", "tlsroute-standard", 'ingress.kind = "gateway-api"\ningress.gateway = "infra/public"\n', TOML),
+    ("TLSRoute", "tlsroute-experimental", 'ingress.kind = "gateway-api"\n', TOML),
     ("TLSRoute", "tlsroute-experimental",
-     'front = "gateway-api"\ntls_route_version = "gateway.networking.k8s.io/v1alpha2"\n', TOML),
-    ("TransportServer", "transportserver", 'front = "f5"\n', TOML),
+     'ingress.kind = "gateway-api"\ningress.tls_route_version = "gateway.networking.k8s.io/v1alpha2"\n', TOML),
+    ("TransportServer", "transportserver", 'ingress.kind = "f5"\n', TOML),
     ("PodMonitor", "podmonitor", "", MONITORED),
     ("PodMonitor", "podmonitor", "", MONITORED.replace("[service]", '[service]\ntls = "one-way"')),
     ("PrometheusRule", "prometheusrule", "", MONITORED),
@@ -76,13 +76,13 @@ def test_a_field_that_the_schema_does_not_know_fails(kind: str, crd: str, text: 
 def test_a_version_that_the_standard_channel_no_longer_serves_is_not_the_default() -> None:
     crd = json.loads((CRDS / "tlsroute-standard.json").read_text(encoding="utf-8"))
     assert list(crd["versions"]) == ["v1"]
-    assert only(make_plan('front = "gateway-api"\n'), "TLSRoute")["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert only(make_plan('ingress.kind = "gateway-api"\n'), "TLSRoute")["apiVersion"] == "gateway.networking.k8s.io/v1"
 
 
 @pytest.mark.parametrize("kind", ["TLSRoute", "TransportServer"])
 def test_a_wrong_type_fails(kind: str) -> None:
     text, crd = {"TLSRoute": ("gateway-api", "tlsroute-standard"), "TransportServer": ("f5", "transportserver")}[kind]
-    made = deepcopy(only(make_plan(f'front = "{text}"\n'), kind))
+    made = deepcopy(only(make_plan(f'ingress.kind = "{text}"\n'), kind))
     backends = made["spec"]["upstreams"] if kind == "TransportServer" else made["spec"]["rules"][0]["backendRefs"]
     backends[0]["port"] = "8500"
     with pytest.raises(jsonschema.ValidationError, match="'8500'"):

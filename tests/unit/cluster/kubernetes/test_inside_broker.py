@@ -29,7 +29,7 @@ ADDRESS = "sealserve-broker.sealserve.svc"
 
 
 def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TOML) -> Plan:
-    plan = make_plan("dangerous_broker_inside = true\n", platform=platform, toml=toml)
+    plan = make_plan("broker.dangerous_inside = true\n", platform=platform, toml=toml)
     return replace(plan, shipped=replace(plan.shipped, broker=(address, 4433)))
 
 

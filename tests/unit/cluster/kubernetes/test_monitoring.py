@@ -20,7 +20,7 @@ from sealserve.cluster.kubernetes.replicas import replicas
 from sealserve.serving.metrics import Metrics
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
-SCRAPED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring = true")
+SCRAPED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring.enabled = true")
 # Source: the repository kubernetes/kube-state-metrics, folder docs/metrics (deployment, pod, node)
 KUBE_STATE = {
     "kube_deployment_spec_replicas",
@@ -97,7 +97,10 @@ def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
 
 
 def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: Plan) -> None:
-    assert [item["kind"] for item in monitoring(make_plan("monitoring = true\n"))] == ["PrometheusRule", "ConfigMap"]
+    assert [item["kind"] for item in monitoring(make_plan("monitoring.enabled = true\n"))] == [
+        "PrometheusRule",
+        "ConfigMap",
+    ]
     _, monitor, dashboard = monitoring(scraped)
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["scheme"] == "https"
@@ -120,4 +123,6 @@ def test_prometheus_alone_reaches_the_metrics(scraped: Plan) -> None:
     assert not allows(rules, prometheus, replica, 8500)
     for other in (neighbour, front, Peer(address="198.51.100.7")):
         assert not allows(rules, other, replica, 9464)
-    assert not allows(policies(make_plan(toml=SCRAPED.replace("monitoring = true", ""))), prometheus, replica, 9464)
+    assert not allows(
+        policies(make_plan(toml=SCRAPED.replace("monitoring.enabled = true", ""))), prometheus, replica, 9464
+    )

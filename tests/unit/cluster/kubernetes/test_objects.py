@@ -16,15 +16,16 @@ from sealserve.terms import Cloud
 
 VARIANTS = {
     "plain": "",
-    "scaled": 'max_replicas = 8\nlatency_metric = "latency"\n',
+    "scaled": 'autoscaler.max_replicas = 8\nautoscaler.latency_metric = "latency"\n',
     "copied": "",
-    "exposed": 'service_type = "NodePort"\nnode_port = 30500\nproxy_protocol = true\n',
-    "retired": 'front = "ingress-nginx"\n',
-    "named": 'broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n',
-    "stored": 'storage_class = "nfs"\n',
+    "exposed": 'service.type = "NodePort"\nservice.node_port = 30500\nservice.proxy_protocol = true\n',
+    "retired": 'ingress.kind = "ingress-nginx"\n',
+    "named": 'broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n',
+    "stored": 'store.storage_class = "nfs"\n',
     "both families": 'ip_families = ["IPv6", "IPv4"]\n',
-    "openshift": 'run_as_user = "platform"\ndns_port = 5353\ndns_namespace = "openshift-dns"\n',
-    "placed": 'tolerate = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\npull_secret = "pull"\n',
+    "openshift": 'run_as_user = "platform"\ndns.port = 5353\ndns.namespace = "openshift-dns"\n',
+    "placed": 'images.pull_secret = "pull"\n'
+    '[kubernetes.scheduling]\ntolerations = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\n',
 }
 KNOWN_ELSEWHERE = {"TLSRoute", "TransportServer", "PrometheusRule", "PodMonitor"}
 
@@ -87,7 +88,9 @@ def test_a_replica_on_sgx_asks_for_its_enclaves_epc() -> None:
 
 
 def test_a_cloud_may_call_epc_something_else() -> None:
-    text = 'epc_resource = "alibabacloud.com/sgx_epc_MiB"\nenclave_resource = ""\nepc = "4096"\n'
+    text = (
+        '[kubernetes.resources]\nepc_resource = "alibabacloud.com/sgx_epc_MiB"\nenclave_resource = ""\nepc = "4096"\n'
+    )
     limits = replica_pod(make_plan(text, platform="sgx"))["containers"][0]["resources"]["limits"]
     assert limits["alibabacloud.com/sgx_epc_MiB"] == "4096"
     assert set(limits) == {"memory", "alibabacloud.com/sgx_epc_MiB"}
@@ -97,7 +100,7 @@ def test_a_cloud_may_call_epc_something_else() -> None:
 def test_a_replica_asks_as_its_clouds_plugin_counts(cloud: Cloud) -> None:
     known = preset_of(cloud).kubernetes
     settings = deployment_settings(preset_of(cloud))
-    settings["kubernetes"]["release_source"] = "claim:releases"
+    settings["kubernetes"]["store"]["source"] = "claim:releases"
     described = deployment.parse(deployment.write_example({**settings, "model": {"name": "m"}}))
     plan = replace(make_plan(platform="sgx"), deployment=described)
     limits = replica_pod(plan)["containers"][0]["resources"]["limits"]
@@ -127,8 +130,8 @@ def test_the_release_is_verified_before_the_enclave_starts(plan: Plan) -> None:
 
 
 def test_a_deployment_without_a_source_says_what_to_do() -> None:
-    plan = make_plan(toml=TOML.replace('release_source = "https://store.example.com:8443/{release}.tar"', ""))
-    with pytest.raises(NotRenderableError, match=r"release_source does not say.*release pack"):
+    plan = make_plan(toml=TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', ""))
+    with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source does not say.*release pack"):
         objects(plan)
 
 

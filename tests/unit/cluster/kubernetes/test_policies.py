@@ -21,7 +21,7 @@ def pod(plan: Plan, part: str) -> Peer:
 
 @pytest.fixture
 def known() -> Plan:
-    return make_plan('broker_ip = "192.0.2.44"\n')
+    return make_plan('broker.ip = "192.0.2.44"\n')
 
 
 def test_only_the_front_reaches_the_replicas(known: Plan) -> None:
@@ -66,7 +66,7 @@ def test_a_store_with_an_address_is_the_only_one() -> None:
 
 
 def test_an_existing_controller_takes_the_fronts_place() -> None:
-    plan = make_plan('front = "f5"\ncontroller_namespace = "ingress-nginx"\n')
+    plan = make_plan('ingress.kind = "f5"\ningress.controller_namespace = "ingress-nginx"\n')
     rules, replica = policies(plan), pod(plan, "replicas")
     assert allows(rules, CONTROLLER, replica, 8500)
     assert not allows(rules, STRANGER, replica, 8500)
@@ -78,8 +78,8 @@ def test_without_the_policies_everything_is_open(known: Plan) -> None:
 
 def test_the_clusters_dns_may_have_other_labels_and_ports() -> None:
     plan = make_plan(
-        'dns_namespace = "openshift-dns"\ndns_port = 5353\n'
-        'dns_labels = { "dns.operator.openshift.io/daemonset-dns" = "default" }\n'
+        'dns.namespace = "openshift-dns"\ndns.port = 5353\n'
+        'dns.labels = { "dns.operator.openshift.io/daemonset-dns" = "default" }\n'
     )
     rules, replica = policies(plan), pod(plan, "replicas")
     labels = {"dns.operator.openshift.io/daemonset-dns": "default"}
@@ -92,7 +92,7 @@ def test_the_clusters_dns_may_have_other_labels_and_ports() -> None:
 
 @pytest.mark.parametrize("cache", ["169.254.20.10", "fd00::a"])
 def test_a_dns_cache_on_each_node_is_reached_at_its_address(cache: str) -> None:
-    plan = make_plan(f'dns_addresses = ["{cache}"]\n')
+    plan = make_plan(f'dns.addresses = ["{cache}"]\n')
     rules = policies(plan)
     for part in ("replicas", "front"):
         assert allows(rules, pod(plan, part), Peer(address=cache), 53, "UDP")
@@ -102,7 +102,7 @@ def test_a_dns_cache_on_each_node_is_reached_at_its_address(cache: str) -> None:
 
 
 def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
-    plan = make_plan('store_addresses = ["198.51.100.0/24", "2001:db8::/32"]\n')
+    plan = make_plan('store.addresses = ["198.51.100.0/24", "2001:db8::/32"]\n')
     rules, replica = policies(plan), pod(plan, "replicas")
     assert allows(rules, replica, OUTSIDE, 8443)
     assert allows(rules, replica, Peer(address="2001:db8::7"), 8443)
@@ -110,7 +110,7 @@ def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
 
 
 def test_a_broker_with_an_ipv6_address_is_the_only_one() -> None:
-    plan = make_plan('broker_ip = "2001:db8::44"\n')
+    plan = make_plan('broker.ip = "2001:db8::44"\n')
     rules, replica = policies(plan), pod(plan, "replicas")
     assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)
     assert not allows(rules, replica, Peer(address="2001:db8::45"), 4433)

@@ -134,7 +134,7 @@ def test_a_trials_broker_in_the_cluster_takes_the_right_to_its_secret(cluster: F
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("create", "Secret")
     check_rights(make_plan(platform="sgx"), cluster)  # type: ignore[arg-type]
     with pytest.raises(RightsMissingError, match=r"denied: create secrets/ in"):
-        check_rights(make_plan("dangerous_broker_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
+        check_rights(make_plan("broker.dangerous_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
 
 
 def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster) -> None:
@@ -147,7 +147,7 @@ def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster
 def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster) -> None:
     cluster.denied = lambda _verb, _kind, namespace: namespace == "kube-system"
     assert examine(make_plan(), cluster)["rights"].verdict is Verdict.OK
-    named = make_plan('broker_naming = "coredns-hosts"\nbroker_ip = "192.0.2.44"\n')
+    named = make_plan('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
     cluster.objects[ObjectName("v1", "ConfigMap", "kube-system", "coredns")] = {"data": {"Corefile": ".:53 {\n}\n"}}
     assert examine(named, cluster)["rights"].found == (
         "denied: get configmaps/ in kube-system, patch configmaps/ in kube-system"
@@ -156,14 +156,14 @@ def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster
 
 def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
     cluster.unknown = {"TLSRoute"}
-    kinds = examine(make_plan('front = "gateway-api"\n'), cluster)["kinds"]
+    kinds = examine(make_plan('ingress.kind = "gateway-api"\n'), cluster)["kinds"]
     assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1)"
 
 
 def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
-    toml = TOML.replace('release_source = "https://store.example.com:8443/{release}.tar"', "")
-    assert "release_source" in examine(make_plan(toml=toml), cluster)["objects"].found
-    with pytest.raises(NotRenderableError, match="release_source"):
+    toml = TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', "")
+    assert "kubernetes.store.source" in examine(make_plan(toml=toml), cluster)["objects"].found
+    with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source"):
         check_rights(make_plan(toml=toml), cluster)  # type: ignore[arg-type]
 
 
@@ -217,20 +217,20 @@ def test_the_plugin_of_a_cloud_is_named(cluster: FakeCluster) -> None:
 
 
 def test_too_little_epc(cluster: FakeCluster) -> None:
-    epc = examine(make_plan("max_replicas = 9\n", platform="sgx"), cluster)["epc"]
+    epc = examine(make_plan("autoscaler.max_replicas = 9\n", platform="sgx"), cluster)["epc"]
     assert epc.verdict is Verdict.MISSING
     assert epc.found.endswith("a: 4, b: 4; wanted: 9")
 
 
 def test_a_roll_out_needs_room_for_one_more(cluster: FakeCluster) -> None:
-    epc = examine(make_plan("max_replicas = 8\n", platform="sgx"), cluster)["epc"]
+    epc = examine(make_plan("autoscaler.max_replicas = 8\n", platform="sgx"), cluster)["epc"]
     assert (epc.verdict, epc.remedy) == (
         Verdict.NOTE, "a roll-out needs room for one more: nothing that serves ends before"
     )  # fmt: skip
 
 
 def test_epc_of_an_enclave_that_is_not_built_yet(cluster: FakeCluster) -> None:
-    assert examine(make_plan('epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
+    assert examine(make_plan('resources.epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
 
 
 def test_nodes_that_may_not_be_listed(cluster: FakeCluster) -> None:
@@ -262,7 +262,7 @@ def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict,
 
 
 def test_a_claim_that_up_will_make(cluster: FakeCluster) -> None:
-    plan = make_plan('storage_class = "nfs"\n', toml=CLAIMED)
+    plan = make_plan('store.storage_class = "nfs"\n', toml=CLAIMED)
     assert "no claim" in examine(plan, cluster)["storage"].found
     cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
     assert examine(plan, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
@@ -286,15 +286,17 @@ def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
 def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeCluster) -> None:
     corefile = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
     cluster.objects[corefile] = {"data": {"Corefile": ".:53 {\n}\n"}}
-    plan = make_plan('broker_naming = "coredns-hosts"\nbroker_ip = "192.0.2.44"\n')
+    plan = make_plan('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
     assert "is added by `up` and leads to 192.0.2.44" in examine(plan, cluster)["broker"].found
     assert cluster.applied[-1]["spec"]["containers"][0]["command"][-2:] == ["192.0.2.44", "4433"]
-    named = make_plan('broker_naming = "external-name"\nbroker_external_name = "broker.example.com"\n')
+    named = make_plan('broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n')
     assert "leads to broker.example.com" in examine(named, cluster)["broker"].found
 
 
 def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> None:
-    plan = make_plan('pull_secret = "pull"\ntolerate = ["sgx"]\nnode_selector = { "pool" = "sgx" }\n')
+    plan = make_plan(
+        'images.pull_secret = "pull"\nscheduling.tolerations = ["sgx"]\nscheduling.node_selector = { "pool" = "sgx" }\n'
+    )
     examine(plan, cluster)
     (pod,) = cluster.applied
     assert pod["metadata"]["namespace"] == "default"  # its own is not there yet

@@ -10,7 +10,7 @@ from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.terms import Cloud
 
-SUBNET = 'service_annotations = { "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid" = "subnet-1" }\n'
+SUBNET = 'service.annotations = { "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid" = "subnet-1" }\n'
 CLAIM = "claim:releases"
 
 
@@ -47,42 +47,44 @@ def test_a_load_balancer_is_public_unless_it_is_to_be_internal(cloud: Cloud) -> 
     ],
 )
 def test_an_internal_load_balancer(cloud: str, text: str, expected: dict[str, str]) -> None:
-    assert annotations(in_cloud(cloud, f"internal = true\n{text}")) == expected
+    assert annotations(in_cloud(cloud, f"service.internal = true\n{text}")) == expected
 
 
 def test_what_only_the_owner_knows_must_be_said() -> None:
     with pytest.raises(NotRenderableError, match=r"told your subnet.*qcloud-loadbalancer-internal-subnetid") as caught:
-        objects(in_cloud("tencent-m6ce", "internal = true\n"))
+        objects(in_cloud("tencent-m6ce", "service.internal = true\n"))
     assert caught.value.code == "kubernetes.not-renderable"
 
 
 def test_without_a_cloud_nobody_knows_what_is_internal() -> None:
     with pytest.raises(NotRenderableError, match=r"target\.cloud names none"):
-        objects(make_plan("internal = true\n"))
+        objects(make_plan("service.internal = true\n"))
 
 
 def test_a_service_without_a_load_balancer_has_no_annotations_of_one() -> None:
-    assert annotations(in_cloud("azure-dcsv3", 'internal = true\nservice_type = "ClusterIP"\n')) == {}
+    assert annotations(in_cloud("azure-dcsv3", 'service.internal = true\nservice.type = "ClusterIP"\n')) == {}
 
 
 def test_the_proxy_protocol_is_turned_on_where_a_cloud_can() -> None:
-    found = annotations(in_cloud("alibaba-g7t", "proxy_protocol = true\n"))
+    found = annotations(in_cloud("alibaba-g7t", "service.proxy_protocol = true\n"))
     assert found == {"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol": "on"}
     with pytest.raises(NotRenderableError, match="not known how the load balancer of azure-dcsv3"):
-        objects(in_cloud("azure-dcsv3", "proxy_protocol = true\n"))
-    own = 'proxy_protocol = true\nservice_annotations = { "service.beta.kubernetes.io/x" = "y" }\n'
+        objects(in_cloud("azure-dcsv3", "service.proxy_protocol = true\n"))
+    own = 'service.proxy_protocol = true\nservice.annotations = { "service.beta.kubernetes.io/x" = "y" }\n'
     assert annotations(in_cloud("azure-dcsv3", own)) == {"service.beta.kubernetes.io/x": "y"}
 
 
 def test_the_owners_own_annotations_win() -> None:
     key = "service.beta.kubernetes.io/azure-load-balancer-internal"
-    text = f'internal = true\nservice_annotations = {{ "{key}" = "false", "a" = "b" }}\n'
+    text = f'service.internal = true\nservice.annotations = {{ "{key}" = "false", "a" = "b" }}\n'
     assert annotations(in_cloud("azure-dcsv3", text)) == {key: "false", "a": "b"}
 
 
 def test_a_claim_is_made_of_the_class_that_is_named() -> None:
     known = preset_of(Cloud.AZURE_DCSV3).kubernetes.shared_storage_class.value
-    (claim,) = claims(in_cloud("azure-dcsv3", f'storage_class = "{known}"\nstorage_size = "5Gi"\n', source=CLAIM))
+    (claim,) = claims(
+        in_cloud("azure-dcsv3", f'store.storage_class = "{known}"\nstore.storage_size = "5Gi"\n', source=CLAIM)
+    )
     assert claim["metadata"]["name"] == "releases"
     assert claim["spec"] == {
         "accessModes": ["ReadWriteMany"],
@@ -93,4 +95,4 @@ def test_a_claim_is_made_of_the_class_that_is_named() -> None:
 
 def test_a_claim_that_is_there_already_is_left_alone() -> None:
     assert claims(in_cloud("azure-dcsv3", source=CLAIM)) == []
-    assert claims(in_cloud("azure-dcsv3", 'storage_class = "azurefile-csi-premium"\n')) == []
+    assert claims(in_cloud("azure-dcsv3", 'store.storage_class = "azurefile-csi-premium"\n')) == []

@@ -28,7 +28,7 @@ def test_simulated_replicas_ask_for_nothing() -> None:
 
 
 def test_a_clouds_plugin_counts_in_mebibytes() -> None:
-    plan = make_plan('epc_resource = "alibabacloud.com/sgx_epc_MiB"\n', platform="sgx", toml=ALIBABA)
+    plan = make_plan('resources.epc_resource = "alibabacloud.com/sgx_epc_MiB"\n', platform="sgx", toml=ALIBABA)
     assert epc_of_replica(plan) == "4096"
     offered = {"metadata": {"name": "a"}, "status": {"allocatable": {"alibabacloud.com/sgx_epc_MiB": "16384"}}}
     assert fitting(plan, [offered]) == {"a": 4}
@@ -36,7 +36,7 @@ def test_a_clouds_plugin_counts_in_mebibytes() -> None:
     assert epc_of_replica(with_intels_plugin) == str(4 * 2**30)
 
 
-@pytest.mark.parametrize(("text", "runs"), [("", False), ('tolerate = ["sgx"]\n', True)])
+@pytest.mark.parametrize(("text", "runs"), [("", False), ('scheduling.tolerations = ["sgx"]\n', True)])
 def test_a_taint_keeps_replicas_away_that_do_not_tolerate_it(text: str, runs: bool) -> None:
     assert may_run(node("a", taint="sgx"), make_plan(text).settings) is runs
 
@@ -46,7 +46,7 @@ def test_what_a_node_says_of_its_state_passes() -> None:
 
 
 def test_a_node_has_the_labels_that_are_selected() -> None:
-    settings = make_plan('node_selector = { "pool" = "sgx" }\n').settings
+    settings = make_plan('scheduling.node_selector = { "pool" = "sgx" }\n').settings
     assert may_run(node("a", pool="sgx"), settings)
     assert not may_run(node("a", pool="other"), settings)
     assert not may_run(node("a"), settings)

@@ -39,7 +39,7 @@ def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:
     site = make_site(tmp_path)
     target = KubernetesTarget(site.workspace, plan.deployment)
     target._open = Nodes(*epc)  # type: ignore[assignment]
-    target._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.max_replicas or 0))
+    target._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
 
 
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
 
 def test_the_autoscaler_cannot_ask_for_more_epc_than_there_is(tmp_path: Path) -> None:
     with pytest.raises(RoomMissingError, match="8 replicas"):
-        check_room(make_plan("max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
+        check_room(make_plan("autoscaler.max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
 
 
 def test_simulated_replicas_need_no_epc(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
 
 
 def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> None:
-    plan = make_plan("max_replicas = 4\n", replicas=2)
+    plan = make_plan("autoscaler.max_replicas = 4\n", replicas=2)
     made = list(objects(plan))
     (deployment,) = [item for item in made if item["kind"] == "Deployment" and item["metadata"]["name"] == REPLICAS]
 

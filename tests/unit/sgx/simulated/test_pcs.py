@@ -8,11 +8,12 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from sealserve.sgx.appraisal import TcbStatus, verify_quote
+from sealserve.attestation.claims import TcbStatus
+from sealserve.sgx.appraisal import verify_quote
 from sealserve.sgx.collateral import CollateralSignerError
-from sealserve.sgx.pck import PckCa
+from sealserve.sgx.pck import PckCa, PckChain
 from sealserve.sgx.pcs import PcsClient
-from sealserve.sgx.quote import parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.pcs import PcsPortTakenError, PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
@@ -20,6 +21,10 @@ from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
 
 API = "/sgx/certification/v4"
+
+
+def pck_of(raw: bytes) -> PckChain:
+    return PckChain.parse(Quote.parse(raw).pck_chain_pem)
 
 
 @pytest.fixture
@@ -96,11 +101,11 @@ def test_a_hostile_service_with_a_stolen_key(
     old = SimulatedPlatform.create(vendor, tmp_path / "old", now=now, out_of_date=True)
     raw = quote(old, report)
     with PcsServer(vendor, clock=lambda: now) as honest, PcsClient(honest.url, clock=lambda: now) as client:
-        collateral = client.collateral_for(parse_quote(raw))
+        collateral = client.collateral_for(pck_of(raw))
         assert verify_quote(raw, collateral, anchor=vendor.anchor, now=now).tcb_status is TcbStatus.OUT_OF_DATE
     hostile = PcsServer(vendor, clock=lambda: now, stolen=platform)
     with hostile, PcsClient(hostile.url, clock=lambda: now) as client:
-        collateral = client.collateral_for(parse_quote(raw))
+        collateral = client.collateral_for(pck_of(raw))
     assert {level["tcbStatus"] for level in json.loads(collateral.tcb_info)["tcbLevels"]} == {"UpToDate"}
     with pytest.raises(CollateralSignerError, match="TCB info: expected the signer 'SGX TCB Signing") as caught:
         verify_quote(raw, collateral, anchor=vendor.anchor, now=now)

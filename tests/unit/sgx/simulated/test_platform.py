@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.sgx.pck import Fmspc, PckCa, PckExtension
-from sealserve.sgx.quote import parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import Attributes, EnclaveReport
 from sealserve.sgx.simulated import pck_extension
 from sealserve.sgx.simulated.authority import SimulatedStateError
@@ -75,7 +75,7 @@ def test_only_the_platform_ca_gives_an_instance_id(vendor: Vendor, tmp_path: Pat
 @pytest.mark.parametrize("flags", [0x5, 0x7, 0x85])
 def test_reports_are_quoted_as_given(platform: SimulatedPlatform, report: EnclaveReport, flags: int) -> None:
     given_ = dataclasses.replace(report, attributes=Attributes(flags=flags, xfrm=0xE7))
-    quoted = parse_quote(quote(platform, given_)).report
+    quoted = Quote.parse(quote(platform, given_)).report
     assert quoted == dataclasses.replace(given_, cpu_svn=platform.chain.extension.cpu_svn)
 
 

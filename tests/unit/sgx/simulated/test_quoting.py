@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sealserve.sgx.appraisal import verify_quote
-from sealserve.sgx.quote import parse_quote
+from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import (
@@ -172,7 +172,7 @@ def test_a_folder_may_lie_deeper_than_a_socket_address_has_room(
     folder = tmp_path / ("x" * 120) / ("y" * 120)
     folder.mkdir(parents=True)
     with QuotingServer(platform, folder / "quoting.sock"):
-        assert parse_quote(request_quote(folder / "quoting.sock", report)).report.mr_enclave == report.mr_enclave
+        assert Quote.parse(request_quote(folder / "quoting.sock", report)).report.mr_enclave == report.mr_enclave
     assert list(folder.iterdir()) == []
 
 

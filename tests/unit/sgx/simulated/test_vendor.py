@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sealserve.atomic_file import OutputExistsError
-from sealserve.sgx.appraisal import TcbStatus, VerifiedQuote, verify_quote
-from sealserve.sgx.collateral_documents import TcbStatus as Status
+from sealserve.attestation.claims import TcbStatus
+from sealserve.sgx.appraisal import VerifiedQuote, verify_quote
 from sealserve.sgx.pck import Fmspc, PckCa
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.authority import SimulatedStateError
@@ -93,7 +93,7 @@ def test_any_status_can_be_published(
         cpu_svn=CPU_SVN.hex(),
         pce_svn=PCE_SVN,
         tcb_date="2025-01-01T00:00:00Z",
-        status=Status.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+        status=TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
         advisory_ids=("SIMULATED-SA-1", "SIMULATED-SA-2"),
     )
     vendor.publish_levels([level])
@@ -107,7 +107,9 @@ def test_another_kind_of_processor_has_levels_of_its_own(
 ) -> None:
     fmspc = Fmspc("0123456789AB")
     other = SimulatedPlatform.create(vendor, tmp_path / "other", now=now, fmspc=fmspc)
-    level = TcbLevel(cpu_svn="00" * 16, pce_svn=0, tcb_date="2025-01-01T00:00:00Z", status=Status.SW_HARDENING_NEEDED)
+    level = TcbLevel(
+        cpu_svn="00" * 16, pce_svn=0, tcb_date="2025-01-01T00:00:00Z", status=TcbStatus.SW_HARDENING_NEEDED
+    )
     vendor.publish_levels([level], fmspc=fmspc)
     collateral = vendor.collateral(fmspc, now=now)
     verified = verify_quote(quote(other, report), collateral, anchor=vendor.anchor, now=now)

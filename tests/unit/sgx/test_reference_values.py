@@ -1,41 +1,28 @@
+import json
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 from tests.harness.keys import signing_key
 
-from sealserve.broker.policy import (
-    CLOUD_SMT,
-    STRICT,
-    AdvisoryError,
+from sealserve.attestation.claims import MeasurementUnknownError, TcbStatus
+from sealserve.attestation.policy import AppraisalPolicy, appraise
+from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, AdvisoryError, TcbPolicy, TcbStatusError
+from sealserve.errors import VerificationError
+from sealserve.sgx.appraisal import VerifiedQuote
+from sealserve.sgx.pck import Fmspc
+from sealserve.sgx.reference_values import (
     AttributesError,
     DebugError,
     IsvProdIdError,
     IsvSvnError,
-    MrEnclaveUnknownError,
     MrSignerError,
-    PlatformKindError,
-    PlatformUnknownError,
     ReferenceValues,
     ReferenceValuesError,
-    ReleaseDrainingEndedError,
-    ReleaseRevokedError,
-    ReleaseState,
-    SimulatedQuoteError,
-    TcbPolicy,
-    TcbStatusError,
-    appraise,
-    check_enrolment,
-    check_platform_kind,
-    check_standing,
 )
-from sealserve.errors import VerificationError
-from sealserve.sgx.appraisal import TcbStatus, VerifiedQuote
-from sealserve.sgx.pck import Fmspc
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
-from sealserve.terms import PlatformKind
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ENCLAVE, SIGNER = MrEnclave(b"\x01" * 32), MrSigner(b"\x02" * 32)
@@ -64,22 +51,28 @@ def _quote(report: EnclaveReport = REPORT, **changes: Any) -> VerifiedQuote:
     return replace(verified, **changes)
 
 
+def _appraise(quote: VerifiedQuote, reference: ReferenceValues, tcb: TcbPolicy) -> None:
+    """Appraise as the broker does, which has the reference values as text."""
+    quote.check_reference(reference.to_json())
+    appraise(quote, AppraisalPolicy(tcb=tcb, enrolled_platforms_only=False), enrolled=())
+
+
 def _flags(flags: int, xfrm: int = 0xE7) -> EnclaveReport:
     return replace(REPORT, attributes=Attributes(flags=flags, xfrm=xfrm))
 
 
 def test_the_expected_enclave_on_a_good_platform_is_accepted() -> None:
-    appraise(_quote(), REFERENCE, STRICT)
-    appraise(_quote(replace(REPORT, isv_svn=9)), REFERENCE, STRICT)
+    _appraise(_quote(), REFERENCE, STRICT)
+    _appraise(_quote(replace(REPORT, isv_svn=9)), REFERENCE, STRICT)
     hardening = _quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00615",))
-    appraise(hardening, REFERENCE, CLOUD_SMT)
+    _appraise(hardening, REFERENCE, CLOUD_SMT)
 
 
 @pytest.mark.parametrize(
     ("report", "error", "code", "message"),
     [
         (_flags(0x7), DebugError, "policy.debug", "the host can read its memory"),
-        (replace(REPORT, mr_enclave=MrEnclave(b"\x03" * 32)), MrEnclaveUnknownError, "policy.mr-enclave-unknown",
+        (replace(REPORT, mr_enclave=MrEnclave(b"\x03" * 32)), MeasurementUnknownError, "policy.mr-enclave-unknown",
          f"MRENCLAVE: expected {'01' * 32}, got {'03' * 32}"),
         (replace(REPORT, mr_signer=MrSigner(b"\x03" * 32)), MrSignerError, "policy.mr-signer",
          f"MRSIGNER: expected {'02' * 32}, got {'03' * 32}"),
@@ -95,22 +88,22 @@ def test_another_enclave_is_refused(
     report: EnclaveReport, error: type[VerificationError], code: str, message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:
-        appraise(_quote(report), REFERENCE, STRICT)
+        _appraise(_quote(report), REFERENCE, STRICT)
     assert caught.value.code == code
 
 
 def test_a_debug_enclave_is_refused_whatever_the_masks() -> None:
     loose = replace(REFERENCE, attribute_flags_mask=0x7)
-    appraise(_quote(_flags(0x405)), loose, STRICT)
+    _appraise(_quote(_flags(0x405)), loose, STRICT)
     with pytest.raises(DebugError):
-        appraise(_quote(_flags(0x407)), loose, STRICT)
+        _appraise(_quote(_flags(0x407)), loose, STRICT)
 
 
 def test_a_bad_platform_is_refused() -> None:
     with pytest.raises(TcbStatusError, match="OutOfDate, with INTEL-SA-00615; the policy 'strict' accepts UpToDate"):
-        appraise(_quote(tcb_status=TcbStatus.OUT_OF_DATE, advisory_ids=("INTEL-SA-00615",)), REFERENCE, STRICT)
+        _appraise(_quote(tcb_status=TcbStatus.OUT_OF_DATE, advisory_ids=("INTEL-SA-00615",)), REFERENCE, STRICT)
     with pytest.raises(AdvisoryError, match="INTEL-SA-00334"):
-        appraise(
+        _appraise(
             _quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, CLOUD_SMT
         )
     own = TcbPolicy(
@@ -118,9 +111,9 @@ def test_a_bad_platform_is_refused() -> None:
         statuses=frozenset({TcbStatus.SW_HARDENING_NEEDED}),
         advisories=frozenset({"INTEL-SA-00334"}),
     )
-    appraise(_quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, own)
+    _appraise(_quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, own)
     with pytest.raises(TcbStatusError):
-        appraise(_quote(), REFERENCE, own)
+        _appraise(_quote(), REFERENCE, own)
 
 
 @pytest.mark.parametrize(
@@ -149,42 +142,28 @@ def test_the_reference_values_of_a_sigstruct_admit_its_enclave_only() -> None:
     sigstruct = Sigstruct.sign(mr_enclave=ENCLAVE, key=key, signed_on=date(2026, 11, 23), isv_prod_id=7, isv_svn=3)
     reference = ReferenceValues.of_sigstruct(sigstruct)
     launched = replace(REPORT, mr_signer=sigstruct.mr_signer, attributes=sigstruct.launch_attributes(0xE7))
-    appraise(_quote(launched), reference, STRICT)
+    _appraise(_quote(launched), reference, STRICT)
     flags = launched.attributes.flags | AttributeFlags.PROVISION_KEY
     with pytest.raises(AttributesError):
-        appraise(_quote(replace(launched, attributes=replace(launched.attributes, flags=flags))), reference, STRICT)
+        _appraise(_quote(replace(launched, attributes=replace(launched.attributes, flags=flags))), reference, STRICT)
     with pytest.raises(AttributesError):
-        appraise(_quote(replace(launched, attributes=replace(launched.attributes, xfrm=0x203))), reference, STRICT)
+        _appraise(_quote(replace(launched, attributes=replace(launched.attributes, xfrm=0x203))), reference, STRICT)
 
 
-def test_standing_of_a_release() -> None:
-    later, earlier = NOW + timedelta(seconds=1), NOW - timedelta(seconds=1)
-    check_standing(ReleaseState.ACTIVE, None, NOW)
-    check_standing(ReleaseState.DRAINING, later, NOW)
-    for deadline in (earlier, NOW):
-        with pytest.raises(ReleaseDrainingEndedError, match=r"draining until 2026-11-23T1[12]:.*, and it is") as ended:
-            check_standing(ReleaseState.DRAINING, deadline, NOW)
-        assert ended.value.code == "policy.release-draining-ended"
-    with pytest.raises(ReleaseDrainingEndedError, match="until no date"):
-        check_standing(ReleaseState.DRAINING, None, NOW)
-    with pytest.raises(ReleaseRevokedError, match="The release is revoked") as revoked:
-        check_standing(ReleaseState.REVOKED, later, NOW)
-    assert revoked.value.code == "policy.release-revoked"
+def test_the_values_come_back_from_json() -> None:
+    wide = replace(REFERENCE, attribute_flags=0x8000_0000_0000_0005, xfrm_mask=0xFFFF_FFFF_FFF9_FF1B)
+    for values in (REFERENCE, wide):
+        assert ReferenceValues.from_json(values.to_json()) == values
+    assert (REFERENCE.measurement, REFERENCE.signer) == (ENCLAVE, SIGNER)
 
 
-def test_platform_kinds_do_not_mix() -> None:
-    check_platform_kind(simulated_quote=True, release=PlatformKind.SIMULATED)
-    check_platform_kind(simulated_quote=False, release=PlatformKind.SGX)
-    with pytest.raises(SimulatedQuoteError, match="from a simulated platform, and the release is for SGX") as simulated:
-        check_platform_kind(simulated_quote=True, release=PlatformKind.SGX)
-    assert simulated.value.code == "policy.simulated-quote"
-    with pytest.raises(PlatformKindError, match="from an SGX processor, and the release is marked as simul") as genuine:
-        check_platform_kind(simulated_quote=False, release=PlatformKind.SIMULATED)
-    assert genuine.value.code == "policy.platform-kind"
-
-
-def test_enrolment() -> None:
-    check_enrolment("ab", {"ab"})
-    with pytest.raises(PlatformUnknownError, match="The platform cd is not enrolled") as caught:
-        check_enrolment("cd", frozenset({"ab"}))
-    assert caught.value.code == "policy.platform-unknown"
+@pytest.mark.parametrize(
+    ("name", "value"), [("mr_signer", "no hex"), ("mr_signer", None), ("xfrm", "zz"), ("xfrm", 3), ("isv_svn", "2")]
+)
+def test_other_json_is_no_reference_values(name: str, value: object) -> None:
+    values = {**json.loads(REFERENCE.to_json()), name: value}
+    with pytest.raises((ValueError, TypeError)):
+        ReferenceValues.from_json(json.dumps(values))
+    del values[name]
+    with pytest.raises(KeyError, match=name):
+        ReferenceValues.from_json(json.dumps(values))

@@ -242,7 +242,7 @@ def test_what_must_be_an_ip_address(section: str, key: str, address: str) -> Non
     [
         ('ip_families = ["IPv4", "IPv4"]', "each IP family may be named once"),
         ('ip_families = ["IPv5"]', "'IPv4' or 'IPv6'"),
-        ("dns_labels = {}", "every pod of dns_namespace would be reachable"),
+        ("dns_labels = {}", "every pod of kubernetes.dns.namespace would be reachable"),
         ('dns_addresses = ["node-local"]', "dns_addresses"),
         ('run_as_user = "root"', "run_as_user"),
         ("run_as_user = 0", "run_as_user"),

@@ -4,9 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealserve.errors import VerificationError
-from sealserve.secret import SecretBytes
-from sealserve.sgx.secret_provisioning import (
+from sealserve.attestation.secret_provisioning import (
     KEY_SIZE,
     MAXIMUM_SECRET,
     REQUEST,
@@ -18,6 +16,8 @@ from sealserve.sgx.secret_provisioning import (
     ProvisioningServer,
     ProvisioningTruncatedError,
 )
+from sealserve.errors import VerificationError
+from sealserve.secret import SecretBytes
 
 KEY = SecretBytes(bytes(range(100, 116)))
 

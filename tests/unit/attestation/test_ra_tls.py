@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealserve.errors import VerificationError
-from sealserve.sgx.ra_tls import (
+from sealserve.attestation.ra_tls import (
     LEGACY_OID,
     TCG_DICE_OID,
     RaTlsBindingError,
@@ -23,6 +22,7 @@ from sealserve.sgx.ra_tls import (
     make_certificate,
     parse_certificate,
 )
+from sealserve.errors import VerificationError
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

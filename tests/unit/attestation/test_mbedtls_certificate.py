@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness.mbedtls_certificates import CORRECT, FAULTY, as_mbedtls, der, encoded
 
+from sealserve.attestation.mbedtls_certificate import repair
+from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsCertificateError, make_certificate, parse_certificate
 from sealserve.errors import VerificationError
-from sealserve.sgx.mbedtls_certificate import repair
-from sealserve.sgx.ra_tls import LEGACY_OID, RaTlsCertificateError, make_certificate, parse_certificate
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 KEY = ec.generate_private_key(ec.SECP384R1())

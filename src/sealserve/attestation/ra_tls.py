@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from sealserve.attestation.claims import REPORT_DATA_SIZE
+from sealserve.attestation.mbedtls_certificate import repair
 from sealserve.errors import VerificationError
-from sealserve.sgx.mbedtls_certificate import repair
-from sealserve.sgx.report import REPORT_DATA_SIZE
 
 SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
 # Gramine wrote the tag and the length of the OID into its value, and so names another OID than it meant to

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Annotated, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, PlainSerializer
 
+from sealserve.attestation.claims import TcbStatus
 from sealserve.errors import InputError, VerificationError
-from sealserve.sgx.collateral_documents import TcbStatus
 
 _ADVISORY: Final = re.compile(r"(INTEL|SIMULATED)-(SA|DOC)-[0-9]{5}")
 _ACCEPTABLE: Final = frozenset(
@@ -47,12 +47,7 @@ class AdvisoryError(VerificationError):
     code = "policy.advisory"
 
 
-class _Text(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    statuses: list[str]
-    advisories: list[str]
+_Sorted = PlainSerializer(sorted)  # so that equal policies have equal JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +64,11 @@ class TcbPolicy:
         TcbPolicyError: A status that no policy can accept, or something that is no advisory.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     name: str
-    statuses: frozenset[TcbStatus]
-    advisories: frozenset[str] = frozenset()
+    statuses: Annotated[frozenset[TcbStatus], _Sorted]
+    advisories: Annotated[frozenset[str], _Sorted] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.name or not self.statuses:
@@ -112,24 +109,6 @@ class TcbPolicy:
         """Return the policy as JSON, the same for equal policies."""
         value = {"name": self.name, "statuses": sorted(self.statuses), "advisories": sorted(self.advisories)}
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the policy that `to_json` wrote, or that a person did.
-
-        Raises:
-            EmptyPolicyError: It names no status.
-            TcbPolicyError: It is not of that form.
-        """
-        try:
-            read = _Text.model_validate_json(text)
-            statuses = frozenset(TcbStatus(status) for status in read.statuses)
-        except (ValidationError, ValueError) as error:
-            raise TcbPolicyError(
-                "This is no TCB policy; it is JSON with name, statuses and advisories.",
-                hint=f"Known statuses: {', '.join(sorted(_ACCEPTABLE))}.",
-            ) from error
-        return cls(name=read.name, statuses=statuses, advisories=frozenset(read.advisories))
 
 
 STRICT: Final = TcbPolicy(name="strict", statuses=frozenset({TcbStatus.UP_TO_DATE}))

@@ -1,6 +1,7 @@
 import pytest
 
-from sealserve.broker.tcb_policy import (
+from sealserve.attestation.claims import TcbStatus
+from sealserve.attestation.tcb_policy import (
     CLOUD_SMT,
     PRESETS,
     STRICT,
@@ -10,7 +11,6 @@ from sealserve.broker.tcb_policy import (
     TcbPolicyError,
     TcbStatusError,
 )
-from sealserve.sgx.collateral_documents import TcbStatus
 
 BAD = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED, TcbStatus.REVOKED)
 
@@ -70,24 +70,3 @@ def test_no_policy_accepts_a_platform_that_keeps_no_secret(status: TcbStatus) ->
 def test_an_advisory_must_be_one() -> None:
     with pytest.raises(TcbPolicyError, match=r"lists '\*', which is no advisory"):
         TcbPolicy(name="mine", statuses=frozenset({TcbStatus.UP_TO_DATE}), advisories=frozenset({"*"}))
-
-
-@pytest.mark.parametrize("policy", PRESETS.values())
-def test_a_policy_comes_back_from_json(policy: TcbPolicy) -> None:
-    assert TcbPolicy.from_json(policy.to_json()) == policy
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        '{"name":"x"}',
-        '{"name":"x","statuses":["Fine"],"advisories":[]}',
-        '{"name":"x","statuses":["UpToDate"],"advisories":[],"more":1}',
-        '{"name":"x","statuses":"UpToDate","advisories":[]}',
-    ],
-)
-def test_other_json_is_no_policy(text: str) -> None:
-    with pytest.raises(TcbPolicyError, match="no TCB policy; it is JSON with name, statuses and advisories"):
-        TcbPolicy.from_json(text)

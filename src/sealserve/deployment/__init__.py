@@ -1,0 +1,28 @@
+"""What ``sealserve.toml`` describes: the models, the service, the broker, the policy and where it all runs."""
+
+from sealserve.deployment.errors import (
+    DeploymentKeyError,
+    DeploymentMissingError,
+    DeploymentSyntaxError,
+    DeploymentValueError,
+)
+from sealserve.deployment.example import suggest_name, write_example
+from sealserve.deployment.kubernetes_section import KubernetesSection
+from sealserve.deployment.reader import parse, read
+from sealserve.deployment.sections import KeystoreSection, ModelSection
+from sealserve.deployment.whole import Deployment
+
+__all__ = [
+    "Deployment",
+    "DeploymentKeyError",
+    "DeploymentMissingError",
+    "DeploymentSyntaxError",
+    "DeploymentValueError",
+    "KeystoreSection",
+    "KubernetesSection",
+    "ModelSection",
+    "parse",
+    "read",
+    "suggest_name",
+    "write_example",
+]

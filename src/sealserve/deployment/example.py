@@ -1,0 +1,85 @@
+"""Writing a commented ``sealserve.toml``."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from sealserve.deployment.section import Section, fields_of, section_of
+from sealserve.deployment.whole import Deployment
+
+
+def suggest_name(model: Path) -> str:
+    """Return a servable's name for the model at ``model``: its file's, with what no name may have replaced.
+
+    A folder that is named like a version has its parent's name, as in ``resnet50/1``.
+    """
+    path = model.resolve()
+    if path.name.isdecimal() and path.parent.name:
+        path = path.parent
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:63].strip("._-")
+    return name or "model"
+
+
+def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve deploys.") -> str:
+    """Return a commented ``sealserve.toml``: every key with what it means.
+
+    Args:
+        settings: What differs from the defaults: values by key, those of a section in a mapping of their own, those of
+            several models in a list of mappings. Nothing is checked: `parse` does that, and finds unknown keys.
+        heading: The first line's comment.
+    """
+    lines = [f"# {heading} Every key but model.name may be left out.", ""]
+    for name, field in fields_of(Deployment).items():
+        section = section_of(field)
+        if section is None:
+            lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
+            continue
+        given = settings.get(name, {})
+        several = isinstance(given, Sequence)
+        for values in given if several else (given,):
+            lines += _table(f"[[{name}]]" if several else f"[{name}]", section, values)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(heading: str, section: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table, then those of the tables in it: TOML takes no key of a table after these."""
+    yield f"{heading}  # {_first_sentence(section)}"
+    tables = []
+    for key, field in section.model_fields.items():
+        if (inner := section_of(field)) is not None:
+            tables.append((f"{heading[:-1]}.{key}]", inner, values.get(key, {})))
+            continue
+        value = values.get(key, None if field.is_required() else field.default)
+        unset = "NUMBER" if _takes_number(field.annotation) else '"..."'
+        text = f"# {key} = {unset}" if value is None else f"{key} = {_toml(value)}"
+        yield f"{text}  # {field.description}"
+    yield from (f"{key} = {_toml(value)}" for key, value in values.items() if key not in section.model_fields)
+    yield ""
+    for table in tables:
+        yield from _table(*table)
+
+
+def _takes_number(annotation: object) -> bool:
+    """Return whether a key that has no default takes a number, which has no quotation marks."""
+    return any(item is int or _takes_number(item) for item in get_args(annotation))
+
+
+def _first_sentence(section: type[BaseModel]) -> str:
+    text = (section.__doc__ or "").strip().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False)

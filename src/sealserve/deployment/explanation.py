@@ -1,0 +1,135 @@
+"""What is wrong with ``sealserve.toml``, and where: the file, the line and the key as the file writes it."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import ValidationError
+
+from sealserve.deployment.errors import DeploymentKeyError, DeploymentValueError
+from sealserve.deployment.kubernetes_section import KubernetesSection
+from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
+from sealserve.deployment.section import AT_KEY, Section, fields_of, section_of
+from sealserve.deployment.whole import Deployment
+from sealserve.errors import InputError
+
+Location = Sequence[int | str]
+"""A key, with those of the tables around it and the index of a ``[[table]]``."""
+
+_HEADING: Final = re.compile(r"^\s*\[\[?(?P<name>[^\]]+)\]")
+_LONGEST_VALUE: Final = 200
+"""How much of a value an error repeats."""
+
+
+def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[Moved] = ()) -> InputError:
+    """Return our own error for pydantic's. An unknown key comes first: it explains why another one is missing.
+
+    Args:
+        error: What pydantic found.
+        text: The file's content.
+        source: What to call the file.
+        moved: The keys that the file writes by their former names.
+    """
+    found = error.errors(include_url=False)
+    first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+    location = first["ctx"]["key"].split(".") if first["type"] == AT_KEY else first["loc"]
+    place, where = describe(location, text, source, moved=moved)
+    match first["type"]:
+        case "extra_forbidden":
+            return DeploymentKeyError(f"{place}: unknown key {where!r}.", hint=_nearest(_keys(first["loc"])))
+        case "missing":
+            return DeploymentValueError(f"{place}: {where!r} is missing.")
+        case "model_type":
+            message = "a table is expected"
+        case _:
+            message = first["msg"].removeprefix("Value error, ")
+    value = f" (it is {_written(first['input'])})" if first["loc"] else ""
+    return DeploymentValueError(f"{place}: {where}: {message}{value}.")
+
+
+def clash(moved: Moved, text: str, source: str) -> InputError:
+    """Return the error for a key that a file writes by its former and by its new name."""
+    place, old = describe((SECTION, moved.old), text, source)
+    new = _new_name(moved)
+    return DeploymentValueError(
+        f"{place}: {old} is the former name of {new}, and the file sets both.",
+        hint=f"Remove {old}, and keep {new}.",
+    )
+
+
+def renaming(moved: Sequence[Moved], text: str, source: str) -> str:
+    """Return the text that tells which keys of a file to rename."""
+    lines = []
+    for key in moved:
+        line = line_of(text, (SECTION, key.old))
+        lines.append(f"  {'' if line is None else f'line {line}: '}{SECTION}.{key.old} is now {_new_name(key)}")
+    return f"{source} has keys with deprecated names. Rename them:\n" + "\n".join(lines)
+
+
+def describe(location: Location, text: str, source: str, *, moved: Sequence[Moved] = ()) -> tuple[str, str]:
+    """Return the file with the line of a key, and the key as the file writes it."""
+    keys = written = _keys(location)
+    for key in moved:
+        new = [SECTION, *key.new]
+        if keys[: len(new)] == new:  # the value, or something in it
+            written = [SECTION, key.old, *keys[len(new) :]]
+            location = written
+    line = line_of(text, location)
+    if line is None:  # a table that the file does not have: only former keys are in it
+        line = next((line_of(text, (SECTION, key.old)) for key in moved if keys == [SECTION, key.new[0]]), None)
+    return source if line is None else f"{source}, line {line}", ".".join(written) or "the file"
+
+
+def line_of(text: str, location: Location) -> int | None:
+    """Return the number of the line that sets a key, or None where it is written in another way, or not at all."""
+    keys = _keys(location)
+    wanted = ".".join(keys)
+    index = next((part for part in location if isinstance(part, int)), 0)
+    table = ""
+    seen: Counter[str] = Counter()
+    for number, line in enumerate(text.split("\n"), 1):
+        if (heading := _HEADING.match(line)) is not None:
+            table = _plain(heading["name"])
+            seen[table] += 1
+            if table == wanted:
+                return number
+        elif "=" in line:
+            key = _plain(line.partition("=")[0])
+            path = f"{table}.{key}" if table else key
+            of_that_table = len(keys) == 1 or not table or seen[table] == index + 1
+            if of_that_table and f"{wanted}.".startswith(f"{path}."):  # the value, or an inline table around it
+                return number
+    return None
+
+
+def _plain(key: str) -> str:
+    """Return a dotted key without quotation marks and spaces."""
+    return ".".join(part.strip(" \t\"'") for part in key.split("."))
+
+
+def _keys(location: Location) -> list[str]:
+    """Return the keys of a location, without the marks of pydantic's: "[key]" means that the key itself is wrong."""
+    return [part for part in location if isinstance(part, str) and part != "[key]"]
+
+
+def _new_name(moved: Moved) -> str:
+    return ".".join((SECTION, *moved.new))
+
+
+def _written(value: object) -> str:
+    """Return a value about as TOML writes it, or its beginning."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _nearest(keys: Sequence[str]) -> str:
+    """Return the hint for an unknown key: the known key of its table that is most like it."""
+    section: type[Section] = Deployment
+    for part in keys[:-1]:
+        section = section_of(fields_of(section)[part]) or section
+    known = {name: name for name in fields_of(section)}
+    former = {old: ".".join(new) for old, new in MOVED.items()} if section is KubernetesSection else {}
+    close = difflib.get_close_matches(keys[-1], [*known, *former], n=1, cutoff=0.5)
+    return f"Did you mean {(former | known)[close[0]]!r}?" if close else f"Known here: {', '.join(known)}."

@@ -1,0 +1,237 @@
+"""The sections of ``sealserve.toml`` that every target has."""
+
+from ipaddress import IPv4Network
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from sealserve import __version__
+from sealserve.deployment.section import Section
+from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
+from sealserve.names import DnsName, Name
+from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
+
+_NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
+_SMALLEST_SUBNET: Final = 27  # the networks of one replica, of what it shares, and of a roll-out
+
+
+class ModelSection(Section):
+    """A model that is served, and where its owner keeps it: [model] for one, [[model]] for each of several."""
+
+    name: Name = Field(description="the servable's name, as clients ask for it")
+    path: FilePath | None = Field(
+        default=None, description="a frozen graph (.pb) or a SavedModel folder; relative to this file"
+    )
+    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)] = Field(default=1, description="the servable's version")
+    inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
+    outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
+    labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
+    tags: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=("serve",), description="tags of the SavedModel's graph that is served"
+    )
+    dangerous_operations: tuple[str, ...] = Field(
+        default=(), description="operations that `sealserve model lint` refuses, and that this model may have"
+    )
+
+
+class ServiceSection(Section):
+    """How users reach the service."""
+
+    name: DnsName = Field(default="grpc.tf-serving.service.com", description="the name in the service's certificate")
+    client_name: DnsName = Field(
+        default="client.tf-serving.service.com", description="the name in the users' certificate (two-way TLS)"
+    )
+    tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
+    port: Port = Field(default=8500, description="where NGINX listens for gRPC over TLS")
+    listen: IpAddress = Field(
+        default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
+    )
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port where NGINX listens, with brackets around an IPv6 address."""
+        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
+
+
+class ServerSection(Section):
+    """The model server inside the enclave."""
+
+    kind: ServerKind = Field(
+        default=ServerKind.EMBEDDED,
+        description='"embedded" (sealserve-model-server) or "tensorflow-serving" (its own binary; SGX only)',
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
+    max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
+        default=60, description="after which a connection is drained: load evens out, and a replica can leave"
+    )
+    min_ping_seconds: Annotated[int, Field(ge=1, le=7200)] = Field(
+        default=5, description="shortest time between a client's keepalive pings; more frequent pings end a connection"
+    )
+    soft_placement: bool = Field(
+        default=True, description="compute on the CPU what a model has placed on a GPU; else it does not load"
+    )
+    batching_parameters_file: FilePath | None = Field(
+        default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
+    )
+    monitoring_config_file: FilePath | None = Field(
+        default=None, description="TensorFlow Serving's MonitoringConfig, as text; relative to this file"
+    )
+    metrics_port: Port | None = Field(
+        default=None,
+        description="a port of each replica with its metrics, with TLS as for users (measured; not on target local)",
+    )
+
+    @property
+    def longest_connection_seconds(self) -> int:
+        """After how many seconds a connection has been drained for certain, but for a request that still runs.
+
+        Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
+        """
+        return -(-self.max_connection_age_seconds * 11 // 10)
+
+    @model_validator(mode="after")
+    def _metrics_have_tls(self) -> Self:
+        if self.metrics_port is not None and self.kind is ServerKind.TENSORFLOW_SERVING:
+            raise ValueError("metrics_port: TensorFlow Serving's binary has no TLS for its metrics (kind = 'embedded')")
+        return self
+
+
+class EnclaveSection(Section):
+    """The enclave that the model server runs in."""
+
+    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,6}[MG])$")] = Field(
+        default="auto",
+        description='"auto" (see `sealserve enclave manifest --explain`), or a power of two such as "8G"',
+    )
+    edmm: bool = Field(
+        default=False, description="whether memory is added when it is used (a processor with SGX2, Linux 6.0)"
+    )
+    isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
+        default=0, description="the product id in its SIGSTRUCT (ISVPRODID)"
+    )
+    isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
+        default=0, description="the security version in its SIGSTRUCT (ISVSVN): raise it with each mended weakness"
+    )
+
+    @property
+    def size_in_bytes(self) -> int | None:
+        """The chosen size, or None where the rule decides."""
+        return None if self.size == "auto" else int(self.size[:-1]) * {"M": 2**20, "G": 2**30}[self.size[-1]]
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        size = self.size_in_bytes
+        if size is not None and size & (size - 1):
+            raise ValueError(f"size should be a power of two, and {self.size!r} is none")
+        return self
+
+
+class BrokerSection(Section):
+    """The owner's broker: where enclaves find it, and where it asks for collateral."""
+
+    name: DnsName = Field(default="attestation.service.com", description="the name in the broker's certificate")
+    address: BrokerAddress = Field(
+        default="127.0.0.1",
+        description="DNS name or IPv4 address that enclaves connect to (measured: it is in the manifest)",
+    )
+    reached_at: str | None = Field(
+        default=None, description="where a host of its own reaches the broker; by default what `address` resolves to"
+    )
+    listen: str = Field(
+        default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
+    )
+    port: Port = Field(default=4433, description="the port of the secret provisioning service")
+    drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        default=60,
+        description="after a roll-out, how long restarts and a roll-back still get the old release's key; 0: no end",
+    )
+    collateral_url: str | None = Field(
+        default=None,
+        description="where collateral comes from; by default Intel's PCS, or the simulated PCS on port 8081",
+    )
+    metrics_port: Port | None = Field(
+        default=None,
+        description="a port of 127.0.0.1 with the broker's metrics for Prometheus; by default there is none",
+    )
+
+
+class KeystoreSection(Section):
+    """Where the key is that encrypts the release keys."""
+
+    kind: Literal["file", "transit"] = Field(
+        default="file", description='"file" (owner/master.key), or "transit": that engine of Vault or OpenBao'
+    )
+    passphrase_file: FilePath | None = Field(
+        default=None, description="a file (0600) with the passphrase of master.key, if it has one and nobody types it"
+    )
+    transit_url: str | None = Field(default=None, description="the address of Vault or OpenBao: https://HOST:PORT")
+    transit_mount: str = Field(default="transit", description="where its transit engine is mounted")
+    transit_key: str = Field(default="sealserve", description="the name of its key")
+    transit_token_file: FilePath | None = Field(
+        default=None, description="a file (0600) with a token that may use the key"
+    )
+    transit_ca_file: FilePath | None = Field(
+        default=None, description="its certificate authorities; by default those of the system"
+    )
+    transit_namespace: str | None = Field(default=None, description="the key's namespace, if there are namespaces")
+
+    @model_validator(mode="after")
+    def _transit_is_whole(self) -> Self:
+        if (self.kind == "transit" or self.transit_url) and not (self.transit_url and self.transit_token_file):
+            raise ValueError("transit needs transit_url and transit_token_file")
+        return self
+
+
+class TcbSection(Section):
+    """Which states of a platform's trusted computing base are accepted."""
+
+    preset: Literal["strict", "cloud-smt"] = Field(
+        default="strict", description='"strict" (UpToDate only), or "cloud-smt" (see `sealserve doctor`)'
+    )
+
+
+class TargetSection(Section):
+    """Where it runs."""
+
+    kind: Literal["local", "docker", "kubernetes"] = Field(
+        default="local", description='"local" (processes on this machine), "docker" or "kubernetes"'
+    )
+    replicas: Annotated[int, Field(ge=1)] = Field(default=2, description="how many enclaves serve")
+    cloud: Cloud | None = Field(
+        default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
+    )
+
+
+class ImagesSection(Section):
+    """What the container images are called: PREFIX-NAME:TAG."""
+
+    prefix: ImagePrefix = Field(
+        default="sealserve", description='a name, or a registry and a path: "registry.example.com/team/sealserve"'
+    )
+    tag: ImageTag = Field(default=__version__, description="version of the images")
+
+
+class DockerSection(Section):
+    """The Docker target."""
+
+    subnet: Annotated[IPv4Network, Field(strict=False)] = Field(
+        default=IPv4Network("10.213.0.0/22"),
+        description="addresses of its networks, eight for each replica; choose others if these are in use",
+    )
+
+    @field_validator("subnet")
+    @classmethod
+    def _large_enough(cls, subnet: IPv4Network) -> IPv4Network:
+        if subnet.prefixlen > _SMALLEST_SUBNET:
+            raise ValueError(f"it must hold {2 ** (32 - _SMALLEST_SUBNET)} addresses: /{_SMALLEST_SUBNET} or larger")
+        return subnet
+
+    @property
+    def networks(self) -> int:
+        """How many networks the subnet has room for."""
+        return 1 << (_NETWORK_PREFIX - self.subnet.prefixlen)
+
+    def network(self, number: int) -> IPv4Network:
+        """Return one of the networks, counted from 0."""
+        address = self.subnet.network_address + number * 2 ** (32 - _NETWORK_PREFIX)
+        return IPv4Network((address, _NETWORK_PREFIX))

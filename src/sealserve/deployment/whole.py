@@ -1,0 +1,73 @@
+"""A whole ``sealserve.toml``: its sections, and what holds between them."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from sealserve.deployment.kubernetes_section import KubernetesSection
+from sealserve.deployment.replica_limit import ReplicaLimit, replica_limit
+from sealserve.deployment.section import Section, at_key
+from sealserve.deployment.sections import (
+    BrokerSection,
+    DockerSection,
+    EnclaveSection,
+    ImagesSection,
+    KeystoreSection,
+    ModelSection,
+    ServerSection,
+    ServiceSection,
+    TargetSection,
+    TcbSection,
+)
+from sealserve.terms import PlatformKind, TlsMode
+
+
+class Deployment(Section):
+    """A whole ``sealserve.toml``."""
+
+    platform: PlatformKind = Field(default=PlatformKind.SIMULATED, description='"sgx" or "simulated"')
+    models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
+    service: ServiceSection = ServiceSection()
+    server: ServerSection = ServerSection()
+    enclave: EnclaveSection = EnclaveSection()
+    broker: BrokerSection = BrokerSection()
+    keystore: KeystoreSection = KeystoreSection()
+    tcb: TcbSection = TcbSection()
+    target: TargetSection = TargetSection()
+    images: ImagesSection = ImagesSection()
+    docker: DockerSection = DockerSection()
+    kubernetes: KubernetesSection = KubernetesSection()
+
+    @property
+    def model(self) -> ModelSection:
+        """The first model: the one that is meant where none is named."""
+        return self.models[0]
+
+    def replica_limit(self, kind: str | None = None) -> ReplicaLimit:
+        """Return how many replicas a target can run; by default the target that the file chooses."""
+        return replica_limit(kind or self.target.kind, docker_networks=self.docker.networks)
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Self:
+        for what in ("version", "labels"):
+            seen = set()
+            for model in self.models:
+                for value in (model.version,) if what == "version" else model.labels:
+                    if (model.name, value) in seen:
+                        raise ValueError(f"model: {model.name!r} has the {what.removesuffix('s')} {value!r} twice")
+                    seen.add((model.name, value))
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_fit(self) -> Self:
+        limit = self.replica_limit()
+        if self.target.replicas > limit.most:
+            found = f"the target {self.target.kind} runs at most {limit.most} replicas ({limit.reason})"
+            raise at_key("target.replicas", f"{found}, not {self.target.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
+            raise ValueError("service.name and service.client_name must differ")
+        return self

@@ -1,0 +1,43 @@
+"""The verifier of the owner's broker: the one place that connects the broker to the kinds of evidence it accepts."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from sealserve.attestation.evidence import Verifier
+from sealserve.broker.metrics import Fetched
+from sealserve.deployment import Deployment
+from sealserve.owner.simulation import pcs_url, trusted_root
+from sealserve.sgx.pcs import INTEL_PCS, PcsClient
+from sealserve.sgx.trust_anchor import TrustAnchor
+from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
+from sealserve.terms import PlatformKind
+from sealserve.workspace import Workspace
+
+Documents = Mapping[tuple[str, str], Fetched]
+"""The documents of collateral that were fetched, by kind of platform and by name."""
+
+
+@contextlib.contextmanager
+def open_verifier(workspace: Workspace, deployment: Deployment) -> Iterator[tuple[Verifier, Callable[[], Documents]]]:
+    """Yield the broker's verifier, and a function that returns the collateral that it has fetched.
+
+    The verifier trusts Intel's root for releases for SGX, and the workspace's simulated root, if any, for simulated
+    releases.
+    """
+    with contextlib.ExitStack() as stack:
+        genuine = deployment.broker.collateral_url if deployment.platform is PlatformKind.SGX else None
+        clients = {PlatformKind.SGX: stack.enter_context(PcsClient(genuine or INTEL_PCS))}
+        vendors = {PlatformKind.SGX: TrustedVendor(anchor=TrustAnchor.intel(), collateral=clients[PlatformKind.SGX])}
+        if (root := trusted_root(workspace)) is not None:
+            clients[PlatformKind.SIMULATED] = stack.enter_context(PcsClient(pcs_url(deployment)))
+            vendors[PlatformKind.SIMULATED] = TrustedVendor(anchor=root, collateral=clients[PlatformKind.SIMULATED])
+        yield SgxVerifier(vendors), partial(_documents, clients)
+
+
+def _documents(clients: Mapping[PlatformKind, PcsClient]) -> Documents:
+    return {
+        (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
+        for platform, client in clients.items()
+        for url, times in client.kept().items()
+    }

@@ -1,0 +1,193 @@
+"""Reference values: what one SGX enclave of a release must look like.
+
+MRENCLAVE alone survives a re-signing of the same enclave (with DEBUG, or another SVN), so MRSIGNER, ISVPRODID, ISVSVN
+and the attributes are always checked beside it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Final, Self
+
+from sealserve.attestation.claims import Measurement, MeasurementUnknownError
+from sealserve.errors import InputError, VerificationError
+from sealserve.sgx.report import AttributeFlags, EnclaveReport, MrEnclave, MrSigner
+from sealserve.sgx.sigstruct import Sigstruct
+
+_DIGESTS: Final = ("mr_enclave", "mr_signer")
+_MASKED: Final = ("attribute_flags", "attribute_flags_mask", "xfrm", "xfrm_mask")
+_ALL_BITS: Final = (1 << 64) - 1
+_NEVER_FREE: Final = AttributeFlags.INIT | AttributeFlags.DEBUG | AttributeFlags.MODE64BIT
+_X87_AND_SSE: Final = 0x3
+_DIGEST_SIZE: Final = 32
+_UINT16_MAX: Final = (1 << 16) - 1
+
+
+class ReferenceValuesError(InputError):
+    """Reference values that would admit more than the owner can mean: empty, out of range, or with DEBUG."""
+
+    code = "policy.reference-values"
+
+
+class MrSignerError(VerificationError):
+    """The enclave was signed by another key."""
+
+    code = "policy.mr-signer"
+
+
+class IsvProdIdError(VerificationError):
+    """The enclave has another product id."""
+
+    code = "policy.isv-prod-id"
+
+
+class IsvSvnError(VerificationError):
+    """The enclave's security version is older than the release asks for."""
+
+    code = "policy.isv-svn"
+
+
+class AttributesError(VerificationError):
+    """The enclave's attributes are not the expected ones."""
+
+    code = "policy.attributes"
+
+
+class DebugError(VerificationError):
+    """A debug enclave: the host can read its memory."""
+
+    code = "policy.debug"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceValues:
+    """What one enclave of a release must look like.
+
+    Args:
+        mr_enclave: 32 bytes.
+        mr_signer: 32 bytes.
+        isv_prod_id: The product id, exactly.
+        isv_svn: The least security version.
+        attribute_flags: The flags, exactly, under ``attribute_flags_mask``; never DEBUG.
+        attribute_flags_mask: Which flags count; INIT, DEBUG and MODE64BIT always do.
+        xfrm: The extended processor state, exactly, under ``xfrm_mask``.
+        xfrm_mask: Which bits of it count; x87 and SSE always do.
+
+    Raises:
+        ReferenceValuesError: A value is empty, out of range, or admits a debug enclave.
+    """
+
+    mr_enclave: MrEnclave
+    mr_signer: MrSigner
+    isv_prod_id: int
+    isv_svn: int
+    attribute_flags: int = AttributeFlags.INIT | AttributeFlags.MODE64BIT
+    attribute_flags_mask: int = _ALL_BITS
+    xfrm: int = _X87_AND_SSE
+    xfrm_mask: int = _X87_AND_SSE
+
+    @classmethod
+    def of_sigstruct(cls, sigstruct: Sigstruct) -> Self:
+        """Return the reference values of the enclave that ``sigstruct`` launches; verify its signature first.
+
+        The masks are those that EINIT applied: what they leave open (AVX and wider) is the platform's.
+        """
+        return cls(
+            mr_enclave=sigstruct.mr_enclave,
+            mr_signer=sigstruct.mr_signer,
+            isv_prod_id=sigstruct.isv_prod_id,
+            isv_svn=sigstruct.isv_svn,
+            attribute_flags=sigstruct.attributes.flags | AttributeFlags.INIT,
+            attribute_flags_mask=sigstruct.attribute_mask.flags,
+            xfrm=sigstruct.attributes.xfrm,
+            xfrm_mask=sigstruct.attribute_mask.xfrm,
+        )
+
+    def __post_init__(self) -> None:
+        for name, digest in (("mr_enclave", self.mr_enclave), ("mr_signer", self.mr_signer)):
+            if len(digest) != _DIGEST_SIZE:
+                raise ReferenceValuesError(f"{name} must have {_DIGEST_SIZE} bytes, got {len(digest)}.")
+            if not any(digest):
+                raise ReferenceValuesError(f"{name} is empty (all zeros): that is no reference value.")
+        for name, number, most in (
+            ("isv_prod_id", self.isv_prod_id, _UINT16_MAX),
+            ("isv_svn", self.isv_svn, _UINT16_MAX),
+            ("attribute_flags", self.attribute_flags, _ALL_BITS),
+            ("attribute_flags_mask", self.attribute_flags_mask, _ALL_BITS),
+            ("xfrm", self.xfrm, _ALL_BITS),
+            ("xfrm_mask", self.xfrm_mask, _ALL_BITS),
+        ):
+            if not 0 <= number <= most:
+                raise ReferenceValuesError(f"{name} must be between 0 and {most:#x}, got {number:#x}.")
+        if self.attribute_flags & AttributeFlags.DEBUG:
+            raise ReferenceValuesError("attribute_flags has DEBUG: a debug enclave keeps no secret.")
+        if self.attribute_flags_mask & _NEVER_FREE != _NEVER_FREE or self.xfrm_mask & _X87_AND_SSE != _X87_AND_SSE:
+            raise ReferenceValuesError(
+                "The masks must cover INIT, DEBUG and MODE64BIT, and x87 and SSE in XFRM; "
+                f"got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
+            )
+
+    @property
+    def measurement(self) -> Measurement:
+        """MRENCLAVE."""
+        return self.mr_enclave
+
+    @property
+    def signer(self) -> bytes:
+        """MRSIGNER."""
+        return self.mr_signer
+
+    def to_json(self) -> str:
+        """Return the values as JSON, the same for equal values. Digests and 64-bit masks are hexadecimal."""
+        values: dict[str, int | str] = {"isv_prod_id": self.isv_prod_id, "isv_svn": self.isv_svn}
+        values |= {name: getattr(self, name).hex() for name in _DIGESTS}
+        values |= {name: f"{getattr(self, name):016x}" for name in _MASKED}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the values that `to_json` wrote.
+
+        Raises:
+            ReferenceValuesError: A value is empty, out of range, or admits a debug enclave.
+            ValueError, TypeError, KeyError: This is not JSON of that form.
+        """
+        values = json.loads(text)
+        return cls(
+            mr_enclave=MrEnclave(bytes.fromhex(values["mr_enclave"])),
+            mr_signer=MrSigner(bytes.fromhex(values["mr_signer"])),
+            isv_prod_id=values["isv_prod_id"],
+            isv_svn=values["isv_svn"],
+            **{name: int(values[name], 16) for name in _MASKED},
+        )
+
+    def check(self, report: EnclaveReport) -> None:
+        """Compare a verified report with these values.
+
+        Raises:
+            VerificationError: The first value that differs, as one of the errors of this module.
+        """
+        if report.attributes.debug:
+            raise DebugError(
+                "The enclave runs with DEBUG, so that the host can read its memory.",
+                hint="Sign the enclave with sgx.debug = false.",
+            )
+        if report.mr_enclave != self.mr_enclave:
+            raise MeasurementUnknownError(_expected("MRENCLAVE", self.mr_enclave.hex(), report.mr_enclave.hex()))
+        if report.mr_signer != self.mr_signer:
+            raise MrSignerError(_expected("MRSIGNER", self.mr_signer.hex(), report.mr_signer.hex()))
+        if report.isv_prod_id != self.isv_prod_id:
+            raise IsvProdIdError(_expected("ISVPRODID", str(self.isv_prod_id), str(report.isv_prod_id)))
+        if report.isv_svn < self.isv_svn:
+            raise IsvSvnError(_expected("ISVSVN", f"at least {self.isv_svn}", str(report.isv_svn)))
+        for name, found, wanted, mask in (
+            ("flags", report.attributes.flags, self.attribute_flags, self.attribute_flags_mask),
+            ("XFRM", report.attributes.xfrm, self.xfrm, self.xfrm_mask),
+        ):
+            if found & mask != wanted & mask:
+                raise AttributesError(
+                    _expected(f"ATTRIBUTES, {name}", f"{wanted:#x} under mask {mask:#x}", f"{found:#x}")
+                )
+
+
+def _expected(field: str, expected: str, found: str) -> str:
+    return f"{field}: expected {expected}, got {found}."

@@ -1,0 +1,159 @@
+import json
+
+import pytest
+
+from sealserve import deployment
+from sealserve.deployment.kubernetes_section import KubernetesSection
+from sealserve.deployment.moved_keys import MOVED
+from sealserve.deployment.section import fields_of, section_of
+from sealserve.deprecation import DeprecatedKeyWarning
+
+MINIMAL = '[model]\nname = "m"\n'
+
+VALUES = {
+    "release_source": "claim:releases",
+    "store_folder": "store",
+    "store_addresses": ["198.51.100.0/24"],
+    "storage_class": "nfs",
+    "storage_size": "5Gi",
+    "cpu": "2",
+    "memory": "8Gi",
+    "epc": "1Gi",
+    "epc_resource": "example.com/epc",
+    "enclave_resource": "",
+    "node_selector": {"pool": "sgx"},
+    "tolerate": ["sgx"],
+    "max_replicas": 8,
+    "cpu_percent": 50,
+    "latency_metric": "latency",
+    "latency_target": "20m",
+    "pull_policy": "Always",
+    "pull_secret": "pull",
+    "inventory": "inventory.json",
+    "front": "f5",
+    "front_replicas": 3,
+    "gateway": "infra/public",
+    "tls_route_version": "v1alpha2",
+    "controller_namespace": "controllers",
+    "service_type": "NodePort",
+    "node_port": 30500,
+    "service_annotations": {"a": "b"},
+    "internal": True,
+    "proxy_protocol": True,
+    "dns_namespace": "openshift-dns",
+    "dns_labels": {"dns": "default"},
+    "dns_port": 5353,
+    "dns_addresses": ["169.254.20.10"],
+    "broker_naming": "coredns-hosts",
+    "broker_ip": "192.0.2.7",
+    "broker_external_name": "broker.example.com",
+    "dangerous_broker_inside": True,
+    "monitoring": True,
+    "monitoring_namespace": "watch",
+    "scrape_secret": "scrape",
+}
+"""A value for each former key that is not the default."""
+
+
+def written(value: object) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {json.dumps(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
+def test_each_former_key_means_what_the_new_one_means() -> None:
+    assert set(VALUES) == set(MOVED)
+    old = "".join(f"{key} = {written(value)}\n" for key, value in VALUES.items())
+    new = "".join(f"{'.'.join(MOVED[key])} = {written(value)}\n" for key, value in VALUES.items())
+    with pytest.warns(DeprecatedKeyWarning) as caught:
+        parsed = deployment.parse(f"{MINIMAL}[kubernetes]\n{old}")
+    assert parsed == deployment.parse(f"{MINIMAL}[kubernetes]\n{new}")
+    defaults = KubernetesSection()
+    for table, key in MOVED.values():
+        assert getattr(getattr(parsed.kubernetes, table), key) != getattr(getattr(defaults, table), key)
+    warning = str(caught.pop().message)
+    assert not caught.list
+    assert warning.startswith("sealserve.toml has keys with deprecated names. Rename them:\n")
+    for number, key in enumerate(VALUES, 4):
+        assert f"  line {number}: kubernetes.{key} is now kubernetes.{'.'.join(MOVED[key])}" in warning.splitlines()
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_both_names_of_a_key_are_one_error(name: str) -> None:
+    table, key = MOVED[name]
+    value = written(VALUES[name])
+    if table == name:  # TOML itself has no text that is a value and a table
+        with pytest.raises(deployment.DeploymentSyntaxError):
+            deployment.parse(f"{MINIMAL}[kubernetes]\n{name} = {value}\n{table}.{key} = {value}\n")
+        return
+    with pytest.raises(deployment.DeploymentValueError) as caught:
+        deployment.parse(f"{MINIMAL}[kubernetes]\n{name} = {value}\n[kubernetes.{table}]\n{key} = {value}\n")
+    old, new = f"kubernetes.{name}", f"kubernetes.{table}.{key}"
+    assert caught.value.code == "deployment.invalid-value"
+    assert caught.value.message == f"sealserve.toml, line 4: {old} is the former name of {new}, and the file sets both."
+    assert caught.value.hint == f"Remove {old}, and keep {new}."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # The key as the file writes it, and its line.
+        ("cpu = 1", "line 4: kubernetes.cpu: Input should be a valid string (it is 1)."),
+        ('front = "haproxy"', "line 4: kubernetes.front: Input should be 'nginx', 'gateway-api'"),
+        ("monitoring = 'yes'", "line 4: kubernetes.monitoring: Input should be a valid boolean (it is 'yes')."),
+        ("node_selector = {sgx = 1}", "line 4: kubernetes.node_selector.sgx: Input should be a valid string"),
+        ('broker_naming = "coredns-hosts"',
+         "line 4: kubernetes.broker: naming = 'coredns-hosts' needs kubernetes.broker.ip"),
+        # A former key beside something else under the name of its table.
+        ('store = "x"\nstorage_class = "nfs"', "line 4: kubernetes.store: a table is expected (it is 'x')."),
+        ('cpu = "1"\n[[kubernetes.resources]]\ncpu = "2"', "line 5: kubernetes.resources: a table is expected"),
+        ("[[kubernetes.monitoring]]\nenabled = true", "line 4: kubernetes.monitoring: a table is expected"),
+    ],
+)  # fmt: skip
+def test_errors_of_former_keys(text: str, message: str) -> None:
+    with pytest.raises(deployment.DeploymentValueError) as caught:
+        deployment.parse(f"{MINIMAL}[kubernetes]\n{text}\n")
+    assert caught.value.message.startswith(f"sealserve.toml, {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ('[kubernetes]\nmemroy = "1Gi"', "kubernetes.memroy", "Did you mean 'resources.memory'?"),
+        ('[kubernetes]\nbroker_nameing = "dns"', "kubernetes.broker_nameing", "Did you mean 'broker.naming'?"),
+        ('[kubernetes]\nnamespac = "x"', "kubernetes.namespac", "Did you mean 'namespace'?"),
+        ('[kubernetes.resource]\ncpu = "1"', "kubernetes.resource", "Did you mean 'resources'?"),
+        ('[kubernetes.resources]\nmemroy = "1Gi"', "kubernetes.resources.memroy", "Did you mean 'memory'?"),
+        ("[kubernetes.resources]\nq = 1", "kubernetes.resources.q",
+         "Known here: cpu, memory, epc, epc_resource, enclave_resource."),
+    ],
+)  # fmt: skip
+def test_the_nearest_key_of_a_nested_table(text: str, key: str, hint: str) -> None:
+    with pytest.raises(deployment.DeploymentKeyError, match="unknown key") as caught:
+        deployment.parse(f"{MINIMAL}{text}\n")
+    assert repr(key) in caught.value.message
+    assert caught.value.hint == hint
+
+
+def test_a_new_file_has_every_table_and_no_former_key() -> None:
+    text = deployment.write_example({"model": {"name": "m"}})
+    deployment.parse(text)
+    tables = {name for name, field in fields_of(KubernetesSection).items() if section_of(field) is not None}
+    assert tables == {table for table, _ in MOVED.values()}
+    for table in tables:
+        assert f"\n[kubernetes.{table}]  # " in text
+
+
+def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
+    lines = deployment.write_example({"model": {"name": "m"}}).splitlines()
+    unset = [line[2:].split("  # ")[0] for line in lines if line.startswith("# ") and " = " in line.split("  # ")[0]]
+    numbers = {line.removesuffix(" = NUMBER") for line in unset if line.endswith(" = NUMBER")}
+    assert numbers == {"metrics_port", "max_replicas", "node_port"}
+    assert all(line.endswith((' = "..."', " = NUMBER")) for line in unset)
+
+
+def test_settings_of_the_example_that_no_table_has_are_found_when_it_is_read() -> None:
+    text = deployment.write_example({"model": {"name": "m"}, "kubernetes": {"resources": {"memroy": "1Gi"}}})
+    with pytest.raises(deployment.DeploymentKeyError, match=r"kubernetes\.resources\.memroy"):
+        deployment.parse(text)
