@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from sealserve.cli import connection
+from sealserve.cli.context import Place
 from sealserve.cli.generated_input import random_array
 from sealserve.client.load import Request, run_load
 from sealserve.client.predict import Predictor
@@ -79,7 +80,7 @@ def roll(folder: Path, deployment: Deployment) -> dict[str, Any]:
     """Measure a roll-out to a new release while requests go on over a few connections, one at a time."""
     verb(folder, "release", "build")
     reach, _ = connection.find_access(
-        folder, target=None, server_name=None, ca=None, certificate=None, key=None
+        Place(folder), target=None, server_name=None, ca=None, certificate=None, key=None
     )  # fmt: skip
     name = deployment.model.name
     with connection.channels(reach, REPLICAS, timeout=10) as channels, ThreadPoolExecutor(1) as pool:

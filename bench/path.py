@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from sealserve.cli import console
+from sealserve.cli import access, console
 from sealserve.cli.demo import preparation
 from sealserve.cli.demo.preparation import ModelChoice
 from sealserve.cli.demo.screen import Screen
@@ -29,7 +29,6 @@ from sealserve.cli.demo.walk import Walk
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.load import Request, run_load
 from sealserve.model.tensorflow_import import import_tensorflow
-from sealserve.owner import service
 from sealserve.terms import TlsMode
 
 SHAPE = (1, 224, 224, 3)
@@ -78,7 +77,7 @@ def measure_all(walk: Walk, stack: ExitStack, arguments: argparse.Namespace) -> 
     walk.start_vendor()
     replicas = walk.start_replicas(walk.ship(walk.seal(), preparation.REPLICAS), preparation.REPLICAS)
     walk.start_front()
-    reach = service.access(workspace, walk.deployment)
+    reach = access.access(workspace, walk.deployment)
 
     def connect(target: str) -> ServiceChannel:
         return stack.enter_context(

@@ -11,8 +11,8 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,11 +28,13 @@ class ProcessFacts:
         group: Its process group.
         session: Its session.
         started: When it started, in clock ticks since boot.
+        parent: Its parent, which changes when that ends; so it does not tell one process from another.
     """
 
     group: int
     session: int
     started: int
+    parent: int = field(compare=False)
 
 
 def facts_of(pid: int) -> ProcessFacts | None:
@@ -44,7 +46,7 @@ def facts_of(pid: int) -> ProcessFacts | None:
     fields = text.rpartition(")")[2].split()
     if not fields or fields[0] in "ZX":
         return None
-    return ProcessFacts(group=int(fields[2]), session=int(fields[3]), started=int(fields[19]))
+    return ProcessFacts(group=int(fields[2]), session=int(fields[3]), started=int(fields[19]), parent=int(fields[1]))
 
 
 def user_of(pid: int) -> int | None:
@@ -56,15 +58,18 @@ def user_of(pid: int) -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("Uid:")), None)
 
 
+def running() -> Iterator[tuple[int, ProcessFacts]]:
+    """Yield the id and the facts of each running process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (found := facts_of(int(entry.name))) is not None:
+                    yield int(entry.name), found
+
+
 def group_members(group: int) -> Mapping[int, ProcessFacts]:
     """Return the running processes of a process group, by their ids."""
-    members = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if (found := facts_of(int(entry.name))) is not None and found.group == group:
-                    members[int(entry.name)] = found
-    return members
+    return {pid: found for pid, found in running() if found.group == group}
 
 
 def send_signal(pid: int, number: signal.Signals, *, if_still: Callable[[], bool]) -> bool:

@@ -22,7 +22,7 @@ class WorkspaceMissingError(InputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class OwnerFolder:
     """The owner's folder: keys, certificate authorities, the broker's database, releases as built."""
 
     root: Path
@@ -99,7 +99,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostFolder:
     """The host's folder: nothing in it is secret from the host, so nothing secret is in it."""
 
     root: Path
@@ -131,7 +131,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UserFolder:
     """The user's folder: what a client needs."""
 
     root: Path
@@ -153,7 +153,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Vendor:
+class VendorFolder:
     """The simulated processor vendor: its certificate authorities and what its service publishes."""
 
     root: Path
@@ -180,24 +180,24 @@ class Workspace:
         return self.directory / DEPLOYMENT_FILE
 
     @property
-    def owner(self) -> Owner:
+    def owner(self) -> OwnerFolder:
         """What stays on the owner's machine."""
-        return Owner(self.root / "owner")
+        return OwnerFolder(self.root / "owner")
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostFolder:
         """What goes to the host."""
-        return Host(self.root / "host")
+        return HostFolder(self.root / "host")
 
     @property
-    def user(self) -> User:
+    def user(self) -> UserFolder:
         """What goes to the user."""
-        return User(self.root / "user")
+        return UserFolder(self.root / "user")
 
     @property
-    def vendor(self) -> Vendor:
+    def vendor(self) -> VendorFolder:
         """The simulated vendor."""
-        return Vendor(self.root / "vendor")
+        return VendorFolder(self.root / "vendor")
 
     def create(self) -> None:
         """Make the folders that are missing. Those of the owner, the user and the vendor are for their owner only."""
@@ -206,7 +206,12 @@ class Workspace:
 
 def make_folders(root: Path) -> None:
     """Make the folders of a workspace that are missing in ``root``, which is or becomes its ``.sealserve/``."""
-    owner, host, user, vendor = Owner(root / "owner"), Host(root / "host"), User(root / "user"), Vendor(root / "vendor")
+    owner, host, user, vendor = (
+        OwnerFolder(root / "owner"),
+        HostFolder(root / "host"),
+        UserFolder(root / "user"),
+        VendorFolder(root / "vendor"),
+    )
     root.mkdir(mode=0o755, parents=True, exist_ok=True)
     for private in (owner.root, user.root, vendor.root):
         _make_private(private)

@@ -13,7 +13,7 @@ from tests.harness.tiny_model import WEIGHTS
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo.exposure import Exposure, files_under
 from sealserve.cli.demo.proof import _private_value, _spellings
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.secret import SecretBytes
@@ -33,7 +33,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
 def secrets_of(here: Running, release: Path, key_id: str) -> list[tuple[str, bytes]]:
     """Return what must not be seen, in every spelling: the release key, private keys, the model's weights."""
     workspace = here.site.workspace
-    with open_vault(workspace) as vault, vault.database.read() as connection:
+    with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(key_id))
     settings = ssl_config.parse(unseal_bytes(release / "tls/ssl.cfg", key=key, embedded_path="tls/ssl.cfg"))
     keys = {str(path): SecretBytes(path.read_bytes()) for path in workspace.owner.root.rglob("*.key")}

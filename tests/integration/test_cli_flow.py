@@ -15,7 +15,7 @@ from sealserve.broker import admin
 from sealserve.cluster.processes import wait_until
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.owner.certificates import BROKER_CERTIFICATE, BROKER_KEY
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki.authority import Authority, AuthorityKind
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
@@ -115,7 +115,7 @@ def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
     # Draining, it still starts; past the deadline it does not.
     here.ok("broker", "drain", first, "--minutes", "5")
     here.kill("replica-0")
-    with open_vault(here.site.workspace) as vault:
+    with Owner.open(here.site.workspace).vault() as vault:
         deadline = datetime.now(UTC) + timedelta(seconds=0.2)
         admin.drain(vault.database, first, deadline=deadline, now=datetime.now(UTC))
     assert wait_until(lambda: datetime.now(UTC) > deadline, seconds=60)

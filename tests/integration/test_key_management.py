@@ -15,7 +15,7 @@ from sealserve.broker.database import KEYS, Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId
 from sealserve.broker.transit import TransitKey, TransitRefusedError
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.sealing.release import Release
 from sealserve.secret import SecretBytes
 
@@ -86,7 +86,7 @@ def opens(site: Site, release: Release, cli: CommandLine) -> None:
     """Check that a release's key is found: what it sealed is shown to its owner."""
     site.build_enclave(release.folder)
     assert cli.bare("broker", "allow", release.folder, "-C", site.directory).status == 0
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         assert len(vault.keystore.load(connection, KeyId(release.index.key_id))) == 16
 
 

@@ -21,12 +21,12 @@ from tests.harness.workspaces import NAME, Site, make_site
 from tests.kubernetes.conftest import Kubectl
 
 from sealserve.bundle import Bundle
+from sealserve.cli.access import access
 from sealserve.client.channel import open_channel
 from sealserve.client.predict import Predictor
 from sealserve.cluster.kubernetes.target import KubernetesTarget, stop_all
 from sealserve.errors import SealserveError
 from sealserve.owner.preparation import foresee, prepare
-from sealserve.owner.service import access
 
 NODE_PORT = 30500
 BROKER_NAME = "attestation.service.com"

@@ -11,6 +11,7 @@ from tests.harness.keys import signing_key
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.owner import releases
+from sealserve.owner.owner import Owner
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import FOLDER
 
@@ -65,7 +66,7 @@ def released(site: Site, released_template: Site) -> VerifiedRelease:
     """A release with two enclaves, in ``site``, which is then ``ready``."""
     _copy(released_template, site)
     (folder,) = site.workspace.owner.releases.iterdir()
-    return releases.verify(folder, site.workspace.host.owner_key)
+    return releases.verify(folder, Owner.open(site.workspace).public_key())
 
 
 def _copy(template: Site, site: Site) -> None:

@@ -34,6 +34,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
 from sealserve.errors import InputError, VerificationError
@@ -190,6 +191,19 @@ class Database:
                 database.close()
                 raise
         return database
+
+    @classmethod
+    def empty(cls, name: str) -> Self:
+        """Return a database in memory that holds nothing and cannot be written to: for a file that does not exist yet.
+
+        Args:
+            name: What to call it in messages.
+        """
+        engine = create_engine("sqlite://", poolclass=StaticPool)
+        METADATA.create_all(engine)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+        return cls(engine, name)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:

@@ -137,8 +137,9 @@ def open_keystore(
     passphrase: Passphrase = no_passphrase,
     service: KeyWrapper | None = None,
     use_service: bool = False,
+    create: bool = True,
 ) -> Keystore:
-    """Return the keystore whose master key is the file at ``master_key``, made on first use, or in a service.
+    """Return the keystore whose master key is the file at ``master_key``, or in a service.
 
     Args:
         database: Holds the encrypted keys.
@@ -146,9 +147,10 @@ def open_keystore(
         passphrase: Called if the file needs one.
         service: A key management service: encrypts new keys, or only decrypts those that it encrypted.
         use_service: Which of both.
+        create: Whether to create the file if it does not exist and no stored key needs it.
 
     Raises:
-        MasterKeyMissingError: The file is gone, and there are keys that only it can decrypt.
+        MasterKeyMissingError: The file is missing, and there are keys that only it can decrypt, or none is created.
         MasterKeyExposedError: Others can read or write it.
         MasterKeyLengthError: It does not hold 32 bytes.
         MasterKeyUnreadableError: It cannot be read.
@@ -157,8 +159,8 @@ def open_keystore(
     if service is not None and use_service:
         if _count(database, but=service) == 0:
             return Keystore(service)
-        return Keystore(service, _open_file(database, master_key, passphrase, service))
-    return Keystore(_open_file(database, master_key, passphrase, service), service)
+        return Keystore(service, _open_file(database, master_key, passphrase, service, create=False))
+    return Keystore(_open_file(database, master_key, passphrase, service, create=create), service)
 
 
 def rotate_master_key(
@@ -202,11 +204,15 @@ def rewrap(database: Database, keystore: Keystore, wrapper: KeyWrapper) -> int:
         return keystore.rewrap(connection, wrapper)
 
 
-def _open_file(database: Database, master_key: Path, passphrase: Passphrase, service: KeyWrapper | None) -> MasterKey:
+def _open_file(
+    database: Database, master_key: Path, passphrase: Passphrase, service: KeyWrapper | None, *, create: bool
+) -> MasterKey:
     if _beside(master_key).exists():
         _finish_rotation(database, master_key, passphrase, service)
     if not master_key.exists():
         stored = _count(database, but=service)
+        if not create and not stored:
+            raise MasterKeyMissingError(f"{master_key} is missing.", hint="`sealserve release build` creates it.")
         if stored:
             raise MasterKeyMissingError(
                 f"{master_key} is missing, and {stored} release keys are encrypted under it.",

@@ -6,30 +6,30 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
-from sealserve.cli.seal import size_of
+from sealserve.cli import console, options
+from sealserve.cli.context import Context
+from sealserve.cli.verbs import Verbs
 from sealserve.owner import backup as backups
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def backup(
+    context: Context,
     destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file that appears.")],
     without_models: Annotated[bool, typer.Option("--without-models", help="Leave the plaintext models out.")] = False,
     without_releases: Annotated[
         bool, typer.Option("--without-releases", help="Leave the releases out; their keys are in it all the same.")
     ] = False,
-    force: console.Force = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    force: options.Force = False,
 ) -> None:
     """Write the owner's workspace to one sealed file, without the master key: keep a copy of that elsewhere.
 
     The broker may run meanwhile.
     """
-    workspace = console.find_workspace(directory)
-    with console.bytes_progress("Backing up", size_of(workspace.owner.root)) as progress:
+    workspace = context.workspace
+    with console.bytes_progress("Backing up", console.size_of(workspace.owner.root)) as progress:
         made = backups.back_up(
             workspace,
             destination,
@@ -39,11 +39,9 @@ def backup(
             overwrite=force,
             progress=progress,
         )
-    if as_json:
-        console.print_json({
-            "file": str(destination), "created": made.created.isoformat(), "files": made.files, "size": made.size
-        })  # fmt: skip
-        return
-    console.out.print(f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.")
+    context.show(
+        {"file": str(destination), "created": made.created.isoformat(), "files": made.files, "size": made.size},
+        f"Wrote {destination}: {made.files} files, {made.size / 1e6:.1f} MB, sealed.",
+    )
     if workspace.owner.master_key.is_file():
-        console.say(f"It opens with {workspace.owner.master_key}, which is not in it: keep a copy apart from it.")
+        context.say(f"It opens with {workspace.owner.master_key}, which is not in it: keep a copy apart from it.")

@@ -6,20 +6,24 @@ from typing import Annotated, Final
 import typer
 
 from sealserve.cli import connection, console
+from sealserve.cli.context import Context
 from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, first_accepted, guesses
-from sealserve.cli.predict import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
+from sealserve.cli.output import Output
+from sealserve.cli.request_options import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
 from sealserve.cli.tensor_input import generated_names, read_inputs
+from sealserve.cli.verbs import Verbs
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Predictor
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 _REQUESTS: Final = 100
 
 
 @app.command()
 def bench(
+    context: Context,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="How many.", show_default="100")
     ] = None,
@@ -36,8 +40,6 @@ def bench(
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds for each request.")] = 60,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Send many requests, and show rate, latencies and how the replicas shared them."""
     if requests is not None and seconds is not None:
@@ -45,7 +47,7 @@ def bench(
     if seconds is None:
         requests = requests or _REQUESTS
     reach, described = connection.find_access(
-        directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
     name = find_model(model, described)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
@@ -74,27 +76,27 @@ def bench(
             report = run_load(
                 opened, make_request, requests=requests, seconds=seconds, concurrency=concurrency, timeout=timeout
             )
-    _print(report, as_json=as_json)
+    _show(context, report)
     if report.first_error is not None:
-        if as_json:
+        if context.as_json:
             raise typer.Exit(report.first_error.exit_status)  # one document: the report has the error
         raise report.first_error
 
 
-def _print(report: LoadReport, *, as_json: bool) -> None:
+def _show(result: Output, report: LoadReport) -> None:
     latency = asdict(report.latency) if report.latency else {}
-    if as_json:
-        console.print_json({
+    result.show(
+        {
             "requests": report.requests, "answered": report.answered, "errors": dict(report.errors),
             "seconds": report.seconds, "rate": report.rate, "latency_seconds": latency,
             "connections": list(report.channels), "instances": dict(report.instances),
             **({"error": console.describe_error(report.first_error)} if report.first_error else {}),
-        })  # fmt: skip
-        return
-    console.print_fields({
-        "answered": f"{report.answered} of {report.requests} in {report.seconds:.2f} s",
-        "rate": f"{report.rate:.1f} requests/s",
-        "latency": ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in latency.items()),
-        "errors": ", ".join(f"{count} {code}" for code, count in report.errors.items()) or "none",
-        "replicas": ", ".join(f"{name[:8]}: {count}" for name, count in report.instances.items()),
-    })  # fmt: skip
+        },
+        {
+            "answered": f"{report.answered} of {report.requests} in {report.seconds:.2f} s",
+            "rate": f"{report.rate:.1f} requests/s",
+            "latency": ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in latency.items()),
+            "errors": ", ".join(f"{count} {code}" for code, count in report.errors.items()) or "none",
+            "replicas": ", ".join(f"{name[:8]}: {count}" for name, count in report.instances.items()),
+        },
+    )  # fmt: skip

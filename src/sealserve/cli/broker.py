@@ -9,26 +9,25 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.broker import admin
 from sealserve.broker.admin import KnownRelease
 from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.broker.releases import Release
-from sealserve.cli import broker_platform, console, passphrases
+from sealserve.cli import broker_platform, console, options, passphrases
 from sealserve.cli.broker_json import encode
+from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
-from sealserve.cli.release import Name
+from sealserve.cli.output import Table
+from sealserve.cli.verbs import Verbs
 from sealserve.enclave.findings import Danger
 from sealserve.owner import master_key, provisioning, releases
-from sealserve.owner.keys import open_database
+from sealserve.owner.owner import Owner
 from sealserve.regular_file import read_regular
 
 _LOG = logging.getLogger(__name__)
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Run the broker, and say which releases get their key."
-)
+app = Verbs("Run the broker, and say which releases get their key.")
 
 app.add_typer(broker_platform.app, name="platform")
 
@@ -36,10 +35,10 @@ RELEASE_HELP = "A release's name, or the beginning of its id."
 
 
 @app.command()
-def run(ready_file: console.ReadyFile = None, directory: console.Directory = console.HERE) -> None:
+def run(place: Place, ready_file: options.ReadyFile = None) -> None:
     """Serve keys to attested enclaves until stopped."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace = place.workspace
+    described = place.deployment
     workspace.create()
     ensure_no_tickets(workspace.owner.root)  # may start this process again
     forbid_inspection()
@@ -54,13 +53,12 @@ def run(ready_file: console.ReadyFile = None, directory: console.Directory = con
 @app.command()
 @dangerous_options
 def allow(
-    name: Name = None,
+    context: Context,
+    name: options.ReleaseName = None,
     reactivate: Annotated[
         bool,
         typer.Option("--reactivate", help="Make a draining release active again, with sealserve.toml's TCB policy."),
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
@@ -68,62 +66,58 @@ def allow(
 
     A release that the broker knows gets further enclaves; its state and its TCB policy stay as they are.
     """
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, name)
     allowed = provisioning.allow(
         workspace, described, folder, now=datetime.now(UTC), reactivate=reactivate, dangerous=dangerous
     )
-    _print(allowed, as_json=as_json)
+    _show(context, allowed)
 
 
 @app.command()
 def drain(
+    context: Context,
     name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="Restarts still get the key for so long.")] = 60,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
     now = datetime.now(UTC)
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(context.workspace).database() as database:
         drained = admin.drain(database, name, deadline=now + timedelta(minutes=minutes), now=now)
-    _print(drained, as_json=as_json)
+    _show(context, drained)
 
 
 @app.command()
 def revoke(
+    context: Context,
     name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
-    yes: console.Yes = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    yes: options.Yes = False,
 ) -> None:
     """End a release for good. Enclaves that run already go on until they are stopped."""
-    workspace = console.find_workspace(directory)
+    owner = Owner.open(context.workspace)
     console.confirm(f"Revoke {name}? No enclave will ever get its key again.", yes=yes)
-    with open_database(workspace) as database:
+    with owner.database() as database:
         revoked = admin.revoke(database, name, now=datetime.now(UTC))
-    _print(revoked, as_json=as_json)
+    _show(context, revoked)
 
 
 @app.command("releases")
-def releases_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def releases_(context: Context) -> None:
     """List the releases that the broker knows, and their state."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(context.workspace).database() as database:
         rows = admin.every_release(database)
-    if as_json:
-        console.print_json(encode(rows))
-        return
-    console.print_table(
+    table = Table(
         ("RELEASE", "STATE", "PLATFORM", "TCB", "ENCLAVES"),
         [(row.release.name, _state(row.release), row.release.platform, row.release.policy.tcb.name,
           ", ".join(item.label for item in row.enclaves)) for row in rows],
         empty="No releases yet: `sealserve broker allow`.",
     )  # fmt: skip
+    context.show(encode(rows), table)
 
 
 @app.command()
 def log(
+    context: Context,
     last: Annotated[int | None, typer.Option("--last", "-n", min=1, show_default="all", help="How many rows.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the whole chain and its signed heads first.")] = False,
     check: Annotated[
@@ -132,11 +126,9 @@ def log(
     sign: Annotated[
         bool, typer.Option("--sign", help="Verify, then print a signed head as JSON: keep it on another machine.")
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Show the audit log: who got a key, who was refused, what the owner changed; each row is bound to the last."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     kept = None if check is None else read_head(read_regular(check), name=str(check))
     if verify or sign or kept:
         summary, any_kept = provisioning.verify_log(workspace, kept=kept)
@@ -149,12 +141,9 @@ def log(
     if sign:
         console.print_json(encode(provisioning.sign_log(workspace, now=datetime.now(UTC))))
         return
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         rows = admin.log(database, last=last)
-    if as_json:
-        console.print_json(encode(rows))
-        return
-    console.print_table(
+    table = Table(
         ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
         [
             (row.seq, f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.decision, entry.code, (entry.release_id or "")[:12],
@@ -163,18 +152,18 @@ def log(
         ],
         empty="No decisions yet.",
     )  # fmt: skip
+    context.show(encode(rows), table)
 
 
 @app.command("rotate-master")
 def rotate_master(
+    context: Context,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Put it under a new passphrase.")] = False,
     passphrase_file: Annotated[
         Path | None,
         typer.Option("--passphrase-file", help="Read the new passphrase from this file (0600).", show_default="ask"),
     ] = None,
     no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Let it need none.")] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Encrypt the stored release keys under a fresh master key, or by the service that [keystore] names.
 
@@ -183,46 +172,38 @@ def rotate_master(
     if no_passphrase and (passphrase or passphrase_file is not None):
         raise typer.BadParameter("--no-passphrase goes with neither of the others.")
     new = passphrases.new_source(passphrase_file) if passphrase or passphrase_file is not None else None
-    workspace = console.find_workspace(directory)
-    rotated = master_key.rotate(workspace, new_passphrase=new, without_passphrase=no_passphrase)
-    if as_json:
-        console.print_json(asdict(rotated))
-        return
+    rotated = master_key.rotate(context.workspace, new_passphrase=new, without_passphrase=no_passphrase)
     how = " under a passphrase" if rotated.under_passphrase else ""
-    console.out.print(f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.")
-    console.say("Start a running broker again, and replace your copies of the old master key.")
+    context.show(asdict(rotated), f"{rotated.keys} release keys are now encrypted by {rotated.place}{how}.")
+    context.say("Start a running broker again, and replace your copies of the old master key.")
 
 
 @app.command()
-def status(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def status(context: Context) -> None:
     """Show what the broker holds and has done."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(context.workspace).database() as database:
         found = admin.status(database)
-    if as_json:
-        console.print_json(encode(found))
-        return
-    console.print_fields({
+    fields = {
         "keys": found.keys,
         "releases": _counts(found.releases),
         "decisions": _counts(found.decisions),
         "refusals": _counts(found.refusals),
         "newest TCB evaluation": _counts(found.evaluation_floor),
         "audit log": f"{found.audit_rows} rows, head {found.audit_head[:16]}",
-    })  # fmt: skip
+    }  # fmt: skip
+    context.show(encode(found), fields)
 
 
-def _print(known: KnownRelease, *, as_json: bool) -> None:
-    if as_json:
-        console.print_json(encode(known))
-        return
+def _show(context: Context, known: KnownRelease) -> None:
     release = known.release
-    console.print_fields({
+    fields = {
         "release": release.name,
         "state": _state(release),
         "platform": release.platform,
         "TCB policy": release.policy.tcb.name,
         "enclaves": "\n".join(f"{item.label}  {item.measurement.hex()}" for item in known.enclaves),
-    })  # fmt: skip
+    }  # fmt: skip
+    context.show(encode(known), fields)
 
 
 def _state(release: Release) -> str:

@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.broker import admin
-from sealserve.cli import console
+from sealserve.cli import console, options
 from sealserve.cli.broker_json import encode
-from sealserve.owner.keys import open_database
+from sealserve.cli.context import Context
+from sealserve.cli.output import Table
+from sealserve.cli.verbs import Verbs
+from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Say which machines are one's own.")
+app = Verbs("Say which machines are one's own.")
 
 
 PlatformId = Annotated[
@@ -25,55 +27,39 @@ Kind = Annotated[
 
 @app.command()
 def enrol(
+    context: Context,
     platform_id: PlatformId,
     label: Annotated[str, typer.Option("--label", help="What people call the machine.")] = "",
     kind: Kind = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Enrol a machine. In production only enrolled ones get keys: a genuine processor is not yet one's own."""
-    workspace = console.find_workspace(directory)
-    platform = kind or deployment.read(workspace.deployment_file).platform
-    with open_database(workspace) as database:
+    platform = kind or context.deployment.platform
+    with Owner.open(context.workspace).database(create=True) as database:
         enrolled = admin.enrol_platform(database, platform, platform_id, label=label, now=datetime.now(UTC))
-    if as_json:
-        console.print_json(encode(enrolled))
-    else:
-        console.out.print(f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
+    context.show(encode(enrolled), f"Enrolled the platform {enrolled.platform_id} ({enrolled.platform}).")
 
 
 @app.command()
-def withdraw(
-    platform_id: PlatformId,
-    kind: Kind = None,
-    yes: console.Yes = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
-) -> None:
+def withdraw(context: Context, platform_id: PlatformId, kind: Kind = None, yes: options.Yes = False) -> None:
     """Take back a machine's enrolment, when it is sold or stolen: it gets no more keys. What runs on it goes on."""
-    workspace = console.find_workspace(directory)
-    platform = kind or deployment.read(workspace.deployment_file).platform
+    platform = kind or context.deployment.platform
     console.confirm(f"Withdraw the platform {platform_id}?", yes=yes)
-    with open_database(workspace) as database:
+    with Owner.open(context.workspace).database() as database:
         withdrawn = admin.withdraw_platform(database, platform, platform_id, now=datetime.now(UTC))
-    if as_json:
-        console.print_json(encode(withdrawn))
-    else:
-        console.out.print(
-            f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys."
-        )
+    context.show(
+        encode(withdrawn),
+        f"Withdrew the platform {withdrawn.platform_id} ({withdrawn.platform}): it gets no more keys.",
+    )
 
 
 @app.command("list")
-def list_(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def list_(context: Context) -> None:
     """List the machines that are enrolled."""
-    with open_database(console.find_workspace(directory)) as database:
+    with Owner.open(context.workspace).database() as database:
         rows = admin.every_platform(database)
-    if as_json:
-        console.print_json(encode(rows))
-        return
-    console.print_table(
+    table = Table(
         ("PLATFORM ID", "KIND", "ENROLLED", "LABEL"),
         [(row.platform_id, row.platform, f"{row.enrolled:%Y-%m-%d %H:%M:%S}", row.label) for row in rows],
         empty="No platforms yet: `sealserve broker platform enrol`.",
     )
+    context.show(encode(rows), table)

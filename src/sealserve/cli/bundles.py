@@ -7,7 +7,7 @@ from sealserve.bundle import Bundle, Destination, read_bundle
 from sealserve.cli import console
 from sealserve.enclave.measurement import enclave_names
 from sealserve.owner import preparation, releases
-from sealserve.owner.keys import host_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
 
@@ -49,7 +49,7 @@ def bundle_for(
 def received(workspace: Workspace, release: Path, destination: Destination) -> Bundle:
     """Return a release as it was shipped to this host. It is verified if other machines are to fetch it."""
     if not destination.on_this_machine:
-        releases.verify(release, host_owner_key(workspace))
+        releases.verify(release, Owner.open(workspace).public_key())
     wanted = {place.name for place in destination.enclaves}
     there = enclave_names(release)
     return read_bundle(release, [name for name in there if name in wanted] or there[:1])

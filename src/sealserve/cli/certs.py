@@ -2,85 +2,62 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
-import typer
-
-from sealserve import deployment
 from sealserve.cli import console
+from sealserve.cli.context import Context
+from sealserve.cli.output import Table
+from sealserve.cli.verbs import Verbs
 from sealserve.owner import certificates
 from sealserve.owner.certificates import NamedCertificate
 from sealserve.terms import TlsMode
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make, show and renew certificates.")
+app = Verbs("Make, show and renew certificates.")
 
 
 @app.command("two-way")
-def two_way(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def two_way(context: Context) -> None:
     """Make three authorities, the broker's certificate and a client certificate for the users."""
-    _create(TlsMode.TWO_WAY, directory, as_json=as_json)
+    _create(context, TlsMode.TWO_WAY)
 
 
 @app.command("one-way")
-def one_way(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def one_way(context: Context) -> None:
     """Make the same, without a client certificate: anybody who reaches the service may use it."""
-    _create(TlsMode.ONE_WAY, directory, as_json=as_json)
+    _create(context, TlsMode.ONE_WAY)
 
 
 @app.command()
-def renew(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def renew(context: Context) -> None:
     """Issue fresh certificates for broker and user. The service's come with each new release."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    _print(certificates.renew_certificates(workspace, described, now=datetime.now(UTC)), as_json=as_json)
+    _show(context, certificates.renew_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
 
 
 @app.command()
-def show(directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def show(context: Context) -> None:
     """Show the workspace's certificates and when they end."""
-    _print(certificates.show_certificates(console.find_workspace(directory)), as_json=as_json)
+    _show(context, certificates.show_certificates(context.workspace))
 
 
-def _create(mode: TlsMode, directory: Path, *, as_json: bool) -> None:
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    certificates.check_mode(described, mode)
-    for kind in certificates.lost_authorities(workspace):
+def _create(context: Context, mode: TlsMode) -> None:
+    certificates.check_mode(context.deployment, mode)
+    for kind in certificates.lost_authorities(context.workspace):
         console.warn(
             f"the {kind} authority was missing, and a new one takes its place: what the former one signed is no longer "
             "trusted. Build and start a new release, and bring the folder user/ to the users."
         )
-    _print(certificates.create_certificates(workspace, described, now=datetime.now(UTC)), as_json=as_json)
+    _show(context, certificates.create_certificates(context.workspace, context.deployment, now=datetime.now(UTC)))
 
 
-def _print(found: Iterable[NamedCertificate], *, as_json: bool) -> None:
-    rows = list(found)
-    if as_json:
-        console.print_json(
-            [
-                {
-                    "role": row.role,
-                    "file": str(row.path),
-                    "subject": row.info.subject,
-                    "names": [*row.info.names, *map(str, row.info.addresses), *row.info.permitted],
-                    "not_after": row.info.not_after.isoformat(),
-                    "fingerprint": row.info.fingerprint,
-                }
-                for row in rows
-            ]
-        )
-        return
+def _show(context: Context, found: Iterable[NamedCertificate]) -> None:
     now = datetime.now(UTC)
-    console.print_table(
-        ("FOR", "NAMES", "ENDS", "DAYS LEFT"),
-        [
-            (
-                row.role,
-                ", ".join([*row.info.names, *map(str, row.info.addresses), *row.info.permitted]),
-                f"{row.info.not_after:%Y-%m-%d}",
-                (row.info.not_after - now).days,
-            )
-            for row in rows
-        ],
-        empty="No certificates yet: `sealserve certs two-way` makes them.",
-    )
+    values, rows = [], []
+    for row in found:
+        info = row.info
+        names = [*info.names, *map(str, info.addresses), *info.permitted]
+        values.append({
+            "role": row.role, "file": str(row.path), "subject": info.subject, "names": names,
+            "not_after": info.not_after.isoformat(), "fingerprint": info.fingerprint,
+        })  # fmt: skip
+        rows.append((row.role, ", ".join(names), f"{info.not_after:%Y-%m-%d}", (info.not_after - now).days))
+    empty = "No certificates yet: `sealserve certs two-way` makes them."
+    context.show(values, Table(("FOR", "NAMES", "ENDS", "DAYS LEFT"), rows, empty=empty))

@@ -8,24 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import console
+from sealserve.cli.output import Output
+from sealserve.cli.verbs import Verbs
 from sealserve.clouds.catalog import PRESETS, preset_of, quote_provider_settings
 from sealserve.clouds.facts import PORTS, Basis, Fact, Preset
 from sealserve.terms import Cloud
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Look at clouds that have SGX machines: sizes, images, addresses."
-)
+app = Verbs("Look at clouds that have SGX machines: sizes, images, addresses.")
 
 Name = Annotated[Cloud, typer.Argument(metavar="CLOUD", help="One of `sealserve cloud list`.")]
 Region = Annotated[str | None, typer.Option(help="The region, where the cloud has a service for each.")]
 
 
 @app.command("list")
-def list_clouds(as_json: console.Json = False) -> None:
+def list_clouds(result: Output) -> None:
     """List the clouds, and what has to be known of them today."""
-    if as_json:
-        console.print_json([{"cloud": preset.cloud, "title": preset.title, "state": preset.state.value}
-                            for preset in PRESETS.values()])  # fmt: skip
+    if result.as_json:
+        result.show([{"cloud": preset.cloud, "title": preset.title, "state": preset.state.value}
+                     for preset in PRESETS.values()])  # fmt: skip
         return
     for preset in PRESETS.values():
         console.out.print(f"{preset.cloud}  ", end="", style="bold")
@@ -34,11 +34,11 @@ def list_clouds(as_json: console.Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, as_json: console.Json = False) -> None:
+def show(result: Output, name: Name) -> None:
     """Show what is known of a cloud, from where, and what nobody has verified."""
     preset = preset_of(name)
-    if as_json:
-        console.print_json({**asdict(preset), "ports": dict(PORTS), "guide": preset.guide})
+    if result.as_json:
+        result.show({**asdict(preset), "ports": dict(PORTS), "guide": preset.guide})
         return
     console.out.print(preset.title, style="bold")
     for label, text, fact in _rows(preset):

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.cli import console
+from sealserve.cli.access import Access, access
+from sealserve.cli.context import Place
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
-from sealserve.owner.service import Access, access
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
 
@@ -39,7 +39,7 @@ class ConnectionOptionsError(InputError):
 
 
 def find_access(
-    directory: Path,
+    place: Place,
     *,
     target: str | None,
     server_name: str | None,
@@ -59,9 +59,8 @@ def find_access(
     if target and server_name and authority is not None:
         reach = Access(target=target, server_name=server_name, ca=authority)
         return (replace(reach, certificate=pair.chain_pem, key=pair.key_pem) if pair else reach), None
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    reach = access(workspace, described, ca=authority, pair=pair)
+    described = place.deployment
+    reach = access(place.workspace, described, ca=authority, pair=pair)
     reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
     return reach, described
 

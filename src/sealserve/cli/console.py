@@ -6,16 +6,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from sealserve import workspace
 from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError
 
@@ -57,43 +56,12 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 out = Screen()
 err = Screen(stderr=True)
 
-Directory = Annotated[
-    Path,
-    typer.Option(
-        "--directory",
-        "-C",
-        envvar="SEALSERVE_DIRECTORY",
-        help="The folder that holds sealserve.toml.",
-        show_default=".",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target", "-t", help="local, docker, kubernetes", show_default="the one in use, else that of sealserve.toml"
-    ),
-]
-
-ReadyFile = Annotated[
-    Path | None, typer.Option("--ready-file", help="Write this file when it answers.", show_default="none")
-]
-
-HERE = Path()
 Tell = Callable[[str], None]
 """Called with a few words at the start of each piece of work."""
 
 
 def quietly(_text: str) -> None:
     """Tell nobody."""
-
-
-def find_workspace(directory: Path) -> workspace.Workspace:
-    """Return the workspace of ``directory``."""
-    return workspace.find(directory)
 
 
 def print_json(value: Any) -> None:
@@ -113,7 +81,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
         out.print(text, style="bold" if number == 0 else None)
 
 
-def print_fields(fields: dict[str, object]) -> None:
+def print_fields(fields: Mapping[str, object]) -> None:
     """Print names and values, aligned."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
@@ -170,6 +138,13 @@ def mark_ready(ready_file: Path | None) -> None:
     """Write the file that tells a supervisor that this process answers: its process id."""
     if ready_file is not None:
         write_file(ready_file, f"{os.getpid()}\n".encode())
+
+
+def size_of(source: Path) -> int:
+    """Return the size of a file, or of all files below a folder, in bytes: for `bytes_progress`."""
+    if source.is_dir():
+        return sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    return source.stat().st_size if source.is_file() else 0
 
 
 @contextlib.contextmanager

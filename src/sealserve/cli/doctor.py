@@ -4,19 +4,20 @@ import contextlib
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sealserve import deployment, workspace
 from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
 from sealserve.cli.bundles import received
+from sealserve.cli.context import Context
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.cluster.kubernetes.target import KubernetesTarget
+from sealserve.deployment import Deployment
 from sealserve.doctor import host_report
 from sealserve.doctor.examination import NotReadyError, examine
 from sealserve.doctor.finding import Finding, Machine, Verdict
@@ -25,8 +26,9 @@ from sealserve.host import probe
 from sealserve.host.facts import HostFacts
 from sealserve.owner import releases
 from sealserve.terms import PlatformKind
+from sealserve.workspace import Workspace, WorkspaceMissingError
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 MARKS = {Verdict.OK: ("ok", "green"), Verdict.NOTE: ("note", "yellow"), Verdict.MISSING: ("missing", "red")}
 
 
@@ -45,6 +47,7 @@ class ClusterHostError(InputError):
 
 @app.command()
 def doctor(
+    context: Context,
     machine: Annotated[Machine | None, typer.Argument(help="Whose part to look at.", show_default="all")] = None,
     platform: Annotated[
         PlatformKind | None, typer.Option(help="What is to run the enclaves.", show_default="as in sealserve.toml")
@@ -57,8 +60,6 @@ def doctor(
     report: Annotated[
         bool, typer.Option("--report", help="Print what to send when a host of real enclaves is tried out.")
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Say what this machine lacks for its part, and how to get it.
 
@@ -71,15 +72,14 @@ def doctor(
                 f"A cluster {'has no report' if report else f'does not play the part {machine}'}.",
                 hint="`sealserve doctor host --target kubernetes`.",
             )
-        _conclude(_examine_cluster(directory, platform, production=production), as_json=as_json)
+        _conclude(context, _examine_cluster(context, platform, production=production))
         return
-    here: workspace.Workspace | None = None
-    described: deployment.Deployment | None = None
-    with contextlib.suppress(workspace.WorkspaceMissingError):
-        here = workspace.find(directory)
-        described = deployment.read(here.deployment_file)
+    here: Workspace | None = None
+    described: Deployment | None = None
+    with contextlib.suppress(WorkspaceMissingError):
+        here, described = context.workspace, context.deployment
     if report:
-        _report(described, as_json=as_json)
+        _report(context, described)
         return
     runs = platform or (described.platform if described else PlatformKind.SIMULATED)
     machines = (machine,) if machine else tuple(Machine)
@@ -87,12 +87,11 @@ def doctor(
         probe.gather(ask=probe.ask if runs is PlatformKind.SGX else None) if Machine.HOST in machines else HostFacts()
     )
     findings = examine(machines, here, described, platform=runs, host=host, production=production)
-    _conclude(findings, as_json=as_json, presets=True)
+    _conclude(context, findings, presets=True)
 
 
-def _examine_cluster(directory: Path, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
-    here = console.find_workspace(directory)
-    described = deployment.read(here.deployment_file)
+def _examine_cluster(context: Context, platform: PlatformKind | None, *, production: bool) -> list[Finding]:
+    here, described = context.workspace, context.deployment
     if platform is not None:
         described = described.model_copy(update={"platform": platform})
     with console.spinner("Looking at the cluster") as tell:
@@ -110,7 +109,7 @@ def _examine_cluster(directory: Path, platform: PlatformKind | None, *, producti
     ]
 
 
-def _plan(here: workspace.Workspace, described: deployment.Deployment) -> Plan:
+def _plan(here: Workspace, described: Deployment) -> Plan:
     """Return what would be deployed: the newest release, if there is one for pods."""
     for folder in (here.owner.releases, here.host.releases):
         with contextlib.suppress(SealserveError, OSError):
@@ -120,25 +119,25 @@ def _plan(here: workspace.Workspace, described: deployment.Deployment) -> Plan:
     return shipping.provisional_plan(described)
 
 
-def _conclude(findings: list[Finding], *, as_json: bool, presets: bool = False) -> None:
-    if as_json:
-        console.print_json([{"code": finding.code, **asdict(finding)} for finding in findings])
+def _conclude(context: Context, findings: list[Finding], *, presets: bool = False) -> None:
+    if context.as_json:
+        context.show([{"code": finding.code, **asdict(finding)} for finding in findings])
     else:
         _print(findings)
         if presets:
             _print_presets()
     missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
     if missing:
-        if as_json:
+        if context.as_json:
             raise typer.Exit(NotReadyError.exit_status)  # one document: the findings tell what is missing
         raise NotReadyError(f"Missing: {', '.join(missing)}.")
 
 
-def _report(described: deployment.Deployment | None, *, as_json: bool) -> None:
+def _report(context: Context, described: Deployment | None) -> None:
     facts = probe.gather(ask=probe.ask)
     findings = examine((Machine.HOST,), None, described, platform=PlatformKind.SGX, host=facts, production=False)
-    if as_json:
-        console.print_json(host_report.as_data(facts, findings))
+    if context.as_json:
+        context.show(host_report.as_data(facts, findings))
     else:
         sys.stdout.write(host_report.as_text(facts, findings))
 

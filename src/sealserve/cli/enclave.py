@@ -14,10 +14,12 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
+from sealserve.cli.output import Output, Table
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster import ports
 from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.image_root import ImageRoot
@@ -31,20 +33,16 @@ from sealserve.enclave.server_command import GRAMINE_THREADS, Threads, threads_o
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.sizing import MEBIBYTE, EnclaveSize
 from sealserve.owner import enclaves, releases
-from sealserve.owner.keys import host_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.owner.simulation import quoting_socket
 from sealserve.regular_file import read_regular
-from sealserve.sgx.signing_key import create_signing_key
 from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import ServerKind
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, show and run enclaves.")
+app = Verbs("Build, show and run enclaves.")
 
 EnclaveName = Annotated[str, typer.Option("--name", "-n", help="The enclave's name; each replica here has its own.")]
 Port = Annotated[int, typer.Option(min=1, max=LARGEST_PORT, help="Where its server listens. It is measured.")]
-Release = Annotated[
-    str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
-]
 InventoryFile = Annotated[
     Path | None,
     typer.Option(
@@ -58,6 +56,7 @@ InventoryFile = Annotated[
 
 @app.command()
 def inventory(
+    result: Output,
     server: Annotated[ServerKind, typer.Option(help="Which model server.")] = ServerKind.EMBEDDED,
     root: Annotated[
         Path, typer.Option(help="The folder with an image's files.", show_default="this machine's files")
@@ -71,8 +70,7 @@ def inventory(
     ] = None,
     gramine: Annotated[str, typer.Option(help="Inside the root: Gramine's folder.")] = GRAMINE_FOLDER,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the inventory here.")] = None,
-    force: console.Force = False,
-    as_json: console.Json = False,
+    force: options.Force = False,
 ) -> None:
     """List what an enclave will trust, with digests, so that a machine without these files can measure it."""
     if output is not None and output.exists() and not force:
@@ -92,10 +90,9 @@ def inventory(
         "sha256": taken.digest,
         "output": str(output) if output else None,
     }
-    if as_json:
-        console.print_json(fields)
+    result.show(fields, {name: value for name, value in fields.items() if value is not None})
+    if result.as_json:
         return
-    console.print_fields({name: value for name, value in fields.items() if value is not None})
     _say_what_is_missing(taken)
     if output is None:
         console.say("Nothing was written: give --output FILE, and FILE to `sealserve enclave build --inventory`.")
@@ -113,51 +110,47 @@ def _say_what_is_missing(taken: Inventory) -> None:
 
 @app.command()
 def manifest(
+    context: Context,
     name: EnclaveName = "replica-0",
     port: Port = 8510,
-    release: Release = None,
+    release: options.Release = None,
     inventory_file: InventoryFile = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say how its size and threads come about.")] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Print the manifest that `enclave build` would sign."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     if explain:
-        size = enclaves.explain_size(described, releases.verify(folder, host_owner_key(workspace)), trusted)
-        _explain(size, threads_of(described), as_json=as_json)
+        size = enclaves.explain_size(described, releases.verify(folder, Owner.open(workspace).public_key()), trusted)
+        _explain(context, size, threads_of(described))
         return
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
     text = enclaves.specified_manifest(workspace, spec).to_bytes().decode()
-    if as_json:
-        console.print_json(tomllib.loads(text))
+    if context.as_json:
+        context.show(tomllib.loads(text))
     else:
         sys.stdout.write(text)
 
 
-def _explain(size: EnclaveSize, threads: Threads, *, as_json: bool) -> None:
-    if as_json:
-        console.print_json({**asdict(size), "needed": size.needed, "threads": {**asdict(threads), "all": threads.all}})
-        return
+def _explain(context: Context, size: EnclaveSize, threads: Threads) -> None:
     pools = f"pools of {threads.tensorflow} and {threads.inter_op}, {threads.requests} for requests"
     pools += f", {threads.unbounded} without a flag"
     rows = [(item.what, f"{item.size / MEBIBYTE:.0f} MiB", item.why) for item in size.items]
     rows.append(("sum", f"{size.needed / MEBIBYTE:.0f} MiB", ""))
     rows.append(("sgx.enclave_size", f"{size.size / MEBIBYTE:.0f} MiB", size.rule))
     rows.append(("sgx.max_threads", str(threads.all), f"{pools}, {GRAMINE_THREADS} of Gramine"))
-    console.print_table(("WHAT", "SIZE", "WHY"), rows)
-    if size.size < size.needed:
+    value = {**asdict(size), "needed": size.needed, "threads": {**asdict(threads), "all": threads.all}}
+    context.show(value, Table(("WHAT", "SIZE", "WHY"), rows))
+    if size.size < size.needed and not context.as_json:
         console.warn("enclave.size is below the sum: the server may run out of memory.")
 
 
 @app.command("lint")
 @dangerous_options
 def lint_manifest(
+    result: Output,
     file: Annotated[Path, typer.Argument(help="A manifest: NAME.manifest.sgx, or NAME.manifest.")],
-    as_json: console.Json = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
@@ -165,9 +158,9 @@ def lint_manifest(
     raw = _read_manifest(file)
     refuse_template(raw, name=str(file))
     findings = examine(raw, name=str(file)).findings
-    if as_json and {finding.danger for finding in findings} <= set(dangerous):
+    if result.as_json and {finding.danger for finding in findings} <= set(dangerous):
         shown = ("line", "setting", "reason", "danger", "path")
-        console.print_json([{field: getattr(finding, field) for field in shown} for finding in findings])
+        result.show([{field: getattr(finding, field) for field in shown} for finding in findings])
         return
     refuse(findings, dangerous, name=str(file))
     if findings:
@@ -184,9 +177,10 @@ def _read_manifest(file: Path) -> bytes:
 @app.command()
 @dangerous_options
 def build(
+    context: Context,
     name: EnclaveName = "replica-0",
     port: Port = 8510,
-    release: Release = None,
+    release: options.Release = None,
     inventory_file: InventoryFile = None,
     signing_key: Annotated[
         Path | None, typer.Option(help="The enclave signing key (PEM).", show_default="the workspace's")
@@ -203,19 +197,16 @@ def build(
         Path | None,
         typer.Option("--manifest", help="Your own, begun with `enclave manifest`.", show_default="the one it prints"),
     ] = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
     *,
     dangerous: Collection[Danger],
 ) -> None:
     """Write and sign an enclave into a release's `enclave/` folder. The same input gives the same MRENCLAVE."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     folder = releases.find(workspace.owner.releases, release)
     trusted = read_inventory(inventory_file) if inventory_file else None
     spec = enclaves.specify(workspace, described, folder, name=name, port=port, inventory=trusted)
-    if new_signing_key and not workspace.owner.enclave_signing_key.exists():
-        create_signing_key(workspace.owner.enclave_signing_key)
+    if new_signing_key:
+        Owner.open(workspace).create_enclave_key(replace_lost=True)
     with console.spinner("Measuring and signing"):
         built = enclaves.build(
             workspace,
@@ -237,22 +228,18 @@ def build(
         "platform": "simulated" if built.simulated else "sgx",
         "manifest": str(built.manifest),
     }
-    if as_json:
-        console.print_json(fields)
-    else:
-        console.print_fields(fields)
-        console.say("Next: `sealserve broker allow`, then `sealserve release pack`.")
+    context.show(fields, fields)
+    context.say("Next: `sealserve broker allow`, then `sealserve release pack`.")
 
 
 @app.command()
 def show(
-    release: Release = None,
+    context: Context,
+    release: options.Release = None,
     host: Annotated[bool, typer.Option("--host", help="Look among the releases of the host.")] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Show a release's enclaves: measurement, signer, port."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     rows = []
     for name in enclave_names(folder):
@@ -264,32 +251,23 @@ def show(
             "mr_signer": loaded.sigstruct.mr_signer.hex(),
             "debug": loaded.sigstruct.attributes.debug,
         })  # fmt: skip
-    if as_json:
-        console.print_json(rows)
-        return
-    console.print_table(
-        ("ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG"),
-        [tuple(row.values()) for row in rows],
-        empty=f"{folder.name} has no enclaves yet: `sealserve enclave build`.",
-    )
+    empty = f"{folder.name} has no enclaves yet: `sealserve enclave build`."
+    columns = ("ENCLAVE", "PORT", "MRENCLAVE", "MRSIGNER", "DEBUG")
+    context.show(rows, Table(columns, [tuple(row.values()) for row in rows], empty=empty))
 
 
 @app.command()
 def remove(
+    context: Context,
     name: Annotated[str, typer.Option("--name", "-n", help="The enclave's name.")],
-    release: Release = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    release: options.Release = None,
 ) -> None:
     """Remove an enclave from a release, and sign the index of the others anew."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     folder = releases.find(workspace.owner.releases, release)
     enclaves.remove(workspace, folder, name=name)
-    if as_json:
-        console.print_json({"enclave": name, "release": folder.name})
-        return
-    console.out.print(f"{folder.name}: the enclave {name} is removed.")
-    console.say("If `sealserve broker allow` registered it, the broker still gives it the key of this release.")
+    context.show({"enclave": name, "release": folder.name}, f"{folder.name}: the enclave {name} is removed.")
+    context.say("If `sealserve broker allow` registered it, the broker still gives it the key of this release.")
 
 
 class Runner(StrEnum):
@@ -304,8 +282,9 @@ class Runner(StrEnum):
 @app.command()
 @dangerous_options
 def run(
+    place: Place,
     name: EnclaveName = "replica-0",
-    release: Release = None,
+    release: options.Release = None,
     platform: Annotated[
         Runner,
         typer.Option(help="What it runs on; gramine-direct is Gramine without SGX.", show_default="as it was built"),
@@ -315,12 +294,11 @@ def run(
         typer.Option(min=1, help="Maximum number of starts.", show_default="on SGX no limit, simulated 1"),
     ] = None,
     socket: Annotated[Path | None, typer.Option("--quoting-socket", show_default="the simulated platform's")] = None,
-    directory: console.Directory = console.HERE,
     *,
     dangerous: Collection[Danger],
 ) -> None:
     """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
-    workspace = console.find_workspace(directory)
+    workspace = place.workspace
     folder = releases.find(workspace.host.releases, release)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     runtime: Runtime
@@ -335,6 +313,6 @@ def run(
             serves = partial(ports.is_listening, port_of(manifest), session=os.getsid(0))
         runtime = load_simulator().enclave(quoting_socket=quoting, attempts=starts, serves=serves)
     else:
-        verify = partial(enclaves.verify_bundle, folder, host_owner_key(workspace), dangerous=dangerous)
+        verify = partial(enclaves.verify_bundle, folder, workspace.host.owner_key, dangerous=dangerous)
         runtime = GramineSgx(verify=verify, attempts=attempts)
     raise typer.Exit(runtime.run(folder, name, dangerous=dangerous))

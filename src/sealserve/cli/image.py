@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.cli import console
+from sealserve.cli.context import Context
+from sealserve.cli.output import Table
+from sealserve.cli.verbs import Verbs
 from sealserve.containers.build import BuiltImage, build_image, push_image, record_image
 from sealserve.containers.engine import Engine
 from sealserve.containers.recipes import (
@@ -22,7 +24,7 @@ from sealserve.containers.recipes import (
 )
 from sealserve.terms import PlatformKind
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build and push the container images.")
+app = Verbs("Build and push the container images.")
 
 Names = Annotated[list[ImageName] | None, typer.Argument(help="Which.", show_default="those that the deployment needs")]
 OfPlatform = Annotated[
@@ -33,6 +35,7 @@ OfPlatform = Annotated[
 
 @app.command()
 def build(
+    context: Context,
     names: Names = None,
     platform: OfPlatform = None,
     base: Annotated[str, typer.Option(help="The image with Debian 12 that ours are built on.")] = DEBIAN,
@@ -46,16 +49,13 @@ def build(
     network: Annotated[
         str | None, typer.Option(help="The engine's network for the build.", show_default="its default")
     ] = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Build images, each with its bill of materials and, for a server, the inventory that enclaves are measured with.
 
     An image holds no secret and no key. During the build only the distribution's packages come from a network; the
     Python packages are fetched before it, each checked against its locked hash.
     """
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     workspace.create()
     engine = Engine()
     bases = Bases(debian=base, gramine=gramine, tensorflow_serving=tensorflow_serving)
@@ -73,21 +73,14 @@ def build(
                 tell=tell,
             )
             built.append(made)
-    _show(built, as_json=as_json)
-    if not as_json:
-        console.say("Next: `sealserve up --target docker`, or `sealserve image push`.")
+    _show(context, built)
+    context.say("Next: `sealserve up --target docker`, or `sealserve image push`.")
 
 
 @app.command()
-def push(
-    names: Names = None,
-    platform: OfPlatform = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
-) -> None:
+def push(context: Context, names: Names = None, platform: OfPlatform = None) -> None:
     """Push images to the registry that images.prefix names (`docker login` first), and note their digests."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     workspace.create()
     engine = Engine()
     pushed = []
@@ -98,14 +91,11 @@ def push(
             pushed.append(
                 record_image(engine, name, image.reference, bases=None, records=workspace.owner.images, tell=tell)
             )
-    _show(pushed, as_json=as_json)
+    _show(context, pushed)
 
 
-def _show(images: list[BuiltImage], *, as_json: bool) -> None:
-    if as_json:
-        console.print_json([dataclasses.asdict(image) for image in images])
-        return
-    console.print_table(
-        ("IMAGE", "SIZE", "ID", "BILL OF MATERIALS"),
-        [(image.reference, f"{image.size / 1e6:.0f} MB", image.id[7:19], image.sbom) for image in images],
+def _show(context: Context, images: list[BuiltImage]) -> None:
+    rows = [(image.reference, f"{image.size / 1e6:.0f} MB", image.id[7:19], image.sbom) for image in images]
+    context.show(
+        [dataclasses.asdict(image) for image in images], Table(("IMAGE", "SIZE", "ID", "BILL OF MATERIALS"), rows)
     )

@@ -7,16 +7,19 @@ import typer
 
 from sealserve import deployment, terms
 from sealserve.atomic_file import write_file
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.context import Place
+from sealserve.cli.verbs import Verbs
 from sealserve.clouds.catalog import deployment_settings, preset_of
-from sealserve.owner.keys import audit_signer
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def init(
+    place: Place,
     model: Annotated[Path, typer.Option(help="Your frozen graph (.pb) or SavedModel folder.")] = Path(
         "resnet50-v15-fp32.pb"
     ),
@@ -32,8 +35,7 @@ def init(
         str | None,
         typer.Option(help="The name or address at which enclaves reach your broker.", show_default="127.0.0.1"),
     ] = None,
-    directory: console.Directory = console.HERE,
-    force: console.Force = False,
+    force: options.Force = False,
 ) -> None:
     """Write a commented sealserve.toml, and the workspace's folders."""
     servable = name or deployment.suggest_name(model)
@@ -44,11 +46,13 @@ def init(
         settings["broker"] = {"address": broker, "listen": terms.EVERY_ADDRESS}  # enclaves are to reach it
     text = deployment.write_example({**settings, "model": {"name": servable, "path": model}})
     deployment.parse(text)
-    workspace = Workspace(directory.resolve())
+    workspace = Workspace(place.directory.resolve())
     workspace.directory.mkdir(parents=True, exist_ok=True)
     write_file(workspace.deployment_file, text.encode(), overwrite=force)
-    workspace.create()
-    audit_signer(workspace)
+    if workspace.owner.root.exists():
+        workspace.create()  # the keys in it stay; the step that needs a missing one creates it, or reports it as lost
+    else:
+        Owner.create(workspace)
     console.out.print(f"Wrote {workspace.deployment_file}: look at [model], then `sealserve doctor`.")
     if preset is not None:
         known = preset_of(preset)
@@ -57,5 +61,5 @@ def init(
             console.say(
                 "broker.address is this machine's own: set it to a name that the cloud's machines reach (--broker)."
             )
-    if not (directory / model).exists():
+    if not (place.directory / model).exists():
         console.say(f"There is no {model} yet: `sealserve model make-example` makes one to try with.")

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
-from sealserve.cli.seal import size_of
+from sealserve.cli.output import Output
+from sealserve.cli.verbs import Verbs
 from sealserve.errors import InputError
 from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
 from sealserve.sealing.wrap_key import read_wrap_key
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 class KeyNeededError(InputError):
@@ -23,6 +24,7 @@ class KeyNeededError(InputError):
 
 @app.command()
 def inspect(
+    result: Output,
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A sealed file.")],
     key_file: Annotated[
         Path | None, typer.Option("--key-file", "-w", help="Show what this key opens, too.", show_default="none")
@@ -31,7 +33,6 @@ def inspect(
         str | None, typer.Option(help="The path that it must be bound to.", show_default="any; the one found is shown")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="With the key: verify every node.")] = False,
-    as_json: console.Json = False,
 ) -> None:
     """Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written."""
     if key_file is None and (verify or path is not None):
@@ -47,16 +48,16 @@ def inspect(
         "size": f"{header.sealed_size} bytes, {header.nodes} nodes of 4096",
     }
     opened = None if key_file is None else _open(source, key_file, path, complete=verify)
-    if as_json:
-        content = {} if opened is None else {"content": asdict(opened)}
-        console.print_json(public | {"sealed_size": header.sealed_size, "nodes": header.nodes} | content)
-        return
+    content = {} if opened is None else {"content": asdict(opened)}
     shown: dict[str, object] = {name.replace("_", " "): value for name, value in public.items()}
-    console.print_fields(shown | ({} if opened is None else _shown(opened)))
+    result.show(
+        public | {"sealed_size": header.sealed_size, "nodes": header.nodes} | content,
+        shown | ({} if opened is None else _shown(opened)),
+    )
 
 
 def _open(source: Path, key_file: Path, path: str | None, *, complete: bool) -> SealedContent:
-    with read_wrap_key(key_file) as key, console.bytes_progress("Verifying", size_of(source)) as progress:
+    with read_wrap_key(key_file) as key, console.bytes_progress("Verifying", console.size_of(source)) as progress:
         return verify_file(source, key=key, embedded_path=path, complete=complete, progress=progress)
 
 

@@ -4,25 +4,25 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.context import Place
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.targets import open_target
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 WIDEST = len("replica-999")
 
 
 @app.command()
 def logs(
+    place: Place,
     part: Annotated[str | None, typer.Argument(help="broker, replica-0, nginx, ...", show_default="all")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until stopped.")] = False,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="How many lines of each.")] = 20,
-    target: console.Target = None,
-    directory: console.Directory = console.HERE,
+    target: options.Target = None,
 ) -> None:
     """Show the logs, each line with the part that wrote it."""
-    workspace = console.find_workspace(directory)
-    opened = open_target(workspace, deployment.read(workspace.deployment_file), target)
+    opened = open_target(place.workspace, place.deployment, target)
     width = len(part) if part else WIDEST
     for line in opened.logs(part, last=last, follow=follow):
         console.out.print(f"{line.part:<{width}} ", end="", style="dim")

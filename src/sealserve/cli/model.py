@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.context import Context
+from sealserve.cli.output import Table, Text
 from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
+from sealserve.cli.verbs import Verbs
 from sealserve.errors import InputError, VerificationError
 from sealserve.model.fetch import fetch as fetch_file
 from sealserve.model.lint import LintedModel, lint
@@ -19,7 +21,7 @@ from sealserve.owner import models
 
 Tags = Annotated[str, typer.Option(help="Tags of the graph that is served, separated by commas.")]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fetch, convert and show models.")
+app = Verbs("Fetch, convert and show models.")
 
 
 @app.command()
@@ -43,7 +45,7 @@ def fetch(
 def make_example(
     destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The frozen graph that appears (.pb).")],
     seed: Annotated[int, typer.Option(help="Where the weights come from.")] = 0,
-    force: console.Force = False,
+    force: options.Force = False,
 ) -> None:
     """Make a ResNet50 v1.5 with random weights: the real architecture, and no training."""
     if destination.exists() and not force:
@@ -55,7 +57,7 @@ def make_example(
 
 @app.command()
 def convert(
-    directory: console.Directory = console.HERE,
+    context: Context,
     keep_frozen: Annotated[
         bool,
         typer.Option(
@@ -63,11 +65,9 @@ def convert(
             help="Leave large constants in the graph: by default they become variables, to save memory.",
         ),
     ] = False,
-    as_json: console.Json = False,
 ) -> None:
     """Bring the models of sealserve.toml into the workspace as SavedModels. Those that are there already stay as is."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
         imported = [models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell) for model in missing]
@@ -77,42 +77,39 @@ def convert(
             console.say(f"{folder} already exists. To convert {model.name} again, remove that folder first.")
     infos = {model.folder: model.info for model in imported}
     folders = [models.servable_folder(workspace, model) for model in described.models]
-    _print([infos.get(folder) or describe(folder) for folder in folders], as_json=as_json)
+    _show(context, [infos.get(folder) or describe(folder) for folder in folders])
 
 
 @app.command()
 def show(
+    context: Context,
     folder: Annotated[
         Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
     ] = None,
-    directory: console.Directory = console.HERE,
     tags: Tags = "serve",
-    as_json: console.Json = False,
 ) -> None:
     """Show the signatures of SavedModels. Needs no TensorFlow."""
     if folder is None:
-        workspace = console.find_workspace(directory)
-        described = deployment.read(workspace.deployment_file)
-        folders = [models.servable_folder(workspace, model) for model in described.models]
+        described = context.deployment
+        folders = [models.servable_folder(context.workspace, model) for model in described.models]
     else:
         folders = [folder]
     served = SERVE_TAGS if folder is None else _tags(tags)
-    _print([describe(found, tags=served) for found in folders], as_json=as_json)
+    _show(context, [describe(found, tags=served) for found in folders])
 
 
 @app.command("lint")
 def lint_(
+    context: Context,
     folder: Annotated[
         Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
     ] = None,
-    directory: console.Directory = console.HERE,
     tags: Tags = "serve",
-    as_json: console.Json = False,
 ) -> None:
     """Refuse a model that could reach out of the enclave, or keep one client's data for another."""
-    linted = _linted(folder, directory, tags)
-    if as_json:
-        console.print_json([asdict(found) for found in linted])
+    linted = _linted(context, folder, tags)
+    if context.as_json:
+        context.show([asdict(found) for found in linted])
         return
     for found in linted:
         allowed = ", ".join(operation.operation for operation in found.allowed)
@@ -123,6 +120,7 @@ def lint_(
 
 @app.command("test")
 def try_signatures(
+    context: Context,
     folder: Annotated[
         Path | None, typer.Argument(metavar="[SAVEDMODEL]", show_default="the workspace's models")
     ] = None,
@@ -135,22 +133,20 @@ def try_signatures(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows of generated inputs.")] = 1,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a signature may take.")] = 60.0,
-    directory: console.Directory = console.HERE,
     tags: Tags = "serve",
-    as_json: console.Json = False,
 ) -> None:
     """Run each signature once, as the embedded server would, before the model is sealed."""
-    folders = [found.folder for found in _linted(folder, directory, tags)]  # a model that runs here can read keys
+    folders = [found.folder for found in _linted(context, folder, tags)]  # a model that runs here can read keys
     served = SERVE_TAGS if folder is None else _tags(tags)
     choice = Choice(inputs=inputs or (), signature=signature, batch=batch, timeout=timeout, tags=served)
     with console.spinner("Loading the model") as tell:
         tried = [(each, run_signatures(each, choice, tell=lambda name: tell(f"Running {name}"))) for each in folders]
     outcomes = [(each, outcome) for each, found in tried for outcome in found]
-    if as_json:
-        console.print_json([{"folder": str(each), **_outcome_as_json(outcome)} for each, outcome in outcomes])
-    else:
-        rows = [(each, outcome.signature, _result(outcome)) for each, outcome in outcomes]
-        console.print_table(("MODEL", "SIGNATURE", "RESULT"), rows)
+    rows = [(each, outcome.signature, _result(outcome)) for each, outcome in outcomes]
+    context.show(
+        [{"folder": str(each), **_outcome_as_json(outcome)} for each, outcome in outcomes],
+        Table(("MODEL", "SIGNATURE", "RESULT"), rows),
+    )
     failed = [outcome for _, outcome in outcomes if outcome.error is not None]
     skipped = [outcome for _, outcome in outcomes if outcome.skipped is not None]
     if failed:
@@ -164,12 +160,11 @@ def try_signatures(
         raise typer.Exit(InputError.exit_status)
 
 
-def _linted(folder: Path | None, directory: Path, tags: str) -> tuple[LintedModel, ...]:
+def _linted(context: Context, folder: Path | None, tags: str) -> tuple[LintedModel, ...]:
     """Lint a SavedModel, or those of the workspace, which have the one tag ``serve``."""
     if folder is None:
-        workspace = console.find_workspace(directory)
-        described = deployment.read(workspace.deployment_file)
-        return models.check(workspace, described.models, server=described.server.kind, warn=console.warn)
+        described = context.deployment
+        return models.check(context.workspace, described.models, server=described.server.kind, warn=console.warn)
     linted = lint(folder, tags=_tags(tags))
     for sentence in linted.warnings:
         console.warn(f"{folder}: {sentence}")
@@ -190,14 +185,9 @@ def _result(outcome: Outcome) -> str:
     return f"ok in {outcome.seconds * 1000:.1f} ms: {shapes}"
 
 
-def _print(infos: list[SavedModelInfo], *, as_json: bool) -> None:
-    if as_json:
-        console.print_json([_as_json(info) for info in infos])
-        return
-    for number, info in enumerate(infos):
-        if number:
-            console.out.print()
-        _print_one(info)
+def _show(context: Context, infos: list[SavedModelInfo]) -> None:
+    parts = [part for info in infos for part in ("", *_text(info))]
+    context.show([_as_json(info) for info in infos], *parts[1:])
 
 
 def _tags(text: str) -> list[str]:
@@ -222,17 +212,17 @@ def _as_json(info: SavedModelInfo) -> dict[str, Any]:
     }
 
 
-def _print_one(info: SavedModelInfo) -> None:
+def _text(info: SavedModelInfo) -> tuple[Text, Text]:
     graph = info.serving_graph
-    console.print_fields({"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
-                          "written by": f"TensorFlow {graph.tensorflow_version}"})  # fmt: skip
+    fields = {"folder": info.folder, "size": f"{info.size / 1e6:.1f} MB in {info.files} files",
+              "written by": f"TensorFlow {graph.tensorflow_version}"}  # fmt: skip
     rows = [
         (signature.name, direction, spec.name, spec.dtype, _shape(spec))
         for signature in graph.signatures
         for direction, specs in (("in", signature.inputs), ("out", signature.outputs))
         for spec in specs
     ]
-    console.print_table(("SIGNATURE", "", "NAME", "TYPE", "SHAPE"), rows)
+    return fields, Table(("SIGNATURE", "", "NAME", "TYPE", "SHAPE"), rows)
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -5,46 +5,33 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
-from sealserve.cli import connection, console
-from sealserve.cli.generated_input import Guess, TensorInputError, first_accepted, guesses
+from sealserve.cli import connection, console, options
+from sealserve.cli.context import Context
+from sealserve.cli.generated_input import Guess, first_accepted, guesses
+from sealserve.cli.request_options import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
 from sealserve.cli.saved_output import check_format, write_outputs
 from sealserve.cli.tensor_input import generated_names, read_inputs
-from sealserve.client.call import RequestRefusedError, ServiceFailedError
+from sealserve.cli.verbs import Verbs
 from sealserve.client.credentials import printable
-from sealserve.client.predict import Prediction, Predictor, Signature
-from sealserve.deployment import Deployment
+from sealserve.client.predict import Prediction, Predictor
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 SHOWN = 5
 SHOWN_BYTES = 16
-
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The servable.", show_default="model.name")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        "-i",
-        metavar="NAME=VALUE",
-        help="An input: @FILE.npy, a JSON value, or random. Repeat the option for each input of the model.",
-        show_default="random values for all inputs",
-    ),
-]
-REFUSED: Final = (RequestRefusedError, ServiceFailedError)
-"""What the service answers to a generated input that does not fit the model."""
-LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
 
 
 @app.command()
 def predict(
+    context: Context,
     inputs: Inputs = None,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
@@ -61,9 +48,7 @@ def predict(
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds.")] = 60,
-    directory: console.Directory = console.HERE,
-    force: console.Force = False,
-    as_json: console.Json = False,
+    force: options.Force = False,
 ) -> None:
     """Send one request to the service, over TLS that ends inside the enclave."""
     if save is not None:
@@ -71,7 +56,7 @@ def predict(
         if save.exists() and not force:
             raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
     reach, described = connection.find_access(
-        directory, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
     )
     name = find_model(model, described)
     with connection.channels(reach, 1, timeout=min(timeout, 10)) as opened:
@@ -92,8 +77,8 @@ def predict(
     if save is not None:
         with replacing(save, mode=PRIVATE, overwrite=force) as stream:
             write_outputs(answer.outputs, stream, path=save)
-    if as_json:
-        console.print_json({
+    if context.as_json:
+        context.show({
             "model": answer.model,
             "version": answer.version,
             "seconds": seconds,
@@ -108,35 +93,6 @@ def predict(
         sent = f", {printable(names)}: random (seed {seed})"
     console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
-
-
-def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -> Signature:
-    """Return the signature ``name`` of a model.
-
-    Raises:
-        TensorInputError: It has none of that name.
-    """
-    if name not in signatures:
-        known = printable(", ".join(signatures)) or "none"
-        raise TensorInputError(
-            f"{printable(model)} has no signature {printable(repr(name), 80)}; it has {known}.",
-            hint="Choose one with --signature.",
-        )
-    return signatures[name]
-
-
-def find_model(model: str | None, described: Deployment | None) -> str:
-    """Return the servable's name: what the option says, else what the deployment says.
-
-    Raises:
-        TensorInputError: Neither says one, or it is none.
-    """
-    name = model or (described.model.name if described else None)
-    if name is None:
-        raise TensorInputError("Which model?", hint="Name it with --model.")
-    if not name.isprintable():  # control characters, and bytes that are no UTF-8
-        raise TensorInputError(f"{printable(name)} is no name of a model.", hint="Name it with --model.")
-    return name
 
 
 def _jsonable(value: Any) -> Any:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
+from sealserve.cli.output import Output
+from sealserve.cli.verbs import Verbs
 from sealserve.regular_file import read_regular
 from sealserve.sgx.appraisal import examine_quote
 from sealserve.sgx.collateral import Collateral
@@ -14,19 +15,20 @@ from sealserve.sgx.pcs import INTEL_PCS, PcsClient
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import TrustAnchor
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show and verify SGX quotes.")
+app = Verbs("Show and verify SGX quotes.")
 
 QuoteFile = Annotated[Path, typer.Argument(metavar="QUOTE", help="The raw quote, as an attester sends it.")]
 
 
 @app.command()
-def show(path: QuoteFile, as_json: console.Json = False) -> None:
+def show(result: Output, path: QuoteFile) -> None:
     """Show what a quote says. Nothing of it is verified."""
-    _print(_fields(Quote.parse(read_regular(path))), as_json=as_json)
+    _show(result, _fields(Quote.parse(read_regular(path))))
 
 
 @app.command()
 def verify(
+    result: Output,
     path: QuoteFile,
     collateral: Annotated[
         Path | None, typer.Option(help="A JSON file with the collateral.", show_default="fetched from --pcs")
@@ -36,7 +38,6 @@ def verify(
     simulated_root: Annotated[
         Path | None, typer.Option(help="A simulated vendor's root (DER), for simulated quotes only.")
     ] = None,
-    as_json: console.Json = False,
 ) -> None:
     """Verify a quote, up to Intel's root. Which states of the platform are good enough is a policy's matter."""
     anchor = (
@@ -49,7 +50,8 @@ def verify(
         with PcsClient(pcs) as client:
             found = client.collateral_for(examined.pck)
     verified = examined.verify(found, now=at.replace(tzinfo=UTC) if at else datetime.now(UTC))
-    _print(
+    _show(
+        result,
         _fields(examined.quote)
         | {
             "TCB status": str(verified.tcb_status),
@@ -59,7 +61,6 @@ def verify(
             "platform id": verified.platform_id,
             "simulated": verified.simulated,
         },
-        as_json=as_json,
     )
 
 
@@ -75,8 +76,5 @@ def _fields(quote: Quote) -> dict[str, object]:
     }
 
 
-def _print(fields: dict[str, object], *, as_json: bool) -> None:
-    if as_json:
-        console.print_json({name.lower().replace(" ", "_"): value for name, value in fields.items()})
-    else:
-        console.print_fields(fields)
+def _show(result: Output, fields: dict[str, object]) -> None:
+    result.show({name.lower().replace(" ", "_"): value for name, value in fields.items()}, fields)

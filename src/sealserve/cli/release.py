@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from sealserve import deployment
-from sealserve.cli import console
-from sealserve.cli.seal import size_of
+from sealserve.cli import console, options
+from sealserve.cli.context import Context, Place
+from sealserve.cli.output import Table
+from sealserve.cli.verbs import Verbs
 from sealserve.owner import models, release_store, releases
-from sealserve.owner.keys import host_owner_key, index_signer
+from sealserve.owner.keys import read_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+from sealserve.workspace import Workspace
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Build, ship, verify and list releases.")
+app = Verbs("Build, ship, verify and list releases.")
 
-Name = Annotated[
-    str | None,
-    typer.Argument(metavar="[RELEASE]", help="A folder, or a release's name or the beginning of its id.",
-                   show_default="the newest"),
-]  # fmt: skip
 OwnerKey = Annotated[
     Path | None,
     typer.Option("--owner-key", help="The owner's public key, PEM.", show_default=".sealserve/host/owner.pub"),
@@ -29,73 +28,60 @@ OnHost = Annotated[bool, typer.Option("--host", help="Look among the releases of
 
 @app.command()
 def build(
+    context: Context,
     new_signing_key: Annotated[
         bool,
         typer.Option("--new-signing-key", help="Make a new key that signs releases, if the former one was moved away."),
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    if new_signing_key:
-        index_signer(workspace, replace_lost=True)
-    total = sum(size_of(models.servable_folder(workspace, model)) for model in described.models)
+    workspace, described = context.workspace, context.deployment
+    total = sum(console.size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
-        built = releases.build(workspace, described, now=datetime.now(UTC), progress=progress, warn=console.warn)
-    if as_json:
-        console.print_json({"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id})
-    else:
-        console.print_fields(
-            {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder}
+        built = releases.build(
+            workspace,
+            described,
+            now=datetime.now(UTC),
+            replace_lost_key=new_signing_key,
+            progress=progress,
+            warn=console.warn,
         )
-        console.say("Next: `sealserve enclave build`.")
+    context.show(
+        {"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id},
+        {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder},
+    )
+    context.say("Next: `sealserve enclave build`.")
 
 
 @app.command()
 def verify(
-    name: Name = None,
+    context: Context,
+    name: options.ReleaseName = None,
     owner_key: OwnerKey = None,
     host: OnHost = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Check the signature and every file's size and digest, and the enclaves that were built. Needs no secret."""
     if owner_key is not None and name is not None and Path(name).is_dir():
-        verified = releases.verify(Path(name), owner_key)
+        verified = releases.verify(Path(name), read_owner_key(owner_key))
     else:
-        workspace = console.find_workspace(directory)
+        workspace = context.workspace
         folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-        verified = releases.verify(folder, owner_key or host_owner_key(workspace))
-    if as_json:
-        console.print_json({
-            "id": verified.id, "folder": str(verified.folder), "files": len(verified.index.files),
-            "enclaves": verified.enclaves,
-        })  # fmt: skip
-    else:
-        console.out.print(
-            f"{verified.folder.name}: the owner's signature and all {len(verified.index.files)} files verify; "
-            f"{_enclaves(verified)}."
-        )
+        verified = releases.verify(folder, _key(owner_key, workspace))
+    count = len(verified.index.files)
+    context.show(
+        {"id": verified.id, "folder": str(verified.folder), "files": count, "enclaves": verified.enclaves},
+        f"{verified.folder.name}: the owner's signature and all {count} files verify; {_enclaves(verified)}.",
+    )
 
 
 @app.command()
-def show(
-    name: Name = None,
-    host: OnHost = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
-) -> None:
+def show(context: Context, name: options.ReleaseName = None, host: OnHost = False) -> None:
     """Show what a release's public index says."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     folder = releases.find((workspace.host if host else workspace.owner).releases, name)
-    verified = releases.verify(folder, host_owner_key(workspace))
-    if as_json:
-        console.print_json({"id": verified.id, **verified.index.model_dump(mode="json")})
-        return
+    verified = releases.verify(folder, Owner.open(workspace).public_key())
     index = verified.index
-    console.print_fields({
+    fields = {
         "release": folder.name,
         "id": verified.id,
         "created": index.created,
@@ -103,24 +89,24 @@ def show(
         "platform": "simulated" if index.simulated else "sgx",
         "key id": index.key_id,
         "format": index.file_format,
-    })  # fmt: skip
-    console.print_table(("SIZE", "SHA-256", "FILE"), [(file.size, file.sha256, file.path) for file in index.files])
+    }  # fmt: skip
+    files = Table(("SIZE", "SHA-256", "FILE"), [(file.size, file.sha256, file.path) for file in index.files])
+    context.show({"id": verified.id, **index.model_dump(mode="json")}, fields, files)
 
 
 @app.command("list")
-def list_(host: OnHost = False, directory: console.Directory = console.HERE, as_json: console.Json = False) -> None:
+def list_(context: Context, host: OnHost = False) -> None:
     """List the releases, oldest first. One that does not verify is listed with its fault, and the status tells."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
     faults = [row for row in rows if isinstance(row, FaultyRelease)]
-    if as_json:
-        console.print_json([_listed_fields(row) for row in rows])
-    else:
-        console.print_table(
-            ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
-            [_listed_cells(row) for row in rows],
-            empty="No releases yet: `sealserve release build` makes one.",
-        )
+    table = Table(
+        ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
+        [_listed_cells(row) for row in rows],
+        empty="No releases yet: `sealserve release build` makes one.",
+    )
+    context.show([_listed_fields(row) for row in rows], table)
+    if not context.as_json:
         for row in faults:
             console.print_error(row.fault)
     if faults:
@@ -148,53 +134,54 @@ def _listed_cells(row: ListedRelease | FaultyRelease) -> tuple[str, ...]:
 
 @app.command()
 def pack(
+    context: Context,
     destination: Annotated[Path, typer.Argument(metavar="TAR", help="The tar file that appears.")],
-    name: Name = None,
-    force: console.Force = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    name: options.ReleaseName = None,
+    force: options.Force = False,
 ) -> None:
     """Verify a release with its enclaves, and write it to one tar file, for the journey to the host."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     folder = releases.find(workspace.owner.releases, name)
     with console.spinner(f"Packing {folder.name}"):
         releases.pack(workspace, folder, destination, overwrite=force)
-    if as_json:
-        console.print_json({"file": str(destination), "folder": str(folder), "size": destination.stat().st_size})
-        return
-    console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.1f} MB): nothing in it is secret.")
+    size = destination.stat().st_size
+    context.show(
+        {"file": str(destination), "folder": str(folder), "size": size},
+        f"Wrote {destination} ({size / 1e6:.1f} MB): nothing in it is secret.",
+    )
 
 
 @app.command()
 def fetch(
+    place: Place,
     address: Annotated[str, typer.Argument(metavar="URL", help="https://.../RELEASE.tar, or a pre-signed address.")],
     owner_key: OwnerKey = None,
-    directory: console.Directory = console.HERE,
 ) -> None:
     """Fetch a packed release from a web server or an S3-compatible store, and verify it; what is there stays."""
-    workspace = console.find_workspace(directory)
+    workspace = place.workspace
     with console.spinner("Fetching the release"):
-        verified = release_store.fetch(workspace, address, owner_key or host_owner_key(workspace))
+        verified = release_store.fetch(workspace, address, _key(owner_key, workspace))
     console.out.print(f"{verified.folder.name}: fetched and verified; {_enclaves(verified)}.")
 
 
 @app.command()
 def unpack(
+    context: Context,
     source: Annotated[Path, typer.Argument(metavar="TAR", help="What `release pack` wrote.")],
     owner_key: OwnerKey = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Unpack a release among those of the host, and verify it."""
-    workspace = console.find_workspace(directory)
+    workspace = context.workspace
     with console.spinner(f"Unpacking {source.name}"):
-        verified = releases.unpack(workspace, source, owner_key or host_owner_key(workspace))
-    if as_json:
-        console.print_json({"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves})
-        return
-    console.out.print(
-        f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}."
+        verified = releases.unpack(workspace, source, _key(owner_key, workspace))
+    context.show(
+        {"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves},
+        f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}.",
     )
+
+
+def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:
+    return read_owner_key(given) if given is not None else Owner.open(workspace).public_key()
 
 
 def _enclaves(verified: VerifiedBundle) -> str:

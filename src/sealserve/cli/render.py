@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError, write_file
-from sealserve.cli import console
+from sealserve.cli import console, options
 from sealserve.cli.bundles import Machines, bundle_for, received
-from sealserve.cli.up import take_first_steps
+from sealserve.cli.context import Place
+from sealserve.cli.first_steps import take_first_steps
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.docker import DockerTarget
 from sealserve.cluster.kubernetes import files, shipping
 from sealserve.cluster.kubernetes.monitoring import prometheus_files
@@ -25,7 +26,7 @@ from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import releases
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Write the files that a target would apply.")
+app = Verbs("Write the files that a target would apply.")
 
 
 class Form(StrEnum):
@@ -48,12 +49,12 @@ def _group() -> None:
 
 @app.command()
 def nginx(
+    place: Place,
     replicas: Annotated[list[str], typer.Option("--replica", metavar="HOST:PORT", help="Where a replica listens.")],
-    directory: console.Directory = console.HERE,
 ) -> None:
     """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
-    workspace = console.find_workspace(directory)
-    service = deployment.read(workspace.deployment_file).service
+    workspace = place.workspace
+    service = place.deployment.service
     program = find_nginx()
     workspace.create()
     config = NginxConfig(
@@ -72,6 +73,7 @@ def nginx(
 
 @app.command()
 def kubernetes(
+    place: Place,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
@@ -83,12 +85,11 @@ def kubernetes(
         Path | None, typer.Option("--output", "-o", help="A folder for the files.", show_default="standard output")
     ] = None,
     form: Annotated[Form, typer.Option("--as", help="What the folder becomes.")] = Form.KUSTOMIZATION,
-    force: console.Force = False,
-    directory: console.Directory = console.HERE,
+    force: options.Force = False,
 ) -> None:
     """Print the Kubernetes objects as YAML, or write them as a kustomization or a Helm chart. None is secret."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace = place.workspace
+    described = place.deployment
     check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
     bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
@@ -118,12 +119,12 @@ def _write(output: Path, written: Mapping[str, str], *, overwrite: bool) -> None
 
 @app.command()
 def monitoring(
+    place: Place,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the files.")],
-    force: console.Force = False,
-    directory: console.Directory = console.HERE,
+    force: options.Force = False,
 ) -> None:
     """Write alert rules, what to scrape, and a dashboard, for a Prometheus and a Grafana without operators."""
-    described = deployment.read(console.find_workspace(directory).deployment_file)
+    described = place.deployment
     written = prometheus_files(described)
     _write(output, written, overwrite=force)
     if described.broker.metrics_port is None:
@@ -137,6 +138,7 @@ def monitoring(
 
 @app.command()
 def docker(
+    place: Place,
     release: Annotated[
         str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
     ] = None,
@@ -150,12 +152,11 @@ def docker(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it here.", show_default="standard output")
     ] = None,
-    force: console.Force = False,
-    directory: console.Directory = console.HERE,
+    force: options.Force = False,
 ) -> None:
     """Print a compose.yaml that starts what `up --target docker` would. What is missing before that is made first."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace = place.workspace
+    described = place.deployment
     count = replicas or described.target.replicas
     check_replicas(workspace, described, "docker", count)
     with console.spinner("Rendering") as tell:

@@ -4,30 +4,30 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console, status
+from sealserve.cli import options
 from sealserve.cli.bundles import Machines, bundle_for
+from sealserve.cli.context import Context
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
+from sealserve.cli.part_table import show_parts
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.targets import check_replicas, open_target
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def scale(
+    context: Context,
     replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, help="How many enclaves shall serve.")],
-    target: console.Target = None,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
+    target: options.Target = None,
 ) -> None:
     """Start or stop replicas. Those that stop finish their requests first."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     check_replicas(workspace, described, target, replicas)
-    with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=as_json) as tell:
+    with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=context.as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
-        with starting(workspace, tell=tell, for_programs=as_json):
+        with starting(workspace, tell=tell, for_programs=context.as_json):
             # 1. Where further replicas need one, prepare the release that runs.
             scaled, bundle = opened.to_scale(replicas), None
             if scaled is not None:
@@ -37,4 +37,4 @@ def scale(
                 bundle = bundle_for(workspace, folder, destination, machines, tell=tell)
             # 2. The target starts or stops replicas.
             opened.scale(replicas, bundle)
-    status.show(opened, as_json=as_json)
+    show_parts(context, opened.status())

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.output import Output
+from sealserve.cli.verbs import Verbs
 from sealserve.sealing.codec import seal_file
 from sealserve.sealing.embedded_path import normalise
 from sealserve.sealing.protected_file import FormatVersion
@@ -16,16 +18,15 @@ from sealserve.sealing.tree import seal_tree
 from sealserve.sealing.wrap_key import create_wrap_key, read_wrap_key
 from sealserve.secret import SecretBytes
 
-app = typer.Typer(add_completion=False)
-
-KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="The wrap key: a raw file of 16 bytes.")]
+app = Verbs()
 
 
 @app.command()
 def seal(
+    result: Output,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A file, or a folder with all its files.")],
     destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the sealed file or folder appears.")],
-    key_file: KeyFile,
+    key_file: options.KeyFile,
     new_key: Annotated[bool, typer.Option("--new-key", help="Make the key file first.")] = False,
     path: Annotated[
         str | None, typer.Option(help="The path to bind it to.", show_default="the normalised OUTPUT")
@@ -33,12 +34,14 @@ def seal(
     file_format: Annotated[
         FormatVersion, typer.Option("--format", help="Every Gramine reads 1.0; 1.9 and later read 2.0 too.")
     ] = FormatVersion.V1_0,
-    force: console.Force = False,
-    as_json: console.Json = False,
+    force: options.Force = False,
 ) -> None:
     """Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."""
     embedded = path if path is not None else normalise(str(destination))
-    with _wrap_key(key_file, new=new_key) as key, console.bytes_progress("Sealing", size_of(source)) as progress:
+    with (
+        _wrap_key(key_file, new=new_key) as key,
+        console.bytes_progress("Sealing", console.size_of(source)) as progress,
+    ):
         if source.is_dir():
             entries = seal_tree(source, destination, key=key, prefix=embedded, version=file_format, progress=progress)
         else:
@@ -51,17 +54,18 @@ def seal(
                 overwrite=force,
                 progress=progress,
             )
+    bound: dict[str, object] = {"path": embedded, "format": file_format.value}
     if source.is_dir():
-        rows = [{"path": entry.path, **asdict(entry.sealed)} for entry in entries]
-        if as_json:
-            console.print_json({"path": embedded, "format": file_format.value, "files": rows})
-        else:
-            total = sum(entry.sealed.plain_size for entry in entries)
-            console.out.print(f"Sealed {len(rows)} files, {total} bytes, to {destination}, bound to {embedded}/.")
-    elif as_json:
-        console.print_json({"path": embedded, "format": file_format.value, **asdict(sealed)})
+        total = sum(entry.sealed.plain_size for entry in entries)
+        result.show(
+            bound | {"files": [{"path": entry.path, **asdict(entry.sealed)} for entry in entries]},
+            f"Sealed {len(entries)} files, {total} bytes, to {destination}, bound to {embedded}/.",
+        )
     else:
-        console.out.print(f"Sealed {sealed.plain_size} bytes to {destination}, bound to the path {embedded}.")
+        result.show(
+            bound | asdict(sealed),
+            f"Sealed {sealed.plain_size} bytes to {destination}, bound to the path {embedded}.",
+        )
 
 
 @contextlib.contextmanager
@@ -74,10 +78,3 @@ def _wrap_key(path: Path, *, new: bool) -> Iterator[SecretBytes]:
             if new:
                 path.unlink(missing_ok=True)
             raise
-
-
-def size_of(source: Path) -> int:
-    """Return the size of a file, or of all files below a folder, in bytes: for the progress bar."""
-    if source.is_dir():
-        return sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    return source.stat().st_size if source.is_file() else 0

@@ -7,34 +7,29 @@ from urllib.parse import urlsplit
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console
+from sealserve.cli import console, options
+from sealserve.cli.context import Place
+from sealserve.cli.verbs import Verbs
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner import simulation
 from sealserve.pcs_address import pcs_url
 from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.",
-)
+app = Verbs("Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.")
 
 
 @app.command()
 def pcs(
+    place: Place,
     port: Annotated[
         int | None, typer.Option(min=0, max=LARGEST_PORT, show_default="that of broker.collateral_url, or 8081")
     ] = None,
     listen: Annotated[str, typer.Option(help="The address it listens on.")] = "127.0.0.1",
-    ready_file: console.ReadyFile = None,
-    directory: console.Directory = console.HERE,
+    ready_file: options.ReadyFile = None,
 ) -> None:
     """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
-    vendor = simulation.open_vendor(workspace, now=datetime.now(UTC))
-    configured = urlsplit(pcs_url(described)).port or SIMULATED_PCS_PORT
+    vendor = simulation.open_vendor(place.workspace, now=datetime.now(UTC))
+    configured = urlsplit(pcs_url(place.deployment)).port or SIMULATED_PCS_PORT
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
     console.out.print(f"The simulated PCS answers at {server.url}.")
     console.mark_ready(ready_file)
@@ -46,9 +41,9 @@ def pcs(
 
 
 @app.command()
-def platform(ready_file: console.ReadyFile = None, directory: console.Directory = console.HERE) -> None:
+def platform(place: Place, ready_file: options.ReadyFile = None) -> None:
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
-    workspace = console.find_workspace(directory)
+    workspace = place.workspace
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
     console.out.print(

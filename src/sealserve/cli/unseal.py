@@ -6,20 +6,22 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console
-from sealserve.cli.seal import KeyFile, size_of
+from sealserve.cli import console, options
+from sealserve.cli.output import Output, Table
+from sealserve.cli.verbs import Verbs
 from sealserve.sealing.codec import unseal_file
 from sealserve.sealing.tree import unseal_tree
 from sealserve.sealing.wrap_key import read_wrap_key
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def unseal(
+    result: Output,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="A sealed file, or a folder of them.")],
     destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the plaintext appears (0600).")],
-    key_file: KeyFile,
+    key_file: options.KeyFile,
     path: Annotated[
         str | None,
         typer.Option(help="The path that it must be bound to.", show_default="any; the one found is shown"),
@@ -27,11 +29,10 @@ def unseal(
     allow_trailing: Annotated[
         bool, typer.Option("--allow-trailing", help="Accept old nodes behind the end: some tools leave them.")
     ] = False,
-    force: console.Force = False,
-    as_json: console.Json = False,
+    force: options.Force = False,
 ) -> None:
     """Unseal a file or a folder. A failure leaves no output."""
-    with read_wrap_key(key_file) as key, console.bytes_progress("Unsealing", size_of(source)) as progress:
+    with read_wrap_key(key_file) as key, console.bytes_progress("Unsealing", console.size_of(source)) as progress:
         if source.is_dir():
             entries = unseal_tree(
                 source, destination, key=key, prefix=path, allow_trailing=allow_trailing, progress=progress
@@ -42,12 +43,12 @@ def unseal(
                 progress=progress,
             )  # fmt: skip
     if source.is_dir():
-        if as_json:
-            console.print_json([{"file": entry.path, **asdict(entry.unsealed)} for entry in entries])
-        else:
-            bound = [(entry.path, entry.unsealed.embedded_path, entry.unsealed.size) for entry in entries]
-            console.print_table(("FILE", "BOUND TO", "SIZE"), bound)
-    elif as_json:
-        console.print_json(asdict(found))
+        bound = [(entry.path, entry.unsealed.embedded_path, entry.unsealed.size) for entry in entries]
+        result.show(
+            [{"file": entry.path, **asdict(entry.unsealed)} for entry in entries],
+            Table(("FILE", "BOUND TO", "SIZE"), bound),
+        )
     else:
-        console.out.print(f"Unsealed {found.size} bytes to {destination}; bound to the path {found.embedded_path}.")
+        result.show(
+            asdict(found), f"Unsealed {found.size} bytes to {destination}; bound to the path {found.embedded_path}."
+        )

@@ -1,6 +1,5 @@
 """``sealserve up``: start the deployment."""
 
-import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,24 +7,29 @@ from typing import Annotated
 
 import typer
 
-from sealserve import deployment
-from sealserve.cli import console, status
+from sealserve.cli import console, options
 from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.context import Context
+from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
+from sealserve.cli.part_table import show_parts
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets
 from sealserve.cluster.target import RollingTarget, Target, TargetUnsupportedError
 from sealserve.deployment import Deployment
 from sealserve.owner import preparation, provisioning, releases
 from sealserve.owner.first_steps import missing_steps
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 
 @app.command()
 def up(
-    target: console.Target = None,
+    context: Context,
+    target: options.Target = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
@@ -40,12 +44,9 @@ def up(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and on Kubernetes a diff.")
     ] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
-    workspace = console.find_workspace(directory)
-    described = deployment.read(workspace.deployment_file)
+    workspace, described = context.workspace, context.deployment
     kind = target or described.target.kind
     count = replicas or described.target.replicas
     targets.check_replicas(workspace, described, kind, count)
@@ -56,15 +57,16 @@ def up(
         _foresee(workspace, described, opened, release, count, machines=role)
         return
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
+    Owner.open(workspace).publish_key()
 
     def watched() -> Target:
         return targets.open_target(workspace, described, kind)
 
-    with live_view("Starting", watched, for_programs=as_json) as tell:
+    with live_view("Starting", watched, for_programs=context.as_json) as tell:
         opened = targets.open_target(workspace, described, kind, tell=tell)
         if rollback:
             release = _rolling(opened, "--rollback").previous_release()
-        with starting(workspace, kind, tell=tell, for_programs=as_json):
+        with starting(workspace, kind, tell=tell, for_programs=context.as_json):
             # 1. The owner makes what is missing: models, certificates, a release.
             if role is Machines.ALL:
                 take_first_steps(workspace, described, tell=tell)
@@ -79,7 +81,7 @@ def up(
     # 5. The owner lets the releases end that this one has replaced.
     if role is Machines.ALL:
         _end_replaced(workspace, described, replaced, by=folder)
-    status.show(opened, as_json=as_json)
+    show_parts(context, opened.status())
 
 
 def _foresee(
@@ -135,11 +137,3 @@ def _rolling(target: Target, option: str) -> RollingTarget:
     if not isinstance(target, RollingTarget):
         raise TargetUnsupportedError(f"This target knows no {option}.", hint="kubernetes does.")
     return target
-
-
-def take_first_steps(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
-    """Do the owner's first steps that were not done yet: models, certificates, a release."""
-    for step in missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn):
-        tell(step.text)
-        with console.quiet_libraries() if step.runs_tensorflow else contextlib.nullcontext():
-            step.run()

@@ -10,6 +10,7 @@ from typing import Final
 
 from sealserve.addresses import usable_address
 from sealserve.errors import UnavailableError
+from sealserve.process_signal import running
 
 _CHOSEN: Final = range(10_000, 30_000)
 """Below Kubernetes' node ports (30000) and Linux' ephemeral ports (32768, ``net.ipv4.ip_local_port_range``)."""
@@ -91,7 +92,7 @@ def is_listening(port: int, *, session: int) -> bool:
     socket's inode; proc_pid_fd(5): ``socket:[INODE]``.
     """
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
-    return bool(sockets) and any(sockets & _sockets(entry) for entry in _members(session))
+    return bool(sockets) and any(sockets & _sockets(pid) for pid, found in running() if found.session == session)
 
 
 def _listening(port: int) -> Iterator[str]:
@@ -103,19 +104,10 @@ def _listening(port: int) -> Iterator[str]:
                     yield fields[9]
 
 
-def _members(session: int) -> Iterator[Path]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if int(fields[3]) == session:
-                    yield entry
-
-
-def _sockets(process: Path) -> set[str]:
+def _sockets(pid: int) -> set[str]:
     found = set()
     with contextlib.suppress(OSError):  # it has ended, or is not ours to look into
-        for descriptor in (process / "fd").iterdir():
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 found.add(str(descriptor.readlink()))
     return found

@@ -20,7 +20,7 @@ from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.ingress.nginx_config import NginxConfig, WorkerUser, render
 from sealserve.ingress.nginx_program import NginxProgram, last_message
-from sealserve.process_signal import facts_of, kill_group, send_signal
+from sealserve.process_signal import facts_of, kill_group, running, send_signal
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 _POLL_SECONDS = 0.02
@@ -266,14 +266,7 @@ def _accepting(master: int) -> set[int]:
 
 
 def _workers(master: int, title: str) -> set[int]:
-    workers = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-                if parent == master and _title(int(entry.name)) == title:
-                    workers.add(int(entry.name))
-    return workers
+    return {pid for pid, found in running() if found.parent == master and _title(pid) == title}
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -8,8 +8,8 @@ from typing import Final
 
 from sealserve.broker.master_key import needs_passphrase
 from sealserve.bundle import BrokerPlace, OwnersBroker
-from sealserve.owner.keys import audit_signer
 from sealserve.owner.master_key import complete_rotation
+from sealserve.owner.owner import Owner
 from sealserve.private_file import read_private_bytes
 from sealserve.workspace import Workspace
 
@@ -22,7 +22,7 @@ def make_ready(workspace: Workspace) -> None:
     Raises:
         SealserveError: A key was lost, or the keystore does not open.
     """
-    audit_signer(workspace)
+    Owner.open(workspace).create_audit_key()  # a workspace of an earlier version has none
     complete_rotation(workspace)
 
 

@@ -18,7 +18,6 @@ from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import SIGSTRUCT_SUFFIX
 from sealserve.enclave.server_command import PRIVATE_ROOT, command, threads_of
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
@@ -26,15 +25,15 @@ from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
 from sealserve.owner.certificates import broker_authority_pem
-from sealserve.owner.identity import require_first_use
-from sealserve.owner.keys import index_signer, open_vault, read_owner_key
+from sealserve.owner.keys import read_owner_key
+from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
-from sealserve.sgx.signing_key import create_signing_key, load_signing_key
+from sealserve.sgx.signing_key import load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import PlatformKind, ServerKind
@@ -70,7 +69,7 @@ def specify(
     Raises:
         SealserveError: The release does not verify, or what `specify_all` raises.
     """
-    verified = verify_release(release, index_signer(workspace).public_key())
+    verified = verify_release(release, Owner.open(workspace).index_signer().public_key())
     (spec,) = specify_all(deployment, verified, {name: port}, inventory=inventory)
     return spec
 
@@ -215,17 +214,14 @@ def build(
     Raises:
         IdentityLostError: The enclave signing key is missing, and there are enclaves that it signed.
     """
-    path = signing_key or workspace.owner.enclave_signing_key
-    if signing_key is None and not path.exists():
-        signed = workspace.owner.releases.glob(f"*/{ENCLAVE_FOLDER}/*{SIGSTRUCT_SUFFIX}")
-        require_first_use("The key that signs enclaves", path, signed)
-    key = create_signing_key(path) if signing_key is None and not path.exists() else load_signing_key(path)
+    owner = Owner.open(workspace)
+    key = load_signing_key(signing_key or owner.create_enclave_key())
     return build_enclave(
         release,
         spec,
         broker_ca=broker_authority_pem(workspace),
         signing_key=key,
-        index_signer=index_signer(workspace),
+        index_signer=owner.index_signer(),
         signed_on=now.date(),
         gramine=None if spec.simulated else find_tools(libpal=libpal),
         manifest=manifest,
@@ -240,13 +236,13 @@ def remove(workspace: Workspace, release: Path, *, name: str) -> None:
     Raises:
         SealserveError: What `remove_enclave` raises.
     """
-    remove_enclave(release, name, index_signer(workspace))
+    remove_enclave(release, name, Owner.open(workspace).index_signer())
 
 
 def _clients_show_certificates(workspace: Workspace, release: Path) -> bool:
     """Return whether the sealed TLS settings of a release say so; ``sealserve.toml`` may have changed since."""
     key_id = KeyId(parse_index((release / INDEX_FILE).read_bytes()).key_id)
-    with open_vault(workspace) as vault, vault.database.read() as connection:
+    with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, key_id)
     with (
         key,

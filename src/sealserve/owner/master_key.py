@@ -7,7 +7,8 @@ from sealserve.broker import keystore
 from sealserve.broker.master_key import needs_passphrase, raw, under_passphrase
 from sealserve.broker.passphrase import Passphrase
 from sealserve.errors import InputError
-from sealserve.owner.keys import keystore_settings, open_vault, passphrase_source, transit_key
+from sealserve.owner.owner import Owner
+from sealserve.owner.vault import keystore_settings, passphrase_source, transit_key
 from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
@@ -48,15 +49,17 @@ def rotate(
     Raises:
         PassphraseShortError: The new passphrase has less than 12 bytes.
         KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
-        SealserveError: What `open_vault` raises.
+        SealserveError: What `Owner.vault` raises.
     """
     settings = keystore_settings(workspace)
     path = workspace.owner.master_key
-    with open_vault(workspace) as vault:
+    with Owner.open(workspace).vault(create=True) as vault:
+        # A key management service keeps its key to itself: it encrypts the release keys, and no file is written.
         if settings.kind == "transit" and (service := transit_key(settings)) is not None:
             with service:
                 count = keystore.rewrap(vault.database, vault.keystore, service)
             return RotatedMasterKey(place=repr(service), under_passphrase=False, keys=count)
+        # The new file needs a passphrase if one is given, or if the old file needs one.
         had_one = path.exists() and needs_passphrase(path.read_bytes())
         source = None if without_passphrase else new_passphrase or (passphrase_source(settings) if had_one else None)
         form: Callable[[SecretBytes], bytes] = raw
@@ -69,6 +72,7 @@ def rotate(
                 with passphrase:
                     return under_passphrase(key, passphrase)
 
+        # Put the new file beside the old one, encrypt every key again, then replace the old file.
         count = keystore.rotate_master_key(vault.database, vault.keystore, path, form=form)
     return RotatedMasterKey(place=str(path), under_passphrase=source is not None, keys=count)
 
@@ -77,8 +81,8 @@ def complete_rotation(workspace: Workspace) -> None:
     """Complete a rotation of the master key that was interrupted, if there is one.
 
     Raises:
-        SealserveError: What `open_vault` raises.
+        SealserveError: What `Owner.vault` raises.
     """
     if keystore.is_rotation_unfinished(workspace.owner.master_key):
-        with open_vault(workspace):  # opening the keystore completes it
+        with Owner.open(workspace).vault():  # opening the keystore completes it
             pass

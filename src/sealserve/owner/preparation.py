@@ -28,7 +28,7 @@ from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.errors import SealserveError
 from sealserve.owner import broker_files, enclaves, provisioning, releases, simulation
-from sealserve.owner.keys import index_verifier
+from sealserve.owner.owner import Owner
 from sealserve.sealing import archive
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.terms import PlatformKind
@@ -152,7 +152,7 @@ def foresee(workspace: Workspace, release: Path, destination: Destination) -> Fo
 
 def _draft(workspace: Workspace, release: Path, destination: Destination, inventory: Inventory | None) -> _Draft:
     """Verify the release, and find out which of its enclaves fit the destination. This changes nothing."""
-    verified = verify_release(release, index_verifier(workspace))
+    verified = verify_release(release, Owner.open(workspace).index_signer().public_key())
     built = {place: _load(release, place) for place in destination.enclaves}
     # An enclave that runs stays as it is: the replica goes on with what it was measured as.
     kept = {place: found for place, found in built.items() if place.in_use and found is not None}

@@ -23,7 +23,7 @@ from sealserve.enclave.findings import Danger
 from sealserve.owner.attestation import open_verifier
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
-from sealserve.owner.keys import audit_signer, former_audit_keys, index_signer, open_database, open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.sealing.release import VerifiedRelease, read_verified_index, verify_release
 from sealserve.sgx.reference_values import ReferenceValues
@@ -41,9 +41,11 @@ def open_broker(workspace: Workspace, deployment: Deployment) -> Iterator[Broker
         CertificateMissingError: The broker has no certificate yet.
     """
     identity = broker_certificate(workspace)
-    signer = audit_signer(workspace)  # never the key of indexes: this process faces the network
+    owner = Owner.open(workspace)
+    owner.create_audit_key()
+    signer = owner.audit_signer()  # never the key of indexes: this process faces the network
     with contextlib.ExitStack() as stack:
-        vault = stack.enter_context(open_vault(workspace))
+        vault = stack.enter_context(owner.vault(create=True))
         verifier, collateral = stack.enter_context(open_verifier(workspace, deployment))
         keep = partial(keep_head, workspace.owner.audit_head, vault.database)
         broker = Broker(database=vault.database, keystore=vault.keystore, verifier=verifier, signer=signer, keep=keep)
@@ -82,7 +84,7 @@ def allow(
     Raises:
         SealserveError: The release does not verify, or what `register` raises.
     """
-    verified = verify_release(folder, index_signer(workspace).public_key())
+    verified = verify_release(folder, Owner.open(workspace).index_signer().public_key())
     return register(
         workspace,
         deployment,
@@ -121,7 +123,7 @@ def register(
         ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
         SealserveError: The enclaves do not verify, or the release is known with other values.
     """
-    folder, owner_key = verified.folder, index_signer(workspace).public_key()
+    folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
     references = {
         label: ReferenceValues.of_sigstruct(sigstruct)
         for label, sigstruct in verified_sigstructs(folder, verified.id, owner_key, dangerous=dangerous).items()
@@ -136,7 +138,7 @@ def register(
         ),
         created=verified.index.created_at,
     )
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         return admin.allow(database, release, references, now=now, reactivate=reactivate, keep_policy=keep_policy)
 
 
@@ -176,7 +178,7 @@ def retire(
     if not (minutes and names):
         return []
     deadline = now + timedelta(minutes=minutes)
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         return admin.retire(database, names, by=_release_id(workspace, by), deadline=deadline, now=now)
 
 
@@ -187,7 +189,7 @@ def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
 
 
 def _known(workspace: Workspace, folder: Path) -> Release | None:
-    with open_database(workspace) as database:
+    with Owner.open(workspace).database() as database:
         try:
             return admin.find_release(database, _release_id(workspace, folder)).release
         except ReleaseUnknownError:
@@ -195,7 +197,7 @@ def _known(workspace: Workspace, folder: Path) -> Release | None:
 
 
 def _release_id(workspace: Workspace, folder: Path) -> str:
-    return read_verified_index(folder, index_signer(workspace).public_key()).sha256
+    return read_verified_index(folder, Owner.open(workspace).index_signer().public_key()).sha256
 
 
 def verify_log(workspace: Workspace, *, kept: Head | None = None) -> tuple[VerifiedChain, bool]:
@@ -213,17 +215,19 @@ def verify_log(workspace: Workspace, *, kept: Head | None = None) -> tuple[Verif
         SealserveError: What `sealserve.broker.audit.verify_chain` and `sealserve.broker.head_file.kept_head` raise.
     """
     heads = tuple(head for head in (kept_head(workspace.owner.audit_head), kept) if head is not None)
-    with open_database(workspace) as database:
-        summary = admin.verify_log(
-            database, audit_signer(workspace).public_key(), former_keys=former_audit_keys(workspace), kept=heads
-        )
+    owner = Owner.open(workspace)
+    key, *former = owner.audit_keys()
+    with owner.database() as database:
+        summary = admin.verify_log(database, key, former_keys=former, kept=heads)
     return summary, bool(heads)
 
 
 def sign_log(workspace: Workspace, *, now: datetime) -> Head:
     """Sign the end of the audit log, keep the head outside of the database too, and return it."""
-    with open_database(workspace) as database:
+    owner = Owner.open(workspace)
+    owner.create_audit_key()
+    with owner.database(create=True) as database:
         with database.write() as connection:
-            head = audit.sign_head(connection, audit_signer(workspace), now=now)
+            head = audit.sign_head(connection, owner.audit_signer(), now=now)
         keep_head(workspace.owner.audit_head, database, head)
     return head

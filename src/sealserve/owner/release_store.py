@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.errors import InputError, UnavailableError
@@ -49,13 +50,13 @@ class StoreRefusedError(UnavailableError):
     code = "release.store-refused"
 
 
-def fetch(workspace: Workspace, address: str, owner_key: Path) -> VerifiedBundle:
+def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> VerifiedBundle:
     """Bring a packed release from ``address`` among those of the host, unless it is there and verifies.
 
     Args:
         workspace: The host's.
         address: ``https://...`` or ``http://...``; the last part of its path is the release's name and ``.tar``.
-        owner_key: The owner's public key, PEM.
+        owner_key: The owner's public key.
 
     Raises:
         StoreAddressError: It is no such address.

@@ -16,8 +16,8 @@ from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError, SealserveError
 from sealserve.owner import enclaves, models
 from sealserve.owner.certificates import fresh_ssl_config
-from sealserve.owner.keys import host_owner_key, index_signer, open_vault, read_owner_key
 from sealserve.owner.models import servable_folder
+from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import server_config_files
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
@@ -72,6 +72,7 @@ def build(
     deployment: Deployment,
     *,
     now: datetime,
+    replace_lost_key: bool = False,
     progress: Callable[[int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Release:
@@ -81,6 +82,8 @@ def build(
         workspace: The owner's.
         deployment: What it describes.
         now: The time of the release and of its certificate.
+        replace_lost_key: Create a key that signs releases if the former one is missing: hosts must then get the new
+            public key.
         progress: Called with plaintext bytes as they are sealed.
         warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
 
@@ -90,13 +93,14 @@ def build(
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
     """
+    # Reject a dangerous model before anything is created.
     models.check(workspace, deployment.models, server=deployment.server.kind, warn=warn)
+    # Collect what is sealed: the models, the server's settings, and a fresh TLS key that exists nowhere else.
     servables = [
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
     ]
     files = server_config_files(deployment)
-    signer = index_signer(workspace)
     ssl_config = fresh_ssl_config(workspace, deployment, now=now)
     contents = ReleaseContents(
         name=deployment.model.name,
@@ -105,22 +109,33 @@ def build(
         simulated=deployment.platform is PlatformKind.SIMULATED,
         created=now,
     )
-    with open_vault(workspace) as vault, vault.database.write() as connection:
-        created = vault.keystore.create(connection, now=now)  # stored first: a release without its key is lost
+    # The first release of a workspace creates the key that signs it, if `init` did not.
+    owner = Owner.open(workspace)
+    owner.create_index_key(replace_lost=replace_lost_key)
+    signer = owner.index_signer()
+    # Store the release key before it is used: a release without its key is lost.
+    with owner.vault(create=True) as vault, vault.database.write() as connection:
+        created = vault.keystore.create(connection, now=now)
+    # Seal and sign. If that fails, nothing needs the key.
     try:
         with created.key as key:
             return release.build_release(
-                contents, workspace.owner.releases, key=key, key_id=created.key_id, signer=signer, progress=progress
+                contents,
+                workspace.owner.releases,
+                key=key,
+                key_id=created.key_id,
+                signer=signer,
+                progress=progress,
             )
     except BaseException:
-        _discard_key(workspace, created.key_id)
+        _discard_key(owner, created.key_id)
         raise
 
 
-def _discard_key(workspace: Workspace, key_id: KeyId) -> None:
+def _discard_key(owner: Owner, key_id: KeyId) -> None:
     """Delete the key of a release that was not built, unless it was: an interruption may come just after that."""
-    if not any(key_id in (folder / INDEX_FILE).read_text() for folder in _folders(workspace.owner.releases)):
-        with open_vault(workspace) as vault, vault.database.write() as connection:
+    if not any(key_id in (folder / INDEX_FILE).read_text() for folder in _folders(owner.workspace.owner.releases)):
+        with owner.vault() as vault, vault.database.write() as connection:
             vault.keystore.discard(connection, key_id)
 
 
@@ -173,7 +188,7 @@ def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | Fault
     folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
         return
-    owner_key = read_owner_key(host_owner_key(workspace))
+    owner_key = Owner.open(workspace).public_key()
     for folder in folders:
         try:
             index = release.read_verified_index(folder, owner_key)
@@ -191,14 +206,13 @@ def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | Fault
         )
 
 
-def verify(folder: Path, owner_key: Path) -> VerifiedBundle:
+def verify(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedBundle:
     """Verify a release, and the enclaves that were built for it, with the owner's public key.
 
     Raises:
         SealserveError: The release does not verify, or what is in its ``enclave/`` folder.
     """
-    key = read_owner_key(owner_key)
-    return _bundle(release.verify_release(folder, key), _verify_enclaves(folder, key))
+    return _bundle(release.verify_release(folder, owner_key), _verify_enclaves(folder, owner_key))
 
 
 def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = False) -> None:
@@ -207,26 +221,25 @@ def pack(workspace: Workspace, folder: Path, tar: Path, *, overwrite: bool = Fal
     Raises:
         SealserveError: It does not verify, so that `unpack` would refuse it too; or the file cannot be written.
     """
-    key = index_signer(workspace).public_key()
+    key = Owner.open(workspace).index_signer().public_key()
     release.verify_release(folder, key)
     _verify_enclaves(folder, key)
     archive.pack(folder, tar, overwrite=overwrite)
 
 
-def unpack(workspace: Workspace, tar: Path, owner_key: Path) -> VerifiedBundle:
+def unpack(workspace: Workspace, tar: Path, owner_key: Ed25519PublicKey) -> VerifiedBundle:
     """Unpack a release among those of the host; it appears there when it and its enclaves verify.
 
     Raises:
         SealserveError: It does not verify, or is no packed release.
     """
     workspace.host.releases.mkdir(parents=True, exist_ok=True)
-    key = read_owner_key(owner_key)
     enclaves: list[str] = []
     unpacked = archive.unpack(
         tar,
         workspace.host.releases,
-        owner_key=key,
-        check=lambda folder: enclaves.extend(_verify_enclaves(folder, key)),
+        owner_key=owner_key,
+        check=lambda folder: enclaves.extend(_verify_enclaves(folder, owner_key)),
     )
     return _bundle(unpacked, enclaves)
 

@@ -10,7 +10,6 @@ from tests.harness.signals import dispositions
 from tests.harness.workspaces import Site
 
 from sealserve import __version__
-from sealserve.cli import console
 from sealserve.cli.application import VERBS
 from sealserve.errors import SealserveError
 
@@ -26,7 +25,7 @@ def raise_in(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def find(_directory: Path) -> None:
         raise error
 
-    monkeypatch.setattr(console, "find_workspace", find)
+    monkeypatch.setattr("sealserve.workspace.find", find)
 
 
 def shell(line: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -140,7 +139,7 @@ def test_an_interruption_has_a_status_of_its_own(
 def test_a_request_to_end_is_an_interruption(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(console, "find_workspace", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr("sealserve.workspace.find", lambda _: signal.raise_signal(number))
     assert cli("status").status == 130
 
 
@@ -149,7 +148,7 @@ def test_what_outlives_its_terminal_on_purpose_goes_on(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs: what is ignored at the start stays so."""
-    monkeypatch.setattr(console, "find_workspace", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr("sealserve.workspace.find", lambda _: signal.raise_signal(number))
     with dispositions({number: signal.SIG_IGN}):
         assert cli("status").status != 130
         assert signal.getsignal(number) is signal.SIG_IGN

@@ -20,7 +20,7 @@ from sealserve.broker.audit import AuditTruncatedError
 from sealserve.broker.database import Database
 from sealserve.enclave.simulated import launcher
 from sealserve.owner import enclaves, provisioning
-from sealserve.owner.keys import index_signer, open_vault
+from sealserve.owner.owner import Owner
 from sealserve.sealing.release import VerifiedRelease
 
 
@@ -231,7 +231,7 @@ def test_a_release_whose_draining_is_over_has_ended(release: Path, ready: Site, 
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")
     before = datetime.now(UTC) - timedelta(hours=2)
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, release.name, deadline=before + timedelta(hours=1), now=before)
     assert "ended at " in cli.ok("broker", "releases")
     assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
@@ -297,12 +297,12 @@ def test_a_draining_release_is_active_again_only_when_that_is_said(cli: CommandL
 def test_the_whole_log_is_verified(cli: CommandLine, ready: Site) -> None:
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")
-    with open_vault(ready.workspace) as vault:
-        admin.sign_log(vault.database, index_signer(ready.workspace), now=ready.now)
+    with Owner.open(ready.workspace).vault() as vault:
+        admin.sign_log(vault.database, Owner.open(ready.workspace).index_signer(), now=ready.now)
     verified = cli("broker", "log", "--verify", "--json")
     assert verified.err.startswith("The chain of 1 rows verifies; head ")
     assert len(verified.json) == 1
-    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+    with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit")
     error = cli.error("broker", "log", "--verify")
     assert (error["code"], error["status"]) == ("audit.truncated", 3)
@@ -319,7 +319,7 @@ def test_rows_that_were_cut_off_are_found_with_a_head_that_was_kept(
     assert signed.err == f"The chain of 2 rows verifies; head {signed.json['hash']}.\n"
     (tmp_path / "head.json").write_text(signed.out)
     assert len(cli.json("broker", "log", "--check", tmp_path / "head.json")) == 2
-    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+    with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit WHERE seq = 2")
         connection.exec_driver_sql("DELETE FROM audit_heads")
     assert cli.error("broker", "log", "--verify")["code"] == "audit.truncated"  # a head is kept beside the database
@@ -429,13 +429,15 @@ def test_heads_of_earlier_versions_verify_still(cli: CommandLine, ready: Site, r
     del release
     cli.ok("enclave", "build")
     cli.ok("broker", "allow")
-    with open_vault(ready.workspace) as vault:
-        admin.sign_log(vault.database, index_signer(ready.workspace), now=ready.now)
+    with Owner.open(ready.workspace).vault() as vault:
+        admin.sign_log(vault.database, Owner.open(ready.workspace).index_signer(), now=ready.now)
     ready.workspace.owner.audit_signing_key.unlink(missing_ok=True)  # an earlier version had none
     assert cli.ok("broker", "log", "--verify", "--json")
+    assert not ready.workspace.owner.audit_signing_key.exists()  # verifying needs the former key only
+    cli.ok("broker", "log", "--sign")  # signing creates the key that an earlier version lacks
     assert ready.workspace.owner.audit_signing_key.stat().st_mode & 0o777 == 0o600
-    with open_vault(ready.workspace) as vault, vault.database.write() as connection:
+    with Owner.open(ready.workspace).vault() as vault, vault.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit_heads")
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.sign_log(vault.database, Ed25519PrivateKey.generate(), now=ready.now)
     assert cli.error("broker", "log", "--verify")["code"] == "audit.head-signature"

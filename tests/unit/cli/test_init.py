@@ -4,6 +4,7 @@ import pytest
 from tests.harness.command_line import CommandLine
 
 from sealserve import deployment, terms
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
 
@@ -21,6 +22,17 @@ def test_a_commented_file_with_every_key(bare: CommandLine) -> None:
     assert deployment.parse(file.read_text()).model.name == "resnet50-v15-fp32"
     assert "# " in file.read_text()
     assert Workspace(bare.directory).root.is_dir()
+
+
+def test_the_owners_signing_keys_are_created_and_stay(bare: CommandLine) -> None:
+    bare.ok("init")
+    workspace = Workspace(bare.directory)
+    owner = Owner.open(workspace)
+    first = owner.index_signer().private_bytes_raw(), owner.audit_signer().private_bytes_raw()
+    assert owner.public_key() == owner.index_signer().public_key()
+    bare.ok("init", "--force")
+    assert (owner.index_signer().private_bytes_raw(), owner.audit_signer().private_bytes_raw()) == first
+    assert not workspace.owner.master_key.exists()  # sealserve.toml, which is edited next, says where it is
 
 
 def test_the_name_comes_from_the_models_file(bare: CommandLine) -> None:

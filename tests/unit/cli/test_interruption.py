@@ -176,8 +176,8 @@ def test_up_makes_the_hosts_folder_again(cli: CommandLine, ready: Site, failing:
     ready.build_release()
     shutil.rmtree(ready.workspace.host.root)
     assert cli("release", "list").status == 0
-    assert ready.workspace.host.owner_key.is_file()  # the public key is made again from the owner's
-    shutil.rmtree(ready.workspace.host.root)
+    assert not ready.workspace.host.root.exists()  # the signing key gives the public key; listing writes nothing
     assert cli.error("up")["code"] == "process.ended"
     assert failing.undone
     assert ready.workspace.host.run.is_dir()
+    assert ready.workspace.host.owner_key.is_file()  # the public key is written again from the owner's

@@ -19,7 +19,7 @@ from sealserve.broker.keystore import KeyId
 from sealserve.cli.application import app
 from sealserve.cli.demo.exposure import Exposure
 from sealserve.cli.demo.proof import _spellings
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease
 
@@ -120,7 +120,7 @@ def secrets_of(site: Site, more: dict[str, bytes]) -> list[tuple[str, bytes]]:
             body = b"".join(pem.splitlines()[1:-1])
             found.append((path.name, body[32:]))  # what comes before is the same in every key of its kind
             values[path.name] = base64.b64decode(body)[-32:]
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         for folder in site.workspace.owner.releases.iterdir():
             key_id = KeyId(json.loads((folder / "release.json").read_bytes())["key_id"])
             key = vault.keystore.load(connection, key_id)

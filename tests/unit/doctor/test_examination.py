@@ -14,7 +14,7 @@ from sealserve.enclave.simulated import private_memory
 from sealserve.enclave.simulated.private_memory import Way
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
-from sealserve.owner.keys import index_signer
+from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -123,7 +123,7 @@ def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytes
 
 
 def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
-    index_signer(site.workspace)
+    Owner.create(site.workspace)
     found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "workspace"].verdict is Verdict.OK
     site.workspace.owner.index_signing_key.chmod(0o640)

@@ -20,16 +20,10 @@ from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyUnreadab
 from sealserve.owner import backup as backup_module
 from sealserve.owner import master_key as master_keys
 from sealserve.owner import provisioning, releases
-from sealserve.owner.backup import (
-    BackupContentError,
-    BackupFormatError,
-    BackupKeyError,
-    BackupKeyMissingError,
-    BackupWorkspaceError,
-    back_up,
-    restore,
-)
-from sealserve.owner.keys import open_vault
+from sealserve.owner.backup import BackupWorkspaceError, back_up
+from sealserve.owner.backup_format import BackupContentError, BackupFormatError
+from sealserve.owner.owner import Owner
+from sealserve.owner.restore import BackupKeyError, BackupKeyMissingError, restore
 from sealserve.sealing.plain_tar import ArchiveFormatError, ArchiveMemberError, ArchivePathError, ArchiveTruncatedError
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import Workspace
@@ -85,10 +79,12 @@ def test_all_of_the_owners_comes_back(
     assert empty.host.owner_key.read_bytes() == site.workspace.host.owner_key.read_bytes()
     assert empty.deployment_file.read_bytes() == site.workspace.deployment_file.read_bytes()
     assert empty.owner.root.stat().st_mode & 0o777 == 0o700
-    assert releases.verify(empty.owner.releases / released.folder.name, empty.host.owner_key).id == released.id
-    with open_vault(empty) as vault, vault.database.read() as connection:
+    assert (
+        releases.verify(empty.owner.releases / released.folder.name, Owner.open(empty).public_key()).id == released.id
+    )
+    with Owner.open(empty).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(released.index.key_id))
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         assert vault.keystore.load(connection, KeyId(released.index.key_id)) == key
     assert sorted(path.name for path in empty.directory.iterdir()) == [".sealserve", "sealserve.toml"]
 
@@ -110,12 +106,12 @@ def test_models_and_releases_can_be_left_out(
     back_up(site.workspace, tmp_path / "small", now=NOW, models=False, releases=False)
     restore(empty, tmp_path / "small", master_key=site.workspace.owner.master_key)
     assert list(empty.owner.models.iterdir()) == list(empty.owner.releases.iterdir()) == []
-    with open_vault(empty) as vault, vault.database.read() as connection:
+    with Owner.open(empty).vault() as vault, vault.database.read() as connection:
         assert vault.keystore.load(connection, KeyId(released.index.key_id))
 
 
 def test_the_database_is_whole_while_others_write(site: Site, released: VerifiedRelease, tmp_path: Path) -> None:
-    with open_vault(site.workspace) as vault, vault.database.write() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.write() as connection:
         vault.keystore.create(connection, now=site.now)
         (tmp_path / "copy.sqlite").write_bytes(vault.database.snapshot())
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.sqlite")) as database:
@@ -156,7 +152,7 @@ def test_a_master_key_under_a_passphrase_opens_it(
     back_up(ready.workspace, tmp_path / "backup", now=NOW)
     empty.deployment_file.write_bytes(ready.workspace.deployment_file.read_bytes())
     restore(empty, tmp_path / "backup", master_key=ready.workspace.owner.master_key)
-    with open_vault(empty) as vault:
+    with Owner.open(empty).vault() as vault:
         assert vault.keystore
 
 
@@ -366,7 +362,7 @@ def test_a_backup_of_an_earlier_version_has_its_database_elsewhere(
     back_up(site.workspace, tmp_path / "old.backup", now=NOW)
     restore(empty, tmp_path / "old.backup", master_key=master_key)
     assert empty.owner.former_database.is_file()
-    with open_vault(empty) as vault:
+    with Owner.open(empty).vault() as vault:
         assert admin.status(vault.database).keys == 1
     assert not empty.owner.former_database.exists()
     assert empty.owner.database.is_file()

@@ -15,7 +15,7 @@ from sealserve.enclave.inventory import Inventory, measure
 from sealserve.enclave.measurement import EnclavePortError, enclave_names, load_enclave, port_of
 from sealserve.enclave.signing import resign
 from sealserve.owner import enclaves
-from sealserve.owner.keys import index_signer
+from sealserve.owner.owner import Owner
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
 from sealserve.terms import PlatformKind, ServerKind, TlsMode
@@ -150,7 +150,7 @@ def test_enclaves_are_named_in_order(ready: Site) -> None:
     for index in (1, 0):
         ready.build_enclave(release.folder, name=f"replica-{index}", port=8510 + index)
     assert enclave_names(release.folder) == ["replica-0", "replica-1"]
-    owner_key = index_signer(ready.workspace).public_key()
+    owner_key = Owner.open(ready.workspace).index_signer().public_key()
     found = enclaves.verified_sigstructs(release.folder, release.id, owner_key)
     assert found.keys() == {"replica-0", "replica-1"}
     assert found["replica-0"].mr_enclave != found["replica-1"].mr_enclave
@@ -169,7 +169,7 @@ def test_what_is_allowed_is_what_was_verified(ready: Site, monkeypatch: pytest.M
         return verified
 
     monkeypatch.setattr(enclaves, "verify_enclave_index", verify_and_swap)
-    owner_key = index_signer(ready.workspace).public_key()
+    owner_key = Owner.open(ready.workspace).index_signer().public_key()
     (found,) = enclaves.verified_sigstructs(release.folder, release.id, owner_key).values()
     assert found == before != load_enclave(release.folder, "replica-0").sigstruct
 
@@ -177,7 +177,7 @@ def test_what_is_allowed_is_what_was_verified(ready: Site, monkeypatch: pytest.M
 def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
     first, second = ready.build_release(), ready.build_release()
     ready.build_enclave(first.folder)
-    owner_key = index_signer(ready.workspace).public_key()
+    owner_key = Owner.open(ready.workspace).index_signer().public_key()
     with pytest.raises(EnclaveIndexMissingError) as missing:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert missing.value.code == "enclave-index.missing"

@@ -1,4 +1,3 @@
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,10 +5,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.harness.workspaces import Site
 
-from sealserve.owner import keys as owner
-from sealserve.owner.identity import IdentityLostError
+from sealserve.owner import keys
 from sealserve.owner.keys import OwnerKeyError
 
 PKCS8 = serialization.PrivateFormat.PKCS8
@@ -25,30 +22,12 @@ def public_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def test_the_signing_key_is_made_once_and_its_public_half_is_the_hosts(site: Site) -> None:
-    first = owner.index_signer(site.workspace)
-    path = site.workspace.owner.index_signing_key
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    site.workspace.host.owner_key.unlink()
-    second = owner.index_signer(site.workspace)
-    assert first.private_bytes_raw() == second.private_bytes_raw()
-    assert owner.read_owner_key(site.workspace.host.owner_key) == first.public_key()
-    assert b"PRIVATE" not in site.workspace.host.owner_key.read_bytes()
-
-
-@pytest.mark.parametrize("evidence", ["host/owner.pub", "owner/releases/m-0123456789ab/release.json"])
-def test_a_signing_key_that_was_lost_is_not_replaced(site: Site, evidence: str) -> None:
-    """Another key would be another owner: no host would take what it signs."""
-    site.workspace.create()
-    path = site.workspace.root / evidence
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"what it signed")
-    with pytest.raises(IdentityLostError, match="The key that signs releases is missing") as caught:
-        owner.index_signer(site.workspace)
-    assert (caught.value.code, caught.value.exit_status) == ("owner.identity-lost", 4)
-    assert "`sealserve restore`" in str(caught.value.hint)
-    assert not site.workspace.owner.index_signing_key.exists()
-    assert path.read_bytes() == b"what it signed"
+def test_a_signing_key_that_exists_stays(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    keys.create_signer(path)
+    first = keys.read_signer(path)
+    keys.create_signer(path)
+    assert keys.read_signer(path).private_bytes_raw() == first.private_bytes_raw()
 
 
 @pytest.mark.parametrize(
@@ -60,12 +39,13 @@ def test_a_signing_key_that_was_lost_is_not_replaced(site: Site, evidence: str) 
     ],
     ids=["no key", "another kind", "encrypted"],
 )
-def test_a_signing_key_that_cannot_be_used(site: Site, content: Callable[[], bytes], message: str) -> None:
-    site.workspace.owner.index_signing_key.write_bytes(content())
+def test_a_signing_key_that_cannot_be_used(tmp_path: Path, content: Callable[[], bytes], message: str) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(content())
     with pytest.raises(OwnerKeyError, match=message) as caught:
-        owner.index_signer(site.workspace)
+        keys.read_signer(path)
     assert caught.value.code == "owner-key.unreadable"
-    assert str(site.workspace.owner.index_signing_key) in caught.value.message
+    assert str(path) in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -80,20 +60,10 @@ def test_an_owners_key_that_cannot_be_used(tmp_path: Path, content: Callable[[],
     path = tmp_path / "owner.pub"
     path.write_bytes(content())
     with pytest.raises(OwnerKeyError, match=message):
-        owner.read_owner_key(path)
+        keys.read_owner_key(path)
 
 
 def test_an_owners_key_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OwnerKeyError, match=r"owner\.pub cannot be read: No such file") as caught:
-        owner.read_owner_key(tmp_path / "owner.pub")
+        keys.read_owner_key(tmp_path / "owner.pub")
     assert "--owner-key" in (caught.value.hint or "")
-
-
-def test_the_vault_is_made_on_first_use_and_private(site: Site) -> None:
-    with owner.open_vault(site.workspace) as vault, vault.database.write() as connection:
-        created = vault.keystore.create(connection, now=site.now)
-    with owner.open_vault(site.workspace) as vault, vault.database.read() as connection:
-        assert vault.keystore.load(connection, created.key_id) == created.key
-    for path in (site.workspace.owner.master_key, site.workspace.owner.database):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert created.key.reveal() not in site.workspace.owner.database.read_bytes()

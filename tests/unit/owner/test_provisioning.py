@@ -18,8 +18,9 @@ from sealserve.broker.releases import Release, ReleaseFinalError, ReleasePolicyE
 from sealserve.broker.standing import ReleaseDrainingEndedError, ReleaseRevokedError
 from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
 from sealserve.owner import attestation, provisioning, simulation
-from sealserve.owner.keys import audit_signer, index_verifier, open_vault, read_owner_key
+from sealserve.owner.keys import read_owner_key
 from sealserve.owner.master_key import complete_rotation
+from sealserve.owner.owner import Owner
 from sealserve.pki.certificate import CertificateMissingError
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_files import ReleaseFileMissingError
@@ -36,7 +37,7 @@ def release(released: VerifiedRelease) -> Path:
 
 
 def allowed(site: Site) -> list[Release]:
-    with open_vault(site.workspace) as vault:
+    with Owner.open(site.workspace).vault() as vault:
         return [known.release for known in admin.every_release(vault.database)]
 
 
@@ -48,7 +49,7 @@ def test_all_enclaves_that_the_owner_built_are_allowed(ready: Site, release: Pat
     assert not summary.policy.enrolled_platforms_only
     assert summary.policy.tcb.name == "strict"
     assert allowed(ready) == [summary]
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         assert [row.entry.decision for row in admin.log(vault.database)] == ["allowed", "allowed"]
 
 
@@ -94,7 +95,7 @@ def test_an_incomplete_release_is_not_allowed(ready: Site, release: Path) -> Non
 
 def test_a_draining_release_goes_on_draining_until_it_is_said_otherwise(ready: Site, release: Path) -> None:
     provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
     ready.build_enclave(release, name="replica-2", port=8512)
     again = provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
@@ -105,7 +106,7 @@ def test_a_draining_release_goes_on_draining_until_it_is_said_otherwise(ready: S
 
 def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
     provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
         admin.revoke(vault.database, release.name, now=ready.now)
     with pytest.raises(ReleaseFinalError, match="is revoked, which is final") as caught:
@@ -139,7 +140,7 @@ def test_what_a_roll_out_replaced_drains_once(ready: Site, release: Path, succes
     assert provisioning.draining_until(ready.workspace, successor) is None
     assert retire(ready, release.name, by=successor, now=now) == []  # a later run does not put the end off
     assert provisioning.draining_until(ready.workspace, release) == until
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         row = admin.log(vault.database, last=1)[0].entry
     assert row.detail == f"until {until.isoformat()}, replaced by {successor.name}"
 
@@ -150,20 +151,20 @@ def test_nothing_drains_where_nothing_would_be_left_or_the_owner_does_it(
     now = ready.now
     assert retire(ready, release.name, by=successor, now=now, minutes=0) == []
     assert retire(ready, by=successor, now=now) == []
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, successor.name, deadline=now + timedelta(hours=1), now=now)
     assert retire(ready, release.name, by=successor, now=now) == []
     assert [one.state for one in allowed(ready)] == ["active", "draining"]
 
 
 def verified(site: Site, release: Path) -> VerifiedRelease:
-    return verify_release(release, index_verifier(site.workspace))
+    return verify_release(release, Owner.open(site.workspace).index_signer().public_key())
 
 
 def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path, successor: Path) -> None:
     path = ready.workspace.owner.master_key
     path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"typed each time")))
-    with pytest.raises(PassphraseMissingError), open_vault(ready.workspace):
+    with pytest.raises(PassphraseMissingError), Owner.open(ready.workspace).vault():
         pass
     assert retire(ready, release.name, by=successor, now=ready.now) == [release.name]
     assert provisioning.draining_until(ready.workspace, release) is not None
@@ -186,7 +187,7 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
     assert "--reactivate" in late.value.hint
     assert bring_back(timedelta(minutes=59))
     assert provisioning.draining_until(ready.workspace, release) is None
-    with open_vault(ready.workspace) as vault:
+    with Owner.open(ready.workspace).vault() as vault:
         admin.revoke(vault.database, release.name, now=now)
     with pytest.raises(ReleaseRevokedError):
         bring_back(timedelta())
@@ -267,8 +268,8 @@ def test_the_broker_signs_with_a_key_of_its_own(ready: Site, release: Path) -> N
     head = kept_head(owner.audit_head)
     assert head is not None
     assert head.seq == 2
-    with open_vault(ready.workspace) as vault:
-        own = audit_signer(ready.workspace).public_key()
+    with Owner.open(ready.workspace).vault() as vault:
+        own = Owner.open(ready.workspace).audit_signer().public_key()
         assert admin.verify_log(vault.database, own, kept=(head,)).rows == 2
         with pytest.raises(AuditHeadError):
             admin.verify_log(vault.database, public, kept=(head,))

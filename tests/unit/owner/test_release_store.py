@@ -11,6 +11,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.errors import SealserveError
 from sealserve.owner import release_store
+from sealserve.owner.owner import Owner
 from sealserve.owner.release_store import StoreAddressError, StoreRefusedError, StoreUnreachableError
 from sealserve.sealing import archive
 
@@ -43,10 +44,10 @@ def packed(ready: Site, store: tuple[Path, str]) -> tuple[str, str]:
 
 def test_a_release_is_fetched_once(ready: Site, packed: tuple[str, str], store: tuple[Path, str]) -> None:
     name, address = packed
-    verified = release_store.fetch(ready.workspace, address, ready.workspace.host.owner_key)
+    verified = release_store.fetch(ready.workspace, address, Owner.create(ready.workspace).public_key())
     assert verified.folder == ready.workspace.host.releases / name
     (store[0] / f"{name}.tar").unlink()
-    again = release_store.fetch(ready.workspace, f"{address}?signature=x", ready.workspace.host.owner_key)
+    again = release_store.fetch(ready.workspace, f"{address}?signature=x", Owner.create(ready.workspace).public_key())
     assert again.id == verified.id
 
 
@@ -56,20 +57,22 @@ def test_a_tampered_release_leaves_nothing(ready: Site, packed: tuple[str, str],
     content[-20_000] ^= 1
     tar.write_bytes(content)
     with pytest.raises(SealserveError):
-        release_store.fetch(ready.workspace, packed[1], ready.workspace.host.owner_key)
+        release_store.fetch(ready.workspace, packed[1], Owner.create(ready.workspace).public_key())
     assert list(ready.workspace.host.releases.iterdir()) == []
 
 
 def test_one_that_is_there_and_was_tampered_with_is_refused(ready: Site, packed: tuple[str, str]) -> None:
-    verified = release_store.fetch(ready.workspace, packed[1], ready.workspace.host.owner_key)
+    verified = release_store.fetch(ready.workspace, packed[1], Owner.create(ready.workspace).public_key())
     (verified.folder / "tls" / "ssl.cfg").write_bytes(b"other")
     with pytest.raises(SealserveError, match=r"ssl\.cfg"):
-        release_store.fetch(ready.workspace, packed[1], ready.workspace.host.owner_key)
+        release_store.fetch(ready.workspace, packed[1], Owner.create(ready.workspace).public_key())
 
 
 def test_a_store_without_it_is_named_without_its_signature(ready: Site, store: tuple[Path, str]) -> None:
     with pytest.raises(StoreRefusedError, match=r"answers 404") as caught:
-        release_store.fetch(ready.workspace, f"{store[1]}/a.tar?signature=secret", ready.workspace.host.owner_key)
+        release_store.fetch(
+            ready.workspace, f"{store[1]}/a.tar?signature=secret", Owner.create(ready.workspace).public_key()
+        )
     assert caught.value.code == "release.store-refused"
     assert "secret" not in str(caught.value)
     assert list(ready.workspace.host.releases.iterdir()) == []
@@ -77,7 +80,7 @@ def test_a_store_without_it_is_named_without_its_signature(ready: Site, store: t
 
 def test_a_store_that_is_down_is_unreachable(ready: Site) -> None:
     with pytest.raises(StoreUnreachableError, match=r"127\.0\.0\.1") as caught:
-        release_store.fetch(ready.workspace, "http://127.0.0.1:1/a.tar", ready.workspace.host.owner_key)
+        release_store.fetch(ready.workspace, "http://127.0.0.1:1/a.tar", Owner.create(ready.workspace).public_key())
     assert caught.value.code == "release.store-unreachable"
 
 
@@ -86,12 +89,12 @@ def test_an_answer_without_end_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(release_store, "_LARGEST", 1000)
     with pytest.raises(StoreRefusedError, match=r"more than 1,000 bytes"):
-        release_store.fetch(ready.workspace, packed[1], ready.workspace.host.owner_key)
+        release_store.fetch(ready.workspace, packed[1], Owner.create(ready.workspace).public_key())
     assert list(ready.workspace.host.releases.iterdir()) == []
 
 
 @pytest.mark.parametrize("address", ["a.tar", "ftp://example.com/a.tar", "https:///a.tar", "http://x:y/a.tar"])
 def test_no_web_address(ready: Site, address: str) -> None:
     with pytest.raises(StoreAddressError, match=r"is no (https )?address") as caught:
-        release_store.fetch(ready.workspace, address, ready.workspace.host.owner_key)
+        release_store.fetch(ready.workspace, address, Owner.create(ready.workspace).public_key())
     assert caught.value.code == "release.store-address"

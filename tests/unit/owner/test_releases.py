@@ -17,8 +17,9 @@ from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingE
 from sealserve.model.server_config import ServerConfigValueError
 from sealserve.model.server_config_pb2 import ModelServerConfig
 from sealserve.owner import releases
-from sealserve.owner.keys import OwnerKeyError, index_signer, open_vault, read_owner_key
+from sealserve.owner.keys import OwnerKeyError, read_owner_key
 from sealserve.owner.models import ModelNotImportedError
+from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease, ReleaseAmbiguousError, ReleaseMissingError
 from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
@@ -44,13 +45,13 @@ def test_a_release_is_sealed_under_a_key_of_its_own(ready: Site) -> None:
     assert release.folder.parent == ready.workspace.owner.releases
     assert release.folder.name == f"half-plus-two-{release.id[:12]}"
     assert sum(done) > len(WEIGHTS)
-    assert releases.verify(release.folder, ready.workspace.host.owner_key).id == release.id
+    assert releases.verify(release.folder, Owner.open(ready.workspace).public_key()).id == release.id
     assert release.index.simulated
     assert sorted(file.path for file in release.index.files) == [
         "config/models.config", "config/session.config", "files.json", "models/half-plus-two/1/saved_model.pb",
         "tls/ssl.cfg",
     ]  # fmt: skip
-    with open_vault(ready.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(ready.workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))
     path = "models/half-plus-two/1/saved_model.pb"
     sealed, plain = release.folder / path, ready.workspace.owner.models / "half-plus-two/1/saved_model.pb"
@@ -67,7 +68,7 @@ def test_no_two_releases_share_a_key(ready: Site) -> None:
 
 
 def keys(site: Site) -> int:
-    with open_vault(site.workspace) as vault:
+    with Owner.open(site.workspace).vault() as vault:
         return admin.status(vault.database).keys
 
 
@@ -120,7 +121,7 @@ def test_nothing_is_sealed_without_authorities(site: Site) -> None:
     with pytest.raises(AuthorityMissingError):
         site.build_release()
     assert not releases.any_in(site.workspace.owner.releases)
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).database() as database, database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM keys").scalar() == 0
 
 
@@ -155,9 +156,11 @@ def test_an_index_that_the_owner_did_not_sign_is_listed_with_its_fault(ready: Si
 
 
 def test_without_the_owners_key_nothing_verifies(ready: Site) -> None:
-    release = ready.build_release()
-    with pytest.raises(OwnerKeyError, match=r"other\.pub cannot be read"):
-        releases.verify(release.folder, ready.directory / "other.pub")
+    ready.build_release()
+    ready.workspace.host.owner_key.unlink()
+    ready.workspace.owner.index_signing_key.unlink()
+    with pytest.raises(OwnerKeyError, match=r"owner\.pub cannot be read"):
+        list(releases.listed(ready.workspace, ready.workspace.owner.releases))
 
 
 def test_a_release_is_found_by_folder_name_or_id(tmp_path: Path) -> None:
@@ -213,16 +216,16 @@ def test_a_release_travels_as_one_file(ready: Site, tmp_path: Path) -> None:
     key = tmp_path / "owner.pub"
     key.write_bytes(ready.workspace.host.owner_key.read_bytes())
 
-    unpacked = releases.unpack(host, tar, key)
+    unpacked = releases.unpack(host, tar, read_owner_key(key))
 
     assert unpacked.id == release.id
     assert unpacked.folder == host.host.releases / release.folder.name
-    assert read_owner_key(key) == index_signer(ready.workspace).public_key()
+    assert read_owner_key(key) == Owner.open(ready.workspace).index_signer().public_key()
 
 
 def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Path) -> None:
     release = ready.build_release()
-    owner_key = ready.workspace.host.owner_key
+    owner_key = Owner.open(ready.workspace).public_key()
     assert releases.verify(release.folder, owner_key).enclaves == ()
     for name in ("replica-1", "replica-0"):
         ready.build_enclave(release.folder, name=name)
@@ -260,9 +263,8 @@ def test_a_host_with_another_owners_key_takes_nothing(ready: Site, tmp_path: Pat
     release = ready.build_release()
     archive.pack(release.folder, tmp_path / "release.tar")
     host = make_site(tmp_path / "elsewhere").workspace
-    index_signer(host)
     with pytest.raises(IndexSignatureError):
-        releases.unpack(host, tmp_path / "release.tar", host.host.owner_key)
+        releases.unpack(host, tmp_path / "release.tar", Owner.create(host).public_key())
     assert list(host.host.releases.iterdir()) == []
 
 
@@ -298,7 +300,7 @@ def test_several_models_and_versions_are_sealed_whole_with_their_configuration(t
         "models/resnet50/1/fingerprint.pb", "models/resnet50/1/saved_model.pb",
         "models/resnet50/1/variables/variables.index", "models/resnet50/12/saved_model.pb", "tls/ssl.cfg",
     ]  # fmt: skip
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(release.index.key_id))
 
     def plain(path: str) -> bytes:
@@ -325,5 +327,5 @@ def test_a_configuration_that_the_server_would_refuse_is_refused_before_a_key_is
     server = ready.deployment.server.model_copy(update={"batching_parameters_file": bad})
     with pytest.raises(ServerConfigValueError):
         releases.build(ready.workspace, ready.deployment.model_copy(update={"server": server}), now=ready.now)
-    with open_vault(ready.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(ready.workspace).database() as database, database.read() as connection:
         assert connection.execute(select(func.count()).select_from(KEYS)).scalar_one() == 0

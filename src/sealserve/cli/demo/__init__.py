@@ -8,15 +8,17 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
+from sealserve.cli.context import Context
 from sealserve.cli.demo import attack, preparation
 from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
+from sealserve.cli.verbs import Verbs
 from sealserve.cluster.processes import interrupted_once
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.terms import TlsMode
 
-app = typer.Typer(add_completion=False)
+app = Verbs()
 
 WARNING = (
     "SIMULATED: there is no SGX here. Every format, signature, protocol and check below is real, and nothing is "
@@ -26,6 +28,7 @@ WARNING = (
 
 @app.command()
 def demo(
+    context: Context,
     model: Annotated[
         Path | None,
         typer.Option(help="A frozen graph (.pb) or a SavedModel of yours.", show_default="a ResNet50 that it makes"),
@@ -48,13 +51,13 @@ def demo(
         bool, typer.Option("--attack", help="Try what a hostile host may try; each is refused.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the service running at the end.")] = False,
-    directory: console.Directory = console.HERE,
-    as_json: console.Json = False,
 ) -> None:
     """Run the twelve steps of confidential serving on this machine, with real parts."""
     load_simulator()  # without it, nothing is made or stopped
-    screen = Screen(as_json=as_json)
-    workspace = preparation.reset(directory, on_running=lambda left: _say_what_stops(screen, directory, left))
+    screen = Screen(as_json=context.as_json)
+    workspace = preparation.reset(
+        context.directory, on_running=lambda left: _say_what_stops(screen, context.directory, left)
+    )
     choice = ModelChoice(path=model, inputs=tuple(inputs.split(",")), outputs=tuple(outputs.split(",")))
     with interrupted_once(), console.spinner("Preparing") as tell:
         walk = Walk(workspace, screen, tell=tell)
@@ -72,7 +75,7 @@ def demo(
         if not keep or attacks:
             walk.stop()
     screen.finish(workspace=str(workspace.root))
-    if not as_json:
+    if not context.as_json:
         _say_what_next(workspace.directory, keep=keep and not attacks)
 
 

@@ -28,7 +28,7 @@ from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
 from sealserve.errors import VerificationError
 from sealserve.owner import simulation
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pcs_address import pcs_url
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.workspace import Workspace
@@ -217,7 +217,7 @@ class Host:
         code, message = found[-1]
         if code != _REFUSED_BY_BROKER:
             return Refusal(code=code, message=message, by="the enclave")
-        with open_vault(self._workspace) as vault:
+        with Owner.open(self._workspace).vault() as vault:
             row = admin.log(vault.database, last=1)[0].entry
         if row.decision != "refused":
             raise NotRefusedError(f"The broker's last decision is {str(row.decision)!r}.")

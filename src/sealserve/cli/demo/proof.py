@@ -14,7 +14,7 @@ from sealserve.cli.demo.exposure import WINDOW, Exposure, Finding, files_under
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.owner import models
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
@@ -64,7 +64,7 @@ def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof
 
 def _secrets(workspace: Workspace, deployment: Deployment, release: Path) -> list[tuple[str, bytes]]:
     index = parse_index((release / INDEX_FILE).read_bytes())
-    with open_vault(workspace) as vault, vault.database.read() as connection:
+    with Owner.open(workspace).vault() as vault, vault.database.read() as connection:
         key = vault.keystore.load(connection, KeyId(index.key_id))
     raw = key.reveal()
     config = ssl_config.parse(

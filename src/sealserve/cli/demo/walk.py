@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sealserve.broker import admin
 from sealserve.bundle import Bundle
-from sealserve.cli import connection, console
+from sealserve.cli import access, connection, console
 from sealserve.cli.demo import comparison, preparation, proof
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
@@ -24,8 +24,8 @@ from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupte
 from sealserve.deployment import Deployment
 from sealserve.errors import VerificationError
 from sealserve.ingress.nginx import PortTakenError
-from sealserve.owner import certificates, models, releases, service, simulation
-from sealserve.owner.keys import open_vault
+from sealserve.owner import certificates, models, releases, simulation
+from sealserve.owner.owner import Owner
 from sealserve.owner.preparation import prepare
 from sealserve.pcs_address import pcs_url
 from sealserve.pki import certificate as pki
@@ -184,7 +184,7 @@ class Walk:
         for process in processes:
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             self.target.wait_replica(process)
-        with open_vault(self._workspace) as vault:
+        with Owner.open(self._workspace).vault() as vault:
             granted = [row for row in admin.log(vault.database) if row.entry.decision == "released"]
         Launches(processes).tell(self._screen, granted, policy=self.deployment.tcb.preset)
         return processes
@@ -199,7 +199,7 @@ class Walk:
 
     def use(self, reference: Reference) -> LoadReport:
         """Steps 9 to 12."""
-        reach = service.access(self._workspace, self.deployment)
+        reach = access.access(self._workspace, self.deployment)
         differences: dict[int, float] = {}
 
         def make_request(number: int) -> Request:

@@ -12,7 +12,7 @@ from tests.harness.workspaces import Site
 from sealserve.broker.keystore import KeyId
 from sealserve.cli.demo import proof
 from sealserve.cli.demo.proof import ExposedError, Proof
-from sealserve.owner.keys import open_vault
+from sealserve.owner.owner import Owner
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease
@@ -31,7 +31,7 @@ def search(site: Site, release: VerifiedRelease) -> Proof:
 
 
 def key_of(site: Site, release: VerifiedRelease) -> SecretBytes:
-    with open_vault(site.workspace) as vault, vault.database.read() as connection:
+    with Owner.open(site.workspace).vault() as vault, vault.database.read() as connection:
         return vault.keystore.load(connection, KeyId(release.index.key_id))
 
 

@@ -10,7 +10,7 @@ from tests.harness.workspaces import Site, make_site
 from sealserve.cluster.docker.ownership import ContainerFileError, container_user, give, take_back
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.owner import simulation
-from sealserve.owner.keys import audit_signer, index_signer, open_vault
+from sealserve.owner.owner import Owner
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -20,9 +20,8 @@ def site(tmp_path: Path) -> Site:
     made = make_site(tmp_path / "site")
     made.certify()
     simulation.open_platform(made.workspace, now=made.now)
-    with open_vault(made.workspace):
-        audit_signer(made.workspace)
-        index_signer(made.workspace)
+    with Owner.open(made.workspace).vault(create=True):
+        Owner.create(made.workspace)
     (made.workspace.owner.models / "weights").write_text("x")
     folder = made.workspace.host.run / "docker"
     for name in ("quoting", "nginx"):

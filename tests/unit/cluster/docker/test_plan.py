@@ -29,8 +29,8 @@ from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import broker_files, simulation
-from sealserve.owner.keys import audit_signer, index_signer, open_vault
 from sealserve.owner.master_key import rotate
+from sealserve.owner.owner import Owner
 from sealserve.private_file import PrivateFileExposedError
 
 REPLICAS = 3
@@ -159,9 +159,8 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     site.certify()
     simulation.open_platform(site.workspace, now=site.now)
     owner = site.workspace.owner
-    with open_vault(site.workspace):
-        audit_signer(site.workspace)
-        index_signer(site.workspace)
+    with Owner.open(site.workspace).vault(create=True):
+        Owner.create(site.workspace)
     plan = make_plan(site)
     (broker,) = [container for container in plan.services(bundle) if container.role == "broker"]
     seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
@@ -193,7 +192,7 @@ def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Served) ->
 
 def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    with open_vault(site.workspace):
+    with Owner.open(site.workspace).vault(create=True):
         pass
     plan = make_plan(site)
     (before,) = [container for container in plan.services(bundle) if container.role == "broker"]

@@ -22,7 +22,7 @@ from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.cluster.kubernetes.policies import policies
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.owner import broker_files, simulation
-from sealserve.owner.keys import index_signer, open_vault
+from sealserve.owner.owner import Owner
 from sealserve.secret import SecretBytes
 
 ADDRESS = "sealserve-broker.sealserve.svc"
@@ -43,9 +43,9 @@ def owners_broker(site: Site) -> OwnersBroker:
 def site(tmp_path: Path) -> Site:
     made = make_site(tmp_path)
     made.certify()
-    with open_vault(made.workspace):
+    with Owner.open(made.workspace).vault(create=True):
         simulation.open_platform(made.workspace, now=made.now)
-    index_signer(made.workspace)
+    Owner.create(made.workspace)
     return made
 
 

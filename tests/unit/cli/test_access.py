@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.owner.service import access
+from sealserve.cli.access import access
 from sealserve.pki.certificate import CertificateMissingError
 
 

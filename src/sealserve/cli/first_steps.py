@@ -1,0 +1,17 @@
+"""The owner's steps that `up` and `render` take before there is anything to start."""
+
+import contextlib
+from datetime import UTC, datetime
+
+from sealserve.cli import console
+from sealserve.deployment import Deployment
+from sealserve.owner.first_steps import missing_steps
+from sealserve.workspace import Workspace
+
+
+def take_first_steps(workspace: Workspace, described: Deployment, *, tell: console.Tell = console.quietly) -> None:
+    """Do the owner's first steps that were not done yet: models, certificates, a release."""
+    for step in missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn):
+        tell(step.text)
+        with console.quiet_libraries() if step.runs_tensorflow else contextlib.nullcontext():
+            step.run()

@@ -1,0 +1,56 @@
+"""What `predict` and `bench` have in common: the options that describe a request, and what they must name."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import typer
+
+from sealserve.cli.generated_input import TensorInputError
+from sealserve.client.call import RequestRefusedError, ServiceFailedError
+from sealserve.client.credentials import printable
+from sealserve.client.predict import Signature
+from sealserve.deployment import Deployment
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The servable.", show_default="model.name")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="NAME=VALUE",
+        help="An input: @FILE.npy, a JSON value, or random. Repeat the option for each input of the model.",
+        show_default="random values for all inputs",
+    ),
+]
+REFUSED: Final = (RequestRefusedError, ServiceFailedError)
+"""What the service answers to a generated input that does not fit the model."""
+LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
+
+
+def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -> Signature:
+    """Return the signature ``name`` of a model.
+
+    Raises:
+        TensorInputError: It has none of that name.
+    """
+    if name not in signatures:
+        known = printable(", ".join(signatures)) or "none"
+        raise TensorInputError(
+            f"{printable(model)} has no signature {printable(repr(name), 80)}; it has {known}.",
+            hint="Choose one with --signature.",
+        )
+    return signatures[name]
+
+
+def find_model(model: str | None, described: Deployment | None) -> str:
+    """Return the servable's name: what the option says, else what the deployment says.
+
+    Raises:
+        TensorInputError: Neither says one, or it is none.
+    """
+    name = model or (described.model.name if described else None)
+    if name is None:
+        raise TensorInputError("Which model?", hint="Name it with --model.")
+    if not name.isprintable():  # control characters, and bytes that are no UTF-8
+        raise TensorInputError(f"{printable(name)} is no name of a model.", hint="Name it with --model.")
+    return name

@@ -1,0 +1,67 @@
+"""How the functions of a verb's module become commands: `Verbs` registers them, and expands their shared options."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
+
+import typer
+
+_Verb = TypeVar("_Verb", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that several verbs have, as one parameter of each: every field of a subclass becomes an option."""
+
+
+class Verbs(typer.Typer):
+    """The commands of a verb's module.
+
+    A function takes the options that it shares with others as one parameter, whose type is a subclass of `Options`.
+
+    Args:
+        text: The help of a group of commands; None for a module with one command.
+    """
+
+    def __init__(self, text: str | None = None) -> None:
+        super().__init__(add_completion=False, no_args_is_help=text is not None, help=text)
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[_Verb], _Verb]:
+        """Return the decorator that registers a function as a command, as `typer.Typer.command` does."""
+        register = super().command(*arguments, **settings)
+
+        def decorate(verb: _Verb) -> _Verb:
+            register(_expanded(verb))
+            return verb
+
+        return decorate
+
+
+def _expanded(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return ``verb`` with the fields of its `Options` in the place of that parameter, after its own parameters."""
+    own = dict(inspect.signature(verb).parameters)
+    shared = {name: item.annotation for name, item in own.items() if _is_shared(item.annotation)}
+    expanded = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own.values() if item.name not in shared]
+    for kind in shared.values():
+        expanded += [_parameter(kind, field.name, field.default) for field in fields(kind)]
+
+    @wraps(verb)
+    def with_options(**given: Any) -> None:
+        built = {name: kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+                 for name, kind in shared.items()}  # fmt: skip
+        verb(**given, **built)
+
+    with_options.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {item.name: item.annotation for item in expanded}
+    return with_options
+
+
+def _is_shared(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
+
+
+def _parameter(kind: type[Options], name: str, default: object) -> inspect.Parameter:
+    annotation = get_type_hints(kind, include_extras=True)[name]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,0 +1,92 @@
+"""What the owner's part needs: a private workspace, and a deployment that is fit for production."""
+
+import stat
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from sealserve.addresses import is_ip_address
+from sealserve.deployment import Deployment
+from sealserve.doctor import machine_checks
+from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.terms import PlatformKind, TlsMode
+from sealserve.workspace import Workspace
+
+
+def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
+    """Yield what the owner's machine has or lacks."""
+    yield machine_checks.python(Machine.OWNER)
+    yield machine_checks.tensorflow(Machine.OWNER, "to convert frozen graphs")
+    yield machine_checks.disk(Machine.OWNER, workspace)
+    if workspace is None:
+        yield Finding(machine=Machine.OWNER, name="workspace", verdict=Verdict.NOTE, found="no sealserve.toml here",
+                      remedy="`sealserve init` writes one")  # fmt: skip
+        return
+    exposed = [
+        path.name
+        for path in (
+            workspace.owner.root,
+            workspace.owner.master_key,
+            workspace.owner.index_signing_key,
+            workspace.owner.audit_signing_key,
+        )
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    yield Finding(
+        machine=Machine.OWNER,
+        name="workspace",
+        verdict=Verdict.MISSING if exposed else Verdict.OK,
+        found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
+        remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
+    )
+    if deployment is not None and platform is PlatformKind.SGX:
+        yield from _broker_address(deployment.broker.address)
+
+
+def _broker_address(address: str) -> Iterator[Finding]:
+    """Yield a note for an address without a name: Mbed TLS before 3.5 compares names only, and ends with -9984."""
+    if is_ip_address(address):
+        yield Finding(
+            machine=Machine.OWNER,
+            name="broker address",
+            verdict=Verdict.NOTE,
+            found=f"broker.address is the IP address {address}, which enclaves with Gramine before 1.6 do not accept",
+            remedy="give the broker a host name if such enclaves should get a key",
+        )
+
+
+def production(platform: PlatformKind, deployment: Deployment | None) -> Iterator[Finding]:
+    """Yield what a production deployment must not have, or must change."""
+    simulated = platform is PlatformKind.SIMULATED
+    yield Finding(
+        machine=Machine.OWNER,
+        name="platform",
+        verdict=Verdict.MISSING if simulated else Verdict.OK,
+        found="simulated: nothing is protected from the host" if simulated else "sgx",
+        remedy='platform = "sgx" in sealserve.toml' if simulated else "",
+    )
+    if deployment is not None and (allowed := {name for m in deployment.models for name in m.dangerous_operations}):
+        yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
+                      found=f"allowed: {', '.join(sorted(allowed))}; what they tell leaves the enclave",
+                      remedy="export the models without them")  # fmt: skip
+    if deployment is not None and deployment.target.kind == "kubernetes":
+        yield _network_policy(deployment)
+    if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
+        yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
+                      found="one-way: anybody who reaches the service may use it",
+                      remedy='service.tls = "two-way"')  # fmt: skip
+
+
+def _network_policy(deployment: Deployment) -> Finding:
+    """Judge what the NetworkPolicies bind: they have no DNS names, so they need the addresses of broker and store."""
+    settings = deployment.kubernetes
+    store = urlsplit(settings.store.source or "")
+    found, remedy, verdict = "replicas reach the broker, the store and DNS, and nothing else", "", Verdict.OK
+    if store.hostname and not settings.store.addresses and not is_ip_address(store.hostname):
+        verdict = Verdict.NOTE
+        found = f"replicas reach the port of {store.hostname} at every address"
+        remedy = "kubernetes.store.addresses: the networks of the store"
+    if not settings.broker.ip and not is_ip_address(deployment.broker.address):
+        verdict = Verdict.MISSING
+        found = f"replicas reach port {deployment.broker.port} of every address, not only the broker's"
+        remedy = "kubernetes.broker.ip: the IP address of the broker"
+    return Finding(machine=Machine.OWNER, name="network policy", verdict=verdict, found=found, remedy=remedy)
