@@ -1,5 +1,6 @@
 """The root command: which verbs there are, and how errors end."""
 
+import contextlib
 import errno
 import importlib
 import io
@@ -9,11 +10,12 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__
@@ -44,38 +46,63 @@ class FileRefusedError(UnavailableError):
 
 
 class Verb(NamedTuple):
-    """A verb: the module that holds it, and the heading it stands under in the help."""
+    """A verb: the module that holds it, the heading that it is listed under, and the first paragraph of its help."""
 
     module: str
     panel: str
+    summary: str
 
 
 VERBS = {
-    "demo": Verb("demo", "Start here"),
-    "init": Verb("init", "Start here"),
-    "doctor": Verb("doctor", "Start here"),
-    "cloud": Verb("cloud", "Start here"),
-    "model": Verb("model", "Owner"),
-    "certs": Verb("certs", "Owner"),
-    "seal": Verb("seal", "Owner"),
-    "unseal": Verb("unseal", "Owner"),
-    "inspect": Verb("inspect", "Owner"),
-    "release": Verb("release", "Owner"),
-    "enclave": Verb("enclave", "Owner"),
-    "backup": Verb("backup", "Owner"),
-    "restore": Verb("restore", "Owner"),
-    "broker": Verb("broker", "Owner"),
-    "quote": Verb("quote", "Owner"),
-    "image": Verb("image", "Owner"),
-    "up": Verb("up", "Run it"),
-    "status": Verb("status", "Run it"),
-    "logs": Verb("logs", "Run it"),
-    "scale": Verb("scale", "Run it"),
-    "down": Verb("down", "Run it"),
-    "render": Verb("render", "Run it"),
-    "predict": Verb("predict", "User"),
-    "bench": Verb("bench", "User"),
-    "simulated": Verb("simulated", "Without SGX"),
+    "demo": Verb(
+        "demo", "Start here", "Run the twelve steps of confidential serving on this machine, with real parts."
+    ),
+    "init": Verb("init", "Start here", "Write a commented sealserve.toml, and the workspace's folders."),
+    "doctor": Verb("doctor", "Start here", "Say what this machine lacks for its part, and how to get it."),
+    "cloud": Verb("cloud", "Start here", "Look at clouds that have SGX machines: sizes, images, addresses."),
+    "model": Verb("model", "Owner", "Fetch, convert and show models."),
+    "certs": Verb("certs", "Owner", "Make, show and renew certificates."),
+    "seal": Verb("seal", "Owner", "Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."),
+    "unseal": Verb("unseal", "Owner", "Unseal a file or a folder. A failure leaves no output."),
+    "inspect": Verb(
+        "inspect",
+        "Owner",
+        "Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written.",
+    ),
+    "release": Verb("release", "Owner", "Build, ship, verify and list releases."),
+    "enclave": Verb("enclave", "Owner", "Build, show and run enclaves."),
+    "backup": Verb(
+        "backup",
+        "Owner",
+        "Write the owner's workspace to one sealed file, without the master key: keep a copy of that elsewhere.",
+    ),
+    "restore": Verb(
+        "restore",
+        "Owner",
+        "Bring the owner's workspace back from a backup, whole or not at all, into a folder that has none.",
+    ),
+    "broker": Verb("broker", "Owner", "Run the broker, and say which releases get their key."),
+    "quote": Verb("quote", "Owner", "Show and verify SGX quotes."),
+    "image": Verb("image", "Owner", "Build and push the container images."),
+    "up": Verb(
+        "up", "Run it", "Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."
+    ),
+    "status": Verb("status", "Run it", "Show every part of the deployment and how far it has come."),
+    "logs": Verb("logs", "Run it", "Show the logs, each line with the part that wrote it."),
+    "scale": Verb("scale", "Run it", "Start or stop replicas. Those that stop finish their requests first."),
+    "down": Verb(
+        "down",
+        "Run it",
+        "Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs.",
+    ),
+    "render": Verb("render", "Run it", "Write the files that a target would apply."),
+    "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
+    "bench": Verb("bench", "User", "Send many requests, and show rate, latencies and how the replicas shared them."),
+    "simulated": Verb(
+        "simulated",
+        "Without SGX",
+        "Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.",
+    ),
 }
 
 
@@ -89,6 +116,7 @@ class LazyGroup(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = dict.fromkeys(VERBS, self)  # their names are what a misspelt one is compared with
+        self._lists = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the verbs in the order in which people meet them."""
@@ -100,11 +128,31 @@ class LazyGroup(TyperGroup):
         del ctx
         if (verb := VERBS.get(cmd_name)) is None:
             return None
+        if self._lists:
+            return TyperCommand(cmd_name, help=help_texts.literal(verb.summary), rich_help_panel=verb.panel)
         command: Any = get_command(importlib.import_module(f"sealserve.cli.{verb.module}").app)
         command.name = cmd_name
         command.rich_help_panel = verb.panel
         help_texts.make_literal(command)
         return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, which lists the verbs: for that no verb's module is imported."""
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the verbs that begin like ``incomplete``; for that no verb's module is imported."""
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextlib.contextmanager
+    def _listing(self) -> Iterator[None]:
+        self._lists = True
+        try:
+            yield
+        finally:
+            self._lists = False
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb. That nobody reads its output any more is ours to report, and not click's."""

@@ -1,6 +1,8 @@
 """What `--help` shows is what the source says, with its brackets, for every command there is."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +28,28 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_says_what_each_verb_says_of_itself(verb: str) -> None:
+    assert COMMANDS[verb,].help.split("\n\n")[0] == literal(VERBS[verb].summary)
+
+
+@pytest.mark.parametrize(("asked", "status"), [("--help", 0), ("dmeo", 2)])
+def test_the_list_of_verbs_imports_none_of_them(asked: str, status: int) -> None:
+    code = "import sys; from sealserve.cli.application import run; sys.exit(run(sys.argv[1:]))"
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, asked], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == status
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines() if line.startswith("import time")}
+    assert "sealserve.cli.application" in imported
+    assert not imported & {
+        "grpc",
+        "numpy",
+        "cryptography",
+        *(f"sealserve.cli.{verb.module}" for verb in VERBS.values()),
+    }
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
