@@ -1,4 +1,4 @@
-"""Change the owner or the mode of files whose names another user can replace at any moment.
+"""Copy files, or change their owner or mode, whose names another user can replace at any moment.
 
 A check of a path says nothing about the next call with the same path: whoever can write to the folder may put a
 symbolic link, or another name of a foreign file, in its place between the two calls. So each entry is opened once, with
@@ -8,15 +8,19 @@ Source: open(2) ``O_PATH``, openat(2) "Rationale for openat()", proc_pid_fd(5).
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sealserve.regular_file import InputFileKindError
+
 MAX_DEPTH: Final = 64
 """Folders below folders that are entered. sealserve makes five."""
 
+_PART: Final = 1 << 20
 _OPEN: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,6 +66,20 @@ class Held:
         """Set the permission bits, if they differ."""
         if stat.S_IMODE(self.status.st_mode) != mode:
             os.chmod(self._name, mode)  # noqa: PTH101  # the name of a descriptor
+
+    def copy(self, destination: Path) -> None:
+        """Write the content, if this is a regular file, to the new file ``destination``; whatever the name is by now.
+
+        Raises:
+            InputFileKindError: It is no regular file.
+        """
+        if not stat.S_ISREG(self.status.st_mode):
+            raise InputFileKindError(
+                f"{self.path} is {self.kind}, where a regular file was expected.", reason=f"it is {self.kind}"
+            )
+        descriptor = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as source, destination.open("xb") as copy:
+            shutil.copyfileobj(source, copy, _PART)
 
     @property
     def _name(self) -> str:

@@ -25,6 +25,7 @@ from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import releases
+from sealserve.owner.owner import Owner
 
 app = Verbs("Write the files that a target would apply.")
 
@@ -92,6 +93,9 @@ def kubernetes(
     described = place.deployment
     check_replicas(workspace, described, "kubernetes", replicas or described.target.replicas)
     folder = releases.find((workspace.host if host else workspace.owner).releases, release)
+    if not host:  # pods verify with this key: it is the owner's, whatever is in the host's folder
+        workspace.create()
+        Owner.open(workspace).publish_key()
     bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
     plan = shipping.plan(workspace, described, bundle, replicas=replicas)
     made = objects(plan)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.errors import InputError
+from sealserve.held_tree import held_tree
 from sealserve.owner.certificates import broker_authority_pem
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
@@ -278,15 +280,23 @@ def verify_bundle(folder: Path, owner_key: Path, *, dangerous: Collection[Danger
 
 
 def ship(built: Path, shipped: Path) -> None:
-    """Replace the ``enclave/`` folder of a shipped release by what the owner built since.
+    """Replace the ``enclave/`` folder of a shipped release by what the owner built since. No link is followed.
 
     Args:
         built: The release at the owner's.
         shipped: The same release at the host's.
+
+    Raises:
+        InputFileKindError: There is something that is no regular file.
     """
     if not (built / ENCLAVE_FOLDER).is_dir():  # all were removed, or none was built yet
         shutil.rmtree(shipped / ENCLAVE_FOLDER, ignore_errors=True)
         return
     with staging(shipped, ENCLAVE_FOLDER) as stage:
-        shutil.copytree(built / ENCLAVE_FOLDER, stage.folder, dirs_exist_ok=True)
+        for found in held_tree(built / ENCLAVE_FOLDER):
+            if found.path.parent == built and found.is_folder:
+                continue
+            copy = stage.folder / found.path.name  # there are no folders in it: the index lists names
+            found.copy(copy)
+            copy.chmod(stat.S_IMODE(found.status.st_mode) & 0o777)
         stage.replace(shipped / ENCLAVE_FOLDER)

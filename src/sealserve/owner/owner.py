@@ -111,17 +111,17 @@ class Owner:
         return read_signer(self.workspace.owner.index_signing_key)
 
     def public_key(self) -> Ed25519PublicKey:
-        """Return the key that verifies what `index_signer` signs, as the host's folder has it.
+        """Return the key that verifies what `index_signer` signs.
 
-        If the host's folder was removed, the signing key gives it.
+        Where the signing key is, it alone decides: whoever writes to the host's folder does not say who the owner is.
+        A machine that is only the host has the public key in that folder.
 
         Raises:
             OwnerKeyError: There is neither.
         """
-        path = self.workspace.host.owner_key
-        if path.is_file() or not self.workspace.owner.index_signing_key.is_file():
-            return read_owner_key(path)
-        return self.index_signer().public_key()
+        if self.workspace.owner.index_signing_key.is_file():
+            return self.index_signer().public_key()
+        return read_owner_key(self.workspace.host.owner_key)
 
     def audit_signer(self) -> Ed25519PrivateKey:
         """Return the key that signs heads of the audit log.

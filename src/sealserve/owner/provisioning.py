@@ -152,7 +152,7 @@ def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedR
         ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
         ReleaseRevokedError: It is revoked.
     """
-    found = _known(workspace, verified.folder)
+    found = _known(workspace, verified.id)
     if found is None or found.state is ReleaseState.ACTIVE:
         return False
     check_standing(found.state, found.deadline, now)
@@ -184,14 +184,14 @@ def retire(
 
 def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
     """Return when a release ends, or None if it is not draining."""
-    found = _known(workspace, folder)
+    found = _known(workspace, _release_id(workspace, folder))
     return None if found is None else found.deadline
 
 
-def _known(workspace: Workspace, folder: Path) -> Release | None:
+def _known(workspace: Workspace, release_id: str) -> Release | None:
     with Owner.open(workspace).database() as database:
         try:
-            return admin.find_release(database, _release_id(workspace, folder)).release
+            return admin.find_release(database, release_id).release
         except ReleaseUnknownError:
             return None
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import InputError, SealserveError
+from sealserve.held_tree import held_tree
 from sealserve.owner import enclaves, models
 from sealserve.owner.certificates import fresh_ssl_config
 from sealserve.owner.models import servable_folder
@@ -22,6 +22,7 @@ from sealserve.owner.server_config import server_config_files
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.sealing import archive, release
 from sealserve.sealing.release import Release, ReleaseContents, Servable, VerifiedRelease
+from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATURE_FILE, parse_index
 from sealserve.terms import PlatformKind
 from sealserve.whole_folder import staging
@@ -248,7 +249,7 @@ def ship(workspace: Workspace, verified: VerifiedRelease) -> Path:
     """Copy a release of the owner's to the host's folder of the same workspace.
 
     The release was verified where it is, so its files are not hashed again: a copy that differs does not open in an
-    enclave.
+    enclave. No link is followed, since the folder need not be the owner's alone: what it leads to would be shipped.
 
     Returns:
         Where it is there. If it was there before, its enclaves are brought up to date.
@@ -258,13 +259,23 @@ def ship(workspace: Workspace, verified: VerifiedRelease) -> Path:
     if not shipped.is_dir():
         workspace.host.releases.mkdir(parents=True, exist_ok=True)
         with staging(workspace.host.releases, folder.name) as stage:
-            for path in (INDEX_FILE, SIGNATURE_FILE, *(file.path for file in verified.index.files)):
-                copy = stage.folder / path
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / path, copy, follow_symlinks=False)
+            _copy(verified, stage.folder)
             stage.publish(shipped)
     enclaves.ship(folder, shipped)
     return shipped
+
+
+def _copy(verified: VerifiedRelease, destination: Path) -> None:
+    missing = {INDEX_FILE, SIGNATURE_FILE, *(file.path for file in verified.index.files)}
+    for found in held_tree(verified.folder):
+        path = found.path.relative_to(verified.folder).as_posix()
+        if path in missing:
+            copy = destination / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            found.copy(copy)
+            missing.remove(path)
+    if missing:  # a link in the place of a folder counts as well
+        raise ReleaseFileMissingError(verified.folder, missing=sorted(missing), changed=(), extra=())
 
 
 def _bundle(verified: VerifiedRelease, enclaves: Iterable[str]) -> VerifiedBundle:

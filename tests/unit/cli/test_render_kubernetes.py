@@ -1,11 +1,15 @@
 """``sealserve render kubernetes``: to standard output, as a kustomization, as a Helm chart."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
+
+from sealserve.owner.keys import public_pem
 
 STORE = "https://store.example.com/{release}.tar"
 
@@ -33,6 +37,22 @@ def test_the_objects_are_printed(release: Path, cli: CommandLine) -> None:
     )
     assert replicas["spec"]["replicas"] == 3
     assert replicas["metadata"]["annotations"] == {"sealserve/release": release.name}
+
+
+@pytest.mark.parametrize("state", ["another", "removed"])
+def test_pods_verify_with_the_owners_key_whatever_is_in_the_hosts_folder(
+    site: Site, release: Path, cli: CommandLine, state: str
+) -> None:
+    assert release.is_dir()
+    genuine = site.workspace.host.owner_key.read_bytes()
+    if state == "removed":
+        shutil.rmtree(site.workspace.host.root)
+    else:
+        other = Ed25519PrivateKey.generate().public_key()
+        site.workspace.host.owner_key.write_bytes(public_pem(other))
+    documents = yaml.safe_load_all(cli.ok("render", "kubernetes"))
+    keys = [item["data"]["owner.pub"] for item in documents if "owner.pub" in item.get("data", {})]
+    assert keys == [genuine.decode()]
 
 
 def test_a_kustomization_has_a_file_for_each_object(release: Path, cli: CommandLine, tmp_path: Path) -> None:

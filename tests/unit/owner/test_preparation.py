@@ -80,7 +80,7 @@ def test_a_changed_release_is_prepared_for_nobody(
     with pytest.raises(ReleaseFileChangedError):
         half(ready.workspace, release, destination)
     assert not (release / "enclave").exists()
-    assert provisioning._known(ready.workspace, release) is None
+    assert provisioning._known(ready.workspace, provisioning._release_id(ready.workspace, release)) is None
 
 
 def test_a_packed_release_stays_at_the_owners(ready: Site, release: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _REFUSING: Final = 8
 """Threads beside one for each call, so that calls beyond the limit are refused at once."""
+_QUEUED: Final = 64
+"""Calls that may wait for such a thread. gRPC itself refuses more (RESOURCE_EXHAUSTED), so that no queue grows."""
 _FOREVER: Final = 1e9
 """Seconds from which on a deadline is none (gRPC says some 10**18 where the sender set none)."""
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -157,7 +159,10 @@ class PublicTransport:
         self._changed = threading.Condition()
         self._pool = _Workers(settings.calls + _REFUSING)
         self._server = grpc.server(
-            self._pool, [_Methods(self._serve)], options=settings.channel_arguments(), maximum_concurrent_rpcs=None
+            self._pool,
+            [_Methods(self._serve)],
+            options=settings.channel_arguments(),
+            maximum_concurrent_rpcs=settings.calls + _REFUSING + _QUEUED,
         )
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
