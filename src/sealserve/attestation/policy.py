@@ -55,8 +55,11 @@ class AppraisalPolicy:
             TcbPolicyError: This is not such a policy, or it is of another version.
         """
         try:
-            rules: dict[str, Any] = dict(json.loads(text))
-            if (version := rules.pop("version", None)) != POLICY_VERSION:
+            rules = json.loads(text, object_pairs_hook=_without_doubles)
+            if not isinstance(rules, dict):
+                raise TypeError
+            version = rules.pop("version", None)
+            if type(version) is not int or version != POLICY_VERSION:  # True and 1.0 equal 1
                 raise TcbPolicyError(f"The appraisal policy has version {version!r}, expected {POLICY_VERSION}.")
             return _RULES.validate_json(json.dumps(rules), strict=True)
         except (ValidationError, ValueError, TypeError) as error:
@@ -64,6 +67,14 @@ class AppraisalPolicy:
 
 
 _RULES: Final = TypeAdapter(AppraisalPolicy)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. A key that stands in it twice is an error: readers differ in which one counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
 
 
 def appraise(claims: Claims, policy: AppraisalPolicy, *, enrolled: Collection[str]) -> None:

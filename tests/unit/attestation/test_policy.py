@@ -32,6 +32,8 @@ _STRICT = '{"name":"x","statuses":["UpToDate"],"advisories":[]}'
         "",
         "3",
         '{"version":1}',
+        f'{{"version":1,"tcb":{_STRICT},"enrolled_platforms_only":true,"enrolled_platforms_only":false}}',
+        f'[["version",1],["tcb",{_STRICT}],["enrolled_platforms_only",true]]',
         f'{{"version":1,"tcb":{_STRICT}}}',
         f'{{"version":1,"tcb":{_STRICT},"enrolled_platforms_only":1}}',
         f'{{"version":1,"tcb":{_STRICT},"enrolled_platforms_only":true,"more":1}}',
@@ -46,7 +48,7 @@ def test_other_json_is_no_policy(text: str) -> None:
         AppraisalPolicy.from_json(text)
 
 
-@pytest.mark.parametrize("version", ['"version":2,', '"version":null,', '"version":"1",', ""])
+@pytest.mark.parametrize("version", ['"version":2,', '"version":null,', '"version":"1",', '"version":true,', '"version":1.0,', ""])
 def test_a_policy_of_another_version_is_refused(version: str) -> None:
     text = f'{{{version}"tcb":{_STRICT},"enrolled_platforms_only":true}}'
     with pytest.raises(TcbPolicyError, match=r"appraisal policy has version .*, expected 1"):
