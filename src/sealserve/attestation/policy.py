@@ -55,9 +55,7 @@ class AppraisalPolicy:
             TcbPolicyError: This is not such a policy, or it is of another version.
         """
         try:
-            rules = json.loads(text, object_pairs_hook=_without_doubles)
-            if not isinstance(rules, dict):
-                raise TypeError
+            rules = _OBJECT.validate_python(json.loads(text, object_pairs_hook=_without_doubles), strict=True)
             version = rules.pop("version", None)
             if type(version) is not int or version != POLICY_VERSION:  # True and 1.0 equal 1
                 raise TcbPolicyError(f"The appraisal policy has version {version!r}, expected {POLICY_VERSION}.")
@@ -67,6 +65,7 @@ class AppraisalPolicy:
 
 
 _RULES: Final = TypeAdapter(AppraisalPolicy)
+_OBJECT: Final = TypeAdapter(dict[str, Any])
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def test_other_json_is_no_policy(text: str) -> None:
         AppraisalPolicy.from_json(text)
 
 
-@pytest.mark.parametrize("version", ['"version":2,', '"version":null,', '"version":"1",', '"version":true,', '"version":1.0,', ""])
+@pytest.mark.parametrize(
+    "version", ['"version":2,', '"version":null,', '"version":"1",', '"version":true,', '"version":1.0,', ""]
+)
 def test_a_policy_of_another_version_is_refused(version: str) -> None:
     text = f'{{{version}"tcb":{_STRICT},"enrolled_platforms_only":true}}'
     with pytest.raises(TcbPolicyError, match=r"appraisal policy has version .*, expected 1"):
