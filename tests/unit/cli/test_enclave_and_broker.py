@@ -18,8 +18,9 @@ from tests.harness.workspaces import Site
 from sealserve.broker import admin
 from sealserve.broker.audit import AuditTruncatedError
 from sealserve.broker.database import Database
+from sealserve.enclave import measurement
 from sealserve.enclave.simulated import launcher
-from sealserve.owner import enclaves, provisioning
+from sealserve.owner import provisioning
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release import VerifiedRelease
 
@@ -209,7 +210,7 @@ def test_an_enclaves_exit_status_is_the_commands(
 
 def test_one_start_needs_no_port(release: Path, cli: CommandLine, monkeypatch: pytest.MonkeyPatch, ready: Site) -> None:
     monkeypatch.setattr(launcher, "run_enclave", lambda *_, **__: 7)
-    monkeypatch.setattr(enclaves, "PORT_FLAG", "--another-flag=")
+    monkeypatch.setattr(measurement, "PORT_FLAG", "--another-flag=")
     cli.ok("enclave", "build")
     release.rename(ready.workspace.host.releases / release.name)
     assert cli("enclave", "run").status == 7
