@@ -58,14 +58,8 @@ class ReloadConfigError(RequestError):
     code = "request.reload-config"
 
     def __init__(self, error: SealserveError) -> None:
-        super().__init__(error.message)
-        found = getattr(error, "status", Status.FAILED_PRECONDITION)
-        self._status = found if isinstance(found, Status) else Status.FAILED_PRECONDITION
-
-    @property
-    def status(self) -> Status:  # type: ignore[override]  # each has its own
-        """The status."""
-        return self._status
+        found = getattr(error, "status", None)
+        super().__init__(error.message, status=found if isinstance(found, Status) else Status.FAILED_PRECONDITION)
 
 
 def reload_config(

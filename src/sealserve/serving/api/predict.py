@@ -84,13 +84,7 @@ class ExecutionError(RequestError):
     code = "request.execution"
 
     def __init__(self, error: TensorFlowError, signature: str) -> None:
-        super().__init__(told(error, signature))
-        self._status = error.status
-
-    @property
-    def status(self) -> Status:  # type: ignore[override]  # each has its own
-        """TensorFlow's status."""
-        return self._status
+        super().__init__(told(error, signature), status=error.status)
 
 
 def predict(
