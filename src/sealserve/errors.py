@@ -62,6 +62,12 @@ class UnavailableError(SealserveError):
     exit_status = 4
 
 
+class PortTakenError(UnavailableError):
+    """Another program listens on the port."""
+
+    code = "port.taken"
+
+
 class ErrorCode(StrEnum):
     """Base of the enumerations of codes: a member is its code, and knows the family of its errors.
 
