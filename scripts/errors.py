@@ -1,24 +1,27 @@
-"""Write docs/reference/errors.md from the classes of the errors, or check that what is committed is what they give."""
+"""Write docs/reference/errors.md from the codes of the errors, or check that what is committed is what they give."""
 
 import argparse
+import ast
 import importlib
 import inspect
 import itertools
 import pkgutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import sealserve
-from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.errors import ErrorCode, InputError, SealserveError, UnavailableError, VerificationError
+from sealserve.serving.request_errors import RequestCode, RequestError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "errors.md"
 FAMILIES = (InputError, VerificationError, UnavailableError)
 HEAD = """\
 # Errors and exit statuses
 
-<!-- Written by scripts/errors.py from the classes: change those, then run `make errors`. -->
+<!-- Written by scripts/errors.py from the codes in the source: change those, then run `make errors`. -->
 
 An error has a stable code, and is printed as `error[CODE]: what went wrong`, with what to do next on the line below.
 With `--json` it is printed on standard output as `{"error": {"code": ..., "message": ..., "hint": ...}}`. Programs can
@@ -44,41 +47,52 @@ gRPC status, and end nothing.
 """
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """A code, and what the page says of it.
+
+    Args:
+        code: The code.
+        name: The dotted name of the member or the class that defines it.
+        family: The class of the errors with this code.
+        status: What a command ends with, or the gRPC status of the answer.
+        meaning: The first line of the docstring.
+    """
+
+    code: str
+    name: str
+    family: type[SealserveError]
+    status: str
+    meaning: str
+
+
+def enumerations() -> list[type[ErrorCode]]:
+    """Return every enumeration of codes."""
+    return [found for found in _ours(ErrorCode) if len(found)]
+
+
 def classes() -> list[type[SealserveError]]:
-    """Return every error class of the package. TensorFlow is not imported."""
-    for module in pkgutil.walk_packages(sealserve.__path__, f"{sealserve.__name__}."):
-        if not module.name.endswith(".__main__"):
-            importlib.import_module(module.name)
-    ours = f"{sealserve.__name__}."
-    return [found for found in dict.fromkeys(_below(SealserveError)) if found.__module__.startswith(ours)]
+    """Return every error class, the families too."""
+    return _ours(SealserveError)
 
 
-def causes() -> list[type[SealserveError]]:
-    """Return the classes that are raised: those that have a code of their own with a cause in it."""
-    return [found for found in classes() if "code" in vars(found) and "." in found.code]
-
-
-def meaning(found: type[SealserveError]) -> str:
-    """Return the first line of a class's own docstring."""
-    return (found.__doc__ or "").strip().partition("\n")[0]
-
-
-def status(found: type[SealserveError]) -> str:
-    """Return what an error ends with, as the page says it."""
-    if issubclass(found, RequestError):
-        fixed = inspect.getattr_static(found, "status")
-        return f"gRPC {fixed.name}" if isinstance(fixed, Status) else "gRPC, TensorFlow's own"
-    return str(found.exit_status)
+def causes() -> list[Cause]:
+    """Return every code: those of the enumerations, and those of the classes that define one."""
+    members = [_of_member(member, meaning) for found in enumerations() for member, meaning in _documented(found)]
+    own = [_of_class(found) for found in classes() if "code" in vars(found) and "." in found.code]
+    return sorted(members + own, key=lambda cause: cause.code)
 
 
 def render() -> str:
     """Return the page."""
-    statuses = "".join(f"| {family.exit_status} | `{family.code}`: {meaning(family)} |\n" for family in FAMILIES)
-    ordered = sorted(causes(), key=lambda found: found.code)
+    statuses = "".join(f"| {family.exit_status} | `{family.code}`: {_first_line(family)} |\n" for family in FAMILIES)
     groups = (
         f"\n### {name}\n\n| code | status | meaning |\n|---|---|---|\n"
-        + "".join(f"| `{found.code}` | {status(found)} | {meaning(found)} |\n" for found in members)
-        for name, members in itertools.groupby(ordered, key=lambda found: found.code.partition(".")[0])
+        + "".join(f"| `{cause.code}` | {cause.status} | {cause.meaning} |\n" for cause in members)
+        for name, members in itertools.groupby(causes(), key=lambda cause: cause.code.partition(".")[0])
     )
     return HEAD + statuses + TAIL + "".join(groups)
 
@@ -95,10 +109,53 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def _below(found: type[SealserveError]) -> Iterator[type[SealserveError]]:
-    for subclass in found.__subclasses__():
+def _ours(root: type[T]) -> list[type[T]]:
+    """Return the classes of the package below ``root``. TensorFlow is not imported."""
+    for module in pkgutil.walk_packages(sealserve.__path__, f"{sealserve.__name__}."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+    return [found for found in dict.fromkeys(_below(root)) if found.__module__.startswith(f"{sealserve.__name__}.")]
+
+
+def _below(root: type[T]) -> Iterator[type[T]]:
+    for subclass in root.__subclasses__():
         yield subclass
         yield from _below(subclass)
+
+
+def _documented(found: type[ErrorCode]) -> Iterator[tuple[ErrorCode, str]]:
+    """Return the members of an enumeration, each with the first line of the docstring below it.
+
+    Python does not keep these docstrings, so they are read from the source.
+    """
+    (definition,) = ast.parse(inspect.getsource(found)).body
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101  # inspect returns the source of a class
+    below = dict(itertools.pairwise(definition.body))
+    for statement in definition.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            match below.get(statement):
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield found[statement.targets[0].id], text.strip().partition("\n")[0]
+                case _:
+                    yield found[statement.targets[0].id], ""
+
+
+def _of_member(member: ErrorCode, meaning: str) -> Cause:
+    name = f"{type(member).__module__}.{type(member).__qualname__}.{member.name}"
+    status = f"gRPC {member.status.name}" if isinstance(member, RequestCode) else str(member.family.exit_status)
+    return Cause(code=member.value, name=name, family=member.family, status=status, meaning=meaning)
+
+
+def _of_class(found: type[SealserveError]) -> Cause:
+    name, status = f"{found.__module__}.{found.__qualname__}", str(found.exit_status)
+    if issubclass(found, RequestError):
+        fixed = "status" in vars(found) or "__init__" not in vars(found)
+        status = f"gRPC {found.status.name}" if fixed else "gRPC, TensorFlow's own"
+    return Cause(code=found.code, name=name, family=found, status=status, meaning=_first_line(found))
+
+
+def _first_line(found: type[SealserveError]) -> str:
+    return (found.__doc__ or "").strip().partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sealserve.errors import InputError, SealserveError, UnavailableError
+from sealserve.codes import SealserveCode
+from sealserve.errors import InputError, SealserveError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -19,18 +20,6 @@ class OutputExistsError(InputError):
     """The output is already there, and nothing said to replace it."""
 
     code = "file.exists"
-
-
-class DiskFullError(UnavailableError):
-    """The file system (or the quota on it) has no room for the output."""
-
-    code = "file.disk-full"
-
-
-class OutputUnwritableError(UnavailableError):
-    """The output cannot be written: its folder is missing, read-only, or somebody else's."""
-
-    code = "file.unwritable"
 
 
 @contextlib.contextmanager
@@ -44,8 +33,8 @@ def replacing(path: Path, *, mode: int = PUBLIC, overwrite: bool = True) -> Iter
 
     Raises:
         OutputExistsError: ``path`` exists and ``overwrite`` is false.
-        DiskFullError: There is no room for it.
-        OutputUnwritableError: Its folder is missing, or does not admit it.
+        UnavailableError: `file.disk-full`: There is no room for it.
+        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
     """
     if not overwrite and path.exists():
         raise OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
@@ -83,8 +72,10 @@ def _output_error(path: Path, error: OSError) -> SealserveError:
     if error.errno == errno.EEXIST:
         return OutputExistsError(f"{path} exists already.", hint="Give another output, or --force to replace it.")
     if error.errno in NO_ROOM:
-        return DiskFullError(f"No room to write {path}.", hint="Free some space; nothing was left behind.")
-    return OutputUnwritableError(
+        return SealserveCode.FILE_DISK_FULL.error(
+            f"No room to write {path}.", hint="Free some space; nothing was left behind."
+        )
+    return SealserveCode.FILE_UNWRITABLE.error(
         f"{path} cannot be written: {error.strerror}.", hint="Its folder must exist, and be yours to write in."
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sealserve.errors import SealserveError
+from sealserve.errors import ErrorCode
 
 FILE_LIST_VERSION: Final = 1
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -48,7 +48,7 @@ class CanonicalDocument(DocumentPart):
     """
 
     what: ClassVar[str]
-    refusal: ClassVar[type[SealserveError]]
+    refusal: ClassVar[ErrorCode]
     refusal_hint: ClassVar[str | None] = None
 
     def to_bytes(self) -> bytes:
@@ -72,9 +72,9 @@ class CanonicalDocument(DocumentPart):
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             message = first["msg"].removeprefix("Value error, ")
-            raise cls.refusal(f"{name} is no {cls.what}: {where}: {message}.", hint=cls.refusal_hint) from error
+            raise cls.refusal.error(f"{name} is no {cls.what}: {where}: {message}.", hint=cls.refusal_hint) from error
         if document.to_bytes() != content:
-            raise cls.refusal(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
+            raise cls.refusal.error(f"{name} is not in canonical form (sorted keys, each once, no spaces).")
         return document
 
 

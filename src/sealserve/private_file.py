@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from sealserve.codes import SealserveCode
 from sealserve.errors import InputError, UnavailableError
 from sealserve.regular_file import InputFileError, open_regular
 from sealserve.secret import SecretBytes
@@ -21,12 +22,6 @@ class PrivateFileUnreadableError(UnavailableError):
     code = "private-file.unreadable"
 
 
-class PrivateFileSizeError(InputError):
-    """A file with a secret is empty, or far too long."""
-
-    code = "private-file.size"
-
-
 def read_private(path: Path, *, what: str, limit: int) -> SecretBytes:
     """Return the content of ``path``, without a newline at its end.
 
@@ -38,14 +33,14 @@ def read_private(path: Path, *, what: str, limit: int) -> SecretBytes:
     Raises:
         PrivateFileExposedError: Others can read or write it.
         PrivateFileUnreadableError: It is missing, cannot be read, or is a folder, a pipe or a device.
-        PrivateFileSizeError: It is empty, or longer.
+        InputError: `private-file.size`: It is empty, or longer.
     """
     content = bytearray(read_private_bytes(path, what=what, limit=limit + 2))
     while content.endswith((b"\n", b"\r")):
         content.pop()
     try:
         if not 0 < len(content) <= limit:
-            raise PrivateFileSizeError(f"{path} holds no {what}: it should have 1 to {limit} bytes.")
+            raise SealserveCode.PRIVATE_FILE_SIZE.error(f"{path} holds no {what}: it should have 1 to {limit} bytes.")
         return SecretBytes(content)
     finally:
         content[:] = bytes(len(content))

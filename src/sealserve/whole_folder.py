@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sealserve.atomic_file import NO_ROOM, DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import NO_ROOM, OutputExistsError
+from sealserve.codes import SealserveCode
 
 SUFFIX: Final = ".partial"
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -79,8 +80,8 @@ def staging(parent: Path, name: str, *, mode: int = 0o755) -> Iterator[Staging]:
         mode: Permission bits of the folder.
 
     Raises:
-        OutputUnwritableError: ``parent`` is no folder, or does not admit it.
-        DiskFullError: No room.
+        UnavailableError: `file.unwritable`: ``parent`` is no folder, or does not admit it.
+        UnavailableError: `file.disk-full`: No room.
     """
     with _output_errors(parent):
         folder, lock = _make_locked(parent, f".{name[:_LONGEST_NAME]}.", mode)
@@ -102,8 +103,8 @@ def appearing(destination: Path, *, mode: int = 0o755) -> Iterator[Path]:
 
     Raises:
         OutputExistsError: There is something already.
-        OutputUnwritableError: Its parent does not admit it.
-        DiskFullError: No room.
+        UnavailableError: `file.unwritable`: Its parent does not admit it.
+        UnavailableError: `file.disk-full`: No room.
     """
     refuse_existing(destination)
     with folder_made(destination.parent), staging(destination.parent, destination.name, mode=mode) as stage:
@@ -116,8 +117,8 @@ def folder_made(folder: Path) -> Iterator[None]:
     """Make ``folder`` and those above it that are missing; on failure remove those that were made and are empty.
 
     Raises:
-        OutputUnwritableError: It cannot be made.
-        DiskFullError: No room.
+        UnavailableError: `file.unwritable`: It cannot be made.
+        UnavailableError: `file.disk-full`: No room.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -183,10 +184,12 @@ def _output_errors(parent: Path, *, only_room: bool = False) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise DiskFullError(f"No room to write to {parent}.", hint="Free some space; nothing was left.") from error
+            raise SealserveCode.FILE_DISK_FULL.error(
+                f"No room to write to {parent}.", hint="Free some space; nothing was left."
+            ) from error
         if only_room:
             raise
-        raise OutputUnwritableError(
+        raise SealserveCode.FILE_UNWRITABLE.error(
             f"Nothing can be written to {parent}: {error.strerror}.",
             hint="It must be a folder, and yours to write in.",
         ) from error

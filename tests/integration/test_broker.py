@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
+from tests.harness.errors import raises
 from tests.harness.mbedtls_certificates import as_mbedtls
 
 from sealserve.attestation.policy import AppraisalPolicy
@@ -34,14 +35,17 @@ from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClien
 from sealserve.attestation.tcb_policy import STRICT
 from sealserve.broker import admin
 from sealserve.broker.audit import Entry
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.connections import Connection
 from sealserve.broker.database import Database
 from sealserve.broker.decision import Broker
 from sealserve.broker.keystore import ReleaseKey, open_keystore
 from sealserve.broker.releases import Release, ReleaseId
-from sealserve.broker.server import BrokerServer, Limits, ListenError, PortTakenError
+from sealserve.broker.server import BrokerServer, Limits
+from sealserve.errors import PortTakenError
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import CertificateExpiredError, CertifiedKey
+from sealserve.pki.certificate import CertifiedKey
+from sealserve.pki.codes import PkiCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs import PcsClient
@@ -464,7 +468,7 @@ def test_a_taken_port_is_one_clear_error(world: World) -> None:
         second = BrokerServer(server._broker, identity=world.identity, port=port)
         with pytest.raises(PortTakenError, match=rf"Port {port} on 127\.0\.0\.1 is taken.*broker\.port") as caught:
             second.start()
-    assert caught.value.code == "broker.port-taken"
+    assert caught.value.code == "port.taken"
     assert caught.value.exit_status == 4
 
 
@@ -479,7 +483,7 @@ def test_every_address_takes_connections_of_both_ip_families(world: World) -> No
 
 def test_an_address_of_another_machine_is_one_clear_error(world: World) -> None:
     server = BrokerServer(world.serve()._broker, identity=world.identity, listen="192.0.2.1", port=0)
-    with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1 port 0") as caught:
+    with raises(BrokerCode.CANNOT_LISTEN, match=r"cannot listen on 192\.0\.2\.1 port 0") as caught:
         server.start()
     assert caught.value.code == "broker.cannot-listen"
 
@@ -489,7 +493,7 @@ def test_an_expired_certificate_is_refused_at_the_start(world: World, caplog: py
     authority = Authority.create(AuthorityKind.BROKER, names=[NAME], simulated=True, now=long_ago)
     broker = world.serve()._broker
     expired = BrokerServer(broker, identity=authority.issue_server([NAME], now=long_ago, days=30), port=0)
-    with pytest.raises(CertificateExpiredError, match=r"the broker's certificate .* expired on"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match=r"the broker's certificate .* expired on"):
         expired.start()
     with BrokerServer(broker, identity=authority.issue_server([NAME], now=long_ago, days=61), port=0):
         assert "the broker's certificate expires on" in caplog.text

@@ -18,25 +18,18 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.connection_fault import CertificateRequiredError, UnreachableError
 from sealserve.client.load import Request, run_load
 from sealserve.client.predict import Predictor
 from sealserve.client.wire.predict_pb2 import PredictRequest, PredictResponse
-from sealserve.errors import UnavailableError
-from sealserve.ingress.nginx import (
-    AddressUnusableError,
-    AlreadyRunningError,
-    Nginx,
-    NotRunningError,
-    PortTakenError,
-    ReloadError,
-    StartError,
-    worker_user,
-)
+from sealserve.errors import PortTakenError, UnavailableError
+from sealserve.ingress.codes import IngressCode
+from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream
-from sealserve.ingress.nginx_program import ConfigRefusedError, NginxMissingError, NginxProgram, find_nginx
+from sealserve.ingress.nginx_program import NginxProgram, find_nginx
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey
 
@@ -272,7 +265,7 @@ def test_a_reload_from_another_command(place: Place) -> None:
 def test_a_reload_that_nginx_refuses_changes_nothing(place: Place) -> None:
     place.nginx.start()
     rendered = place.config.config_file.read_bytes()
-    with pytest.raises(ConfigRefusedError, match="host not found in upstream"):
+    with raises(IngressCode.CONFIG_REFUSED, match="host not found in upstream"):
         place.nginx.reload(replace(place.config, upstreams=[Upstream("nowhere.invalid", 1)]))
     assert place.config.config_file.read_bytes() == rendered
     assert place.answered_by(2) == {"a": 1, "b": 1}
@@ -288,13 +281,13 @@ def test_a_reload_may_move_the_port(place: Place) -> None:
 
 def test_a_reload_that_is_not_taken(place: Place) -> None:
     place.nginx.start()
-    with pytest.raises(ReloadError, match="did not take its new configuration within 0 s") as caught:
+    with raises(IngressCode.RELOAD_FAILED, match="did not take its new configuration within 0 s") as caught:
         place.nginx.reload(place.config, timeout=0)
     assert caught.value.code == "ingress.reload-failed"
 
 
 def test_nothing_to_reload(place: Place) -> None:
-    with pytest.raises(NotRunningError, match="No NGINX runs for") as caught:
+    with raises(IngressCode.NOT_RUNNING, match="No NGINX runs for") as caught:
         place.nginx.reload(place.config)
     assert caught.value.code == "ingress.not-running"
 
@@ -303,21 +296,21 @@ def test_a_taken_port(place: Place) -> None:
     message = rf"Port {place.config.port} at 127\.0\.0\.1, for NGINX, is taken"
     with socket.create_server(("127.0.0.1", place.config.port)), pytest.raises(PortTakenError, match=message) as caught:
         place.nginx.start()
-    assert caught.value.code == "ingress.port-taken"
+    assert caught.value.code == "port.taken"
     assert caught.value.exit_status == 4
     assert list(place.config.run_folder.iterdir()) == []
 
 
 def test_an_address_of_another_machine(place: Place) -> None:
     elsewhere = Nginx(place.program, replace(place.config, listen="192.0.2.1"))
-    with pytest.raises(AddressUnusableError, match=r"cannot listen on port \d+ at 192\.0\.2\.1") as caught:
+    with raises(IngressCode.ADDRESS_UNUSABLE, match=r"cannot listen on port \d+ at 192\.0\.2\.1") as caught:
         elsewhere.start()
     assert caught.value.code == "ingress.address-unusable"
 
 
 def test_a_second_start(place: Place) -> None:
     place.nginx.start()
-    with pytest.raises(AlreadyRunningError, match=f"process {place.nginx.pid}") as caught:
+    with raises(IngressCode.ALREADY_RUNNING, match=f"process {place.nginx.pid}") as caught:
         Nginx(place.program, replace(place.config, port=free_port())).start()
     assert caught.value.code == "ingress.already-running"
     assert place.nginx.is_ready
@@ -330,7 +323,7 @@ def test_an_nginx_that_ends_at_once(place: Place, tmp_path: Path) -> None:
     )
     script.chmod(0o755)
     broken = Nginx(NginxProgram(script, (1, 22, 1), None), place.config)
-    with pytest.raises(StartError, match="ended with status 3: no luck") as caught:
+    with raises(IngressCode.START_FAILED, match="ended with status 3: no luck") as caught:
         broken.start()
     assert caught.value.code == "ingress.start-failed"
 
@@ -413,5 +406,5 @@ def test_a_load_balancer_tells_the_clients_address_and_replicas_do_not_see_the_h
 def test_a_machine_without_nginx_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sealserve.ingress.nginx_program._SYSTEM_FOLDERS", ())
-    with pytest.raises(NginxMissingError, match="libnginx-mod-stream"):
+    with raises(IngressCode.NGINX_MISSING, match="libnginx-mod-stream"):
         find_nginx()

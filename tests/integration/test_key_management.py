@@ -8,13 +8,15 @@ import pytest
 from sqlalchemy import select
 from tests.harness import openbao
 from tests.harness.command_line import CommandLine
+from tests.harness.errors import raises
 from tests.harness.openbao import OpenBao
 from tests.harness.workspaces import Site, make_site
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId
-from sealserve.broker.transit import TransitKey, TransitRefusedError
+from sealserve.broker.transit import TransitKey
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release import Release
 from sealserve.secret import SecretBytes
@@ -62,7 +64,7 @@ def test_another_key_and_another_token_are_refused(server: OpenBao, tmp_path: Pa
         TransitKey(
             server.url, mount="transit", key="other", token_file=server.token_file, ca_file=server.ca_file
         ) as other,
-        pytest.raises(TransitRefusedError, match=r"status 403: .*permission denied") as caught,
+        raises(BrokerCode.KEYSTORE_TRANSIT_REFUSED, match=r"status 403: .*permission denied") as caught,
     ):
         other.wrap(SecretBytes(b"x"), context=b"")
     assert caught.value.code == "keystore.transit-refused"
@@ -72,7 +74,7 @@ def test_another_key_and_another_token_are_refused(server: OpenBao, tmp_path: Pa
         TransitKey(
             server.url, mount="transit", key="sealserve", token_file=tmp_path / "token", ca_file=server.ca_file
         ) as stranger,
-        pytest.raises(TransitRefusedError),
+        raises(BrokerCode.KEYSTORE_TRANSIT_REFUSED),
     ):
         stranger.wrap(SecretBytes(b"x"), context=b"")
 

@@ -509,7 +509,7 @@ def test_a_taken_port_is_an_error_before_anything_is_loaded(start: Start, model:
         port = other.getsockname()[1]
         server = start(f"--model_base_path={model}", "--dangerous_plaintext", f"--port={port}")
         assert server.ended() == 4
-    assert f"error[server.port-taken]: Cannot listen on 127.0.0.1:{port}: another program does." in server.output
+    assert f"error[port.taken]: Cannot listen on 127.0.0.1:{port}: another program does." in server.output
     assert "loaded" not in server.output
 
 
@@ -517,7 +517,7 @@ def test_a_taken_port_is_an_error_before_anything_is_loaded(start: Start, model:
 def test_two_servers_never_share_a_port(start: Start, model: Path, plain_port: int) -> None:
     server = start(f"--model_base_path={model}", "--dangerous_plaintext", f"--port={plain_port}")
     assert server.ended() == 4
-    assert "error[server.port-taken]" in server.output
+    assert "error[port.taken]" in server.output
 
 
 def test_a_missing_model(start: Start, tmp_path: Path) -> None:

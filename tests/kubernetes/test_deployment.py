@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import Images
+from tests.harness.errors import raises
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
 from sealserve.bundle import OwnersBroker, read_bundle
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.rollout import RolloutRefusedError, RolloutSlowError
 from sealserve.cluster.kubernetes.shipping import plan as make_plan
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import OwnerServices
@@ -216,7 +217,10 @@ def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> Non
 def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, reason: str) -> None:
     before = {part.detail.split(";")[0] for part in serving(service)}
     release = service.build_release()
-    with service.load() as load, pytest.raises(RolloutRefusedError, match=r"provisioning\.refused") as caught:
+    with (
+        service.load() as load,
+        raises(ClusterCode.KUBERNETES_ROLLOUT_REFUSED, match=r"provisioning\.refused") as caught,
+    ):
         {"revoked": roll_revoked, "measured-otherwise": roll_measured_otherwise}[reason](service, release)
     assert caught.value.code == "kubernetes.rollout-refused"
     assert load.errors == []
@@ -301,7 +305,7 @@ def test_a_roll_out_that_does_not_end_is_said(
     monkeypatch.setattr(target, "_deployment", service.site.deployment.model_copy(update={"kubernetes": short}))
     kubectl("cordon", *nodes)
     try:
-        with pytest.raises(RolloutSlowError, match="2 of 3 replicas serve") as caught:
+        with raises(ClusterCode.KUBERNETES_ROLLOUT_SLOW, match="2 of 3 replicas serve") as caught:
             target.scale(3)
         assert caught.value.code == "kubernetes.rollout-slow"
     finally:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from tests.harness.container_images import Images
+from tests.harness.errors import raises
 from tests.harness.running import run
 from tests.harness.workspaces import Site
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import make_deployment
 
-from sealserve.cluster.kubernetes.preconditions import RightsMissingError
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.owner.preparation import prepare
 
@@ -93,7 +94,7 @@ def test_a_user_with_few_rights(
     target = KubernetesTarget(site.workspace, site.deployment)
     release = site.build_release().folder
     bundle = prepare(site.workspace, release, target.destination(release.name, 1))
-    with pytest.raises(RightsMissingError, match=r"create deployments\.apps in sealserve"):
+    with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"create deployments\.apps in sealserve"):
         target.up(bundle, 1)
     assert target.status() == []  # neither there nor here was anything started
 

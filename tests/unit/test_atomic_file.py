@@ -4,15 +4,10 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import (
-    PRIVATE,
-    DiskFullError,
-    OutputExistsError,
-    OutputUnwritableError,
-    replacing,
-    write_file,
-)
+from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing, write_file
+from sealserve.codes import SealserveCode
 
 
 def test_a_private_file_is_private_whatever_the_umask(tmp_path: Path) -> None:
@@ -62,13 +57,13 @@ def test_an_output_that_appears_meanwhile_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="No room to write") as caught, replacing(tmp_path / "file"):
+    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write") as caught, replacing(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.code == "file.disk-full"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(OutputUnwritableError, match="cannot be written: No such file or directory") as caught:
+    with raises(SealserveCode.FILE_UNWRITABLE, match="cannot be written: No such file or directory") as caught:
         write_file(tmp_path / "none" / "file", b"x")
     assert caught.value.code == "file.unwritable"

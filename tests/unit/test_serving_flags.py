@@ -1,6 +1,8 @@
 import pytest
 
-from sealserve.serving.command_line.flags import RefusedFlagError, parse
+from sealserve.errors import InputError
+from sealserve.serving.codes import ServingCode
+from sealserve.serving.command_line.flags import parse
 from sealserve.serving_flags import FLAGS, HONOURED, REFUSED, Flag, ServerFlags, argument
 
 THEIRS = """
@@ -40,7 +42,9 @@ def test_each_refused_flag_is_refused_by_name_with_its_reason(flag: Flag) -> Non
     for value in values:
         try:
             parse([f"--{flag.name}={value}"], FLAGS)
-        except RefusedFlagError as error:
+        except InputError as error:
+            if error.code != ServingCode.FLAGS_REFUSED:
+                raise
             refused.append(error.message)
     assert refused or flag.harmless == (True, False)
     assert set(refused) <= {f"--{flag.name} is not honoured by this server: {flag.refused}."}

@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.killing import killed_at
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import OutputExistsError
+from sealserve.codes import SealserveCode
 from sealserve.whole_folder import appearing, staging
 
 
@@ -85,14 +87,14 @@ def test_staging_loses_a_race_without_harm(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="No room to write to"), staging(tmp_path, "x"):
+    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write to"), staging(tmp_path, "x"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == []
 
 
 def test_a_parent_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputUnwritableError, match="Nothing can be written to"), staging(tmp_path / "file", "x"):
+    with raises(SealserveCode.FILE_UNWRITABLE, match="Nothing can be written to"), staging(tmp_path / "file", "x"):
         pass
 
 

@@ -6,19 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
 
-from sealserve.errors import VerificationError
-
 REPORT_DATA_SIZE: Final = 64
 """Bytes that an enclave chooses and that its evidence repeats: here they bind the key of its TLS certificate."""
 
 Measurement = NewType("Measurement", bytes)
 """Digest of an enclave's initial content and configuration. SGX calls it MRENCLAVE."""
-
-
-class MeasurementUnknownError(VerificationError):
-    """No release has this MRENCLAVE."""
-
-    code = "policy.mr-enclave-unknown"
 
 
 class TcbStatus(StrEnum):

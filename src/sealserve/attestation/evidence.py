@@ -12,14 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sealserve.attestation.claims import Claims, Measurement
-from sealserve.errors import UnavailableError
 from sealserve.terms import PlatformKind
-
-
-class NoTrustAnchorError(UnavailableError):
-    """The broker was started without the trust anchor for this kind of platform."""
-
-    code = "broker.no-trust-anchor"
 
 
 class EndorsedEvidence(Protocol):
@@ -75,7 +68,7 @@ class Evidence(Protocol):
             platform: The kind of platform that the evidence must come from.
 
         Raises:
-            NoTrustAnchorError: No root is trusted for this kind of platform.
+            UnavailableError: `broker.no-trust-anchor`: No root is trusted for this kind of platform.
             VerificationError: The evidence comes from another kind of platform, or does not lead to the trusted root.
         """
 

@@ -12,16 +12,10 @@ from typing import Any, ClassVar, Final
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sealserve.attestation.claims import Claims
-from sealserve.attestation.tcb_policy import TcbPolicy, TcbPolicyError
-from sealserve.errors import VerificationError
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.tcb_policy import TcbPolicy
 
 POLICY_VERSION: Final = 1
-
-
-class PlatformUnknownError(VerificationError):
-    """The release wants an enrolled platform, and this one is not."""
-
-    code = "policy.platform-unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +46,20 @@ class AppraisalPolicy:
         """Return the policy that `to_json` wrote.
 
         Raises:
-            TcbPolicyError: This is not such a policy, or it is of another version.
+            InputError: `policy.tcb-policy`: This is not such a policy, or it is of another version.
         """
         try:
             rules = _OBJECT.validate_python(json.loads(text, object_pairs_hook=_without_doubles), strict=True)
             version = rules.pop("version", None)
             if type(version) is not int or version != POLICY_VERSION:  # True and 1.0 equal 1
-                raise TcbPolicyError(f"The appraisal policy has version {version!r}, expected {POLICY_VERSION}.")
+                raise AttestationCode.POLICY_TCB_POLICY.error(
+                    f"The appraisal policy has version {version!r}, expected {POLICY_VERSION}."
+                )
             return _RULES.validate_json(json.dumps(rules), strict=True)
         except (ValidationError, ValueError, TypeError) as error:
-            raise TcbPolicyError("The appraisal policy is not valid: expected JSON with all of its rules.") from error
+            raise AttestationCode.POLICY_TCB_POLICY.error(
+                "The appraisal policy is not valid: expected JSON with all of its rules."
+            ) from error
 
 
 _RULES: Final = TypeAdapter(AppraisalPolicy)
@@ -100,10 +98,10 @@ def check_enrolment(platform_id: str, enrolled: Collection[str]) -> None:
     """Refuse a platform that the owner has not enrolled.
 
     Raises:
-        PlatformUnknownError: ``platform_id`` is not among ``enrolled``.
+        VerificationError: `policy.platform-unknown`: ``platform_id`` is not among ``enrolled``.
     """
     if platform_id not in enrolled:
-        raise PlatformUnknownError(
+        raise AttestationCode.POLICY_PLATFORM_UNKNOWN.error(
             f"The platform {platform_id} is not enrolled, and the release is for enrolled platforms only.",
             hint="A genuine processor need not be yours: enrol this one only if you know where it stands.",
         )

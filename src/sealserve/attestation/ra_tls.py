@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from sealserve.attestation.claims import REPORT_DATA_SIZE
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.mbedtls_certificate import repair
-from sealserve.errors import VerificationError
 
 SPEC_VERSION: Final = "Gramine 1.9, tools/sgx/ra-tls; TCG DICE Attestation Architecture 1.1"
 # Gramine wrote the tag and the length of the OID into its value, and so names another OID than it meant to
@@ -59,36 +59,6 @@ _MINIMUM_RSA_BITS: Final = 3072  # Gramine up to 1.3
 _LIFETIME: Final = timedelta(days=1)
 
 Form = Literal["tcg-dice", "legacy"]
-
-
-class RaTlsCertificateError(VerificationError):
-    """The peer's certificate cannot be read, or its key is of a kind that no attester uses."""
-
-    code = "ra-tls.certificate"
-
-
-class RaTlsNoEvidenceError(VerificationError):
-    """The certificate is an ordinary one: it carries no quote."""
-
-    code = "ra-tls.no-evidence"
-
-
-class RaTlsEvidenceError(VerificationError):
-    """The extension with the evidence is malformed."""
-
-    code = "ra-tls.evidence"
-
-
-class RaTlsClaimError(VerificationError):
-    """The evidence vouches for another key than the certificate's."""
-
-    code = "ra-tls.claim"
-
-
-class RaTlsBindingError(VerificationError):
-    """The quote vouches for something else than this certificate: it may have been copied from another one."""
-
-    code = "ra-tls.binding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +132,14 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
     extension is read.
 
     Raises:
-        RaTlsCertificateError: (1) No certificate, another kind of key, or a repaired one that its key did not sign.
-        RaTlsEvidenceError: (2) (3) The extension is malformed.
-        RaTlsClaimError: (2) The claim names another key.
-        RaTlsNoEvidenceError: (3) Neither extension is there.
+        VerificationError: `ra-tls.certificate`: (1) No certificate, another kind of key, or a repaired one that its key
+            did not sign.
+        VerificationError: `ra-tls.evidence`: (2) (3) The extension is malformed.
+        VerificationError: `ra-tls.claim`: (2) The claim names another key.
+        VerificationError: `ra-tls.no-evidence`: (3) Neither extension is there.
     """
     if len(der) > MAXIMUM_CERTIFICATE:
-        raise RaTlsCertificateError(
+        raise AttestationCode.RA_TLS_CERTIFICATE.error(
             f"RA-TLS certificate: expected at most {MAXIMUM_CERTIFICATE} bytes, got {len(der)}."
         )
     repaired = repair(der)
@@ -177,9 +148,9 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
         public_key = certificate.public_key()
         extensions = {extension.oid: extension.value for extension in certificate.extensions}
     except _UNREADABLE as error:
-        raise RaTlsCertificateError(f"RA-TLS certificate: it cannot be read ({error}).") from error
+        raise AttestationCode.RA_TLS_CERTIFICATE.error(f"RA-TLS certificate: it cannot be read ({error}).") from error
     if repaired is not None and not repaired.verify_original(public_key):
-        raise RaTlsCertificateError(
+        raise AttestationCode.RA_TLS_CERTIFICATE.error(
             "RA-TLS certificate: its signature does not verify with its own key, although its algorithm identifiers "
             "have the form of Gramine 1.4 and 1.5."
         )
@@ -189,7 +160,7 @@ def parse_certificate(der: bytes) -> RaTlsEvidence:
     if (legacy := extensions.get(LEGACY_OID)) is not None:  # (3)
         quote = _check_quote(_raw(legacy))
         return RaTlsEvidence(quote=quote, expected_report_data=_report_data(public), form="legacy")
-    raise RaTlsNoEvidenceError(
+    raise AttestationCode.RA_TLS_NO_EVIDENCE.error(
         f"RA-TLS certificate: it has neither TCG DICE evidence ({TCG_DICE_OID.dotted_string}) nor Gramine's legacy "
         f"extension ({LEGACY_OID.dotted_string}).",
         hint="The peer shows an ordinary certificate; only an attested enclave gets a key.",
@@ -204,10 +175,10 @@ def check_binding(evidence: RaTlsEvidence, report_data: bytes) -> None:
         report_data: From the quote's report, 64 bytes.
 
     Raises:
-        RaTlsBindingError: They differ.
+        VerificationError: `ra-tls.binding`: They differ.
     """
     if not hmac.compare_digest(evidence.expected_report_data, report_data):
-        raise RaTlsBindingError(
+        raise AttestationCode.RA_TLS_BINDING.error(
             f"RA-TLS: the quote's report data should be {evidence.expected_report_data.hex()}, "
             f"got {report_data.hex()}.",
             hint="The quote belongs to another certificate.",
@@ -217,25 +188,29 @@ def check_binding(evidence: RaTlsEvidence, report_data: bytes) -> None:
 def _parse_evidence(raw: bytes, public: bytes) -> RaTlsEvidence:
     tagged = _decode(raw, "evidence")
     if not isinstance(tagged, cbor2.CBORTag) or tagged.tag != EVIDENCE_TAG:
-        raise RaTlsEvidenceError(f"RA-TLS evidence: expected CBOR tag {EVIDENCE_TAG}.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(f"RA-TLS evidence: expected CBOR tag {EVIDENCE_TAG}.")
     match tagged.value:
         case [bytes() as quote, bytes() as claims]:
             pass
         case _:
-            raise RaTlsEvidenceError("RA-TLS evidence: expected an array of two byte strings (quote, claims).")
+            raise AttestationCode.RA_TLS_EVIDENCE.error(
+                "RA-TLS evidence: expected an array of two byte strings (quote, claims)."
+            )
     mapping = _decode(claims, "claims")
     entry = mapping.get(PUBKEY_HASH) if isinstance(mapping, dict) else None
     if not isinstance(entry, bytes):
-        raise RaTlsEvidenceError(f"RA-TLS claims: expected a map with the byte string {PUBKEY_HASH!r}.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(
+            f"RA-TLS claims: expected a map with the byte string {PUBKEY_HASH!r}."
+        )
     match _decode(entry, PUBKEY_HASH):
         case [int() as algorithm, bytes() as digest] if algorithm in _HASHES:
             pass
         case _:
-            raise RaTlsEvidenceError(
+            raise AttestationCode.RA_TLS_EVIDENCE.error(
                 f"RA-TLS {PUBKEY_HASH}: expected an array of a hash algorithm (1, 7 or 8) and a byte string."
             )
     if not hmac.compare_digest(digest, _HASHES[algorithm](public)):
-        raise RaTlsClaimError(
+        raise AttestationCode.RA_TLS_CLAIM.error(
             f"RA-TLS {PUBKEY_HASH}: expected {_HASHES[algorithm](public).hex()} for the certificate's key, "
             f"got {digest.hex()}."
         )
@@ -247,21 +222,27 @@ def _decode(raw: bytes, what: str) -> Any:
     try:
         value = cbor2.CBORDecoder(stream).decode()
     except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
-        raise RaTlsEvidenceError(f"RA-TLS {what}: it is no CBOR.") from error
+        raise AttestationCode.RA_TLS_EVIDENCE.error(f"RA-TLS {what}: it is no CBOR.") from error
     if stream.tell() != len(raw):
-        raise RaTlsEvidenceError(f"RA-TLS {what}: {len(raw) - stream.tell()} bytes follow the CBOR value.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(
+            f"RA-TLS {what}: {len(raw) - stream.tell()} bytes follow the CBOR value."
+        )
     return value
 
 
 def _raw(extension: x509.ExtensionType) -> bytes:
     if not isinstance(extension, x509.UnrecognizedExtension):
-        raise RaTlsEvidenceError("RA-TLS certificate: the extension with the evidence has an unexpected form.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(
+            "RA-TLS certificate: the extension with the evidence has an unexpected form."
+        )
     return extension.value
 
 
 def _check_quote(quote: bytes) -> bytes:
     if not 0 < len(quote) <= MAXIMUM_QUOTE:
-        raise RaTlsEvidenceError(f"RA-TLS evidence: expected a quote of 1 to {MAXIMUM_QUOTE} bytes, got {len(quote)}.")
+        raise AttestationCode.RA_TLS_EVIDENCE.error(
+            f"RA-TLS evidence: expected a quote of 1 to {MAXIMUM_QUOTE} bytes, got {len(quote)}."
+        )
     return quote
 
 
@@ -272,7 +253,9 @@ def _public_key_info(key: object) -> bytes:
         case rsa.RSAPublicKey(key_size=size) if size >= _MINIMUM_RSA_BITS:
             pass
         case _:
-            raise RaTlsCertificateError("RA-TLS certificate: its key is not P-256, P-384, or RSA of 3072 bits or more.")
+            raise AttestationCode.RA_TLS_CERTIFICATE.error(
+                "RA-TLS certificate: its key is not P-256, P-384, or RSA of 3072 bits or more."
+            )
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -14,7 +14,7 @@ header's comment "8B secret size follows" is wrong: the code sends 4 bytes.)
 
 from typing import Final
 
-from sealserve.errors import VerificationError
+from sealserve.attestation.codes import AttestationCode
 from sealserve.secret import SecretBytes
 
 SPEC_VERSION: Final = "Gramine 1.9, SECRET_PROVISION_RA_TLS_*_V1"
@@ -24,30 +24,6 @@ LENGTH_SIZE: Final = 4
 KEY_SIZE: Final = 16
 MAXIMUM_SECRET: Final = 4096
 """PATH_MAX, the longest secret that Gramine's library takes as a string."""
-
-
-class ProvisioningRequestError(VerificationError):
-    """The client sent something else than the request."""
-
-    code = "provisioning.request"
-
-
-class ProvisioningResponseError(VerificationError):
-    """The server sent something else than the response."""
-
-    code = "provisioning.response"
-
-
-class ProvisioningLengthError(VerificationError):
-    """The secret is not as long as its use demands."""
-
-    code = "provisioning.length"
-
-
-class ProvisioningTruncatedError(VerificationError):
-    """The peer closed the session before it had sent everything."""
-
-    code = "provisioning.truncated"
 
 
 class ProvisioningServer:
@@ -63,11 +39,11 @@ class ProvisioningServer:
         """Take bytes from the client, and say whether the request is complete.
 
         Raises:
-            ProvisioningRequestError: These bytes do not belong to the request, or more follow it.
+            VerificationError: `provisioning.request`: These bytes do not belong to the request, or more follow it.
         """
         self._received += data
         if self._received[: len(REQUEST)] != REQUEST[: len(self._received)] or len(self._received) > len(REQUEST):
-            raise ProvisioningRequestError(
+            raise AttestationCode.PROVISIONING_REQUEST.error(
                 f"Secret provisioning: expected the request {REQUEST!r}, got {bytes(self._received[:64])!r}."
             )
         return len(self._received) == len(REQUEST)
@@ -76,10 +52,10 @@ class ProvisioningServer:
         """Note that the client closed its side.
 
         Raises:
-            ProvisioningTruncatedError: The request is not complete.
+            VerificationError: `provisioning.truncated`: The request is not complete.
         """
         if len(self._received) < len(REQUEST):
-            raise ProvisioningTruncatedError(
+            raise AttestationCode.PROVISIONING_TRUNCATED.error(
                 f"Secret provisioning: the client closed after {len(self._received)} of the request's "
                 f"{len(REQUEST)} bytes."
             )
@@ -88,12 +64,12 @@ class ProvisioningServer:
         """Return the bytes of the response. They contain the secret: send them, then wipe them.
 
         Raises:
-            ProvisioningTruncatedError: The request is not complete: nothing may be sent yet.
-            ProvisioningLengthError: The secret is empty, or too long for any client.
+            VerificationError: `provisioning.truncated`: The request is not complete: nothing may be sent yet.
+            VerificationError: `provisioning.length`: The secret is empty, or too long for any client.
         """
         self.end()
         if not 0 < len(secret) <= MAXIMUM_SECRET:
-            raise ProvisioningLengthError(
+            raise AttestationCode.PROVISIONING_LENGTH.error(
                 f"Secret provisioning: a secret has 1 to {MAXIMUM_SECRET} bytes, this one has {len(secret)}."
             )
         return SecretBytes(RESPONSE + len(secret).to_bytes(LENGTH_SIZE, "big") + secret.reveal())
@@ -116,12 +92,15 @@ class ProvisioningClient:
         """Take bytes from the server, and say whether the secret is complete. What follows it is ignored.
 
         Raises:
-            ProvisioningResponseError: These bytes do not belong to the response.
-            ProvisioningLengthError: The announced length is not acceptable; nothing of the secret is kept.
+            VerificationError: `provisioning.response`: These bytes do not belong to the response.
+            VerificationError: `provisioning.length`: The announced length is not acceptable; nothing of the secret is
+                kept.
         """
         self._received += data
         if self._received[: len(RESPONSE)] != RESPONSE[: len(self._received)]:
-            raise ProvisioningResponseError(f"Secret provisioning: expected the response {RESPONSE!r}, got another.")
+            raise AttestationCode.PROVISIONING_RESPONSE.error(
+                f"Secret provisioning: expected the response {RESPONSE!r}, got another."
+            )
         start = len(RESPONSE) + LENGTH_SIZE
         if len(self._received) < start:
             return False
@@ -134,10 +113,10 @@ class ProvisioningClient:
         """Note that the server closed its side.
 
         Raises:
-            ProvisioningTruncatedError: The secret is not complete.
+            VerificationError: `provisioning.truncated`: The secret is not complete.
         """
         if self._needed is None or len(self._received) < len(RESPONSE) + LENGTH_SIZE + self._needed:
-            raise ProvisioningTruncatedError(
+            raise AttestationCode.PROVISIONING_TRUNCATED.error(
                 f"Secret provisioning: the server closed after {len(self._received)} bytes, before the secret was "
                 "complete."
             )
@@ -151,7 +130,7 @@ class ProvisioningClient:
         """Return the secret, and wipe the buffer that it came in.
 
         Raises:
-            ProvisioningTruncatedError: It is not complete.
+            VerificationError: `provisioning.truncated`: It is not complete.
         """
         self.end()
         secret = SecretBytes(memoryview(self._received)[len(RESPONSE) + LENGTH_SIZE :])
@@ -168,4 +147,6 @@ class ProvisioningClient:
         else:
             return length
         self._received[:] = bytes(len(self._received))
-        raise ProvisioningLengthError(f"Secret provisioning: expected a secret of {expected} bytes, got {length}.")
+        raise AttestationCode.PROVISIONING_LENGTH.error(
+            f"Secret provisioning: expected a secret of {expected} bytes, got {length}."
+        )

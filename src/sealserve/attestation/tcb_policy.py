@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import ConfigDict, PlainSerializer
 
 from sealserve.attestation.claims import TcbStatus
-from sealserve.errors import InputError, VerificationError
+from sealserve.attestation.codes import AttestationCode
 
 _ADVISORY: Final = re.compile(r"(INTEL|SIMULATED)-(SA|DOC)-[0-9]{5}")
 _ACCEPTABLE: Final = frozenset(
@@ -21,30 +21,6 @@ _ACCEPTABLE: Final = frozenset(
         TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
     }
 )
-
-
-class EmptyPolicyError(InputError):
-    """A policy that names nothing: it is an error, and does not accept everything."""
-
-    code = "policy.empty"
-
-
-class TcbPolicyError(InputError):
-    """A TCB policy that cannot be used: no JSON of the expected form, or a status that no policy can accept."""
-
-    code = "policy.tcb-policy"
-
-
-class TcbStatusError(VerificationError):
-    """The platform's TCB status is not among those that the policy accepts."""
-
-    code = "policy.tcb-status"
-
-
-class AdvisoryError(VerificationError):
-    """The platform is open to a security advisory that the policy does not accept."""
-
-    code = "policy.advisory"
 
 
 _Sorted = PlainSerializer(sorted)  # so that equal policies have equal JSON
@@ -60,8 +36,8 @@ class TcbPolicy:
         advisories: The accepted advisories, for instance ``INTEL-SA-00615``.
 
     Raises:
-        EmptyPolicyError: No name, or no status.
-        TcbPolicyError: A status that no policy can accept, or something that is no advisory.
+        InputError: `policy.empty`: No name, or no status.
+        InputError: `policy.tcb-policy`: A status that no policy can accept, or something that is no advisory.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -72,34 +48,36 @@ class TcbPolicy:
 
     def __post_init__(self) -> None:
         if not self.name or not self.statuses:
-            raise EmptyPolicyError(
+            raise AttestationCode.POLICY_EMPTY.error(
                 f"The TCB policy {self.name!r} names no accepted status.",
                 hint="Take a preset (strict or cloud-smt), or list the statuses.",
             )
         if never := sorted(self.statuses - _ACCEPTABLE):
-            raise TcbPolicyError(
+            raise AttestationCode.POLICY_TCB_POLICY.error(
                 f"The TCB policy {self.name!r} accepts {', '.join(never)}: such a platform keeps no secret.",
                 hint=f"What a policy can accept: {', '.join(sorted(_ACCEPTABLE))}.",
             )
         if wrong := sorted(entry for entry in self.advisories if not _ADVISORY.fullmatch(entry)):
-            raise TcbPolicyError(f"The TCB policy {self.name!r} lists {wrong[0]!r}, which is no advisory.")
+            raise AttestationCode.POLICY_TCB_POLICY.error(
+                f"The TCB policy {self.name!r} lists {wrong[0]!r}, which is no advisory."
+            )
 
     def check(self, status: TcbStatus, advisories: Iterable[str]) -> None:
         """Refuse a platform whose state this policy does not accept.
 
         Raises:
-            TcbStatusError: The status is not accepted.
-            AdvisoryError: An advisory is not accepted.
+            VerificationError: `policy.tcb-status`: The status is not accepted.
+            VerificationError: `policy.advisory`: An advisory is not accepted.
         """
         found = sorted(advisories)
         if status not in self.statuses:
-            raise TcbStatusError(
+            raise AttestationCode.POLICY_TCB_STATUS.error(
                 f"The platform's TCB status is {status}, with {', '.join(found) or 'no advisories'}; "
                 f"the policy {self.name!r} accepts {', '.join(sorted(self.statuses))}.",
                 hint="Update the machine's firmware and microcode, or choose a policy that accepts this on purpose.",
             )
         if unaccepted := [entry for entry in found if entry not in self.advisories]:
-            raise AdvisoryError(
+            raise AttestationCode.POLICY_ADVISORY.error(
                 f"The platform is {status} because of {', '.join(unaccepted)}; "
                 f"the policy {self.name!r} accepts {', '.join(sorted(self.advisories)) or 'no advisories'}.",
                 hint="Read the advisories, then update the machine or list them in a policy of your own.",

@@ -158,7 +158,7 @@ def withdraw_platform(
     """Take back a platform's enrolment: from now on it gets no key of a release for enrolled platforms only.
 
     Raises:
-        PlatformNotEnrolledError: It is not enrolled.
+        InputError: `broker.platform-not-enrolled`: It is not enrolled.
     """
     with database.write() as connection:
         withdrawn = platforms.withdraw(connection, platform, platform_id)

@@ -21,8 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, RowMapping, Select, insert, select
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import AUDIT, AUDIT_HEADS, from_text, to_text
-from sealserve.errors import VerificationError
 
 GENESIS: Final = "0" * 64
 """The hash before the first row."""
@@ -33,24 +33,6 @@ _DETAIL_LENGTH: Final = 1000
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _ALWAYS_TEXT: Final = ("peer", "code", "detail")
 _BROKEN_VALUE: Final = (ValueError, TypeError, AttributeError, OverflowError)  # of a value that none of our code wrote
-
-
-class AuditChainError(VerificationError):
-    """A row of the audit log was changed, removed or inserted."""
-
-    code = "audit.chain"
-
-
-class AuditTruncatedError(VerificationError):
-    """The audit log ends before a signed head, or has another row in its place."""
-
-    code = "audit.truncated"
-
-
-class AuditHeadError(VerificationError):
-    """An audit head is not signed by the owner's key, or is not a head at all."""
-
-    code = "audit.head-signature"
 
 
 class Decision(StrEnum):
@@ -158,7 +140,7 @@ def head(connection: Connection) -> tuple[int, str]:
     if last is None:
         return 0, GENESIS
     if not _is_place(last.seq, last.hash):
-        raise AuditChainError("The last row of the audit log was changed: its number or hash is not one.")
+        raise BrokerCode.AUDIT_CHAIN.error("The last row of the audit log was changed: its number or hash is not one.")
     return last.seq, last.hash
 
 
@@ -166,7 +148,7 @@ def sign_head(connection: Connection, signer: Ed25519PrivateKey, *, now: datetim
     """Sign the end of the chain, store the signature, and return it; an end that is signed is returned as it is.
 
     Raises:
-        AuditHeadError: What is stored for this end is not a head.
+        VerificationError: `audit.head-signature`: What is stored for this end is not a head.
     """
     seq, digest = head(connection)
     for stored in heads(connection, seq=seq):
@@ -181,7 +163,7 @@ def heads(connection: Connection, *, seq: int | None = None) -> list[Head]:
     """Return the stored signed heads in order, or the one of row ``seq``. The signatures are not verified.
 
     Raises:
-        AuditHeadError: A stored row is not a head.
+        VerificationError: `audit.head-signature`: A stored row is not a head.
     """
     query = select(AUDIT_HEADS).order_by(AUDIT_HEADS.c.seq)
     if seq is not None:
@@ -199,7 +181,7 @@ def parse_head(seq: Any, digest: Any, time: Any, signature: Any) -> Head:
         signature: As hex.
 
     Raises:
-        AuditHeadError: A part is of another type or form.
+        VerificationError: `audit.head-signature`: A part is of another type or form.
     """
     try:
         if not _is_place(seq, digest):
@@ -208,7 +190,9 @@ def parse_head(seq: Any, digest: Any, time: Any, signature: Any) -> Head:
         to_text(moment)  # it has a time zone, and can be told in UTC
         return Head(seq=seq, hash=digest, time=moment, signature=bytes.fromhex(signature))
     except _BROKEN_VALUE as error:
-        raise AuditHeadError(f"The audit head at row {seq!r:.40} was changed: it is not a signed head.") from error
+        raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(
+            f"The audit head at row {seq!r:.40} was changed: it is not a signed head."
+        ) from error
 
 
 def verify_chain(
@@ -230,12 +214,13 @@ def verify_chain(
         The number of rows and the last one's hash.
 
     Raises:
-        AuditChainError: A row was changed, removed or inserted.
-        AuditTruncatedError: A signed head is not in the chain.
-        AuditHeadError: A head is not signed by the owner, or is not a head; or there is no key to check ``kept`` with.
+        VerificationError: `audit.chain`: A row was changed, removed or inserted.
+        VerificationError: `audit.truncated`: A signed head is not in the chain.
+        VerificationError: `audit.head-signature`: A head is not signed by the owner, or is not a head; or there is no
+            key to check ``kept`` with.
     """
     if kept and owner_key is None:
-        raise AuditHeadError(
+        raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(
             "A kept audit head cannot be checked: no key was given that verifies its signature.",
             hint="Give the public key of owner/audit-signing-key.pem.",
         )
@@ -247,14 +232,16 @@ def verify_chain(
     seq, previous = 0, GENESIS
     for row in _raw_rows(connection, select(AUDIT).order_by(AUDIT.c.seq)):
         if row["seq"] != seq + 1 or row["previous_hash"] != previous:
-            raise AuditChainError(f"The audit log has a gap: row {row['seq']} does not follow row {seq}.")
+            raise BrokerCode.AUDIT_CHAIN.error(f"The audit log has a gap: row {row['seq']} does not follow row {seq}.")
         if row["hash"] != _row_hash(seq + 1, {field.name: row[field.name] for field in fields(Entry)}, previous):
-            raise AuditChainError(f"Row {seq + 1} of the audit log was changed: its hash does not fit its content.")
+            raise BrokerCode.AUDIT_CHAIN.error(
+                f"Row {seq + 1} of the audit log was changed: its hash does not fit its content."
+            )
         seq, previous = seq + 1, row["hash"]
         if signed.pop(seq, {previous}) != {previous}:
-            raise AuditTruncatedError(f"Row {seq} of the audit log is not the one that was signed.")
+            raise BrokerCode.AUDIT_TRUNCATED.error(f"Row {seq} of the audit log is not the one that was signed.")
     if left := sorted(number for number in signed if number > 0):
-        raise AuditTruncatedError(
+        raise BrokerCode.AUDIT_TRUNCATED.error(
             f"The audit log ends at row {seq}; a head was signed at row {left[-1]}.",
             hint="Rows were deleted, the database was replaced, or a backup older than the head was restored.",
         )
@@ -265,12 +252,14 @@ def check_holds(connection: Connection, kept: Head) -> None:
     """Check that the log has the row of a head that was kept elsewhere. Neither chain nor signature is verified.
 
     Raises:
-        AuditTruncatedError: The row is missing, or is another one.
+        VerificationError: `audit.truncated`: The row is missing, or is another one.
     """
     found = connection.execute(select(AUDIT.c.hash).where(AUDIT.c.seq == kept.seq)).scalar()
     if found != kept.hash and kept.seq > 0:
         what = "is missing" if found is None else "is not the one that was signed"
-        raise AuditTruncatedError(f"Row {kept.seq} of the audit log {what}; a head that was kept elsewhere names it.")
+        raise BrokerCode.AUDIT_TRUNCATED.error(
+            f"Row {kept.seq} of the audit log {what}; a head that was kept elsewhere names it."
+        )
 
 
 def _is_place(seq: object, digest: object) -> bool:
@@ -282,7 +271,7 @@ def _verify_head(item: Head, keys: Sequence[Ed25519PublicKey]) -> None:
     for key in keys:
         with contextlib.suppress(InvalidSignature):
             return key.verify(item.signature, _head_bytes(item.seq, item.hash, item.time))
-    raise AuditHeadError(f"The audit head at row {item.seq} is not signed by the owner's key.")
+    raise BrokerCode.AUDIT_HEAD_SIGNATURE.error(f"The audit head at row {item.seq} is not signed by the owner's key.")
 
 
 def _raw_rows(connection: Connection, query: Select[Any]) -> Iterator[RowMapping]:
@@ -312,8 +301,10 @@ def _entry(values: dict[str, Any]) -> Entry:
         if name not in {"time", "decision"} and not (
             isinstance(value, str) or (value is None and name not in _ALWAYS_TEXT)
         ):
-            raise AuditChainError(f"A row of the audit log was changed: its {name} is not text.")
+            raise BrokerCode.AUDIT_CHAIN.error(f"A row of the audit log was changed: its {name} is not text.")
     try:
         return Entry(**{**values, "time": from_text(values["time"]), "decision": Decision(values["decision"])})
     except _BROKEN_VALUE as error:
-        raise AuditChainError("A row of the audit log was changed: its time or decision is none.") from error
+        raise BrokerCode.AUDIT_CHAIN.error(
+            "A row of the audit log was changed: its time or decision is none."
+        ) from error

@@ -36,8 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, DatabaseUnavailableError, opening
-from sealserve.errors import InputError, VerificationError
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database_file import BUSY_SECONDS, DatabaseFile, opening
 
 SCHEMA_VERSION: Final = 2
 _WRITE: Final = "sealserve_write"
@@ -126,29 +126,17 @@ AUDIT_HEADS: Final = Table(
 )
 
 
-class DatabaseVersionError(InputError):
-    """The database was written by another version of sealserve."""
-
-    code = "broker.database-version"
-
-
-class DatabaseContentError(VerificationError):
-    """A row of the database holds what sealserve never writes: somebody else changed it."""
-
-    code = "broker.database-content"
-
-
 @contextlib.contextmanager
 def reading(table: str) -> Iterator[None]:
     """Explain what goes wrong while values of a row are understood.
 
     Raises:
-        DatabaseContentError: A value is of another type or form.
+        VerificationError: `broker.database-content`: A value is of another type or form.
     """
     try:
         yield
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        raise DatabaseContentError(
+        raise BrokerCode.DATABASE_CONTENT.error(
             f"A row of the table {table} in the broker's database was changed: {type(error).__name__}.",
             hint="Compare with `sealserve broker log --verify`, and restore a backup.",
         ) from error
@@ -177,8 +165,8 @@ class Database:
             former: An earlier place of the file, from which it is moved.
 
         Raises:
-            DatabaseUnavailableError: It cannot be opened.
-            DatabaseVersionError: It belongs to a newer version of sealserve.
+            UnavailableError: `broker.database`: It cannot be opened.
+            InputError: `broker.database-version`: It belongs to a newer version of sealserve.
         """
         with opening(path, former=former) as file:
             url = URL.create("sqlite+pysqlite", database=str(path))  # as text it would end at a "?" in the path
@@ -210,7 +198,7 @@ class Database:
         """Open a transaction that only reads; it sees one state of the database.
 
         Raises:
-            DatabaseUnavailableError: The database failed.
+            UnavailableError: `broker.database`: The database failed.
         """
         with self._transaction(write=False) as connection:
             yield connection
@@ -220,7 +208,7 @@ class Database:
         """Open a transaction that writes. There is one at a time; it is durable when this returns.
 
         Raises:
-            DatabaseUnavailableError: The database failed, and nothing was written.
+            UnavailableError: `broker.database`: The database failed, and nothing was written.
         """
         with self._transaction(write=True) as connection:
             yield connection
@@ -229,7 +217,7 @@ class Database:
         """Return the database as it is at one moment, as the content of an SQLite file.
 
         Raises:
-            DatabaseUnavailableError: The database failed.
+            UnavailableError: `broker.database`: The database failed.
         """
         with self.read() as connection, contextlib.closing(sqlite3.connect(":memory:")) as copy:
             source = connection.connection.driver_connection
@@ -244,7 +232,7 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             reason = getattr(error, "orig", None) or type(error).__name__
-            raise DatabaseUnavailableError(
+            raise BrokerCode.DATABASE.error(
                 f"The database {self.name} failed: {reason}.", hint="Look at its file, and at the room on its disk."
             ) from error
 
@@ -268,7 +256,7 @@ class Database:
             elif version == 1:
                 _upgrade_from_1(connection)
             elif version != SCHEMA_VERSION:
-                raise DatabaseVersionError(
+                raise BrokerCode.DATABASE_VERSION.error(
                     f"The database {self.name} has schema version {version}, this sealserve knows {SCHEMA_VERSION}.",
                     hint="Use the version of sealserve that wrote it.",
                 )
@@ -327,7 +315,7 @@ def _prepare_sqlite(engine: Engine, file: DatabaseFile) -> None:
         opened = cursor.execute("PRAGMA database_list").fetchone()[2]
         if opened != file.resolved:  # a link took the file's place after it was checked
             dbapi.close()
-            raise DatabaseUnavailableError(f"The database {file.path} cannot be opened: it leads to {opened}.")
+            raise BrokerCode.DATABASE.error(f"The database {file.path} cannot be opened: it leads to {opened}.")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             _switch_to_wal(cursor)
         cursor.execute("PRAGMA synchronous = FULL")  # a committed audit row survives a power cut

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.atomic_file import PRIVATE
-from sealserve.errors import UnavailableError
+from sealserve.broker.codes import BrokerCode
+from sealserve.errors import SealserveError
 from sealserve.held_tree import held
 
 BUSY_SECONDS: Final = 15.0
@@ -26,12 +27,6 @@ BUSY_SECONDS: Final = 15.0
 
 _POLL_SECONDS: Final = 0.01
 _BESIDE: Final = ("-wal", "-shm", "-journal")
-
-
-class DatabaseUnavailableError(UnavailableError):
-    """The broker's database cannot be opened, read or written."""
-
-    code = "broker.database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +54,8 @@ def opening(path: Path, *, former: Path | None = None) -> Iterator[DatabaseFile]
         former: An earlier place of the file, from which it is moved.
 
     Raises:
-        DatabaseUnavailableError: The file cannot be created or opened, is a link, or the lock is not free in time.
+        UnavailableError: `broker.database`: The file cannot be created or opened, is a link, or the lock is not free in
+            time.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -85,7 +81,7 @@ def _lock(folder: int, path: Path) -> None:
             return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise DatabaseUnavailableError(
+                raise BrokerCode.DATABASE.error(
                     f"The database {path} cannot be opened: another process has locked its folder for "
                     f"{BUSY_SECONDS:g} s.",
                     hint="Find that process with `fuser`, and end it.",
@@ -127,14 +123,14 @@ def _move(former: Path, path: Path) -> None:
                 if mode == "delete":
                     former.rename(path)
         except (sqlite3.Error, OSError) as error:
-            raise DatabaseUnavailableError(
+            raise BrokerCode.DATABASE.error(
                 f"The database {former} cannot be moved to {path}: {error}.",
                 hint="Stop the broker that has it open, and run the command again.",
             ) from error
 
 
-def _failed(path: Path, reason: str) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
+def _failed(path: Path, reason: str) -> SealserveError:
+    return BrokerCode.DATABASE.error(
         f"The database {path} cannot be opened: {reason}.",
         hint="Check that its folder exists, and that no other user can write to it.",
     )

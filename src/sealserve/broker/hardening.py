@@ -9,7 +9,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from sealserve.errors import UnavailableError
+from sealserve.broker.codes import BrokerCode
 
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
@@ -19,28 +19,22 @@ _MCL_ONFAULT: Final = 4  # a page is locked when it is used first: the stacks of
 _CAP_IPC_LOCK: Final = 14
 
 
-class HardeningError(UnavailableError):
-    """The kernel did not let the process protect its memory."""
-
-    code = "broker.hardening"
-
-
 def forbid_inspection() -> None:
     """Make this process leave no core dump, and let no other process of its user attach to it or read its memory.
 
     Root, and a process with CAP_SYS_PTRACE, still can.
 
     Raises:
-        HardeningError: The kernel refused.
+        UnavailableError: `broker.hardening`: The kernel refused.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
-        raise HardeningError(f"Core dumps cannot be turned off: {error}.") from error
+        raise BrokerCode.HARDENING.error(f"Core dumps cannot be turned off: {error}.") from error
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 or libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        raise HardeningError(f"The process cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}.")
+        raise BrokerCode.HARDENING.error(f"The process cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}.")
 
 
 def lock_memory() -> str | None:

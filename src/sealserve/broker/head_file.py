@@ -9,15 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from sealserve.atomic_file import write_file
 from sealserve.broker import audit
 from sealserve.broker.audit import Head
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
-from sealserve.errors import InputError
 from sealserve.regular_file import InputFileMissingError, read_regular
-
-
-class HeadFileError(InputError):
-    """A file holds no signed head of an audit log."""
-
-    code = "audit.head-file"
 
 
 class _HeadFile(BaseModel):
@@ -37,15 +31,15 @@ def read_head(content: bytes, *, name: str) -> Head:
         name: What to call it in messages.
 
     Raises:
-        HeadFileError: It is none.
-        AuditHeadError: Its time cannot be converted to UTC.
+        InputError: `audit.head-file`: It is none.
+        VerificationError: `audit.head-signature`: Its time cannot be converted to UTC.
     """
     try:
         head = _HeadFile.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise HeadFileError(
+        raise BrokerCode.AUDIT_HEAD_FILE.error(
             f"{name} holds no signed head of an audit log: {where}: {first['msg']}.",
             hint="`sealserve broker log --sign` writes one.",
         ) from error
@@ -62,7 +56,7 @@ def kept_head(path: Path) -> Head | None:
     """Return the head that `keep_head` wrote to ``path``, or None if it never did.
 
     Raises:
-        HeadFileError: The file holds something else.
+        InputError: `audit.head-file`: The file holds something else.
         InputFileError: The path is a link, or cannot be read.
     """
     try:
@@ -81,9 +75,9 @@ def keep_head(path: Path, database: Database, head: Head) -> None:
         head: The head.
 
     Raises:
-        AuditTruncatedError: The log does not hold the row of the head that is kept.
-        HeadFileError: The file holds something else, which is not overwritten.
-        OutputUnwritableError: The folder is missing or read-only.
+        VerificationError: `audit.truncated`: The log does not hold the row of the head that is kept.
+        InputError: `audit.head-file`: The file holds something else, which is not overwritten.
+        UnavailableError: `file.unwritable`: The folder is missing or read-only.
     """
     before = kept_head(path)
     if before is not None:

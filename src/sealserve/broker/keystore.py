@@ -15,11 +15,11 @@ from typing import Final, NewType
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, RELEASES, Database, reading, to_text
 from sealserve.broker.key_wrapper import KeyUnwrapError, KeyWrapper
 from sealserve.broker.master_key import MASTER_KEY_SIZE, MasterKey, raw, read_master_key
 from sealserve.broker.passphrase import Passphrase, no_passphrase
-from sealserve.errors import InputError, UnavailableError
 from sealserve.secret import SecretBytes
 
 KeyId = NewType("KeyId", str)
@@ -28,24 +28,6 @@ KeyId = NewType("KeyId", str)
 RELEASE_KEY_SIZE: Final = 16
 _KEY_ID_SIZE: Final = 16
 _CONTEXT: Final = b"sealserve release key v1\0"
-
-
-class MasterKeyMissingError(UnavailableError):
-    """There are encrypted keys, and the master key's file is gone."""
-
-    code = "keystore.master-key-missing"
-
-
-class KeyUnknownError(InputError):
-    """The keystore has no key of that id."""
-
-    code = "keystore.unknown-key"
-
-
-class KeyInUseError(InputError):
-    """A key that a release names is not to be deleted."""
-
-    code = "keystore.key-in-use"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +62,13 @@ class Keystore:
         """Return the key named ``key_id``.
 
         Raises:
-            KeyUnknownError: There is none.
+            InputError: `keystore.unknown-key`: There is none.
             KeyUnwrapError: It does not decrypt.
         """
         with reading("keys"):
             wrapped = connection.execute(select(KEYS.c.wrapped).where(KEYS.c.key_id == key_id)).scalar()
         if wrapped is None:
-            raise KeyUnknownError(
+            raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
                 f"The keystore has no key {key_id}.", hint="Build the release on the machine that holds its key."
             )
         return self._unwrap(wrapped, key_id)
@@ -122,11 +104,13 @@ class Keystore:
         """Delete a key that no release names; what was sealed with it is lost.
 
         Raises:
-            KeyInUseError: A release that the broker knows names it.
+            InputError: `keystore.key-in-use`: A release that the broker knows names it.
         """
         used = connection.execute(select(RELEASES.c.name).where(RELEASES.c.key_id == key_id)).scalar()
         if used is not None:
-            raise KeyInUseError(f"The key {key_id} is that of the release {used}.", hint="Revoke the release instead.")
+            raise BrokerCode.KEYSTORE_KEY_IN_USE.error(
+                f"The key {key_id} is that of the release {used}.", hint="Revoke the release instead."
+            )
         connection.execute(delete(KEYS).where(KEYS.c.key_id == key_id))
 
 
@@ -150,11 +134,12 @@ def open_keystore(
         create: Whether to create the file if it does not exist and no stored key needs it.
 
     Raises:
-        MasterKeyMissingError: The file is missing, and there are keys that only it can decrypt, or none is created.
-        MasterKeyExposedError: Others can read or write it.
-        MasterKeyLengthError: It does not hold 32 bytes.
-        MasterKeyUnreadableError: It cannot be read.
-        PassphraseMissingError, PassphraseWrongError: It does not open.
+        UnavailableError: `keystore.master-key-missing`: The file is missing, and there are keys that only it can
+            decrypt, or none is created.
+        InputError: `keystore.master-key-exposed`: Others can read or write it.
+        InputError: `keystore.master-key-length`: It does not hold 32 bytes.
+        UnavailableError: `keystore.master-key-unreadable`: It cannot be read.
+        InputError: `keystore.passphrase-missing`, `keystore.passphrase-wrong`: It does not open.
     """
     if service is not None and use_service:
         if _count(database, but=service) == 0:
@@ -212,9 +197,11 @@ def _open_file(
     if not master_key.exists():
         stored = _count(database, but=service)
         if not create and not stored:
-            raise MasterKeyMissingError(f"{master_key} is missing.", hint="`sealserve release build` creates it.")
+            raise BrokerCode.KEYSTORE_MASTER_KEY_MISSING.error(
+                f"{master_key} is missing.", hint="`sealserve release build` creates it."
+            )
         if stored:
-            raise MasterKeyMissingError(
+            raise BrokerCode.KEYSTORE_MASTER_KEY_MISSING.error(
                 f"{master_key} is missing, and {stored} release keys are encrypted under it.",
                 hint="Restore it from your backup; a new master key cannot decrypt them.",
             )

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
 from sealserve.broker.passphrase import Passphrase
-from sealserve.errors import InputError, UnavailableError
 from sealserve.private_file import PrivateFileExposedError, PrivateFileUnreadableError, read_private_bytes
 from sealserve.secret import SecretBytes
 
@@ -33,36 +33,6 @@ _SALT_SIZE: Final = 16
 _COST: Final = 2**17  # 128 MiB of memory, about half a second
 _BLOCK_SIZE: Final = 8
 _PARALLELISM: Final = 1
-
-
-class MasterKeyExposedError(InputError):
-    """Others than its owner can read or write the master key's file."""
-
-    code = "keystore.master-key-exposed"
-
-
-class MasterKeyLengthError(InputError):
-    """The master key's file does not hold 32 bytes."""
-
-    code = "keystore.master-key-length"
-
-
-class MasterKeyUnreadableError(UnavailableError):
-    """The master key's file is there and cannot be read."""
-
-    code = "keystore.master-key-unreadable"
-
-
-class MasterKeyFormError(InputError):
-    """The master key's file should hold a key under a passphrase, and does not."""
-
-    code = "keystore.master-key-form"
-
-
-class PassphraseWrongError(InputError):
-    """The passphrase does not open the master key."""
-
-    code = "keystore.passphrase-wrong"
 
 
 class MasterKey:
@@ -144,19 +114,19 @@ def read_master_key(path: Path, *, passphrase: Passphrase) -> SecretBytes:
         passphrase: Called if the form needs it.
 
     Raises:
-        MasterKeyExposedError: Others can read or write it.
-        MasterKeyLengthError: It does not hold 32 bytes.
-        MasterKeyFormError: It begins like a key under a passphrase, and is none.
-        MasterKeyUnreadableError: It cannot be read.
-        PassphraseWrongError: The passphrase is not this key's.
+        InputError: `keystore.master-key-exposed`: Others can read or write it.
+        InputError: `keystore.master-key-length`: It does not hold 32 bytes.
+        InputError: `keystore.master-key-form`: It begins like a key under a passphrase, and is none.
+        UnavailableError: `keystore.master-key-unreadable`: It cannot be read.
+        InputError: `keystore.passphrase-wrong`: The passphrase is not this key's.
         SealserveError: What ``passphrase`` raises.
     """
     try:
         content = read_private_bytes(path, what="master key", limit=_LARGEST_FILE)
     except PrivateFileExposedError as error:
-        raise MasterKeyExposedError(error.message, hint=error.hint) from error
+        raise BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED.error(error.message, hint=error.hint) from error
     except PrivateFileUnreadableError as error:
-        raise MasterKeyUnreadableError(error.message) from error
+        raise BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE.error(error.message) from error
     return parse_master_key(content, name=str(path), passphrase=passphrase)
 
 
@@ -172,7 +142,7 @@ def parse_master_key(content: bytes, *, name: str, passphrase: Passphrase) -> Se
         return _open(content, name, passphrase)
     if len(content) != MASTER_KEY_SIZE:
         found = "more" if len(content) > MASTER_KEY_SIZE else str(len(content))
-        raise MasterKeyLengthError(
+        raise BrokerCode.KEYSTORE_MASTER_KEY_LENGTH.error(
             f"{name} holds {found} bytes, a master key has {MASTER_KEY_SIZE}.", hint="Restore it from your backup."
         )
     return SecretBytes(content)
@@ -182,7 +152,7 @@ def _open(content: bytes, name: str, passphrase: Passphrase) -> SecretBytes:
     try:
         form = _UnderPassphrase.model_validate_json(content)
     except ValidationError as error:
-        raise MasterKeyFormError(
+        raise BrokerCode.KEYSTORE_MASTER_KEY_FORM.error(
             f"{name} holds no master key under a passphrase: it is damaged.", hint="Restore it from your backup."
         ) from error
     with passphrase() as given:
@@ -190,7 +160,7 @@ def _open(content: bytes, name: str, passphrase: Passphrase) -> SecretBytes:
     try:
         return cipher.unwrap(bytes.fromhex(form.wrapped), context=_CONTEXT)
     except KeyUnwrapError as error:
-        raise PassphraseWrongError(
+        raise BrokerCode.KEYSTORE_PASSPHRASE_WRONG.error(
             f"The passphrase does not open {name}.", hint="Or the file was changed: compare it with your backup."
         ) from error
 

@@ -21,7 +21,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.broker.codes import BrokerCode
+from sealserve.errors import SealserveError
 
 _LOG: Final = logging.getLogger(__name__)
 _SECONDS: Final = 5.0
@@ -29,12 +30,6 @@ _PLACES: Final = 8
 _LOOPBACK: Final = "127.0.0.1"
 PATH: Final = "/metrics"
 PREFIX: Final = "sealserve_broker_"
-
-
-class MetricsPortError(UnavailableError):
-    """The broker's page of metrics cannot be served on its port."""
-
-    code = "broker.metrics-port"
 
 
 class Outcome(StrEnum):
@@ -123,7 +118,7 @@ class MetricsServer:
         port: A port of this machine's own address, 127.0.0.1; 0 takes a free one.
 
     Raises:
-        MetricsPortError: The port is taken.
+        UnavailableError: `broker.metrics-port`: The port is taken.
     """
 
     def __init__(self, observed: Observed, port: int) -> None:
@@ -133,7 +128,7 @@ class MetricsServer:
         try:
             self._server = _Server((_LOOPBACK, port), Handler)
         except OSError as error:
-            raise MetricsPortError(
+            raise BrokerCode.METRICS_PORT.error(
                 f"The page of metrics cannot be served on {_LOOPBACK} port {port}: {error.strerror or error}.",
                 hint="Set broker.metrics_port to a free port; without it there is no page.",
             ) from error

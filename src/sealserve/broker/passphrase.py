@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
-from sealserve.errors import InputError
+from sealserve.broker.codes import BrokerCode
 from sealserve.secret import SecretBytes
 
 Passphrase = Callable[[], SecretBytes]
@@ -13,19 +13,13 @@ Passphrase = Callable[[], SecretBytes]
 LONGEST_PASSPHRASE: Final = 1024
 
 
-class PassphraseMissingError(InputError):
-    """The master key needs a passphrase, and nothing gives it."""
-
-    code = "keystore.passphrase-missing"
-
-
 def no_passphrase() -> SecretBytes:
     """Give no passphrase.
 
     Raises:
-        PassphraseMissingError: Always.
+        InputError: `keystore.passphrase-missing`: Always.
     """
-    raise PassphraseMissingError(
+    raise BrokerCode.KEYSTORE_PASSPHRASE_MISSING.error(
         "The master key is under a passphrase, and nobody is here to type it.",
         hint="Run this at a terminal, or name a file (0600) with keystore.passphrase_file in sealserve.toml.",
     )

@@ -12,24 +12,12 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import EVALUATION_FLOOR, PLATFORMS, from_text, reading, to_text
-from sealserve.errors import InputError
 from sealserve.terms import PlatformKind
 
 _PLATFORM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MAX_LABEL: Final = 64
-
-
-class PlatformIdError(InputError):
-    """What is to be enrolled is no platform's id, or its label is too long."""
-
-    code = "broker.platform-id"
-
-
-class PlatformNotEnrolledError(InputError):
-    """The platform whose enrolment is to be taken back is not enrolled."""
-
-    code = "broker.platform-not-enrolled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +34,15 @@ def enrol(connection: Connection, platform: PlatformKind, platform_id: str, *, l
     """Enrol a platform, or give an enrolled one another label.
 
     Raises:
-        PlatformIdError: ``platform_id`` is none, or ``label`` has more than 64 characters.
+        InputError: `broker.platform-id`: ``platform_id`` is none, or ``label`` has more than 64 characters.
     """
     if not _PLATFORM_ID.fullmatch(platform_id):
-        raise PlatformIdError(
+        raise BrokerCode.PLATFORM_ID.error(
             f"{platform_id!r} is no platform id: that is 32 lower-case hex digits.",
             hint="`sealserve quote verify` and the audit log show a platform's.",
         )
     if len(label) > _MAX_LABEL:
-        raise PlatformIdError(f"The label has {len(label)} characters, expected at most {_MAX_LABEL}.")
+        raise BrokerCode.PLATFORM_ID.error(f"The label has {len(label)} characters, expected at most {_MAX_LABEL}.")
     where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
     if connection.execute(update(PLATFORMS).where(where).values(label=label)).rowcount == 0:
         row = {"platform": platform, "platform_id": platform_id, "label": label, "enrolled": to_text(now)}
@@ -65,14 +53,14 @@ def withdraw(connection: Connection, platform: PlatformKind, platform_id: str) -
     """Take back the enrolment of a platform; return what it was.
 
     Raises:
-        PlatformNotEnrolledError: It is not enrolled.
+        InputError: `broker.platform-not-enrolled`: It is not enrolled.
     """
     for found in every(connection):
         if (found.platform, found.platform_id) == (platform, platform_id):
             where = (PLATFORMS.c.platform == platform) & (PLATFORMS.c.platform_id == platform_id)
             connection.execute(delete(PLATFORMS).where(where))
             return found
-    raise PlatformNotEnrolledError(
+    raise BrokerCode.PLATFORM_NOT_ENROLLED.error(
         f"No platform {platform_id!r} of the kind {platform} is enrolled.",
         hint="`sealserve broker platform list` shows those that are.",
     )

@@ -13,12 +13,13 @@ from typing import Any, Final, NewType, Self
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from sealserve.attestation.claims import Measurement, MeasurementUnknownError
+from sealserve.attestation.claims import Measurement
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.evidence import ReferenceValues
 from sealserve.attestation.policy import AppraisalPolicy
-from sealserve.attestation.tcb_policy import EmptyPolicyError
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, REFERENCE_VALUES, RELEASES, from_text, reading, to_text
-from sealserve.broker.keystore import KeyId, KeyUnknownError
+from sealserve.broker.keystore import KeyId
 from sealserve.broker.standing import ReleaseState
 from sealserve.errors import InputError
 from sealserve.terms import PlatformKind
@@ -40,30 +41,6 @@ class ReleaseAmbiguousError(InputError):
     """A name or the beginning of an id fits several releases."""
 
     code = "broker.release-ambiguous"
-
-
-class ReleaseConflictError(InputError):
-    """The release is known, but as something else."""
-
-    code = "broker.release-conflict"
-
-
-class ReleasePolicyError(InputError):
-    """The release is known with another policy, which only re-activating it changes."""
-
-    code = "broker.release-policy"
-
-
-class ReleaseFinalError(InputError):
-    """The release is revoked, and stays so."""
-
-    code = "broker.release-final"
-
-
-class DeadlineError(InputError):
-    """A draining deadline that is already over."""
-
-    code = "broker.deadline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,20 +123,26 @@ def allow(
         The release as it is now.
 
     Raises:
-        EmptyPolicyError: There are no reference values.
-        KeyUnknownError: The keystore does not hold its key.
-        ReleaseConflictError: It is known with another key or mark, or an MRENCLAVE belongs to another release.
-        ReleasePolicyError: It is known with another policy, and is not to be re-activated with this one.
-        ReleaseFinalError: It is revoked, or a release that is revoked has the same key.
+        InputError: `policy.empty`: There are no reference values.
+        InputError: `keystore.unknown-key`: The keystore does not hold its key.
+        InputError: `broker.release-conflict`: It is known with another key or mark, or an MRENCLAVE belongs to another
+            release.
+        InputError: `broker.release-policy`: It is known with another policy, and is not to be re-activated with this
+            one.
+        InputError: `broker.release-final`: It is revoked, or a release that is revoked has the same key.
     """
     if not references:
-        raise EmptyPolicyError(f"The release {release.name} names no enclave: nothing could have its key.")
+        raise AttestationCode.POLICY_EMPTY.error(
+            f"The release {release.name} names no enclave: nothing could have its key."
+        )
     if connection.execute(select(KEYS.c.key_id).where(KEYS.c.key_id == release.key_id)).scalar() is None:
-        raise KeyUnknownError(f"The keystore has no key {release.key_id}, which the release {release.name} names.")
+        raise BrokerCode.KEYSTORE_UNKNOWN_KEY.error(
+            f"The keystore has no key {release.key_id}, which the release {release.name} names."
+        )
     row = connection.execute(select(RELEASES).where(RELEASES.c.release_id == release.release_id)).first()
     if row is None:
         if (revoked := _revoked_with(connection, release.key_id)) is not None:
-            raise ReleaseFinalError(
+            raise BrokerCode.RELEASE_FINAL.error(
                 f"The release {release.name} ({release.release_id}) names the key {release.key_id} of the release "
                 f"{revoked}, which is revoked.",
                 hint="Build a new release; it has a key of its own.",
@@ -182,12 +165,12 @@ def drain(connection: Connection, release_id: ReleaseId, *, deadline: datetime, 
     """Let a release end at ``deadline``: until then restarts and a roll-back still get its key.
 
     Raises:
-        DeadlineError: ``deadline`` is not in the future.
+        InputError: `broker.deadline`: ``deadline`` is not in the future.
         ReleaseUnknownError: There is no such release.
-        ReleaseFinalError: It is revoked.
+        InputError: `broker.release-final`: It is revoked.
     """
     if deadline <= now:
-        raise DeadlineError(
+        raise BrokerCode.DEADLINE.error(
             f"The deadline {deadline.isoformat()} is over (it is {now.isoformat(timespec='seconds')}).",
             hint="Give a time in the future, or revoke the release.",
         )
@@ -216,7 +199,7 @@ def lookup(connection: Connection, measurement: Measurement) -> Match:
     It is revoked as well if another release with the same key is: what is revoked is the key.
 
     Raises:
-        MeasurementUnknownError: There is none.
+        VerificationError: `policy.mr-enclave-unknown`: There is none.
     """
     query = (
         select(RELEASES, *(column for column in REFERENCE_VALUES.c if column.name != "release_id"))
@@ -225,7 +208,7 @@ def lookup(connection: Connection, measurement: Measurement) -> Match:
     )
     row = connection.execute(query).first()
     if row is None:
-        raise MeasurementUnknownError(
+        raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
             f"No release has an enclave with MRENCLAVE {measurement.hex()}.",
             hint="Compare it with `sealserve broker releases`; a changed manifest or release changes it.",
         )
@@ -318,7 +301,7 @@ def _put_reference(connection: Connection, release: Release, reference: Referenc
         if dict(known) != row:  # a row that is written anew is another database, even if it says the same
             connection.execute(update(REFERENCE_VALUES).where(where).values(row))
     else:
-        raise ReleaseConflictError(
+        raise BrokerCode.RELEASE_CONFLICT.error(
             f"MRENCLAVE {row['measurement']} belongs to the release {known['release_id']} already.",
             hint="Each release has enclaves of its own: its id is measured. Build the enclave of this one.",
         )
@@ -328,7 +311,7 @@ def _check_same(known: Release, wanted: Release) -> None:
     _check_not_final(known)
     for field in ("name", "platform", "key_id"):
         if getattr(known, field) != getattr(wanted, field):
-            raise ReleaseConflictError(
+            raise BrokerCode.RELEASE_CONFLICT.error(
                 f"The release {known.release_id} is known with {field} {getattr(known, field)}, "
                 f"now it has {getattr(wanted, field)}.",
                 hint="A release never changes. Build a new one.",
@@ -337,7 +320,7 @@ def _check_same(known: Release, wanted: Release) -> None:
 
 def _check_policy(known: Release, wanted: Release) -> None:
     if known.policy != wanted.policy:
-        raise ReleasePolicyError(
+        raise BrokerCode.RELEASE_POLICY.error(
             f"The release {known.name} is known with {known.policy}, now it has {wanted.policy}.",
             hint="`sealserve broker allow --reactivate` changes it, and makes the release active if it is draining.",
         )
@@ -345,7 +328,7 @@ def _check_policy(known: Release, wanted: Release) -> None:
 
 def _check_not_final(release: Release) -> None:
     if release.state is ReleaseState.REVOKED:
-        raise ReleaseFinalError(
+        raise BrokerCode.RELEASE_FINAL.error(
             f"The release {release.name} ({release.release_id}) is revoked, which is final.",
             hint="Build a new release; it has a key of its own.",
         )

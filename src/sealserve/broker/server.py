@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 
 from sealserve.addresses import usable_address
 from sealserve.attestation.secret_provisioning import ProvisioningServer
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.connections import Connection, Connections
 from sealserve.broker.decision import Broker
 from sealserve.broker.tls import (
@@ -32,7 +33,7 @@ from sealserve.broker.tls import (
     sends_session_tickets,
     server_context,
 )
-from sealserve.errors import InputError, SealserveError, UnavailableError
+from sealserve.errors import PortTakenError, SealserveError
 from sealserve.pki.certificate import CertifiedKey, describe
 from sealserve.pki.tls_material import check_chain
 from sealserve.secret import SecretBytes
@@ -41,24 +42,6 @@ from sealserve.tcp_ports import BROKER_PORT
 _LOG: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
 _EXPIRES_SOON: Final = timedelta(days=14)
-
-
-class PortTakenError(UnavailableError):
-    """Something else listens on the broker's port."""
-
-    code = "broker.port-taken"
-
-
-class ListenError(InputError):
-    """The broker cannot listen on this address."""
-
-    code = "broker.cannot-listen"
-
-
-class BusyError(UnavailableError):
-    """Too many connections or appraisals are under way."""
-
-    code = "broker.busy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +117,11 @@ class BrokerServer:
         """Begin to listen; connections are served in threads of their own.
 
         Raises:
-            CertificateExpiredError: The server's certificate has expired: no enclave would take it.
+            VerificationError: `certificate.expired`: The server's certificate has expired: no enclave would take it.
             CertificateNotYetValidError: It is not valid yet.
             PortTakenError: The port is taken.
-            ListenError: The address is not one of this machine's, or the port needs other rights.
+            InputError: `broker.cannot-listen`: The address is not one of this machine's, or the port needs other
+                rights.
         """
         # Without a valid certificate no enclave would connect: fail now, where the owner sees it.
         self._check_certificate()
@@ -181,7 +165,7 @@ class BrokerServer:
 
         Raises:
             PortTakenError: The port is taken.
-            ListenError: The address cannot be listened on.
+            InputError: `broker.cannot-listen`: The address cannot be listened on.
         """
         with _signalled(signal.SIGTERM, signal.SIGINT) as wait, self:
             ready()
@@ -206,7 +190,7 @@ class BrokerServer:
                 if self._connections.admit(connection):
                     threads.submit(self._serve, connection)
                 else:
-                    busy = BusyError(f"No room: all {limits.connections} connections are busy.")
+                    busy = BrokerCode.BUSY.error(f"No room: all {limits.connections} connections are busy.")
                     self._broker.turn_away(busy, peer=connection.peer)
                     stream.close()
             # Stopping: waiting peers go at once, and appraisals in progress have a limited time.
@@ -271,7 +255,7 @@ class BrokerServer:
         try:
             # Few appraisals run at a time; a queue that is too long ends with a refusal.
             if not self._appraisals.acquire(timeout=self._limits.queue):
-                busy = BusyError(f"No appraisal could begin within {self._limits.queue} s.")
+                busy = BrokerCode.BUSY.error(f"No appraisal could begin within {self._limits.queue} s.")
                 self._broker.turn_away(busy, peer=connection.peer)
                 raise busy
             try:
@@ -312,7 +296,7 @@ def _listen(host: str, port: int) -> socket.socket:
                 f"Port {port} on {host} is taken.",
                 hint="Stop what listens there (`ss -ltnp` shows it), or set broker.port to another one.",
             ) from error
-        raise ListenError(
+        raise BrokerCode.CANNOT_LISTEN.error(
             f"The broker cannot listen on {host} port {port}: {error.strerror or error}.",
             hint="Set broker.listen to an address of this machine, and broker.port to 1024 or more.",
         ) from error

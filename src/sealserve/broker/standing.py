@@ -3,19 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sealserve.errors import VerificationError
-
-
-class ReleaseRevokedError(VerificationError):
-    """The release was revoked: no enclave gets its key any more."""
-
-    code = "policy.release-revoked"
-
-
-class ReleaseDrainingEndedError(VerificationError):
-    """The release was draining, and its deadline is over."""
-
-    code = "policy.release-draining-ended"
+from sealserve.broker.codes import BrokerCode
 
 
 class ReleaseState(StrEnum):
@@ -35,14 +23,16 @@ def check_standing(state: ReleaseState, deadline: datetime | None, now: datetime
         now: The time on the owner's clock.
 
     Raises:
-        ReleaseRevokedError: It was revoked.
-        ReleaseDrainingEndedError: Its draining has ended, or has no end.
+        VerificationError: `policy.release-revoked`: It was revoked.
+        VerificationError: `policy.release-draining-ended`: Its draining has ended, or has no end.
     """
     if state is ReleaseState.REVOKED:
-        raise ReleaseRevokedError("The release is revoked.", hint="Start enclaves of the current release.")
+        raise BrokerCode.POLICY_RELEASE_REVOKED.error(
+            "The release is revoked.", hint="Start enclaves of the current release."
+        )
     if state is ReleaseState.DRAINING and (deadline is None or now >= deadline):
         until = deadline.isoformat(timespec="seconds") if deadline else "no date"
-        raise ReleaseDrainingEndedError(
+        raise BrokerCode.POLICY_RELEASE_DRAINING_ENDED.error(
             f"The release was draining until {until}, and it is {now.isoformat(timespec='seconds')}.",
             hint="Start enclaves of the current release, or `sealserve broker allow --reactivate` this one.",
         )

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 
 from sealserve.errors import UnavailableError, VerificationError
-from sealserve.pki.certificate import CertifiedKey, KeyUnreadableError, check_key, parse_chain
+from sealserve.pki.certificate import CertifiedKey, check_key, parse_chain
+from sealserve.pki.codes import PkiCode
 
 _Result = TypeVar("_Result")
 _OK: Final = 0
@@ -62,15 +63,16 @@ def server_context(identity: CertifiedKey) -> SSL.Context:
         identity: The broker's certificate chain and key.
 
     Raises:
-        CertificateUnreadableError: The chain is not PEM.
-        KeyUnreadableError: The key is no PEM key without a passphrase, or of a kind that Gramine's clients do not know.
+        InputError: `certificate.unreadable`: The chain is not PEM.
+        InputError: `certificate.key-unreadable`: The key is no PEM key without a passphrase, or of a kind that
+            Gramine's clients do not know.
         KeyMismatchError: They do not belong together.
     """
     check_key(identity.key_pem, identity.chain_pem, source="the broker's certificate")
     leaf, *issuers = parse_chain(identity.chain_pem, source="the broker's certificate")
     key = serialization.load_pem_private_key(identity.key_pem.reveal(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise KeyUnreadableError("The broker's key is neither an elliptic-curve nor an RSA key.")
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error("The broker's key is neither an elliptic-curve nor an RSA key.")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)

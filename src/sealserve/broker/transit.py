@@ -16,8 +16,9 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sealserve.addresses import is_loopback
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.key_wrapper import TRANSIT_PREFIX, KeyUnwrapError
-from sealserve.errors import InputError, UnavailableError
+from sealserve.errors import SealserveError
 from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
 from sealserve.private_file import read_private
 from sealserve.regular_file import InputFileError, read_regular
@@ -32,24 +33,6 @@ _LARGEST_ANSWER: Final = 64 * 2**10
 _LONGEST_ANSWER: Final = 20.0  # seconds, until the last byte
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _MOUNT = rf"{_NAME}(/{_NAME})*"
-
-
-class TransitSettingsError(InputError):
-    """The settings of the key management service cannot be used."""
-
-    code = "keystore.transit-settings"
-
-
-class TransitRefusedError(InputError):
-    """The key management service does not let us use the key, or has none of that name."""
-
-    code = "keystore.transit-refused"
-
-
-class TransitUnavailableError(UnavailableError):
-    """The key management service cannot be reached, is sealed, or does not answer as it should."""
-
-    code = "keystore.transit-unavailable"
 
 
 class _Encrypted(BaseModel):
@@ -75,7 +58,7 @@ class TransitKey:
         namespace: Of the key, where the server has namespaces.
 
     Raises:
-        TransitSettingsError: ``url``, ``mount`` or ``key`` cannot be used, or a file not be read.
+        InputError: `keystore.transit-settings`: ``url``, ``mount`` or ``key`` cannot be used, or a file not be read.
     """
 
     def __init__(
@@ -90,7 +73,9 @@ class TransitKey:
     ) -> None:
         _check_url(url)
         if not re.fullmatch(_MOUNT, mount) or not re.fullmatch(_NAME, key):
-            raise TransitSettingsError(f"{mount!r} and {key!r} cannot be a mount and a key of the transit engine.")
+            raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+                f"{mount!r} and {key!r} cannot be a mount and a key of the transit engine."
+            )
         self._name = f"the key {key!r} of {url}"
         self._mount, self._key = mount, key
         self._token_file = token_file
@@ -110,28 +95,30 @@ class TransitKey:
         """See `KeyWrapper`.
 
         Raises:
-            TransitRefusedError: The token may not, or there is no such key.
-            TransitUnavailableError: The service does not answer.
+            InputError: `keystore.transit-refused`: The token may not, or there is no such key.
+            UnavailableError: `keystore.transit-unavailable`: The service does not answer.
         """
         body = {"plaintext": _text(secret.reveal()), "associated_data": _text(context)}
         answer = self._call("encrypt", body, _Encrypted)
         if not answer.ciphertext.startswith(TRANSIT_PREFIX.decode()):
-            raise TransitUnavailableError(f"{self._name}: the answer holds no ciphertext.")
+            raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(f"{self._name}: the answer holds no ciphertext.")
         return answer.ciphertext.encode()
 
     def unwrap(self, wrapped: bytes, *, context: bytes) -> SecretBytes:
         """See `KeyWrapper`.
 
         Raises:
-            TransitRefusedError: The token may not, or there is no such key.
-            TransitUnavailableError: The service does not answer.
+            InputError: `keystore.transit-refused`: The token may not, or there is no such key.
+            UnavailableError: `keystore.transit-unavailable`: The service does not answer.
         """
         body = {"ciphertext": wrapped.decode("ascii", "replace"), "associated_data": _text(context)}
         answer = self._call("decrypt", body, _Decrypted)
         try:
             return SecretBytes(base64.b64decode(answer.plaintext.get_secret_value(), validate=True))
         except binascii.Error as error:
-            raise TransitUnavailableError(f"{self._name}: the answer holds no plaintext.") from error
+            raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
+                f"{self._name}: the answer holds no plaintext."
+            ) from error
 
     def wrapped_here(self, wrapped: bytes) -> bool:
         """See `KeyWrapper`."""
@@ -156,7 +143,9 @@ class TransitKey:
             return kind.model_validate(json.loads(answer)["data"])
         except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
             pass  # without its cause, which may quote what was decrypted
-        raise TransitUnavailableError(f"{self._name}: the answer is none of the transit engine's.")
+        raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
+            f"{self._name}: the answer is none of the transit engine's."
+        )
 
     def _post(self, path: str, body: dict[str, str]) -> bytes:
         with read_private(self._token_file, what="token", limit=_LONGEST_TOKEN) as token:
@@ -165,7 +154,7 @@ class TransitKey:
                 with request(self._http, "POST", path, json=body, headers=headers, seconds=_LONGEST_ANSWER) as answer:
                     status, content = answer.status, answer.body(_LARGEST_ANSWER, gunzip=True)
             except HttpFailedError as error:
-                raise TransitUnavailableError(
+                raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
                     f"{self._name} cannot be reached: {error.message}",
                     hint="Is the service up, and does ca_file fit it?",
                 ) from None  # the cause would hold the request with its token
@@ -182,14 +171,14 @@ class TransitKey:
                 hint="Use the key that encrypted it, or restore the database from its backup.",
             )
         if status in (httpx.codes.BAD_REQUEST, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND):
-            raise TransitRefusedError(
+            raise BrokerCode.KEYSTORE_TRANSIT_REFUSED.error(
                 f"{self._name} is refused with status {status}: {said}.",
                 hint="The token's policy must allow update on encrypt/KEY and decrypt/KEY of the transit mount.",
             )
-        raise TransitUnavailableError(f"{self._name}: the service answers {status}: {said}.")
+        raise BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(f"{self._name}: the service answers {status}: {said}.")
 
-    def _odd(self, reason: str) -> TransitUnavailableError:
-        return TransitUnavailableError(
+    def _odd(self, reason: str) -> SealserveError:
+        return BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE.error(
             f"{self._name}: {reason}", hint="Check that transit_url is the address of Vault or OpenBao."
         )
 
@@ -208,11 +197,13 @@ def _check_url(url: str) -> None:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise TransitSettingsError(f"{url!r} is no address of a server: {error}.") from error
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(f"{url!r} is no address of a server: {error}.") from error
     if parsed.scheme not in ("https", "http") or not parsed.host or parsed.query or parsed.userinfo:
-        raise TransitSettingsError(f"{url!r} is no address of a server.", hint="Write https://HOST:PORT.")
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+            f"{url!r} is no address of a server.", hint="Write https://HOST:PORT."
+        )
     if parsed.scheme == "http" and not is_loopback(parsed.host):
-        raise TransitSettingsError(
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
             f"{url!r} has no TLS: keys and the token would travel in clear.", hint="Use https, or http on this machine."
         )
 
@@ -224,9 +215,11 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         # An empty text would stand for the system's authorities.
         return ssl.create_default_context(cadata=read_regular(ca_file).decode("ascii", "replace") or "-")
     except InputFileError as error:
-        raise TransitSettingsError(f"The authority {ca_file} cannot be read: {error.reason}.") from error
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(
+            f"The authority {ca_file} cannot be read: {error.reason}."
+        ) from error
     except ssl.SSLError as error:
-        raise TransitSettingsError(f"{ca_file} holds no certificate in PEM: {error}.") from error
+        raise BrokerCode.KEYSTORE_TRANSIT_SETTINGS.error(f"{ca_file} holds no certificate in PEM: {error}.") from error
 
 
 def _text(content: bytes) -> str:

@@ -20,29 +20,12 @@ from typer.main import get_command
 
 from sealserve import __version__
 from sealserve.cli import console, deprecations, help_texts, passphrases
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.cli.codes import CliCode
+from sealserve.errors import SealserveError
 
 INTERRUPTED = 130
 UNREAD = 0  # the reader of a pipe has gone away, with all that it wanted: `release show | head -1`
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-
-class OutputError(UnavailableError):
-    """Standard output cannot be written."""
-
-    code = "output.unwritable"
-
-
-class ConnectionLostError(UnavailableError):
-    """The other side of a connection closed it, and no other error says why."""
-
-    code = "connection.lost"
-
-
-class FileRefusedError(UnavailableError):
-    """The system refuses to do something with a file, for a reason that no other error names."""
-
-    code = "file.refused"
 
 
 class Verb(NamedTuple):
@@ -163,7 +146,9 @@ class LazyGroup(TyperGroup):
                 raise
             if _is_unread():
                 raise _UnreadError from error
-            raise ConnectionLostError("A connection was lost: the other side closed it.", hint="Try again.") from error
+            raise CliCode.CONNECTION_LOST.error(
+                "A connection was lost: the other side closed it.", hint="Try again."
+            ) from error
 
 
 app = typer.Typer(
@@ -217,8 +202,8 @@ def run(arguments: list[str]) -> int:
         _discard_output()
         if unread:
             return UNREAD
-        console.print_error(OutputError(f"Standard output cannot be written: {error.strerror}."))
-        return OutputError.exit_status
+        console.print_error(CliCode.OUTPUT_UNWRITABLE.error(f"Standard output cannot be written: {error.strerror}."))
+        return CliCode.OUTPUT_UNWRITABLE.family.exit_status
     return status
 
 
@@ -248,7 +233,7 @@ def _run(arguments: list[str]) -> int:
 def _report(error: Exception, *, as_json: bool) -> int:
     """Report what no part of sealserve foresaw: the system's own word on a file, or nothing but the error's kind."""
     if isinstance(error, OSError) and error.filename is not None:
-        refused = FileRefusedError(f"{error.strerror}: {os.fsdecode(error.filename)}.")
+        refused = CliCode.FILE_REFUSED.error(f"{error.strerror}: {os.fsdecode(error.filename)}.")
         console.print_error(refused, as_json=as_json)
         return refused.exit_status
     console.print_error(

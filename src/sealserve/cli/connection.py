@@ -11,10 +11,10 @@ import typer
 
 from sealserve.cli import console
 from sealserve.cli.access import Access, access
+from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.deployment import Deployment
-from sealserve.errors import InputError
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
 
@@ -32,12 +32,6 @@ ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way 
 ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
 
 
-class ConnectionOptionsError(InputError):
-    """The options do not fit together."""
-
-    code = "client.options"
-
-
 def find_access(
     place: Place,
     *,
@@ -49,7 +43,7 @@ def find_access(
 ) -> tuple[Access, Deployment | None]:
     """Return how to reach the service: what the options say, else what the workspace says."""
     if (certificate is None) != (key is None):
-        raise ConnectionOptionsError("Two-way TLS needs both --cert and --key.")
+        raise CliCode.CLIENT_OPTIONS.error("Two-way TLS needs both --cert and --key.")
     pair = None
     if certificate and key:
         pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")

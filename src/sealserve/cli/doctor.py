@@ -11,6 +11,7 @@ import typer
 from sealserve.attestation.tcb_policy import PRESETS
 from sealserve.cli import console
 from sealserve.cli.bundles import received
+from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.kubernetes import preconditions, shipping
@@ -19,9 +20,10 @@ from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.deployment import Deployment
 from sealserve.doctor import host_report
-from sealserve.doctor.examination import NotReadyError, examine
+from sealserve.doctor.codes import DoctorCode
+from sealserve.doctor.examination import examine
 from sealserve.doctor.finding import Finding, Machine, Verdict
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import SealserveError
 from sealserve.host import probe
 from sealserve.host.facts import HostFacts
 from sealserve.owner import releases
@@ -37,12 +39,6 @@ class Host(StrEnum):
 
     MACHINE = "machine"
     KUBERNETES = "kubernetes"
-
-
-class ClusterHostError(InputError):
-    """A cluster plays the host's part, and no other."""
-
-    code = "doctor.cluster-is-host"
 
 
 @app.command()
@@ -68,7 +64,7 @@ def doctor(
     """
     if target is Host.KUBERNETES:
         if report or machine not in {None, Machine.HOST}:
-            raise ClusterHostError(
+            raise CliCode.DOCTOR_CLUSTER_IS_HOST.error(
                 f"A cluster {'has no report' if report else f'does not play the part {machine}'}.",
                 hint="`sealserve doctor host --target kubernetes`.",
             )
@@ -129,8 +125,8 @@ def _conclude(context: Context, findings: list[Finding], *, presets: bool = Fals
     missing = [finding.name for finding in findings if finding.verdict is Verdict.MISSING]
     if missing:
         if context.as_json:
-            raise typer.Exit(NotReadyError.exit_status)  # one document: the findings tell what is missing
-        raise NotReadyError(f"Missing: {', '.join(missing)}.")
+            raise typer.Exit(DoctorCode.NOT_READY.family.exit_status)  # one document: the findings tell what is missing
+        raise DoctorCode.NOT_READY.error(f"Missing: {', '.join(missing)}.")
 
 
 def _report(context: Context, described: Deployment | None) -> None:

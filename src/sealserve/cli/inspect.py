@@ -7,19 +7,13 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console
+from sealserve.cli.codes import CliCode
 from sealserve.cli.output import Output
 from sealserve.cli.verbs import Verbs
-from sealserve.errors import InputError
 from sealserve.sealing.codec import SealedContent, inspect_file, verify_file
 from sealserve.sealing.wrap_key import read_wrap_key
 
 app = Verbs()
-
-
-class KeyNeededError(InputError):
-    """Something was asked for that only the key shows."""
-
-    code = "inspect.key-needed"
 
 
 @app.command()
@@ -36,7 +30,7 @@ def inspect(
 ) -> None:
     """Show a sealed file. Without a key: its public part, of which nothing is authenticated. Nothing is written."""
     if key_file is None and (verify or path is not None):
-        raise KeyNeededError(
+        raise CliCode.INSPECT_KEY_NEEDED.error(
             f"{source} cannot be verified without its key.",
             hint="Give the key with --key-file.",
         )

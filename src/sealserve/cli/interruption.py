@@ -25,7 +25,7 @@ def starting(
         for_programs: Whether a program reads along: after an error it gets the error alone.
 
     Raises:
-        TargetBusyError: The deployment runs on another target.
+        InputError: `target.busy`: The deployment runs on another target.
     """
     claimed_before = targets.in_use(workspace)
     with interrupted_once():

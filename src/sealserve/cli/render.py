@@ -11,6 +11,7 @@ import typer
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.cli import console, options
 from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.verbs import Verbs
@@ -20,7 +21,6 @@ from sealserve.cluster.kubernetes.monitoring import prometheus_files
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.cluster.targets import check_replicas
-from sealserve.errors import InputError
 from sealserve.ingress.nginx import worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
@@ -35,12 +35,6 @@ class Form(StrEnum):
 
     KUSTOMIZATION = "kustomization"
     HELM = "helm"
-
-
-class ReplicaAddressError(InputError):
-    """A replica's address is no HOST:PORT."""
-
-    code = "render.replica"
 
 
 @app.callback()
@@ -180,5 +174,5 @@ def docker(
 def _upstream(text: str) -> Upstream:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
-        raise ReplicaAddressError(f"{text!r} is no HOST:PORT.")
+        raise CliCode.RENDER_REPLICA.error(f"{text!r} is no HOST:PORT.")
     return Upstream(host.strip("[]"), int(port))

@@ -8,23 +8,11 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from sealserve.cli.codes import CliCode
 from sealserve.client.credentials import printable
-from sealserve.errors import InputError, UnavailableError
 
 _ONE: Final = ".npy"
 _SEVERAL: Final = ".npz"
-
-
-class OutputUnsavableError(UnavailableError):
-    """A model's output cannot be kept in a file of this format as it is."""
-
-    code = "predict.output"
-
-
-class OutputFormatError(InputError):
-    """The name of the output file does not say which format it has."""
-
-    code = "predict.output-format"
 
 
 def check_format(path: Path, *, outputs: int | None = None) -> None:
@@ -35,14 +23,15 @@ def check_format(path: Path, *, outputs: int | None = None) -> None:
         outputs: How many outputs there are; None if that is not known.
 
     Raises:
-        OutputFormatError: The name ends neither in ``.npz`` nor ``.npy``, or ``.npy`` is not for exactly one output.
+        InputError: `predict.output-format`: The name ends neither in ``.npz`` nor ``.npy``, or ``.npy`` is not for
+            exactly one output.
     """
     if outputs not in {None, 1} and path.suffix.lower() == _ONE:
-        raise OutputFormatError(
+        raise CliCode.PREDICT_OUTPUT_FORMAT.error(
             f"{path} cannot hold {outputs} outputs.", hint=f"Save them to {path.with_suffix(_SEVERAL)}."
         )
     if path.suffix.lower() not in {_ONE, _SEVERAL}:
-        raise OutputFormatError(
+        raise CliCode.PREDICT_OUTPUT_FORMAT.error(
             f"{path} does not end in {_SEVERAL} or {_ONE}.",
             hint=f"Name the file {path.name}{_SEVERAL}, or use --json for another program.",
         )
@@ -59,8 +48,8 @@ def write_outputs(outputs: Mapping[str, npt.NDArray[Any]], stream: BinaryIO, *, 
         path: Its name.
 
     Raises:
-        OutputFormatError: There is not exactly one output for a ``.npy`` file.
-        OutputUnsavableError: A string ends in a zero byte: numpy pads strings with them.
+        InputError: `predict.output-format`: There is not exactly one output for a ``.npy`` file.
+        UnavailableError: `predict.output`: A string ends in a zero byte: numpy pads strings with them.
     """
     arrays = {name: _storable(name, value) for name, value in outputs.items()}
     if path.suffix.lower() == _ONE:
@@ -78,7 +67,7 @@ def _storable(name: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return value
     array = value.astype("S")
     if (array != value).any():
-        raise OutputUnsavableError(
+        raise CliCode.PREDICT_OUTPUT.error(
             f"The output {printable(name)!r} cannot be saved: a string in it ends in a zero byte.",
             hint="Print it with --json instead.",
         )

@@ -16,7 +16,8 @@ from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets
-from sealserve.cluster.target import RollingTarget, Target, TargetUnsupportedError
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.target import RollingTarget, Target
 from sealserve.deployment import Deployment
 from sealserve.owner import preparation, provisioning, releases
 from sealserve.owner.first_steps import missing_steps
@@ -135,5 +136,5 @@ def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequenc
 
 def _rolling(target: Target, option: str) -> RollingTarget:
     if not isinstance(target, RollingTarget):
-        raise TargetUnsupportedError(f"This target knows no {option}.", hint="kubernetes does.")
+        raise ClusterCode.TARGET_UNSUPPORTED.error(f"This target knows no {option}.", hint="kubernetes does.")
     return target

@@ -80,10 +80,11 @@ def open_channel(
         timeout: Seconds to wait for the connection.
 
     Raises:
-        TargetError: ``target`` is no address.
-        CredentialsError, CertificateUnreadableError, CertificateUnsupportedError, KeyUnreadableError,
+        InputError: `client.target`: ``target`` is no address.
+        `client.credentials`, `certificate.unreadable`, `certificate.unsupported`, `certificate.key-unreadable`,
             KeyMismatchError: As `Credentials`.
-        CertificateExpiredError, CertificateNotYetValidError: The client's certificate is outside its dates.
+        VerificationError: `certificate.expired`: The client's certificate is outside its dates.
+        CertificateNotYetValidError: The client's certificate is outside its dates.
         TlsError: The two sides do not agree on TLS; the subclass says why.
         UnreachableError: There was no connection within ``timeout``.
     """

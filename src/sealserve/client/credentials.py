@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from sealserve.errors import InputError, VerificationError
+from sealserve.client.codes import ClientCode
+from sealserve.errors import VerificationError
 from sealserve.pki.certificate import check_key, parse_chain
 from sealserve.pki.tls_material import (
     check_chain,
@@ -29,18 +30,6 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1035, 2.3.4; Pyt
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 _CLIENT_CERTIFICATE = "The client certificate"
 _AUTHORITY = "The CA certificate"
-
-
-class TargetError(InputError):
-    """An address is not of the form host:port."""
-
-    code = "client.target"
-
-
-class CredentialsError(InputError):
-    """A certificate or key that was given cannot be used."""
-
-    code = "client.credentials"
 
 
 class TlsError(VerificationError):
@@ -64,7 +53,7 @@ def parse_endpoint(target: str) -> Endpoint:
     """Return the address that ``target`` names: ``host:port``, ``192.0.2.1:port`` or ``[2001:db8::1]:port``.
 
     Raises:
-        TargetError: It is none of these.
+        InputError: `client.target`: It is none of these.
     """
     host, separator, port = target.rpartition(":")
     if separator and port.isascii() and port.isdecimal() and 0 < int(port) <= LARGEST_PORT:
@@ -75,7 +64,7 @@ def parse_endpoint(target: str) -> Endpoint:
                 pass
         elif _HOST.fullmatch(host):
             return Endpoint(host, int(port))
-    raise TargetError(
+    raise ClientCode.TARGET.error(
         f"{target!r} is not an address of the form host:port.",
         hint="Examples: 127.0.0.1:8500, service.example.com:443, [::1]:8500.",
     )
@@ -92,9 +81,11 @@ class Credentials:
         key: With two-way TLS, the client's private key, PEM without a passphrase.
 
     Raises:
-        CredentialsError: The name is none, one of certificate and key is missing, or the key is of no usable kind.
-        CertificateUnreadableError, KeyUnreadableError: Something of it is no PEM.
-        KeyUnreadableError, CertificateUnsupportedError: A TLS library does not support the kind of a key.
+        InputError: `client.credentials`: The name is none, one of certificate and key is missing, or the key is of no
+            usable kind.
+        InputError: `certificate.unreadable`, `certificate.key-unreadable`: Something of it is no PEM.
+        InputError: `certificate.key-unreadable`, `certificate.unsupported`: A TLS library does not support the kind of
+            a key.
         KeyMismatchError: The key is not the certificate's.
     """
 
@@ -105,11 +96,13 @@ class Credentials:
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.server_name):
-            raise CredentialsError(f"{self.server_name!r} is not a service name.", hint="Give a DNS name.")
+            raise ClientCode.CREDENTIALS.error(f"{self.server_name!r} is not a service name.", hint="Give a DNS name.")
         check_issuers(parse_chain(self.ca, source=_AUTHORITY), source=_AUTHORITY)
         if (self.certificate is None) != (self.key is None):
             given, absent = ("key", "certificate") if self.certificate is None else ("certificate", "key")
-            raise CredentialsError(f"A client {given} was given without its {absent}.", hint="Give both, or neither.")
+            raise ClientCode.CREDENTIALS.error(
+                f"A client {given} was given without its {absent}.", hint="Give both, or neither."
+            )
         if self.certificate is not None and self.key is not None:
             check_key(self.key, self.certificate, source=_CLIENT_CERTIFICATE)
             self.private_key()
@@ -124,11 +117,11 @@ class Credentials:
         """Return the client's private key.
 
         Raises:
-            CredentialsError: It is none that gRPC's TLS can use.
+            InputError: `client.credentials`: It is none that gRPC's TLS can use.
         """
         key = None if self.key is None else load_pem_private_key(self.key.reveal(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-            raise CredentialsError(
+            raise ClientCode.CREDENTIALS.error(
                 "The client key is neither an elliptic-curve nor an RSA key.",
                 hint="Use the key file that `sealserve certs` wrote.",
             )
@@ -140,7 +133,8 @@ class Credentials:
         Another certificate of its chain that is outside its dates is logged: the service may not need it.
 
         Raises:
-            CertificateExpiredError, CertificateNotYetValidError: It is not, or no issuer of it in the chain is.
+            VerificationError: `certificate.expired`: It is not, or no issuer of it in the chain is.
+            CertificateNotYetValidError: It is not, or no issuer of it in the chain is.
         """
         if self.certificate is not None:
             for outside in check_chain(self.certificate, now, source=_CLIENT_CERTIFICATE):

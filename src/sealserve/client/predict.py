@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from sealserve.client.call import Method
 from sealserve.client.channel import ServiceChannel
+from sealserve.client.codes import ClientCode
 from sealserve.client.credentials import printable
 from sealserve.client.tensors import Array, data_type_name, from_proto, to_proto
 from sealserve.client.wire.get_model_metadata_pb2 import (
@@ -24,7 +25,6 @@ from sealserve.client.wire.get_model_status_pb2 import (
 )
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest, PredictResponse
-from sealserve.errors import UnavailableError
 from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
 
 DEFAULT_TIMEOUT = 60.0
@@ -32,12 +32,6 @@ DEFAULT_TIMEOUT = 60.0
 _PREDICT = Method("/tensorflow.serving.PredictionService/Predict", PredictResponse)
 _METADATA = Method("/tensorflow.serving.PredictionService/GetModelMetadata", GetModelMetadataResponse)
 _STATUS = Method("/tensorflow.serving.ModelService/GetModelStatus", GetModelStatusResponse)
-
-
-class MetadataMissingError(UnavailableError):
-    """The service's metadata reply holds no signatures that can be read."""
-
-    code = "client.metadata-missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,8 +172,9 @@ class Predictor:
             channel: The index of the channel to use; None for the next in turn.
 
         Raises:
-            TensorTypeError, TensorTooLargeError: An input cannot be sent.
-            TensorMalformedError: An output contradicts itself.
+            InputError: `client.tensor-too-large`: An input cannot be sent.
+            TensorTypeError: An input cannot be sent.
+            UnavailableError: `client.tensor-malformed`: An output contradicts itself.
             SealserveError: The call failed; see `Method.call`.
         """
         request = PredictRequest(
@@ -208,7 +203,7 @@ class Predictor:
             timeout: Seconds to wait.
 
         Raises:
-            MetadataMissingError: The reply has no signatures.
+            UnavailableError: `client.metadata-missing`: The reply has no signatures.
             SealserveError: The call failed; see `Method.call`.
         """
         request = GetModelMetadataRequest(model_spec=_model_spec(model, version), metadata_field=["signature_def"])
@@ -216,7 +211,7 @@ class Predictor:
         reply, _ = _METADATA.call(chosen, request, timeout)
         signatures = _signatures(reply)
         if signatures is None:
-            raise MetadataMissingError(
+            raise ClientCode.METADATA_MISSING.error(
                 f"The service at {chosen.endpoint} sent no signatures of {model!r} that can be read.",
                 hint="Check that it is TensorFlow Serving, or sealserve's model server.",
             )

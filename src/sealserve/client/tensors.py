@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sealserve.client.codes import ClientCode
 from sealserve.client.wire import types_pb2 as types
 from sealserve.client.wire.tensor_pb2 import TensorProto
 from sealserve.client.wire.tensor_shape_pb2 import TensorShapeProto
-from sealserve.errors import InputError, UnavailableError
+from sealserve.errors import InputError
 
 Array = NDArray[Any]
 
@@ -32,18 +33,6 @@ class TensorTypeError(InputError):
     """An array has an element type that TensorFlow Serving does not take."""
 
     code = "client.tensor-type"
-
-
-class TensorTooLargeError(InputError):
-    """An array does not fit in a request."""
-
-    code = "client.tensor-too-large"
-
-
-class TensorMalformedError(UnavailableError):
-    """A tensor in a reply contradicts itself."""
-
-    code = "client.tensor-malformed"
 
 
 # type: (numpy type in tensor_content, numpy type of the typed field's values, typed field)
@@ -77,7 +66,7 @@ def to_proto(array: Array) -> TensorProto:
 
     Raises:
         TensorTypeError: Elements of another type.
-        TensorTooLargeError: More bytes than a message holds.
+        InputError: `client.tensor-too-large`: More bytes than a message holds.
     """
     array = np.asarray(array)
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
@@ -90,7 +79,7 @@ def to_proto(array: Array) -> TensorProto:
             hint=f"Convert it to one of {', '.join(_BY_NAME)}, or strings.",
         )
     if array.nbytes > MAX_BYTES:
-        raise TensorTooLargeError(
+        raise ClientCode.TENSOR_TOO_LARGE.error(
             f"An array of shape {array.shape} and {array.nbytes} bytes cannot be sent: a request holds {MAX_BYTES}.",
             hint="Send a smaller batch.",
         )
@@ -103,20 +92,25 @@ def from_proto(tensor: TensorProto) -> Array:
     """Return a tensor of a reply as an array: writable, and of ``bytes`` objects where the tensor has strings.
 
     Raises:
-        TensorMalformedError: A type that is not known, a shape that is not one, values that do not fill it.
+        UnavailableError: `client.tensor-malformed`: A type that is not known, a shape that is not one, values that do
+            not fill it.
     """
     shape = _shape(tensor)
     count = math.prod(shape)
     content_type, value_type, field = _TYPES.get(tensor.dtype, ("O", "O", "string_val"))
     if count * np.dtype(content_type).itemsize > MAX_BYTES:
-        raise TensorMalformedError(f"A tensor in the reply has shape {shape}: more than {MAX_BYTES} bytes.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has shape {shape}: more than {MAX_BYTES} bytes."
+        )
     if tensor.dtype == types.DT_STRING:
         strings = _content_strings(tensor.tensor_content, count) if tensor.tensor_content else list(tensor.string_val)
         values = np.empty(len(strings), dtype=object)
         values[:] = strings
         return _filled(values, count, default=b"").reshape(shape)
     if tensor.dtype not in _TYPES:
-        raise TensorMalformedError(f"A tensor in the reply has type {tensor.dtype}, which is not known here.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has type {tensor.dtype}, which is not known here."
+        )
     if tensor.tensor_content:
         return _from_content(tensor, content_type, count).reshape(shape)
     given = getattr(tensor, field)
@@ -152,10 +146,12 @@ def _encoded_strings(array: Array) -> list[bytes]:
 def _shape(tensor: TensorProto) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if len(shape) > _MAX_RANK:
-        raise TensorMalformedError(f"A tensor in the reply has {len(shape)} dimensions; numpy has up to {_MAX_RANK}.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has {len(shape)} dimensions; numpy has up to {_MAX_RANK}."
+        )
     sizes = [size for size in shape if size != 0]  # numpy multiplies the others even where the tensor is empty
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape) or math.prod(sizes) > MAX_BYTES:
-        raise TensorMalformedError(f"A tensor in the reply has shape {shape}, which no tensor can have.")
+        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has shape {shape}, which no tensor can have.")
     return shape
 
 
@@ -163,7 +159,9 @@ def _from_content(tensor: TensorProto, content_type: str, count: int) -> Array:
     content = bytearray(tensor.tensor_content)  # a copy of our own, so that the array is writable
     expected = count * np.dtype(content_type).itemsize
     if len(content) != expected:
-        raise TensorMalformedError(f"A tensor in the reply has {len(content)} bytes; its shape needs {expected}.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has {len(content)} bytes; its shape needs {expected}."
+        )
     if tensor.dtype == types.DT_BOOL:
         content_type = "u1"
     values: Array = np.frombuffer(content, dtype=content_type)
@@ -176,13 +174,15 @@ def _narrowed(values: Array, data_type: types.DataType, content_type: str) -> Ar
     """Return the values of a typed field (int32 for all small types, float pairs for complex) in the tensor's type."""
     if data_type in (types.DT_COMPLEX64, types.DT_COMPLEX128):
         if values.size % 2:
-            raise TensorMalformedError(f"A complex tensor in the reply has {values.size} numbers, not pairs.")
+            raise ClientCode.TENSOR_MALFORMED.error(
+                f"A complex tensor in the reply has {values.size} numbers, not pairs."
+            )
         return values.view(content_type)
     if data_type in (types.DT_HALF, types.DT_BFLOAT16):
         return values.astype("<u2").view(content_type)
     narrow: Array = values.astype(content_type, copy=False)
     if values.dtype.kind == "i" and (narrow != values).any():
-        raise TensorMalformedError(f"A tensor in the reply has values outside {narrow.dtype}.")
+        raise ClientCode.TENSOR_MALFORMED.error(f"A tensor in the reply has values outside {narrow.dtype}.")
     return narrow
 
 
@@ -196,7 +196,9 @@ def _widened(values: Array, data_type: types.DataType) -> Array:
 def _filled(values: Array, count: int, *, default: bytes | int) -> Array:
     """Return ``count`` values: the last one repeats, and no value at all means the type's zero."""
     if values.size > count:
-        raise TensorMalformedError(f"A tensor in the reply has {values.size} values; its shape has room for {count}.")
+        raise ClientCode.TENSOR_MALFORMED.error(
+            f"A tensor in the reply has {values.size} values; its shape has room for {count}."
+        )
     if values.size == count:
         return values
     filled: Array = np.empty(count, dtype=values.dtype)
@@ -220,7 +222,7 @@ def _content_strings(content: bytes, count: int) -> list[bytes]:
             value = shift = 0
         position += 1
     if len(lengths) != count or position + sum(lengths) != len(content):
-        raise TensorMalformedError(f"A string tensor in the reply does not hold {count} strings.")
+        raise ClientCode.TENSOR_MALFORMED.error(f"A string tensor in the reply does not hold {count} strings.")
     strings = []
     for length in lengths:
         strings.append(content[position : position + length])

@@ -19,7 +19,7 @@ def quote_provider_settings(preset: Preset, region: str | None) -> str:
     """Return ``/etc/sgx_default_qcnl.conf`` for machines of a cloud.
 
     Raises:
-        RegionError: No such region, or none named where one is needed.
+        InputError: `cloud.region`: No such region, or none named where one is needed.
     """
     service = preset.pccs.value
     source = preset.pccs.source.url if preset.pccs.source else ""

@@ -5,7 +5,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
-from sealserve.errors import InputError
+from sealserve.clouds.codes import CloudsCode
 from sealserve.terms import Cloud
 
 _T = TypeVar("_T")
@@ -13,12 +13,6 @@ _T = TypeVar("_T")
 INTEL_ENCLAVE: Final = "sgx.intel.com/enclave"
 INTEL_PROVISION: Final = "sgx.intel.com/provision"
 INTEL_EPC: Final = "sgx.intel.com/epc"
-
-
-class RegionError(InputError):
-    """The cloud has no attestation service in that region, or a region must be named."""
-
-    code = "cloud.region"
 
 
 class Basis(StrEnum):
@@ -117,13 +111,13 @@ class AttestationService:
         """Return the base of the API for a region.
 
         Raises:
-            RegionError: No such region, or none named where one is needed.
+            InputError: `cloud.region`: No such region, or none named where one is needed.
         """
         if not self.regions:
             return self.url
         if region not in self.regions:
             known = ", ".join(self.regions)
-            raise RegionError(
+            raise CloudsCode.CLOUD_REGION.error(
                 f"There is no attestation service in region {region!r}." if region else "The region must be named.",
                 hint=f"--region takes: {known}.",
             )

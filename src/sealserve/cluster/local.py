@@ -13,6 +13,7 @@ from sealserve.addresses import usable_address
 from sealserve.atomic_file import write_file
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import owner_services, ports
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.owner_services import (
@@ -35,10 +36,6 @@ from sealserve.cluster.target import (
     PartStatus,
     Scaled,
     State,
-    TargetBusyError,
-    TargetNotUpError,
-    TargetReleaseError,
-    TargetUnsupportedError,
     Tell,
     drain_seconds,
     no_log,
@@ -71,7 +68,7 @@ class LocalTarget:
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
         if deployment.platform is not PlatformKind.SIMULATED:
-            raise TargetUnsupportedError(
+            raise ClusterCode.TARGET_UNSUPPORTED.error(
                 "The local target runs simulated enclaves only, and sealserve.toml says platform = 'sgx'.",
                 hint="Set platform = 'simulated' to try it here.",
             )
@@ -91,20 +88,20 @@ class LocalTarget:
         """Check that a release could be started here; see `Target.check`.
 
         Raises:
-            TargetUnsupportedError: This machine is only the host.
-            TargetReleaseError: The workspace's owner did not build the release.
-            TargetBusyError: Another release runs.
+            InputError: `target.unsupported`: This machine is only the host.
+            InputError: `target.foreign-release`: The workspace's owner did not build the release.
+            InputError: `target.busy`: Another release runs.
             PortTakenError: Another program has a port.
         """
         if not broker_here:
-            raise TargetUnsupportedError(
+            raise ClusterCode.TARGET_UNSUPPORTED.error(
                 "On the local target, this machine is the owner's and the host's at once.",
                 hint="On a host of its own, run `sealserve enclave run`, or "
                 "`sealserve up --target docker --role host`.",
             )
         # Only the broker of the workspace that built a release has the release's key.
         if release.resolve() != (self._workspace.owner.releases / release.name).resolve():
-            raise TargetReleaseError(
+            raise ClusterCode.TARGET_FOREIGN_RELEASE.error(
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
             )
@@ -142,7 +139,7 @@ class LocalTarget:
             Nothing: this target does not roll from one release to the next.
 
         Raises:
-            TargetBusyError: Another release runs.
+            InputError: `target.busy`: Another release runs.
             SealserveError: A part did not start; what runs goes on running.
         """
         self._refuse_other(bundle.name)
@@ -166,12 +163,14 @@ class LocalTarget:
         """Return the name of the release that was started last.
 
         Raises:
-            TargetNotUpError: None was.
+            InputError: `target.not-up`: None was.
         """
         try:
             name = read_regular(self._release_file, follow_links=False).decode(errors="replace")
         except InputFileMissingError as error:
-            raise TargetNotUpError("No release was started yet.", hint="`sealserve up` starts one.") from error
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "No release was started yet.", hint="`sealserve up` starts one."
+            ) from error
         return Path(name).name
 
     def start_replica(self, bundle: Bundle, index: int) -> Process:
@@ -217,7 +216,9 @@ class LocalTarget:
         """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
         running = self.replicas()
         if not running:
-            raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
+            )
         return Scaled(release=self.release()) if replicas > len(running) else None
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
@@ -273,7 +274,7 @@ class LocalTarget:
 
     def _refuse_other(self, release: str) -> None:
         if self.replicas() and (running := self.release()) != release:
-            raise TargetBusyError(
+            raise ClusterCode.TARGET_BUSY.error(
                 f"The release {running} runs, and this is {release}.",
                 hint="`sealserve down` first: this target does not roll from one release to the next.",
             )

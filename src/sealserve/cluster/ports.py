@@ -9,30 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.addresses import usable_address
-from sealserve.errors import UnavailableError
+from sealserve.cluster.codes import ClusterCode
+from sealserve.errors import PortTakenError
 from sealserve.process_signal import running
 
 _CHOSEN: Final = range(10_000, 30_000)
 """Below Kubernetes' node ports (30000) and Linux' ephemeral ports (32768, ``net.ipv4.ip_local_port_range``)."""
 
 
-class PortTakenError(UnavailableError):
-    """Another program listens on the port."""
-
-    code = "port.taken"
-
-
-class AddressUnusableError(UnavailableError):
-    """The address is not this machine's, or the port not for this user."""
-
-    code = "port.unusable"
-
-
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
     """Return whether ``port`` can be listened on at ``address`` now.
 
     Raises:
-        AddressUnusableError: Nobody could listen there.
+        UnavailableError: `port.unusable`: Nobody could listen there.
     """
     address = usable_address(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -43,7 +32,7 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
-            raise AddressUnusableError(
+            raise ClusterCode.PORT_UNUSABLE.error(
                 f"Port {port} at {address} cannot be listened on: {error.strerror or error}.",
                 hint="Addresses must be this machine's own; ports below 1024 are root's.",
             ) from error

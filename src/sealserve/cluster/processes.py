@@ -22,7 +22,8 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.errors import InputError, UnavailableError
+from sealserve.cluster.codes import ClusterCode
+from sealserve.errors import UnavailableError
 from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
 from sealserve.regular_file import (
     LARGEST_TEXT,
@@ -40,18 +41,6 @@ class ProcessEndedError(UnavailableError):
     """A process ended before it was ready."""
 
     code = "process.ended"
-
-
-class ProcessNotReadyError(UnavailableError):
-    """A process was not ready in time."""
-
-    code = "process.not-ready"
-
-
-class ProcessRecordError(InputError):
-    """The record of the processes that were started is not one that sealserve wrote."""
-
-    code = "process.record"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +210,8 @@ class Registry:
         """Return what was started, by role; some may have ended since.
 
         Raises:
-            ProcessRecordError: The record is not one that sealserve wrote: it would say which processes are stopped.
+            InputError: `process.record`: The record is not one that sealserve wrote: it would say which processes are
+                stopped.
             InputFileError: It is a link, a pipe, or cannot be read.
         """
         try:
@@ -239,7 +229,7 @@ class Registry:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ProcessRecordError(
+            raise ClusterCode.PROCESS_RECORD.error(
                 f"{self._path} is not the record of the processes that were started: {where}: {first['msg']}.",
                 hint="Stop what still runs by hand, and remove the file.",
             ) from error
@@ -303,7 +293,7 @@ def wait_ready(
 
     Raises:
         ProcessEndedError: It ended before; the message has the last error that it logged.
-        ProcessNotReadyError: It was not ready in ``seconds``.
+        UnavailableError: `process.not-ready`: It was not ready in ``seconds``.
     """
 
     def done() -> bool:
@@ -311,7 +301,9 @@ def wait_ready(
         return ready() or not process.is_alive()
 
     if not wait_until(done, seconds=seconds):
-        raise ProcessNotReadyError(f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}")
+        raise ClusterCode.PROCESS_NOT_READY.error(
+            f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}"
+        )
     if not ready():
         reason = last_error(Path(process.log))
         raise ProcessEndedError(f"{process.role} ended: {reason}", hint=f"Its log: {process.log}")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from sealserve.bundle import Bundle, Destination
+from sealserve.cluster.codes import ClusterCode
 from sealserve.deployment import Deployment
-from sealserve.errors import InputError
+from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
 DRAIN_SECONDS: Final = 45
@@ -33,41 +34,13 @@ def drain_seconds(deployment: Deployment) -> int:
     return deployment.server.longest_connection_seconds + DRAIN_SECONDS
 
 
-class TargetUnsupportedError(InputError):
-    """The deployment wants something that this target cannot do."""
-
-    code = "target.unsupported"
-
-
-class TargetNotUpError(InputError):
-    """The deployment is not running."""
-
-    code = "target.not-up"
-
-
-class TargetBusyError(InputError):
-    """Another release is running, or the deployment runs on another target."""
-
-    code = "target.busy"
-
-
-class TargetReleaseError(InputError):
-    """The release is not one that this workspace's owner built."""
-
-    code = "target.foreign-release"
-
-
-class PartUnknownError(InputError):
-    """There is no such part, or it has no log yet."""
-
-    code = "logs.unknown-part"
-
-
-def no_log(part: str | None, known: Sequence[str]) -> PartUnknownError:
+def no_log(part: str | None, known: Sequence[str]) -> SealserveError:
     """Return the error that there is no log of a part, or of any."""
     if not known:
-        return PartUnknownError("There are no logs yet.", hint="Start the deployment with `sealserve up`.")
-    return PartUnknownError(f"There is no log of {part}; there: {', '.join(known)}.")
+        return ClusterCode.LOGS_UNKNOWN_PART.error(
+            "There are no logs yet.", hint="Start the deployment with `sealserve up`."
+        )
+    return ClusterCode.LOGS_UNKNOWN_PART.error(f"There is no log of {part}; there: {', '.join(known)}.")
 
 
 class State(StrEnum):
@@ -136,7 +109,7 @@ class Target(Protocol):
             broker_here: Whether this machine is the owner's too, and starts the broker.
 
         Raises:
-            TargetBusyError: Another release runs, and this target does not roll from one to the next.
+            InputError: `target.busy`: Another release runs, and this target does not roll from one to the next.
             SealserveError: Something is missing here, or another program has a port.
         """
 
@@ -166,7 +139,7 @@ class Target(Protocol):
         """Return the release that must be prepared before `scale`, or None if scaling needs no bundle.
 
         Raises:
-            TargetNotUpError: Nothing runs.
+            InputError: `target.not-up`: Nothing runs.
         """
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
@@ -177,7 +150,7 @@ class Target(Protocol):
             bundle: The release that `to_scale` named, prepared; None if it named none.
 
         Raises:
-            TargetNotUpError: Nothing runs.
+            InputError: `target.not-up`: Nothing runs.
         """
 
     def status(self) -> Sequence[PartStatus]:
@@ -192,7 +165,7 @@ class Target(Protocol):
             follow: Go on with new lines for ever.
 
         Raises:
-            PartUnknownError: There is no log of that part.
+            InputError: `logs.unknown-part`: There is no log of that part.
         """
 
 
@@ -207,7 +180,7 @@ class RollingTarget(Target, Protocol):
         """Return the name of the release that was served before this one.
 
         Raises:
-            TargetNotUpError: None was.
+            InputError: `target.not-up`: None was.
         """
 
 
@@ -223,7 +196,7 @@ class TargetModule(Protocol):
             tell: Called with a few words before each thing that is done.
 
         Raises:
-            TargetUnsupportedError: It cannot run this deployment.
+            InputError: `target.unsupported`: It cannot run this deployment.
         """
 
     def running(self, workspace: Workspace) -> Sequence[str]:

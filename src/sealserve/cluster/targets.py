@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from sealserve.atomic_file import write_file
-from sealserve.cluster.target import Target, TargetBusyError, TargetModule, TargetUnsupportedError, Tell, quietly
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.target import Target, TargetModule, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
@@ -34,7 +35,7 @@ def open_target(
     """Return a workspace's target: the one named, else the one that the deployment runs on, else the described one.
 
     Raises:
-        TargetUnsupportedError: There is no such target, or it cannot run this deployment.
+        InputError: `target.unsupported`: There is no such target, or it cannot run this deployment.
     """
     chosen = kind or in_use(workspace) or deployment.target.kind
     return _module(chosen).open_target(workspace, deployment, tell=tell)
@@ -50,12 +51,12 @@ def check_replicas(workspace: Workspace, deployment: Deployment, kind: str | Non
         replicas: How many are asked for.
 
     Raises:
-        TargetUnsupportedError: It cannot.
+        InputError: `target.unsupported`: It cannot.
     """
     chosen = kind or in_use(workspace) or deployment.target.kind
     limit = deployment.replica_limit(chosen)
     if replicas > limit.most:
-        raise TargetUnsupportedError(
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"The target {chosen} runs at most {limit.most} replicas, not {replicas}: {limit.reason}.",
             hint=f"Ask for at most {limit.most} replicas.",
         )
@@ -65,11 +66,11 @@ def claim(workspace: Workspace, kind: str) -> None:
     """Remember that the deployment runs on a target, so that the other verbs find it there.
 
     Raises:
-        TargetBusyError: It runs on another one.
+        InputError: `target.busy`: It runs on another one.
     """
     before = in_use(workspace)
     if before not in {None, kind} and _module(str(before)).running(workspace):
-        raise TargetBusyError(
+        raise ClusterCode.TARGET_BUSY.error(
             f"The deployment runs on the target {before!r} already.", hint="`sealserve down` stops it there."
         )
     write_file(_record(workspace), kind.encode())
@@ -126,7 +127,9 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
 
 def _module(kind: str) -> TargetModule:
     if kind not in MODULES:
-        raise TargetUnsupportedError(f"The target {kind!r} is not known here.", hint=f"Known: {', '.join(MODULES)}.")
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
+            f"The target {kind!r} is not known here.", hint=f"Known: {', '.join(MODULES)}."
+        )
     return cast("TargetModule", importlib.import_module(MODULES[kind]))
 
 

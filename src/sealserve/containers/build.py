@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sealserve import __version__
 from sealserve.atomic_file import write_file
+from sealserve.containers.codes import ContainersCode
 from sealserve.containers.contents import read_packages
 from sealserve.containers.context import build_context
 from sealserve.containers.engine import Engine, EngineRefusedError, Image
@@ -21,24 +22,11 @@ from sealserve.containers.sbom import bill_of_materials
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.inventory import Inventory, read_inventory, take_inventory
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
-from sealserve.errors import InputError
 from sealserve.terms import ServerKind
 
 Tell = Callable[[str], None]
 
 _STEP: Final = re.compile(r"^Step \d+/\d+ : |^#\d+ \[")
-
-
-class ImageMissingError(InputError):
-    """An image that a deployment needs is not here."""
-
-    code = "image.missing"
-
-
-class BasePythonError(InputError):
-    """The base image has no Python that sealserve supports."""
-
-    code = "image.base-python"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +80,8 @@ def build_image(
 
     Raises:
         EngineRefusedError: The build failed.
-        WheelsError: A locked package cannot be had.
-        BasePythonError: The base has no usable Python.
+        UnavailableError: `image.wheels`: A locked package cannot be had.
+        InputError: `image.base-python`: The base has no usable Python.
     """
     bases = {argument: _base(engine, name, tell) for argument, name in recipe.bases.items()}
     if recipe.packages is not Packages.NONE:
@@ -126,7 +114,7 @@ def record_image(
         tell: Called with a few words before each step.
 
     Raises:
-        ImageMissingError: The engine does not have it.
+        InputError: `image.missing`: The engine does not have it.
     """
     image = require_image(engine, reference)
     digest = _pushed_digest(image)
@@ -196,11 +184,13 @@ def inventory_of(engine: Engine, name: ImageName, reference: str, *, records: Pa
     """Return what an enclave in an image trusts: as it was written down for this very image, else measured now.
 
     Raises:
-        ImageMissingError: The engine does not have the image, or it has no model server.
+        InputError: `image.missing`: The engine does not have the image, or it has no model server.
     """
     built = record_image(engine, name, reference, bases=None, records=records, tell=tell)
     if built.inventory is None:
-        raise ImageMissingError(f"{reference} has no model server.", hint="`sealserve image build` builds one.")
+        raise ContainersCode.IMAGE_MISSING.error(
+            f"{reference} has no model server.", hint="`sealserve image build` builds one."
+        )
     return read_inventory(built.inventory)
 
 
@@ -223,10 +213,10 @@ def require_image(engine: Engine, reference: str) -> Image:
     """Return an image that the engine has.
 
     Raises:
-        ImageMissingError: It does not have it.
+        InputError: `image.missing`: It does not have it.
     """
     if (image := engine.image(reference)) is None:
-        raise ImageMissingError(
+        raise ContainersCode.IMAGE_MISSING.error(
             f"The engine has no image {reference}.", hint="`sealserve image build` builds it; or `docker pull` it."
         )
     return image
@@ -236,7 +226,7 @@ def push_image(engine: Engine, reference: str, *, tell: Tell) -> Image:
     """Push an image to the registry that its name tells.
 
     Raises:
-        ImageMissingError: The engine does not have it.
+        InputError: `image.missing`: The engine does not have it.
         EngineRefusedError: The registry does not take it.
     """
     require_image(engine, reference)
@@ -268,7 +258,7 @@ def _python_of(engine: Engine, recipe: Recipe, tell: Tell) -> str:
     known = {("debian", "12"): "3.11", ("debian", "13"): "3.13", ("ubuntu", "24.04"): "3.12"}
     found = known.get((release.get("ID", ""), release.get("VERSION_ID", "")))
     if found is None:
-        raise BasePythonError(
+        raise ContainersCode.IMAGE_BASE_PYTHON.error(
             f"The base image {base} is {release.get('PRETTY_NAME', 'of no distribution that is known')}.",
             hint="Use one of Debian 12, Debian 13 or Ubuntu 24.04: their Python is one that sealserve supports.",
         )

@@ -55,7 +55,7 @@ def read_packages(root: Path) -> tuple[Package, ...]:
     No link of the image leads out of it, and nothing but a regular file is read.
 
     Raises:
-        ImageRootError: A path in it cannot be followed.
+        InputError: `image-root.unusable`: A path in it cannot be followed.
     """
     if not root.is_dir():
         return ()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sealserve.errors import UnavailableError
+from sealserve.containers.codes import ContainersCode
+from sealserve.errors import SealserveError, UnavailableError
 
 INSTALL = "On Debian or Ubuntu: apt-get install docker.io."
 _UNREACHABLE = (
@@ -23,18 +24,6 @@ _UNREACHABLE = (
 )
 _DAEMON = "Error response from daemon: "
 _ABSENT = ("No such", "not found", "does not exist")
-
-
-class EngineMissingError(UnavailableError):
-    """There is no Docker on this machine."""
-
-    code = "docker.missing"
-
-
-class EngineUnreachableError(UnavailableError):
-    """The Docker engine does not answer, or does not let this user in."""
-
-    code = "docker.unreachable"
 
 
 class EngineRefusedError(UnavailableError):
@@ -68,20 +57,20 @@ class Engine:
     """The engine that ``docker`` talks to here (``DOCKER_HOST``, or the current context).
 
     Raises:
-        EngineMissingError: There is no ``docker`` on the path.
+        UnavailableError: `docker.missing`: There is no ``docker`` on the path.
     """
 
     def __init__(self) -> None:
         program = shutil.which("docker")
         if program is None:
-            raise EngineMissingError("There is no `docker` on this machine.", hint=INSTALL)
+            raise ContainersCode.DOCKER_MISSING.error("There is no `docker` on this machine.", hint=INSTALL)
         self._program = program
 
     def require(self) -> str:
         """Return the engine's version.
 
         Raises:
-            EngineUnreachableError: It does not answer.
+            UnavailableError: `docker.unreachable`: It does not answer.
         """
         return self.run("version", "--format", "{{.Server.Version}}").strip()
 
@@ -89,7 +78,7 @@ class Engine:
         """Run a command of ``docker`` to its end, and return what it printed.
 
         Raises:
-            EngineUnreachableError: The engine does not answer.
+            UnavailableError: `docker.unreachable`: The engine does not answer.
             EngineRefusedError: It refused.
         """
         result = subprocess.run(
@@ -217,10 +206,10 @@ def _environment() -> Mapping[str, str]:
     return {**os.environ, "LC_ALL": "C"}
 
 
-def _refusal(arguments: Sequence[str], error: str) -> UnavailableError:
+def _refusal(arguments: Sequence[str], error: str) -> SealserveError:
     reason = _last(error)
     if any(text in error for text in _UNREACHABLE):
-        return EngineUnreachableError(
+        return ContainersCode.DOCKER_UNREACHABLE.error(
             f"The Docker engine does not answer: {reason}",
             hint="Start it (`systemctl start docker`), or join the group docker; DOCKER_HOST names another engine.",
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+from sealserve.containers.codes import ContainersCode
 from sealserve.containers.recipes import Packages
-from sealserve.errors import UnavailableError
 
 _TENSORFLOW: Final = ("tensorflow", "tensorflow-serving-api")  # its library and messages; no Keras
 _HTTP: Final = (
@@ -25,12 +25,6 @@ _NEWEST_GLIBC: Final = {"3.11": 36, "3.12": 39}
 """Debian 12 and Ubuntu 24.04: the minor version of glibc 2, by the version of Python that the distribution has."""
 
 _ENTRY: Final = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
-
-
-class WheelsError(UnavailableError):
-    """The wheels of the locked packages cannot be had."""
-
-    code = "image.wheels"
 
 
 def requirements(packages: Packages) -> str:
@@ -58,7 +52,7 @@ def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
         python: The image's Python, as ``3.11``.
 
     Raises:
-        WheelsError: One cannot be had, or is not what was locked.
+        UnavailableError: `image.wheels`: One cannot be had, or is not what was locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     newest = _NEWEST_GLIBC.get(python, min(_NEWEST_GLIBC.values()))
@@ -80,7 +74,7 @@ def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if line.strip()] or ["pip said nothing."]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise WheelsError(
+        raise ContainersCode.IMAGE_WHEELS.error(
             f"The wheels for the images cannot be had: {reason.removeprefix('ERROR: ')}",
             hint="This needs pip, and a network that reaches a Python package index or the wheels in the folder of "
             "--wheels.",

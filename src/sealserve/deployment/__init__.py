@@ -1,11 +1,5 @@
 """What ``sealserve.toml`` describes: the models, the service, the broker, the policy and where it all runs."""
 
-from sealserve.deployment.errors import (
-    DeploymentKeyError,
-    DeploymentMissingError,
-    DeploymentSyntaxError,
-    DeploymentValueError,
-)
 from sealserve.deployment.example import suggest_name, write_example
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.reader import parse, read
@@ -14,10 +8,6 @@ from sealserve.deployment.whole import Deployment
 
 __all__ = [
     "Deployment",
-    "DeploymentKeyError",
-    "DeploymentMissingError",
-    "DeploymentSyntaxError",
-    "DeploymentValueError",
     "KeystoreSection",
     "KubernetesSection",
     "ModelSection",

@@ -8,12 +8,12 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from sealserve.deployment.errors import DeploymentKeyError, DeploymentValueError
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
 from sealserve.deployment.section import AT_KEY, Section, fields_of, section_of
 from sealserve.deployment.whole import Deployment
-from sealserve.errors import InputError
+from sealserve.errors import SealserveError
 
 Location = Sequence[int | str]
 """A key, with those of the tables around it and the index of a ``[[table]]``."""
@@ -23,7 +23,7 @@ _LONGEST_VALUE: Final = 200
 """How much of a value an error repeats."""
 
 
-def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[Moved] = ()) -> InputError:
+def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[Moved] = ()) -> SealserveError:
     """Return our own error for pydantic's. An unknown key comes first: it explains why another one is missing.
 
     Args:
@@ -38,22 +38,24 @@ def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[M
     place, where = describe(location, text, source, moved=moved)
     match first["type"]:
         case "extra_forbidden":
-            return DeploymentKeyError(f"{place}: unknown key {where!r}.", hint=_nearest(_keys(first["loc"])))
+            return DeploymentCode.UNKNOWN_KEY.error(
+                f"{place}: unknown key {where!r}.", hint=_nearest(_keys(first["loc"]))
+            )
         case "missing":
-            return DeploymentValueError(f"{place}: {where!r} is missing.")
+            return DeploymentCode.INVALID_VALUE.error(f"{place}: {where!r} is missing.")
         case "model_type":
             message = "a table is expected"
         case _:
             message = first["msg"].removeprefix("Value error, ")
     value = f" (it is {_written(first['input'])})" if first["loc"] else ""
-    return DeploymentValueError(f"{place}: {where}: {message}{value}.")
+    return DeploymentCode.INVALID_VALUE.error(f"{place}: {where}: {message}{value}.")
 
 
-def clash(moved: Moved, text: str, source: str) -> InputError:
+def clash(moved: Moved, text: str, source: str) -> SealserveError:
     """Return the error for a key that a file writes by its former and by its new name."""
     place, old = describe((SECTION, moved.old), text, source)
     new = _new_name(moved)
-    return DeploymentValueError(
+    return DeploymentCode.INVALID_VALUE.error(
         f"{place}: {old} is the former name of {new}, and the file sets both.",
         hint=f"Remove {old}, and keep {new}.",
     )

@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from sealserve.deployment import explanation, moved_keys
-from sealserve.deployment.errors import DeploymentMissingError, DeploymentSyntaxError, DeploymentValueError
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.values import FOLDER
 from sealserve.deployment.whole import Deployment
 from sealserve.deprecation import DeprecatedKeyWarning
@@ -24,14 +24,14 @@ def read(path: Path) -> Deployment:
     """Return the deployment described by the file at ``path``; paths in it become absolute.
 
     Raises:
-        DeploymentMissingError: No such file.
+        InputError: `deployment.missing`: No such file.
     """
     try:
         text = read_regular(path).decode("utf-8")
     except InputFileMissingError as error:
-        raise DeploymentMissingError(f"There is no {path}.", hint="Run `sealserve init` to write one.") from error
+        raise DeploymentCode.MISSING.error(f"There is no {path}.", hint="Run `sealserve init` to write one.") from error
     except UnicodeDecodeError as error:
-        raise DeploymentSyntaxError(f"{path} is not UTF-8 text.") from error
+        raise DeploymentCode.SYNTAX.error(f"{path} is not UTF-8 text.") from error
     return parse(text, source=str(path), folder=path.parent)
 
 
@@ -47,9 +47,9 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
         DeprecatedKeyWarning: Keys have new names; the text lists them.
 
     Raises:
-        DeploymentSyntaxError: No TOML.
-        DeploymentKeyError: A key that is not known; the message names the nearest one that is.
-        DeploymentValueError: A value that is missing or not usable.
+        InputError: `deployment.syntax`: No TOML.
+        InputError: `deployment.unknown-key`: A key that is not known; the message names the nearest one that is.
+        InputError: `deployment.invalid-value`: A value that is missing or not usable.
     """
     # 1. Parse. A number of 5,000 digits is a ValueError; some nesting the parser takes, and what follows would not.
     try:
@@ -57,14 +57,14 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
         dated = next(_dates(data), None)
     except RecursionError as error:
         message = f"{source} is not valid TOML: its tables or lists are nested too deeply."
-        raise DeploymentSyntaxError(message) from error
+        raise DeploymentCode.SYNTAX.error(message) from error
     except ValueError as error:
-        raise DeploymentSyntaxError(f"{source} is not valid TOML: {error}.") from error
+        raise DeploymentCode.SYNTAX.error(f"{source} is not valid TOML: {error}.") from error
     # 2. Refuse dates, which no key takes and JSON does not have.
     if dated is not None:
         location, value = dated
         place, key = explanation.describe(location, text, source)
-        raise DeploymentValueError(
+        raise DeploymentCode.INVALID_VALUE.error(
             f"{place}: {key}: a date ({value}) stands where no key takes one.", hint="Put it in quotation marks."
         )
     # 3. Accept the former ways to write keys.

@@ -10,18 +10,12 @@ from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.launch.simulator import SimulatorMissingError, load_simulator
 from sealserve.enclave.measurement import enclave_names, load_enclave
 from sealserve.enclave.server_command import PRIVATE_ROOT
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.errors import SealserveError
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import releases
 from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
-
-
-class NotReadyError(UnavailableError):
-    """Something is missing for this machine's part, or is not fit for production."""
-
-    code = "doctor.not-ready"
 
 
 def examine(

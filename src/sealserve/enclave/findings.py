@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.toml_lines import Path
-from sealserve.errors import VerificationError
 
 LOGGER: Final = logging.getLogger(__name__)
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -55,30 +55,6 @@ _MEANINGS: Final = {
 }
 
 
-class ManifestInsecureError(VerificationError):
-    """The manifest has settings that would make the enclave insecure; the message names each with its line."""
-
-    code = "manifest.insecure"
-
-
-class ManifestMissingSettingError(VerificationError):
-    """The manifest lacks a setting without which the enclave would be insecure or would not work."""
-
-    code = "manifest.missing-setting"
-
-
-class ManifestUnknownSettingError(VerificationError):
-    """The manifest has a setting that sealserve does not know, or does not accept at all."""
-
-    code = "manifest.unknown-setting"
-
-
-class ManifestSettingError(VerificationError):
-    """A setting of the manifest has a value that sealserve does not accept."""
-
-    code = "manifest.invalid-setting"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintFinding:
     """Something in a manifest that sealserve refuses.
@@ -89,7 +65,7 @@ class LintFinding:
         reason: Why it is refused.
         danger: The class that allows it; None if nothing does.
         path: The keys to the setting, or None if it is missing or is only a part of a value.
-        error: What refuses it, if it is the first that is refused and no finding has a class.
+        code: The error that refuses it, if it is the first that is refused and no finding has a class.
     """
 
     line: int
@@ -97,12 +73,12 @@ class LintFinding:
     reason: str
     danger: Danger | None
     path: Path | None = None
-    error: type[VerificationError] = ManifestInsecureError
+    code: EnclaveCode = EnclaveCode.MANIFEST_INSECURE
 
     def __str__(self) -> str:
-        if self.error is ManifestMissingSettingError:
+        if self.code is EnclaveCode.MANIFEST_MISSING_SETTING:
             return f"it lacks the setting {self.setting}"
-        if self.error is ManifestUnknownSettingError:
+        if self.code is EnclaveCode.MANIFEST_UNKNOWN_SETTING:
             return f"line {self.line}: it has the setting {self.setting}, which {self.reason}"
         option = f" (--dangerous-{self.danger})" if self.danger else ""
         return f"line {self.line}: {self.setting}: {self.reason}{option}"
@@ -117,10 +93,11 @@ def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, na
     """Refuse findings, unless their class is allowed; what is allowed is warned of.
 
     Raises:
-        ManifestInsecureError: There is one of a class that is not allowed.
-        ManifestMissingSettingError: There are only findings that nothing allows; a missing setting is the first.
-        ManifestUnknownSettingError: The same; an unknown setting is the first.
-        ManifestSettingError: The same; a value that is not accepted is the first.
+        VerificationError: `manifest.insecure`: There is one of a class that is not allowed.
+        VerificationError: `manifest.missing-setting`: There are only findings that nothing allows; a missing setting is
+            the first.
+        VerificationError: `manifest.unknown-setting`: The same; an unknown setting is the first.
+        VerificationError: `manifest.invalid-setting`: The same; a value that is not accepted is the first.
     """
     refused = sorted(
         (finding for finding in findings if finding.danger not in allowed), key=lambda finding: finding.danger is None
@@ -129,12 +106,12 @@ def refuse(findings: Collection[LintFinding], allowed: Collection[Danger], *, na
         shown = "; ".join(map(str, refused[:_MOST_SHOWN]))
         more = f"; and {len(refused) - _MOST_SHOWN} more" if len(refused) > _MOST_SHOWN else ""
         if any(finding.danger for finding in refused):
-            raise ManifestInsecureError(
+            raise EnclaveCode.MANIFEST_INSECURE.error(
                 f"{name} is insecure: {shown}{more}.",
                 hint="Correct these settings. The option behind a finding allows its class; then the enclave does not "
                 "protect what that class is about.",
             )
-        raise refused[0].error(
+        raise refused[0].code.error(
             f"{name} is not accepted: {shown}{more}.", hint="Begin with what `sealserve enclave manifest` prints."
         )
     for finding in findings:

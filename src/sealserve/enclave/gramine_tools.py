@@ -23,41 +23,17 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.inventory import GramineFiles
 from sealserve.enclave.manifest import CpuFeatures, EnclaveManifest
 from sealserve.enclave.manifest_reader import parse_manifest
-from sealserve.errors import UnavailableError, VerificationError
 from sealserve.sgx.sigstruct import Sigstruct
 
 LOGGER: Final = logging.getLogger(__name__)
 INSTALLATION: Final = "https://gramine.readthedocs.io/en/stable/installation.html"
 _TIMEOUT: Final = 900  # seconds: every page of a large enclave is measured
 _LIBPAL_BESIDE: Final = ("lib/x86_64-linux-gnu", "lib64", "lib")
-
-
-class GramineMissingError(UnavailableError):
-    """Gramine's build tools are not on this machine."""
-
-    code = "gramine.missing"
-
-
-class GramineToolError(UnavailableError):
-    """One of Gramine's build tools ended with an error; the message has what it said."""
-
-    code = "gramine.tool-failed"
-
-
-class GramineOtherVersionError(VerificationError):
-    """Gramine here is another one than where the enclave will run: it would measure another enclave."""
-
-    code = "gramine.other-version"
-
-
-class GramineOutputError(VerificationError):
-    """What Gramine's build tools made is not what they were asked for."""
-
-    code = "gramine.other-output"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +54,11 @@ class GramineTools:
         """Make sure that what is measured here is what is loaded there.
 
         Raises:
-            GramineOtherVersionError: It is another ``libpal.so``.
+            VerificationError: `gramine.other-version`: It is another ``libpal.so``.
         """
         here = hashlib.sha256(self.libpal.read_bytes()).hexdigest()
         if here != there.libpal.sha256:
-            raise GramineOtherVersionError(
+            raise EnclaveCode.GRAMINE_OTHER_VERSION.error(
                 f"{self.libpal} has SHA-256 {here}, and {there.libpal.path} in the inventory {there.libpal.sha256}.",
                 hint="Install the same Gramine here, or give the other machine's libpal.so with --libpal.",
             )
@@ -106,8 +82,8 @@ class GramineTools:
             dangerous: The classes of insecure settings that are allowed in the manifest.
 
         Raises:
-            GramineToolError: A tool failed.
-            GramineOutputError: What they made is not what they were asked for.
+            UnavailableError: `gramine.tool-failed`: A tool failed.
+            VerificationError: `gramine.other-output`: What they made is not what they were asked for.
         """
         with TemporaryDirectory(prefix="sealserve-gramine-") as folder, _in_memory(signing_key) as key:
             place = Path(folder)
@@ -125,7 +101,9 @@ class GramineTools:
         sigstruct.verify()
         debugging = sigstruct.attributes.debug and Danger.DEBUG not in dangerous
         if sigstruct.modulus != signing_key.public_key().public_numbers().n or debugging:
-            raise GramineOutputError(f"gramine-sgx-sign signed {name!r} with another key, or for debugging.")
+            raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
+                f"gramine-sgx-sign signed {name!r} with another key, or for debugging."
+            )
         return output, sigstruct
 
 
@@ -136,18 +114,18 @@ def find_tools(*, libpal: Path | None = None) -> GramineTools:
         libpal: The ``libpal.so`` to measure; by default the one that belongs to the tools.
 
     Raises:
-        GramineMissingError: They are not there.
+        UnavailableError: `gramine.missing`: They are not there.
     """
     found = {name: shutil.which(name) for name in ("gramine-manifest", "gramine-sgx-sign")}
     manifest, sign = found.values()
     if manifest is None or sign is None:
-        raise GramineMissingError(
+        raise EnclaveCode.GRAMINE_MISSING.error(
             f"Gramine's build tools are not here: {', '.join(name for name, path in found.items() if path is None)}.",
             hint=f"Install Gramine 1.9 or later ({INSTALLATION}), or build simulated enclaves.",
         )
     own = libpal or _libpal_beside(Path(sign))
     if own is None or not own.is_file():
-        raise GramineMissingError(
+        raise EnclaveCode.GRAMINE_MISSING.error(
             f"Gramine for SGX is not complete: there is no {own or 'gramine/sgx/libpal.so beside ' + sign}.",
             hint="Give it with --libpal.",
         )
@@ -163,7 +141,9 @@ def _libpal_beside(program: Path) -> Path | None:
 def _verbatim(manifest: bytes, name: str) -> bytes:
     """Return the manifest as a template of Jinja that renders to just that: a file's name might look like one."""
     if b"{%" in manifest and b"endraw" in manifest:
-        raise GramineOutputError(f"The manifest of {name!r} has a file name that no template can have (endraw).")
+        raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
+            f"The manifest of {name!r} has a file name that no template can have (endraw)."
+        )
     return b"{% raw %}" + manifest + b"{% endraw %}\n"
 
 
@@ -198,16 +178,18 @@ def _run(arguments: Sequence[str], folder: Path, *descriptors: int) -> None:
         )
     except subprocess.CalledProcessError as error:
         said = (error.stderr or error.stdout or b"").decode(errors="replace").strip().splitlines()
-        raise GramineToolError(
+        raise EnclaveCode.GRAMINE_TOOL_FAILED.error(
             f"{arguments[0]} ended with status {error.returncode}: {' / '.join(said[-3:]) or 'it said nothing'}.",
             hint="It should be Gramine 1.9 or later, with its Python packages.",
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise GramineToolError(f"{arguments[0]} could not do its work: {error}.") from error
+        raise EnclaveCode.GRAMINE_TOOL_FAILED.error(f"{arguments[0]} could not do its work: {error}.") from error
 
 
 def _check_output(asked: EnclaveManifest, made: EnclaveManifest, name: str) -> None:
     """Compare two manifests; the tools may only fill in defaults."""
     filled = made.sgx.model_copy(update={"cpu_features": None})
     if made.model_copy(update={"sgx": filled}) != asked or made.sgx.cpu_features not in {None, CpuFeatures()}:
-        raise GramineOutputError(f"gramine-sgx-sign changed the manifest of {name!r}, so it is not what was asked for.")
+        raise EnclaveCode.GRAMINE_OTHER_OUTPUT.error(
+            f"gramine-sgx-sign changed the manifest of {name!r}, so it is not what was asked for."
+        )

@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sealserve.errors import InputError
+from sealserve.enclave.codes import EnclaveCode
 
 _MOST_LINKS: Final = 40  # as the kernel
-
-
-class ImageRootError(InputError):
-    """The folder that should hold an image's files is none, or a path in it cannot be followed."""
-
-    code = "image-root.unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +25,14 @@ class ImageRoot:
         folder: Its place on this machine; absolute.
 
     Raises:
-        ImageRootError: There is no such folder.
+        InputError: `image-root.unusable`: There is no such folder.
     """
 
     folder: Path
 
     def __post_init__(self) -> None:
         if not self.folder.is_absolute() or not self.folder.is_dir():
-            raise ImageRootError(
+            raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
                 f"{self.folder} is no folder with the files of an image.",
                 hint="Unpack the image there, or leave --root out to read this machine.",
             )
@@ -52,7 +46,7 @@ class ImageRoot:
         """Return where the absolute ``path`` inside is on this machine, every link followed. It may not exist.
 
         Raises:
-            ImageRootError: Too many links.
+            InputError: `image-root.unusable`: Too many links.
         """
         place, links = self.folder, 0
         pending = deque(path.split("/"))
@@ -66,7 +60,7 @@ class ImageRoot:
                     place = step
                     continue
                 if (links := links + 1) > _MOST_LINKS:
-                    raise ImageRootError(f"{path} in {self.folder} goes through too many links.")
+                    raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(f"{path} in {self.folder} goes through too many links.")
                 target = str(step.readlink())
                 place = self.folder if target.startswith("/") else place
                 pending.extendleft(reversed(target.split("/")))
@@ -90,7 +84,7 @@ class ImageRoot:
             deep: Whether to look into folders below.
 
         Raises:
-            ImageRootError: The operating system does not let us look, or a name is not UTF-8.
+            InputError: `image-root.unusable`: The operating system does not let us look, or a name is not UTF-8.
         """
         pending = [folder.rstrip("/")]
         while pending:
@@ -99,7 +93,9 @@ class ImageRoot:
                 with os.scandir(self.locate(current)) as entries:
                     found = list(entries)
             except OSError as error:
-                raise ImageRootError(f"{current} in {self.folder} cannot be listed: {error.strerror}.") from error
+                raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
+                    f"{current} in {self.folder} cannot be listed: {error.strerror}."
+                ) from error
             for entry in found:
                 path = f"{current}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
@@ -111,7 +107,7 @@ class ImageRoot:
 
 def _checked(path: str) -> str:
     if not path.isprintable():
-        raise ImageRootError(
+        raise EnclaveCode.IMAGE_ROOT_UNUSABLE.error(
             f"The file name {path!r} has a character that no manifest can have.", hint="Rename or remove the file."
         )
     return path

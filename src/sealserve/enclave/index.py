@@ -16,17 +16,11 @@ from pydantic import Field, StringConstraints
 
 from sealserve.atomic_file import write_file
 from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import BROKER_CA_FILE
 from sealserve.enclave.findings import Danger
-from sealserve.enclave.measurement import (
-    MAX_MANIFEST_SIZE,
-    EnclaveMissingError,
-    SignedEnclave,
-    load_enclave,
-    manifest_path,
-    sigstruct_path,
-)
-from sealserve.errors import SealserveError, VerificationError
+from sealserve.enclave.measurement import MAX_MANIFEST_SIZE, SignedEnclave, load_enclave, manifest_path, sigstruct_path
+from sealserve.errors import ErrorCode, VerificationError
 from sealserve.names import Name
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.sealing.listed_folder import compare
@@ -49,24 +43,6 @@ class EnclaveIndexMissingError(VerificationError):
     code = "enclave-index.missing"
 
 
-class EnclaveIndexError(VerificationError):
-    """The index is not one that sealserve writes."""
-
-    code = "enclave-index.invalid"
-
-
-class EnclaveIndexReleaseError(VerificationError):
-    """The enclaves were built for another release."""
-
-    code = "enclave-index.release"
-
-
-class EnclaveIndexFilesError(VerificationError):
-    """The files of the enclaves are not those of the index; the message names each."""
-
-    code = "enclave-index.files"
-
-
 class IndexedEnclave(DocumentPart):
     """An enclave: its name, and its measurement in hexadecimal."""
 
@@ -84,7 +60,7 @@ class EnclaveIndex(CanonicalDocument):
     """A whole ``enclave/index.json``; enclaves and files in ascending order."""
 
     what: ClassVar[str] = "index of enclaves"
-    refusal: ClassVar[type[SealserveError]] = EnclaveIndexError
+    refusal: ClassVar[ErrorCode] = EnclaveCode.ENCLAVE_INDEX_INVALID
 
     version: Literal[1] = 1
     release_id: Sha256
@@ -129,12 +105,12 @@ def release_id_of(release: Path) -> str:
     """Return the id of the release in a folder: the SHA-256 of its index. Nothing is verified here.
 
     Raises:
-        EnclaveIndexReleaseError: The folder has no index.
+        VerificationError: `enclave-index.release`: The folder has no index.
     """
     try:
         return hashlib.sha256(read_regular(release / RELEASE_INDEX_FILE, limit=MAX_INDEX_SIZE)).hexdigest()
     except InputFileError as error:
-        raise EnclaveIndexReleaseError(
+        raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
             f"{release} is no release: {RELEASE_INDEX_FILE} cannot be read: {error.reason}."
         ) from error
 
@@ -163,8 +139,8 @@ def read_index(release: Path, owner_key: Ed25519PublicKey) -> EnclaveIndex:
 
     Raises:
         EnclaveIndexMissingError: It is not there, or not signed.
-        IndexSignatureError: Another key signed it, or it was changed.
-        EnclaveIndexError: It is none that sealserve writes.
+        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
+        VerificationError: `enclave-index.invalid`: It is none that sealserve writes.
     """
     path = release / ENCLAVE_FOLDER / INDEX_FILE
     try:
@@ -205,10 +181,11 @@ def verify_enclave_index(
 
     Raises:
         EnclaveIndexMissingError: (1) It is not there, or not signed.
-        IndexSignatureError: (1) Another key signed it, or it was changed.
-        EnclaveIndexError: (1) It is none that sealserve writes.
-        EnclaveIndexReleaseError: (2) (4) The enclaves are another release's.
-        EnclaveIndexFilesError: (3) (4) A file is missing, changed or too many, or a measurement is another one.
+        VerificationError: `index.bad-signature`: (1) Another key signed it, or it was changed.
+        VerificationError: `enclave-index.invalid`: (1) It is none that sealserve writes.
+        VerificationError: `enclave-index.release`: (2) (4) The enclaves are another release's.
+        VerificationError: `enclave-index.files`: (3) (4) A file is missing, changed or too many, or a measurement is
+            another one.
         SealserveError: (4) What `load_enclave` raises.
     """
     index = read_index(release, owner_key)  # (1)
@@ -222,12 +199,14 @@ def verify_enclave_index(
         _check_read(release, loaded, digests)
         enclave = describe(release, loaded)
         if enclave.mr_enclave.hex() != entry.mr_enclave:
-            raise EnclaveIndexFilesError(
+            raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
                 f"The index says MRENCLAVE {entry.mr_enclave} for {entry.name!r}, which measures "
                 f"{enclave.mr_enclave.hex()}."
             )
         if enclave.release_id != release_id:
-            raise EnclaveIndexReleaseError(f"The enclave {entry.name!r} opens the release {enclave.release_id}.")
+            raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
+                f"The enclave {entry.name!r} opens the release {enclave.release_id}."
+            )
         built.append(enclave)
     return tuple(built)
 
@@ -259,14 +238,14 @@ def remove_enclave(release: Path, name: str, key: Ed25519PrivateKey) -> None:
         key: The owner's key for indexes.
 
     Raises:
-        EnclaveMissingError: The release has no such enclave.
+        InputError: `enclave.missing`: The release has no such enclave.
         SealserveError: What `other_enclaves` raises for the others.
     """
     files = manifest_path(release, name), sigstruct_path(release, name)
     others = other_enclaves(release, name, key.public_key())
     indexed = _indexed_names(release, key.public_key())
     if name not in indexed and not any(os.path.lexists(path) for path in files):
-        raise EnclaveMissingError(
+        raise EnclaveCode.MISSING.error(
             f"There is no enclave {name!r} in {release}.",
             hint=f"This release has: {', '.join(indexed)}." if indexed else None,
         )
@@ -289,7 +268,7 @@ def _indexed_names(release: Path, owner_key: Ed25519PublicKey) -> list[str]:
 
 def _check_release(release: Path, release_id: str, index: EnclaveIndex) -> None:
     if index.release_id != release_id:
-        raise EnclaveIndexReleaseError(
+        raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
             f"{release / ENCLAVE_FOLDER} holds enclaves for the release {index.release_id}, and {release} is "
             f"{release_id}.",
             hint="Build the enclaves for this release.",
@@ -303,7 +282,7 @@ def _check_files(release: Path, index: EnclaveIndex, *, ignored: Collection[str]
     problems = {"changed": found.changed, "missing": found.missing, "not in the index": found.extra}
     shown = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths)
     if shown:
-        raise EnclaveIndexFilesError(
+        raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
             f"The files of {folder} are not those of its signed index: {shown}.",
             hint="Copy the bundle again from where it was built. There, `sealserve enclave remove --name NAME` drops "
             "an enclave, and `sealserve enclave build --name NAME` builds it again.",
@@ -317,7 +296,7 @@ def _check_read(release: Path, enclave: SignedEnclave, digests: dict[str, str]) 
         (sigstruct_path(release, enclave.name), enclave.sigstruct_bytes),
     ):
         if digests.get(path.name) != hashlib.sha256(content).hexdigest():
-            raise EnclaveIndexFilesError(
+            raise EnclaveCode.ENCLAVE_INDEX_FILES.error(
                 f"{path} is not as its signed index says: it is not in it, or was changed just now.",
                 hint="Copy the bundle again from where it was built.",
             )

@@ -14,26 +14,15 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.image_root import ImageRoot
 from sealserve.enclave.server_files import list_gramine, list_server
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import ErrorCode
 from sealserve.regular_file import InputFileError, open_regular, read_regular
 from sealserve.terms import ServerKind
 
 MAX_SIZE: Final = 64 * 2**20
 _WORKERS: Final = min(4, os.cpu_count() or 1)  # hashing releases Python's lock
-
-
-class TrustedSourceError(InputError):
-    """A file that should be measured cannot be read."""
-
-    code = "enclave.trusted-source"
-
-
-class InventoryError(InputError):
-    """The inventory is not one that sealserve writes."""
-
-    code = "inventory.invalid"
 
 
 _Path = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]+$")]
@@ -70,7 +59,7 @@ class Inventory(CanonicalDocument):
     """
 
     what: ClassVar[str] = "inventory of an enclave's files"
-    refusal: ClassVar[type[SealserveError]] = InventoryError
+    refusal: ClassVar[ErrorCode] = EnclaveCode.INVENTORY_INVALID
     refusal_hint: ClassVar[str | None] = "`sealserve enclave inventory --output FILE` writes one."
 
     version: Literal[1] = 1
@@ -113,7 +102,7 @@ def read_inventory(path: Path) -> Inventory:
     """Return the inventory in a file.
 
     Raises:
-        InventoryError: It is none.
+        InputError: `inventory.invalid`: It is none.
         SealserveError: What `read_regular` raises.
     """
     return Inventory.parse(read_regular(path, limit=MAX_SIZE), name=str(path))
@@ -137,9 +126,9 @@ def take_inventory(
         progress: Called with the number of bytes that were read, for each file, from any thread.
 
     Raises:
-        ImageRootError: The image cannot be read.
-        ServerFilesError: There is no such server in it.
-        TrustedSourceError: One of its files cannot be read.
+        InputError: `image-root.unusable`: The image cannot be read.
+        InputError: `inventory.server-missing`: There is no such server in it.
+        InputError: `enclave.trusted-source`: One of its files cannot be read.
     """
     there = list_gramine(root, gramine)
     paths = list_server(root, server, program=program, gramine=there)
@@ -162,7 +151,7 @@ def measure(
         progress: Called with the number of bytes that were read, for each file, from any thread.
 
     Raises:
-        TrustedSourceError: One of them cannot be read; the message names it.
+        InputError: `enclave.trusted-source`: One of them cannot be read; the message names it.
     """
     place = root or ImageRoot(Path("/"))
 
@@ -182,6 +171,10 @@ def _measure(place: Path, path: str) -> MeasuredFile:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             return MeasuredFile(path=path, size=stream.tell(), sha256=digest)
     except InputFileError as error:
-        raise TrustedSourceError(f"{place} should be measured, and cannot be read: {error.reason}.") from error
+        raise EnclaveCode.TRUSTED_SOURCE.error(
+            f"{place} should be measured, and cannot be read: {error.reason}."
+        ) from error
     except OSError as error:
-        raise TrustedSourceError(f"{place} should be measured, and cannot be read: {error.strerror}.") from error
+        raise EnclaveCode.TRUSTED_SOURCE.error(
+            f"{place} should be measured, and cannot be read: {error.strerror}."
+        ) from error

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import VARIABLES, why_unknown
-from sealserve.enclave.findings import Danger, LintFinding, ManifestInsecureError, ManifestSettingError, dotted
+from sealserve.enclave.findings import Danger, LintFinding, dotted
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import judge_flags
 from sealserve.enclave.server_program import find_program
 from sealserve.enclave.toml_lines import Path, find_lines
-from sealserve.errors import VerificationError
 
 _OFF: Final = (False, 0)
 
@@ -94,10 +94,12 @@ class _Linter:
             yield self._finding(path, *why_unknown(name))
         elif isinstance(value, str) and not variable.accepts(value, self._places):
             reason = f"expected {variable.expected}, got {value!r}"
-            danger, error = (
-                (None, ManifestSettingError) if variable.needed else (variable.danger, ManifestInsecureError)
+            danger, code = (
+                (None, EnclaveCode.MANIFEST_INVALID_SETTING)
+                if variable.needed
+                else (variable.danger, EnclaveCode.MANIFEST_INSECURE)
             )
-            yield self._finding(path, reason, danger, error=error)
+            yield self._finding(path, reason, danger, code=code)
 
     def _files(self) -> Iterator[LintFinding]:
         fs = _table(self._data, "fs")
@@ -169,10 +171,10 @@ class _Linter:
         reason: str,
         danger: Danger | None,
         *,
-        error: type[VerificationError] = ManifestInsecureError,
+        code: EnclaveCode = EnclaveCode.MANIFEST_INSECURE,
     ) -> LintFinding:
         setting = dotted(path)
-        return LintFinding(line=self._line(path), setting=setting, reason=reason, danger=danger, path=path, error=error)
+        return LintFinding(line=self._line(path), setting=setting, reason=reason, danger=danger, path=path, code=code)
 
     def _missing(self, setting: str, reason: str, danger: Danger, *, beside: Path) -> LintFinding:
         return LintFinding(line=self._line(beside), setting=f"{setting} is missing", reason=reason, danger=danger)

@@ -13,49 +13,28 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import NEEDED
-from sealserve.enclave.findings import (
-    Danger,
-    LintFinding,
-    ManifestMissingSettingError,
-    ManifestSettingError,
-    ManifestUnknownSettingError,
-    dotted,
-    refuse,
-    without,
-)
+from sealserve.enclave.findings import Danger, LintFinding, dotted, refuse, without
 from sealserve.enclave.lint import lint, nearest_line
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.toml_lines import Path, find_lines
-from sealserve.errors import VerificationError
 
 _TEMPLATE_MARKS: Final = ("{{", "{%", "{#")  # of Jinja, which gramine-manifest renders
 _TYPE_TAGS: Final = frozenset({"chroot", "tmpfs", "encrypted"})  # pydantic's, in the place of an error
-
-
-class ManifestSyntaxError(VerificationError):
-    """The manifest is no TOML text."""
-
-    code = "manifest.syntax"
-
-
-class ManifestTemplateError(VerificationError):
-    """The manifest is a template: what Gramine would make of it is not visible."""
-
-    code = "manifest.template"
 
 
 def read_toml(raw: bytes, *, name: str) -> tuple[str, dict[str, Any]]:
     """Return the text of a manifest, and what it says.
 
     Raises:
-        ManifestSyntaxError: No UTF-8 text, or no TOML.
+        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
     """
     try:
         text = raw.decode()
         return text, tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ManifestSyntaxError(f"{name} is not valid TOML: {error}.") from error
+        raise EnclaveCode.MANIFEST_SYNTAX.error(f"{name} is not valid TOML: {error}.") from error
 
 
 def refuse_template(raw: bytes, *, name: str) -> None:
@@ -65,12 +44,12 @@ def refuse_template(raw: bytes, *, name: str) -> None:
     trusted file may have such a name, and those are never rendered.
 
     Raises:
-        ManifestTemplateError: It has a mark of Jinja.
+        VerificationError: `manifest.template`: It has a mark of Jinja.
     """
     for number, line in enumerate(raw.splitlines(), start=1):
         for mark in _TEMPLATE_MARKS:
             if mark.encode() in line:
-                raise ManifestTemplateError(
+                raise EnclaveCode.MANIFEST_TEMPLATE.error(
                     f"{name} is a template: line {number} has {mark!r}, which gramine-manifest replaces.",
                     hint=f"Render it first, and check the result: `gramine-manifest {name} rendered.manifest`.",
                 )
@@ -100,13 +79,15 @@ def examine(raw: bytes, *, name: str, one_way_tls: bool = False) -> ExaminedMani
         one_way_tls: Whether the server lets in clients without a certificate.
 
     Raises:
-        ManifestSyntaxError: No UTF-8 text, or no TOML.
+        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
     """
     text, data = read_toml(raw, name=name)  # (1)
     try:
         return _examine(text, data, one_way_tls=one_way_tls)
     except RecursionError as error:  # keys with dots nest deeper than what the TOML parser itself follows
-        raise ManifestSyntaxError(f"{name} is not valid TOML for a manifest: it is nested too deeply.") from error
+        raise EnclaveCode.MANIFEST_SYNTAX.error(
+            f"{name} is not valid TOML for a manifest: it is nested too deeply."
+        ) from error
 
 
 def _examine(text: str, data: dict[str, Any], *, one_way_tls: bool) -> ExaminedManifest:
@@ -138,11 +119,13 @@ def parse_manifest(
         one_way_tls: Whether the server lets in clients without a certificate.
 
     Raises:
-        ManifestSyntaxError: No UTF-8 text, or no TOML.
-        ManifestInsecureError: It has insecure settings; the message has the line, the setting and the reason of each.
-        ManifestMissingSettingError: A needed setting is not there; the message names it.
-        ManifestUnknownSettingError: A setting is there that is not accepted; the message names it.
-        ManifestSettingError: A setting has a value that is not accepted; the message names both.
+        VerificationError: `manifest.syntax`: No UTF-8 text, or no TOML.
+        VerificationError: `manifest.insecure`: It has insecure settings; the message has the line, the setting and the
+            reason of each.
+        VerificationError: `manifest.missing-setting`: A needed setting is not there; the message names it.
+        VerificationError: `manifest.unknown-setting`: A setting is there that is not accepted; the message names it.
+        VerificationError: `manifest.invalid-setting`: A setting has a value that is not accepted; the message names
+            both.
     """
     examined = examine(raw, name=name, one_way_tls=one_way_tls)
     refuse(examined.findings, dangerous, name=name)
@@ -157,15 +140,17 @@ def _problem(detail: ErrorDetails, lines: dict[Path, int]) -> LintFinding:
     line = nearest_line(lines, path)
     if detail["type"] == "missing":
         return LintFinding(
-            line=line, setting=where, reason="it is missing", danger=None, error=ManifestMissingSettingError
+            line=line, setting=where, reason="it is missing", danger=None, code=EnclaveCode.MANIFEST_MISSING_SETTING
         )
     if detail["type"] == "extra_forbidden":
         reason = "is not accepted"
-        return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestUnknownSettingError)
+        return LintFinding(
+            line=line, setting=where, reason=reason, danger=None, code=EnclaveCode.MANIFEST_UNKNOWN_SETTING
+        )
     reason = detail["msg"].removeprefix("Value error, ")
     if path:
         reason += f" (it is {reprlib.repr(detail['input'])})"
-    return LintFinding(line=line, setting=where, reason=reason, danger=None, error=ManifestSettingError)
+    return LintFinding(line=line, setting=where, reason=reason, danger=None, code=EnclaveCode.MANIFEST_INVALID_SETTING)
 
 
 def _path_of(place: tuple[int | str, ...]) -> Path:
@@ -184,5 +169,5 @@ def _lacking(variable: str) -> LintFinding:
         setting=f"loader.env.{variable}",
         reason="it is missing",
         danger=None,
-        error=ManifestMissingSettingError,
+        code=EnclaveCode.MANIFEST_MISSING_SETTING,
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.manifest_reader import parse_manifest
 from sealserve.enclave.server_command import PORT_FLAG
-from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import MrEnclave
@@ -21,24 +21,6 @@ MANIFEST_SUFFIX: Final = ".manifest.sgx"
 SIGSTRUCT_SUFFIX: Final = ".sig"
 MAX_MANIFEST_SIZE: Final = 16 * 2**20  # some ten thousand trusted files
 _DOMAIN: Final = b"sealserve simulated enclave v1\0"
-
-
-class EnclaveMissingError(InputError):
-    """A release has no enclave of that name."""
-
-    code = "enclave.missing"
-
-
-class EnclavePortError(InputError):
-    """The manifest of an enclave does not say on which port its server listens."""
-
-    code = "enclave.port"
-
-
-class EnclaveMeasurementError(VerificationError):
-    """The SIGSTRUCT vouches for another enclave than this manifest makes: EINIT would refuse to start it."""
-
-    code = "enclave.measurement"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +84,11 @@ def port_of(manifest: EnclaveManifest) -> int:
     """Return the port that an enclave's server listens on, from its measured arguments; the last flag counts.
 
     Raises:
-        EnclavePortError: There is none: the manifest is the owner's own.
+        InputError: `enclave.port`: There is none: the manifest is the owner's own.
     """
     given = [flag.removeprefix(PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(PORT_FLAG)]
     if not given or not given[-1].isascii() or not given[-1].isdigit():
-        raise EnclavePortError(
+        raise EnclaveCode.PORT.error(
             f"The enclave's arguments have no {PORT_FLAG}NUMBER, so that nothing knows where it listens.",
             hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
         )
@@ -126,9 +108,9 @@ def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()
         dangerous: The classes of insecure settings that are allowed in its manifest.
 
     Raises:
-        EnclaveMissingError: One of the two files is not there.
+        InputError: `enclave.missing`: One of the two files is not there.
         SealserveError: What `parse_manifest`, `Sigstruct.parse` and `Sigstruct.verify` raise.
-        EnclaveMeasurementError: (3) It is another's.
+        VerificationError: `enclave.measurement`: (3) It is another's.
     """
     paths = manifest_path(release, name), sigstruct_path(release, name)
     manifest_bytes, sigstruct_bytes = (_read(path, name) for path in paths)
@@ -136,7 +118,7 @@ def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()
     sigstruct = Sigstruct.parse(sigstruct_bytes)
     sigstruct.verify()  # (2)
     if (manifest.sgx.isvprodid, manifest.sgx.isvsvn) != (sigstruct.isv_prod_id, sigstruct.isv_svn):  # (3)
-        raise EnclaveMeasurementError(
+        raise EnclaveCode.MEASUREMENT.error(
             f"{paths[0]} has product id {manifest.sgx.isvprodid} and SVN {manifest.sgx.isvsvn}, and {paths[1].name} "
             f"was signed for {sigstruct.isv_prod_id} and {sigstruct.isv_svn}.",
             hint="The two files belong to different enclaves.",
@@ -144,7 +126,7 @@ def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()
     simulated = manifest.loader.env["SEALSERVE_PLATFORM"] == PlatformKind.SIMULATED
     measured = _measure(manifest, manifest_bytes) if simulated else sigstruct.mr_enclave
     if measured != sigstruct.mr_enclave:
-        raise EnclaveMeasurementError(
+        raise EnclaveCode.MEASUREMENT.error(
             f"{paths[0]} measures {measured.hex()}, and {paths[1].name} was signed for {sigstruct.mr_enclave.hex()}.",
             hint="The manifest was changed after it was signed, or the two files belong to different enclaves.",
         )
@@ -163,7 +145,7 @@ def _read(path: Path, name: str) -> bytes:
     except InputFileMissingError as error:
         folder = path.parent
         known = sorted(found.name.removesuffix(MANIFEST_SUFFIX) for found in folder.glob(f"*{MANIFEST_SUFFIX}"))
-        raise EnclaveMissingError(
+        raise EnclaveCode.MISSING.error(
             f"There is no enclave {name!r}: {path} is missing.",
             hint=f"This release has: {', '.join(known)}." if known else "Build one with `sealserve enclave build`.",
         ) from error

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.elf_libraries import needed_libraries
 from sealserve.enclave.image_root import ImageRoot
-from sealserve.errors import InputError
 from sealserve.terms import ServerKind
 
 LIBRARY_FOLDER: Final = "/usr/lib/x86_64-linux-gnu"
@@ -48,12 +48,6 @@ _HASH_BASED: Final = 0b01
 _SHARED_LIBRARY: Final = re.compile(r"\.so(\.[0-9.]+)?$")
 # Libraries that glibc opens by name: for the unwinding of a cancelled thread, and for names of hosts and users.
 _OPENED_BY_NAME: Final = re.compile(r"libgcc_s\.so\.1|libresolv\.so\.2|libnss_[a-z0-9_]+\.so\.2")
-
-
-class ServerFilesError(InputError):
-    """The model server is not where it should be, or it lacks something."""
-
-    code = "inventory.server-missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +88,10 @@ def list_server(root: ImageRoot, server: ServerKind, *, program: str, gramine: G
         gramine: Gramine's files there; its C library then takes the place of the system's.
 
     Raises:
-        ServerFilesError: There is no such server in the image.
+        InputError: `inventory.server-missing`: There is no such server in the image.
     """
     if not program.startswith("/") or not root.is_file(program):
-        raise ServerFilesError(
+        raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
             f"There is no model server: {program} is no file in {root.folder}.",
             hint="Give its path inside the image with --program.",
         )
@@ -111,7 +105,7 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
     environment = PurePosixPath(program).parent.parent
     settings = f"{environment}/pyvenv.cfg"
     if not root.is_file(settings):
-        raise ServerFilesError(
+        raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
             f"{program} belongs to no virtual environment: there is no {settings} in {root.folder}.",
             hint="Install sealserve into a virtual environment, and give its bin/python with --program.",
         )
@@ -120,7 +114,9 @@ def _python_environment(root: ImageRoot, program: str) -> Iterator[str]:
     standard, packages = f"{base}/lib/{name}", f"{environment}/lib/{name}/site-packages"
     for folder in (standard, packages):
         if not root.is_folder(folder):
-            raise ServerFilesError(f"The Python of {settings} is incomplete: there is no {folder} in {root.folder}.")
+            raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
+                f"The Python of {settings} is incomplete: there is no {folder} in {root.folder}."
+            )
     yield settings
     yield from _shared_libraries(root, f"{base}/lib")
     skipped = tuple(f"{standard}/{part}" for part in _NOT_OPENED)
@@ -137,7 +133,9 @@ def _base(root: ImageRoot, settings: str) -> tuple[str, str]:
     home, version = values.get("home", ""), values.get("version") or values.get("version_info", "")
     found = re.match(r"3\.\d+", version)
     if not home.startswith("/") or found is None:
-        raise ServerFilesError(f"{settings} in {root.folder} names no Python: `home` or `version` is missing.")
+        raise EnclaveCode.INVENTORY_SERVER_MISSING.error(
+            f"{settings} in {root.folder} names no Python: `home` or `version` is missing."
+        )
     return str(PurePosixPath(home).parent), found[0]
 
 

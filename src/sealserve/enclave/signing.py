@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from sealserve.atomic_file import write_file
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import BROKER_CA_FILE
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import GramineTools, find_tools
@@ -32,7 +33,6 @@ from sealserve.enclave.measurement import (
     sigstruct_path,
 )
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
-from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import AttributeFlags, Attributes
 from sealserve.sgx.sigstruct import PRODUCTION_ATTRIBUTES, Sigstruct
@@ -40,24 +40,6 @@ from sealserve.sgx.sigstruct import PRODUCTION_ATTRIBUTES, Sigstruct
 __all__ = ["BuiltEnclave", "build_enclave", "measure_simulated", "resign", "verify_enclave_index"]
 
 LOGGER: Final = logging.getLogger(__name__)
-
-
-class EnclaveReleaseError(InputError):
-    """The enclave was specified for another release than the one in the folder."""
-
-    code = "enclave.other-release"
-
-
-class OtherManifestError(InputError):
-    """A manifest of one's own making is for another release, platform or broker."""
-
-    code = "enclave.other-manifest"
-
-
-class BrokerCaError(InputError):
-    """The broker's CA certificate is no certificate, or another one than the release's other enclaves trust."""
-
-    code = "enclave.broker-ca"
 
 
 def build_enclave(
@@ -91,18 +73,19 @@ def build_enclave(
         one_way_tls: Whether the release's TLS settings let in clients without a certificate.
 
     Raises:
-        ManifestTemplateError: ``manifest`` is a template.
-        ManifestInsecureError: The manifest has insecure settings.
-        OtherManifestError: ``manifest`` is not for this release, platform or broker CA.
-        GramineMissingError: The enclave is for SGX, and there is no Gramine here.
-        GramineOtherVersionError: Gramine here is another one than where the enclave will run.
-        EnclaveReleaseError: ``spec`` names another release.
-        BrokerCaError: ``broker_ca`` is no certificate, or not the one that the other enclaves here trust.
+        VerificationError: `manifest.template`: ``manifest`` is a template.
+        VerificationError: `manifest.insecure`: The manifest has insecure settings.
+        InputError: `enclave.other-manifest`: ``manifest`` is not for this release, platform or broker CA.
+        UnavailableError: `gramine.missing`: The enclave is for SGX, and there is no Gramine here.
+        VerificationError: `gramine.other-version`: Gramine here is another one than where the enclave will run.
+        InputError: `enclave.other-release`: ``spec`` names another release.
+        InputError: `enclave.broker-ca`: ``broker_ca`` is no certificate, or not the one that the other enclaves here
+            trust.
         SealserveError: What `other_enclaves` raises for an index that was there before.
     """
     release_id = release_id_of(release)
     if spec.release_id != release_id:
-        raise EnclaveReleaseError(
+        raise EnclaveCode.OTHER_RELEASE.error(
             f"The enclave {spec.name!r} is specified for the release {spec.release_id}, and {release} is {release_id}."
         )
     tools = None if spec.simulated else gramine or find_tools()
@@ -137,12 +120,14 @@ def _check_own_manifest(own: EnclaveManifest, specified: EnclaveManifest) -> Non
     for variable in ("SEALSERVE_RELEASE_ID", "SEALSERVE_PLATFORM", "SECRET_PROVISION_SERVERS"):
         here, there = own.loader.env[variable], specified.loader.env[variable]
         if here != there:
-            raise OtherManifestError(
+            raise EnclaveCode.OTHER_MANIFEST.error(
                 f"The manifest has loader.env.{variable} = {here!r}, where this release needs {there!r}.",
                 hint="Begin with what `sealserve enclave manifest` prints for this release.",
             )
     if specified.sgx.trusted_files[0] not in own.sgx.trusted_files:
-        raise OtherManifestError("The manifest does not trust this workspace's broker CA, or another one.")
+        raise EnclaveCode.OTHER_MANIFEST.error(
+            "The manifest does not trust this workspace's broker CA, or another one."
+        )
 
 
 def resign(
@@ -212,11 +197,11 @@ def _place_broker_ca(release: Path, certificate: bytes, *, fixed: bool) -> None:
     try:
         x509.load_pem_x509_certificates(certificate)
     except ValueError as error:
-        raise BrokerCaError("The broker's CA certificate is no certificate in PEM form.") from error
+        raise EnclaveCode.BROKER_CA.error("The broker's CA certificate is no certificate in PEM form.") from error
     if not fixed:
         write_file(path, certificate)
     elif path.read_bytes() != certificate:
-        raise BrokerCaError(
+        raise EnclaveCode.BROKER_CA.error(
             f"{path} is another certificate, which the release's other enclaves trust and measure.",
             hint="Give the same broker CA, or build a new release.",
         )

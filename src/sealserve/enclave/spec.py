@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import sealserve
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.environment import BROKER_CA_FILE, BROKER_CA_PATH, KEY_NAME, PROVISIONING_LIBRARY
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile
 from sealserve.enclave.manifest import (
@@ -38,7 +39,6 @@ from sealserve.enclave.manifest import (
 from sealserve.enclave.server_command import GRAMINE_THREADS, PRIVATE_ROOT, SCRATCH
 from sealserve.enclave.server_files import LIBRARY_FOLDER, RUNTIME_FOLDER
 from sealserve.enclave.sizing import ARENAS, MEBIBYTE, STACK
-from sealserve.errors import InputError
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.terms import PlatformKind
 
@@ -46,12 +46,6 @@ DEFAULT_ENCLAVE_SIZE: Final = 4 * 2**30
 DEFAULT_MAX_THREADS: Final = 80
 
 _RUNTIME_PLACE: Final = "/lib"  # where Gramine's examples have its C library inside
-
-
-class EnclaveSpecError(InputError):
-    """What an enclave should be made of does not fit together."""
-
-    code = "enclave.invalid-spec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +103,9 @@ class EnclaveSpec:
         )
         for wrong, what in problems:
             if wrong:
-                raise EnclaveSpecError(f"The enclave {self.name!r} cannot be made: not usable is {what}.")
+                raise EnclaveCode.INVALID_SPEC.error(f"The enclave {self.name!r} cannot be made: not usable is {what}.")
         if self.gramine is None and not self.simulated:
-            raise EnclaveSpecError(
+            raise EnclaveCode.INVALID_SPEC.error(
                 f"The enclave {self.name!r} is for SGX, and there is no Gramine among what was measured.",
                 hint="Install Gramine there, and measure again: `sealserve enclave inventory` says if it is found.",
             )

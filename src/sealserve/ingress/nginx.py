@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from sealserve.atomic_file import write_file
-from sealserve.errors import SealserveError, UnavailableError
+from sealserve.errors import PortTakenError, SealserveError
+from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_config import NginxConfig, WorkerUser, render
 from sealserve.ingress.nginx_program import NginxProgram, last_message
 from sealserve.process_signal import facts_of, kill_group, running, send_signal
@@ -27,42 +28,6 @@ _POLL_SECONDS = 0.02
 WORKER_TITLE = "nginx: worker process"
 DRAINING_TITLE = f"{WORKER_TITLE} is shutting down"
 _ACCOUNTS = ("www-data", "nginx", "nobody")
-
-
-class PortTakenError(UnavailableError):
-    """Another program listens on NGINX's port."""
-
-    code = "ingress.port-taken"
-
-
-class AddressUnusableError(UnavailableError):
-    """NGINX may not, or cannot, listen on an address."""
-
-    code = "ingress.address-unusable"
-
-
-class AlreadyRunningError(UnavailableError):
-    """An NGINX of this run folder runs already."""
-
-    code = "ingress.already-running"
-
-
-class NotRunningError(UnavailableError):
-    """There is no NGINX of this run folder."""
-
-    code = "ingress.not-running"
-
-
-class StartError(UnavailableError):
-    """NGINX did not start."""
-
-    code = "ingress.start-failed"
-
-
-class ReloadError(UnavailableError):
-    """NGINX did not take the new configuration; it goes on with the old one."""
-
-    code = "ingress.reload-failed"
 
 
 def worker_user() -> WorkerUser | None:
@@ -114,13 +79,14 @@ class Nginx:
         The command runs in the foreground. Wait for `is_ready` after starting it.
 
         Raises:
-            IngressValueError: A value of the configuration cannot be used.
-            AlreadyRunningError: It runs.
-            PortTakenError, AddressUnusableError: It could not listen.
-            ConfigRefusedError: NGINX refuses the configuration.
+            InputError: `ingress.invalid-value`: A value of the configuration cannot be used.
+            UnavailableError: `ingress.already-running`: It runs.
+            UnavailableError: `ingress.address-unusable`: It could not listen.
+            PortTakenError: It could not listen.
+            UnavailableError: `ingress.config-refused`: NGINX refuses the configuration.
         """
         if (pid := self.pid) is not None:
-            raise AlreadyRunningError(
+            raise IngressCode.ALREADY_RUNNING.error(
                 f"NGINX for {self._config.run_folder} runs already (process {pid}).", hint="Stop it first."
             )
         _require_free(self._config.listen, self._config.port)
@@ -135,7 +101,7 @@ class Nginx:
             timeout: Seconds to wait.
 
         Raises:
-            StartError: It ended, or did not accept connections within ``timeout``.
+            UnavailableError: `ingress.start-failed`: It ended, or did not accept connections within ``timeout``.
             SealserveError: As `prepare`.
         """
         command = self.prepare()
@@ -170,14 +136,14 @@ class Nginx:
             timeout: Seconds to wait.
 
         Raises:
-            NotRunningError: There is nothing to reload.
-            ConfigRefusedError: NGINX refuses it; the old one stays in place.
-            ReloadError: It was not taken within ``timeout``.
+            UnavailableError: `ingress.not-running`: There is nothing to reload.
+            UnavailableError: `ingress.config-refused`: NGINX refuses it; the old one stays in place.
+            UnavailableError: `ingress.reload-failed`: It was not taken within ``timeout``.
         """
         if config.run_folder != self._config.run_folder:
             raise ValueError("a reload cannot move the run folder")
         if (pid := self.pid) is None:
-            raise NotRunningError(f"No NGINX runs for {self._config.run_folder}.", hint="Start it.")
+            raise IngressCode.NOT_RUNNING.error(f"No NGINX runs for {self._config.run_folder}.", hint="Start it.")
         if (config.listen, config.port) != (self._config.listen, self._config.port):
             _require_free(config.listen, config.port)
         self._install(config)
@@ -186,7 +152,7 @@ class Nginx:
         send_signal(pid, signal.SIGHUP, if_still=lambda: self._is_master(pid))
         if not _wait_until(lambda: bool(now := _accepting(pid)) and not now & before, timeout):
             reason = _log_tail(config.error_log, logged)
-            raise ReloadError(
+            raise IngressCode.RELOAD_FAILED.error(
                 f"NGINX did not take its new configuration within {timeout:.3g} s: {reason}",
                 hint=f"See {config.error_log}.",
             )
@@ -234,7 +200,7 @@ class Nginx:
         if "Address already in use" in reason:  # somebody was quicker than we
             return _port_taken(self._config.listen, self._config.port)
         what = "accepts no connections" if status is None else f"ended with status {status}"
-        return StartError(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
+        return IngressCode.START_FAILED.error(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
 
     def _is_master(self, pid: int) -> bool:
         # The id may belong to another process by now. The title of NGINX's master has the configuration's path.
@@ -287,7 +253,7 @@ def _require_free(address: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise _port_taken(address, port) from error
-            raise AddressUnusableError(
+            raise IngressCode.ADDRESS_UNUSABLE.error(
                 f"NGINX cannot listen on port {port} at {address}: {error.strerror}.",
                 hint="Ports below 1024 are root's; the address must be one of this machine's.",
             ) from error

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealserve.errors import InputError
+from sealserve.ingress.codes import IngressCode
 from sealserve.names import DnsName
 from sealserve.tcp_ports import LARGEST_PORT
 from sealserve.terms import EVERY_ADDRESS
@@ -25,12 +25,6 @@ STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 """Where Debian's libnginx-mod-stream, which the images have, puts the module for TCP connections."""
 
 _MAP_KEYWORDS = ("default", "hostnames", "include", "volatile")
-
-
-class IngressValueError(InputError):
-    """A value cannot go into NGINX's configuration."""
-
-    code = "ingress.invalid-value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ def render(config: NginxConfig) -> str:
     """Return the text of NGINX's configuration file.
 
     Raises:
-        IngressValueError: A value is out of range, or would mean something else to NGINX.
+        InputError: `ingress.invalid-value`: A value is out of range, or would mean something else to NGINX.
     """
     listen = _address(_ip(config.listen), config.port)
     if _ip(config.listen) == EVERY_ADDRESS:
@@ -133,7 +127,9 @@ def render(config: NginxConfig) -> str:
     if service in _MAP_KEYWORDS:  # to the map directive, not a name
         service = f"\\{service}"
     if not config.upstreams:
-        raise IngressValueError("NGINX needs at least one replica to forward to.", hint="Start one first.")
+        raise IngressCode.INVALID_VALUE.error(
+            "NGINX needs at least one replica to forward to.", hint="Start one first."
+        )
     fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s"
     servers = "\n".join(
         f"        server {_address(_host(upstream.host), upstream.port)} {fail};" for upstream in config.upstreams
@@ -203,7 +199,7 @@ def render_relay(listen_port: int, upstream: Upstream, *, run_folder: Path, stre
         stream_module: Where its stream module is, if that is loaded at run time.
 
     Raises:
-        IngressValueError: A value is out of range, or would mean something else to NGINX.
+        InputError: `ingress.invalid-value`: A value is out of range, or would mean something else to NGINX.
     """
     load = f"load_module {_path(stream_module)};\n" if stream_module is not None else ""
     listen = _address("0.0.0.0", listen_port)  # noqa: S104  # in a container, whose networks are its own
@@ -235,12 +231,12 @@ def _ip(text: str) -> str:
         address = ipaddress.ip_address(text)
         if "%" not in text:  # a scope, which may be any text
             return str(address)
-    raise IngressValueError(f"{text!r} is not an IP address.", hint="Example: 127.0.0.1.")
+    raise IngressCode.INVALID_VALUE.error(f"{text!r} is not an IP address.", hint="Example: 127.0.0.1.")
 
 
 def _host(text: str) -> str:
     if text == "unix":  # "unix:..." would be a socket's path
-        raise IngressValueError("A replica's host cannot be called 'unix'.", hint="Give its address.")
+        raise IngressCode.INVALID_VALUE.error("A replica's host cannot be called 'unix'.", hint="Give its address.")
     return _ip(text) if ":" in text or text.replace(".", "").isdecimal() else _dns(text)
 
 
@@ -248,31 +244,35 @@ def _dns(text: str) -> str:
     try:
         return _DNS_NAME.validate_python(text)
     except ValidationError as error:
-        raise IngressValueError(f"{text!r} is not a DNS name in lower case.", hint="Example: a.example.com.") from error
+        raise IngressCode.INVALID_VALUE.error(
+            f"{text!r} is not a DNS name in lower case.", hint="Example: a.example.com."
+        ) from error
 
 
 def _address(host: str, port: int) -> str:
     if not 1 <= port <= LARGEST_PORT:
-        raise IngressValueError(f"{port} is not a port.", hint=f"Use 1 to {LARGEST_PORT}.")
+        raise IngressCode.INVALID_VALUE.error(f"{port} is not a port.", hint=f"Use 1 to {LARGEST_PORT}.")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _number(value: int) -> int:
     if not 1 <= value <= 10**6:
-        raise IngressValueError(f"{value} is out of range for NGINX's configuration.", hint="Use 1 to 1000000.")
+        raise IngressCode.INVALID_VALUE.error(
+            f"{value} is out of range for NGINX's configuration.", hint="Use 1 to 1000000."
+        )
     return value
 
 
 def _account(name: str) -> str:
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise IngressValueError(f"{name!r} is not an account's name.", hint="Example: www-data.")
+        raise IngressCode.INVALID_VALUE.error(f"{name!r} is not an account's name.", hint="Example: www-data.")
     return name
 
 
 def _path(path: Path) -> str:
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or "$" in text:  # NGINX has no way to write a dollar sign
-        raise IngressValueError(
+        raise IngressCode.INVALID_VALUE.error(
             f"NGINX cannot use the path {text!r}.", hint="Use an absolute path without dollar signs or line breaks."
         )
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

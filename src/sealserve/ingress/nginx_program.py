@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealserve.errors import UnavailableError
+from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_config import NginxConfig
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin")  # a user's PATH often lacks them
@@ -20,24 +20,6 @@ _INSTALL = (
     "On Debian or Ubuntu: `apt-get install nginx libnginx-mod-stream`, then `systemctl disable --now nginx`: "
     "sealserve runs an NGINX of its own."
 )
-
-
-class NginxMissingError(UnavailableError):
-    """This machine has no NGINX that can be used."""
-
-    code = "ingress.nginx-missing"
-
-
-class StreamModuleMissingError(UnavailableError):
-    """NGINX is there, without the module that passes TLS through."""
-
-    code = "ingress.stream-module-missing"
-
-
-class ConfigRefusedError(UnavailableError):
-    """NGINX refuses the configuration that was made for it."""
-
-    code = "ingress.config-refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +56,12 @@ class NginxProgram:
             config_file: Another file than ``config.config_file``.
 
         Raises:
-            ConfigRefusedError: It refuses it; the message is NGINX's.
+            UnavailableError: `ingress.config-refused`: It refuses it; the message is NGINX's.
         """
         command = [*self.command(config, config_file=config_file), "-t", "-q"]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if result.returncode != 0:
-            raise ConfigRefusedError(
+            raise IngressCode.CONFIG_REFUSED.error(
                 f"NGINX refuses its configuration: {last_message(result.stderr)}",
                 hint="A replica's host name must resolve on this machine.",
             )
@@ -89,13 +71,13 @@ def find_nginx() -> NginxProgram:
     """Return this machine's NGINX, from PATH or where distributions put it.
 
     Raises:
-        NginxMissingError: There is none, or it is older than 1.18.
-        StreamModuleMissingError: It has no stream module with ``ssl_preread``.
+        UnavailableError: `ingress.nginx-missing`: There is none, or it is older than 1.18.
+        UnavailableError: `ingress.stream-module-missing`: It has no stream module with ``ssl_preread``.
     """
     search = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
     path = shutil.which("nginx", path=search)
     if path is None:
-        raise NginxMissingError("NGINX is not installed.", hint=_INSTALL)
+        raise IngressCode.NGINX_MISSING.error("NGINX is not installed.", hint=_INSTALL)
     result = subprocess.run([path, "-V"], capture_output=True, text=True, errors="replace", check=False)
     return describe_build(Path(path), result.stderr)
 
@@ -108,20 +90,22 @@ def describe_build(path: Path, text: str) -> NginxProgram:
         text: What it printed.
 
     Raises:
-        NginxMissingError, StreamModuleMissingError: As `find_nginx`.
+        UnavailableError: `ingress.nginx-missing`, `ingress.stream-module-missing`: As `find_nginx`.
     """
     found = re.search(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)", text)
     if found is None:
-        raise NginxMissingError(f"{path} does not tell its version, as NGINX does with -V.", hint=_INSTALL)
+        raise IngressCode.NGINX_MISSING.error(
+            f"{path} does not tell its version, as NGINX does with -V.", hint=_INSTALL
+        )
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < _OLDEST:
-        raise NginxMissingError(
+        raise IngressCode.NGINX_MISSING.error(
             f"{path} is NGINX {'.'.join(map(str, version))}; 1.18 or later is needed.", hint=_INSTALL
         )
     _, _, arguments = text.partition("configure arguments:")
     options = dict(argument.partition("=")[::2] for argument in shlex.split(arguments))
     if "--with-stream" not in options or "--with-stream_ssl_preread_module" not in options:
-        raise StreamModuleMissingError(
+        raise IngressCode.STREAM_MODULE_MISSING.error(
             f"{path} was built without its stream and ssl_preread modules.", hint=f"Use another build. {_INSTALL}"
         )
     if options["--with-stream"] != "dynamic":
@@ -130,7 +114,7 @@ def describe_build(path: Path, text: str) -> NginxProgram:
     for folder in folders:
         if (module := folder / _MODULE).is_file():
             return NginxProgram(path, version, module)
-    raise StreamModuleMissingError(
+    raise IngressCode.STREAM_MODULE_MISSING.error(
         f"NGINX is installed ({path}), but its stream module is not: there is no {folders[0] / _MODULE}.", hint=_INSTALL
     )
 

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from sealserve import names
 from sealserve.atomic_file import NO_ROOM, OutputExistsError
-from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.frozen_graph import check_frozen, read_graph
 from sealserve.model.lifting import Lifted, check_written, import_lifted, initialise, lift
 from sealserve.model.saved_model import (
@@ -25,8 +25,6 @@ from sealserve.model.saved_model import (
     SERVE_TAG,
     SERVE_TAGS,
     TEXT_FILE,
-    ModelMissingError,
-    NotASavedModelError,
     SavedModelInfo,
     check_servable,
     form_of,
@@ -43,18 +41,6 @@ _FINGERPRINT = "fingerprint.pb"
 
 Progress = Callable[[str], None]
 """Called with a few words at the start of each step."""
-
-
-class ModelNameError(InputError):
-    """The name or the version cannot be those of a servable."""
-
-    code = "model.invalid-name"
-
-
-class ModelRefusedError(InputError):
-    """TensorFlow does not load the graph."""
-
-    code = "model.refused"
 
 
 class SourceKind(StrEnum):
@@ -111,21 +97,22 @@ def import_model(
         progress: Called at the start of each step.
 
     Raises:
-        ModelNameError: ``name`` or ``version`` cannot be a servable's.
-        ModelMissingError: There is nothing at ``source``.
+        InputError: `model.invalid-name`: ``name`` or ``version`` cannot be a servable's.
+        InputError: `model.missing`: There is nothing at ``source``.
         OutputExistsError: That version of that model exists already.
-        NotAGraphError, NodeUnknownError, NotFrozenError, SignatureMissingError: As `check_frozen`.
-        ModelRefusedError: TensorFlow does not load the graph.
-        TensorFlowMissingError: A frozen graph needs TensorFlow, and there is none.
-        NotASavedModelError, AmbiguousModelError, FileUnusableError, ServeTagMissingError, VariablesMissingError: As
-            `check_servable`.
-        LiftingError: A variable was not written with the value of its constant.
-        DiskFullError: There is no room for it.
+        InputError: `model.not-a-graph`, `model.unknown-node`, `model.not-frozen`, `model.no-signature`: As
+            `check_frozen`.
+        InputError: `model.refused`: TensorFlow does not load the graph.
+        UnavailableError: `model.tensorflow-missing`: A frozen graph needs TensorFlow, and there is none.
+        InputError: `model.not-a-saved-model`, `model.ambiguous`, `model.unusable-file`, `model.no-serve-tag`,
+            `model.variables-missing`: As `check_servable`.
+        VerificationError: `model.lifting`: A variable was not written with the value of its constant.
+        UnavailableError: `file.disk-full`: There is no room for it.
     """
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
     if not source.exists():
-        raise ModelMissingError(f"There is no model at {source}.")
+        raise ModelCode.MISSING.error(f"There is no model at {source}.")
     if folder.exists():
         raise OutputExistsError(
             f"{folder} already exists.",
@@ -169,7 +156,7 @@ def _write_binary_form(source: Path, destination: Path) -> None:
     try:
         message = text_format.Parse(source.read_bytes(), SavedModel())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise NotASavedModelError(
+        raise ModelCode.NOT_A_SAVED_MODEL.error(
             f"{source} is not a SavedModel in text form: {_first_line(error)}", hint="Export the model again."
         ) from error
     destination.write_bytes(message.SerializeToString())
@@ -217,7 +204,7 @@ def _write_saved_model(
         try:
             import_lifted(lifted)
         except (ValueError, tf.errors.OpError) as error:
-            raise ModelRefusedError(
+            raise ModelCode.REFUSED.error(
                 f"TensorFlow {tf.__version__} does not load {source}: {_first_line(error)}"
             ) from error
         with tf.compat.v1.Session(graph=graph) as session:
@@ -251,12 +238,12 @@ def _checked_name(name: str) -> str:
     try:
         return TypeAdapter(names.Name).validate_python(name)
     except ValidationError as error:
-        raise ModelNameError(
+        raise ModelCode.INVALID_NAME.error(
             f"{name!r} is no servable's name.", hint="Letters, digits, and '.', '_' and '-' between them, at most 63."
         ) from error
 
 
 def _checked_version(version: int) -> int:
     if not 0 <= version <= LARGEST_VERSION:
-        raise ModelNameError(f"A version is a number from 0 to {LARGEST_VERSION}: got {version}.")
+        raise ModelCode.INVALID_NAME.error(f"A version is a number from 0 to {LARGEST_VERSION}: got {version}.")
     return version

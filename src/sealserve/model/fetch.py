@@ -10,7 +10,6 @@ import httpx
 
 from sealserve.addresses import is_loopback
 from sealserve.atomic_file import OutputExistsError, replacing
-from sealserve.errors import InputError, UnavailableError, VerificationError
 from sealserve.http_answer import (
     MAX_REDIRECTS,
     STALLED,
@@ -21,6 +20,7 @@ from sealserve.http_answer import (
     HttpSlowError,
     request,
 )
+from sealserve.model.codes import ModelCode
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far, and with all bytes where the server says how many."""
@@ -28,42 +28,6 @@ Progress = Callable[[int, int | None], None]
 LARGEST = 4 * 2**30
 _TIMEOUT = httpx.Timeout(60, connect=20)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-class FetchUrlError(InputError):
-    """The address is no https address."""
-
-    code = "fetch.insecure-url"
-
-
-class FetchDigestError(InputError):
-    """The expected digest is no SHA-256."""
-
-    code = "fetch.invalid-digest"
-
-
-class FetchUnreachableError(UnavailableError):
-    """The server cannot be reached, or the connection broke."""
-
-    code = "fetch.unreachable"
-
-
-class FetchRefusedError(UnavailableError):
-    """The server answered with something else than the file."""
-
-    code = "fetch.refused"
-
-
-class FetchTooLargeError(VerificationError):
-    """The file is larger than allowed."""
-
-    code = "fetch.too-large"
-
-
-class FetchMismatchError(VerificationError):
-    """What came is not what was pinned."""
-
-    code = "fetch.digest-mismatch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +63,18 @@ def fetch(
         progress: Called after each chunk.
 
     Raises:
-        FetchUrlError: No https address, or one that redirects to something else.
-        FetchDigestError: ``sha256`` is no SHA-256.
+        InputError: `fetch.insecure-url`: No https address, or one that redirects to something else.
+        InputError: `fetch.invalid-digest`: ``sha256`` is no SHA-256.
         OutputExistsError: Another file is there already.
-        FetchUnreachableError: The server cannot be reached, or the connection broke.
-        FetchRefusedError: The server answers with an error, or redirects without end.
-        FetchTooLargeError: More than ``largest`` bytes.
-        FetchMismatchError: Another digest.
-        DiskFullError: There is no room for it.
+        UnavailableError: `fetch.unreachable`: The server cannot be reached, or the connection broke.
+        UnavailableError: `fetch.refused`: The server answers with an error, or redirects without end.
+        VerificationError: `fetch.too-large`: More than ``largest`` bytes.
+        VerificationError: `fetch.digest-mismatch`: Another digest.
+        UnavailableError: `file.disk-full`: There is no room for it.
     """
     expected = sha256.lower()
     if not _DIGEST.fullmatch(expected):
-        raise FetchDigestError(f"{sha256!r} is no SHA-256: 64 hexadecimal digits are expected.")
+        raise ModelCode.FETCH_INVALID_DIGEST.error(f"{sha256!r} is no SHA-256: 64 hexadecimal digits are expected.")
     address = _checked_url(url)
     if destination.exists():
         return _existing(destination, expected)
@@ -132,18 +96,18 @@ def fetch(
                     if progress:
                         progress(size, answer.length)
         except HttpSizeError as error:
-            raise FetchTooLargeError(
+            raise ModelCode.FETCH_TOO_LARGE.error(
                 f"{_shown(address)} has more than the {largest:,} bytes that are allowed."
             ) from error
         except HttpEncodingError as error:
-            raise FetchRefusedError(f"{_shown(address)}: {error.message}", hint=error.hint) from error
+            raise ModelCode.FETCH_REFUSED.error(f"{_shown(address)}: {error.message}", hint=error.hint) from error
         except (HttpFailedError, HttpSlowError) as error:
-            raise FetchUnreachableError(
+            raise ModelCode.FETCH_UNREACHABLE.error(
                 f"Fetching {_shown(address)} failed: {error.message}",
                 hint="Check the network and the proxy settings, and try again.",
             ) from error
         if digest.hexdigest() != expected:
-            raise FetchMismatchError(
+            raise ModelCode.FETCH_DIGEST_MISMATCH.error(
                 f"{_shown(address)} has SHA-256 {digest.hexdigest()}, expected {expected}. Nothing was kept.",
                 hint="The file was changed, or the digest belongs to another version of it.",
             )
@@ -152,9 +116,9 @@ def fetch(
 
 def _check_answer(address: httpx.URL, answer: Answer) -> None:
     if answer.next_url is not None:
-        raise FetchRefusedError(f"{_shown(address)} redirects more than {MAX_REDIRECTS} times.")
+        raise ModelCode.FETCH_REFUSED.error(f"{_shown(address)} redirects more than {MAX_REDIRECTS} times.")
     if not httpx.codes.is_success(answer.status):
-        raise FetchRefusedError(
+        raise ModelCode.FETCH_REFUSED.error(
             f"{_shown(address)} answers {answer.status} {answer.reason}.", hint="Check the address."
         )
 
@@ -163,12 +127,14 @@ def _checked_url(url: str, *, loopback: bool = True) -> httpx.URL:
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise FetchUrlError("That is no URL.", hint="Give an https address.") from error
+        raise ModelCode.FETCH_INSECURE_URL.error("That is no URL.", hint="Give an https address.") from error
     if address.host and (
         address.scheme == "https" or (loopback and address.scheme == "http" and is_loopback(address.host))
     ):
         return address
-    raise FetchUrlError(f"{_shown(address)} is no https address.", hint="A model is fetched over https only.")
+    raise ModelCode.FETCH_INSECURE_URL.error(
+        f"{_shown(address)} is no https address.", hint="A model is fetched over https only."
+    )
 
 
 def _shown(address: httpx.URL) -> str:

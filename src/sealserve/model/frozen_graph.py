@@ -10,51 +10,28 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from sealserve.errors import InputError
+from sealserve.errors import SealserveError
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.saved_model import (
-    LARGEST_MESSAGE,
-    SAVED_MODEL_FILE,
-    VARIABLE_OPERATIONS,
-    ModelMissingError,
-    SignatureMissingError,
-)
+from sealserve.model.codes import ModelCode
+from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, VARIABLE_OPERATIONS
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 _SHOWN = 5
 _KERAS = {".keras", ".h5", ".hdf5"}
 
 
-class NotAGraphError(InputError):
-    """The file is no GraphDef."""
-
-    code = "model.not-a-graph"
-
-
-class NodeUnknownError(InputError):
-    """The graph has no node of that name."""
-
-    code = "model.unknown-node"
-
-
-class NotFrozenError(InputError):
-    """The graph has variables, and their values are elsewhere."""
-
-    code = "model.not-frozen"
-
-
 def read_graph(path: Path) -> pb.GraphDef:
     """Return the graph in the file ``path``.
 
     Raises:
-        ModelMissingError: There is no such file.
-        NotAGraphError: It holds no GraphDef, or one without nodes.
+        InputError: `model.missing`: There is no such file.
+        InputError: `model.not-a-graph`: It holds no GraphDef, or one without nodes.
     """
     message = pb.GraphDef()
     try:
         message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
     except InputFileMissingError as error:
-        raise ModelMissingError(f"There is no model at {path}.") from error
+        raise ModelCode.MISSING.error(f"There is no model at {path}.") from error
     except DecodeError as error:
         raise _not_a_graph(path) from error
     if not message.node or not all(node.name and node.op for node in message.node):
@@ -72,12 +49,12 @@ def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outpu
         outputs: Names of nodes that are fetched.
 
     Raises:
-        SignatureMissingError: No input or no output is named.
-        NodeUnknownError: A node is not there; the message names the nearest.
-        NotFrozenError: A variable is not frozen into a constant.
+        InputError: `model.no-signature`: No input or no output is named.
+        InputError: `model.unknown-node`: A node is not there; the message names the nearest.
+        InputError: `model.not-frozen`: A variable is not frozen into a constant.
     """
     if not inputs or not outputs:
-        raise SignatureMissingError(f"{path}: a frozen graph needs the names of its inputs and of its outputs.")
+        raise ModelCode.NO_SIGNATURE.error(f"{path}: a frozen graph needs the names of its inputs and of its outputs.")
     consumed = {_node_name(source) for node in graph.node for source in node.input}
     sources = [node.name for node in graph.node if node.op == "Placeholder"]
     sinks = [node.name for node in graph.node if node.name not in consumed]
@@ -87,7 +64,7 @@ def check_frozen(graph: pb.GraphDef, path: Path, *, inputs: Sequence[str], outpu
     needed = reachable(graph, outputs)
     for node in graph.node:
         if node.name in needed and node.op in VARIABLE_OPERATIONS:
-            raise NotFrozenError(
+            raise ModelCode.NOT_FROZEN.error(
                 f"{path} is not frozen: {node.name!r} is a variable, whose value is not in the graph.",
                 hint="Freeze it with convert_variables_to_constants_v2, or give a SavedModel folder.",
             )
@@ -113,23 +90,23 @@ def _check_node(graph: pb.GraphDef, path: Path, name: str, *, kind: str, likely:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     nearest = close[0] if close else ", ".join(repr(each) for each in likely[:_SHOWN])
     hint = f"Did you mean {nearest!r}?" if close else f"Its likely {kind}s: {nearest}." if likely else None
-    raise NodeUnknownError(f"{path} has no node {name!r}, which should be an {kind}.", hint=hint)
+    raise ModelCode.UNKNOWN_NODE.error(f"{path} has no node {name!r}, which should be an {kind}.", hint=hint)
 
 
 def _node_name(source: str) -> str:
     return source.removeprefix("^").split(":", 1)[0]
 
 
-def _not_a_graph(path: Path) -> NotAGraphError:
+def _not_a_graph(path: Path) -> SealserveError:
     if path.name == SAVED_MODEL_FILE:
-        return NotAGraphError(
+        return ModelCode.NOT_A_GRAPH.error(
             f"{path} is a SavedModel's file, no frozen graph.", hint=f"Give the folder {path.parent}."
         )
     if path.suffix in _KERAS:
-        return NotAGraphError(
+        return ModelCode.NOT_A_GRAPH.error(
             f"{path} is a model in Keras's own format: expected a SavedModel folder or a frozen graph (.pb).",
             hint="Export it: keras.models.load_model(FILE).export(DIR). Then set the model's path to DIR.",
         )
-    return NotAGraphError(
+    return ModelCode.NOT_A_GRAPH.error(
         f"{path} is no frozen graph.", hint="Give a GraphDef in binary form (.pb), or a SavedModel folder."
     )

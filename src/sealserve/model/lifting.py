@@ -15,17 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sealserve.errors import VerificationError
+from sealserve.model.codes import ModelCode
 from sealserve.model.tensorflow_import import import_tensorflow
 
 LARGE: Final = 64 * 1024
 """Bytes from which on a constant is lifted. Small ones are shapes, axes and the like, and stay."""
-
-
-class LiftingError(VerificationError):
-    """A variable that was written has another value than the constant that it was."""
-
-    code = "model.lifting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +89,7 @@ def check_written(lifted: Lifted, folder: Path) -> None:
     """Check that the SavedModel in ``folder`` has each value, bit for bit. The rest of the graph is as it was.
 
     Raises:
-        LiftingError: It has another one.
+        VerificationError: `model.lifting`: It has another one.
     """
     if not lifted.values:
         return
@@ -103,7 +97,7 @@ def check_written(lifted: Lifted, folder: Path) -> None:
     for name, value in lifted.values.items():
         written = reader.get_tensor(name)
         if written.dtype != value.dtype or written.shape != value.shape or written.tobytes() != value.tobytes():
-            raise LiftingError(
+            raise ModelCode.LIFTING.error(
                 f"The constant {name!r} was not written as it was.", hint="Convert with --keep-frozen, and report this."
             )
 

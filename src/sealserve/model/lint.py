@@ -140,12 +140,12 @@ def lint(
 
     Raises:
         RefusedOperationError: It has; the message names each, and why.
-        ModelMissingError: There is no such folder.
-        NotASavedModelError: It holds no readable ``saved_model.pb``.
-        ServeTagMissingError: No graph has these tags.
-        AmbiguousModelError: It can be read in two ways.
-        AssetNameError: The name of an asset leads out of the ``assets`` folder.
-        FileUnusableError: It holds a link to a folder, a socket, or the like.
+        InputError: `model.missing`: There is no such folder.
+        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
+        InputError: `model.no-serve-tag`: No graph has these tags.
+        InputError: `model.ambiguous`: It can be read in two ways.
+        InputError: `model.asset-name`: The name of an asset leads out of the ``assets`` folder.
+        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
     """
     findings = find(folder, tags=tags)
     refused = [

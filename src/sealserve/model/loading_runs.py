@@ -14,22 +14,15 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.program import node_name
-from sealserve.model.saved_model import AmbiguousModelError
 from sealserve.serving_interface import INTERNAL_SIGNATURES
 
 _INIT_SIGNATURE: Final = "__saved_model_init_op"
 _INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")
 _ASSETS_COLLECTION: Final = "saved_model_assets"
 _PLAIN_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]+")
-
-
-class AssetNameError(InputError):
-    """The name of an asset can lead out of the SavedModel's ``assets`` folder."""
-
-    code = "model.asset-name"
 
 
 class FedFile(StrEnum):
@@ -56,8 +49,8 @@ def loading_runs(graph: pb.MetaGraphDef) -> tuple[LoadingRun, ...]:
     """Return the runs of TensorFlow's loader: restoring, then initialising. All initialisers that it knows count.
 
     Raises:
-        AssetNameError: An asset is not a plain file name.
-        AmbiguousModelError: Two assets feed the same tensor.
+        InputError: `model.asset-name`: An asset is not a plain file name.
+        InputError: `model.ambiguous`: Two assets feed the same tensor.
     """
     feeds = dict.fromkeys(_asset_tensors(graph), FedFile.ASSET)
     saver = graph.saver_def
@@ -72,12 +65,12 @@ def asset_files(graph: pb.MetaGraphDef) -> list[str]:
     """Return the names of the asset files that the loader feeds, below the SavedModel's ``assets`` folder.
 
     Raises:
-        AssetNameError: One is not a plain file name.
+        InputError: `model.asset-name`: One is not a plain file name.
     """
     assets = _assets(graph)
     for asset in assets:
         if not _PLAIN_NAME.fullmatch(asset.filename) or asset.filename in {".", ".."}:
-            raise AssetNameError(
+            raise ModelCode.ASSET_NAME.error(
                 f"The asset {asset.filename!r} is not the name of a file in the SavedModel's assets folder.",
                 hint="Export the model again with tf.saved_model.Asset, which copies the file into that folder.",
             )
@@ -124,7 +117,7 @@ def _asset_tensors(graph: pb.MetaGraphDef) -> list[str]:
     names = [tensor_name(asset.tensor_info.name) for asset in _assets(graph)]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise AmbiguousModelError(
+        raise ModelCode.AMBIGUOUS.error(
             f"Several assets are fed to the tensor {repeated[0]!r}.", hint="Export the model again with TensorFlow."
         )
     return names
@@ -139,4 +132,6 @@ def _assets(graph: pb.MetaGraphDef) -> list[pb.AssetFileDef]:
             pb.AssetFileDef.FromString(found.value) for found in graph.collection_def[_ASSETS_COLLECTION].any_list.value
         ]
     except DecodeError as error:
-        raise AssetNameError("The SavedModel's list of assets is damaged.", hint="Export the model again.") from error
+        raise ModelCode.ASSET_NAME.error(
+            "The SavedModel's list of assets is damaged.", hint="Export the model again."
+        ) from error

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.operations import class_of
-from sealserve.model.saved_model import AmbiguousModelError
 
 Place = tuple[str, str]
 """A node: the name of the function that it is in, or an empty string for the graph itself, and the node's name."""
@@ -42,8 +42,8 @@ class Program:
         """Return the program of a meta graph.
 
         Raises:
-            AmbiguousModelError: Two nodes or functions have the same name, one has none, a function has the name of
-                an operation, or a node takes an attribute from the caller of its function.
+            InputError: `model.ambiguous`: Two nodes or functions have the same name, one has none, a function has the
+                name of an operation, or a node takes an attribute from the caller of its function.
         """
         library = graph.graph_def.library
         _check_unique((function.signature.name for function in library.function), "functions")
@@ -52,7 +52,7 @@ class Program:
         for function in library.function:
             name = function.signature.name
             if name in class_of():
-                raise AmbiguousModelError(
+                raise ModelCode.AMBIGUOUS.error(
                     f"The model has a function called {name!r}, as an operation of TensorFlow is called.",
                     hint="Export the model again; TensorFlow itself never gives a function such a name.",
                 )
@@ -131,7 +131,7 @@ def _check_written_out(function: str, nodes: Iterable[pb.NodeDef]) -> None:
     """
     for node in nodes:
         if any(value.placeholder for value in _attributes(node)):
-            raise AmbiguousModelError(
+            raise ModelCode.AMBIGUOUS.error(
                 f"The node {node.name!r} of the function {function!r} takes an attribute from the function's callers.",
                 hint="Export the model again with TensorFlow 2, which writes all attributes out.",
             )
@@ -146,10 +146,10 @@ def _by_name(nodes: Iterable[pb.NodeDef], what: str) -> dict[str, pb.NodeDef]:
 def _check_unique(names: Iterable[str], what: str) -> None:
     counted = Counter(names)
     if "" in counted:
-        raise AmbiguousModelError(f"Not all {what} have names.", hint="Export the model again with TensorFlow.")
+        raise ModelCode.AMBIGUOUS.error(f"Not all {what} have names.", hint="Export the model again with TensorFlow.")
     repeated = sorted(name for name, count in counted.items() if count > 1)
     if repeated:
-        raise AmbiguousModelError(
+        raise ModelCode.AMBIGUOUS.error(
             f"Several {what} have the same name: {repeated[0]!r}.", hint="Export the model again with TensorFlow."
         )
 

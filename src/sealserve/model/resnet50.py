@@ -58,8 +58,8 @@ def build_frozen_graph(
         progress: Called with a few words at the start of each step.
 
     Raises:
-        TensorFlowMissingError: TensorFlow is not installed.
-        DiskFullError: There is no room for the file.
+        UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
+        UnavailableError: `file.disk-full`: There is no room for the file.
     """
     tell = progress or (lambda _: None)
     tell("importing TensorFlow")
@@ -78,7 +78,7 @@ def build_model(architecture: Architecture = RESNET50) -> Any:
     """Return the network as a keras model, its weights all zero.
 
     Raises:
-        TensorFlowMissingError: TensorFlow is not installed.
+        UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
     """
     keras = import_tensorflow().keras
     layers = keras.layers

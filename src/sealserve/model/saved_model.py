@@ -12,8 +12,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from sealserve.errors import InputError
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.unread_fields import unread_field
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.serving_interface import DEFAULT_SIGNATURE, INTERNAL_SIGNATURES
@@ -28,48 +28,6 @@ VARIABLE_OPERATIONS = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 _INDEX = Path("variables", "variables.index")
 _SHARD = re.compile(r"variables\.data-\d{5}-of-(\d{5})")
 _DTYPES: dict[int, str] = {pb.DT_FLOAT: "float32", pb.DT_DOUBLE: "float64", pb.DT_HALF: "float16"}
-
-
-class ModelMissingError(InputError):
-    """There is no model at that path."""
-
-    code = "model.missing"
-
-
-class NotASavedModelError(InputError):
-    """The folder is no SavedModel."""
-
-    code = "model.not-a-saved-model"
-
-
-class AmbiguousModelError(InputError):
-    """A SavedModel can be read in two ways."""
-
-    code = "model.ambiguous"
-
-
-class FileUnusableError(InputError):
-    """There is something in the folder that is no plain file or folder."""
-
-    code = "model.unusable-file"
-
-
-class ServeTagMissingError(InputError):
-    """No graph of the SavedModel has the tags that are to be served."""
-
-    code = "model.no-serve-tag"
-
-
-class SignatureMissingError(InputError):
-    """Nothing says what goes into the model and what comes out."""
-
-    code = "model.no-signature"
-
-
-class VariablesMissingError(InputError):
-    """The graph has variables, and their values are not all there."""
-
-    code = "model.variables-missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +112,18 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
     """Return the message in ``saved_model.pb`` of the SavedModel ``folder``.
 
     Raises:
-        ModelMissingError: There is no such folder.
-        NotASavedModelError: It holds no readable ``saved_model.pb``.
-        AmbiguousModelError: Protobuf libraries differ in what they read of it.
+        InputError: `model.missing`: There is no such folder.
+        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: Protobuf libraries differ in what they read of it.
     """
     if not folder.is_dir():
-        raise ModelMissingError(f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb.")
+        raise ModelCode.MISSING.error(
+            f"There is no folder {folder}.", hint="Give the folder that holds saved_model.pb."
+        )
     path = folder / SAVED_MODEL_FILE
     message = pb.SavedModel()
     if form_of(folder) == TEXT_FILE:
-        raise NotASavedModelError(
+        raise ModelCode.NOT_A_SAVED_MODEL.error(
             f"{folder} holds the text form of a SavedModel, {TEXT_FILE}: expected {SAVED_MODEL_FILE}.",
             hint="Name the folder as model.path and run `sealserve model convert`, which writes the binary form.",
         )
@@ -171,12 +131,16 @@ def read_saved_model(folder: Path) -> pb.SavedModel:
         message.ParseFromString(read_regular(path, limit=LARGEST_MESSAGE))
     except InputFileMissingError as error:
         hint = _version_hint(folder)
-        raise NotASavedModelError(f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint) from error
+        raise ModelCode.NOT_A_SAVED_MODEL.error(
+            f"{folder} is no SavedModel: it has no {SAVED_MODEL_FILE}.", hint=hint
+        ) from error
     except DecodeError as error:
-        raise NotASavedModelError(f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged.") from error
+        raise ModelCode.NOT_A_SAVED_MODEL.error(
+            f"{path} is no SavedModel: TensorFlow did not write it, or it is damaged."
+        ) from error
     # a server would execute what the lint did not see
     if field := unread_field(message):
-        raise AmbiguousModelError(
+        raise ModelCode.AMBIGUOUS.error(
             f"{path} has the field {field.partition('model.')[2]} in a form that only some protobuf libraries read.",
             hint="Export the model again with TensorFlow, which never writes this form.",
         )
@@ -187,16 +151,16 @@ def form_of(folder: Path) -> str | None:
     """Return the name of the file that holds the SavedModel ``folder``, or None if there is none.
 
     Raises:
-        AmbiguousModelError: There are several. TensorFlow would read one of them, and ignore the others.
-        NotASavedModelError: It has the chunked form, which needs a library of its own.
+        InputError: `model.ambiguous`: There are several. TensorFlow would read one of them, and ignore the others.
+        InputError: `model.not-a-saved-model`: It has the chunked form, which needs a library of its own.
     """
     forms = [name for name in (SAVED_MODEL_FILE, TEXT_FILE, CHUNKED_FILE) if os.path.lexists(folder / name)]
     if len(forms) > 1:
-        raise AmbiguousModelError(
+        raise ModelCode.AMBIGUOUS.error(
             f"{folder} holds several SavedModels: {', '.join(forms)}.", hint="Keep the file that belongs to the model."
         )
     if forms == [CHUNKED_FILE]:
-        raise NotASavedModelError(
+        raise ModelCode.NOT_A_SAVED_MODEL.error(
             f"{folder} holds the chunked form of a SavedModel, {CHUNKED_FILE}: expected {SAVED_MODEL_FILE}.",
             hint="Export the model without tf.saved_model.SaveOptions(experimental_image_format=True).",
         )
@@ -209,8 +173,8 @@ def serving_meta_graph(folder: Path, message: pb.SavedModel, tags: Collection[st
     Source: ``cc/saved_model/reader.cc`` of TensorFlow 2.21. It takes the first of several; here they are an error.
 
     Raises:
-        ServeTagMissingError: There is none.
-        AmbiguousModelError: There are several.
+        InputError: `model.no-serve-tag`: There is none.
+        InputError: `model.ambiguous`: There are several.
     """
     return message.meta_graphs[
         _index_of_tags(folder, [tuple(graph.meta_info_def.tags) for graph in message.meta_graphs], tags)
@@ -225,10 +189,10 @@ def describe(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> SavedModelI
         tags: The tags of the graph that is served.
 
     Raises:
-        ModelMissingError: There is no such folder.
-        NotASavedModelError: It holds no readable ``saved_model.pb``.
-        AmbiguousModelError: It can be read in two ways.
-        FileUnusableError: It holds a link to a folder, a socket, or the like.
+        InputError: `model.missing`: There is no such folder.
+        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: It can be read in two ways.
+        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
     """
     message = read_saved_model(folder)
     files = plain_files(folder)
@@ -245,14 +209,14 @@ def plain_files(folder: Path) -> list[Path]:
     """Return all files in ``folder`` and below, sorted. Links to files count as files, since their content is copied.
 
     Raises:
-        FileUnusableError: There is a link to a folder, a socket, or the like.
+        InputError: `model.unusable-file`: There is a link to a folder, a socket, or the like.
     """
     files = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files.append(path)
         elif path.is_symlink() or not path.is_dir():
-            raise FileUnusableError(
+            raise ModelCode.UNUSABLE_FILE.error(
                 f"{path} is no plain file or folder.", hint="Put a copy of the file or folder in its place."
             )
     return files
@@ -266,24 +230,24 @@ def check_servable(folder: Path, *, tags: Collection[str] = SERVE_TAGS) -> Saved
         tags: The tags of the graph that is served.
 
     Raises:
-        ModelMissingError: There is no such folder.
-        NotASavedModelError: It holds no readable ``saved_model.pb``.
-        AmbiguousModelError: It can be read in two ways.
-        FileUnusableError: It holds a link to a folder, a socket, or the like.
-        ServeTagMissingError: It has no graph for serving.
-        SignatureMissingError: Its graph for serving has no signature with outputs.
-        VariablesMissingError: The values of its variables are not all there: TensorFlow would load an uninitialised
-            model and report success.
+        InputError: `model.missing`: There is no such folder.
+        InputError: `model.not-a-saved-model`: It holds no readable ``saved_model.pb``.
+        InputError: `model.ambiguous`: It can be read in two ways.
+        InputError: `model.unusable-file`: It holds a link to a folder, a socket, or the like.
+        InputError: `model.no-serve-tag`: It has no graph for serving.
+        InputError: `model.no-signature`: Its graph for serving has no signature with outputs.
+        InputError: `model.variables-missing`: The values of its variables are not all there: TensorFlow would load an
+            uninitialised model and report success.
     """
     info = describe(folder, tags=tags)
     graph = info.serving_graph
     if not any(signature.outputs for signature in graph.signatures):
-        raise SignatureMissingError(
+        raise ModelCode.NO_SIGNATURE.error(
             f"{folder} has no signature: nothing says what goes into the model and what comes out.",
             hint=f"Export it with a signature named {DEFAULT_SIGNATURE!r}.",
         )
     if graph.has_variables and (missing := missing_variables(folder)):
-        raise VariablesMissingError(
+        raise ModelCode.VARIABLES_MISSING.error(
             f"{folder} has variables, but not {missing}.", hint="Copy the whole folder of the SavedModel."
         )
     return info
@@ -345,12 +309,12 @@ def _index_of_tags(folder: Path, graphs: Sequence[Collection[str]], tags: Collec
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise AmbiguousModelError(
+        raise ModelCode.AMBIGUOUS.error(
             f"{folder} has {len(fitting)} graphs with the tags {wanted}: which one is served depends on their order.",
             hint="Export the model again with one graph for these tags.",
         )
     found = "; ".join(sorted(", ".join(sorted(set(found))) or "a graph without tags" for found in graphs))
-    raise ServeTagMissingError(
+    raise ModelCode.NO_SERVE_TAG.error(
         f"{folder} has no graph with the tags {wanted}: it has {found or 'no graph at all'}.",
         hint="Name the tags of one of its graphs as the model's tags in sealserve.toml."
         if found.strip()

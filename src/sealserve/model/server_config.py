@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from sealserve.errors import InputError
+from sealserve.model.codes import ModelCode
 from sealserve.model.server_config_pb2 import (
     BatchingParameters,
     ModelConfig,
@@ -26,24 +26,6 @@ from sealserve.regular_file import InputFileError, read_regular
 _Parsed = TypeVar("_Parsed", bound=Message)
 _PLATFORM: Final = "tensorflow"
 _DEFAULT_MAX_BATCH_SIZE: Final = 1000  # SharedBatchScheduler::QueueOptions, tensorflow/core/kernels/batching_util
-
-
-class ServerConfigMissingError(InputError):
-    """A configuration file of the model server cannot be read."""
-
-    code = "server-config.missing"
-
-
-class ServerConfigSyntaxError(InputError):
-    """A configuration file of the model server is not in protobuf text format, or has a field that is not known."""
-
-    code = "server-config.syntax"
-
-
-class ServerConfigValueError(InputError):
-    """A configuration file of the model server says what the server would refuse."""
-
-    code = "server-config.value"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +68,27 @@ def read_batching_parameters(path: Path) -> bytes:
     """Return the content of a file with ``BatchingParameters``, checked.
 
     Raises:
-        ServerConfigMissingError: It cannot be read.
-        ServerConfigSyntaxError: It is none.
-        ServerConfigValueError: The server would refuse its values.
+        InputError: `server-config.missing`: It cannot be read.
+        InputError: `server-config.syntax`: It is none.
+        InputError: `server-config.value`: The server would refuse its values.
     """
     content, parameters = _read(path, BatchingParameters())
     for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads", "max_execution_batch_size"):
         if parameters.HasField(name) and getattr(parameters, name).value < 1:
-            raise ServerConfigValueError(f"{path}: {name} is {getattr(parameters, name).value}; it begins at 1.")
+            raise ModelCode.SERVER_CONFIG_VALUE.error(
+                f"{path}: {name} is {getattr(parameters, name).value}; it begins at 1."
+            )
     if parameters.HasField("batch_timeout_micros") and parameters.batch_timeout_micros.value < 0:
-        raise ServerConfigValueError(f"{path}: batch_timeout_micros is negative.")
+        raise ModelCode.SERVER_CONFIG_VALUE.error(f"{path}: batch_timeout_micros is negative.")
     sizes = list(parameters.allowed_batch_sizes)
     if sizes != sorted(set(sizes)) or any(size < 1 for size in sizes):
-        raise ServerConfigValueError(f"{path}: allowed_batch_sizes must ascend from 1 on; they are {sizes}.")
+        raise ModelCode.SERVER_CONFIG_VALUE.error(
+            f"{path}: allowed_batch_sizes must ascend from 1 on; they are {sizes}."
+        )
     limit = "max_execution_batch_size" if parameters.enable_large_batch_splitting.value else "max_batch_size"
     largest = getattr(parameters, limit).value if parameters.HasField(limit) else _DEFAULT_MAX_BATCH_SIZE
     if sizes and sizes[-1] != largest:
-        raise ServerConfigValueError(
+        raise ModelCode.SERVER_CONFIG_VALUE.error(
             f"{path}: the last of allowed_batch_sizes is {sizes[-1]}; it must be {limit}, {largest}."
         )
     return content
@@ -112,14 +98,16 @@ def read_monitoring_config(path: Path) -> bytes:
     """Return the content of a file with ``MonitoringConfig``, checked.
 
     Raises:
-        ServerConfigMissingError: It cannot be read.
-        ServerConfigSyntaxError: It is none.
-        ServerConfigValueError: The server would refuse its values.
+        InputError: `server-config.missing`: It cannot be read.
+        InputError: `server-config.syntax`: It is none.
+        InputError: `server-config.value`: The server would refuse its values.
     """
     content, monitoring = _read(path, MonitoringConfig())
     where = monitoring.prometheus_config.path
     if where and not where.startswith("/"):
-        raise ServerConfigValueError(f"{path}: prometheus_config.path is {where!r}; it must begin with a slash.")
+        raise ModelCode.SERVER_CONFIG_VALUE.error(
+            f"{path}: prometheus_config.path is {where!r}; it must begin with a slash."
+        )
     return content
 
 
@@ -127,11 +115,11 @@ def _read(path: Path, message: _Parsed) -> tuple[bytes, _Parsed]:
     try:
         content = read_regular(path)
     except InputFileError as error:
-        raise ServerConfigMissingError(
+        raise ModelCode.SERVER_CONFIG_MISSING.error(
             f"{path} cannot be read: {error.reason}.", hint="sealserve.toml names it, relative to itself."
         ) from error
     try:
         return content, text_format.Parse(content, message)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         kind = message.DESCRIPTOR.name
-        raise ServerConfigSyntaxError(f"{path} is no {kind} in protobuf text format: {error}.") from error
+        raise ModelCode.SERVER_CONFIG_SYNTAX.error(f"{path} is no {kind} in protobuf text format: {error}.") from error

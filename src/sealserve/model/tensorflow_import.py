@@ -4,13 +4,7 @@ import importlib
 import os
 from typing import Any
 
-from sealserve.errors import UnavailableError
-
-
-class TensorFlowMissingError(UnavailableError):
-    """TensorFlow is not installed."""
-
-    code = "model.tensorflow-missing"
+from sealserve.model.codes import ModelCode
 
 
 def import_tensorflow() -> Any:
@@ -19,13 +13,13 @@ def import_tensorflow() -> Any:
     Each machine without a GPU would get "failed call to cuInit"; what goes wrong in earnest is an exception anyway.
 
     Raises:
-        TensorFlowMissingError: It is not installed.
+        UnavailableError: `model.tensorflow-missing`: It is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         return importlib.import_module("tensorflow")
     except ImportError as error:
-        raise TensorFlowMissingError(
+        raise ModelCode.TENSORFLOW_MISSING.error(
             f"TensorFlow cannot be imported ({error}).",
             hint="Run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         ) from error

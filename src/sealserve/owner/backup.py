@@ -11,7 +11,6 @@ from typing import Final
 from sealserve.atomic_file import PRIVATE, replacing, write_file
 from sealserve.broker.database import Database
 from sealserve.canonical_document import canonical_json
-from sealserve.errors import InputError
 from sealserve.owner.backup_format import (
     FOLDERS,
     HEADER,
@@ -24,6 +23,7 @@ from sealserve.owner.backup_format import (
     ListedFile,
     time_text,
 )
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
 from sealserve.sealing import codec, plain_tar
 from sealserve.sealing.codec import SealedFile
@@ -38,12 +38,6 @@ KEY_SIZE: Final = 16
 _LEFT_OUT: Final = ("owner/master.key", "owner/master.key.next", f"{DATABASE}-wal", f"{DATABASE}-shm")
 _LEFT_OUT_FOLDERS: Final = ("owner/logs",)
 _HOST_FILES: Final = ("host/owner.pub",)
-
-
-class BackupWorkspaceError(InputError):
-    """There is nothing to back up."""
-
-    code = "backup.no-workspace"
 
 
 def back_up(
@@ -70,14 +64,14 @@ def back_up(
         progress: Called with plaintext bytes as they are sealed.
 
     Raises:
-        BackupWorkspaceError: There is no workspace yet.
+        InputError: `backup.no-workspace`: There is no workspace yet.
         OutputExistsError: ``destination`` exists.
-        OutputUnwritableError: Its folder is missing, or does not admit it.
-        DiskFullError: No room.
+        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
+        UnavailableError: `file.disk-full`: No room.
         SealserveError: What the keystore raises.
     """
     if not workspace.owner.root.is_dir():
-        raise BackupWorkspaceError(f"There is no workspace in {workspace.directory} yet.")
+        raise OwnerCode.BACKUP_NO_WORKSPACE.error(f"There is no workspace in {workspace.directory} yet.")
     if not overwrite:
         refuse_existing(destination)
     tell = progress or (lambda _: None)
@@ -120,7 +114,7 @@ def _paths(workspace: Workspace, *, models: bool, releases: bool) -> Iterator[st
         listing = list_folder(workspace.root / folder)
         for other in listing.others:
             if (workspace.root / folder / other).is_symlink():
-                raise BackupWorkspaceError(
+                raise OwnerCode.BACKUP_NO_WORKSPACE.error(
                     f"{folder}/{other} in {workspace.root} is a link: what it points to would be missing.",
                     hint="Put the file or folder itself in its place.",
                 )

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from sealserve.canonical_document import DocumentPart
-from sealserve.errors import VerificationError
+from sealserve.owner.codes import OwnerCode
 from sealserve.secret import SecretBytes
 
 HEADER: Final = "backup.json"
@@ -26,18 +26,6 @@ LARGEST_HEADER: Final = 64 * 2**10
 DAMAGED: Final = "It was damaged, or somebody changed it: use another copy."
 
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
-
-
-class BackupFormatError(VerificationError):
-    """The file is no backup, or was damaged."""
-
-    code = "backup.format"
-
-
-class BackupContentError(VerificationError):
-    """A file of the backup is missing, added or changed."""
-
-    code = "backup.content"
 
 
 class Header(DocumentPart):
@@ -97,21 +85,21 @@ def parse_header(content: bytes, name: str) -> Header:
     """Parse the first member of the backup ``name``.
 
     Raises:
-        BackupFormatError: It is not a header that sealserve writes.
+        VerificationError: `backup.format`: It is not a header that sealserve writes.
     """
     try:
         return Header.model_validate_json(content)
     except ValidationError as error:
-        raise BackupFormatError(f"{name}: {HEADER} is none that sealserve writes.") from error
+        raise OwnerCode.BACKUP_FORMAT.error(f"{name}: {HEADER} is none that sealserve writes.") from error
 
 
 def parse_list(content: SecretBytes, name: str) -> FileList:
     """Parse the decrypted list of the backup ``name``.
 
     Raises:
-        BackupFormatError: It is not a list that sealserve writes.
+        VerificationError: `backup.format`: It is not a list that sealserve writes.
     """
     try:
         return FileList.model_validate_json(content.reveal())
     except ValidationError as error:
-        raise BackupFormatError(f"{name}: its list is none that sealserve writes.") from error
+        raise OwnerCode.BACKUP_FORMAT.error(f"{name}: its list is none that sealserve writes.") from error

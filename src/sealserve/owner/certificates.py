@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment
-from sealserve.errors import InputError
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
 from sealserve.pki.certificate import (
@@ -32,12 +32,6 @@ BROKER_CERTIFICATE = "broker.pem"
 BROKER_KEY = "broker.key"
 
 
-class TlsModeError(InputError):
-    """The certificates asked for are not those that the deployment describes."""
-
-    code = "certs.tls-mode"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedCertificate:
     """A certificate of the workspace: what it is for, where it lies, what it says."""
@@ -51,10 +45,10 @@ def check_mode(deployment: Deployment, mode: TlsMode) -> None:
     """Check that the deployment wants certificates for ``mode``.
 
     Raises:
-        TlsModeError: It wants the other one.
+        InputError: `certs.tls-mode`: It wants the other one.
     """
     if deployment.service.tls is not mode:
-        raise TlsModeError(
+        raise OwnerCode.CERTS_TLS_MODE.error(
             f"sealserve.toml says service.tls = {deployment.service.tls.value!r}, not {mode.value!r}.",
             hint=f"Run `sealserve certs {deployment.service.tls.value}`, or change service.tls.",
         )

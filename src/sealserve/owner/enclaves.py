@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.image_root import ImageRoot
-from sealserve.enclave.index import EnclaveIndexReleaseError, remove_enclave, verify_enclave_index
+from sealserve.enclave.index import remove_enclave, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, MeasuredFile, measure, take_inventory
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.server_command import PRIVATE_ROOT, command, threads_of
@@ -24,9 +25,9 @@ from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.enclave.signing import BuiltEnclave, build_enclave
 from sealserve.enclave.sizing import EnclaveSize, size_enclave
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
-from sealserve.errors import InputError
 from sealserve.held_tree import held_tree
 from sealserve.owner.certificates import broker_authority_pem
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import BATCHING_PARAMETERS, MODEL_CONFIG, MONITORING_CONFIG, SESSION_CONFIG
@@ -43,18 +44,6 @@ from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
 
 _MONITORING_ABOVE: Final = 1000
-
-
-class InventoryServerError(InputError):
-    """The inventory is of another model server than the one that is deployed."""
-
-    code = "inventory.other-server"
-
-
-class ReleasePlatformError(InputError):
-    """The release was built for another platform than the deployment's."""
-
-    code = "enclave.release-platform"
 
 
 def specify(
@@ -89,14 +78,15 @@ def specify_all(
             sealserve's own modules, on SGX with all that the server may open.
 
     Raises:
-        InventoryServerError: The inventory is of another server.
-        ReleasePlatformError: The release is marked as simulated and the deployment is not, or the other way round.
+        InputError: `inventory.other-server`: The inventory is of another server.
+        InputError: `enclave.release-platform`: The release is marked as simulated and the deployment is not, or the
+            other way round.
         SealserveError: This machine lacks the server.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
     if verified.index.simulated is not simulated:
         built_for = PlatformKind.SIMULATED if verified.index.simulated else PlatformKind.SGX
-        raise ReleasePlatformError(
+        raise OwnerCode.ENCLAVE_RELEASE_PLATFORM.error(
             f"{verified.folder} is for the platform {built_for.value!r}, and sealserve.toml has "
             f"{deployment.platform.value!r}.",
             hint="Build a release for this platform: `sealserve release build`.",
@@ -105,7 +95,7 @@ def specify_all(
         inventory = inventory_here(deployment.server.kind)
     trusted = _own_modules() if inventory is None else inventory.files
     if inventory is not None and inventory.server is not deployment.server.kind:
-        raise InventoryServerError(
+        raise OwnerCode.INVENTORY_OTHER_SERVER.error(
             f"The inventory is of the server {inventory.server.value!r}, and sealserve.toml has "
             f"{deployment.server.kind.value!r}.",
             hint="Take the other server's inventory, or change server.kind.",
@@ -264,7 +254,9 @@ def verified_sigstructs(
     built = verify_enclave_index(release, owner_key, dangerous=dangerous)
     for enclave in built:
         if enclave.release_id != release_id:
-            raise EnclaveIndexReleaseError(f"The enclave {enclave.name!r} opens another release than {release.name}.")
+            raise EnclaveCode.ENCLAVE_INDEX_RELEASE.error(
+                f"The enclave {enclave.name!r} opens another release than {release.name}."
+            )
     return {enclave.name: enclave.verified_sigstruct for enclave in built}  # never read again: they could be others
 
 

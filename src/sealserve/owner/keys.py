@@ -9,16 +9,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
-from sealserve.errors import InputError
+from sealserve.owner.codes import OwnerCode
 from sealserve.regular_file import InputFileError, read_regular
 
 _LOG = logging.getLogger(__name__)
-
-
-class OwnerKeyError(InputError):
-    """A key of the owner's is missing, or no Ed25519 key."""
-
-    code = "owner-key.unreadable"
 
 
 def create_signer(path: Path) -> None:
@@ -37,11 +31,11 @@ def read_signer(path: Path) -> Ed25519PrivateKey:
     """Return the signing key in the file ``path``.
 
     Raises:
-        OwnerKeyError: The file does not exist, or holds another kind of key.
+        InputError: `owner-key.unreadable`: The file does not exist, or holds another kind of key.
     """
     key = _load(path, lambda content: serialization.load_pem_private_key(content, password=None))
     if not isinstance(key, Ed25519PrivateKey):
-        raise OwnerKeyError(f"{path} holds no Ed25519 key.")
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no Ed25519 key.")
     return key
 
 
@@ -49,11 +43,11 @@ def read_owner_key(path: Path) -> Ed25519PublicKey:
     """Return the owner's public key from a PEM file.
 
     Raises:
-        OwnerKeyError: The file does not exist, or holds another kind of key.
+        InputError: `owner-key.unreadable`: The file does not exist, or holds another kind of key.
     """
     key = _load(path, serialization.load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
-        raise OwnerKeyError(f"{path} holds no Ed25519 public key.")
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no Ed25519 public key.")
     return key
 
 
@@ -66,9 +60,9 @@ def _load(path: Path, load: Callable[[bytes], object]) -> object:
     try:
         return load(read_regular(path))
     except InputFileError as error:
-        raise OwnerKeyError(
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(
             f"The key {path} cannot be read: {error.reason}.",
             hint="The owner's public key is .sealserve/host/owner.pub; give another with --owner-key.",
         ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
-        raise OwnerKeyError(f"{path} holds no unencrypted key in PEM.") from error
+        raise OwnerCode.OWNER_KEY_UNREADABLE.error(f"{path} holds no unencrypted key in PEM.") from error

@@ -6,19 +6,13 @@ from dataclasses import dataclass
 from sealserve.broker import keystore
 from sealserve.broker.master_key import needs_passphrase, raw, under_passphrase
 from sealserve.broker.passphrase import Passphrase
-from sealserve.errors import InputError
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
 from sealserve.owner.vault import keystore_settings, passphrase_source, transit_key
 from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
 
 SHORTEST_PASSPHRASE = 12
-
-
-class PassphraseShortError(InputError):
-    """A new passphrase is too short."""
-
-    code = "keystore.passphrase-short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +41,7 @@ def rotate(
         without_passphrase: The file is to need none.
 
     Raises:
-        PassphraseShortError: The new passphrase has less than 12 bytes.
+        InputError: `keystore.passphrase-short`: The new passphrase has less than 12 bytes.
         KeyUnwrapError: A stored key does not decrypt. Nothing has changed.
         SealserveError: What `Owner.vault` raises.
     """
@@ -66,7 +60,9 @@ def rotate(
         if source is not None:
             passphrase = source()
             if len(passphrase) < SHORTEST_PASSPHRASE:
-                raise PassphraseShortError(f"A passphrase needs at least {SHORTEST_PASSPHRASE} bytes.")
+                raise OwnerCode.KEYSTORE_PASSPHRASE_SHORT.error(
+                    f"A passphrase needs at least {SHORTEST_PASSPHRASE} bytes."
+                )
 
             def form(key: SecretBytes) -> bytes:
                 with passphrase:

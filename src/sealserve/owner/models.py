@@ -4,34 +4,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sealserve.deployment import ModelSection
-from sealserve.errors import InputError
 from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
+from sealserve.owner.codes import OwnerCode
 from sealserve.terms import ServerKind
 from sealserve.workspace import Workspace
-
-
-class ModelPathMissingError(InputError):
-    """The deployment does not say where its model is."""
-
-    code = "model.no-path"
-
-
-class ModelNotImportedError(InputError):
-    """The deployment's model is not in the workspace yet."""
-
-    code = "model.not-imported"
 
 
 def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
     """Return the folder of one of the deployment's models in the workspace.
 
     Raises:
-        ModelNotImportedError: It is not there yet.
+        InputError: `model.not-imported`: It is not there yet.
     """
     folder = _place(workspace, model)
     if not folder.is_dir():
-        raise ModelNotImportedError(
+        raise OwnerCode.MODEL_NOT_IMPORTED.error(
             f"The model {model.name}, version {model.version}, is not in the workspace.",
             hint="`sealserve model convert` brings it in from model.path.",
         )
@@ -59,11 +47,11 @@ def bring_in(
         progress: Called at the start of each step.
 
     Raises:
-        ModelPathMissingError: ``model.path`` is not set.
+        InputError: `model.no-path`: ``model.path`` is not set.
         SealserveError: What `sealserve.model.convert.import_model` raises.
     """
     if model.path is None:
-        raise ModelPathMissingError(
+        raise OwnerCode.MODEL_NO_PATH.error(
             f"sealserve.toml does not say where the model {model.name} is.",
             hint="Set its path to your frozen graph (.pb) or SavedModel folder.",
         )
@@ -98,7 +86,7 @@ def check(
             fail at the first request.
 
     Raises:
-        ModelNotImportedError: One is not in the workspace yet.
+        InputError: `model.not-imported`: One is not in the workspace yet.
         RefusedOperationError: One has operations that nothing allows.
     """
     tell = warn or (lambda _: None)

@@ -105,7 +105,7 @@ class Owner:
 
         Raises:
             IdentityLostError: It is missing, and releases that it signed, or its public key, exist.
-            OwnerKeyError: It was never created, or is another kind of key.
+            InputError: `owner-key.unreadable`: It was never created, or is another kind of key.
         """
         self._check_index_key()
         return read_signer(self.workspace.owner.index_signing_key)
@@ -117,7 +117,7 @@ class Owner:
         A machine that is only the host has the public key in that folder.
 
         Raises:
-            OwnerKeyError: There is neither.
+            InputError: `owner-key.unreadable`: There is neither.
         """
         if self.workspace.owner.index_signing_key.is_file():
             return self.index_signer().public_key()
@@ -130,7 +130,7 @@ class Owner:
 
         Raises:
             IdentityLostError: It is missing, and a head that it signed is kept.
-            OwnerKeyError: It was never created, or is another kind of key.
+            InputError: `owner-key.unreadable`: It was never created, or is another kind of key.
         """
         self._check_audit_key()
         return read_signer(self.workspace.owner.audit_signing_key)

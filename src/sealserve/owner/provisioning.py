@@ -120,7 +120,8 @@ def register(
         dangerous: The classes of insecure settings that the enclaves' manifests may have.
 
     Raises:
-        ReleasePolicyError: The release is known with another policy, and is not to be re-activated with this one.
+        InputError: `broker.release-policy`: The release is known with another policy, and is not to be re-activated
+            with this one.
         SealserveError: The enclaves do not verify, or the release is known with other values.
     """
     folder, owner_key = verified.folder, Owner.open(workspace).index_signer().public_key()
@@ -148,9 +149,11 @@ def bring_back(workspace: Workspace, deployment: Deployment, verified: VerifiedR
     Which one that is was the target's word, so its policy stays as it is.
 
     Raises:
-        ReleaseDrainingEndedError: Its deadline is over: only the owner's own word brings it back.
-        ReleasePolicyError: The deployment describes another policy now: that, too, takes the owner's own word.
-        ReleaseRevokedError: It is revoked.
+        VerificationError: `policy.release-draining-ended`: Its deadline is over: only the owner's own word brings it
+            back.
+        InputError: `broker.release-policy`: The deployment describes another policy now: that, too, takes the owner's
+            own word.
+        VerificationError: `policy.release-revoked`: It is revoked.
     """
     found = _known(workspace, verified.id)
     if found is None or found.state is ReleaseState.ACTIVE:

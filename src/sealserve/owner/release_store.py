@@ -12,7 +12,6 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.atomic_file import PRIVATE, replacing
-from sealserve.errors import InputError, UnavailableError
 from sealserve.http_answer import (
     MAX_REDIRECTS,
     STALLED,
@@ -23,6 +22,7 @@ from sealserve.http_answer import (
     request,
 )
 from sealserve.owner import releases
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.releases import VerifiedBundle
 from sealserve.workspace import Workspace
 
@@ -30,24 +30,6 @@ _TIMEOUT: Final = httpx.Timeout(60, connect=15)
 _LARGEST: Final = 256 * 2**30
 """How many bytes a packed release may have; a store's answer need not end by itself."""
 _SUFFIX: Final = ".tar"
-
-
-class StoreAddressError(InputError):
-    """The release's address is none of the web."""
-
-    code = "release.store-address"
-
-
-class StoreUnreachableError(UnavailableError):
-    """The store cannot be reached, or the connection broke."""
-
-    code = "release.store-unreachable"
-
-
-class StoreRefusedError(UnavailableError):
-    """The store answers, but not with the release."""
-
-    code = "release.store-refused"
 
 
 def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> VerifiedBundle:
@@ -59,17 +41,19 @@ def fetch(workspace: Workspace, address: str, owner_key: Ed25519PublicKey) -> Ve
         owner_key: The owner's public key.
 
     Raises:
-        StoreAddressError: It is no such address.
-        StoreUnreachableError: Nobody answers, or not to the end.
-        StoreRefusedError: The answer is an error.
+        InputError: `release.store-address`: It is no such address.
+        UnavailableError: `release.store-unreachable`: Nobody answers, or not to the end.
+        UnavailableError: `release.store-refused`: The answer is an error.
         SealserveError: What comes does not verify, or there is no room for it.
     """
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise StoreAddressError(f"{address!r} is no address: {error}.") from error
+        raise OwnerCode.RELEASE_STORE_ADDRESS.error(f"{address!r} is no address: {error}.") from error
     if url.scheme not in {"https", "http"} or not url.host:
-        raise StoreAddressError(f"{address!r} is no https address.", hint="Example: https://store.example.com/NAME.tar")
+        raise OwnerCode.RELEASE_STORE_ADDRESS.error(
+            f"{address!r} is no https address.", hint="Example: https://store.example.com/NAME.tar"
+        )
     name = PurePosixPath(url.path).name
     there = workspace.host.releases / name.removesuffix(_SUFFIX)
     if name.endswith(_SUFFIX) and there.is_dir():
@@ -92,18 +76,18 @@ def _download(url: httpx.URL, tar: Path) -> None:
             request(client, "GET", url, seconds=STALLED, redirects=MAX_REDIRECTS) as answer,
         ):
             if answer.status != httpx.codes.OK:
-                raise StoreRefusedError(
+                raise OwnerCode.RELEASE_STORE_REFUSED.error(
                     f"{shown} answers {answer.status} {answer.reason}.",
                     hint="Put there what `sealserve release pack` writes; a pre-signed address may have expired.",
                 )
             for chunk in answer.chunks(_LARGEST):
                 stream.write(chunk)
     except (HttpSizeError, HttpEncodingError) as error:
-        raise StoreRefusedError(
+        raise OwnerCode.RELEASE_STORE_REFUSED.error(
             f"{shown} answers with something else than a packed release: {error.message}",
             hint="Put there what `sealserve release pack` writes, without a Content-Encoding.",
         ) from error
     except (HttpFailedError, HttpSlowError) as error:
-        raise StoreUnreachableError(
+        raise OwnerCode.RELEASE_STORE_UNREACHABLE.error(
             f"Fetching {shown} failed: {error.message}", hint="Does the name resolve here, and may this place reach it?"
         ) from error

@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sealserve.broker.keystore import KeyId
 from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
 from sealserve.owner import enclaves, models
 from sealserve.owner.certificates import fresh_ssl_config
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
 from sealserve.owner.owner import Owner
 from sealserve.owner.server_config import server_config_files
@@ -27,18 +28,6 @@ from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, SIGNATUR
 from sealserve.terms import PlatformKind
 from sealserve.whole_folder import staging
 from sealserve.workspace import Workspace
-
-
-class ReleaseMissingError(InputError):
-    """There is no such release in the workspace."""
-
-    code = "release.missing"
-
-
-class ReleaseAmbiguousError(InputError):
-    """Several releases fit."""
-
-    code = "release.ambiguous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +78,7 @@ def build(
         warn: Called with each operation of a model that is there because ``dangerous_operations`` allows it.
 
     Raises:
-        ModelNotImportedError: A model is not in the workspace.
+        InputError: `model.not-imported`: A model is not in the workspace.
         RefusedOperationError: A model has operations that reach outside of the enclave.
         AuthorityMissingError: There are no certificates yet.
         SealserveError: What `sealserve.sealing.release.build_release` raises.
@@ -149,11 +138,13 @@ def newest(parent: Path) -> Path:
     """Return the newest release in ``parent``.
 
     Raises:
-        ReleaseMissingError: There is none.
+        InputError: `release.missing`: There is none.
     """
     folders = sorted(_folders(parent), key=lambda folder: (folder / INDEX_FILE).stat().st_mtime_ns)
     if not folders:
-        raise ReleaseMissingError(f"There is no release in {parent}.", hint="`sealserve release build` makes one.")
+        raise OwnerCode.RELEASE_MISSING.error(
+            f"There is no release in {parent}.", hint="`sealserve release build` makes one."
+        )
     return folders[-1]
 
 
@@ -161,8 +152,8 @@ def find(parent: Path, name: str | None) -> Path:
     """Return the release that ``name`` tells: a folder, a name in ``parent``, or the beginning of an id.
 
     Raises:
-        ReleaseMissingError: None fits.
-        ReleaseAmbiguousError: Several fit.
+        InputError: `release.missing`: None fits.
+        InputError: `release.ambiguous`: Several fit.
     """
     if name is None:
         return newest(parent)
@@ -173,10 +164,10 @@ def find(parent: Path, name: str | None) -> Path:
     fitting = fitting or [folder for folder in folders if _id(folder).startswith(name)]
     if len(fitting) > 1:
         listed = ", ".join(folder.name for folder in fitting)
-        raise ReleaseAmbiguousError(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
+        raise OwnerCode.RELEASE_AMBIGUOUS.error(f"{name!r} could be any of {listed}.", hint="Give more of the name.")
     if not fitting:
         known = ", ".join(folder.name for folder in folders) or "none"
-        raise ReleaseMissingError(f"There is no release {name!r} in {parent}; there: {known}.")
+        raise OwnerCode.RELEASE_MISSING.error(f"There is no release {name!r} in {parent}; there: {known}.")
     return fitting[0]
 
 
@@ -184,7 +175,7 @@ def listed(workspace: Workspace, parent: Path) -> Iterator[ListedRelease | Fault
     """Yield the releases in ``parent``, oldest first, their indexes verified; those that do not verify as such.
 
     Raises:
-        OwnerKeyError: There is no key to verify them with.
+        InputError: `owner-key.unreadable`: There is no key to verify them with.
     """
     folders = sorted(_folders(parent), key=lambda item: (item / INDEX_FILE).stat().st_mtime_ns)
     if not folders:

@@ -12,7 +12,6 @@ from typing import BinaryIO
 from sealserve.atomic_file import PRIVATE, OutputExistsError, write_file
 from sealserve.broker.key_wrapper import KeyUnwrapError, KeyWrapper
 from sealserve.broker.master_key import MasterKey, read_master_key
-from sealserve.errors import InputError, VerificationError
 from sealserve.owner.backup_format import (
     DAMAGED,
     FOLDERS,
@@ -22,13 +21,12 @@ from sealserve.owner.backup_format import (
     LIST,
     LIST_PATH,
     Backup,
-    BackupContentError,
-    BackupFormatError,
     FileList,
     Header,
     parse_header,
     parse_list,
 )
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.vault import keystore_settings, passphrase_source, transit_key
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import open_regular
@@ -37,18 +35,6 @@ from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.secret import SecretBytes
 from sealserve.whole_folder import folder_made, staging
 from sealserve.workspace import DEPLOYMENT_FILE, Workspace, make_folders
-
-
-class BackupKeyError(VerificationError):
-    """The master key is not the one that the backup needs."""
-
-    code = "backup.wrong-key"
-
-
-class BackupKeyMissingError(InputError):
-    """Nothing says which key opens the backup."""
-
-    code = "backup.no-key"
 
 
 def restore(
@@ -69,10 +55,10 @@ def restore(
 
     Raises:
         OutputExistsError: There is a workspace already.
-        BackupKeyMissingError: Neither a master key nor a service.
-        BackupKeyError: The key is another one.
-        BackupFormatError: No backup.
-        BackupContentError: A file of it is missing, added or changed.
+        InputError: `backup.no-key`: Neither a master key nor a service.
+        VerificationError: `backup.wrong-key`: The key is another one.
+        VerificationError: `backup.format`: No backup.
+        VerificationError: `backup.content`: A file of it is missing, added or changed.
         InputFileMissingError: There is no such file.
         SealserveError: What the archive's reader, the codec and the service raise.
     """
@@ -153,7 +139,9 @@ def _extract(
                 continue
             expected = LIST if listed is None and member.name == LIST else str(len(found) + 1)
             if member.name != expected or listed is not None:
-                raise BackupContentError(f"{name}: {member.name!r} is not where it should be.", hint=DAMAGED)
+                raise OwnerCode.BACKUP_CONTENT.error(
+                    f"{name}: {member.name!r} is not where it should be.", hint=DAMAGED
+                )
             plain_tar.write(content, sealed)
             if member.name == LIST:  # the last member
                 listed = parse_list(codec.unseal_bytes(sealed, key=key, embedded_path=LIST_PATH), name)
@@ -164,10 +152,10 @@ def _extract(
             sealed.unlink()
     # A truncated backup, and one whose header belongs to another one, are rejected.
     if header is None or listed is None or header.created != listed.created:
-        raise BackupContentError(f"{name} ends before its list.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(f"{name} ends before its list.", hint=DAMAGED)
     # Exactly the listed files must be there: none left out, none added.
     if found != {row.path: row.size for row in listed.files}:
-        raise BackupContentError(f"The files of {name} are not those of its list.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(f"The files of {name} are not those of its list.", hint=DAMAGED)
     for row in listed.files:
         (restored / row.path).chmod(row.mode)
     return listed
@@ -175,7 +163,7 @@ def _extract(
 
 def _read_header(member: tarfile.TarInfo, content: BinaryIO, name: str) -> Header:
     if member.name != HEADER or member.size > LARGEST_HEADER:
-        raise BackupFormatError(f"{name} is no backup: it does not begin with {HEADER}.")
+        raise OwnerCode.BACKUP_FORMAT.error(f"{name} is no backup: it does not begin with {HEADER}.")
     return parse_header(content.read(LARGEST_HEADER), name)
 
 
@@ -184,12 +172,12 @@ def _unseal(sealed: Path, plain: Path, restored: Path, key: SecretBytes, name: s
     unsealed = codec.unseal_file(sealed, plain, key=key, embedded_path=None, mode=PRIVATE)
     path = unsealed.embedded_path
     if not is_safe_relative(path) or path.split("/")[0] not in (*FOLDERS, "host", DEPLOYMENT_FILE):
-        raise BackupContentError(f"{name} holds {path!r}, which is no path of a workspace.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(f"{name} holds {path!r}, which is no path of a workspace.", hint=DAMAGED)
     place = restored / path
     for above in reversed(place.relative_to(restored).parents[:-1]):
         (restored / above).mkdir(mode=0o700 if above.parts[0] in FOLDERS else 0o755, parents=True, exist_ok=True)
     if os.path.lexists(place):
-        raise BackupContentError(f"{name} holds {path!r} twice.", hint=DAMAGED)
+        raise OwnerCode.BACKUP_CONTENT.error(f"{name} holds {path!r} twice.", hint=DAMAGED)
     plain.rename(place)
     return path, unsealed.size
 
@@ -201,14 +189,14 @@ def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> It
     try:
         wrapped = base64.b64decode(header.key, validate=True)
     except binascii.Error as error:
-        raise BackupFormatError(f"{HEADER} holds no wrapped key.", hint=DAMAGED) from error
+        raise OwnerCode.BACKUP_FORMAT.error(f"{HEADER} holds no wrapped key.", hint=DAMAGED) from error
     with contextlib.ExitStack() as stack:
         if master_key is not None:
             wrapper: KeyWrapper = MasterKey(read_master_key(master_key, passphrase=passphrase_source(settings)))
         elif (service := transit_key(settings)) is not None:
             wrapper = stack.enter_context(service)
         else:
-            raise BackupKeyMissingError(
+            raise OwnerCode.BACKUP_NO_KEY.error(
                 "Nothing says which key opens the backup.",
                 hint="Give the copy of owner/master.key that you keep apart with --master-key; or put a sealserve.toml "
                 "here whose [keystore] names your key management service.",
@@ -216,7 +204,7 @@ def _unwrap(workspace: Workspace, header: Header, master_key: Path | None) -> It
         try:
             key = wrapper.unwrap(wrapped, context=KEY_CONTEXT)
         except KeyUnwrapError as error:
-            raise BackupKeyError(
+            raise OwnerCode.BACKUP_WRONG_KEY.error(
                 "The key does not open the backup: it was made under another master key, or was damaged.",
                 hint="A backup opens with the master key of the time when it was made.",
             ) from error

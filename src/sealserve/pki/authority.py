@@ -31,6 +31,7 @@ from sealserve.pki.certificate import (
     extension,
     parse_chain,
 )
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.profiles import authority_extensions, leaf_extensions
 from sealserve.pki.signing import certificate_pem, private_pem, sign, subject_name
 from sealserve.regular_file import InputFileMissingError, read_regular
@@ -51,30 +52,6 @@ class AuthorityMissingError(InputError):
     """There is no certificate authority in that folder."""
 
     code = "authority.missing"
-
-
-class AuthorityUnreadableError(InputError):
-    """What is in the folder is no authority of sealserve's."""
-
-    code = "authority.unreadable"
-
-
-class AuthorityNamesError(InputError):
-    """The names or addresses are missing, or one is not usable."""
-
-    code = "authority.invalid-name"
-
-
-class AuthorityPurposeError(InputError):
-    """The authority of the users signs clients, the other two sign servers."""
-
-    code = "authority.wrong-purpose"
-
-
-class NameNotPermittedError(InputError):
-    """The authority's own name constraints do not admit the name: every peer would refuse the certificate."""
-
-    code = "authority.name-not-permitted"
 
 
 class AuthorityKind(StrEnum):
@@ -146,12 +123,12 @@ class Authority:
             days: For how long it is valid.
 
         Raises:
-            AuthorityNamesError: No name and no address, a name that is no DNS name, or an address for the service's or
-                the users' authority.
+            InputError: `authority.invalid-name`: No name and no address, a name that is no DNS name, or an address for
+                the service's or the users' authority.
         """
         _check_names(names, addresses)
         if addresses and not kind.signs_addresses:
-            raise AuthorityNamesError(
+            raise PkiCode.AUTHORITY_INVALID_NAME.error(
                 f"The {kind} authority signs for DNS names only, not for {', '.join(map(str, addresses))}.",
                 hint="Give the service a name: its replicas are told apart by it (SNI), which cannot be an address.",
             )
@@ -181,9 +158,9 @@ class Authority:
 
         Raises:
             AuthorityMissingError: The certificate or the key is missing.
-            AuthorityUnreadableError: The certificate is not one of sealserve's authorities.
-            CertificateUnreadableError: No PEM certificate.
-            KeyUnreadableError: No PEM key.
+            InputError: `authority.unreadable`: The certificate is not one of sealserve's authorities.
+            InputError: `certificate.unreadable`: No PEM certificate.
+            InputError: `certificate.key-unreadable`: No PEM key.
             KeyMismatchError: The key is another one.
         """
         try:
@@ -201,7 +178,9 @@ class Authority:
         for kind in AuthorityKind:
             if found in (_authority_name(kind, simulated=True), _authority_name(kind, simulated=False)):
                 return cls(kind=kind, certificate_pem=certificate_pem, key_pem=key_pem, _certificate=certificate)
-        raise AuthorityUnreadableError(f"{source} is {found!r}, which is no certificate authority of sealserve's.")
+        raise PkiCode.AUTHORITY_UNREADABLE.error(
+            f"{source} is {found!r}, which is no certificate authority of sealserve's."
+        )
 
     @property
     def simulated(self) -> bool:
@@ -235,10 +214,10 @@ class Authority:
             days: For how long, at most until the authority itself ends.
 
         Raises:
-            AuthorityPurposeError: The users' authority signs no servers.
-            AuthorityNamesError: No name and no address, or a name that is no DNS name.
-            NameNotPermittedError: Not within the authority's name constraints.
-            CertificateExpiredError: The authority itself has expired.
+            InputError: `authority.wrong-purpose`: The users' authority signs no servers.
+            InputError: `authority.invalid-name`: No name and no address, or a name that is no DNS name.
+            InputError: `authority.name-not-permitted`: Not within the authority's name constraints.
+            VerificationError: `certificate.expired`: The authority itself has expired.
             CertificateNotYetValidError: The authority itself is not valid yet.
         """
         return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, names, addresses, now=now, days=days)
@@ -258,13 +237,15 @@ class Authority:
     ) -> CertifiedKey:
         if purpose != self.kind.purpose:
             signs = "clients" if self.kind is AuthorityKind.USERS else "servers"
-            raise AuthorityPurposeError(f"The {self.kind} authority signs certificates of {signs} only.")
+            raise PkiCode.AUTHORITY_WRONG_PURPOSE.error(
+                f"The {self.kind} authority signs certificates of {signs} only."
+            )
         _check_names(names, addresses)
         check_certificate(self.certificate_pem, now, source=f"the {self.kind} authority's certificate")
         self._check_permitted(names, addresses)
         signer = serialization.load_pem_private_key(self.key_pem.reveal(), password=None)
         if not isinstance(signer, ec.EllipticCurvePrivateKey):
-            raise AuthorityUnreadableError(f"The {self.kind} authority's key is no elliptic-curve key.")
+            raise PkiCode.AUTHORITY_UNREADABLE.error(f"The {self.kind} authority's key is no elliptic-curve key.")
         key = ec.generate_private_key(ec.SECP256R1())  # the handshakes' key: P-256 is the fast one
         shown = names[0] if names and len(names[0]) <= _LONGEST_COMMON_NAME else ""
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
@@ -288,7 +269,7 @@ class Authority:
         refused = [name for name in names if not any(f".{name}".endswith(f".{domain}") for domain in domains)]
         refused += [str(address) for address in addresses if not any(address in network for network in networks)]
         if refused:
-            raise NameNotPermittedError(
+            raise PkiCode.AUTHORITY_NAME_NOT_PERMITTED.error(
                 f"The {self.kind} authority may not sign for {', '.join(refused)}; "
                 f"it may for {', '.join(map(str, permitted))}.",
                 hint="Make a new authority for other names (move the old folder away).",
@@ -309,10 +290,12 @@ def split_names(values: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPAddress
 
 def _check_names(names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
     if not names and not addresses:
-        raise AuthorityNamesError("A certificate needs at least one DNS name or IP address.")
+        raise PkiCode.AUTHORITY_INVALID_NAME.error("A certificate needs at least one DNS name or IP address.")
     for name in names:
         if not _DNS_NAME.fullmatch(name):
-            raise AuthorityNamesError(f"{name!r} is no DNS name in lower case.", hint="No wildcard, scheme or port.")
+            raise PkiCode.AUTHORITY_INVALID_NAME.error(
+                f"{name!r} is no DNS name in lower case.", hint="No wildcard, scheme or port."
+            )
 
 
 def _authority_name(kind: AuthorityKind, *, simulated: bool) -> str:

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sealserve.atomic_file import PRIVATE, replacing
 from sealserve.clock import CLOCK_SKEW
 from sealserve.errors import InputError, VerificationError
+from sealserve.pki.codes import PkiCode
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.secret import SecretBytes
 
@@ -35,28 +36,10 @@ class CertificateMissingError(InputError):
     code = "certificate.missing"
 
 
-class CertificateUnreadableError(InputError):
-    """That is no PEM certificate."""
-
-    code = "certificate.unreadable"
-
-
-class KeyUnreadableError(InputError):
-    """That is no PEM private key without a passphrase."""
-
-    code = "certificate.key-unreadable"
-
-
 class KeyMismatchError(InputError):
     """The private key is not the one that the certificate speaks of."""
 
     code = "certificate.key-mismatch"
-
-
-class CertificateExpiredError(VerificationError):
-    """The certificate was valid once."""
-
-    code = "certificate.expired"
 
 
 class CertificateNotYetValidError(VerificationError):
@@ -126,8 +109,8 @@ class CertifiedKey:
 
         Raises:
             CertificateMissingError: One of the two files is missing.
-            CertificateUnreadableError: ``certificate`` holds none.
-            KeyUnreadableError: ``key`` holds none.
+            InputError: `certificate.unreadable`: ``certificate`` holds none.
+            InputError: `certificate.key-unreadable`: ``key`` holds none.
             KeyMismatchError: They do not belong together.
         """
         pair = cls(key_pem=SecretBytes(_read(key, missing)), chain_pem=_read(certificate, missing))
@@ -154,14 +137,14 @@ def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Ce
     """Return the certificates of ``pem``, at least one.
 
     Raises:
-        CertificateUnreadableError: There is none, or one is damaged.
+        InputError: `certificate.unreadable`: There is none, or one is damaged.
     """
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:  # names are decoded only when they are read
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
     except (ValueError, x509.InvalidVersion) as error:
-        raise CertificateUnreadableError(f"{source} holds no readable PEM certificate.") from error
+        raise PkiCode.CERTIFICATE_UNREADABLE.error(f"{source} holds no readable PEM certificate.") from error
     return certificates
 
 
@@ -174,8 +157,8 @@ def check_certificate(pem: bytes, now: datetime, *, source: str = "the certifica
         source: What to call it in errors: a file, or whose certificate it is.
 
     Raises:
-        CertificateUnreadableError: No PEM certificate.
-        CertificateExpiredError: ``now`` is after the last moment of one.
+        InputError: `certificate.unreadable`: No PEM certificate.
+        VerificationError: `certificate.expired`: ``now`` is after the last moment of one.
         CertificateNotYetValidError: ``now`` is before the first moment of one, by more than `CLOCK_SKEW`.
     """
     for certificate in parse_chain(pem, source=source):
@@ -187,7 +170,7 @@ def check_dates(certificate: x509.Certificate, now: datetime, *, source: str) ->
     first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     subject = certificate.subject.rfc4514_string()
     if now > last:
-        raise CertificateExpiredError(
+        raise PkiCode.CERTIFICATE_EXPIRED.error(
             f"{source} ({subject}) expired on {last:%Y-%m-%d %H:%M} UTC; it is {now:%Y-%m-%d %H:%M} UTC now.",
             hint="Renew it: `sealserve certs renew`, then build and ship a new release.",
         )
@@ -202,15 +185,15 @@ def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the cert
     """Check that a private key belongs to the first certificate of a chain.
 
     Raises:
-        CertificateUnreadableError: No PEM certificate.
-        KeyUnreadableError: No PEM private key, or one with a passphrase.
+        InputError: `certificate.unreadable`: No PEM certificate.
+        InputError: `certificate.key-unreadable`: No PEM private key, or one with a passphrase.
         KeyMismatchError: The key is another one.
     """
     certificate = parse_chain(chain_pem, source=source)[0]
     try:
         key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyUnreadableError(
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
             f"The private key of {source} is no PEM key without a passphrase.",
             hint="Give it as PKCS #8 PEM, unencrypted: it is sealed like the model.",
         ) from error
@@ -225,7 +208,7 @@ def describe(pem: bytes, *, source: str = "the certificate") -> tuple[Certificat
     """Return what each certificate of ``pem`` says, valid or not.
 
     Raises:
-        CertificateUnreadableError: No PEM certificate.
+        InputError: `certificate.unreadable`: No PEM certificate.
     """
     return tuple(_describe(certificate) for certificate in parse_chain(pem, source=source))
 

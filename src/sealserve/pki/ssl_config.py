@@ -9,32 +9,14 @@ from typing import Final
 
 from google.protobuf import text_format
 
-from sealserve.errors import InputError
 from sealserve.pki.certificate import check_key, parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.ssl_config_pb2 import SSLConfig
 from sealserve.pki.tls_material import check_issuers, check_tls_key
 from sealserve.secret import SecretBytes
 
 SSL_CONFIG_PATH: Final = "tls/ssl.cfg"
 """Where a release has these settings, sealed."""
-
-
-class SslConfigSyntaxError(InputError):
-    """The file is no SSLConfig in protobuf text format."""
-
-    code = "ssl-config.syntax"
-
-
-class SslConfigFieldMissingError(InputError):
-    """The private key or the certificate is missing."""
-
-    code = "ssl-config.missing-field"
-
-
-class SslConfigClientAuthorityError(InputError):
-    """Clients must show a certificate, and nothing says who signs it."""
-
-    code = "ssl-config.no-client-authority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +30,12 @@ class SslConfig:
         client_verify: Whether each client must show a certificate (two-way TLS).
 
     Raises:
-        SslConfigFieldMissingError: No key or no certificate.
-        SslConfigClientAuthorityError: ``client_verify`` without ``custom_ca``.
-        CertificateUnreadableError: ``server_cert`` or ``custom_ca`` is no PEM certificate.
-        KeyUnreadableError: ``server_key`` is no PEM key without a passphrase, or of a kind that a TLS library rejects.
-        CertificateUnsupportedError: A certificate has a key of a kind that a TLS library rejects.
+        InputError: `ssl-config.missing-field`: No key or no certificate.
+        InputError: `ssl-config.no-client-authority`: ``client_verify`` without ``custom_ca``.
+        InputError: `certificate.unreadable`: ``server_cert`` or ``custom_ca`` is no PEM certificate.
+        InputError: `certificate.key-unreadable`: ``server_key`` is no PEM key without a passphrase, or of a kind that a
+            TLS library rejects.
+        InputError: `certificate.unsupported`: A certificate has a key of a kind that a TLS library rejects.
         KeyMismatchError: ``server_key`` belongs to another certificate.
     """
 
@@ -64,7 +47,7 @@ class SslConfig:
     def __post_init__(self) -> None:
         for name in ("server_key", "server_cert"):
             if not len(getattr(self, name)):
-                raise SslConfigFieldMissingError(
+                raise PkiCode.SSL_CONFIG_MISSING_FIELD.error(
                     f"The TLS settings have no {name}.", hint="Without it the server would have no TLS."
                 )
         check_key(self.server_key, self.server_cert, source="server_cert")
@@ -73,7 +56,7 @@ class SslConfig:
         if self.custom_ca:
             check_issuers(parse_chain(self.custom_ca, source="custom_ca"), source="custom_ca")
         elif self.client_verify:
-            raise SslConfigClientAuthorityError(
+            raise PkiCode.SSL_CONFIG_NO_CLIENT_AUTHORITY.error(
                 "The TLS settings have client_verify without custom_ca: no client could connect.",
                 hint="Give the authority that signs the users' certificates.",
             )
@@ -97,13 +80,13 @@ def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig
         source: What to call it in errors. No error and no traceback repeats anything of the content.
 
     Raises:
-        SslConfigSyntaxError: No SSLConfig in protobuf text format.
+        InputError: `ssl-config.syntax`: No SSLConfig in protobuf text format.
         InputError: As `SslConfig`.
     """
     raw = content.reveal() if isinstance(content, SecretBytes) else content
     message, where = _parse_text(raw)
     if message is None:  # raised here, not below: a chained ParseError would quote the key
-        raise SslConfigSyntaxError(
+        raise PkiCode.SSL_CONFIG_SYNTAX.error(
             f"{source} is no SSLConfig in protobuf text format ({where}).",
             hint="Its fields are server_key, server_cert, custom_ca and client_verify.",
         )

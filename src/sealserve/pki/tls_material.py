@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sealserve.clock import CLOCK_SKEW
-from sealserve.errors import InputError
-from sealserve.pki.certificate import KeyUnreadableError, check_dates, check_key, extension, key_kind, parse_chain
+from sealserve.pki.certificate import check_dates, check_key, extension, key_kind, parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.secret import SecretBytes
 
 RSA_BITS: Final = range(2048, 8192 + 1)
@@ -41,12 +41,6 @@ _BLOCK: Final = re.compile(
 _PLAIN: Final = frozenset({b"PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"})
 
 
-class CertificateUnsupportedError(InputError):
-    """A certificate has a key that one of the TLS libraries does not support."""
-
-    code = "certificate.unsupported"
-
-
 def check_tls_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str) -> None:
     """Check that OpenSSL and BoringSSL both can use a private key for handshakes.
 
@@ -56,12 +50,14 @@ def check_tls_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str) -> Non
         source: What to call the chain in errors.
 
     Raises:
-        CertificateUnreadableError, KeyUnreadableError, KeyMismatchError: As `check_key`, of the block that they read.
-        KeyUnreadableError: One of them does not find the key in the text, or does not support the kind of key.
+        InputError: `certificate.unreadable`, `certificate.key-unreadable`: As `check_key`, of the block that they read.
+        KeyMismatchError: As `check_key`, of the block that they read.
+        InputError: `certificate.key-unreadable`: One of them does not find the key in the text, or does not support the
+            kind of key.
     """
     block = _BLOCK.search(key_pem.reveal())
     if block is None or block[1] not in _PLAIN:
-        raise KeyUnreadableError(
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
             f"The private key of {source} cannot be read by TLS libraries: expected a line that begins with"
             f" -----BEGIN PRIVATE KEY-----, got {_fault(key_pem.reveal())}.",
             hint="Write the key again: `openssl pkey -in KEY -out NEW`.",
@@ -69,7 +65,7 @@ def check_tls_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str) -> Non
     check_key(SecretBytes(block[0]), chain_pem, source=source)
     kind = key_kind(_public_key(parse_chain(chain_pem, source=source)[0]))
     if kind not in _KEYS:
-        raise KeyUnreadableError(
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
             f"The private key of {source} is of the kind {kind}, which not every TLS library supports: expected"
             f" {KEY_KINDS}.",
             hint="Issue a certificate for a P-256 key.",
@@ -80,12 +76,12 @@ def check_issuers(certificates: Iterable[x509.Certificate], *, source: str) -> N
     """Check that OpenSSL and BoringSSL both can verify what these certificates sign.
 
     Raises:
-        CertificateUnsupportedError: One of them does not support a certificate's key.
+        InputError: `certificate.unsupported`: One of them does not support a certificate's key.
     """
     for certificate in certificates:
         kind = key_kind(_public_key(certificate))
         if kind not in _ISSUERS:
-            raise CertificateUnsupportedError(
+            raise PkiCode.CERTIFICATE_UNSUPPORTED.error(
                 f"{source} ({certificate.subject.rfc4514_string()}) has a key of the kind {kind}, which not every TLS"
                 f" library supports: expected {KEY_KINDS}.",
                 hint="Leave the certificate out, or issue it for a P-256 key.",
@@ -103,26 +99,26 @@ def check_peer(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> No
         others: What it sent beside it, in any order. Certificates that are not above the first one do not count.
 
     Raises:
-        CertificateUnsupportedError: One of the libraries rejects a certificate on the path.
+        InputError: `certificate.unsupported`: One of the libraries rejects a certificate on the path.
     """
     path, rest = [leaf], list(others)
     for certificate in path:  # it grows while it is walked, by each certificate once
         path += [other for other in rest if other.subject == certificate.issuer]
         rest = [other for other in rest if other.subject != certificate.issuer]
     if (kind := key_kind(_public_key(leaf))) not in _KEYS:
-        raise CertificateUnsupportedError(
+        raise PkiCode.CERTIFICATE_UNSUPPORTED.error(
             f"The client certificate has a key of the kind {kind}: expected {KEY_KINDS}.",
             hint="Issue a certificate for a P-256 key.",
         )
     usage = extension(leaf, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
-        raise CertificateUnsupportedError(
+        raise PkiCode.CERTIFICATE_UNSUPPORTED.error(
             "The client certificate does not allow digital signatures (key usage).", hint="Issue it again."
         )
     check_issuers(path[1:], source="The client's chain")
     for certificate in path:
         if certificate.subject != certificate.issuer and not _is_strong(certificate):
-            raise CertificateUnsupportedError(
+            raise PkiCode.CERTIFICATE_UNSUPPORTED.error(
                 "A certificate of the client's chain is signed with a weak hash: expected SHA-256 or better.",
                 hint="Issue it again.",
             )
@@ -138,8 +134,9 @@ def check_chain(pem: bytes, now: datetime, *, source: str) -> tuple[str, ...]:
         One sentence for each other certificate that is outside its dates.
 
     Raises:
-        CertificateUnreadableError: No PEM certificate.
-        CertificateExpiredError, CertificateNotYetValidError: The first certificate, or each issuer of it.
+        InputError: `certificate.unreadable`: No PEM certificate.
+        VerificationError: `certificate.expired`: The first certificate, or each issuer of it.
+        CertificateNotYetValidError: The first certificate, or each issuer of it.
     """
     leaf, *others = parse_chain(pem, source=source)
     check_dates(leaf, now, source=source)

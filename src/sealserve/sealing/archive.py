@@ -13,18 +13,11 @@ from typing import BinaryIO, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.atomic_file import replacing
-from sealserve.errors import VerificationError
 from sealserve.regular_file import open_regular
 from sealserve.sealing import plain_tar
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.plain_tar import ArchiveDuplicateError
-from sealserve.sealing.release import (
-    MAX_INDEX_SIZE,
-    ReleaseIncompleteError,
-    VerifiedRelease,
-    read_verified_index,
-    verify_release,
-)
+from sealserve.sealing.release import MAX_INDEX_SIZE, VerifiedRelease, read_verified_index, verify_release
 from sealserve.sealing.release_files import ReleaseFileMissingError
 from sealserve.sealing.release_index import (
     ENCLAVE_FOLDER,
@@ -41,33 +34,21 @@ MAX_ENCLAVE_SIZE: Final = 64 * 2**20  # manifests, SIGSTRUCTs, certificates: pub
 MAX_ENCLAVE_FILES: Final = 4096
 
 
-class ArchiveUnexpectedError(VerificationError):
-    """A member is not in the signed index, or not where it must be."""
-
-    code = "archive.unexpected-member"
-
-
-class ArchiveSizeError(VerificationError):
-    """A member has another size than in the signed index, or is larger than its kind can be."""
-
-    code = "archive.too-large"
-
-
 def pack(folder: Path, tar: Path, *, overwrite: bool = False) -> None:
     """Write the release in ``folder``, with its ``enclave/``, to the new tar file ``tar``.
 
     The same release gives the same bytes. Signature and digests are not verified here.
 
     Raises:
-        ReleaseIncompleteError: No release.
-        ReleaseIndexError: No index that sealserve writes.
+        VerificationError: `release.incomplete`: No release.
+        VerificationError: `release.invalid-index`: No index that sealserve writes.
         ReleaseFileMissingError: A file of the index is not there.
         OutputExistsError: ``tar`` exists.
-        DiskFullError: No room for it.
+        UnavailableError: `file.disk-full`: No room for it.
     """
     index_file = folder / INDEX_FILE
     if not index_file.is_file():
-        raise ReleaseIncompleteError(f"{folder} is no release: it has no {INDEX_FILE}.")
+        raise SealingCode.RELEASE_INCOMPLETE.error(f"{folder} is no release: it has no {INDEX_FILE}.")
     index = parse_index(index_file.read_bytes(), name=str(index_file))
     present = set(list_folder(folder).files)
     sealed = [file.path for file in index.files]
@@ -105,17 +86,17 @@ def unpack(
 
     Raises:
         InputFileMissingError: There is no such archive.
-        ArchiveFormatError: No tar file.
-        ArchiveTruncatedError: It is cut off.
-        ArchiveTrailingDataError: There is something behind its end.
-        ArchivePathError: A path that leads outside.
-        ArchiveMemberError: A link, device, pipe, folder or sparse file.
-        ArchiveDuplicateError: A path comes twice.
-        ArchiveUnexpectedError: A member that is not in the index.
-        ArchiveSizeError: A member of another size than in the index, or too large.
+        VerificationError: `archive.not-a-tar`: No tar file.
+        VerificationError: `archive.truncated`: It is cut off.
+        VerificationError: `archive.trailing-data`: There is something behind its end.
+        VerificationError: `archive.unsafe-path`: A path that leads outside.
+        VerificationError: `archive.unsafe-member`: A link, device, pipe, folder or sparse file.
+        VerificationError: `archive.duplicate-member`: A path comes twice.
+        VerificationError: `archive.unexpected-member`: A member that is not in the index.
+        VerificationError: `archive.too-large`: A member of another size than in the index, or too large.
         SealserveError: What `verify_release` and ``check`` raise.
         OutputExistsError: The release is there already.
-        DiskFullError: No room for it.
+        UnavailableError: `file.disk-full`: No room for it.
     """
     with (
         open_regular(tar) as descriptor,
@@ -141,7 +122,7 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
         path = member.name
         paths.add(path)
         if index is None and path not in sizes:
-            raise ArchiveUnexpectedError(
+            raise SealingCode.ARCHIVE_UNEXPECTED_MEMBER.error(
                 f"{name}: {path!r} comes before {INDEX_FILE} and {SIGNATURE_FILE}: it is no packed release.",
                 hint="Pack releases with `sealserve release pack`.",
             )
@@ -153,20 +134,24 @@ def _extract(stream: BinaryIO, name: str, folder: Path, owner_key: Ed25519Public
             _check_size(member, room, name, exact=False)
             room -= max(member.size, MAX_ENCLAVE_SIZE // MAX_ENCLAVE_FILES)
         else:
-            raise ArchiveUnexpectedError(f"{name}: {path!r} is not in the signed index of the release.")
+            raise SealingCode.ARCHIVE_UNEXPECTED_MEMBER.error(
+                f"{name}: {path!r} is not in the signed index of the release."
+            )
         plain_tar.write(content, folder / path)
         if index is None and {INDEX_FILE, SIGNATURE_FILE} <= paths.files:  # (2)
             index = parse_index(read_verified_index(folder, owner_key).content, name=f"{name}: {INDEX_FILE}")
             sizes.update((file.path, file.size) for file in index.files)
     if index is None:
-        raise ReleaseIncompleteError(f"{name} has no {INDEX_FILE} with a {SIGNATURE_FILE}.")
+        raise SealingCode.RELEASE_INCOMPLETE.error(f"{name} has no {INDEX_FILE} with a {SIGNATURE_FILE}.")
     return index
 
 
 def _check_size(member: tarfile.TarInfo, limit: int, name: str, *, exact: bool) -> None:
     if member.size < 0 or member.size > limit or (exact and member.size != limit):
         expected = f"{limit}, as in the signed index" if exact else f"at most {limit}"
-        raise ArchiveSizeError(f"{name}: {member.name!r} has {member.size} bytes; expected {expected}.")
+        raise SealingCode.ARCHIVE_TOO_LARGE.error(
+            f"{name}: {member.name!r} has {member.size} bytes; expected {expected}."
+        )
 
 
 class _Paths:
@@ -181,6 +166,8 @@ class _Paths:
         parts = path.split("/")
         above = {"/".join(parts[:end]) for end in range(1, len(parts))}
         if path in self.files or path in self._folders or above & self.files:
-            raise ArchiveDuplicateError(f"{self._name}: {path!r} comes twice, or is both a file and a folder.")
+            raise SealingCode.ARCHIVE_DUPLICATE_MEMBER.error(
+                f"{self._name}: {path!r} comes twice, or is both a file and a folder."
+            )
         self.files.add(path)
         self._folders |= above

@@ -14,9 +14,10 @@ from sealserve.atomic_file import PRIVATE, PUBLIC, replacing
 from sealserve.regular_file import open_regular
 from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import protected_file
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.digests import sha256_of
 from sealserve.sealing.protected_file import NODE_SIZE, FormatVersion
-from sealserve.sealing.reader import SealedReader, TruncatedError, read_header
+from sealserve.sealing.reader import SealedReader, read_header
 from sealserve.sealing.writer import BytesPlaintext, FilePlaintext, Plaintext, write_sealed
 from sealserve.secret import SecretBytes
 
@@ -114,15 +115,15 @@ def seal_file(
         threads: How many work at a time, or None for as many as help.
 
     Raises:
-        KeyLengthError: The key does not have 16 bytes.
-        EmbeddedPathError: The path cannot be embedded.
+        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
+        InputError: `sealed-file.unusable-path`: The path cannot be embedded.
         InputFileMissingError: No such source.
         InputFileKindError: The source is no regular file.
         InputFileUnreadableError: The source cannot be read.
-        SourceChangedError: The source changed meanwhile.
+        InputError: `sealed-file.source-changed`: The source changed meanwhile.
         OutputExistsError: ``destination`` exists.
-        OutputUnwritableError: Its folder is missing, or does not admit it.
-        DiskFullError: No room for it.
+        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
+        UnavailableError: `file.disk-full`: No room for it.
     """
     with (
         open_regular(source, follow_links=follow_links) as descriptor,
@@ -240,20 +241,20 @@ def unseal_file(
         threads: How many work at a time, or None for as many as help.
 
     Raises:
-        KeyLengthError: The key does not have 16 bytes.
+        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
         InputFileMissingError: No such source.
         InputFileKindError: The source is no regular file.
         InputFileUnreadableError: The source cannot be read.
-        NotSealedError: No encrypted file.
-        UnknownFormatError: A format that is not known.
-        WrongKeyError: Another key, or a changed node 0.
+        VerificationError: `sealed-file.bad-magic`: No encrypted file.
+        VerificationError: `sealed-file.unknown-version`: A format that is not known.
+        VerificationError: `sealed-file.wrong-key`: Another key, or a changed node 0.
         PathMismatchError: Sealed with another path.
-        TruncatedError: Too short.
-        TrailingDataError: Too long, and not allowed.
+        VerificationError: `sealed-file.truncated`: Too short.
+        VerificationError: `sealed-file.trailing-data`: Too long, and not allowed.
         TamperedNodeError: A node does not match its MAC.
         OutputExistsError: ``destination`` exists.
-        OutputUnwritableError: Its folder is missing, or does not admit it.
-        DiskFullError: No room for it.
+        UnavailableError: `file.unwritable`: Its folder is missing, or does not admit it.
+        UnavailableError: `file.disk-full`: No room for it.
     """
     with open_regular(source, follow_links=follow_links) as descriptor:
         reader = SealedReader(
@@ -296,16 +297,18 @@ def inspect_file(path: Path) -> PublicHeader:
         InputFileMissingError: No such file.
         InputFileKindError: No regular file.
         InputFileUnreadableError: It cannot be read.
-        NotSealedError: No encrypted file.
-        UnknownFormatError: A format that is not known.
-        TruncatedError: Its size is no multiple of 4096.
+        VerificationError: `sealed-file.bad-magic`: No encrypted file.
+        VerificationError: `sealed-file.unknown-version`: A format that is not known.
+        VerificationError: `sealed-file.truncated`: Its size is no multiple of 4096.
     """
     with open_regular(path) as descriptor:
         header = read_header(descriptor, name=str(path))
         size = os.fstat(descriptor).st_size
     nodes, rest = divmod(size, NODE_SIZE)
     if rest:
-        raise TruncatedError(f"{path} has {size} bytes, which is no multiple of {NODE_SIZE}: it was cut off.")
+        raise SealingCode.SEALED_FILE_TRUNCATED.error(
+            f"{path} has {size} bytes, which is no multiple of {NODE_SIZE}: it was cut off."
+        )
     return PublicHeader(
         version=header.version,
         minor_version=header.minor_version,

@@ -2,14 +2,9 @@
 
 import posixpath
 
-from sealserve.errors import InputError, VerificationError
+from sealserve.errors import VerificationError
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.protected_file import MAX_PATH_SIZE
-
-
-class EmbeddedPathError(InputError):
-    """The path cannot be embedded in a sealed file."""
-
-    code = "sealed-file.unusable-path"
 
 
 class PathMismatchError(VerificationError):
@@ -36,16 +31,18 @@ def encode(path: str) -> bytes:
     """Return ``path`` as it is embedded.
 
     Raises:
-        EmbeddedPathError: Empty, over 771 bytes, with a NUL, or no valid Unicode.
+        InputError: `sealed-file.unusable-path`: Empty, over 771 bytes, with a NUL, or no valid Unicode.
     """
     try:
         raw = path.encode()
     except UnicodeEncodeError as error:
-        raise EmbeddedPathError(f"The embedded path {path!r} is not valid Unicode.") from error
+        raise SealingCode.SEALED_FILE_UNUSABLE_PATH.error(
+            f"The embedded path {path!r} is not valid Unicode."
+        ) from error
     if not raw or b"\0" in raw:
-        raise EmbeddedPathError(f"The embedded path {path!r} is empty or has a NUL in it.")
+        raise SealingCode.SEALED_FILE_UNUSABLE_PATH.error(f"The embedded path {path!r} is empty or has a NUL in it.")
     if len(raw) > MAX_PATH_SIZE:
-        raise EmbeddedPathError(
+        raise SealingCode.SEALED_FILE_UNUSABLE_PATH.error(
             f"The embedded path {path[:60]!r}... has {len(raw)} bytes; {MAX_PATH_SIZE} fit.",
             hint="Use shorter names of folders and files.",
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.errors import InputError
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 
 
@@ -13,30 +14,6 @@ class TreeMissingError(InputError):
     """There is no such folder."""
 
     code = "tree.missing"
-
-
-class TreeUnreadableError(InputError):
-    """The operating system does not let us list a folder."""
-
-    code = "tree.unreadable"
-
-
-class TreeEmptyError(InputError):
-    """There is no file in the folder."""
-
-    code = "tree.empty"
-
-
-class TreeEntryError(InputError):
-    """Something in the folder is a link, a pipe, a socket or a device."""
-
-    code = "tree.not-regular"
-
-
-class TreeNameError(InputError):
-    """A file's name cannot be used in a release."""
-
-    code = "tree.unusable-name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +36,7 @@ def list_folder(folder: Path) -> Listing:
 
     Raises:
         TreeMissingError: No such folder.
-        TreeUnreadableError: The operating system refuses.
+        InputError: `tree.unreadable`: The operating system refuses.
     """
     files: list[str] = []
     others: list[str] = []
@@ -75,7 +52,9 @@ def list_folder(folder: Path) -> Listing:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise TreeMissingError(f"There is no folder {folder}.") from error
     except OSError as error:
-        raise TreeUnreadableError(f"{error.filename or folder} cannot be listed: {error.strerror}.") from error
+        raise SealingCode.TREE_UNREADABLE.error(
+            f"{error.filename or folder} cannot be listed: {error.strerror}."
+        ) from error
     return Listing(tuple(sorted(files)), tuple(sorted(others)), tuple(sorted(empty)))
 
 
@@ -84,21 +63,23 @@ def regular_files(folder: Path) -> tuple[str, ...]:
 
     Raises:
         TreeMissingError: No such folder.
-        TreeEmptyError: No file in it.
-        TreeEntryError: A link or special file in it.
-        TreeNameError: A name with control characters, not in UTF-8, or a path over 771 bytes.
+        InputError: `tree.empty`: No file in it.
+        InputError: `tree.not-regular`: A link or special file in it.
+        InputError: `tree.unusable-name`: A name with control characters, not in UTF-8, or a path over 771 bytes.
     """
     listing = list_folder(folder)
     if listing.others:
-        raise TreeEntryError(
+        raise SealingCode.TREE_NOT_REGULAR.error(
             f"{folder / listing.others[0]} is a link or special file; only folders and regular files are sealed.",
             hint="Replace it by a copy of what it points to.",
         )
     for path in listing.files:
         if not is_safe_relative(path):
-            raise TreeNameError(f"{folder} has a file with an unusable name: {path!r}.", hint="Rename it.")
+            raise SealingCode.TREE_UNUSABLE_NAME.error(
+                f"{folder} has a file with an unusable name: {path!r}.", hint="Rename it."
+            )
     if not listing.files:
-        raise TreeEmptyError(f"There is no file in {folder}.")
+        raise SealingCode.TREE_EMPTY.error(f"There is no file in {folder}.")
     return listing.files
 
 

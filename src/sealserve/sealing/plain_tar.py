@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from sealserve.errors import VerificationError
+from sealserve.errors import SealserveError
 from sealserve.regular_file import open_regular
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.tar_headers import PlainTarFile
 
@@ -32,42 +33,6 @@ _KINDS: Final = {
 }
 
 
-class ArchiveFormatError(VerificationError):
-    """The file is no tar file, or a header in it cannot be read."""
-
-    code = "archive.not-a-tar"
-
-
-class ArchiveTruncatedError(VerificationError):
-    """The archive ends in the middle."""
-
-    code = "archive.truncated"
-
-
-class ArchiveTrailingDataError(VerificationError):
-    """There is something behind the archive's end, or its end is in the middle of it."""
-
-    code = "archive.trailing-data"
-
-
-class ArchivePathError(VerificationError):
-    """A member's path leads outside of the release."""
-
-    code = "archive.unsafe-path"
-
-
-class ArchiveMemberError(VerificationError):
-    """A member is no plain regular file: a link, a device, a pipe, a folder, a sparse file."""
-
-    code = "archive.unsafe-member"
-
-
-class ArchiveDuplicateError(VerificationError):
-    """Two members have the same path."""
-
-    code = "archive.duplicate-member"
-
-
 def add(archive: tarfile.TarFile, source: Path, name: str, *, moment: int = 0) -> None:
     """Add the regular file ``source`` as ``name``; what the machine knows of it besides its content is left out."""
     with open_regular(source, follow_links=False) as descriptor:
@@ -86,13 +51,13 @@ def members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, Bina
         name: What to call it in errors.
 
     Raises:
-        ArchiveFormatError: No tar file.
-        ArchiveTruncatedError: It is cut off.
-        ArchiveTrailingDataError: There is something behind its end.
+        VerificationError: `archive.not-a-tar`: No tar file.
+        VerificationError: `archive.truncated`: It is cut off.
+        VerificationError: `archive.trailing-data`: There is something behind its end.
     """
     size = os.fstat(stream.fileno()).st_size
     if size < tarfile.BLOCKSIZE:
-        raise ArchiveFormatError(f"{name} is no tar file: it has {size} bytes.")
+        raise SealingCode.ARCHIVE_NOT_A_TAR.error(f"{name} is no tar file: it has {size} bytes.")
     with _tar_errors(stream, size, name):
         archive = PlainTarFile.open(fileobj=_BoundedReads(stream), mode="r:")  # the caller owns the stream
     while True:
@@ -109,7 +74,7 @@ def members(stream: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarInfo, Bina
     if len(rest) < _MIN_END:
         raise _cut_off(name, "before the mark of its end")
     if len(rest) > _MAX_END or any(rest):
-        raise ArchiveTrailingDataError(
+        raise SealingCode.ARCHIVE_TRAILING_DATA.error(
             f"{name}: what follows byte {archive.offset} is neither a member nor the end of a tar file.",
             hint="It was damaged, or something was added to it.",
         )
@@ -119,15 +84,17 @@ def check_member(member: tarfile.TarInfo, name: str) -> None:
     """Make sure that a member is a plain regular file with a path below a folder.
 
     Raises:
-        ArchivePathError: A path that leads outside.
-        ArchiveMemberError: A link, device, pipe, folder or sparse file.
+        VerificationError: `archive.unsafe-path`: A path that leads outside.
+        VerificationError: `archive.unsafe-member`: A link, device, pipe, folder or sparse file.
     """
     path = member.name
     if not is_safe_relative(path):
-        raise ArchivePathError(f"{name}: the path {path!r} is not one below a folder.")
+        raise SealingCode.ARCHIVE_UNSAFE_PATH.error(f"{name}: the path {path!r} is not one below a folder.")
     if not _is_plain(member):
         kind = _KINDS.get(member.type, "no regular file")
-        raise ArchiveMemberError(f"{name}: {path!r} is {kind}; a packed release has plain files only.")
+        raise SealingCode.ARCHIVE_UNSAFE_MEMBER.error(
+            f"{name}: {path!r} is {kind}; a packed release has plain files only."
+        )
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -148,11 +115,13 @@ def _tar_errors(stream: BinaryIO, size: int, name: str) -> Iterator[None]:
     except (tarfile.TarError, *_LIBRARY_ERRORS) as error:
         if stream.tell() >= size:
             raise _cut_off(name, "in a header") from error
-        raise ArchiveFormatError(f"{name} is no tar file, or a header in it is damaged: {error}.") from error
+        raise SealingCode.ARCHIVE_NOT_A_TAR.error(
+            f"{name} is no tar file, or a header in it is damaged: {error}."
+        ) from error
 
 
-def _cut_off(name: str, where: str) -> ArchiveTruncatedError:
-    return ArchiveTruncatedError(f"{name} was cut off: it ends {where}.", hint="Copy the archive again.")
+def _cut_off(name: str, where: str) -> SealserveError:
+    return SealingCode.ARCHIVE_TRUNCATED.error(f"{name} was cut off: it ends {where}.", hint="Copy the archive again.")
 
 
 class _BoundedReads(io.RawIOBase):

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
-from sealserve.errors import InputError, VerificationError
+from sealserve.sealing.codes import SealingCode
 from sealserve.secret import SecretBytes
 
 SPEC_VERSION: Final = "Gramine 1.9 (ff71d7af): formats 1.0 and 2.0"
@@ -41,24 +41,6 @@ CHILD_ENTRIES_SIZE: Final = CHILDREN_PER_MHT * ENTRY_SIZE
 _FILE_ID: Final = 0x46505F5346415247  # "GRAFS_PF"
 _LABEL: Final = b"SGX-PROTECTED-FS-METADATA-KEY"
 _KEY_BITS: Final = 128
-
-
-class NotSealedError(VerificationError):
-    """The file does not begin as an encrypted file does."""
-
-    code = "sealed-file.bad-magic"
-
-
-class UnknownFormatError(VerificationError):
-    """The file's format version is neither 1 nor 2."""
-
-    code = "sealed-file.unknown-version"
-
-
-class KeyLengthError(InputError):
-    """The wrap key does not have 16 bytes."""
-
-    code = "sealed-file.key-length"
 
 
 class Field(NamedTuple):
@@ -170,19 +152,19 @@ class Header:
         """Return the header in ``node``, the first 4096 bytes of the file that ``name`` names in errors.
 
         Raises:
-            NotSealedError: It does not begin with the file id.
-            UnknownFormatError: A major version that we do not know.
+            VerificationError: `sealed-file.bad-magic`: It does not begin with the file id.
+            VerificationError: `sealed-file.unknown-version`: A major version that we do not know.
         """
         fields = unpack(HEADER_1_0, node)
         if int.from_bytes(fields["file_id"], "little") != _FILE_ID:
-            raise NotSealedError(
+            raise SealingCode.SEALED_FILE_BAD_MAGIC.error(
                 f"{name} is no sealed file: it begins with {fields['file_id'].hex()}, "
                 f"where {_FILE_ID.to_bytes(8, 'little').hex()} (GRAFS_PF) was expected."
             )
         major = fields["major_version"][0]
         version = next((version for version in FormatVersion if version.major == major), None)
         if version is None:
-            raise UnknownFormatError(
+            raise SealingCode.SEALED_FILE_UNKNOWN_VERSION.error(
                 f"{name} has format version {major}.{fields['minor_version'][0]}; known are 1.0 and 2.0.",
                 hint="It may be from a later Gramine, or damaged.",
             )
@@ -248,10 +230,10 @@ def metadata_key(wrap_key: SecretBytes, nonce: bytes) -> bytes:
     """Return the key of the metadata: AES-128-CMAC under the wrap key, a counter-mode KDF of NIST SP 800-108.
 
     Raises:
-        KeyLengthError: The wrap key does not have 16 bytes.
+        InputError: `sealed-file.key-length`: The wrap key does not have 16 bytes.
     """
     if len(wrap_key) != KEY_SIZE:
-        raise KeyLengthError(
+        raise SealingCode.SEALED_FILE_KEY_LENGTH.error(
             f"The key has {len(wrap_key)} bytes; a Gramine wrap key has {KEY_SIZE}.",
             hint="Give a raw file of 16 bytes (not hexadecimal or base64 text).",
         )

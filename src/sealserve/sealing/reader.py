@@ -9,10 +9,11 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from sealserve.errors import VerificationError
+from sealserve.errors import SealserveError, VerificationError
 from sealserve.regular_file import read_at, write_at
 from sealserve.sealing import embedded_path as paths
 from sealserve.sealing import node_cipher, protected_file
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.hash_tree import HashTreeReader, TreeNodeError
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher, NodeMacError
 from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
@@ -32,12 +33,6 @@ from sealserve.secret import SecretBytes
 
 _TRIED_ENTRIES: Final = 2**18
 """How many entries are tried to find out where a wrong node comes from: half a second's work."""
-
-
-class WrongKeyError(VerificationError):
-    """The metadata does not decrypt: another key, or a changed node 0. The format cannot tell the two apart."""
-
-    code = "sealed-file.wrong-key"
 
 
 class TamperedNodeError(VerificationError):
@@ -82,18 +77,6 @@ class MovedNodeError(TamperedNodeError):
         self.origin = origin
 
 
-class TruncatedError(VerificationError):
-    """The file is shorter than its content needs."""
-
-    code = "sealed-file.truncated"
-
-
-class TrailingDataError(VerificationError):
-    """There is something behind the last node."""
-
-    code = "sealed-file.trailing-data"
-
-
 class SealedReader:
     """An open encrypted file whose metadata has been verified.
 
@@ -118,13 +101,13 @@ class SealedReader:
         cipher: Decrypts nodes; None stands for the fastest one here.
 
     Raises:
-        NotSealedError: No encrypted file.
-        UnknownFormatError: A format that is not known.
-        KeyLengthError: The key does not have 16 bytes.
-        WrongKeyError: Another key, or a changed node 0.
+        VerificationError: `sealed-file.bad-magic`: No encrypted file.
+        VerificationError: `sealed-file.unknown-version`: A format that is not known.
+        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
+        VerificationError: `sealed-file.wrong-key`: Another key, or a changed node 0.
         PathMismatchError: Sealed with another path.
-        TruncatedError: Too short.
-        TrailingDataError: Too long.
+        VerificationError: `sealed-file.truncated`: Too short.
+        VerificationError: `sealed-file.trailing-data`: Too long.
     """
 
     def __init__(
@@ -163,7 +146,7 @@ class SealedReader:
 
         Raises:
             TamperedNodeError: A node does not match its MAC.
-            TruncatedError: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
         """
         if self.size:
             yield self._head()
@@ -183,7 +166,7 @@ class SealedReader:
 
         Raises:
             TamperedNodeError: A node does not match its MAC; of several such nodes, the first run's.
-            TruncatedError: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
         """
         write_at(descriptor, self._head(), 0)
         if progress is not None:
@@ -209,7 +192,7 @@ class SealedReader:
 
         Raises:
             TamperedNodeError: A node does not match its MAC.
-            TruncatedError: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
         """
         wanted = max(0, min(len(buffer), self.size - offset))
         done = 0
@@ -295,18 +278,18 @@ class SealedReader:
     def _check_length(self, found: int, *, allow_trailing: bool) -> None:
         needed = protected_file.sealed_size(self.size)
         if found < needed:
-            raise TruncatedError(
+            raise SealingCode.SEALED_FILE_TRUNCATED.error(
                 f"{self._name} is cut off: it has {found} bytes, and its content of {self.size} bytes needs {needed}.",
                 hint="Copy the file again from where it was sealed.",
             )
         if found > needed and not allow_trailing:
-            raise TrailingDataError(
+            raise SealingCode.SEALED_FILE_TRAILING_DATA.error(
                 f"{self._name} has {found - needed} bytes behind its last node: {found} bytes, expected {needed}.",
                 hint="Gramine's tool leaves such bytes when it overwrites a longer file: seal it to a new file.",
             )
 
-    def _cut_off(self, position: int) -> TruncatedError:
-        return TruncatedError(
+    def _cut_off(self, position: int) -> SealserveError:
+        return SealingCode.SEALED_FILE_TRUNCATED.error(
             f"{self._name} became shorter while it was read: {protected_file.describe_node(position)} is missing."
         )
 
@@ -319,14 +302,16 @@ def read_header(descriptor: int, *, name: str) -> Header:
     """Return the plain part of node 0; no key is needed, and nothing is verified.
 
     Raises:
-        NotSealedError: No encrypted file.
-        UnknownFormatError: A format that is not known.
-        TruncatedError: Not even one node.
+        VerificationError: `sealed-file.bad-magic`: No encrypted file.
+        VerificationError: `sealed-file.unknown-version`: A format that is not known.
+        VerificationError: `sealed-file.truncated`: Not even one node.
     """
     node = bytearray(NODE_SIZE)
     present = read_at(descriptor, memoryview(node), 0)
     if present < NODE_SIZE:
-        raise TruncatedError(f"{name} has {present} bytes; a sealed file has at least one node of {NODE_SIZE} bytes.")
+        raise SealingCode.SEALED_FILE_TRUNCATED.error(
+            f"{name} has {present} bytes; a sealed file has at least one node of {NODE_SIZE} bytes."
+        )
     return Header.parse(bytes(node), name=name)
 
 
@@ -335,7 +320,7 @@ def _decrypt_metadata(header: Header, key: SecretBytes, name: str) -> Metadata:
     try:
         return Metadata.parse(cipher.decrypt(ZERO_IV, header.metadata + header.metadata_mac, None))
     except InvalidTag as error:
-        raise WrongKeyError(
+        raise SealingCode.SEALED_FILE_WRONG_KEY.error(
             f"{name} does not open with this key: the MAC of its metadata (node 0) does not match.",
             hint="It was sealed with another key, or its first 4096 bytes were changed.",
         ) from error

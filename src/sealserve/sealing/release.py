@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from sealserve.atomic_file import write_file
 from sealserve.canonical_document import ListedFile
-from sealserve.errors import InputError, VerificationError
 from sealserve.regular_file import InputFileMissingError, InputFileSizeError, read_regular
 from sealserve.sealing import codec
 from sealserve.sealing.codec import DigestedFile, Progress
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.file_tree import regular_files
 from sealserve.sealing.ordered_work import in_order
@@ -50,18 +50,6 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 class _StoppedError(Exception):
     """Another file could not be sealed, or nobody waits any more."""
-
-
-class ReleaseContentsError(InputError):
-    """What should go into a release does not fit together."""
-
-    code = "release.invalid-contents"
-
-
-class ReleaseIncompleteError(VerificationError):
-    """The folder has no index or no signature: it is no release, or half of one."""
-
-    code = "release.incomplete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +120,17 @@ def build_release(
         progress: Called with plaintext bytes as they are sealed.
 
     Raises:
-        ReleaseContentsError: The contents do not fit together.
+        InputError: `release.invalid-contents`: The contents do not fit together.
         SealserveError: What `codec.seal_digested` and `file_tree.regular_files` raise.
-        OutputUnwritableError: There is no ``parent``, or it does not admit it.
-        DiskFullError: No room.
+        UnavailableError: `file.unwritable`: There is no ``parent``, or it does not admit it.
+        UnavailableError: `file.disk-full`: No room.
     """
     sources = dict(_sources(contents))
     for path in sources:
         if above := next((str(folder) for folder in PurePosixPath(path).parents if str(folder) in sources), None):
-            raise ReleaseContentsError(f"{above!r} cannot be both a file and the folder of {path!r}.")
+            raise SealingCode.RELEASE_INVALID_CONTENTS.error(
+                f"{above!r} cannot be both a file and the folder of {path!r}."
+            )
     with staging(parent, contents.name) as stage:
         seal = partial(_seal, folder=stage.folder, key=key, file_format=file_format)
         sealed = _seal_all(sources, seal, progress)
@@ -170,9 +160,9 @@ def verify_release(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedRelease
         owner_key: The key that must have signed it.
 
     Raises:
-        ReleaseIncompleteError: Index or signature are missing.
-        IndexSignatureError: Another key signed it, or it was changed.
-        ReleaseIndexError: No index that sealserve writes.
+        VerificationError: `release.incomplete`: Index or signature are missing.
+        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
+        VerificationError: `release.invalid-index`: No index that sealserve writes.
         ReleaseFileChangedError: A file differs; the message names each.
         ReleaseFileMissingError: A file is missing; the message names each.
         ReleaseFileExtraError: Something is there that is not in the index; the message names each.
@@ -187,8 +177,8 @@ def read_verified_index(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedIn
     """Return the index of the release in ``folder``, its signature verified; its files are not looked at.
 
     Raises:
-        ReleaseIncompleteError: Index or signature are missing, or far too long.
-        IndexSignatureError: Another key signed it, or it was changed.
+        VerificationError: `release.incomplete`: Index or signature are missing, or far too long.
+        VerificationError: `index.bad-signature`: Another key signed it, or it was changed.
     """
     content = _read(folder / INDEX_FILE, MAX_INDEX_SIZE)
     signature = _read(folder / SIGNATURE_FILE, 2 * SIGNATURE_SIZE)
@@ -198,19 +188,21 @@ def read_verified_index(folder: Path, owner_key: Ed25519PublicKey) -> VerifiedIn
 def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | SecretBytes]]:
     for name in (contents.name, *(servable.name for servable in contents.servables)):
         if not _NAME.fullmatch(name):
-            raise ReleaseContentsError(
+            raise SealingCode.RELEASE_INVALID_CONTENTS.error(
                 f"{name!r} cannot be the name of a release or servable.",
                 hint="Use up to 63 letters, digits, dots, dashes and underscores, with a letter or digit at both ends.",
             )
     if not contents.servables:
-        raise ReleaseContentsError(f"The release {contents.name!r} has no servable.")
+        raise SealingCode.RELEASE_INVALID_CONTENTS.error(f"The release {contents.name!r} has no servable.")
     seen = set()
     for servable in contents.servables:
         identity = (servable.name, servable.version)
         if identity in seen:
-            raise ReleaseContentsError(f"Version {servable.version} of servable {servable.name!r} occurs twice.")
+            raise SealingCode.RELEASE_INVALID_CONTENTS.error(
+                f"Version {servable.version} of servable {servable.name!r} occurs twice."
+            )
         if not 0 <= servable.version <= LARGEST_VERSION:
-            raise ReleaseContentsError(
+            raise SealingCode.RELEASE_INVALID_CONTENTS.error(
                 f"Servable {servable.name!r} has the version {servable.version}: expected 0 to {LARGEST_VERSION}."
             )
         seen.add(identity)
@@ -219,7 +211,7 @@ def _sources(contents: ReleaseContents) -> Iterator[tuple[str, Path | bytes | Se
     for path, content in contents.files.items():
         reserved = {INDEX_FILE, SIGNATURE_FILE, FILE_LIST, ENCLAVE_FOLDER, MODELS_FOLDER}
         if not is_safe_relative(path) or path.split("/")[0] in reserved:
-            raise ReleaseContentsError(
+            raise SealingCode.RELEASE_INVALID_CONTENTS.error(
                 f"{path!r} is no place for a file of a release.",
                 hint="Give a relative path, such as tls/ssl.cfg; models/, enclave/ and the indexes have their own.",
             )
@@ -296,7 +288,7 @@ def _index(
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "its files"
-        raise ReleaseContentsError(
+        raise SealingCode.RELEASE_INVALID_CONTENTS.error(
             f"The release {contents.name!r} cannot be built: {where}: {first['msg']}."
         ) from error
 
@@ -305,9 +297,11 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         return read_regular(path, limit=limit, follow_links=False)
     except InputFileMissingError as error:
-        raise ReleaseIncompleteError(
+        raise SealingCode.RELEASE_INCOMPLETE.error(
             f"{path.parent} is no release: it has no {path.name}.",
             hint="A release that was interrupted while it was built or copied has none either: copy it again.",
         ) from error
     except InputFileSizeError as error:
-        raise ReleaseIncompleteError(f"{path} has over {limit} bytes: it is none that sealserve writes.") from error
+        raise SealingCode.RELEASE_INCOMPLETE.error(
+            f"{path} has over {limit} bytes: it is none that sealserve writes."
+        ) from error

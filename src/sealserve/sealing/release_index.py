@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Final, Literal, NewType, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from sealserve.canonical_document import CanonicalDocument, DocumentPart, ListedFile, Sha256
-from sealserve.errors import SealserveError, VerificationError
+from sealserve.errors import ErrorCode
 from sealserve.names import Name
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import is_safe_relative
 from sealserve.sealing.protected_file import NODE_SIZE
 from sealserve.terms import LARGEST_VERSION
@@ -30,12 +31,6 @@ KeyName = NewType("KeyName", str)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 _Version = Annotated[int, Field(ge=0, le=LARGEST_VERSION)]
-
-
-class ReleaseIndexError(VerificationError):
-    """The index is not one that sealserve writes."""
-
-    code = "release.invalid-index"
 
 
 class IndexedFile(ListedFile):
@@ -73,7 +68,7 @@ class ReleaseIndex(CanonicalDocument):
     """A whole release.json."""
 
     what: ClassVar[str] = "release index"
-    refusal: ClassVar[type[SealserveError]] = ReleaseIndexError
+    refusal: ClassVar[ErrorCode] = SealingCode.RELEASE_INVALID_INDEX
 
     version: Annotated[Literal[1], Field(description="Of this schema.")] = 1
     name: Annotated[Name, Field(description="Of the release: its first servable's.")]
@@ -133,7 +128,7 @@ def parse_index(content: bytes, *, name: str = INDEX_FILE) -> ReleaseIndex:
         name: What to call it in errors.
 
     Raises:
-        ReleaseIndexError: No such index, or not in canonical form.
+        VerificationError: `release.invalid-index`: No such index, or not in canonical form.
     """
     return ReleaseIndex.parse(content, name=name)
 

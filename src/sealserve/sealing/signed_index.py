@@ -10,17 +10,11 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sealserve.errors import VerificationError
+from sealserve.sealing.codes import SealingCode
 
 RELEASE_DOMAIN: Final = b"sealserve release index v1\n"
 ENCLAVE_DOMAIN: Final = b"sealserve enclave index v1\n"
 SIGNATURE_SIZE: Final = 64
-
-
-class IndexSignatureError(VerificationError):
-    """An index is not signed by the owner's key."""
-
-    code = "index.bad-signature"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +49,13 @@ def verify_index(
         name: What to call the index in errors.
 
     Raises:
-        IndexSignatureError: The key did not sign these bytes as this kind of index.
+        VerificationError: `index.bad-signature`: The key did not sign these bytes as this kind of index.
     """
     try:
         owner_key.verify(signature, domain + content)
     except InvalidSignature as error:
         size = f" (it has {len(signature)} bytes, not {SIGNATURE_SIZE})" if len(signature) != SIGNATURE_SIZE else ""
-        raise IndexSignatureError(
+        raise SealingCode.INDEX_BAD_SIGNATURE.error(
             f"The signature of {name} does not verify under the owner's key "
             f"{owner_key.public_bytes_raw().hex()[:16]}...{size}.",
             hint="It was changed, or signed by another owner: check the key, and copy the folder again.",

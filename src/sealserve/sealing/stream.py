@@ -49,7 +49,7 @@ class SealedStream(io.RawIOBase):
 
         Raises:
             TamperedNodeError: A node does not match its MAC. Nothing of it was read.
-            TruncatedError: The file became shorter meanwhile.
+            VerificationError: `sealed-file.truncated`: The file became shorter meanwhile.
         """
         self._check_open()
         count = self._reader.read_into(memoryview(buffer).cast("B"), self._position)

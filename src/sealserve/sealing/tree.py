@@ -54,11 +54,11 @@ def seal_tree(
 
     Raises:
         TreeMissingError: No such folder.
-        TreeEmptyError: No file in it.
-        TreeEntryError: A link or special file in it.
-        TreeNameError: A name that cannot be used.
+        InputError: `tree.empty`: No file in it.
+        InputError: `tree.not-regular`: A link or special file in it.
+        InputError: `tree.unusable-name`: A name that cannot be used.
         OutputExistsError: ``destination`` exists.
-        OutputUnwritableError: Its parent does not, or does not admit it.
+        UnavailableError: `file.unwritable`: Its parent does not, or does not admit it.
         SealserveError: What `codec.seal_file` raises.
     """
     refuse_existing(destination)
@@ -112,11 +112,11 @@ def unseal_tree(
 
     Raises:
         TreeMissingError: No such folder.
-        TreeEmptyError: No file in it.
-        TreeEntryError: A link or special file in it.
-        TreeNameError: A name that cannot be used.
+        InputError: `tree.empty`: No file in it.
+        InputError: `tree.not-regular`: A link or special file in it.
+        InputError: `tree.unusable-name`: A name that cannot be used.
         OutputExistsError: ``destination`` exists.
-        OutputUnwritableError: Its parent does not, or does not admit it.
+        UnavailableError: `file.unwritable`: Its parent does not, or does not admit it.
         SealserveError: What `codec.unseal_file` raises.
     """
     refuse_existing(destination)

@@ -4,42 +4,30 @@ import os
 from pathlib import Path
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.errors import InputError
 from sealserve.regular_file import InputFileError, open_regular
+from sealserve.sealing.codes import SealingCode
 from sealserve.secret import SecretBytes
 
 WRAP_KEY_SIZE = 16
-
-
-class WrapKeyMissingError(InputError):
-    """There is no key file at that path, or it cannot be read."""
-
-    code = "wrap-key.missing"
-
-
-class WrapKeySizeError(InputError):
-    """The key file does not hold a raw 128-bit key."""
-
-    code = "wrap-key.size"
 
 
 def read_wrap_key(path: Path) -> SecretBytes:
     """Return the key in the file at ``path``.
 
     Raises:
-        WrapKeyMissingError: No such file, or no right to read it.
-        WrapKeySizeError: Not exactly 16 bytes.
+        InputError: `wrap-key.missing`: No such file, or no right to read it.
+        InputError: `wrap-key.size`: Not exactly 16 bytes.
     """
     try:
         with open_regular(path) as descriptor:
             content = os.read(descriptor, WRAP_KEY_SIZE + 1)
     except InputFileError as error:
-        raise WrapKeyMissingError(
+        raise SealingCode.WRAP_KEY_MISSING.error(
             f"The key file {path} cannot be read: {error.reason}.",
             hint="A key is a raw file of 16 bytes; `sealserve seal --new-key` makes one.",
         ) from error
     if len(content) != WRAP_KEY_SIZE:
-        raise WrapKeySizeError(
+        raise SealingCode.WRAP_KEY_SIZE.error(
             f"The key file {path} is not 16 bytes long.", hint="A key is raw: not text, and no newline at its end."
         )
     return SecretBytes(content)

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from sealserve.errors import InputError
+from sealserve.errors import SealserveError
 from sealserve.regular_file import read_at, write_at
 from sealserve.sealing import node_cipher, protected_file
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.hash_tree import HashTreeWriter
 from sealserve.sealing.node_cipher import SPARE, ZERO_IV, NodeCipher
 from sealserve.sealing.ordered_work import GroupBuffers, fitting_threads, in_order, runs
@@ -32,12 +33,6 @@ from sealserve.sealing.protected_file import (
 from sealserve.secret import SecretBytes
 
 MAX_SIZE: Final = 2**63 - 1  # file offsets are signed
-
-
-class SourceChangedError(InputError):
-    """The file changed while it was sealed."""
-
-    code = "sealed-file.source-changed"
 
 
 class Plaintext(Protocol):
@@ -75,7 +70,7 @@ class FilePlaintext:
         """Fill ``buffer`` from byte ``offset`` on.
 
         Raises:
-            SourceChangedError: The file has become shorter.
+            InputError: `sealed-file.source-changed`: The file has become shorter.
         """
         if read_at(self._descriptor, buffer, offset) < len(buffer):
             raise self._changed()
@@ -84,14 +79,14 @@ class FilePlaintext:
         """Make sure that the file is what it was when it was opened.
 
         Raises:
-            SourceChangedError: Its size or time of modification is another one.
+            InputError: `sealed-file.source-changed`: Its size or time of modification is another one.
         """
         now = os.fstat(self._descriptor)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             raise self._changed()
 
-    def _changed(self) -> SourceChangedError:
-        return SourceChangedError(
+    def _changed(self) -> SealserveError:
+        return SealingCode.SEALED_FILE_SOURCE_CHANGED.error(
             f"{self._path} changed while it was being sealed: it had {self._status.st_size} bytes at first.",
             hint="Wait until whatever writes it is done, and seal again.",
         )
@@ -140,8 +135,8 @@ def write_sealed(
         cipher: Encrypts nodes; None stands for the fastest one here.
 
     Raises:
-        KeyLengthError: The key does not have 16 bytes.
-        SourceChangedError: The source became shorter.
+        InputError: `sealed-file.key-length`: The key does not have 16 bytes.
+        InputError: `sealed-file.source-changed`: The source became shorter.
     """
     cipher = cipher or node_cipher.DEFAULT
     nonce = os.urandom(NONCE_SIZE)

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import grpc
 
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import SealserveError
 from sealserve.serving.api.model_status import get_model_status
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.log import text_for_log
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.protos import GetModelStatusRequest, ReloadConfigRequest, ReloadConfigResponse
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire import transports
@@ -42,12 +43,6 @@ _WAITING = 8
 _PATIENCE = 60.0
 
 
-class AdminTlsError(InputError):
-    """The admin address would let everybody in who reaches it."""
-
-    code = "server.admin-tls"
-
-
 class ReloadConfigError(RequestError):
     """The models that were asked for cannot be served. It keeps the status of what is wrong with them.
 
@@ -58,14 +53,8 @@ class ReloadConfigError(RequestError):
     code = "request.reload-config"
 
     def __init__(self, error: SealserveError) -> None:
-        super().__init__(error.message)
-        found = getattr(error, "status", Status.FAILED_PRECONDITION)
-        self._status = found if isinstance(found, Status) else Status.FAILED_PRECONDITION
-
-    @property
-    def status(self) -> Status:  # type: ignore[override]  # each has its own
-        """The status."""
-        return self._status
+        found = getattr(error, "status", None)
+        super().__init__(error.message, status=found if isinstance(found, Status) else Status.FAILED_PRECONDITION)
 
 
 def reload_config(
@@ -83,7 +72,7 @@ def reload_config(
         RequestError: They cannot be served.
     """
     if request.config.WhichOneof("config") != "model_config_list":
-        raise MalformedRequestError(
+        raise RequestCode.MALFORMED.error(
             "ServerModelConfig type not supported by HandleReloadConfigRequest."
             " Only ModelConfigList is currently supported"
         )
@@ -186,18 +175,18 @@ def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.Ser
         return choose_socket(Path(options.address.removeprefix("unix:"))), None
     host, _, port = options.address.rpartition(":")
     if not port.isdecimal() or not host:
-        raise AdminTlsError(
+        raise ServingCode.SERVER_ADMIN_TLS.error(
             f"--admin_address: expected HOST:PORT or unix:PATH, got {options.address!r}.",
             hint="For example unix:/run/sealserve/admin.sock.",
         )
     if options.ssl_config_file is None:
-        raise AdminTlsError(
+        raise ServingCode.SERVER_ADMIN_TLS.error(
             "--admin_address is a port, and there is no --admin_ssl_config_file.",
             hint="Give TLS settings that ask for a certificate, or a Unix socket: --admin_address=unix:PATH.",
         )
     settings = read_tls_settings(options.ssl_config_file, files, now=datetime.now(UTC))
     if not settings.client_verify:
-        raise AdminTlsError(
+        raise ServingCode.SERVER_ADMIN_TLS.error(
             f"{options.ssl_config_file} does not ask operators for a certificate.",
             hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
         )

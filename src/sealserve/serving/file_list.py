@@ -20,7 +20,7 @@ from typing import Final, Self
 from pydantic import ValidationError
 
 from sealserve.canonical_document import FILE_LIST_VERSION, FileListDocument, ListedFile
-from sealserve.errors import VerificationError
+from sealserve.errors import SealserveError
 from sealserve.regular_file import (
     InputFileError,
     InputFileMissingError,
@@ -28,6 +28,7 @@ from sealserve.regular_file import (
     open_regular,
     read_regular,
 )
+from sealserve.serving.codes import ServingCode
 
 _LARGEST_LIST: Final = 64 * 2**20
 
@@ -36,60 +37,6 @@ UNREADABLE_HINT: Final = (
     "writable: Gramine opens sealed files for reading and writing. Copy the release again, to a writable folder."
 )
 """For a file that the operating system refuses to read. Gramine answers "Permission denied" to each of these faults."""
-
-
-class FileListMissingError(VerificationError):
-    """There is no file list at that path."""
-
-    code = "file-list.missing"
-
-
-class FileListUnreadableError(VerificationError):
-    """The file list cannot be read: in an enclave, it was changed or moved, or the release is not writable."""
-
-    code = "file-list.unreadable"
-
-
-class FileListMalformedError(VerificationError):
-    """The file list is not what a file list should be."""
-
-    code = "file-list.malformed"
-
-
-class FileListEmptyError(VerificationError):
-    """The file list names no file."""
-
-    code = "file-list.empty"
-
-
-class OutsideFileListError(VerificationError):
-    """The model lies where the file list says nothing about."""
-
-    code = "file-list.outside"
-
-
-class FileMissingError(VerificationError):
-    """A file of the list is not there."""
-
-    code = "servable.file-missing"
-
-
-class FileUnlistedError(VerificationError):
-    """A file is there that the list does not name."""
-
-    code = "servable.file-unlisted"
-
-
-class FileChangedError(VerificationError):
-    """A file is not the one that the list names."""
-
-    code = "servable.file-changed"
-
-
-class FileUnreadableError(VerificationError):
-    """A file cannot be read: in an enclave, it was changed or moved, or the release is not writable."""
-
-    code = "servable.file-unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +56,20 @@ class FileList:
         """Return the list in the file ``path``.
 
         Raises:
-            FileListMissingError: There is none.
-            FileListUnreadableError: It cannot be read.
+            VerificationError: `file-list.missing`: There is none.
+            VerificationError: `file-list.unreadable`: It cannot be read.
             VerificationError: As `parse`.
         """
         try:
             content = read_regular(path, limit=_LARGEST_LIST)
         except InputFileUnreadableError as error:
-            raise FileListUnreadableError(
+            raise ServingCode.FILE_LIST_UNREADABLE.error(
                 f"The file list {path} cannot be read: {error.reason}.", hint=UNREADABLE_HINT
             ) from error
         except InputFileError as error:
-            raise FileListMissingError(f"The file list {path} cannot be read: {error.reason}.") from error
+            raise ServingCode.FILE_LIST_MISSING.error(
+                f"The file list {path} cannot be read: {error.reason}."
+            ) from error
         return cls.parse(content, folder=Path(os.path.abspath(path.parent)), source=str(path))  # noqa: PTH100  # links stay
 
     @classmethod
@@ -133,28 +82,33 @@ class FileList:
             source: What to call it in errors.
 
         Raises:
-            FileListMalformedError: No such JSON, a path that is absolute or leads upwards, or one that comes twice.
-            FileListEmptyError: It names no file.
+            VerificationError: `file-list.malformed`: No such JSON, a path that is absolute or leads upwards, or one
+                that comes twice.
+            VerificationError: `file-list.empty`: It names no file.
         """
         try:
             document = FileListDocument.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise FileListMalformedError(f"{source} is no file list: {where or 'it'}: {first['msg']}.") from error
+            raise ServingCode.FILE_LIST_MALFORMED.error(
+                f"{source} is no file list: {where or 'it'}: {first['msg']}."
+            ) from error
         if document.version != FILE_LIST_VERSION:
-            raise FileListMalformedError(
+            raise ServingCode.FILE_LIST_MALFORMED.error(
                 f"{source} has version {document.version}; expected {FILE_LIST_VERSION}.",
                 hint="It was made for another release of sealserve.",
             )
         if not document.files:
-            raise FileListEmptyError(f"{source} names no file: nothing could be loaded.")
+            raise ServingCode.FILE_LIST_EMPTY.error(f"{source} names no file: nothing could be loaded.")
         rows: dict[str, ListedFile] = {}
         for row in document.files:
             if not _is_plain(row.path):
-                raise FileListMalformedError(f"{source}: the path {row.path!r} is not plain and relative.")
+                raise ServingCode.FILE_LIST_MALFORMED.error(
+                    f"{source}: the path {row.path!r} is not plain and relative."
+                )
             if row.path in rows:
-                raise FileListMalformedError(f"{source} names {row.path!r} twice.")
+                raise ServingCode.FILE_LIST_MALFORMED.error(f"{source} names {row.path!r} twice.")
             rows[row.path] = row
         return cls(folder=folder, rows=rows)
 
@@ -167,7 +121,7 @@ class FileList:
         """Return the listed paths below ``folder``, relative to it.
 
         Raises:
-            OutsideFileListError: ``folder`` is not below the list's own.
+            VerificationError: `file-list.outside`: ``folder`` is not below the list's own.
         """
         prefix = self._prefix(folder)
         return tuple(path.removeprefix(prefix) for path in self.rows if path.startswith(prefix))
@@ -176,11 +130,11 @@ class FileList:
         """Check that ``folder`` holds exactly the listed files, each of its size and digest.
 
         Raises:
-            OutsideFileListError: It is not below the list's folder.
-            FileMissingError: A listed file is not there.
-            FileUnlistedError: A file, or a link, is there that is not listed.
-            FileChangedError: A file has another size or digest.
-            FileUnreadableError: A file cannot be read.
+            VerificationError: `file-list.outside`: It is not below the list's folder.
+            VerificationError: `servable.file-missing`: A listed file is not there.
+            VerificationError: `servable.file-unlisted`: A file, or a link, is there that is not listed.
+            VerificationError: `servable.file-changed`: A file has another size or digest.
+            VerificationError: `servable.file-unreadable`: A file cannot be read.
         """
         prefix = self._prefix(folder)
         found = {prefix + path for path in _files(folder)}
@@ -198,10 +152,10 @@ class FileList:
         """Return the content of a file of the list, checked: these very bytes are the listed ones.
 
         Raises:
-            FileMissingError: It is not there.
-            FileUnlistedError: The list does not name it.
-            FileChangedError: It has another size or digest.
-            FileUnreadableError: It cannot be read.
+            VerificationError: `servable.file-missing`: It is not there.
+            VerificationError: `servable.file-unlisted`: The list does not name it.
+            VerificationError: `servable.file-changed`: It has another size or digest.
+            VerificationError: `servable.file-unreadable`: It cannot be read.
         """
         name = self.relative(path)
         if name is None or name not in self.rows:
@@ -214,7 +168,7 @@ class FileList:
     def _prefix(self, folder: Path) -> str:
         name = self.relative(folder)
         if name is None:
-            raise OutsideFileListError(
+            raise ServingCode.FILE_LIST_OUTSIDE.error(
                 f"{folder} is not below {self.folder}, where the file list lies.",
                 hint="Put the file list into a folder above the model's.",
             )
@@ -233,29 +187,35 @@ class FileList:
         except InputFileUnreadableError as error:
             raise unreadable(path, error.reason) from error
         except InputFileError as error:
-            raise FileChangedError(f"{path} cannot be read: {error.reason}.") from error
+            raise ServingCode.SERVABLE_FILE_CHANGED.error(f"{path} cannot be read: {error.reason}.") from error
         except OSError as error:  # what an encrypted mount says of a file that was tampered with
             raise unreadable(path, error.strerror) from error
 
     def _check(self, path: str, size: int, sha256: str) -> None:
         row = self.rows[path]
         if size != row.size:
-            raise FileChangedError(f"{path} has {size} bytes; the file list says {row.size}.")
+            raise ServingCode.SERVABLE_FILE_CHANGED.error(f"{path} has {size} bytes; the file list says {row.size}.")
         if sha256 != row.sha256:
-            raise FileChangedError(f"{path} has the SHA-256 {sha256}; the file list says {row.sha256}.")
+            raise ServingCode.SERVABLE_FILE_CHANGED.error(
+                f"{path} has the SHA-256 {sha256}; the file list says {row.sha256}."
+            )
 
 
-def _missing(path: str) -> FileMissingError:
-    return FileMissingError(f"{path} is in the file list, and it is not there.", hint="Somebody hid or removed it.")
+def _missing(path: str) -> SealserveError:
+    return ServingCode.SERVABLE_FILE_MISSING.error(
+        f"{path} is in the file list, and it is not there.", hint="Somebody hid or removed it."
+    )
 
 
-def unreadable(path: str | Path, reason: str | None) -> FileUnreadableError:
+def unreadable(path: str | Path, reason: str | None) -> SealserveError:
     """Return the error for a file of the release that the operating system refuses to read."""
-    return FileUnreadableError(f"{path} cannot be read: {reason}.", hint=UNREADABLE_HINT)
+    return ServingCode.SERVABLE_FILE_UNREADABLE.error(f"{path} cannot be read: {reason}.", hint=UNREADABLE_HINT)
 
 
-def _unlisted(path: str) -> FileUnlistedError:
-    return FileUnlistedError(f"{path} is there, and the file list does not name it.", hint="Somebody added it.")
+def _unlisted(path: str) -> SealserveError:
+    return ServingCode.SERVABLE_FILE_UNLISTED.error(
+        f"{path} is there, and the file list does not name it.", hint="Somebody added it."
+    )
 
 
 def _is_plain(path: str) -> bool:

@@ -28,12 +28,13 @@ class DiscreetFormatter(logging.Formatter):
         super().__init__(_FORMAT, "%Y-%m-%dT%H:%M:%S")
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  # logging's name
-        """Return the frames and the types of an exception and of those that led to it."""
+        """Return the frames, the types and the codes of an exception and of those that led to it."""
         error = ei[1]
         parts: list[str] = []
         while error is not None:
             frames = "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
-            parts.append(f"{frames}\n{type(error).__module__}.{type(error).__qualname__}")
+            code = f": {error.code}" if isinstance(error, SealserveError) else ""
+            parts.append(f"{frames}\n{type(error).__module__}.{type(error).__qualname__}{code}")
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\ncaused by:\n".join(parts)
 

@@ -12,17 +12,10 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.runtime.protos import ModelSpec, SignatureDef
 from sealserve.serving.runtime.session import Runnable
 from sealserve.serving.runtime.signature import Signature
-
-
-class ServableNotFoundError(RequestError):
-    """There is no such model, or not in that version."""
-
-    code = "request.servable-not-found"
-    status = Status.NOT_FOUND
 
 
 class State(IntEnum):
@@ -171,28 +164,28 @@ class Servables:
         """Return the servable that ``spec`` means: the given version, the labelled one, or the latest one.
 
         Raises:
-            ModelSpecError: It has no name, or a label that no version has.
-            ServableNotFoundError: No such version is available.
+            RequestError: `request.model-spec`: It has no name, or a label that no version has.
+            RequestError: `request.servable-not-found`: No such version is available.
         """
         name = spec.name
         if not name:
-            raise ModelSpecError("ModelSpec has no name specified.")
+            raise RequestCode.MODEL_SPEC.error("ModelSpec has no name specified.")
         choice = spec.WhichOneof("version_choice")
         if choice is None:
             servable = self._latest.get(name)
             if servable is None:
-                raise ServableNotFoundError(f"Servable not found for request: Latest({name})")
+                raise RequestCode.SERVABLE_NOT_FOUND.error(f"Servable not found for request: Latest({name})")
             return servable
         if choice == "version":
             version = spec.version.value
         else:
             labelled = self.label(name, spec.version_label)
             if labelled is None:
-                raise ModelSpecError(f"Unrecognized servable version label: {spec.version_label}")
+                raise RequestCode.MODEL_SPEC.error(f"Unrecognized servable version label: {spec.version_label}")
             version = labelled
         entry = self.states(name).get(version)
         if entry is None or entry.servable is None:
-            raise ServableNotFoundError(f"Servable not found for request: Specific({name}, {version})")
+            raise RequestCode.SERVABLE_NOT_FOUND.error(f"Servable not found for request: Specific({name}, {version})")
         return entry.servable
 
     @contextmanager

@@ -10,8 +10,8 @@ from typing import Final
 
 from sealserve.attestation.claims import Claims, Measurement
 from sealserve.clock import CLOCK_SKEW
-from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.collateral_documents import (
     TcbInfo,
@@ -20,7 +20,7 @@ from sealserve.sgx.collateral_documents import (
     parse_qe_identity,
     parse_tcb_info,
 )
-from sealserve.sgx.dcap import CollateralFmspcError, DcapVerdict, QuoteDebugError, VerifierError
+from sealserve.sgx.dcap import DcapVerdict
 from sealserve.sgx.pck import Fmspc, PckChain, PckExtension
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.reference_values import ReferenceValues
@@ -28,24 +28,6 @@ from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 _COMPARED: Final = ("cpu_svn", "mr_enclave", "mr_signer", "report_data")
-
-
-class PckRevokedError(VerificationError):
-    """The vendor has revoked the platform's PCK certificate."""
-
-    code = "pck.revoked"
-
-
-class CollateralPceError(VerificationError):
-    """TCB info is about another provisioning certification enclave than the platform's."""
-
-    code = "collateral.pce-id"
-
-
-class CollateralRolledBackError(VerificationError):
-    """The collateral is older than what has been seen before, however valid its dates are."""
-
-    code = "collateral.rolled-back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +76,7 @@ class ExaminedQuote:
     def __post_init__(self) -> None:
         # 2. No debug enclave: its host reads its memory, so nothing else about it matters.
         if self.quote.report.attributes.debug:
-            raise QuoteDebugError(
+            raise SgxCode.QUOTE_DEBUG.error(
                 f"Quote: the enclave is in debug mode (attributes {self.quote.report.attributes.flags:#x}).",
                 hint="Sign the enclave without debug: `sgx.debug = false` in its manifest.",
             )
@@ -120,7 +102,7 @@ class ExaminedQuote:
         # 7. Not older than what was seen before, in either document.
         number = min(tcb_info.tcb_evaluation_data_number, qe_identity.tcb_evaluation_data_number)
         if number < minimum_evaluation_number:
-            raise CollateralRolledBackError(
+            raise SgxCode.COLLATERAL_ROLLED_BACK.error(
                 f"Collateral: expected a TCB evaluation data number of at least {minimum_evaluation_number}, "
                 f"got {number}.",
                 hint="Refresh the cache of the PCCS. If that does not help, it holds newer collateral back.",
@@ -128,7 +110,7 @@ class ExaminedQuote:
         # 8. The platform's own certificate is not on the list.
         crl = parse_crl(collateral.pck_crl, of="PCK CRL")
         if is_revoked(crl, self.pck.leaf.serial_number, of="PCK CRL"):
-            raise PckRevokedError(
+            raise SgxCode.PCK_REVOKED.error(
                 f"PCK certificate: {self.pck.leaf.serial_number:x} of platform {extension.platform_id} is revoked."
             )
         # 9. Signatures, chains, revocation, the quoting enclave's identity, the TCB level. dcap-qvl knows no tolerance.
@@ -203,9 +185,11 @@ def _at_the_latest_start(now: datetime, collateral: Collateral, pck: PckChain) -
 
 def _check_subject(tcb_info: TcbInfo, extension: PckExtension) -> None:
     if tcb_info.fmspc.upper() != extension.fmspc:
-        raise CollateralFmspcError(f"TCB info: expected FMSPC {extension.fmspc}, got {tcb_info.fmspc}.")
+        raise SgxCode.COLLATERAL_FMSPC.error(f"TCB info: expected FMSPC {extension.fmspc}, got {tcb_info.fmspc}.")
     if bytes.fromhex(tcb_info.pce_id) != extension.pce_id:
-        raise CollateralPceError(f"TCB info: expected pceId {extension.pce_id.hex().upper()}, got {tcb_info.pce_id}.")
+        raise SgxCode.COLLATERAL_PCE_ID.error(
+            f"TCB info: expected pceId {extension.pce_id.hex().upper()}, got {tcb_info.pce_id}."
+        )
 
 
 def _check_agreement(verdict: DcapVerdict, report: EnclaveReport, extension: PckExtension) -> None:
@@ -219,4 +203,4 @@ def _check_agreement(verdict: DcapVerdict, report: EnclaveReport, extension: Pck
     ours |= {"attributes": report.attributes.to_bytes().hex(), "isv": (report.isv_prod_id, report.isv_svn)}
     ours |= {"ppid": extension.ppid.hex(), "fmspc": extension.fmspc.lower(), "cpu_svn": extension.cpu_svn.hex()}
     if differing := sorted(name for name in ours if ours[name] != theirs[name]):
-        raise VerifierError(f"Quote: two readers of it disagree on {', '.join(differing)}.")
+        raise SgxCode.QUOTE_VERIFIER.error(f"Quote: two readers of it disagree on {', '.join(differing)}.")

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 
 X509_ERRORS: Final = (
     ValueError,
@@ -31,18 +31,6 @@ _BLOCK: Final = rb"-----BEGIN CERTIFICATE-----\r?\n(?:[A-Za-z0-9+/]{1,76}={0,2}\
 _CHAIN: Final = re.compile(rb"(?:" + _BLOCK + rb"){1,5}")
 
 
-class ChainMalformedError(VerificationError):
-    """A certificate chain is not a sequence of PEM certificates and nothing else."""
-
-    code = "certificate-chain.malformed"
-
-
-class ChainBrokenError(VerificationError):
-    """A certificate was not issued by the next one in its chain."""
-
-    code = "certificate-chain.broken"
-
-
 def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
     """Read one to five PEM certificates.
 
@@ -51,16 +39,20 @@ def parse_chain(pem: bytes, *, of: str) -> tuple[x509.Certificate, ...]:
         of: What the chain belongs to, for messages.
 
     Raises:
-        ChainMalformedError: There is anything else in it, or a certificate does not parse.
+        VerificationError: `certificate-chain.malformed`: There is anything else in it, or a certificate does not parse.
     """
     if not _CHAIN.fullmatch(pem):
-        raise ChainMalformedError(f"{of}: expected one to five PEM certificates and nothing else.")
+        raise SgxCode.CERTIFICATE_CHAIN_MALFORMED.error(
+            f"{of}: expected one to five PEM certificates and nothing else."
+        )
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:
             _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key())
     except X509_ERRORS as error:
-        raise ChainMalformedError(f"{of}: a certificate in the chain is not well-formed.") from error
+        raise SgxCode.CERTIFICATE_CHAIN_MALFORMED.error(
+            f"{of}: a certificate in the chain is not well-formed."
+        ) from error
     return certificates
 
 
@@ -79,12 +71,12 @@ def check_links(chain: Sequence[x509.Certificate], *, of: str) -> None:
     Validity, revocation and constraints are not looked at: dcap-qvl does that.
 
     Raises:
-        ChainBrokenError: One does not.
+        VerificationError: `certificate-chain.broken`: One does not.
     """
     for issued, issuer in itertools.pairwise(chain):
         try:
             issued.verify_directly_issued_by(issuer)
         except (*X509_ERRORS, InvalidSignature) as error:
-            raise ChainBrokenError(
+            raise SgxCode.CERTIFICATE_CHAIN_BROKEN.error(
                 f"{of}: {common_name(issued)!r} was not issued by {common_name(issuer)!r}, which follows it."
             ) from error

@@ -17,39 +17,14 @@ from typing import Any, Final, Self
 from cryptography import x509
 
 from sealserve.clock import CLOCK_SKEW
-from sealserve.errors import VerificationError
-from sealserve.sgx.certificate_chain import ChainMalformedError, check_links, common_name, parse_chain
-from sealserve.sgx.collateral_documents import (
-    CollateralMalformedError,
-    load_object,
-    next_update_of,
-    parse_crl,
-    parse_qe_identity,
-    parse_tcb_info,
-)
+from sealserve.sgx.certificate_chain import check_links, common_name, parse_chain
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.collateral_documents import load_object, next_update_of, parse_crl, parse_qe_identity, parse_tcb_info
 from sealserve.sgx.pck import sgx_extension
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 _BINARY: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
 _SIGNATURE_SIZE: Final = 64
-
-
-class CollateralSignerError(VerificationError):
-    """TCB info or QE identity is signed by a key that is not the vendor's TCB signing key."""
-
-    code = "collateral.signer-not-tcb-signing"
-
-
-class CollateralExpiredError(VerificationError):
-    """A part of the collateral is past its next update."""
-
-    code = "collateral.expired"
-
-
-class CollateralNotYetValidError(VerificationError):
-    """A part of the collateral is from the future."""
-
-    code = "collateral.not-yet-valid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +58,20 @@ class Collateral:
         """Read the nine fields from JSON, binary ones in hexadecimal.
 
         Raises:
-            CollateralMalformedError: A field is missing, unknown, or of another type.
-            CollateralDuplicateKeyError: A key occurs twice.
+            VerificationError: `collateral.malformed`: A field is missing, unknown, or of another type.
+            VerificationError: `collateral.duplicate-key`: A key occurs twice.
         """
         found = load_object(text, of="Collateral")
         names = {field.name for field in fields(cls)}
         if found.keys() != names:
             odd = ", ".join(sorted(found.keys() ^ names))
-            raise CollateralMalformedError(f"Collateral: these fields are missing or unknown: {odd}.")
+            raise SgxCode.COLLATERAL_MALFORMED.error(f"Collateral: these fields are missing or unknown: {odd}.")
         values: dict[str, Any] = {}
         for name, value in found.items():
             try:
                 values[name] = bytes.fromhex(value) if name in _BINARY else _text(value)
             except (TypeError, ValueError) as error:
-                raise CollateralMalformedError(
+                raise SgxCode.COLLATERAL_MALFORMED.error(
                     f"Collateral: {name} must be {'hexadecimal' if name in _BINARY else 'text'}."
                 ) from error
         return cls(**values)
@@ -113,10 +88,10 @@ class Collateral:
         key would be enough to declare any platform up to date.
 
         Raises:
-            CollateralSignerError: The signer is another certificate.
-            sealserve.sgx.certificate_chain.ChainMalformedError: A chain is not signer and root.
-            sealserve.sgx.certificate_chain.ChainBrokenError: The root did not issue the signer.
-            CollateralMalformedError: A signature does not have 64 bytes.
+            VerificationError: `collateral.signer-not-tcb-signing`: The signer is another certificate.
+            VerificationError: `certificate-chain.malformed`: A chain is not signer and root.
+            VerificationError: `certificate-chain.broken`: The root did not issue the signer.
+            VerificationError: `collateral.malformed`: A signature does not have 64 bytes.
         """
         for name, chain, signature in (
             ("TCB info", self.tcb_info_issuer_chain, self.tcb_info_signature),
@@ -124,7 +99,7 @@ class Collateral:
         ):
             _check_signer(name, parse_chain(chain.encode(), of=f"{name} issuer chain"), anchor)
             if len(signature) != _SIGNATURE_SIZE:
-                raise CollateralMalformedError(
+                raise SgxCode.COLLATERAL_MALFORMED.error(
                     f"{name}: expected a signature of {_SIGNATURE_SIZE} bytes, got {len(signature)}."
                 )
 
@@ -132,18 +107,18 @@ class Collateral:
         """Check that every part is valid at ``now``.
 
         Raises:
-            CollateralExpiredError: A part's next update is past.
-            CollateralNotYetValidError: A part was issued after ``now``, by more than `CLOCK_SKEW`.
-            CollateralMalformedError: A part does not parse.
+            VerificationError: `collateral.expired`: A part's next update is past.
+            VerificationError: `collateral.not-yet-valid`: A part was issued after ``now``, by more than `CLOCK_SKEW`.
+            VerificationError: `collateral.malformed`: A part does not parse.
         """
         for name, issued, next_update in self._windows():
             if issued - now > CLOCK_SKEW:
-                raise CollateralNotYetValidError(
+                raise SgxCode.COLLATERAL_NOT_YET_VALID.error(
                     f"{name}: issued at {issued:%Y-%m-%dT%H:%M:%SZ}, after {now:%Y-%m-%dT%H:%M:%SZ}.",
                     hint="Is this machine's clock right?",
                 )
             if now > next_update:
-                raise CollateralExpiredError(
+                raise SgxCode.COLLATERAL_EXPIRED.error(
                     f"{name}: valid until {next_update:%Y-%m-%dT%H:%M:%SZ}, and it is {now:%Y-%m-%dT%H:%M:%SZ}.",
                     hint="Fetch fresh collateral; a PCCS may need to be told to refresh its cache.",
                 )
@@ -152,7 +127,7 @@ class Collateral:
         """Yield when each part, and each certificate of its signers, becomes valid.
 
         Raises:
-            CollateralMalformedError, ChainMalformedError: A part does not parse.
+            VerificationError: `collateral.malformed`, `certificate-chain.malformed`: A part does not parse.
         """
         yield from (issued for _, issued, _ in self._windows())
         for chain in (self.tcb_info_issuer_chain, self.qe_identity_issuer_chain):
@@ -177,11 +152,13 @@ def _text(value: object) -> str:
 def _check_signer(name: str, chain: tuple[x509.Certificate, ...], anchor: TrustAnchor) -> None:
     signer = chain[0]
     if common_name(signer) != anchor.names.tcb_signing or sgx_extension(signer) is not None:
-        raise CollateralSignerError(
+        raise SgxCode.COLLATERAL_SIGNER_NOT_TCB_SIGNING.error(
             f"{name}: expected the signer {anchor.names.tcb_signing!r}, got {common_name(signer)!r}"
             f"{' (a platform certificate)' if sgx_extension(signer) is not None else ''}.",
             hint="Whoever serves this collateral may be hostile: another key than the vendor's signed it.",
         )
     if len(chain) != 2 or chain[1] != anchor.certificate:  # noqa: PLR2004  # signer and root
-        raise ChainMalformedError(f"{name} issuer chain: expected the signer and the trusted root, nothing else.")
+        raise SgxCode.CERTIFICATE_CHAIN_MALFORMED.error(
+            f"{name} issuer chain: expected the signer and the trusted root, nothing else."
+        )
     check_links(chain, of=f"{name} issuer chain")

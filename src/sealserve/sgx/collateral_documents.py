@@ -11,22 +11,10 @@ from cryptography import x509
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from sealserve.errors import VerificationError
 from sealserve.sgx.certificate_chain import X509_ERRORS
+from sealserve.sgx.codes import SgxCode
 
 MAX_DOCUMENT_SIZE: Final = 1 << 20
-
-
-class CollateralMalformedError(VerificationError):
-    """A part of the collateral is not what the PCS serves."""
-
-    code = "collateral.malformed"
-
-
-class CollateralDuplicateKeyError(VerificationError):
-    """A key occurs twice in a JSON object, so two readers may see two documents."""
-
-    code = "collateral.duplicate-key"
 
 
 def _to_utc(moment: datetime) -> datetime:
@@ -71,17 +59,17 @@ def load_object(text: str, *, of: str) -> dict[str, Any]:
     """Read one JSON object, of which no part has a key twice.
 
     Raises:
-        CollateralMalformedError: Not a JSON object, or larger than a vendor's documents are.
-        CollateralDuplicateKeyError: A key occurs twice.
+        VerificationError: `collateral.malformed`: Not a JSON object, or larger than a vendor's documents are.
+        VerificationError: `collateral.duplicate-key`: A key occurs twice.
     """
     if len(text) > MAX_DOCUMENT_SIZE:
-        raise CollateralMalformedError(f"{of}: {len(text)} characters are more than {MAX_DOCUMENT_SIZE}.")
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: {len(text)} characters are more than {MAX_DOCUMENT_SIZE}.")
     try:
         found = json.JSONDecoder(object_pairs_hook=_unique).decode(text)
     except (ValueError, RecursionError) as error:
-        raise CollateralMalformedError(f"{of}: not JSON.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: not JSON.") from error
     if not isinstance(found, dict):
-        raise CollateralMalformedError(f"{of}: expected a JSON object, got {type(found).__name__}.")
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: expected a JSON object, got {type(found).__name__}.")
     return found
 
 
@@ -89,7 +77,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise CollateralDuplicateKeyError(f"Collateral: the key {key!r} occurs twice in one JSON object.")
+            raise SgxCode.COLLATERAL_DUPLICATE_KEY.error(
+                f"Collateral: the key {key!r} occurs twice in one JSON object."
+            )
         found[key] = value
     return found
 
@@ -98,8 +88,8 @@ def parse_tcb_info(text: str) -> TcbInfo:
     """Read TCB info.
 
     Raises:
-        CollateralMalformedError: It is not TCB info of version 3 for SGX.
-        CollateralDuplicateKeyError: A key occurs twice.
+        VerificationError: `collateral.malformed`: It is not TCB info of version 3 for SGX.
+        VerificationError: `collateral.duplicate-key`: A key occurs twice.
     """
     return _validated(TcbInfo, text, of="TCB info")
 
@@ -108,8 +98,8 @@ def parse_qe_identity(text: str) -> QeIdentity:
     """Read a quoting enclave's identity.
 
     Raises:
-        CollateralMalformedError: It is not a QE identity of version 2.
-        CollateralDuplicateKeyError: A key occurs twice.
+        VerificationError: `collateral.malformed`: It is not a QE identity of version 2.
+        VerificationError: `collateral.duplicate-key`: A key occurs twice.
     """
     return _validated(QeIdentity, text, of="QE identity")
 
@@ -120,39 +110,39 @@ def _validated(model: type[_D], text: str, *, of: str) -> _D:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CollateralMalformedError(f"{of}: {where}: {first['msg']}.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: {where}: {first['msg']}.") from error
 
 
 def parse_crl(raw: bytes, *, of: str) -> x509.CertificateRevocationList:
     """Read a revocation list in DER.
 
     Raises:
-        CollateralMalformedError: It is not one.
+        VerificationError: `collateral.malformed`: It is not one.
     """
     try:
         return x509.load_der_x509_crl(raw)
     except X509_ERRORS as error:
-        raise CollateralMalformedError(f"{of}: not a certificate revocation list in DER.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: not a certificate revocation list in DER.") from error
 
 
 def is_revoked(crl: x509.CertificateRevocationList, serial: int, *, of: str) -> bool:
     """Return whether a serial number is on a list.
 
     Raises:
-        CollateralMalformedError: An entry of the list does not parse.
+        VerificationError: `collateral.malformed`: An entry of the list does not parse.
     """
     try:
         return crl.get_revoked_certificate_by_serial_number(serial) is not None
     except X509_ERRORS as error:
-        raise CollateralMalformedError(f"{of}: an entry of the list is not well-formed.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: an entry of the list is not well-formed.") from error
 
 
 def next_update_of(crl: x509.CertificateRevocationList, *, of: str) -> datetime:
     """Return when the next list is due.
 
     Raises:
-        CollateralMalformedError: The list does not say.
+        VerificationError: `collateral.malformed`: The list does not say.
     """
     if crl.next_update_utc is None:
-        raise CollateralMalformedError(f"{of}: it does not say when the next one is due.")
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: it does not say when the next one is due.")
     return crl.next_update_utc

@@ -16,97 +16,12 @@ from typing import Any, Final
 import dcap_qvl
 
 from sealserve.attestation.claims import TcbStatus
-from sealserve.errors import VerificationError
-from sealserve.sgx.certificate_chain import ChainBrokenError
-from sealserve.sgx.collateral import Collateral, CollateralExpiredError, CollateralNotYetValidError
-from sealserve.sgx.collateral_documents import CollateralMalformedError
+from sealserve.errors import SealserveError
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.trust_anchor import TrustAnchor
 
 DCAP_QVL_VERSION: Final = "0.7.0"
-
-
-class QuoteDebugError(VerificationError):
-    """The quoted enclave, or the quoting enclave itself, is in debug mode: the host can read its memory."""
-
-    code = "quote.debug"
-
-
-class QuoteSignatureError(VerificationError):
-    """The attestation key did not sign the quote's header and report."""
-
-    code = "quote.signature"
-
-
-class QuoteAttestationKeyError(VerificationError):
-    """The attestation key is not the one that the quoting enclave vouches for."""
-
-    code = "quote.attestation-key"
-
-
-class QuoteQeReportSignatureError(VerificationError):
-    """The platform's PCK did not sign the quoting enclave's report."""
-
-    code = "quote.qe-report-signature"
-
-
-class QuoteQeIdentityError(VerificationError):
-    """The quoting enclave is not the one that the vendor describes."""
-
-    code = "quote.qe-identity"
-
-
-class TcbInfoSignatureError(VerificationError):
-    """The TCB signing key did not sign this TCB info."""
-
-    code = "collateral.tcb-info-signature"
-
-
-class QeIdentitySignatureError(VerificationError):
-    """The TCB signing key did not sign this QE identity."""
-
-    code = "collateral.qe-identity-signature"
-
-
-class CollateralFmspcError(VerificationError):
-    """TCB info is about another kind of processor than the platform's."""
-
-    code = "collateral.fmspc"
-
-
-class CrlError(VerificationError):
-    """A revocation list is malformed, not its issuer's, or not about these certificates."""
-
-    code = "collateral.crl"
-
-
-class CertificateRevokedError(VerificationError):
-    """A certificate authority, or the TCB signing certificate, is revoked."""
-
-    code = "certificate-chain.revoked"
-
-
-class CertificateValidityError(VerificationError):
-    """A certificate of a chain is not valid at this time."""
-
-    code = "certificate-chain.validity"
-
-
-class TcbLevelError(VerificationError):
-    """The platform's security versions are below every TCB level that the vendor lists."""
-
-    code = "tcb.no-level"
-
-
-class TcbRevokedError(VerificationError):
-    """The vendor has revoked this TCB level: its keys may be known to others."""
-
-    code = "tcb.revoked"
-
-
-class VerifierError(VerificationError):
-    """dcap-qvl refused for a reason that is not in the table, or failed."""
-
-    code = "quote.verifier"
 
 
 _MALFORMED: Final = (
@@ -117,24 +32,56 @@ _WRONG_CRL: Final = r"InvalidCrlSignatureForPublicKey|UnknownRevocationStatus|Fa
 
 # The first pattern that occurs in the text decides. {0} stands for what the pattern found.
 _TABLE: Final = (
-    (r"ISV enclave report signature is invalid", QuoteSignatureError, "Quote: its attestation key did not sign it."),
-    (r"QE report hash mismatch", QuoteAttestationKeyError, "Quote: its QE report is about another attestation key."),
-    (r"Signature is invalid for qe_report", QuoteQeReportSignatureError, "Quote: its PCK did not sign its QE report."),
-    (r"QE report validation failed", QuoteQeIdentityError, "Quote: the quoting enclave is in debug mode."),
-    (r"QE \w+ (?:mismatch|\d+ is below)[^\n]*", QuoteQeIdentityError, "Quote: {0}."),
-    (r"Debug mode is enabled", QuoteDebugError, "Quote: the enclave is in debug mode."),
-    (r"Signature is invalid for tcb_info", TcbInfoSignatureError, "TCB info: its signer did not sign this text."),
-    (r"Signature is invalid for qe_identity", QeIdentitySignatureError, "QE identity: its signer did not sign this."),
-    (r"CertRevoked", CertificateRevokedError, "Certificate chain: one of them is on its issuer's revocation list."),
-    (r"CrlExpired|TCBInfo expired|QE Identity expired", CollateralExpiredError, "Collateral: {0}."),
-    (r"[\w ]+ issue date is in the future", CollateralNotYetValidError, "Collateral: {0}."),
-    (r"(?:CertExpired|CertNotValidYet)[^\n]*", CertificateValidityError, "Certificate chain: {0}."),
-    (_WRONG_CRL, CrlError, "Revocation lists: expected those of the root and the PCK CA, got {0}."),
-    (r"Failed to verify certificate chain\s+Caused by:[^\n]*\n[^\n]*", ChainBrokenError, "Certificate chain: {0}."),
-    (r"Fmspc mismatch", CollateralFmspcError, "TCB info: its FMSPC is not the PCK certificate's."),
-    (r"No matching TCB level found", TcbLevelError, "TCB info: the platform is below every level in it."),
-    (r"TCB status is invalid: Revoked", TcbRevokedError, "TCB info, QE identity: the platform's TCB level is Revoked."),
-    (_MALFORMED, CollateralMalformedError, "Collateral: {0}."),
+    (
+        r"ISV enclave report signature is invalid",
+        SgxCode.QUOTE_SIGNATURE,
+        "Quote: its attestation key did not sign it.",
+    ),
+    (
+        r"QE report hash mismatch",
+        SgxCode.QUOTE_ATTESTATION_KEY,
+        "Quote: its QE report is about another attestation key.",
+    ),
+    (
+        r"Signature is invalid for qe_report",
+        SgxCode.QUOTE_QE_REPORT_SIGNATURE,
+        "Quote: its PCK did not sign its QE report.",
+    ),
+    (r"QE report validation failed", SgxCode.QUOTE_QE_IDENTITY, "Quote: the quoting enclave is in debug mode."),
+    (r"QE \w+ (?:mismatch|\d+ is below)[^\n]*", SgxCode.QUOTE_QE_IDENTITY, "Quote: {0}."),
+    (r"Debug mode is enabled", SgxCode.QUOTE_DEBUG, "Quote: the enclave is in debug mode."),
+    (
+        r"Signature is invalid for tcb_info",
+        SgxCode.COLLATERAL_TCB_INFO_SIGNATURE,
+        "TCB info: its signer did not sign this text.",
+    ),
+    (
+        r"Signature is invalid for qe_identity",
+        SgxCode.COLLATERAL_QE_IDENTITY_SIGNATURE,
+        "QE identity: its signer did not sign this.",
+    ),
+    (
+        r"CertRevoked",
+        SgxCode.CERTIFICATE_CHAIN_REVOKED,
+        "Certificate chain: one of them is on its issuer's revocation list.",
+    ),
+    (r"CrlExpired|TCBInfo expired|QE Identity expired", SgxCode.COLLATERAL_EXPIRED, "Collateral: {0}."),
+    (r"[\w ]+ issue date is in the future", SgxCode.COLLATERAL_NOT_YET_VALID, "Collateral: {0}."),
+    (r"(?:CertExpired|CertNotValidYet)[^\n]*", SgxCode.CERTIFICATE_CHAIN_VALIDITY, "Certificate chain: {0}."),
+    (_WRONG_CRL, SgxCode.COLLATERAL_CRL, "Revocation lists: expected those of the root and the PCK CA, got {0}."),
+    (
+        r"Failed to verify certificate chain\s+Caused by:[^\n]*\n[^\n]*",
+        SgxCode.CERTIFICATE_CHAIN_BROKEN,
+        "Certificate chain: {0}.",
+    ),
+    (r"Fmspc mismatch", SgxCode.COLLATERAL_FMSPC, "TCB info: its FMSPC is not the PCK certificate's."),
+    (r"No matching TCB level found", SgxCode.TCB_NO_LEVEL, "TCB info: the platform is below every level in it."),
+    (
+        r"TCB status is invalid: Revoked",
+        SgxCode.TCB_REVOKED,
+        "TCB info, QE identity: the platform's TCB level is Revoked.",
+    ),
+    (_MALFORMED, SgxCode.COLLATERAL_MALFORMED, "Collateral: {0}."),
 )
 
 
@@ -174,7 +121,7 @@ def verify(raw: bytes, collateral: Collateral, *, anchor: TrustAnchor, now: date
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # a bug of the Rust side, which is no Exception
             raise
-        raise VerifierError("Quote: the verifier failed on it.") from error
+        raise SgxCode.QUOTE_VERIFIER.error("Quote: the verifier failed on it.") from error
 
 
 def _reason(raw: bytes, given: Any, anchor: TrustAnchor, seconds: int) -> str | None:
@@ -186,11 +133,11 @@ def _reason(raw: bytes, given: Any, anchor: TrustAnchor, seconds: int) -> str | 
     return None
 
 
-def _refusal(text: str) -> VerificationError:
-    for pattern, error, message in _TABLE:
+def _refusal(text: str) -> SealserveError:
+    for pattern, code, message in _TABLE:
         if found := re.search(pattern, text):
-            return error(message.format(" ".join(found[0].split())))
-    return VerifierError(f"Quote: the verifier refused it: {' '.join(text.split())[:300]}.")
+            return code.error(message.format(" ".join(found[0].split())))
+    return SgxCode.QUOTE_VERIFIER.error(f"Quote: the verifier refused it: {' '.join(text.split())[:300]}.")
 
 
 def _verdict(claims: dict[str, Any]) -> DcapVerdict:

@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sealserve.errors import VerificationError
 from sealserve.sgx.certificate_chain import check_links, common_name, parse_chain
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 
 SGX_EXTENSION: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -35,36 +35,6 @@ class PckCa(StrEnum):
 
     PROCESSOR = "processor"
     PLATFORM = "platform"
-
-
-class PckMalformedError(VerificationError):
-    """A PCK certificate's SGX extension is missing or not as specified."""
-
-    code = "pck.malformed"
-
-
-class PckSvnError(VerificationError):
-    """A PCK certificate tells its security versions twice, and differently."""
-
-    code = "pck.svn-inconsistent"
-
-
-class PckChainError(VerificationError):
-    """A PCK chain is not leaf, PCK CA, root."""
-
-    code = "pck.chain"
-
-
-class PckRootError(VerificationError):
-    """A PCK chain leads to another root than the trusted one."""
-
-    code = "pck.root-not-trusted"
-
-
-class PckIssuerError(VerificationError):
-    """A PCK certificate's issuer is neither the Processor nor the Platform CA."""
-
-    code = "pck.issuer-not-pck-ca"
 
 
 @asn1.sequence
@@ -113,8 +83,8 @@ class PckExtension:
         """Read the value of the SGX extension.
 
         Raises:
-            PckMalformedError: A part is missing, doubled, or of another type or size.
-            PckSvnError: The sixteen components are not the bytes of CPUSVN.
+            VerificationError: `pck.malformed`: A part is missing, doubled, or of another type or size.
+            VerificationError: `pck.svn-inconsistent`: The sixteen components are not the bytes of CPUSVN.
         """
         try:
             parts = _items(asn1.decode_der(asn1.TLV, raw), prefix=SGX_EXTENSION)
@@ -126,11 +96,13 @@ class PckExtension:
             instance = parts.get(_PLATFORM_INSTANCE_ID)
             instance_id = None if instance is None else _octets(instance, "platform instance id", 16)
         except KeyError as error:
-            raise PckMalformedError(f"PCK certificate: the SGX extension lacks its part {error}.") from error
+            raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: the SGX extension lacks its part {error}.") from error
         except (ValueError, TypeError) as error:
-            raise PckMalformedError("PCK certificate: the SGX extension is not as specified.") from error
+            raise SgxCode.PCK_MALFORMED.error("PCK certificate: the SGX extension is not as specified.") from error
         if components != list(cpu_svn):
-            raise PckSvnError(f"PCK certificate: the components {components} are not those of CPUSVN {cpu_svn.hex()}.")
+            raise SgxCode.PCK_SVN_INCONSISTENT.error(
+                f"PCK certificate: the components {components} are not those of CPUSVN {cpu_svn.hex()}."
+            )
         return cls(
             ppid=octets["ppid"],
             cpu_svn=cpu_svn,
@@ -148,7 +120,7 @@ def _items(sequence: asn1.TLV, *, prefix: x509.ObjectIdentifier) -> dict[int, as
     for item in asn1.decode_der(_Items, boxed).items:
         head, _, last = item.identifier.dotted_string.rpartition(".")
         if head != prefix.dotted_string or int(last) in found:
-            raise PckMalformedError(
+            raise SgxCode.PCK_MALFORMED.error(
                 f"PCK certificate: {item.identifier.dotted_string} is doubled or has no place in the SGX extension."
             )
         found[int(last)] = item.value
@@ -158,7 +130,7 @@ def _items(sequence: asn1.TLV, *, prefix: x509.ObjectIdentifier) -> dict[int, as
 def _octets(value: asn1.TLV, name: str, size: int) -> bytes:
     octets: bytes = value.parse(bytes)
     if len(octets) != size:
-        raise PckMalformedError(f"PCK certificate: expected {size} bytes of {name}, got {len(octets)}.")
+        raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: expected {size} bytes of {name}, got {len(octets)}.")
     return octets
 
 
@@ -194,20 +166,20 @@ class PckChain:
         """Read a chain as it stands in a quote.
 
         Raises:
-            sealserve.sgx.certificate_chain.ChainMalformedError: Not a chain of PEM certificates.
-            PckChainError: Not three certificates.
-            PckIssuerError: The issuer bears neither name.
-            PckMalformedError: The SGX extension is not as specified.
+            VerificationError: `certificate-chain.malformed`: Not a chain of PEM certificates.
+            VerificationError: `pck.chain`: Not three certificates.
+            VerificationError: `pck.issuer-not-pck-ca`: The issuer bears neither name.
+            VerificationError: `pck.malformed`: The SGX extension is not as specified.
         """
         chain = parse_chain(pem, of="PCK certificate chain")
         if len(chain) != _CHAIN_LENGTH:
-            raise PckChainError(
+            raise SgxCode.PCK_CHAIN.error(
                 f"PCK certificate chain: expected leaf, PCK CA and root, got {len(chain)} certificates."
             )
         leaf, issuer, root = chain
         raw = sgx_extension(leaf)
         if raw is None:
-            raise PckMalformedError(f"PCK certificate: {common_name(leaf)!r} has no SGX extension.")
+            raise SgxCode.PCK_MALFORMED.error(f"PCK certificate: {common_name(leaf)!r} has no SGX extension.")
         return cls(leaf=leaf, issuer=issuer, root=root, extension=PckExtension.parse(raw), ca=_ca(issuer))
 
     def check(self, anchor: TrustAnchor) -> None:
@@ -216,19 +188,19 @@ class PckChain:
         It needs no collateral, so it is also what keeps strangers' quotes from making us fetch any.
 
         Raises:
-            PckRootError: The root is another one.
-            PckIssuerError: The issuer is not this vendor's Processor or Platform CA.
-            sealserve.sgx.certificate_chain.ChainBrokenError: A certificate was not issued by the next one.
+            VerificationError: `pck.root-not-trusted`: The root is another one.
+            VerificationError: `pck.issuer-not-pck-ca`: The issuer is not this vendor's Processor or Platform CA.
+            VerificationError: `certificate-chain.broken`: A certificate was not issued by the next one.
         """
         if self.root.public_bytes(Encoding.DER) != anchor.root_der:
-            raise PckRootError(
+            raise SgxCode.PCK_ROOT_NOT_TRUSTED.error(
                 f"PCK certificate chain: expected the root {anchor.names.root!r}, got {common_name(self.root)!r}"
                 " or another certificate of that name.",
                 hint="Is a simulated quote shown to a release for SGX, or the other way round?",
             )
         expected = anchor.names.processor_ca if self.ca is PckCa.PROCESSOR else anchor.names.platform_ca
         if common_name(self.issuer) != expected:
-            raise PckIssuerError(
+            raise SgxCode.PCK_ISSUER_NOT_PCK_CA.error(
                 f"PCK certificate: expected the issuer {expected!r}, got {common_name(self.issuer)!r}."
             )
         check_links((self.leaf, self.issuer, self.root), of="PCK certificate chain")
@@ -241,6 +213,6 @@ def _ca(issuer: x509.Certificate) -> PckCa:
         case INTEL.platform_ca | SIMULATED.platform_ca:
             return PckCa.PLATFORM
         case other:
-            raise PckIssuerError(
+            raise SgxCode.PCK_ISSUER_NOT_PCK_CA.error(
                 f"PCK certificate: expected the Processor or the Platform CA as issuer, got {other!r}."
             )

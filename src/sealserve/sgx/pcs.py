@@ -14,10 +14,10 @@ from typing import Final, Self, TypeVar
 import httpx
 
 from sealserve.addresses import is_loopback
-from sealserve.errors import InputError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpFailedError, HttpSizeError, HttpSlowError, request
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE, CollateralMalformedError
+from sealserve.sgx.collateral_documents import MAX_DOCUMENT_SIZE
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.pcs_responses import Listed, Signed, read_pck_crl, read_qe_identity, read_root_crl, read_tcb_info
 
@@ -28,36 +28,6 @@ API: Final = "/sgx/certification/v4"
 _MAX_CACHED: Final = 256
 
 _T = TypeVar("_T", Signed, Listed)
-
-
-class PcsUrlError(InputError):
-    """The address of a PCS or PCCS is not one."""
-
-    code = "pcs.url"
-
-
-class PcsUnreachableError(UnavailableError):
-    """The PCS or PCCS does not answer."""
-
-    code = "pcs.unreachable"
-
-
-class PcsTooSlowError(UnavailableError):
-    """The PCS or PCCS answers, and does not come to an end."""
-
-    code = "pcs.too-slow"
-
-
-class PcsStatusError(UnavailableError):
-    """The PCS or PCCS answers with an error."""
-
-    code = "pcs.status"
-
-
-class PcsNotFoundError(UnavailableError):
-    """The PCS or PCCS knows nothing of this kind of platform."""
-
-    code = "pcs.not-found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +50,7 @@ class PcsClient:
         clock: Says what time it is.
 
     Raises:
-        PcsUrlError: ``base_url`` is not an HTTP address.
+        InputError: `pcs.url`: ``base_url`` is not an HTTP address.
     """
 
     def __init__(
@@ -112,10 +82,10 @@ class PcsClient:
         Check the chain first (`PckChain.check`), or anybody can make us fetch anything.
 
         Raises:
-            PcsUnreachableError: No answer.
-            PcsTooSlowError: No whole answer in time.
-            PcsNotFoundError: This kind of platform is not known there.
-            PcsStatusError: An error for an answer.
+            UnavailableError: `pcs.unreachable`: No answer.
+            UnavailableError: `pcs.too-slow`: No whole answer in time.
+            UnavailableError: `pcs.not-found`: This kind of platform is not known there.
+            UnavailableError: `pcs.status`: An error for an answer.
             VerificationError: The answer is not as specified.
         """
         tcb_info = self._get(f"{self._api}/tcb?fmspc={pck.extension.fmspc}", read_tcb_info)
@@ -175,18 +145,20 @@ class PcsClient:
                 _check_status(url, answer.status)
                 return answer.body(MAX_DOCUMENT_SIZE, gunzip=True), answer.headers
         except HttpFailedError as error:
-            raise PcsUnreachableError(
+            raise SgxCode.PCS_UNREACHABLE.error(
                 f"{url}: {_small(error.message)}",
                 hint="Is the address right, and is the PCS or PCCS running and reachable from here?",
             ) from error
         except HttpSlowError as error:
-            raise PcsTooSlowError(
+            raise SgxCode.PCS_TOO_SLOW.error(
                 f"{url}: {_small(error.message)}", hint="Is the PCS or PCCS overloaded, or the network between?"
             ) from error
         except HttpSizeError as error:
-            raise CollateralMalformedError(f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes.") from error
+            raise SgxCode.COLLATERAL_MALFORMED.error(
+                f"{url}: the answer has more than {MAX_DOCUMENT_SIZE} bytes."
+            ) from error
         except HttpEncodingError as error:
-            raise PcsStatusError(f"{url}: {_small(error.message)}", hint=error.hint) from error
+            raise SgxCode.PCS_STATUS.error(f"{url}: {_small(error.message)}", hint=error.hint) from error
 
 
 def _small(sentence: str) -> str:
@@ -197,16 +169,16 @@ def _host(base: str) -> str:
     try:
         url = httpx.URL(base)
     except httpx.InvalidURL as error:
-        raise PcsUrlError(f"PCS: {base!r} is not an address.") from error
+        raise SgxCode.PCS_URL.error(f"PCS: {base!r} is not an address.") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise PcsUrlError(f"PCS: expected http:// or https:// and a host, got {base!r}.")
+        raise SgxCode.PCS_URL.error(f"PCS: expected http:// or https:// and a host, got {base!r}.")
     return url.host
 
 
 def _check_status(url: str, status: int) -> None:
     if status == httpx.codes.NOT_FOUND:
-        raise PcsNotFoundError(
+        raise SgxCode.PCS_NOT_FOUND.error(
             f"{url}: not found.", hint="Does this service know platforms of this kind? A PCCS asks Intel for new ones."
         )
     if status != httpx.codes.OK:
-        raise PcsStatusError(f"{url}: expected HTTP status 200, got {status}.")
+        raise SgxCode.PCS_STATUS.error(f"{url}: expected HTTP status 200, got {status}.")

@@ -11,14 +11,8 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import unquote
 
-from sealserve.sgx.collateral_documents import (
-    CollateralMalformedError,
-    load_object,
-    next_update_of,
-    parse_crl,
-    parse_qe_identity,
-    parse_tcb_info,
-)
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.collateral_documents import load_object, next_update_of, parse_crl, parse_qe_identity, parse_tcb_info
 
 _DER_SEQUENCE: Final = 0x30
 _TCB_INFO_CHAIN: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")  # versions 4 and 3
@@ -49,8 +43,8 @@ def read_tcb_info(body: bytes, headers: Mapping[str, str]) -> Signed:
     """Take apart the answer to ``/tcb``.
 
     Raises:
-        CollateralMalformedError: It is not TCB info.
-        sealserve.sgx.collateral_documents.CollateralDuplicateKeyError: A key occurs twice.
+        VerificationError: `collateral.malformed`: It is not TCB info.
+        VerificationError: `collateral.duplicate-key`: A key occurs twice.
     """
     text, signature = _signed_member(body, "tcbInfo")
     chain = _chain(headers, _TCB_INFO_CHAIN, of="TCB info")
@@ -61,8 +55,8 @@ def read_qe_identity(body: bytes, headers: Mapping[str, str]) -> Signed:
     """Take apart the answer to ``/qe/identity``.
 
     Raises:
-        CollateralMalformedError: It is not a QE identity.
-        sealserve.sgx.collateral_documents.CollateralDuplicateKeyError: A key occurs twice.
+        VerificationError: `collateral.malformed`: It is not a QE identity.
+        VerificationError: `collateral.duplicate-key`: A key occurs twice.
     """
     text, signature = _signed_member(body, "enclaveIdentity")
     chain = _chain(headers, _QE_IDENTITY_CHAIN, of="QE identity")
@@ -73,7 +67,7 @@ def read_pck_crl(body: bytes, headers: Mapping[str, str]) -> Listed:
     """Take apart the answer to ``/pckcrl``.
 
     Raises:
-        CollateralMalformedError: It is not a revocation list with its issuer's chain.
+        VerificationError: `collateral.malformed`: It is not a revocation list with its issuer's chain.
     """
     chain = _chain(headers, _PCK_CRL_CHAIN, of="PCK CRL")
     return _listed(body, chain, of="PCK CRL")
@@ -83,7 +77,7 @@ def read_root_crl(body: bytes, _headers: Mapping[str, str]) -> Listed:
     """Take apart the answer to ``/rootcacrl``, or the file that Intel serves.
 
     Raises:
-        CollateralMalformedError: It is not a revocation list.
+        VerificationError: `collateral.malformed`: It is not a revocation list.
     """
     return _listed(body, "", of="Root CRL")
 
@@ -93,7 +87,7 @@ def _listed(body: bytes, chain: str, *, of: str) -> Listed:
         try:
             body = bytes.fromhex(body.decode("ascii"))
         except ValueError as error:
-            raise CollateralMalformedError(f"{of}: neither DER nor hexadecimal.") from error
+            raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: neither DER nor hexadecimal.") from error
     return Listed(crl=body, chain=chain, next_update=next_update_of(parse_crl(body, of=of), of=of))
 
 
@@ -103,8 +97,10 @@ def _chain(headers: Mapping[str, str], names: tuple[str, ...], *, of: str) -> st
             try:
                 return unquote(headers[name], errors="strict")
             except UnicodeDecodeError as error:
-                raise CollateralMalformedError(f"{of}: the header {name} is not percent-encoded text.") from error
-    raise CollateralMalformedError(f"{of}: the answer has no header {names[0]}.")
+                raise SgxCode.COLLATERAL_MALFORMED.error(
+                    f"{of}: the header {name} is not percent-encoded text."
+                ) from error
+    raise SgxCode.COLLATERAL_MALFORMED.error(f"{of}: the answer has no header {names[0]}.")
 
 
 def _signed_member(body: bytes, name: str) -> tuple[str, bytes]:
@@ -115,14 +111,14 @@ def _signed_member(body: bytes, name: str) -> tuple[str, bytes]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CollateralMalformedError(f"{name}: the answer is not UTF-8.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer is not UTF-8.") from error
     found = load_object(text, of=name)
     if not isinstance(found.get(name), dict):
-        raise CollateralMalformedError(f"{name}: the answer has no such object.")
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer has no such object.")
     try:
         signature = bytes.fromhex(found["signature"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CollateralMalformedError(f"{name}: the answer has no signature in hexadecimal.") from error
+        raise SgxCode.COLLATERAL_MALFORMED.error(f"{name}: the answer has no signature in hexadecimal.") from error
     return _member_text(text, name), signature
 
 

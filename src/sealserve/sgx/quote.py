@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Self
 
-from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
 
 SPEC_VERSION: Final = 3
@@ -27,54 +27,6 @@ _LENGTH: Final = struct.Struct("<I")
 # signature of header and report, attestation key (both raw, 64), QE report, its signature, size of the data after it.
 _SIGNATURES: Final = struct.Struct(f"<64s64s{REPORT_SIZE}s64sH")
 _CERTIFICATION: Final = struct.Struct("<HI")  # type, size
-
-
-class QuoteTruncatedError(VerificationError):
-    """A quote ends before its fields do."""
-
-    code = "quote.truncated"
-
-
-class QuoteTrailingBytesError(VerificationError):
-    """There are bytes after the quote, which no signature covers."""
-
-    code = "quote.trailing-bytes"
-
-
-class QuoteMalformedError(VerificationError):
-    """The lengths inside a quote contradict each other."""
-
-    code = "quote.malformed"
-
-
-class QuoteVersionError(VerificationError):
-    """A quote of another version than 3."""
-
-    code = "quote.version"
-
-
-class QuoteKeyTypeError(VerificationError):
-    """A quote whose attestation key is not ECDSA P-256."""
-
-    code = "quote.attestation-key-type"
-
-
-class QuoteTeeTypeError(VerificationError):
-    """A quote that is not of SGX."""
-
-    code = "quote.tee-type"
-
-
-class QuoteVendorError(VerificationError):
-    """A quote by another vendor's quoting enclave."""
-
-    code = "quote.qe-vendor"
-
-
-class QuoteCertificationDataError(VerificationError):
-    """A quote that does not carry its PCK certificate chain."""
-
-    code = "quote.certification-data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,33 +91,39 @@ class Quote:
         """Read a quote of exactly the length that it says.
 
         Raises:
-            QuoteTruncatedError: It is shorter.
-            QuoteTrailingBytesError: It is longer.
-            QuoteMalformedError: Its inner lengths do not add up.
-            QuoteVersionError: Not version 3.
-            QuoteKeyTypeError: Not ECDSA P-256.
-            QuoteTeeTypeError: Not SGX.
-            QuoteVendorError: Not Intel's quoting enclave.
-            QuoteCertificationDataError: No PCK certificate chain in it.
-            sealserve.sgx.report.ReportReservedError: A reserved field of a report is not zero.
+            VerificationError: `quote.truncated`: It is shorter.
+            VerificationError: `quote.trailing-bytes`: It is longer.
+            VerificationError: `quote.malformed`: Its inner lengths do not add up.
+            VerificationError: `quote.version`: Not version 3.
+            VerificationError: `quote.attestation-key-type`: Not ECDSA P-256.
+            VerificationError: `quote.tee-type`: Not SGX.
+            VerificationError: `quote.qe-vendor`: Not Intel's quoting enclave.
+            VerificationError: `quote.certification-data`: No PCK certificate chain in it.
+            VerificationError: `report.reserved`: A reserved field of a report is not zero.
         """
         if len(raw) < _SIGNED_SIZE + _LENGTH.size:
-            raise QuoteTruncatedError(f"Quote: expected at least {_SIGNED_SIZE + _LENGTH.size} bytes, got {len(raw)}.")
+            raise SgxCode.QUOTE_TRUNCATED.error(
+                f"Quote: expected at least {_SIGNED_SIZE + _LENGTH.size} bytes, got {len(raw)}."
+            )
         version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack_from(raw)
         _check_header(version, key_type, tee_type, vendor)
         (rest_size,) = _LENGTH.unpack_from(raw, _SIGNED_SIZE)
         rest = raw[_SIGNED_SIZE + _LENGTH.size :]
         if len(rest) < rest_size:
-            raise QuoteTruncatedError(f"Quote: expected {rest_size} bytes of signature data, got {len(rest)}.")
+            raise SgxCode.QUOTE_TRUNCATED.error(
+                f"Quote: expected {rest_size} bytes of signature data, got {len(rest)}."
+            )
         if len(rest) > rest_size:
-            raise QuoteTrailingBytesError(
+            raise SgxCode.QUOTE_TRAILING_BYTES.error(
                 f"Quote: expected {len(raw) - len(rest) + rest_size} bytes, got {len(rest) - rest_size} more."
             )
         if rest_size < _SIGNATURES.size:
-            raise QuoteMalformedError(f"Quote: {rest_size} bytes of signature data cannot hold the signatures.")
+            raise SgxCode.QUOTE_MALFORMED.error(
+                f"Quote: {rest_size} bytes of signature data cannot hold the signatures."
+            )
         signature, key, qe_report, qe_report_signature, authentication_size = _SIGNATURES.unpack_from(rest)
         if authentication_size != QE_AUTHENTICATION_DATA_SIZE:
-            raise QuoteMalformedError(
+            raise SgxCode.QUOTE_MALFORMED.error(
                 f"Quote: expected {QE_AUTHENTICATION_DATA_SIZE} bytes of QE authentication data, "
                 f"got {authentication_size}."
             )
@@ -186,26 +144,32 @@ class Quote:
 
 def _check_header(version: int, key_type: int, tee_type: int, vendor: bytes) -> None:
     if version != SPEC_VERSION:
-        raise QuoteVersionError(f"Quote: expected version {SPEC_VERSION}, got {version}.")
+        raise SgxCode.QUOTE_VERSION.error(f"Quote: expected version {SPEC_VERSION}, got {version}.")
     if key_type != ECDSA_P256:
-        raise QuoteKeyTypeError(f"Quote: expected attestation key type {ECDSA_P256} (ECDSA P-256), got {key_type}.")
+        raise SgxCode.QUOTE_ATTESTATION_KEY_TYPE.error(
+            f"Quote: expected attestation key type {ECDSA_P256} (ECDSA P-256), got {key_type}."
+        )
     if tee_type != SGX:
-        raise QuoteTeeTypeError(f"Quote: expected TEE type {SGX} (SGX), got {tee_type:#x}.")
+        raise SgxCode.QUOTE_TEE_TYPE.error(f"Quote: expected TEE type {SGX} (SGX), got {tee_type:#x}.")
     if vendor != INTEL_QE_VENDOR_ID:
-        raise QuoteVendorError(f"Quote: expected QE vendor id {INTEL_QE_VENDOR_ID.hex()}, got {vendor.hex()}.")
+        raise SgxCode.QUOTE_QE_VENDOR.error(
+            f"Quote: expected QE vendor id {INTEL_QE_VENDOR_ID.hex()}, got {vendor.hex()}."
+        )
 
 
 def _parse_certification(rest: bytes) -> bytes:
     if len(rest) < _CERTIFICATION.size:
-        raise QuoteMalformedError("Quote: no room for the certification data after the QE authentication data.")
+        raise SgxCode.QUOTE_MALFORMED.error(
+            "Quote: no room for the certification data after the QE authentication data."
+        )
     kind, size = _CERTIFICATION.unpack_from(rest)
     if kind != PCK_CHAIN:
-        raise QuoteCertificationDataError(
+        raise SgxCode.QUOTE_CERTIFICATION_DATA.error(
             f"Quote: expected certification data of type {PCK_CHAIN} (a PCK certificate chain), got type {kind}: "
             "the host lacks the quote provider library.",
             hint="On the host: install libsgx-dcap-default-qpl (or the cloud's own), name its PCCS, restart aesmd.",
         )
     data = rest[_CERTIFICATION.size :]
     if len(data) != size:
-        raise QuoteMalformedError(f"Quote: expected {size} bytes of certification data, got {len(data)}.")
+        raise SgxCode.QUOTE_MALFORMED.error(f"Quote: expected {size} bytes of certification data, got {len(data)}.")
     return data

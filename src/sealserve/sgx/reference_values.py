@@ -8,8 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Final, Self
 
-from sealserve.attestation.claims import Measurement, MeasurementUnknownError
-from sealserve.errors import InputError, VerificationError
+from sealserve.attestation.claims import Measurement
+from sealserve.attestation.codes import AttestationCode
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import AttributeFlags, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
 
@@ -20,42 +21,6 @@ _NEVER_FREE: Final = AttributeFlags.INIT | AttributeFlags.DEBUG | AttributeFlags
 _X87_AND_SSE: Final = 0x3
 _DIGEST_SIZE: Final = 32
 _UINT16_MAX: Final = (1 << 16) - 1
-
-
-class ReferenceValuesError(InputError):
-    """Reference values that would admit more than the owner can mean: empty, out of range, or with DEBUG."""
-
-    code = "policy.reference-values"
-
-
-class MrSignerError(VerificationError):
-    """The enclave was signed by another key."""
-
-    code = "policy.mr-signer"
-
-
-class IsvProdIdError(VerificationError):
-    """The enclave has another product id."""
-
-    code = "policy.isv-prod-id"
-
-
-class IsvSvnError(VerificationError):
-    """The enclave's security version is older than the release asks for."""
-
-    code = "policy.isv-svn"
-
-
-class AttributesError(VerificationError):
-    """The enclave's attributes are not the expected ones."""
-
-    code = "policy.attributes"
-
-
-class DebugError(VerificationError):
-    """A debug enclave: the host can read its memory."""
-
-    code = "policy.debug"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +38,7 @@ class ReferenceValues:
         xfrm_mask: Which bits of it count; x87 and SSE always do.
 
     Raises:
-        ReferenceValuesError: A value is empty, out of range, or admits a debug enclave.
+        InputError: `policy.reference-values`: A value is empty, out of range, or admits a debug enclave.
     """
 
     mr_enclave: MrEnclave
@@ -105,9 +70,11 @@ class ReferenceValues:
     def __post_init__(self) -> None:
         for name, digest in (("mr_enclave", self.mr_enclave), ("mr_signer", self.mr_signer)):
             if len(digest) != _DIGEST_SIZE:
-                raise ReferenceValuesError(f"{name} must have {_DIGEST_SIZE} bytes, got {len(digest)}.")
+                raise SgxCode.POLICY_REFERENCE_VALUES.error(
+                    f"{name} must have {_DIGEST_SIZE} bytes, got {len(digest)}."
+                )
             if not any(digest):
-                raise ReferenceValuesError(f"{name} is empty (all zeros): that is no reference value.")
+                raise SgxCode.POLICY_REFERENCE_VALUES.error(f"{name} is empty (all zeros): that is no reference value.")
         for name, number, most in (
             ("isv_prod_id", self.isv_prod_id, _UINT16_MAX),
             ("isv_svn", self.isv_svn, _UINT16_MAX),
@@ -117,11 +84,11 @@ class ReferenceValues:
             ("xfrm_mask", self.xfrm_mask, _ALL_BITS),
         ):
             if not 0 <= number <= most:
-                raise ReferenceValuesError(f"{name} must be between 0 and {most:#x}, got {number:#x}.")
+                raise SgxCode.POLICY_REFERENCE_VALUES.error(f"{name} must be between 0 and {most:#x}, got {number:#x}.")
         if self.attribute_flags & AttributeFlags.DEBUG:
-            raise ReferenceValuesError("attribute_flags has DEBUG: a debug enclave keeps no secret.")
+            raise SgxCode.POLICY_REFERENCE_VALUES.error("attribute_flags has DEBUG: a debug enclave keeps no secret.")
         if self.attribute_flags_mask & _NEVER_FREE != _NEVER_FREE or self.xfrm_mask & _X87_AND_SSE != _X87_AND_SSE:
-            raise ReferenceValuesError(
+            raise SgxCode.POLICY_REFERENCE_VALUES.error(
                 "The masks must cover INIT, DEBUG and MODE64BIT, and x87 and SSE in XFRM; "
                 f"got {self.attribute_flags_mask:#x} and {self.xfrm_mask:#x}."
             )
@@ -148,7 +115,7 @@ class ReferenceValues:
         """Return the values that `to_json` wrote.
 
         Raises:
-            ReferenceValuesError: A value is empty, out of range, or admits a debug enclave.
+            InputError: `policy.reference-values`: A value is empty, out of range, or admits a debug enclave.
             ValueError, TypeError, KeyError: This is not JSON of that form.
         """
         values = json.loads(text)
@@ -167,24 +134,28 @@ class ReferenceValues:
             VerificationError: The first value that differs, as one of the errors of this module.
         """
         if report.attributes.debug:
-            raise DebugError(
+            raise SgxCode.POLICY_DEBUG.error(
                 "The enclave runs with DEBUG, so that the host can read its memory.",
                 hint="Sign the enclave with sgx.debug = false.",
             )
         if report.mr_enclave != self.mr_enclave:
-            raise MeasurementUnknownError(_expected("MRENCLAVE", self.mr_enclave.hex(), report.mr_enclave.hex()))
+            raise AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN.error(
+                _expected("MRENCLAVE", self.mr_enclave.hex(), report.mr_enclave.hex())
+            )
         if report.mr_signer != self.mr_signer:
-            raise MrSignerError(_expected("MRSIGNER", self.mr_signer.hex(), report.mr_signer.hex()))
+            raise SgxCode.POLICY_MR_SIGNER.error(_expected("MRSIGNER", self.mr_signer.hex(), report.mr_signer.hex()))
         if report.isv_prod_id != self.isv_prod_id:
-            raise IsvProdIdError(_expected("ISVPRODID", str(self.isv_prod_id), str(report.isv_prod_id)))
+            raise SgxCode.POLICY_ISV_PROD_ID.error(
+                _expected("ISVPRODID", str(self.isv_prod_id), str(report.isv_prod_id))
+            )
         if report.isv_svn < self.isv_svn:
-            raise IsvSvnError(_expected("ISVSVN", f"at least {self.isv_svn}", str(report.isv_svn)))
+            raise SgxCode.POLICY_ISV_SVN.error(_expected("ISVSVN", f"at least {self.isv_svn}", str(report.isv_svn)))
         for name, found, wanted, mask in (
             ("flags", report.attributes.flags, self.attribute_flags, self.attribute_flags_mask),
             ("XFRM", report.attributes.xfrm, self.xfrm, self.xfrm_mask),
         ):
             if found & mask != wanted & mask:
-                raise AttributesError(
+                raise SgxCode.POLICY_ATTRIBUTES.error(
                     _expected(f"ATTRIBUTES, {name}", f"{wanted:#x} under mask {mask:#x}", f"{found:#x}")
                 )
 

@@ -8,7 +8,7 @@ from enum import IntFlag
 from typing import Final, NewType, Self
 
 from sealserve.attestation.claims import REPORT_DATA_SIZE, Measurement
-from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 
 SPEC_VERSION: Final = "Intel SDM volume 3D, 332831-087US, table 35-20 (REPORT, without its key id and MAC)"
 REPORT_SIZE: Final = 384
@@ -35,18 +35,6 @@ _LAYOUT: Final = (
 )
 _INTEGERS: Final = frozenset({"misc_select", "isv_prod_id", "isv_svn", "config_svn"})
 _RESERVED: Final = ((20, 32), (96, 128), (160, 192), (262, 304))
-
-
-class ReportLengthError(VerificationError):
-    """A report does not have 384 bytes."""
-
-    code = "report.length"
-
-
-class ReportReservedError(VerificationError):
-    """A reserved field of a report is not zero: it says something that this program does not know."""
-
-    code = "report.reserved"
 
 
 class AttributeFlags(IntFlag):
@@ -89,10 +77,10 @@ class Attributes:
         """Read the 16 bytes of ATTRIBUTES.
 
         Raises:
-            ReportLengthError: ``raw`` does not have 16 bytes.
+            VerificationError: `report.length`: ``raw`` does not have 16 bytes.
         """
         if len(raw) != 16:  # noqa: PLR2004  # the size of the structure
-            raise ReportLengthError(f"ATTRIBUTES: expected 16 bytes, got {len(raw)}.")
+            raise SgxCode.REPORT_LENGTH.error(f"ATTRIBUTES: expected 16 bytes, got {len(raw)}.")
         return cls(flags=int.from_bytes(raw[:8], "little"), xfrm=int.from_bytes(raw[8:], "little"))
 
     def to_bytes(self) -> bytes:
@@ -146,14 +134,14 @@ class EnclaveReport:
         """Read a report body of exactly 384 bytes.
 
         Raises:
-            ReportLengthError: ``raw`` is shorter or longer.
-            ReportReservedError: A reserved field is not zero.
+            VerificationError: `report.length`: ``raw`` is shorter or longer.
+            VerificationError: `report.reserved`: A reserved field is not zero.
         """
         if len(raw) != REPORT_SIZE:
-            raise ReportLengthError(f"Report: expected {REPORT_SIZE} bytes, got {len(raw)}.")
+            raise SgxCode.REPORT_LENGTH.error(f"Report: expected {REPORT_SIZE} bytes, got {len(raw)}.")
         for start, end in _RESERVED:
             if any(raw[start:end]):
-                raise ReportReservedError(
+                raise SgxCode.REPORT_RESERVED.error(
                     f"Report: the reserved bytes {start} to {end - 1} should be zero, got {raw[start:end].hex()}."
                 )
         values: dict[str, bytes] = {name: bytes(raw[offset : offset + size]) for name, offset, size in _LAYOUT}

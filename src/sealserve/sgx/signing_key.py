@@ -10,23 +10,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.errors import InputError
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.sgx.codes import SgxCode
 
 KEY_BITS: Final = 3072
 KEY_EXPONENT: Final = 3
-
-
-class SigningKeyMissingError(InputError):
-    """There is no enclave signing key at that path."""
-
-    code = "signing-key.missing"
-
-
-class SigningKeyError(InputError):
-    """The file holds no enclave signing key: an unencrypted PEM with RSA, 3072 bits, exponent 3."""
-
-    code = "signing-key.invalid"
 
 
 def create_signing_key(path: Path) -> rsa.RSAPrivateKey:
@@ -45,20 +33,22 @@ def load_signing_key(path: Path) -> rsa.RSAPrivateKey:
     """Read an enclave signing key.
 
     Raises:
-        SigningKeyMissingError: There is no such file.
-        SigningKeyError: The file holds something else.
+        InputError: `signing-key.missing`: There is no such file.
+        InputError: `signing-key.invalid`: The file holds something else.
     """
     try:
         key = serialization.load_pem_private_key(read_regular(path), password=None)
     except InputFileMissingError as error:
-        raise SigningKeyMissingError(
+        raise SgxCode.SIGNING_KEY_MISSING.error(
             f"There is no enclave signing key at {path}.",
             hint="Restore it from your backup; with a new one, the broker must allow the enclaves anew.",
         ) from error
     except (ValueError, TypeError) as error:
-        raise SigningKeyError(f"{path} holds no unencrypted private key in PEM form.") from error
+        raise SgxCode.SIGNING_KEY_INVALID.error(f"{path} holds no unencrypted private key in PEM form.") from error
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise SigningKeyError(f"{path}: an enclave signing key is RSA, and this is another kind of key.")
+        raise SgxCode.SIGNING_KEY_INVALID.error(
+            f"{path}: an enclave signing key is RSA, and this is another kind of key."
+        )
     check_signing_key(key, what=str(path))
     return key
 
@@ -67,11 +57,11 @@ def check_signing_key(key: rsa.RSAPrivateKey, *, what: str = "the enclave signin
     """Refuse a key that the processor would refuse.
 
     Raises:
-        SigningKeyError: Not 3072 bits, or another exponent than 3.
+        InputError: `signing-key.invalid`: Not 3072 bits, or another exponent than 3.
     """
     exponent = key.public_key().public_numbers().e
     if key.key_size != KEY_BITS or exponent != KEY_EXPONENT:
-        raise SigningKeyError(
+        raise SgxCode.SIGNING_KEY_INVALID.error(
             f"{what}: SGX takes RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT} only, got {key.key_size} bits "
             f"and exponent {exponent}."
         )

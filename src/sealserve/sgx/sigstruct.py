@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import AttributeFlags, Attributes, MrEnclave, MrSigner
 from sealserve.sgx.signing_key import KEY_BITS, KEY_EXPONENT, check_signing_key
 
@@ -62,48 +62,6 @@ _BYTES: Final = frozenset({"isv_family_id", "isv_ext_prod_id"})
 ATTRIBUTE_MASK: Final = Attributes(flags=0xFFFF_FFFF_FFFF_FFFF, xfrm=0xFFFF_FFFF_FFF9_FF1B)
 PRODUCTION_ATTRIBUTES: Final = Attributes(flags=AttributeFlags.MODE64BIT, xfrm=0x3)
 MISC_MASK: Final = 0xFFFF_FFFF
-
-
-class SigstructLengthError(VerificationError):
-    """A SIGSTRUCT does not have 1808 bytes."""
-
-    code = "sigstruct.length"
-
-
-class SigstructHeaderError(VerificationError):
-    """A field with a fixed value (header, header2, vendor) has another one: this is no SIGSTRUCT."""
-
-    code = "sigstruct.header"
-
-
-class SigstructReservedError(VerificationError):
-    """A reserved field is not zero."""
-
-    code = "sigstruct.reserved"
-
-
-class SigstructDateError(VerificationError):
-    """The signing date is no date."""
-
-    code = "sigstruct.date"
-
-
-class SigstructKeyError(VerificationError):
-    """The signer's key is not RSA with 3072 bits and exponent 3."""
-
-    code = "sigstruct.key"
-
-
-class SigstructSignatureError(VerificationError):
-    """The signature does not verify: the SIGSTRUCT was changed after it was signed."""
-
-    code = "sigstruct.signature"
-
-
-class SigstructQuotientError(VerificationError):
-    """Q1 or Q2 is not what the processor expects; EINIT would refuse the enclave."""
-
-    code = "sigstruct.quotient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,29 +120,31 @@ class Sigstruct:
         """Read a SIGSTRUCT of exactly 1808 bytes. Its signature is for `verify`.
 
         Raises:
-            SigstructLengthError: ``raw`` is shorter or longer.
-            SigstructHeaderError: HEADER, HEADER2 or VENDOR has an unknown value.
-            SigstructReservedError: A reserved field is not zero.
-            SigstructDateError: DATE is no calendar date.
-            SigstructKeyError: The exponent is not 3, or the modulus has not 3072 bits.
+            VerificationError: `sigstruct.length`: ``raw`` is shorter or longer.
+            VerificationError: `sigstruct.header`: HEADER, HEADER2 or VENDOR has an unknown value.
+            VerificationError: `sigstruct.reserved`: A reserved field is not zero.
+            VerificationError: `sigstruct.date`: DATE is no calendar date.
+            VerificationError: `sigstruct.key`: The exponent is not 3, or the modulus has not 3072 bits.
         """
         if len(raw) != SIGSTRUCT_SIZE:
-            raise SigstructLengthError(f"SIGSTRUCT: expected {SIGSTRUCT_SIZE} bytes, got {len(raw)}.")
+            raise SgxCode.SIGSTRUCT_LENGTH.error(f"SIGSTRUCT: expected {SIGSTRUCT_SIZE} bytes, got {len(raw)}.")
         value = {name: bytes(raw[span]) for name, span in _SPANS.items()}
         number = {name: int.from_bytes(field, "little") for name, field in value.items()}
         for name, expected in _FIXED.items():
             if value[name] != expected:
-                raise SigstructHeaderError(f"SIGSTRUCT: {name} should be {expected.hex()}, got {value[name].hex()}.")
+                raise SgxCode.SIGSTRUCT_HEADER.error(
+                    f"SIGSTRUCT: {name} should be {expected.hex()}, got {value[name].hex()}."
+                )
         if number["vendor"] not in _VENDORS:
-            raise SigstructHeaderError(f"SIGSTRUCT: vendor should be 0 or 0x8086, got {number['vendor']:#x}.")
+            raise SgxCode.SIGSTRUCT_HEADER.error(f"SIGSTRUCT: vendor should be 0 or 0x8086, got {number['vendor']:#x}.")
         for span in _RESERVED:
             if any(raw[span]):
-                raise SigstructReservedError(
+                raise SgxCode.SIGSTRUCT_RESERVED.error(
                     f"SIGSTRUCT: the reserved bytes {span.start} to {span.stop - 1} should be zero, "
                     f"got {raw[span].hex()}."
                 )
         if number["exponent"] != KEY_EXPONENT or number["modulus"].bit_length() != KEY_BITS:
-            raise SigstructKeyError(
+            raise SgxCode.SIGSTRUCT_KEY.error(
                 f"SIGSTRUCT: the signer's key should be RSA with {KEY_BITS} bits and exponent {KEY_EXPONENT}, "
                 f"got {number['modulus'].bit_length()} bits and exponent {number['exponent']}."
             )
@@ -222,24 +182,26 @@ class Sigstruct:
         Steps: (1) RSA PKCS#1 v1.5 with SHA-256 over the bytes 0 to 127 and 900 to 1027; (2) Q1 and Q2.
 
         Raises:
-            SigstructKeyError: (1) The modulus cannot be that of an RSA key.
-            SigstructSignatureError: (1) The signature is not of these bytes by this key.
-            SigstructQuotientError: (2) Q1 or Q2 is wrong.
+            VerificationError: `sigstruct.key`: (1) The modulus cannot be that of an RSA key.
+            VerificationError: `sigstruct.signature`: (1) The signature is not of these bytes by this key.
+            VerificationError: `sigstruct.quotient`: (2) Q1 or Q2 is wrong.
         """
         try:  # (1)
             key = rsa.RSAPublicNumbers(self.exponent, self.modulus).public_key()
             key.verify(self.signature.to_bytes(384, "big"), self._signed_bytes(), padding.PKCS1v15(), hashes.SHA256())
         except InvalidSignature as error:
-            raise SigstructSignatureError(
+            raise SgxCode.SIGSTRUCT_SIGNATURE.error(
                 f"SIGSTRUCT: the signature for MRENCLAVE {self.mr_enclave.hex()} does not verify under the key with "
                 f"MRSIGNER {self.mr_signer.hex()}.",
                 hint="The file was changed after it was signed; build and sign the enclave again.",
             ) from error
         except ValueError as error:
-            raise SigstructKeyError(f"SIGSTRUCT: the modulus is that of no RSA key: {error}.") from error
+            raise SgxCode.SIGSTRUCT_KEY.error(f"SIGSTRUCT: the modulus is that of no RSA key: {error}.") from error
         for name, expected in zip(("q1", "q2"), _quotients(self.signature, self.modulus), strict=True):  # (2)
             if getattr(self, name) != expected:
-                raise SigstructQuotientError(f"SIGSTRUCT: {name} does not belong to this signature and modulus.")
+                raise SgxCode.SIGSTRUCT_QUOTIENT.error(
+                    f"SIGSTRUCT: {name} does not belong to this signature and modulus."
+                )
         return self.mr_signer
 
     @classmethod
@@ -266,7 +228,7 @@ class Sigstruct:
             attribute_mask: Which bits of that must be so.
 
         Raises:
-            SigningKeyError: ``key`` is of another size or exponent.
+            InputError: `signing-key.invalid`: ``key`` is of another size or exponent.
         """
         check_signing_key(key)
         unsigned = cls(
@@ -321,4 +283,4 @@ def _parse_date(number: int) -> date:
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError as error:
-        raise SigstructDateError(f"SIGSTRUCT: the signing date should be yyyymmdd, got {text}.") from error
+        raise SgxCode.SIGSTRUCT_DATE.error(f"SIGSTRUCT: the signing date should be yyyymmdd, got {text}.") from error

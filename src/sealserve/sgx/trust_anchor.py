@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sealserve.errors import InputError
 from sealserve.sgx.certificate_chain import X509_ERRORS, common_name
+from sealserve.sgx.codes import SgxCode
 
 # Source: https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer
 _INTEL_ROOT: Final = b"""\
@@ -35,12 +35,6 @@ AiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI=
 -----END CERTIFICATE-----
 """
 INTEL_ROOT_SHA256: Final = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
-
-
-class TrustAnchorError(InputError):
-    """The given root certificate cannot be a trust anchor of its kind."""
-
-    code = "trust-anchor.invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +73,7 @@ class TrustAnchor:
         simulated: Whether it is a simulated vendor's. False admits Intel's root only.
 
     Raises:
-        TrustAnchorError: It is not a self-signed certificate of that kind.
+        InputError: `trust-anchor.invalid`: It is not a self-signed certificate of that kind.
     """
 
     root_der: bytes
@@ -91,15 +85,17 @@ class TrustAnchor:
             root.verify_directly_issued_by(root)
             found = common_name(root)
         except (*X509_ERRORS, InvalidSignature) as error:
-            raise TrustAnchorError("Trust anchor: expected a self-signed X.509 certificate in DER.") from error
+            raise SgxCode.TRUST_ANCHOR_INVALID.error(
+                "Trust anchor: expected a self-signed X.509 certificate in DER."
+            ) from error
         if not self.simulated and self.fingerprint != INTEL_ROOT_SHA256:
-            raise TrustAnchorError(
+            raise SgxCode.TRUST_ANCHOR_INVALID.error(
                 f"Trust anchor: expected Intel's SGX root certificate (SHA-256 {INTEL_ROOT_SHA256}), "
                 f"got {found!r} ({self.fingerprint}).",
                 hint="A release for SGX is verified against Intel's root, which is built in.",
             )
         if self.simulated and found != SIMULATED.root:
-            raise TrustAnchorError(
+            raise SgxCode.TRUST_ANCHOR_INVALID.error(
                 f"Trust anchor: expected a simulated vendor's root, {SIMULATED.root!r}, got {found!r}.",
                 hint="Give the root.der of the simulated vendor's folder.",
             )

@@ -6,27 +6,16 @@ from datetime import datetime
 from typing import Protocol
 
 from sealserve.attestation.claims import Measurement
-from sealserve.attestation.evidence import NoTrustAnchorError
+from sealserve.attestation.codes import AttestationCode
 from sealserve.errors import VerificationError
 from sealserve.sgx.appraisal import ExaminedQuote, VerifiedQuote
 from sealserve.sgx.certificate_chain import common_name
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.trust_anchor import INTEL, SIMULATED, TrustAnchor
 from sealserve.terms import PlatformKind
-
-
-class SimulatedQuoteError(VerificationError):
-    """A simulated platform asks for the key of a release for SGX machines."""
-
-    code = "policy.simulated-quote"
-
-
-class PlatformKindError(VerificationError):
-    """The quote comes from another kind of platform than the release is made for."""
-
-    code = "policy.platform-kind"
 
 
 class CollateralSource(Protocol):
@@ -89,14 +78,15 @@ class SgxEvidence:
         """Check the kind of platform, debug mode and the PCK chain.
 
         Raises:
-            NoTrustAnchorError: No root is trusted for this kind of platform.
-            SimulatedQuoteError, PlatformKindError: The quote comes from another kind of platform.
+            UnavailableError: `broker.no-trust-anchor`: No root is trusted for this kind of platform.
+            VerificationError: `policy.simulated-quote`, `policy.platform-kind`: The quote comes from another kind of
+                platform.
             VerificationError: See `ExaminedQuote`.
         """
         # Which root must the chain end at? The owner's mark of the release decides, never the quote.
         vendor = self.vendors.get(platform)
         if vendor is None or vendor.anchor.simulated != (platform is PlatformKind.SIMULATED):
-            raise NoTrustAnchorError(
+            raise AttestationCode.BROKER_NO_TRUST_ANCHOR.error(
                 f"The broker has no trust anchor for {platform} releases.",
                 hint="Start it with one; what it trusts is chosen at its start.",
             )
@@ -154,16 +144,16 @@ def check_platform_kind(*, simulated_quote: bool, release: PlatformKind) -> None
     """Refuse a quote from the wrong kind of platform.
 
     Raises:
-        SimulatedQuoteError: The release is for SGX, the quote is simulated.
-        PlatformKindError: The release is simulated, the quote is not.
+        VerificationError: `policy.simulated-quote`: The release is for SGX, the quote is simulated.
+        VerificationError: `policy.platform-kind`: The release is simulated, the quote is not.
     """
     if simulated_quote and release is PlatformKind.SGX:
-        raise SimulatedQuoteError(
+        raise SgxCode.POLICY_SIMULATED_QUOTE.error(
             "The quote comes from a simulated platform, and the release is for SGX machines.",
             hint='Run the enclave on an SGX machine, or build a release with platform = "simulated".',
         )
     if not simulated_quote and release is PlatformKind.SIMULATED:
-        raise PlatformKindError(
+        raise SgxCode.POLICY_PLATFORM_KIND.error(
             "The quote comes from an SGX processor, and the release is marked as simulated.",
             hint='Build a release with platform = "sgx" for this machine.',
         )

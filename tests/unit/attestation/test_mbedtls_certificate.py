@@ -7,10 +7,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 from tests.harness.mbedtls_certificates import CORRECT, FAULTY, as_mbedtls, der, encoded
 
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.mbedtls_certificate import repair
-from sealserve.attestation.ra_tls import LEGACY_OID, RaTlsCertificateError, make_certificate, parse_certificate
+from sealserve.attestation.ra_tls import LEGACY_OID, make_certificate, parse_certificate
 from sealserve.errors import VerificationError
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -99,13 +101,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE.values(), ids=HOSTILE)
 def test_nothing_else_is_repaired(case: bytes) -> None:
-    with pytest.raises(RaTlsCertificateError, match="RA-TLS certificate: it") as caught:
+    with raises(AttestationCode.RA_TLS_CERTIFICATE, match="RA-TLS certificate: it") as caught:
         parse_certificate(case)
     assert caught.value.code == "ra-tls.certificate"
 
 
 def test_a_repaired_certificate_must_be_signed_by_its_key() -> None:
-    with pytest.raises(RaTlsCertificateError, match="its signature does not verify with its own key"):
+    with raises(AttestationCode.RA_TLS_CERTIFICATE, match="its signature does not verify with its own key"):
         parse_certificate(HOSTILE["another key signed"])
 
 

@@ -3,9 +3,11 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.attestation.policy import AppraisalPolicy, PlatformUnknownError, check_enrolment
-from sealserve.attestation.tcb_policy import CLOUD_SMT, PRESETS, STRICT, EmptyPolicyError, TcbPolicyError
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.policy import AppraisalPolicy, check_enrolment
+from sealserve.attestation.tcb_policy import CLOUD_SMT, PRESETS, STRICT
 
 
 @pytest.mark.parametrize("tcb", PRESETS.values(), ids=PRESETS)
@@ -44,7 +46,9 @@ _STRICT = '{"name":"x","statuses":["UpToDate"],"advisories":[]}'
     ],
 )
 def test_other_json_is_no_policy(text: str) -> None:
-    with pytest.raises(TcbPolicyError, match="appraisal policy is not valid: expected JSON with all of its rules"):
+    with raises(
+        AttestationCode.POLICY_TCB_POLICY, match="appraisal policy is not valid: expected JSON with all of its rules"
+    ):
         AppraisalPolicy.from_json(text)
 
 
@@ -53,13 +57,13 @@ def test_other_json_is_no_policy(text: str) -> None:
 )
 def test_a_policy_of_another_version_is_refused(version: str) -> None:
     text = f'{{{version}"tcb":{_STRICT},"enrolled_platforms_only":true}}'
-    with pytest.raises(TcbPolicyError, match=r"appraisal policy has version .*, expected 1"):
+    with raises(AttestationCode.POLICY_TCB_POLICY, match=r"appraisal policy has version .*, expected 1"):
         AppraisalPolicy.from_json(text)
 
 
 def test_a_stored_policy_that_names_no_status_is_empty() -> None:
     text = '{"version":1,"tcb":{"name":"x","statuses":[],"advisories":[]},"enrolled_platforms_only":true}'
-    with pytest.raises(EmptyPolicyError):
+    with raises(AttestationCode.POLICY_EMPTY):
         AppraisalPolicy.from_json(text)
 
 
@@ -72,6 +76,6 @@ def test_a_policy_says_each_of_its_rules() -> None:
 
 def test_enrolment() -> None:
     check_enrolment("ab", {"ab"})
-    with pytest.raises(PlatformUnknownError, match="The platform cd is not enrolled") as caught:
+    with raises(AttestationCode.POLICY_PLATFORM_UNKNOWN, match="The platform cd is not enrolled") as caught:
         check_enrolment("cd", frozenset({"ab"}))
     assert caught.value.code == "policy.platform-unknown"

@@ -9,15 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.ra_tls import (
     LEGACY_OID,
     TCG_DICE_OID,
-    RaTlsBindingError,
-    RaTlsCertificateError,
     RaTlsEvidence,
-    RaTlsEvidenceError,
-    RaTlsNoEvidenceError,
     check_binding,
     make_certificate,
     parse_certificate,
@@ -85,7 +83,7 @@ def test_report_data_of_another_certificate_does_not_bind() -> None:
     evidence = parse_certificate(make_certificate(fake_quote, NOW).certificate)
 
     for other in (bytes(64), evidence.expected_report_data[:32], evidence.expected_report_data[:32] + b"\x01" * 32):
-        with pytest.raises(RaTlsBindingError, match="the quote's report data should be") as caught:
+        with raises(AttestationCode.RA_TLS_BINDING, match="the quote's report data should be") as caught:
             check_binding(evidence, other)
         assert caught.value.code == "ra-tls.binding"
 
@@ -111,18 +109,18 @@ def test_the_three_hashes_of_the_claim_are_known(algorithm: tuple[int, type[obje
     ids=["P-521", "RSA-2048", "Ed25519"],
 )
 def test_other_kinds_of_keys_are_refused(key: CertificateIssuerPrivateKeyTypes) -> None:
-    with pytest.raises(RaTlsCertificateError, match="its key is not P-256, P-384, or RSA of 3072 bits or more"):
+    with raises(AttestationCode.RA_TLS_CERTIFICATE, match="its key is not P-256, P-384, or RSA of 3072 bits or more"):
         parse_certificate(certificate(key, LEGACY_OID, b"quote"))
 
 
 @pytest.mark.parametrize("size", [0, 8193])
 def test_a_quote_of_absurd_size_is_refused(size: int) -> None:
-    with pytest.raises(RaTlsEvidenceError, match=f"a quote of 1 to 8192 bytes, got {size}"):
+    with raises(AttestationCode.RA_TLS_EVIDENCE, match=f"a quote of 1 to 8192 bytes, got {size}"):
         parse_certificate(certificate(KEY, LEGACY_OID, bytes(size)))
 
 
 def test_an_ordinary_certificate_has_no_evidence() -> None:
-    with pytest.raises(RaTlsNoEvidenceError, match="only an attested enclave gets a key") as caught:
+    with raises(AttestationCode.RA_TLS_NO_EVIDENCE, match="only an attested enclave gets a key") as caught:
         parse_certificate(certificate(KEY, x509.ObjectIdentifier("1.2.3.4"), b"x"))
 
     assert caught.value.code == "ra-tls.no-evidence"
@@ -149,7 +147,7 @@ def test_no_bytes_in_the_extension_surprise_the_parser(value: bytes) -> None:
     ids=["deep", "huge decimal", "huge float", "division by zero", "huge string", "regex", "no date", "no reference"],
 )
 def test_hostile_cbor_is_refused(value: bytes) -> None:
-    with pytest.raises(RaTlsEvidenceError, match="RA-TLS evidence"):
+    with raises(AttestationCode.RA_TLS_EVIDENCE, match="RA-TLS evidence"):
         parse_certificate(certificate(KEY, TCG_DICE_OID, value))
 
 

@@ -3,18 +3,16 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.secret_provisioning import (
     KEY_SIZE,
     MAXIMUM_SECRET,
     REQUEST,
     RESPONSE,
     ProvisioningClient,
-    ProvisioningLengthError,
-    ProvisioningRequestError,
-    ProvisioningResponseError,
     ProvisioningServer,
-    ProvisioningTruncatedError,
 )
 from sealserve.errors import VerificationError
 from sealserve.secret import SecretBytes
@@ -64,7 +62,7 @@ def test_a_secret_is_taken_once() -> None:
     client.receive(RESPONSE + (16).to_bytes(4, "big") + KEY.reveal())
     client.secret()
 
-    with pytest.raises(ProvisioningTruncatedError, match="closed after 0 bytes"):
+    with raises(AttestationCode.PROVISIONING_TRUNCATED, match="closed after 0 bytes"):
         client.secret()
 
 
@@ -90,7 +88,7 @@ def test_a_string_secret_may_have_another_length() -> None:
     [b"GET / HTTP/1.1\r\n", b"SECRET_PROVISION_RA_TLS_REQUEST_V2\0", REQUEST[:-1] + b"1", REQUEST + b"x", b"\0"],
 )
 def test_another_request_is_refused(received: bytes) -> None:
-    with pytest.raises(ProvisioningRequestError, match="expected the request") as caught:
+    with raises(AttestationCode.PROVISIONING_REQUEST, match="expected the request") as caught:
         ProvisioningServer().receive(received)
 
     assert caught.value.code == "provisioning.request"
@@ -100,7 +98,7 @@ def test_a_wrong_request_is_refused_at_its_first_wrong_byte() -> None:
     server = ProvisioningServer()
     assert not server.receive(b"SECRET_")
 
-    with pytest.raises(ProvisioningRequestError, match="SECRET_X"):
+    with raises(AttestationCode.PROVISIONING_REQUEST, match="SECRET_X"):
         server.receive(b"X")
 
 
@@ -109,7 +107,7 @@ def test_no_secret_leaves_before_the_request_is_complete() -> None:
     server.receive(REQUEST[:-1])
 
     for act in (server.end, lambda: server.respond(KEY)):
-        with pytest.raises(ProvisioningTruncatedError, match="after 34 of the request's 35 bytes"):
+        with raises(AttestationCode.PROVISIONING_TRUNCATED, match="after 34 of the request's 35 bytes"):
             act()
 
 
@@ -118,7 +116,7 @@ def test_the_server_sends_no_absurd_secret(size: int) -> None:
     server = ProvisioningServer()
     server.receive(REQUEST)
 
-    with pytest.raises(ProvisioningLengthError, match=f"1 to 4096 bytes, this one has {size}"):
+    with raises(AttestationCode.PROVISIONING_LENGTH, match=f"1 to 4096 bytes, this one has {size}"):
         server.respond(SecretBytes(bytes(size)))
 
 
@@ -139,7 +137,7 @@ def test_the_client_refuses_another_length_before_the_secret_came(
 ) -> None:
     client = ProvisioningClient(secret_size=secret_size)
 
-    with pytest.raises(ProvisioningLengthError, match=message) as caught:
+    with raises(AttestationCode.PROVISIONING_LENGTH, match=message) as caught:
         client.receive(RESPONSE + length.to_bytes(4, "big") + KEY.reveal())
 
     assert caught.value.code == "provisioning.length"
@@ -152,7 +150,7 @@ def test_a_server_that_closes_early_is_noticed(size: int) -> None:
     assert not client.receive((RESPONSE + (16).to_bytes(4, "big") + KEY.reveal())[:size])
 
     for act in (client.end, client.secret):
-        with pytest.raises(ProvisioningTruncatedError, match=f"the server closed after {size} bytes") as caught:
+        with raises(AttestationCode.PROVISIONING_TRUNCATED, match=f"the server closed after {size} bytes") as caught:
             act()
         assert caught.value.code == "provisioning.truncated"
 
@@ -163,7 +161,7 @@ def test_another_response_is_refused(received: bytes) -> None:
     if received == RESPONSE[: len(received)]:
         return
 
-    with pytest.raises(ProvisioningResponseError, match="expected the response") as caught:
+    with raises(AttestationCode.PROVISIONING_RESPONSE, match="expected the response") as caught:
         client.receive(received)
 
     assert caught.value.code == "provisioning.response"

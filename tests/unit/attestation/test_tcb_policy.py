@@ -1,16 +1,9 @@
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.attestation.claims import TcbStatus
-from sealserve.attestation.tcb_policy import (
-    CLOUD_SMT,
-    PRESETS,
-    STRICT,
-    AdvisoryError,
-    EmptyPolicyError,
-    TcbPolicy,
-    TcbPolicyError,
-    TcbStatusError,
-)
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.tcb_policy import CLOUD_SMT, PRESETS, STRICT, TcbPolicy
 
 BAD = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED, TcbStatus.REVOKED)
 
@@ -32,41 +25,45 @@ def test_what_the_presets_accept() -> None:
 
 @pytest.mark.parametrize("status", [status for status in TcbStatus if status is not TcbStatus.UP_TO_DATE])
 def test_strict_accepts_up_to_date_only(status: TcbStatus) -> None:
-    with pytest.raises(TcbStatusError, match=rf"status is {status}, with INTEL-SA-00615; .*accepts UpToDate") as caught:
+    with raises(
+        AttestationCode.POLICY_TCB_STATUS, match=rf"status is {status}, with INTEL-SA-00615; .*accepts UpToDate"
+    ) as caught:
         STRICT.check(status, ("INTEL-SA-00615",))
     assert caught.value.code == "policy.tcb-status"
 
 
 @pytest.mark.parametrize("status", [*BAD, TcbStatus.CONFIGURATION_NEEDED])
 def test_cloud_smt_refuses_other_states(status: TcbStatus) -> None:
-    with pytest.raises(TcbStatusError, match=rf"{status}, with no advisories"):
+    with raises(AttestationCode.POLICY_TCB_STATUS, match=rf"{status}, with no advisories"):
         CLOUD_SMT.check(status, ())
 
 
 @pytest.mark.parametrize("policy", [STRICT, CLOUD_SMT])
 def test_an_advisory_that_is_not_listed_is_refused_whatever_the_status(policy: TcbPolicy) -> None:
-    with pytest.raises(AdvisoryError, match=r"is UpToDate because of INTEL-SA-00334") as caught:
+    with raises(AttestationCode.POLICY_ADVISORY, match=r"is UpToDate because of INTEL-SA-00334") as caught:
         policy.check(TcbStatus.UP_TO_DATE, ("INTEL-SA-00334",))
     assert caught.value.code == "policy.advisory"
-    with pytest.raises(AdvisoryError, match=r"because of INTEL-SA-00334; .*'cloud-smt' accepts INTEL-SA-00289, INTEL"):
+    with raises(
+        AttestationCode.POLICY_ADVISORY, match=r"because of INTEL-SA-00334; .*'cloud-smt' accepts INTEL-SA-00289, INTEL"
+    ):
         CLOUD_SMT.check(TcbStatus.SW_HARDENING_NEEDED, ("INTEL-SA-00334", "INTEL-SA-00615"))
 
 
 def test_an_empty_policy_is_an_error() -> None:
-    with pytest.raises(EmptyPolicyError, match="'mine' names no accepted status") as caught:
+    with raises(AttestationCode.POLICY_EMPTY, match="'mine' names no accepted status") as caught:
         TcbPolicy(name="mine", statuses=frozenset())
     assert caught.value.code == "policy.empty"
-    with pytest.raises(EmptyPolicyError):
+    with raises(AttestationCode.POLICY_EMPTY):
         TcbPolicy(name="", statuses=frozenset({TcbStatus.UP_TO_DATE}))
 
 
 @pytest.mark.parametrize("status", BAD)
 def test_no_policy_accepts_a_platform_that_keeps_no_secret(status: TcbStatus) -> None:
-    with pytest.raises(TcbPolicyError, match=rf"'mine' accepts {status}: such a platform") as caught:
+    with raises(AttestationCode.POLICY_TCB_POLICY, match=rf"'mine' accepts {status}: such a platform") as caught:
         TcbPolicy(name="mine", statuses=frozenset({TcbStatus.UP_TO_DATE, status}))
     assert caught.value.code == "policy.tcb-policy"
 
 
 def test_an_advisory_must_be_one() -> None:
-    with pytest.raises(TcbPolicyError, match=r"lists '\*', which is no advisory"):
+    with raises(AttestationCode.POLICY_TCB_POLICY, match=r"lists '\*', which is no advisory"):
         TcbPolicy(name="mine", statuses=frozenset({TcbStatus.UP_TO_DATE}), advisories=frozenset({"*"}))

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.errors import raises
 
-from sealserve.attestation.claims import MeasurementUnknownError
+from sealserve.attestation.codes import AttestationCode
 from sealserve.broker import admin
-from sealserve.broker.audit import AuditHeadError, AuditTruncatedError
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.head_file import read_head
 from sealserve.broker.releases import ReleaseUnknownError
 from sealserve.cli.broker_json import encode
@@ -69,7 +70,7 @@ def test_status_counts(stage: Any) -> None:
     broker = stage.broker()
     broker.release_key(stage.ratls().certificate, peer="p")
     for _ in range(2):
-        with pytest.raises(MeasurementUnknownError):
+        with raises(AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN):
             broker.release_key(stage.ratls(mr_enclave=MrEnclave(b"\x09" * 32)).certificate, peer="p")
     status = admin.status(stage.database)
     assert status.keys == 1
@@ -89,9 +90,9 @@ def test_the_log_is_verified_with_heads_kept_elsewhere(stage: Any) -> None:
     summary = admin.verify_log(stage.database, signer.public_key(), kept=(kept,))
     assert (summary.rows, summary.head, summary.signatures) == (1, head.hash, True)
     assert not admin.verify_log(stage.database).signatures
-    with pytest.raises(AuditHeadError):
+    with raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
         admin.verify_log(stage.database, signer.public_key(), kept=(replace(kept, seq=2),))
     with stage.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit")
-    with pytest.raises(AuditTruncatedError, match="ends at row 0; a head was signed at row 1"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="ends at row 0; a head was signed at row 1"):
         admin.verify_log(stage.database, signer.public_key())

@@ -6,18 +6,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, update
+from tests.harness.errors import raises
 
 from sealserve.broker import admin, audit
-from sealserve.broker.audit import (
-    GENESIS,
-    AuditChainError,
-    AuditHeadError,
-    AuditTruncatedError,
-    Decision,
-    Entry,
-    Head,
-    verify_chain,
-)
+from sealserve.broker.audit import GENESIS, Decision, Entry, Head, verify_chain
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import AUDIT, AUDIT_HEADS, Database, to_text
 
 
@@ -66,7 +59,7 @@ def test_rows_are_chained_and_verify(database: Database, now: datetime) -> None:
 def test_a_changed_row_is_found(database: Database, now: datetime, change: dict[str, Any]) -> None:
     _fill(database, now)
     _change(database, 3, **change)
-    with database.read() as connection, pytest.raises(AuditChainError, match=r"[Rr]ow 3") as caught:
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN, match=r"[Rr]ow 3") as caught:
         verify_chain(connection)
     assert caught.value.code == "audit.chain"
 
@@ -75,14 +68,14 @@ def test_a_removed_row_is_found(database: Database, now: datetime) -> None:
     _fill(database, now)
     with database.write() as connection:
         connection.execute(delete(AUDIT).where(AUDIT.c.seq == 2))
-    with database.read() as connection, pytest.raises(AuditChainError, match="row 3 does not follow row 1"):
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN, match="row 3 does not follow row 1"):
         verify_chain(connection)
 
 
 def test_a_row_that_is_no_row_any_more_is_found_when_it_is_shown(database: Database, now: datetime) -> None:
     _fill(database, now)
     _change(database, 3, decision="nonsense")
-    with database.read() as connection, pytest.raises(AuditChainError, match="its time or decision is none"):
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN, match="its time or decision is none"):
         list(audit.rows(connection))
 
 
@@ -98,12 +91,12 @@ def test_rows_cut_off_at_the_end_are_found_by_a_signed_head(database: Database, 
         connection.execute(delete(AUDIT).where(AUDIT.c.seq > 3))
     with database.read() as connection:
         assert verify_chain(connection)[0] == 3  # without a key, nothing tells
-        with pytest.raises(AuditTruncatedError, match="ends at row 3; a head was signed at row 5") as caught:
+        with raises(BrokerCode.AUDIT_TRUNCATED, match="ends at row 3; a head was signed at row 5") as caught:
             verify_chain(connection, signer.public_key())
     assert caught.value.code == "audit.truncated"
     with database.write() as connection:
         connection.execute(delete(AUDIT_HEADS))
-    with database.read() as connection, pytest.raises(AuditTruncatedError, match="a head was signed at row 5"):
+    with database.read() as connection, raises(BrokerCode.AUDIT_TRUNCATED, match="a head was signed at row 5"):
         verify_chain(connection, signer.public_key(), kept=(head,))
 
 
@@ -116,7 +109,7 @@ def test_a_rewritten_end_is_found_by_a_signed_head(database: Database, now: date
     _fill(database, now + timedelta(days=1), 4)
     with database.read() as connection:
         assert verify_chain(connection)[0] == 7
-        with pytest.raises(AuditTruncatedError, match="Row 5 of the audit log is not the one that was signed"):
+        with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 5 of the audit log is not the one that was signed"):
             verify_chain(connection, signer.public_key())
 
 
@@ -127,11 +120,11 @@ def test_a_head_by_another_key_is_refused(database: Database, now: datetime) -> 
     owner = Ed25519PrivateKey.generate().public_key()
     with (
         database.read() as connection,
-        pytest.raises(AuditHeadError, match="row 5 is not signed by the owner") as caught,
+        raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="row 5 is not signed by the owner") as caught,
     ):
         verify_chain(connection, owner)
     assert caught.value.code == "audit.head-signature"
-    with pytest.raises(AuditHeadError), database.read() as connection:
+    with raises(BrokerCode.AUDIT_HEAD_SIGNATURE), database.read() as connection:
         verify_chain(connection, owner, kept=(replace(head, seq=4),))
 
 
@@ -142,7 +135,7 @@ def test_a_head_speaks_of_its_row_only(database: Database, now: datetime) -> Non
         head = audit.sign_head(connection, signer, now=now)
     for moved in (replace(head, seq=4), replace(head, hash="00" * 32), replace(head, time=now + timedelta(days=1))):
         kept: tuple[Head, ...] = (moved,)
-        with database.read() as connection, pytest.raises(AuditHeadError):
+        with database.read() as connection, raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
             verify_chain(connection, signer.public_key(), kept=kept)
 
 
@@ -195,7 +188,7 @@ def test_a_stored_head_that_is_none_is_one_clear_error(
             "INSERT INTO audit_heads VALUES (?, ?, ?, ?)",
             tuple(row[name] for name in ("seq", "hash", "time", "signature")),
         )
-    with database.read() as connection, pytest.raises(AuditHeadError, match="is not a signed head") as caught:
+    with database.read() as connection, raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="is not a signed head") as caught:
         verify_chain(connection, signer.public_key())
     assert caught.value.code == "audit.head-signature"
     assert caught.value.exit_status == 3
@@ -205,9 +198,9 @@ def test_a_kept_head_needs_a_key(database: Database, now: datetime) -> None:
     _fill(database, now)
     with database.write() as connection:
         head = audit.sign_head(connection, Ed25519PrivateKey.generate(), now=now)
-    with database.read() as connection, pytest.raises(AuditHeadError, match="no key was given"):
+    with database.read() as connection, raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="no key was given"):
         verify_chain(connection, kept=(head,))
-    with pytest.raises(AuditHeadError, match="no key was given"):
+    with raises(BrokerCode.AUDIT_HEAD_SIGNATURE, match="no key was given"):
         admin.verify_log(database, None, kept=(head,))
 
 
@@ -217,7 +210,7 @@ def test_a_kept_head_that_is_none_is_one_clear_error(database: Database, now: da
     head = admin.sign_log(database, signer, now=now)
     parts = {"seq": head.seq, "hash": head.hash, "time": head.time.isoformat(), "signature": head.signature.hex()}
     assert audit.parse_head(*parts.values()) == head
-    with pytest.raises(AuditHeadError):
+    with raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
         audit.parse_head(*(parts | change).values())
 
 
@@ -234,9 +227,9 @@ def test_a_row_of_other_types_is_one_clear_error(database: Database, now: dateti
         connection.exec_driver_sql("ALTER TABLE copied RENAME TO audit")
         ((name, value),) = change.items()
         connection.exec_driver_sql(f"UPDATE audit SET {name} = ? WHERE seq = 3", (value,))  # noqa: S608  # a column
-    with database.read() as connection, pytest.raises(AuditChainError):
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN):
         list(audit.rows(connection))
-    with database.read() as connection, pytest.raises(AuditChainError):
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN):
         verify_chain(connection)
 
 
@@ -249,7 +242,7 @@ def test_a_last_row_that_is_none_is_one_clear_error(database: Database, now: dat
         connection.exec_driver_sql("ALTER TABLE copied RENAME TO audit")
         ((name, value),) = change.items()
         connection.exec_driver_sql(f"UPDATE audit SET {name} = ? WHERE seq = 5", (value,))  # noqa: S608  # a column
-    with database.read() as connection, pytest.raises(AuditChainError):
+    with database.read() as connection, raises(BrokerCode.AUDIT_CHAIN):
         audit.head(connection)
 
 
@@ -264,5 +257,5 @@ def test_heads_by_a_former_key_verify(database: Database, now: datetime) -> None
     with database.read() as connection:
         keys = [former.public_key()]
         assert verify_chain(connection, present.public_key(), former_keys=keys)[0] == 10
-        with pytest.raises(AuditHeadError):
+        with raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
             verify_chain(connection, present.public_key())

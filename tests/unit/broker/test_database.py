@@ -5,16 +5,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select, update
+from tests.harness.errors import raises
 
-from sealserve.broker.database import (
-    KEYS,
-    SCHEMA,
-    Database,
-    DatabaseVersionError,
-    from_text,
-    to_text,
-)
-from sealserve.broker.database_file import DatabaseUnavailableError
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database import KEYS, SCHEMA, Database, from_text, to_text
 
 
 def _key(number: int) -> dict[str, object]:
@@ -63,19 +57,19 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "broker.sqlite"
     path.write_bytes(b"this is no database, " * 100)
-    with pytest.raises(DatabaseUnavailableError, match=r"broker\.sqlite failed: file is not a database") as caught:
+    with raises(BrokerCode.DATABASE, match=r"broker\.sqlite failed: file is not a database") as caught:
         Database.open(path)
     assert caught.value.code == "broker.database"
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnavailableError, match=r"cannot be opened: No such file or directory"):
+    with raises(BrokerCode.DATABASE, match=r"cannot be opened: No such file or directory"):
         Database.open(tmp_path / "nowhere" / "broker.sqlite")
 
 
 def test_no_statement_shows_its_values_in_an_error(database: Database) -> None:
     row = {**_key(1), "wrapped": b"sealed-bytes"}
-    with pytest.raises(DatabaseUnavailableError, match="UNIQUE") as caught, database.write() as connection:
+    with raises(BrokerCode.DATABASE, match="UNIQUE") as caught, database.write() as connection:
         connection.execute(insert(KEYS).values([row, row]))
     assert "sealed-bytes" not in str(caught.value) + str(caught.value.__cause__)
 
@@ -84,7 +78,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broker.sqlite"
     with Database.open(path) as opened, opened.write() as connection:
         connection.execute(update(SCHEMA).values(version=7))
-    with pytest.raises(DatabaseVersionError, match="has schema version 7, this sealserve knows 2") as caught:
+    with raises(BrokerCode.DATABASE_VERSION, match="has schema version 7, this sealserve knows 2") as caught:
         Database.open(path)
     assert caught.value.code == "broker.database-version"
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
+from tests.harness.errors import raises
 
 from sealserve.broker import database as database_module
 from sealserve.broker import database_file
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, Database
-from sealserve.broker.database_file import DatabaseUnavailableError, opening
+from sealserve.broker.database_file import opening
 
 ROUNDS, OPENERS = 12, 8
 ROW = {"key_id": "0" * 32, "wrapped": b"w", "created": "t"}
@@ -68,7 +70,7 @@ def test_the_switch_to_wal_is_tried_again_while_it_is_busy(monkeypatch: pytest.M
 
 def test_a_folder_that_stays_locked_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_file, "BUSY_SECONDS", 0.0)
-    with opening(tmp_path / "broker.sqlite"), pytest.raises(DatabaseUnavailableError, match="has locked its folder"):
+    with opening(tmp_path / "broker.sqlite"), raises(BrokerCode.DATABASE, match="has locked its folder"):
         Database.open(tmp_path / "broker.sqlite")
     Database.open(tmp_path / "broker.sqlite").close()
 
@@ -86,7 +88,7 @@ def test_what_is_no_file_of_its_own_is_refused(tmp_path: Path, name: str, kind: 
         os.mkfifo(folder / name)
     else:
         os.link(victim, folder / name)
-    with pytest.raises(DatabaseUnavailableError, match=f"{name} is {kind}") as caught:
+    with raises(BrokerCode.DATABASE, match=f"{name} is {kind}") as caught:
         Database.open(folder / "broker.sqlite")
     assert caught.value.code == "broker.database"
     assert (victim.stat().st_mode & 0o777, victim.read_text()) == (0o644, "root's")
@@ -107,7 +109,7 @@ def test_a_link_that_takes_the_files_place_after_the_check_is_noticed(
         prepare(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(database_module, "_prepare_sqlite", racing)
-    with pytest.raises(DatabaseUnavailableError, match=r"it leads to .*victim\.sqlite"):
+    with raises(BrokerCode.DATABASE, match=r"it leads to .*victim\.sqlite"):
         Database.open(folder / "broker.sqlite")
     assert victim.read_bytes() == before
 
@@ -148,7 +150,7 @@ def test_a_database_that_is_in_use_stays_in_its_earlier_place(tmp_path: Path) ->
     path.parent.mkdir()
     with Database.open(former) as old, old.read() as connection:
         connection.execute(select(KEYS.c.key_id)).all()
-        with pytest.raises(DatabaseUnavailableError, match=r"cannot be moved to .*: database is locked") as caught:
+        with raises(BrokerCode.DATABASE, match=r"cannot be moved to .*: database is locked") as caught:
             Database.open(path, former=former)
     assert caught.value.hint == "Stop the broker that has it open, and run the command again."
     assert former.is_file()
@@ -160,7 +162,7 @@ def test_a_link_in_the_earlier_place_is_not_moved(tmp_path: Path) -> None:
     path.parent.mkdir()
     (tmp_path / "victim").write_text("x")
     former.symlink_to(tmp_path / "victim")
-    with pytest.raises(DatabaseUnavailableError, match="it is a symbolic link"):
+    with raises(BrokerCode.DATABASE, match="it is a symbolic link"):
         Database.open(path, former=former)
 
 

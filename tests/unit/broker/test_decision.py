@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, text
+from tests.harness.errors import raises
 
 from sealserve.attestation.claims import TcbStatus
-from sealserve.attestation.evidence import NoTrustAnchorError
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.ra_tls import RaTlsKeyPair, parse_certificate
 from sealserve.attestation.tcb_policy import CLOUD_SMT, TcbPolicy
 from sealserve.broker import admin, audit, decision
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import AUDIT, Database
-from sealserve.broker.database_file import DatabaseUnavailableError
 from sealserve.broker.decision import Broker, BrokerInternalError
 from sealserve.broker.keystore import KeyId, Keystore
 from sealserve.broker.limiter import Rate
@@ -25,9 +26,9 @@ from sealserve.broker.releases import Release, ReleaseId
 from sealserve.broker.tls import HandshakeError, PeerGoneError, PeerTimeoutError
 from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
 from sealserve.sgx.pck import PckCa, PckChain, PckExtension
-from sealserve.sgx.pcs import PcsUnreachableError
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import Attributes, MrEnclave, MrSigner
@@ -165,7 +166,9 @@ def test_what_anybody_can_send_has_few_lines_and_few_rows_and_the_rest_is_counte
     assert several.detail.endswith("200 broker.handshake, 199 ra-tls.certificate, 199 quote.version")
 
 
-@pytest.mark.parametrize("error", [PeerGoneError("gone"), PeerTimeoutError("slow"), NoTrustAnchorError("a test")])
+@pytest.mark.parametrize(
+    "error", [PeerGoneError("gone"), PeerTimeoutError("slow"), AttestationCode.BROKER_NO_TRUST_ANCHOR.error("a test")]
+)
 def test_a_peer_that_shows_nothing_is_logged_and_no_row(
     stage: Stage, error: SealserveError, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,11 +238,11 @@ def test_a_count_that_could_not_be_written_is_written_later(stage: Stage, monkey
     def fail_once(connection: Connection, entry: audit.Entry) -> audit.AuditRow:
         calls[0] += 1
         if calls[0] == 1:
-            raise DatabaseUnavailableError("disk full")
+            raise BrokerCode.DATABASE.error("disk full")
         return append(connection, entry)
 
     monkeypatch.setattr(audit, "append", fail_once)
-    with pytest.raises(DatabaseUnavailableError, match="disk full"):
+    with raises(BrokerCode.DATABASE, match="disk full"):
         broker.settle()
     broker.settle()
     assert stage.rows()[-1].entry.detail.endswith(": 1 policy.isv-svn")
@@ -322,7 +325,7 @@ def test_the_evaluation_floor_rises_even_when_the_policy_refuses(stage: Stage) -
 
 def test_collateral_that_cannot_be_had_is_a_refusal(stage: Stage) -> None:
     def unreachable() -> Collateral:
-        raise PcsUnreachableError("http://127.0.0.1:1: no answer.")
+        raise SgxCode.PCS_UNREACHABLE.error("http://127.0.0.1:1: no answer.")
 
     stage.source.answer = unreachable
     entry = _refused(stage, stage.ratls().certificate, "pcs.unreachable", "no answer")
@@ -436,7 +439,7 @@ def test_a_release_for_sgx_refuses_a_simulated_quote(stage: Stage) -> None:
 def test_an_anchor_of_the_wrong_kind_is_none(stage: Stage) -> None:
     vendors = {PlatformKind.SIMULATED: TrustedVendor(anchor=TrustAnchor.intel(), collateral=stage.source)}
     certificate = stage.ratls().certificate
-    with pytest.raises(NoTrustAnchorError, match="no trust anchor for simulated releases"):
+    with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="no trust anchor for simulated releases"):
         stage.broker(verifier=SgxVerifier(vendors)).release_key(certificate, peer=PEER)
 
 
@@ -465,7 +468,7 @@ def test_without_an_audit_row_no_key_leaves(stage: Stage, caplog: pytest.LogCapt
         other.commit()
     finally:
         other.close()
-    with pytest.raises(DatabaseUnavailableError, match="disk full") as caught:
+    with raises(BrokerCode.DATABASE, match="disk full") as caught:
         stage.broker().release_key(stage.ratls().certificate, peer=PEER)
     assert caught.value.code == "broker.database"
     assert "is not in the audit log" in caplog.text
@@ -497,7 +500,7 @@ def test_the_heads_are_signed_now_and_then_and_on_request(stage: Stage) -> None:
     with stage.database.write() as connection:
         assert [head.seq for head in audit.heads(connection)] == [64, 65]
         connection.execute(delete(AUDIT).where(AUDIT.c.seq == 65))
-    with pytest.raises(audit.AuditTruncatedError):
+    with raises(BrokerCode.AUDIT_TRUNCATED):
         admin.verify_log(stage.database, signer.public_key())
 
 
@@ -518,7 +521,9 @@ def test_each_signed_head_is_kept_once_it_is_committed(stage: Stage, monkeypatch
     assert [head.seq for head in kept] == [2, 3]
 
 
-@pytest.mark.parametrize("failure", [OSError("read-only"), audit.AuditTruncatedError("Row 2 is missing.")], ids=type)
+@pytest.mark.parametrize(
+    "failure", [OSError("read-only"), BrokerCode.AUDIT_TRUNCATED.error("Row 2 is missing.")], ids=type
+)
 def test_a_head_that_cannot_be_kept_is_logged_and_keys_go_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.broker import hardening
-from sealserve.broker.hardening import HardeningError, forbid_inspection, lock_memory
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.hardening import forbid_inspection, lock_memory
 
 
 def test_a_hardened_process_leaves_no_core_and_is_not_dumpable() -> None:
@@ -28,7 +30,7 @@ def test_a_kernel_that_refuses_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing)
-    with pytest.raises(HardeningError, match="cannot be made undumpable") as caught:
+    with raises(BrokerCode.HARDENING, match="cannot be made undumpable") as caught:
         forbid_inspection()
     assert caught.value.code == "broker.hardening"
 
@@ -38,7 +40,7 @@ def test_limits_that_cannot_be_set_are_one_clear_error(monkeypatch: pytest.Monke
         raise ValueError("not allowed")
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    with pytest.raises(HardeningError, match="Core dumps cannot be turned off: not allowed"):
+    with raises(BrokerCode.HARDENING, match="Core dumps cannot be turned off: not allowed"):
         forbid_inspection()
 
 

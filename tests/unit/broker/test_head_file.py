@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.errors import raises
 
 from sealserve.broker import audit
-from sealserve.broker.audit import AuditTruncatedError, Decision, Entry, Head
+from sealserve.broker.audit import Decision, Entry, Head
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
-from sealserve.broker.head_file import HeadFileError, head_json, keep_head, kept_head, read_head
+from sealserve.broker.head_file import head_json, keep_head, kept_head, read_head
 from sealserve.regular_file import InputFileKindError
 
 WRITTEN = {"seq": 3, "hash": "ab" * 32, "time": "2026-11-23T12:00:00.000001+00:00", "signature": "cd" * 64}
@@ -37,10 +39,10 @@ def test_a_head_comes_back() -> None:
 )
 def test_what_is_no_head_is_refused(changes: dict[str, Any], where: str) -> None:
     content = json.dumps(WRITTEN | changes).encode()
-    with pytest.raises(HeadFileError, match=f"h.json holds no signed head of an audit log: {where}: ") as caught:
+    with raises(BrokerCode.AUDIT_HEAD_FILE, match=f"h.json holds no signed head of an audit log: {where}: ") as caught:
         read_head(content, name="h.json")
     assert caught.value.code == "audit.head-file"
-    with pytest.raises(HeadFileError, match="the file: Invalid JSON"):
+    with raises(BrokerCode.AUDIT_HEAD_FILE, match="the file: Invalid JSON"):
         read_head(b"", name="h.json")
 
 
@@ -77,10 +79,10 @@ def test_evidence_of_deleted_rows_is_not_overwritten(database: Database, now: da
     with database.write() as connection:
         connection.exec_driver_sql("DELETE FROM audit")
         connection.exec_driver_sql("DELETE FROM audit_heads")
-    with pytest.raises(AuditTruncatedError, match="Row 2 of the audit log is missing"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 2 of the audit log is missing"):
         keep_head(path, database, _sign(database, signer, now))
     _append(database, now + timedelta(days=1), 5)
-    with pytest.raises(AuditTruncatedError, match="Row 2 of the audit log is not the one that was signed"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 2 of the audit log is not the one that was signed"):
         keep_head(path, database, _sign(database, signer, now))
     assert path.read_bytes() == kept
 
@@ -97,6 +99,6 @@ def test_what_stands_in_the_place_of_the_kept_head_is_neither_read_nor_replaced(
         keep_head(path, database, head)
     path.unlink()
     path.write_text("{}")
-    with pytest.raises(HeadFileError, match="holds no signed head"):
+    with raises(BrokerCode.AUDIT_HEAD_FILE, match="holds no signed head"):
         keep_head(path, database, head)
     assert (victim.read_text(), path.read_text()) == ("{}", "{}")

@@ -5,18 +5,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from tests.harness.errors import raises
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
-from sealserve.broker.keystore import (
-    KeyId,
-    KeyInUseError,
-    KeyUnknownError,
-    MasterKeyMissingError,
-    ReleaseKey,
-    open_keystore,
-)
-from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyLengthError, MasterKeyUnreadableError
+from sealserve.broker.keystore import KeyId, ReleaseKey, open_keystore
 
 
 @pytest.fixture
@@ -60,7 +54,7 @@ def test_no_file_and_no_representation_shows_a_key(
 
 
 def test_an_unknown_key_is_refused(database: Database, master_key: Path) -> None:
-    with pytest.raises(KeyUnknownError, match="has no key 00") as caught:
+    with raises(BrokerCode.KEYSTORE_UNKNOWN_KEY, match="has no key 00") as caught:
         _load(database, master_key, KeyId("00" * 16))
     assert caught.value.code == "keystore.unknown-key"
 
@@ -69,10 +63,10 @@ def test_a_key_that_no_release_names_can_be_discarded(stage: Any) -> None:
     with stage.database.write() as connection:
         spare = stage.keystore.create(connection, now=stage.now)
         stage.keystore.discard(connection, spare.key_id)
-        with pytest.raises(KeyUnknownError):
+        with raises(BrokerCode.KEYSTORE_UNKNOWN_KEY):
             stage.keystore.load(connection, spare.key_id)
-        with pytest.raises(
-            KeyInUseError, match=f"The key {stage.made.key_id} is that of the release resnet50"
+        with raises(
+            BrokerCode.KEYSTORE_KEY_IN_USE, match=f"The key {stage.made.key_id} is that of the release resnet50"
         ) as caught:
             stage.keystore.discard(connection, stage.made.key_id)
         assert caught.value.code == "keystore.key-in-use"
@@ -109,7 +103,7 @@ def test_another_master_key_does_not_decrypt(database: Database, master_key: Pat
 def test_a_master_key_that_others_can_use_is_refused(database: Database, master_key: Path, mode: int) -> None:
     open_keystore(database, master_key)
     master_key.chmod(mode)
-    with pytest.raises(MasterKeyExposedError, match=rf"mode {mode:04o}.*expected 0600.*chmod 600") as caught:
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED, match=rf"mode {mode:04o}.*expected 0600.*chmod 600") as caught:
         open_keystore(database, master_key)
     assert caught.value.code == "keystore.master-key-exposed"
 
@@ -120,7 +114,7 @@ def test_a_master_key_of_another_length_is_refused(
 ) -> None:
     master_key.touch(mode=0o600)
     master_key.write_bytes(bytes(length))
-    with pytest.raises(MasterKeyLengthError, match=f"holds {found}, a master key has 32") as caught:
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_LENGTH, match=f"holds {found}, a master key has 32") as caught:
         open_keystore(database, master_key)
     assert caught.value.code == "keystore.master-key-length"
 
@@ -128,7 +122,7 @@ def test_a_master_key_of_another_length_is_refused(
 def test_a_lost_master_key_is_not_replaced(database: Database, master_key: Path, now: datetime) -> None:
     _create(database, master_key, now)
     master_key.unlink()
-    with pytest.raises(MasterKeyMissingError, match="is missing, and 1 release keys") as caught:
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_MISSING, match="is missing, and 1 release keys") as caught:
         open_keystore(database, master_key)
     assert caught.value.code == "keystore.master-key-missing"
     assert not master_key.exists()
@@ -136,6 +130,8 @@ def test_a_lost_master_key_is_not_replaced(database: Database, master_key: Path,
 
 def test_a_master_key_that_cannot_be_read_is_one_clear_error(database: Database, master_key: Path) -> None:
     master_key.mkdir()
-    with pytest.raises(MasterKeyUnreadableError, match=r"master\.key cannot be read: Is a directory") as caught:
+    with raises(
+        BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE, match=r"master\.key cannot be read: Is a directory"
+    ) as caught:
         open_keystore(database, master_key)
     assert caught.value.code == "keystore.master-key-unreadable"

@@ -5,21 +5,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
+from tests.harness.errors import Expected, raises
 from tests.harness.killing import killed_at
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import KEYS, Database
 from sealserve.broker.key_wrapper import KeyUnwrapError
 from sealserve.broker.keystore import KeyId, Keystore, open_keystore, rewrap, rotate_master_key
-from sealserve.broker.master_key import (
-    MasterKey,
-    MasterKeyExposedError,
-    MasterKeyFormError,
-    MasterKeyUnreadableError,
-    PassphraseWrongError,
-    read_master_key,
-    under_passphrase,
-)
-from sealserve.broker.passphrase import PassphraseMissingError, no_passphrase
+from sealserve.broker.master_key import MasterKey, read_master_key, under_passphrase
+from sealserve.broker.passphrase import no_passphrase
 from sealserve.secret import SecretBytes
 
 PASSPHRASE = b"correct horse battery staple"
@@ -52,10 +46,10 @@ def test_a_key_under_a_passphrase_comes_back_with_it_only(path: Path) -> None:
     assert key.reveal() not in content
     assert key.reveal().hex().encode() not in content
     assert read_master_key(path, passphrase=given) == key
-    with pytest.raises(PassphraseWrongError, match="does not open") as caught:
+    with raises(BrokerCode.KEYSTORE_PASSPHRASE_WRONG, match="does not open") as caught:
         read_master_key(path, passphrase=lambda: SecretBytes(PASSPHRASE + b"r"))
     assert caught.value.code == "keystore.passphrase-wrong"
-    with pytest.raises(PassphraseMissingError, match="nobody is here to type it") as missing:
+    with raises(BrokerCode.KEYSTORE_PASSPHRASE_MISSING, match="nobody is here to type it") as missing:
         read_master_key(path, passphrase=no_passphrase)
     assert missing.value.code == "keystore.passphrase-missing"
     assert under_passphrase(key, given()) != content  # its salt is fresh
@@ -70,39 +64,39 @@ def test_its_parameters_are_those_that_the_page_names(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"n": 2**14 * 2}, PassphraseWrongError),
-        ({"salt": "00" * 16}, PassphraseWrongError),
-        ({"wrapped": "00" * 60}, PassphraseWrongError),
-        ({"n": 2**21}, MasterKeyFormError),  # two gibibytes of memory
-        ({"n": 2**14 + 1}, MasterKeyFormError),
-        ({"n": 2}, MasterKeyFormError),
-        ({"r": 1000}, MasterKeyFormError),
-        ({"p": 100}, MasterKeyFormError),
-        ({"salt": "00"}, MasterKeyFormError),
-        ({"kdf": "pbkdf2"}, MasterKeyFormError),
-        ({"version": 2}, MasterKeyFormError),
-        ({"more": 1}, MasterKeyFormError),
+        ({"n": 2**14 * 2}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
+        ({"salt": "00" * 16}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
+        ({"wrapped": "00" * 60}, BrokerCode.KEYSTORE_PASSPHRASE_WRONG),
+        ({"n": 2**21}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),  # two gibibytes of memory
+        ({"n": 2**14 + 1}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"n": 2}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"r": 1000}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"p": 100}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"salt": "00"}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"kdf": "pbkdf2"}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"version": 2}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
+        ({"more": 1}, BrokerCode.KEYSTORE_MASTER_KEY_FORM),
     ],
 )
-def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], error: type[Exception]) -> None:
+def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], error: Expected) -> None:
     form = json.loads(under_passphrase(SecretBytes.random(32), given()))
     write(path, json.dumps(form | change).encode())
-    with pytest.raises(error):
+    with raises(error):
         read_master_key(path, passphrase=given)
 
 
 def test_a_torn_file_is_refused(path: Path) -> None:
     write(path, under_passphrase(SecretBytes.random(32), given())[:100])
-    with pytest.raises(MasterKeyFormError, match="it is damaged") as caught:
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_FORM, match="it is damaged") as caught:
         read_master_key(path, passphrase=given)
     assert caught.value.code == "keystore.master-key-form"
 
 
 def test_a_file_that_others_can_read_or_that_is_none(path: Path) -> None:
     write(path, bytes(32)).chmod(0o640)
-    with pytest.raises(MasterKeyExposedError, match="can use the master key"):
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED, match="can use the master key"):
         read_master_key(path, passphrase=given)
-    with pytest.raises(MasterKeyUnreadableError):
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE):
         read_master_key(path / "below", passphrase=given)
 
 
@@ -130,7 +124,7 @@ def test_a_rotation_encrypts_all_keys_again(database: Database, path: Path, now:
     form = lambda key: under_passphrase(key, given())  # noqa: E731
     rotate_master_key(database, open_keystore(database, path), path, form=form)
     assert loaded(database, open_keystore(database, path, passphrase=given), keys) == keys
-    with pytest.raises(PassphraseMissingError):
+    with raises(BrokerCode.KEYSTORE_PASSPHRASE_MISSING):
         open_keystore(database, path)
 
 

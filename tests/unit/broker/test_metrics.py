@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
+from tests.harness.errors import raises
 from tests.unit.broker.conftest import Stage
 
 from sealserve.broker import metrics
-from sealserve.broker.metrics import Decisions, Fetched, MetricsPortError, MetricsServer, Observed, Outcome
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.metrics import Decisions, Fetched, MetricsServer, Observed, Outcome
 from sealserve.errors import SealserveError, VerificationError
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -53,7 +55,7 @@ def test_the_page() -> None:
 
 def test_a_port_that_is_taken() -> None:
     with MetricsServer(observed(), 0) as server:
-        with pytest.raises(MetricsPortError, match=r"cannot be served on 127\.0\.0\.1 port") as caught:
+        with raises(BrokerCode.METRICS_PORT, match=r"cannot be served on 127\.0\.0\.1 port") as caught:
             MetricsServer(observed(), server.port)
         assert caught.value.code == "broker.metrics-port"
 

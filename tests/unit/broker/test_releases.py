@@ -5,24 +5,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from tests.harness.errors import raises
 
-from sealserve.attestation.claims import MeasurementUnknownError
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.policy import AppraisalPolicy
-from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, EmptyPolicyError
+from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT
 from sealserve.broker import platforms, releases
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
-from sealserve.broker.keystore import KeyId, KeyUnknownError, open_keystore
-from sealserve.broker.releases import (
-    DeadlineError,
-    Release,
-    ReleaseAmbiguousError,
-    ReleaseConflictError,
-    ReleaseFinalError,
-    ReleaseId,
-    ReleasePolicyError,
-    ReleaseUnknownError,
-)
-from sealserve.broker.standing import ReleaseRevokedError, ReleaseState, check_standing
+from sealserve.broker.keystore import KeyId, open_keystore
+from sealserve.broker.releases import Release, ReleaseAmbiguousError, ReleaseId, ReleaseUnknownError
+from sealserve.broker.standing import ReleaseState, check_standing
 from sealserve.errors import SealserveError
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import MrEnclave, MrSigner
@@ -81,20 +74,20 @@ def test_a_release_comes_back_by_each_of_its_measurements(database: Database, ke
             assert match.release == release
             assert match.reference.label == f"replica-{number - 1}"
             assert match.reference.values == _reference(number).to_json()
-        with pytest.raises(
-            MeasurementUnknownError, match=f"No release has an enclave with MRENCLAVE {'03' * 32}"
+        with raises(
+            AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN, match=f"No release has an enclave with MRENCLAVE {'03' * 32}"
         ) as no:
             releases.lookup(connection, MrEnclave(b"\x03" * 32))
     assert no.value.code == "policy.mr-enclave-unknown"
 
 
 def test_a_release_without_enclaves_is_an_empty_policy(database: Database, key_id: KeyId, now: datetime) -> None:
-    with pytest.raises(EmptyPolicyError, match="names no enclave"):
+    with raises(AttestationCode.POLICY_EMPTY, match="names no enclave"):
         _allow(database, _release(key_id, now))
 
 
 def test_a_release_needs_its_key(database: Database, now: datetime) -> None:
-    with pytest.raises(KeyUnknownError, match="has no key 00"):
+    with raises(BrokerCode.KEYSTORE_UNKNOWN_KEY, match="has no key 00"):
         _allow(database, _release(KeyId("00" * 16), now), _reference(1))
 
 
@@ -112,8 +105,8 @@ def test_the_policy_changes_only_when_that_is_said(database: Database, key_id: K
     release = _release(key_id, now)
     _allow(database, release, _reference(1))
     for changed in (_with(release, tcb=CLOUD_SMT), _with(release, enrolled_platforms_only=True)):
-        with pytest.raises(
-            ReleasePolicyError, match=r"resnet50 is known with the TCB policy 'strict' .* any platform, now"
+        with raises(
+            BrokerCode.RELEASE_POLICY, match=r"resnet50 is known with the TCB policy 'strict' .* any platform, now"
         ) as caught:
             _allow(database, changed, _reference(1), _reference(2))
         assert caught.value.code == "broker.release-policy"
@@ -135,16 +128,16 @@ def test_a_release_never_changes(database: Database, key_id: KeyId, now: datetim
         replace(release, platform=PlatformKind.SGX),
         replace(release, key_id=other),
     ):
-        with pytest.raises(ReleaseConflictError, match=r"is known with (name|platform|key_id)") as caught:
+        with raises(BrokerCode.RELEASE_CONFLICT, match=r"is known with (name|platform|key_id)") as caught:
             _allow(database, changed, _reference(1))
         assert caught.value.code == "broker.release-conflict"
-        with pytest.raises(ReleaseConflictError):
+        with raises(BrokerCode.RELEASE_CONFLICT):
             _allow(database, changed, _reference(1), reactivate=True)
 
 
 def test_an_enclave_belongs_to_one_release(database: Database, key_id: KeyId, now: datetime) -> None:
     _allow(database, _release(key_id, now), _reference(1))
-    with pytest.raises(ReleaseConflictError, match=f"MRENCLAVE {'01' * 32} belongs to the release {'a' * 64} already"):
+    with raises(BrokerCode.RELEASE_CONFLICT, match=f"MRENCLAVE {'01' * 32} belongs to the release {'a' * 64} already"):
         _allow(database, _release(key_id, now, 0xB), _reference(2), _reference(1))
     with database.read() as connection:
         assert len(releases.every(connection)) == 1  # the whole change was undone
@@ -159,7 +152,7 @@ def test_draining_and_back(database: Database, key_id: KeyId, now: datetime) -> 
     assert (drained.state, drained.deadline) == (ReleaseState.DRAINING, deadline)
     assert _allow(database, release, _reference(1), _reference(2)) == drained  # further enclaves, and still draining
     assert _allow(database, release, _reference(1), reactivate=True) == release
-    with database.write() as connection, pytest.raises(DeadlineError, match=r"The deadline .* is over") as caught:
+    with database.write() as connection, raises(BrokerCode.DEADLINE, match=r"The deadline .* is over") as caught:
         releases.drain(connection, release.release_id, deadline=now, now=now)
     assert caught.value.code == "broker.deadline"
 
@@ -170,10 +163,10 @@ def test_revocation_is_final(database: Database, key_id: KeyId, now: datetime) -
     with database.write() as connection:
         assert releases.revoke(connection, release.release_id).state is ReleaseState.REVOKED
         assert releases.revoke(connection, release.release_id).state is ReleaseState.REVOKED
-        with pytest.raises(ReleaseFinalError, match=r"resnet50 \(a+\) is revoked, which is final") as caught:
+        with raises(BrokerCode.RELEASE_FINAL, match=r"resnet50 \(a+\) is revoked, which is final") as caught:
             releases.drain(connection, release.release_id, deadline=now + timedelta(1), now=now)
         assert caught.value.code == "broker.release-final"
-    with pytest.raises(ReleaseFinalError):
+    with raises(BrokerCode.RELEASE_FINAL):
         _allow(database, release, _reference(1))
 
 
@@ -209,10 +202,10 @@ def test_enrolled_platforms(database: Database, now: datetime) -> None:
         assert platforms.enrolled(connection, PlatformKind.SIMULATED) == frozenset()
         assert [(found.platform_id, found.label) for found in platforms.every(connection)] == [("ab" * 16, "rack 2")]
         for wrong in ("ab", "AB" * 16, "ab" * 17, "ab" * 16 + "\n"):
-            with pytest.raises(platforms.PlatformIdError, match="is no platform id: that is 32") as caught:
+            with raises(BrokerCode.PLATFORM_ID, match="is no platform id: that is 32") as caught:
                 platforms.enrol(connection, PlatformKind.SGX, wrong, label="", now=now)
             assert caught.value.code == "broker.platform-id"
-        with pytest.raises(platforms.PlatformIdError, match="label has 65 characters, expected at most 64"):
+        with raises(BrokerCode.PLATFORM_ID, match="label has 65 characters, expected at most 64"):
             platforms.enrol(connection, PlatformKind.SGX, "cd" * 16, label="x" * 65, now=now)
 
 
@@ -247,14 +240,14 @@ def test_the_key_of_a_revoked_release_is_not_given_under_another_id(
     _allow(database, _release(key_id, now, 0xC, "twin"), _reference(3))
     with database.write() as connection:
         releases.revoke(connection, before.release_id)
-    with pytest.raises(
-        ReleaseFinalError, match=f"names the key {key_id} of the release resnet50, which is revoked"
+    with raises(
+        BrokerCode.RELEASE_FINAL, match=f"names the key {key_id} of the release resnet50, which is revoked"
     ) as no:
         _allow(database, later, _reference(2))
     assert no.value.code == "broker.release-final"
     with database.read() as connection:  # one that was allowed before has lost the key as well
         match = releases.lookup(connection, MrEnclave(bytes([3]) * 32))
-    with pytest.raises(ReleaseRevokedError):
+    with raises(BrokerCode.POLICY_RELEASE_REVOKED):
         check_standing(match.release.state, match.release.deadline, now)
 
 

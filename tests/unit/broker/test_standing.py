@@ -1,8 +1,9 @@
 from datetime import UTC, datetime, timedelta
 
-import pytest
+from tests.harness.errors import raises
 
-from sealserve.broker.standing import ReleaseDrainingEndedError, ReleaseRevokedError, ReleaseState, check_standing
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.standing import ReleaseState, check_standing
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -12,11 +13,13 @@ def test_standing_of_a_release() -> None:
     check_standing(ReleaseState.ACTIVE, None, NOW)
     check_standing(ReleaseState.DRAINING, later, NOW)
     for deadline in (earlier, NOW):
-        with pytest.raises(ReleaseDrainingEndedError, match=r"draining until 2026-11-23T1[12]:.*, and it is") as ended:
+        with raises(
+            BrokerCode.POLICY_RELEASE_DRAINING_ENDED, match=r"draining until 2026-11-23T1[12]:.*, and it is"
+        ) as ended:
             check_standing(ReleaseState.DRAINING, deadline, NOW)
         assert ended.value.code == "policy.release-draining-ended"
-    with pytest.raises(ReleaseDrainingEndedError, match="until no date"):
+    with raises(BrokerCode.POLICY_RELEASE_DRAINING_ENDED, match="until no date"):
         check_standing(ReleaseState.DRAINING, None, NOW)
-    with pytest.raises(ReleaseRevokedError, match="The release is revoked") as revoked:
+    with raises(BrokerCode.POLICY_RELEASE_REVOKED, match="The release is revoked") as revoked:
         check_standing(ReleaseState.REVOKED, later, NOW)
     assert revoked.value.code == "policy.release-revoked"

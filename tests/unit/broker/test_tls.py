@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
+from tests.harness.errors import raises
 from tests.harness.mbedtls_certificates import as_mbedtls
 
 from sealserve.broker.openssl_settings import openssl_environment
@@ -31,7 +32,8 @@ from sealserve.broker.tls import (
 )
 from sealserve.errors import SealserveError
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import CertifiedKey, KeyMismatchError, KeyUnreadableError
+from sealserve.pki.certificate import CertifiedKey, KeyMismatchError
+from sealserve.pki.codes import PkiCode
 from sealserve.secret import SecretBytes
 
 SAMPLES = Path(__file__).parents[2] / "conformance" / "ra-tls"
@@ -283,7 +285,7 @@ def test_a_key_of_another_kind_is_refused() -> None:
     certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(1)).sign(key, None)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     chain = certificate.public_bytes(serialization.Encoding.PEM)
-    with pytest.raises(KeyUnreadableError, match="neither an elliptic-curve nor an RSA key"):
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="neither an elliptic-curve nor an RSA key"):
         server_context(CertifiedKey(key_pem=SecretBytes(pem), chain_pem=chain))
 
 

@@ -9,10 +9,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from tests.harness.errors import Expected, raises
 
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.key_wrapper import KeyUnwrapError
-from sealserve.broker.transit import TransitKey, TransitRefusedError, TransitSettingsError, TransitUnavailableError
-from sealserve.private_file import PrivateFileExposedError, PrivateFileSizeError, PrivateFileUnreadableError
+from sealserve.broker.transit import TransitKey
+from sealserve.codes import SealserveCode
+from sealserve.private_file import PrivateFileExposedError, PrivateFileUnreadableError
 from sealserve.secret import SecretBytes
 
 TOKEN = "s.0123456789abcdef"
@@ -102,25 +105,37 @@ def test_what_is_asked(server: Answering, make: Callable[..., TransitKey]) -> No
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ((403, {"errors": ["permission denied"]}), TransitRefusedError, "status 403: permission denied"),
-        ((404, {"errors": []}), TransitRefusedError, "status 404: no reason is given"),
-        ((400, {"errors": ["encryption key not found"]}), TransitRefusedError, "encryption key not found"),
-        ((503, {"errors": ["Vault is sealed"]}), TransitUnavailableError, "answers 503: Vault is sealed"),
-        ((500, b"<html>"), TransitUnavailableError, "answers 500: no reason is given"),
-        ((307, {}), TransitUnavailableError, "answers 307"),  # the token is not sent elsewhere
-        ((200, {"data": {}}), TransitUnavailableError, "the answer is none of the transit engine's"),
-        ((200, b"[" * 60_000), TransitUnavailableError, "the answer is none of the transit engine's"),
-        ((503, {"errors": 5}), TransitUnavailableError, "answers 503: no reason is given"),
-        ((200, b"not json"), TransitUnavailableError, "the answer is none of the transit engine's"),
-        ((200, []), TransitUnavailableError, "the answer is none of the transit engine's"),
-        ((200, {"data": {"ciphertext": "plain"}}), TransitUnavailableError, "holds no ciphertext"),
+        (
+            (403, {"errors": ["permission denied"]}),
+            BrokerCode.KEYSTORE_TRANSIT_REFUSED,
+            "status 403: permission denied",
+        ),
+        ((404, {"errors": []}), BrokerCode.KEYSTORE_TRANSIT_REFUSED, "status 404: no reason is given"),
+        (
+            (400, {"errors": ["encryption key not found"]}),
+            BrokerCode.KEYSTORE_TRANSIT_REFUSED,
+            "encryption key not found",
+        ),
+        (
+            (503, {"errors": ["Vault is sealed"]}),
+            BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE,
+            "answers 503: Vault is sealed",
+        ),
+        ((500, b"<html>"), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 500: no reason is given"),
+        ((307, {}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 307"),  # the token is not sent elsewhere
+        ((200, {"data": {}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
+        ((200, b"[" * 60_000), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
+        ((503, {"errors": 5}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "answers 503: no reason is given"),
+        ((200, b"not json"), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
+        ((200, []), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "the answer is none of the transit engine's"),
+        ((200, {"data": {"ciphertext": "plain"}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, "holds no ciphertext"),
     ],
 )
 def test_answers_that_are_none(
-    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: type[Exception], message: str
+    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: Expected, message: str
 ) -> None:
     server.answer = answer
-    with pytest.raises(error, match=message) as caught:
+    with raises(error, match=message) as caught:
         make().wrap(SECRET, context=b"")
     assert TOKEN not in repr(caught.value) + str(caught.value)
     assert getattr(caught.value, "code", "").startswith("keystore.transit-")
@@ -130,22 +145,22 @@ def test_answers_that_are_none(
     ("answer", "error"),
     [
         ((400, {"errors": ["invalid ciphertext: unable to decrypt"]}), KeyUnwrapError),
-        ((200, {"data": {"plaintext": "***"}}), TransitUnavailableError),
-        ((200, {"data": {"plaintext": 7}}), TransitUnavailableError),
+        ((200, {"data": {"plaintext": "***"}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE),
+        ((200, {"data": {"plaintext": 7}}), BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE),
     ],
 )
 def test_answers_to_decryption_that_are_none(
-    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: type[Exception]
+    server: Answering, make: Callable[..., TransitKey], answer: Answer, error: Expected
 ) -> None:
     server.answer = answer
-    with pytest.raises(error):
+    with raises(error):
         make().unwrap(b"vault:v1:x", context=b"")
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])
 def test_an_answer_without_end_is_left(status: int, server: Answering, make: Callable[..., TransitKey]) -> None:
     server.answer = (status, b'{"data": {"ciphertext": "vault:v1:' + b"A" * 2**20 + b'"}}')
-    with pytest.raises(TransitUnavailableError, match="the answer has more than 65536 bytes") as caught:
+    with raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match="the answer has more than 65536 bytes") as caught:
         make().wrap(SECRET, context=b"id")
     assert caught.value.hint
 
@@ -156,7 +171,7 @@ def test_an_answer_that_is_compressed_twice_is_not_inflated(
 ) -> None:
     server.encoding = encoding
     server.answer = (200, gzip.compress(gzip.compress(b"x" * 2**20)))
-    with pytest.raises(TransitUnavailableError, match=r"The answer is compressed \(") as caught:
+    with raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match=r"The answer is compressed \(") as caught:
         make().wrap(SECRET, context=b"id")
     assert TOKEN not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -170,7 +185,7 @@ def test_an_answer_that_is_compressed_once_is_read(server: Answering, make: Call
 
 def test_a_service_that_is_not_there(token_file: Path) -> None:
     key = TransitKey("http://127.0.0.1:1", mount="transit", key="k", token_file=token_file)
-    with key, pytest.raises(TransitUnavailableError, match="cannot be reached") as caught:
+    with key, raises(BrokerCode.KEYSTORE_TRANSIT_UNAVAILABLE, match="cannot be reached") as caught:
         key.wrap(SECRET, context=b"")
     assert caught.value.code == "keystore.transit-unavailable"
     assert caught.value.__cause__ is None
@@ -188,23 +203,23 @@ def test_a_service_that_is_not_there(token_file: Path) -> None:
     ],
 )
 def test_addresses_that_cannot_be_used(url: str, message: str, token_file: Path) -> None:
-    with pytest.raises(TransitSettingsError, match=message) as caught:
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match=message) as caught:
         TransitKey(url, mount="transit", key="k", token_file=token_file)
     assert caught.value.code == "keystore.transit-settings"
 
 
 def test_settings_that_cannot_be_used(token_file: Path, tmp_path: Path) -> None:
     url = "https://127.0.0.1:1"
-    with pytest.raises(TransitSettingsError, match="cannot be a mount and a key"):
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="cannot be a mount and a key"):
         TransitKey(url, mount="../sys", key="k", token_file=token_file)
-    with pytest.raises(TransitSettingsError, match="cannot be a mount and a key"):
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="cannot be a mount and a key"):
         TransitKey(url, mount="transit", key="a/b", token_file=token_file)
-    with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="holds no certificate in PEM"):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=token_file)
     (tmp_path / "empty").touch()
-    with pytest.raises(TransitSettingsError, match="holds no certificate in PEM"):
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="holds no certificate in PEM"):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "empty")
-    with pytest.raises(TransitSettingsError, match="nowhere cannot be read: No such file"):
+    with raises(BrokerCode.KEYSTORE_TRANSIT_SETTINGS, match="nowhere cannot be read: No such file"):
         TransitKey(url, mount="transit", key="k", token_file=token_file, ca_file=tmp_path / "nowhere")
 
 
@@ -219,7 +234,7 @@ def test_a_token_that_others_can_read_is_not_sent(
         make(token_file=tmp_path / "nowhere").wrap(SECRET, context=b"")
     assert unreadable.value.code == "private-file.unreadable"
     (tmp_path / "empty").touch(mode=0o600)
-    with pytest.raises(PrivateFileSizeError, match="holds no token: it should have 1 to") as size:
+    with raises(SealserveCode.PRIVATE_FILE_SIZE, match="holds no token: it should have 1 to") as size:
         make(token_file=tmp_path / "empty").wrap(SECRET, context=b"")
     assert size.value.code == "private-file.size"
     assert server.seen == []

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.errors import raises
 
 from sealserve.attestation.policy import AppraisalPolicy
 from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT
 from sealserve.broker import admin, audit, platforms, releases
-from sealserve.broker.database import Database, DatabaseContentError
+from sealserve.broker.codes import BrokerCode
+from sealserve.broker.database import Database
 from sealserve.broker.standing import ReleaseState
 from sealserve.cli import console
 from sealserve.cli.broker_json import encode
@@ -124,7 +126,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, change: str) -> None:
         opened.execute(f"UPDATE releases SET {change}")  # noqa: S608  # of this test
         opened.commit()
         before = list(opened.iterdump())
-    with pytest.raises(DatabaseContentError, match="releases in the broker's database was changed"):
+    with raises(BrokerCode.DATABASE_CONTENT, match="releases in the broker's database was changed"):
         Database.open(path)
     with closing(sqlite3.connect(path)) as opened:
         assert list(opened.iterdump()) == before

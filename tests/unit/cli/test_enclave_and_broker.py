@@ -11,12 +11,13 @@ import pytest
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness.command_line import CommandLine
+from tests.harness.errors import raises
 from tests.harness.hostile_manifests import CASES
 from tests.harness.images import embedded_image, tensorflow_serving_image
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
-from sealserve.broker.audit import AuditTruncatedError
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.database import Database
 from sealserve.enclave import measurement
 from sealserve.enclave.simulated import launcher
@@ -421,7 +422,7 @@ def test_a_deleted_database_is_noticed_and_its_head_stays(cli: CommandLine, read
     assert "ends at row 0; a head was signed at row 1" in error["message"]
     for number in range(3):  # the new log is longer by now: the evidence is not overwritten
         cli.ok("broker", "platform", "enrol", f"{number:032x}")
-    with pytest.raises(AuditTruncatedError, match="Row 1 of the audit log is not the one that was signed"):
+    with raises(BrokerCode.AUDIT_TRUNCATED, match="Row 1 of the audit log is not the one that was signed"):
         provisioning.sign_log(ready.workspace, now=ready.now)
     assert ready.workspace.owner.audit_head.read_bytes() == kept
 

@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.trial import signatures
-from sealserve.cli.trial.signatures import Choice, ModelLoadError, run_signatures
+from sealserve.cli.trial.signatures import Choice, run_signatures
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.tensorflow_import import TensorFlowMissingError
+from sealserve.model.codes import ModelCode
 
 PROGRAMS = {
     "dies": 'import os; print(\'{"loaded": true}\\n{"running": "\' + name + \'"}\', flush=True); os.abort()',
@@ -62,7 +64,9 @@ def test_a_model_that_takes_its_process_away_while_it_loads(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, tmp_path, PROGRAMS["dies while it loads"])
-    with pytest.raises(ModelLoadError, match=r"was not loaded: TensorFlow ended its process \(status 9\)") as caught:
+    with raises(
+        CliCode.MODEL_NOT_LOADABLE, match=r"was not loaded: TensorFlow ended its process \(status 9\)"
+    ) as caught:
         run_signatures(model, Choice(), tell=print)
     assert (caught.value.code, caught.value.exit_status) == ("model.not-loadable", 3)
 
@@ -72,13 +76,13 @@ def test_a_model_that_tensorflow_does_not_load(model: Path) -> None:
     message = pb.SavedModel.FromString((model / "saved_model.pb").read_bytes())
     message.meta_graphs[0].graph_def.node.add(name="odd", op="Add", input=["nowhere"])
     (model / "saved_model.pb").write_bytes(message.SerializeToString())
-    with pytest.raises(ModelLoadError, match="was not loaded: INVALID_ARGUMENT"):
+    with raises(CliCode.MODEL_NOT_LOADABLE, match="was not loaded: INVALID_ARGUMENT"):
         run_signatures(model, Choice(), tell=print)
 
 
 def test_without_tensorflow_there_is_one_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signatures, "find_spec", lambda _name: None)
-    with pytest.raises(TensorFlowMissingError, match="TensorFlow is not installed: a model cannot be run"):
+    with raises(ModelCode.TENSORFLOW_MISSING, match="TensorFlow is not installed: a model cannot be run"):
         run_signatures(model, Choice(), tell=print)
 
 

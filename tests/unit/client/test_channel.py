@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.harness.errors import raises
 from tests.unit.client.conftest import SERVICE, Behaviour, Connect, Material, Serve
 
 from sealserve.client.call import ServiceFailedError
@@ -31,7 +32,7 @@ from sealserve.client.connection_fault import (
 )
 from sealserve.client.credentials import Credentials, Endpoint, TlsError
 from sealserve.client.predict import Predictor
-from sealserve.pki.certificate import CertificateExpiredError
+from sealserve.pki.codes import PkiCode
 
 
 @contextmanager
@@ -165,7 +166,7 @@ def test_expired_service(serve: Serve, connect: Connect, material: Material) -> 
 
 
 def test_expired_client(connect: Connect, material: Material) -> None:
-    with pytest.raises(CertificateExpiredError, match="The client certificate"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match="The client certificate"):
         connect(1, certificate=material.expired_client.chain_pem, key=material.expired_client.key_pem)
 
 

@@ -5,15 +5,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.harness.errors import raises
 from tests.unit.client.conftest import SERVICE, Material
 
-from sealserve.client.credentials import Credentials, CredentialsError, Endpoint, TargetError, parse_endpoint, printable
-from sealserve.pki.certificate import (
-    CertificateExpiredError,
-    CertificateUnreadableError,
-    KeyMismatchError,
-    KeyUnreadableError,
-)
+from sealserve.client.codes import ClientCode
+from sealserve.client.credentials import Credentials, Endpoint, parse_endpoint, printable
+from sealserve.pki.certificate import KeyMismatchError
+from sealserve.pki.codes import PkiCode
 from sealserve.secret import SecretBytes
 
 
@@ -53,7 +51,7 @@ def test_addresses(target: str, endpoint: Endpoint, text: str) -> None:
     ],
 )
 def test_what_is_no_address(target: str) -> None:
-    with pytest.raises(TargetError, match="not an address of the form host:port") as caught:
+    with raises(ClientCode.TARGET, match="not an address of the form host:port") as caught:
         parse_endpoint(target)
     assert caught.value.code == "client.target"
 
@@ -76,19 +74,19 @@ def test_no_key_or_certificate_shows_in_a_representation(material: Material) -> 
 
 def test_a_certificate_and_its_key_come_together(material: Material) -> None:
     ca = material.service.certificate_pem
-    with pytest.raises(CredentialsError, match="certificate was given without its key") as caught:
+    with raises(ClientCode.CREDENTIALS, match="certificate was given without its key") as caught:
         Credentials(server_name=SERVICE, ca=ca, certificate=material.client.chain_pem)
     assert caught.value.code == "client.credentials"
-    with pytest.raises(CredentialsError, match="key was given without its certificate"):
+    with raises(ClientCode.CREDENTIALS, match="key was given without its certificate"):
         Credentials(server_name=SERVICE, ca=ca, key=material.client.key_pem)
     with pytest.raises(KeyMismatchError, match="The client certificate"):
         Credentials(server_name=SERVICE, ca=ca, certificate=material.client.chain_pem, key=material.stranger.key_pem)
 
 
 def test_what_is_no_pem_is_refused(material: Material) -> None:
-    with pytest.raises(CertificateUnreadableError, match="The CA certificate"):
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match="The CA certificate"):
         Credentials(server_name=SERVICE, ca=b"nothing")
-    with pytest.raises(KeyUnreadableError, match="The client certificate"):
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="The client certificate"):
         Credentials(
             server_name=SERVICE,
             ca=material.service.certificate_pem,
@@ -106,7 +104,7 @@ def test_a_key_that_grpc_cannot_use_is_refused(material: Material) -> None:
         .sign(key, None)
         .public_bytes(Encoding.PEM)
     )
-    with pytest.raises(CredentialsError, match="neither an elliptic-curve nor an RSA key"):
+    with raises(ClientCode.CREDENTIALS, match="neither an elliptic-curve nor an RSA key"):
         Credentials(
             server_name=SERVICE,
             ca=material.service.certificate_pem,
@@ -117,7 +115,7 @@ def test_a_key_that_grpc_cannot_use_is_refused(material: Material) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "-", "a\n", "a..b", "x" * 64])
 def test_a_service_name_is_a_name(material: Material, name: str) -> None:
-    with pytest.raises(CredentialsError, match="is not a service name"):
+    with raises(ClientCode.CREDENTIALS, match="is not a service name"):
         Credentials(server_name=name, ca=material.service.certificate_pem)
 
 
@@ -128,7 +126,7 @@ def test_an_expired_client_certificate_is_found_before_connecting(material: Mate
         certificate=material.expired_client.chain_pem,
         key=material.expired_client.key_pem,
     )
-    with pytest.raises(CertificateExpiredError, match=r"The client certificate .* expired on 20"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match=r"The client certificate .* expired on 20"):
         credentials.check_dates(datetime.now(UTC))
 
 

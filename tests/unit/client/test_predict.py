@@ -4,18 +4,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 from tests.unit.client.conftest import Behaviour, Connect, Serve
 
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
+from sealserve.client.codes import ClientCode
 from sealserve.client.connection_fault import CertificateRequiredError, UnreachableError
-from sealserve.client.predict import (
-    MetadataMissingError,
-    Predictor,
-    Signature,
-    TensorSpec,
-    VersionState,
-    VersionStatus,
-)
+from sealserve.client.predict import Predictor, Signature, TensorSpec, VersionState, VersionStatus
 from sealserve.client.wire.get_model_metadata_pb2 import GetModelMetadataResponse, SignatureDef, SignatureDefMap
 
 
@@ -90,7 +85,7 @@ def test_metadata_without_signatures_is_refused(serve: Serve, connect: Connect, 
     if value is not None:
         reply.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
         reply.metadata["signature_def"].value = value
-    with pytest.raises(MetadataMissingError, match="no signatures of 'toy'") as caught:
+    with raises(ClientCode.METADATA_MISSING, match="no signatures of 'toy'") as caught:
         Predictor([connect(serve(Behaviour(metadata=reply)))]).metadata("toy")
     assert caught.value.code == "client.metadata-missing"
 

@@ -2,10 +2,12 @@ from datetime import date
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve import deployment
 from sealserve.clouds.catalog import PRESETS, deployment_settings, preset_of, quote_provider_settings
-from sealserve.clouds.facts import AttestationService, Basis, Citation, Fact, Preset, RegionError
+from sealserve.clouds.codes import CloudsCode
+from sealserve.clouds.facts import AttestationService, Basis, Citation, Fact, Preset
 from sealserve.doctor.host_checks import MINIMUM_KERNEL, version_of
 from sealserve.host import qcnl
 from sealserve.terms import Cloud, PlatformKind
@@ -73,11 +75,11 @@ def test_what_is_written_for_aesmd_can_be_read(preset: Preset) -> None:
 def test_a_region_is_checked() -> None:
     service = AttestationService(url="https://{region}.example.com/", regions=("a", "b"))
     assert service.address("b") == "https://b.example.com/"
-    with pytest.raises(RegionError) as caught:
+    with raises(CloudsCode.CLOUD_REGION) as caught:
         service.address("c")
     assert caught.value.message == "There is no attestation service in region 'c'."
     assert caught.value.hint == "--region takes: a, b."
-    with pytest.raises(RegionError) as caught:
+    with raises(CloudsCode.CLOUD_REGION) as caught:
         service.address(None)
     assert caught.value.message == "The region must be named."
     assert caught.value.code == "cloud.region"

@@ -6,14 +6,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.bundle import read_bundle
 from sealserve.cluster import ports
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import own_command
 from sealserve.cluster.processes import Process, start_time
-from sealserve.cluster.target import TargetBusyError, TargetReleaseError
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pyte
         role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
     )
     monkeypatch.setattr(LocalTarget, "replicas", lambda _: [process])
-    with pytest.raises(TargetBusyError, match=f"{running.name} runs, and this is {other.name}") as caught:
+    with raises(ClusterCode.TARGET_BUSY, match=f"{running.name} runs, and this is {other.name}") as caught:
         target.check(other, broker_here=True)
-    with pytest.raises(TargetBusyError):
+    with raises(ClusterCode.TARGET_BUSY):
         target.up(read_bundle(other, []), 1)
     assert caught.value.code == "target.busy"
     assert target.status() == []
@@ -43,7 +44,7 @@ def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pyte
 def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) -> None:
     release = site.build_release().folder
     elsewhere = release.rename(tmp_path / release.name)
-    with pytest.raises(TargetReleaseError, match="is not one of the workspace's own releases") as caught:
+    with raises(ClusterCode.TARGET_FOREIGN_RELEASE, match="is not one of the workspace's own releases") as caught:
         LocalTarget(site.workspace, site.deployment).check(elsewhere, broker_here=True)
     assert caught.value.code == "target.foreign-release"
 

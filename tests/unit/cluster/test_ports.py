@@ -3,8 +3,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.cluster import ports
+from sealserve.cluster.codes import ClusterCode
+from sealserve.errors import PortTakenError
 
 
 def test_a_free_port_is_found_and_free() -> None:
@@ -21,20 +24,20 @@ def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(ports, "_CHOSEN", range(port, port + 1))
-        with pytest.raises(ports.PortTakenError, match=f"None of the ports {port} to {port}"):
+        with pytest.raises(PortTakenError, match=f"None of the ports {port} to {port}"):
             ports.find_free()
 
 
 def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ports.PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is taken") as caught:
+        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is taken") as caught:
             ports.require_free(port, "the broker")
     assert caught.value.code == "port.taken"
 
 
 def test_an_address_of_another_machine_is_told() -> None:
-    with pytest.raises(ports.AddressUnusableError, match=r"at 192\.0\.2\.1 cannot be listened on") as caught:
+    with raises(ClusterCode.PORT_UNUSABLE, match=r"at 192\.0\.2\.1 cannot be listened on") as caught:
         ports.is_free(4433, "192.0.2.1")  # RFC 5737: nobody's
     assert caught.value.code == "port.unusable"
 

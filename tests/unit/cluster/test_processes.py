@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.cluster import ports, processes
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.processes import (
     Process,
     ProcessEndedError,
-    ProcessNotReadyError,
-    ProcessRecordError,
     Registry,
     boot_id,
     group_has_members,
@@ -25,6 +25,7 @@ from sealserve.cluster.processes import (
     wait_ready,
     wait_until,
 )
+from sealserve.errors import PortTakenError
 from sealserve.process_signal import kill_group, send_signal, user_of
 from sealserve.regular_file import InputFileKindError
 
@@ -76,7 +77,7 @@ def test_one_that_ends_before_it_is_ready_gives_its_last_error(tmp_path: Path) -
 
 def test_one_that_is_never_ready(tmp_path: Path) -> None:
     process = Registry(tmp_path / "run.json").start("sleeper", SLEEPER, log=tmp_path / "log")
-    with pytest.raises(ProcessNotReadyError, match="was not ready") as caught:
+    with raises(ClusterCode.PROCESS_NOT_READY, match="was not ready") as caught:
         wait_ready(process, lambda: False, seconds=0.1)
     assert caught.value.code == "process.not-ready"
     process.stop()
@@ -98,7 +99,7 @@ def test_a_taken_port_is_named_with_what_it_is_for() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ports.PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker") as caught:
+        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker") as caught:
             ports.require_free(port, "the broker")
         assert caught.value.code == "port.taken"
         assert ports.is_listening(port, session=os.getsid(0))
@@ -164,7 +165,7 @@ def record(path: Path, **changes: object) -> Registry:
 )  # fmt: skip
 def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps(content))
-    with pytest.raises(ProcessRecordError, match="is not the record of the processes that were started") as caught:
+    with raises(ClusterCode.PROCESS_RECORD, match="is not the record of the processes that were started") as caught:
         Registry(tmp_path / "run.json").all()
     assert caught.value.code == "process.record"
     assert caught.value.hint == "Stop what still runs by hand, and remove the file."

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import local, owner_services, targets
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.processes import Process, Registry, start_time
-from sealserve.cluster.target import TargetBusyError, TargetUnsupportedError
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_the_target_in_use_is_found_again(site: Site, moon: list[str]) -> None:
 def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
     targets.claim(site.workspace, "moon")
     moon.append("crater")
-    with pytest.raises(TargetBusyError, match="runs on the target 'moon' already") as caught:
+    with raises(ClusterCode.TARGET_BUSY, match="runs on the target 'moon' already") as caught:
         targets.claim(site.workspace, "local")
     assert "sealserve down" in str(caught.value.hint)
     moon.clear()  # what has ended is in nobody's way
@@ -76,5 +77,5 @@ def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
 
 
 def test_a_host_alone_is_not_for_the_local_target(site: Site) -> None:
-    with pytest.raises(TargetUnsupportedError, match="the owner's and the host's at once"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="the owner's and the host's at once"):
         targets.open_target(site.workspace, site.deployment).check(site.directory, broker_here=False)

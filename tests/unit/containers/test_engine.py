@@ -3,21 +3,16 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.fake_docker import IMAGE, FakeDocker
 
-from sealserve.containers.engine import (
-    Engine,
-    EngineAbsentError,
-    EngineMissingError,
-    EngineRefusedError,
-    EngineUnreachableError,
-    Image,
-)
+from sealserve.containers.codes import ContainersCode
+from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError, Image
 
 
 def test_no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EngineMissingError, match="no `docker` on this machine") as caught:
+    with raises(ContainersCode.DOCKER_MISSING, match="no `docker` on this machine") as caught:
         Engine()
     assert caught.value.code == "docker.missing"
     assert "apt-get install docker.io" in str(caught.value.hint)
@@ -32,7 +27,7 @@ def test_no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 )
 def test_an_engine_out_of_reach(docker: FakeDocker, engine: Engine, error: str) -> None:
     docker.answer("version", err=f"{error}\n", status=1)
-    with pytest.raises(EngineUnreachableError, match="does not answer") as caught:
+    with raises(ContainersCode.DOCKER_UNREACHABLE, match="does not answer") as caught:
         engine.require()
     assert caught.value.code == "docker.unreachable"
     assert error in caught.value.message

@@ -9,23 +9,17 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tests.harness.errors import raises
 from tests.harness.fake_docker import IMAGE, FakeDocker
 
 from sealserve import __version__
-from sealserve.containers.build import (
-    BasePythonError,
-    BuiltImage,
-    ImageMissingError,
-    build_image,
-    push_image,
-    read_record,
-    record_image,
-)
+from sealserve.containers.build import BuiltImage, build_image, push_image, read_record, record_image
+from sealserve.containers.codes import ContainersCode
 from sealserve.containers.contents import Ecosystem, Package, read_packages
 from sealserve.containers.context import build_context
 from sealserve.containers.engine import Engine, EngineRefusedError, Image
 from sealserve.containers.recipes import Bases, ImageName, Packages, images_for, recipe, reference
-from sealserve.containers.requirements import WheelsError, fetch_wheels, locked_versions, requirements
+from sealserve.containers.requirements import fetch_wheels, locked_versions, requirements
 from sealserve.containers.sbom import bill_of_materials
 from sealserve.terms import PlatformKind, ServerKind
 
@@ -104,7 +98,7 @@ def test_wheels_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(WheelsError, match=r"cannot be had: .*no-such-thing==1") as caught:
+    with raises(ContainersCode.IMAGE_WHEELS, match=r"cannot be had: .*no-such-thing==1") as caught:
         fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
     assert caught.value.code == "image.wheels"
     assert list((tmp_path / "wheels").iterdir()) == []
@@ -115,7 +109,7 @@ def test_a_pip_in_this_folder_is_not_started(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sealserve.containers.requirements._lock", lambda _: "no-such-thing==1 --hash=sha256:00\n")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(WheelsError):
+    with raises(ContainersCode.IMAGE_WHEELS):
         fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
     assert not (tmp_path / "started").exists()
 
@@ -125,7 +119,7 @@ def test_pip_asks_nobody_and_what_it_says_is_told(tmp_path: Path, monkeypatch: p
     program.write_text('#!/bin/sh\necho "$@" >"$0.asked"\ncat\necho "$0: No module named pip" >&2\nexit 1\n')
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    with pytest.raises(WheelsError, match=r"cannot be had: .*No module named pip") as caught:
+    with raises(ContainersCode.IMAGE_WHEELS, match=r"cannot be had: .*No module named pip") as caught:
         fetch_wheels(Packages.BASE, tmp_path / "wheels", python="3.11")
     assert "needs pip" in str(caught.value.hint)
     assert "--no-input" in (tmp_path / "python.asked").read_text().split()
@@ -244,14 +238,14 @@ def test_a_base_of_another_distribution(docker: FakeDocker, engine: Engine, tmp_
     docker.answer("image inspect", [IMAGE])
     docker.answer("run --rm --network none --entrypoint cat base:1", 'ID=alpine\nPRETTY_NAME="Alpine Linux v3.20"\n')
     made = recipe(ImageName.BROKER, bases=BASES)
-    with pytest.raises(BasePythonError, match=r"base:1 is Alpine Linux v3.20") as caught:
+    with raises(ContainersCode.IMAGE_BASE_PYTHON, match=r"base:1 is Alpine Linux v3.20") as caught:
         build_image(engine, made, "x-broker:1", wheels=tmp_path, records=tmp_path, tell=quietly)
     assert caught.value.code == "image.base-python"
 
 
 def test_an_image_that_is_not_here_is_not_pushed(docker: FakeDocker, engine: Engine) -> None:
     docker.answer("image inspect", err="Error: No such image\n", status=1)
-    with pytest.raises(ImageMissingError, match="no image x-front:1") as caught:
+    with raises(ContainersCode.IMAGE_MISSING, match="no image x-front:1") as caught:
         push_image(engine, "x-front:1", tell=quietly)
     assert caught.value.code == "image.missing"
 

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve import deployment, terms
+from sealserve.deployment.codes import DeploymentCode
 
 MINIMAL = '[model]\nname = "resnet50"\n'
 
@@ -25,7 +27,7 @@ def test_defaults() -> None:
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(text: str, key: str, near: str) -> None:
-    with pytest.raises(deployment.DeploymentKeyError, match="unknown key") as caught:
+    with raises(DeploymentCode.UNKNOWN_KEY, match="unknown key") as caught:
         deployment.parse(text)
     assert caught.value.code == "deployment.unknown-key"
     assert repr(key) in caught.value.message
@@ -33,7 +35,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(text: str, key: str,
 
 
 def test_a_key_like_none_lists_the_known_ones() -> None:
-    with pytest.raises(deployment.DeploymentKeyError, match="Known here: kind, replicas"):
+    with raises(DeploymentCode.UNKNOWN_KEY, match="Known here: kind, replicas"):
         deployment.parse(MINIMAL + "[target]\nzzz = 1\n")
 
 
@@ -50,7 +52,7 @@ def test_a_key_like_none_lists_the_known_ones() -> None:
     ],
 )
 def test_values_that_cannot_be_used(text: str, message: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(text)
     assert caught.value.code == "deployment.invalid-value"
     assert message in caught.value.message
@@ -75,19 +77,19 @@ def test_values_that_cannot_be_used(text: str, message: str) -> None:
     ],
 )
 def test_no_value_becomes_another_one(section: str, line: str, message: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f"{MINIMAL}\n[{section}]\n# here\n{line}\n")
     assert caught.value.message.startswith(f"sealserve.toml, line {MINIMAL.count(chr(10)) + 4}: {message}")
 
 
 def test_a_date_is_no_value() -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"a date \(2026-11-28\) stands where") as caught:
+    with raises(DeploymentCode.INVALID_VALUE, match=r"a date \(2026-11-28\) stands where") as caught:
         deployment.parse(MINIMAL + "[images]\ntag = 2026-11-28\n")
     assert caught.value.hint == "Put it in quotation marks."
 
 
 def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
-    with pytest.raises(deployment.DeploymentKeyError, match=r"line 2: unknown key 'model.nme'") as caught:
+    with raises(DeploymentCode.UNKNOWN_KEY, match=r"line 2: unknown key 'model.nme'") as caught:
         deployment.parse('[model]\nnme = "m"\n')
     assert caught.value.hint == "Did you mean 'name'?"
 
@@ -103,28 +105,28 @@ def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
     ],
 )
 def test_the_line_of_a_value(text: str, line: int) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=f"^sealserve.toml, line {line}: "):
+    with raises(DeploymentCode.INVALID_VALUE, match=f"^sealserve.toml, line {line}: "):
         deployment.parse(text)
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "1" * 5000, "x = 1\nx = 2"])
 def test_hostile_toml(text: str) -> None:
-    with pytest.raises(deployment.DeploymentSyntaxError, match="not valid TOML"):
+    with raises(DeploymentCode.SYNTAX, match="not valid TOML"):
         deployment.parse(text)
 
 
 def test_no_toml() -> None:
-    with pytest.raises(deployment.DeploymentSyntaxError, match="not valid TOML") as caught:
+    with raises(DeploymentCode.SYNTAX, match="not valid TOML") as caught:
         deployment.parse("model = [")
     assert caught.value.code == "deployment.syntax"
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(deployment.DeploymentMissingError, match="sealserve init") as caught:
+    with raises(DeploymentCode.MISSING, match="sealserve init") as caught:
         deployment.read(tmp_path / "sealserve.toml")
     assert caught.value.code == "deployment.missing"
     (tmp_path / "sealserve.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(deployment.DeploymentSyntaxError, match="not UTF-8"):
+    with raises(DeploymentCode.SYNTAX, match="not UTF-8"):
         deployment.read(tmp_path / "sealserve.toml")
 
 
@@ -203,19 +205,19 @@ def test_several_models_and_versions(tmp_path: Path) -> None:
     ],
 )
 def test_models_that_do_not_fit_together(text: str, message: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(text)
     assert message in caught.value.message
 
 
 def test_an_unknown_key_of_one_of_several_models() -> None:
-    with pytest.raises(deployment.DeploymentKeyError, match=r"unknown key 'model\.versoin'.*Did you mean 'version'"):
+    with raises(DeploymentCode.UNKNOWN_KEY, match=r"unknown key 'model\.versoin'.*Did you mean 'version'"):
         deployment.parse(SEVERAL + "versoin = 3\n")
 
 
 @pytest.mark.parametrize("address", ["", "a b", "broker;evil:4433", "https://broker", "broker/", "-broker"])
 def test_a_broker_has_a_name_or_an_address(address: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"broker\.address"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"broker\.address"):
         deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = {json.dumps(address)}\n')
 
 
@@ -226,14 +228,14 @@ def test_a_version_is_any_64_bit_number_that_is_not_negative(version: int) -> No
 
 @pytest.mark.parametrize("address", ["2001:db8::7", "::1", "[2001:db8::7]", "broker:4433"])
 def test_a_broker_address_with_a_colon_is_refused_because_gramine_cannot_read_it(address: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"broker\.address: .*DNS name \(with an AAAA record"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"broker\.address: .*DNS name \(with an AAAA record"):
         deployment.parse(f'[model]\nname = "m"\n[broker]\naddress = {json.dumps(address)}\n')
 
 
 @pytest.mark.parametrize(("section", "key"), [("service", "listen"), ("kubernetes", "broker_ip")])
 @pytest.mark.parametrize("address", ["10.0.0.5/32", "broker.example.com", "10.0.0", "fe80::1%eth0", "1.2.3.4 "])
 def test_what_must_be_an_ip_address(section: str, key: str, address: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=rf"{section}\.{key}: .*IP address"):
+    with raises(DeploymentCode.INVALID_VALUE, match=rf"{section}\.{key}: .*IP address"):
         deployment.parse(f'[model]\nname = "m"\n[{section}]\n{key} = {json.dumps(address)}\n')
 
 
@@ -249,7 +251,7 @@ def test_what_must_be_an_ip_address(section: str, key: str, address: str) -> Non
     ],
 )
 def test_settings_of_a_cluster_that_are_refused(line: str, message: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f'[model]\nname = "m"\n[kubernetes]\n{line}\n')
     assert message in str(caught.value)
 
@@ -268,7 +270,7 @@ def test_an_enclaves_size_is_a_power_of_two_or_left_to_the_rule(size: str, expec
 
 @pytest.mark.parametrize("size", ["3G", "8", "8T", "0M", "-1G", "8g", ""])
 def test_no_size_of_an_enclave(size: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"enclave.*size"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"enclave.*size"):
         deployment.parse(deployment.write_example({"model": {"name": "m"}, "enclave": {"size": size}}))
 
 
@@ -277,13 +279,13 @@ def test_a_key_management_service_is_described_whole(tmp_path: Path) -> None:
     (tmp_path / "sealserve.toml").write_text(MINIMAL + keystore)
     assert deployment.read(tmp_path / "sealserve.toml").keystore.transit_token_file == tmp_path / "token"
     for text in ('kind = "transit"', 'transit_url = "https://vault:8200"'):
-        with pytest.raises(deployment.DeploymentValueError, match="transit needs transit_url and transit_token_file"):
+        with raises(DeploymentCode.INVALID_VALUE, match="transit needs transit_url and transit_token_file"):
             deployment.parse(f"{MINIMAL}[keystore]\n{text}\n")
 
 
 def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
     text = '[model]\nname = "m"\n[server]\nkind = "tensorflow-serving"\nmetrics_port = 9464\n'
-    with pytest.raises(deployment.DeploymentValueError, match="has no TLS for its metrics"):
+    with raises(DeploymentCode.INVALID_VALUE, match="has no TLS for its metrics"):
         deployment.parse(text)
 
 

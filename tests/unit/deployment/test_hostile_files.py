@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
 from sealserve import deployment
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.errors import InputError
 
 MINIMAL = '[model]\nname = "m"\n'
@@ -34,7 +36,7 @@ def shortened(value: str) -> str:
     ids=shortened,
 )
 def test_tables_and_lists_in_each_other(text: str) -> None:
-    with pytest.raises(deployment.DeploymentSyntaxError, match="are nested too deeply") as caught:
+    with raises(DeploymentCode.SYNTAX, match="are nested too deeply") as caught:
         deployment.parse(f"{text}\n{MINIMAL}" if text.startswith(("x", "kubernetes.")) else f"{MINIMAL}{text}\n")
     assert len(caught.value.message) < 100
 
@@ -79,7 +81,7 @@ def test_tables_and_lists_in_each_other(text: str) -> None:
 def test_wrong_types_in_nested_tables(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "sealserve.toml"
     file.write_text(f"{MINIMAL}{text}\n")
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.read(file)
     assert caught.value.message.startswith(f"{file}, {message}")
     assert len(caught.value.message) < 1000
@@ -87,24 +89,24 @@ def test_wrong_types_in_nested_tables(tmp_path: Path, text: str, message: str) -
 
 @pytest.mark.parametrize("text", ["kubernetes = 3", "kubernetes = []", "kubernetes = 'store'"])
 def test_a_value_where_a_section_is_expected(text: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"line 1: kubernetes: a table is expected"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"line 1: kubernetes: a table is expected"):
         deployment.parse(f"{text}\n{MINIMAL}")
 
 
 def test_a_table_twice() -> None:
-    with pytest.raises(deployment.DeploymentSyntaxError, match="not valid TOML"):
+    with raises(DeploymentCode.SYNTAX, match="not valid TOML"):
         deployment.parse(f"{MINIMAL}[kubernetes.store]\n[kubernetes.store]\n")
 
 
 def test_what_ends_a_line_elsewhere_ends_none_in_toml() -> None:
     text = f'{MINIMAL}[kubernetes.service]\nannotations = {{ a = "x\u2028y\u0085z" }}\nnode_port = 0\n'
-    with pytest.raises(deployment.DeploymentValueError, match=r"^sealserve\.toml, line 5: "):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"^sealserve\.toml, line 5: "):
         deployment.parse(text)
 
 
 def test_a_long_line_that_looks_like_a_heading_takes_no_time() -> None:
     text = f'{MINIMAL}[kubernetes.service]\nannotations = {{ a = """\n[{" " * 200_000}x\n""" }}\nnode_port = 0\n'
-    with pytest.raises(deployment.DeploymentValueError, match=r"kubernetes\.service\.node_port"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"kubernetes\.service\.node_port"):
         deployment.parse(text)
 
 

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve import deployment
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED
 from sealserve.deployment.section import fields_of, section_of
@@ -84,10 +86,10 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
     table, key = MOVED[name]
     value = written(VALUES[name])
     if table == name:  # TOML itself has no text that is a value and a table
-        with pytest.raises(deployment.DeploymentSyntaxError):
+        with raises(DeploymentCode.SYNTAX):
             deployment.parse(f"{MINIMAL}[kubernetes]\n{name} = {value}\n{table}.{key} = {value}\n")
         return
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f"{MINIMAL}[kubernetes]\n{name} = {value}\n[kubernetes.{table}]\n{key} = {value}\n")
     old, new = f"kubernetes.{name}", f"kubernetes.{table}.{key}"
     assert caught.value.code == "deployment.invalid-value"
@@ -112,7 +114,7 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
     ],
 )  # fmt: skip
 def test_errors_of_former_keys(text: str, message: str) -> None:
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         deployment.parse(f"{MINIMAL}[kubernetes]\n{text}\n")
     assert caught.value.message.startswith(f"sealserve.toml, {message}")
 
@@ -130,7 +132,7 @@ def test_errors_of_former_keys(text: str, message: str) -> None:
     ],
 )  # fmt: skip
 def test_the_nearest_key_of_a_nested_table(text: str, key: str, hint: str) -> None:
-    with pytest.raises(deployment.DeploymentKeyError, match="unknown key") as caught:
+    with raises(DeploymentCode.UNKNOWN_KEY, match="unknown key") as caught:
         deployment.parse(f"{MINIMAL}{text}\n")
     assert repr(key) in caught.value.message
     assert caught.value.hint == hint
@@ -155,5 +157,5 @@ def test_a_key_that_has_no_default_shows_what_it_takes() -> None:
 
 def test_settings_of_the_example_that_no_table_has_are_found_when_it_is_read() -> None:
     text = deployment.write_example({"model": {"name": "m"}, "kubernetes": {"resources": {"memroy": "1Gi"}}})
-    with pytest.raises(deployment.DeploymentKeyError, match=r"kubernetes\.resources\.memroy"):
+    with raises(DeploymentCode.UNKNOWN_KEY, match=r"kubernetes\.resources\.memroy"):
         deployment.parse(text)

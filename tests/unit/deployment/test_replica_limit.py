@@ -1,6 +1,8 @@
 import pytest
+from tests.harness.errors import raises
 
 from sealserve import deployment
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.sections import DockerSection
 
 
@@ -22,7 +24,7 @@ def described(kind: str, replicas: int, subnet: str = "10.213.0.0/22") -> deploy
 )
 def test_each_target_has_one_limit_and_says_why(kind: str, subnet: str, most: int, reason: str) -> None:
     assert described(kind, most, subnet).target.replicas == most
-    with pytest.raises(deployment.DeploymentValueError) as caught:
+    with raises(DeploymentCode.INVALID_VALUE) as caught:
         described(kind, most + 1, subnet)
     assert caught.value.message.startswith(
         f"sealserve.toml, line 5: target.replicas: the target {kind} runs at most {most} replicas ({reason}"
@@ -31,12 +33,12 @@ def test_each_target_has_one_limit_and_says_why(kind: str, subnet: str, most: in
 
 
 def test_the_autoscaler_has_the_clusters_limit() -> None:
-    with pytest.raises(deployment.DeploymentValueError, match=r"max_replicas: .*less than or equal to 1000"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"max_replicas: .*less than or equal to 1000"):
         deployment.parse('[model]\nname = "m"\n[kubernetes.autoscaler]\nmax_replicas = 1001\n')
 
 
 def test_a_subnet_has_room_for_one_replica_at_least() -> None:
-    with pytest.raises(deployment.DeploymentValueError, match="it must hold 32 addresses: /27 or larger"):
+    with raises(DeploymentCode.INVALID_VALUE, match="it must hold 32 addresses: /27 or larger"):
         described("docker", 1, "10.213.0.0/28")
 
 

@@ -8,12 +8,13 @@ from tests.harness.workspaces import Site, make_site
 from sealserve.deployment import Deployment
 from sealserve.doctor import examination as doctor
 from sealserve.doctor import host_checks
-from sealserve.doctor.examination import NotReadyError
+from sealserve.doctor.codes import DoctorCode
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.simulated import private_memory
 from sealserve.enclave.simulated.private_memory import Way
 from sealserve.host.facts import HostFacts
-from sealserve.ingress.nginx_program import NginxMissingError, NginxProgram
+from sealserve.ingress.codes import IngressCode
+from sealserve.ingress.nginx_program import NginxProgram
 from sealserve.owner.owner import Owner
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
@@ -62,7 +63,7 @@ def test_a_fresh_machine_lacks_nothing_that_simulation_needs() -> None:
 
 def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def no_nginx() -> NginxProgram:
-        raise NginxMissingError("NGINX is not installed.", hint="apt-get install nginx")
+        raise IngressCode.NGINX_MISSING.error("NGINX is not installed.", hint="apt-get install nginx")
 
     monkeypatch.setattr(doctor, "find_nginx", no_nginx)
     monkeypatch.setattr(private_memory, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
@@ -220,4 +221,4 @@ def test_production_wants_more(tmp_path: Path, settings: dict[str, Any], verdict
 def test_no_deployment_is_not_fit_for_production() -> None:
     findings = examine((), None, None, production=True)
     assert [(finding.name, finding.verdict) for finding in findings] == [("platform", Verdict.MISSING)]
-    assert NotReadyError.code == "doctor.not-ready"
+    assert DoctorCode.NOT_READY.value == "doctor.not-ready"

@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
+from tests.harness.errors import Expected, raises
 from tests.harness.gramine_stand_in import install
 
-from sealserve.enclave.gramine_tools import (
-    GramineMissingError,
-    GramineOtherVersionError,
-    GramineOutputError,
-    GramineToolError,
-    find_tools,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.gramine_tools import find_tools
 from sealserve.enclave.index import BuiltEnclave, verify_enclave_index
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import EnclaveMeasurementError, load_enclave, sigstruct_path
+from sealserve.enclave.measurement import load_enclave, sigstruct_path
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import SealserveError
 from sealserve.sealing.release import Release
@@ -95,9 +91,18 @@ def test_a_name_that_looks_like_a_template_stays_what_it_is(
 @pytest.mark.parametrize(
     ("behaviour", "expected"),
     [
-        ({"failure": "no such option"}, (GramineToolError, "gramine-sgx-sign ended with status 1: no such option")),
-        ({"change": "manifest['loader']['log_level'] = 'none'"}, (GramineOutputError, "changed the manifest")),
-        ({"change": "sgx['cpu_features']['amx'] = 'required'"}, (GramineOutputError, "changed the manifest")),
+        (
+            {"failure": "no such option"},
+            (EnclaveCode.GRAMINE_TOOL_FAILED, "gramine-sgx-sign ended with status 1: no such option"),
+        ),
+        (
+            {"change": "manifest['loader']['log_level'] = 'none'"},
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+        ),
+        (
+            {"change": "sgx['cpu_features']['amx'] = 'required'"},
+            (EnclaveCode.GRAMINE_OTHER_OUTPUT, "changed the manifest"),
+        ),
         ({"change": "sgx['debug'] = True"}, (SealserveError, r"sgx\.debug")),
     ],
 )
@@ -106,17 +111,22 @@ def test_what_the_tools_did_wrong_is_said_and_nothing_is_kept(
     release: Release,
     on_path: Callable[..., None],
     behaviour: dict[str, str],
-    expected: tuple[type[SealserveError], str],
+    expected: tuple[Expected, str],
 ) -> None:
     on_path(**behaviour)
-    with pytest.raises(expected[0], match=expected[1]):
+    with raises(expected[0], match=expected[1]):
         build_for_sgx()
     assert not sigstruct_path(release.folder, "replica-0").exists()
 
 
 def test_codes() -> None:
-    errors = (GramineMissingError, GramineToolError, GramineOtherVersionError, GramineOutputError)
-    assert [error.code for error in errors] == [
+    errors = (
+        EnclaveCode.GRAMINE_MISSING,
+        EnclaveCode.GRAMINE_TOOL_FAILED,
+        EnclaveCode.GRAMINE_OTHER_VERSION,
+        EnclaveCode.GRAMINE_OTHER_OUTPUT,
+    )
+    assert [code.value for code in errors] == [
         "gramine.missing",
         "gramine.tool-failed",
         "gramine.other-version",
@@ -129,14 +139,14 @@ def test_another_gramine_than_there_would_measure_another_enclave(
 ) -> None:
     on_path()
     other = THERE.model_copy(update={"libpal": THERE.libpal.model_copy(update={"sha256": "0" * 64})})
-    with pytest.raises(GramineOtherVersionError, match=r"libpal\.so has SHA-256 \w{64}, and .* 0{64}") as caught:
+    with raises(EnclaveCode.GRAMINE_OTHER_VERSION, match=r"libpal\.so has SHA-256 \w{64}, and .* 0{64}") as caught:
         build_for_sgx(gramine=other)
     assert "--libpal" in (caught.value.hint or "")
 
 
 def test_without_gramine(build_for_sgx: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GramineMissingError, match="not here: gramine-manifest, gramine-sgx-sign") as caught:
+    with raises(EnclaveCode.GRAMINE_MISSING, match="not here: gramine-manifest, gramine-sgx-sign") as caught:
         build_for_sgx()
     assert "gramine.readthedocs.io" in (caught.value.hint or "")
 
@@ -145,9 +155,9 @@ def test_gramine_without_its_part_for_sgx(tmp_path: Path, monkeypatch: pytest.Mo
     programs = install(tmp_path / "gramine")
     shutil.rmtree(tmp_path / "gramine/lib")
     monkeypatch.setenv("PATH", str(programs))
-    with pytest.raises(GramineMissingError, match=r"there is no gramine/sgx/libpal\.so beside"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match=r"there is no gramine/sgx/libpal\.so beside"):
         find_tools()
-    with pytest.raises(GramineMissingError, match="there is no /none"):
+    with raises(EnclaveCode.GRAMINE_MISSING, match="there is no /none"):
         find_tools(libpal=Path("/none"))
 
 
@@ -159,7 +169,7 @@ def test_a_sigstruct_of_another_product_is_refused(
     first = sigstruct_path(release.folder, "replica-0").read_bytes()
     build_for_sgx(isv_svn=4)
     sigstruct_path(release.folder, "replica-0").write_bytes(first)
-    with pytest.raises(EnclaveMeasurementError, match=r"has product id 7 and SVN 4, and .* signed for 7 and 3"):
+    with raises(EnclaveCode.MEASUREMENT, match=r"has product id 7 and SVN 4, and .* signed for 7 and 3"):
         load_enclave(release.folder, "replica-0")
 
 

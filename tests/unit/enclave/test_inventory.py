@@ -5,18 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.images import add_gramine, embedded_image, tensorflow_serving_image
 
 from sealserve.enclave import inventory as module
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.image_root import ImageRoot
-from sealserve.enclave.inventory import (
-    Inventory,
-    InventoryError,
-    TrustedSourceError,
-    measure,
-    read_inventory,
-    take_inventory,
-)
+from sealserve.enclave.inventory import Inventory, measure, read_inventory, take_inventory
 from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS
 from sealserve.regular_file import InputFileSizeError
 from sealserve.terms import ServerKind
@@ -82,7 +77,9 @@ def test_files_are_measured_once_each_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrustedSourceError, match="none should be measured, and cannot be read: No such file") as caught:
+    with raises(
+        EnclaveCode.TRUSTED_SOURCE, match="none should be measured, and cannot be read: No such file"
+    ) as caught:
         measure([str(tmp_path / "none")])
     assert caught.value.code == "enclave.trusted-source"
 
@@ -112,21 +109,23 @@ Change = Callable[[dict[str, Any]], object]
 def test_what_is_no_inventory(image: Path, change: Change, message: str) -> None:
     value = json.loads(take(image).to_bytes())
     change(value)
-    with pytest.raises(InventoryError) as caught:
+    with raises(EnclaveCode.INVENTORY_INVALID) as caught:
         Inventory.parse(json.dumps(value).encode(), name="inventory.json")
     assert message in caught.value.message
     assert caught.value.code == "inventory.invalid"
 
 
 def test_another_text_for_the_same_inventory(image: Path) -> None:
-    with pytest.raises(InventoryError, match="not in canonical form"):
+    with raises(EnclaveCode.INVENTORY_INVALID, match="not in canonical form"):
         Inventory.parse(take(image).to_bytes() + b"\n", name="inventory.json")
 
 
 def test_a_file_that_is_too_large_or_no_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "inventory.json"
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(InventoryError, match=r"inventory\.json is no inventory of an enclave's files: the file"):
+    with raises(
+        EnclaveCode.INVENTORY_INVALID, match=r"inventory\.json is no inventory of an enclave's files: the file"
+    ):
         read_inventory(path)
     monkeypatch.setattr(module, "MAX_SIZE", 99)
     with pytest.raises(InputFileSizeError, match="more than 99 bytes"):

@@ -8,14 +8,16 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 from tests.harness.hostile_manifests import CASES, HARMLESS, Change
 from tests.harness.model_server_command import COMMAND, PROGRAM
 
-from sealserve.enclave.findings import Danger, ManifestInsecureError, ManifestSettingError, refuse
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.findings import Danger, refuse
 from sealserve.enclave.inventory import MeasuredFile
 from sealserve.enclave.lint import lint
 from sealserve.enclave.manifest import EncryptedMount
-from sealserve.enclave.manifest_reader import ManifestTemplateError, examine, parse_manifest, refuse_template
+from sealserve.enclave.manifest_reader import examine, parse_manifest, refuse_template
 from sealserve.enclave.mount_places import MountPlaces
 from sealserve.enclave.server_flags import SEALED, judge_flags
 from sealserve.enclave.server_program import Server
@@ -156,7 +158,7 @@ def test_what_is_insecure_is_found_with_its_line(text: str, part: str, setting: 
     (finding,) = lint(text)
     line = line_of(text, part)
     assert (finding.line, finding.setting, finding.danger) == (line, setting, danger)
-    with pytest.raises(ManifestInsecureError, match=f"line {line}: {setting}: .*--dangerous-{danger}") as caught:
+    with raises(EnclaveCode.MANIFEST_INSECURE, match=f"line {line}: {setting}: .*--dangerous-{danger}") as caught:
         refuse([finding], [other for other in Danger if other != danger], name="it")
     assert caught.value.code == "manifest.insecure"
     refuse([finding], [Danger(danger)], name="it")
@@ -235,7 +237,7 @@ def test_all_that_is_wrong_is_said_at_once(good: dict[str, Any]) -> None:
     data = copy.deepcopy(good)
     data["sgx"].update(debug=True, remote_attestation="none", seal_key={})
     del data["loader"]["env"]["LD_PRELOAD"], data["sys"]["enable_sigterm_injection"]
-    with pytest.raises(ManifestInsecureError) as caught:
+    with raises(EnclaveCode.MANIFEST_INSECURE) as caught:
         parse_manifest(tomli_w.dumps(data).encode())
     for part in (
         "sgx.debug: ",
@@ -250,7 +252,7 @@ def test_all_that_is_wrong_is_said_at_once(good: dict[str, Any]) -> None:
 def test_a_message_names_a_limited_number_of_settings(good: dict[str, Any]) -> None:
     data = copy.deepcopy(good)
     data["sgx"]["trusted_files"] += [{"uri": f"file:/x{number}", "sha256": "x"} for number in range(5000)]
-    with pytest.raises(ManifestSettingError, match=r"; and 4960 more\."):
+    with raises(EnclaveCode.MANIFEST_INVALID_SETTING, match=r"; and 4960 more\."):
         parse_manifest(tomli_w.dumps(data).encode())
 
 
@@ -265,7 +267,7 @@ def test_a_message_names_a_limited_number_of_settings(good: dict[str, Any]) -> N
     ],
 )
 def test_a_template_is_refused_with_its_line(text: str) -> None:
-    with pytest.raises(ManifestTemplateError, match=r"it is a template: line 2 has '\{") as caught:
+    with raises(EnclaveCode.MANIFEST_TEMPLATE, match=r"it is a template: line 2 has '\{") as caught:
         refuse_template(f"x = 1\n{text}\n".encode(), name="it")
     assert caught.value.code == "manifest.template"
     assert "gramine-manifest" in (caught.value.hint or "")
@@ -339,7 +341,7 @@ def test_an_empty_manifest_and_one_of_other_types() -> None:
 
 def test_all_findings_are_named_at_once_and_each_that_is_allowed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     findings = lint(added("sgx", 'enable_stats = true\nallowed_files = ["file:/x"]'))
-    with pytest.raises(ManifestInsecureError, match=r"it is insecure: line \d+: .*; line \d+: .*\."):
+    with raises(EnclaveCode.MANIFEST_INSECURE, match=r"it is insecure: line \d+: .*; line \d+: .*\."):
         refuse(findings, (), name="it")
     with caplog.at_level(logging.WARNING):
         refuse(findings, list(Danger), name="it")

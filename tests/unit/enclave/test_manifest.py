@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import tomli_w
+from tests.harness.errors import raises
 
-from sealserve.enclave.findings import (
-    Danger,
-    ManifestInsecureError,
-    ManifestSettingError,
-    ManifestUnknownSettingError,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EncryptedMount
-from sealserve.enclave.manifest_reader import ManifestSyntaxError, parse_manifest
+from sealserve.enclave.manifest_reader import parse_manifest
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
 from sealserve.errors import VerificationError
 
@@ -65,7 +62,7 @@ def test_a_path_inside_is_found_on_the_host(text: bytes) -> None:
 
 @pytest.mark.parametrize("raw", [b"\xff", b"[sgx", b"a = 1\na = 2\n", b"x = " + b"[" * 5000])
 def test_what_is_no_toml_is_said(raw: bytes) -> None:
-    with pytest.raises(ManifestSyntaxError, match=r"replica-0\.manifest\.sgx is not valid TOML") as caught:
+    with raises(EnclaveCode.MANIFEST_SYNTAX, match=r"replica-0\.manifest\.sgx is not valid TOML") as caught:
         parse_manifest(raw, name="replica-0.manifest.sgx")
 
     assert caught.value.code == "manifest.syntax"
@@ -128,7 +125,7 @@ def test_a_setting_that_is_not_known_to_be_harmless_is_refused(text: bytes, sett
             data = data[table]
         data[last] = value
 
-    with pytest.raises(ManifestUnknownSettingError, match=f"has the setting {setting}, which is not accepted") as e:
+    with raises(EnclaveCode.MANIFEST_UNKNOWN_SETTING, match=f"has the setting {setting}, which is not accepted") as e:
         parse_manifest(edited(text, add))
 
     assert e.value.code == "manifest.unknown-setting"
@@ -158,7 +155,7 @@ INSECURE: list[tuple[Edit, Danger]] = [
 @pytest.mark.parametrize(("edit", "danger"), INSECURE)
 def test_what_is_insecure_is_refused_unless_its_class_is_allowed(text: bytes, edit: Edit, danger: Danger) -> None:
     insecure = edited(text, edit)
-    with pytest.raises(ManifestInsecureError, match=rf"line \d+: .*--dangerous-{danger}") as caught:
+    with raises(EnclaveCode.MANIFEST_INSECURE, match=rf"line \d+: .*--dangerous-{danger}") as caught:
         parse_manifest(insecure, dangerous=[other for other in Danger if other is not danger])
     assert caught.value.code == "manifest.insecure"
     assert parse_manifest(insecure, dangerous=[danger]) == parse_manifest(text), "it is not in what is returned"
@@ -194,7 +191,7 @@ BAD_VALUES: list[tuple[Edit, str]] = [
 
 @pytest.mark.parametrize(("edit", "message"), BAD_VALUES, ids=[message for _, message in BAD_VALUES])
 def test_a_bad_value_is_named(text: bytes, edit: Edit, message: str) -> None:
-    with pytest.raises(ManifestSettingError) as caught:
+    with raises(EnclaveCode.MANIFEST_INVALID_SETTING) as caught:
         parse_manifest(edited(text, edit))
 
     assert caught.value.code == "manifest.invalid-setting"

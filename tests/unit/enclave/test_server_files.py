@@ -1,16 +1,12 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.images import add_gramine, elf, embedded_image, tensorflow_serving_image, write
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.image_root import ImageRoot
-from sealserve.enclave.server_files import (
-    GRAMINE_FOLDER,
-    PROGRAMS,
-    ServerFilesError,
-    list_gramine,
-    list_server,
-)
+from sealserve.enclave.server_files import GRAMINE_FOLDER, PROGRAMS, list_gramine, list_server
 from sealserve.terms import ServerKind
 
 PYTHON = PROGRAMS[ServerKind.EMBEDDED]
@@ -87,7 +83,7 @@ def test_a_library_folder_beside_usr(tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["/usr/bin/none", "usr/bin/python3.11", "/usr/bin"])
 def test_no_server(tmp_path: Path, program: str) -> None:
     root = ImageRoot(embedded_image(tmp_path))
-    with pytest.raises(ServerFilesError, match=f"{program} is no file in {tmp_path}") as caught:
+    with raises(EnclaveCode.INVENTORY_SERVER_MISSING, match=f"{program} is no file in {tmp_path}") as caught:
         list_server(root, ServerKind.EMBEDDED, program=program, gramine=None)
     assert caught.value.code == "inventory.server-missing"
 
@@ -107,5 +103,5 @@ def test_an_environment_without_its_python(tmp_path: Path, settings: str | None,
     root = ImageRoot(embedded_image(tmp_path))
     path = tmp_path / "opt/sealserve/pyvenv.cfg"
     path.unlink() if settings is None else path.write_text(settings)
-    with pytest.raises(ServerFilesError, match=message):
+    with raises(EnclaveCode.INVENTORY_SERVER_MISSING, match=message):
         list_server(root, ServerKind.EMBEDDED, program=PYTHON, gramine=None)

@@ -11,38 +11,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import keys
+from tests.harness.errors import raises
 from tests.harness.model_server_command import COMMAND, PROGRAM
 
 from sealserve.atomic_file import write_file
-from sealserve.enclave.index import (
-    BuiltEnclave,
-    EnclaveIndexError,
-    EnclaveIndexFilesError,
-    EnclaveIndexMissingError,
-    EnclaveIndexReleaseError,
-    remove_enclave,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, remove_enclave
 from sealserve.enclave.inventory import measure
-from sealserve.enclave.manifest_reader import ManifestTemplateError
-from sealserve.enclave.measurement import (
-    EnclaveMeasurementError,
-    EnclaveMissingError,
-    SignedEnclave,
-    load_enclave,
-    measure_simulated,
-)
-from sealserve.enclave.signing import (
-    BrokerCaError,
-    EnclaveReleaseError,
-    OtherManifestError,
-    resign,
-    verify_enclave_index,
-)
+from sealserve.enclave.measurement import SignedEnclave, load_enclave, measure_simulated
+from sealserve.enclave.signing import resign, verify_enclave_index
 from sealserve.enclave.spec import EnclaveSpec, make_manifest
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.release import Release, verify_release
-from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, IndexSignatureError, sign_index
+from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, sign_index
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import Attributes
-from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
+from sealserve.sgx.sigstruct import Sigstruct, mr_signer
 
 Make = Callable[..., EnclaveSpec]
 Build = Callable[..., BuiltEnclave]
@@ -119,7 +103,7 @@ def test_an_interrupted_build_is_mended_by_the_next(
 ) -> None:
     build(make_spec(name="replica-1"))
     write_file(release.folder / "enclave/replica-0.manifest.sgx", b"half of a build")
-    with pytest.raises(EnclaveIndexFilesError, match=r"not in the index: replica-0\.manifest\.sgx"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"not in the index: replica-0\.manifest\.sgx"):
         verify_enclave_index(release.folder, index_key.public_key())
 
     build(make_spec(name="replica-0"))
@@ -133,7 +117,7 @@ def test_an_enclave_is_removed_and_the_others_stay(
     one = build(make_spec(name="replica-1"))
     gone = build(make_spec(name="replica-0"))
     gone.sigstruct.unlink()  # by hand: nothing verifies then
-    with pytest.raises(EnclaveIndexFilesError, match=r"missing: replica-0\.sig") as caught:
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"missing: replica-0\.sig") as caught:
         build(make_spec(name="replica-2"))
     assert "sealserve enclave remove" in (caught.value.hint or "")
 
@@ -141,7 +125,7 @@ def test_an_enclave_is_removed_and_the_others_stay(
 
     assert verify_enclave_index(release.folder, index_key.public_key()) == (one,)
     assert not gone.manifest.exists()
-    with pytest.raises(EnclaveMissingError, match="There is no enclave 'replica-0'") as missing:
+    with raises(EnclaveCode.MISSING, match="There is no enclave 'replica-0'") as missing:
         remove_enclave(release.folder, "replica-0", index_key)
     assert missing.value.hint == "This release has: replica-1."
 
@@ -162,7 +146,7 @@ def test_a_tampered_neighbour_is_not_removed_along(
     neighbour = build(make_spec(name="replica-1"))
     build(make_spec(name="replica-0"))
     neighbour.sigstruct.write_bytes(bytes(1808))
-    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-1\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"changed: replica-1\.sig"):
         remove_enclave(release.folder, "replica-0", index_key)
 
 
@@ -178,9 +162,9 @@ def test_a_manifest_of_the_owners_is_for_this_broker_and_platform(
 ) -> None:
     own = make_manifest(make_spec(), broker_ca_sha256=hashlib.sha256(broker_ca).hexdigest()).to_bytes()
     build(make_spec(), manifest=own)
-    with pytest.raises(OtherManifestError, match=message):
+    with raises(EnclaveCode.OTHER_MANIFEST, match=message):
         build(make_spec(), manifest=change(own))
-    with pytest.raises(ManifestTemplateError, match="is a template"):
+    with raises(EnclaveCode.MANIFEST_TEMPLATE, match="is a template"):
         build(make_spec(), manifest=own + b"# {% endraw %}\n")
 
 
@@ -188,12 +172,12 @@ def test_a_tampered_neighbour_is_not_signed_again(build: Build, make_spec: Make)
     neighbour = build(make_spec(name="replica-1"))
     neighbour.sigstruct.write_bytes(bytes(1808))
 
-    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-1\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"changed: replica-1\.sig"):
         build(make_spec())
 
 
 def test_an_enclave_for_another_release_is_refused(build: Build, make_spec: Make) -> None:
-    with pytest.raises(EnclaveReleaseError, match="is specified for the release 000") as caught:
+    with raises(EnclaveCode.OTHER_RELEASE, match="is specified for the release 000") as caught:
         build(make_spec(release_id="0" * 64))
 
     assert caught.value.code == "enclave.other-release"
@@ -203,9 +187,9 @@ def test_the_brokers_ca_is_one_certificate_for_all_enclaves(build: Build, make_s
     other = broker_ca + b"\n"
 
     build(make_spec())
-    with pytest.raises(BrokerCaError, match="no certificate in PEM form"):
+    with raises(EnclaveCode.BROKER_CA, match="no certificate in PEM form"):
         build(make_spec(), broker_ca=b"nothing")
-    with pytest.raises(BrokerCaError, match="which the release's other enclaves trust") as caught:
+    with raises(EnclaveCode.BROKER_CA, match="which the release's other enclaves trust") as caught:
         build(make_spec(name="replica-1"), broker_ca=other)
     assert caught.value.code == "enclave.broker-ca"
     build(make_spec(), broker_ca=other)
@@ -233,7 +217,7 @@ def test_a_loader_refuses_a_changed_manifest(build: Build, make_spec: Make, rele
     built = build(make_spec())
     built.manifest.write_bytes(built.manifest.read_bytes().replace(b"--port=8500", b"--port=8501"))
 
-    with pytest.raises(EnclaveMeasurementError, match=f"was signed for {built.mr_enclave.hex()}") as caught:
+    with raises(EnclaveCode.MEASUREMENT, match=f"was signed for {built.mr_enclave.hex()}") as caught:
         load_enclave(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.measurement"
@@ -244,15 +228,15 @@ def test_a_loader_refuses_a_changed_sigstruct(build: Build, make_spec: Make, rel
     sigstruct = Sigstruct.parse(built.sigstruct.read_bytes())
     built.sigstruct.write_bytes(replace(sigstruct, isv_svn=9).to_bytes())
 
-    with pytest.raises(SigstructSignatureError, match="does not verify"):
+    with raises(SgxCode.SIGSTRUCT_SIGNATURE, match="does not verify"):
         load_enclave(release.folder, "replica-0")
 
 
 def test_a_missing_enclave_is_said_with_those_that_are_there(build: Build, make_spec: Make, release: Release) -> None:
-    with pytest.raises(EnclaveMissingError, match="sealserve enclave build"):
+    with raises(EnclaveCode.MISSING, match="sealserve enclave build"):
         load_enclave(release.folder, "replica-0")
     build(make_spec())
-    with pytest.raises(EnclaveMissingError, match=r"no enclave 'other'.*This release has: replica-0\.") as caught:
+    with raises(EnclaveCode.MISSING, match=r"no enclave 'other'.*This release has: replica-0\.") as caught:
         load_enclave(release.folder, "other")
     assert caught.value.code == "enclave.missing"
 
@@ -270,14 +254,14 @@ class TestIndex:
         assert caught.value.code == "enclave-index.missing"
 
     def test_another_owner_is_not_believed(self, release: Release) -> None:
-        with pytest.raises(IndexSignatureError, match="does not verify under the owner's key"):
+        with raises(SealingCode.INDEX_BAD_SIGNATURE, match="does not verify under the owner's key"):
             verify_enclave_index(release.folder, Ed25519PrivateKey.generate().public_key())
 
     def test_a_signature_of_another_domain_does_not_count(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         content = (release.folder / "enclave/index.json").read_bytes()
         (release.folder / "enclave/index.json.sig").write_bytes(sign_index(RELEASE_DOMAIN, content, index_key))
 
-        with pytest.raises(IndexSignatureError, match="does not verify under the owner's key"):
+        with raises(SealingCode.INDEX_BAD_SIGNATURE, match="does not verify under the owner's key"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     @pytest.mark.parametrize(
@@ -293,7 +277,7 @@ class TestIndex:
     ) -> None:
         self.sign(release, index_key, content)
 
-        with pytest.raises(EnclaveIndexError, match=message) as caught:
+        with raises(EnclaveCode.ENCLAVE_INDEX_INVALID, match=message) as caught:
             verify_enclave_index(release.folder, index_key.public_key())
         assert caught.value.code == "enclave-index.invalid"
 
@@ -301,20 +285,20 @@ class TestIndex:
         content = (release.folder / "enclave/index.json").read_bytes()
         self.sign(release, index_key, content + b"\n")
 
-        with pytest.raises(EnclaveIndexError, match="not in canonical form"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_INVALID, match="not in canonical form"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_the_enclaves_of_another_release_are_refused(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         (release.folder / "release.json").write_bytes(b"another release")
 
-        with pytest.raises(EnclaveIndexReleaseError, match=f"holds enclaves for the release {release.id}") as caught:
+        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"holds enclaves for the release {release.id}") as caught:
             verify_enclave_index(release.folder, index_key.public_key())
         assert caught.value.code == "enclave-index.release"
 
     def test_a_folder_without_a_release_is_said(self, release: Release, index_key: Ed25519PrivateKey) -> None:
         (release.folder / "release.json").unlink()
 
-        with pytest.raises(EnclaveIndexReleaseError, match="is no release"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match="is no release"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_every_difference_is_named(self, release: Release, index_key: Ed25519PrivateKey) -> None:
@@ -323,7 +307,7 @@ class TestIndex:
         (folder / "broker-ca.pem").unlink()
         (folder / "more").write_bytes(b"")
 
-        with pytest.raises(EnclaveIndexFilesError) as caught:
+        with raises(EnclaveCode.ENCLAVE_INDEX_FILES) as caught:
             verify_enclave_index(release.folder, index_key.public_key())
         assert caught.value.code == "enclave-index.files"
         for text in ("changed: replica-0.sig", "missing: broker-ca.pem", "not in the index: more"):
@@ -337,7 +321,7 @@ class TestIndex:
             return load_enclave(folder, name)
 
         monkeypatch.setattr("sealserve.enclave.index.load_enclave", swap_and_load)
-        with pytest.raises(EnclaveIndexFilesError, match=r"replica-0\.sig is not as its signed index says"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"replica-0\.sig is not as its signed index says"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_an_index_that_lies_about_a_measurement_is_refused(
@@ -346,7 +330,7 @@ class TestIndex:
         content = (release.folder / "enclave/index.json").read_bytes()
         self.sign(release, index_key, content.replace(built.mr_enclave.hex().encode(), b"0" * 64))
 
-        with pytest.raises(EnclaveIndexFilesError, match="The index says MRENCLAVE 0000"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match="The index says MRENCLAVE 0000"):
             verify_enclave_index(release.folder, index_key.public_key())
 
     def test_an_enclave_that_opens_another_release_is_refused(
@@ -362,7 +346,7 @@ class TestIndex:
             content.replace(release.id.encode(), hashlib.sha256(b"another release").hexdigest().encode()),
         )
 
-        with pytest.raises(EnclaveIndexReleaseError, match=f"'replica-0' opens the release {release.id}"):
+        with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=f"'replica-0' opens the release {release.id}"):
             verify_enclave_index(other, index_key.public_key())
 
     @staticmethod

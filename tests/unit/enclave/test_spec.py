@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
 import sealserve
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.inventory import GramineFiles, MeasuredFile, measure
 from sealserve.enclave.manifest import HostMount, TmpfsMount
 from sealserve.enclave.server_command import isolation
-from sealserve.enclave.spec import (
-    EnclaveSpec,
-    EnclaveSpecError,
-    make_manifest,
-    model_server_files,
-    release_mounts,
-)
+from sealserve.enclave.spec import EnclaveSpec, make_manifest, model_server_files, release_mounts
 from sealserve.sealing.release import Release
 
 Make = Callable[..., EnclaveSpec]
@@ -103,7 +99,7 @@ def test_a_python_finds_its_own_library_before_the_systems(make_spec: Make) -> N
 
 
 def test_for_sgx_there_must_be_gramine(make_spec: Make) -> None:
-    with pytest.raises(EnclaveSpecError, match="is for SGX, and there is no Gramine") as caught:
+    with raises(EnclaveCode.INVALID_SPEC, match="is for SGX, and there is no Gramine") as caught:
         make_spec(simulated=False)
     assert "enclave inventory" in (caught.value.hint or "")
 
@@ -140,7 +136,7 @@ def test_the_same_specification_has_the_same_bytes(make_spec: Make, tmp_path: Pa
     ],
 )
 def test_what_does_not_fit_together_is_said(make_spec: Make, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(EnclaveSpecError) as caught:
+    with raises(EnclaveCode.INVALID_SPEC) as caught:
         make_spec(**changes)
 
     assert caught.value.code == "enclave.invalid-spec"

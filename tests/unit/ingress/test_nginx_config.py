@@ -2,8 +2,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.ingress.nginx_config import IngressValueError, NginxConfig, Upstream, WorkerUser, render
+from sealserve.ingress.codes import IngressCode
+from sealserve.ingress.nginx_config import NginxConfig, Upstream, WorkerUser, render
 
 CONFIG = NginxConfig(
     listen="127.0.0.1",
@@ -111,6 +113,6 @@ def test_paths_are_quoted() -> None:
     ],
 )
 def test_values_that_would_mean_something_else_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(IngressValueError, match=message) as caught:
+    with raises(IngressCode.INVALID_VALUE, match=message) as caught:
         render(replace(CONFIG, **changes))  # type: ignore[arg-type]  # each is of its field's type
     assert caught.value.code == "ingress.invalid-value"

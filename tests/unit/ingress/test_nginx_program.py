@@ -1,18 +1,12 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.ingress import nginx_program
+from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_config import NginxConfig, Upstream
-from sealserve.ingress.nginx_program import (
-    ConfigRefusedError,
-    NginxMissingError,
-    NginxProgram,
-    StreamModuleMissingError,
-    describe_build,
-    find_nginx,
-    last_message,
-)
+from sealserve.ingress.nginx_program import NginxProgram, describe_build, find_nginx, last_message
 
 NGINX = Path("/usr/sbin/nginx")
 BUILD = "nginx version: nginx/{version}\nconfigure arguments: --with-cc-opt='-g -O2' {options}\n"
@@ -47,13 +41,13 @@ def test_a_distributions_build_has_the_module_apart(tmp_path: Path) -> None:
 def test_a_module_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nginx_program, "_MODULE_FOLDERS", (str(tmp_path / "other"),))
     options = f"--modules-path={tmp_path} --with-stream=dynamic --with-stream_ssl_preread_module"
-    with pytest.raises(StreamModuleMissingError, match=r"stream module is not.*libnginx-mod-stream") as caught:
+    with raises(IngressCode.STREAM_MODULE_MISSING, match=r"stream module is not.*libnginx-mod-stream") as caught:
         describe_build(NGINX, build(options=options))
     assert caught.value.code == "ingress.stream-module-missing"
 
 
 def test_a_build_without_stream() -> None:
-    with pytest.raises(StreamModuleMissingError, match="built without its stream"):
+    with raises(IngressCode.STREAM_MODULE_MISSING, match="built without its stream"):
         describe_build(NGINX, build(options="--with-http_ssl_module"))
 
 
@@ -61,14 +55,14 @@ def test_a_build_without_stream() -> None:
     ("text", "message"), [(build("1.17.10"), "NGINX 1.17.10; 1.18 or later"), ("hello", "does not tell its version")]
 )
 def test_a_build_that_cannot_be_used(text: str, message: str) -> None:
-    with pytest.raises(NginxMissingError, match=message):
+    with raises(IngressCode.NGINX_MISSING, match=message):
         describe_build(NGINX, text)
 
 
 def test_a_machine_without_nginx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(nginx_program, "_SYSTEM_FOLDERS", ())
-    with pytest.raises(NginxMissingError, match="apt-get install nginx libnginx-mod-stream") as caught:
+    with raises(IngressCode.NGINX_MISSING, match="apt-get install nginx libnginx-mod-stream") as caught:
         find_nginx()
     assert caught.value.code == "ingress.nginx-missing"
     assert caught.value.exit_status == 4
@@ -93,8 +87,8 @@ def test_what_nginx_says_of_a_configuration_is_passed_on(tmp_path: Path, config:
     program = tmp_path / "nginx"
     program.write_text('#!/bin/sh\necho "nginx: [emerg] host not found in upstream \\"x:1\\"" >&2\nexit 1\n')
     program.chmod(0o755)
-    with pytest.raises(
-        ConfigRefusedError, match='refuses its configuration: host not found in upstream "x:1"'
+    with raises(
+        IngressCode.CONFIG_REFUSED, match='refuses its configuration: host not found in upstream "x:1"'
     ) as caught:
         NginxProgram(program, (1, 22, 1), None).check(config)
     assert caught.value.code == "ingress.config-refused"

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError
+from sealserve.atomic_file import OutputExistsError
+from sealserve.codes import SealserveCode
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.convert import ModelNameError, SourceKind, import_model
-from sealserve.model.frozen_graph import NodeUnknownError, NotAGraphError
-from sealserve.model.saved_model import ModelMissingError, NotASavedModelError, ServeTagMissingError
-from sealserve.model.tensorflow_import import TensorFlowMissingError
+from sealserve.model.codes import ModelCode
+from sealserve.model.convert import SourceKind, import_model
 
 MakeSavedModel = Callable[..., Path]
 
@@ -36,10 +36,10 @@ def test_a_saved_model_is_copied_whole(make_saved_model: MakeSavedModel, tmp_pat
 
 
 def test_nothing_is_written_for_a_missing_or_unusable_model(make_saved_model: MakeSavedModel, tmp_path: Path) -> None:
-    with pytest.raises(ModelMissingError, match="There is no model at") as caught:
+    with raises(ModelCode.MISSING, match="There is no model at") as caught:
         import_model(tmp_path / "nowhere", tmp_path / "models", name="m", version=1)
     assert caught.value.code == "model.missing"
-    with pytest.raises(ServeTagMissingError):
+    with raises(ModelCode.NO_SERVE_TAG):
         import_model(make_saved_model(tags=("train",)), tmp_path / "models", name="m", version=1)
     assert _nothing_left(tmp_path / "models")
 
@@ -95,14 +95,14 @@ def test_a_full_disk_is_one_clear_error(
 
     source = make_saved_model()
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(DiskFullError, match=r"No room to write to .*models/m\."):
+    with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write to .*models/m\."):
         import_model(source, tmp_path / "models", name="m", version=1)
     assert _nothing_left(tmp_path / "models")
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a b", ".hidden", "x" * 64])
 def test_a_name_that_is_no_servables_is_refused(graph_file: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelNameError, match="is no servable's name") as caught:
+    with raises(ModelCode.INVALID_NAME, match="is no servable's name") as caught:
         import_model(graph_file, tmp_path / "models", name=name, version=1)
     assert caught.value.code == "model.invalid-name"
 
@@ -111,7 +111,7 @@ def test_a_name_that_is_no_servables_is_refused(graph_file: Path, tmp_path: Path
 def test_a_version_that_tensorflow_serving_does_not_read_is_refused(
     graph_file: Path, tmp_path: Path, version: int
 ) -> None:
-    with pytest.raises(ModelNameError, match=rf"a number from 0 to {2**63 - 1}: got {version}"):
+    with raises(ModelCode.INVALID_NAME, match=rf"a number from 0 to {2**63 - 1}: got {version}"):
         import_model(graph_file, tmp_path / "models", name="m", version=version)
 
 
@@ -152,14 +152,14 @@ def test_graphs_that_are_not_served_are_left_out(make_saved_model: MakeSavedMode
 def test_the_chunked_form_is_refused_by_its_name(make_saved_model: MakeSavedModel, tmp_path: Path) -> None:
     source = make_saved_model()
     (source / "saved_model.pb").rename(source / "saved_model.cpb")
-    with pytest.raises(NotASavedModelError, match=r"the chunked form of a SavedModel, saved_model\.cpb: expected"):
+    with raises(ModelCode.NOT_A_SAVED_MODEL, match=r"the chunked form of a SavedModel, saved_model\.cpb: expected"):
         import_model(source, tmp_path / "models", name="m", version=1)
     assert _nothing_left(tmp_path / "models")
 
 
 def test_the_file_of_keras_is_refused_with_the_way_to_export_it(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"PK\x03\x04")
-    with pytest.raises(NotAGraphError, match=r"m\.keras is a model in Keras's own format.*\.export\(DIR\)"):
+    with raises(ModelCode.NOT_A_GRAPH, match=r"m\.keras is a model in Keras's own format.*\.export\(DIR\)"):
         import_model(tmp_path / "m.keras", tmp_path / "models", name="m", version=1, inputs=["x"], outputs=["y"])
 
 
@@ -167,7 +167,7 @@ def test_a_wrong_node_name_is_an_error_before_tensorflow_is_imported(
     graph_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(NodeUnknownError):
+    with raises(ModelCode.UNKNOWN_NODE):
         import_model(graph_file, tmp_path / "models", name="m", version=1, inputs=["input"], outputs=["predicts"])
 
 
@@ -175,7 +175,7 @@ def test_without_tensorflow_one_message_says_what_to_install(
     graph_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(TensorFlowMissingError, match=r"pip install '\.\[server\]'") as caught:
+    with raises(ModelCode.TENSORFLOW_MISSING, match=r"pip install '\.\[server\]'") as caught:
         import_model(graph_file, tmp_path / "models", name="m", version=1, inputs=["input"], outputs=["predict"])
     assert caught.value.code == "model.tensorflow-missing"
     assert caught.value.exit_status == 4

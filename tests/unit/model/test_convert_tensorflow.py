@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.convert import ModelRefusedError, SourceKind, import_model
+from sealserve.model.codes import ModelCode
+from sealserve.model.convert import SourceKind, import_model
 from sealserve.model.lint import lint
-from sealserve.model.saved_model import NotASavedModelError, TensorSpec, describe, dtype_name
+from sealserve.model.saved_model import TensorSpec, describe, dtype_name
 from sealserve.model.tensorflow_import import import_tensorflow
 
 pytestmark = pytest.mark.tensorflow
@@ -75,7 +77,7 @@ def test_a_graph_that_tensorflow_does_not_load_is_refused(frozen: Path, tmp_path
     graph = pb.GraphDef.FromString(frozen.read_bytes())
     graph.node[0].op = "OperationOfOurOwn"
     frozen.write_bytes(graph.SerializeToString())
-    with pytest.raises(ModelRefusedError, match=r"TensorFlow .* does not load .*OperationOfOurOwn") as caught:
+    with raises(ModelCode.REFUSED, match=r"TensorFlow .* does not load .*OperationOfOurOwn") as caught:
         import_model(frozen, tmp_path / "models", name="t", version=1, inputs=["a"], outputs=["predict"])
     assert caught.value.code == "model.refused"
     assert not (tmp_path / "models").exists()
@@ -128,7 +130,7 @@ def test_a_saved_model_in_text_form_becomes_one_in_binary_form(tf: Any, tmp_path
     message = SavedModel.FromString((source / "saved_model.pb").read_bytes())
     (source / "saved_model.pb").unlink()
     (source / "saved_model.pbtxt").write_text(text_format.MessageToString(message))
-    with pytest.raises(NotASavedModelError, match=r"the text form of a SavedModel, saved_model\.pbtxt: expected"):
+    with raises(ModelCode.NOT_A_SAVED_MODEL, match=r"the text form of a SavedModel, saved_model\.pbtxt: expected"):
         lint(source)
     model = import_model(source, tmp_path / "models", name="m", version=1)
     assert not (model.folder / "saved_model.pbtxt").exists()
@@ -136,7 +138,7 @@ def test_a_saved_model_in_text_form_becomes_one_in_binary_form(tf: Any, tmp_path
     answer = tf.saved_model.load(str(model.folder)).signatures["serving_default"](x=tf.constant([1.5]))
     np.testing.assert_array_equal(next(iter(answer.values())).numpy(), [3.0])
     (source / "saved_model.pbtxt").write_text("meta_graphs { no }")
-    with pytest.raises(NotASavedModelError, match="is not a SavedModel in text form"):
+    with raises(ModelCode.NOT_A_SAVED_MODEL, match="is not a SavedModel in text form"):
         import_model(source, tmp_path / "models", name="m", version=2)
     assert not (tmp_path / "models" / "m" / "2").exists()
 
@@ -144,7 +146,7 @@ def test_a_saved_model_in_text_form_becomes_one_in_binary_form(tf: Any, tmp_path
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from sealserve.atomic_file import DiskFullError
+from sealserve.errors import UnavailableError
 from sealserve.model.convert import import_model
 from sealserve.model.tensorflow_import import import_tensorflow
 
@@ -153,7 +155,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     import_model(Path(sys.argv[1]), Path(sys.argv[2]), name="m", version=1, inputs=["x"], outputs=["y"])
-except DiskFullError as error:
+except UnavailableError as error:
     print(error.message)
 """
 

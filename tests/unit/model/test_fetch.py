@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.atomic_file import OutputExistsError
-from sealserve.model.fetch import (
-    FetchDigestError,
-    FetchedFile,
-    FetchMismatchError,
-    FetchRefusedError,
-    FetchTooLargeError,
-    FetchUnreachableError,
-    FetchUrlError,
-    fetch,
-)
+from sealserve.model.codes import ModelCode
+from sealserve.model.fetch import FetchedFile, fetch
 
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -91,7 +84,7 @@ def test_another_file_that_is_there_is_kept(tmp_path: Path) -> None:
 
 
 def test_another_digest_leaves_no_file(server: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchMismatchError, match=f"has SHA-256 {SHA256}, expected {'0' * 64}") as caught:
+    with raises(ModelCode.FETCH_DIGEST_MISMATCH, match=f"has SHA-256 {SHA256}, expected {'0' * 64}") as caught:
         fetch(f"{server}/model.pb", tmp_path / "model.pb", sha256="0" * 64)
     assert caught.value.code == "fetch.digest-mismatch"
     assert caught.value.exit_status == 3
@@ -100,14 +93,14 @@ def test_another_digest_leaves_no_file(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/model.pb", "/unsized"])
 def test_a_file_that_is_too_large_is_cut_off(server: str, tmp_path: Path, path: str) -> None:
-    with pytest.raises(FetchTooLargeError, match="more than the 1,000 bytes that are allowed") as caught:
+    with raises(ModelCode.FETCH_TOO_LARGE, match="more than the 1,000 bytes that are allowed") as caught:
         fetch(server + path, tmp_path / "model.pb", sha256=SHA256, largest=1000)
     assert caught.value.code == "fetch.too-large"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_connection_that_breaks_leaves_no_file(server: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchUnreachableError, match=r"/cut failed: .*received 1000 bytes, expected") as caught:
+    with raises(ModelCode.FETCH_UNREACHABLE, match=r"/cut failed: .*received 1000 bytes, expected") as caught:
         fetch(f"{server}/cut", tmp_path / "model.pb", sha256=SHA256)
     assert caught.value.code == "fetch.unreachable"
     assert caught.value.exit_status == 4
@@ -117,21 +110,21 @@ def test_a_connection_that_breaks_leaves_no_file(server: str, tmp_path: Path) ->
 def test_a_server_that_is_not_there_is_unreachable(server: str, tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as closed:
         port = closed.server_port
-    with pytest.raises(FetchUnreachableError, match=rf"127\.0\.0\.1:{port}/model\.pb failed: "):
+    with raises(ModelCode.FETCH_UNREACHABLE, match=rf"127\.0\.0\.1:{port}/model\.pb failed: "):
         fetch(f"http://127.0.0.1:{port}/model.pb", tmp_path / "model.pb", sha256=SHA256)
     assert server
 
 
 def test_an_error_of_the_server_is_named_without_the_secrets_of_the_address(server: str, tmp_path: Path) -> None:
     address = server.replace("http://", "http://user:password@") + "/nowhere?token=secret#part"
-    with pytest.raises(FetchRefusedError) as caught:
+    with raises(ModelCode.FETCH_REFUSED) as caught:
         fetch(address, tmp_path / "model.pb", sha256=SHA256)
     assert caught.value.code == "fetch.refused"
     assert caught.value.message == f"{server}/nowhere answers 404 Not Found."
 
 
 def test_redirects_end(server: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchRefusedError, match="redirects more than 5 times"):
+    with raises(ModelCode.FETCH_REFUSED, match="redirects more than 5 times"):
         fetch(f"{server}/loop", tmp_path / "model.pb", sha256=SHA256)
 
 
@@ -147,24 +140,24 @@ def test_redirects_end(server: str, tmp_path: Path) -> None:
     ],
 )
 def test_only_https_is_fetched(url: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchUrlError, match="is no https address") as caught:
+    with raises(ModelCode.FETCH_INSECURE_URL, match="is no https address") as caught:
         fetch(url, tmp_path / "model.pb", sha256=SHA256)
     assert caught.value.code == "fetch.insecure-url"
 
 
 def test_what_is_no_url_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FetchUrlError, match="That is no URL"):
+    with raises(ModelCode.FETCH_INSECURE_URL, match="That is no URL"):
         fetch("https://[::1", tmp_path / "model.pb", sha256=SHA256)
 
 
 def test_a_redirect_away_from_https_is_refused(server: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchUrlError, match=r"http://203\.0\.113\.1/model\.pb is no https address"):
+    with raises(ModelCode.FETCH_INSECURE_URL, match=r"http://203\.0\.113\.1/model\.pb is no https address"):
         fetch(f"{server}/out", tmp_path / "model.pb", sha256=SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "g" * 64, "sha256:" + "0" * 64])
 def test_what_is_no_digest_is_refused(digest: str, tmp_path: Path) -> None:
-    with pytest.raises(FetchDigestError, match="is no SHA-256") as caught:
+    with raises(ModelCode.FETCH_INVALID_DIGEST, match="is no SHA-256") as caught:
         fetch("https://example.invalid/", tmp_path / "model.pb", sha256=digest)
     assert caught.value.code == "fetch.invalid-digest"

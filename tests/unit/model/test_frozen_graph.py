@@ -1,17 +1,11 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.model import saved_model_pb2 as pb
-from sealserve.model.frozen_graph import (
-    NodeUnknownError,
-    NotAGraphError,
-    NotFrozenError,
-    check_frozen,
-    reachable,
-    read_graph,
-)
-from sealserve.model.saved_model import ModelMissingError, SignatureMissingError
+from sealserve.model.codes import ModelCode
+from sealserve.model.frozen_graph import check_frozen, reachable, read_graph
 
 
 def test_a_frozen_graph_with_the_nodes_passes(graph_file: Path) -> None:
@@ -22,7 +16,7 @@ def test_a_frozen_graph_with_the_nodes_passes(graph_file: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelMissingError, match=r"There is no model at .*nowhere\.pb"):
+    with raises(ModelCode.MISSING, match=r"There is no model at .*nowhere\.pb"):
         read_graph(tmp_path / "nowhere.pb")
 
 
@@ -30,7 +24,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "graph.pb"
     path.write_bytes(content)
-    with pytest.raises(NotAGraphError, match=r"graph\.pb is no frozen graph") as caught:
+    with raises(ModelCode.NOT_A_GRAPH, match=r"graph\.pb is no frozen graph") as caught:
         read_graph(path)
     assert caught.value.code == "model.not-a-graph"
 
@@ -38,7 +32,7 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_the_file_of_a_saved_model_points_at_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "saved_model.pb"
     path.write_bytes(pb.SavedModel(saved_model_schema_version=1).SerializeToString())
-    with pytest.raises(NotAGraphError, match=f"is a SavedModel's file.*Give the folder {tmp_path}"):
+    with raises(ModelCode.NOT_A_GRAPH, match=f"is a SavedModel's file.*Give the folder {tmp_path}"):
         read_graph(path)
 
 
@@ -52,7 +46,7 @@ def test_the_file_of_a_saved_model_points_at_its_folder(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_node_names_the_nearest(graph_file: Path, inputs: list[str], outputs: list[str], hint: str) -> None:
-    with pytest.raises(NodeUnknownError) as caught:
+    with raises(ModelCode.UNKNOWN_NODE) as caught:
         check_frozen(read_graph(graph_file), graph_file, inputs=inputs, outputs=outputs)
     assert caught.value.code == "model.unknown-node"
     assert str(caught.value) == f"{graph_file} has no node {hint}"
@@ -60,7 +54,7 @@ def test_an_unknown_node_names_the_nearest(graph_file: Path, inputs: list[str], 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [([], ["predict"]), (["input"], [])])
 def test_a_frozen_graph_needs_names(graph_file: Path, inputs: list[str], outputs: list[str]) -> None:
-    with pytest.raises(SignatureMissingError, match="needs the names of its inputs and of its outputs"):
+    with raises(ModelCode.NO_SIGNATURE, match="needs the names of its inputs and of its outputs"):
         check_frozen(read_graph(graph_file), graph_file, inputs=inputs, outputs=outputs)
 
 
@@ -69,6 +63,6 @@ def test_a_graph_with_variables_is_not_frozen(graph_file: Path) -> None:
     graph.node.append(pb.NodeDef(name="unused", op="VarHandleOp"))
     check_frozen(graph, graph_file, inputs=["input"], outputs=["predict"])
     graph.node[2].input.append("unused")
-    with pytest.raises(NotFrozenError, match="is not frozen: 'unused' is a variable") as caught:
+    with raises(ModelCode.NOT_FROZEN, match="is not frozen: 'unused' is a variable") as caught:
         check_frozen(graph, graph_file, inputs=["input"], outputs=["predict"])
     assert caught.value.code == "model.not-frozen"

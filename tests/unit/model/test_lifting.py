@@ -3,10 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.model import lifting
+from sealserve.model.codes import ModelCode
 from sealserve.model.convert import import_model
-from sealserve.model.lifting import LiftingError, check_written, lift
+from sealserve.model.lifting import check_written, lift
 from sealserve.model.resnet50 import Architecture, build_frozen_graph
 from sealserve.model.tensorflow_import import import_tensorflow
 
@@ -100,6 +102,6 @@ def test_a_value_that_was_not_written_as_it_was_is_noticed(tf: Any, frozen: Path
     name = next(iter(lifted.values))
     changed = lifted.values[name].copy()
     changed.flat[0] = -changed.flat[0] - 1
-    with pytest.raises(LiftingError, match=r"was not written as it was") as caught:
+    with raises(ModelCode.LIFTING, match=r"was not written as it was") as caught:
         check_written(lifting.Lifted(graph_def=lifted.graph_def, values={name: changed}), folder)
     assert caught.value.code == "model.lifting"

@@ -4,19 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 
 from sealserve.model import saved_model_pb2 as pb
+from sealserve.model.codes import ModelCode
 from sealserve.model.lint import RefusedOperationError, find, lint
-from sealserve.model.loading_runs import AssetNameError
 from sealserve.model.operations import TENSORFLOW_VERSION, Allowed, class_of, classes
-from sealserve.model.saved_model import (
-    AmbiguousModelError,
-    FileUnusableError,
-    ModelMissingError,
-    NotASavedModelError,
-    ServeTagMissingError,
-)
 
 
 def changed(folder: Path, change: Any) -> Path:
@@ -188,7 +182,7 @@ def two_graphs(folder: Path, *tags: tuple[str, ...]) -> Path:
     [(("serve",), ("serve",)), (("serve", "serve"), ("serve",)), (("serve",), ("serve", "serve"), ("serve", "gpu"))],
 )
 def test_two_graphs_with_one_set_of_tags_are_refused(tags: Any, model: Path) -> None:
-    with pytest.raises(AmbiguousModelError, match="has 2 graphs with the tags serve") as caught:
+    with raises(ModelCode.AMBIGUOUS, match="has 2 graphs with the tags serve") as caught:
         lint(two_graphs(model, *tags))
     assert caught.value.code == "model.ambiguous"
 
@@ -198,7 +192,7 @@ def test_the_order_of_tags_does_not_matter(model: Path) -> None:
     for tags in (["serve", "gpu"], ["gpu", "serve", "gpu"]):
         with pytest.raises(RefusedOperationError, match="ReadFile"):
             lint(folder, tags=tags)
-    with pytest.raises(AmbiguousModelError):
+    with raises(ModelCode.AMBIGUOUS):
         lint(two_graphs(folder, ("gpu", "serve"), ("serve", "gpu")), tags=["serve", "gpu"])
 
 
@@ -222,7 +216,7 @@ def test_a_graph_that_is_not_served_is_judged_as_well_but_may_keep_state(model: 
 def test_several_forms_of_one_model_are_refused(others: list[str], model: Path) -> None:
     for name in others:
         (model / name).write_bytes(b"")
-    with pytest.raises(AmbiguousModelError, match=r"holds several SavedModels: saved_model\.pb, saved_model"):
+    with raises(ModelCode.AMBIGUOUS, match=r"holds several SavedModels: saved_model\.pb, saved_model"):
         lint(model)
 
 
@@ -246,7 +240,7 @@ def same_asset_tensor(graph: pb.MetaGraphDef) -> None:
 
 @pytest.mark.parametrize("change", [same_node, same_function, same_node_in_a_function, same_asset_tensor])
 def test_what_can_be_read_in_two_ways_is_refused(change: Any, model: Path) -> None:
-    with pytest.raises(AmbiguousModelError, match=r"Several .*'(y|f|n|y:0)'"):
+    with raises(ModelCode.AMBIGUOUS, match=r"Several .*'(y|f|n|y:0)'"):
         lint(changed(model, change))
 
 
@@ -260,7 +254,7 @@ def test_what_has_no_name_is_refused(what: str, model: Path) -> None:
         else:
             function(graph, "f", pb.NodeDef(op="Print"))
 
-    with pytest.raises(AmbiguousModelError, match=f"Not all {what}.* have names"):
+    with raises(ModelCode.AMBIGUOUS, match=f"Not all {what}.* have names"):
         lint(changed(model, add))
 
 
@@ -269,7 +263,7 @@ def test_an_asset_is_a_plain_name(name: str, model: Path) -> None:
     def add(graph: pb.MetaGraphDef) -> None:
         graph.asset_file_def.add(filename=name).tensor_info.name = "y:0"
 
-    with pytest.raises(AssetNameError, match="is not the name of a file in the SavedModel's assets folder") as caught:
+    with raises(ModelCode.ASSET_NAME, match="is not the name of a file in the SavedModel's assets folder") as caught:
         lint(changed(model, add))
     assert caught.value.code == "model.asset-name"
 
@@ -278,7 +272,7 @@ def test_a_damaged_list_of_assets_is_refused(model: Path) -> None:
     def add(graph: pb.MetaGraphDef) -> None:
         graph.collection_def["saved_model_assets"].any_list.value.add(value=b"\xff")
 
-    with pytest.raises(AssetNameError, match="list of assets is damaged"):
+    with raises(ModelCode.ASSET_NAME, match="list of assets is damaged"):
         lint(changed(model, add))
 
 
@@ -290,7 +284,7 @@ def test_an_entry_of_a_map_that_only_tensorflow_reads_is_refused(model: Path) ->
     meta_graph = b"\x12" + bytes([len(graph)]) + graph
     message = (model / "saved_model.pb").read_bytes()
     (model / "saved_model.pb").write_bytes(message + b"\x12" + bytes([len(meta_graph)]) + meta_graph)
-    with pytest.raises(AmbiguousModelError, match=r"NodeDef\.attr"):
+    with raises(ModelCode.AMBIGUOUS, match=r"NodeDef\.attr"):
         lint(model)
 
 
@@ -434,7 +428,7 @@ def test_many_functions_that_call_each_other_take_no_long_time(model: Path) -> N
 def test_links_to_folders_are_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (model / "assets").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileUnusableError):
+    with raises(ModelCode.UNUSABLE_FILE):
         lint(model)
 
 
@@ -462,11 +456,11 @@ def test_what_will_fail_at_the_first_request_is_a_warning(model: Path) -> None:
 
 
 def test_what_is_no_model_for_serving(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelMissingError):
+    with raises(ModelCode.MISSING):
         lint(tmp_path / "nowhere")
-    with pytest.raises(NotASavedModelError):
+    with raises(ModelCode.NOT_A_SAVED_MODEL):
         lint(tmp_path)
-    with pytest.raises(ServeTagMissingError):
+    with raises(ModelCode.NO_SERVE_TAG):
         lint(changed(model, lambda graph: graph.meta_info_def.tags.append("gpu")))
 
 

@@ -3,20 +3,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.model.saved_model import (
-    FileUnusableError,
-    ModelMissingError,
-    NotASavedModelError,
-    SavedSignature,
-    ServeTagMissingError,
-    SignatureMissingError,
-    TensorSpec,
-    VariablesMissingError,
-    check_servable,
-    describe,
-    dtype_name,
-)
+from sealserve.model.codes import ModelCode
+from sealserve.model.saved_model import SavedSignature, TensorSpec, check_servable, describe, dtype_name
 
 MakeSavedModel = Callable[..., Path]
 
@@ -40,7 +30,7 @@ def test_describe_says_what_model_show_prints(make_saved_model: MakeSavedModel) 
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelMissingError, match=r"There is no folder .*nowhere") as caught:
+    with raises(ModelCode.MISSING, match=r"There is no folder .*nowhere") as caught:
         describe(tmp_path / "nowhere")
     assert caught.value.code == "model.missing"
 
@@ -48,7 +38,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_the_folder_above_the_versions_points_at_the_last_one(make_saved_model: MakeSavedModel, tmp_path: Path) -> None:
     make_saved_model(tmp_path / "resnet50" / "1")
     make_saved_model(tmp_path / "resnet50" / "2")
-    with pytest.raises(NotASavedModelError, match=r"it has no saved_model\.pb.*Did you mean .*resnet50/2\?") as caught:
+    with raises(ModelCode.NOT_A_SAVED_MODEL, match=r"it has no saved_model\.pb.*Did you mean .*resnet50/2\?") as caught:
         describe(tmp_path / "resnet50")
     assert caught.value.code == "model.not-a-saved-model"
 
@@ -57,7 +47,7 @@ def test_a_damaged_file_is_no_saved_model(make_saved_model: MakeSavedModel) -> N
     folder = make_saved_model()
     with (folder / "saved_model.pb").open("r+b") as stream:
         stream.truncate(20)
-    with pytest.raises(NotASavedModelError, match="damaged"):
+    with raises(ModelCode.NOT_A_SAVED_MODEL, match="damaged"):
         describe(folder)
 
 
@@ -65,13 +55,13 @@ def test_a_damaged_file_is_no_saved_model(make_saved_model: MakeSavedModel) -> N
 def test_a_graph_that_a_server_would_not_load_is_refused(
     make_saved_model: MakeSavedModel, tags: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ServeTagMissingError, match="no graph with the tags serve: it has") as caught:
+    with raises(ModelCode.NO_SERVE_TAG, match="no graph with the tags serve: it has") as caught:
         check_servable(make_saved_model(tags=tags))
     assert caught.value.code == "model.no-serve-tag"
 
 
 def test_a_model_without_a_signature_is_refused(make_saved_model: MakeSavedModel) -> None:
-    with pytest.raises(SignatureMissingError, match=r"has no signature.*serving_default") as caught:
+    with raises(ModelCode.NO_SIGNATURE, match=r"has no signature.*serving_default") as caught:
         check_servable(make_saved_model(signature=False))
     assert caught.value.code == "model.no-signature"
 
@@ -79,15 +69,15 @@ def test_a_model_without_a_signature_is_refused(make_saved_model: MakeSavedModel
 def test_each_missing_file_of_the_variables_is_named(make_saved_model: MakeSavedModel) -> None:
     folder = make_saved_model(op="VarHandleOp")
     variables = folder / "variables"
-    with pytest.raises(VariablesMissingError, match=r"has variables, but not variables/variables\.index") as caught:
+    with raises(ModelCode.VARIABLES_MISSING, match=r"has variables, but not variables/variables\.index") as caught:
         check_servable(folder)
     assert caught.value.code == "model.variables-missing"
     variables.mkdir()
     (variables / "variables.index").touch()
-    with pytest.raises(VariablesMissingError, match=r"but not variables/variables\.data-00000-of-00001"):
+    with raises(ModelCode.VARIABLES_MISSING, match=r"but not variables/variables\.data-00000-of-00001"):
         check_servable(folder)
     (variables / "variables.data-00001-of-00002").touch()
-    with pytest.raises(VariablesMissingError, match=r"but not variables/variables\.data-00000-of-00002"):
+    with raises(ModelCode.VARIABLES_MISSING, match=r"but not variables/variables\.data-00000-of-00002"):
         check_servable(folder)
     (variables / "variables.data-00000-of-00002").touch()
     assert check_servable(folder).serving_graph.has_variables
@@ -102,7 +92,7 @@ def test_a_link_to_a_file_is_a_file_and_a_link_to_a_folder_is_refused(
     (folder / "assets" / "vocabulary").symlink_to(tmp_path / "vocabulary")
     assert describe(folder).files == 2
     (folder / "variables").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(FileUnusableError, match="variables is no plain file or folder") as caught:
+    with raises(ModelCode.UNUSABLE_FILE, match="variables is no plain file or folder") as caught:
         describe(folder)
     assert caught.value.code == "model.unusable-file"
 
@@ -110,7 +100,7 @@ def test_a_link_to_a_file_is_a_file_and_a_link_to_a_folder_is_refused(
 def test_a_socket_or_pipe_is_refused(make_saved_model: MakeSavedModel) -> None:
     folder = make_saved_model()
     os.mkfifo(folder / "pipe")
-    with pytest.raises(FileUnusableError, match="pipe is no plain file"):
+    with raises(ModelCode.UNUSABLE_FILE, match="pipe is no plain file"):
         check_servable(folder)
 
 

@@ -2,12 +2,11 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from tests.harness.errors import raises
 
+from sealserve.model.codes import ModelCode
 from sealserve.model.server_config import (
     ServedModel,
-    ServerConfigMissingError,
-    ServerConfigSyntaxError,
-    ServerConfigValueError,
     model_server_config,
     read_batching_parameters,
     read_monitoring_config,
@@ -72,7 +71,7 @@ def test_batching_parameters_are_kept_as_they_are(tmp_path: Path, text: str) -> 
     ],
 )
 def test_batching_parameters_that_the_server_would_refuse(tmp_path: Path, text: str, what: str) -> None:
-    with pytest.raises(ServerConfigValueError, match=what) as caught:
+    with raises(ModelCode.SERVER_CONFIG_VALUE, match=what) as caught:
         read_batching_parameters(written(tmp_path, text))
     assert caught.value.code == "server-config.value"
 
@@ -80,24 +79,24 @@ def test_batching_parameters_that_the_server_would_refuse(tmp_path: Path, text: 
 def test_a_monitoring_config(tmp_path: Path) -> None:
     text = 'prometheus_config { enable: true path: "/metrics" }'
     assert read_monitoring_config(written(tmp_path, text)) == text.encode()
-    with pytest.raises(ServerConfigValueError, match="must begin with a slash"):
+    with raises(ModelCode.SERVER_CONFIG_VALUE, match="must begin with a slash"):
         read_monitoring_config(written(tmp_path, 'prometheus_config { path: "metrics" }'))
 
 
 @pytest.mark.parametrize("text", ["max_batch_size: 32", "no_such_field: 1", "max_batch_size {", "\0", "{}"])
 def test_what_is_no_such_file(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ServerConfigSyntaxError, match=r"some\.config is no BatchingParameters in protobuf") as caught:
+    with raises(ModelCode.SERVER_CONFIG_SYNTAX, match=r"some\.config is no BatchingParameters in protobuf") as caught:
         read_batching_parameters(written(tmp_path, text))
     assert caught.value.code == "server-config.syntax"
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "some.config").write_bytes(b"\xff\xfe")
-    with pytest.raises(ServerConfigSyntaxError):
+    with raises(ModelCode.SERVER_CONFIG_SYNTAX):
         read_monitoring_config(tmp_path / "some.config")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ServerConfigMissingError, match=r"nowhere cannot be read: No such file") as caught:
+    with raises(ModelCode.SERVER_CONFIG_MISSING, match=r"nowhere cannot be read: No such file") as caught:
         read_monitoring_config(tmp_path / "nowhere")
     assert caught.value.code == "server-config.missing"

@@ -9,29 +9,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import Expected, raises
 from tests.harness.killing import failed_at, interrupted_at, killed_at
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import NAME, Site, make_site
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.broker import admin
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.keystore import KeyId
-from sealserve.broker.master_key import MasterKeyExposedError, MasterKeyUnreadableError
 from sealserve.owner import backup as backup_module
 from sealserve.owner import master_key as master_keys
 from sealserve.owner import provisioning, releases
-from sealserve.owner.backup import BackupWorkspaceError, back_up
-from sealserve.owner.backup_format import BackupContentError, BackupFormatError
+from sealserve.owner.backup import back_up
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
-from sealserve.owner.restore import BackupKeyError, BackupKeyMissingError, restore
-from sealserve.sealing.plain_tar import ArchiveFormatError, ArchiveMemberError, ArchivePathError, ArchiveTruncatedError
+from sealserve.owner.restore import restore
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.release import VerifiedRelease
 from sealserve.workspace import Workspace
 
-CODES: dict[type[Exception], str] = {
-    BackupFormatError: "backup.format",
-    BackupContentError: "backup.content",
-    BackupKeyError: "backup.wrong-key",
+CODES: dict[Expected, str] = {
+    OwnerCode.BACKUP_FORMAT: "backup.format",
+    OwnerCode.BACKUP_CONTENT: "backup.content",
+    OwnerCode.BACKUP_WRONG_KEY: "backup.wrong-key",
 }
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
@@ -121,19 +122,19 @@ def test_the_database_is_whole_while_others_write(site: Site, released: Verified
 
 def test_another_master_key_does_not_open_it(backup: Path, master_key: Path, empty: Workspace) -> None:
     master_key.write_bytes(bytes(range(32)))
-    with pytest.raises(BackupKeyError, match="made under another master key") as caught:
+    with raises(OwnerCode.BACKUP_WRONG_KEY, match="made under another master key") as caught:
         restore(empty, backup, master_key=master_key)
     assert caught.value.code == "backup.wrong-key"
     master_key.chmod(0o644)
-    with pytest.raises(MasterKeyExposedError):
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_EXPOSED):
         restore(empty, backup, master_key=master_key)
-    with pytest.raises(MasterKeyUnreadableError):
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_UNREADABLE):
         restore(empty, backup, master_key=master_key.with_name("nowhere"))
     assert list(empty.directory.iterdir()) == []
 
 
 def test_without_a_key_it_says_which(backup: Path, empty: Workspace) -> None:
-    with pytest.raises(BackupKeyMissingError, match=r"--master-key; or put a sealserve\.toml here") as caught:
+    with raises(OwnerCode.BACKUP_NO_KEY, match=r"--master-key; or put a sealserve\.toml here") as caught:
         restore(empty, backup)
     assert caught.value.code == "backup.no-key"
 
@@ -173,12 +174,12 @@ def test_a_backup_is_not_replaced_unless_that_is_said(site: Site, backup: Path) 
 
 
 def test_there_must_be_a_workspace_without_links(tmp_path: Path, ready: Site) -> None:
-    with pytest.raises(BackupWorkspaceError, match="There is no workspace") as caught:
+    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match="There is no workspace") as caught:
         back_up(Workspace(tmp_path / "nowhere"), tmp_path / "backup", now=NOW)
     assert caught.value.code == "backup.no-workspace"
     ready.workspace.user.key.rename(tmp_path / "elsewhere.key")
     ready.workspace.user.key.symlink_to(tmp_path / "elsewhere.key")
-    with pytest.raises(BackupWorkspaceError, match=r"user/client\.key .* is a link"):
+    with raises(OwnerCode.BACKUP_NO_WORKSPACE, match=r"user/client\.key .* is a link"):
         back_up(ready.workspace, tmp_path / "backup", now=NOW)
     assert not (tmp_path / "backup").exists()
 
@@ -231,21 +232,21 @@ def header(members: Members, **change: object) -> Members:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda members: members[1:], BackupFormatError),
-        (lambda members: [*members, members[-1]], BackupContentError),
-        (lambda members: members[:-1], BackupContentError),
-        (lambda members: [members[0], *members[2:]], BackupContentError),
-        (lambda members: renamed(members, "1", "../1"), ArchivePathError),
-        (lambda members: renamed(members, "2", "7"), BackupContentError),
-        (lambda members: header(members, version=2), BackupFormatError),
-        (lambda members: header(members, more=2), BackupFormatError),
-        (lambda members: header(members, key="AAAA"), BackupKeyError),
-        (lambda members: header(members, key="A"), BackupFormatError),
-        (lambda members: header(members, created="2020-01-01T00:00:00Z"), BackupContentError),
-        (lambda members: [(members[0][0], bytes(2**17)), *members[1:]], BackupFormatError),
-        (linked, ArchiveMemberError),
-        (doubled, BackupContentError),
-        (shortened, BackupContentError),
+        (lambda members: members[1:], OwnerCode.BACKUP_FORMAT),
+        (lambda members: [*members, members[-1]], OwnerCode.BACKUP_CONTENT),
+        (lambda members: members[:-1], OwnerCode.BACKUP_CONTENT),
+        (lambda members: [members[0], *members[2:]], OwnerCode.BACKUP_CONTENT),
+        (lambda members: renamed(members, "1", "../1"), SealingCode.ARCHIVE_UNSAFE_PATH),
+        (lambda members: renamed(members, "2", "7"), OwnerCode.BACKUP_CONTENT),
+        (lambda members: header(members, version=2), OwnerCode.BACKUP_FORMAT),
+        (lambda members: header(members, more=2), OwnerCode.BACKUP_FORMAT),
+        (lambda members: header(members, key="AAAA"), OwnerCode.BACKUP_WRONG_KEY),
+        (lambda members: header(members, key="A"), OwnerCode.BACKUP_FORMAT),
+        (lambda members: header(members, created="2020-01-01T00:00:00Z"), OwnerCode.BACKUP_CONTENT),
+        (lambda members: [(members[0][0], bytes(2**17)), *members[1:]], OwnerCode.BACKUP_FORMAT),
+        (linked, SealingCode.ARCHIVE_UNSAFE_MEMBER),
+        (doubled, OwnerCode.BACKUP_CONTENT),
+        (shortened, OwnerCode.BACKUP_CONTENT),
     ],
 )
 def test_a_backup_that_somebody_changed_is_refused(
@@ -253,10 +254,10 @@ def test_a_backup_that_somebody_changed_is_refused(
     master_key: Path,
     empty: Workspace,
     change: Callable[[Members], Members],
-    error: type[Exception],
+    error: Expected,
 ) -> None:
     rewritten(backup, change)
-    with pytest.raises(error) as caught:
+    with raises(error) as caught:
         restore(empty, backup, master_key=master_key)
     assert getattr(caught.value, "code", "").startswith(CODES.get(error, "archive."))
     assert list(empty.directory.iterdir()) == []
@@ -287,7 +288,7 @@ def test_files_of_another_backup_are_refused(site: Site, backup: Path, master_ke
 @pytest.mark.parametrize("length", [0, 100, 600, 5000, 30000, -11000])
 def test_a_backup_that_was_cut_off_is_refused(backup: Path, master_key: Path, empty: Workspace, length: int) -> None:
     backup.write_bytes(backup.read_bytes()[:length])
-    with pytest.raises((ArchiveFormatError, ArchiveTruncatedError, BackupContentError)):
+    with raises(SealingCode.ARCHIVE_NOT_A_TAR, SealingCode.ARCHIVE_TRUNCATED, OwnerCode.BACKUP_CONTENT):
         restore(empty, backup, master_key=master_key)
     assert list(empty.directory.iterdir()) == []
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.owner import certificates
-from sealserve.owner.certificates import TlsModeError
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import IdentityLostError
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, KeyMismatchError
@@ -168,7 +169,7 @@ def test_nothing_is_renewed_without_authorities(site: Site) -> None:
 
 def test_the_mode_asked_for_is_that_of_the_deployment(site: Site) -> None:
     certificates.check_mode(site.deployment, TlsMode.TWO_WAY)
-    with pytest.raises(TlsModeError, match=r"says service\.tls = 'two-way', not 'one-way'") as caught:
+    with raises(OwnerCode.CERTS_TLS_MODE, match=r"says service\.tls = 'two-way', not 'one-way'") as caught:
         certificates.check_mode(site.deployment, TlsMode.ONE_WAY)
     assert caught.value.code == "certs.tls-mode"
     assert caught.value.hint == "Run `sealserve certs two-way`, or change service.tls."

@@ -2,19 +2,17 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.enclave.findings import Danger, ManifestInsecureError
-from sealserve.enclave.index import (
-    BuiltEnclave,
-    EnclaveIndexMissingError,
-    EnclaveIndexReleaseError,
-    verify_enclave_index,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.findings import Danger
+from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, measure
-from sealserve.enclave.measurement import EnclavePortError, enclave_names, load_enclave, port_of
+from sealserve.enclave.measurement import enclave_names, load_enclave, port_of
 from sealserve.enclave.signing import resign
 from sealserve.owner import enclaves
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release_files import ReleaseFileChangedError
 from sealserve.sgx.signing_key import create_signing_key
@@ -89,7 +87,7 @@ def test_the_page_of_metrics_has_a_port_that_follows_from_grpcs() -> None:
 def test_a_release_of_the_other_platform_gets_no_enclave(ready: Site) -> None:
     release = ready.build_release()
     sgx = ready.deployment.model_copy(update={"platform": PlatformKind.SGX})
-    with pytest.raises(enclaves.ReleasePlatformError, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
+    with raises(OwnerCode.ENCLAVE_RELEASE_PLATFORM, match=r"is for the platform 'simulated', and .* 'sgx'") as caught:
         enclaves.specify(ready.workspace, sgx, release.folder, name="replica-0", port=8510)
     assert caught.value.code == "enclave.release-platform"
 
@@ -118,7 +116,7 @@ def test_one_way_tls_is_read_from_the_release_and_not_from_sealserve_toml(tmp_pa
         update={"service": site.deployment.service.model_copy(update={"tls": TlsMode.TWO_WAY})}
     )
     spec = enclaves.specify(site.workspace, two_way, release.folder, name="a", port=1, inventory=serving)
-    with pytest.raises(ManifestInsecureError, match="with one-way TLS anybody may reload models") as caught:
+    with raises(EnclaveCode.MANIFEST_INSECURE, match="with one-way TLS anybody may reload models") as caught:
         enclaves.build(site.workspace, release.folder, spec, now=site.now)
     assert caught.value.code == "manifest.insecure"
     dangerous = [Danger.SERVER_FLAGS]
@@ -182,7 +180,7 @@ def test_enclaves_of_another_release_are_not_its_own(ready: Site) -> None:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert missing.value.code == "enclave-index.missing"
     (first.folder / "enclave").rename(second.folder / "enclave")
-    with pytest.raises(EnclaveIndexReleaseError, match=r"holds enclaves for the release .*, and .* is") as caught:
+    with raises(EnclaveCode.ENCLAVE_INDEX_RELEASE, match=r"holds enclaves for the release .*, and .* is") as caught:
         enclaves.verified_sigstructs(second.folder, second.id, owner_key)
     assert caught.value.code == "enclave-index.release"
 
@@ -195,7 +193,7 @@ def test_a_manifest_without_a_port_is_an_error_with_a_code(ready: Site) -> None:
     kept = [argument for argument in manifest.loader.argv if not argument.startswith("--port")]
     for arguments in ((), ("--port", "8510"), ("--port=x",), ("--port=",)):
         loader = manifest.loader.model_copy(update={"argv": [*kept, *arguments]})
-        with pytest.raises(EnclavePortError, match="--port=NUMBER") as caught:
+        with raises(EnclaveCode.PORT, match="--port=NUMBER") as caught:
             port_of(manifest.model_copy(update={"loader": loader}))
         assert caught.value.code == "enclave.port"
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
 from sealserve.atomic_file import write_file
 from sealserve.broker import admin
-from sealserve.broker.standing import ReleaseDrainingEndedError
+from sealserve.broker.codes import BrokerCode
 from sealserve.bundle import Destination, EnclavePlace
 from sealserve.owner import preparation, provisioning
 from sealserve.owner.keys import create_signer, public_pem, read_signer
@@ -97,5 +98,5 @@ def test_the_folder_does_not_say_which_release_is_brought_back(ready: Site) -> N
         admin.drain(database, second.name, deadline=now + timedelta(hours=9), now=now)
     for name in ("release.json", "release.json.sig"):
         shutil.copyfile(second / name, first / name)
-    with pytest.raises(ReleaseDrainingEndedError):
+    with raises(BrokerCode.POLICY_RELEASE_DRAINING_ENDED):
         provisioning.bring_back(ready.workspace, ready.deployment, verified, now=now + timedelta(hours=1))

@@ -5,9 +5,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.errors import raises
 
 from sealserve.owner import keys
-from sealserve.owner.keys import OwnerKeyError
+from sealserve.owner.codes import OwnerCode
 
 PKCS8 = serialization.PrivateFormat.PKCS8
 PEM = serialization.Encoding.PEM
@@ -42,7 +43,7 @@ def test_a_signing_key_that_exists_stays(tmp_path: Path) -> None:
 def test_a_signing_key_that_cannot_be_used(tmp_path: Path, content: Callable[[], bytes], message: str) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content())
-    with pytest.raises(OwnerKeyError, match=message) as caught:
+    with raises(OwnerCode.OWNER_KEY_UNREADABLE, match=message) as caught:
         keys.read_signer(path)
     assert caught.value.code == "owner-key.unreadable"
     assert str(path) in caught.value.message
@@ -59,11 +60,11 @@ def test_a_signing_key_that_cannot_be_used(tmp_path: Path, content: Callable[[],
 def test_an_owners_key_that_cannot_be_used(tmp_path: Path, content: Callable[[], bytes], message: str) -> None:
     path = tmp_path / "owner.pub"
     path.write_bytes(content())
-    with pytest.raises(OwnerKeyError, match=message):
+    with raises(OwnerCode.OWNER_KEY_UNREADABLE, match=message):
         keys.read_owner_key(path)
 
 
 def test_an_owners_key_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(OwnerKeyError, match=r"owner\.pub cannot be read: No such file") as caught:
+    with raises(OwnerCode.OWNER_KEY_UNREADABLE, match=r"owner\.pub cannot be read: No such file") as caught:
         keys.read_owner_key(tmp_path / "owner.pub")
     assert "--owner-key" in (caught.value.hint or "")

@@ -1,14 +1,15 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 from tests.harness.workspaces import Site, make_site
 
 from sealserve import deployment
 from sealserve.atomic_file import OutputExistsError
-from sealserve.model.saved_model import ModelMissingError
+from sealserve.model.codes import ModelCode
 from sealserve.owner import models
-from sealserve.owner.models import ModelNotImportedError, ModelPathMissingError
+from sealserve.owner.codes import OwnerCode
 
 
 def test_a_saved_model_comes_in_whole(site: Site) -> None:
@@ -45,7 +46,7 @@ def test_a_path_in_the_file_is_relative_to_it(tmp_path: Path) -> None:
 def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     nowhere = deployment.parse('[model]\nname = "m"\n')
-    with pytest.raises(ModelPathMissingError, match=r"does not say where the model m is") as caught:
+    with raises(OwnerCode.MODEL_NO_PATH, match=r"does not say where the model m is") as caught:
         models.bring_in(site.workspace, nowhere.model)
     assert caught.value.code == "model.no-path"
     assert "frozen graph (.pb) or SavedModel" in (caught.value.hint or "")
@@ -53,14 +54,14 @@ def test_a_deployment_without_a_path_says_what_to_set(tmp_path: Path) -> None:
 
 def test_a_missing_model_leaves_nothing(tmp_path: Path) -> None:
     site = make_site(tmp_path, source=Path("nowhere.pb"))
-    with pytest.raises(ModelMissingError, match=r"There is no model at .*nowhere\.pb") as caught:
+    with raises(ModelCode.MISSING, match=r"There is no model at .*nowhere\.pb") as caught:
         models.bring_in(site.workspace, site.deployment.model)
     assert caught.value.code == "model.missing"
     assert list(site.workspace.owner.models.iterdir()) == []
 
 
 def test_a_model_that_was_not_brought_in(site: Site) -> None:
-    with pytest.raises(ModelNotImportedError, match="The model half-plus-two, version 1, is not in the work") as caught:
+    with raises(OwnerCode.MODEL_NOT_IMPORTED, match="The model half-plus-two, version 1, is not in the work") as caught:
         models.servable_folder(site.workspace, site.deployment.model)
     assert caught.value.code == "model.not-imported"
     assert "model convert" in (caught.value.hint or "")

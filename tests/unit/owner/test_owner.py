@@ -1,12 +1,13 @@
 import stat
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
-from sealserve.broker.database_file import DatabaseUnavailableError
-from sealserve.broker.keystore import MasterKeyMissingError
+from sealserve.broker.codes import BrokerCode
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import IdentityLostError
-from sealserve.owner.keys import OwnerKeyError, read_owner_key
+from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 
 
@@ -30,20 +31,20 @@ def test_what_was_never_created_is_not_created_by_reading(site: Site) -> None:
     owner = Owner.open(site.workspace)
     before = files(site)
     for read in (owner.index_signer, owner.audit_signer, owner.public_key):
-        with pytest.raises(OwnerKeyError, match="cannot be read: No such file"):
+        with raises(OwnerCode.OWNER_KEY_UNREADABLE, match="cannot be read: No such file"):
             read()
     owner.publish_key()
     assert len(owner.audit_keys()) == 1
     with owner.database() as database, database.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM audit").scalar() == 0
-    with pytest.raises(MasterKeyMissingError, match=r"master\.key is missing"), owner.vault():
+    with raises(BrokerCode.KEYSTORE_MASTER_KEY_MISSING, match=r"master\.key is missing"), owner.vault():
         pass
     assert files(site) == before
 
 
 def test_nothing_is_written_to_a_database_that_was_never_created(site: Site) -> None:
     with Owner.open(site.workspace).database() as database:  # noqa: SIM117  # the error must come from the write
-        with pytest.raises(DatabaseUnavailableError, match="readonly"), database.write() as connection:
+        with raises(BrokerCode.DATABASE, match="readonly"), database.write() as connection:
             connection.exec_driver_sql("DELETE FROM audit")
 
 

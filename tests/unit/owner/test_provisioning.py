@@ -7,16 +7,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
 from sealserve.broker import admin
-from sealserve.broker.audit import AuditHeadError
+from sealserve.broker.codes import BrokerCode
 from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import under_passphrase
-from sealserve.broker.passphrase import PassphraseMissingError
-from sealserve.broker.releases import Release, ReleaseFinalError, ReleasePolicyError
-from sealserve.broker.standing import ReleaseDrainingEndedError, ReleaseRevokedError
-from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
+from sealserve.broker.releases import Release
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.index import EnclaveIndexMissingError
 from sealserve.owner import attestation, provisioning, simulation
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.master_key import complete_rotation
@@ -81,7 +81,7 @@ def test_a_release_without_enclaves_is_not_allowed(ready: Site) -> None:
 
 def test_an_enclave_that_somebody_else_added_is_not_allowed(ready: Site, release: Path) -> None:
     shutil.copyfile(release / "enclave/replica-0.sig", release / "enclave/replica-9.sig")
-    with pytest.raises(EnclaveIndexFilesError, match=r"not in the index: replica-9\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"not in the index: replica-9\.sig"):
         provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
     assert allowed(ready) == []
 
@@ -109,7 +109,7 @@ def test_a_revoked_release_stays_revoked(ready: Site, release: Path) -> None:
     with Owner.open(ready.workspace).vault() as vault:
         admin.drain(vault.database, release.name, deadline=ready.now + timedelta(hours=1), now=ready.now)
         admin.revoke(vault.database, release.name, now=ready.now)
-    with pytest.raises(ReleaseFinalError, match="is revoked, which is final") as caught:
+    with raises(BrokerCode.RELEASE_FINAL, match="is revoked, which is final") as caught:
         provisioning.allow(ready.workspace, ready.deployment, release, now=ready.now)
     assert caught.value.code == "broker.release-final"
 
@@ -164,7 +164,7 @@ def verified(site: Site, release: Path) -> VerifiedRelease:
 def test_what_ends_or_comes_back_needs_no_passphrase(ready: Site, release: Path, successor: Path) -> None:
     path = ready.workspace.owner.master_key
     path.write_bytes(under_passphrase(SecretBytes(path.read_bytes()), SecretBytes(b"typed each time")))
-    with pytest.raises(PassphraseMissingError), Owner.open(ready.workspace).vault():
+    with raises(BrokerCode.KEYSTORE_PASSPHRASE_MISSING), Owner.open(ready.workspace).vault():
         pass
     assert retire(ready, release.name, by=successor, now=ready.now) == [release.name]
     assert provisioning.draining_until(ready.workspace, release) is not None
@@ -181,7 +181,7 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
 
     assert not bring_back(timedelta())  # it is active
     retire(ready, release.name, by=successor, now=now)
-    with pytest.raises(ReleaseDrainingEndedError, match="draining until") as late:
+    with raises(BrokerCode.POLICY_RELEASE_DRAINING_ENDED, match="draining until") as late:
         bring_back(timedelta(hours=1))
     assert late.value.hint is not None
     assert "--reactivate" in late.value.hint
@@ -189,7 +189,7 @@ def test_a_roll_back_makes_a_draining_release_active_until_its_deadline(
     assert provisioning.draining_until(ready.workspace, release) is None
     with Owner.open(ready.workspace).vault() as vault:
         admin.revoke(vault.database, release.name, now=now)
-    with pytest.raises(ReleaseRevokedError):
+    with raises(BrokerCode.POLICY_RELEASE_REVOKED):
         bring_back(timedelta())
 
 
@@ -197,7 +197,7 @@ def test_a_roll_back_changes_no_policy(ready: Site, release: Path, successor: Pa
     retire(ready, release.name, by=successor, now=ready.now)
     tcb = ready.deployment.tcb.model_copy(update={"preset": "cloud-smt"})
     looser = ready.deployment.model_copy(update={"tcb": tcb})
-    with pytest.raises(ReleasePolicyError, match="TCB policy 'strict'"):
+    with raises(BrokerCode.RELEASE_POLICY, match="TCB policy 'strict'"):
         provisioning.bring_back(ready.workspace, looser, verified(ready, release), now=ready.now)
     found = next(one for one in allowed(ready) if one.name == release.name)
     assert (found.state, found.policy.tcb.name) == ("draining", "strict")
@@ -271,7 +271,7 @@ def test_the_broker_signs_with_a_key_of_its_own(ready: Site, release: Path) -> N
     with Owner.open(ready.workspace).vault() as vault:
         own = Owner.open(ready.workspace).audit_signer().public_key()
         assert admin.verify_log(vault.database, own, kept=(head,)).rows == 2
-        with pytest.raises(AuditHeadError):
+        with raises(BrokerCode.AUDIT_HEAD_SIGNATURE):
             admin.verify_log(vault.database, public, kept=(head,))
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
 from sealserve.errors import SealserveError
 from sealserve.owner import release_store
+from sealserve.owner.codes import OwnerCode
 from sealserve.owner.owner import Owner
-from sealserve.owner.release_store import StoreAddressError, StoreRefusedError, StoreUnreachableError
 from sealserve.sealing import archive
 
 
@@ -69,7 +70,7 @@ def test_one_that_is_there_and_was_tampered_with_is_refused(ready: Site, packed:
 
 
 def test_a_store_without_it_is_named_without_its_signature(ready: Site, store: tuple[Path, str]) -> None:
-    with pytest.raises(StoreRefusedError, match=r"answers 404") as caught:
+    with raises(OwnerCode.RELEASE_STORE_REFUSED, match=r"answers 404") as caught:
         release_store.fetch(
             ready.workspace, f"{store[1]}/a.tar?signature=secret", Owner.create(ready.workspace).public_key()
         )
@@ -79,7 +80,7 @@ def test_a_store_without_it_is_named_without_its_signature(ready: Site, store: t
 
 
 def test_a_store_that_is_down_is_unreachable(ready: Site) -> None:
-    with pytest.raises(StoreUnreachableError, match=r"127\.0\.0\.1") as caught:
+    with raises(OwnerCode.RELEASE_STORE_UNREACHABLE, match=r"127\.0\.0\.1") as caught:
         release_store.fetch(ready.workspace, "http://127.0.0.1:1/a.tar", Owner.create(ready.workspace).public_key())
     assert caught.value.code == "release.store-unreachable"
 
@@ -88,13 +89,13 @@ def test_an_answer_without_end_leaves_nothing(
     ready: Site, packed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release_store, "_LARGEST", 1000)
-    with pytest.raises(StoreRefusedError, match=r"more than 1,000 bytes"):
+    with raises(OwnerCode.RELEASE_STORE_REFUSED, match=r"more than 1,000 bytes"):
         release_store.fetch(ready.workspace, packed[1], Owner.create(ready.workspace).public_key())
     assert list(ready.workspace.host.releases.iterdir()) == []
 
 
 @pytest.mark.parametrize("address", ["a.tar", "ftp://example.com/a.tar", "https:///a.tar", "http://x:y/a.tar"])
 def test_no_web_address(ready: Site, address: str) -> None:
-    with pytest.raises(StoreAddressError, match=r"is no (https )?address") as caught:
+    with raises(OwnerCode.RELEASE_STORE_ADDRESS, match=r"is no (https )?address") as caught:
         release_store.fetch(ready.workspace, address, Owner.create(ready.workspace).public_key())
     assert caught.value.code == "release.store-address"

@@ -7,26 +7,29 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from sqlalchemy import func, select
+from tests.harness.errors import raises
 from tests.harness.tiny_model import WEIGHTS, saved_model
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.broker import admin
 from sealserve.broker.database import KEYS
 from sealserve.broker.keystore import KeyId
-from sealserve.enclave.index import EnclaveIndexFilesError, EnclaveIndexMissingError
-from sealserve.model.server_config import ServerConfigValueError
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.index import EnclaveIndexMissingError
+from sealserve.errors import VerificationError
+from sealserve.model.codes import ModelCode
 from sealserve.model.server_config_pb2 import ModelServerConfig
 from sealserve.owner import releases
-from sealserve.owner.keys import OwnerKeyError, read_owner_key
-from sealserve.owner.models import ModelNotImportedError
+from sealserve.owner.codes import OwnerCode
+from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
-from sealserve.owner.releases import FaultyRelease, ListedRelease, ReleaseAmbiguousError, ReleaseMissingError
+from sealserve.owner.releases import FaultyRelease, ListedRelease
 from sealserve.pki import ssl_config
 from sealserve.pki.authority import AuthorityMissingError
 from sealserve.sealing import archive
 from sealserve.sealing import release as release_module
 from sealserve.sealing.codec import unseal_bytes
-from sealserve.sealing.signed_index import IndexSignatureError
+from sealserve.sealing.codes import SealingCode
 
 
 def fake_release(parent: Path, name: str, *, index: str = "{}", age: int = 0) -> Path:
@@ -111,7 +114,7 @@ def test_a_release_for_sgx_is_not_marked_as_simulated(tmp_path: Path) -> None:
 
 def test_nothing_is_sealed_without_a_model(site: Site) -> None:
     site.certify()
-    with pytest.raises(ModelNotImportedError):
+    with raises(OwnerCode.MODEL_NOT_IMPORTED):
         site.build_release()
     assert not releases.any_in(site.workspace.owner.releases)
 
@@ -151,7 +154,8 @@ def test_an_index_that_the_owner_did_not_sign_is_listed_with_its_fault(ready: Si
     (row,) = releases.listed(ready.workspace, ready.workspace.owner.releases)
     assert isinstance(row, FaultyRelease)
     assert row.folder == release.folder
-    assert isinstance(row.fault, IndexSignatureError)
+    assert isinstance(row.fault, VerificationError)
+    assert row.fault.code == SealingCode.INDEX_BAD_SIGNATURE
     assert row.fault.code == "index.bad-signature"
 
 
@@ -159,7 +163,7 @@ def test_without_the_owners_key_nothing_verifies(ready: Site) -> None:
     ready.build_release()
     ready.workspace.host.owner_key.unlink()
     ready.workspace.owner.index_signing_key.unlink()
-    with pytest.raises(OwnerKeyError, match=r"owner\.pub cannot be read"):
+    with raises(OwnerCode.OWNER_KEY_UNREADABLE, match=r"owner\.pub cannot be read"):
         list(releases.listed(ready.workspace, ready.workspace.owner.releases))
 
 
@@ -176,7 +180,7 @@ def test_a_release_is_found_by_folder_name_or_id(tmp_path: Path) -> None:
 def test_a_name_that_fits_several(tmp_path: Path, name: str) -> None:
     fake_release(tmp_path, "one", index="1")
     fake_release(tmp_path, "other", index="1")
-    with pytest.raises(ReleaseAmbiguousError) as caught:
+    with raises(OwnerCode.RELEASE_AMBIGUOUS) as caught:
         releases.find(tmp_path, name)
     assert caught.value.code == "release.ambiguous"
     assert caught.value.message == f"{name!r} could be any of one, other."
@@ -193,7 +197,7 @@ def test_a_whole_name_goes_before_the_beginning_of_an_id(tmp_path: Path) -> None
 def test_a_name_that_fits_none_lists_what_there_is(tmp_path: Path, name: str) -> None:
     fake_release(tmp_path, "resnet50-6b86b273ff34", index="1")
     (tmp_path / "resnet50").mkdir()
-    with pytest.raises(ReleaseMissingError, match=f"There is no release '{name}' in ") as caught:
+    with raises(OwnerCode.RELEASE_MISSING, match=f"There is no release '{name}' in ") as caught:
         releases.find(tmp_path, name)
     assert caught.value.code == "release.missing"
     assert caught.value.message.endswith("there: resnet50-6b86b273ff34.")
@@ -201,10 +205,10 @@ def test_a_name_that_fits_none_lists_what_there_is(tmp_path: Path, name: str) ->
 
 def test_no_release_at_all(tmp_path: Path) -> None:
     assert not releases.any_in(tmp_path / "nowhere")
-    with pytest.raises(ReleaseMissingError, match="There is no release in ") as caught:
+    with raises(OwnerCode.RELEASE_MISSING, match="There is no release in ") as caught:
         releases.find(tmp_path, None)
     assert caught.value.hint == "`sealserve release build` makes one."
-    with pytest.raises(ReleaseMissingError, match=r"there: none\.$"):
+    with raises(OwnerCode.RELEASE_MISSING, match=r"there: none\.$"):
         releases.find(tmp_path / "nowhere", "x")
 
 
@@ -232,14 +236,14 @@ def test_the_enclaves_are_verified_with_their_release(ready: Site, tmp_path: Pat
     assert releases.verify(release.folder, owner_key).enclaves == ("replica-0", "replica-1")
     archive.pack(release.folder, tmp_path / "whole.tar")
     (release.folder / "enclave/replica-0.sig").write_bytes(b"changed")
-    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-0\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"changed: replica-0\.sig"):
         releases.verify(release.folder, owner_key)
     archive.pack(release.folder, tmp_path / "changed.tar")
     (release.folder / "enclave/index.json").unlink()
     with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
         releases.verify(release.folder, owner_key)
 
-    with pytest.raises(EnclaveIndexFilesError, match=r"changed: replica-0\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"changed: replica-0\.sig"):
         releases.unpack(ready.workspace, tmp_path / "changed.tar", owner_key)
     assert list(ready.workspace.host.releases.iterdir()) == []
     unpacked = releases.unpack(ready.workspace, tmp_path / "whole.tar", owner_key)
@@ -251,7 +255,7 @@ def test_what_would_not_be_unpacked_is_not_packed(ready: Site, tmp_path: Path) -
     ready.build_enclave(release.folder, name="replica-0")
     releases.pack(ready.workspace, release.folder, tmp_path / "whole.tar")
     (release.folder / "enclave/replica-0.sig").unlink()
-    with pytest.raises(EnclaveIndexFilesError, match=r"missing: replica-0\.sig"):
+    with raises(EnclaveCode.ENCLAVE_INDEX_FILES, match=r"missing: replica-0\.sig"):
         releases.pack(ready.workspace, release.folder, tmp_path / "lacking.tar")
     (release.folder / "enclave/index.json").unlink()
     with pytest.raises(EnclaveIndexMissingError, match="has no signed index of enclaves"):
@@ -263,7 +267,7 @@ def test_a_host_with_another_owners_key_takes_nothing(ready: Site, tmp_path: Pat
     release = ready.build_release()
     archive.pack(release.folder, tmp_path / "release.tar")
     host = make_site(tmp_path / "elsewhere").workspace
-    with pytest.raises(IndexSignatureError):
+    with raises(SealingCode.INDEX_BAD_SIGNATURE):
         releases.unpack(host, tmp_path / "release.tar", Owner.create(host).public_key())
     assert list(host.host.releases.iterdir()) == []
 
@@ -325,7 +329,7 @@ def test_a_configuration_that_the_server_would_refuse_is_refused_before_a_key_is
     bad = ready.directory / "batching.config"
     bad.write_text("allowed_batch_sizes: [8]")
     server = ready.deployment.server.model_copy(update={"batching_parameters_file": bad})
-    with pytest.raises(ServerConfigValueError):
+    with raises(ModelCode.SERVER_CONFIG_VALUE):
         releases.build(ready.workspace, ready.deployment.model_copy(update={"server": server}), now=ready.now)
     with Owner.open(ready.workspace).database() as database, database.read() as connection:
         assert connection.execute(select(func.count()).select_from(KEYS)).scalar_one() == 0

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError
-from sealserve.pki.authority import (
-    Authority,
-    AuthorityKind,
-    AuthorityMissingError,
-    AuthorityNamesError,
-    AuthorityPurposeError,
-    AuthorityUnreadableError,
-    NameNotPermittedError,
-    split_names,
-)
-from sealserve.pki.certificate import CertificateExpiredError, CertificateUnreadableError, describe, extension
+from sealserve.atomic_file import OutputExistsError
+from sealserve.codes import SealserveCode
+from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
+from sealserve.pki.certificate import describe, extension
+from sealserve.pki.codes import PkiCode
 
 BROKER = "attestation.service.com"
 SERVICE = "grpc.tf-serving.service.com"
@@ -98,7 +92,7 @@ def test_saving_where_nothing_can_be_written_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sealserve.pki.authority.write_file", full)
-    with pytest.raises(DiskFullError):
+    with raises(SealserveCode.FILE_DISK_FULL):
         broker.save(tmp_path / "missing" / "broker")
     assert list(tmp_path.iterdir()) == []
 
@@ -116,7 +110,7 @@ def test_someone_elses_certificate_is_no_authority(broker: Authority, now: datet
     broker.save(tmp_path / "broker")
     leaf = broker.issue_server([BROKER], now=now)
     leaf.write(certificate=tmp_path / "broker" / "ca.pem", key=tmp_path / "broker" / "ca.key")
-    with pytest.raises(AuthorityUnreadableError, match=r"'attestation\.service\.com', which is no") as caught:
+    with raises(PkiCode.AUTHORITY_UNREADABLE, match=r"'attestation\.service\.com', which is no") as caught:
         Authority.load(tmp_path / "broker")
     assert caught.value.code == "authority.unreadable"
 
@@ -124,20 +118,22 @@ def test_someone_elses_certificate_is_no_authority(broker: Authority, now: datet
 def test_a_damaged_authority_is_unreadable(broker: Authority, tmp_path: Path) -> None:
     broker.save(tmp_path / "broker")
     (tmp_path / "broker" / "ca.pem").write_bytes(b"")
-    with pytest.raises(CertificateUnreadableError, match=r"ca\.pem holds no readable"):
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"ca\.pem holds no readable"):
         Authority.load(tmp_path / "broker")
 
 
 def test_servers_and_clients_have_authorities_of_their_own(service: Authority, users: Authority, now: datetime) -> None:
-    with pytest.raises(AuthorityPurposeError, match="service authority signs certificates of servers only") as caught:
+    with raises(
+        PkiCode.AUTHORITY_WRONG_PURPOSE, match="service authority signs certificates of servers only"
+    ) as caught:
         service.issue_client(SERVICE, now=now)
     assert caught.value.code == "authority.wrong-purpose"
-    with pytest.raises(AuthorityPurposeError, match="users authority signs certificates of clients only"):
+    with raises(PkiCode.AUTHORITY_WRONG_PURPOSE, match="users authority signs certificates of clients only"):
         users.issue_server(["client.tf-serving.service.com"], now=now)
 
 
 def test_names_outside_the_constraints_are_refused_before_any_peer_would(broker: Authority, now: datetime) -> None:
-    with pytest.raises(NameNotPermittedError) as caught:
+    with raises(PkiCode.AUTHORITY_NAME_NOT_PERMITTED) as caught:
         broker.issue_server([BROKER, "evilattestation.service.com"], [ipaddress.ip_address("10.0.0.1")], now=now)
     assert caught.value.code == "authority.name-not-permitted"
     assert caught.value.message == (
@@ -155,27 +151,27 @@ def test_names_below_a_permitted_name_are_permitted(broker: Authority, now: date
     "name", ["", "UPPER.example", "*.example", "a b", "https://example", "a..b", "-a", "ü.example"]
 )
 def test_what_is_no_dns_name_is_refused(name: str, now: datetime) -> None:
-    with pytest.raises(AuthorityNamesError, match="is no DNS name in lower case") as caught:
+    with raises(PkiCode.AUTHORITY_INVALID_NAME, match="is no DNS name in lower case") as caught:
         Authority.create(AuthorityKind.BROKER, names=[name], simulated=False, now=now)
     assert caught.value.code == "authority.invalid-name"
 
 
 @pytest.mark.parametrize("kind", [AuthorityKind.SERVICE, AuthorityKind.USERS])
 def test_only_the_brokers_authority_signs_addresses(kind: AuthorityKind, now: datetime) -> None:
-    with pytest.raises(
-        AuthorityNamesError, match=rf"The {kind} authority signs for DNS names only, not for 127\.0\.0\.1"
+    with raises(
+        PkiCode.AUTHORITY_INVALID_NAME, match=rf"The {kind} authority signs for DNS names only, not for 127\.0\.0\.1"
     ):
         Authority.create(kind, names=[SERVICE], addresses=[LOOPBACK], simulated=False, now=now)
 
 
 def test_a_certificate_for_nothing_is_refused(broker: Authority, now: datetime) -> None:
-    with pytest.raises(AuthorityNamesError, match="at least one DNS name or IP address"):
+    with raises(PkiCode.AUTHORITY_INVALID_NAME, match="at least one DNS name or IP address"):
         broker.issue_server([], now=now)
 
 
 def test_an_expired_authority_signs_nothing(now: datetime) -> None:
     authority = Authority.create(AuthorityKind.BROKER, names=[BROKER], simulated=False, now=now, days=1)
-    with pytest.raises(CertificateExpiredError, match="the broker authority's certificate"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match="the broker authority's certificate"):
         authority.issue_server([BROKER], now=now + timedelta(days=2))
 
 

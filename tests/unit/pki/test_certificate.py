@@ -2,22 +2,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import OutputUnwritableError
+from sealserve.codes import SealserveCode
 from sealserve.pki.authority import Authority
 from sealserve.pki.certificate import (
-    CertificateExpiredError,
     CertificateMissingError,
     CertificateNotYetValidError,
-    CertificateUnreadableError,
     CertifiedKey,
     KeyMismatchError,
-    KeyUnreadableError,
     check_certificate,
     check_key,
     describe,
     parse_chain,
 )
+from sealserve.pki.codes import PkiCode
 from sealserve.secret import SecretBytes
 
 NAME = "grpc.tf-serving.service.com"
@@ -36,7 +35,7 @@ def test_a_certificate_is_valid_from_five_minutes_before_to_ninety_days_after(
 
 
 def test_an_expired_certificate_is_one_clear_error(leaf: CertifiedKey, now: datetime) -> None:
-    with pytest.raises(CertificateExpiredError) as caught:
+    with raises(PkiCode.CERTIFICATE_EXPIRED) as caught:
         check_certificate(leaf.chain_pem, now + timedelta(days=91), source="client.pem")
     assert caught.value.code == "certificate.expired"
     assert caught.value.exit_status == 3
@@ -54,7 +53,7 @@ def test_a_certificate_of_the_future_points_at_the_clock(leaf: CertifiedKey, now
 
 def test_each_certificate_of_a_chain_is_checked(leaf: CertifiedKey, service: Authority, now: datetime) -> None:
     chain = service.issue_server([NAME], now=now, days=3650).chain_pem + leaf.chain_pem
-    with pytest.raises(CertificateExpiredError):
+    with raises(PkiCode.CERTIFICATE_EXPIRED):
         check_certificate(chain, now + timedelta(days=91))
 
 
@@ -62,7 +61,7 @@ def test_each_certificate_of_a_chain_is_checked(leaf: CertifiedKey, service: Aut
     "pem", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", b"\xff\x00"]
 )
 def test_what_is_no_certificate_is_named(pem: bytes) -> None:
-    with pytest.raises(CertificateUnreadableError, match=r"x\.pem holds no readable PEM certificate") as caught:
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match=r"x\.pem holds no readable PEM certificate") as caught:
         parse_chain(pem, source="x.pem")
     assert caught.value.code == "certificate.unreadable"
 
@@ -76,7 +75,7 @@ def test_a_key_of_another_certificate_is_refused(leaf: CertifiedKey, service: Au
 
 def test_what_is_no_key_is_named_and_not_shown(leaf: CertifiedKey) -> None:
     broken = leaf.key_pem.reveal().replace(b"MI", b"XX")
-    with pytest.raises(KeyUnreadableError, match="no PEM key without a passphrase") as caught:
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="no PEM key without a passphrase") as caught:
         check_key(SecretBytes(broken), leaf.chain_pem)
     assert caught.value.code == "certificate.key-unreadable"
     assert broken[40:60].decode() not in str(caught.value) + str(caught.value.__cause__)
@@ -92,7 +91,7 @@ def test_a_certified_key_survives_the_disk_with_a_private_key_file(leaf: Certifi
 
 def test_neither_file_is_replaced_if_either_cannot_be_written(leaf: CertifiedKey, tmp_path: Path) -> None:
     certificate = tmp_path / "tls.crt"
-    with pytest.raises(OutputUnwritableError):
+    with raises(SealserveCode.FILE_UNWRITABLE):
         leaf.write(certificate=certificate, key=tmp_path / "none" / "tls.key")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,17 +3,13 @@ from datetime import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
 from sealserve.errors import InputError
 from sealserve.pki.authority import Authority
-from sealserve.pki.certificate import CertificateUnreadableError, CertifiedKey, KeyMismatchError, KeyUnreadableError
-from sealserve.pki.ssl_config import (
-    SslConfig,
-    SslConfigClientAuthorityError,
-    SslConfigFieldMissingError,
-    SslConfigSyntaxError,
-    parse,
-)
+from sealserve.pki.certificate import CertifiedKey, KeyMismatchError
+from sealserve.pki.codes import PkiCode
+from sealserve.pki.ssl_config import SslConfig, parse
 from sealserve.secret import SecretBytes
 
 
@@ -78,7 +74,7 @@ def _whole_traceback(error: BaseException) -> str:
     ],
 )
 def test_a_syntax_error_says_where_and_never_what(broken: bytes) -> None:
-    with pytest.raises(SslConfigSyntaxError, match=r"ssl\.cfg is no SSLConfig.*(line \d+, column \d+|byte)") as caught:
+    with raises(PkiCode.SSL_CONFIG_SYNTAX, match=r"ssl\.cfg is no SSLConfig.*(line \d+, column \d+|byte)") as caught:
         parse(broken)
     assert caught.value.code == "ssl-config.syntax"
     assert "SECRETSECRETSECRET" not in _whole_traceback(caught.value)
@@ -99,7 +95,7 @@ def test_any_text_is_settings_or_a_typed_error(text: str) -> None:
 @pytest.mark.parametrize("field", ["server_key", "server_cert"])
 def test_a_missing_field_is_named(leaf: CertifiedKey, field: str) -> None:
     key, certificate = leaf.key_pem, leaf.chain_pem
-    with pytest.raises(SslConfigFieldMissingError, match=f"have no {field}") as caught:
+    with raises(PkiCode.SSL_CONFIG_MISSING_FIELD, match=f"have no {field}") as caught:
         SslConfig(
             server_key=SecretBytes(b"") if field == "server_key" else key,
             server_cert=b"" if field == "server_cert" else certificate,
@@ -108,7 +104,7 @@ def test_a_missing_field_is_named(leaf: CertifiedKey, field: str) -> None:
 
 
 def test_clients_to_verify_without_an_authority_are_refused(leaf: CertifiedKey) -> None:
-    with pytest.raises(SslConfigClientAuthorityError, match="client_verify without custom_ca") as caught:
+    with raises(PkiCode.SSL_CONFIG_NO_CLIENT_AUTHORITY, match="client_verify without custom_ca") as caught:
         SslConfig(server_key=leaf.key_pem, server_cert=leaf.chain_pem, client_verify=True)
     assert caught.value.code == "ssl-config.no-client-authority"
 
@@ -116,12 +112,12 @@ def test_clients_to_verify_without_an_authority_are_refused(leaf: CertifiedKey) 
 def test_a_key_of_another_certificate_is_refused(leaf: CertifiedKey, broker: Authority) -> None:
     with pytest.raises(KeyMismatchError, match="does not belong to server_cert"):
         SslConfig(server_key=broker.key_pem, server_cert=leaf.chain_pem)
-    with pytest.raises(KeyUnreadableError, match="The private key of server_cert"):
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="The private key of server_cert"):
         SslConfig(server_key=SecretBytes(b"no key"), server_cert=leaf.chain_pem)
 
 
 def test_an_unreadable_client_authority_is_refused(leaf: CertifiedKey) -> None:
-    with pytest.raises(CertificateUnreadableError, match="custom_ca holds no readable"):
+    with raises(PkiCode.CERTIFICATE_UNREADABLE, match="custom_ca holds no readable"):
         SslConfig(server_key=leaf.key_pem, server_cert=leaf.chain_pem, custom_ca=b"?", client_verify=True)
 
 

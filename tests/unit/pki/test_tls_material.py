@@ -8,16 +8,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.harness.certificates import Signer, key_text, make_key, text
+from tests.harness.errors import raises
 
 from sealserve.errors import SealserveError
-from sealserve.pki.certificate import (
-    CertificateExpiredError,
-    CertificateNotYetValidError,
-    KeyUnreadableError,
-    parse_chain,
-)
+from sealserve.pki.certificate import CertificateNotYetValidError, parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.tls_material import (
-    CertificateUnsupportedError,
     check_chain,
     check_issuers,
     check_peer,
@@ -65,7 +61,9 @@ def test_a_key_is_accepted_only_where_a_line_begins_with_it(before: bytes, hidde
     if begins:
         check_tls_key(SecretBytes(content), text(LEAF), source="x")
         return
-    with pytest.raises(KeyUnreadableError, match="expected a line that begins with -----BEGIN PRIVATE KEY-----"):
+    with raises(
+        PkiCode.CERTIFICATE_KEY_UNREADABLE, match="expected a line that begins with -----BEGIN PRIVATE KEY-----"
+    ):
         check_tls_key(SecretBytes(content), text(LEAF), source="x")
 
 
@@ -81,11 +79,11 @@ def test_a_chain_needs_its_first_certificate_and_an_issuer_of_it() -> None:
         len(check_chain(text(LEAF, ROOT.certificate(days=EXPIRED), OTHER.certificate(days=FUTURE)), NOW, source="x"))
         == 2
     )
-    with pytest.raises(CertificateExpiredError, match=r"the issuer in x \(CN=middle\) expired"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match=r"the issuer in x \(CN=middle\) expired"):
         check_chain(text(leaf, former), NOW, source="x")
     with pytest.raises(CertificateNotYetValidError, match="the issuer in x"):
         check_chain(text(leaf, coming), NOW, source="x")
-    with pytest.raises(CertificateExpiredError, match=r"x \(CN=leaf\) expired"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match=r"x \(CN=leaf\) expired"):
         check_chain(text(leaf, middle), NOW + timedelta(days=40), source="x")
 
 
@@ -114,8 +112,8 @@ def test_of_several_certificates_for_one_authority_the_valid_and_longest_lived_o
 
 
 def test_certificates_of_unsupported_kinds_are_named() -> None:
-    with pytest.raises(
-        CertificateUnsupportedError, match=r"custom_ca \(CN=k1\) has a key of the kind secp256k1"
+    with raises(
+        PkiCode.CERTIFICATE_UNSUPPORTED, match=r"custom_ca \(CN=k1\) has a key of the kind secp256k1"
     ) as caught:
         check_issuers([Signer.make("k1", "secp256k1").certificate()], source="custom_ca")
     assert (caught.value.code, caught.value.exit_status) == ("certificate.unsupported", 2)
@@ -124,14 +122,14 @@ def test_certificates_of_unsupported_kinds_are_named() -> None:
 def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
     k1 = Signer.make("k1", "secp256k1")
     check_peer(LEAF, [ROOT.certificate(), k1.certificate()])  # what is not above it does not count
-    with pytest.raises(CertificateUnsupportedError, match="a key of the kind secp521r1"):
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="a key of the kind secp521r1"):
         check_peer(ROOT.leaf(make_key("P-521")), [])
-    with pytest.raises(CertificateUnsupportedError, match=r"The client's chain .*secp256k1"):
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match=r"The client's chain .*secp256k1"):
         check_peer(MIDDLE.leaf(KEY), [k1.certificate(ROOT), MIDDLE.certificate(k1)])
-    with pytest.raises(CertificateUnsupportedError, match="signed with a weak hash"):
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="signed with a weak hash"):
         check_peer(x509.load_pem_x509_certificate(SHA1), [])
     ring = [k1.certificate(MIDDLE), MIDDLE.certificate(k1)] * 50  # each signed by the other one
-    with pytest.raises(CertificateUnsupportedError, match=r"secp256k1"):
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match=r"secp256k1"):
         check_peer(MIDDLE.leaf(KEY), ring)
     check_peer(LEAF, ring)
     usage = dict.fromkeys(
@@ -142,7 +140,7 @@ def test_a_client_that_one_library_would_not_accept_is_rejected() -> None:
         False,
     )
     agreement = x509.KeyUsage(**{**usage, "key_agreement": True})
-    with pytest.raises(CertificateUnsupportedError, match="does not allow digital signatures"):
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="does not allow digital signatures"):
         check_peer(ROOT.leaf(KEY, usage=agreement), [])
 
 

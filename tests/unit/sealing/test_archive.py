@@ -9,16 +9,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.errors import SealserveError, VerificationError
 from sealserve.regular_file import InputFileMissingError
 from sealserve.sealing import archive, plain_tar
 from sealserve.sealing.archive import pack, unpack
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.file_tree import list_folder
-from sealserve.sealing.release import Release, ReleaseIncompleteError, verify_release
+from sealserve.sealing.release import Release, verify_release
 from sealserve.sealing.release_files import ReleaseFileChangedError, ReleaseFileMissingError
-from sealserve.sealing.signed_index import IndexSignatureError
 
 MODEL = "models/resnet50/1/saved_model.pb"
 Member = tuple[tarfile.TarInfo, bytes]
@@ -100,7 +101,7 @@ def test_only_a_whole_release_is_packed(release: Release, tmp_path: Path) -> Non
     with pytest.raises(ReleaseFileMissingError, match=f"missing: '{MODEL}'"):
         pack(release.folder, tmp_path / "release.tar")
     (release.folder / "release.json").unlink()
-    with pytest.raises(ReleaseIncompleteError, match=r"is no release: it has no release\.json"):
+    with raises(SealingCode.RELEASE_INCOMPLETE, match=r"is no release: it has no release\.json"):
         pack(release.folder, tmp_path / "release.tar")
     assert not (tmp_path / "release.tar").exists()
 
@@ -120,7 +121,8 @@ def test_another_owners_archive_is_refused_before_its_files_are_written(
         original(content, path)
 
     monkeypatch.setattr(plain_tar, "write", record)
-    assert isinstance(refusal(packed, host, Ed25519PrivateKey.generate()), IndexSignatureError)
+    assert isinstance(error := refusal(packed, host, Ed25519PrivateKey.generate()), VerificationError)
+    assert error.code == SealingCode.INDEX_BAD_SIGNATURE
     assert written == ["release.json", "release.json.sig"]
 
 

@@ -8,13 +8,15 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import DiskFullError, OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import OutputExistsError
+from sealserve.codes import SealserveCode
 from sealserve.sealing.codec import inspect_file, seal_bytes, seal_file, unseal_bytes, unseal_file
-from sealserve.sealing.embedded_path import EmbeddedPathError, PathMismatchError, is_safe_relative, normalise
-from sealserve.sealing.protected_file import FormatVersion, KeyLengthError, NotSealedError, metadata_key
-from sealserve.sealing.reader import TamperedNodeError, TrailingDataError, TruncatedError, WrongKeyError
-from sealserve.sealing.writer import SourceChangedError
+from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.embedded_path import PathMismatchError, is_safe_relative, normalise
+from sealserve.sealing.protected_file import FormatVersion, metadata_key
+from sealserve.sealing.reader import TamperedNodeError
 from sealserve.secret import SecretBytes
 
 MIB = 2**20
@@ -58,7 +60,7 @@ def test_the_public_part_needs_no_key(sealed: Path) -> None:
 
 def test_inspecting_notices_a_size_that_no_sealed_file_has(sealed: Path) -> None:
     sealed.write_bytes(sealed.read_bytes()[:5000])
-    with pytest.raises(TruncatedError, match="has 5000 bytes, which is no multiple of 4096"):
+    with raises(SealingCode.SEALED_FILE_TRUNCATED, match="has 5000 bytes, which is no multiple of 4096"):
         inspect_file(sealed)
 
 
@@ -74,7 +76,9 @@ def test_progress_adds_up_to_the_size(tmp_path: Path, key: SecretBytes) -> None:
 
 
 def test_another_key_is_refused(tmp_path: Path, sealed: Path) -> None:
-    with pytest.raises(WrongKeyError, match="sealed does not open with this key: the MAC of its metadata") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_WRONG_KEY, match="sealed does not open with this key: the MAC of its metadata"
+    ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=SecretBytes(bytes(16)), embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.wrong-key"
     assert refused.value.exit_status == 3
@@ -93,9 +97,9 @@ def test_another_path_is_refused_and_both_are_named(tmp_path: Path, sealed: Path
 
 @pytest.mark.parametrize("length", [0, 15, 17])
 def test_a_key_of_another_length_is_refused(length: int, tmp_path: Path, sealed: Path) -> None:
-    with pytest.raises(KeyLengthError, match=f"has {length} bytes"):
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes"):
         seal_bytes(b"", tmp_path / "other", key=SecretBytes(bytes(length)), embedded_path="p")
-    with pytest.raises(KeyLengthError, match=f"has {length} bytes"):
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes"):
         unseal_file(sealed, tmp_path / "plain", key=SecretBytes(bytes(length)), embedded_path="p")
     assert names(tmp_path) == {"sealed"}
 
@@ -103,13 +107,17 @@ def test_a_key_of_another_length_is_refused(length: int, tmp_path: Path, sealed:
 @pytest.mark.parametrize("size", [0, 1, 8, 4095])
 def test_less_than_a_node_is_cut_off(size: int, tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes()[:size])
-    with pytest.raises(TruncatedError, match=f"has {size} bytes; a sealed file has at least one node of 4096"):
+    with raises(
+        SealingCode.SEALED_FILE_TRUNCATED, match=f"has {size} bytes; a sealed file has at least one node of 4096"
+    ):
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
 
 
 def test_a_cut_off_file_is_refused(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes()[:-4096])
-    with pytest.raises(TruncatedError, match="it has 8192 bytes, and its content of 7000 bytes needs 12288") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_TRUNCATED, match="it has 8192 bytes, and its content of 7000 bytes needs 12288"
+    ) as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.truncated"
     assert names(tmp_path) == {"sealed"}
@@ -117,7 +125,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, sealed: Path, key: SecretByte
 
 def test_trailing_data_is_refused_unless_allowed(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     sealed.write_bytes(sealed.read_bytes() + bytes(8192))
-    with pytest.raises(TrailingDataError, match="has 8192 bytes behind its last node: 20480") as refused:
+    with raises(SealingCode.SEALED_FILE_TRAILING_DATA, match="has 8192 bytes behind its last node: 20480") as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path="models/m.bin")
     assert refused.value.code == "sealed-file.trailing-data"
     assert names(tmp_path) == {"sealed"}
@@ -126,9 +134,9 @@ def test_trailing_data_is_refused_unless_allowed(tmp_path: Path, sealed: Path, k
 
 def test_any_other_file_is_refused(tmp_path: Path, key: SecretBytes) -> None:
     (tmp_path / "other").write_bytes(bytes(10000))
-    with pytest.raises(NotSealedError, match="other is no sealed file"):
+    with raises(SealingCode.SEALED_FILE_BAD_MAGIC, match="other is no sealed file"):
         unseal_bytes(tmp_path / "other", key=key, embedded_path=None)
-    with pytest.raises(NotSealedError, match="other is no sealed file"):
+    with raises(SealingCode.SEALED_FILE_BAD_MAGIC, match="other is no sealed file"):
         inspect_file(tmp_path / "other")
 
 
@@ -147,7 +155,7 @@ def test_an_existing_output_is_kept(tmp_path: Path, sealed: Path, key: SecretByt
 
 def test_a_failure_keeps_the_output_that_should_be_replaced(tmp_path: Path, sealed: Path, key: SecretBytes) -> None:
     (tmp_path / "plain").write_bytes(b"old")
-    with pytest.raises(WrongKeyError):
+    with raises(SealingCode.SEALED_FILE_WRONG_KEY):
         unseal_file(sealed, tmp_path / "plain", key=SecretBytes(bytes(16)), embedded_path=None, overwrite=True)
     assert (tmp_path / "plain").read_bytes() == b"old"
     assert names(tmp_path) == {"sealed", "plain"}
@@ -155,13 +163,13 @@ def test_a_failure_keeps_the_output_that_should_be_replaced(tmp_path: Path, seal
 
 
 def test_an_output_in_no_folder_is_refused(tmp_path: Path, key: SecretBytes) -> None:
-    with pytest.raises(OutputUnwritableError, match="No such file or directory"):
+    with raises(SealserveCode.FILE_UNWRITABLE, match="No such file or directory"):
         seal_bytes(b"", tmp_path / "none" / "sealed", key=key, embedded_path="p")
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "x" * 772, "\ud800"])
 def test_a_path_that_cannot_be_embedded_is_refused(path: str, tmp_path: Path, key: SecretBytes) -> None:
-    with pytest.raises(EmbeddedPathError, match="embedded path") as refused:
+    with raises(SealingCode.SEALED_FILE_UNUSABLE_PATH, match="embedded path") as refused:
         seal_bytes(b"", tmp_path / "sealed", key=key, embedded_path=path)
     assert refused.value.code == "sealed-file.unusable-path"
     assert names(tmp_path) == set()
@@ -198,7 +206,9 @@ def test_a_source_that_grows_is_noticed(tmp_path: Path, key: SecretBytes) -> Non
         with source.open("ab") as stream:
             stream.write(b"more")
 
-    with pytest.raises(SourceChangedError, match="changed while it was being sealed: it had 1048576 bytes") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_SOURCE_CHANGED, match="changed while it was being sealed: it had 1048576 bytes"
+    ) as refused:
         seal_file(source, tmp_path / "sealed", key=key, embedded_path="p", progress=grow)
     assert refused.value.code == "sealed-file.source-changed"
     assert names(tmp_path) == {"plain"}
@@ -207,7 +217,7 @@ def test_a_source_that_grows_is_noticed(tmp_path: Path, key: SecretBytes) -> Non
 def test_a_source_that_shrinks_is_noticed(tmp_path: Path, key: SecretBytes) -> None:
     source = tmp_path / "plain"
     source.write_bytes(bytes(MIB))
-    with pytest.raises(SourceChangedError):
+    with raises(SealingCode.SEALED_FILE_SOURCE_CHANGED):
         seal_file(source, tmp_path / "sealed", key=key, embedded_path="p", progress=lambda _: os.truncate(source, 100))
     assert names(tmp_path) == {"plain"}
 
@@ -221,11 +231,12 @@ def test_a_sealed_file_that_shrinks_meanwhile_is_noticed(tmp_path: Path, key: Se
             sealed, tmp_path / "plain", key=key, embedded_path="p", progress=lambda _: os.truncate(sealed, size)
         )
 
-    with pytest.raises(
-        TruncatedError, match=r"became shorter while it was read: node 300 \(data node 295\) is missing"
+    with raises(
+        SealingCode.SEALED_FILE_TRUNCATED,
+        match=r"became shorter while it was read: node 300 \(data node 295\) is missing",
     ):
         cut_at(300 * 4096)
-    with pytest.raises(TruncatedError, match=r"node 1 \(MHT node 0\) is missing"):
+    with raises(SealingCode.SEALED_FILE_TRUNCATED, match=r"node 1 \(MHT node 0\) is missing"):
         cut_at(4096)
     assert names(tmp_path) == {"sealed"}
 
@@ -251,9 +262,9 @@ def test_no_room_is_a_clear_error(tmp_path: Path, key: SecretBytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))  # the kernel then refuses to write on, as on a full disk
     try:
-        with pytest.raises(DiskFullError, match=r"No room to write .*other") as refused:
+        with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write .*other") as refused:
             seal_file(tmp_path / "plain", tmp_path / "other", key=key, embedded_path="p")
-        with pytest.raises(DiskFullError, match=r"No room to write .*other"):
+        with raises(SealserveCode.FILE_DISK_FULL, match=r"No room to write .*other"):
             unseal_file(tmp_path / "sealed", tmp_path / "other", key=key, embedded_path="p")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -267,7 +278,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, key: SecretBytes, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(DiskFullError, match="No room to write"):
+    with raises(SealserveCode.FILE_DISK_FULL, match="No room to write"):
         seal_bytes(bytes(MIB), tmp_path / "sealed", key=key, embedded_path="p")
     assert names(tmp_path) == set()
 
@@ -336,7 +347,7 @@ def test_cancelling_stops_all_threads(cause: type[BaseException], tmp_path: Path
 
 def test_no_error_shows_the_key(tmp_path: Path, sealed: Path) -> None:
     key = SecretBytes(b"0123456789abcdef")
-    with pytest.raises(WrongKeyError) as refused:
+    with raises(SealingCode.SEALED_FILE_WRONG_KEY) as refused:
         unseal_file(sealed, tmp_path / "plain", key=key, embedded_path=None)
     derived = metadata_key(key, sealed.read_bytes()[10:42])
     for secret in (key.reveal(), derived):

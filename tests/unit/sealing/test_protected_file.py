@@ -3,8 +3,10 @@ import struct
 import pytest
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
+from tests.harness.errors import raises
 
 from sealserve.sealing import protected_file
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.protected_file import (
     HEADER_1_0,
     HEADER_2_0,
@@ -13,11 +15,8 @@ from sealserve.sealing.protected_file import (
     FormatVersion,
     Group,
     Header,
-    KeyLengthError,
     Layout,
     Metadata,
-    NotSealedError,
-    UnknownFormatError,
 )
 from sealserve.secret import SecretBytes
 
@@ -124,19 +123,23 @@ def test_the_metadata_key_is_a_cmac_of_104_bytes() -> None:
 
 @pytest.mark.parametrize("length", [0, 15, 17, 32])
 def test_a_key_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(KeyLengthError, match=f"has {length} bytes; a Gramine wrap key has 16") as refused:
+    with raises(SealingCode.SEALED_FILE_KEY_LENGTH, match=f"has {length} bytes; a Gramine wrap key has 16") as refused:
         protected_file.metadata_key(SecretBytes(bytes(length)), bytes(32))
     assert refused.value.code == "sealed-file.key-length"
 
 
 def test_another_file_is_no_sealed_file() -> None:
-    with pytest.raises(NotSealedError, match="it is no sealed file: it begins with 2e2e2e2e2e2e2e2e") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_BAD_MAGIC, match="it is no sealed file: it begins with 2e2e2e2e2e2e2e2e"
+    ) as refused:
         Header.parse(b"." * 4096, name="it")
     assert refused.value.code == "sealed-file.bad-magic"
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(UnknownFormatError, match=r"has format version 3\.1; known are 1\.0 and 2\.0") as refused:
+    with raises(
+        SealingCode.SEALED_FILE_UNKNOWN_VERSION, match=r"has format version 3\.1; known are 1\.0 and 2\.0"
+    ) as refused:
         Header.parse((0x46505F5346415247).to_bytes(8, "little") + b"\3\1" + bytes(4086), name="it")
     assert refused.value.code == "sealed-file.unknown-version"
 

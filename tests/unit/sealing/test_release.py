@@ -11,34 +11,22 @@ from typing import Any
 import jsonschema
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.harness.errors import raises
 from tests.harness.killing import interrupted_at, killed_at
 
 from sealserve.sealing import codec
 from sealserve.sealing.codec import inspect_file, unseal_bytes
-from sealserve.sealing.file_tree import TreeEntryError
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.protected_file import FormatVersion
-from sealserve.sealing.release import (
-    Release,
-    ReleaseContents,
-    ReleaseContentsError,
-    ReleaseIncompleteError,
-    Servable,
-    verify_release,
-)
+from sealserve.sealing.release import Release, ReleaseContents, Servable, verify_release
 from sealserve.sealing.release_files import (
     ReleaseFileChangedError,
     ReleaseFileExtraError,
     ReleaseFileMissingError,
     ReleaseFilesError,
 )
-from sealserve.sealing.release_index import ReleaseIndexError, new_key_name, parse_index
-from sealserve.sealing.signed_index import (
-    ENCLAVE_DOMAIN,
-    RELEASE_DOMAIN,
-    IndexSignatureError,
-    sign_index,
-    verify_index,
-)
+from sealserve.sealing.release_index import new_key_name, parse_index
+from sealserve.sealing.signed_index import ENCLAVE_DOMAIN, RELEASE_DOMAIN, sign_index, verify_index
 from sealserve.secret import SecretBytes
 
 KEY_NAME = "00112233445566778899aabbccddeeff"
@@ -119,7 +107,9 @@ def test_several_models_versions_and_formats(
 
 def test_another_owners_key_is_refused(release: Release) -> None:
     other = Ed25519PrivateKey.generate().public_key()
-    with pytest.raises(IndexSignatureError, match=r"release\.json does not verify under the owner's key") as refused:
+    with raises(
+        SealingCode.INDEX_BAD_SIGNATURE, match=r"release\.json does not verify under the owner's key"
+    ) as refused:
         verify_release(release.folder, other)
     assert refused.value.code == "index.bad-signature"
     assert other.public_bytes_raw().hex()[:16] in refused.value.message
@@ -130,16 +120,16 @@ def test_a_signature_is_for_one_kind_of_index(signer: Ed25519PrivateKey) -> None
     verified = verify_index(ENCLAVE_DOMAIN, b"{}", signature, signer.public_key(), name="index.json")
     assert (verified.content, verified.sha256) == (b"{}", hashlib.sha256(b"{}").hexdigest())
     signer.public_key().verify(signature, b"sealserve enclave index v1\n{}")
-    with pytest.raises(IndexSignatureError):
+    with raises(SealingCode.INDEX_BAD_SIGNATURE):
         verify_index(RELEASE_DOMAIN, b"{}", signature, signer.public_key(), name="release.json")
-    with pytest.raises(IndexSignatureError, match="it has 63 bytes, not 64"):
+    with raises(SealingCode.INDEX_BAD_SIGNATURE, match="it has 63 bytes, not 64"):
         verify_index(ENCLAVE_DOMAIN, b"{}", signature[:-1], signer.public_key(), name="index.json")
 
 
 def test_a_changed_index_is_refused(release: Release, signer: Ed25519PrivateKey) -> None:
     path = release.folder / "release.json"
     path.write_bytes(path.read_bytes().replace(b'"simulated":true', b'"simulated":false'))
-    with pytest.raises(IndexSignatureError):
+    with raises(SealingCode.INDEX_BAD_SIGNATURE):
         verify_release(release.folder, signer.public_key())
 
 
@@ -170,7 +160,7 @@ def test_a_signed_index_of_another_schema_is_refused(case: str, release: Release
     change, message = BAD_INDEXES[case]
     changed = change(json.loads((release.folder / "release.json").read_bytes()))
     signed(release, signer, json.dumps(changed, sort_keys=True, separators=(",", ":")).encode())
-    with pytest.raises(ReleaseIndexError, match=message) as refused:
+    with raises(SealingCode.RELEASE_INVALID_INDEX, match=message) as refused:
         verify_release(release.folder, signer.public_key())
     assert refused.value.code == "release.invalid-index"
 
@@ -194,7 +184,7 @@ def test_an_index_with_such_paths_is_refused(
     index = json.loads((release.folder / "release.json").read_bytes())
     index["files"] = [{"path": path, "size": 4096, "sha256": "0" * 64} for path in paths]
     signed(release, signer, json.dumps(index, sort_keys=True, separators=(",", ":")).encode())
-    with pytest.raises(ReleaseIndexError, match=message):
+    with raises(SealingCode.RELEASE_INVALID_INDEX, match=message):
         verify_release(release.folder, signer.public_key())
 
 
@@ -210,7 +200,7 @@ def test_an_index_in_another_form_is_refused(
     change: Callable[[bytes], bytes], release: Release, signer: Ed25519PrivateKey
 ) -> None:
     signed(release, signer, change((release.folder / "release.json").read_bytes()))
-    with pytest.raises(ReleaseIndexError, match="not in canonical form"):
+    with raises(SealingCode.RELEASE_INVALID_INDEX, match="not in canonical form"):
         verify_release(release.folder, signer.public_key())
 
 
@@ -314,14 +304,14 @@ def test_an_enclave_that_is_no_folder_is_extra(release: Release, signer: Ed25519
 @pytest.mark.parametrize("name", ["release.json", "release.json.sig"])
 def test_half_a_release_is_told(name: str, release: Release, signer: Ed25519PrivateKey) -> None:
     (release.folder / name).unlink()
-    with pytest.raises(ReleaseIncompleteError, match=f"is no release: it has no {name}") as refused:
+    with raises(SealingCode.RELEASE_INCOMPLETE, match=f"is no release: it has no {name}") as refused:
         verify_release(release.folder, signer.public_key())
     assert refused.value.code == "release.incomplete"
 
 
 def test_a_signature_of_megabytes_is_not_read(release: Release, signer: Ed25519PrivateKey) -> None:
     (release.folder / "release.json.sig").write_bytes(bytes(2**20))
-    with pytest.raises(ReleaseIncompleteError, match="has over 128 bytes"):
+    with raises(SealingCode.RELEASE_INCOMPLETE, match="has over 128 bytes"):
         verify_release(release.folder, signer.public_key())
 
 
@@ -341,7 +331,7 @@ def test_a_signature_of_megabytes_is_not_read(release: Release, signer: Ed25519P
 def test_contents_that_do_not_fit_together_are_refused(
     change: dict[str, Any], message: str, contents: ReleaseContents, releases: Path, build: Callable[..., Release]
 ) -> None:
-    with pytest.raises(ReleaseContentsError, match=message) as refused:
+    with raises(SealingCode.RELEASE_INVALID_CONTENTS, match=message) as refused:
         build(replace(contents, **change))
     assert refused.value.code == "release.invalid-contents"
     assert list(releases.iterdir()) == []
@@ -359,7 +349,7 @@ def test_a_version_is_a_64_bit_number_and_occurs_once(
     version: int, message: str, contents: ReleaseContents, model: Path, build: Callable[..., Release]
 ) -> None:
     more = [*contents.servables, Servable(name="resnet50", version=version, folder=model)]
-    with pytest.raises(ReleaseContentsError, match=f"ervable 'resnet50' {message}"):
+    with raises(SealingCode.RELEASE_INVALID_CONTENTS, match=f"ervable 'resnet50' {message}"):
         build(replace(contents, servables=more))
 
 
@@ -372,7 +362,7 @@ def test_the_smallest_and_the_largest_version(
 
 
 def test_a_key_id_must_be_one(contents: ReleaseContents, releases: Path, build: Callable[..., Release]) -> None:
-    with pytest.raises(ReleaseContentsError, match="cannot be built: key_id"):
+    with raises(SealingCode.RELEASE_INVALID_CONTENTS, match="cannot be built: key_id"):
         build(contents, key_id="release")
     assert list(releases.iterdir()) == []
 
@@ -392,7 +382,7 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         build(contents, progress=cancel)
     (model / "link").symlink_to("saved_model.pb")
-    with pytest.raises(TreeEntryError):
+    with raises(SealingCode.TREE_NOT_REGULAR):
         build(contents)
     assert list(releases.iterdir()) == []
 

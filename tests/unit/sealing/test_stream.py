@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 from tests.harness.sparse_sealed import data_position, write_sparse
 
 from sealserve.sealing.codec import seal_bytes
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import PathMismatchError
 from sealserve.sealing.protected_file import sealed_size
-from sealserve.sealing.reader import TamperedNodeError, TruncatedError
+from sealserve.sealing.reader import TamperedNodeError
 from sealserve.sealing.stream import open_sealed
 from sealserve.secret import SecretBytes
 
@@ -96,7 +98,7 @@ def test_only_the_nodes_that_are_read_count(sealed: Path, tmp_path: Path) -> Non
         assert raw_stream.tell() == node + 4095
         os.truncate(damaged, 4096 * data_position(200))
         raw_stream.seek(node + 4096 * 100)
-        with pytest.raises(TruncatedError, match=r"data node 200\) is missing"):
+        with raises(SealingCode.SEALED_FILE_TRUNCATED, match=r"data node 200\) is missing"):
             raw_stream.read(1)
 
 

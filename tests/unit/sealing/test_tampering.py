@@ -7,7 +7,8 @@ import pytest
 
 from sealserve.errors import VerificationError
 from sealserve.sealing.codec import seal_bytes, unseal_bytes, unseal_file
-from sealserve.sealing.reader import MovedNodeError, TamperedNodeError, TruncatedError, WrongKeyError
+from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.reader import MovedNodeError, TamperedNodeError
 from sealserve.secret import SecretBytes
 
 GROUP = 96 * 4096
@@ -127,11 +128,13 @@ def test_nodes_of_another_sealing_are_refused(position: int, large: Path, older:
 def test_truncation_at_a_node_is_refused(nodes: int, large: Path, tmp_path: Path, key: SecretBytes) -> None:
     with large.open("rb") as stream:
         (tmp_path / "sealed").write_bytes(stream.read(4096 * nodes))
-    assert isinstance(refusal(tmp_path / "sealed", key), TruncatedError)
+    assert isinstance(error := refusal(tmp_path / "sealed", key), VerificationError)
+    assert error.code == SealingCode.SEALED_FILE_TRUNCATED
 
 
 def test_a_file_of_another_release_does_not_open(tmp_path: Path) -> None:
     old, new = SecretBytes.random(16), SecretBytes.random(16)
     seal_bytes(b"old", tmp_path / "sealed", key=old, embedded_path="models/m.bin")
-    assert isinstance(refusal(tmp_path / "sealed", new), WrongKeyError)
+    assert isinstance(error := refusal(tmp_path / "sealed", new), VerificationError)
+    assert error.code == SealingCode.SEALED_FILE_WRONG_KEY
     assert unseal_bytes(tmp_path / "sealed", key=old, embedded_path="models/m.bin").reveal() == b"old"

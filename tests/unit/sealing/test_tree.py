@@ -5,21 +5,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.atomic_file import OutputExistsError, OutputUnwritableError
+from sealserve.atomic_file import OutputExistsError
 from sealserve.canonical_document import ListedFile
+from sealserve.codes import SealserveCode
 from sealserve.sealing.codec import unseal_bytes
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import PathMismatchError
-from sealserve.sealing.file_tree import (
-    TreeEmptyError,
-    TreeEntryError,
-    TreeMissingError,
-    TreeNameError,
-    TreeUnreadableError,
-    list_folder,
-    regular_files,
-)
-from sealserve.sealing.reader import WrongKeyError
+from sealserve.sealing.file_tree import TreeMissingError, list_folder, regular_files
 from sealserve.sealing.tree import file_list, seal_tree, unseal_tree
 from sealserve.secret import SecretBytes
 
@@ -68,7 +62,7 @@ def test_a_file_in_the_place_of_another_is_refused(model: Path, tmp_path: Path, 
 
 def test_a_failure_leaves_no_folder(model: Path, tmp_path: Path, key: SecretBytes) -> None:
     seal_tree(model, tmp_path / "sealed", key=key)
-    with pytest.raises(WrongKeyError):
+    with raises(SealingCode.SEALED_FILE_WRONG_KEY):
         unseal_tree(tmp_path / "sealed", tmp_path / "plain", key=SecretBytes(bytes(16)))
     assert {path.name for path in tmp_path.iterdir()} == {"model", "sealed"}
 
@@ -83,7 +77,7 @@ def test_an_existing_folder_is_kept(model: Path, tmp_path: Path, key: SecretByte
 
 
 def test_an_output_in_no_folder_is_refused(model: Path, tmp_path: Path, key: SecretBytes) -> None:
-    with pytest.raises(OutputUnwritableError, match=r"Nothing can be written to .*none: No such file or directory"):
+    with raises(SealserveCode.FILE_UNWRITABLE, match=r"Nothing can be written to .*none: No such file or directory"):
         seal_tree(model, tmp_path / "none" / "sealed", key=key)
 
 
@@ -93,7 +87,7 @@ def test_links_and_special_files_are_refused(kind: str, model: Path, tmp_path: P
         os.mkfifo(model / "odd")
     else:
         (model / "odd").symlink_to("variables" if kind == "folder link" else "saved_model.pb")
-    with pytest.raises(TreeEntryError, match="odd is a link or special file") as refused:
+    with raises(SealingCode.TREE_NOT_REGULAR, match="odd is a link or special file") as refused:
         seal_tree(model, tmp_path / "sealed", key=key)
     assert refused.value.code == "tree.not-regular"
     assert not (tmp_path / "sealed").exists()
@@ -108,7 +102,7 @@ def test_a_missing_folder_is_told(tmp_path: Path, model: Path) -> None:
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty" / "assets").mkdir(parents=True)
-    with pytest.raises(TreeEmptyError, match=r"There is no file in .*empty") as refused:
+    with raises(SealingCode.TREE_EMPTY, match=r"There is no file in .*empty") as refused:
         regular_files(tmp_path / "empty")
     assert refused.value.code == "tree.empty"
     assert list_folder(tmp_path / "empty").empty_folders == ("assets",)
@@ -119,7 +113,7 @@ def test_an_unreadable_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root, who runs tests too, may list every folder
-    with pytest.raises(TreeUnreadableError, match="cannot be listed: Permission denied") as refused:
+    with raises(SealingCode.TREE_UNREADABLE, match="cannot be listed: Permission denied") as refused:
         regular_files(tmp_path)
     assert refused.value.code == "tree.unreadable"
 
@@ -127,7 +121,7 @@ def test_an_unreadable_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", [b"a\nb", b"\xff"])
 def test_an_unusable_name_is_told(name: bytes, model: Path) -> None:
     os.mknod(os.fsencode(model) + b"/" + name)
-    with pytest.raises(TreeNameError, match="has a file with an unusable name") as refused:
+    with raises(SealingCode.TREE_UNUSABLE_NAME, match="has a file with an unusable name") as refused:
         regular_files(model)
     assert refused.value.code == "tree.unusable-name"
 

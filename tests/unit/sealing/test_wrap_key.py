@@ -2,9 +2,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.atomic_file import OutputExistsError
-from sealserve.sealing.wrap_key import WrapKeyMissingError, WrapKeySizeError, create_wrap_key, read_wrap_key
+from sealserve.sealing.codes import SealingCode
+from sealserve.sealing.wrap_key import create_wrap_key, read_wrap_key
 
 
 def test_a_new_key_is_private_and_read_back(tmp_path: Path) -> None:
@@ -22,7 +24,7 @@ def test_a_new_key_is_private_and_read_back(tmp_path: Path) -> None:
 def test_a_key_of_another_size(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wrap.key"
     path.write_bytes(content)
-    with pytest.raises(WrapKeySizeError, match=r"wrap\.key is not 16 bytes long") as caught:
+    with raises(SealingCode.WRAP_KEY_SIZE, match=r"wrap\.key is not 16 bytes long") as caught:
         read_wrap_key(path)
     assert caught.value.code == "wrap-key.size"
     assert caught.value.hint == "A key is raw: not text, and no newline at its end."
@@ -30,7 +32,7 @@ def test_a_key_of_another_size(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(("name", "reason"), [("none", "No such file"), (".", "Is a directory")])
 def test_a_key_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(WrapKeyMissingError, match=rf"The key file .* cannot be read: {reason}") as caught:
+    with raises(SealingCode.WRAP_KEY_MISSING, match=rf"The key file .* cannot be read: {reason}") as caught:
         read_wrap_key(tmp_path / name)
     assert caught.value.code == "wrap-key.missing"
     assert "--new-key" in (caught.value.hint or "")

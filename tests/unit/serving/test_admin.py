@@ -8,11 +8,13 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import text_format
+from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving.admin import AdminPort, AdminTlsError, ReloadConfigError
+from sealserve.serving.admin import AdminPort, ReloadConfigError
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line import options as flags
 from sealserve.serving.command_line.options import AdminOptions
 from sealserve.serving.lifecycle.models import Models
@@ -243,6 +245,6 @@ def test_a_port_that_would_let_everybody_in(
     now = datetime.now(UTC)
     (tmp_path / "admin.cfg").write_bytes(settings(certificates(now)[0], None, now))
     options = AdminOptions(address=address, ssl_config_file=tmp_path / "admin.cfg" if config else None)
-    with pytest.raises(AdminTlsError, match=message) as caught:
+    with raises(ServingCode.SERVER_ADMIN_TLS, match=message) as caught:
         running.open(options)
     assert caught.value.code == "server.admin-tls"

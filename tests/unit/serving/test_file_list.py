@@ -8,21 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import Expected, raises
 
-from sealserve.errors import VerificationError
-from sealserve.serving.file_list import (
-    UNREADABLE_HINT,
-    FileChangedError,
-    FileList,
-    FileListEmptyError,
-    FileListMalformedError,
-    FileListMissingError,
-    FileListUnreadableError,
-    FileMissingError,
-    FileUnlistedError,
-    FileUnreadableError,
-    OutsideFileListError,
-)
+from sealserve.serving.codes import ServingCode
+from sealserve.serving.file_list import UNREADABLE_HINT, FileList
 from sealserve.serving.lifecycle.versions import available
 
 FILES = {
@@ -109,26 +98,46 @@ def replace_by_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "error", "code", "message"),
     [
-        (remove, FileMissingError, "servable.file-missing", "models/m/1/variables/variables.index is in the file list"),
-        (remove_all, FileMissingError, "servable.file-missing", "models/m/1/saved_model.pb is in the file list"),
+        (
+            remove,
+            ServingCode.SERVABLE_FILE_MISSING,
+            "servable.file-missing",
+            "models/m/1/variables/variables.index is in the file list",
+        ),
+        (
+            remove_all,
+            ServingCode.SERVABLE_FILE_MISSING,
+            "servable.file-missing",
+            "models/m/1/saved_model.pb is in the file list",
+        ),
         (
             add,
-            FileUnlistedError,
+            ServingCode.SERVABLE_FILE_UNLISTED,
             "servable.file-unlisted",
             "models/m/1/variables/variables.data is there",
         ),
-        (add_a_link, FileUnlistedError, "servable.file-unlisted", "models/m/1/assets is there"),
-        (grow, FileChangedError, "servable.file-changed", "saved_model.pb has 6 bytes; the file list says 5"),
-        (change, FileChangedError, "servable.file-changed", "saved_model.pb has the SHA-256 "),
-        (replace_by_a_folder, FileMissingError, "servable.file-missing", "models/m/1/saved_model.pb is in"),
+        (add_a_link, ServingCode.SERVABLE_FILE_UNLISTED, "servable.file-unlisted", "models/m/1/assets is there"),
+        (
+            grow,
+            ServingCode.SERVABLE_FILE_CHANGED,
+            "servable.file-changed",
+            "saved_model.pb has 6 bytes; the file list says 5",
+        ),
+        (change, ServingCode.SERVABLE_FILE_CHANGED, "servable.file-changed", "saved_model.pb has the SHA-256 "),
+        (
+            replace_by_a_folder,
+            ServingCode.SERVABLE_FILE_MISSING,
+            "servable.file-missing",
+            "models/m/1/saved_model.pb is in",
+        ),
     ],
 )
 def test_what_is_not_as_listed_is_refused(
-    release: Path, tamper: Callable[[Path], None], error: type[VerificationError], code: str, message: str
+    release: Path, tamper: Callable[[Path], None], error: Expected, code: str, message: str
 ) -> None:
     files = FileList.read(release / "files.json")
     tamper(release / "models/m/1")
-    with pytest.raises(error, match=message) as caught:
+    with raises(error, match=message) as caught:
         files.check_folder(release / "models/m/1")
     assert (caught.value.code, caught.value.exit_status) == (code, 3)
     files.check_folder(release / "models/m/2")
@@ -138,7 +147,7 @@ def test_a_file_that_cannot_be_read_counts_as_changed(release: Path) -> None:
     files = FileList.read(release / "files.json")
     (release / "tls/ssl.cfg").unlink()
     (release / "tls/ssl.cfg").mkdir()
-    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg cannot be read: Is a directory"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg cannot be read: Is a directory"):
         files.read_file(release / "tls/ssl.cfg")
 
 
@@ -165,7 +174,9 @@ def test_a_sealed_file_that_gramine_refuses_has_one_clear_message(
 ) -> None:
     files = FileList.read(release / "files.json")
     deny(call, "saved_model.pb")
-    with pytest.raises(FileUnreadableError, match=r"saved_model\.pb cannot be read: Permission denied\.") as caught:
+    with raises(
+        ServingCode.SERVABLE_FILE_UNREADABLE, match=r"saved_model\.pb cannot be read: Permission denied\."
+    ) as caught:
         files.check_folder(release / "models/m/1")
     assert (caught.value.code, caught.value.exit_status) == ("servable.file-unreadable", 3)
     for part in ("changed or moved", "not writable", "Copy the release again"):
@@ -174,7 +185,7 @@ def test_a_sealed_file_that_gramine_refuses_has_one_clear_message(
 
 def test_a_file_list_that_gramine_refuses_has_the_same_hint(release: Path, deny: Callable[[str, str], None]) -> None:
     deny("open", "files.json")
-    with pytest.raises(FileListUnreadableError, match=r"files\.json cannot be read: Permission denied") as caught:
+    with raises(ServingCode.FILE_LIST_UNREADABLE, match=r"files\.json cannot be read: Permission denied") as caught:
         FileList.read(release / "files.json")
     assert (caught.value.code, caught.value.hint) == ("file-list.unreadable", UNREADABLE_HINT)
 
@@ -189,53 +200,53 @@ def test_a_block_that_does_not_verify_is_an_error_with_a_name(release: Path, mon
         os.close(descriptor)
 
     monkeypatch.setattr("sealserve.serving.file_list.open_regular", failing)
-    with pytest.raises(FileUnreadableError, match=r"tls/ssl\.cfg cannot be read"):
+    with raises(ServingCode.SERVABLE_FILE_UNREADABLE, match=r"tls/ssl\.cfg cannot be read"):
         files.read_file(release / "tls/ssl.cfg")
 
 
 def test_a_refused_file_beside_the_versions_is_named(release: Path, deny: Callable[[str, str], None]) -> None:
     (release / "models/m/README").touch()
     deny("stat", "README")
-    with pytest.raises(FileUnreadableError, match=r"README cannot be read"):
+    with raises(ServingCode.SERVABLE_FILE_UNREADABLE, match=r"README cannot be read"):
         available(release / "models/m", FileList.read(release / "files.json"))
 
 
 def test_a_single_file_is_checked_as_it_is_read(release: Path) -> None:
     files = FileList.read(release / "files.json")
     (release / "tls/ssl.cfg").write_bytes(b"settingz")
-    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg has the SHA-256"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg has the SHA-256"):
         files.read_file(release / "tls/ssl.cfg")
     (release / "tls/ssl.cfg").write_bytes(b"settings" * 1000)
-    with pytest.raises(FileChangedError, match=r"tls/ssl.cfg has 9 bytes; the file list says 8"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"tls/ssl.cfg has 9 bytes; the file list says 8"):
         files.read_file(release / "tls/ssl.cfg")
     (release / "tls/ssl.cfg").unlink()
-    with pytest.raises(FileMissingError, match=r"tls/ssl.cfg is in the file list"):
+    with raises(ServingCode.SERVABLE_FILE_MISSING, match=r"tls/ssl.cfg is in the file list"):
         files.read_file(release / "tls/ssl.cfg")
-    with pytest.raises(FileUnlistedError, match=r"tls/other.cfg is there"):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"tls/other.cfg is there"):
         files.read_file(release / "tls/other.cfg")
 
 
 def test_a_folder_that_the_list_says_nothing_about(release: Path) -> None:
     files = FileList.read(release / "files.json")
-    with pytest.raises(OutsideFileListError, match="is not below") as caught:
+    with raises(ServingCode.FILE_LIST_OUTSIDE, match="is not below") as caught:
         files.below(release.parent)
     assert caught.value.code == "file-list.outside"
     assert files.relative(release.parent / "ssl.cfg") is None
-    with pytest.raises(FileUnlistedError):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED):
         files.read_file(release.parent / "ssl.cfg")
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileListMissingError, match=r"files.json cannot be read: No such file") as caught:
+    with raises(ServingCode.FILE_LIST_MISSING, match=r"files.json cannot be read: No such file") as caught:
         FileList.read(tmp_path / "files.json")
     assert (caught.value.code, caught.value.exit_status) == ("file-list.missing", 3)
 
 
 def test_a_list_that_was_emptied(tmp_path: Path) -> None:
-    with pytest.raises(FileListEmptyError, match="names no file") as caught:
+    with raises(ServingCode.FILE_LIST_EMPTY, match="names no file") as caught:
         FileList.parse(document([]), folder=tmp_path)
     assert caught.value.code == "file-list.empty"
-    with pytest.raises(FileListMalformedError, match="is no file list"):
+    with raises(ServingCode.FILE_LIST_MALFORMED, match="is no file list"):
         FileList.parse(b"", folder=tmp_path)
 
 
@@ -262,6 +273,6 @@ ROW = rows({"a": b"x"})[0]
     ],
 )
 def test_a_list_that_is_not_what_it_should_be(tmp_path: Path, content: bytes, message: str) -> None:
-    with pytest.raises(FileListMalformedError, match=message) as caught:
+    with raises(ServingCode.FILE_LIST_MALFORMED, match=message) as caught:
         FileList.parse(content, folder=tmp_path)
     assert caught.value.code == "file-list.malformed"

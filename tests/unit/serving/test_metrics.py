@@ -2,9 +2,10 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.serving.metrics import Counter, Histogram, Metrics
-from sealserve.serving.request_errors import ModelSpecError, Status
+from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.servables import Servables
 
 
@@ -48,8 +49,8 @@ def test_requests_are_counted_with_their_status_and_timed_where_they_succeed() -
         request.model = "m"
     refused = metrics.timed("Predict")
     refused.model = "m"
-    with pytest.raises(ModelSpecError), refused:
-        raise ModelSpecError("no")
+    with raises(RequestCode.MODEL_SPEC), refused:
+        raise RequestCode.MODEL_SPEC.error("no")
     with pytest.raises(ZeroDivisionError), metrics.timed("Predict"):
         raise ZeroDivisionError
     page = metrics.page()

@@ -7,8 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from tests.harness.errors import raises
 
-from sealserve.sgx.certificate_chain import ChainBrokenError, ChainMalformedError, check_links, common_name, parse_chain
+from sealserve.sgx.certificate_chain import check_links, common_name, parse_chain
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.simulated.authority import chain_pem, new_key
 from sealserve.sgx.simulated.vendor import Vendor
 
@@ -41,7 +43,7 @@ def test_a_chain_is_read_in_its_order(vendor: Vendor, pem: bytes) -> None:
     ids=["empty", "before", "after", "NUL", "header", "label", "dashes", "six", "garbage"],
 )
 def test_anything_else_is_refused(pem: bytes, change: Callable[[bytes], bytes]) -> None:
-    with pytest.raises(ChainMalformedError, match="some chain: ") as caught:
+    with raises(SgxCode.CERTIFICATE_CHAIN_MALFORMED, match="some chain: ") as caught:
         parse_chain(change(pem), of="some chain")
     assert caught.value.code == "certificate-chain.malformed"
 
@@ -55,14 +57,16 @@ def test_base64_that_says_the_same_in_another_way_is_refused(vendor: Vendor, now
     other = text[:at] + ALPHABET[ALPHABET.index(text[at]) + 1] + text[at + 1 :]
     assert base64.b64decode(other) == base64.b64decode(text)
     lines = "\n".join(other[start : start + 64] for start in range(0, len(other), 64))
-    with pytest.raises(ChainMalformedError, match="not well-formed"):
+    with raises(SgxCode.CERTIFICATE_CHAIN_MALFORMED, match="not well-formed"):
         parse_chain(f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n".encode(), of="x")
 
 
 def test_links_are_signatures_and_names(vendor: Vendor) -> None:
     check_links((vendor.tcb_signing.certificate, vendor.root.certificate), of="x")
     chain = parse_chain(chain_pem(vendor.tcb_signing.certificate, vendor.platform_ca.certificate).encode(), of="x")
-    with pytest.raises(ChainBrokenError, match=r"'SGX TCB Signing .* was not issued by 'SGX PCK Platform CA") as caught:
+    with raises(
+        SgxCode.CERTIFICATE_CHAIN_BROKEN, match=r"'SGX TCB Signing .* was not issued by 'SGX PCK Platform CA"
+    ) as caught:
         check_links(chain, of="x")
     assert caught.value.code == "certificate-chain.broken"
 

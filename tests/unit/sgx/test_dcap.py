@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
 from sealserve.sgx.appraisal import verify_quote
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.dcap import DCAP_QVL_VERSION, DcapVerdict, VerifierError
+from sealserve.sgx.dcap import DCAP_QVL_VERSION, DcapVerdict
 from sealserve.sgx.report import Attributes, EnclaveReport
 from sealserve.sgx.simulated import documents
 from sealserve.sgx.simulated.platform import SimulatedPlatform
@@ -86,7 +88,7 @@ def test_what_the_table_does_not_have(
     vendor: Vendor, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
 ) -> None:
     collateral = dataclasses.replace(vendor.collateral(now=now), tcb_info_issuer_chain="")
-    with pytest.raises(VerifierError, match="the verifier refused it: Verification failed: ") as caught:
+    with raises(SgxCode.QUOTE_VERIFIER, match="the verifier refused it: Verification failed: ") as caught:
         _verify(vendor, quote(platform, report), collateral, now)
     assert caught.value.code == "quote.verifier"
 
@@ -98,7 +100,7 @@ def test_what_only_one_of_its_functions_refuses(
         raise ValueError("no claims")
 
     monkeypatch.setattr("dcap_qvl.QuoteVerifier", verifier)
-    with pytest.raises(VerifierError, match="the verifier refused it: no claims"):
+    with raises(SgxCode.QUOTE_VERIFIER, match="the verifier refused it: no claims"):
         _verify(vendor, quote(platform, report), vendor.collateral(now=now), now)
 
 
@@ -112,7 +114,7 @@ def test_a_panic_of_the_library_is_a_refusal(
         raise PanicException
 
     monkeypatch.setattr("dcap_qvl.QuoteVerifier", verifier)
-    with pytest.raises(VerifierError, match="the verifier failed on it"):
+    with raises(SgxCode.QUOTE_VERIFIER, match="the verifier failed on it"):
         _verify(vendor, quote(platform, report), vendor.collateral(now=now), now)
 
 
@@ -137,5 +139,5 @@ def test_two_readers_must_agree(
         return dataclasses.replace(verdict, report=verdict.report | {"mr_enclave": "00" * 32, "isv_svn": 9})
 
     monkeypatch.setattr(dcap, "verify", other)
-    with pytest.raises(VerifierError, match="disagree on isv, mr_enclave"):
+    with raises(SgxCode.QUOTE_VERIFIER, match="disagree on isv, mr_enclave"):
         verify_quote(quote(platform, report), vendor.collateral(now=now), anchor=vendor.anchor, now=now)

@@ -2,9 +2,11 @@ from datetime import datetime
 
 import pytest
 from cryptography import x509
+from tests.harness.errors import raises
 
-from sealserve.sgx.collateral_documents import CollateralMalformedError, is_revoked, next_update_of, parse_crl
-from sealserve.sgx.pck import SGX_EXTENSION, PckChain, PckExtension, PckMalformedError, sgx_extension
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.collateral_documents import is_revoked, next_update_of, parse_crl
+from sealserve.sgx.pck import SGX_EXTENSION, PckChain, PckExtension, sgx_extension
 from sealserve.sgx.simulated import pck_extension
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import Vendor
@@ -40,7 +42,7 @@ def _item(number: int, value: bytes) -> bytes:
     ],
 )
 def test_an_extension_that_is_not_as_specified(raw: bytes, message: str) -> None:
-    with pytest.raises(PckMalformedError, match=message) as caught:
+    with raises(SgxCode.PCK_MALFORMED, match=message) as caught:
         PckExtension.parse(raw)
     assert caught.value.code == "pck.malformed"
 
@@ -48,7 +50,7 @@ def test_an_extension_that_is_not_as_specified(raw: bytes, message: str) -> None
 def test_trailing_bytes_of_the_extension_are_refused(platform: SimulatedPlatform) -> None:
     raw = pck_extension.encode(platform.chain.extension).value
     assert PckExtension.parse(raw) == platform.chain.extension
-    with pytest.raises(PckMalformedError, match="not as specified"):
+    with raises(SgxCode.PCK_MALFORMED, match="not as specified"):
         PckExtension.parse(raw + b"\0")
 
 
@@ -65,7 +67,7 @@ def test_a_list_without_a_next_update(vendor: Vendor, now: datetime) -> None:
     class Timeless:
         next_update_utc = None
 
-    with pytest.raises(CollateralMalformedError, match="PCK CRL: it does not say when the next one is due"):
+    with raises(SgxCode.COLLATERAL_MALFORMED, match="PCK CRL: it does not say when the next one is due"):
         next_update_of(Timeless(), of="PCK CRL")  # type: ignore[arg-type]  # cryptography cannot make such a list
 
 
@@ -75,5 +77,5 @@ def test_a_list_with_an_entry_that_does_not_parse(vendor: Vendor, now: datetime)
             raise x509.DuplicateExtension("twice", SGX_EXTENSION)
 
     assert not is_revoked(parse_crl(vendor.root_crl(now=now), of="x"), 1, of="x")
-    with pytest.raises(CollateralMalformedError, match="PCK CRL: an entry of the list is not well-formed"):
+    with raises(SgxCode.COLLATERAL_MALFORMED, match="PCK CRL: an entry of the list is not well-formed"):
         is_revoked(Odd(), 1, of="PCK CRL")  # type: ignore[arg-type]  # cryptography cannot make such a list

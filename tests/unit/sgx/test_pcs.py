@@ -10,20 +10,13 @@ from typing import Self
 
 import httpx
 import pytest
+from tests.harness.errors import Expected, raises
 
 from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.appraisal import verify_quote
-from sealserve.sgx.collateral_documents import CollateralMalformedError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import PckChain
-from sealserve.sgx.pcs import (
-    INTEL_ROOT_CRL,
-    PcsClient,
-    PcsNotFoundError,
-    PcsStatusError,
-    PcsTooSlowError,
-    PcsUnreachableError,
-    PcsUrlError,
-)
+from sealserve.sgx.pcs import INTEL_ROOT_CRL, PcsClient
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.pcs import PcsServer
@@ -135,7 +128,7 @@ def test_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch, client: PcsCl
 
 def test_nobody_listens(server: PcsServer, raw: bytes) -> None:
     server.stop()
-    with PcsClient(server.url) as client, pytest.raises(PcsUnreachableError, match="no answer") as caught:
+    with PcsClient(server.url) as client, raises(SgxCode.PCS_UNREACHABLE, match="no answer") as caught:
         client.collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.unreachable"
     assert server.url in caught.value.message
@@ -178,14 +171,14 @@ class Drip:
 def test_an_answer_that_drips_is_cut_off(raw: bytes, scheme: str, begin: bytes) -> None:
     with Drip(begin) as server:
         client = PcsClient(f"{scheme}://{server.address}", timeout=60, total=0.3)
-        with client, pytest.raises(PcsTooSlowError, match=r"no whole answer within 0\.3 s") as caught:
+        with client, raises(SgxCode.PCS_TOO_SLOW, match=r"no whole answer within 0\.3 s") as caught:
             client.collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.too-slow"
 
 
 def test_an_unknown_kind_of_platform(raw: bytes) -> None:
     recorder = Recorder(status=404)
-    with pytest.raises(PcsNotFoundError, match=r"tcb\?fmspc=5EA15E000000: not found") as caught:
+    with raises(SgxCode.PCS_NOT_FOUND, match=r"tcb\?fmspc=5EA15E000000: not found") as caught:
         _client(recorder).collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.not-found"
     assert recorder.asked == ["http://pccs.example/sgx/certification/v4/tcb?fmspc=5EA15E000000"]
@@ -193,25 +186,26 @@ def test_an_unknown_kind_of_platform(raw: bytes) -> None:
 
 @pytest.mark.parametrize("status", [302, 400, 500, 503])
 def test_an_error_for_an_answer(raw: bytes, status: int) -> None:
-    with pytest.raises(PcsStatusError, match=f"expected HTTP status 200, got {status}") as caught:
+    with raises(SgxCode.PCS_STATUS, match=f"expected HTTP status 200, got {status}") as caught:
         _client(Recorder(status=status)).collateral_for(pck_of(raw))
     assert caught.value.code == "pcs.status"
 
 
 def test_an_answer_without_end(raw: bytes) -> None:
-    with pytest.raises(CollateralMalformedError, match="more than 1048576 bytes"):
+    with raises(SgxCode.COLLATERAL_MALFORMED, match="more than 1048576 bytes"):
         _client(Recorder(status=200, body=bytes((1 << 20) + 1))).collateral_for(pck_of(raw))
 
 
 @pytest.mark.parametrize(
-    ("encoding", "error"), [("gzip, gzip", PcsStatusError), ("br", PcsStatusError), ("gzip", CollateralMalformedError)]
+    ("encoding", "error"),
+    [("gzip, gzip", SgxCode.PCS_STATUS), ("br", SgxCode.PCS_STATUS), ("gzip", SgxCode.COLLATERAL_MALFORMED)],
 )
-def test_a_compressed_answer_takes_no_memory(raw: bytes, encoding: str, error: type[Exception]) -> None:
+def test_a_compressed_answer_takes_no_memory(raw: bytes, encoding: str, error: Expected) -> None:
     bomb = gzip.compress(bytes(2**24))
     transport = httpx.MockTransport(
         lambda _: httpx.Response(200, headers={"Content-Encoding": encoding}, stream=httpx.ByteStream(bomb))
     )
-    with pytest.raises(error, match=r"answer is compressed|more than 1048576 bytes"):
+    with raises(error, match=r"answer is compressed|more than 1048576 bytes"):
         PcsClient("http://pccs.example", http=httpx.Client(transport=transport)).collateral_for(pck_of(raw))
 
 
@@ -219,7 +213,7 @@ def test_a_compressed_answer_takes_no_memory(raw: bytes, encoding: str, error: t
     "url", ["", "pccs.example", "ftp://pccs.example", "http://", "http://pccs:port", "file:///etc/passwd"]
 )
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(PcsUrlError, match="PCS: ") as caught:
+    with raises(SgxCode.PCS_URL, match="PCS: ") as caught:
         PcsClient(url)
     assert caught.value.code == "pcs.url"
 

@@ -4,23 +4,17 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from tests.harness.errors import Expected, raises
 from tests.harness.keys import signing_key
 
-from sealserve.attestation.claims import MeasurementUnknownError, TcbStatus
+from sealserve.attestation.claims import TcbStatus
+from sealserve.attestation.codes import AttestationCode
 from sealserve.attestation.policy import AppraisalPolicy, appraise
-from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, AdvisoryError, TcbPolicy, TcbStatusError
-from sealserve.errors import VerificationError
+from sealserve.attestation.tcb_policy import CLOUD_SMT, STRICT, TcbPolicy
 from sealserve.sgx.appraisal import VerifiedQuote
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import Fmspc
-from sealserve.sgx.reference_values import (
-    AttributesError,
-    DebugError,
-    IsvProdIdError,
-    IsvSvnError,
-    MrSignerError,
-    ReferenceValues,
-    ReferenceValuesError,
-)
+from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import AttributeFlags, Attributes, EnclaveReport, MrEnclave, MrSigner
 from sealserve.sgx.sigstruct import Sigstruct
 
@@ -71,23 +65,25 @@ def test_the_expected_enclave_on_a_good_platform_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("report", "error", "code", "message"),
     [
-        (_flags(0x7), DebugError, "policy.debug", "the host can read its memory"),
-        (replace(REPORT, mr_enclave=MrEnclave(b"\x03" * 32)), MeasurementUnknownError, "policy.mr-enclave-unknown",
+        (_flags(0x7), SgxCode.POLICY_DEBUG, "policy.debug", "the host can read its memory"),
+        (replace(REPORT, mr_enclave=MrEnclave(b"\x03" * 32)), AttestationCode.POLICY_MR_ENCLAVE_UNKNOWN,
+         "policy.mr-enclave-unknown",
          f"MRENCLAVE: expected {'01' * 32}, got {'03' * 32}"),
-        (replace(REPORT, mr_signer=MrSigner(b"\x03" * 32)), MrSignerError, "policy.mr-signer",
+        (replace(REPORT, mr_signer=MrSigner(b"\x03" * 32)), SgxCode.POLICY_MR_SIGNER, "policy.mr-signer",
          f"MRSIGNER: expected {'02' * 32}, got {'03' * 32}"),
-        (replace(REPORT, isv_prod_id=8), IsvProdIdError, "policy.isv-prod-id", "ISVPRODID: expected 7, got 8"),
-        (replace(REPORT, isv_svn=2), IsvSvnError, "policy.isv-svn", "ISVSVN: expected at least 3, got 2"),
-        (_flags(0x15), AttributesError, "policy.attributes", r"flags: expected 0x5 under mask 0xf+, got 0x15"),
-        (_flags(0x1), AttributesError, "policy.attributes", "flags"),
-        (_flags(0x4), AttributesError, "policy.attributes", "flags"),
-        (_flags(0x5, 0x1), AttributesError, "policy.attributes", "XFRM: expected 0x3 under mask 0x3, got 0x1"),
+        (replace(REPORT, isv_prod_id=8), SgxCode.POLICY_ISV_PROD_ID,
+         "policy.isv-prod-id", "ISVPRODID: expected 7, got 8"),
+        (replace(REPORT, isv_svn=2), SgxCode.POLICY_ISV_SVN, "policy.isv-svn", "ISVSVN: expected at least 3, got 2"),
+        (_flags(0x15), SgxCode.POLICY_ATTRIBUTES,
+         "policy.attributes", r"flags: expected 0x5 under mask 0xf+, got 0x15"),
+        (_flags(0x1), SgxCode.POLICY_ATTRIBUTES, "policy.attributes", "flags"),
+        (_flags(0x4), SgxCode.POLICY_ATTRIBUTES, "policy.attributes", "flags"),
+        (_flags(0x5, 0x1), SgxCode.POLICY_ATTRIBUTES,
+         "policy.attributes", "XFRM: expected 0x3 under mask 0x3, got 0x1"),
     ],
 )  # fmt: skip
-def test_another_enclave_is_refused(
-    report: EnclaveReport, error: type[VerificationError], code: str, message: str
-) -> None:
-    with pytest.raises(error, match=message) as caught:
+def test_another_enclave_is_refused(report: EnclaveReport, error: Expected, code: str, message: str) -> None:
+    with raises(error, match=message) as caught:
         _appraise(_quote(report), REFERENCE, STRICT)
     assert caught.value.code == code
 
@@ -95,14 +91,16 @@ def test_another_enclave_is_refused(
 def test_a_debug_enclave_is_refused_whatever_the_masks() -> None:
     loose = replace(REFERENCE, attribute_flags_mask=0x7)
     _appraise(_quote(_flags(0x405)), loose, STRICT)
-    with pytest.raises(DebugError):
+    with raises(SgxCode.POLICY_DEBUG):
         _appraise(_quote(_flags(0x407)), loose, STRICT)
 
 
 def test_a_bad_platform_is_refused() -> None:
-    with pytest.raises(TcbStatusError, match="OutOfDate, with INTEL-SA-00615; the policy 'strict' accepts UpToDate"):
+    with raises(
+        AttestationCode.POLICY_TCB_STATUS, match="OutOfDate, with INTEL-SA-00615; the policy 'strict' accepts UpToDate"
+    ):
         _appraise(_quote(tcb_status=TcbStatus.OUT_OF_DATE, advisory_ids=("INTEL-SA-00615",)), REFERENCE, STRICT)
-    with pytest.raises(AdvisoryError, match="INTEL-SA-00334"):
+    with raises(AttestationCode.POLICY_ADVISORY, match="INTEL-SA-00334"):
         _appraise(
             _quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, CLOUD_SMT
         )
@@ -112,7 +110,7 @@ def test_a_bad_platform_is_refused() -> None:
         advisories=frozenset({"INTEL-SA-00334"}),
     )
     _appraise(_quote(tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisory_ids=("INTEL-SA-00334",)), REFERENCE, own)
-    with pytest.raises(TcbStatusError):
+    with raises(AttestationCode.POLICY_TCB_STATUS):
         _appraise(_quote(), REFERENCE, own)
 
 
@@ -132,7 +130,7 @@ def test_a_bad_platform_is_refused() -> None:
     ],
 )
 def test_reference_values_that_admit_too_much_are_an_error(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ReferenceValuesError, match=message) as caught:
+    with raises(SgxCode.POLICY_REFERENCE_VALUES, match=message) as caught:
         replace(REFERENCE, **changes)
     assert caught.value.code == "policy.reference-values"
 
@@ -144,9 +142,9 @@ def test_the_reference_values_of_a_sigstruct_admit_its_enclave_only() -> None:
     launched = replace(REPORT, mr_signer=sigstruct.mr_signer, attributes=sigstruct.launch_attributes(0xE7))
     _appraise(_quote(launched), reference, STRICT)
     flags = launched.attributes.flags | AttributeFlags.PROVISION_KEY
-    with pytest.raises(AttributesError):
+    with raises(SgxCode.POLICY_ATTRIBUTES):
         _appraise(_quote(replace(launched, attributes=replace(launched.attributes, flags=flags))), reference, STRICT)
-    with pytest.raises(AttributesError):
+    with raises(SgxCode.POLICY_ATTRIBUTES):
         _appraise(_quote(replace(launched, attributes=replace(launched.attributes, xfrm=0x203))), reference, STRICT)
 
 

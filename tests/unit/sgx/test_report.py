@@ -1,15 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
-from sealserve.sgx.report import (
-    Attributes,
-    EnclaveReport,
-    MrEnclave,
-    MrSigner,
-    ReportLengthError,
-    ReportReservedError,
-)
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.report import Attributes, EnclaveReport, MrEnclave, MrSigner
 
 
 def _report(**changes: object) -> EnclaveReport:
@@ -61,13 +56,13 @@ def test_debug_is_bit_one_of_the_flags() -> None:
 
 @pytest.mark.parametrize("length", [0, 383, 385])
 def test_another_length_is_refused(length: int) -> None:
-    with pytest.raises(ReportLengthError, match=f"expected 384 bytes, got {length}") as caught:
+    with raises(SgxCode.REPORT_LENGTH, match=f"expected 384 bytes, got {length}") as caught:
         EnclaveReport.parse(bytes(length))
     assert caught.value.code == "report.length"
 
 
 def test_attributes_of_another_length_are_refused() -> None:
-    with pytest.raises(ReportLengthError, match="expected 16 bytes, got 15"):
+    with raises(SgxCode.REPORT_LENGTH, match="expected 16 bytes, got 15"):
         Attributes.parse(bytes(15))
 
 
@@ -75,7 +70,7 @@ def test_attributes_of_another_length_are_refused() -> None:
 def test_a_reserved_byte_that_is_not_zero_is_refused(offset: int) -> None:
     raw = bytearray(_report().to_bytes())
     raw[offset] = 1
-    with pytest.raises(ReportReservedError, match="reserved bytes") as caught:
+    with raises(SgxCode.REPORT_RESERVED, match="reserved bytes") as caught:
         EnclaveReport.parse(bytes(raw))
     assert caught.value.code == "report.reserved"
 

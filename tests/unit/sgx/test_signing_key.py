@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from tests.harness.errors import raises
 
 from sealserve.atomic_file import OutputExistsError
-from sealserve.sgx.signing_key import SigningKeyError, SigningKeyMissingError, create_signing_key, load_signing_key
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.signing_key import create_signing_key, load_signing_key
 
 
 def pem(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
@@ -28,7 +30,7 @@ def test_a_new_key_is_private_and_what_sgx_takes(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SigningKeyMissingError, match="There is no enclave signing key at") as caught:
+    with raises(SgxCode.SIGNING_KEY_MISSING, match="There is no enclave signing key at") as caught:
         load_signing_key(tmp_path / "none.pem")
     assert caught.value.code == "signing-key.missing"
 
@@ -45,7 +47,7 @@ def test_another_file_is_no_signing_key(tmp_path: Path, content: bytes, message:
     path = tmp_path / "signing.pem"
     path.write_bytes(content)
 
-    with pytest.raises(SigningKeyError, match=message) as caught:
+    with raises(SgxCode.SIGNING_KEY_INVALID, match=message) as caught:
         load_signing_key(path)
 
     assert caught.value.code == "signing-key.invalid"

@@ -6,12 +6,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 from tests.harness.keys import signing_key
 
 from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import Attributes, MrEnclave
-from sealserve.sgx.signing_key import SigningKeyError
-from sealserve.sgx.sigstruct import Sigstruct, SigstructSignatureError, mr_signer
+from sealserve.sgx.sigstruct import Sigstruct, mr_signer
 
 KEY = signing_key()
 SIGNED = Sigstruct.sign(
@@ -48,7 +49,7 @@ def test_no_field_can_be_changed_after_signing(name: str, value: int) -> None:
     changed = replace(SIGNED, **fields)
 
     assert Sigstruct.parse(changed.to_bytes()) == changed
-    with pytest.raises(SigstructSignatureError, match="does not verify under the key"):
+    with raises(SgxCode.SIGSTRUCT_SIGNATURE, match="does not verify under the key"):
         changed.verify()
 
 
@@ -72,7 +73,7 @@ def test_a_key_that_the_processor_refuses_is_refused(bits: int, exponent: int) -
         else rsa.generate_private_key(public_exponent=exponent, key_size=bits)
     )
 
-    with pytest.raises(SigningKeyError, match=f"got {bits} bits and exponent {exponent}"):
+    with raises(SgxCode.SIGNING_KEY_INVALID, match=f"got {bits} bits and exponent {exponent}"):
         Sigstruct.sign(mr_enclave=SIGNED.mr_enclave, key=key, signed_on=date(2026, 1, 1), isv_prod_id=0, isv_svn=0)
 
 

@@ -3,10 +3,12 @@ from datetime import datetime
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from tests.harness.errors import raises
 
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.simulated.authority import Authority
 from sealserve.sgx.simulated.vendor import Vendor
-from sealserve.sgx.trust_anchor import INTEL_ROOT_SHA256, SIMULATED, TrustAnchor, TrustAnchorError
+from sealserve.sgx.trust_anchor import INTEL_ROOT_SHA256, SIMULATED, TrustAnchor
 
 
 def test_intels_root_is_built_in() -> None:
@@ -24,7 +26,7 @@ def test_everything_simulated_says_so(vendor: Vendor) -> None:
 
 
 def test_no_other_root_passes_for_intels(vendor: Vendor) -> None:
-    with pytest.raises(TrustAnchorError, match="expected Intel's SGX root certificate") as caught:
+    with raises(SgxCode.TRUST_ANCHOR_INVALID, match="expected Intel's SGX root certificate") as caught:
         TrustAnchor(root_der=vendor.root_der, simulated=False)
     assert caught.value.code == "trust-anchor.invalid"
 
@@ -32,21 +34,21 @@ def test_no_other_root_passes_for_intels(vendor: Vendor) -> None:
 def test_a_root_with_intels_name_does_not_pass_for_intels(now: datetime) -> None:
     root = Authority.create_root("Intel SGX Root CA", now=now)
     der = root.certificate.public_bytes(Encoding.DER)
-    with pytest.raises(TrustAnchorError, match="got 'Intel SGX Root CA'"):
+    with raises(SgxCode.TRUST_ANCHOR_INVALID, match="got 'Intel SGX Root CA'"):
         TrustAnchor(root_der=der, simulated=False)
 
 
 def test_intels_root_does_not_pass_for_a_simulated_one() -> None:
-    with pytest.raises(TrustAnchorError, match="expected a simulated vendor's root"):
+    with raises(SgxCode.TRUST_ANCHOR_INVALID, match="expected a simulated vendor's root"):
         TrustAnchor(root_der=TrustAnchor.intel().root_der, simulated=True)
 
 
 @pytest.mark.parametrize("raw", [b"", b"garbage", b"\x30\x03\x02\x01\x01"])
 def test_what_is_no_certificate_is_no_anchor(raw: bytes) -> None:
-    with pytest.raises(TrustAnchorError, match="a self-signed"):
+    with raises(SgxCode.TRUST_ANCHOR_INVALID, match="a self-signed"):
         TrustAnchor(root_der=raw, simulated=True)
 
 
 def test_a_certificate_that_another_one_signed_is_no_anchor(vendor: Vendor) -> None:
-    with pytest.raises(TrustAnchorError, match="self-signed"):
+    with raises(SgxCode.TRUST_ANCHOR_INVALID, match="self-signed"):
         TrustAnchor(root_der=vendor.tcb_signing.certificate.public_bytes(Encoding.DER), simulated=True)

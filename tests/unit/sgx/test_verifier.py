@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
 import sealserve
 from sealserve.attestation.claims import Claims
-from sealserve.attestation.evidence import EndorsedEvidence, Evidence, NoTrustAnchorError, ScreenedEvidence, Verifier
+from sealserve.attestation.codes import AttestationCode
+from sealserve.attestation.evidence import EndorsedEvidence, Evidence, ScreenedEvidence, Verifier
 from sealserve.errors import VerificationError
 from sealserve.sgx import dcap
 from sealserve.sgx.appraisal import ExaminedQuote, VerifiedQuote
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.collateral import Collateral
-from sealserve.sgx.dcap import QuoteDebugError
-from sealserve.sgx.pck import PckChain, PckRootError
+from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import Attributes, EnclaveReport
 from sealserve.sgx.simulated.attacks import forged_collateral
@@ -27,11 +29,9 @@ from sealserve.sgx.simulated.vendor import Vendor
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.sgx.verifier import (
     EndorsedQuote,
-    PlatformKindError,
     ScreenedQuote,
     SgxEvidence,
     SgxVerifier,
-    SimulatedQuoteError,
     TrustedVendor,
     check_platform_kind,
 )
@@ -131,9 +131,9 @@ def test_without_a_trusted_vendor_nothing_is_screened(
         {PlatformKind.SGX: simulated},
     ]
     for vendors in cases:
-        with pytest.raises(NoTrustAnchorError, match="no trust anchor for simulated releases"):
+        with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="no trust anchor for simulated releases"):
             SgxVerifier(vendors).read(raw).screen(PlatformKind.SIMULATED)
-    with pytest.raises(NoTrustAnchorError, match="no trust anchor for sgx releases"):
+    with raises(AttestationCode.BROKER_NO_TRUST_ANCHOR, match="no trust anchor for sgx releases"):
         SgxVerifier({PlatformKind.SGX: simulated}).read(raw).screen(PlatformKind.SGX)
 
 
@@ -145,9 +145,9 @@ def test_what_is_screened_out_makes_nobody_fetch_collateral(
     stranger: SimulatedPlatform,
 ) -> None:
     debug = replace(report, attributes=Attributes(flags=0x7, xfrm=0xE7))
-    with pytest.raises(PckRootError):
+    with raises(SgxCode.PCK_ROOT_NOT_TRUSTED):
         verifier.read(quote(stranger, report)).screen(PlatformKind.SIMULATED)
-    with pytest.raises(QuoteDebugError):
+    with raises(SgxCode.QUOTE_DEBUG):
         verifier.read(quote(platform, debug)).screen(PlatformKind.SIMULATED)
     assert source.asked == 0
 
@@ -157,10 +157,10 @@ def test_an_examined_quote_cannot_exist_without_its_checks(
 ) -> None:
     debug = quote(platform, replace(report, attributes=Attributes(flags=0x7, xfrm=0xE7)))
     pck = PckChain.parse(platform.pck_chain_pem)
-    with pytest.raises(QuoteDebugError):
+    with raises(SgxCode.QUOTE_DEBUG):
         ExaminedQuote(raw=debug, quote=Quote.parse(debug), pck=pck, anchor=vendor.anchor)
     good = quote(platform, report)
-    with pytest.raises(PckRootError):
+    with raises(SgxCode.PCK_ROOT_NOT_TRUSTED):
         ExaminedQuote(raw=good, quote=Quote.parse(good), pck=pck, anchor=TrustAnchor.intel())
 
 
@@ -190,10 +190,14 @@ def test_a_quote_that_does_not_verify_costs_no_cache(
 def test_platform_kinds_do_not_mix() -> None:
     check_platform_kind(simulated_quote=True, release=PlatformKind.SIMULATED)
     check_platform_kind(simulated_quote=False, release=PlatformKind.SGX)
-    with pytest.raises(SimulatedQuoteError, match="from a simulated platform, and the release is for SGX") as simulated:
+    with raises(
+        SgxCode.POLICY_SIMULATED_QUOTE, match="from a simulated platform, and the release is for SGX"
+    ) as simulated:
         check_platform_kind(simulated_quote=True, release=PlatformKind.SGX)
     assert simulated.value.code == "policy.simulated-quote"
-    with pytest.raises(PlatformKindError, match="from an SGX processor, and the release is marked as simul") as genuine:
+    with raises(
+        SgxCode.POLICY_PLATFORM_KIND, match="from an SGX processor, and the release is marked as simul"
+    ) as genuine:
         check_platform_kind(simulated_quote=False, release=PlatformKind.SIMULATED)
     assert genuine.value.code == "policy.platform-kind"
 
@@ -249,13 +253,13 @@ def test_what_dcap_qvl_refuses_never_becomes_claims(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_arguments: object, **_keywords: object) -> None:
-        raise QuoteDebugError("refused")
+        raise SgxCode.QUOTE_DEBUG.error("refused")
 
     monkeypatch.setattr(dcap, "verify", refuse)
     made: list[object] = []
     monkeypatch.setattr(VerifiedQuote, "__init__", lambda self, **_: made.append(self))
     endorsed = verifier.read(quote(platform, report)).screen(PlatformKind.SIMULATED).endorse()
-    with pytest.raises(QuoteDebugError, match="refused"):
+    with raises(SgxCode.QUOTE_DEBUG, match="refused"):
         endorsed.verify(now=now, minimum_evaluation_number=0)
     assert made == []
 
@@ -285,5 +289,5 @@ def test_claims_are_what_both_readers_saw(
 
     monkeypatch.setattr(dcap, "verify", another)
     endorsed = verifier.read(raw).screen(PlatformKind.SIMULATED).endorse()
-    with pytest.raises(dcap.VerifierError, match="two readers of it disagree"):
+    with raises(SgxCode.QUOTE_VERIFIER, match="two readers of it disagree"):
         endorsed.verify(now=now, minimum_evaluation_number=0)

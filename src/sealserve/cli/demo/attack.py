@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sealserve.broker import admin
+from sealserve.cli.codes import CliCode
 from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
@@ -26,7 +27,6 @@ from sealserve.cluster.owner_services import stop_roles
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
-from sealserve.errors import VerificationError
 from sealserve.owner import simulation
 from sealserve.owner.owner import Owner
 from sealserve.pcs_address import pcs_url
@@ -40,12 +40,6 @@ NAME = "replica-0"
 SECONDS = 300
 _CODE = re.compile(r"error\[([a-z.-]+)\]: (.*)")
 _REFUSED_BY_BROKER = "provisioning.refused"
-
-
-class NotRefusedError(VerificationError):
-    """Something that a hostile host tried was not refused, or not for the right reason."""
-
-    code = "demo.not-refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +144,9 @@ class Host:
             path.write_bytes(changed)
             refusal = self._launch(release)
             if refusal.code != "enclave.measurement":
-                raise NotRefusedError(f"A changed manifest with the old signature was met with {refusal.code}.")
+                raise CliCode.DEMO_NOT_REFUSED.error(
+                    f"A changed manifest with the old signature was met with {refusal.code}."
+                )
             resign(release, NAME, signing_key=_own_key(), signed_on=datetime.now(UTC).date())
             return self._launch(release)
 
@@ -202,7 +198,7 @@ class Host:
         """Start an enclave and wait for its end; return what refused it.
 
         Raises:
-            NotRefusedError: It went on to serve, or ended without a reason.
+            VerificationError: `demo.not-refused`: It went on to serve, or ended without a reason.
         """
         command = [sys.executable, "-P", "-m", "sealserve", "enclave", "run", "--name", NAME, "--release", str(release)]
         command += ["--directory", str(self._workspace.directory)]
@@ -210,17 +206,17 @@ class Host:
         try:
             ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise NotRefusedError("The enclave started and went on.") from error
+            raise CliCode.DEMO_NOT_REFUSED.error("The enclave started and went on.") from error
         found = _CODE.findall(ended.stderr)
         if ended.returncode == 0 or not found:
-            raise NotRefusedError(f"The enclave ended with status {ended.returncode} and no reason.")
+            raise CliCode.DEMO_NOT_REFUSED.error(f"The enclave ended with status {ended.returncode} and no reason.")
         code, message = found[-1]
         if code != _REFUSED_BY_BROKER:
             return Refusal(code=code, message=message, by="the enclave")
         with Owner.open(self._workspace).vault() as vault:
             row = admin.log(vault.database, last=1)[0].entry
         if row.decision != "refused":
-            raise NotRefusedError(f"The broker's last decision is {str(row.decision)!r}.")
+            raise CliCode.DEMO_NOT_REFUSED.error(f"The broker's last decision is {str(row.decision)!r}.")
         return Refusal(code=row.code, message=row.detail, by="the broker")
 
 
@@ -228,7 +224,7 @@ def run(workspace: Workspace, walk: Walk, screen: Screen, *, tell: Tell) -> None
     """Try all seven.
 
     Raises:
-        NotRefusedError: One was not refused for the right reason.
+        VerificationError: `demo.not-refused`: One was not refused for the right reason.
     """
     tell("setting up a genuine release, broker and platform")
     host = Host(workspace, walk)
@@ -238,7 +234,9 @@ def run(workspace: Workspace, walk: Walk, screen: Screen, *, tell: Tell) -> None
         tell(f"the host tries to {attempt.title}")
         refusal = attempt.act()
         if refusal.code != attempt.expected:
-            raise NotRefusedError(f"To {attempt.title} was met with {refusal.code}, not {attempt.expected}.")
+            raise CliCode.DEMO_NOT_REFUSED.error(
+                f"To {attempt.title} was met with {refusal.code}, not {attempt.expected}."
+            )
         screen.step(number, f"The host tries to {attempt.title}: refused, {refusal.code}",
                     f"{refusal.by}: {refusal.message}", mark=str(number))  # fmt: skip
 

@@ -11,30 +11,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo.local_model import LocalModel, ModelFailsError
 from sealserve.cli.generated_input import Arrays, Guess, first_accepted, guesses
 from sealserve.cli.tensor_input import generated_names, read_inputs
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature
-from sealserve.errors import InputError, VerificationError
 from sealserve.model.tensorflow_import import import_tensorflow
 
 TOLERANCE: Final = 0.01
 _ROUNDING: Final = {2: 1e-2, 4: 1e-5, 8: 1e-9, 16: 1e-9}
 """How much two computations of a number may differ in relation to the largest one, by the size of a number in bytes."""
 _DISCRETE: Final = "iubOSU"
-
-
-class NotComparableError(InputError):
-    """The model's answers do not depend on its input enough to tell one from another."""
-
-    code = "demo.not-comparable"
-
-
-class WrongAnswerError(VerificationError):
-    """An answer is not TensorFlow's for that input."""
-
-    code = "demo.wrong-answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +73,19 @@ class Reference:
         """Return by how much the answer to request ``number`` differs.
 
         Raises:
-            WrongAnswerError: By more than the tolerance, or the answer has other outputs or types.
+            VerificationError: `demo.wrong-answer`: By more than the tolerance, or the answer has other outputs or
+                types.
         """
         expected = self.answers[number]
         if set(outputs) != set(expected):
-            raise WrongAnswerError(f"Request {number} got the outputs {sorted(outputs)}, not {sorted(expected)}.")
+            raise CliCode.DEMO_WRONG_ANSWER.error(
+                f"Request {number} got the outputs {sorted(outputs)}, not {sorted(expected)}."
+            )
         largest = 0.0
         for name, value in expected.items():
             if name in self.changing:
                 if outputs[name].dtype != value.dtype:
-                    raise WrongAnswerError(
+                    raise CliCode.DEMO_WRONG_ANSWER.error(
                         f"The answer to request {number} has {outputs[name].dtype} in {printable(name)}; "
                         f"TensorFlow's has {value.dtype}."
                     )
@@ -102,7 +93,7 @@ class Reference:
             difference = _distance(outputs[name], value)
             allowed = 0.0 if _is_discrete(value) else self.tolerance
             if not difference <= allowed:
-                raise WrongAnswerError(
+                raise CliCode.DEMO_WRONG_ANSWER.error(
                     f"The answer to request {number} differs from TensorFlow's by {difference:.3g}; "
                     f"allowed are {allowed:.3g}."
                 )
@@ -154,7 +145,7 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
             request, if the model takes any number of rows.
 
     Raises:
-        NotComparableError: All answers are equal, so a wrong one could not be told.
+        InputError: `demo.not-comparable`: All answers are equal, so a wrong one could not be told.
         ModelFailsError: TensorFlow cannot load the model, or cannot run it on these inputs.
         TensorInputError: A given input does not fit.
     """
@@ -190,7 +181,7 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
     distinct, smallest = _differences(compared, fractional, rounding)
     textual = any(signature.inputs[name].dtype == "string" for name in generated)
     if distinct == 1 and requests > 1 and any(fractional) and generated and not textual:
-        raise NotComparableError(
+        raise CliCode.DEMO_NOT_COMPARABLE.error(
             "Two different inputs have the same answer, so a wrong answer could not be told from a right one.",
             hint="Give a model whose outputs depend on its inputs, or other inputs with --input.",
         )

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from sealserve import deployment
 from sealserve.atomic_file import write_file
+from sealserve.cli.codes import CliCode
 from sealserve.cluster import ports
 from sealserve.cluster.local import running, stop_all
 from sealserve.deployment import Deployment
-from sealserve.errors import InputError
 from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT, SIMULATED_PCS_PORT
 from sealserve.terms import TlsMode
@@ -21,12 +21,6 @@ HEADING = "Written by `sealserve demo`, which writes it anew each time."
 EXAMPLE = "resnet50-v15-fp32"
 CACHE = "cache"
 REPLICAS = 2
-
-
-class WorkspaceInUseError(InputError):
-    """The folder holds a deployment that is not the demo's."""
-
-    code = "demo.workspace-in-use"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +54,21 @@ def reset(directory: Path, *, on_running: Callable[[Sequence[str]], None] = lamb
         on_running: Called with the roles of what an earlier demo left running, before it is stopped.
 
     Raises:
-        WorkspaceInUseError: There is somebody's own deployment.
+        InputError: `demo.workspace-in-use`: There is somebody's own deployment.
     """
     directory.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(directory.resolve())
     file = workspace.deployment_file
     if file.exists():
         if HEADING not in file.read_text(encoding="utf-8", errors="replace"):
-            raise WorkspaceInUseError(
+            raise CliCode.DEMO_WORKSPACE_IN_USE.error(
                 f"{file} is not the demo's.", hint="Run the demo in another folder: `sealserve demo --directory DIR`."
             )
         if left := running(workspace):
             on_running(left)
         stop_all(workspace)
     elif workspace.root.exists() and {entry.name for entry in workspace.root.iterdir()} - {CACHE, ".gitignore"}:
-        raise WorkspaceInUseError(
+        raise CliCode.DEMO_WORKSPACE_IN_USE.error(
             f"{workspace.root} holds keys, and there is no {DEPLOYMENT_FILE} beside it.",
             hint="Run the demo in another folder: `sealserve demo --directory DIR`.",
         )

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealserve.broker.keystore import KeyId
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import public_texts
 from sealserve.cli.demo.exposure import WINDOW, Exposure, Finding, files_under
 from sealserve.deployment import Deployment
-from sealserve.errors import VerificationError
 from sealserve.owner import models
 from sealserve.owner.owner import Owner
 from sealserve.pki import ssl_config
@@ -20,12 +20,6 @@ from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.secret import SecretBytes
 from sealserve.workspace import Workspace
-
-
-class ExposedError(VerificationError):
-    """Something secret is in a file of the host's, or in a log."""
-
-    code = "demo.exposed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +37,7 @@ def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof
     """Search the host's folder and every log for the model, the server's private key and the release key.
 
     Raises:
-        ExposedError: A 16-byte window of one of them was found.
+        VerificationError: `demo.exposed`: A 16-byte window of one of them was found.
     """
     secrets = _secrets(workspace, deployment, release)
     roots = [workspace.host.root, workspace.owner.logs]
@@ -51,7 +45,7 @@ def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof
     findings: list[Finding] = Exposure(secrets, public=public, places=places).search(roots)
     if findings:
         listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
-        raise ExposedError(f"The host's files hold what they must not: {listed}.")
+        raise CliCode.DEMO_EXPOSED.error(f"The host's files hold what they must not: {listed}.")
     searched = list(files_under(roots))
     return Proof(
         files=len(searched),

@@ -12,6 +12,7 @@ from pathlib import Path
 from sealserve.broker import admin
 from sealserve.bundle import Bundle
 from sealserve.cli import access, connection, console
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import comparison, preparation, proof
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
@@ -22,8 +23,7 @@ from sealserve.client.predict import Prediction
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupted
 from sealserve.deployment import Deployment
-from sealserve.errors import VerificationError
-from sealserve.ingress.nginx import PortTakenError
+from sealserve.errors import PortTakenError
 from sealserve.owner import certificates, models, releases, simulation
 from sealserve.owner.owner import Owner
 from sealserve.owner.preparation import prepare
@@ -37,12 +37,6 @@ from sealserve.workspace import Workspace
 REQUESTS = 50
 CONNECTIONS = 4
 PORT_ATTEMPTS = 3
-
-
-class ReplicaSilentError(VerificationError):
-    """A replica answered no request."""
-
-    code = "demo.replica-silent"
 
 
 class Walk:
@@ -137,7 +131,7 @@ class Walk:
                 self.target.services.start_broker()
                 break
             except ProcessEndedError as error:  # another program took a port since we looked
-                if "port-taken" not in error.message or not attempts_left:
+                if "port.taken" not in error.message or not attempts_left:
                     raise
                 self.target.down()
         published = json.loads(vendor.tcb_info(now=now).text)
@@ -235,7 +229,9 @@ class Walk:
         tell_front(self._screen, log, self.deployment.service.name, connections=CONNECTIONS)
         silent = len(self.target.replicas()) - len(report.instances)
         if silent > 0:
-            raise ReplicaSilentError(f"{silent} of the replicas answered none of the {REQUESTS} requests.")
+            raise CliCode.DEMO_REPLICA_SILENT.error(
+                f"{silent} of the replicas answered none of the {REQUESTS} requests."
+            )
         self._screen.step(
             12,
             "The answers return the same way",

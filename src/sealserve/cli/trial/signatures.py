@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.generated_input import TensorInputError
 from sealserve.cli.tensor_input import RANDOM, read_inputs
 from sealserve.cli.trial.order import NAME, Order
@@ -23,18 +24,11 @@ from sealserve.client.predict import Signature, TensorSpec
 from sealserve.client.tensors import TensorTypeError, to_proto
 from sealserve.client.wire.model_pb2 import ModelSpec
 from sealserve.client.wire.predict_pb2 import PredictRequest
-from sealserve.errors import VerificationError
+from sealserve.model.codes import ModelCode
 from sealserve.model.saved_model import SERVE_TAGS, SavedSignature, check_servable
-from sealserve.model.tensorflow_import import TensorFlowMissingError
 
 PYTHON: Final = sys.executable
 _ENDED: Final = "TensorFlow ended its process"
-
-
-class ModelLoadError(VerificationError):
-    """The embedded server does not load the model."""
-
-    code = "model.not-loadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +79,12 @@ def run_signatures(folder: Path, choice: Choice, *, tell: Callable[[str], None])
 
     Raises:
         TensorInputError: An input is given that no signature has, or there is no such signature.
-        ModelLoadError: The model does not load.
-        TensorFlowMissingError: TensorFlow is not installed.
+        VerificationError: `model.not-loadable`: The model does not load.
+        UnavailableError: `model.tensorflow-missing`: TensorFlow is not installed.
         InputError: As `sealserve.model.saved_model.check_servable`.
     """
     if find_spec("tensorflow") is None:
-        raise TensorFlowMissingError(
+        raise ModelCode.TENSORFLOW_MISSING.error(
             "TensorFlow is not installed: a model cannot be run.",
             hint="Install it: `make setup`, or `pip install '.[server]'`, in a checkout of sealserve.",
         )
@@ -187,12 +181,16 @@ def _outcomes(
         if line is None:
             ended = _ending(process.wait())
             if running is None:
-                raise ModelLoadError(f"{folder} was not loaded: {ended}.", hint="Export the model again.")
+                raise CliCode.MODEL_NOT_LOADABLE.error(
+                    f"{folder} was not loaded: {ended}.", hint="Export the model again."
+                )
             yield Outcome(signature=running, error=ended)
             return
         message: dict[str, Any] = json.loads(line)
         if "failed" in message:
-            raise ModelLoadError(message["failed"], hint="Export the model again; `sealserve model lint` can tell why.")
+            raise CliCode.MODEL_NOT_LOADABLE.error(
+                message["failed"], hint="Export the model again; `sealserve model lint` can tell why."
+            )
         if "running" in message:
             running = message["running"]
             tell(message["running"])

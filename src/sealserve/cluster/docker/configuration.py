@@ -39,7 +39,7 @@ def write_configuration(
         needs_passphrase: Whether the file of the broker's master key is encrypted under a passphrase.
 
     Raises:
-        TargetUnsupportedError: The broker's container could not open the keystore.
+        InputError: `target.unsupported`: The broker's container could not open the keystore.
     """
     if broker is None:
         keystore_files.check(plan.workspace, described.keystore, user=plan.user, needs_passphrase=needs_passphrase)

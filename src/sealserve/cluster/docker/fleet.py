@@ -8,36 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.plan import NGINX, REPLICA
 from sealserve.cluster.processes import wait_until
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
-from sealserve.errors import UnavailableError
 from sealserve.ingress.nginx import DRAINING_TITLE, WORKER_TITLE
 from sealserve.workspace import Workspace
 
 _POLL_SECONDS: Final = 0.3
 _LAST_LINES: Final = 50
-
-
-class ContainerEndedError(UnavailableError):
-    """A container ended before it was ready."""
-
-    code = "container.ended"
-
-
-class ContainerNotReadyError(UnavailableError):
-    """A container was not ready in time."""
-
-    code = "container.not-ready"
-
-
-class SubnetTakenError(UnavailableError):
-    """The addresses of the deployment's networks are in use."""
-
-    code = "docker.subnet-taken"
 
 
 def project_name(workspace: Workspace) -> str:
@@ -119,7 +101,7 @@ class Fleet:
         """Make a network unless it is there.
 
         Raises:
-            SubnetTakenError: Another network has its addresses.
+            UnavailableError: `docker.subnet-taken`: Another network has its addresses.
         """
         name = f"{self.project}-{network.name}"
         found = self._engine.inspect("network", name)
@@ -132,7 +114,7 @@ class Fleet:
             self._engine.run(*commands.network_create(network, self.project))
         except EngineRefusedError as error:
             if "overlap" in error.message:
-                raise SubnetTakenError(
+                raise ClusterCode.DOCKER_SUBNET_TAKEN.error(
                     f"Another network has addresses in {network.subnet}.",
                     hint="Set docker.subnet in sealserve.toml to private addresses that nothing here uses.",
                 ) from error
@@ -160,7 +142,7 @@ class Fleet:
         """Make a container and start it. An image that a registry has is pulled; a name without one is never looked up.
 
         Raises:
-            ImageMissingError: The engine has no image of a name that tells no registry.
+            InputError: `image.missing`: The engine has no image of a name that tells no registry.
         """
         if "/" in container.image and self._engine.image(container.image) is None:
             self._engine.run("pull", "--quiet", container.image)
@@ -184,8 +166,8 @@ class Fleet:
         """Wait until a container is ready.
 
         Raises:
-            ContainerEndedError: It ended before; the message has the reason that it logged.
-            ContainerNotReadyError: It was not ready in ``seconds``.
+            UnavailableError: `container.ended`: It ended before; the message has the reason that it logged.
+            UnavailableError: `container.not-ready`: It was not ready in ``seconds``.
         """
 
         def ended() -> bool:
@@ -193,11 +175,11 @@ class Fleet:
             return not found or found[0]["State"]["Status"] != "running" or found[0]["RestartCount"] > 0
 
         if not wait_until(lambda: self.is_ready(container) or ended(), seconds=seconds, interval=_POLL_SECONDS):
-            raise ContainerNotReadyError(
+            raise ClusterCode.CONTAINER_NOT_READY.error(
                 f"{container.role} was not ready in {seconds:.0f} s.", hint=f"Its log: `docker logs {container.name}`."
             )
         if ended() and not self.is_ready(container):
-            raise ContainerEndedError(f"{container.role} ended: {self.last_error(container)}")
+            raise ClusterCode.CONTAINER_ENDED.error(f"{container.role} ended: {self.last_error(container)}")
 
     def is_ready(self, container: Running) -> bool:
         """Return whether a container is ready now, which its health says only at the next check."""
@@ -210,14 +192,14 @@ class Fleet:
         """Let NGINX read its configuration again, and wait until new connections are handled by it.
 
         Raises:
-            ContainerNotReadyError: It did not take it in time.
+            UnavailableError: `container.not-ready`: It did not take it in time.
         """
         before = self._workers(nginx, WORKER_TITLE)
         self._engine.run("container", "kill", "--signal", "HUP", nginx.id)
         if not wait_until(
             lambda: bool(now := self._workers(nginx, WORKER_TITLE)) and not now & before, seconds=seconds
         ):
-            raise ContainerNotReadyError(
+            raise ClusterCode.CONTAINER_NOT_READY.error(
                 f"NGINX did not take its new configuration within {seconds:.0f} s: {self.last_error(nginx)}"
             )
 

@@ -6,8 +6,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sealserve.addresses import is_loopback
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker.parts import Mount
-from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.deployment import KeystoreSection
 from sealserve.private_file import read_private_bytes
 from sealserve.regular_file import read_regular
@@ -60,7 +60,7 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str, needs_p
         needs_passphrase: Whether the file of the master key is encrypted under a passphrase.
 
     Raises:
-        TargetUnsupportedError: It cannot; the message says what to change.
+        InputError: `target.unsupported`: It cannot; the message says what to change.
         SealserveError: A file with a secret cannot be read, or others can read it.
     """
     uid = int(user.partition(":")[0])
@@ -70,17 +70,17 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str, needs_p
             continue
         read_private_bytes(mount.source, what="keystore's secret", limit=_LARGEST)
         if mount.source.stat().st_uid != uid:
-            raise TargetUnsupportedError(
+            raise ClusterCode.TARGET_UNSUPPORTED.error(
                 f"The broker's container runs as user {uid}, who cannot read {mount.source}.",
                 hint=f"chown {uid} {mount.source}: it stays 0600, and root still reads it.",
             )
     if settings.transit_url is not None and is_loopback(urlsplit(settings.transit_url).hostname or ""):
-        raise TargetUnsupportedError(
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"keystore.transit_url is {settings.transit_url}: in the broker's container, that is the container itself.",
             hint="Give the address or name at which other machines reach Vault or OpenBao, with https.",
         )
     if settings.passphrase_file is None and needs_passphrase:
-        raise TargetUnsupportedError(
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"{workspace.owner.master_key} needs a passphrase, and nobody can type it into the broker's container.",
             hint="Name a file (0600) that has it: keystore.passphrase_file in sealserve.toml.",
         )

@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.containers.recipes import SERVICE_USER
-from sealserve.errors import InputError
 from sealserve.held_tree import Held, held, held_tree
 from sealserve.workspace import Workspace
 
@@ -26,12 +26,6 @@ QUOTING: Final = "quoting"
 
 _GROUP_READS: Final = stat.S_IRGRP | stat.S_IXGRP
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-
-
-class ContainerFileError(InputError):
-    """A link, or a file with several names, is where the containers need a plain file or folder."""
-
-    code = "docker.unsafe-file"
 
 
 def container_user(workspace: Workspace) -> str:
@@ -53,7 +47,7 @@ def give(workspace: Workspace, user: str, *, configuration: Path, release: Path 
             so that a container can change a file's content but cannot replace a file.
 
     Raises:
-        ContainerFileError: A link or a file with several names is in the way.
+        InputError: `docker.unsafe-file`: A link or a file with several names is in the way.
     """
     if os.geteuid() != 0 or user != f"{SERVICE_USER}:{SERVICE_USER}":
         return
@@ -97,7 +91,7 @@ def _written(workspace: Workspace) -> Iterator[Path]:
 def _each(entries: Iterator[Held], change: Callable[[Held], None]) -> None:
     for found in entries:
         if not (found.is_folder or found.is_plain_file):
-            raise ContainerFileError(
+            raise ClusterCode.DOCKER_UNSAFE_FILE.error(
                 f"The containers need {found.path}: expected a plain file or folder, got {found.kind}.",
                 hint="Remove it, and run `sealserve up` again.",
             )

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sealserve.bundle import Bundle
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
-from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.deployment import Deployment
 
 
@@ -34,12 +34,12 @@ def served_of(bundle: Bundle) -> Served:
     """Return what every replica runs: the enclave for containers, or the one that a host was given."""
     enclave = bundle.enclave(ENCLAVE) or next(iter(bundle.enclaves), None)
     if enclave is None:
-        raise TargetUnsupportedError(
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"The release {bundle.name} has no enclave.",
             hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
         )
     if is_ip_address(enclave.broker[0]):
-        raise TargetUnsupportedError(
+        raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"The enclave connects to the broker at the address {enclave.broker[0]}; in containers the broker has "
             "a name.",
             hint="The owner sets broker.address to a DNS name, and builds the enclave again.",

@@ -14,6 +14,7 @@ from typing import Final
 from sealserve.addresses import is_ip_address
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster import ports
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
@@ -32,18 +33,7 @@ from sealserve.cluster.docker.plan import (
 )
 from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.launch_log import is_refused
-from sealserve.cluster.target import (
-    LogLine,
-    PartStatus,
-    Scaled,
-    State,
-    TargetNotUpError,
-    TargetUnsupportedError,
-    Tell,
-    drain_seconds,
-    no_log,
-    quietly,
-)
+from sealserve.cluster.target import LogLine, PartStatus, Scaled, State, Tell, drain_seconds, no_log, quietly
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
@@ -110,7 +100,7 @@ class DockerTarget:
         """Start what does not run; replicas of another release are replaced, one after the other. See `Target.up`.
 
         Raises:
-            ContainerEndedError: A container ended before it was ready; those that served go on.
+            UnavailableError: `container.ended`: A container ended before it was ready; those that served go on.
             SealserveError: What is missing, or was refused.
         """
         # 1. Write the files that the containers read.
@@ -135,7 +125,9 @@ class DockerTarget:
         del replicas
         running = [container for container in self._fleet.replicas() if container.is_running]
         if not running:
-            raise TargetNotUpError("There are no replicas to scale.", hint="Start the deployment with `sealserve up`.")
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
+            )
         return Scaled(release=running[-1].release, broker_here=self._fleet.find(RELAY) is None)
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
@@ -213,7 +205,7 @@ class DockerTarget:
             try:  # here, since in the container the name is the relay's own
                 found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
             except OSError as error:
-                raise TargetUnsupportedError(
+                raise ClusterCode.TARGET_UNSUPPORTED.error(
                     f"The broker's name {host} does not resolve on this machine: {error.strerror}.",
                     hint="Set broker.reached_at in sealserve.toml to the address at which this machine reaches it.",
                 ) from error
@@ -346,7 +338,7 @@ class DockerTarget:
             and not Path(ENCLAVE_DEVICE).exists()
             and not self._gramine_direct
         ):
-            raise TargetUnsupportedError(
+            raise ClusterCode.TARGET_UNSUPPORTED.error(
                 f"This machine has no {ENCLAVE_DEVICE}, and sealserve.toml says platform = 'sgx'.",
                 hint="`sealserve doctor host` says what is missing; platform = 'simulated' needs no SGX.",
             )

@@ -8,8 +8,8 @@ Source: https://coredns.io/plugins/hosts/, https://kubernetes.io/docs/tasks/admi
 import re
 from typing import Final
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
-from sealserve.errors import InputError
 
 COREFILE: Final = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
 """Where CoreDNS's configuration is."""
@@ -20,27 +20,22 @@ _BLOCK: Final = re.compile(rf"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTAL
 _SERVER: Final = re.compile(r"^\.:\d+[^\n]*\{\n", re.MULTILINE)
 
 
-class CorefileError(InputError):
-    """CoreDNS's configuration cannot take the broker's name."""
-
-    code = "kubernetes.corefile"
-
-
 def add_entry(corefile: str, name: str, address: str) -> str:
     """Return CoreDNS's configuration with the broker's name; an entry of ours is replaced.
 
     Raises:
-        CorefileError: It has another ``hosts`` block (there can be one), or no server block for all names.
+        InputError: `kubernetes.corefile`: It has another ``hosts`` block (there can be one), or no server block for all
+            names.
     """
     rest = remove_entry(corefile)
     if re.search(r"^\s*hosts\b", rest, re.MULTILINE):
-        raise CorefileError(
+        raise ClusterCode.KUBERNETES_COREFILE.error(
             "CoreDNS's configuration has a hosts block of its own.",
             hint=f'Add `{address} {name}` to it, and set kubernetes.broker.naming = "dns".',
         )
     found = _SERVER.search(rest)
     if found is None:
-        raise CorefileError(
+        raise ClusterCode.KUBERNETES_COREFILE.error(
             "CoreDNS's configuration has no server block for all names (`.:53 {`).",
             hint=f'Let {name} resolve to {address} in another way, and set kubernetes.broker.naming = "dns".',
         )

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from yaml import YAMLError
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.target import LogLine
 from sealserve.errors import SealserveError, UnavailableError
@@ -31,12 +32,6 @@ _NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # it can be 
 _LIMITS: Final = (HttpEncodingError, HttpSizeError, HttpSlowError)
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
-
-
-class ClientMissingError(UnavailableError):
-    """The client library is not installed."""
-
-    code = "kubernetes.client-missing"
 
 
 class ClusterUnreachableError(UnavailableError):
@@ -81,7 +76,7 @@ class ClusterClient:
         context: A context of it; None for the current one.
 
     Raises:
-        ClientMissingError: The library is missing.
+        UnavailableError: `kubernetes.client-missing`: The library is missing.
         ClusterUnreachableError: There is no such file or context, or nobody answers.
     """
 
@@ -93,7 +88,7 @@ class ClusterClient:
             from kubernetes import client, config, dynamic  # noqa: PLC0415  # an extra, and slow to import
             from sealserve.cluster.kubernetes.bounded_api import Retries, bound  # noqa: PLC0415
         except ImportError as error:
-            raise ClientMissingError(
+            raise ClusterCode.KUBERNETES_CLIENT_MISSING.error(
                 "The Kubernetes client is not installed.",
                 hint="Run `make setup`, or `pip install '.[kubernetes]'`, in a checkout of sealserve.",
             ) from error

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sealserve.clouds.catalog import preset_of
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.broker_name import COREFILE, is_named
 from sealserve.cluster.kubernetes.cluster_client import (
@@ -24,7 +25,6 @@ from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
 from sealserve.cluster.kubernetes.room import allocatable, epc_of_replica, fitting_replicas, may_run
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.doctor.host_checks import SKEW
-from sealserve.errors import UnavailableError
 from sealserve.terms import BrokerNaming
 
 _APPLIED: Final = ("get", "create", "patch", "delete")
@@ -38,12 +38,6 @@ _LOOKED_AT: Final = (
 )
 _LEASES: Final = "kube-node-lease"
 _RENEWED: Final = timedelta(seconds=60)  # a node whose lease is older does not answer
-
-
-class RightsMissingError(UnavailableError):
-    """This kubeconfig's user may not do all that a deployment needs, or the cluster does not know an object's kind."""
-
-    code = "kubernetes.rights"
 
 
 def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
@@ -73,12 +67,14 @@ def check_rights(plan: Plan, client: ClusterClient) -> None:
     """Make sure that all of a deployment may be made and removed, before a part of it is.
 
     Raises:
-        RightsMissingError: Something may not, or the cluster does not know what it is.
+        UnavailableError: `kubernetes.rights`: Something may not, or the cluster does not know what it is.
         NotRenderableError: The deployment lacks what its objects need.
     """
     for finding in _rights(plan, client):
         if finding.verdict is Verdict.MISSING:
-            raise RightsMissingError(f"The {finding.name} are not enough: {finding.found}.", hint=finding.remedy)
+            raise ClusterCode.KUBERNETES_RIGHTS.error(
+                f"The {finding.name} are not enough: {finding.found}.", hint=finding.remedy
+            )
 
 
 def missing(name: str, found: str, remedy: str) -> Finding:

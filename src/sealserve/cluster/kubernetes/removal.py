@@ -3,9 +3,10 @@
 import time
 from typing import Final
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.broker_name import COREFILE, remove_entry
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
-from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS, RolloutSlowError
+from sealserve.cluster.kubernetes.rollout import CHECK_SECONDS
 from sealserve.cluster.target import Tell
 
 _LONGEST_SECONDS: Final = 900
@@ -29,13 +30,13 @@ def wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
     """Wait until an object that was removed is gone.
 
     Raises:
-        RolloutSlowError: It still exists after 15 minutes.
+        UnavailableError: `kubernetes.rollout-slow`: It still exists after 15 minutes.
     """
     deadline = time.monotonic() + _LONGEST_SECONDS
     while client.get(name) is not None:
         tell(f"{called(name)} finishes")
         if time.monotonic() > deadline:
-            raise RolloutSlowError(
+            raise ClusterCode.KUBERNETES_ROLLOUT_SLOW.error(
                 f"{called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
             )
         time.sleep(CHECK_SECONDS)

@@ -4,29 +4,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import front, replicas
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
 from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.kubernetes.progress import state_of
 from sealserve.cluster.target import State, Tell
-from sealserve.errors import UnavailableError, VerificationError
 
 CHECK_SECONDS: Final = 1.0
 _REVISION: Final = "deployment.kubernetes.io/revision"
 _LOG_LINES: Final = 60
 _REFUSALS: Final = 2  # a broker that restarts may break one connection
-
-
-class RolloutRefusedError(VerificationError):
-    """The new replicas are refused, or their release does not verify; those that served go on."""
-
-    code = "kubernetes.rollout-refused"
-
-
-class RolloutSlowError(UnavailableError):
-    """Not every replica serves in time."""
-
-    code = "kubernetes.rollout-slow"
 
 
 class Rollout:
@@ -52,8 +40,8 @@ class Rollout:
             wanted: How many replicas shall serve.
 
         Raises:
-            RolloutRefusedError: The new enclaves are refused; what served goes on.
-            RolloutSlowError: It takes longer than ``kubernetes.start_seconds``.
+            VerificationError: `kubernetes.rollout-refused`: The new enclaves are refused; what served goes on.
+            UnavailableError: `kubernetes.rollout-slow`: It takes longer than ``kubernetes.start_seconds``.
         """
         deadline = time.monotonic() + (self._start_seconds + 60) * max(1, wanted)
         space = self._namespace
@@ -75,13 +63,13 @@ class Rollout:
             for pod in new:
                 name = pod["metadata"]["name"]
                 if states[name][0] is State.REFUSED and restarts(pod) >= _REFUSALS:
-                    raise RolloutRefusedError(
+                    raise ClusterCode.KUBERNETES_ROLLOUT_REFUSED.error(
                         f"{name} does not start: {reasons[name]}",
                         hint="What served goes on. `sealserve up --rollback` returns to the release before; "
                         "`sealserve broker log` has the broker's reason.",
                     )
             if time.monotonic() > deadline:
-                raise RolloutSlowError(
+                raise ClusterCode.KUBERNETES_ROLLOUT_SLOW.error(
                     f"{serving} of {wanted} replicas serve: {'; '.join(reasons.values()) or 'the others still start'}.",
                     hint="`sealserve status` and `sealserve logs` show more; kubernetes.start_seconds is the limit.",
                 )

@@ -15,6 +15,7 @@ import yaml
 
 from sealserve.atomic_file import write_file
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry
@@ -29,19 +30,8 @@ from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, resta
 from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.owner_services import OwnerServices, stop_services
-from sealserve.cluster.target import (
-    LogLine,
-    PartStatus,
-    Scaled,
-    State,
-    TargetNotUpError,
-    TargetUnsupportedError,
-    Tell,
-    no_log,
-    quietly,
-)
+from sealserve.cluster.target import LogLine, PartStatus, Scaled, State, Tell, no_log, quietly
 from sealserve.deployment import Deployment
-from sealserve.errors import UnavailableError
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
@@ -50,12 +40,6 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 _COMPONENT: Final = "app.kubernetes.io/component"
-
-
-class RoomMissingError(UnavailableError):
-    """The nodes have too little EPC for that many replicas."""
-
-    code = "kubernetes.epc"
 
 
 class KubernetesTarget:
@@ -124,8 +108,9 @@ class KubernetesTarget:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
 
         Raises:
-            RolloutRefusedError: The new enclaves are refused: the roll-out stands, what served goes on.
-            RolloutSlowError: It takes longer than ``kubernetes.start_seconds``.
+            VerificationError: `kubernetes.rollout-refused`: The new enclaves are refused: the roll-out stands, what
+                served goes on.
+            UnavailableError: `kubernetes.rollout-slow`: It takes longer than ``kubernetes.start_seconds``.
             SealserveError: What is missing, or was refused.
         """
         client = self._client
@@ -201,12 +186,14 @@ class KubernetesTarget:
         del bundle
         running = self._client.get(self._deployment_name)
         if running is None:
-            raise TargetNotUpError("There are no replicas to scale.", hint="`sealserve up` starts the deployment.")
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "There are no replicas to scale.", hint="`sealserve up` starts the deployment."
+            )
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
         if (most := self._deployment.kubernetes.autoscaler.max_replicas) is not None:
             if replicas > most:
-                raise TargetUnsupportedError(
+                raise ClusterCode.TARGET_UNSUPPORTED.error(
                     f"The autoscaler may have {most} replicas at most.",
                     hint="Raise kubernetes.autoscaler.max_replicas in sealserve.toml, then `sealserve up`.",
                 )
@@ -219,12 +206,14 @@ class KubernetesTarget:
         """Return the name of the release that was served before this one.
 
         Raises:
-            TargetNotUpError: None was.
+            InputError: `target.not-up`: None was.
         """
         running = self._client.get(self._deployment_name) or {"metadata": {}}
         name = running["metadata"].get("annotations", {}).get(PREVIOUS)
         if not name:
-            raise TargetNotUpError("No other release was served before.", hint="`sealserve up --release NAME`.")
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "No other release was served before.", hint="`sealserve up --release NAME`."
+            )
         return str(name)
 
     def status(self) -> Sequence[PartStatus]:
@@ -295,7 +284,7 @@ class KubernetesTarget:
         settings = self._deployment.kubernetes
         most = sum(fitting_replicas(asked, settings, self._client.find("v1", "Node", "", "")).values())
         if wanted > most:
-            raise RoomMissingError(
+            raise ClusterCode.KUBERNETES_EPC.error(
                 f"{wanted} replicas with {asked} of EPC do not fit: the nodes' "
                 f"{settings.resources.epc_resource} is for {most}.",
                 hint="Fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a smaller "

@@ -3,15 +3,9 @@
 import re
 from typing import Final
 
-from sealserve.errors import VerificationError
+from sealserve.enclave.codes import EnclaveCode
 
 _SEPARATORS: Final = re.compile(r"[,; ]+")
-
-
-class BrokerListError(VerificationError):
-    """SECRET_PROVISION_SERVERS names no server."""
-
-    code = "provisioning.servers"
 
 
 def broker_addresses(text: str) -> list[tuple[str, int]]:
@@ -20,14 +14,16 @@ def broker_addresses(text: str) -> list[tuple[str, int]]:
     Source: Gramine 1.9, ``tools/sgx/ra-tls/secret_prov_attest.c``.
 
     Raises:
-        BrokerListError: There is none in it, or a port that is no port.
+        VerificationError: `provisioning.servers`: There is none in it, or a port that is no port.
     """
     found = []
     for entry in filter(None, _SEPARATORS.split(text)):
         host, _, port = entry.partition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise BrokerListError(f"SECRET_PROVISION_SERVERS should be host:port, several joined by ';', got {text!r}.")
+            raise EnclaveCode.PROVISIONING_SERVERS.error(
+                f"SECRET_PROVISION_SERVERS should be host:port, several joined by ';', got {text!r}."
+            )
         found.append((host, int(port)))
     if not found:
-        raise BrokerListError("SECRET_PROVISION_SERVERS names no server.")
+        raise EnclaveCode.PROVISIONING_SERVERS.error("SECRET_PROVISION_SERVERS names no server.")
     return found

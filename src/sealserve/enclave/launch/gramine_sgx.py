@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.gramine_tools import INSTALLATION
 from sealserve.enclave.launch.broker_addresses import broker_addresses
@@ -24,7 +25,7 @@ from sealserve.enclave.launch.pauses import Pauses
 from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
 from sealserve.enclave.launch.trusted_files import check_trusted_files
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
-from sealserve.errors import InputError, SealserveError, UnavailableError
+from sealserve.errors import SealserveError
 from sealserve.host import facts
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.terms import PlatformKind
@@ -34,18 +35,6 @@ LOADER_ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin"}  # its shel
 DRIVER: Final = Path(facts.ENCLAVE_DEVICE)
 AESM_SOCKET: Final = Path(facts.AESM_SOCKET)
 _CONNECT_TIMEOUT: Final = 5.0
-
-
-class GramineLoaderMissingError(UnavailableError):
-    """Gramine's loader is not on this machine."""
-
-    code = "gramine.loader-missing"
-
-
-class EnclaveNotForSgxError(InputError):
-    """An enclave for the simulated platform does not start on SGX."""
-
-    code = "enclave.not-for-sgx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +53,12 @@ class GramineSgx:
         """Run an enclave; see `Runtime.run`.
 
         Raises:
-            EnclaveNotForSgxError: It was built for the simulated platform.
+            InputError: `enclave.not-for-sgx`: It was built for the simulated platform.
             SealserveError: What `load_enclave` and `run_gramine_sgx` raise.
         """
         enclave = load_enclave(bundle, name, dangerous=dangerous)
         if enclave.manifest.loader.env["SEALSERVE_PLATFORM"] != PlatformKind.SGX:
-            raise EnclaveNotForSgxError(
+            raise EnclaveCode.NOT_FOR_SGX.error(
                 f"The enclave {name!r} was built for the simulated platform.",
                 hint='Build release and enclave with `platform = "sgx"`.',
             )
@@ -81,11 +70,11 @@ def find_loader(name: str) -> str:
     """Return the path of ``gramine-sgx`` or ``gramine-direct``.
 
     Raises:
-        GramineLoaderMissingError: It is not on the search path.
+        UnavailableError: `gramine.loader-missing`: It is not on the search path.
     """
     found = shutil.which(name)
     if found is None:
-        raise GramineLoaderMissingError(
+        raise EnclaveCode.GRAMINE_LOADER_MISSING.error(
             f"There is no {name} on this machine.",
             hint=f"Install Gramine ({INSTALLATION}); `sealserve doctor host` says what else is missing.",
         )
@@ -112,7 +101,7 @@ def run_gramine_sgx(
         attempts: How often it is started at most; None for no limit.
 
     Raises:
-        GramineLoaderMissingError: There is no gramine-sgx.
+        UnavailableError: `gramine.loader-missing`: There is no gramine-sgx.
         SealserveError: What ``verify`` raises: nothing is started then.
         StoppedBySignal: A signal came while no enclave ran.
     """

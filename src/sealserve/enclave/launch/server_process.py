@@ -14,19 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from sealserve.errors import UnavailableError
+from sealserve.enclave.codes import EnclaveCode
 
 LOGGER: Final = logging.getLogger(__name__)
 RELAYED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
 SIGNALLED: Final = 128  # a shell's exit status for "ended by signal N" is 128 + N
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class ServerStartError(UnavailableError):
-    """The server's program cannot be started."""
-
-    code = "enclave.server-start"
 
 
 class StoppedBySignal(BaseException):  # like KeyboardInterrupt, it is no error
@@ -159,7 +153,7 @@ def start_server(
     killed, so is the server.
 
     Raises:
-        ServerStartError: The program cannot be started.
+        UnavailableError: `enclave.server-start`: The program cannot be started.
     """
     launcher = os.getpid()
 
@@ -180,7 +174,7 @@ def start_server(
             preexec_fn=die_with_launcher,  # noqa: PLW1509  # the launcher has one thread: code before exec is safe
         )
     except OSError as error:
-        raise ServerStartError(
+        raise EnclaveCode.SERVER_START.error(
             f"The server {program} cannot be started: {error.strerror}.",
             hint="Build the enclave on a machine with the same paths.",
         ) from error

@@ -9,20 +9,14 @@ from pathlib import Path
 
 import tomli_w
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.gramine_sgx import LOADER_ENVIRONMENT, find_loader
 from sealserve.enclave.launch.server_process import SignalRelay, start_server, until_stopped
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
 from sealserve.enclave.simulated.launcher import CONSUMED, load_simulated, log_step, provision
 from sealserve.enclave.simulated.manifest_in_memory import manifest_in_memory
-from sealserve.errors import InputError
 from sealserve.secret import SecretBytes
-
-
-class EnclaveWithoutGramineError(InputError):
-    """The enclave cannot run in Gramine: its manifest has no library OS."""
-
-    code = "enclave.without-gramine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +50,7 @@ def run_gramine_direct(
     (see `manifest_in_memory`). As everything simulated, it protects nothing from this machine's root.
 
     Raises:
-        EnclaveWithoutGramineError: The enclave was built without Gramine's files in the inventory.
+        InputError: `enclave.without-gramine`: The enclave was built without Gramine's files in the inventory.
         SealserveError: As `run_enclave`.
     """
     here, socket = Path(os.path.abspath(bundle)), Path(os.path.abspath(quoting_socket))  # noqa: PTH100  # keep links
@@ -66,7 +60,7 @@ def run_gramine_direct(
         forbid_core_dumps()
         enclave = load_simulated(here, name, dangerous, check_files=False)
         if enclave.manifest.loader.entrypoint is None:
-            raise EnclaveWithoutGramineError(
+            raise EnclaveCode.WITHOUT_GRAMINE.error(
                 f"The enclave {name!r} was built without Gramine's files.",
                 hint="Install Gramine, take an inventory, and build it again with `--inventory`.",
             )

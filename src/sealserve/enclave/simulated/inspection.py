@@ -15,17 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sealserve.errors import UnavailableError
+from sealserve.enclave.codes import EnclaveCode
 
 _CORE_FILTER: Final = Path("/proc/self/coredump_filter")
 _PR_SET_DUMPABLE: Final = 4
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class EnclaveInspectionError(UnavailableError):
-    """The kernel did not let the launcher protect its memory."""
-
-    code = "enclave.inspection"
 
 
 def forbid_core_dumps() -> None:
@@ -49,8 +43,10 @@ def forbid_inspection() -> None:
     Call it after entering a user namespace: an undumpable process may not write its own ``/proc/self/uid_map``.
 
     Raises:
-        EnclaveInspectionError: The kernel refused.
+        UnavailableError: `enclave.inspection`: The kernel refused.
     """
     if _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())
-        raise EnclaveInspectionError(f"The launcher cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}.")
+        raise EnclaveCode.INSPECTION.error(
+            f"The launcher cannot be made undumpable: prctl(PR_SET_DUMPABLE, 0): {reason}."
+        )

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.launch.server_process import (
@@ -42,7 +43,6 @@ from sealserve.enclave.simulated import provisioning
 from sealserve.enclave.simulated.inspection import forbid_core_dumps, forbid_inspection
 from sealserve.enclave.simulated.private_memory import PrivateMemory, private_memory
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
-from sealserve.errors import InputError, VerificationError
 from sealserve.secret import SecretBytes
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.quoting import request_quote
@@ -53,18 +53,6 @@ LOGGER: Final = logging.getLogger(__name__)
 PLATFORM_XFRM: Final = 0xE7
 # What the provisioning library removes from the environment, and what loads it.
 CONSUMED: Final = frozenset({"LD_PRELOAD", "SECRET_PROVISION_CONSTRUCTOR"})
-
-
-class EnclavePlaceError(InputError):
-    """The release lies where the enclave's private files will be, and would be hidden by them."""
-
-    code = "enclave.place"
-
-
-class EnclaveNotSimulatedError(VerificationError):
-    """The manifest is for SGX."""
-
-    code = "enclave.not-simulated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +109,8 @@ def run_enclave(
         The server's exit status; 128 + N if signal N ended it, or asked the launcher to end before it ran.
 
     Raises:
-        EnclavePlaceError: ``bundle`` lies in the manifest's private folder.
-        EnclaveNotSimulatedError: The enclave is for SGX.
+        InputError: `enclave.place`: ``bundle`` lies in the manifest's private folder.
+        VerificationError: `enclave.not-simulated`: The enclave is for SGX.
         SealserveError: What the steps raise: see `load_enclave`, `check_trusted_files`, `private_memory`,
             `provisioning`, `request_quote`, `open_mounts`, `start_server`.
     """
@@ -165,8 +153,8 @@ def load_simulated(
         check_files: Whether to compare the trusted files with their digests. Gramine does that itself.
 
     Raises:
-        EnclaveNotSimulatedError: The enclave is for SGX.
-        EnclavePlaceError: ``bundle`` lies in the manifest's private folder.
+        VerificationError: `enclave.not-simulated`: The enclave is for SGX.
+        InputError: `enclave.place`: ``bundle`` lies in the manifest's private folder.
         SealserveError: What `load_enclave` and `check_trusted_files` raise.
     """
     LOGGER.warning("simulated enclave %s: simulation protects nothing from this machine's root", name)
@@ -174,13 +162,13 @@ def load_simulated(
     manifest, sigstruct = enclave.manifest, enclave.sigstruct
     environment = manifest.loader.env
     if environment["SEALSERVE_PLATFORM"] != PlatformKind.SIMULATED:
-        raise EnclaveNotSimulatedError(
+        raise EnclaveCode.NOT_SIMULATED.error(
             f"The enclave {name!r} is for the platform {environment['SEALSERVE_PLATFORM']!r}; only a simulated one "
             "runs here.",
             hint="Start it with gramine-sgx on an SGX machine.",
         )
     if bundle.is_relative_to(manifest.private_root):
-        raise EnclavePlaceError(
+        raise EnclaveCode.PLACE.error(
             f"The release is in {bundle}, and {manifest.private_root} is where the enclave has its private files.",
             hint="Put the release elsewhere.",
         )

@@ -25,26 +25,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated import container_tmpfs, mount_namespace
-from sealserve.errors import UnavailableError
 
 LOGGER: Final = logging.getLogger(__name__)
 _ZEROS: Final = bytes(2**20)
 _MEBIBYTE: Final = 2**20
 _SPARE: Final = 16  # MiB beside the model's files, for what the server writes to its scratch folder
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a tmpfs, which is what is looked for; the folder in it is ours
-
-
-class PrivateMemoryError(UnavailableError):
-    """There is no memory for private files on this machine."""
-
-    code = "enclave.private-memory"
-
-
-class PrivateMemoryRoomError(UnavailableError):
-    """The memory for private files has no room for what the release holds."""
-
-    code = "enclave.private-memory-room"
 
 
 class Way(StrEnum):
@@ -113,8 +101,8 @@ def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
         needed: How much will be written to it, in bytes.
 
     Raises:
-        PrivateMemoryError: None of the three ways works.
-        PrivateMemoryRoomError: It has less than ``needed`` free.
+        UnavailableError: `enclave.private-memory`: None of the three ways works.
+        UnavailableError: `enclave.private-memory-room`: It has less than ``needed`` free.
     """
     way, refused = available_way(inside)
     claim = None
@@ -182,7 +170,7 @@ def _shared_folder(inside: str, refused: str, needed: int) -> Path:
     for place in sorted(usable, key=lambda place: _free(place) < needed):
         with suppress(OSError):
             return Path(tempfile.mkdtemp("", "sealserve-", place))
-    raise PrivateMemoryError(
+    raise EnclaveCode.PRIVATE_MEMORY.error(
         f"There is no memory for the enclave's private files: {refused}; and {' and '.join(map(str, candidates))} "
         "cannot be written.",
         hint=f"In a container, mount a tmpfs at {inside} (mode 0700, owned by its user).",
@@ -205,7 +193,7 @@ def _check_room(root: Path, way: Way, inside: str, needed: int) -> None:
         Way.SHARED: f"Give the container `{tmpfs}`, or `--shm-size={size}` for each enclave in it; or run as root "
         "where a mount namespace is allowed.",
     }
-    raise PrivateMemoryRoomError(
+    raise EnclaveCode.PRIVATE_MEMORY_ROOM.error(
         f"The release takes {needed / _MEBIBYTE:.1f} MiB of private memory, and {root} ({way}) has "
         f"{free / _MEBIBYTE:.1f} MiB free.",
         hint=hints.get(way, "A tmpfs takes at most half of the machine's memory: use a machine with more."),

@@ -19,34 +19,11 @@ from cryptography.hazmat.primitives import serialization
 
 from sealserve.attestation.ra_tls import RaTlsKeyPair, make_certificate
 from sealserve.attestation.secret_provisioning import REQUEST, ProvisioningClient
-from sealserve.errors import UnavailableError, VerificationError
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.errors import SealserveError
 from sealserve.secret import SecretBytes
 
 _RECORD: Final = 16 * 1024
-
-
-class BrokerUnreachableError(UnavailableError):
-    """None of the brokers accepts a connection."""
-
-    code = "provisioning.unreachable"
-
-
-class BrokerCertificateError(VerificationError):
-    """The broker's certificate does not verify: it may be another's."""
-
-    code = "provisioning.broker-certificate"
-
-
-class BrokerRefusedError(VerificationError):
-    """The broker saw the evidence and closed the connection: it does not release the key."""
-
-    code = "provisioning.refused"
-
-
-class BrokerConnectionError(UnavailableError):
-    """The connection to the broker broke, or there is something else than a broker."""
-
-    code = "provisioning.connection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +46,7 @@ def connect(brokers: list[tuple[str, int]], *, timeout: float) -> BrokerConnecti
         timeout: Seconds for each.
 
     Raises:
-        BrokerUnreachableError: None does.
+        UnavailableError: `provisioning.unreachable`: None does.
     """
     reasons = []
     for host, port in brokers:
@@ -77,7 +54,7 @@ def connect(brokers: list[tuple[str, int]], *, timeout: float) -> BrokerConnecti
             return BrokerConnection(socket.create_connection((host, port), timeout=timeout), host, port)
         except OSError as error:
             reasons.append(f"{host}:{port}: {error.strerror or error}")
-    raise BrokerUnreachableError(
+    raise EnclaveCode.PROVISIONING_UNREACHABLE.error(
         f"The broker is down or cannot be reached ({'; '.join(reasons)}).",
         hint="Start it (`sealserve broker run`), or check the address: it is measured into the enclave.",
     )
@@ -104,9 +81,10 @@ def fetch_key(
         timeout: Seconds to wait for each answer; the broker may fetch collateral meanwhile.
 
     Raises:
-        BrokerCertificateError: (1) (2) ``broker_ca`` is no certificate, or the broker shows another one.
-        BrokerRefusedError: (2) (3) The broker turned the evidence down.
-        BrokerConnectionError: (2) (3) The connection broke, or there is no broker.
+        VerificationError: `provisioning.broker-certificate`: (1) (2) ``broker_ca`` is no certificate, or the broker
+            shows another one.
+        VerificationError: `provisioning.refused`: (2) (3) The broker turned the evidence down.
+        UnavailableError: `provisioning.connection`: (2) (3) The connection broke, or there is no broker.
         SealserveError: What ``quote_for`` and `ProvisioningClient` raise.
     """
     with broker.socket as connection:
@@ -117,18 +95,24 @@ def fetch_key(
                 session.sendall(REQUEST)  # (3)
                 return _receive(session, broker)
         except ssl.SSLCertVerificationError as error:
-            raise BrokerCertificateError(
+            raise EnclaveCode.PROVISIONING_BROKER_CERTIFICATE.error(
                 f"The certificate of the broker at {broker} does not verify: {error.verify_message}.",
                 hint="It must be issued by the measured broker CA, for this very name or address.",
             ) from error
         except ssl.SSLError as error:
             if "ALERT" in (error.reason or ""):
                 raise _refusal(broker) from error
-            raise BrokerConnectionError(f"At {broker} there is no broker: {error.reason or error}.") from error
+            raise EnclaveCode.PROVISIONING_CONNECTION.error(
+                f"At {broker} there is no broker: {error.reason or error}."
+            ) from error
         except TimeoutError as error:
-            raise BrokerConnectionError(f"The broker at {broker} did not answer in {timeout:g} s.") from error
+            raise EnclaveCode.PROVISIONING_CONNECTION.error(
+                f"The broker at {broker} did not answer in {timeout:g} s."
+            ) from error
         except OSError as error:
-            raise BrokerConnectionError(f"The connection to the broker at {broker} broke: {error.strerror}.") from error
+            raise EnclaveCode.PROVISIONING_CONNECTION.error(
+                f"The connection to the broker at {broker} broke: {error.strerror}."
+            ) from error
 
 
 def _receive(session: ssl.SSLSocket, broker: BrokerConnection) -> SecretBytes:
@@ -141,8 +125,8 @@ def _receive(session: ssl.SSLSocket, broker: BrokerConnection) -> SecretBytes:
     return client.secret()
 
 
-def _refusal(broker: BrokerConnection) -> BrokerRefusedError:
-    return BrokerRefusedError(
+def _refusal(broker: BrokerConnection) -> SealserveError:
+    return EnclaveCode.PROVISIONING_REFUSED.error(
         f"The broker at {broker} refused this enclave: it closed the connection after it had seen the evidence.",
         hint="Why is in the broker's audit log: `sealserve broker log`.",
     )
@@ -154,7 +138,9 @@ def _context(broker_ca: bytes, pair: RaTlsKeyPair) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=broker_ca.decode("ascii", "replace"))
     except ssl.SSLError as error:
-        raise BrokerCertificateError("The measured broker CA is no certificate in PEM form.") from error
+        raise EnclaveCode.PROVISIONING_BROKER_CERTIFICATE.error(
+            "The measured broker CA is no certificate in PEM form."
+        ) from error
     with _unlinked(pair) as path:
         context.load_cert_chain(path)
     return context

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.manifest import EnclaveManifest, EncryptedMount
 from sealserve.enclave.simulated.private_memory import PrivateMemory
-from sealserve.errors import VerificationError
 from sealserve.sealing.codec import unseal_file
 from sealserve.sealing.file_tree import TreeMissingError, list_folder, regular_files
 from sealserve.secret import SecretBytes
-
-
-class MountSourceError(VerificationError):
-    """What an encrypted mount names is not in the release."""
-
-    code = "enclave.mount-source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ def open_mounts(manifest: EnclaveManifest, bundle: Path, memory: PrivateMemory, 
         key: The release's key.
 
     Raises:
-        MountSourceError: A mount's source is missing.
+        VerificationError: `enclave.mount-source`: A mount's source is missing.
         SealserveError: What `regular_files` and `unseal_file` raise.
     """
     count = size = 0
@@ -84,7 +78,7 @@ def _files(mount: EncryptedMount, bundle: Path, memory: PrivateMemory) -> Sequen
             (memory.path(mount.path) / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         return regular_files(source) if listing.files or listing.others else ()
     except TreeMissingError as error:
-        raise MountSourceError(
+        raise EnclaveCode.MOUNT_SOURCE.error(
             f"The release has nothing at {mount.source!r}, which the enclave mounts at {mount.path}.",
             hint="Copy the release again from where it was built.",
         ) from error

@@ -10,14 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sealserve.serving.api.predict import (
-    ExecutionError,
-    InputTensorError,
-    InputTypeError,
-    remaining,
-    uncallable,
-)
-from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
+from sealserve.serving.api.predict import ExecutionError, remaining, uncallable
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.data_types import type_name
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError
 from sealserve.serving.runtime.protos import (
@@ -49,37 +43,6 @@ _OUTPUTS: Final = "outputs"
 _FLOAT: Final = DataType.Value("DT_FLOAT")
 _STRING: Final = DataType.Value("DT_STRING")
 _MATRIX: Final = 2
-
-
-class ExampleSignatureError(RequestError):
-    """The signature is none for examples, or not of the kind that the method needs."""
-
-    code = "request.example-signature"
-
-
-class ExampleInputError(RequestError):
-    """The request has no examples."""
-
-    code = "request.example-input"
-
-
-class ExampleOutputError(RequestError):
-    """What the model computed does not have the shape or the type that the method's answer needs."""
-
-    code = "request.example-output"
-
-
-class InferenceTasksError(RequestError):
-    """The tasks of a MultiInference do not fit together."""
-
-    code = "request.inference-tasks"
-
-
-class InferenceMethodError(RequestError):
-    """A task of a MultiInference asks for a method that there is none of."""
-
-    code = "request.inference-method"
-    status = Status.UNIMPLEMENTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +94,7 @@ def answer_multi_inference(servables: Servables, request: MultiInferenceRequest,
 
 def _spec(request: ClassificationRequest | RegressionRequest) -> ModelSpec:
     if not request.HasField("model_spec"):
-        raise ModelSpecError("Missing ModelSpec")
+        raise RequestCode.MODEL_SPEC.error("Missing ModelSpec")
     return request.model_spec
 
 
@@ -177,22 +140,24 @@ def multi_inference(
     model = ""
     for task in request.tasks:
         if not task.model_spec.name:
-            raise InferenceTasksError("Found ModelSpec with an empty model name.")
+            raise RequestCode.INFERENCE_TASKS.error("Found ModelSpec with an empty model name.")
         model = model or task.model_spec.name
         if task.model_spec.name != model:
-            raise InferenceTasksError("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+            raise RequestCode.INFERENCE_TASKS.error(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
         name = task.model_spec.signature_name or DEFAULT_SIGNATURE
         if name in outputs:
-            raise InferenceTasksError(f"Duplicate evaluation of signature: {name}")
+            raise RequestCode.INFERENCE_TASKS.error(f"Duplicate evaluation of signature: {name}")
         definition = servable.definitions.get(name)
         if definition is None:
-            raise InferenceTasksError(f"Requested signature not found in model graph: {name}")
+            raise RequestCode.INFERENCE_TASKS.error(f"Requested signature not found in model graph: {name}")
         if task.method_name == CLASSIFY_METHOD:
             outputs[name] = _classify_outputs(servable, definition)
         elif task.method_name == REGRESS_METHOD:
             outputs[name] = _regress_outputs(servable, definition)
         else:
-            raise InferenceMethodError(f"Unsupported signature method_name: {task.method_name}")
+            raise RequestCode.INFERENCE_METHOD.error(f"Unsupported signature method_name: {task.method_name}")
     results, count = _run(servable, list(outputs), outputs, request.input, call, api="")
     servable.metrics.examples(model, count)
     response = MultiInferenceResponse()
@@ -211,7 +176,7 @@ def multi_inference(
 def _definition(servable: Servable, name: str) -> SignatureDef:
     definition = servable.definitions.get(name)
     if definition is None:
-        raise ExampleSignatureError(f"No signature was found with the name: {name}")
+        raise RequestCode.EXAMPLE_SIGNATURE.error(f"No signature was found with the name: {name}")
     return definition
 
 
@@ -219,14 +184,16 @@ def _classify_outputs(servable: Servable, definition: SignatureDef) -> tuple[str
     """Return the outputs to ask for, once the signature is one for classification."""
     _check_method(servable, definition, CLASSIFY_METHOD, "classification")
     if len(definition.inputs) != 1:
-        raise ExampleSignatureError("Expected one input Tensor.")
+        raise RequestCode.EXAMPLE_SIGNATURE.error("Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
-        raise ExampleSignatureError(f"Expected one or two output Tensors, found {len(definition.outputs)}")
+        raise RequestCode.EXAMPLE_SIGNATURE.error(
+            f"Expected one or two output Tensors, found {len(definition.outputs)}"
+        )
     if _INPUTS not in definition.inputs:
-        raise ExampleSignatureError(f"No classification inputs found in SignatureDef: {definition}")
+        raise RequestCode.EXAMPLE_SIGNATURE.error(f"No classification inputs found in SignatureDef: {definition}")
     outputs = tuple(alias for alias in (_CLASSES, _SCORES) if alias in definition.outputs)
     if not outputs:
-        raise ExampleSignatureError(
+        raise RequestCode.EXAMPLE_SIGNATURE.error(
             f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}".'
             f" Signature was: {definition}"
         )
@@ -237,19 +204,19 @@ def _regress_outputs(servable: Servable, definition: SignatureDef) -> tuple[str,
     """Return the output to ask for, once the signature is one for regression."""
     _check_method(servable, definition, REGRESS_METHOD, "regression")
     if len(definition.inputs) != 1:
-        raise ExampleSignatureError("Expected one input Tensor.")
+        raise RequestCode.EXAMPLE_SIGNATURE.error("Expected one input Tensor.")
     if len(definition.outputs) != 1:
-        raise ExampleSignatureError("Expected one output Tensor.")
+        raise RequestCode.EXAMPLE_SIGNATURE.error("Expected one output Tensor.")
     if _INPUTS not in definition.inputs:
-        raise ExampleSignatureError(f"No regression inputs found in SignatureDef: {definition}")
+        raise RequestCode.EXAMPLE_SIGNATURE.error(f"No regression inputs found in SignatureDef: {definition}")
     if _OUTPUTS not in definition.outputs:
-        raise ExampleSignatureError(f"No regression outputs found in SignatureDef: {definition}")
+        raise RequestCode.EXAMPLE_SIGNATURE.error(f"No regression outputs found in SignatureDef: {definition}")
     return (_OUTPUTS,)
 
 
 def _check_method(servable: Servable, definition: SignatureDef, method: str, kind: str) -> None:
     if servable.check_method_names and definition.method_name != method:
-        raise ExampleSignatureError(
+        raise RequestCode.EXAMPLE_SIGNATURE.error(
             f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}"
         )
 
@@ -267,7 +234,9 @@ def _run(
     serialised = _serialised(examples)
     size = sum(map(len, serialised))
     if size > call.max_tensor_bytes:
-        raise InputTensorError(f"the examples take more than {call.max_tensor_bytes} bytes (--max_message_bytes)")
+        raise RequestCode.INPUT_TENSOR.error(
+            f"the examples take more than {call.max_tensor_bytes} bytes (--max_message_bytes)"
+        )
     proto = TensorProto(dtype=_STRING, string_val=serialised)
     proto.tensor_shape.dim.add(size=len(serialised))
     tensor = Tensor.from_proto(servable.session.library, proto.SerializeToString())
@@ -279,7 +248,7 @@ def _run(
             raise uncallable(servable, name)
         entry = signature.inputs[_INPUTS]
         if entry.dtype != _STRING:
-            raise InputTypeError(f"Expects arg[0] to be {type_name(entry.dtype)} but string is provided")
+            raise RequestCode.INPUT_TYPE.error(f"Expects arg[0] to be {type_name(entry.dtype)} but string is provided")
         feeds[entry.endpoint.operation, entry.endpoint.index] = entry.endpoint
         definition = servable.definitions[name]
         fetches.update({definition.outputs[alias].name: signature.outputs[alias] for alias in outputs[name]})
@@ -310,7 +279,7 @@ def _serialised(examples: Input) -> list[bytes]:
     else:
         found = [example.SerializeToString() for example in examples.example_list.examples]
     if not found:
-        raise ExampleInputError("Input is empty.")
+        raise RequestCode.EXAMPLE_INPUT.error("Input is empty.")
     return found
 
 
@@ -325,15 +294,19 @@ def _fill_classes(result: ClassificationResult, classes: Tensor | None, scores: 
         if tensor is None:
             continue
         if len(tensor.shape) != _MATRIX:
-            raise ExampleOutputError(f"Expected Tensor shape: [batch_size num_classes] but got {_debug(tensor.shape)}")
+            raise RequestCode.EXAMPLE_OUTPUT.error(
+                f"Expected Tensor shape: [batch_size num_classes] but got {_debug(tensor.shape)}"
+            )
         if tensor.dtype != dtype:
-            raise ExampleOutputError(
+            raise RequestCode.EXAMPLE_OUTPUT.error(
                 f"Expected {alias} Tensor of {DataType.Name(dtype)}. Got: {DataType.Name(tensor.dtype)}"
             )
         if tensor.shape[0] != count:
-            raise ExampleOutputError(f"Expected {alias} output batch size of {count}. Got: {tensor.shape[0]}")
+            raise RequestCode.EXAMPLE_OUTPUT.error(
+                f"Expected {alias} output batch size of {count}. Got: {tensor.shape[0]}"
+            )
     if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
-        raise ExampleOutputError(
+        raise RequestCode.EXAMPLE_OUTPUT.error(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     present = classes if classes is not None else scores
@@ -354,13 +327,17 @@ def _label(text: bytes) -> str:
 def _fill_values(result: RegressionResult, tensor: Tensor, count: int) -> None:
     shape = tensor.shape
     if not (len(shape) == 1 or (len(shape) == _MATRIX and shape[1] == 1)):
-        raise ExampleOutputError(
+        raise RequestCode.EXAMPLE_OUTPUT.error(
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_debug(shape)}"
         )
     if shape[0] != count:
-        raise ExampleOutputError(f"Input batch size did not match output batch size: {count} vs. {shape[0]}")
+        raise RequestCode.EXAMPLE_OUTPUT.error(
+            f"Input batch size did not match output batch size: {count} vs. {shape[0]}"
+        )
     if tensor.dtype != _FLOAT:
-        raise ExampleOutputError(f"Expected output Tensor of DT_FLOAT.  Got: {DataType.Name(tensor.dtype)}")
+        raise RequestCode.EXAMPLE_OUTPUT.error(
+            f"Expected output Tensor of DT_FLOAT.  Got: {DataType.Name(tensor.dtype)}"
+        )
     for value in tensor.floats():
         result.regressions.add(value=value)
 

@@ -5,17 +5,11 @@ Source: tensorflow/serving, ``servables/tensorflow/get_model_metadata_impl.cc``.
 
 from typing import Final
 
-from sealserve.serving.request_errors import ModelSpecError, RequestError
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.protos import GetModelMetadataRequest, GetModelMetadataResponse, SignatureDefMap
 from sealserve.serving.servables import Servables
 
 _SIGNATURE_DEF: Final = "signature_def"
-
-
-class MetadataFieldError(RequestError):
-    """The request asks for no metadata, or for some that there is none of."""
-
-    code = "request.metadata-field"
 
 
 def get_model_metadata(servables: Servables, request: GetModelMetadataRequest) -> GetModelMetadataResponse:
@@ -25,12 +19,12 @@ def get_model_metadata(servables: Servables, request: GetModelMetadataRequest) -
         RequestError: The request cannot be answered.
     """
     if not request.HasField("model_spec"):
-        raise ModelSpecError("Missing ModelSpec")
+        raise RequestCode.MODEL_SPEC.error("Missing ModelSpec")
     if not request.metadata_field:
-        raise MetadataFieldError("GetModelMetadataRequest must specify at least one metadata_field")
+        raise RequestCode.METADATA_FIELD.error("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
         if field != _SIGNATURE_DEF:
-            raise MetadataFieldError(f"Metadata field {field} is not supported")
+            raise RequestCode.METADATA_FIELD.error(f"Metadata field {field} is not supported")
     with servables.use(request.model_spec) as servable:
         response = GetModelMetadataResponse()
         response.model_spec.name = servable.name

@@ -5,16 +5,9 @@ Source: tensorflow/serving, ``model_servers/get_model_status_impl.cc`` and ``mod
 
 from typing import NoReturn
 
-from sealserve.serving.request_errors import ModelSpecError, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.runtime.protos import GetModelStatusRequest, GetModelStatusResponse
-from sealserve.serving.servables import ServableNotFoundError, Servables
-
-
-class ReloadRefusedError(RequestError):
-    """Somebody asked for other models."""
-
-    code = "request.reload-refused"
-    status = Status.PERMISSION_DENIED
+from sealserve.serving.servables import Servables
 
 
 def get_model_status(servables: Servables, request: GetModelStatusRequest) -> GetModelStatusResponse:
@@ -24,16 +17,16 @@ def get_model_status(servables: Servables, request: GetModelStatusRequest) -> Ge
         RequestError: The request cannot be answered.
     """
     if not request.HasField("model_spec"):
-        raise ModelSpecError("Missing ModelSpec")
+        raise RequestCode.MODEL_SPEC.error("Missing ModelSpec")
     spec = request.model_spec
     states = servables.states(spec.name)
     if spec.HasField("version"):
         version = spec.version.value
         if version not in states:
-            raise ServableNotFoundError(f"Could not find version {version} of model {spec.name}")
+            raise RequestCode.SERVABLE_NOT_FOUND.error(f"Could not find version {version} of model {spec.name}")
         states = {version: states[version]}
     elif not states:
-        raise ServableNotFoundError(f"Could not find any versions of model {spec.name}")
+        raise RequestCode.SERVABLE_NOT_FOUND.error(f"Could not find any versions of model {spec.name}")
     response = GetModelStatusResponse()
     for version, state in sorted(states.items(), reverse=True):  # the latest first (ServableStateMonitor::VersionMap)
         row = response.model_version_status.add(version=version, state=int(state.state))
@@ -48,9 +41,9 @@ def refuse_reload() -> NoReturn:
     """Refuse a HandleReloadConfigRequest: whoever may ask for an answer must not be able to change the model.
 
     Raises:
-        ReloadRefusedError: Always.
+        RequestError: `request.reload-refused`: Always.
     """
-    raise ReloadRefusedError(
+    raise RequestCode.RELOAD_REFUSED.error(
         "The models of this server do not change by requests of clients: a sealed release is immutable, ship a new one."
         " Elsewhere, --admin_address is where operators reload."
     )

@@ -12,12 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sealserve.serving.request_errors import (
-    DeadlineExceededError,
-    ModelSpecError,
-    RequestError,
-    Status,
-)
+from sealserve.serving.request_errors import RequestCode, RequestError
 from sealserve.serving.runtime.data_types import is_known, type_name
 from sealserve.serving.runtime.kernel_errors import told
 from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError
@@ -27,50 +22,6 @@ from sealserve.serving.runtime.signature import Signature
 from sealserve.serving.runtime.tensors import MAX_RANK, Tensor, shape_of, unpacked_size
 from sealserve.serving.servables import Servable, Servables
 from sealserve.serving_interface import DEFAULT_SIGNATURE, METHODS
-
-
-class SignatureNotFoundError(RequestError):
-    """The model has no such signature, or one that cannot be called."""
-
-    code = "request.signature-not-found"
-    status = Status.FAILED_PRECONDITION
-
-
-class SignatureMethodError(RequestError):
-    """The signature is none for predictions, and the server insists on it."""
-
-    code = "request.signature-method"
-    status = Status.INTERNAL
-
-
-class InputNamesError(RequestError):
-    """Inputs are missing, or there are some that the signature does not have."""
-
-    code = "request.input-names"
-
-
-class InputTensorError(RequestError):
-    """An input is no tensor, or one that is too large."""
-
-    code = "request.input-tensor"
-
-
-class InputTypeError(RequestError):
-    """An input has another data type than the signature's."""
-
-    code = "request.input-type"
-
-
-class InputShapeError(RequestError):
-    """An input has a shape that the signature does not take."""
-
-    code = "request.input-shape"
-
-
-class OutputFilterError(RequestError):
-    """The request asks for an output that is not there, or twice for the same one."""
-
-    code = "request.output-filter"
 
 
 class ExecutionError(RequestError):
@@ -84,13 +35,7 @@ class ExecutionError(RequestError):
     code = "request.execution"
 
     def __init__(self, error: TensorFlowError, signature: str) -> None:
-        super().__init__(told(error, signature))
-        self._status = error.status
-
-    @property
-    def status(self) -> Status:  # type: ignore[override]  # each has its own
-        """TensorFlow's status."""
-        return self._status
+        super().__init__(told(error, signature), status=error.status)
 
 
 def predict(
@@ -114,7 +59,7 @@ def predict(
         RequestError: The request cannot be answered.
     """
     if not request.HasField("model_spec"):  # 1
-        raise ModelSpecError("Missing ModelSpec")
+        raise RequestCode.MODEL_SPEC.error("Missing ModelSpec")
     with servables.use(request.model_spec) as servable:
         return run_predict(
             servable, request, max_tensor_bytes=max_tensor_bytes, deadline=deadline, as_content=as_content
@@ -214,19 +159,19 @@ def _signature(servable: Servable, name: str) -> Signature:
         return servable.signatures[name]
     if name in servable.definitions:
         raise uncallable(servable, name)
-    raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
+    raise RequestCode.SIGNATURE_NOT_FOUND.error(f'Serving signature key "{name}" not found.')
 
 
-def uncallable(servable: Servable, name: str) -> SignatureNotFoundError:
+def uncallable(servable: Servable, name: str) -> RequestError:
     """Return the error for a signature that the model has, and that cannot be called."""
     reason = servable.obstacles.get(name, "it has inputs or outputs that are not tensors")
-    return SignatureNotFoundError(f'Serving signature key "{name}" cannot be called: {reason}.')
+    return RequestCode.SIGNATURE_NOT_FOUND.error(f'Serving signature key "{name}" cannot be called: {reason}.')
 
 
 def _check_method(servable: Servable, signature: Signature) -> None:
     method = servable.definitions[signature.name].method_name
     if servable.check_method_names and method not in METHODS:
-        raise SignatureMethodError(
+        raise RequestCode.SIGNATURE_METHOD.error(
             f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {method}"
         )
 
@@ -239,7 +184,7 @@ def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
     sent, expected = set(inputs), set(signature.inputs)
     has_defaults = any(tensor.default is not None for tensor in signature.inputs.values())
     if len(sent) > len(expected) or (len(sent) < len(expected) and not has_defaults):
-        raise InputNamesError(
+        raise RequestCode.INPUT_NAMES.error(
             f"input size does not match signature: {len(sent)}!={len(expected)}"
             f" len({{{_names(sent)}}}) != len({{{_names(expected)}}})."
             f" Sent extra: {{{_names(sent - expected)}}}. Missing but required: {{{_names(expected - sent)}}}."
@@ -249,7 +194,7 @@ def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
 def _check_used(signature: Signature, inputs: Mapping[str, Any]) -> None:
     used = set(inputs) & set(signature.inputs)
     if len(used) != len(inputs):
-        raise InputNamesError(
+        raise RequestCode.INPUT_NAMES.error(
             f"Inputs contains invalid name. Used request inputs: {_names(used)}, request input: {_names(inputs)}"
         )
 
@@ -261,7 +206,7 @@ def _tensor(
         return _default(library, signature, alias, inputs)
     proto = inputs[alias]
     if proto.tensor_shape.unknown_rank:
-        raise InputTensorError(f"tensor parsing error: {alias}")
+        raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}")
     _check_kind(signature, alias, proto.dtype, shape_of(proto))
     _check_size(alias, unpacked_size(proto), max_tensor_bytes)
     return _parsed(library, alias, proto.SerializeToString())
@@ -271,7 +216,7 @@ def _default(library: Library, signature: Signature, alias: str, inputs: Iterabl
     expected = signature.inputs[alias]
     if expected.default is None:
         defaults = (name for name, tensor in signature.inputs.items() if tensor.default is not None)
-        raise InputNamesError(
+        raise RequestCode.INPUT_NAMES.error(
             f"Signature input alias: {alias}(feed name: {expected.tensor_name}) not found in request and no default"
             f" value provided. Inputs expected to be in the request {{{_names(inputs)}}}, or default input alias set:"
             f" {_names(defaults)}"
@@ -283,36 +228,40 @@ def _parsed(library: Library, alias: str, content: bytes) -> Tensor:
     try:
         return Tensor.from_proto(library, content)
     except TensorFlowError as error:
-        raise InputTensorError(f"tensor parsing error: {alias}") from error
+        raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}") from error
 
 
 def _made(library: Library, alias: str, given: PendingInput) -> Tensor:
     try:
         return given.tensor(library)
     except TensorFlowError as error:
-        raise InputTensorError(f"tensor parsing error: {alias}") from error
+        raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}") from error
 
 
 def _check_kind(signature: Signature, alias: str, dtype: int, shape: Sequence[int]) -> None:
     expected = signature.inputs[alias]
     if not is_known(dtype) or len(shape) > MAX_RANK:
-        raise InputTensorError(f"tensor parsing error: {alias}")
+        raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}")
     if dtype != expected.dtype:
         position = tuple(signature.inputs).index(alias)
-        raise InputTypeError(
+        raise RequestCode.INPUT_TYPE.error(
             f"Expects arg[{position}] to be {type_name(expected.dtype)} but {type_name(dtype)} is provided"
             f" (input {alias!r})"
         )
     if min(shape, default=0) < 0:
-        raise InputTensorError(f"tensor parsing error: {alias}")
+        raise RequestCode.INPUT_TENSOR.error(f"tensor parsing error: {alias}")
     if not expected.accepts(shape):
         wanted = _shape(expected.shape or ())
-        raise InputShapeError(f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}")
+        raise RequestCode.INPUT_SHAPE.error(
+            f"input {alias!r} has the shape {_shape(shape)}; the signature takes {wanted}"
+        )
 
 
 def _check_size(alias: str, size: int, max_tensor_bytes: int) -> None:
     if size > max_tensor_bytes:
-        raise InputTensorError(f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)")
+        raise RequestCode.INPUT_TENSOR.error(
+            f"input {alias!r} takes more than {max_tensor_bytes} bytes (--max_message_bytes)"
+        )
 
 
 def _shape(sizes: Iterable[int | None]) -> str:
@@ -323,12 +272,12 @@ def _outputs(signature: Signature, output_filter: Iterable[str]) -> tuple[str, .
     chosen: dict[str, None] = {}
     for alias in output_filter:
         if alias not in signature.outputs:
-            raise OutputFilterError(
+            raise RequestCode.OUTPUT_FILTER.error(
                 f"output tensor alias not found in signature: {alias}"
                 f" Outputs expected to be in the set {{{_names(signature.outputs)}}}."
             )
         if alias in chosen:
-            raise OutputFilterError(f"duplicate output tensor alias: {alias}")
+            raise RequestCode.OUTPUT_FILTER.error(f"duplicate output tensor alias: {alias}")
         chosen[alias] = None
     return tuple(chosen or signature.outputs)
 
@@ -349,7 +298,7 @@ def _run(
             given = ", ".join(
                 f"input {alias!r} has the shape {_shape(tensor.shape)}" for alias, tensor in values.items()
             )
-            raise InputShapeError(f"{given}: {refused}") from error
+            raise RequestCode.INPUT_SHAPE.error(f"{given}: {refused}") from error
         raise ExecutionError(error, signature.name) from error
     servable.metrics.runtime_latency(servable.name, "Predict", time.monotonic() - started)
     return results
@@ -359,11 +308,11 @@ def remaining(deadline: float | None) -> float | None:
     """Return the seconds until ``deadline``, or None where there is none.
 
     Raises:
-        DeadlineExceededError: It passed.
+        RequestError: `request.deadline-exceeded`: It passed.
     """
     if deadline is None:
         return None
     seconds = deadline - time.monotonic()
     if seconds <= 0:
-        raise DeadlineExceededError("The deadline passed before the request was run.")
+        raise RequestCode.DEADLINE_EXCEEDED.error("The deadline passed before the request was run.")
     return seconds

@@ -9,18 +9,12 @@ from typing import TypeVar
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from sealserve.errors import InputError
 from sealserve.regular_file import InputFileError, InputFileUnreadableError, read_regular
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.file_list import UNREADABLE_HINT, FileList
 from sealserve.serving.log import DescribesModelError
 
 _M = TypeVar("_M", bound=Message)
-
-
-class ConfigFileMissingError(InputError):
-    """A configuration file cannot be read."""
-
-    code = "config-file.missing"
 
 
 class ConfigFileSyntaxError(DescribesModelError):
@@ -38,7 +32,7 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
         files: The list of the files that may be loaded. Below its folder, the file must be listed and match.
 
     Raises:
-        ConfigFileMissingError: There is no such file.
+        InputError: `config-file.missing`: There is no such file.
         ConfigFileSyntaxError: It is no such message.
         VerificationError: It is not the listed one.
     """
@@ -51,7 +45,9 @@ def read(path: Path, kind: type[_M], files: FileList | None = None) -> _M:
         return text_format.Parse(text, kind())
     except InputFileError as error:
         hint = UNREADABLE_HINT if isinstance(error, InputFileUnreadableError) else None
-        raise ConfigFileMissingError(f"The file {path} cannot be read: {error.reason}.", hint=hint) from error
+        raise ServingCode.CONFIG_FILE_MISSING.error(
+            f"The file {path} cannot be read: {error.reason}.", hint=hint
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigFileSyntaxError(f"Error parsing text-format {name}: {path}: it is no text.") from error
     except text_format.ParseError as error:

@@ -7,58 +7,37 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sealserve.errors import InputError
+from sealserve.errors import SealserveError
+from sealserve.serving.codes import ServingCode
 from sealserve.serving_flags import Flag, Value
 
 _TRUE: Final = frozenset({"true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
 
 
-class UnknownFlagError(InputError):
-    """The command line has a flag that nobody knows."""
-
-    code = "flags.unknown"
-
-
-class RefusedFlagError(InputError):
-    """TensorFlow Serving has this flag, and this server does not do what it asks for."""
-
-    code = "flags.refused"
-
-
-class FlagValueError(InputError):
-    """A flag's value is missing, or is not of its kind."""
-
-    code = "flags.invalid-value"
-
-
-class UnexpectedArgumentError(InputError):
-    """The command line has something that is no flag."""
-
-    code = "flags.unexpected-argument"
-
-
 def parse_value(flag: Flag, text: str | None) -> Value:
     """Return the value that ``text`` stands for; None is a bare flag.
 
     Raises:
-        FlagValueError: It stands for none.
+        InputError: `flags.invalid-value`: It stands for none.
     """
     if isinstance(flag.default, bool):
         if text is None or text.lower() in _TRUE:
             return True
         if text.lower() in _FALSE:
             return False
-        raise FlagValueError(f"--{flag.name}: expected true or false, got {text!r}.")
+        raise ServingCode.FLAGS_INVALID_VALUE.error(f"--{flag.name}: expected true or false, got {text!r}.")
     if text is None:
-        raise FlagValueError(f"--{flag.name} needs a value.", hint=f"Give it as --{flag.name}=VALUE.")
+        raise ServingCode.FLAGS_INVALID_VALUE.error(
+            f"--{flag.name} needs a value.", hint=f"Give it as --{flag.name}=VALUE."
+        )
     if isinstance(flag.default, int):
         try:
             number = int(text)
         except ValueError as error:
-            raise FlagValueError(f"--{flag.name}: expected an integer, got {text!r}.") from error
+            raise ServingCode.FLAGS_INVALID_VALUE.error(f"--{flag.name}: expected an integer, got {text!r}.") from error
         if not flag.minimum <= number <= flag.maximum and flag.refused is None:
-            raise FlagValueError(
+            raise ServingCode.FLAGS_INVALID_VALUE.error(
                 f"--{flag.name}: expected an integer from {flag.minimum} to {flag.maximum}, got {number}."
             )
         return number
@@ -73,10 +52,10 @@ def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Mapping[str, Value
         table: Every flag that is known.
 
     Raises:
-        UnknownFlagError: No flag of the table; the hint names the nearest one.
-        RefusedFlagError: A flag with a value that this server does not honour.
-        FlagValueError: A value that is missing or not of the flag's kind.
-        UnexpectedArgumentError: No flag at all.
+        InputError: `flags.unknown`: No flag of the table; the hint names the nearest one.
+        InputError: `flags.refused`: A flag with a value that this server does not honour.
+        InputError: `flags.invalid-value`: A value that is missing or not of the flag's kind.
+        InputError: `flags.unexpected-argument`: No flag at all.
     """
     known = {flag.name: flag for flag in table}
     values = {flag.name: flag.default for flag in known.values() if flag.refused is None}
@@ -84,7 +63,7 @@ def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Mapping[str, Value
     while rest:
         argument = rest.pop()
         if not argument.startswith("--") or argument == "--":
-            raise UnexpectedArgumentError(
+            raise ServingCode.FLAGS_UNEXPECTED_ARGUMENT.error(
                 f"Unexpected argument {argument!r}.", hint="Every argument is a flag: --flag=value or --flag value."
             )
         name, equals, text = argument.removeprefix("--").partition("=")
@@ -98,14 +77,16 @@ def parse(arguments: Sequence[str], table: Iterable[Flag]) -> Mapping[str, Value
         if flag.refused is None:
             values[name] = value
         elif value not in flag.harmless:
-            raise RefusedFlagError(f"--{name} is not honoured by this server: {flag.refused}.", hint=_without(flag))
+            raise ServingCode.FLAGS_REFUSED.error(
+                f"--{name} is not honoured by this server: {flag.refused}.", hint=_without(flag)
+            )
     return values
 
 
-def _unknown(name: str, known: Mapping[str, Flag]) -> UnknownFlagError:
+def _unknown(name: str, known: Mapping[str, Flag]) -> SealserveError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean --{near[0]}?" if near else "`sealserve-model-server --help` lists the flags."
-    return UnknownFlagError(f"Unknown flag --{name}.", hint=hint)
+    return ServingCode.FLAGS_UNKNOWN.error(f"Unknown flag --{name}.", hint=hint)
 
 
 def _without(flag: Flag) -> str:

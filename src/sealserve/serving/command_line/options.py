@@ -5,34 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sealserve.errors import InputError
 from sealserve.serving.base_path import read_base_path
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line import flags
-from sealserve.serving.command_line.flags import FlagValueError
 from sealserve.serving_flags import FLAGS, ServerFlags
 
 _LONGEST_SOCKET_PATH: Final = 107
 """Bytes; unix(7), ``sun_path``."""
 
 ChannelArgument = tuple[str, int | str]
-
-
-class MissingFlagError(InputError):
-    """A flag that has no default was not given."""
-
-    code = "flags.missing"
-
-
-class PlaintextRefusedError(InputError):
-    """Neither TLS settings nor the flag that does without them."""
-
-    code = "flags.plaintext-refused"
-
-
-class ConflictingFlagsError(InputError):
-    """Two flags ask for different things."""
-
-    code = "flags.conflict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +131,12 @@ def parse(arguments: Sequence[str]) -> ServerOptions | Question:
     base_path = read_base_path(text) if (text := values.model_base_path) else None
     config_file = _path(values.model_config_file)
     if base_path is None and config_file is None:
-        raise MissingFlagError(
+        raise ServingCode.FLAGS_MISSING.error(
             "--model_base_path is missing.",
             hint="It is the folder with the model's versions; --model_config_file names several models.",
         )
     if not values.model_name:
-        raise FlagValueError("--model_name: expected a name, got nothing.")
+        raise ServingCode.FLAGS_INVALID_VALUE.error("--model_name: expected a name, got nothing.")
     _check_tls(values.ssl_config_file, plaintext=values.dangerous_plaintext)
     intra, inter = _parallelism(values)
     return ServerOptions(
@@ -184,13 +165,13 @@ def parse_channel_arguments(text: str) -> tuple[ChannelArgument, ...]:
     """Return the arguments of ``key=value,key=value``; a value that is an integer becomes one.
 
     Raises:
-        FlagValueError: A part without a key or a value.
+        InputError: `flags.invalid-value`: A part without a key or a value.
     """
     arguments: list[ChannelArgument] = []
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if not key or not value:
-            raise FlagValueError(
+            raise ServingCode.FLAGS_INVALID_VALUE.error(
                 f"--grpc_channel_arguments: expected key=value, got {part!r}.",
                 hint="For example grpc.max_connection_age_ms=300000,grpc.max_concurrent_streams=100.",
             )
@@ -207,17 +188,19 @@ def _path(text: str) -> Path | None:
 
 def _socket_path(path: Path | None) -> Path | None:
     if path is not None and len(bytes(path)) > _LONGEST_SOCKET_PATH:
-        raise FlagValueError(f"--grpc_socket_path: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes: {path}.")
+        raise ServingCode.FLAGS_INVALID_VALUE.error(
+            f"--grpc_socket_path: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes: {path}."
+        )
     return path
 
 
 def _check_tls(ssl_config_file: str, *, plaintext: bool) -> None:
     if ssl_config_file and plaintext:
-        raise ConflictingFlagsError(
+        raise ServingCode.FLAGS_CONFLICT.error(
             "--ssl_config_file and --dangerous_plaintext are both given.", hint="Leave one of them out."
         )
     if not ssl_config_file and not plaintext:
-        raise PlaintextRefusedError(
+        raise ServingCode.FLAGS_PLAINTEXT_REFUSED.error(
             "There is no --ssl_config_file, and this server does not serve in plaintext.",
             hint="Give the TLS settings, or --dangerous_plaintext where nobody else can listen.",
         )
@@ -228,7 +211,7 @@ def _admin(values: ServerFlags) -> AdminOptions | None:
     if address:
         return AdminOptions(address=address, ssl_config_file=settings)
     if settings is not None:
-        raise ConflictingFlagsError(
+        raise ServingCode.FLAGS_CONFLICT.error(
             "--admin_ssl_config_file is given without --admin_address.", hint="Give both, or neither."
         )
     return None
@@ -244,7 +227,7 @@ def _batching(values: ServerFlags) -> BatchingFlags | None:
         ("enable_per_model_batching_parameters", per_model),
     ):
         if given:
-            raise ConflictingFlagsError(
+            raise ServingCode.FLAGS_CONFLICT.error(
                 f"--{name} is set without setting --enable_batching to true.", hint="Give --enable_batching too."
             )
     return None
@@ -253,12 +236,12 @@ def _batching(values: ServerFlags) -> BatchingFlags | None:
 def _http(values: ServerFlags) -> HttpOptions:
     ports = [number for number in (values.port, values.rest_api_port, values.monitoring_port) if number]
     if len(set(ports)) != len(ports):
-        raise ConflictingFlagsError(
+        raise ServingCode.FLAGS_CONFLICT.error(
             "--port, --rest_api_port and --monitoring_port are not all different.", hint="Give each a port of its own."
         )
     settings, plaintext = _path(values.rest_api_ssl_config_file), values.dangerous_plaintext_rest
     if settings is not None and plaintext:
-        raise ConflictingFlagsError(
+        raise ServingCode.FLAGS_CONFLICT.error(
             "--rest_api_ssl_config_file and --dangerous_plaintext_rest are both given.", hint="Leave one of them out."
         )
     return HttpOptions(
@@ -273,7 +256,7 @@ def _parallelism(values: ServerFlags) -> tuple[int, int]:
     session = values.tensorflow_session_parallelism
     intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
     if session and intra and inter:
-        raise ConflictingFlagsError(
+        raise ServingCode.FLAGS_CONFLICT.error(
             "--tensorflow_session_parallelism and both of --tensorflow_intra_op_parallelism and"
             " --tensorflow_inter_op_parallelism are given.",
             hint="Set the first one, or the other two.",

@@ -2,16 +2,10 @@
 
 from typing import Final
 
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 
 HIDDEN_VALUE: Final = "JSON Value: <hidden>"
 """What stands where TensorFlow Serving's errors quote a JSON value."""
-
-
-class JsonSyntaxError(RequestError):
-    """The body is not JSON."""
-
-    code = "request.json-syntax"
 
 
 class JsonFormError(RequestError):
@@ -27,6 +21,6 @@ class JsonTypeError(RequestError):
     status = Status.UNIMPLEMENTED
 
 
-def syntax_error(text: str, offset: int) -> JsonSyntaxError:
+def syntax_error(text: str, offset: int) -> RequestError:
     """Return the error for the byte at ``offset``, with RapidJSON's text (``error/en.h``)."""
-    return JsonSyntaxError(f"JSON Parse error: {text} at offset: {offset}")
+    return RequestCode.JSON_SYNTAX.error(f"JSON Parse error: {text} at offset: {offset}")

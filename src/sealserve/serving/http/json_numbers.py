@@ -45,7 +45,7 @@ def number(text: Text, start: int) -> tuple[int | float, int]:
     """Return the number at ``start`` and where it ends.
 
     Raises:
-        JsonSyntaxError: There is none, or it is too large.
+        RequestError: `request.json-syntax`: There is none, or it is too large.
     """
     found = _NUMBER.match(text, start)
     if found is None:

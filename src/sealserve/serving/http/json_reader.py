@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError, JsonSyntaxError, syntax_error
+from sealserve.serving.http.json_errors import HIDDEN_VALUE, JsonFormError, syntax_error
 from sealserve.serving.http.json_nodes import JsonObject, closed
 from sealserve.serving.http.json_numbers import ArrayReader, Text, number
 from sealserve.serving.http.json_runs import RunReader, as_object
 from sealserve.serving.http.json_strings import string
+from sealserve.serving.request_errors import RequestCode
 
 SIGNATURE: Final = "signature_name"
 INSTANCES: Final = "instances"
@@ -49,12 +50,12 @@ def read(body: Text, charge: Charge = lambda _: None, *, single: bool = False) -
         charge: Told, now and then, how many bytes of memory the document takes beside its text.
 
     Raises:
-        JsonSyntaxError: It is not JSON.
+        RequestError: `request.json-syntax`: It is not JSON.
         JsonFormError: It is not an object.
         RequestError: What ``charge`` raises.
     """
     if not body:
-        raise JsonSyntaxError("JSON Parse error: The document is empty")
+        raise RequestCode.JSON_SYNTAX.error("JSON Parse error: The document is empty")
     return _Reader(body, charge, single=single).document()
 
 

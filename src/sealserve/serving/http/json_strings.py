@@ -32,7 +32,7 @@ def string(text: Text, start: int) -> tuple[bytes, int]:
     """Return the string whose opening mark is at ``start``, and where it ends.
 
     Raises:
-        JsonSyntaxError: It has no end, an unknown escape, or half of a surrogate pair.
+        RequestError: `request.json-syntax`: It has no end, an unknown escape, or half of a surrogate pair.
     """
     end = _plain_end(text, start + 1)
     if text[end : end + 1] == b'"':

@@ -26,7 +26,7 @@ from sealserve.serving.http.json_reader import SIGNATURE, read
 from sealserve.serving.http.json_tensors import read_inputs
 from sealserve.serving.http.json_text import quote
 from sealserve.serving.http.memory import Loan
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.protos import (
     ClassificationRequest,
     DataType,
@@ -79,12 +79,6 @@ HTTP_STATUS: Final = {
     Status.DATA_LOSS: 500,
     Status.UNAUTHENTICATED: 401,
 }
-
-
-class RestPathError(RequestError):
-    """There is no such resource, or not for this HTTP method."""
-
-    code = "request.rest-path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,22 +259,22 @@ def _parse(method: str, path: str) -> _Target:
     pattern = {"POST": _CALL, "GET": _LOOK}.get(method)
     found = pattern.fullmatch(path) if pattern else None
     if found is None:
-        raise RestPathError(f"Malformed request: {method} {path}")
+        raise RequestCode.REST_PATH.error(f"Malformed request: {method} {path}")
     name, version, label, verb = found.groups(default="")
     spec = ModelSpec(name=_decoded(name))
     if version:
         digits = version.lstrip("0")
         if len(digits) > _DIGITS or int(digits or "0") > _GREATEST:
-            raise RestPathError(f"Failed to convert version: {version} to numeric.")
+            raise RequestCode.REST_PATH.error(f"Failed to convert version: {version} to numeric.")
         spec.version.value = int(digits or "0")
     if label:
         spec.version_label = _decoded(label)
     if method == "POST":
         if verb not in {"classify", "regress", "predict"}:
-            raise RestPathError(f"Malformed request: {method} {path}")
+            raise RequestCode.REST_PATH.error(f"Malformed request: {method} {path}")
         return _Target(spec, verb)
     if not spec.name:
-        raise RestPathError("Missing model name in request.")
+        raise RequestCode.REST_PATH.error("Missing model name in request.")
     return _Target(spec, "metadata" if verb == "metadata" else "")
 
 

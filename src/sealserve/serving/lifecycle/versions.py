@@ -43,8 +43,8 @@ def available(base_path: Path, files: FileList | None = None) -> Mapping[int, Pa
     Raises:
         BasePathMissingError: There is no such folder.
         NoVersionError: It has no version.
-        OutsideFileListError: The list says nothing about that folder.
-        FileUnreadableError: What lies in the folder cannot be read.
+        VerificationError: `file-list.outside`: The list says nothing about that folder.
+        VerificationError: `servable.file-unreadable`: What lies in the folder cannot be read.
     """
     listed = files.below(base_path) if files else ()
     if not base_path.is_dir() and not listed:

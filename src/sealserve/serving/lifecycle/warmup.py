@@ -13,10 +13,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sealserve.serving.api.examples import InferenceMethodError, classify, multi_inference, regress
+from sealserve.serving.api.examples import classify, multi_inference, regress
 from sealserve.serving.api.predict import run_predict
 from sealserve.serving.log import DescribesModelError
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.protos import PredictionLog
 from sealserve.serving.servables import Servable
 
@@ -107,7 +107,7 @@ def _run(servable: Servable, log: PredictionLog) -> None:
         multi_inference(servable, log.multi_inference_log.request)
     elif kind is not None:
         number: int = PredictionLog.DESCRIPTOR.fields_by_name[kind].number
-        raise InferenceMethodError(f"Unsupported log_type for warmup: {number}")
+        raise RequestCode.INFERENCE_METHOD.error(f"Unsupported log_type for warmup: {number}")
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library
 from sealserve.serving.runtime.session import Batchable, DeclaredShape
 from sealserve.serving.runtime.tensors import Tensor
@@ -31,13 +31,6 @@ _Rows = tuple[tuple[int, ...], ...]
 
 _REMEMBERED: Final = 1024
 """How many combinations of outputs and shapes are remembered. The limit keeps clients from filling the memory."""
-
-
-class BatchOutputError(RequestError):
-    """The model's outputs cannot be told apart by request."""
-
-    code = "request.batch-output"
-    status = Status.FAILED_PRECONDITION
 
 
 class BatchRows:
@@ -126,15 +119,17 @@ def join(library: Library, parts: Sequence[Sequence[Tensor]], rows: Sequence[int
         rows: How many rows each part has.
 
     Raises:
-        BatchOutputError: An output of a part does not have as many rows as the part, or the parts differ in type or in
-            the shape of a row.
+        RequestError: `request.batch-output`: An output of a part does not have as many rows as the part, or the parts
+            differ in type or in the shape of a row.
     """
     for part, count in zip(parts, rows, strict=True):
         for output, first in zip(part, parts[0], strict=True):
             if reason := not_by_row(output.shape, count):
-                raise BatchOutputError(reason)
+                raise RequestCode.BATCH_OUTPUT.error(reason)
             if (output.dtype, output.shape[1:]) != (first.dtype, first.shape[1:]):
-                raise BatchOutputError("The parts of a large request have output tensors of different types or shapes")
+                raise RequestCode.BATCH_OUTPUT.error(
+                    "The parts of a large request have output tensors of different types or shapes"
+                )
     return [Tensor.joined(library, column) for column in zip(*parts, strict=True)]
 
 

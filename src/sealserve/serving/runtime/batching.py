@@ -23,27 +23,14 @@ from typing import Any
 from sealserve.serving.command_line.batching_options import BatchingOptions, positive
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
-from sealserve.serving.runtime.batch_rows import BatchOutputError, BatchRows, cut, join, not_by_row
+from sealserve.serving.request_errors import RequestCode, RequestError
+from sealserve.serving.runtime.batch_rows import BatchRows, cut, join, not_by_row
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError
 from sealserve.serving.runtime.padding import pad_to
 from sealserve.serving.runtime.session import Batchable
 from sealserve.serving.runtime.tensors import Tensor
 
 _Key = tuple[Any, ...]
-
-
-class BatchInputError(RequestError):
-    """A request cannot be part of a batch."""
-
-    code = "request.batch-input"
-
-
-class BatchQueueFullError(RequestError):
-    """As many batches wait as may wait."""
-
-    code = "request.batch-queue-full"
-    status = Status.UNAVAILABLE
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -124,14 +111,14 @@ class BatchScheduler:
         """Put ``task`` into the last batch of the queue ``key`` (``queue``, where there is none yet).
 
         Raises:
-            BatchQueueFullError: As many batches wait as may wait.
+            RequestError: `request.batch-queue-full`: As many batches wait as may wait.
         """
         options = queue.session.options
         with self._changed:
             batches = self._queues.setdefault(key, queue).batches
             if not batches or batches[-1].rows + task.rows > options.max_execution_batch_size:
                 if len(batches) >= options.max_enqueued_batches:
-                    raise BatchQueueFullError(
+                    raise RequestCode.BATCH_QUEUE_FULL.error(
                         "The batch scheduling queue to which this task was submitted is full; currently"
                         f" {len(batches)} batches enqueued and max_enqueued_batches is {options.max_enqueued_batches}"
                     )
@@ -226,7 +213,7 @@ class BatchingSession:
         # Refuse what fits into no batch; without rows there is nothing to join or to cut.
         rows = _rows([tensor for _, tensor in feeds])
         if rows > self.options.max_batch_size:
-            raise BatchInputError(
+            raise RequestCode.BATCH_INPUT.error(
                 f"Task size {rows} is larger than maximum input batch size {self.options.max_batch_size}"
             )
         if not rows:
@@ -234,7 +221,7 @@ class BatchingSession:
         # A request of more rows than a batch runs in parts, if its outputs can be joined again.
         step = self.options.max_execution_batch_size
         if rows > step and (reason := self._rows.without_rows([end for end, _ in feeds], fetches)):
-            raise BatchOutputError(reason)
+            raise RequestCode.BATCH_OUTPUT.error(reason)
         # Where a batch fails, its requests run again one by one: within the same deadline.
         deadline = time.monotonic() + (self._time_limit if timeout is None else min(timeout, self._time_limit))
         # Submit the parts, and wait for their results.
@@ -331,7 +318,7 @@ class BatchingSession:
         if len(tasks) == 1:
             reason = next(filter(None, (not_by_row(output.shape, size) for output in outputs)), None)
         if reason is not None:
-            raise BatchOutputError(reason)
+            raise RequestCode.BATCH_OUTPUT.error(reason)
         return cut(outputs, [task.rows for task in tasks])
 
     def _column(self, tensors: list[Tensor], *, padding: int) -> Tensor:
@@ -371,19 +358,19 @@ def _wait(task: _Task) -> list[Tensor]:
         raise _late() from error  # its batch may run on for others, who have more time
 
 
-def _late() -> DeadlineExceededError:
-    return DeadlineExceededError("Run() timeout exceeded while waiting in batching queue")
+def _late() -> RequestError:
+    return RequestCode.DEADLINE_EXCEEDED.error("Run() timeout exceeded while waiting in batching queue")
 
 
 def _rows(tensors: Sequence[Tensor]) -> int:
     """Return how many rows the tensors of a request have."""
     if not tensors:
-        raise BatchInputError("Batching Run() must have at least one input tensor")
+        raise RequestCode.BATCH_INPUT.error("Batching Run() must have at least one input tensor")
     sizes = set()
     for tensor in tensors:
         if not tensor.shape:
-            raise BatchInputError("Batching Run() input tensors must have at least one dimension")
+            raise RequestCode.BATCH_INPUT.error("Batching Run() input tensors must have at least one dimension")
         sizes.add(tensor.shape[0])
     if len(sizes) > 1:
-        raise BatchInputError("Batching Run() input tensors must have equal 0th-dimension size")
+        raise RequestCode.BATCH_INPUT.error("Batching Run() input tensors must have equal 0th-dimension size")
     return int(sizes.pop())

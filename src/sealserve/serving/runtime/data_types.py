@@ -7,19 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.libtensorflow import TSTRING_SIZE
 from sealserve.serving.runtime.protos import DataType
 
 _REFERENCES: Final = 100
 """What TensorFlow adds to a type's number for a reference to a variable of this type."""
-
-
-class TensorTypeError(RequestError):
-    """The model computed a tensor of a type that no message can carry."""
-
-    code = "request.tensor-type"
-    status = Status.FAILED_PRECONDITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +105,9 @@ def kind_of(dtype: int) -> Kind:
     """Return how a data type lies in memory.
 
     Raises:
-        TensorTypeError: Tensors of this type cannot be sent.
+        RequestError: `request.tensor-type`: Tensors of this type cannot be sent.
     """
     kind = _KINDS.get(dtype)
     if kind is None:
-        raise TensorTypeError(f"A tensor of the type {type_name(dtype)} cannot be sent.")
+        raise RequestCode.TENSOR_TYPE.error(f"A tensor of the type {type_name(dtype)} cannot be sent.")
     return kind

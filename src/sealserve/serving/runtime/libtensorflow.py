@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from typing import Any, Final
 
-from sealserve.errors import UnavailableError
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.request_errors import Status
 from sealserve.serving.runtime.protos import tensorflow_folder
 
@@ -29,12 +29,6 @@ _BRIEF: Final = 2**16
 """Bytes that TensorFlow parses in less time than it takes to let another Python thread run meanwhile, and come back."""
 TSTRING_SIZE: Final = 24
 """Bytes of one ``TF_TString``: the elements of a string tensor."""
-
-
-class LibraryError(UnavailableError):
-    """TensorFlow's shared library cannot be loaded."""
-
-    code = "server.tensorflow-library"
 
 
 class TensorFlowError(Exception):
@@ -130,7 +124,7 @@ class Library:
         path: The shared library.
 
     Raises:
-        LibraryError: It cannot be loaded, or lacks a function.
+        UnavailableError: `server.tensorflow-library`: It cannot be loaded, or lacks a function.
     """
 
     def __init__(self, path: str) -> None:
@@ -143,7 +137,7 @@ class Library:
             self._parse_briefly = quick.TF_TensorFromProto
             self._parse_briefly.restype, self._parse_briefly.argtypes = None, self.TF_TensorFromProto.argtypes
         except (OSError, AttributeError) as error:
-            raise LibraryError(
+            raise ServingCode.SERVER_TENSORFLOW_LIBRARY.error(
                 f"TensorFlow's library {path} cannot be used: {error}.",
                 hint=f"Install tensorflow {SPEC_VERSION}: `make setup` in a checkout of sealserve does.",
             ) from error
@@ -211,7 +205,7 @@ def library() -> Library:
 
     Raises:
         TensorFlowMissingError: TensorFlow is not installed.
-        LibraryError: Its library cannot be used.
+        UnavailableError: `server.tensorflow-library`: Its library cannot be used.
     """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -7,7 +7,7 @@ dimension but the first, and are the tensor's first element; ranks from 1 to 6.
 from collections.abc import Sequence
 from typing import Final
 
-from sealserve.serving.request_errors import RequestError
+from sealserve.serving.request_errors import RequestCode
 from sealserve.serving.runtime.data_types import element_size
 from sealserve.serving.runtime.libtensorflow import Library
 from sealserve.serving.runtime.protos import DataType
@@ -17,24 +17,18 @@ _STRING: Final = DataType.Value("DT_STRING")
 _MAX_RANK: Final = 6
 
 
-class PaddingError(RequestError):
-    """A tensor cannot be filled up."""
-
-    code = "request.batch-padding"
-
-
 def pad_to(library: Library, tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """Return ``tensor`` filled up to ``shape``.
 
     Raises:
-        PaddingError: It has nothing to fill up with, or too many dimensions.
+        RequestError: `request.batch-padding`: It has nothing to fill up with, or too many dimensions.
     """
     import numpy as np  # noqa: PLC0415  # most servers need none
 
     if len(shape) > _MAX_RANK:
-        raise PaddingError("Only tensors with rank from 1 to 6 can be padded.")
+        raise RequestCode.BATCH_PADDING.error("Only tensors with rank from 1 to 6 can be padded.")
     if 0 in tensor.shape:
-        raise PaddingError("Got empty tensor in batch of non-empty tensors.")
+        raise RequestCode.BATCH_PADDING.error("Got empty tensor in batch of non-empty tensors.")
     inside = tuple(slice(size) for size in tensor.shape)
     if tensor.dtype == _STRING:
         words = tensor.strings()

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from ctypes import c_int64, c_void_p
 from typing import Any, Final, Self
 
-from sealserve.serving.request_errors import RequestError, Status
-from sealserve.serving.runtime.data_types import Kind, TensorTypeError, kind_of, type_name
+from sealserve.serving.request_errors import RequestCode
+from sealserve.serving.runtime.data_types import Kind, kind_of, type_name
 from sealserve.serving.runtime.libtensorflow import TSTRING_SIZE, Library
 from sealserve.serving.runtime.protos import DataType, TensorProto
 
@@ -32,13 +32,6 @@ _view.restype, _view.argtypes = ctypes.py_object, (c_void_p, ctypes.c_ssize_t, c
 
 MAX_RANK: Final = 254
 """The most dimensions of a tensor (``TensorShape::MaxDimensions``); also, what is computed with a shape stays small."""
-
-
-class TensorSizeError(RequestError):
-    """A tensor's memory does not have the size that its shape and its type need. Nothing was copied."""
-
-    code = "request.tensor-size"
-    status = Status.INTERNAL
 
 
 def shape_of(proto: TensorProto) -> tuple[int, ...]:
@@ -103,16 +96,19 @@ class Tensor:
             parts: Bytes, and tensors of the same type, whose memory is copied.
 
         Raises:
-            TensorSizeError: The parts do not have the size of the tensor together.
-            TensorTypeError: The type, or that of a part, is not ``dtype``, or is not a type of numbers.
+            RequestError: `request.tensor-size`: The parts do not have the size of the tensor together.
+            RequestError: `request.tensor-type`: The type, or that of a part, is not ``dtype``, or is not a type of
+                numbers.
         """
         if dtype == _STRING or any(isinstance(part, Tensor) and part.dtype != dtype for part in parts):
-            raise TensorTypeError(f"The bytes are not those of a tensor of numbers of the type {type_name(dtype)}.")
+            raise RequestCode.TENSOR_TYPE.error(
+                f"The bytes are not those of a tensor of numbers of the type {type_name(dtype)}."
+            )
         expected = _size_of(dtype, shape)
         contents = [part.memory() if isinstance(part, Tensor) else memoryview(part) for part in parts]
         size = sum(content.nbytes for content in contents)
         if size != expected:
-            raise TensorSizeError(
+            raise RequestCode.TENSOR_SIZE.error(
                 f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {expected} bytes; its parts"
                 f" have {size}."
             )
@@ -134,11 +130,11 @@ class Tensor:
             contents: Bytes, one part after the other.
 
         Raises:
-            TensorSizeError: The parts do not have the size of the tensor together.
-            TensorTypeError: The type is not a type of numbers.
+            RequestError: `request.tensor-size`: The parts do not have the size of the tensor together.
+            RequestError: `request.tensor-type`: The type is not a type of numbers.
         """
         if dtype == _STRING:
-            raise TensorTypeError("A tensor of strings has no content: its memory holds addresses.")
+            raise RequestCode.TENSOR_TYPE.error("A tensor of strings has no content: its memory holds addresses.")
         size = _size_of(dtype, shape)
         tensor = cls(library, library.TF_AllocateTensor(dtype, (c_int64 * len(shape))(*shape), len(shape), size))
         memory, written = tensor.memory(writable=True), 0
@@ -147,7 +143,7 @@ class Tensor:
                 memory[written : written + content.nbytes] = content
             written += content.nbytes
         if written != size:
-            raise TensorSizeError(
+            raise RequestCode.TENSOR_SIZE.error(
                 f"A tensor of the type {type_name(dtype)} and the shape {list(shape)} takes {size} bytes; its parts"
                 f" have {written}."
             )
@@ -157,11 +153,13 @@ class Tensor:
         """Return a copy of the rows from ``start`` to ``stop`` of the first dimension.
 
         Raises:
-            TensorSizeError: It does not have these rows.
+            RequestError: `request.tensor-size`: It does not have these rows.
         """
         library, dtype, shape = self._library, self.dtype, self.shape
         if not shape or not 0 <= start <= stop <= shape[0]:
-            raise TensorSizeError(f"A tensor of the shape {list(shape)} has no rows from {start} to {stop}.")
+            raise RequestCode.TENSOR_SIZE.error(
+                f"A tensor of the shape {list(shape)} has no rows from {start} to {stop}."
+            )
         cut = (stop - start, *shape[1:])
         if dtype == _STRING:
             row = math.prod(shape[1:])
@@ -174,14 +172,16 @@ class Tensor:
         """Return the tensors one after the other, along the first dimension.
 
         Raises:
-            TensorSizeError: They differ in type, or in another dimension than the first.
+            RequestError: `request.tensor-size`: They differ in type, or in another dimension than the first.
         """
         first = tensors[0]
         dtype, shapes = first.dtype, [tensor.shape for tensor in tensors]
         if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes) or any(
             tensor.dtype != dtype for tensor in tensors
         ):
-            raise TensorSizeError("Tensors that differ in type or in the shape of a row cannot be joined.")
+            raise RequestCode.TENSOR_SIZE.error(
+                "Tensors that differ in type or in the shape of a row cannot be joined."
+            )
         shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         if dtype == _STRING:
             return cls.from_strings(library, shape, list(itertools.chain.from_iterable(map(Tensor.strings, tensors))))
@@ -192,10 +192,12 @@ class Tensor:
         """Return a tensor of strings.
 
         Raises:
-            TensorSizeError: There are not as many values as the shape has elements.
+            RequestError: `request.tensor-size`: There are not as many values as the shape has elements.
         """
         if len(values) * TSTRING_SIZE != _size_of(_STRING, shape):
-            raise TensorSizeError(f"A tensor of the shape {list(shape)} does not have {len(values)} strings.")
+            raise RequestCode.TENSOR_SIZE.error(
+                f"A tensor of the shape {list(shape)} does not have {len(values)} strings."
+            )
         proto = TensorProto(dtype=_STRING, string_val=values)
         for size in shape:
             proto.tensor_shape.dim.add(size=size)
@@ -223,8 +225,8 @@ class Tensor:
         """Return a view of the tensor's memory, which must not be used after the tensor: exactly its elements' bytes.
 
         Raises:
-            TensorSizeError: TensorFlow has less memory for it than its shape and its type need.
-            TensorTypeError: It is of a type that no message can carry.
+            RequestError: `request.tensor-size`: TensorFlow has less memory for it than its shape and its type need.
+            RequestError: `request.tensor-type`: It is of a type that no message can carry.
         """
         size = _size_of(self.dtype, self.shape)
         if not size:
@@ -232,7 +234,7 @@ class Tensor:
         address = self._library.TF_TensorData(self.handle)
         available = self._library.TF_TensorByteSize(self.handle)
         if available < size or not address:
-            raise TensorSizeError(
+            raise RequestCode.TENSOR_SIZE.error(
                 f"A tensor of the type {type_name(self.dtype)} and the shape {list(self.shape)} takes {size} bytes; it"
                 f" has {available}."
             )
@@ -247,7 +249,7 @@ class Tensor:
             as_content: Whether the values go into ``tensor_content``, not into the type's own field.
 
         Raises:
-            TensorTypeError: It is of a type that no message can carry.
+            RequestError: `request.tensor-type`: It is of a type that no message can carry.
         """
         dtype = self.dtype
         kind = kind_of(dtype)
@@ -274,7 +276,7 @@ class Tensor:
         """Return the elements of a tensor of strings."""
         library = self._library
         if self.dtype != _STRING:
-            raise TensorTypeError(f"A tensor of the type {type_name(self.dtype)} has no strings.")
+            raise RequestCode.TENSOR_TYPE.error(f"A tensor of the type {type_name(self.dtype)} has no strings.")
         memory = self.memory()
         if not memory:
             return []
@@ -285,7 +287,7 @@ class Tensor:
     def content(self) -> bytes:
         """Return the memory of a tensor of numbers."""
         if self.dtype == _STRING:
-            raise TensorTypeError("A tensor of strings has no content: its memory holds addresses.")
+            raise RequestCode.TENSOR_TYPE.error("A tensor of strings has no content: its memory holds addresses.")
         return bytes(self._numbers(kind_of(self.dtype)))
 
     def _numbers(self, kind: Kind) -> memoryview:
@@ -296,7 +298,7 @@ class Tensor:
 def _size_of(dtype: int, shape: Sequence[int]) -> int:
     """Return how many bytes a tensor takes in memory."""
     if min(shape, default=0) < 0:
-        raise TensorSizeError(f"A tensor cannot have the shape {list(shape)}.")
+        raise RequestCode.TENSOR_SIZE.error(f"A tensor cannot have the shape {list(shape)}.")
     elements: int = math.prod(shape)
     return elements * kind_of(dtype).size
 

@@ -12,13 +12,14 @@ from typing import Final
 
 import grpc
 
-from sealserve.errors import InputError, SealserveError
+from sealserve.errors import SealserveError
 from sealserve.pki import ssl_config
 from sealserve.pki.certificate import CertificateNotYetValidError, check_dates, parse_chain
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.pki.tls_material import check_chain, ordered_authorities, ordered_chain
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.file_list import FileList
 from sealserve.serving.wire.tls_libraries import check_both
 
@@ -26,12 +27,6 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN: Final[tuple[int, ...]] = ()
 """In the place of a file's identity: not looked at yet."""
-
-
-class TlsSettingsMissingError(InputError):
-    """The file with the TLS settings cannot be read."""
-
-    code = "server.tls-settings-missing"
 
 
 def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> SslConfig:
@@ -43,7 +38,7 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
         now: The time at which the certificate must be valid.
 
     Raises:
-        TlsSettingsMissingError: There is no such file.
+        InputError: `server.tls-settings-missing`: There is no such file.
         SealserveError: It is not the listed one, cannot be parsed, its certificate is not valid now, or OpenSSL or
             BoringSSL cannot use it.
     """
@@ -53,7 +48,9 @@ def read_tls_settings(path: Path, files: FileList | None, *, now: datetime) -> S
         try:
             content = SecretBytes(read_regular(path))
         except InputFileError as error:
-            raise TlsSettingsMissingError(f"The TLS settings {path} cannot be read: {error.reason}.") from error
+            raise ServingCode.SERVER_TLS_SETTINGS_MISSING.error(
+                f"The TLS settings {path} cannot be read: {error.reason}."
+            ) from error
     settings = ssl_config.parse(content, source=str(path))
     content.wipe()
     source = f"the server's certificate in {path}"

@@ -6,17 +6,11 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from sealserve.errors import UnavailableError
+from sealserve.errors import PortTakenError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-
-
-class PortTakenError(UnavailableError):
-    """Another program listens on the port."""
-
-    code = "server.port-taken"
 
 
 class AddressError(UnavailableError):

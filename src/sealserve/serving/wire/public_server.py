@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 
 import grpc
 
-from sealserve.errors import UnavailableError
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire.senders import Senders
 from sealserve.serving.wire.transport import (
@@ -42,12 +42,6 @@ _QUEUED: Final = 64
 _FOREVER: Final = 1e9
 """Seconds from which on a deadline is none (gRPC says some 10**18 where the sender set none)."""
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class ThreadsError(UnavailableError):
-    """The system does not allow as many threads as the transport needs."""
-
-    code = "server.threads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +172,7 @@ class PublicTransport:
         """Serve.
 
         Raises:
-            ThreadsError: The system does not allow a thread for each call.
+            UnavailableError: `server.threads`: The system does not allow a thread for each call.
         """
         self._pool.start()
         self._server.start()
@@ -307,14 +301,14 @@ class _Workers(ThreadPoolExecutor):
         """Start the threads.
 
         Raises:
-            ThreadsError: The system does not allow so many.
+            UnavailableError: `server.threads`: The system does not allow so many.
         """
         for number in range(self._size):
             try:
                 threading.Thread(target=self._work, name=f"grpc-{number}", daemon=True).start()
             except RuntimeError as error:
                 self.shutdown()
-                raise ThreadsError(
+                raise ServingCode.SERVER_THREADS.error(
                     f"The gRPC server cannot start its threads: expected {self._size}, got {number}: {error}.",
                     hint="Lower --max_queued_requests, or install a grpcio that the fast transport was tested with.",
                 ) from error

@@ -10,7 +10,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import MalformedRequestError, RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.wire.lanes import Lane, OverloadedError
 from sealserve.serving.wire.transport import Call, Handler
 from sealserve.serving_interface import INSTANCE_HEADER
@@ -29,13 +29,6 @@ _MESSAGE_LIMIT: Final = 1024
 """As ``model_servers/grpc_status_util.cc`` has it."""
 
 
-class NotImplementedMethodError(RequestError):
-    """TensorFlow Serving has this method, and this server does not."""
-
-    code = "request.unimplemented"
-    status = Status.UNIMPLEMENTED
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A method, and the lane that its requests take."""
@@ -48,7 +41,7 @@ def refusal(reason: str) -> Method:
     """Return a method that only says why it is not there."""
 
     def refuse(_content: bytes, _deadline: float | None) -> bytes:
-        raise NotImplementedMethodError(reason)
+        raise RequestCode.UNIMPLEMENTED.error(reason)
 
     return refuse
 
@@ -90,7 +83,7 @@ def _parse(kind: Any, content: bytes) -> Any:
     try:
         return kind.FromString(content)
     except DecodeError as error:
-        raise MalformedRequestError(f"The request is no {kind.DESCRIPTOR.name}.") from error
+        raise RequestCode.MALFORMED.error(f"The request is no {kind.DESCRIPTOR.name}.") from error
 
 
 def handlers(routes: Mapping[str, Route]) -> Mapping[str, Handler]:

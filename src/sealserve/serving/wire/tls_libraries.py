@@ -19,9 +19,11 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from sealserve.errors import InputError
-from sealserve.pki.certificate import KeyUnreadableError, parse_chain
+from sealserve.errors import SealserveError
+from sealserve.pki.certificate import parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.ssl_config import SslConfig
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.wire.peers import fault_of_connection
 
 _PROBE: Final = "127.0.0.1:0"
@@ -38,12 +40,6 @@ class _CheckedConnection(ssl.SSLObject):
             raise ssl.SSLError(fault)
 
 
-class AuthorityUnusableError(InputError):
-    """A TLS library cannot use the authorities that sign clients' certificates."""
-
-    code = "server.client-authority"
-
-
 def check_both(settings: SslConfig, *, source: str) -> None:
     """Check that both libraries can use the settings.
 
@@ -52,8 +48,8 @@ def check_both(settings: SslConfig, *, source: str) -> None:
         source: What to call them in errors.
 
     Raises:
-        KeyUnreadableError: One of them rejects the key or the certificate chain.
-        AuthorityUnusableError: One of them rejects ``custom_ca``.
+        InputError: `certificate.key-unreadable`: One of them rejects the key or the certificate chain.
+        InputError: `server.client-authority`: One of them rejects ``custom_ca``.
     """
     openssl_context(settings, source=source)
     _check_boring(settings, source=source)
@@ -63,8 +59,8 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
     """Return Python's form of the settings. With ``client_verify``, a client without a certificate is rejected.
 
     Raises:
-        KeyUnreadableError: OpenSSL rejects the key or the certificate chain.
-        AuthorityUnusableError: OpenSSL rejects ``custom_ca``.
+        InputError: `certificate.key-unreadable`: OpenSSL rejects the key or the certificate chain.
+        InputError: `server.client-authority`: OpenSSL rejects ``custom_ca``.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -130,15 +126,15 @@ def _probe(credentials: grpc.ServerCredentials | None) -> bool:
         server.stop(None).wait()
 
 
-def _key_fault(source: str, what: str) -> KeyUnreadableError:
-    return KeyUnreadableError(
+def _key_fault(source: str, what: str) -> SealserveError:
+    return PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
         f"The key and certificate chain of {source} cannot be used for TLS: rejected by {what}.",
         hint="Issue a certificate for a P-256 key, signed with SHA-256.",
     )
 
 
-def _authority_fault(source: str, what: str) -> AuthorityUnusableError:
-    return AuthorityUnusableError(
+def _authority_fault(source: str, what: str) -> SealserveError:
+    return ServingCode.SERVER_CLIENT_AUTHORITY.error(
         f"custom_ca of {source} cannot be used for TLS: rejected by {what}.",
         hint="Give the authority's certificate again, PEM.",
     )

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
 
-from sealserve.errors import UnavailableError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import Fmspc, PckCa
 from sealserve.sgx.pcs import API
 from sealserve.sgx.simulated.attacks import forge_tcb_info, forged_chain
@@ -21,12 +21,6 @@ from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.vendor import SignedDocument, Vendor
 
 _log = logging.getLogger(__name__)
-
-
-class PcsPortTakenError(UnavailableError):
-    """The simulated PCS cannot listen at its address."""
-
-    code = "pcs.port-taken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +42,7 @@ class PcsServer(BackgroundServer):
         stolen: A hostile service: it forges TCB info with this platform's PCK key, so that nothing is out of date.
 
     Raises:
-        PcsPortTakenError: The address cannot be had.
+        UnavailableError: `pcs.port-taken`: The address cannot be had.
     """
 
     def __init__(
@@ -63,7 +57,7 @@ class PcsServer(BackgroundServer):
         try:
             server = _Server((host, port), _Peer)
         except OSError as error:
-            raise PcsPortTakenError(
+            raise SgxCode.PCS_PORT_TAKEN.error(
                 f"Simulated PCS: cannot listen at {host}:{port} ({error}).", hint="Choose another port, or 0 for any."
             ) from error
         server.service = _Service(vendor=vendor, clock=clock, stolen=stolen)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from sealserve.atomic_file import PRIVATE
-from sealserve.errors import UnavailableError, VerificationError
+from sealserve.errors import VerificationError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.report import REPORT_SIZE, EnclaveReport
 from sealserve.sgx.simulated.background import BackgroundServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
@@ -36,24 +37,6 @@ _PEER_TIMEOUT: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class QuotingSocketTakenError(UnavailableError):
-    """Something else is at the socket's path."""
-
-    code = "quoting.socket-taken"
-
-
-class QuotingUnavailableError(UnavailableError):
-    """Nobody makes quotes at the socket."""
-
-    code = "quoting.unavailable"
-
-
-class QuotingRefusedError(UnavailableError):
-    """The quoting enclave refused the report."""
-
-    code = "quoting.refused"
-
-
 def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 30.0) -> bytes:
     """Return a quote about ``report`` from the quoting enclave behind ``socket_path``.
 
@@ -63,8 +46,8 @@ def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 
         timeout: Seconds to wait for the connection, and then for the whole answer.
 
     Raises:
-        QuotingUnavailableError: No answer.
-        QuotingRefusedError: The answer is no.
+        UnavailableError: `quoting.unavailable`: No answer.
+        UnavailableError: `quoting.refused`: The answer is no.
     """
     try:
         with _short(socket_path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -73,12 +56,12 @@ def request_quote(socket_path: Path, report: EnclaveReport, *, timeout: float = 
             _send(connection, report.to_bytes())
             answer = _receive(connection, at_most=_MAX_ANSWER, timeout=timeout)
     except (OSError, _BadPeerError) as error:
-        raise QuotingUnavailableError(
+        raise SgxCode.QUOTING_UNAVAILABLE.error(
             f"{socket_path}: no quote from there ({error}).",
             hint="Is the simulated platform running? On an SGX machine this would be aesmd.",
         ) from error
     if answer[:1] != _OK:
-        raise QuotingRefusedError(f"{socket_path}: refused: {answer[1:].decode(errors='replace')}")
+        raise SgxCode.QUOTING_REFUSED.error(f"{socket_path}: refused: {answer[1:].decode(errors='replace')}")
     return answer[1:]
 
 
@@ -92,7 +75,7 @@ class QuotingServer(BackgroundServer):
         peer_timeout: Seconds that a peer has to say its request.
 
     Raises:
-        QuotingSocketTakenError: A live server, or a file that is no socket, is there.
+        UnavailableError: `quoting.socket-taken`: A live server, or a file that is no socket, is there.
     """
 
     def __init__(
@@ -108,7 +91,7 @@ class QuotingServer(BackgroundServer):
                 _remove_stale(socket_path, name)
                 server = _Server(platform, name, peer_timeout)
         except OSError as error:
-            raise QuotingSocketTakenError(f"{socket_path}: cannot listen there ({error}).") from error
+            raise SgxCode.QUOTING_SOCKET_TAKEN.error(f"{socket_path}: cannot listen there ({error}).") from error
         socket_path.chmod(mode)
         super().__init__(server)
         self._path = socket_path
@@ -219,7 +202,7 @@ def _remove_stale(path: Path, name: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise QuotingSocketTakenError(f"{path}: expected a socket or nothing, and it is something else.")
+        raise SgxCode.QUOTING_SOCKET_TAKEN.error(f"{path}: expected a socket or nothing, and it is something else.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PEER_TIMEOUT)
         try:
@@ -230,8 +213,10 @@ def _remove_stale(path: Path, name: str) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise QuotingSocketTakenError(f"{path}: cannot tell whether a server is there ({error}).") from error
-    raise QuotingSocketTakenError(
+            raise SgxCode.QUOTING_SOCKET_TAKEN.error(
+                f"{path}: cannot tell whether a server is there ({error})."
+            ) from error
+    raise SgxCode.QUOTING_SOCKET_TAKEN.error(
         f"{path}: a simulated platform answers there already.", hint="Stop it first: `sealserve down`."
     )
 

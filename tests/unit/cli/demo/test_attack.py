@@ -4,11 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.keys import signing_key
 from tests.harness.workspaces import Site
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import attack
-from sealserve.cli.demo.attack import Attempt, Host, NotRefusedError, Refusal
+from sealserve.cli.demo.attack import Attempt, Host, Refusal
 from sealserve.cli.demo.screen import Screen
 from sealserve.sealing.release import VerifiedRelease
 
@@ -33,7 +35,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str) -> None:
 
 
 def not_refused(host: Host) -> str:
-    with pytest.raises(NotRefusedError) as caught:
+    with raises(CliCode.DEMO_NOT_REFUSED) as caught:
         host._launch(Path("/nowhere"))
     assert caught.value.code == "demo.not-refused"
     return caught.value.message
@@ -110,7 +112,7 @@ def test_a_flip_in_a_file_of_one_node_is_met_by_the_key(host: Host) -> None:
 
 def test_an_old_signature_must_not_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_launch", lambda _folder: Refusal(code="x.y", message="", by="the enclave"))
-    with pytest.raises(NotRefusedError, match=r"A changed manifest with the old signature was met with x\.y"):
+    with raises(CliCode.DEMO_NOT_REFUSED, match=r"A changed manifest with the old signature was met with x\.y"):
         host._change_argument()
 
 
@@ -130,7 +132,7 @@ def test_a_refusal_for_another_reason_is_none(
 
     monkeypatch.setattr(attack, "Host", Tries)
     told: list[str] = []
-    with pytest.raises(NotRefusedError) as caught:
+    with raises(CliCode.DEMO_NOT_REFUSED) as caught:
         attack.run(site.workspace, SimpleNamespace(), Screen(as_json=False), tell=told.append)  # type: ignore[arg-type]
     assert caught.value.message == "To do this was met with broker.down, not quote.debug."
     assert "1  The host tries to do that: refused, broker.down" in capsys.readouterr().out

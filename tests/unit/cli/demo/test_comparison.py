@@ -2,8 +2,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.cli.demo.comparison import TOLERANCE, Reference, WrongAnswerError, _difference
+from sealserve.cli.codes import CliCode
+from sealserve.cli.demo.comparison import TOLERANCE, Reference, _difference
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -18,7 +20,7 @@ def difference(left: Any, right: Any) -> float:
 
 
 def refused(expected: Reference, number: int, **outputs: Any) -> str:
-    with pytest.raises(WrongAnswerError) as caught:
+    with raises(CliCode.DEMO_WRONG_ANSWER) as caught:
         expected.check(number, {name: np.asarray(value) for name, value in outputs.items()})
     assert caught.value.code == "demo.wrong-answer"
     return caught.value.message

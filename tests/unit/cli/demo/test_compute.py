@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 from tests.harness.tiny_model import half_plus_two, saved_model
 
-from sealserve.cli.demo.comparison import NotComparableError, compute
+from sealserve.cli.codes import CliCode
+from sealserve.cli.demo.comparison import compute
 
 pytestmark = pytest.mark.tensorflow
 
@@ -25,7 +27,7 @@ def test_each_request_has_an_input_and_an_answer_of_its_own(tmp_path: Path) -> N
 
 
 def test_answers_that_do_not_depend_on_the_input_prove_nothing(tmp_path: Path) -> None:
-    with pytest.raises(NotComparableError, match="Two different inputs have the same answer") as caught:
+    with raises(CliCode.DEMO_NOT_COMPARABLE, match="Two different inputs have the same answer") as caught:
         compute(saved_model(tmp_path / "model", constant=True), 3)
     assert caught.value.code == "demo.not-comparable"
     assert caught.value.hint == "Give a model whose outputs depend on its inputs, or other inputs with --input."

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.cli.demo.comparison import NotComparableError, Reference, WrongAnswerError, compute
+from sealserve.cli.codes import CliCode
+from sealserve.cli.demo.comparison import Reference, compute
 from sealserve.cli.demo.local_model import ModelFailsError
 from sealserve.cli.generated_input import TensorInputError
 
@@ -43,7 +45,7 @@ def said(reference: Reference) -> str:
 
 def wrong(reference: Reference, number: int, **outputs: Any) -> str:
     changed = {**reference.answers[number], **{name: np.asarray(value) for name, value in outputs.items()}}
-    with pytest.raises(WrongAnswerError) as caught:
+    with raises(CliCode.DEMO_WRONG_ANSWER) as caught:
         reference.check(number, changed)
     return caught.value.message
 
@@ -264,7 +266,7 @@ def test_answers_that_differ_by_rounding_alone_are_the_same(save: Save) -> None:
     import tensorflow as tf  # noqa: PLC0415
 
     folder = save(lambda x: {"y": 1.0 + x * 1e-7}, x=tf.float32)
-    with pytest.raises(NotComparableError):
+    with raises(CliCode.DEMO_NOT_COMPARABLE):
         compute(folder, 5)
 
 

@@ -2,10 +2,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import make_site
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import preparation
-from sealserve.cli.demo.preparation import ModelChoice, Ports, WorkspaceInUseError
+from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.terms import TlsMode
 
 PORTS = Ports(service=8501, broker=4434, pcs=8082)
@@ -56,7 +58,7 @@ def test_somebodys_own_deployment_is_left_alone(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.certify()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(WorkspaceInUseError, match=r"sealserve\.toml is not the demo's") as caught:
+    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"sealserve\.toml is not the demo's") as caught:
         preparation.reset(tmp_path)
     assert caught.value.code == "demo.workspace-in-use"
     assert "sealserve demo --directory DIR" in (caught.value.hint or "")
@@ -66,7 +68,7 @@ def test_somebodys_own_deployment_is_left_alone(tmp_path: Path) -> None:
 def test_keys_without_a_deployment_are_left_alone(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.workspace.deployment_file.unlink()
-    with pytest.raises(WorkspaceInUseError, match=r"holds keys, and there is no sealserve\.toml beside it"):
+    with raises(CliCode.DEMO_WORKSPACE_IN_USE, match=r"holds keys, and there is no sealserve\.toml beside it"):
         preparation.reset(tmp_path)
 
 

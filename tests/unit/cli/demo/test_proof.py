@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.harness.errors import raises
 from tests.harness.tiny_model import WEIGHTS
 from tests.harness.workspaces import Site
 
 from sealserve.broker.keystore import KeyId
+from sealserve.cli.codes import CliCode
 from sealserve.cli.demo import proof
-from sealserve.cli.demo.proof import ExposedError, Proof
+from sealserve.cli.demo.proof import Proof
 from sealserve.owner.owner import Owner
 from sealserve.pki import ssl_config
 from sealserve.sealing.codec import unseal_bytes
@@ -43,7 +45,7 @@ def server_key(site: Site, release: VerifiedRelease) -> SecretBytes:
 def expose(site: Site, release: VerifiedRelease, content: bytes, *, log: bool = False) -> str:
     path = (site.workspace.owner.logs / "broker.log") if log else site.workspace.host.logs / "replica-0.log"
     path.write_bytes(b"2026 INFO a line\n" + content + b"\n")
-    with pytest.raises(ExposedError, match="The host's files hold what they must not: ") as caught:
+    with raises(CliCode.DEMO_EXPOSED, match="The host's files hold what they must not: ") as caught:
         search(site, release)
     assert caught.value.code == "demo.exposed"
     assert str(path) in caught.value.message

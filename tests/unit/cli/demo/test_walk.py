@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site
 
+from sealserve.cli.codes import CliCode
 from sealserve.cli.console import quietly
 from sealserve.cli.demo import walk as module
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.screen import Screen
-from sealserve.cli.demo.walk import ReplicaSilentError, Walk
+from sealserve.cli.demo.walk import Walk
 from sealserve.client.load import LoadReport
 from sealserve.errors import UnavailableError
 
@@ -69,7 +71,7 @@ def test_all_replicas_answered(walk: Walk, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_a_silent_replica_is_told(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     answered(monkeypatch, report({"a": 50}))
-    with pytest.raises(ReplicaSilentError, match="1 of the replicas answered none of the 50 requests") as caught:
+    with raises(CliCode.DEMO_REPLICA_SILENT, match="1 of the replicas answered none of the 50 requests") as caught:
         walk.use(REFERENCE)
     assert caught.value.code == "demo.replica-silent"
 

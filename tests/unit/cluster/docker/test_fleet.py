@@ -7,23 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.fake_docker import IMAGE, FakeDocker
 from tests.harness.workspaces import make_site
 
 from sealserve.cli.bundles import received
 from sealserve.cluster import docker as target_module
-from sealserve.cluster.docker.fleet import (
-    ContainerEndedError,
-    ContainerNotReadyError,
-    Fleet,
-    SubnetTakenError,
-    project_name,
-)
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.docker.fleet import Fleet, project_name
 from sealserve.cluster.docker.ownership import container_user
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
-from sealserve.cluster.target import State, TargetNotUpError, TargetUnsupportedError
-from sealserve.containers.build import ImageMissingError
+from sealserve.cluster.target import State
+from sealserve.containers.codes import ContainersCode
 from sealserve.containers.engine import Engine, EngineRefusedError
 
 ID = "c" * 64
@@ -62,7 +58,7 @@ CONTAINER = Container(
 def test_addresses_that_are_taken(docker: FakeDocker) -> None:
     docker.answer("network inspect", err="Error: No such network: x\n", status=1)
     docker.answer("network create", err="Error response from daemon: Pool overlaps with other one\n", status=1)
-    with pytest.raises(SubnetTakenError, match=r"addresses in 10\.9\.0\.0/29") as caught:
+    with raises(ClusterCode.DOCKER_SUBNET_TAKEN, match=r"addresses in 10\.9\.0\.0/29") as caught:
         Fleet(Engine(), "p").ensure_network(network())
     assert caught.value.code == "docker.subnet-taken"
     assert "docker.subnet" in str(caught.value.hint)
@@ -99,7 +95,7 @@ def test_another_image_of_the_same_name_replaces_it(docker: FakeDocker) -> None:
 def test_only_an_image_of_a_registry_is_pulled(docker: FakeDocker) -> None:
     docker.answer("image inspect", err="Error: No such image: x\n", status=1)
     docker.answer("pull", err="Error response from daemon: no route to host\n", status=1)
-    with pytest.raises(ImageMissingError, match="no image front:1"):
+    with raises(ContainersCode.IMAGE_MISSING, match="no image front:1"):
         Fleet(Engine(), "p").start(CONTAINER)
     assert not any(asked[0] == "pull" for asked in docker.asked)
     with pytest.raises(EngineRefusedError, match="no route to host"):
@@ -124,7 +120,7 @@ def test_a_container_that_ended_says_why(docker: FakeDocker) -> None:
     docker.answer("logs", "starting\nerror[broker.refused]: no key for you\nbye\n")
     fleet = Fleet(Engine(), "p")
     replica = fleet._running(described("replica-0"))
-    with pytest.raises(ContainerEndedError, match=r"replica-0 ended: error\[broker\.refused\]: no key") as caught:
+    with raises(ClusterCode.CONTAINER_ENDED, match=r"replica-0 ended: error\[broker\.refused\]: no key") as caught:
         fleet.wait(replica, seconds=5)
     assert caught.value.code == "container.ended"
 
@@ -133,7 +129,7 @@ def test_a_container_that_is_not_ready(docker: FakeDocker) -> None:
     docker.answer("container inspect", [described()])
     docker.answer("container exec", status=1)
     fleet = Fleet(Engine(), "p")
-    with pytest.raises(ContainerNotReadyError, match="nginx was not ready in 0 s") as caught:
+    with raises(ClusterCode.CONTAINER_NOT_READY, match="nginx was not ready in 0 s") as caught:
         fleet.wait(fleet._running(described()), seconds=0.01)
     assert caught.value.code == "container.not-ready"
     assert "docker logs p-nginx" in str(caught.value.hint)
@@ -171,7 +167,7 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
 def test_nothing_to_scale(docker: FakeDocker, tmp_path: Path) -> None:
     docker.answer("container ls")
     site = make_site(tmp_path / "site")
-    with pytest.raises(TargetNotUpError, match="no replicas to scale"):
+    with raises(ClusterCode.TARGET_NOT_UP, match="no replicas to scale"):
         DockerTarget(site.workspace, site.deployment).to_scale(2)
     assert target_module.running(site.workspace) == []
 
@@ -180,7 +176,7 @@ def test_sgx_needs_the_device(docker: FakeDocker, tmp_path: Path, monkeypatch: p
     docker.answer("version", "20.10.24\n")
     monkeypatch.setattr("sealserve.cluster.docker.target.ENCLAVE_DEVICE", str(tmp_path / "no-device"))
     site = make_site(tmp_path / "site", platform="sgx")
-    with pytest.raises(TargetUnsupportedError, match="platform = 'sgx'") as caught:
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="platform = 'sgx'") as caught:
         DockerTarget(site.workspace, site.deployment).check(tmp_path, broker_here=True)
     assert "doctor host" in str(caught.value.hint)
 
@@ -192,10 +188,10 @@ def test_a_host_needs_an_enclave_that_was_built_for_containers(docker: FakeDocke
     site.certify()
     release = site.build_release().folder
     target = DockerTarget(site.workspace, site.deployment)
-    with pytest.raises(TargetUnsupportedError, match="has no enclave"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="has no enclave"):
         target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     site.build_enclave(release)  # with broker.address = 127.0.0.1
-    with pytest.raises(TargetUnsupportedError, match=r"at the address 127\.0\.0\.1; in containers") as caught:
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"at the address 127\.0\.0\.1; in containers") as caught:
         target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     assert "DNS name" in str(caught.value.hint)
 

@@ -5,9 +5,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster.docker.ownership import ContainerFileError, container_user, give, take_back
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.docker.ownership import container_user, give, take_back
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.owner import simulation
 from sealserve.owner.owner import Owner
@@ -70,13 +72,13 @@ def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
     victim.write_text("x")
     planted = site.workspace.owner.database.with_name("broker.sqlite-wal")
     planted.symlink_to(victim)
-    with pytest.raises(ContainerFileError, match=r"broker\.sqlite-wal: expected a plain file or folder") as caught:
+    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match=r"broker\.sqlite-wal: expected a plain file or folder") as caught:
         hand_over(site)
     assert caught.value.code == "docker.unsafe-file"
     assert caught.value.exit_status == 2
     planted.unlink()
     os.link(victim, planted)
-    with pytest.raises(ContainerFileError, match="got a file with 2 names"):
+    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="got a file with 2 names"):
         hand_over(site)
     assert victim.stat().st_uid == 0
     take_back(site.workspace)  # what is odd is left as it is
@@ -101,7 +103,7 @@ def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
         chown(path, uid, gid, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "chown", racing)
-    with pytest.raises(ContainerFileError, match="models: expected a plain file or folder, got a symbolic link"):
+    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="models: expected a plain file or folder, got a symbolic link"):
         hand_over(site, release)
     assert {etc.stat().st_uid, (etc / "shadow").stat().st_uid} == {0}
 

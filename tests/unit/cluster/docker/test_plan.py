@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve import deployment
 from sealserve.bundle import BrokerPlace
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands, keystore_files
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import (
@@ -25,7 +27,6 @@ from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, 
 from sealserve.cluster.docker.plan import Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.served import Served, for_containers
-from sealserve.cluster.target import TargetUnsupportedError
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.owner import broker_files, simulation
@@ -361,7 +362,7 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
     plan = with_keystore(ready)
     broker = broker_files.describe(ready.workspace, BrokerPlace.CONTAINER, with_files=True)
     assert broker.needs_passphrase
-    with pytest.raises(TargetUnsupportedError, match=r"nobody can type it.*keystore\.passphrase_file"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"nobody can type it.*keystore\.passphrase_file"):
         write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
     plan = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
     write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
@@ -370,12 +371,12 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
 def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     token = secret_file(tmp_path / "token", b"t")
     plan = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
-    with pytest.raises(TargetUnsupportedError, match="that is the container itself"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="that is the container itself"):
         write_configuration(plan, described_by(plan), bundle, broker=None)
     token.chmod(0o644)
     with pytest.raises(PrivateFileExposedError):
         write_configuration(plan, described_by(plan), bundle, broker=None)
     token.chmod(0o600)
     settings = described_by(plan).keystore
-    with pytest.raises(TargetUnsupportedError, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
         keystore_files.check(ready.workspace, settings, user="4242:4242", needs_passphrase=False)

@@ -1,6 +1,7 @@
-import pytest
+from tests.harness.errors import raises
 
-from sealserve.cluster.kubernetes.broker_name import CorefileError, add_entry, remove_entry
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.kubernetes.broker_name import add_entry, remove_entry
 
 COREFILE = """.:53 {
     errors
@@ -24,12 +25,12 @@ def test_the_name_is_added_once_and_removed_without_a_trace() -> None:
 
 def test_another_hosts_block_is_left_alone() -> None:
     taken = COREFILE.replace("    errors\n", "    hosts {\n        192.0.2.9 a.example.com\n    }\n")
-    with pytest.raises(CorefileError, match="hosts block of its own") as caught:
+    with raises(ClusterCode.KUBERNETES_COREFILE, match="hosts block of its own") as caught:
         add_entry(taken, "broker.example.com", "192.0.2.1")
     assert caught.value.code == "kubernetes.corefile"
     assert "Add `192.0.2.1 broker.example.com` to it" in str(caught.value)
 
 
 def test_a_corefile_without_a_block_for_all_names_is_refused() -> None:
-    with pytest.raises(CorefileError, match="no server block"):
+    with raises(ClusterCode.KUBERNETES_COREFILE, match="no server block"):
         add_entry("example.com:53 {\n}\n", "broker.example.com", "192.0.2.1")

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import pytest
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
+from tests.harness.errors import raises
 
 from kubernetes import config, dynamic
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.cluster_client import (
-    ClientMissingError,
     ClusterClient,
     ClusterUnreachableError,
     KindUnknownError,
@@ -197,7 +198,7 @@ def test_logs_that_nobody_reads_take_no_memory() -> None:
 
 def test_the_client_library_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes", None)
-    with pytest.raises(ClientMissingError, match="not installed") as caught:
+    with raises(ClusterCode.KUBERNETES_CLIENT_MISSING, match="not installed") as caught:
         ClusterClient()
     assert caught.value.code == "kubernetes.client-missing"
     assert ".[kubernetes]" in str(caught.value)

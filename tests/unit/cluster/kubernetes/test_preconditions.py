@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
 
 import pytest
+from tests.harness.errors import raises
 from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import reach_probe
 from sealserve.cluster.kubernetes.cluster_client import (
     ClusterRefusedError,
@@ -16,7 +18,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ObjectName,
 )
 from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
-from sealserve.cluster.kubernetes.preconditions import RightsMissingError, check_rights, examine_cluster
+from sealserve.cluster.kubernetes.preconditions import check_rights, examine_cluster
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
 from sealserve.doctor.finding import Finding, Verdict
 
@@ -125,7 +127,7 @@ def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
 def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
     check_rights(make_plan(), cluster)  # type: ignore[arg-type]  # it has what is used
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
-    with pytest.raises(RightsMissingError, match=r"rights are not enough: denied: delete services/ in") as caught:
+    with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"rights are not enough: denied: delete services/ in") as caught:
         check_rights(make_plan(), cluster)  # type: ignore[arg-type]
     assert caught.value.code == "kubernetes.rights"
 
@@ -133,7 +135,7 @@ def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> Non
 def test_a_trials_broker_in_the_cluster_takes_the_right_to_its_secret(cluster: FakeCluster) -> None:
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("create", "Secret")
     check_rights(make_plan(platform="sgx"), cluster)  # type: ignore[arg-type]
-    with pytest.raises(RightsMissingError, match=r"denied: create secrets/ in"):
+    with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"denied: create secrets/ in"):
         check_rights(make_plan("broker.dangerous_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
 
 

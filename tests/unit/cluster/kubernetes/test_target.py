@@ -4,21 +4,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from tests.harness.errors import raises
 from tests.harness.workspaces import make_site
 from tests.unit.cluster.kubernetes.conftest import make_plan, node
 
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
 from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.takeover import take_over
-from sealserve.cluster.kubernetes.target import (
-    KubernetesTarget,
-    RoomMissingError,
-    running,
-)
-from sealserve.cluster.target import TargetUnsupportedError
+from sealserve.cluster.kubernetes.target import KubernetesTarget, running
 from sealserve.workspace import Workspace
 
 REPLICAS = "sealserve-replicas"
@@ -45,13 +42,13 @@ def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
     plan = make_plan(platform="sgx", replicas=3)
     check_room(plan, tmp_path / "a", "8Gi", "4Gi", "")
-    with pytest.raises(RoomMissingError, match=r"3 replicas with 4294967296 of EPC .* is for 2") as caught:
+    with raises(ClusterCode.KUBERNETES_EPC, match=r"3 replicas with 4294967296 of EPC .* is for 2") as caught:
         check_room(plan, tmp_path / "b", "8Gi", "3Gi")
     assert caught.value.code == "kubernetes.epc"
 
 
 def test_the_autoscaler_cannot_ask_for_more_epc_than_there_is(tmp_path: Path) -> None:
-    with pytest.raises(RoomMissingError, match="8 replicas"):
+    with raises(ClusterCode.KUBERNETES_EPC, match="8 replicas"):
         check_room(make_plan("autoscaler.max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
 
 
@@ -74,7 +71,7 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
     cluster = Running("8Gi", "4Gi")
     target = KubernetesTarget(make_site(tmp_path).workspace, make_plan(platform="sgx").deployment)
     target._open = cluster  # type: ignore[assignment]
-    with pytest.raises(RoomMissingError, match=r"4 replicas with 4294967296 of EPC do not fit"):
+    with raises(ClusterCode.KUBERNETES_EPC, match=r"4 replicas with 4294967296 of EPC do not fit"):
         target.scale(4)
     assert cluster.changed == 0
 
@@ -109,7 +106,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
     with pytest.raises(StopIteration):
         target.scale(3)
     assert Cluster.merged == [("HorizontalPodAutoscaler", {"minReplicas": 3})]
-    with pytest.raises(TargetUnsupportedError, match="4 replicas at most"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="4 replicas at most"):
         target.scale(5)
 
 

@@ -1,6 +1,8 @@
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.enclave.launch.broker_addresses import BrokerListError, broker_addresses
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.launch.broker_addresses import broker_addresses
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,7 @@ def test_the_list_is_read_as_gramine_reads_it(text: str, expected: list[tuple[st
 
 @pytest.mark.parametrize("text", ["", ";", "broker", "broker:", ":4433", "broker:0", "broker:65536", "b:x", "::1:4433"])
 def test_a_list_without_a_server_is_refused(text: str) -> None:
-    with pytest.raises(BrokerListError, match="SECRET_PROVISION_SERVERS") as caught:
+    with raises(EnclaveCode.PROVISIONING_SERVERS, match="SECRET_PROVISION_SERVERS") as caught:
         broker_addresses(text)
 
     assert caught.value.code == "provisioning.servers"

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
 from sealserve.enclave.launch import pauses
-from sealserve.enclave.launch.gramine_sgx import GramineLoaderMissingError, diagnose, run_gramine_sgx
+from sealserve.enclave.launch.gramine_sgx import diagnose, run_gramine_sgx
 from sealserve.enclave.launch.server_process import SignalRelay, StoppedBySignal, relayed_signals
 from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.spec import EnclaveSpec
@@ -167,7 +169,7 @@ def test_a_signal_stops_the_verification_before_each_start(
 
 def test_without_gramine(release: Release, enclave: SignedEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/none")
-    with pytest.raises(GramineLoaderMissingError, match="There is no gramine-sgx on this machine") as caught:
+    with raises(EnclaveCode.GRAMINE_LOADER_MISSING, match="There is no gramine-sgx on this machine") as caught:
         run(release, enclave)
     assert caught.value.code == "gramine.loader-missing"
     assert "doctor host" in (caught.value.hint or "")

@@ -7,14 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.enclave.launch.server_process import (
-    ServerStartError,
-    SignalRelay,
-    StoppedBySignal,
-    relayed_signals,
-    start_server,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.launch.server_process import SignalRelay, StoppedBySignal, relayed_signals, start_server
 
 # Python 3.12 and later warn when a process with threads forks; a test runner's workers have some, the launcher has not.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -82,7 +78,7 @@ def test_handlers_are_restored() -> None:
 
 
 def test_a_program_that_is_not_there_is_said() -> None:
-    with pytest.raises(ServerStartError, match="/no/such/program cannot be started: No such file") as caught:
+    with raises(EnclaveCode.SERVER_START, match="/no/such/program cannot be started: No such file") as caught:
         start_server("/no/such/program", ["program"], {})
 
     assert caught.value.code == "enclave.server-start"

@@ -3,15 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.inventory import measure
-from sealserve.enclave.launch.trusted_files import (
-    TrustedFileChangedError,
-    TrustedFileMissingError,
-    check_trusted_files,
-    read_trusted_file,
-)
+from sealserve.enclave.launch.trusted_files import check_trusted_files, read_trusted_file
 from sealserve.enclave.measurement import load_enclave
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release
@@ -41,7 +38,7 @@ def test_files_as_measured_pass(release: Release, broker_ca: bytes) -> None:
 def test_a_changed_file_is_named_with_both_digests(release: Release, trusted: tuple[Path, Path]) -> None:
     trusted[1].write_text("import evil")
 
-    with pytest.raises(TrustedFileChangedError, match=r"module\.py has SHA-256 \w{64}, and \w{64} was") as caught:
+    with raises(EnclaveCode.TRUSTED_FILE_CHANGED, match=r"module\.py has SHA-256 \w{64}, and \w{64} was") as caught:
         check_trusted_files(load_enclave(release.folder, "replica-0").manifest, release.folder)
 
     assert caught.value.code == "enclave.trusted-file-changed"
@@ -50,7 +47,7 @@ def test_a_changed_file_is_named_with_both_digests(release: Release, trusted: tu
 def test_a_missing_file_is_named(release: Release, trusted: tuple[Path, Path]) -> None:
     trusted[0].unlink()
 
-    with pytest.raises(TrustedFileMissingError, match="program cannot be read: No such file") as caught:
+    with raises(EnclaveCode.TRUSTED_FILE_MISSING, match="program cannot be read: No such file") as caught:
         check_trusted_files(load_enclave(release.folder, "replica-0").manifest, release.folder)
 
     assert caught.value.code == "enclave.trusted-file-missing"
@@ -60,5 +57,5 @@ def test_a_missing_file_is_named(release: Release, trusted: tuple[Path, Path]) -
 def test_a_file_that_is_not_measured_is_not_read(release: Release) -> None:
     manifest = load_enclave(release.folder, "replica-0").manifest
 
-    with pytest.raises(TrustedFileMissingError, match="/etc/passwd is no trusted file"):
+    with raises(EnclaveCode.TRUSTED_FILE_MISSING, match="/etc/passwd is no trusted file"):
         read_trusted_file(manifest, release.folder, Path("/etc/passwd"))

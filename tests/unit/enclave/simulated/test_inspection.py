@@ -6,9 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated import inspection
-from sealserve.enclave.simulated.inspection import EnclaveInspectionError, forbid_inspection
+from sealserve.enclave.simulated.inspection import forbid_inspection
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -102,7 +104,7 @@ def test_a_refusal_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_LIBC", SimpleNamespace(prctl=lambda *_: -1))
     monkeypatch.setattr(ctypes, "get_errno", lambda: 1)
 
-    with pytest.raises(EnclaveInspectionError, match=r"undumpable: prctl\(PR_SET_DUMPABLE, 0\): .* not permitted") as e:
+    with raises(EnclaveCode.INSPECTION, match=r"undumpable: prctl\(PR_SET_DUMPABLE, 0\): .* not permitted") as e:
         forbid_inspection()
 
     assert e.value.code == "enclave.inspection"

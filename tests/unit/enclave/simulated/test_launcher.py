@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.index import BuiltEnclave
 from sealserve.enclave.signing import resign
-from sealserve.enclave.simulated.launcher import EnclaveNotSimulatedError, EnclavePlaceError, load_simulated
+from sealserve.enclave.simulated.launcher import load_simulated
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.sealing.release import Release
 
@@ -44,7 +46,7 @@ def test_only_what_is_made_for_simulation_runs_in_it(
 ) -> None:
     change(old, new)
 
-    with pytest.raises(EnclaveNotSimulatedError, match=message) as caught:
+    with raises(EnclaveCode.NOT_SIMULATED, match=message) as caught:
         load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.not-simulated"
@@ -54,7 +56,7 @@ def test_a_release_where_the_private_files_go_is_refused(release: Release, chang
     top = Path(*release.folder.parts[:2])
     change(b"/release/", f"{top}/".encode())
 
-    with pytest.raises(EnclavePlaceError, match=f"{top} is where the enclave has its private files") as caught:
+    with raises(EnclaveCode.PLACE, match=f"{top} is where the enclave has its private files") as caught:
         load_simulated(release.folder, "replica-0")
 
     assert caught.value.code == "enclave.place"

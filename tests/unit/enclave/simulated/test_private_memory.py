@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated import container_tmpfs, mount_namespace, private_memory
-from sealserve.enclave.simulated.private_memory import PrivateMemory, PrivateMemoryError, Way, wipe
+from sealserve.enclave.simulated.private_memory import PrivateMemory, Way, wipe
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -155,11 +157,12 @@ private_memory = lambda inside: module.private_memory(inside, needed=100 * 2**20
 REFUSED_FOR_ROOM = """
 import os
 from pathlib import Path
-from sealserve.enclave.simulated.private_memory import PrivateMemoryRoomError, private_memory
+from sealserve.errors import UnavailableError
+from sealserve.enclave.simulated.private_memory import private_memory
 {before}
 try:
     private_memory("/release").__enter__()
-except PrivateMemoryRoomError as error:
+except UnavailableError as error:
     print(error.code, error.message, error.hint, sep="\\n")
 """
 
@@ -276,8 +279,8 @@ def test_where_nothing_works_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(private_memory, "_SHARED_MEMORY", tmp_path / "none")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
-    with pytest.raises(
-        PrivateMemoryError, match=r"namespace here \(Operation not permitted.*mount a tmpfs at /x"
+    with raises(
+        EnclaveCode.PRIVATE_MEMORY, match=r"namespace here \(Operation not permitted.*mount a tmpfs at /x"
     ) as caught:
         private_memory.private_memory("/x").__enter__()
 

@@ -3,15 +3,10 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import pytest
+from tests.harness.errors import raises
 
-from sealserve.enclave.simulated.provisioning import (
-    BrokerCertificateError,
-    BrokerConnectionError,
-    BrokerUnreachableError,
-    connect,
-    fetch_key,
-)
+from sealserve.enclave.codes import EnclaveCode
+from sealserve.enclave.simulated.provisioning import connect, fetch_key
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -33,7 +28,7 @@ def test_the_first_server_that_accepts_is_taken() -> None:
 def test_a_broker_that_is_down_is_named_with_its_address() -> None:
     port = unused_port()
 
-    with pytest.raises(BrokerUnreachableError, match=f"127.0.0.1:{port}: Connection refused") as caught:
+    with raises(EnclaveCode.PROVISIONING_UNREACHABLE, match=f"127.0.0.1:{port}: Connection refused") as caught:
         connect([("127.0.0.1", port)], timeout=5)
 
     assert caught.value.code == "provisioning.unreachable"
@@ -62,14 +57,14 @@ def test_something_else_than_tls_is_no_broker(broker_ca: bytes) -> None:
         peer.recv(1000)
         peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    with pytest.raises(BrokerConnectionError, match="there is no broker: ") as caught:
+    with raises(EnclaveCode.PROVISIONING_CONNECTION, match="there is no broker: ") as caught:
         fetch_from(answer_in_plaintext, broker_ca)
 
     assert caught.value.code == "provisioning.connection"
 
 
 def test_a_connection_that_breaks_is_said(broker_ca: bytes) -> None:
-    with pytest.raises(BrokerConnectionError, match=r"At 127\.0\.0\.1:|The connection to the broker"):
+    with raises(EnclaveCode.PROVISIONING_CONNECTION, match=r"At 127\.0\.0\.1:|The connection to the broker"):
         fetch_from(lambda peer: peer.recv(1), broker_ca)
 
 
@@ -78,10 +73,10 @@ def test_a_broker_that_says_nothing_is_not_waited_for_forever(broker_ca: bytes) 
         while peer.recv(10_000):
             pass
 
-    with pytest.raises(BrokerConnectionError, match=r"did not answer in 0\.05 s"):
+    with raises(EnclaveCode.PROVISIONING_CONNECTION, match=r"did not answer in 0\.05 s"):
         fetch_from(wait_for_the_end, broker_ca, timeout=0.05)
 
 
 def test_a_broker_ca_that_is_no_certificate_is_refused() -> None:
-    with pytest.raises(BrokerCertificateError, match="no certificate in PEM form"):
+    with raises(EnclaveCode.PROVISIONING_BROKER_CERTIFICATE, match="no certificate in PEM form"):
         fetch_from(lambda peer: peer.recv(1), b"none")

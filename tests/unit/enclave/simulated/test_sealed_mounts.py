@@ -3,14 +3,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.simulated.private_memory import PrivateMemory, Way
-from sealserve.enclave.simulated.sealed_mounts import MountSourceError, open_mounts, sealed_size
+from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, release_mounts
 from sealserve.errors import VerificationError
+from sealserve.sealing.codes import SealingCode
 from sealserve.sealing.embedded_path import PathMismatchError
-from sealserve.sealing.file_tree import TreeEntryError
 from sealserve.sealing.release import Release
 from sealserve.secret import SecretBytes
 
@@ -63,7 +65,7 @@ def test_a_link_in_the_release_is_not_followed(
 ) -> None:
     (release.folder / "tls/more").symlink_to("ssl.cfg")
 
-    with pytest.raises(TreeEntryError, match="is a link or special file"):
+    with raises(SealingCode.TREE_NOT_REGULAR, match="is a link or special file"):
         open_mounts(manifest, release.folder, memory, key)
 
 
@@ -88,7 +90,7 @@ def test_a_missing_source_is_named(
     path = release.folder / source
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    with pytest.raises(MountSourceError, match=f"nothing at '{source}', which the enclave mounts at {mounted}") as e:
+    with raises(EnclaveCode.MOUNT_SOURCE, match=f"nothing at '{source}', which the enclave mounts at {mounted}") as e:
         open_mounts(manifest, release.folder, memory, SecretBytes(bytes(range(16))))
 
     assert e.value.code == "enclave.mount-source"

@@ -5,22 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 from tests.harness.serialised import predict
 from tests.unit.serving.conftest import load, server_options
 
 from sealserve import serving_interface
-from sealserve.serving.request_errors import (
-    DeadlineExceededError,
-    MalformedRequestError,
-    ModelSpecError,
-    RequestError,
-    Status,
-)
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime.libtensorflow import library
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse, TensorProto
 from sealserve.serving.runtime.signature import InputTensor
 from sealserve.serving.runtime.tensors import Tensor
-from sealserve.serving.servables import ServableNotFoundError, Servables
+from sealserve.serving.servables import Servables
 
 pytestmark = pytest.mark.tensorflow
 
@@ -170,14 +165,16 @@ def test_a_default_fills_in_for_an_input_that_is_left_out(types: Servables) -> N
 
 def test_bytes_that_are_no_request(servables: Servables) -> None:
     wrong = refused(servables, b"\xff\xff\xff")
-    assert isinstance(wrong, MalformedRequestError)
+    assert isinstance(wrong, RequestError)
+    assert wrong.code == RequestCode.MALFORMED
     assert (wrong.code, wrong.status) == ("request.malformed", Status.INVALID_ARGUMENT)
     assert wrong.message == "The request is no PredictRequest."
 
 
 def test_a_request_that_names_no_model(servables: Servables) -> None:
     wrong = refused(servables, b"")
-    assert isinstance(wrong, ModelSpecError)
+    assert isinstance(wrong, RequestError)
+    assert wrong.code == RequestCode.MODEL_SPEC
     assert (wrong.code, wrong.status, wrong.message) == (
         "request.model-spec",
         Status.INVALID_ARGUMENT,
@@ -196,7 +193,8 @@ def test_a_label_that_no_version_has(servables: Servables) -> None:
 
 def test_a_model_or_a_version_that_is_not_there(servables: Servables) -> None:
     wrong = refused(servables, request(model="other"))
-    assert isinstance(wrong, ServableNotFoundError)
+    assert isinstance(wrong, RequestError)
+    assert wrong.code == RequestCode.SERVABLE_NOT_FOUND
     assert (wrong.code, wrong.status) == ("request.servable-not-found", Status.NOT_FOUND)
     assert wrong.message == "Servable not found for request: Latest(other)"
     message = PredictRequest()
@@ -358,7 +356,7 @@ def test_what_tensorflow_refuses_keeps_its_status_and_loses_the_value(
 
 
 def test_a_deadline_that_passed_is_not_run(servables: Servables) -> None:
-    with pytest.raises(DeadlineExceededError, match="deadline passed") as caught:
+    with raises(RequestCode.DEADLINE_EXCEEDED, match="deadline passed") as caught:
         predict(servables, request(x=tensor([1.0])), max_tensor_bytes=1000, deadline=time.monotonic() - 1)
     assert (caught.value.code, caught.value.status) == ("request.deadline-exceeded", Status.DEADLINE_EXCEEDED)
 

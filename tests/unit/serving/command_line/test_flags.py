@@ -1,14 +1,9 @@
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line import flags
-from sealserve.serving.command_line.flags import (
-    FlagValueError,
-    RefusedFlagError,
-    UnexpectedArgumentError,
-    UnknownFlagError,
-    describe,
-    parse,
-)
+from sealserve.serving.command_line.flags import describe, parse
 from sealserve.serving_flags import Flag
 
 TABLE = (
@@ -51,11 +46,11 @@ def test_booleans(argument: str, value: bool) -> None:
 
 
 def test_an_unknown_flag_names_the_nearest_one() -> None:
-    with pytest.raises(UnknownFlagError, match="Unknown flag --prot") as caught:
+    with raises(ServingCode.FLAGS_UNKNOWN, match="Unknown flag --prot") as caught:
         parse(["--prot=1"], TABLE)
     assert (caught.value.code, caught.value.exit_status) == ("flags.unknown", 2)
     assert caught.value.hint == "Did you mean --port?"
-    with pytest.raises(UnknownFlagError) as caught:
+    with raises(ServingCode.FLAGS_UNKNOWN) as caught:
         parse(["--zzzzzzzzzz"], TABLE)
     assert caught.value.hint is not None
     assert "--help" in caught.value.hint
@@ -63,10 +58,10 @@ def test_an_unknown_flag_names_the_nearest_one() -> None:
 
 def test_a_refused_flag_says_why_and_takes_the_value_that_changes_nothing() -> None:
     parse(["--later=0"], TABLE)
-    with pytest.raises(RefusedFlagError, match="--later is not honoured by this server: not built yet") as caught:
+    with raises(ServingCode.FLAGS_REFUSED, match="--later is not honoured by this server: not built yet") as caught:
         parse(["--later=1"], TABLE)
     assert (caught.value.code, caught.value.hint) == ("flags.refused", "Leave it out, or give --later=0.")
-    with pytest.raises(RefusedFlagError) as caught:
+    with raises(ServingCode.FLAGS_REFUSED) as caught:
         parse(["--never=-1"], TABLE)
     assert caught.value.hint == "Leave it out."
 
@@ -82,14 +77,14 @@ def test_a_refused_flag_says_why_and_takes_the_value_that_changes_nothing() -> N
     ],
 )
 def test_a_value_of_another_kind(argument: str, message: str) -> None:
-    with pytest.raises(FlagValueError, match=message) as caught:
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match=message) as caught:
         parse([argument, "--verbose"], TABLE)
     assert caught.value.code == "flags.invalid-value"
 
 
 @pytest.mark.parametrize("argument", ["port", "-port=1", "--"])
 def test_what_is_no_flag(argument: str) -> None:
-    with pytest.raises(UnexpectedArgumentError, match=f"Unexpected argument '{argument}'") as caught:
+    with raises(ServingCode.FLAGS_UNEXPECTED_ARGUMENT, match=f"Unexpected argument '{argument}'") as caught:
         parse([argument], TABLE)
     assert caught.value.code == "flags.unexpected-argument"
 

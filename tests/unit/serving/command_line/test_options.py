@@ -1,17 +1,10 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
-from sealserve.serving.command_line.flags import FlagValueError
-from sealserve.serving.command_line.options import (
-    ConflictingFlagsError,
-    MissingFlagError,
-    PlaintextRefusedError,
-    Question,
-    ServerOptions,
-    parse,
-    parse_channel_arguments,
-)
+from sealserve.serving.codes import ServingCode
+from sealserve.serving.command_line.options import Question, ServerOptions, parse, parse_channel_arguments
 
 BASE = ("--model_base_path=/m", "--ssl_config_file=/ssl.cfg")
 
@@ -37,15 +30,15 @@ def test_help_and_version_are_questions() -> None:
 
 
 def test_a_model_must_be_given() -> None:
-    with pytest.raises(MissingFlagError, match="--model_base_path is missing") as caught:
+    with raises(ServingCode.FLAGS_MISSING, match="--model_base_path is missing") as caught:
         parse(["--ssl_config_file=x"])
     assert caught.value.code == "flags.missing"
-    with pytest.raises(FlagValueError, match="--model_name: expected a name"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--model_name: expected a name"):
         options("--model_name=")
 
 
 def test_plaintext_must_be_asked_for_by_its_name() -> None:
-    with pytest.raises(PlaintextRefusedError, match="does not serve in plaintext") as caught:
+    with raises(ServingCode.FLAGS_PLAINTEXT_REFUSED, match="does not serve in plaintext") as caught:
         parse(["--model_base_path=/m"])
     assert caught.value.code == "flags.plaintext-refused"
     chosen = parse(["--model_base_path=/m", "--dangerous_plaintext"])
@@ -54,7 +47,7 @@ def test_plaintext_must_be_asked_for_by_its_name() -> None:
 
 
 def test_tls_and_plaintext_exclude_each_other() -> None:
-    with pytest.raises(ConflictingFlagsError, match="both given") as caught:
+    with raises(ServingCode.FLAGS_CONFLICT, match="both given") as caught:
         options("--dangerous_plaintext")
     assert caught.value.code == "flags.conflict"
 
@@ -74,7 +67,7 @@ def test_thread_pools_are_sized_as_tensorflow_serving_sizes_them(flags: list[str
 
 
 def test_all_three_pool_flags_conflict() -> None:
-    with pytest.raises(ConflictingFlagsError, match="--tensorflow_session_parallelism and both of"):
+    with raises(ServingCode.FLAGS_CONFLICT, match="--tensorflow_session_parallelism and both of"):
         options(*(f"--tensorflow_{pool}_parallelism=1" for pool in ("session", "intra_op", "inter_op")))
 
 
@@ -88,7 +81,7 @@ def test_channel_arguments_are_integers_where_they_can_be() -> None:
 
 @pytest.mark.parametrize("text", ["grpc.max_connection_age_ms", "=3", "a="])
 def test_channel_arguments_need_a_key_and_a_value(text: str) -> None:
-    with pytest.raises(FlagValueError, match="--grpc_channel_arguments: expected key=value"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="--grpc_channel_arguments: expected key=value"):
         parse_channel_arguments(text)
 
 
@@ -128,13 +121,13 @@ def test_http_is_off_unless_a_port_is_given_and_has_grpcs_tls() -> None:
     ],
 )
 def test_http_flags_that_conflict(flags: list[str], message: str) -> None:
-    with pytest.raises(ConflictingFlagsError, match=message):
+    with raises(ServingCode.FLAGS_CONFLICT, match=message):
         options(*flags)
 
 
 def test_a_sockets_path_must_fit() -> None:
     assert options("--grpc_socket_path=/run/s").socket_path == Path("/run/s")
-    with pytest.raises(FlagValueError, match="a socket's path has at most 107 bytes"):
+    with raises(ServingCode.FLAGS_INVALID_VALUE, match="a socket's path has at most 107 bytes"):
         options(f"--grpc_socket_path=/{'s' * 107}")
 
 
@@ -144,7 +137,7 @@ def test_batching_must_be_enabled() -> None:
     assert batching is not None
     assert (batching.parameters_file, batching.per_model) == (Path("/b"), False)
     for flag in ("--batching_parameters_file=/b", "--enable_per_model_batching_parameters"):
-        with pytest.raises(ConflictingFlagsError, match="is set without setting --enable_batching to true"):
+        with raises(ServingCode.FLAGS_CONFLICT, match="is set without setting --enable_batching to true"):
             options(flag)
 
 
@@ -153,5 +146,5 @@ def test_the_admin_address_is_off_unless_it_is_given() -> None:
     admin = options("--admin_address=unix:/run/admin.sock").admin
     assert admin is not None
     assert (admin.address, admin.ssl_config_file) == ("unix:/run/admin.sock", None)
-    with pytest.raises(ConflictingFlagsError, match="--admin_ssl_config_file is given without --admin_address"):
+    with raises(ServingCode.FLAGS_CONFLICT, match="--admin_ssl_config_file is given without --admin_address"):
         options("--admin_ssl_config_file=/x")

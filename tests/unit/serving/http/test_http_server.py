@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sealserve.errors import PortTakenError
 from sealserve.pki.authority import Authority, AuthorityKind
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.command_line.options import ServerOptions, parse
@@ -27,7 +28,6 @@ from sealserve.serving.http.rest import Rest
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.servables import Servables
 from sealserve.serving.wire.allowance import Allowance
-from sealserve.serving.wire.listening import PortTakenError
 from sealserve.serving_interface import METRICS_PATH as PATH
 
 LIMITS = HttpLimits(threads=2, waiting=1, body=4096, timeout=30.0, patience=30.0)

@@ -9,11 +9,13 @@ import math
 from typing import Any, Final, Self
 
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.serving.http import json_numbers
-from sealserve.serving.http.json_errors import JsonFormError, JsonSyntaxError
+from sealserve.serving.http.json_errors import JsonFormError
 from sealserve.serving.http.json_nodes import Base64, JsonObject, Numbers
 from sealserve.serving.http.json_reader import read
+from sealserve.serving.request_errors import RequestCode
 
 NAN: Final = math.nan
 INF: Final = math.inf
@@ -249,7 +251,7 @@ def test_a_document_is_read_as_rapidjson_reads_it(
     monkeypatch.setattr(json_numbers, "_PIECE", piece)
     for body in (document, bytearray(document)):
         if isinstance(expected, error):
-            with pytest.raises(JsonSyntaxError) as caught:
+            with raises(RequestCode.JSON_SYNTAX) as caught:
                 read(body)
             assert caught.value.message == f"JSON Parse error: {expected}"
         elif expected is NOT_OBJECT:
@@ -288,7 +290,7 @@ def test_a_row_means_the_same_alone_and_among_many(row: bytes, expected: Any, be
     good = b'{"x":[0.5,1],"y":"z"}'
     document = b'{"inputs":[' + b", ".join([good] * before + [row] + [good] * after) + b"]}"
     if isinstance(expected, error):
-        with pytest.raises(JsonSyntaxError) as caught:
+        with raises(RequestCode.JSON_SYNTAX) as caught:
             read(document)
         assert caught.value.message.startswith(f"JSON Parse error: {expected} at offset: ")
         place = int(caught.value.message.rpartition(" ")[2]) - document.index(row)
@@ -306,7 +308,7 @@ def test_a_row_means_the_same_alone_and_among_many(row: bytes, expected: Any, be
 def test_nothing_is_nested_too_deeply(depth: int, opening: bytes, closing: bytes) -> None:
     nested = opening * depth + (b"1" if opening.endswith(b":") else b"") + closing * depth
     assert list(read(b'{"inputs":1,"other":' + nested + b"}").members) == [(b"inputs", 1)]
-    with pytest.raises(JsonSyntaxError, match=r"Missing a comma or '}' after an object member."):
+    with raises(RequestCode.JSON_SYNTAX, match=r"Missing a comma or '}' after an object member."):
         read(b'{"inputs":1,"other":' + nested + b"]}")
     read(b'{"inputs":' + nested + b"}")
 
@@ -314,7 +316,7 @@ def test_nothing_is_nested_too_deeply(depth: int, opening: bytes, closing: bytes
 def test_the_first_of_repeated_members_counts_and_each_is_checked() -> None:
     assert read(b'{"inputs":1,"inputs":2}')[b"inputs"] == 1
     assert plain(read(b'{"inputs":{"a":1,"a":2}}')[b"inputs"]) == members((b"a", 1), (b"a", 2))
-    with pytest.raises(JsonSyntaxError, match=r"Invalid value. at offset: 22"):
+    with raises(RequestCode.JSON_SYNTAX, match=r"Invalid value. at offset: 22"):
         read(b'{"inputs":1,"inputs":[}')
 
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.serving.http.json_answers import Output, render_columns, render_rows
-from sealserve.serving.http.json_errors import JsonFormError, JsonSyntaxError, JsonTypeError
+from sealserve.serving.http.json_errors import JsonFormError, JsonTypeError
 from sealserve.serving.http.json_reader import read
 from sealserve.serving.http.json_tensors import read_inputs
-from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, RestPathError
-from sealserve.serving.request_errors import Status
+from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest
+from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.runtime.protos import DataType, TensorInfo
 from sealserve.serving.servables import Servables
 
@@ -564,11 +565,11 @@ def test_what_nobody_foresaw_is_internal(monkeypatch: pytest.MonkeyPatch, rest: 
 
 
 def test_codes_of_errors_that_become_an_http_status(rest: Rest) -> None:
-    with pytest.raises(JsonSyntaxError) as syntax:
+    with raises(RequestCode.JSON_SYNTAX) as syntax:
         read(b"{")
     assert syntax.value.code == "request.json-syntax"
     info = TensorInfo(dtype=DataType.Value("DT_HALF"))
     with pytest.raises(JsonTypeError) as kind:
         read_inputs(read(b'{"inputs": [1]}'), {"x": info})
     assert (kind.value.code, kind.value.status) == ("request.json-type", Status.UNIMPLEMENTED)
-    assert (RestPathError.code, error(rest, "/v1/x")[0]) == ("request.rest-path", 400)
+    assert (RequestCode.REST_PATH.value, error(rest, "/v1/x")[0]) == ("request.rest-path", 400)

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line.options import ServerOptions, parse
-from sealserve.serving.file_list import FileChangedError, FileList, FileMissingError
+from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle import versions
 from sealserve.serving.lifecycle.loading import Loader, LoadFailedError
 from sealserve.serving.lifecycle.warmup import REQUESTS, WarmupError
@@ -88,7 +90,7 @@ def test_a_listed_model_loads(copy: Path, tmp_path: Path) -> None:
 def test_a_model_that_is_not_the_listed_one_does_not_load(copy: Path, tmp_path: Path) -> None:
     files = listing(tmp_path)
     (copy / "3/variables/variables.index").unlink()
-    with pytest.raises(FileMissingError, match=r"several/3/variables/variables.index is in the file list"):
+    with raises(ServingCode.SERVABLE_FILE_MISSING, match=r"several/3/variables/variables.index is in the file list"):
         load(options(copy), files)
 
 
@@ -96,7 +98,7 @@ def test_a_hidden_newest_version_does_not_bring_back_an_older_one(copy: Path, tm
     shutil.copytree(copy / "3", copy / "4")
     files = listing(tmp_path)
     shutil.rmtree(copy / "4")
-    with pytest.raises(FileMissingError, match="several/4/"):
+    with raises(ServingCode.SERVABLE_FILE_MISSING, match="several/4/"):
         load(options(copy), files)
 
 
@@ -104,7 +106,7 @@ def test_a_changed_model_does_not_reach_tensorflow(copy: Path, tmp_path: Path) -
     files = listing(tmp_path)
     with (copy / "3/saved_model.pb").open("r+b") as stream:
         stream.write(b"\xff")
-    with pytest.raises(FileChangedError, match=r"several/3/saved_model.pb has the SHA-256"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"several/3/saved_model.pb has the SHA-256"):
         load(options(copy), files)
 
 

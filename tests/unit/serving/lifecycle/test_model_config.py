@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from tests.harness.errors import raises
 
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.command_line import config_files
-from sealserve.serving.command_line.config_files import ConfigFileMissingError, ConfigFileSyntaxError
-from sealserve.serving.file_list import FileList, FileUnlistedError
+from sealserve.serving.command_line.config_files import ConfigFileSyntaxError
+from sealserve.serving.file_list import FileList
 from sealserve.serving.lifecycle.model_config import ModelConfigError, check, single
 from sealserve.serving.runtime.protos import ModelServerConfig
 
@@ -96,9 +98,9 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None
 
 
 def test_a_file_that_is_missing_or_not_listed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFileMissingError, match="cannot be read: No such file") as caught:
+    with raises(ServingCode.CONFIG_FILE_MISSING, match="cannot be read: No such file") as caught:
         config_files.read(tmp_path / "nothing", ModelServerConfig)
     assert caught.value.code == "config-file.missing"
     (tmp_path / "models.config").write_text("")
-    with pytest.raises(FileUnlistedError):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED):
         config_files.read(tmp_path / "models.config", ModelServerConfig, FileList(folder=tmp_path, rows={}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
+from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 
 from sealserve.serving.base_path import BasePathSchemeError
@@ -17,9 +18,9 @@ from sealserve.serving.lifecycle.loading import LoadFailedError
 from sealserve.serving.lifecycle.model_config import ModelConfigError, ModelLabelError
 from sealserve.serving.lifecycle.models import Models, NotAvailableError
 from sealserve.serving.lifecycle.versions import BasePathMissingError, NoVersionError
-from sealserve.serving.request_errors import Status
+from sealserve.serving.request_errors import RequestCode, Status
 from sealserve.serving.runtime.protos import ModelServerConfig, ModelSpec
-from sealserve.serving.servables import Servable, ServableNotFoundError, Servables, State
+from sealserve.serving.servables import Servable, Servables, State
 
 pytestmark = pytest.mark.tensorflow
 
@@ -129,7 +130,7 @@ def test_a_reload_adds_models_and_takes_others_away(start: Running, model: Path,
     models.reload(config(f'name: "n" base_path: "{tmp_path}/n"'))
     assert start.version("n") == 7
     models._manager.wait(lambda: start.states() == {1: State.END})
-    with pytest.raises(ServableNotFoundError):
+    with raises(RequestCode.SERVABLE_NOT_FOUND):
         start.version()
     models.reload(ModelServerConfig())
     assert models.names == ("n",)

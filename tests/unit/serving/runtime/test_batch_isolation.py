@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
 from sealserve.serving.command_line.batching_options import BatchingOptions
-from sealserve.serving.request_errors import DeadlineExceededError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.runtime import batch_rows
-from sealserve.serving.runtime.batch_rows import BatchOutputError
-from sealserve.serving.runtime.batching import BatchingSession, BatchQueueFullError, BatchScheduler, _Task
+from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler, _Task
 from sealserve.serving.runtime.libtensorflow import Endpoint, TensorFlowError, library
 from sealserve.serving.runtime.protos import DataType
 from sealserve.serving.runtime.session import DeclaredShape, Session
@@ -172,7 +172,7 @@ def ask(model: Session, scheduler: BatchScheduler) -> Ask:
 )
 def test_parts_that_do_not_fit_together_are_an_error(ask: Ask, signature: str, values: Any) -> None:
     asked = ask(signature, max_batch_size=2000, max_execution_batch_size=1)
-    with pytest.raises(BatchOutputError) as caught:
+    with raises(RequestCode.BATCH_OUTPUT) as caught:
         asked.split(values)
     assert (caught.value.code, caught.value.status) == ("request.batch-output", Status.FAILED_PRECONDITION)
     assert caught.value.message.startswith(
@@ -191,7 +191,7 @@ def test_parts_that_fit_together_are_joined(ask: Ask, signature: str, values: An
 
 def test_no_part_runs_for_a_request_that_ended(ask: Ask, scheduler: BatchScheduler) -> None:
     asked = ask("row_wise", max_batch_size=100, max_execution_batch_size=1, max_enqueued_batches=1, timeout=3600.0)
-    with pytest.raises(BatchQueueFullError):
+    with raises(RequestCode.BATCH_QUEUE_FULL):
         asked.split([[1.0, 2.0]] * 50)
     with scheduler._changed:
         assert not any(
@@ -242,7 +242,7 @@ def test_an_answer_in_a_batch_is_the_answer_alone(
     for _ in range(2):  # the second batch knows what the first one showed
         requests = data.draw(st.lists(VALUES[signature], min_size=2, max_size=5))
         for values, answer in zip(requests, asked.together(requests), strict=True):
-            if isinstance(answer, BatchOutputError):
+            if isinstance(answer, RequestError) and answer.code == RequestCode.BATCH_OUTPUT:
                 learnt.add(bool(sizes))
             else:
                 assert answer == asked.alone(values)
@@ -261,7 +261,9 @@ def test_an_answer_that_was_split_is_the_answer_alone_or_an_error(
     def split(values: Any) -> Any:
         try:
             return asked.split(values)
-        except BatchOutputError:
+        except RequestError as error:
+            if error.code != RequestCode.BATCH_OUTPUT:
+                raise
             return None
 
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -344,7 +346,7 @@ def test_a_request_does_not_wait_for_a_batch_that_has_more_time_and_the_model_st
     model, scheduler = Held(), BatchScheduler(threads=1)
     batched = BatchingSession(model, scheduler, BatchingOptions())
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(DeadlineExceededError):
+        with raises(RequestCode.DEADLINE_EXCEEDED):
             batched.run([(Endpoint(1, 0), tensor([1.0]))], [Endpoint(2, 0)], timeout=0.05)
         assert model.entered.wait(60)
         freed = pool.submit(batched.close)  # its users left: but the batch runs on
@@ -370,8 +372,9 @@ def test_a_request_that_fails_in_a_batch_has_no_second_deadline(ask: Ask, monkey
     assert [type(task.result.exception(0)) for task in tasks] == [
         TensorFlowError,
         TensorFlowError,
-        DeadlineExceededError,
+        RequestError,
     ]
+    assert getattr(tasks[2].result.exception(0), "code", None) == RequestCode.DEADLINE_EXCEEDED
     assert [round(limit, -2) for limit in seen] == [200, 100, 200]
 
 

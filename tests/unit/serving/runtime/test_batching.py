@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from tests.harness.errors import raises
 from tests.harness.serialised import predict
 from tests.harness.tiny_model import saved_model
 
@@ -16,17 +17,10 @@ from sealserve.serving.command_line.batching_options import BatchingOptions, Bat
 from sealserve.serving.command_line.parameters_pb2 import BatchingParameters
 from sealserve.serving.lifecycle.models import Models
 from sealserve.serving.metrics import Metrics
-from sealserve.serving.request_errors import DeadlineExceededError, RequestError, Status
-from sealserve.serving.runtime.batch_rows import BatchOutputError
-from sealserve.serving.runtime.batching import (
-    BatchingSession,
-    BatchInputError,
-    BatchQueueFullError,
-    BatchScheduler,
-    _Task,
-)
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
+from sealserve.serving.runtime.batching import BatchingSession, BatchScheduler, _Task
 from sealserve.serving.runtime.libtensorflow import Endpoint, Library, TensorFlowError, library
-from sealserve.serving.runtime.padding import PaddingError, pad_to
+from sealserve.serving.runtime.padding import pad_to
 from sealserve.serving.runtime.protos import DataType, PredictRequest, PredictResponse
 from sealserve.serving.runtime.session import DeclaredShape
 from sealserve.serving.runtime.tensors import Tensor
@@ -181,11 +175,12 @@ def test_a_batch_is_no_larger_than_allowed_and_no_more_wait_than_may(world: Make
     batched = world(max_batch_size=2, max_enqueued_batches=2)
     answers = batched.held(*[lambda: batched.ask([1.0])] * 5)
     assert answers[:4] == [[2.0]] * 4
-    assert isinstance(answers[4], BatchQueueFullError)
+    assert isinstance(answers[4], RequestError)
+    assert answers[4].code == RequestCode.BATCH_QUEUE_FULL
     assert (answers[4].code, answers[4].status) == ("request.batch-queue-full", Status.UNAVAILABLE)
     assert "currently 2 batches enqueued and max_enqueued_batches is 2" in answers[4].message
     assert batched.model.batches == [[(2,)], [(2,)]]
-    with pytest.raises(BatchInputError, match="Task size 3 is larger than maximum input batch size 2") as caught:
+    with raises(RequestCode.BATCH_INPUT, match="Task size 3 is larger than maximum input batch size 2") as caught:
         batched.ask([1.0, 2.0, 3.0])
     assert caught.value.code == "request.batch-input"
 
@@ -230,7 +225,7 @@ def test_outputs_that_cannot_be_told_apart_are_computed_alone(world: Make) -> No
     batched = world()
     assert batched.held(lambda: batched.ask([1.0], fetch=Z), lambda: batched.ask([2.0], fetch=Z)) == [1.0, 2.0]
     filled = world(max_batch_size=4, allowed_batch_sizes=(4,))
-    with pytest.raises(BatchOutputError, match="Batched output tensor has 0 dimensions") as caught:
+    with raises(RequestCode.BATCH_OUTPUT, match="Batched output tensor has 0 dimensions") as caught:
         filled.ask([1.0], fetch=Z)
     assert (caught.value.code, caught.value.status) == ("request.batch-output", Status.FAILED_PRECONDITION)
 
@@ -240,7 +235,7 @@ def test_a_deadline_counts_while_a_request_waits(world: Make) -> None:
     batched.model.gate.clear()
     first = batched.pool.submit(batched.ask, [0.0])
     assert batched.model.entered.acquire(timeout=60)
-    with pytest.raises(DeadlineExceededError, match="while waiting in batching queue"):
+    with raises(RequestCode.DEADLINE_EXCEEDED, match="while waiting in batching queue"):
         batched.ask([1.0], timeout=0.02)
     assert batched.waiting() == 0
     assert not batched.scheduler._queues
@@ -253,7 +248,8 @@ def test_a_request_that_is_late_when_its_turn_comes_is_not_run(world: Make) -> N
     late = _Task(inputs=[floats([1.0])], rows=1, deadline=time.monotonic() - 1)
     good = _Task(inputs=[floats([2.0])], rows=1, deadline=time.monotonic() + 60)
     batched.session.process([X], [Y], [late, good], "pool")
-    assert isinstance(late.result.exception(0), DeadlineExceededError)
+    assert isinstance(error := late.result.exception(0), RequestError)
+    assert error.code == RequestCode.DEADLINE_EXCEEDED
     assert read(good.result.result(0)[0]) == [3.0]
     assert batched.model.batches == [[(1,)]]
 
@@ -282,7 +278,7 @@ def test_the_latest_deadline_is_the_batchs(world: Make) -> None:
     ],
 )
 def test_inputs_without_rows(world: Make, feeds: list[Any], message: str) -> None:
-    with pytest.raises(BatchInputError) as caught:
+    with raises(RequestCode.BATCH_INPUT) as caught:
         world().session.run([(Endpoint(1, index), floats(value)) for index, value in enumerate(feeds)], [Y])
     assert caught.value.message == message
 
@@ -298,10 +294,10 @@ def test_tensors_are_cut_and_filled(tensorflow: Library) -> None:
     assert (words.rows(1, 3).strings(), words.rows(1, 3).shape) == ([b"\x00" * 40, b""], (2, 1))
     assert pad_to(tensorflow, words, (3, 2)).strings() == [b"a", b"a", b"\x00" * 40, b"a", b"", b"a"]
     assert read(pad_to(tensorflow, floats([[[5.0]]]), (1, 2, 2))) == [[[5.0, 5.0], [5.0, 5.0]]]
-    with pytest.raises(PaddingError, match="Got empty tensor") as caught:
+    with raises(RequestCode.BATCH_PADDING, match="Got empty tensor") as caught:
         pad_to(tensorflow, floats(np.zeros([1, 0])), (1, 2))
     assert caught.value.code == "request.batch-padding"
-    with pytest.raises(PaddingError, match="rank from 1 to 6"):
+    with raises(RequestCode.BATCH_PADDING, match="rank from 1 to 6"):
         pad_to(tensorflow, floats(np.zeros([1] * 7)), (2, *[1] * 6))
 
 

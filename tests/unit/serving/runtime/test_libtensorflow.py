@@ -1,20 +1,22 @@
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.request_errors import Status
-from sealserve.serving.runtime.libtensorflow import Library, LibraryError, TensorFlowError, library
+from sealserve.serving.runtime.libtensorflow import Library, TensorFlowError, library
 
 
 def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     (tmp_path / "lib.so").write_bytes(b"no library")
-    with pytest.raises(LibraryError, match=r"lib.so cannot be used") as caught:
+    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"lib.so cannot be used") as caught:
         Library(str(tmp_path / "lib.so"))
     assert (caught.value.code, caught.value.exit_status) == ("server.tensorflow-library", 4)
 
 
 def test_a_library_of_something_else() -> None:
-    with pytest.raises(LibraryError, match=r"libc.so.6 cannot be used: .*TF_"):
+    with raises(ServingCode.SERVER_TENSORFLOW_LIBRARY, match=r"libc.so.6 cannot be used: .*TF_"):
         Library("libc.so.6")
 
 

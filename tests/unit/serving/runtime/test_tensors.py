@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.harness.errors import raises
 
-from sealserve.serving.request_errors import Status
-from sealserve.serving.runtime.data_types import TensorTypeError, element_size, is_known, type_name, value_type
+from sealserve.serving.request_errors import RequestCode, Status
+from sealserve.serving.runtime.data_types import element_size, is_known, type_name, value_type
 from sealserve.serving.runtime.libtensorflow import Library, library
 from sealserve.serving.runtime.protos import DataType, TensorProto
-from sealserve.serving.runtime.tensors import Tensor, TensorSizeError
+from sealserve.serving.runtime.tensors import Tensor
 
 pytestmark = pytest.mark.tensorflow
 
@@ -60,7 +61,7 @@ def test_parts_that_do_not_have_the_size_are_refused_before_anything_is_allocate
     shape: tuple[int, ...], parts: Callable[[], list[Any]]
 ) -> None:
     watched: Any = Watched()
-    with pytest.raises(TensorSizeError) as caught:
+    with raises(RequestCode.TENSOR_SIZE) as caught:
         Tensor.from_bytes(watched, FLOAT, shape, parts())
     assert (caught.value.code, caught.value.status) == ("request.tensor-size", Status.INTERNAL)
     assert "takes" in caught.value.message or "cannot have the shape" in caught.value.message
@@ -70,7 +71,7 @@ def test_parts_that_do_not_have_the_size_are_refused_before_anything_is_allocate
 def test_parts_of_another_type_are_refused() -> None:
     integers = Tensor.from_bytes(library(), DataType.Value("DT_INT32"), [1], [b"abcd"])
     for dtype, parts in ((FLOAT, [integers]), (STRING, [b"x" * 24]), (STRING, [words(b"a")]), (FLOAT, [words(b"a")])):
-        with pytest.raises(TensorTypeError) as caught:
+        with raises(RequestCode.TENSOR_TYPE) as caught:
             Tensor.from_bytes(library(), dtype, [1], parts)
         assert caught.value.code == "request.tensor-type"
 
@@ -85,11 +86,11 @@ def test_a_size_that_tensorflow_does_not_have_is_never_read() -> None:
     ):
         tensor = floats(3)
         tensor._library = short
-        with pytest.raises(TensorSizeError, match="takes 12 bytes; it has 11"):
+        with raises(RequestCode.TENSOR_SIZE, match="takes 12 bytes; it has 11"):
             read(tensor)
     strings = words(b"a", b"b")
     strings._library = short
-    with pytest.raises(TensorSizeError, match="takes 48 bytes; it has 11"):
+    with raises(RequestCode.TENSOR_SIZE, match="takes 48 bytes; it has 11"):
         strings.strings()
 
 
@@ -102,9 +103,9 @@ def test_memory_is_read_no_further_than_the_shape_goes() -> None:
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 4), (3, 4), (-3, -1)])
 def test_rows_that_are_not_there(start: int, stop: int) -> None:
     for tensor in (floats(3, 2), words(b"a", b"b", b"c")):
-        with pytest.raises(TensorSizeError, match="has no rows from"):
+        with raises(RequestCode.TENSOR_SIZE, match="has no rows from"):
             tensor.rows(start, stop)
-    with pytest.raises(TensorSizeError, match="has no rows from 0 to 0"):
+    with raises(RequestCode.TENSOR_SIZE, match="has no rows from 0 to 0"):
         floats().rows(0, 0)
 
 
@@ -115,7 +116,7 @@ def test_only_tensors_with_like_rows_are_joined() -> None:
         [floats(), floats()],
         [floats(1), words(b"a")],
     ):
-        with pytest.raises(TensorSizeError, match="cannot be joined"):
+        with raises(RequestCode.TENSOR_SIZE, match="cannot be joined"):
             Tensor.joined(library(), tensors)
     assert Tensor.joined(library(), [floats(2, 2), floats(1, 2), floats(0, 2)]).shape == (3, 2)
     assert Tensor.joined(library(), [words(b"a"), words(), words(b"b" * 40)]).strings() == [b"a", b"b" * 40]
@@ -123,14 +124,14 @@ def test_only_tensors_with_like_rows_are_joined() -> None:
 
 def test_there_are_as_many_strings_as_elements() -> None:
     for shape, values in (([2], [b"a"]), ([1], [b"a", b"b"]), ([], []), ([-1, -1], [b"a"])):
-        with pytest.raises(TensorSizeError):
+        with raises(RequestCode.TENSOR_SIZE):
             Tensor.from_strings(library(), shape, values)
 
 
 def test_addresses_of_strings_are_not_content() -> None:
-    with pytest.raises(TensorTypeError, match="holds addresses"):
+    with raises(RequestCode.TENSOR_TYPE, match="holds addresses"):
         words(b"a").content()
-    with pytest.raises(TensorTypeError, match="has no strings"):
+    with raises(RequestCode.TENSOR_TYPE, match="has no strings"):
         floats(1).strings()
 
 
@@ -192,7 +193,7 @@ def test_names_and_sizes_of_types() -> None:
     assert (value_type(101), value_type(1), value_type(0)) == (1, 1, 0)
     assert not is_known(101)
     assert not is_known(RESOURCE)
-    with pytest.raises(TensorTypeError, match="type resource cannot be sent") as caught:
+    with raises(RequestCode.TENSOR_TYPE, match="type resource cannot be sent") as caught:
         element_size(RESOURCE)
     assert caught.value.status is Status.FAILED_PRECONDITION
 

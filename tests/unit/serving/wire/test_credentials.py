@@ -6,17 +6,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import CertificateExpiredError
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.ssl_config import SslConfig
-from sealserve.serving.file_list import FileChangedError, FileList, FileUnlistedError
-from sealserve.serving.wire.credentials import (
-    FollowedSettings,
-    TlsSettingsMissingError,
-    read_tls_settings,
-    server_credentials,
-)
+from sealserve.serving.codes import ServingCode
+from sealserve.serving.file_list import FileList
+from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings, server_credentials
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SERVICE = "grpc.tf-serving.service.com"
@@ -54,7 +51,7 @@ def test_a_listed_file_must_be_the_listed_one(path: Path, settings: SslConfig) -
     files = listing(path)
     assert read_tls_settings(path, files, now=NOW) == settings
     path.write_bytes(path.read_bytes().replace(b"client_verify: true", b"client_verify: fals"))
-    with pytest.raises(FileChangedError, match=r"ssl.cfg has the SHA-256"):
+    with raises(ServingCode.SERVABLE_FILE_CHANGED, match=r"ssl.cfg has the SHA-256"):
         read_tls_settings(path, files, now=NOW)
 
 
@@ -62,7 +59,7 @@ def test_a_file_beside_the_list_must_be_listed(path: Path, tmp_path: Path) -> No
     files = listing(path)
     other = tmp_path / "other.cfg"
     other.write_bytes(path.read_bytes())
-    with pytest.raises(FileUnlistedError, match=r"other.cfg is there"):
+    with raises(ServingCode.SERVABLE_FILE_UNLISTED, match=r"other.cfg is there"):
         read_tls_settings(other, files, now=NOW)
 
 
@@ -73,13 +70,13 @@ def test_a_file_elsewhere_is_not_the_lists_business(path: Path, tmp_path_factory
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(TlsSettingsMissingError, match=r"ssl.cfg cannot be read: No such file") as caught:
+    with raises(ServingCode.SERVER_TLS_SETTINGS_MISSING, match=r"ssl.cfg cannot be read: No such file") as caught:
         read_tls_settings(tmp_path / "ssl.cfg", None, now=NOW)
     assert (caught.value.code, caught.value.exit_status) == ("server.tls-settings-missing", 2)
 
 
 def test_an_expired_certificate(path: Path) -> None:
-    with pytest.raises(CertificateExpiredError, match=r"the server's certificate in .* expired"):
+    with raises(PkiCode.CERTIFICATE_EXPIRED, match=r"the server's certificate in .* expired"):
         read_tls_settings(path, None, now=NOW + timedelta(days=5000))
 
 

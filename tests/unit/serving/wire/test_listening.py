@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.harness.served import make_settings
 
-from sealserve.errors import SealserveError
+from sealserve.errors import PortTakenError, SealserveError
 from sealserve.serving.wire import listening
-from sealserve.serving.wire.listening import AddressError, PortTakenError, choose_address, choose_socket, refused
+from sealserve.serving.wire.listening import AddressError, choose_address, choose_socket, refused
 from sealserve.serving.wire.transport import Transport
 
 
@@ -49,7 +49,7 @@ def test_a_taken_port() -> None:
         port = other.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: another program does") as caught:
             choose_address("127.0.0.1", port)
-    assert (caught.value.code, caught.value.exit_status) == ("server.port-taken", 4)
+    assert (caught.value.code, caught.value.exit_status) == ("port.taken", 4)
     assert "port" in str(listening.taken("x"))
 
 
@@ -117,7 +117,7 @@ def test_an_address_that_grpc_rejects_is_taken_only_where_something_listens() ->
         port = other.getsockname()[1]
         error: SealserveError = refused(f"127.0.0.1:{port}")
         assert (error.code, error.message) == (
-            "server.port-taken",
+            "port.taken",
             f"Cannot listen on 127.0.0.1:{port}: another program does.",
         )
     error = refused("127.0.0.1:0")

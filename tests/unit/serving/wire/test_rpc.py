@@ -6,19 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.harness.errors import raises
 from tests.harness.served import LONG, Served, served
 
-from sealserve.serving.request_errors import RequestError, Status
+from sealserve.serving.request_errors import RequestCode, RequestError, Status
 from sealserve.serving.wire.lanes import Lane
-from sealserve.serving.wire.rpc import (
-    INSTANCE,
-    TRAILER,
-    Method,
-    NotImplementedMethodError,
-    Route,
-    handlers,
-    refusal,
-)
+from sealserve.serving.wire.rpc import INSTANCE, TRAILER, Method, Route, handlers, refusal
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -146,6 +139,6 @@ def test_a_request_that_waits_leaves_the_queue_when_nobody_waits_for_it(passing:
 def test_a_refusal_gives_its_reason() -> None:
     with serving(refusal("use Predict")) as there:
         assert refused(there) == (grpc.StatusCode.UNIMPLEMENTED, "use Predict")
-    with pytest.raises(NotImplementedMethodError, match="use Predict") as caught:
+    with raises(RequestCode.UNIMPLEMENTED, match="use Predict") as caught:
         refusal("use Predict")(b"", None)
     assert caught.value.code == "request.unimplemented"

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.harness.certificates import Signer, key_text, make_key, text
+from tests.harness.errors import raises
 
-from sealserve.pki.certificate import KeyUnreadableError
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.secret import SecretBytes
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.wire import peers, tls_libraries
 from sealserve.serving.wire.peers import fault_of, fault_of_properties
-from sealserve.serving.wire.tls_libraries import AuthorityUnusableError, check_both, openssl_context
+from sealserve.serving.wire.tls_libraries import check_both, openssl_context
 
 ROOT, KEY = Signer.make("root"), make_key("P-256")
 
@@ -62,14 +64,14 @@ def test_a_key_that_only_boringssl_rejects_is_rejected_by_name() -> None:
     ).private_key()
     odd = SslConfig(server_key=SecretBytes(key_text(key)), server_cert=text(ROOT.leaf(key)))
     openssl_context(odd)
-    with pytest.raises(KeyUnreadableError, match=r"chain of x cannot be used for TLS: rejected by BoringSSL"):
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match=r"chain of x cannot be used for TLS: rejected by BoringSSL"):
         check_both(odd, source="x")
 
 
 def test_a_custom_ca_that_boringssl_rejects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls_libraries, "_can_serve", lambda _settings, custom_ca: custom_ca is None)
-    with pytest.raises(
-        AuthorityUnusableError, match="custom_ca of x cannot be used for TLS: rejected by Boring"
+    with raises(
+        ServingCode.SERVER_CLIENT_AUTHORITY, match="custom_ca of x cannot be used for TLS: rejected by Boring"
     ) as caught:
         check_both(settings(text(ROOT.certificate())), source="x")
     assert (caught.value.code, caught.value.exit_status) == ("server.client-authority", 2)

@@ -15,13 +15,15 @@ from typing import Any
 import grpc
 import pytest
 from tests.harness import http2
+from tests.harness.errors import raises
 from tests.harness.served import LONG, Served, make_settings, served
 
+from sealserve.serving.codes import ServingCode
 from sealserve.serving.request_errors import Status
 from sealserve.serving.wire import senders, transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.completion_queue import QueueTransport
-from sealserve.serving.wire.public_server import PublicTransport, ThreadsError
+from sealserve.serving.wire.public_server import PublicTransport
 from sealserve.serving.wire.transport import KEEPALIVE, Call
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -474,7 +476,9 @@ def test_a_system_that_allows_too_few_threads_stops_the_start(monkeypatch: pytes
     server = PublicTransport(make_settings({PATH: echo}, calls=10))
     server.listen("127.0.0.1:0")
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(ThreadsError, match=r"cannot start its threads: expected 18, got 3: can't start new thread"):
+    with raises(
+        ServingCode.SERVER_THREADS, match=r"cannot start its threads: expected 18, got 3: can't start new thread"
+    ):
         server.start()
     monkeypatch.undo()
     assert server.stop(0)

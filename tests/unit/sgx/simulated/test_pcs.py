@@ -7,15 +7,16 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
+from tests.harness.errors import raises
 
 from sealserve.attestation.claims import TcbStatus
 from sealserve.sgx.appraisal import verify_quote
-from sealserve.sgx.collateral import CollateralSignerError
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import PckCa, PckChain
 from sealserve.sgx.pcs import PcsClient
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
-from sealserve.sgx.simulated.pcs import PcsPortTakenError, PcsServer
+from sealserve.sgx.simulated.pcs import PcsServer
 from sealserve.sgx.simulated.platform import SimulatedPlatform
 from sealserve.sgx.simulated.quoting import quote
 from sealserve.sgx.simulated.vendor import Vendor
@@ -107,12 +108,14 @@ def test_a_hostile_service_with_a_stolen_key(
     with hostile, PcsClient(hostile.url, clock=lambda: now) as client:
         collateral = client.collateral_for(pck_of(raw))
     assert {level["tcbStatus"] for level in json.loads(collateral.tcb_info)["tcbLevels"]} == {"UpToDate"}
-    with pytest.raises(CollateralSignerError, match="TCB info: expected the signer 'SGX TCB Signing") as caught:
+    with raises(
+        SgxCode.COLLATERAL_SIGNER_NOT_TCB_SIGNING, match="TCB info: expected the signer 'SGX TCB Signing"
+    ) as caught:
         verify_quote(raw, collateral, anchor=vendor.anchor, now=now)
     assert caught.value.code == "collateral.signer-not-tcb-signing"
 
 
 def test_a_port_that_is_taken(server: PcsServer, vendor: Vendor) -> None:
-    with pytest.raises(PcsPortTakenError, match=f"cannot listen at 127.0.0.1:{server.port}") as caught:
+    with raises(SgxCode.PCS_PORT_TAKEN, match=f"cannot listen at 127.0.0.1:{server.port}") as caught:
         PcsServer(vendor, port=server.port)
     assert caught.value.code == "pcs.port-taken"

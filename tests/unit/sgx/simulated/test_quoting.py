@@ -10,18 +10,15 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.errors import UnavailableError
 from sealserve.sgx.appraisal import verify_quote
+from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.quote import Quote
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.simulated.platform import SimulatedPlatform
-from sealserve.sgx.simulated.quoting import (
-    QuotingRefusedError,
-    QuotingServer,
-    QuotingSocketTakenError,
-    QuotingUnavailableError,
-    request_quote,
-)
+from sealserve.sgx.simulated.quoting import QuotingServer, request_quote
 from sealserve.sgx.simulated.vendor import Vendor
 
 
@@ -113,7 +110,9 @@ def test_peers_beyond_what_can_be_served_are_turned_away(
             try:
                 assert request_quote(path, report)
                 break
-            except QuotingUnavailableError:
+            except UnavailableError as error:
+                if error.code != SgxCode.QUOTING_UNAVAILABLE:
+                    raise
                 threading.Event().wait(0.01)
         else:
             pytest.fail("the place was not given back")
@@ -135,13 +134,13 @@ def test_a_report_that_says_the_unknown_is_refused(path: Path, report: EnclaveRe
         isv_svn=1,
         report_data=bytes(64),
     )
-    with pytest.raises(QuotingRefusedError, match="refused: Report: the reserved bytes 20 to 31") as caught:
+    with raises(SgxCode.QUOTING_REFUSED, match="refused: Report: the reserved bytes 20 to 31") as caught:
         request_quote(path, odd)
     assert caught.value.code == "quoting.refused"
 
 
 def test_nobody_there(path: Path, report: EnclaveReport) -> None:
-    with pytest.raises(QuotingUnavailableError, match="no quote from there") as caught:
+    with raises(SgxCode.QUOTING_UNAVAILABLE, match="no quote from there") as caught:
         request_quote(path, report)
     assert caught.value.code == "quoting.unavailable"
 
@@ -161,7 +160,7 @@ def test_someone_else_there(path: Path, report: EnclaveReport) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(QuotingUnavailableError, match="1048576 were announced"):
+        with raises(SgxCode.QUOTING_UNAVAILABLE, match="1048576 were announced"):
             request_quote(path, report)
         thread.join()
 
@@ -188,7 +187,7 @@ def test_a_socket_that_a_dead_process_left_is_replaced(
 
 @pytest.mark.usefixtures("server")
 def test_a_live_server_is_not_replaced(platform: SimulatedPlatform, path: Path, report: EnclaveReport) -> None:
-    with pytest.raises(QuotingSocketTakenError, match="answers there already") as caught:
+    with raises(SgxCode.QUOTING_SOCKET_TAKEN, match="answers there already") as caught:
         QuotingServer(platform, path)
     assert caught.value.code == "quoting.socket-taken"
     assert request_quote(path, report)
@@ -196,7 +195,7 @@ def test_a_live_server_is_not_replaced(platform: SimulatedPlatform, path: Path, 
 
 def test_a_file_is_not_replaced(platform: SimulatedPlatform, path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(QuotingSocketTakenError, match="expected a socket or nothing"):
+    with raises(SgxCode.QUOTING_SOCKET_TAKEN, match="expected a socket or nothing"):
         QuotingServer(platform, path)
     assert path.read_text() == "precious"
 
@@ -204,7 +203,7 @@ def test_a_file_is_not_replaced(platform: SimulatedPlatform, path: Path) -> None
 def test_a_socket_of_another_kind_is_not_replaced(platform: SimulatedPlatform, path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(os.fspath(path))
-        with pytest.raises(QuotingSocketTakenError, match="cannot tell whether a server is there"):
+        with raises(SgxCode.QUOTING_SOCKET_TAKEN, match="cannot tell whether a server is there"):
             QuotingServer(platform, path)
     assert path.is_socket()
 
@@ -215,7 +214,7 @@ def test_a_fault_of_its_own_ends_one_request_only(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("sealserve.sgx.simulated.quoting.quote", None)
-        with pytest.raises(QuotingUnavailableError, match="the other side closed"):
+        with raises(SgxCode.QUOTING_UNAVAILABLE, match="the other side closed"):
             request_quote(path, report)
     assert "a request failed" in caplog.text
     assert request_quote(path, report)
@@ -230,13 +229,13 @@ def test_a_thread_that_cannot_start_ends_one_request_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(QuotingUnavailableError, match="no quote"):
+        with raises(SgxCode.QUOTING_UNAVAILABLE, match="no quote"):
             request_quote(path, report)
     assert request_quote(path, report)
 
 
 def test_a_folder_that_is_not_there(platform: SimulatedPlatform, tmp_path: Path) -> None:
-    with pytest.raises(QuotingSocketTakenError, match="cannot listen there"):
+    with raises(SgxCode.QUOTING_SOCKET_TAKEN, match="cannot listen there"):
         QuotingServer(platform, tmp_path / "missing" / "quoting.sock")
 
 
