@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.harness.serialised import predict
 from tests.unit.serving.conftest import load, server_options
 
-from sealserve.serving.api.predict import predict
 from sealserve.serving.request_errors import RequestError
 from sealserve.serving.runtime.protos import PredictRequest, PredictResponse
 from sealserve.serving.servables import Servables

@@ -217,6 +217,8 @@ SENDING = 64
 HELD = 8
 SLACK = 180_000_000
 """Bytes: what threads, connections, TensorFlow's arenas and the allocator's fragments take beside the messages."""
+SLACK_OF_THREADS = 250_000_000
+"""Bytes more for the transport on the public API: gRPC reads the messages of calls that wait for one of its threads."""
 
 
 def _peak(server: Process) -> int:
@@ -300,7 +302,10 @@ def _recover(works: Callable[[], bool]) -> None:
 
 
 @both_transports
-def test_a_flood_takes_bounded_memory_and_the_server_lives(start: Start, model: Path) -> None:
+def test_a_flood_takes_bounded_memory_and_the_server_lives(
+    start: Start, model: Path, request: pytest.FixtureRequest
+) -> None:
+    slack = SLACK + SLACK_OF_THREADS * ("public" in request.node.name)
     rest = free_port()
     server = start(
         f"--model_base_path={model}",
@@ -332,7 +337,7 @@ def test_a_flood_takes_bounded_memory_and_the_server_lives(start: Start, model: 
                 flood(stack, target)
                 assert server.process.poll() is None
                 grown = _peak(server) - before
-                assert grown < (SENDING + HELD) * LARGEST + SLACK, (flood.__name__, grown)
+                assert grown < (SENDING + HELD) * LARGEST + slack, (flood.__name__, grown)
             _recover(lambda: half_plus_two(honest, 2.0) == [3.0])
             _recover(lambda: json.loads(get(url, {"inputs": [2.0]})) == {"outputs": [3.0]})
     server.signal()

@@ -29,7 +29,8 @@ def test_common_operations_were_tried_and_guarded_ones_are_among_them() -> None:
         " FusedBatchNormV3 BatchMatMulV2 Softmax TensorListStack TensorListGetItem Pad ResizeBilinear LookupTableFindV2"
     )
     assert set(common.split()) <= TRIED
-    assert GUARDED - {"RandomPoisson", "RandomPoissonV2"} <= TRIED  # a trial of these would not end
+    without_trial = {"RandomPoisson", "RandomPoissonV2", "HistogramFixedWidth"}  # some of their values end or hang it
+    assert GUARDED - without_trial <= TRIED
     assert UNTRIED not in TRIED
 
 
