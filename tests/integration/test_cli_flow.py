@@ -1,17 +1,23 @@
 """Deployments on this machine, from `up` to `down`, each with a tiny model and real parts."""
 
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.harness.running import Running, deployment
 
+from sealserve import deployment as deployments
 from sealserve.broker import admin
+from sealserve.cli.access import access
+from sealserve.cli.connection import channels
+from sealserve.client.channel import ServiceChannel
+from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.cluster.processes import wait_until
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.owner.certificates import BROKER_CERTIFICATE, BROKER_KEY
@@ -85,19 +91,39 @@ def test_from_up_to_down(here: Running) -> None:
     assert here.error("scale", "2")["code"] == "target.not-up"
 
 
+def instances(reports: Sequence[LoadReport]) -> set[str]:
+    """Return the processes that answered."""
+    return {instance for report in reports for instance in report.instances}
+
+
 def test_a_replica_leaves_without_a_failed_request(capsys: pytest.CaptureFixture[str]) -> None:
     """Connections are kept, as most clients do: the replica that leaves lets them end by their age first."""
     with deployment(capsys, server={"max_connection_age_seconds": 2}) as here:
         here.up()
-        with ThreadPoolExecutor(1) as pool:
-            load = pool.submit(here.process, "bench", "--seconds", "12", "--connections", "6", "-c", "24", "--json")
-            time.sleep(4)  # well under load
-            here.json("scale", "1")
-            assert not load.done()
-            report = load.result()
-        assert report.status == 0, report
-        assert report.json["errors"] == {}
-        assert len(report.json["instances"]) == 2
+        workspace = here.site.workspace
+        reach = access(workspace, deployments.read(workspace.deployment_file))
+        reports: list[LoadReport] = []
+        enough = threading.Event()
+
+        def load(channels: Sequence[ServiceChannel]) -> None:
+            request = Request(model="half-plus-two", inputs={"x": np.array([1, 2, 5], np.float32)})
+            while not enough.is_set():
+                reports.append(run_load(channels, lambda _: request, requests=200, concurrency=24))
+
+        with channels(reach, 6, timeout=60) as kept, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(load, kept)
+            try:
+                # Both replicas answer, then one of them leaves, then the other answers for a while.
+                assert wait_until(lambda: running.done() or len(instances(reports)) == 2, seconds=60)
+                here.json("scale", "1")
+                before = len(reports)
+                assert wait_until(lambda: running.done() or len(reports) > before + 3, seconds=60)
+            finally:
+                enough.set()
+            running.result()
+        assert [report.errors for report in reports if report.errors] == []
+        assert len(instances(reports)) == 2
+        assert len(instances(reports[-1:])) == 1
 
 
 def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
