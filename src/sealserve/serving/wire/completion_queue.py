@@ -302,6 +302,8 @@ class QueueTransport:
         call.watch()
         if self.senders.enter(call):
             call.receive()
+        elif call.cancelled and self.senders.withdraw(call):  # another thread noticed its end before it waited
+            call.refuse(Status.CANCELLED, "")
 
     def _shut_down(self, _event: Any) -> None:
         self._server_ended = True
