@@ -69,9 +69,7 @@ def nginx(
 @app.command()
 def kubernetes(
     place: Place,
-    release: Annotated[
-        str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
-    ] = None,
+    release: options.Release = None,
     host: Annotated[
         bool, typer.Option("--host", help="Look among the releases of the host, not of the owner.")
     ] = False,
@@ -137,9 +135,7 @@ def monitoring(
 @app.command()
 def docker(
     place: Place,
-    release: Annotated[
-        str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
-    ] = None,
+    release: options.Release = None,
     replicas: Annotated[
         int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,

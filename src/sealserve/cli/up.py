@@ -34,9 +34,7 @@ def up(
     replicas: Annotated[
         int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
     ] = None,
-    release: Annotated[
-        str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
-    ] = None,
+    release: options.Release = None,
     role: Annotated[
         Machines,
         typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),

@@ -17,10 +17,6 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.owner_services import (
-    BROKER,
-    PCS,
-    PLATFORM,
-    REPLICA,
     OwnerServices,
     own_command,
     process_status,
@@ -31,7 +27,13 @@ from sealserve.cluster.owner_services import (
 )
 from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
+    BROKER,
     DRAIN_SECONDS,
+    NGINX,
+    PCS,
+    PLATFORM,
+    REPLICA,
+    REPLICA_SECONDS,
     LogLine,
     PartStatus,
     Scaled,
@@ -51,10 +53,8 @@ from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
-NGINX: Final = "nginx"
 ATTEMPTS: Final = 10
 """Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
-REPLICA_SECONDS: Final = 300  # importing TensorFlow on a busy machine takes its time
 
 
 class LocalTarget:

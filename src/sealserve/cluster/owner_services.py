@@ -12,15 +12,11 @@ from urllib.parse import urlsplit
 
 from sealserve.cluster import ports
 from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
-from sealserve.cluster.target import DRAIN_SECONDS, PartStatus, State, Tell, quietly
+from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, State, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.pcs_address import pcs_url
 from sealserve.workspace import Workspace
 
-BROKER: Final = "broker"
-PLATFORM: Final = "platform"
-PCS: Final = "pcs"
-REPLICA: Final = "replica-"
 RECORD: Final = "local.json"
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 15

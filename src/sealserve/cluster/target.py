@@ -18,6 +18,16 @@ from sealserve.workspace import Workspace
 DRAIN_SECONDS: Final = 45
 """How long a server that is asked to end may take: longer than it gives the requests that run."""
 
+REPLICA_SECONDS: Final = 300
+"""How long a replica may take to serve: importing TensorFlow, and loading a model, on a busy machine."""
+
+NGINX: Final = "nginx"
+BROKER: Final = "broker"
+PLATFORM: Final = "platform"
+PCS: Final = "pcs"
+REPLICA: Final = "replica-"
+"""The beginning of each replica's role; its number follows."""
+
 Tell: TypeAlias = Callable[[str], None]
 """Called with a few words before each thing that is done."""
 

@@ -9,7 +9,7 @@ from sealserve.broker.metrics import Fetched
 from sealserve.deployment import Deployment
 from sealserve.owner.simulation import trusted_root
 from sealserve.pcs_address import pcs_url
-from sealserve.sgx.pcs import INTEL_PCS, PcsClient
+from sealserve.sgx.pcs import API, INTEL_PCS, PcsClient
 from sealserve.sgx.trust_anchor import TrustAnchor
 from sealserve.sgx.verifier import SgxVerifier, TrustedVendor
 from sealserve.terms import PlatformKind
@@ -38,7 +38,7 @@ def open_verifier(workspace: Workspace, deployment: Deployment) -> Iterator[tupl
 
 def _documents(clients: Mapping[PlatformKind, PcsClient]) -> Documents:
     return {
-        (platform.value, url.rpartition("/certification/v4/")[2]): Fetched(*times)
+        (platform.value, url.rpartition(f"{API}/")[2]): Fetched(*times)
         for platform, client in clients.items()
         for url, times in client.kept().items()
     }

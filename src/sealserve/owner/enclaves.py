@@ -36,6 +36,7 @@ from sealserve.pki.ssl_config import parse as parse_ssl_config
 from sealserve.sealing.codec import unseal_bytes
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.sealing.release_index import ENCLAVE_FOLDER, INDEX_FILE, MODELS_FOLDER, parse_index
+from sealserve.serving_flags import argument
 from sealserve.sgx.signing_key import load_signing_key
 from sealserve.sgx.sigstruct import Sigstruct
 from sealserve.tcp_ports import LARGEST_PORT
@@ -154,18 +155,18 @@ def _own_modules() -> tuple[MeasuredFile, ...]:
 
 def _config_flags(deployment: Deployment, files: Collection[str], *, port: int) -> Iterator[str]:
     """Yield the flags for the model server's configuration files, which the release holds."""
-    yield f"--model_config_file={PRIVATE_ROOT}/{MODEL_CONFIG}"
+    yield argument("model_config_file", f"{PRIVATE_ROOT}/{MODEL_CONFIG}")
     if any(model.labels for model in deployment.models):
-        yield "--allow_version_labels_for_unavailable_models=true"  # at the start no version is available yet
+        yield argument("allow_version_labels_for_unavailable_models", True)  # at the start no version is available yet
     if BATCHING_PARAMETERS in files:
-        yield "--enable_batching=true"
-        yield f"--batching_parameters_file={PRIVATE_ROOT}/{BATCHING_PARAMETERS}"
+        yield argument("enable_batching", True)
+        yield argument("batching_parameters_file", f"{PRIVATE_ROOT}/{BATCHING_PARAMETERS}")
     if SESSION_CONFIG in files:
-        yield f"--tensorflow_session_config_file={PRIVATE_ROOT}/{SESSION_CONFIG}"
+        yield argument("tensorflow_session_config_file", f"{PRIVATE_ROOT}/{SESSION_CONFIG}")
     if MONITORING_CONFIG in files:
-        yield f"--monitoring_config_file={PRIVATE_ROOT}/{MONITORING_CONFIG}"
+        yield argument("monitoring_config_file", f"{PRIVATE_ROOT}/{MONITORING_CONFIG}")
         if deployment.server.kind is ServerKind.EMBEDDED:  # TensorFlow Serving's binary has it on its REST port only
-            yield f"--monitoring_port={monitoring_port(port)}"
+            yield argument("monitoring_port", monitoring_port(port))
 
 
 def monitoring_port(port: int) -> int:

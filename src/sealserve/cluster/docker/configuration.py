@@ -11,10 +11,10 @@ from sealserve.atomic_file import write_file
 from sealserve.cluster.container_layout import RUN_FOLDER
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
-from sealserve.cluster.docker.plan import BROKER, NGINX, PCS, RELAY, Plan
+from sealserve.cluster.docker.plan import RELAY, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.cluster.docker.served import Served
-from sealserve.cluster.target import drain_seconds
+from sealserve.cluster.target import BROKER, NGINX, PCS, drain_seconds
 from sealserve.deployment import Deployment
 from sealserve.held_tree import held
 from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render, render_relay

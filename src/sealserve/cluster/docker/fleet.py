@@ -11,8 +11,8 @@ from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.parts import Attachment, Container, Network
-from sealserve.cluster.docker.plan import NGINX, REPLICA
 from sealserve.cluster.processes import wait_until
+from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
 from sealserve.ingress.nginx import DRAINING_TITLE, WORKER_TITLE

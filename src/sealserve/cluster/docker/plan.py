@@ -38,7 +38,7 @@ from sealserve.cluster.docker.parts import (
 )
 from sealserve.cluster.docker.served import Served
 from sealserve.cluster.replica import Content, describe_replica
-from sealserve.cluster.target import DRAIN_SECONDS
+from sealserve.cluster.target import BROKER, DRAIN_SECONDS, NGINX, PCS, PLATFORM, REPLICA
 from sealserve.containers.recipes import ImageName, reference
 from sealserve.deployment import Deployment
 from sealserve.deployment.replica_limit import SHARED_NETWORKS
@@ -47,12 +47,7 @@ from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
-NGINX: Final = "nginx"
-BROKER: Final = "broker"
 RELAY: Final = "relay"
-PLATFORM: Final = "platform"
-PCS: Final = "pcs"
-REPLICA: Final = "replica-"
 _TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
 _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
 _NGINX_ADDRESS: Final = 2

@@ -38,7 +38,7 @@ def served_of(bundle: Bundle) -> Served:
             f"The release {bundle.name} has no enclave.",
             hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
         )
-    if is_ip_address(enclave.broker[0]):
+    if _is_address(enclave.broker[0]):
         raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"The enclave connects to the broker at the address {enclave.broker[0]}; in containers the broker has "
             "a name.",
@@ -57,7 +57,7 @@ def served_of(bundle: Bundle) -> Served:
 def for_containers(described: Deployment) -> Deployment:
     """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
     broker = described.broker
-    address = broker.name if is_ip_address(broker.address) or broker.address == "localhost" else broker.address
+    address = broker.name if _is_address(broker.address) or broker.address == "localhost" else broker.address
     return described.model_copy(
         update={
             "broker": broker.model_copy(update={"address": address}),
@@ -66,6 +66,6 @@ def for_containers(described: Deployment) -> Deployment:
     )
 
 
-def is_ip_address(host: str) -> bool:
-    """Return whether ``host`` is an IP address, not a name."""
+def _is_address(host: str) -> bool:
+    """Return whether the C library reads ``host`` as an address: ``1.2`` too, unlike `is_ip_address`."""
     return ":" in host or host.replace(".", "").isdecimal()

@@ -22,18 +22,23 @@ from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.logs import follow_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
-from sealserve.cluster.docker.plan import (
-    BROKER,
-    NGINX,
-    RELAY,
-    REPLICA,
-    Plan,
-    first_links,
-    free_links,
-)
+from sealserve.cluster.docker.plan import RELAY, Plan, first_links, free_links
 from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.launch_log import is_refused
-from sealserve.cluster.target import LogLine, PartStatus, Scaled, State, Tell, drain_seconds, no_log, quietly
+from sealserve.cluster.target import (
+    BROKER,
+    NGINX,
+    REPLICA,
+    REPLICA_SECONDS,
+    LogLine,
+    PartStatus,
+    Scaled,
+    State,
+    Tell,
+    drain_seconds,
+    no_log,
+    quietly,
+)
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
@@ -46,7 +51,6 @@ from sealserve.workspace import Workspace
 FOLDER: Final = "docker"
 COMPOSE_FOLDER: Final = "compose"  # what runs is not to be changed by rendering something else
 START_SECONDS: Final = 60
-REPLICA_SECONDS: Final = 300  # reading and loading a model on a busy machine takes its time
 
 
 class DockerTarget:

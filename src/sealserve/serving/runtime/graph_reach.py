@@ -20,7 +20,6 @@ from sealserve.serving.runtime.graph_walk import (
 )
 
 _SAME_ORDER: Final = frozenset({"PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"})
-_LOOPS: Final = frozenset({"While", "StatelessWhile"})
 _BRANCHES: Final = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 _STORES: Final = (
     *("Queue", "StackPop", "Unstage", "TensorArrayRead", "TensorArrayGather", "TensorArrayConcat"),

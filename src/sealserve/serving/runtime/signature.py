@@ -119,7 +119,10 @@ class Signature:
 
     def _fetched(self, outputs: Sequence[str]) -> tuple[str, ...]:
         """Return the outputs to compute for ``outputs``: those, in one order, or all after many other selections."""
-        selection = tuple(alias for alias in self.outputs if alias in outputs)
+        if len(outputs) == len(self.outputs):
+            return tuple(self.outputs)
+        wanted = set(outputs)
+        selection = tuple(alias for alias in self.outputs if alias in wanted)
         if len(self._selections) < MOST_SELECTIONS:
             self._selections.add(selection)  # threads that add at the same moment exceed the number by a few
         return selection if selection in self._selections else tuple(self.outputs)

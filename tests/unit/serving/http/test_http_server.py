@@ -214,8 +214,9 @@ def test_bodies_and_answers_take_no_more_memory_than_is_allowed() -> None:
             time.sleep(0.001)
         allowance.give_back(5000)
         assert ask(port, path, b" " * 4000)[0] == 200
-        # 504: the malformed chunk came after the head of the request, and the wait for a good one ended.
-        assert ask(port, path, b" " * 4097, Transfer_Encoding="chunked")[0] in {400, 413, 504}
+        # In one piece: aiohttp tells no reader of a malformed chunk that comes after the head.
+        refused = exchange(port, POST + b"Transfer-Encoding: chunked\r\n\r\n" + b" " * 4097)
+        assert int(refused.split()[1]) in {400, 413}
 
     run(scenario, rest=echo, allowance=allowance)
     assert allowance.take(5000)  # everything came back
