@@ -71,6 +71,7 @@ def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None
     runtime = MeasuredFile(path="/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc/libc.so.6", size=1, sha256="d" * 64)
     trusted = (*measure([sys.executable, "/bin/true"]), runtime, *measure(["/usr/lib/x86_64-linux-gnu/libc.so.6"]))
     manifest = make_manifest(make_spec(gramine=GRAMINE, trusted_files=trusted), broker_ca_sha256=CA)
+    folders = ["/bin", "/usr/lib/x86_64-linux-gnu", str(Path(sys.executable).parent)]
 
     assert manifest.loader.entrypoint is not None
     assert manifest.loader.entrypoint.uri == "file:/usr/lib/x86_64-linux-gnu/gramine/libsysdb.so"
@@ -79,9 +80,7 @@ def test_with_gramine_programs_find_its_c_library_first(make_spec: Make) -> None
     assert [(mount.path, mount.uri) for mount in manifest.fs.mounts if isinstance(mount, HostMount)] == [
         ("/broker-ca.pem", "file:enclave/broker-ca.pem"),
         ("/lib", "file:/usr/lib/x86_64-linux-gnu/gramine/runtime/glibc"),
-        ("/bin", "file:/bin"),
-        ("/usr/lib/x86_64-linux-gnu", "file:/usr/lib/x86_64-linux-gnu"),
-        (str(Path(sys.executable).parent), f"file:{Path(sys.executable).parent}"),
+        *((folder, f"file:{folder}") for folder in sorted(folders)),
     ]
     assert runtime.path in {file.path for file in manifest.sgx.trusted_files}
     assert manifest.host_path("/lib/libc.so.6") == runtime.path
