@@ -23,7 +23,7 @@ from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.shipping import plan as make_plan
+from sealserve.cluster.kubernetes.shipping import render_context
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import OwnerServices
 from sealserve.cluster.target import State
@@ -274,7 +274,7 @@ def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
 def test_the_chart_is_linted_and_installed(service: Service, kubectl: Kubectl, tmp_path: Path) -> None:
     site = service.site
     release = min(site.workspace.owner.releases.glob("half*"))
-    rendered = make_plan(site.workspace, site.deployment, read_bundle(release, [ENCLAVE]))
+    rendered = render_context(site.workspace, site.deployment, read_bundle(release, [ENCLAVE]))
     made = [
         item for item in objects(rendered) if item["metadata"]["name"] != "sealserve-front" or item["kind"] != "Service"
     ]

@@ -16,7 +16,7 @@ from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.kubernetes import preconditions, shipping
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
-from sealserve.cluster.kubernetes.plan import Plan
+from sealserve.cluster.kubernetes.render_context import RenderContext
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.deployment import Deployment
 from sealserve.doctor import host_report
@@ -96,7 +96,7 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
         except SealserveError as error:
             return [preconditions.missing("API", error.message, error.hint or "")]
         findings = []
-        for finding in preconditions.examine_cluster(_plan(here, described), client):
+        for finding in preconditions.examine_cluster(_context(here, described), client):
             findings.append(finding)
             tell(f"Looked at the {finding.name}")
     return [
@@ -105,14 +105,14 @@ def _examine_cluster(context: Context, platform: PlatformKind | None, *, product
     ]
 
 
-def _plan(here: Workspace, described: Deployment) -> Plan:
+def _context(here: Workspace, described: Deployment) -> RenderContext:
     """Return what would be deployed: the newest release, if there is one for pods."""
     for folder in (here.owner.releases, here.host.releases):
         with contextlib.suppress(SealserveError, OSError):
             release = releases.newest(folder)
             destination = KubernetesTarget(here, described).destination(release.name, 1)
-            return shipping.plan(here, described, received(here, release, destination))
-    return shipping.provisional_plan(described)
+            return shipping.render_context(here, described, received(here, release, destination))
+    return shipping.provisional_context(described)
 
 
 def _conclude(context: Context, findings: list[Finding], *, presets: bool = False) -> None:

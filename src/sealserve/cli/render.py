@@ -89,16 +89,16 @@ def kubernetes(
         workspace.create()
         Owner.open(workspace).publish_key()
     bundle = received(workspace, folder, KubernetesTarget(workspace, described).destination(folder.name, 1))
-    plan = shipping.plan(workspace, described, bundle, replicas=replicas)
-    made = objects(plan)
+    context = shipping.render_context(workspace, described, bundle, replicas=replicas)
+    made = objects(context)
     if output is None:
-        console.out.print(files.documents(plan, made), end="")
+        console.out.print(files.documents(context, made), end="")
         return
     if form is Form.HELM:
-        written = files.chart(plan, made)
+        written = files.chart(context, made)
         following = f"helm install sealserve {output} --namespace {described.kubernetes.namespace} --create-namespace"
     else:
-        written = files.kustomization(plan, made)
+        written = files.kustomization(context, made)
         following = f"kubectl apply --server-side --kustomize {output}"
     _write(output, written, overwrite=force)
     console.say(f"Wrote {len(written)} files to {output}. Next: `{following}`.")

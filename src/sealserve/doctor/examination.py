@@ -85,7 +85,7 @@ def _enclave_sizes(workspace: Workspace) -> list[int]:
 def _simulated_host(host: HostFacts) -> Iterator[Finding]:
     yield machine_checks.tensorflow(Machine.HOST, "for sealserve-model-server")
     try:
-        way, refused = load_simulator().available_way(PRIVATE_ROOT)
+        method, refused = load_simulator().available_method(PRIVATE_ROOT)
     except SimulatorMissingError as error:
         yield Finding(machine=Machine.HOST, name="simulated platform", verdict=Verdict.MISSING, found=error.message,
                       remedy=error.hint or "")  # fmt: skip
@@ -93,9 +93,9 @@ def _simulated_host(host: HostFacts) -> Iterator[Finding]:
     yield Finding(
         machine=Machine.HOST,
         name="private memory",
-        verdict=Verdict.NOTE if way.note else Verdict.OK,
-        found=f"{way}" + (f" ({refused})" if refused else ""),
-        remedy=f"{way.note}; run as root to keep them out" if way.note else "",
+        verdict=Verdict.NOTE if method.note else Verdict.OK,
+        found=f"{method}" + (f" ({refused})" if refused else ""),
+        remedy=f"{method.note}; run as root to keep them out" if method.note else "",
     )
     lacking = [finding.name for finding in host_checks.checks(host) if finding.verdict is Verdict.MISSING]
     yield Finding(

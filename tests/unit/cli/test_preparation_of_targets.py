@@ -84,8 +84,8 @@ def up_in_docker(target: DockerTarget, bundle: Bundle, replicas: int) -> tuple[s
 
 
 def up_in_a_cluster(target: KubernetesTarget, bundle: Bundle, replicas: int) -> tuple[str, ...]:
-    plan = shipping.plan(target._workspace, target._deployment, bundle, replicas=replicas)
-    assert target._objects(plan, bundle)
+    context = shipping.render_context(target._workspace, target._deployment, bundle, replicas=replicas)
+    assert target._objects(context, bundle)
     return ()
 
 

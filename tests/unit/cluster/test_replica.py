@@ -4,9 +4,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from tests.harness.workspaces import make_site
-from tests.unit.cluster.kubernetes.conftest import make_plan
+from tests.unit.cluster.kubernetes.conftest import make_context
 
-from sealserve.cluster.docker.plan import Plan
+from sealserve.cluster.docker.layout import ContainerLayout
 from sealserve.cluster.docker.served import Served, for_containers
 from sealserve.cluster.kubernetes.replicas import replicas
 from sealserve.cluster.replica import Content, Replica, describe_replica
@@ -25,11 +25,13 @@ def described(deployment: Deployment, *, attempts: int | None = None) -> Replica
 def test_docker_translates_the_whole_description(tmp_path: Path, platform: str) -> None:
     site = make_site(tmp_path / "site", platform=platform)
     deployment = for_containers(site.deployment)
-    plan = Plan(site.workspace, deployment, broker_here=True, user="65532:65532", folder=tmp_path / "docker")
+    layout = ContainerLayout(
+        site.workspace, deployment, broker_here=True, user="65532:65532", folder=tmp_path / "docker"
+    )
     served = Served(
         folder=tmp_path / RELEASE, enclave="server", port=8500, broker=("b", 1), size=SIZE, manifest="m"
     )  # fmt: skip
-    container, replica = plan.replica(0, 0, served), described(deployment)
+    container, replica = layout.replica(0, 0, served), described(deployment)
     assert (container.image, container.command, container.devices) == (replica.image, replica.command, replica.devices)
     mounted = {mount.target: mount.read_only for mount in container.mounts}
     in_memory = {mount.target: mount.size for mount in container.tmpfs}
@@ -43,12 +45,17 @@ def test_docker_translates_the_whole_description(tmp_path: Path, platform: str) 
 
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
 def test_kubernetes_translates_the_whole_description(platform: str) -> None:
-    plan = make_plan("", platform=platform)
-    (made,) = [item for item in replicas(plan) if item["kind"] == "Deployment"]
+    layout = make_context("", platform=platform)
+    (made,) = [item for item in replicas(layout) if item["kind"] == "Deployment"]
     pod = made["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     replica = describe_replica(
-        plan.deployment, release=plan.shipped.name, size=plan.shipped.size, enclave="server", port=8500, attempts=1
+        layout.deployment,
+        release=layout.shipped.name,
+        size=layout.shipped.size,
+        enclave="server",
+        port=8500,
+        attempts=1,
     )
     assert (container["image"], tuple(container["args"])) == (replica.image, replica.command)
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == replica.ports

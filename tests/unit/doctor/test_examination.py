@@ -11,7 +11,7 @@ from sealserve.doctor import host_checks
 from sealserve.doctor.codes import DoctorCode
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.enclave.simulated import private_memory
-from sealserve.enclave.simulated.private_memory import Way
+from sealserve.enclave.simulated.private_memory import PrivateMemoryMethod
 from sealserve.host.facts import HostFacts
 from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_program import NginxProgram
@@ -27,7 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has everything but SGX, whatever this one has."""
     program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
     monkeypatch.setattr(doctor, "find_nginx", lambda: program)
-    monkeypatch.setattr(private_memory, "available_way", lambda _inside: (Way.NAMESPACE, ""))
+    monkeypatch.setattr(private_memory, "available_method", lambda _inside: (PrivateMemoryMethod.NAMESPACE, ""))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
 
 
@@ -66,7 +66,9 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
         raise IngressCode.NGINX_MISSING.error("NGINX is not installed.", hint="apt-get install nginx")
 
     monkeypatch.setattr(doctor, "find_nginx", no_nginx)
-    monkeypatch.setattr(private_memory, "available_way", lambda _inside: (Way.SHARED, "unshare: not permitted"))
+    monkeypatch.setattr(
+        private_memory, "available_method", lambda _inside: (PrivateMemoryMethod.SHARED, "unshare: not permitted")
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     site = make_site(tmp_path, platform="sgx")
     simulated = by_name(examine(EVERY, None, None))

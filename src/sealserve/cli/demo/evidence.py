@@ -68,7 +68,7 @@ class Launches:
         screen.step(
             7,
             "The enclaves open the release, into memory of their own",
-            *self._lines("private-memory", "way"),
+            *self._lines("private-memory", "method"),
             *self._private_memory_notes(),
             *self._lines("mounts", "files", "bytes", "key"),
             seconds=self._seconds("key", "mounts"),
@@ -80,9 +80,9 @@ class Launches:
         )
 
     def _private_memory_notes(self) -> list[str]:
-        way_of = load_simulator().way
-        ways = {way_of(steps["private-memory"].evidence["way"]) for steps in self._steps.values()}
-        return [way.note for way in sorted(ways) if way.note]
+        method_of = load_simulator().private_memory_method
+        methods = {method_of(steps["private-memory"].evidence["method"]) for steps in self._steps.values()}
+        return [method.note for method in sorted(methods) if method.note]
 
     def _lines(self, name: str, *fields: str) -> list[str]:
         return [

@@ -10,8 +10,8 @@ import tomli_w
 from sealserve.atomic_file import write_file
 from sealserve.cluster.container_layout import RUN_FOLDER
 from sealserve.cluster.docker import keystore_files
+from sealserve.cluster.docker.layout import RELAY, ContainerLayout
 from sealserve.cluster.docker.ownership import QUOTING
-from sealserve.cluster.docker.plan import RELAY, Plan
 from sealserve.cluster.docker.seccomp import gramine_direct_profile
 from sealserve.cluster.docker.served import Served
 from sealserve.cluster.target import BROKER, NGINX, PCS, drain_seconds
@@ -27,12 +27,17 @@ _HIDDEN: Final = {"path"}  # where the owner keeps a model is no container's bus
 
 
 def write_configuration(
-    plan: Plan, described: Deployment, served: Served, *, broker: Upstream | None, needs_passphrase: bool = False
+    layout: ContainerLayout,
+    described: Deployment,
+    served: Served,
+    *,
+    broker: Upstream | None,
+    needs_passphrase: bool = False,
 ) -> None:
     """Write everything but NGINX's list of replicas; what is there already is replaced.
 
     Args:
-        plan: Says where.
+        layout: Says where.
         described: The deployment as the containers see it.
         served: What the replicas serve.
         broker: Where the relay finds the broker, or None where the broker is here.
@@ -42,25 +47,25 @@ def write_configuration(
         InputError: `target.unsupported`: The broker's container could not open the keystore.
     """
     if broker is None:
-        keystore_files.check(plan.workspace, described.keystore, user=plan.user, needs_passphrase=needs_passphrase)
+        keystore_files.check(layout.workspace, described.keystore, user=layout.user, needs_passphrase=needs_passphrase)
     for name in (NGINX, QUOTING, *([RELAY] if broker else [])):
-        _make_readable(plan.folder / name)
-    write_file(plan.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
+        _make_readable(layout.folder / name)
+    write_file(layout.folder / DEPLOYMENT_FILE, container_deployment(described).encode())
     if broker is not None:
         text = render_relay(served.broker[1], broker, run_folder=Path(RUN_FOLDER), stream_module=STREAM_MODULE)
-        write_file(plan.folder / RELAY / "nginx.conf", text.encode())
+        write_file(layout.folder / RELAY / "nginx.conf", text.encode())
 
 
-def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]) -> bool:
+def write_front(layout: ContainerLayout, described: Deployment, upstreams: Sequence[Upstream]) -> bool:
     """Write NGINX's configuration; return whether it is another one than before.
 
     Args:
-        plan: Says where.
+        layout: Says where.
         described: The deployment.
         upstreams: The replicas; at least one.
     """
     config = NginxConfig(
-        listen=plan.front_address,
+        listen=layout.front_address,
         port=SERVICE_PORT,
         service_name=described.service.name,
         upstreams=upstreams,
@@ -69,7 +74,7 @@ def write_front(plan: Plan, described: Deployment, upstreams: Sequence[Upstream]
         stream_module=STREAM_MODULE,
         drain_timeout=drain_seconds(described),
     )
-    path, content = plan.folder / NGINX / "nginx.conf", render(config).encode()
+    path, content = layout.folder / NGINX / "nginx.conf", render(config).encode()
     if path.is_file() and path.read_bytes() == content:
         return False
     _make_readable(path.parent)

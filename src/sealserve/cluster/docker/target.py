@@ -19,10 +19,10 @@ from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
+from sealserve.cluster.docker.layout import RELAY, ContainerLayout, first_links, free_links
 from sealserve.cluster.docker.logs import follow_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
-from sealserve.cluster.docker.plan import RELAY, Plan, first_links, free_links
 from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import (
@@ -108,20 +108,20 @@ class DockerTarget:
             SealserveError: What is missing, or was refused.
         """
         # 1. Write the files that the containers read.
-        served, plan = self._plan(bundle)
+        served, layout = self._layout(bundle)
         # 2. Make the networks, and start what replicas attest themselves with.
-        for network in (plan.front, plan.collateral):
+        for network in (layout.front, layout.collateral):
             self._fleet.ensure_network(network)
-        for container in plan.services(served):
+        for container in layout.services(served):
             found = self._fleet.find(container.role)
             if found is None or not self._fleet.fits(found, container):
                 self._tell(f"starting {container.role}")
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
         # 3. Start the replicas, or replace those of another release.
-        self._link_all(plan, served)
+        self._link_all(layout, served)
         before = {replica.release for replica in self._fleet.replicas()}
-        self._roll(plan, served, replicas)
+        self._roll(layout, served, replicas)
         return sorted(before - {bundle.name})
 
     def to_scale(self, replicas: int) -> Scaled | None:
@@ -137,8 +137,8 @@ class DockerTarget:
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
         """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""
         if bundle is not None:
-            served, plan = self._plan(bundle)
-            self._roll(plan, served, replicas)
+            served, layout = self._layout(bundle)
+            self._roll(layout, served, replicas)
 
     def status(self) -> Sequence[PartStatus]:
         """Return the state of every part that was started."""
@@ -162,28 +162,28 @@ class DockerTarget:
         Raises:
             SealserveError: What is missing, or was refused.
         """
-        served, plan = self._plan(bundle, COMPOSE_FOLDER)
-        numbers = first_links(plan, replicas)
-        write_front(plan, self._deployment, [Upstream(plan.upstream(number), served.port) for number in numbers])
-        give(self._workspace, container_user(self._workspace), configuration=plan.folder)
+        served, layout = self._layout(bundle, COMPOSE_FOLDER)
+        numbers = first_links(layout, replicas)
+        write_front(layout, self._deployment, [Upstream(layout.upstream(number), served.port) for number in numbers])
+        give(self._workspace, container_user(self._workspace), configuration=layout.folder)
         services = [
-            _with(container, [plan.keeper_on(number, served) for number in numbers])
-            if container.role == plan.keeper
+            _with(container, [layout.network_owner_on(number, served) for number in numbers])
+            if container.role == layout.network_owner
             else container
-            for container in plan.services(served)
+            for container in layout.services(served)
         ]
-        nginx = _with(plan.nginx(), [plan.nginx_on(number) for number in numbers])
-        servers = [plan.replica(index, number, served) for index, number in enumerate(numbers)]
-        networks = [plan.front, plan.collateral, *(plan.link(number) for number in numbers)]
+        nginx = _with(layout.nginx(), [layout.nginx_on(number) for number in numbers])
+        servers = [layout.replica(index, number, served) for index, number in enumerate(numbers)]
+        networks = [layout.front, layout.collateral, *(layout.link(number) for number in numbers)]
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
 
-    def _plan(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, Plan]:
+    def _layout(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, ContainerLayout]:
         """Return what is served and where each part runs, and write the files that the containers read."""
         folder = self._workspace.host.run / folder_name
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         served = served_of(bundle)
         user = container_user(self._workspace)
-        plan = Plan(
+        layout = ContainerLayout(
             self._workspace,
             self._deployment,
             broker_here=bundle.broker is not None,
@@ -193,14 +193,14 @@ class DockerTarget:
             seccomp=write_seccomp(folder.resolve()) if self._gramine_direct else None,
         )
         write_configuration(
-            plan,
+            layout,
             self._deployment,
             served,
             broker=self._broker_elsewhere(served) if bundle.broker is None else None,
             needs_passphrase=bundle.broker is not None and bundle.broker.needs_passphrase,
         )
-        give(self._workspace, user, configuration=folder, release=None if plan.simulated else bundle.folder)
-        return served, plan
+        give(self._workspace, user, configuration=folder, release=None if layout.simulated else bundle.folder)
+        return served, layout
 
     def _broker_elsewhere(self, served: Served) -> Upstream:
         broker = self._deployment.broker
@@ -216,67 +216,70 @@ class DockerTarget:
             host = str(found[0][4][0])
         return Upstream(host, port)
 
-    def _link_all(self, plan: Plan, served: Served) -> None:
-        """Bring the keeper and NGINX, which may be new, into the networks of the replicas that run."""
+    def _link_all(self, layout: ContainerLayout, served: Served) -> None:
+        """Bring the network_owner and NGINX, which may be new, into the networks of the replicas that run."""
         for replica in self._fleet.replicas():
             if replica.link is not None:
-                self._connect(plan, served, replica.link)
+                self._connect(layout, served, replica.link)
 
-    def _connect(self, plan: Plan, served: Served, number: int) -> None:
-        for role, place in ((plan.keeper, plan.keeper_on(number, served)), (NGINX, plan.nginx_on(number))):
+    def _connect(self, layout: ContainerLayout, served: Served, number: int) -> None:
+        for role, place in (
+            (layout.network_owner, layout.network_owner_on(number, served)),
+            (NGINX, layout.nginx_on(number)),
+        ):
             if (container := self._fleet.find(role)) is not None:
                 self._fleet.connect(container, place)
 
-    def _roll(self, plan: Plan, served: Served, replicas: int) -> None:
+    def _roll(self, layout: ContainerLayout, served: Served, replicas: int) -> None:
         """Let exactly ``replicas`` serve, without a moment in which nobody does."""
         leaving = [old for old in self._fleet.replicas() if int(old.role.removeprefix(REPLICA)) >= replicas]
         for index in range(replicas):
             olds = [old for old in self._fleet.replicas() if old.role == f"{REPLICA}{index}"]
-            fitting = [old for old in olds if self._fits(old, plan, index, served)]
+            fitting = [old for old in olds if self._fits(old, layout, index, served)]
             for container in fitting[:1]:
                 self._wait(container)
             if not fitting:
-                self._start(plan, served, index)
-            self._retire(plan, served, [old for old in olds if old not in fitting[:1]])
-        self._retire(plan, served, leaving)
+                self._start(layout, served, index)
+            self._retire(layout, served, [old for old in olds if old not in fitting[:1]])
+        self._retire(layout, served, leaving)
 
-    def _fits(self, old: Running, plan: Plan, index: int, served: Served) -> bool:
-        return old.link is not None and self._fleet.fits(old, plan.replica(index, old.link, served))
+    def _fits(self, old: Running, layout: ContainerLayout, index: int, served: Served) -> bool:
+        return old.link is not None and self._fleet.fits(old, layout.replica(index, old.link, served))
 
-    def _start(self, plan: Plan, served: Served, index: int) -> None:
+    def _start(self, layout: ContainerLayout, served: Served, index: int) -> None:
         used = {replica.link for replica in self._fleet.replicas() if replica.link is not None}
-        number = next(free_links(plan, used))
+        number = next(free_links(layout, used))
         self._tell(f"starting {REPLICA}{index}")
-        self._fleet.ensure_network(plan.link(number))
-        self._connect(plan, served, number)
-        started = self._fleet.start(plan.replica(index, number, served))
+        self._fleet.ensure_network(layout.link(number))
+        self._connect(layout, served, number)
+        started = self._fleet.start(layout.replica(index, number, served))
         try:
             self._wait(started)
         except BaseException as error:
             if isinstance(error, SealserveError) and len(self._fleet.replicas()) == 1:
                 # Nobody is harmed if it goes on trying: the broker may let it have the key later.
-                self._front(plan, served)
+                self._front(layout, served)
                 raise
             self._fleet.remove(started, log=self._log(started), grace=0)
-            self._fleet.remove_networks(plan.link(number).name)
+            self._fleet.remove_networks(layout.link(number).name)
             raise
-        self._front(plan, served)
+        self._front(layout, served)
 
     def _wait(self, replica: Running) -> None:
         if not self._fleet.is_ready(replica):
             self._tell(f"{replica.role} attests itself, opens the release and loads the model")
         self._fleet.wait(replica, seconds=REPLICA_SECONDS)
 
-    def _retire(self, plan: Plan, served: Served, leaving: Sequence[Running]) -> None:
+    def _retire(self, layout: ContainerLayout, served: Served, leaving: Sequence[Running]) -> None:
         """Let NGINX forget replicas, then let these finish their requests and end."""
         if leaving:
-            self._front(plan, served, without={old.id for old in leaving})
+            self._front(layout, served, without={old.id for old in leaving})
             self._drain()
         for old in leaving:
             self._tell(f"{old.role} finishes its requests")
             self._fleet.remove(old, log=self._log(old))
             if old.link is not None:
-                self._fleet.remove_networks(plan.link(old.link).name)
+                self._fleet.remove_networks(layout.link(old.link).name)
 
     def _drain(self) -> None:
         """Wait until connections that were there before NGINX forgot a replica have ended by their age.
@@ -288,19 +291,19 @@ class DockerTarget:
             self._tell(f"open connections move to the other replicas, within {age} s")
             self._fleet.wait_drained(nginx, seconds=drain_seconds(self._deployment))
 
-    def _front(self, plan: Plan, served: Served, without: set[str] | None = None) -> None:
+    def _front(self, layout: ContainerLayout, served: Served, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""
         upstreams = [
-            Upstream(plan.upstream(replica.link), served.port)
+            Upstream(layout.upstream(replica.link), served.port)
             for replica in self._fleet.replicas()
             if replica.link is not None and replica.id not in (without or ())
         ]
-        changed = write_front(plan, self._deployment, upstreams)
-        described, before = plan.nginx(), self._fleet.find(NGINX)
+        changed = write_front(layout, self._deployment, upstreams)
+        described, before = layout.nginx(), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")
         nginx = self._fleet.ensure(described)
-        self._link_all(plan, served)
+        self._link_all(layout, served)
         self._fleet.wait(nginx, seconds=START_SECONDS)
         if changed and before is not None and nginx.id == before.id:
             self._fleet.reload_nginx(nginx)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from yaml import YAMLError
 
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest
 from sealserve.cluster.target import LogLine
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowError

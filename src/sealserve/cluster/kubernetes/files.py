@@ -15,25 +15,25 @@ import yaml
 from sealserve import __version__
 from sealserve.cluster.kubernetes import front, replicas
 from sealserve.cluster.kubernetes.objects import namespace
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext
 
 _MARK: Final = "sealserve-value-of-"
 _HEADING: Final = "# Written by `sealserve render kubernetes`.\n"
 
 
-def kustomization(plan: Plan, objects: Sequence[Manifest]) -> Mapping[str, str]:
+def kustomization(context: RenderContext, objects: Sequence[Manifest]) -> Mapping[str, str]:
     """Return the files of a kustomization, by name: one for each object."""
-    files = {_file(made): _yaml(made) for made in [namespace(plan), *objects]}
+    files = {_file(made): _yaml(made) for made in [namespace(context), *objects]}
     described = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(files)}
     return {**files, "kustomization.yaml": _yaml(described)}
 
 
-def documents(plan: Plan, objects: Sequence[Manifest]) -> str:
+def documents(context: RenderContext, objects: Sequence[Manifest]) -> str:
     """Return all objects as one text, for `kubectl apply --filename -`."""
-    return "---\n".join(_yaml(made) for made in [namespace(plan), *objects])
+    return "---\n".join(_yaml(made) for made in [namespace(context), *objects])
 
 
-def chart(plan: Plan, objects: Sequence[Manifest]) -> Mapping[str, str]:
+def chart(context: RenderContext, objects: Sequence[Manifest]) -> Mapping[str, str]:
     """Return the files of a Helm chart, by path. The namespace is helm's (`--namespace`, `--create-namespace`)."""
     described = {
         "apiVersion": "v2",
@@ -41,31 +41,31 @@ def chart(plan: Plan, objects: Sequence[Manifest]) -> Mapping[str, str]:
         "description": "TensorFlow models in attested enclaves, sealed from the machines that serve them",
         "type": "application",
         "version": __version__,
-        "appVersion": plan.shipped.name,
+        "appVersion": context.shipped.name,
     }
     values = {
-        "replicas": plan.replicas,
-        "frontReplicas": plan.settings.ingress.replicas,
-        "serverImage": plan.server_image,
-        "pullPolicy": plan.settings.images.pull_policy,
-        "serviceType": plan.settings.service.type,
+        "replicas": context.replicas,
+        "frontReplicas": context.settings.ingress.replicas,
+        "serverImage": context.server_image,
+        "pullPolicy": context.settings.images.pull_policy,
+        "serviceType": context.settings.service.type,
     }
-    files = {f"templates/{_file(made)}": _template(plan, made) for made in objects}
+    files = {f"templates/{_file(made)}": _template(context, made) for made in objects}
     return {"Chart.yaml": _yaml(described), "values.yaml": _yaml(values), **files}
 
 
-def _template(plan: Plan, made: Manifest) -> str:
+def _template(context: RenderContext, made: Manifest) -> str:
     """Return an object as a template: braces of its own are kept from Helm, and the values' places are marked."""
     values = {
-        ("namespace", plan.settings.namespace): ".Release.Namespace",
-        ("image", plan.server_image): ".Values.serverImage",
-        ("imagePullPolicy", plan.settings.images.pull_policy): ".Values.pullPolicy",
+        ("namespace", context.settings.namespace): ".Release.Namespace",
+        ("image", context.server_image): ".Values.serverImage",
+        ("imagePullPolicy", context.settings.images.pull_policy): ".Values.pullPolicy",
     }
     filled = _fill(made, values)
     if made["kind"] == "Deployment":
-        names = {plan.name(replicas.PART): ".Values.replicas", plan.name(front.PART): ".Values.frontReplicas"}
+        names = {context.name(replicas.PART): ".Values.replicas", context.name(front.PART): ".Values.frontReplicas"}
         filled["spec"]["replicas"] = _mark(names[made["metadata"]["name"]])
-    if made["kind"] == "Service" and made["metadata"]["name"] == plan.name(front.PART):
+    if made["kind"] == "Service" and made["metadata"]["name"] == context.name(front.PART):
         filled["spec"]["type"] = _mark(".Values.serviceType")
     text = _yaml(filled).replace("{{", "{{ `{{` }}")
     return re.sub(rf"{_MARK}(\S+)", r"{{ \1 }}", text)

@@ -14,7 +14,7 @@ from typing import Final
 from sealserve.cluster.container_layout import RUN_FOLDER, SETTINGS_FOLDER
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.load_balancer import load_balancer_annotations
-from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, container_security
 from sealserve.containers.recipes import ImageName
 from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render
 from sealserve.tcp_ports import SERVICE_PORT
@@ -34,60 +34,60 @@ _START: Final = (
 )
 
 
-def front(plan: Plan) -> Sequence[Manifest]:
+def front(context: RenderContext) -> Sequence[Manifest]:
     """Return the objects of the front."""
-    match plan.settings.ingress.kind:
+    match context.settings.ingress.kind:
         case IngressKind.NGINX:
-            return [_config(plan), _nginx(plan), _service(plan), _disruption_budget(plan)]
+            return [_config(context), _nginx(context), _service(context), _disruption_budget(context)]
         case IngressKind.GATEWAY_API:
-            return [_tls_route(plan)]
+            return [_tls_route(context)]
         case IngressKind.INGRESS_NGINX:
-            return [_ingress(plan)]
+            return [_ingress(context)]
         case IngressKind.F5:
-            return [_transport_server(plan)]
+            return [_transport_server(context)]
 
 
-def nginx_text(plan: Plan, *, listen: str = EVERY_ADDRESS) -> str:
+def nginx_text(context: RenderContext, *, listen: str = EVERY_ADDRESS) -> str:
     """Return NGINX's configuration.
 
     Args:
-        plan: What is rendered.
+        context: What is rendered.
         listen: Where NGINX listens in its pod, which the NetworkPolicies protect.
     """
     config = NginxConfig(
         listen=listen,
         port=SERVICE_PORT,
-        service_name=plan.deployment.service.name,
-        upstreams=[Upstream(plan.name(replicas.PART), SERVICE_PORT)] * _TRIES,
+        service_name=context.deployment.service.name,
+        upstreams=[Upstream(context.name(replicas.PART), SERVICE_PORT)] * _TRIES,
         run_folder=Path(RUN_FOLDER),
         log_folder=None,
         stream_module=STREAM_MODULE,
         workers=1,
-        proxy_protocol=plan.settings.service.proxy_protocol,
+        proxy_protocol=context.settings.service.proxy_protocol,
     )
     return render(config)
 
 
-def _config(plan: Plan) -> Manifest:
-    data = {_CONFIG: nginx_text(plan), _CONFIG_IPV4: nginx_text(plan, listen=EVERY_IPV4_ADDRESS)}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": plan.metadata(PART), "data": data}
+def _config(context: RenderContext) -> Manifest:
+    data = {_CONFIG: nginx_text(context), _CONFIG_IPV4: nginx_text(context, listen=EVERY_IPV4_ADDRESS)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": context.metadata(PART), "data": data}
 
 
-def _nginx(plan: Plan) -> Manifest:
-    labels = plan.labels(PART)
+def _nginx(context: RenderContext) -> Manifest:
+    labels = context.labels(PART)
     selector = {"matchLabels": labels}
     probe = {"tcpSocket": {"port": SERVICE_PORT}}
     container = {
         "name": "nginx",
-        "image": plan.image(ImageName.FRONT),
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.image(ImageName.FRONT),
+        "imagePullPolicy": context.settings.images.pull_policy,
         "command": ["sh", "-c", _START],
         "ports": [{"name": "grpc", "containerPort": SERVICE_PORT}],
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         # It leaves its Service first, then SIGTERM would cut connections: SIGQUIT lets them end.
         "lifecycle": {"preStop": {"exec": {"command": [
-            "sh", "-c", f"sleep 5; kill -QUIT 1; sleep {plan.drain_seconds + _DRAIN_SECONDS}"]}}},
+            "sh", "-c", f"sleep 5; kill -QUIT 1; sleep {context.drain_seconds + _DRAIN_SECONDS}"]}}},
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": container_security(),
         "volumeMounts": [
@@ -99,11 +99,11 @@ def _nginx(plan: Plan) -> Manifest:
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": plan.pod_security(),
-        "terminationGracePeriodSeconds": plan.drain_seconds + 2 * _DRAIN_SECONDS,
+        "securityContext": context.pod_security(),
+        "terminationGracePeriodSeconds": context.drain_seconds + 2 * _DRAIN_SECONDS,
         "containers": [container],
         "volumes": [
-            {"name": "config", "configMap": {"name": plan.name(PART)}},
+            {"name": "config", "configMap": {"name": context.name(PART)}},
             {"name": "run", "emptyDir": {"sizeLimit": "16Mi"}},
             {"name": "libraries", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
@@ -112,14 +112,14 @@ def _nginx(plan: Plan) -> Manifest:
             "labelSelector": selector,
         }],
     }  # fmt: skip
-    if plan.settings.images.pull_secret:
-        pod["imagePullSecrets"] = [{"name": plan.settings.images.pull_secret}]
+    if context.settings.images.pull_secret:
+        pod["imagePullSecrets"] = [{"name": context.settings.images.pull_secret}]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": plan.metadata(PART),
+        "metadata": context.metadata(PART),
         "spec": {
-            "replicas": plan.settings.ingress.replicas,
+            "replicas": context.settings.ingress.replicas,
             "selector": selector,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {"metadata": {"labels": labels}, "spec": pod},
@@ -127,63 +127,68 @@ def _nginx(plan: Plan) -> Manifest:
     }
 
 
-def _service(plan: Plan) -> Manifest:
-    settings = plan.settings
-    port: Manifest = {"name": "grpc", "port": plan.deployment.service.port, "targetPort": "grpc"}
+def _service(context: RenderContext) -> Manifest:
+    settings = context.settings
+    port: Manifest = {"name": "grpc", "port": context.deployment.service.port, "targetPort": "grpc"}
     if settings.service.node_port is not None:
         port["nodePort"] = settings.service.node_port
-    annotations = load_balancer_annotations(plan)
+    annotations = load_balancer_annotations(context)
     more = {"annotations": dict(annotations)} if annotations else {}
-    return plan.service(PART, {"type": settings.service.type, "ports": [port]}, **more)
+    return context.service(PART, {"type": settings.service.type, "ports": [port]}, **more)
 
 
-def _disruption_budget(plan: Plan) -> Manifest:
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": plan.labels(PART)}}
-    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": plan.metadata(PART), "spec": spec}
+def _disruption_budget(context: RenderContext) -> Manifest:
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": context.labels(PART)}}
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": context.metadata(PART), "spec": spec}
 
 
-def _tls_route(plan: Plan) -> Manifest:
-    namespace, _, name = plan.settings.ingress.gateway.rpartition("/")
+def _tls_route(context: RenderContext) -> Manifest:
+    namespace, _, name = context.settings.ingress.gateway.rpartition("/")
     gateway = {"name": name, **({"namespace": namespace} if namespace else {})}
-    backend = {"name": plan.name(replicas.PART), "port": SERVICE_PORT}
+    backend = {"name": context.name(replicas.PART), "port": SERVICE_PORT}
     spec = {
         "parentRefs": [gateway],
-        "hostnames": [plan.deployment.service.name],
+        "hostnames": [context.deployment.service.name],
         "rules": [{"backendRefs": [backend]}],
     }
     return {
-        "apiVersion": plan.settings.ingress.tls_route_version,
+        "apiVersion": context.settings.ingress.tls_route_version,
         "kind": "TLSRoute",
-        "metadata": plan.metadata(PART),
+        "metadata": context.metadata(PART),
         "spec": spec,
     }
 
 
-def _ingress(plan: Plan) -> Manifest:
+def _ingress(context: RenderContext) -> Manifest:
     annotations = {
         "nginx.ingress.kubernetes.io/ssl-passthrough": "true",  # the controller runs with --enable-ssl-passthrough
         "sealserve/note": "ingress-nginx was retired in March 2026 and gets no more fixes: for existing clusters only",
     }
-    backend = {"service": {"name": plan.name(replicas.PART), "port": {"number": SERVICE_PORT}}}
+    backend = {"service": {"name": context.name(replicas.PART), "port": {"number": SERVICE_PORT}}}
     rule = {
-        "host": plan.deployment.service.name,
+        "host": context.deployment.service.name,
         "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
     }
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "Ingress",
-        "metadata": plan.metadata(PART, annotations=annotations),
+        "metadata": context.metadata(PART, annotations=annotations),
         "spec": {"ingressClassName": "nginx", "rules": [rule]},
     }
 
 
-def _transport_server(plan: Plan) -> Manifest:
-    upstream = {"name": "replicas", "service": plan.name(replicas.PART), "port": SERVICE_PORT}
+def _transport_server(context: RenderContext) -> Manifest:
+    upstream = {"name": "replicas", "service": context.name(replicas.PART), "port": SERVICE_PORT}
     spec = {
         "ingressClassName": "nginx",
         "listener": {"name": "tls-passthrough", "protocol": "TLS_PASSTHROUGH"},
-        "host": plan.deployment.service.name,
+        "host": context.deployment.service.name,
         "upstreams": [upstream],
         "action": {"pass": "replicas"},
     }
-    return {"apiVersion": "k8s.nginx.org/v1", "kind": "TransportServer", "metadata": plan.metadata(PART), "spec": spec}
+    return {
+        "apiVersion": "k8s.nginx.org/v1",
+        "kind": "TransportServer",
+        "metadata": context.metadata(PART),
+        "spec": spec,
+    }

@@ -15,10 +15,10 @@ import tomli_w
 
 from sealserve.bundle import OwnersBroker
 from sealserve.cluster.container_layout import WORKSPACE_FOLDER
-from sealserve.cluster.kubernetes.plan import (
+from sealserve.cluster.kubernetes.render_context import (
     Manifest,
     NotRenderableError,
-    Plan,
+    RenderContext,
     container_security,
 )
 from sealserve.containers.recipes import ImageName
@@ -31,25 +31,25 @@ _STATE: Final = "sealserve/material"
 _LARGEST: Final = 2**20 - 2**14  # of a Secret, without its names: kubernetes.io/docs/concepts/configuration/secret
 
 
-def service_name(plan: Plan) -> str:
+def service_name(context: RenderContext) -> str:
     """Return the name of the broker in the cluster's DNS, without the cluster's domain."""
-    return f"{plan.name(PART)}.{plan.settings.namespace}.svc"
+    return f"{context.name(PART)}.{context.settings.namespace}.svc"
 
 
-def material(plan: Plan, broker: OwnersBroker) -> Mapping[str, str]:
+def material(context: RenderContext, broker: OwnersBroker) -> Mapping[str, str]:
     """Return the files that the broker reads: path in the workspace, and content in base64.
 
     Args:
-        plan: What is rendered.
+        context: What is rendered.
         broker: The owner's broker, with the files that its owner handed over.
 
     Raises:
         NotRenderableError: The deployment does not allow it, or they are too large for a Secret.
     """
-    _require_trial(plan)
+    _require_trial(context)
     if broker.needs_passphrase:
         raise _not_openable()
-    files = {**broker.files, DEPLOYMENT_FILE: tomli_w.dumps(_settings(plan)).encode()}
+    files = {**broker.files, DEPLOYMENT_FILE: tomli_w.dumps(_settings(context)).encode()}
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
             f"The owner's material has {size} bytes, too many for a Secret of Kubernetes.",
@@ -58,41 +58,41 @@ def material(plan: Plan, broker: OwnersBroker) -> Mapping[str, str]:
     return {path: base64.b64encode(content).decode() for path, content in sorted(files.items())}
 
 
-def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
+def inside_broker(context: RenderContext, files: Mapping[str, str]) -> Sequence[Manifest]:
     """Return the broker's objects: its Secret, Deployment and Service.
 
     Args:
-        plan: What is rendered.
+        context: What is rendered.
         files: What `material` returned.
     """
-    labels = plan.labels(PART)
+    labels = context.labels(PART)
     keys = {path: hashlib.sha256(path.encode()).hexdigest()[:32] for path in files}  # a key may have no slash
     data = {keys[path]: content for path, content in files.items()}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    port = plan.shipped.broker[1]
+    port = context.shipped.broker[1]
     # The broker refuses files that others may read, as those of a Secret are; and it writes its database.
     sources = f"{_MATERIAL}/{FOLDER} {_MATERIAL}/{DEPLOYMENT_FILE}"
     copy = {
-        **_container(plan, "material", []),
+        **_container(context, "material", []),
         "command": ["sh", "-c", f"umask 077 && cp -RL --no-preserve=all {sources} {WORKSPACE_FOLDER}/"],
     }
     copy["volumeMounts"] = [*copy["volumeMounts"], {"name": "material", "mountPath": _MATERIAL, "readOnly": True}]
     broker = {
-        **_container(plan, "broker", ["broker", "run", "--directory", WORKSPACE_FOLDER]),
+        **_container(context, "broker", ["broker", "run", "--directory", WORKSPACE_FOLDER]),
         "ports": [{"name": "broker", "containerPort": port}],
         "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
     }
-    vendor = _container(plan, "vendor", ["simulated", "pcs", "--directory", WORKSPACE_FOLDER])
+    vendor = _container(context, "vendor", ["simulated", "pcs", "--directory", WORKSPACE_FOLDER])
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": plan.pod_security(),
+        "securityContext": context.pod_security(),
         "terminationGracePeriodSeconds": 5,
         "initContainers": [copy],
         "containers": [broker, vendor],
         "volumes": [
             {"name": "material", "secret": {
-                "secretName": plan.name(PART), "defaultMode": 0o440,
+                "secretName": context.name(PART), "defaultMode": 0o440,
                 "items": [{"key": key, "path": path} for path, key in keys.items()],
             }},
             {"name": "workspace", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
@@ -108,25 +108,25 @@ def inside_broker(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     }
     ports = [{"name": "broker", "port": port, "targetPort": "broker"}]
     return [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": plan.metadata(PART), "type": "Opaque", "data": data},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": plan.metadata(PART), "spec": spec},
-        plan.service(PART, {"type": "ClusterIP", "ports": ports}),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": context.metadata(PART), "type": "Opaque", "data": data},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": context.metadata(PART), "spec": spec},
+        context.service(PART, {"type": "ClusterIP", "ports": ports}),
     ]  # fmt: skip
 
 
-def _require_trial(plan: Plan) -> None:
-    if not plan.simulated:
+def _require_trial(context: RenderContext) -> None:
+    if not context.simulated:
         raise NotRenderableError(
             "kubernetes.broker.dangerous_inside gives the cluster's hosts the keys: it is for simulated enclaves only.",
             hint="Run the broker on the owner's machine, outside of the cluster.",
         )
-    expected = service_name(plan)
-    if plan.shipped.broker[0] not in {expected, f"{expected}.cluster.local"}:
+    expected = service_name(context)
+    if context.shipped.broker[0] not in {expected, f"{expected}.cluster.local"}:
         raise NotRenderableError(
-            f"Enclaves look for the broker at {plan.shipped.broker[0]!r}, and in the cluster it is {expected!r}.",
+            f"Enclaves look for the broker at {context.shipped.broker[0]!r}, and in the cluster it is {expected!r}.",
             hint=f'Set broker.address = "{expected}"; it is measured, so the release gets another enclave.',
         )
-    if plan.deployment.keystore.kind != "file" or plan.deployment.keystore.passphrase_file is not None:
+    if context.deployment.keystore.kind != "file" or context.deployment.keystore.passphrase_file is not None:
         raise _not_openable()
 
 
@@ -137,27 +137,27 @@ def _not_openable() -> NotRenderableError:
     )
 
 
-def _settings(plan: Plan) -> dict[str, object]:
+def _settings(context: RenderContext) -> dict[str, object]:
     """Return the broker's ``sealserve.toml``: what it appraises by is in its database."""
-    broker = plan.deployment.broker
+    broker = context.deployment.broker
     section: dict[str, object] = {
         "name": broker.name,
         "address": broker.address,
         "listen": EVERY_ADDRESS,  # a pod's address is not known before; NetworkPolicies decide who may connect
-        "port": plan.shipped.broker[1],
+        "port": context.shipped.broker[1],
     }
     return {
-        "platform": plan.deployment.platform.value,
-        "model": {"name": plan.deployment.model.name},
+        "platform": context.deployment.platform.value,
+        "model": {"name": context.deployment.model.name},
         "broker": section,
     }
 
 
-def _container(plan: Plan, name: str, arguments: Sequence[str]) -> Manifest:
+def _container(context: RenderContext, name: str, arguments: Sequence[str]) -> Manifest:
     return {
         "name": name,
-        "image": plan.image(ImageName.BROKER),
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.image(ImageName.BROKER),
+        "imagePullPolicy": context.settings.images.pull_policy,
         "args": list(arguments),
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": container_security(),

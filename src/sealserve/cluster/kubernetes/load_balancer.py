@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 
 from sealserve.clouds.catalog import preset_of
-from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
+from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext
 
 _OWN = "SUBNET"  # stands in a preset for what only the owner knows
 
 
-def load_balancer_annotations(plan: Plan) -> Mapping[str, str]:
+def load_balancer_annotations(context: RenderContext) -> Mapping[str, str]:
     """Return the annotations: those of the cloud for what is asked for, and ``kubernetes.service.annotations``.
 
     Raises:
         NotRenderableError: What is asked for is not known of the cloud, no cloud is named, or a value is missing.
     """
-    settings, cloud = plan.settings, plan.deployment.target.cloud
+    settings, cloud = context.settings, context.deployment.target.cloud
     if settings.service.type != "LoadBalancer":
         return settings.service.annotations
     if cloud is None:

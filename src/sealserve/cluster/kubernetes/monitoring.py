@@ -14,7 +14,7 @@ import yaml
 
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext
 from sealserve.cluster.replica import METRICS_PORT
 from sealserve.deployment import Deployment
 from sealserve.serving_interface import METRICS_PATH
@@ -26,12 +26,12 @@ REPLICA_JOB: Final = "sealserve-replicas"
 _FOLDER: Final = "/etc/prometheus/sealserve"
 
 
-def monitoring(plan: Plan) -> Sequence[Manifest]:
+def monitoring(context: RenderContext) -> Sequence[Manifest]:
     """Return the monitoring objects, if ``kubernetes.monitoring.enabled`` asks for them."""
-    if not plan.settings.monitoring.enabled:
+    if not context.settings.monitoring.enabled:
         return []
-    scraped = [_pod_monitor(plan)] if plan.deployment.server.metrics_port is not None else []
-    return [_rules(plan), *scraped, _dashboard(plan)]
+    scraped = [_pod_monitor(context)] if context.deployment.server.metrics_port is not None else []
+    return [_rules(context), *scraped, _dashboard(context)]
 
 
 def prometheus_files(deployment: Deployment) -> Mapping[str, str]:
@@ -73,41 +73,41 @@ def _configuration(deployment: Deployment) -> Manifest:
     return {"rule_files": rules, "scrape_configs": jobs}
 
 
-def _rules(plan: Plan) -> Manifest:
+def _rules(context: RenderContext) -> Manifest:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": plan.metadata(PART),
-        "spec": replica_rules(plan.deployment),
+        "metadata": context.metadata(PART),
+        "spec": replica_rules(context.deployment),
     }
 
 
-def _pod_monitor(plan: Plan) -> Manifest:
+def _pod_monitor(context: RenderContext) -> Manifest:
     """Return what makes Prometheus scrape each replica: through TLS that ends in the enclave, so with a certificate."""
-    secret = plan.settings.monitoring.scrape_secret
+    secret = context.settings.monitoring.scrape_secret
     tls: dict[str, Any] = {
-        "serverName": plan.deployment.service.name,
+        "serverName": context.deployment.service.name,
         "ca": {"secret": {"name": secret, "key": "ca.crt"}},
     }
-    if _two_way(plan.deployment):
+    if _two_way(context.deployment):
         tls |= {
             "cert": {"secret": {"name": secret, "key": "tls.crt"}},
             "keySecret": {"name": secret, "key": "tls.key"},
         }
     endpoint = {"port": METRICS_PORT, "scheme": "https", "path": METRICS_PATH, "tlsConfig": tls}
-    spec = {"selector": {"matchLabels": plan.labels(replicas.PART)}, "podMetricsEndpoints": [endpoint]}
+    spec = {"selector": {"matchLabels": context.labels(replicas.PART)}, "podMetricsEndpoints": [endpoint]}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": plan.metadata(PART),
+        "metadata": context.metadata(PART),
         "spec": spec,
     }
 
 
-def _dashboard(plan: Plan) -> Manifest:
-    metadata = plan.metadata(PART, labels={"grafana_dashboard": "1"})
+def _dashboard(context: RenderContext) -> Manifest:
+    metadata = context.metadata(PART, labels={"grafana_dashboard": "1"})
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata,
-            "data": {f"{APPLICATION}.json": dashboard_text(plan.deployment)}}  # fmt: skip
+            "data": {f"{APPLICATION}.json": dashboard_text(context.deployment)}}  # fmt: skip
 
 
 def _two_way(deployment: Deployment) -> bool:

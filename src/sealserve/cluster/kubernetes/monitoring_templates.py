@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 from sealserve.clouds.catalog import epc_unit
-from sealserve.cluster.kubernetes.plan import Manifest
+from sealserve.cluster.kubernetes.render_context import Manifest
 from sealserve.deployment import Deployment
 
 _FOLDER: Final = "monitoring_files"

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from sealserve.cluster.kubernetes.front import front
 from sealserve.cluster.kubernetes.inside_broker import inside_broker
 from sealserve.cluster.kubernetes.monitoring import monitoring
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.platform import platform
 from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, NotRenderableError, RenderContext
 from sealserve.cluster.kubernetes.replicas import replicas
 from sealserve.cluster.kubernetes.storage import storage
 from sealserve.terms import BrokerNaming
 
 
 def objects(
-    plan: Plan,
+    context: RenderContext,
     *,
     platform_files: Mapping[str, str] | None = None,
     broker_files: Mapping[str, str] | None = None,
@@ -22,7 +22,7 @@ def objects(
     """Return the objects of a deployment; its namespace is not among them.
 
     Args:
-        plan: What is rendered.
+        context: What is rendered.
         platform_files: The simulated platform's, in base64; None leaves it out: a cluster then has one already.
         broker_files: What a broker in the cluster reads, in base64, if it is there; what is rendered for others to
             apply never has it.
@@ -30,29 +30,36 @@ def objects(
     Raises:
         NotRenderableError: The deployment lacks what they need, or would show the owner's keys.
     """
-    made = [*policies(plan), *_broker_name(plan), *storage(plan), *replicas(plan), *front(plan), *monitoring(plan)]
-    if plan.simulated and platform_files is not None:
-        made += platform(plan, platform_files)
-    if plan.settings.broker.dangerous_inside:
+    made = [
+        *policies(context),
+        *_broker_name(context),
+        *storage(context),
+        *replicas(context),
+        *front(context),
+        *monitoring(context),
+    ]
+    if context.simulated and platform_files is not None:
+        made += platform(context, platform_files)
+    if context.settings.broker.dangerous_inside:
         if broker_files is None:
             raise NotRenderableError(
                 "kubernetes.broker.dangerous_inside is for `sealserve up` alone: files would hold the owner's keys.",
                 hint="Set it to false, and run the broker on the owner's machine.",
             )
-        made += inside_broker(plan, broker_files)
+        made += inside_broker(context, broker_files)
     return made
 
 
-def namespace(plan: Plan) -> Manifest:
+def namespace(context: RenderContext) -> Manifest:
     """Return the namespace."""
     labels = {"app.kubernetes.io/managed-by": APPLICATION}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": plan.settings.namespace, "labels": labels}}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": context.settings.namespace, "labels": labels}}
 
 
-def _broker_name(plan: Plan) -> Sequence[Manifest]:
+def _broker_name(context: RenderContext) -> Sequence[Manifest]:
     """Return what gives the broker a name of the cluster's DNS: enclaves see no other source of names."""
-    settings = plan.settings
+    settings = context.settings
     if settings.broker.naming is not BrokerNaming.EXTERNAL_NAME:
         return []
     spec = {"type": "ExternalName", "externalName": settings.broker.external_name}
-    return [{"apiVersion": "v1", "kind": "Service", "metadata": plan.metadata("broker"), "spec": spec}]
+    return [{"apiVersion": "v1", "kind": "Service", "metadata": context.metadata("broker"), "spec": spec}]

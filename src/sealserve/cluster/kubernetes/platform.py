@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sealserve.cluster.container_layout import WORKSPACE_FOLDER
-from sealserve.cluster.kubernetes.plan import Manifest, Plan, container_security
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, container_security
 from sealserve.cluster.kubernetes.replicas import NODE_VARIABLE
 from sealserve.cluster.replica import SIMULATED_QUOTING_FOLDER
 from sealserve.containers.recipes import SERVICE_USER
@@ -17,19 +17,19 @@ PART: Final = "simulated-platform"
 _HOST: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host"
 
 
-def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
+def platform(context: RenderContext, files: Mapping[str, str]) -> Sequence[Manifest]:
     """Return the objects of the simulated platform.
 
     Args:
-        plan: What is rendered.
+        context: What is rendered.
         files: The platform's files: name, and content in base64.
     """
-    labels = plan.labels(PART)
+    labels = context.labels(PART)
     # The kubelet makes the folder for root; who answers there is the service's user.
     owner = {
         "name": "folder",
-        "image": plan.server_image,
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.server_image,
+        "imagePullPolicy": context.settings.images.pull_policy,
         "command": ["chown", str(SERVICE_USER), SIMULATED_QUOTING_FOLDER],
         "securityContext": {**container_security(), "runAsUser": 0, "runAsNonRoot": False,
                             "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}},
@@ -38,8 +38,8 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     }  # fmt: skip
     container = {
         "name": "platform",
-        "image": plan.server_image,
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.server_image,
+        "imagePullPolicy": context.settings.images.pull_policy,
         "env": [NODE_VARIABLE],
         "args": ["simulated", "platform", "--directory", WORKSPACE_FOLDER],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
@@ -59,20 +59,26 @@ def platform(plan: Plan, files: Mapping[str, str]) -> Sequence[Manifest]:
     pod = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": plan.pod_security(),
+        "securityContext": context.pod_security(),
         "terminationGracePeriodSeconds": 5,
         "tolerations": [{"operator": "Exists"}],
         "initContainers": [owner],
         "containers": [container],
         "volumes": [
-            {"name": "settings", "configMap": {"name": plan.name("replicas")}},
-            {"name": "keys", "secret": {"secretName": plan.name(PART), "defaultMode": 0o440}},
+            {"name": "settings", "configMap": {"name": context.name("replicas")}},
+            {"name": "keys", "secret": {"secretName": context.name(PART), "defaultMode": 0o440}},
             {"name": "quoting", "hostPath": {"path": SIMULATED_QUOTING_FOLDER, "type": "DirectoryOrCreate"}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "16Mi"}},
         ],
     }
     spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
     return [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": plan.metadata(PART), "type": "Opaque", "data": dict(files)},
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": plan.metadata(PART), "spec": spec},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": context.metadata(PART),
+            "type": "Opaque",
+            "data": dict(files),
+        },
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": context.metadata(PART), "spec": spec},
     ]

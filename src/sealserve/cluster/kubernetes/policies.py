@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import IngressKind
 
@@ -24,42 +24,48 @@ _DNS_PORT: Final = 53
 _WEB_PORTS: Final = {"https": 443, "http": 80}
 
 
-def policies(plan: Plan) -> Sequence[Manifest]:
+def policies(context: RenderContext) -> Sequence[Manifest]:
     """Return the deployment's NetworkPolicies."""
     own = {"app.kubernetes.io/name": APPLICATION}
-    objects = [_policy(plan, "default-deny", own, ingress=[], egress=[])]
-    inside = plan.labels(replicas.PART)
-    if plan.settings.ingress.kind is IngressKind.NGINX:
-        outside = plan.labels(front.PART)
+    objects = [_policy(context, "default-deny", own, ingress=[], egress=[])]
+    inside = context.labels(replicas.PART)
+    if context.settings.ingress.kind is IngressKind.NGINX:
+        outside = context.labels(front.PART)
         to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVICE_PORT)]}
         objects.append(
-            _policy(plan, "front", outside, ingress=[{"ports": [_tcp(SERVICE_PORT)]}], egress=[to_replicas, _dns(plan)])
+            _policy(
+                context,
+                "front",
+                outside,
+                ingress=[{"ports": [_tcp(SERVICE_PORT)]}],
+                egress=[to_replicas, _dns(context)],
+            )
         )
         admitted: Manifest = {"podSelector": {"matchLabels": outside}}
     else:
-        names = {"kubernetes.io/metadata.name": plan.settings.ingress.controller_namespace}
+        names = {"kubernetes.io/metadata.name": context.settings.ingress.controller_namespace}
         admitted = {"namespaceSelector": {"matchLabels": names}}
     ingress = [{"from": [admitted], "ports": [_tcp(SERVICE_PORT)]}]
-    if plan.settings.monitoring.enabled and plan.deployment.server.metrics_port is not None:
-        names = {"kubernetes.io/metadata.name": plan.settings.monitoring.namespace}
-        metrics = [_tcp(plan.deployment.server.metrics_port)]
+    if context.settings.monitoring.enabled and context.deployment.server.metrics_port is not None:
+        names = {"kubernetes.io/metadata.name": context.settings.monitoring.namespace}
+        metrics = [_tcp(context.deployment.server.metrics_port)]
         ingress.append({"from": [{"namespaceSelector": {"matchLabels": names}}], "ports": metrics})
-    egress: list[Manifest] = [_dns(plan)]
-    if plan.settings.broker.dangerous_inside:
-        broker, port = plan.labels(inside_broker.PART), [_tcp(plan.shipped.broker[1])]
+    egress: list[Manifest] = [_dns(context)]
+    if context.settings.broker.dangerous_inside:
+        broker, port = context.labels(inside_broker.PART), [_tcp(context.shipped.broker[1])]
         admitted_there = [{"from": [{"podSelector": {"matchLabels": inside}}], "ports": port}]
-        objects.append(_policy(plan, inside_broker.PART, broker, ingress=admitted_there, egress=[]))
+        objects.append(_policy(context, inside_broker.PART, broker, ingress=admitted_there, egress=[]))
         egress.append({"to": [{"podSelector": {"matchLabels": broker}}], "ports": port})
     else:
-        egress.append(_to(plan.settings.broker.ip or plan.shipped.broker[0], plan.shipped.broker[1]))
-    if (store := _store(plan)) is not None:
-        egress.append(_to(*store, networks=plan.settings.store.addresses))
-    objects.append(_policy(plan, "replicas", inside, ingress=ingress, egress=egress))
+        egress.append(_to(context.settings.broker.ip or context.shipped.broker[0], context.shipped.broker[1]))
+    if (store := _store(context)) is not None:
+        egress.append(_to(*store, networks=context.settings.store.addresses))
+    objects.append(_policy(context, "replicas", inside, ingress=ingress, egress=egress))
     return objects
 
 
 def _policy(
-    plan: Plan, name: str, pods: Manifest, *, ingress: Sequence[Manifest], egress: Sequence[Manifest]
+    context: RenderContext, name: str, pods: Manifest, *, ingress: Sequence[Manifest], egress: Sequence[Manifest]
 ) -> Manifest:
     spec = {
         "podSelector": {"matchLabels": dict(pods)},
@@ -70,17 +76,17 @@ def _policy(
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": plan.metadata(name),
+        "metadata": context.metadata(name),
         "spec": spec,
     }
 
 
-def _dns(plan: Plan) -> Manifest:
+def _dns(context: RenderContext) -> Manifest:
     """Return the rule for DNS: the cluster's DNS pods, and the cache on each node where there is one.
 
     A policy sees the address and port of the pod that a Service leads to, not those of the Service.
     """
-    settings = plan.settings
+    settings = context.settings
     pods = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.dns.namespace}},
         "podSelector": {"matchLabels": dict(settings.dns.labels)},
@@ -109,8 +115,8 @@ def _blocks(networks: Sequence[Network]) -> list[Manifest]:
     return [{"ipBlock": {"cidr": str(network)}} for network in networks]
 
 
-def _store(plan: Plan) -> tuple[str, int] | None:
-    address = urlsplit(sources.location(plan))
+def _store(context: RenderContext) -> tuple[str, int] | None:
+    address = urlsplit(sources.location(context))
     if address.scheme not in _WEB_PORTS or address.hostname is None:
         return None
     return address.hostname, address.port or _WEB_PORTS[address.scheme]

@@ -12,6 +12,7 @@ from sealserve.clouds.catalog import preset_of
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.broker_name import COREFILE, is_named
+from sealserve.cluster.kubernetes.capacity import allocatable, epc_of_replica, fitting_replicas, may_run
 from sealserve.cluster.kubernetes.cluster_client import (
     ClusterClient,
     ClusterRefusedError,
@@ -20,9 +21,8 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ObjectName,
 )
 from sealserve.cluster.kubernetes.objects import namespace, objects
-from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, quantity
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, Reached, reach
-from sealserve.cluster.kubernetes.room import allocatable, epc_of_replica, fitting_replicas, may_run
+from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext, quantity
 from sealserve.doctor.finding import Finding, Machine, Verdict
 from sealserve.doctor.host_checks import SKEW
 from sealserve.terms import BrokerNaming
@@ -40,11 +40,11 @@ _LEASES: Final = "kube-node-lease"
 _RENEWED: Final = timedelta(seconds=60)  # a node whose lease is older does not answer
 
 
-def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
+def examine_cluster(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
     """Yield what was found; the last finding starts a pod for some seconds.
 
     Args:
-        plan: What would be deployed.
+        context: What would be deployed.
         client: The cluster.
     """
     try:
@@ -55,22 +55,22 @@ def examine_cluster(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
     yield _found("API", f"{client.address}, Kubernetes {version}")
     yield from _clocks(client, here=datetime.now(UTC), there=there)
     try:
-        yield from _rights(plan, client)
+        yield from _rights(context, client)
     except NotRenderableError as error:
         yield missing("objects", error.message, error.hint or "")
-    yield from _nodes(plan, client)
-    yield _storage(plan, client)
-    yield _broker(plan, client)
+    yield from _nodes(context, client)
+    yield _storage(context, client)
+    yield _broker(context, client)
 
 
-def check_rights(plan: Plan, client: ClusterClient) -> None:
+def check_rights(context: RenderContext, client: ClusterClient) -> None:
     """Make sure that all of a deployment may be made and removed, before a part of it is.
 
     Raises:
         UnavailableError: `kubernetes.rights`: Something may not, or the cluster does not know what it is.
         NotRenderableError: The deployment lacks what its objects need.
     """
-    for finding in _rights(plan, client):
+    for finding in _rights(context, client):
         if finding.verdict is Verdict.MISSING:
             raise ClusterCode.KUBERNETES_RIGHTS.error(
                 f"The {finding.name} are not enough: {finding.found}.", hint=finding.remedy
@@ -126,18 +126,18 @@ def _seconds(ahead: timedelta) -> str:
     return f"{abs(seconds):.0f} s {'ahead' if seconds > 0 else 'behind'}"
 
 
-def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
+def _rights(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
     """Ask for the right to each thing that `up` and `down` do."""
-    space = plan.settings.namespace
+    space = context.settings.namespace
     made = objects(
-        plan,
-        platform_files={} if plan.simulated else None,
-        broker_files={} if plan.settings.broker.dangerous_inside else None,  # the kinds of objects are what counts
+        context,
+        platform_files={} if context.simulated else None,
+        broker_files={} if context.settings.broker.dangerous_inside else None,  # the kinds of objects are what counts
     )
     wanted = [(verb, item["apiVersion"], item["kind"], "", space) for item in made for verb in _APPLIED]
     wanted += [(verb, version, kind, part, space) for verb, version, kind, part in _LOOKED_AT]
     wanted.append(("list", "v1", "Node", "", ""))
-    if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
+    if context.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
         wanted += [(verb, "v1", "ConfigMap", "", COREFILE.namespace) for verb in ("get", "patch")]
     denied: dict[str, None] = {}
     unknown: dict[str, None] = {}
@@ -150,7 +150,7 @@ def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         else:
             if lacking is not None:
                 denied[f"{lacking} in {where}" if where else lacking] = None
-    denied |= dict.fromkeys(_lacking_for_namespace(plan, client))
+    denied |= dict.fromkeys(_lacking_for_namespace(context, client))
     if unknown:
         remedy = (
             "install what defines them, or another kubernetes.ingress.kind, or kubernetes.monitoring.enabled = false"
@@ -164,10 +164,10 @@ def _rights(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         yield _found("rights", f"all {len(asked)} that `up` and `down` need")
 
 
-def _lacking_for_namespace(plan: Plan, client: ClusterClient) -> Iterator[str]:
+def _lacking_for_namespace(context: RenderContext, client: ClusterClient) -> Iterator[str]:
     """Yield the rights to make and remove the namespace that are lacking; one that is there stays."""
     try:
-        if client.get(ObjectName.of(namespace(plan))) is not None:
+        if client.get(ObjectName.of(namespace(context))) is not None:
             return
     except ClusterRefusedError:
         yield "get namespaces"
@@ -177,23 +177,23 @@ def _lacking_for_namespace(plan: Plan, client: ClusterClient) -> Iterator[str]:
             yield lacking
 
 
-def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
+def _nodes(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
     """Look at what the nodes offer to enclaves."""
-    settings = plan.settings
+    settings = context.settings
     try:
         nodes = client.find("v1", "Node", "", "")
     except ClusterRefusedError as error:
         yield missing("device plugin", error.message, "a cluster role that may list nodes")
         return
     usable = [node for node in nodes if may_run(node, settings)]
-    asked = epc_of_replica(plan)
+    asked = epc_of_replica(context)
     if asked is None:
         yield _found("device plugin", "not needed: enclaves are simulated, and protect nothing", verdict=Verdict.NOTE)
         return
     resources = list(filter(None, (settings.resources.epc_resource, settings.resources.enclave_resource)))
     with_sgx = [node for node in usable if all(allocatable(node).get(name, "0") != "0" for name in resources)]
     if not with_sgx:
-        cloud = plan.deployment.target.cloud
+        cloud = context.deployment.target.cloud
         plugin = preset_of(cloud).kubernetes.device_plugin.value if cloud else (
             "Intel's SGX device plugin (docs/how-to/kubernetes.md), or kubernetes.resources.epc_resource and "
             "enclave_resource as your plugin calls them"
@@ -208,7 +208,7 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         yield _found("EPC", "how much a replica takes is known when an enclave is built", verdict=Verdict.NOTE)
         return
     fitting = fitting_replicas(asked, settings, with_sgx)
-    most, wanted = sum(fitting.values()), max(plan.replicas, settings.autoscaler.max_replicas or 0)
+    most, wanted = sum(fitting.values()), max(context.replicas, settings.autoscaler.max_replicas or 0)
     room = ", ".join(f"{name}: {count}" for name, count in sorted(fitting.items()))
     found = f"replicas of {asked} that fit: {room}; wanted: {wanted}"
     if wanted > most:
@@ -220,10 +220,10 @@ def _nodes(plan: Plan, client: ClusterClient) -> Iterator[Finding]:
         yield _found("EPC", found)
 
 
-def _storage(plan: Plan, client: ClusterClient) -> Finding:
+def _storage(context: RenderContext, client: ClusterClient) -> Finding:
     """Look at the claim that releases are on, if they are on one."""
-    settings = plan.settings
-    name = sources.claim_of(plan)
+    settings = context.settings
+    name = sources.claim_of(context)
     if name is None:
         return _found("storage", "not needed: pods fetch the release into a folder of their own")
     try:
@@ -231,7 +231,7 @@ def _storage(plan: Plan, client: ClusterClient) -> Finding:
         classes = [item["metadata"]["name"] for item in client.find("storage.k8s.io/v1", "StorageClass", "", "")]
     except ClusterRefusedError as error:
         return _found("storage", error.message, "a role that may read claims and storage classes", Verdict.NOTE)
-    cloud = plan.deployment.target.cloud
+    cloud = context.deployment.target.cloud
     usual = preset_of(cloud).kubernetes.shared_storage_class if cloud else None
     advice = f"; on this cloud: {usual.value or usual.note}" if usual else ""
     remedy = f"a PersistentVolumeClaim with accessModes [ReadWriteMany] of a class that allows it{advice}"
@@ -256,10 +256,10 @@ def _claim(claim: Manifest | None, name: str, classes: Sequence[str], remedy: st
     return missing("storage", f"{found}; {known}", remedy)
 
 
-def _broker(plan: Plan, client: ClusterClient) -> Finding:
+def _broker(context: RenderContext, client: ClusterClient) -> Finding:
     """Ask a pod for the broker's name, and whether anybody answers there."""
-    name, port = plan.shipped.broker
-    settings = plan.settings
+    name, port = context.shipped.broker
+    settings = context.settings
     # What `up` adds to the cluster's names is not there yet: its address is tried instead.
     expected = ""
     try:
@@ -267,9 +267,9 @@ def _broker(plan: Plan, client: ClusterClient) -> Finding:
             config = client.get(COREFILE)
             expected = "" if config is not None and is_named(config["data"]["Corefile"]) else settings.broker.ip
         elif settings.broker.naming is BrokerNaming.EXTERNAL_NAME:
-            service = client.get(ObjectName("v1", "Service", settings.namespace, plan.name("broker")))
+            service = client.get(ObjectName("v1", "Service", settings.namespace, context.name("broker")))
             expected = "" if service is not None else settings.broker.external_name
-        reached = reach(plan, client, expected or name, port)
+        reached = reach(context, client, expected or name, port)
     except (ProbeError, ClusterRefusedError) as error:
         return _found("broker", f"not tried: {error.message}", error.hint or "", Verdict.NOTE)
     return _judge(reached, name=name, expected=expected, port=port)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sealserve.cluster.kubernetes.plan import Manifest
+from sealserve.cluster.kubernetes.render_context import Manifest
 from sealserve.cluster.launch_log import is_refused
 from sealserve.cluster.target import State
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
 from sealserve.cluster.kubernetes.objects import namespace
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest, Plan, container_security
 from sealserve.cluster.kubernetes.progress import state_of
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext, container_security
 from sealserve.enclave.server_files import PROGRAMS
 from sealserve.errors import UnavailableError
 from sealserve.terms import ServerKind
@@ -64,7 +64,7 @@ class Reached:
     error: str
 
 
-def reach(plan: Plan, client: ClusterClient, host: str, port: int) -> Reached:
+def reach(context: RenderContext, client: ClusterClient, host: str, port: int) -> Reached:
     """Start a pod that resolves ``host`` and connects to it, and remove it again.
 
     It runs in the deployment's namespace, or in ``default`` while that does not exist.
@@ -73,23 +73,23 @@ def reach(plan: Plan, client: ClusterClient, host: str, port: int) -> Reached:
         ProbeError: It does not run, or not in time.
         ClusterRefusedError: It may not be made.
     """
-    space = plan.settings.namespace
-    if client.get(ObjectName.of(namespace(plan))) is None:
+    space = context.settings.namespace
+    if client.get(ObjectName.of(namespace(context))) is None:
         space = "default"
     name = ObjectName("v1", "Pod", space, NAME)
     _remove(client, name)  # of a run that was killed
     try:
-        client.apply(_pod(plan, space, host, port))
+        client.apply(_pod(context, space, host, port))
         return _wait(client, name)
     finally:
         _remove(client, name)
 
 
-def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
+def _pod(context: RenderContext, space: str, host: str, port: int) -> Manifest:
     container = {
         "name": "doctor",
-        "image": plan.server_image,
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.server_image,
+        "imagePullPolicy": context.settings.images.pull_policy,
         "command": [PROGRAMS[ServerKind.EMBEDDED], "-I", "-B", "-c", _SCRIPT, host, str(port)],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "securityContext": container_security(),
@@ -100,15 +100,15 @@ def _pod(plan: Plan, space: str, host: str, port: int) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 0,
-        "securityContext": plan.pod_security(),
+        "securityContext": context.pod_security(),
         "containers": [container],
     }
-    if plan.settings.scheduling.node_selector:
-        spec["nodeSelector"] = dict(plan.settings.scheduling.node_selector)
-    if plan.settings.scheduling.tolerations:
-        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in plan.settings.scheduling.tolerations]
-    if plan.settings.images.pull_secret:
-        spec["imagePullSecrets"] = [{"name": plan.settings.images.pull_secret}]
+    if context.settings.scheduling.node_selector:
+        spec["nodeSelector"] = dict(context.settings.scheduling.node_selector)
+    if context.settings.scheduling.tolerations:
+        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in context.settings.scheduling.tolerations]
+    if context.settings.images.pull_secret:
+        spec["imagePullSecrets"] = [{"name": context.settings.images.pull_secret}]
     labels = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/managed-by": APPLICATION}
     metadata = {"name": NAME, "namespace": space, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

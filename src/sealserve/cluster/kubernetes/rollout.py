@@ -7,8 +7,8 @@ from typing import Any, Final
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import front, replicas
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName
-from sealserve.cluster.kubernetes.plan import APPLICATION, Manifest
 from sealserve.cluster.kubernetes.progress import state_of
+from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest
 from sealserve.cluster.target import State, Tell
 
 CHECK_SECONDS: Final = 1.0

@@ -2,14 +2,16 @@
 
 from sealserve.bundle import Bundle
 from sealserve.cluster.container_layout import ENCLAVE
-from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, Shipped
+from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext, Shipped
 from sealserve.deployment import Deployment
 from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.workspace import Workspace
 
 
-def plan(workspace: Workspace, deployment: Deployment, bundle: Bundle, *, replicas: int | None = None) -> Plan:
+def render_context(
+    workspace: Workspace, deployment: Deployment, bundle: Bundle, *, replicas: int | None = None
+) -> RenderContext:
     """Return what is rendered of a deployment.
 
     Args:
@@ -21,18 +23,18 @@ def plan(workspace: Workspace, deployment: Deployment, bundle: Bundle, *, replic
     Raises:
         NotRenderableError: The release has no enclave for pods.
     """
-    return Plan(
+    return RenderContext(
         deployment=deployment,
         shipped=describe(bundle, owner_key=read_regular(workspace.host.owner_key).decode("ascii")),
         replicas=deployment.target.replicas if replicas is None else replicas,
     )
 
 
-def provisional_plan(deployment: Deployment) -> Plan:
+def provisional_context(deployment: Deployment) -> RenderContext:
     """Return what is known of a deployment's objects before there is a release."""
     broker = (deployment.broker.address, deployment.broker.port)
     shipped = Shipped(name="none", size=0, owner_key="", broker=broker, epc=deployment.enclave.size_in_bytes or 0)
-    return Plan(deployment=deployment, shipped=shipped, replicas=deployment.target.replicas)
+    return RenderContext(deployment=deployment, shipped=shipped, replicas=deployment.target.replicas)
 
 
 def describe(bundle: Bundle, *, owner_key: str) -> Shipped:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealserve.cluster.container_layout import RELEASE_SLACK, SETTINGS_FOLDER, WORKSPACE_FOLDER
-from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan, container_security
+from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext, container_security
 from sealserve.cluster.replica import RELEASES
 from sealserve.workspace import DEPLOYMENT_FILE
 
@@ -31,52 +31,52 @@ class Source:
     volumes: Sequence[Manifest]
 
 
-def source(plan: Plan) -> Source:
+def source(context: RenderContext) -> Source:
     """Return how the release comes to a pod.
 
     Raises:
         NotRenderableError: ``kubernetes.store.source`` is missing or none that is known.
     """
-    text = location(plan)
+    text = location(context)
     if text.startswith(CLAIM):
         claim = {"persistentVolumeClaim": {"claimName": text.removeprefix(CLAIM)}}
-        verify = _container(plan, "verify", ["release", "verify", plan.shipped.name, "--host"])
+        verify = _container(context, "verify", ["release", "verify", context.shipped.name, "--host"])
         return Source(init_containers=[verify], volumes=[{"name": "releases", **claim}])
     # Once as it travels, once unpacked.
-    room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * plan.shipped.size + RELEASE_SLACK}}
+    room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * context.shipped.size + RELEASE_SLACK}}
     if text.startswith(_IMAGE):
         transfer = {"name": "transfer", "mountPath": _TRANSFER}
         copy = {
             "name": "copy",
             "image": text.removeprefix(_IMAGE),
-            "imagePullPolicy": plan.settings.images.pull_policy,
+            "imagePullPolicy": context.settings.images.pull_policy,
             "command": ["cp", BUNDLE, f"{_TRANSFER}/bundle.tar"],
             "resources": _small(),
             "securityContext": container_security(),
             "volumeMounts": [transfer],
         }
         unpack = _container(
-            plan, "unpack", ["release", "unpack", f"{_TRANSFER}/bundle.tar"], {**transfer, "readOnly": True}
+            context, "unpack", ["release", "unpack", f"{_TRANSFER}/bundle.tar"], {**transfer, "readOnly": True}
         )
-        volume = {"name": "transfer", "emptyDir": {"sizeLimit": plan.shipped.size + RELEASE_SLACK}}
+        volume = {"name": "transfer", "emptyDir": {"sizeLimit": context.shipped.size + RELEASE_SLACK}}
         return Source(init_containers=[copy, unpack], volumes=[room, volume])
-    fetch = _container(plan, "fetch", ["release", "fetch", text])
+    fetch = _container(context, "fetch", ["release", "fetch", text])
     return Source(init_containers=[fetch], volumes=[room])
 
 
-def claim_of(plan: Plan) -> str | None:
+def claim_of(context: RenderContext) -> str | None:
     """Return the name of the claim that releases are on, or None if they come in another way."""
-    text = plan.settings.store.source or ""
+    text = context.settings.store.source or ""
     return text.removeprefix(CLAIM) if text.startswith(CLAIM) else None
 
 
-def location(plan: Plan) -> str:
+def location(context: RenderContext) -> str:
     """Return where the release comes from, its name filled in.
 
     Raises:
         NotRenderableError: As `source`.
     """
-    text = plan.settings.store.source
+    text = context.settings.store.source
     if text is None or not text.startswith((CLAIM, _IMAGE, *_WEB)):
         raise NotRenderableError(
             "kubernetes.store.source does not say where pods fetch the release from.",
@@ -84,15 +84,15 @@ def location(plan: Plan) -> str:
             '{release}.tar" (or an S3 store\'s pre-signed address), "image:REFERENCE" with /bundle.tar in it, or '
             '"claim:NAME".',
         )
-    return text.replace(PLACEHOLDER, plan.shipped.name)
+    return text.replace(PLACEHOLDER, context.shipped.name)
 
 
-def _container(plan: Plan, name: str, arguments: Sequence[str], *mounts: Manifest) -> Manifest:
+def _container(context: RenderContext, name: str, arguments: Sequence[str], *mounts: Manifest) -> Manifest:
     settings = {"name": "settings", "readOnly": True}
     return {
         "name": name,
-        "image": plan.server_image,
-        "imagePullPolicy": plan.settings.images.pull_policy,
+        "image": context.server_image,
+        "imagePullPolicy": context.settings.images.pull_policy,
         "args": [*arguments, "--owner-key", f"{SETTINGS_FOLDER}/owner.pub", "--directory", WORKSPACE_FOLDER],
         "resources": _small(),
         "securityContext": container_security(),

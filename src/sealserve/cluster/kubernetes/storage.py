@@ -8,13 +8,13 @@ Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-m
 from collections.abc import Sequence
 
 from sealserve.cluster.kubernetes import sources
-from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext
 
 
-def storage(plan: Plan) -> Sequence[Manifest]:
+def storage(context: RenderContext) -> Sequence[Manifest]:
     """Return the claim, if ``kubernetes.store.storage_class`` says of which class; else it is there already."""
-    settings = plan.settings
-    name = sources.claim_of(plan)
+    settings = context.settings
+    name = sources.claim_of(context)
     if name is None or not settings.store.storage_class:
         return []
     spec = {
@@ -22,5 +22,5 @@ def storage(plan: Plan) -> Sequence[Manifest]:
         "storageClassName": settings.store.storage_class,
         "resources": {"requests": {"storage": settings.store.storage_size}},
     }
-    metadata = {**plan.metadata("releases"), "name": name}
+    metadata = {**context.metadata("releases"), "name": name}
     return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}]

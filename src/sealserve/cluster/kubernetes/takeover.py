@@ -6,7 +6,7 @@ from typing import Final
 
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
-from sealserve.cluster.kubernetes.plan import Manifest, Plan
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext
 from sealserve.cluster.kubernetes.rollout import has_every_pod
 
 PREVIOUS: Final = "sealserve/previous-release"
@@ -25,19 +25,19 @@ class TakenOver:
     replicas: int
 
 
-def take_over(made: Sequence[Manifest], running: Manifest | None, plan: Plan) -> TakenOver:
+def take_over(made: Sequence[Manifest], running: Manifest | None, context: RenderContext) -> TakenOver:
     """Write into the new Deployment which release served before it, and how many replicas an autoscaler has chosen.
 
     Args:
         made: The objects that are about to be applied; the Deployment among them changes.
         running: The Deployment in the cluster, or None.
-        plan: What is applied.
+        context: What is applied.
     """
     new = next((item for item in made if running is not None and ObjectName.of(item) == ObjectName.of(running)), None)
     if running is None or new is None:
-        return TakenOver((), plan.replicas)
-    if (most := plan.settings.autoscaler.max_replicas) is not None:
-        new["spec"]["replicas"] = max(min(plan.replicas, most), min(running["spec"]["replicas"], most))
+        return TakenOver((), context.replicas)
+    if (most := context.settings.autoscaler.max_replicas) is not None:
+        new["spec"]["replicas"] = max(min(context.replicas, most), min(running["spec"]["replicas"], most))
     replaced = _replaced(new, running)
     if replaced:
         new["metadata"]["annotations"][PREVIOUS] = replaced[0]

@@ -19,15 +19,15 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry
+from sealserve.cluster.kubernetes.capacity import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
-from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
+from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
 from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
-from sealserve.cluster.kubernetes.room import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
 from sealserve.cluster.owner_services import OwnerServices, stop_services
 from sealserve.cluster.target import LogLine, PartStatus, Scaled, State, Tell, no_log, quietly
@@ -115,30 +115,30 @@ class KubernetesTarget:
         """
         client = self._client
         # 1. Refuse what cannot work before anything is applied.
-        plan = shipping.plan(self._workspace, self._deployment, bundle, replicas=replicas)
-        check_rights(plan, client)
-        self._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
+        context = shipping.render_context(self._workspace, self._deployment, bundle, replicas=replicas)
+        check_rights(context, client)
+        self._check_room(epc_of_replica(context), max(context.replicas, context.settings.autoscaler.max_replicas or 0))
         # 2. In simulation, start what the owner's machine runs. A real broker is its owner's to run.
         if bundle.broker is not None:
             self._start_services()
             write_file(self._workspace.host.run / "release", bundle.name.encode())
         # 3. Describe the objects, with what the new Deployment takes over from the one that runs.
-        made = list(self._objects(plan, bundle))
-        taken = take_over(made, client.get(self._deployment_name), plan)
+        made = list(self._objects(context, bundle))
+        taken = take_over(made, client.get(self._deployment_name), context)
         # 4. Apply them. What is made is recorded first, so that `down` finds it after an interruption.
-        space = namespace(plan)
+        space = namespace(context)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
             client.apply(space)
-        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
-            self._name_broker(plan)
+        if context.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
+            self._name_broker(context)
         self._tell("applying the objects")
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
         # 5. Wait for the pods, then remove what is no longer described.
         self._rollout.wait(taken.replicas)
-        left = self._no_longer_described(plan, made)
+        left = self._no_longer_described(context, made)
         for name in left:
             self._tell(f"removing {called(name)}, which is no longer described")
             remove(client, name)
@@ -155,16 +155,16 @@ class KubernetesTarget:
         neither are the simulated platform's if the platform does not exist yet.
         """
         client = self._client
-        plan = shipping.plan(self._workspace, self._deployment, bundle, replicas=replicas)
+        context = shipping.render_context(self._workspace, self._deployment, bundle, replicas=replicas)
         texts: list[str] = []
-        exists = client.get(ObjectName.of(namespace(plan))) is not None
-        described = list(self._objects(plan, bundle))
-        take_over(described, client.get(self._deployment_name) if exists else None, plan)
-        unknown = {plan.name(inside_broker.PART)} if plan.settings.broker.dangerous_inside else set()
+        exists = client.get(ObjectName.of(namespace(context))) is not None
+        described = list(self._objects(context, bundle))
+        take_over(described, client.get(self._deployment_name) if exists else None, context)
+        unknown = {context.name(inside_broker.PART)} if context.settings.broker.dangerous_inside else set()
         if not self._workspace.host.platform.is_dir():
-            unknown.add(plan.name(PLATFORM))
+            unknown.add(context.name(PLATFORM))
         made = [item for item in described if item["metadata"]["name"] not in unknown]
-        for item in made if exists else [namespace(plan), *made]:  # one that is there stays as it is
+        for item in made if exists else [namespace(context), *made]:  # one that is there stays as it is
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
             after = client.apply(item, dry_run=True) if exists else item
@@ -173,7 +173,9 @@ class KubernetesTarget:
                 lines = [[f"# {len(text)} lines of a Secret\n"] if text else [] for text in lines]
             label = f"{name.kind.lower()}/{name.name}"
             texts += difflib.unified_diff(lines[0], lines[1], f"cluster/{label}", f"deployment/{label}")
-        texts += [f"--- cluster/{called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(plan, described)]
+        texts += [
+            f"--- cluster/{called(name)}\n+++ /dev/null\n" for name in self._no_longer_described(context, described)
+        ]
         return "".join(texts)
 
     def to_scale(self, replicas: int) -> Scaled | None:
@@ -248,18 +250,18 @@ class KubernetesTarget:
             services.start_vendor()
             services.start_broker()
 
-    def _objects(self, plan: Plan, bundle: Bundle) -> Sequence[Manifest]:
+    def _objects(self, context: RenderContext, bundle: Bundle) -> Sequence[Manifest]:
         files = None
-        if plan.simulated:
+        if context.simulated:
             files = {
                 path.name: base64.b64encode(path.read_bytes()).decode()
                 for path in sorted(self._workspace.host.platform.glob("*"))
                 if path.is_file()
             }
-        return objects(plan, platform_files=files, broker_files=self._broker_files(plan, bundle))
+        return objects(context, platform_files=files, broker_files=self._broker_files(context, bundle))
 
-    def _broker_files(self, plan: Plan, bundle: Bundle) -> Mapping[str, str] | None:
-        if not plan.settings.broker.dangerous_inside:
+    def _broker_files(self, context: RenderContext, bundle: Bundle) -> Mapping[str, str] | None:
+        if not context.settings.broker.dangerous_inside:
             return None
         if bundle.broker is None:
             raise NotRenderableError(
@@ -267,14 +269,16 @@ class KubernetesTarget:
                 hint="kubernetes.broker.dangerous_inside is for trials where owner and host are one machine.",
             )
         _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
-        return inside_broker.material(plan, bundle.broker)
+        return inside_broker.material(context, bundle.broker)
 
-    def _no_longer_described(self, plan: Plan, made: Sequence[Manifest]) -> Sequence[ObjectName]:
+    def _no_longer_described(self, context: RenderContext, made: Sequence[Manifest]) -> Sequence[ObjectName]:
         """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
-        described = {ObjectName.of(item) for item in [namespace(plan), *made]}
-        if plan.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
+        described = {ObjectName.of(item) for item in [namespace(context), *made]}
+        if context.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             described.add(COREFILE)
-        before = [name for name in self._record.names() if name.namespace in {plan.settings.namespace, "kube-system"}]
+        before = [
+            name for name in self._record.names() if name.namespace in {context.settings.namespace, "kube-system"}
+        ]
         return [name for name in before if name not in described]
 
     def _check_room(self, asked: str | None, wanted: int) -> None:
@@ -291,16 +295,16 @@ class KubernetesTarget:
                 "enclave; `sealserve doctor host --target kubernetes` shows what each node has.",
             )
 
-    def _name_broker(self, plan: Plan) -> None:
+    def _name_broker(self, context: RenderContext) -> None:
         config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
                 "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker.naming = "dns".'
             )
         text = config["data"]["Corefile"]
-        named = add_entry(text, plan.shipped.broker[0], plan.settings.broker.ip)
+        named = add_entry(text, context.shipped.broker[0], context.settings.broker.ip)
         if named != text:
-            self._tell(f"adding {plan.shipped.broker[0]} to the cluster's DNS")
+            self._tell(f"adding {context.shipped.broker[0]} to the cluster's DNS")
             self._record.add(COREFILE)
             self._client.merge(COREFILE, {"data": {"Corefile": named}})
 

@@ -13,7 +13,7 @@ from sealserve.errors import UnavailableError
 if TYPE_CHECKING:
     from sealserve.enclave.simulated.gramine_direct import GramineDirect
     from sealserve.enclave.simulated.launcher import SimulatedEnclave
-    from sealserve.enclave.simulated.private_memory import Way
+    from sealserve.enclave.simulated.private_memory import PrivateMemoryMethod
     from sealserve.sgx.simulated.pcs import PcsServer
     from sealserve.sgx.simulated.platform import SimulatedPlatform as SimulatedPlatform  # noqa: PLC0414  # for annotations
     from sealserve.sgx.simulated.quoting import QuotingServer
@@ -35,8 +35,8 @@ class Simulator:
     Args:
         enclave: The runtime of simulated enclaves.
         gramine_direct: The runtime of simulated enclaves in Gramine's library OS.
-        way: How an enclave's private memory is kept from others.
-        available_way: Returns which way works here, and why a better one does not.
+        private_memory_method: How an enclave's private memory is kept from others.
+        available_method: Returns the best method that works here, and why a better one does not.
         vendor: Stands in for the processor's vendor.
         platform: Stands in for a processor.
         pcs_server: Publishes what the vendor signed.
@@ -45,8 +45,8 @@ class Simulator:
 
     enclave: "type[SimulatedEnclave]"
     gramine_direct: "type[GramineDirect]"
-    way: "type[Way]"
-    available_way: "Callable[[str], tuple[Way, str]]"
+    private_memory_method: "type[PrivateMemoryMethod]"
+    available_method: "Callable[[str], tuple[PrivateMemoryMethod, str]]"
     vendor: "type[Vendor]"
     platform: "type[SimulatedPlatform]"
     pcs_server: "type[PcsServer]"
@@ -72,8 +72,8 @@ def load_simulator() -> Simulator:
     return Simulator(
         enclave=launcher.SimulatedEnclave,
         gramine_direct=gramine_direct.GramineDirect,
-        way=private_memory.Way,
-        available_way=private_memory.available_way,
+        private_memory_method=private_memory.PrivateMemoryMethod,
+        available_method=private_memory.available_method,
         vendor=vendor.Vendor,
         platform=platform.SimulatedPlatform,
         pcs_server=pcs.PcsServer,

@@ -130,7 +130,7 @@ def run_enclave(
             if exit_with_parent:
                 _end_with(parent)  # entering a user namespace has reset the signal
             forbid_inspection()
-            log_step("private-memory", way=memory.way, folder=memory.root)
+            log_step("private-memory", method=memory.method, folder=memory.root)
             # Attest the enclave to the broker, and open the release with its key (4 to 7).
             with provision(enclave, here, socket, connect_timeout, broker_timeout) as key:
                 opened = open_mounts(enclave.manifest, here, memory, key)

@@ -35,7 +35,7 @@ _SPARE: Final = 16  # MiB beside the model's files, for what the server writes t
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a tmpfs, which is what is looked for; the folder in it is ours
 
 
-class Way(StrEnum):
+class PrivateMemoryMethod(StrEnum):
     """How the memory is kept from others."""
 
     NAMESPACE = "mount-namespace"
@@ -50,8 +50,8 @@ class Way(StrEnum):
 
 
 _NOTES: Final = {
-    Way.USER_NAMESPACE: "mount namespace in a user namespace: other processes of this user can look in",
-    Way.SHARED: "no mount namespace here: other processes of this user can read that memory",
+    PrivateMemoryMethod.USER_NAMESPACE: "mount namespace in a user namespace: other processes of this user can look in",
+    PrivateMemoryMethod.SHARED: "no mount namespace here: other processes of this user can read that memory",
 }
 
 
@@ -62,12 +62,12 @@ class PrivateMemory:
     Args:
         inside: The folder's path as the manifest has it, such as ``/release``.
         root: Its real path for this process and its children.
-        way: How it is kept from others.
+        method: How it is kept from others.
     """
 
     inside: str
     root: Path
-    way: Way
+    method: PrivateMemoryMethod
 
     def path(self, inside: str) -> Path:
         """Return the real path of a private file."""
@@ -80,14 +80,18 @@ class PrivateMemory:
         return re.sub(rf"(?<![\w./-]){re.escape(self.inside)}(?=/|$)", lambda _: str(self.root), text)
 
 
-def available_way(inside: str) -> tuple[Way, str]:
-    """Return which way works on this machine for the folder ``inside``, and why none that is better does."""
+def available_method(inside: str) -> tuple[PrivateMemoryMethod, str]:
+    """Return the best method that works on this machine for the folder ``inside``, and why a better one does not."""
     refused = mount_namespace.why_not(inside)
     if refused is None:
-        return (Way.NAMESPACE if os.geteuid() == 0 else Way.USER_NAMESPACE), ""
+        return (PrivateMemoryMethod.NAMESPACE if os.geteuid() == 0 else PrivateMemoryMethod.USER_NAMESPACE), ""
     refused = f"no mount namespace here ({refused})"
     unusable = container_tmpfs.why_not(inside)
-    return (Way.CONTAINER, refused) if unusable is None else (Way.SHARED, f"{refused}, and {unusable}")
+    return (
+        (PrivateMemoryMethod.CONTAINER, refused)
+        if unusable is None
+        else (PrivateMemoryMethod.SHARED, f"{refused}, and {unusable}")
+    )
 
 
 @contextmanager
@@ -104,14 +108,14 @@ def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
         UnavailableError: `enclave.private-memory`: None of the three ways works.
         UnavailableError: `enclave.private-memory-room`: It has less than ``needed`` free.
     """
-    way, refused = available_way(inside)
+    method, refused = available_method(inside)
     claim = None
-    if way is Way.CONTAINER:
+    if method is PrivateMemoryMethod.CONTAINER:
         try:
             claim = container_tmpfs.claim(inside)
         except BlockingIOError:
-            way, refused = Way.SHARED, f"{refused}, and the tmpfs at {inside} is another enclave's"
-    if way is Way.SHARED:
+            method, refused = PrivateMemoryMethod.SHARED, f"{refused}, and the tmpfs at {inside} is another enclave's"
+    if method is PrivateMemoryMethod.SHARED:
         root = _shared_folder(inside, refused, needed)
         LOGGER.warning(
             "private memory: %s: %s takes its place in arguments and environment, and other processes of this user can "
@@ -121,17 +125,17 @@ def private_memory(inside: str, *, needed: int = 0) -> Iterator[PrivateMemory]:
         )
     else:
         root = Path(inside)
-        if way is Way.CONTAINER:
+        if method is PrivateMemoryMethod.CONTAINER:
             wipe(root)  # what an earlier run left when it was killed
         else:
             mount_namespace.enter(inside)
-    watch = _wipe_when_killed(root) if way is Way.SHARED else None
+    watch = _wipe_when_killed(root) if method is PrivateMemoryMethod.SHARED else None
     try:
-        _check_room(root, way, inside, needed)
-        yield PrivateMemory(inside=inside, root=root, way=way)
+        _check_room(root, method, inside, needed)
+        yield PrivateMemory(inside=inside, root=root, method=method)
     finally:
         wipe(root)
-        if way is Way.SHARED:
+        if method is PrivateMemoryMethod.SHARED:
             root.rmdir()
         if watch is not None:
             os.close(watch[1])
@@ -182,21 +186,23 @@ def _free(folder: Path) -> float:
     return found.f_bavail * found.f_frsize if found.f_blocks else float("inf")  # a tmpfs with size=0 has no bound
 
 
-def _check_room(root: Path, way: Way, inside: str, needed: int) -> None:
+def _check_room(root: Path, method: PrivateMemoryMethod, inside: str, needed: int) -> None:
     free = _free(root)
     if free >= needed:
         return
     size = f"{-(-needed // _MEBIBYTE) + _SPARE}m"
     tmpfs = f"--tmpfs {inside}:size={size},mode=0700,uid={os.geteuid()}"
     hints = {
-        Way.CONTAINER: f"Give the container a larger tmpfs: `{tmpfs}`.",
-        Way.SHARED: f"Give the container `{tmpfs}`, or `--shm-size={size}` for each enclave in it; or run as root "
-        "where a mount namespace is allowed.",
+        PrivateMemoryMethod.CONTAINER: f"Give the container a larger tmpfs: `{tmpfs}`.",
+        PrivateMemoryMethod.SHARED: (
+            f"Give the container `{tmpfs}`, or `--shm-size={size}` for each enclave in it; or run as root "
+            "where a mount namespace is allowed."
+        ),
     }
     raise EnclaveCode.PRIVATE_MEMORY_ROOM.error(
-        f"The release takes {needed / _MEBIBYTE:.1f} MiB of private memory, and {root} ({way}) has "
+        f"The release takes {needed / _MEBIBYTE:.1f} MiB of private memory, and {root} ({method}) has "
         f"{free / _MEBIBYTE:.1f} MiB free.",
-        hint=hints.get(way, "A tmpfs takes at most half of the machine's memory: use a machine with more."),
+        hint=hints.get(method, "A tmpfs takes at most half of the machine's memory: use a machine with more."),
     )
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from sealserve import deployment
-from sealserve.cluster.kubernetes.plan import Manifest, Plan, Shipped
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, Shipped
 
 TOML = """
 [model]
@@ -15,14 +15,14 @@ store.source = "https://store.example.com:8443/{release}.tar"
 """
 
 
-def make_plan(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> Plan:
-    """Return a plan of the deployment ``toml``, with ``text`` added to its last section, ``[kubernetes]``."""
+def make_context(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> RenderContext:
+    """Return the render context of ``toml``, with ``text`` added to its last section, ``[kubernetes]``."""
     described = deployment.parse(f'platform = "{platform}"\n{toml}{text}')
     shipped = Shipped(
         name="resnet50-0123456789ab", size=100_000_000, owner_key="-----BEGIN PUBLIC KEY-----\n",
         broker=("attestation.example.com", 4433), epc=4 * 2**30,
     )  # fmt: skip
-    return Plan(deployment=described, shipped=shipped, replicas=replicas)
+    return RenderContext(deployment=described, shipped=shipped, replicas=replicas)
 
 
 def node(name: str, *, epc: str = "", taint: str = "", **labels: str) -> Manifest:
@@ -37,5 +37,5 @@ def node(name: str, *, epc: str = "", taint: str = "", **labels: str) -> Manifes
 
 
 @pytest.fixture
-def plan() -> Plan:
-    return make_plan()
+def context() -> RenderContext:
+    return make_context()

@@ -12,10 +12,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.plan import Plan
+from sealserve.cluster.kubernetes.render_context import RenderContext
 
 CRDS = Path(__file__).with_name("crds")
 MONITORED = TOML.replace("[kubernetes]", "[server]\nmetrics_port = 9464\n[kubernetes]\nmonitoring.enabled = true")
@@ -43,8 +43,8 @@ def validate(made: Mapping[str, Any], name: str) -> None:
     jsonschema.Draft202012Validator(schema).validate(made)
 
 
-def only(plan: Plan, kind: str) -> dict[str, Any]:
-    (found,) = [item for item in objects(plan) if item["kind"] == kind]
+def only(context: RenderContext, kind: str) -> dict[str, Any]:
+    (found,) = [item for item in objects(context) if item["kind"] == kind]
     return found
 
 
@@ -62,12 +62,12 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)
 def test_it_fits_the_published_schema(kind: str, crd: str, text: str, toml: str) -> None:
-    validate(only(make_plan(text, toml=toml), kind), crd)
+    validate(only(make_context(text, toml=toml), kind), crd)
 
 
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)
 def test_a_field_that_the_schema_does_not_know_fails(kind: str, crd: str, text: str, toml: str) -> None:
-    made = deepcopy(only(make_plan(text, toml=toml), kind))
+    made = deepcopy(only(make_context(text, toml=toml), kind))
     made["spec"]["unknown"] = 1
     with pytest.raises(jsonschema.ValidationError, match="unknown"):
         validate(made, crd)
@@ -76,13 +76,15 @@ def test_a_field_that_the_schema_does_not_know_fails(kind: str, crd: str, text: 
 def test_a_version_that_the_standard_channel_no_longer_serves_is_not_the_default() -> None:
     crd = json.loads((CRDS / "tlsroute-standard.json").read_text(encoding="utf-8"))
     assert list(crd["versions"]) == ["v1"]
-    assert only(make_plan('ingress.kind = "gateway-api"\n'), "TLSRoute")["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert (
+        only(make_context('ingress.kind = "gateway-api"\n'), "TLSRoute")["apiVersion"] == "gateway.networking.k8s.io/v1"
+    )
 
 
 @pytest.mark.parametrize("kind", ["TLSRoute", "TransportServer"])
 def test_a_wrong_type_fails(kind: str) -> None:
     text, crd = {"TLSRoute": ("gateway-api", "tlsroute-standard"), "TransportServer": ("f5", "transportserver")}[kind]
-    made = deepcopy(only(make_plan(f'ingress.kind = "{text}"\n'), kind))
+    made = deepcopy(only(make_context(f'ingress.kind = "{text}"\n'), kind))
     backends = made["spec"]["upstreams"] if kind == "TransportServer" else made["spec"]["rules"][0]["backendRefs"]
     backends[0]["port"] = "8500"
     with pytest.raises(jsonschema.ValidationError, match="'8500'"):

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from tests.harness.workspaces import Site, make_site
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve import deployment, terms
@@ -18,8 +18,8 @@ from sealserve.broker.master_key import under_passphrase
 from sealserve.bundle import BrokerPlace, Bundle, OwnersBroker
 from sealserve.cluster.kubernetes import inside_broker
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
 from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.owner import broker_files, simulation
 from sealserve.owner.owner import Owner
@@ -28,9 +28,9 @@ from sealserve.secret import SecretBytes
 ADDRESS = "sealserve-broker.sealserve.svc"
 
 
-def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TOML) -> Plan:
-    plan = make_plan("broker.dangerous_inside = true\n", platform=platform, toml=toml)
-    return replace(plan, shipped=replace(plan.shipped, broker=(address, 4433)))
+def trial(*, platform: str = "simulated", address: str = ADDRESS, toml: str = TOML) -> RenderContext:
+    context = make_context("broker.dangerous_inside = true\n", platform=platform, toml=toml)
+    return replace(context, shipped=replace(context.shipped, broker=(address, 4433)))
 
 
 def owners_broker(site: Site) -> OwnersBroker:
@@ -85,16 +85,16 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("context", "message"),
     [
         (trial(platform="sgx"), "it is for simulated enclaves only"),
         (trial(address="attestation.service.com"), "'attestation.service.com', and in the cluster it is"),
         (trial(toml=TOML.replace("[service]", '[keystore]\npassphrase_file = "secret"\n\n[service]')), "passphrase"),
     ],
 )
-def test_what_is_no_trial_is_refused(site: Site, plan: Plan, message: str) -> None:
+def test_what_is_no_trial_is_refused(site: Site, context: RenderContext, message: str) -> None:
     with pytest.raises(NotRenderableError, match=message) as caught:
-        inside_broker.material(plan, owners_broker(site))
+        inside_broker.material(context, owners_broker(site))
     assert caught.value.code == "kubernetes.not-renderable"
 
 
@@ -148,11 +148,11 @@ def test_it_restarts_when_what_it_reads_changes() -> None:
 
 
 def test_replicas_reach_it_and_nobody_else_does() -> None:
-    plan = trial()
-    rules = policies(plan)
+    context = trial()
+    rules = policies(context)
 
     def pod(part: str) -> Peer:
-        return Peer(labels=plan.labels(part), namespace=plan.settings.namespace, address="10.1.0.20")
+        return Peer(labels=context.labels(part), namespace=context.settings.namespace, address="10.1.0.20")
 
     outside = Peer(address="198.51.100.7")
     assert allows(rules, pod("replicas"), pod("broker"), 4433)

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 import yaml
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve.broker.metrics import Decisions, Fetched, Observed
 from sealserve.cluster.kubernetes.monitoring import monitoring, prometheus_files
 from sealserve.cluster.kubernetes.monitoring_templates import broker_rules, dashboard_text, replica_rules
-from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.render_context import RenderContext
 from sealserve.cluster.kubernetes.replicas import PART, replicas
 from sealserve.serving.metrics import Metrics
 from sealserve.serving.request_errors import Status
@@ -38,8 +38,8 @@ METRIC = re.compile(r":?[a-z_][a-z_:]*")
 
 
 @pytest.fixture
-def scraped() -> Plan:
-    return make_plan(toml=SCRAPED)
+def scraped() -> RenderContext:
+    return make_context(toml=SCRAPED)
 
 
 def exposed() -> set[str]:
@@ -60,10 +60,10 @@ def exposed() -> set[str]:
 
 
 def expressions() -> Iterator[str]:
-    for groups in (replica_rules(make_plan(toml=SCRAPED).deployment), broker_rules()):
+    for groups in (replica_rules(make_context(toml=SCRAPED).deployment), broker_rules()):
         for group in groups["groups"]:
             yield from (rule["expr"] for rule in group["rules"])
-    for panel in json.loads(dashboard_text(make_plan(toml=SCRAPED).deployment))["panels"]:
+    for panel in json.loads(dashboard_text(make_context(toml=SCRAPED).deployment))["panels"]:
         yield from (target["expr"] for target in panel["targets"])
 
 
@@ -80,8 +80,8 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
     }
 
 
-def epc_queries(plan: Plan) -> list[str]:
-    panels = json.loads(dashboard_text(plan.deployment))["panels"]
+def epc_queries(context: RenderContext) -> list[str]:
+    panels = json.loads(dashboard_text(context.deployment))["panels"]
     (panel,) = [panel for panel in panels if panel["title"].startswith("EPC")]
     assert panel["fieldConfig"]["defaults"]["unit"] == "bytes"
     return [target["expr"] for target in panel["targets"]]
@@ -89,11 +89,11 @@ def epc_queries(plan: Plan) -> list[str]:
 
 def test_the_dashboard_shows_the_epc_resource_of_the_deployment() -> None:
     asked = 'sum(kube_pod_container_resource_requests{namespace=~"$namespace",pod=~"sealserve-replicas-.+",'
-    assert epc_queries(make_plan()) == [
+    assert epc_queries(make_context()) == [
         f'{asked}resource="sgx_intel_com_epc"}})',
         'sum(kube_node_status_allocatable{resource="sgx_intel_com_epc"})',
     ]
-    in_alibaba = make_plan(
+    in_alibaba = make_context(
         'resources.epc_resource = "alibabacloud.com/sgx_epc_MiB"\n',
         toml=TOML.replace("[kubernetes]", '[target]\ncloud = "alibaba-g7t"\n[kubernetes]'),
     )
@@ -103,7 +103,7 @@ def test_the_dashboard_shows_the_epc_resource_of_the_deployment() -> None:
     ]
 
 
-def test_the_files_name_the_objects_and_states_that_there_are(scraped: Plan) -> None:
+def test_the_files_name_the_objects_and_states_that_there_are(scraped: RenderContext) -> None:
     texts = list(expressions())
     named = {name for text in texts for name in re.findall(r'(?:deployment="|pod=~")([a-z-]+[a-z])', text)}
     assert named == {scraped.name(PART)}
@@ -112,15 +112,15 @@ def test_the_files_name_the_objects_and_states_that_there_are(scraped: Plan) -> 
     assert not any("@" in text for text in texts)
 
 
-def test_nothing_is_monitored_unless_it_is_asked_for(plan: Plan) -> None:
-    assert monitoring(plan) == []
-    configuration = yaml.safe_load(prometheus_files(plan.deployment)["prometheus.yaml"])
+def test_nothing_is_monitored_unless_it_is_asked_for(context: RenderContext) -> None:
+    assert monitoring(context) == []
+    configuration = yaml.safe_load(prometheus_files(context.deployment)["prometheus.yaml"])
     assert configuration == {"rule_files": ["replicas.rules.yaml"], "scrape_configs": []}
 
 
 def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
     files = prometheus_files(
-        make_plan(toml=TOML.replace("[kubernetes]", "[broker]\nmetrics_port = 1\n[kubernetes]")).deployment
+        make_context(toml=TOML.replace("[kubernetes]", "[broker]\nmetrics_port = 1\n[kubernetes]")).deployment
     )
     configuration = yaml.safe_load(files["prometheus.yaml"])
     assert configuration["rule_files"] == ["replicas.rules.yaml", "broker.rules.yaml"]
@@ -128,8 +128,8 @@ def test_a_broker_that_is_not_scraped_does_not_look_away() -> None:
     assert 'job="sealserve-broker"' in files["broker.rules.yaml"]
 
 
-def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: Plan) -> None:
-    assert [item["kind"] for item in monitoring(make_plan("monitoring.enabled = true\n"))] == [
+def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: RenderContext) -> None:
+    assert [item["kind"] for item in monitoring(make_context("monitoring.enabled = true\n"))] == [
         "PrometheusRule",
         "ConfigMap",
     ]
@@ -141,11 +141,11 @@ def test_pods_are_scraped_where_they_have_a_port_for_it(scraped: Plan) -> None:
     container = replicas(scraped)[1]["spec"]["template"]["spec"]["containers"][0]
     assert {"name": endpoint["port"], "containerPort": 9464} in container["ports"]
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
-    one_way = make_plan(toml=SCRAPED.replace("[service]", '[service]\ntls = "one-way"'))
+    one_way = make_context(toml=SCRAPED.replace("[service]", '[service]\ntls = "one-way"'))
     assert set(monitoring(one_way)[1]["spec"]["podMetricsEndpoints"][0]["tlsConfig"]) == {"serverName", "ca"}
 
 
-def test_prometheus_alone_reaches_the_metrics(scraped: Plan) -> None:
+def test_prometheus_alone_reaches_the_metrics(scraped: RenderContext) -> None:
     rules = policies(scraped)
     replica = Peer(labels=scraped.labels("replicas"), namespace="sealserve", address="10.1.0.20")
     prometheus = Peer(labels={"app": "prometheus"}, namespace="monitoring", address="10.1.0.30")
@@ -156,5 +156,5 @@ def test_prometheus_alone_reaches_the_metrics(scraped: Plan) -> None:
     for other in (neighbour, front, Peer(address="198.51.100.7")):
         assert not allows(rules, other, replica, 9464)
     assert not allows(
-        policies(make_plan(toml=SCRAPED.replace("monitoring.enabled = true", ""))), prometheus, replica, 9464
+        policies(make_context(toml=SCRAPED.replace("monitoring.enabled = true", ""))), prometheus, replica, 9464
     )

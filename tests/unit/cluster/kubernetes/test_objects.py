@@ -6,12 +6,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 
 from sealserve import deployment
 from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.cluster.kubernetes.objects import namespace, objects
-from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan, label_value, quantity
+from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext, label_value, quantity
 from sealserve.terms import Cloud
 
 VARIANTS = {
@@ -36,12 +36,12 @@ def pods(made: list[Any]) -> Iterator[dict[str, Any]]:
             yield item["spec"]["template"]["spec"]
 
 
-def all_of(plan: Plan) -> list[Any]:
-    return [namespace(plan), *objects(plan, platform_files={"key": "AAAA"})]
+def all_of(context: RenderContext) -> list[Any]:
+    return [namespace(context), *objects(context, platform_files={"key": "AAAA"})]
 
 
-def replica_pod(plan: Plan) -> dict[str, Any]:
-    return next(pods([item for item in objects(plan) if item["metadata"]["name"] == "sealserve-replicas"]))
+def replica_pod(context: RenderContext) -> dict[str, Any]:
+    return next(pods([item for item in objects(context) if item["metadata"]["name"] == "sealserve-replicas"]))
 
 
 @pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
@@ -53,14 +53,14 @@ def test_every_object_fits_the_schema(name: str, platform: str, version: str) ->
         toml = TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases")
     if name == "copied":
         toml = TOML.replace("https://store.example.com:8443/{release}.tar", "image:registry.example.com/bundle:1")
-    for item in all_of(make_plan(VARIANTS[name], platform=platform, toml=toml)):
+    for item in all_of(make_context(VARIANTS[name], platform=platform, toml=toml)):
         if item["kind"] not in KNOWN_ELSEWHERE:
             kubernetes_validate.validate(item, version, strict=True)
 
 
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
 def test_every_container_is_confined(platform: str) -> None:
-    for pod in pods(all_of(make_plan(platform=platform))):
+    for pod in pods(all_of(make_context(platform=platform))):
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -77,12 +77,12 @@ def test_every_container_is_confined(platform: str) -> None:
 
 def test_the_only_host_path_of_a_replica_is_the_folder_of_the_quoting_socket() -> None:
     for platform, folder in (("sgx", "/var/run/aesmd"), ("simulated", "/run/sealserve-simulated")):
-        volumes = replica_pod(make_plan(platform=platform))["volumes"]
+        volumes = replica_pod(make_context(platform=platform))["volumes"]
         assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [folder]
 
 
 def test_a_replica_on_sgx_asks_for_its_enclaves_epc() -> None:
-    resources = replica_pod(make_plan(platform="sgx"))["containers"][0]["resources"]
+    resources = replica_pod(make_context(platform="sgx"))["containers"][0]["resources"]
     assert resources["limits"]["sgx.intel.com/epc"] == str(4 * 2**30)
     assert resources["limits"]["sgx.intel.com/enclave"] == "1"
 
@@ -91,7 +91,7 @@ def test_a_cloud_may_call_epc_something_else() -> None:
     text = (
         '[kubernetes.resources]\nepc_resource = "alibabacloud.com/sgx_epc_MiB"\nenclave_resource = ""\nepc = "4096"\n'
     )
-    limits = replica_pod(make_plan(text, platform="sgx"))["containers"][0]["resources"]["limits"]
+    limits = replica_pod(make_context(text, platform="sgx"))["containers"][0]["resources"]["limits"]
     assert limits["alibabacloud.com/sgx_epc_MiB"] == "4096"
     assert set(limits) == {"memory", "alibabacloud.com/sgx_epc_MiB"}
 
@@ -102,41 +102,41 @@ def test_a_replica_asks_as_its_clouds_plugin_counts(cloud: Cloud) -> None:
     settings = deployment_settings(preset_of(cloud))
     settings["kubernetes"]["store"]["source"] = "claim:releases"
     described = deployment.parse(deployment.write_example({**settings, "model": {"name": "m"}}))
-    plan = replace(make_plan(platform="sgx"), deployment=described)
-    limits = replica_pod(plan)["containers"][0]["resources"]["limits"]
+    context = replace(make_context(platform="sgx"), deployment=described)
+    limits = replica_pod(context)["containers"][0]["resources"]["limits"]
     assert int(limits[known.epc_resource.value]) * known.epc_unit == 4 * 2**30
     assert set(limits) == {"memory", known.epc_resource.value, *known.device_resources.value}
 
 
 def test_a_pod_waits_longer_than_a_connection_lives() -> None:
-    plan = make_plan(toml=TOML.replace("[kubernetes]", "[server]\nmax_connection_age_seconds = 30\n[kubernetes]"))
-    pod = replica_pod(plan)
+    context = make_context(toml=TOML.replace("[kubernetes]", "[server]\nmax_connection_age_seconds = 30\n[kubernetes]"))
+    pod = replica_pod(context)
     assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "78"]  # 33 at most, and 45
     assert pod["terminationGracePeriodSeconds"] > 78
 
 
-def test_probes_wait_for_a_slow_start(plan: Plan) -> None:
-    container = replica_pod(plan)["containers"][0]
+def test_probes_wait_for_a_slow_start(context: RenderContext) -> None:
+    container = replica_pod(context)["containers"][0]
     startup = container["startupProbe"]
     assert startup["tcpSocket"] == {"port": 8500}
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 900
 
 
-def test_the_release_is_verified_before_the_enclave_starts(plan: Plan) -> None:
-    first = replica_pod(plan)["initContainers"][0]
+def test_the_release_is_verified_before_the_enclave_starts(context: RenderContext) -> None:
+    first = replica_pod(context)["initContainers"][0]
     assert first["args"][:3] == ["release", "fetch", "https://store.example.com:8443/resnet50-0123456789ab.tar"]
-    claimed = make_plan(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
+    claimed = make_context(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
     assert replica_pod(claimed)["initContainers"][0]["args"][:3] == ["release", "verify", "resnet50-0123456789ab"]
 
 
 def test_a_deployment_without_a_source_says_what_to_do() -> None:
-    plan = make_plan(toml=TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', ""))
+    context = make_context(toml=TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', ""))
     with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source does not say.*release pack"):
-        objects(plan)
+        objects(context)
 
 
-def test_nothing_secret_is_rendered(plan: Plan) -> None:
-    kinds = [item["kind"] for item in objects(plan)]
+def test_nothing_secret_is_rendered(context: RenderContext) -> None:
+    kinds = [item["kind"] for item in objects(context)]
     assert "Secret" not in kinds
 
 
@@ -167,7 +167,7 @@ def test_a_long_name_is_a_label_of_63_characters() -> None:
 def test_user_and_group_are_the_images_a_number_or_the_platforms() -> None:
     ids = ("runAsUser", "runAsGroup", "fsGroup")
     for text, expected in (("", 65532), ("run_as_user = 1000\n", 1000), ('run_as_user = "platform"\n', None)):
-        made = [pod for pod in pods(all_of(make_plan(text))) if pod["containers"][0]["name"] != "platform"]
+        made = [pod for pod in pods(all_of(make_context(text))) if pod["containers"][0]["name"] != "platform"]
         assert len(made) >= 2
         for pod in made:
             security = pod["securityContext"]
@@ -177,7 +177,7 @@ def test_user_and_group_are_the_images_a_number_or_the_platforms() -> None:
 
 def test_services_have_the_ip_families_that_are_asked_for() -> None:
     def families(text: str) -> list[tuple[Any, Any]]:
-        made = [item for item in all_of(make_plan(text)) if item["kind"] == "Service"]
+        made = [item for item in all_of(make_context(text)) if item["kind"] == "Service"]
         assert len(made) == 2
         return [(item["spec"].get("ipFamilyPolicy"), item["spec"].get("ipFamilies")) for item in made]
 
@@ -186,8 +186,8 @@ def test_services_have_the_ip_families_that_are_asked_for() -> None:
     assert families('ip_families = ["IPv6", "IPv4"]\n') == [("RequireDualStack", ["IPv6", "IPv4"])] * 2
 
 
-def test_the_front_listens_for_both_ip_families_unless_the_node_lacks_ipv6(plan: Plan) -> None:
-    made = objects(plan)
+def test_the_front_listens_for_both_ip_families_unless_the_node_lacks_ipv6(context: RenderContext) -> None:
+    made = objects(context)
     (config,) = [item for item in made if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "sealserve-front"]
     assert "listen [::]:8500 ipv6only=off so_keepalive=on;" in config["data"]["nginx.conf"]
     assert "listen 0.0.0.0:8500 so_keepalive=on;" in config["data"]["nginx-ipv4.conf"]

@@ -1,11 +1,11 @@
 """What the NetworkPolicies let through, as an evaluator of the API's rules sees it."""
 
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
-from sealserve.cluster.kubernetes.plan import Plan
 from sealserve.cluster.kubernetes.policies import policies
+from sealserve.cluster.kubernetes.render_context import RenderContext
 
 OUTSIDE = Peer(address="198.51.100.7")
 BROKER = Peer(address="192.0.2.44")
@@ -15,16 +15,16 @@ DNS = Peer(labels={"k8s-app": "kube-dns"}, namespace="kube-system", address="10.
 CONTROLLER = Peer(labels={"app": "controller"}, namespace="ingress-nginx", address="10.1.0.3")
 
 
-def pod(plan: Plan, part: str) -> Peer:
-    return Peer(labels=plan.labels(part), namespace=plan.settings.namespace, address="10.1.0.20")
+def pod(context: RenderContext, part: str) -> Peer:
+    return Peer(labels=context.labels(part), namespace=context.settings.namespace, address="10.1.0.20")
 
 
 @pytest.fixture
-def known() -> Plan:
-    return make_plan('broker.ip = "192.0.2.44"\n')
+def known() -> RenderContext:
+    return make_context('broker.ip = "192.0.2.44"\n')
 
 
-def test_only_the_front_reaches_the_replicas(known: Plan) -> None:
+def test_only_the_front_reaches_the_replicas(known: RenderContext) -> None:
     rules, replica = policies(known), pod(known, "replicas")
     assert allows(rules, pod(known, "front"), replica, 8500)
     for other in (OUTSIDE, NEIGHBOUR, STRANGER, CONTROLLER, replica, DNS):
@@ -33,13 +33,13 @@ def test_only_the_front_reaches_the_replicas(known: Plan) -> None:
         assert not allows(rules, pod(known, "front"), replica, port)
 
 
-def test_everybody_reaches_the_front_at_its_port_alone(known: Plan) -> None:
+def test_everybody_reaches_the_front_at_its_port_alone(known: RenderContext) -> None:
     rules, front = policies(known), pod(known, "front")
     assert allows(rules, OUTSIDE, front, 8500)
     assert not allows(rules, OUTSIDE, front, 80)
 
 
-def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: Plan) -> None:
+def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: RenderContext) -> None:
     rules, replica = policies(known), pod(known, "replicas")
     assert allows(rules, replica, BROKER, 4433)
     assert allows(rules, replica, DNS, 53, "UDP")
@@ -49,7 +49,7 @@ def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: Plan) ->
         assert not allows(rules, replica, target, port)
 
 
-def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: Plan) -> None:
+def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: RenderContext) -> None:
     rules, front = policies(known), pod(known, "front")
     assert allows(rules, front, DNS, 53, "UDP")
     for target, port in ((OUTSIDE, 443), (BROKER, 4433), (NEIGHBOUR, 8500)):
@@ -57,31 +57,31 @@ def test_the_front_reaches_replicas_and_dns_and_nothing_else(known: Plan) -> Non
 
 
 def test_a_store_with_an_address_is_the_only_one() -> None:
-    plan = make_plan(toml=TOML.replace("store.example.com:8443", "198.51.100.7:8443"))
-    rules, replica = policies(plan), pod(plan, "replicas")
+    context = make_context(toml=TOML.replace("store.example.com:8443", "198.51.100.7:8443"))
+    rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, OUTSIDE, 8443)
     assert not allows(rules, replica, BROKER, 8443)
-    claimed = make_plan(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
+    claimed = make_context(toml=TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases"))
     assert not allows(policies(claimed), pod(claimed, "replicas"), OUTSIDE, 8443)
 
 
 def test_an_existing_controller_takes_the_fronts_place() -> None:
-    plan = make_plan('ingress.kind = "f5"\ningress.controller_namespace = "ingress-nginx"\n')
-    rules, replica = policies(plan), pod(plan, "replicas")
+    context = make_context('ingress.kind = "f5"\ningress.controller_namespace = "ingress-nginx"\n')
+    rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, CONTROLLER, replica, 8500)
     assert not allows(rules, STRANGER, replica, 8500)
 
 
-def test_without_the_policies_everything_is_open(known: Plan) -> None:
+def test_without_the_policies_everything_is_open(known: RenderContext) -> None:
     assert allows([], OUTSIDE, pod(known, "replicas"), 22)
 
 
 def test_the_clusters_dns_may_have_other_labels_and_ports() -> None:
-    plan = make_plan(
+    context = make_context(
         'dns.namespace = "openshift-dns"\ndns.port = 5353\n'
         'dns.labels = { "dns.operator.openshift.io/daemonset-dns" = "default" }\n'
     )
-    rules, replica = policies(plan), pod(plan, "replicas")
+    rules, replica = policies(context), pod(context, "replicas")
     labels = {"dns.operator.openshift.io/daemonset-dns": "default"}
     openshift = Peer(labels=labels, namespace="openshift-dns", address="10.1.0.2")
     for protocol in ("UDP", "TCP"):
@@ -92,26 +92,26 @@ def test_the_clusters_dns_may_have_other_labels_and_ports() -> None:
 
 @pytest.mark.parametrize("cache", ["169.254.20.10", "fd00::a"])
 def test_a_dns_cache_on_each_node_is_reached_at_its_address(cache: str) -> None:
-    plan = make_plan(f'dns.addresses = ["{cache}"]\n')
-    rules = policies(plan)
+    context = make_context(f'dns.addresses = ["{cache}"]\n')
+    rules = policies(context)
     for part in ("replicas", "front"):
-        assert allows(rules, pod(plan, part), Peer(address=cache), 53, "UDP")
-        assert allows(rules, pod(plan, part), DNS, 53)
-        assert not allows(rules, pod(plan, part), Peer(address=cache), 80)
-        assert not allows(rules, pod(plan, part), OUTSIDE, 53, "UDP")
+        assert allows(rules, pod(context, part), Peer(address=cache), 53, "UDP")
+        assert allows(rules, pod(context, part), DNS, 53)
+        assert not allows(rules, pod(context, part), Peer(address=cache), 80)
+        assert not allows(rules, pod(context, part), OUTSIDE, 53, "UDP")
 
 
 def test_a_store_with_a_name_may_be_bound_to_networks() -> None:
-    plan = make_plan('store.addresses = ["198.51.100.0/24", "2001:db8::/32"]\n')
-    rules, replica = policies(plan), pod(plan, "replicas")
+    context = make_context('store.addresses = ["198.51.100.0/24", "2001:db8::/32"]\n')
+    rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, OUTSIDE, 8443)
     assert allows(rules, replica, Peer(address="2001:db8::7"), 8443)
     assert not allows(rules, replica, BROKER, 8443)
 
 
 def test_a_broker_with_an_ipv6_address_is_the_only_one() -> None:
-    plan = make_plan('broker.ip = "2001:db8::44"\n')
-    rules, replica = policies(plan), pod(plan, "replicas")
+    context = make_context('broker.ip = "2001:db8::44"\n')
+    rules, replica = policies(context), pod(context, "replicas")
     assert allows(rules, replica, Peer(address="2001:db8::44"), 4433)
     assert not allows(rules, replica, Peer(address="2001:db8::45"), 4433)
     assert not allows(rules, replica, BROKER, 4433)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pytest
 from tests.harness.errors import raises
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan, node
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context, node
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes import reach_probe
@@ -17,9 +17,9 @@ from sealserve.cluster.kubernetes.cluster_client import (
     KindUnknownError,
     ObjectName,
 )
-from sealserve.cluster.kubernetes.plan import Manifest, NotRenderableError, Plan
 from sealserve.cluster.kubernetes.preconditions import check_rights, examine_cluster
 from sealserve.cluster.kubernetes.reach_probe import ProbeError, read
+from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
 from sealserve.doctor.finding import Finding, Verdict
 
 NOW = datetime.now(UTC)
@@ -95,15 +95,15 @@ def cluster() -> FakeCluster:
     return FakeCluster()
 
 
-def examine(plan: Plan, cluster: FakeCluster) -> dict[str, Finding]:
-    findings = list(examine_cluster(plan, cluster))  # type: ignore[arg-type]  # it has what is used
+def examine(context: RenderContext, cluster: FakeCluster) -> dict[str, Finding]:
+    findings = list(examine_cluster(context, cluster))  # type: ignore[arg-type]  # it has what is used
     assert cluster.pods() == []  # whatever was found, the pod is gone
     return {finding.code.removeprefix("host.cluster-"): finding for finding in findings}
 
 
 def test_a_cluster_with_all_that_is_needed(cluster: FakeCluster) -> None:
     cluster.found["Lease"] = [{"metadata": {"name": "a"}, "spec": {"renewTime": NOW.isoformat()}}]
-    found = examine(make_plan(platform="sgx"), cluster)
+    found = examine(make_context(platform="sgx"), cluster)
     assert list(found) == ["api", "clocks", "rights", "device-plugin", "epc", "storage", "broker"]
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
     assert found["epc"].found == "replicas of 4294967296 that fit: a: 4, b: 4; wanted: 2"
@@ -112,44 +112,44 @@ def test_a_cluster_with_all_that_is_needed(cluster: FakeCluster) -> None:
 
 def test_an_api_that_does_not_answer_is_all_that_is_said(cluster: FakeCluster) -> None:
     cluster.up = False
-    (found,) = examine(make_plan(), cluster).values()
+    (found,) = examine(make_context(), cluster).values()
     assert (found.verdict, found.found, found.remedy) == (Verdict.MISSING, "no answer", "look at it")
 
 
 def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) in {("patch", "Deployment"), ("get", "Node")}
-    rights = examine(make_plan(), cluster)["rights"]
+    rights = examine(make_context(), cluster)["rights"]
     assert rights.verdict is Verdict.MISSING
     assert rights.found == "denied: patch deployments/ in sealserve"
     assert "can-i --list --namespace sealserve" in rights.remedy
 
 
 def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
-    check_rights(make_plan(), cluster)  # type: ignore[arg-type]  # it has what is used
+    check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has what is used
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
     with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"rights are not enough: denied: delete services/ in") as caught:
-        check_rights(make_plan(), cluster)  # type: ignore[arg-type]
+        check_rights(make_context(), cluster)  # type: ignore[arg-type]
     assert caught.value.code == "kubernetes.rights"
 
 
 def test_a_trials_broker_in_the_cluster_takes_the_right_to_its_secret(cluster: FakeCluster) -> None:
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("create", "Secret")
-    check_rights(make_plan(platform="sgx"), cluster)  # type: ignore[arg-type]
+    check_rights(make_context(platform="sgx"), cluster)  # type: ignore[arg-type]
     with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"denied: create secrets/ in"):
-        check_rights(make_plan("broker.dangerous_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
+        check_rights(make_context("broker.dangerous_inside = true\n", platform="sgx"), cluster)  # type: ignore[arg-type]
 
 
 def test_the_namespace_must_be_made_only_if_it_is_not_there(cluster: FakeCluster) -> None:
     cluster.denied = lambda _verb, kind, _namespace: kind == "Namespace"
-    assert "create namespaces" in examine(make_plan(), cluster)["rights"].found
+    assert "create namespaces" in examine(make_context(), cluster)["rights"].found
     cluster.objects[ObjectName("v1", "Namespace", "", "sealserve")] = {}
-    assert examine(make_plan(), cluster)["rights"].verdict is Verdict.OK
+    assert examine(make_context(), cluster)["rights"].verdict is Verdict.OK
 
 
 def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster) -> None:
     cluster.denied = lambda _verb, _kind, namespace: namespace == "kube-system"
-    assert examine(make_plan(), cluster)["rights"].verdict is Verdict.OK
-    named = make_plan('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
+    assert examine(make_context(), cluster)["rights"].verdict is Verdict.OK
+    named = make_context('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
     cluster.objects[ObjectName("v1", "ConfigMap", "kube-system", "coredns")] = {"data": {"Corefile": ".:53 {\n}\n"}}
     assert examine(named, cluster)["rights"].found == (
         "denied: get configmaps/ in kube-system, patch configmaps/ in kube-system"
@@ -158,15 +158,15 @@ def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster
 
 def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
     cluster.unknown = {"TLSRoute"}
-    kinds = examine(make_plan('ingress.kind = "gateway-api"\n'), cluster)["kinds"]
+    kinds = examine(make_context('ingress.kind = "gateway-api"\n'), cluster)["kinds"]
     assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1)"
 
 
 def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
     toml = TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', "")
-    assert "kubernetes.store.source" in examine(make_plan(toml=toml), cluster)["objects"].found
+    assert "kubernetes.store.source" in examine(make_context(toml=toml), cluster)["objects"].found
     with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source"):
-        check_rights(make_plan(toml=toml), cluster)  # type: ignore[arg-type]
+        check_rights(make_context(toml=toml), cluster)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
 def test_a_nodes_clock(cluster: FakeCluster, seconds: int, verdict: Verdict, text: str) -> None:
     renewed = (NOW + timedelta(seconds=seconds)).isoformat()
     cluster.found["Lease"] = [{"metadata": {"name": "a"}, "spec": {"renewTime": renewed}}]
-    clocks = examine(make_plan(), cluster)["clocks"]
+    clocks = examine(make_context(), cluster)["clocks"]
     assert clocks.verdict is verdict
     assert text in clocks.found
 
 
 def test_this_machines_clock(cluster: FakeCluster) -> None:
     cluster.time = NOW + timedelta(minutes=5)
-    clocks = examine(make_plan(), cluster)["clocks"]
+    clocks = examine(make_context(), cluster)["clocks"]
     assert clocks.verdict is Verdict.MISSING
     assert "this machine's is" in clocks.found
     assert "behind" in clocks.found
@@ -192,19 +192,19 @@ def test_this_machines_clock(cluster: FakeCluster) -> None:
 
 def test_an_api_server_without_a_clock(cluster: FakeCluster) -> None:
     cluster.time = None
-    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.NOTE
+    assert examine(make_context(), cluster)["clocks"].verdict is Verdict.NOTE
 
 
 def test_leases_that_may_not_be_listed_are_a_note(cluster: FakeCluster) -> None:
     cluster.refused = {"Lease"}
-    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.NOTE
+    assert examine(make_context(), cluster)["clocks"].verdict is Verdict.NOTE
     cluster.time = NOW + timedelta(minutes=5)
-    assert examine(make_plan(), cluster)["clocks"].verdict is Verdict.MISSING
+    assert examine(make_context(), cluster)["clocks"].verdict is Verdict.MISSING
 
 
 def test_nodes_without_the_plugin(cluster: FakeCluster) -> None:
     cluster.found["Node"] = [node("a"), node("b", epc="16Gi", taint="sgx")]
-    plugin = examine(make_plan(platform="sgx"), cluster)["device-plugin"]
+    plugin = examine(make_context(platform="sgx"), cluster)["device-plugin"]
     assert plugin.verdict is Verdict.MISSING
     assert plugin.found == (
         "none of 1 nodes offers sgx.intel.com/epc and sgx.intel.com/enclave; 1 nodes are not selected or are tainted"
@@ -215,29 +215,29 @@ def test_nodes_without_the_plugin(cluster: FakeCluster) -> None:
 def test_the_plugin_of_a_cloud_is_named(cluster: FakeCluster) -> None:
     cluster.found["Node"] = [node("a")]
     toml = TOML.replace("[kubernetes]", '[target]\ncloud = "azure-dcsv3"\n[kubernetes]')
-    assert "confcom" in examine(make_plan(platform="sgx", toml=toml), cluster)["device-plugin"].remedy
+    assert "confcom" in examine(make_context(platform="sgx", toml=toml), cluster)["device-plugin"].remedy
 
 
 def test_too_little_epc(cluster: FakeCluster) -> None:
-    epc = examine(make_plan("autoscaler.max_replicas = 9\n", platform="sgx"), cluster)["epc"]
+    epc = examine(make_context("autoscaler.max_replicas = 9\n", platform="sgx"), cluster)["epc"]
     assert epc.verdict is Verdict.MISSING
     assert epc.found.endswith("a: 4, b: 4; wanted: 9")
 
 
 def test_a_roll_out_needs_room_for_one_more(cluster: FakeCluster) -> None:
-    epc = examine(make_plan("autoscaler.max_replicas = 8\n", platform="sgx"), cluster)["epc"]
+    epc = examine(make_context("autoscaler.max_replicas = 8\n", platform="sgx"), cluster)["epc"]
     assert (epc.verdict, epc.remedy) == (
         Verdict.NOTE, "a roll-out needs room for one more: nothing that serves ends before"
     )  # fmt: skip
 
 
 def test_epc_of_an_enclave_that_is_not_built_yet(cluster: FakeCluster) -> None:
-    assert examine(make_plan('resources.epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
+    assert examine(make_context('resources.epc = "0"\n', platform="sgx"), cluster)["epc"].verdict is Verdict.NOTE
 
 
 def test_nodes_that_may_not_be_listed(cluster: FakeCluster) -> None:
     cluster.refused = {"Node"}
-    assert examine(make_plan(platform="sgx"), cluster)["device-plugin"].found == "listing Node: refused"
+    assert examine(make_context(platform="sgx"), cluster)["device-plugin"].found == "listing Node: refused"
 
 
 def claim(mode: str, phase: str, kind: str) -> Manifest:
@@ -258,21 +258,21 @@ def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict,
     cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
     if there is not None:
         cluster.objects[ObjectName("v1", "PersistentVolumeClaim", "sealserve", "releases")] = there
-    storage = examine(make_plan(toml=CLAIMED), cluster)["storage"]
+    storage = examine(make_context(toml=CLAIMED), cluster)["storage"]
     assert storage.verdict is verdict
     assert text in storage.found
 
 
 def test_a_claim_that_up_will_make(cluster: FakeCluster) -> None:
-    plan = make_plan('store.storage_class = "nfs"\n', toml=CLAIMED)
-    assert "no claim" in examine(plan, cluster)["storage"].found
+    context = make_context('store.storage_class = "nfs"\n', toml=CLAIMED)
+    assert "no claim" in examine(context, cluster)["storage"].found
     cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
-    assert examine(plan, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
+    assert examine(context, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
 
 
 def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
     cluster.logged = json.dumps({"addresses": [], "answers": False, "error": "Name or service not known"})
-    broker = examine(make_plan(), cluster)["broker"]
+    broker = examine(make_context(), cluster)["broker"]
     assert broker.verdict is Verdict.MISSING
     assert broker.found == "a pod cannot resolve attestation.example.com: Name or service not known"
     assert "coredns-hosts" in broker.remedy
@@ -280,7 +280,7 @@ def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
 
 def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
     cluster.logged = json.dumps({**ANSWER, "answers": False, "error": "Connection refused"})
-    broker = examine(make_plan(), cluster)["broker"]
+    broker = examine(make_context(), cluster)["broker"]
     assert broker.verdict is Verdict.NOTE
     assert "nobody answers on port 4433 yet: Connection refused" in broker.found
 
@@ -288,18 +288,18 @@ def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
 def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeCluster) -> None:
     corefile = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
     cluster.objects[corefile] = {"data": {"Corefile": ".:53 {\n}\n"}}
-    plan = make_plan('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
-    assert "is added by `up` and leads to 192.0.2.44" in examine(plan, cluster)["broker"].found
+    context = make_context('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
+    assert "is added by `up` and leads to 192.0.2.44" in examine(context, cluster)["broker"].found
     assert cluster.applied[-1]["spec"]["containers"][0]["command"][-2:] == ["192.0.2.44", "4433"]
-    named = make_plan('broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n')
+    named = make_context('broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n')
     assert "leads to broker.example.com" in examine(named, cluster)["broker"].found
 
 
 def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> None:
-    plan = make_plan(
+    context = make_context(
         'images.pull_secret = "pull"\nscheduling.tolerations = ["sgx"]\nscheduling.node_selector = { "pool" = "sgx" }\n'
     )
-    examine(plan, cluster)
+    examine(context, cluster)
     (pod,) = cluster.applied
     assert pod["metadata"]["namespace"] == "default"  # its own is not there yet
     assert pod["metadata"]["labels"]["app.kubernetes.io/name"] != "sealserve"
@@ -307,14 +307,14 @@ def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> No
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert pod["spec"]["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     cluster.objects[ObjectName("v1", "Namespace", "", "sealserve")] = {}
-    examine(plan, cluster)
+    examine(context, cluster)
     assert cluster.applied[-1]["metadata"]["namespace"] == "sealserve"
 
 
 def test_an_image_that_cannot_be_pulled_is_said_at_once(cluster: FakeCluster) -> None:
     waiting = {"reason": "ErrImagePull", "message": "not found"}
     cluster.phase = {"containerStatuses": [{"name": "doctor", "state": {"waiting": waiting}}]}
-    broker = examine(make_plan(), cluster)["broker"]
+    broker = examine(make_context(), cluster)["broker"]
     assert broker.verdict is Verdict.NOTE
     assert "ErrImagePull: not found" in broker.found
 
@@ -324,7 +324,7 @@ def test_a_pod_that_does_not_start_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(reach_probe, "_PATIENCE", 0.0)
     cluster.phase = {}
-    assert "it is still starting" in examine(make_plan(), cluster)["broker"].found
+    assert "it is still starting" in examine(make_context(), cluster)["broker"].found
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[]", "null", '{"addresses": ["x"], "answers": true, "error": ""}'])

@@ -3,34 +3,34 @@
 from typing import Any
 
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_plan
+from tests.unit.cluster.kubernetes.conftest import TOML, make_context
 
 from sealserve.clouds.catalog import preset_of
 from sealserve.cluster.kubernetes.objects import objects
-from sealserve.cluster.kubernetes.plan import NotRenderableError, Plan
+from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext
 from sealserve.terms import Cloud
 
 SUBNET = 'service.annotations = { "service.kubernetes.io/qcloud-loadbalancer-internal-subnetid" = "subnet-1" }\n'
 CLAIM = "claim:releases"
 
 
-def in_cloud(cloud: str, text: str = "", *, source: str | None = None) -> Plan:
+def in_cloud(cloud: str, text: str = "", *, source: str | None = None) -> RenderContext:
     toml = TOML.replace("[kubernetes]", f'[target]\ncloud = "{cloud}"\n[kubernetes]')
     if source is not None:
         toml = toml.replace("https://store.example.com:8443/{release}.tar", source)
-    return make_plan(text, platform="sgx", toml=toml)
+    return make_context(text, platform="sgx", toml=toml)
 
 
-def annotations(plan: Plan) -> dict[str, str]:
+def annotations(context: RenderContext) -> dict[str, str]:
     service = next(
-        made for made in objects(plan) if (made["kind"], made["metadata"]["name"]) == ("Service", "sealserve-front")
+        made for made in objects(context) if (made["kind"], made["metadata"]["name"]) == ("Service", "sealserve-front")
     )
     found: dict[str, str] = service["metadata"].get("annotations", {})
     return found
 
 
-def claims(plan: Plan) -> list[Any]:
-    return [made for made in objects(plan) if made["kind"] == "PersistentVolumeClaim"]
+def claims(context: RenderContext) -> list[Any]:
+    return [made for made in objects(context) if made["kind"] == "PersistentVolumeClaim"]
 
 
 @pytest.mark.parametrize("cloud", list(Cloud))
@@ -58,7 +58,7 @@ def test_what_only_the_owner_knows_must_be_said() -> None:
 
 def test_without_a_cloud_nobody_knows_what_is_internal() -> None:
     with pytest.raises(NotRenderableError, match=r"target\.cloud names none"):
-        objects(make_plan("service.internal = true\n"))
+        objects(make_context("service.internal = true\n"))
 
 
 def test_a_service_without_a_load_balancer_has_no_annotations_of_one() -> None:

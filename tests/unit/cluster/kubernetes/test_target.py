@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import make_site
-from tests.unit.cluster.kubernetes.conftest import make_plan, node
+from tests.unit.cluster.kubernetes.conftest import make_context, node
 
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.kubernetes.capacity import epc_of_replica
 from sealserve.cluster.kubernetes.cluster_client import ObjectName
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.rollout import has_every_pod, is_complete
-from sealserve.cluster.kubernetes.room import epc_of_replica
 from sealserve.cluster.kubernetes.takeover import take_over
 from sealserve.cluster.kubernetes.target import KubernetesTarget, running
 from sealserve.workspace import Workspace
@@ -32,28 +32,28 @@ class Nodes:
         return [node(f"node-{number}", epc=epc) for number, epc in enumerate(self._epc)]
 
 
-def check_room(plan: Any, tmp_path: Path, *epc: str) -> None:
+def check_room(context: Any, tmp_path: Path, *epc: str) -> None:
     site = make_site(tmp_path)
-    target = KubernetesTarget(site.workspace, plan.deployment)
+    target = KubernetesTarget(site.workspace, context.deployment)
     target._open = Nodes(*epc)  # type: ignore[assignment]
-    target._check_room(epc_of_replica(plan), max(plan.replicas, plan.settings.autoscaler.max_replicas or 0))
+    target._check_room(epc_of_replica(context), max(context.replicas, context.settings.autoscaler.max_replicas or 0))
 
 
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
-    plan = make_plan(platform="sgx", replicas=3)
-    check_room(plan, tmp_path / "a", "8Gi", "4Gi", "")
+    context = make_context(platform="sgx", replicas=3)
+    check_room(context, tmp_path / "a", "8Gi", "4Gi", "")
     with raises(ClusterCode.KUBERNETES_EPC, match=r"3 replicas with 4294967296 of EPC .* is for 2") as caught:
-        check_room(plan, tmp_path / "b", "8Gi", "3Gi")
+        check_room(context, tmp_path / "b", "8Gi", "3Gi")
     assert caught.value.code == "kubernetes.epc"
 
 
 def test_the_autoscaler_cannot_ask_for_more_epc_than_there_is(tmp_path: Path) -> None:
     with raises(ClusterCode.KUBERNETES_EPC, match="8 replicas"):
-        check_room(make_plan("autoscaler.max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
+        check_room(make_context("autoscaler.max_replicas = 8\n", platform="sgx"), tmp_path, "16Gi")
 
 
 def test_simulated_replicas_need_no_epc(tmp_path: Path) -> None:
-    check_room(make_plan(), tmp_path)
+    check_room(make_context(), tmp_path)
 
 
 def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
@@ -61,15 +61,15 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
         changed = 0
 
         def get(self, _name: ObjectName) -> Any:
-            plan = make_plan(platform="sgx")
-            return next(made for made in objects(plan) if made["metadata"]["name"] == "sealserve-replicas"
+            context = make_context(platform="sgx")
+            return next(made for made in objects(context) if made["metadata"]["name"] == "sealserve-replicas"
                         and made["kind"] == "Deployment")  # fmt: skip
 
         def merge(self, _name: ObjectName, _patch: object) -> None:
             self.changed += 1
 
     cluster = Running("8Gi", "4Gi")
-    target = KubernetesTarget(make_site(tmp_path).workspace, make_plan(platform="sgx").deployment)
+    target = KubernetesTarget(make_site(tmp_path).workspace, make_context(platform="sgx").deployment)
     target._open = cluster  # type: ignore[assignment]
     with raises(ClusterCode.KUBERNETES_EPC, match=r"4 replicas with 4294967296 of EPC do not fit"):
         target.scale(4)
@@ -77,18 +77,18 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
 
 
 def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> None:
-    plan = make_plan("autoscaler.max_replicas = 4\n", replicas=2)
-    made = list(objects(plan))
+    context = make_context("autoscaler.max_replicas = 4\n", replicas=2)
+    made = list(objects(context))
     (deployment,) = [item for item in made if item["kind"] == "Deployment" and item["metadata"]["name"] == REPLICAS]
 
     def up_with(running: int | None) -> int:
         before = None if running is None else {**deployment, "spec": {"replicas": running}}
-        kept = take_over(made, before, plan).replicas
+        kept = take_over(made, before, context).replicas
         assert running is None or deployment["spec"]["replicas"] == kept
         return kept
 
     assert [up_with(running) for running in (None, 1, 3, 9)] == [2, 2, 3, 4]
-    alone = make_plan(replicas=2)
+    alone = make_context(replicas=2)
     assert take_over(list(objects(alone)), {**deployment, "spec": {"replicas": 3}}, alone).replicas == 2
 
     class Cluster:
@@ -101,7 +101,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
             self.merged.append((name.kind, patch["spec"]))
             raise StopIteration  # the rest is as without one
 
-    target = KubernetesTarget(make_site(tmp_path).workspace, plan.deployment)
+    target = KubernetesTarget(make_site(tmp_path).workspace, context.deployment)
     target._open = Cluster()  # type: ignore[assignment]
     with pytest.raises(StopIteration):
         target.scale(3)
@@ -153,7 +153,7 @@ def test_the_release_before_is_the_one_that_served(
         return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec, "status": status}
 
     made = deployment("new")
-    assert take_over([made], deployment(current, remembered), make_plan()).replaced == replaced
+    assert take_over([made], deployment(current, remembered), make_context()).replaced == replaced
     assert made["metadata"]["annotations"].get("sealserve/previous-release") == previous
 
 

@@ -9,7 +9,7 @@ from tests.harness.errors import raises
 
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.simulated import container_tmpfs, mount_namespace, private_memory
-from sealserve.enclave.simulated.private_memory import PrivateMemory, Way, wipe
+from sealserve.enclave.simulated.private_memory import PrivateMemory, PrivateMemoryMethod, wipe
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,7 +20,7 @@ from sealserve.enclave.simulated.private_memory import private_memory
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 {before}
 with private_memory("/release") as memory:
-    print("way", memory.way)
+    print("method", memory.method)
     print("root", memory.root, oct(memory.root.stat().st_mode & 0o777))
     print("empty", os.listdir(memory.root))
     file = memory.path("/release/models/a")
@@ -55,7 +55,7 @@ def run(python: Python, *, before: str = "", inside: str = "") -> str:
 def test_a_mount_namespace_comes_first(python: Python) -> None:
     output = run(python)
 
-    assert "way mount-namespace\nroot /release 0o700\nempty []\n" in output
+    assert "method mount-namespace\nroot /release 0o700\nempty []\n" in output
     assert output.endswith("after []\n")
     assert not Path("/release").exists()
 
@@ -70,7 +70,7 @@ def test_in_a_container_its_tmpfs_is_taken_and_emptied_first(python: Python) -> 
 
     output = run(python, before=before)
 
-    assert "way container-tmpfs\nroot /release 0o700\nempty []\n" in output
+    assert "method container-tmpfs\nroot /release 0o700\nempty []\n" in output
     assert output.endswith("after []\n")
 
 
@@ -85,7 +85,7 @@ OWN_TMPFS = (
 def test_a_tmpfs_that_others_may_enter_is_closed_to_them(python: Python) -> None:
     output = run(python, before=OWN_TMPFS + "os.chmod('/release', 0o1777)" + NO_UNSHARE)
 
-    assert "way container-tmpfs\nroot /release 0o700\nempty []\n" in output
+    assert "method container-tmpfs\nroot /release 0o700\nempty []\n" in output
 
 
 @needs_x86_64
@@ -94,7 +94,7 @@ def test_a_tmpfs_that_others_may_enter_is_closed_to_them(python: Python) -> None
 def test_a_tmpfs_of_another_user_is_not_taken(python: Python) -> None:
     output = run(python, before=OWN_TMPFS + "os.chown('/release', 65534, 65534)" + NO_UNSHARE)
 
-    assert "way shared-memory-folder" in output
+    assert "method shared-memory-folder" in output
     assert "and the tmpfs at /release belongs to user 65534, not to 0: /dev/shm/sealserve-" in output
 
 
@@ -125,7 +125,7 @@ os.read(ours[0], 1)
 
     output = run(python, before=OWN_TMPFS + NO_UNSHARE + hold, inside=release)
 
-    assert "way shared-memory-folder" in output
+    assert "method shared-memory-folder" in output
     assert "and the tmpfs at /release is another enclave's: /dev/shm/sealserve-" in output
     assert "kept ['other']" in output
 
@@ -142,7 +142,7 @@ os.wait()
 
     output = run(python, before=OWN_TMPFS + NO_UNSHARE + killed)
 
-    assert output.count("way container-tmpfs") == 1
+    assert output.count("method container-tmpfs") == 1
     assert "shared" not in output
 
 
@@ -170,7 +170,7 @@ except UnavailableError as error:
 @needs_x86_64
 @pytest.mark.usefixtures("namespace")
 @pytest.mark.parametrize(
-    ("before", "way", "fixes"),
+    ("before", "method", "fixes"),
     [
         (
             NO_UNSHARE,
@@ -182,7 +182,7 @@ except UnavailableError as error:
     ],
 )
 def test_too_little_room_is_said_before_anything_is_written(
-    python: Python, before: str, way: str, fixes: tuple[str, ...]
+    python: Python, before: str, method: str, fixes: tuple[str, ...]
 ) -> None:
     room = ROOM.format(free=64 * 2**20)
 
@@ -192,10 +192,10 @@ def test_too_little_room_is_said_before_anything_is_written(
     code, message, hint = result.stdout.splitlines()
     assert code == "enclave.private-memory-room"
     assert message.startswith("The release takes 100.0 MiB of private memory, and /")
-    assert f"({way}" in message
+    assert f"({method}" in message
     assert message.endswith("has 64.0 MiB free.")
     assert all(fix in hint for fix in fixes)
-    if way == "shared-memory-folder":
+    if method == "shared-memory-folder":
         root = re.search(r"and (/\S+) \(shared", message)
         assert root is not None
         assert not Path(root[1]).exists()
@@ -220,19 +220,23 @@ os.environ["XDG_RUNTIME_DIR"] = {str(tmp_path)!r}
 
 
 def test_who_can_look_in_is_said_of_each_way() -> None:
-    assert Way.USER_NAMESPACE.note == ("mount namespace in a user namespace: other processes of this user can look in")
-    assert "other processes of this user can read" in Way.SHARED.note
-    assert Way.NAMESPACE.note == Way.CONTAINER.note == ""
+    assert PrivateMemoryMethod.USER_NAMESPACE.note == (
+        "mount namespace in a user namespace: other processes of this user can look in"
+    )
+    assert "other processes of this user can read" in PrivateMemoryMethod.SHARED.note
+    assert PrivateMemoryMethod.NAMESPACE.note == PrivateMemoryMethod.CONTAINER.note == ""
 
 
-@pytest.mark.parametrize(("user", "way"), [(0, Way.NAMESPACE), (1000, Way.USER_NAMESPACE)])
+@pytest.mark.parametrize(
+    ("user", "method"), [(0, PrivateMemoryMethod.NAMESPACE), (1000, PrivateMemoryMethod.USER_NAMESPACE)]
+)
 def test_without_root_the_namespace_is_in_a_user_namespace(
-    monkeypatch: pytest.MonkeyPatch, user: int, way: Way
+    monkeypatch: pytest.MonkeyPatch, user: int, method: PrivateMemoryMethod
 ) -> None:
     monkeypatch.setattr(mount_namespace, "why_not", lambda _: None)
     monkeypatch.setattr(os, "geteuid", lambda: user)
 
-    assert private_memory.available_way("/release") == (way, "")
+    assert private_memory.available_method("/release") == (method, "")
 
 
 @needs_x86_64
@@ -245,7 +249,7 @@ def test_else_a_folder_in_shared_memory_is_taken_and_said_so(python: Python) -> 
 
     root = re.search(r"^root (/dev/shm/sealserve-\w+) 0o700$", output, re.MULTILINE)
     assert root is not None, output
-    assert "way shared-memory-folder" in output
+    assert "method shared-memory-folder" in output
     assert "no mount namespace here (Operation not permitted (unshare)), and no tmpfs at /release" in output
     assert f"{root[1]} takes its place in arguments and environment, and other processes of this user can" in output
     assert f"translated --base={root[1]}/models/x" in output
@@ -301,7 +305,7 @@ os.environ["XDG_RUNTIME_DIR"] = {str(tmp_path)!r}
 
 
 def test_only_the_private_folder_itself_is_translated() -> None:
-    memory = PrivateMemory(inside="/release", root=Path("/dev/shm/x"), way=Way.SHARED)  # noqa: S108  # only a text
+    memory = PrivateMemory(inside="/release", root=Path("/dev/shm/x"), method=PrivateMemoryMethod.SHARED)  # noqa: S108  # only a text
 
     assert memory.translate("--a=/release/models,/release") == "--a=/dev/shm/x/models,/dev/shm/x"
     for same in ("/releases", "/opt/release/x", "a/release", "/release-2", "release"):

@@ -7,7 +7,7 @@ from tests.harness.errors import raises
 
 from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.simulated.private_memory import PrivateMemory, Way
+from sealserve.enclave.simulated.private_memory import PrivateMemory, PrivateMemoryMethod
 from sealserve.enclave.simulated.sealed_mounts import open_mounts, sealed_size
 from sealserve.enclave.spec import EnclaveSpec, make_manifest, release_mounts
 from sealserve.errors import VerificationError
@@ -25,7 +25,7 @@ def manifest(release: Release, make_spec: Callable[..., EnclaveSpec]) -> Enclave
 @pytest.fixture
 def memory(tmp_path: Path) -> PrivateMemory:
     (tmp_path / "private").mkdir()
-    return PrivateMemory(inside="/release", root=tmp_path / "private", way=Way.SHARED)
+    return PrivateMemory(inside="/release", root=tmp_path / "private", method=PrivateMemoryMethod.SHARED)
 
 
 def test_everything_sealed_is_opened_in_its_place(

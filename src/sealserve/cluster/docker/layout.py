@@ -55,7 +55,7 @@ _BROKER_ADDRESS: Final = 3
 _REPLICA_ADDRESS: Final = 4
 
 
-class Plan:
+class ContainerLayout:
     """What runs where.
 
     Args:
@@ -139,7 +139,7 @@ class Plan:
         return str(self.front.address(_NGINX_ADDRESS))
 
     @property
-    def keeper(self) -> str:
+    def network_owner(self) -> str:
         """The role of what replicas connect to: the broker, or the relay to it."""
         return BROKER if self._broker_here else RELAY
 
@@ -152,7 +152,7 @@ class Plan:
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_NGINX_ADDRESS)))
 
-    def keeper_on(self, number: int, served: Served) -> Attachment:
+    def network_owner_on(self, number: int, served: Served) -> Attachment:
         """Return the place of the broker, or the relay, on a link: under the measured name."""
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
@@ -220,7 +220,7 @@ class Plan:
             health=listens(served.port),
             grace=DRAIN_SECONDS,
             seccomp=self._seccomp,
-            after=(self.keeper, *([PLATFORM] if self.simulated else [])),
+            after=(self.network_owner, *([PLATFORM] if self.simulated else [])),
             facts={"release": served.folder.name, "manifest": served.manifest},
         )
 
@@ -332,14 +332,14 @@ class Plan:
         return reference(self._deployment.images.prefix, name, self._deployment.images.tag)
 
 
-def free_links(plan: Plan, used: set[int]) -> Iterator[int]:
+def free_links(layout: ContainerLayout, used: set[int]) -> Iterator[int]:
     """Yield the numbers of links that no replica has."""
-    return (number for number in plan.links if number not in used)
+    return (number for number in layout.links if number not in used)
 
 
-def first_links(plan: Plan, count: int) -> list[int]:
+def first_links(layout: ContainerLayout, count: int) -> list[int]:
     """Return the numbers of the links of a new deployment's replicas."""
-    return list(islice(plan.links, count))
+    return list(islice(layout.links, count))
 
 
 def _digest(folder: Path) -> str:

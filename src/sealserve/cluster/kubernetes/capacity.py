@@ -7,18 +7,18 @@ bytes); the clouds' plugins, whose units may differ, in `sealserve.clouds`.
 from collections.abc import Mapping, Sequence
 
 from sealserve.clouds.catalog import epc_unit
-from sealserve.cluster.kubernetes.plan import Manifest, Plan, quantity
+from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, quantity
 from sealserve.deployment import KubernetesSection
 
 _TRANSIENT = "node.kubernetes.io/"  # what a node says of its state at the moment: it passes
 
 
-def epc_of_replica(plan: Plan) -> str | None:
+def epc_of_replica(context: RenderContext) -> str | None:
     """Return the EPC of one replica as a quantity of the plugin's resource; None for a simulated one."""
-    if plan.settings.resources.epc is not None:
-        return plan.settings.resources.epc
-    unit = epc_unit(plan.deployment.target.cloud, plan.settings.resources.epc_resource)
-    return None if plan.simulated else str(-(-plan.shipped.epc // unit))
+    if context.settings.resources.epc is not None:
+        return context.settings.resources.epc
+    unit = epc_unit(context.deployment.target.cloud, context.settings.resources.epc_resource)
+    return None if context.simulated else str(-(-context.shipped.epc // unit))
 
 
 def epc_of_deployment(running: Manifest, settings: KubernetesSection) -> str | None:

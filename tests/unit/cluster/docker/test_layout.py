@@ -23,8 +23,8 @@ from sealserve.cluster.docker.configuration import (
     write_front,
     write_seccomp,
 )
+from sealserve.cluster.docker.layout import ContainerLayout, first_links, free_links
 from sealserve.cluster.docker.parts import NO_HOST_ADDRESS, Container, Network, listens
-from sealserve.cluster.docker.plan import Plan, first_links, free_links
 from sealserve.cluster.docker.seccomp import ADDR_NO_RANDOMIZE, gramine_direct_profile
 from sealserve.cluster.docker.served import Served, for_containers
 from sealserve.host.facts import AESM_FOLDER, ENCLAVE_DEVICE
@@ -45,27 +45,29 @@ def bundle(tmp_path: Path) -> Served:
     )  # fmt: skip
 
 
-def make_plan(site: Site, *, broker_here: bool = True, **settings: Any) -> Plan:
+def make_context(site: Site, *, broker_here: bool = True, **settings: Any) -> ContainerLayout:
     described = for_containers(site.deployment)
     folder = site.workspace.host.run / "docker"
-    return Plan(site.workspace, described, broker_here=broker_here, user="65532:65532", folder=folder, **settings)
+    return ContainerLayout(
+        site.workspace, described, broker_here=broker_here, user="65532:65532", folder=folder, **settings
+    )
 
 
-def everything(plan: Plan, bundle: Served) -> tuple[list[Network], list[Container]]:
-    links = first_links(plan, REPLICAS)
-    containers = [*plan.services(bundle), *(plan.replica(index, link, bundle) for index, link in enumerate(links))]
-    return [plan.front, plan.collateral, *map(plan.link, links)], [*containers, plan.nginx()]
+def everything(layout: ContainerLayout, bundle: Served) -> tuple[list[Network], list[Container]]:
+    links = first_links(layout, REPLICAS)
+    containers = [*layout.services(bundle), *(layout.replica(index, link, bundle) for index, link in enumerate(links))]
+    return [layout.front, layout.collateral, *map(layout.link, links)], [*containers, layout.nginx()]
 
 
-def neighbours(plan: Plan, bundle: Served, role: str) -> set[str]:
+def neighbours(layout: ContainerLayout, bundle: Served, role: str) -> set[str]:
     """Return the roles of the containers that share a network with one."""
-    links = first_links(plan, REPLICAS)
+    links = first_links(layout, REPLICAS)
     places: dict[str, set[str]] = {
-        container.role: {place.network for place in container.networks} for container in everything(plan, bundle)[1]
+        container.role: {place.network for place in container.networks} for container in everything(layout, bundle)[1]
     }
     for link in links:
-        places[plan.keeper].add(plan.keeper_on(link, bundle).network)
-        places["nginx"].add(plan.nginx_on(link).network)
+        places[layout.network_owner].add(layout.network_owner_on(link, bundle).network)
+        places["nginx"].add(layout.nginx_on(link).network)
     return {other for other, networks in places.items() if other != role and networks & places[role]}
 
 
@@ -74,51 +76,55 @@ def neighbours(plan: Plan, bundle: Served, role: str) -> set[str]:
 def test_a_replica_reaches_the_broker_and_nothing_else(
     tmp_path: Path, bundle: Served, broker_here: bool, platform: str
 ) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
-    keeper = "broker" if broker_here else "relay"
+    layout = make_context(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
+    network_owner = "broker" if broker_here else "relay"
     for index in range(REPLICAS):
-        assert neighbours(plan, bundle, f"replica-{index}") == {keeper, "nginx"}
-        network = plan.link(index)
+        assert neighbours(layout, bundle, f"replica-{index}") == {network_owner, "nginx"}
+        network = layout.link(index)
         assert network.internal
         assert NO_HOST_ADDRESS + "=true" in commands.network_create(network, "p")
     # NGINX is beside each replica, and listens elsewhere: on its own network only.
-    assert ip_address(plan.front_address) in plan.front.subnet
-    assert neighbours(plan, bundle, "nginx") == {keeper, *(f"replica-{index}" for index in range(REPLICAS))}
-    write_front(plan, deployment.parse('model = {name = "m"}'), [Upstream(plan.upstream(0), 8500)])
-    config = (plan.folder / "nginx" / "nginx.conf").read_text()
-    assert f"listen {plan.front_address}:8500 " in config
-    assert f"server {plan.upstream(0)}:8500 " in config
+    assert ip_address(layout.front_address) in layout.front.subnet
+    assert neighbours(layout, bundle, "nginx") == {network_owner, *(f"replica-{index}" for index in range(REPLICAS))}
+    write_front(layout, deployment.parse('model = {name = "m"}'), [Upstream(layout.upstream(0), 8500)])
+    config = (layout.folder / "nginx" / "nginx.conf").read_text()
+    assert f"listen {layout.front_address}:8500 " in config
+    assert f"server {layout.upstream(0)}:8500 " in config
 
 
 def test_only_nginx_is_published(tmp_path: Path, bundle: Served) -> None:
-    plan = make_plan(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}))
-    published = [container.role for container in everything(plan, bundle)[1] if container.published]
+    layout = make_context(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}))
+    published = [container.role for container in everything(layout, bundle)[1] if container.published]
     assert published == ["nginx"]
-    assert "--publish=[::1]:9000:8500" in commands.container_create(plan.nginx(), "p")
+    assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(), "p")
 
 
 def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site)
-    links = [plan.link(number) for number in plan.links]
+    layout = make_context(site)
+    links = [layout.link(number) for number in layout.links]
     assert (
         len(links) == site.deployment.replica_limit("docker").most + 1
     )  # the most replicas, and one more while a release is rolled out
-    subnets = [network.subnet for network in (plan.front, plan.collateral, *links)]
+    subnets = [network.subnet for network in (layout.front, layout.collateral, *links)]
     assert len(set(subnets)) == len(subnets)
     for number, network in enumerate(links[:2]):
-        addresses = [plan.upstream(number), plan.nginx_on(number).address, plan.keeper_on(number, bundle).address]
+        addresses = [
+            layout.upstream(number),
+            layout.nginx_on(number).address,
+            layout.network_owner_on(number, bundle).address,
+        ]
         assert len(set(addresses)) == 3
         assert all(ip_address(address) in network.subnet for address in addresses)
         assert str(network.address(1)) not in addresses  # the gateway's
-    assert list(free_links(plan, {0, 2}))[:2] == [1, 3]
+    assert list(free_links(layout, {0, 2}))[:2] == [1, 3]
 
 
 @pytest.mark.parametrize("broker_here", [True, False])
 @pytest.mark.parametrize("platform", ["simulated", "sgx"])
 def test_every_container_is_confined(tmp_path: Path, bundle: Served, broker_here: bool, platform: str) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
-    for container in everything(plan, bundle)[1]:
+    layout = make_context(make_site(tmp_path / "site", platform=platform), broker_here=broker_here)
+    for container in everything(layout, bundle)[1]:
         line = " ".join(commands.container_create(container, "p"))
         for option in (
             "--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--user 65532:65532",
@@ -133,26 +139,26 @@ def test_every_container_is_confined(tmp_path: Path, bundle: Served, broker_here
 
 
 def test_on_sgx_a_replica_gets_the_enclave_device_and_the_folder_of_aesm(tmp_path: Path, bundle: Served) -> None:
-    plan = make_plan(make_site(tmp_path / "site", platform="sgx"), groups=(107,))
-    line = commands.container_create(plan.replica(0, 0, bundle), "p")
+    layout = make_context(make_site(tmp_path / "site", platform="sgx"), groups=(107,))
+    line = commands.container_create(layout.replica(0, 0, bundle), "p")
     assert [option for option in line if option.startswith("--device")] == [f"--device={ENCLAVE_DEVICE}"]
     assert f"--mount=type=bind,source={AESM_FOLDER},target={AESM_FOLDER},readonly" in line
     assert "--group-add=107" in line
     assert not any("sgx_provision" in option for option in line)
     assert f"type=bind,source={bundle.folder}," in " ".join(line)
     assert not any(option.endswith(f"{bundle.folder.name},readonly") for option in line)  # Gramine opens it read-write
-    assert not plan.collateral.internal  # the broker asks Intel's service
-    assert not any(container.role in {"pcs", "platform"} for container in plan.services(bundle))
+    assert not layout.collateral.internal  # the broker asks Intel's service
+    assert not any(container.role in {"pcs", "platform"} for container in layout.services(bundle))
 
 
 def test_in_simulation_private_memory_holds_the_model(tmp_path: Path, bundle: Served) -> None:
-    plan = make_plan(make_site(tmp_path / "site"))
-    replica = plan.replica(0, 0, bundle)
+    layout = make_context(make_site(tmp_path / "site"))
+    replica = layout.replica(0, 0, bundle)
     (memory,) = [tmpfs for tmpfs in replica.tmpfs if tmpfs.target == "/release"]
     assert memory.size > bundle.size
     assert replica.devices == ()
     assert all(mount.read_only for mount in replica.mounts)
-    assert plan.collateral.internal
+    assert layout.collateral.internal
 
 
 def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: Served) -> None:
@@ -162,8 +168,8 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     owner = site.workspace.owner
     with Owner.open(site.workspace).vault(create=True):
         Owner.create(site.workspace)
-    plan = make_plan(site)
-    (broker,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    layout = make_context(site)
+    (broker,) = [container for container in layout.services(bundle) if container.role == "broker"]
     seen = {mount.source: mount for mount in broker.mounts if mount.source.is_relative_to(owner.root)}
     assert set(seen) == {owner.master_key, owner.audit_signing_key, owner.broker_tls, owner.trust,
                          owner.database.parent, owner.audit_head.parent}  # fmt: skip
@@ -176,15 +182,15 @@ def test_the_broker_sees_what_it_needs_and_nothing_else(tmp_path: Path, bundle: 
     )
     assert "/workspace/.sealserve/owner" in {tmpfs.target for tmpfs in broker.tmpfs}  # where it writes what it may lose
     assert {path.name for path in owner.database.parent.iterdir()} <= {"broker.sqlite"}
-    others = [container for container in everything(plan, bundle)[1] if container.role != "broker"]
+    others = [container for container in everything(layout, bundle)[1] if container.role != "broker"]
     assert not any("owner" in str(mount.source) for mount in chain.from_iterable(item.mounts for item in others))
 
 
 def test_few_containers_write_to_this_machine(tmp_path: Path, bundle: Served) -> None:
-    plan = make_plan(make_site(tmp_path / "site"))
+    layout = make_context(make_site(tmp_path / "site"))
     written = {
         mount.source.name
-        for container in everything(plan, bundle)[1]
+        for container in everything(layout, bundle)[1]
         for mount in container.mounts
         if not mount.read_only
     }
@@ -195,10 +201,10 @@ def test_a_replaced_key_starts_the_broker_anew(tmp_path: Path, bundle: Served) -
     site = make_site(tmp_path / "site")
     with Owner.open(site.workspace).vault(create=True):
         pass
-    plan = make_plan(site)
-    (before,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    layout = make_context(site)
+    (before,) = [container for container in layout.services(bundle) if container.role == "broker"]
     rotate(site.workspace)  # a mount of a file goes on showing the old one
-    (after,) = [container for container in plan.services(bundle) if container.role == "broker"]
+    (after,) = [container for container in layout.services(bundle) if container.role == "broker"]
     assert before.digest != after.digest
 
 
@@ -213,8 +219,8 @@ def values(node: object) -> Iterator[str]:
 
 def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site, seccomp=write_seccomp(tmp_path))
-    networks, containers = everything(plan, bundle)
+    layout = make_context(site, seccomp=write_seccomp(tmp_path))
+    networks, containers = everything(layout, bundle)
     document = yaml.safe_load(compose_file("p", networks, containers))
     assert set(document["networks"]) == {network.name for network in networks}
     for network in networks:
@@ -244,13 +250,13 @@ def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
 
 def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site)
-    assert plan.replica(0, 0, bundle).digest == plan.replica(0, 0, bundle).digest
+    layout = make_context(site)
+    assert layout.replica(0, 0, bundle).digest == layout.replica(0, 0, bundle).digest
     other = Served(folder=bundle.folder, enclave="server", port=8500, broker=bundle.broker, size=1000, manifest="n")
-    assert plan.replica(0, 0, bundle).digest != plan.replica(0, 0, other).digest
-    before = [container.digest for container in plan.services(bundle)]
+    assert layout.replica(0, 0, bundle).digest != layout.replica(0, 0, other).digest
+    before = [container.digest for container in layout.services(bundle)]
     site.certify()  # a renewed certificate of the broker's starts it anew
-    after = [container.digest for container in plan.services(bundle)]
+    after = [container.digest for container in layout.services(bundle)]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
 
 
@@ -265,19 +271,19 @@ def test_the_containers_own_description(tmp_path: Path, bundle: Served) -> None:
     assert described.model.path is None
     named = make_site(tmp_path / "named", broker={"address": "keys.example.com"})
     assert for_containers(named.deployment).broker.address == "keys.example.com"
-    plan = make_plan(site, broker_here=False)
-    write_configuration(plan, site.deployment, bundle, broker=Upstream("192.0.2.7", 5555))
-    relay = (plan.folder / "relay" / "nginx.conf").read_text()
+    layout = make_context(site, broker_here=False)
+    write_configuration(layout, site.deployment, bundle, broker=Upstream("192.0.2.7", 5555))
+    relay = (layout.folder / "relay" / "nginx.conf").read_text()
     assert "listen 0.0.0.0:4433 " in relay
     assert "proxy_pass 192.0.2.7:5555;" in relay
 
 
 def test_nginx_is_told_only_what_is_new(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
-    plan = make_plan(site)
-    assert write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
-    assert not write_front(plan, site.deployment, [Upstream("10.0.0.1", 1)])
-    assert write_front(plan, site.deployment, [Upstream("10.0.0.2", 1)])
+    layout = make_context(site)
+    assert write_front(layout, site.deployment, [Upstream("10.0.0.1", 1)])
+    assert not write_front(layout, site.deployment, [Upstream("10.0.0.1", 1)])
+    assert write_front(layout, site.deployment, [Upstream("10.0.0.2", 1)])
 
 
 def allowed(profile: dict[str, Any], call: str, *arguments: int) -> bool:
@@ -316,16 +322,16 @@ def test_health_looks_at_the_own_network_namespace() -> None:
     assert listens(8500) == "grep -Eq ':2134 [0-9A-F]+:0000 0A ' /proc/net/tcp /proc/net/tcp6"
 
 
-def with_keystore(site: Site, **settings: Any) -> Plan:
+def with_keystore(site: Site, **settings: Any) -> ContainerLayout:
     keystore = site.deployment.keystore.model_copy(update=settings)
     described = for_containers(site.deployment.model_copy(update={"keystore": keystore}))
     folder = site.workspace.host.run / "docker"
     user = f"{os.getuid()}:{os.getgid()}"
-    return Plan(site.workspace, described, broker_here=True, user=user, folder=folder)
+    return ContainerLayout(site.workspace, described, broker_here=True, user=user, folder=folder)
 
 
-def described_by(plan: Plan) -> deployment.Deployment:
-    return plan._deployment
+def described_by(layout: ContainerLayout) -> deployment.Deployment:
+    return layout._deployment
 
 
 def secret_file(path: Path, content: bytes) -> Path:
@@ -338,45 +344,47 @@ def test_the_brokers_container_gets_the_files_of_the_keystore_and_nobody_else(
     ready: Site, bundle: Served, tmp_path: Path
 ) -> None:
     token = secret_file(tmp_path / "token", b"t")
-    plan = with_keystore(ready, kind="transit", transit_url="https://vault.example.org:8200", transit_token_file=token)
-    write_configuration(plan, described_by(plan), bundle, broker=None)
-    settings = deployment.parse((plan.folder / "sealserve.toml").read_text(encoding="utf-8"))
+    layout = with_keystore(
+        ready, kind="transit", transit_url="https://vault.example.org:8200", transit_token_file=token
+    )
+    write_configuration(layout, described_by(layout), bundle, broker=None)
+    settings = deployment.parse((layout.folder / "sealserve.toml").read_text(encoding="utf-8"))
     having = {
         container.role: mount.target
-        for container in everything(plan, bundle)[1]
+        for container in everything(layout, bundle)[1]
         for mount in container.mounts
         if mount.source == token
     }
     assert having == {"broker": str(settings.keystore.transit_token_file)}
-    assert not plan.collateral.internal
-    (broker,) = (container for container in plan.services(bundle) if container.role == "broker")
+    assert not layout.collateral.internal
+    (broker,) = (container for container in layout.services(bundle) if container.role == "broker")
     token.rename(tmp_path / "old")
     secret_file(token, b"t")
-    (later,) = (container for container in plan.services(bundle) if container.role == "broker")
+    (later,) = (container for container in layout.services(bundle) if container.role == "broker")
     assert broker.digest != later.digest
 
 
 def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     ready.workspace.owner.master_key.unlink(missing_ok=True)
     secret_file(ready.workspace.owner.master_key, b"{}")
-    plan = with_keystore(ready)
+    layout = with_keystore(ready)
     broker = broker_files.describe(ready.workspace, BrokerPlace.CONTAINER, with_files=True)
     assert broker.needs_passphrase
     with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"nobody can type it.*keystore\.passphrase_file"):
-        write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
-    plan = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
-    write_configuration(plan, described_by(plan), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
+        write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
+    layout = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
+    write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
 
 
 def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     token = secret_file(tmp_path / "token", b"t")
-    plan = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
+    layout = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
     with raises(ClusterCode.TARGET_UNSUPPORTED, match="that is the container itself"):
-        write_configuration(plan, described_by(plan), bundle, broker=None)
+        write_configuration(layout, described_by(layout), bundle, broker=None)
     token.chmod(0o644)
     with pytest.raises(PrivateFileExposedError):
-        write_configuration(plan, described_by(plan), bundle, broker=None)
+        write_configuration(layout, described_by(layout), bundle, broker=None)
     token.chmod(0o600)
-    settings = described_by(plan).keystore
+    settings = described_by(layout).keystore
     with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
         keystore_files.check(ready.workspace, settings, user="4242:4242", needs_passphrase=False)

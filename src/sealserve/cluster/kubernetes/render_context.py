@@ -47,7 +47,7 @@ class Shipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RenderContext:
     """What is rendered.
 
     Args:
