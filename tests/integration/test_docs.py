@@ -31,7 +31,7 @@ PAGES: Final = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) -
 PORTS: Final = (8500, 4433, 8081, 8510, 8511)
 DEPLOYMENT_FILE: Final = "sealserve.toml"
 TOOLS: Final = ("curl", "openssl")  # that a page may use, and a machine may lack
-SECONDS: Final = 240  # for one command, on a busy machine
+SECONDS: Final = 600  # for one command, on a busy machine
 
 
 def executed(page: Path) -> list[Block]:
