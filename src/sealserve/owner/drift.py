@@ -129,7 +129,7 @@ def facts_now(workspace: Workspace, deployment: Deployment, *, quick: bool = Fal
     """
     digests: dict[tuple[str, int], ModelDigests] = {
         (model.name, model.version): present_digests(
-            workspace, model, models.place(workspace, model), trust_state=quick
+            workspace, model, models.planned_folder(workspace, model), trust_state=quick
         )
         for model in deployment.models
     }
