@@ -245,6 +245,14 @@ def test_a_roll_back_returns_to_the_enclaves_of_the_release(
     cli.ok("up", "--rollback")
     assert target.served[-1][0] == first.name
     assert (first / "enclave" / "replica-0.manifest.sgx").read_bytes() == before
+    # Nothing changes, so the same runs again, and a person reads that it differs.
+    cli.ok("down", "--yes")
+    again = cli("up")
+    assert (again.status, target.served[-1][0]) == (0, first.name)
+    assert f"Nothing changed since {first.name} was started, so it is served again." in again.err
+    # Another change is asked about again.
+    change(ready, "server.threads", "3")
+    assert cli.error("up")["code"] == "deployment.unconfirmed"
 
 
 def test_a_release_before_a_stop_ends_too(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
