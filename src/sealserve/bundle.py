@@ -13,7 +13,7 @@ from pathlib import Path
 from sealserve.deployment import Deployment
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 
 
@@ -72,7 +72,8 @@ class EnclaveFacts:
 
     Args:
         name: The enclave's name.
-        port: Where its server listens.
+        port: Where its server listens for gRPC.
+        rest_port: Where it listens for REST, or None if REST is off.
         broker: Name and port of the broker that it connects to.
         memory: Its size in bytes.
         manifest: SHA-256 of its manifest, in hexadecimal.
@@ -80,6 +81,7 @@ class EnclaveFacts:
 
     name: str
     port: int
+    rest_port: int | None
     broker: tuple[str, int]
     memory: int
     manifest: str
@@ -157,6 +159,7 @@ def describe_enclave(name: str, manifest: EnclaveManifest, content: bytes) -> En
     return EnclaveFacts(
         name=name,
         port=port_of(manifest),
+        rest_port=rest_port_of(manifest),
         broker=broker_addresses(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         memory=manifest.enclave_size,
         manifest=hashlib.sha256(content).hexdigest(),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
@@ -97,6 +98,31 @@ def test_only_nginx_is_published(tmp_path: Path, bundle: Served) -> None:
     published = [container.role for container in everything(layout, bundle)[1] if container.published]
     assert published == ["nginx"]
     assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(), "p")
+
+
+def test_rest_is_published_where_the_release_has_it(tmp_path: Path, bundle: Served) -> None:
+    layout = make_context(make_site(tmp_path / "site", service={"rest_port": 9001, "listen": "::1"}))
+    assert "--publish=[::1]:9001:8501" in commands.container_create(layout.nginx(rest=True), "p")
+    assert not any(":8501" in argument for argument in commands.container_create(layout.nginx(), "p"))
+    assert layout.nginx(rest=True).digest != layout.nginx().digest
+    with_rest = layout.replica(0, 0, replace(bundle, rest_port=8501))
+    assert "--label=sealserve.fact.rest=8501" in commands.container_create(with_rest, "p")
+    assert with_rest.facts.keys() - layout.replica(0, 0, bundle).facts.keys() == {"rest"}
+
+
+def test_nginx_forwards_rest_to_the_replicas_that_have_it(tmp_path: Path) -> None:
+    """During a roll-out that turns REST on, the replicas of the old release do not have it."""
+    site = make_site(tmp_path / "site")
+    layout = make_context(site)
+    path = layout.folder / "nginx" / "nginx.conf"
+    both = [Upstream("10.0.0.1", 8500), Upstream("10.0.0.2", 8500)]
+    assert write_front(layout, site.deployment, both, [Upstream("10.0.0.2", 8501)])
+    text = path.read_text()
+    assert "server 10.0.0.2:8501 " in text
+    assert "10.0.0.1:8501" not in text
+    assert f"listen {layout.front_address}:8501 " in text
+    assert write_front(layout, site.deployment, both)
+    assert "8501" not in path.read_text()
 
 
 def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> None:
