@@ -95,8 +95,10 @@ def test_users_ask_over_rest_with_the_certificate_that_grpc_asks_for(capsys: pyt
             assert connection.ask("POST", "/v1/models/half-plus-two/versions/1:predict", BODY) == (200, ANSWER)
             status, found = connection.ask("POST", "/v1/models/other:predict", BODY)
             assert (status, set(found)) == (404, {"error"})
-        # gRPC goes on beside it.
-        assert here.json("predict", "-i", "x=[1.0]")["outputs"] == {"y": [2.5]}
+        # gRPC goes on beside it, and `predict` uses either.
+        for api in ([], ["--rest"]):
+            found = here.json("predict", *api, "-i", "x=[1.0]")
+            assert (found["outputs"], found["version"]) == ({"y": [2.5]}, 1)
         attack(here, (service.listen, service.rest_port), context)
         if shutil.which("curl"):
             user, url = here.site.workspace.user, endpoints_of(here.site.deployment).rest_url

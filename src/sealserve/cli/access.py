@@ -17,11 +17,12 @@ class Access:
     """What a client needs: where to connect, whom to expect, and who it is.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port`` of gRPC.
         server_name: The name in the service's certificate.
         ca: The service's authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's key for two-way TLS, PEM, or None.
+        rest: ``host:port`` of REST, or None if it is off or not known.
     """
 
     target: str
@@ -29,6 +30,7 @@ class Access:
     ca: bytes
     certificate: bytes | None = None
     key: SecretBytes | None = None
+    rest: str | None = None
 
 
 def access(
@@ -62,4 +64,5 @@ def access(
         ca=ca,
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
+        rest=service.rest_endpoint if deployment.server.rest else None,
     )
