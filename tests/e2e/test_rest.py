@@ -6,12 +6,12 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
+from tests.harness.rest import ANSWER, BODY, PREDICT, RestConnection, RestLoad, user_context
 from tests.harness.running import Running, deployment
 
 from sealserve.cluster import ports
@@ -19,9 +19,6 @@ from sealserve.deployment.endpoints import endpoints_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 
-BODY = json.dumps({"instances": [1.0, 2.0, 5.0]}).encode()
-ANSWER = {"predictions": [2.5, 3.0, 4.5]}
-PREDICT = "/v1/models/half-plus-two:predict"
 CLIENTS = 4
 
 
@@ -32,35 +29,6 @@ def with_rest(capture: pytest.CaptureFixture[str], *, tls: str = "two-way", **se
     with deployment(capture, server={"rest": True, **server}, service=service) as here:
         here.up()
         yield here
-
-
-def user_context(here: Running, *, certificate: bool = True) -> ssl.SSLContext:
-    """Return the TLS settings of a user, with the files that the owner gives."""
-    user = here.site.workspace.user
-    context = ssl.create_default_context(cafile=user.service_ca)
-    if certificate:
-        context.load_cert_chain(user.certificate, user.key)
-    return context
-
-
-class RestConnection(http.client.HTTPSConnection):
-    """A kept-alive connection to the service's address that expects the service's name."""
-
-    def __init__(self, here: Running, context: ssl.SSLContext, *, name: str | None = None) -> None:
-        service = here.site.deployment.service
-        super().__init__(name or service.name, service.rest_port, timeout=60, context=context)
-        self._listen, self._context = service.listen, context
-
-    def connect(self) -> None:
-        """Connect as `curl --connect-to` does."""
-        opened = socket.create_connection((self._listen, self.port), timeout=60)
-        self.sock = self._context.wrap_socket(opened, server_hostname=self.host)
-
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        """Return status and answer of one request."""
-        self.request(method, path, body)
-        answer = self.getresponse()
-        return answer.status, json.loads(answer.read())
 
 
 def curl(here: Running, *arguments: str) -> str:
@@ -86,8 +54,8 @@ def recv_until_closed(peer: socket.socket) -> bytes:
 
 def test_users_ask_over_rest_with_the_certificate_that_grpc_asks_for(capsys: pytest.CaptureFixture[str]) -> None:
     with with_rest(capsys) as here:
-        service, context = here.site.deployment.service, user_context(here)
-        with closing(RestConnection(here, context)) as connection:
+        service, context = here.site.deployment.service, user_context(here.site)
+        with closing(RestConnection(here.site, context)) as connection:
             assert connection.ask("POST", PREDICT, BODY) == (200, ANSWER)
             status, found = connection.ask("GET", "/v1/models/half-plus-two")
             assert (status, found["model_version_status"][0]["state"]) == (200, "AVAILABLE")
@@ -115,13 +83,13 @@ def attack(here: Running, place: tuple[str, int], context: ssl.SSLContext) -> No
     """Try what a stranger on the network can send to the port. No attempt gets an answer from a model."""
     # 1. Another server name, or none: NGINX closes the connection before TLS begins.
     for name in ("other.example.com", None):
-        lax = user_context(here)
+        lax = user_context(here.site)
         lax.check_hostname = False
         with socket.create_connection(place, timeout=60) as opened, pytest.raises(OSError):  # noqa: PT011, SIM117  # it depends on the time
             with lax.wrap_socket(opened, server_hostname=name):
                 pass
     # 2. No client certificate: the enclave ends the handshake. TLS 1.3 clients see it when they read.
-    with closing(RestConnection(here, user_context(here, certificate=False))) as stranger:  # noqa: SIM117  # two steps
+    with closing(RestConnection(here.site, user_context(here.site, certificate=False))) as stranger:  # noqa: SIM117  # two steps
         with pytest.raises((OSError, http.client.HTTPException)):
             stranger.ask("POST", PREDICT, BODY)
     # 3. Plaintext HTTP/1.1 and HTTP/2 with prior knowledge (h2c): NGINX finds no server name, and forwards nothing.
@@ -130,7 +98,7 @@ def attack(here: Running, place: tuple[str, int], context: ssl.SSLContext) -> No
             opened.sendall(request)
             assert recv_until_closed(opened) == b""
     # 4. HTTP/2 inside of TLS: the server chooses HTTP/1.1, and refuses the preface of HTTP/2 with an error in JSON.
-    two = user_context(here)
+    two = user_context(here.site)
     two.set_alpn_protocols(["h2", "http/1.1"])
     with (
         socket.create_connection(place, timeout=60) as opened,
@@ -140,13 +108,13 @@ def attack(here: Running, place: tuple[str, int], context: ssl.SSLContext) -> No
         wrapped.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert recv_until_closed(wrapped).startswith((b"HTTP/1.1 505 ", b"HTTP/1.1 400 "))
     # 5. A body that is larger than the limit is refused before it is read.
-    with closing(RestConnection(here, context)) as large:
+    with closing(RestConnection(here.site, context)) as large:
         large.putrequest("POST", PREDICT)
         large.putheader("Content-Length", str(2**31))
         large.endheaders()
         assert large.getresponse().status == 413
     # 6. A client that never sends the rest of its request does not keep the others waiting.
-    with closing(RestConnection(here, context)) as slow, closing(RestConnection(here, context)) as quick:
+    with closing(RestConnection(here.site, context)) as slow, closing(RestConnection(here.site, context)) as quick:
         slow.putrequest("POST", PREDICT)
         slow.putheader("Content-Length", "1000")
         slow.endheaders(b'{"instances": [')
@@ -158,40 +126,11 @@ def test_kept_connections_lose_no_request_when_a_replica_leaves(capsys: pytest.C
         if shutil.which("curl"):
             url = endpoints_of(here.site.deployment).rest_url
             assert json.loads(curl(here, "--data", BODY.decode(), f"{url}/half-plus-two:predict")) == ANSWER
-        context = user_context(here, certificate=False)
-        lost: list[object] = []
-        closed, done, ready = [0] * CLIENTS, threading.Event(), threading.Barrier(CLIENTS + 1)
-
-        def work(number: int) -> None:
-            first = True
-            with closing(RestConnection(here, context)) as connection:
-                while not done.is_set():
-                    try:
-                        connection.request("POST", PREDICT, BODY)
-                        answer = connection.getresponse()
-                        if (answer.status, json.loads(answer.read())) != (200, ANSWER):
-                            lost.append(answer.status)
-                        closed[number] += answer.will_close
-                    except Exception as error:  # noqa: BLE001  # whatever it is, a request was lost
-                        lost.append(error)
-                        connection.close()
-                    if first:
-                        ready.wait()
-                        first = False
-
-        workers = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
-        for worker in workers:
-            worker.start()
-        ready.wait()
-        try:
-            scaled = here.process("scale", "1")
-            again = here.process("scale", "2")
-        finally:
-            done.set()
-            for worker in workers:
-                worker.join(timeout=60)
-        assert (scaled.status, again.status, lost) == (0, 0, [])
-        assert all(closed), "each connection reached its age and moved"
+        with RestLoad(here.site, CLIENTS, certificate=False) as load:
+            assert here.process("scale", "1").status == 0
+            assert here.process("scale", "2").status == 0
+        assert load.errors == []
+        assert all(load.moved), "each connection reached its age and moved"
         assert serving(here) == ["replica-0", "replica-1"]
 
 
