@@ -8,6 +8,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from tests.harness.running import Running, deployment
 
 from sealserve.cluster import ports
 from sealserve.deployment.endpoints import endpoints_of
+from sealserve.enclave.server_command import GRAMINE_THREADS, threads_of
+from sealserve.process_signal import running
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 
@@ -127,11 +130,20 @@ def test_kept_connections_lose_no_request_when_a_replica_leaves(capsys: pytest.C
             url = endpoints_of(here.site.deployment).rest_url
             assert json.loads(curl(here, "--data", BODY.decode(), f"{url}/half-plus-two:predict")) == ANSWER
         with RestLoad(here.site, CLIENTS, certificate=False) as load:
+            # Each server has as many threads as were measured, or fewer: SGX would refuse more.
+            assert 4 < most_threads(here) <= threads_of(here.site.deployment).all - GRAMINE_THREADS
             assert here.process("scale", "1").status == 0
             assert here.process("scale", "2").status == 0
         assert load.errors == []
         assert all(load.moved), "each connection reached its age and moved"
         assert serving(here) == ["replica-0", "replica-1"]
+
+
+def most_threads(here: Running) -> int:
+    """Return how many threads the process with the most of them has, among those of the replicas."""
+    leaders = {part["pid"] for role, part in here.parts().items() if role.startswith("replica-")}
+    texts = [Path(f"/proc/{pid}/status").read_text() for pid, found in running() if found.session in leaders]
+    return max(int(text.partition("\nThreads:")[2].split()[0]) for text in texts)
 
 
 def serving(here: Running) -> Sequence[str]:
