@@ -158,16 +158,16 @@ class ContainerLayout:
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
 
-    def nginx(self, *, rest: bool = False) -> Container:
+    def nginx(self, served: Served) -> Container:
         """Return the container of NGINX. It holds no key; its configuration is replaced while it runs.
 
         Args:
-            rest: Whether its port for REST is published. Docker publishes ports only when a container is created: if
-                REST is turned on or off, NGINX is replaced.
+            served: What it forwards to. Its port for REST is published if this release has REST. Docker publishes ports
+                only when a container is created: if REST is turned on or off, NGINX is replaced.
         """
         service = self._deployment.service
         published = [Published(address=service.listen, port=service.port, target=SERVICE_PORT)]
-        if rest:
+        if served.rest_port is not None:
             published.append(Published(address=service.listen, port=service.rest_port, target=REST_PORT))
         return Container(
             name=NGINX,

@@ -179,7 +179,7 @@ class DockerTarget:
             else container
             for container in layout.services(served)
         ]
-        nginx = _with(layout.nginx(rest=served.rest_port is not None), [layout.nginx_on(number) for number in numbers])
+        nginx = _with(layout.nginx(served), [layout.nginx_on(number) for number in numbers])
         servers = [layout.replica(index, number, served) for index, number in enumerate(numbers)]
         networks = [layout.front, layout.collateral, *(layout.link(number) for number in numbers)]
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
@@ -310,7 +310,7 @@ class DockerTarget:
         has_rest = served.rest_port is not None
         rest = [Upstream(address, found.rest_port) for found, address in passed if has_rest and found.rest_port]
         changed = write_front(layout, self._deployment, upstreams, rest)
-        described, before = layout.nginx(rest=has_rest), self._fleet.find(NGINX)
+        described, before = layout.nginx(served), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")
         nginx = self._fleet.ensure(described)

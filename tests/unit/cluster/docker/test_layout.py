@@ -57,7 +57,7 @@ def make_context(site: Site, *, broker_here: bool = True, **settings: Any) -> Co
 def everything(layout: ContainerLayout, bundle: Served) -> tuple[list[Network], list[Container]]:
     links = first_links(layout, REPLICAS)
     containers = [*layout.services(bundle), *(layout.replica(index, link, bundle) for index, link in enumerate(links))]
-    return [layout.front, layout.collateral, *map(layout.link, links)], [*containers, layout.nginx()]
+    return [layout.front, layout.collateral, *map(layout.link, links)], [*containers, layout.nginx(bundle)]
 
 
 def neighbours(layout: ContainerLayout, bundle: Served, role: str) -> set[str]:
@@ -97,14 +97,14 @@ def test_only_nginx_is_published(tmp_path: Path, bundle: Served) -> None:
     layout = make_context(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}))
     published = [container.role for container in everything(layout, bundle)[1] if container.published]
     assert published == ["nginx"]
-    assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(), "p")
+    assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(bundle), "p")
 
 
 def test_rest_is_published_where_the_release_has_it(tmp_path: Path, bundle: Served) -> None:
     layout = make_context(make_site(tmp_path / "site", service={"rest_port": 9001, "listen": "::1"}))
-    assert "--publish=[::1]:9001:8501" in commands.container_create(layout.nginx(rest=True), "p")
-    assert not any(":8501" in argument for argument in commands.container_create(layout.nginx(), "p"))
-    assert layout.nginx(rest=True).digest != layout.nginx().digest
+    assert "--publish=[::1]:9001:8501" in commands.container_create(layout.nginx(replace(bundle, rest_port=8501)), "p")
+    assert not any(":8501" in argument for argument in commands.container_create(layout.nginx(bundle), "p"))
+    assert layout.nginx(replace(bundle, rest_port=8501)).digest != layout.nginx(bundle).digest
     with_rest = layout.replica(0, 0, replace(bundle, rest_port=8501))
     assert "--label=sealserve.fact.rest=8501" in commands.container_create(with_rest, "p")
     assert with_rest.facts.keys() - layout.replica(0, 0, bundle).facts.keys() == {"rest"}
