@@ -73,18 +73,18 @@ class EnclaveFacts:
     Args:
         name: The enclave's name.
         port: Where its server listens for gRPC.
-        rest_port: Where it listens for REST, or None if REST is off.
         broker: Name and port of the broker that it connects to.
         memory: Its size in bytes.
         manifest: SHA-256 of its manifest, in hexadecimal.
+        rest_port: Where its server listens for REST, or None if REST is off.
     """
 
     name: str
     port: int
-    rest_port: int | None
     broker: tuple[str, int]
     memory: int
     manifest: str
+    rest_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
