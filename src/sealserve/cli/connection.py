@@ -23,6 +23,9 @@ from sealserve.regular_file import read_regular
 Target = Annotated[
     str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
 ]
+Rest = Annotated[
+    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
+]
 ServerName = Annotated[
     str | None,
     typer.Option("--server-name", help="The name in its certificate.", show_default="that of sealserve.toml"),
@@ -31,9 +34,6 @@ ServiceCa = Annotated[
     Path | None, typer.Option("--ca", help="The service's authority.", show_default="user/service-ca.pem")
 ]
 ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way TLS.", show_default="user/client.pem")]
-Rest = Annotated[
-    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
-]
 ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
 
 
