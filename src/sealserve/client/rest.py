@@ -306,7 +306,7 @@ def _from_json(name: str, value: Any, spec: TensorSpec) -> Array:
         if spec.dtype != "string":
             return np.array(value, dtype=np.float32 if spec.dtype == "bfloat16" else spec.dtype)
         strings = np.array(_strings(value), dtype=object)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ClientCode.TENSOR_MALFORMED.error(
             f"The output {printable(repr(name), 80)} in the reply is not a tensor of type {spec.dtype}."
         ) from error

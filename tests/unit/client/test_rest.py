@@ -196,6 +196,8 @@ def test_several_outputs_have_names_and_strings_are_bytes(service: Service) -> N
         b'{"outputs": {"a": [], "b": ["x"]}}',
         b'{"outputs": {"a": [], "b": [1e999]}}',
         b'{"outputs": {"a": [], "b": [99999999999999999999]}}',
+        b'{"outputs": {"a": %b, "b": [1]}}' % (b"[" * 900 + b"]" * 900),
+        b'{"outputs": {"a": [], "b": %b}}' % (b"[" * 900 + b"1" + b"]" * 900),
         b'{"outputs": [1]}',
         b'{"predictions": [1]}',
         b"{}",

@@ -274,6 +274,14 @@ def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
     ]
 
 
+def test_compose_publishes_rest_where_the_release_has_it(tmp_path: Path, bundle: Served) -> None:
+    layout = make_context(make_site(tmp_path / "site", service={"rest_port": 9001}))
+    served = replace(bundle, rest_port=8501)
+    document = yaml.safe_load(compose_file("p", [layout.front], [layout.nginx(served)]))
+    published = [(port["published"], port["target"]) for port in document["services"]["nginx"]["ports"]]
+    assert published == [("8500", 8500), ("9001", 8501)]
+
+
 def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:
     site = make_site(tmp_path / "site")
     layout = make_context(site)
