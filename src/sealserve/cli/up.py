@@ -16,8 +16,7 @@ from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets
-from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.target import RollingTarget, Target
+from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
 from sealserve.owner import preparation, provisioning, releases
 from sealserve.owner.first_steps import missing_steps
@@ -41,7 +40,7 @@ def up(
     ] = Machines.ALL,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and on Kubernetes a diff.")
+        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and a diff of what runs.")
     ] = False,
 ) -> None:
     """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
@@ -52,7 +51,7 @@ def up(
     if dry_run:
         opened = targets.open_target(workspace, described, kind)
         if rollback:
-            release = _rolling(opened, "--rollback").previous_release()
+            release = opened.previous_release()
         _foresee(workspace, described, opened, release, count, machines=role)
         return
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
@@ -64,7 +63,7 @@ def up(
     with live_view("Starting", watched, for_programs=context.as_json) as tell:
         opened = targets.open_target(workspace, described, kind, tell=tell)
         if rollback:
-            release = _rolling(opened, "--rollback").previous_release()
+            release = opened.previous_release()
         with starting(workspace, kind, tell=tell, for_programs=context.as_json):
             # 1. The owner makes what is missing: models, certificates, a release.
             if role is Machines.ALL:
@@ -109,9 +108,7 @@ def _foresee(
             bundle = received(workspace, folder, destination)
     for step in steps:
         console.say(f"Not done in a dry run: {step}.")
-    if not isinstance(opened, RollingTarget):
-        console.say("Only the kubernetes target compares what runs with what is described.")
-    elif bundle is None:
+    if bundle is None:
         console.say("What runs can be compared with what is described after these steps.")
     else:
         console.out.print(opened.difference(bundle, replicas) or "Nothing would change.\n", end="")
@@ -130,9 +127,3 @@ def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequenc
             f"{by.name} is draining: none of its replicas starts after {until.isoformat()}. "
             f"`sealserve broker allow --reactivate {by.name}` makes it active again."
         )
-
-
-def _rolling(target: Target, option: str) -> RollingTarget:
-    if not isinstance(target, RollingTarget):
-        raise ClusterCode.TARGET_UNSUPPORTED.error(f"This target knows no {option}.", hint="kubernetes does.")
-    return target
