@@ -12,7 +12,7 @@ from sealserve.cluster import ports
 from sealserve.cluster.owner_services import own_command, registry
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
-from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
@@ -51,12 +51,20 @@ class LocalReplicas:
         if (process := self.running(role, bundle.name, phase)) is not None:
             return process
         self._tell(f"starting {role}")
-        port = port_of(load_enclave(bundle.folder, role).manifest)
-        ports.require_free(port, role)
+        manifest = load_enclave(bundle.folder, role).manifest
+        port, rest_port = port_of(manifest), rest_port_of(manifest)
+        for one in (port, *([rest_port] if rest_port else [])):
+            ports.require_free(one, role)
         command = ["enclave", "run", "--name", role, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
         log = self._workspace.host.logs / f"{role}.log"
         return self._registry.start(
-            role, own_command(self._workspace, command), log=log, port=port, release=bundle.name, phase=phase
+            role,
+            own_command(self._workspace, command),
+            log=log,
+            port=port,
+            rest_port=rest_port,
+            release=bundle.name,
+            phase=phase,
         )
 
     def wait(self, process: Process) -> None:
