@@ -12,9 +12,9 @@ from sealserve.model.convert import ImportedModel, import_model
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.saved_model import check_servable
 from sealserve.owner.codes import OwnerCode
-from sealserve.owner.model_record import digest_of, forget, is_stale, record, state_of
+from sealserve.owner.model_record import digest_of, find_record, forget, is_stale, record, sealed_digests, state_of
 from sealserve.terms import ServerKind
-from sealserve.whole_folder import staging
+from sealserve.whole_folder import Staging, staging
 from sealserve.workspace import Workspace
 
 
@@ -98,13 +98,19 @@ def bring_in(
         # 3. Publish it. Between the two steps there is no record, so the copy never passes for another source's.
         if staged is not None:
             forget(workspace, model)
-            with staging(destination.parent, destination.name) as final:
-                final.folder.rmdir()
-                imported.folder.rename(final.folder)
-                final.replace(destination)
+            Staging(imported.folder).replace(destination)
             imported = replace_fields(imported, folder=destination, info=check_servable(destination))
     record(workspace, model, source=source, source_state=state, folder=imported.folder, keep_frozen=keep_frozen)
     return imported
+
+
+def bring_in_again(
+    workspace: Workspace, model: ModelSection, *, progress: Callable[[str], None] | None = None
+) -> ImportedModel:
+    """Replace the copy of a model whose source or settings changed. Large constants are treated as before."""
+    made = find_record(workspace, model)
+    keep_frozen = made is not None and made.keep_frozen
+    return bring_in(workspace, model, keep_frozen=keep_frozen, replace=True, progress=progress)
 
 
 def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSection, ...]:
@@ -113,6 +119,20 @@ def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSe
         model
         for model in models
         if is_imported(workspace, model) and is_stale(workspace, model, place(workspace, model))
+    )
+
+
+def unknown(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSection, ...]:
+    """Return the models whose copies cannot be compared with their sources.
+
+    An earlier version made these copies, or a person put them there or changed them.
+    """
+    return tuple(
+        model
+        for model in models
+        if model.path is not None
+        and is_imported(workspace, model)
+        and sealed_digests(workspace, model, place(workspace, model)).source is None
     )
 
 

@@ -138,6 +138,11 @@ def any_in(parent: Path) -> bool:
     return bool(_folders(parent))
 
 
+def is_release(folder: Path) -> bool:
+    """Return whether a folder looks like a release; it was not verified."""
+    return (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
+
+
 def newest(parent: Path) -> Path:
     """Return the newest release in ``parent``.
 
@@ -286,11 +291,7 @@ def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
 def _folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
-    return [
-        folder
-        for folder in sorted(parent.iterdir())
-        if (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
-    ]
+    return [folder for folder in sorted(parent.iterdir()) if is_release(folder)]
 
 
 def _id(folder: Path) -> str:
