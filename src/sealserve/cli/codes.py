@@ -51,5 +51,8 @@ class CliCode(ErrorCode):
     PREDICT_OUTPUT_FORMAT = "predict.output-format", InputError
     """The name of the output file does not say which format it has."""
 
+    RELEASE_NOT_COMPARABLE = "release.not-comparable", InputError
+    """A release has no record of what it was made from."""
+
     RENDER_REPLICA = "render.replica", InputError
     """A replica's address is no HOST:PORT."""

@@ -12,6 +12,7 @@ from sealserve.cli.changing import changing
 from sealserve.cli.context import Context, Place
 from sealserve.cli.conversion import convert_again
 from sealserve.cli.output import Table
+from sealserve.cli.release_upkeep import diff, prune
 from sealserve.cli.verbs import Verbs
 from sealserve.owner import models, release_store, releases
 from sealserve.owner.keys import read_owner_key
@@ -190,6 +191,10 @@ def unpack(
         {"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves},
         f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}.",
     )
+
+
+app.command()(prune)
+app.command()(diff)
 
 
 def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:

@@ -24,6 +24,7 @@ class Wanted(BaseModel):
 
     Attributes:
         release: The release that served last, or None before the first `up`.
+        previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
@@ -32,6 +33,7 @@ class Wanted(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     release: _Folder | None = None
+    previous: _Folder | None = None
     newest: _Folder | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
@@ -83,7 +85,9 @@ def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> N
         release: Its name.
         newest: The name of the newest release.
     """
-    _write(workspace, read(workspace).model_copy(update={"release": release, "newest": newest}))
+    before = read(workspace)
+    previous = before.previous if before.release in {None, release} else before.release
+    _write(workspace, before.model_copy(update={"release": release, "previous": previous, "newest": newest}))
 
 
 def _write(workspace: Workspace, wanted: Wanted) -> None:
