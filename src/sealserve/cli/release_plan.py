@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import typer
@@ -17,7 +18,9 @@ from sealserve.owner.release_choice import Choice
 from sealserve.workspace import Workspace
 
 
-def choose(workspace: Workspace, described: Deployment, machines: Machines, named: str | None) -> Choice:
+def choose(
+    workspace: Workspace, described: Deployment, machines: Machines, named: str | None, *, now: datetime | None
+) -> Choice:
     """Return the release that `up` serves. Nothing is changed.
 
     A named release, and one on a machine that is only the host, is served as it is.
@@ -27,6 +30,7 @@ def choose(workspace: Workspace, described: Deployment, machines: Machines, name
         described: What it describes.
         machines: Which machines this one is.
         named: The release that the user names, or None.
+        now: The time on the owner's clock, or None for a dry run.
     """
     parent = machines.releases(workspace)
     if named is not None:
@@ -36,7 +40,7 @@ def choose(workspace: Workspace, described: Deployment, machines: Machines, name
         found = release_choice.present(parent, served=last.release, newest_then=last.newest)
         return Choice(release=found or releases.find(parent, None))
     with console.spinner("Comparing the release with sealserve.toml"):
-        return release_choice.choose(workspace, described, served=last.release, newest_then=last.newest)
+        return release_choice.choose(workspace, described, served=last.release, newest_then=last.newest, now=now)
 
 
 def differences(drift: Drift) -> Sequence[str]:

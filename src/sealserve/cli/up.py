@@ -100,7 +100,8 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
     Owner.open(workspace).publish_key()
     # 1. Choose the release. A new one is built only after the difference was shown and confirmed.
-    choice = _choose(context, asked, targets.open_target(workspace, described, asked.kind))
+    opened = targets.open_target(workspace, described, asked.kind)
+    choice = _choose(context, asked, opened, now=datetime.now(UTC))
     if choice.drift is not None:
         for line in release_plan.differences(choice.drift):
             context.say(line)
@@ -138,10 +139,10 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     show_parts(context, opened.status())
 
 
-def _choose(context: Context, asked: _Asked, opened: Target) -> Choice:
+def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
     """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
     named = _rolling(opened, "--rollback").previous_release() if asked.rollback else asked.release
-    return release_plan.choose(context.workspace, context.deployment, asked.machines, named)
+    return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
 
 
 def _replicas(context: Context, asked: int | None) -> int:
@@ -160,7 +161,7 @@ def _replicas(context: Context, asked: int | None) -> int:
 def _foresee(context: Context, asked: _Asked) -> None:
     """Print what `up` would do, and change nothing. The owner's steps go to standard error, the differences do not."""
     opened = targets.open_target(context.workspace, context.deployment, asked.kind)
-    choice = _choose(context, asked, opened)
+    choice = _choose(context, asked, opened, now=None)
     steps, bundle = _foreseen(context, asked, choice, opened)
     changes = None
     if isinstance(opened, RollingTarget) and bundle is not None:

@@ -123,7 +123,7 @@ def _built(copies: Sequence[Path]) -> int:
     return min((path / INDEX_FILE).stat().st_mtime_ns for path in copies if path.is_dir())
 
 
-def _usable(workspace: Workspace, now: datetime) -> Mapping[str, str]:
+def _usable(workspace: Workspace, now: datetime) -> dict[str, str]:
     """Return the releases whose key the broker still releases: an enclave of one may run, or be started again."""
     if not workspace.owner.database.exists():
         return {}

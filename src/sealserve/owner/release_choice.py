@@ -1,10 +1,11 @@
 """Which release `up` serves: the present one as long as it is what ``sealserve.toml`` describes, else a new one."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from sealserve.deployment import Deployment
-from sealserve.owner import drift, releases
+from sealserve.owner import drift, provisioning, releases
 from sealserve.owner.drift import Drift
 from sealserve.workspace import Workspace
 
@@ -45,7 +46,14 @@ def present(parent: Path, *, served: str | None, newest_then: str | None) -> Pat
     return newest
 
 
-def choose(workspace: Workspace, deployment: Deployment, *, served: str | None, newest_then: str | None) -> Choice:
+def choose(
+    workspace: Workspace,
+    deployment: Deployment,
+    *,
+    served: str | None,
+    newest_then: str | None,
+    now: datetime | None,
+) -> Choice:
     """Return which release the owner's `up` serves, and how it differs from what is described. Nothing is changed.
 
     The models' sources are read, so this may take seconds.
@@ -55,8 +63,13 @@ def choose(workspace: Workspace, deployment: Deployment, *, served: str | None, 
         deployment: What it describes.
         served: As for `present`.
         newest_then: As for `present`.
+        now: The time on the owner's clock. A release that has ended by then is not served again. With None, the
+            broker's database is not opened, since that writes beside it.
     """
     release = present(workspace.owner.releases, served=served, newest_then=newest_then)
     if release is None:
         return Choice(release=None)
+    newest = releases.newest(workspace.owner.releases)
+    if release != newest and now is not None and provisioning.has_ended(workspace, release, now=now):
+        release = newest
     return Choice(release=release, drift=drift.drift_of(workspace, deployment, release))

@@ -6,6 +6,7 @@ settings apply without a new release. A fact never holds a secret: files and cer
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,7 @@ MODEL_SETTINGS: Final = frozenset({"labels", "inputs", "outputs", "tags", "dange
 
 SOURCE: Final = ".source"
 CONTENT: Final = ".content"
+_MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
 _MISSING: Final = "missing"
 
@@ -83,6 +85,37 @@ def default_of(key: str) -> str | None:
         section = inner
     field = fields_of(section).get(name)
     return None if field is None or field.is_required() else _text(field.default)
+
+
+def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
+    """Return the deployment with the settings of the server and the enclave that a release was built from.
+
+    An older release then keeps the enclaves that it was built for, whatever ``sealserve.toml`` says by now: a roll-back
+    returns to them. The broker's address and the policy stay as described: they are today's.
+
+    Args:
+        deployment: What it describes now.
+        facts: What the release was built from, or None if that is unknown.
+    """
+    if facts is None:
+        return deployment
+    changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
+    for name in ("server", "enclave"):
+        section: BaseModel = getattr(deployment, name)
+        values = {
+            key.partition(".")[2]: json.loads(text)
+            for key, text in facts.items()
+            if key in RELEASE_SETTINGS and key.startswith(f"{name}.") and not key.endswith("_file")
+        }
+        described = json.loads(section.model_dump_json())
+        changed[name] = type(section).model_validate_json(json.dumps(described | values))
+    models = []
+    for key in facts:
+        if found := _MODEL.fullmatch(key):
+            labels = json.loads(facts.get(f"{key}.labels", "[]"))
+            described = {"name": found["name"], "version": int(found["version"]), "labels": labels}
+            models.append(ModelSection.model_validate_json(json.dumps(described)))
+    return deployment.model_copy(update={**changed, "models": tuple(models) or deployment.models})
 
 
 def _setting(deployment: Deployment, key: str) -> str:

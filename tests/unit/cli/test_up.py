@@ -189,6 +189,34 @@ def test_a_roll_back_stays_until_something_changes(cli: CommandLine, ready: Site
     assert states == {first: "active", second: "draining"}
 
 
+def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    second = ready.build_release().folder.name
+    cli.ok("up", "--release", first)
+    cli.ok("broker", "revoke", first, "--yes")
+    cli.ok("up")
+    assert target.served[-1][0] == second
+
+
+def test_a_roll_back_returns_to_the_enclaves_of_the_release(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first = ready.build_release().folder
+    cli.ok("up")
+    before = (first / "enclave" / "replica-0.manifest.sgx").read_bytes()
+    assert b"--tensorflow_intra_op_parallelism=1" in before
+    change(ready, "threads = 1", "threads = 2")
+    change(ready, "labels = []", 'labels = ["stable"]')
+    cli.ok("up", "--yes")
+    second = releases.newest(ready.workspace.owner.releases)
+    manifest = (second / "enclave" / "replica-0.manifest.sgx").read_bytes()
+    assert b"--tensorflow_intra_op_parallelism=2" in manifest
+    cli.ok("up", "--rollback")
+    assert target.served[-1][0] == first.name
+    assert (first / "enclave" / "replica-0.manifest.sgx").read_bytes() == before
+
+
 def test_a_release_before_a_stop_ends_too(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")
