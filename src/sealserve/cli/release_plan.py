@@ -10,11 +10,13 @@ import typer
 from sealserve.cli import console
 from sealserve.cli.bundles import Machines
 from sealserve.cli.codes import CliCode
+from sealserve.cli.context import Context
 from sealserve.cluster import wanted
 from sealserve.deployment import Deployment
-from sealserve.owner import release_choice, releases
+from sealserve.owner import certificates, release_choice, releases
 from sealserve.owner.drift import Drift
 from sealserve.owner.release_choice import Choice
+from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 
 
@@ -56,16 +58,41 @@ def differences(drift: Drift) -> Sequence[str]:
     )
 
 
-def confirm(drift: Drift, *, yes: bool, for_programs: bool) -> None:
-    """Ask whether a new release is to be built, since the present one differs from what is described.
+def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
+    """Return the lines that say what a new release means for users, besides what differs."""
+    kinds = certificates.outgrown_authorities(workspace, described)
+    lines = {
+        AuthorityKind.SERVICE: "A new authority signs for service.name: send users the new user/service-ca.pem.",
+        AuthorityKind.USERS: "A new authority signs for service.client_name: send users their new certificate and key.",
+        AuthorityKind.BROKER: "A new authority signs for the broker's names: replicas of older releases cannot be "
+        "started again.",
+    }
+    return [lines[kind] for kind in kinds]
+
+
+def agree(context: Context, choice: Choice, *, yes: bool) -> None:
+    """Show how the present release differs from what is described, and ask before a new one is built.
+
+    Args:
+        context: Where to show it. A program gets no question.
+        choice: The release that `up` serves.
+        yes: Whether the user agreed on the command line.
 
     Raises:
         InputError: `deployment.unconfirmed`: Nobody can answer.
         typer.Abort: The answer is no.
     """
+    if (drift := choice.drift) is None:
+        return
+    for line in differences(drift):
+        context.say(line)
+    if not choice.builds:
+        return
+    for line in consequences(context.workspace, context.deployment):
+        context.say(line)
     if yes:
         return
-    if for_programs or not sys.stdin.isatty():
+    if context.as_json or not sys.stdin.isatty():
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
             f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
             "nobody can confirm that here.",

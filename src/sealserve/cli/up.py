@@ -102,11 +102,7 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     # 1. Choose the release. A new one is built only after the difference was shown and confirmed.
     opened = targets.open_target(workspace, described, asked.kind)
     choice = _choose(context, asked, opened, now=datetime.now(UTC))
-    if choice.drift is not None:
-        for line in release_plan.differences(choice.drift):
-            context.say(line)
-        if choice.builds:
-            release_plan.confirm(choice.drift, yes=yes, for_programs=context.as_json)
+    release_plan.agree(context, choice, yes=yes)
 
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)

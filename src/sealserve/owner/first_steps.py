@@ -62,6 +62,11 @@ def missing_steps(
     if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
         make = partial(certificates.create_certificates, workspace, deployment, now=now, first_time=True)
         steps.append(Step(f"making certificates for {TlsMode(deployment.service.tls).value} TLS", make))
+    elif rebuild and certificates.lacks_certificates(workspace, deployment):
+        adapt = partial(certificates.adapt_certificates, workspace, deployment, now=now)
+        replaced = certificates.outgrown_authorities(workspace, deployment)
+        text = f"replacing the authorities of {', '.join(replaced)}" if replaced else "issuing the user's certificate"
+        steps.append(Step(text, adapt))
     if rebuild or not releases.any_in(workspace.owner.releases):
         steps.append(Step("sealing a release", partial(releases.build, workspace, deployment, now=now, warn=warn)))
     return steps

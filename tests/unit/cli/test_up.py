@@ -118,6 +118,37 @@ def test_a_changed_setting_is_shown_and_rolled_out(cli: CommandLine, ready: Site
     assert target.served[-1] == (second, 2)
 
 
+def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    before = ready.workspace.user.service_ca.read_bytes()
+    change(ready, 'name = "grpc.tf-serving.service.com"', 'name = "models.example.com"')
+    change(ready, 'address = "127.0.0.1"', 'address = "127.0.0.2"')
+    assert cli.error("up")["code"] == "deployment.unconfirmed"
+    assert ready.workspace.user.service_ca.read_bytes() == before
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    assert "A new authority signs for service.name: send users the new user/service-ca.pem.\n" in done.err
+    assert "replicas of older releases cannot be started again.\n" in done.err
+    assert "replacing the authorities of broker, service\n" in done.err
+    assert target.served[-1][0] != first
+    assert ready.workspace.user.service_ca.read_bytes() != before
+    kept = [path.name for path in ready.workspace.owner.authorities.glob("service.replaced-*")]
+    assert len(kept) == 1  # nothing is lost
+    assert "differs" not in cli("up").err
+
+
+def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, ready: Site) -> None:
+    change(ready, 'tls = "two-way"', 'tls = "one-way"')
+    ready.workspace.user.key.unlink()
+    cli.ok("release", "build")
+    change(ready, 'tls = "one-way"', 'tls = "two-way"')
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    assert "issuing the user's certificate\n" in done.err
+    assert ready.workspace.user.key.is_file()
+
+
 @pytest.mark.parametrize(("answer", "builds"), [("y\n", True), ("n\n", False)])
 def test_a_person_is_asked(
     cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch, answer: str, builds: bool
