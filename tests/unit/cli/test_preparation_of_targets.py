@@ -207,7 +207,8 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
     file = elsewhere.workspace.deployment_file
     file.write_text(re.sub(r"(?m)^isv_svn = .*", "isv_svn = 9", file.read_text()))
     out, err = dry_run(elsewhere, capsys)
-    assert f"Not done in a dry run: building the enclave {enclave}.\n" in err
+    assert out == (f"sealserve.toml differs from {release.name} (released -> described):\n  enclave.isv_svn: 0 -> 9\n")
+    assert "Not done in a dry run: sealing a release.\n" in err
 
 
 def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(
