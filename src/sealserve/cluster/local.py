@@ -17,14 +17,17 @@ from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
 from sealserve.cluster.local_replicas import LocalReplicas, built_port, number, serves
 from sealserve.cluster.log_files import read_logs
+from sealserve.cluster.orphans import describe, require_no_orphans
 from sealserve.cluster.owner_services import (
     OwnerServices,
     process_status,
     registry,
+    running_process,
     stop_roles,
     stop_services,
 )
-from sealserve.cluster.processes import Phase, Process, start_time, uninterrupted
+from sealserve.cluster.part_commands import nginx_folder
+from sealserve.cluster.processes import Phase, Process, uninterrupted
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
@@ -32,6 +35,7 @@ from sealserve.cluster.target import (
     PCS,
     PLATFORM,
     REPLICA,
+    SUPERVISOR,
     LogLine,
     PartStatus,
     Scaled,
@@ -86,6 +90,7 @@ class LocalTarget:
             InputError: `target.unsupported`: This machine is only the host.
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
             PortTakenError: Another program has a port.
+            UnavailableError: `process.orphans`: Processes of an earlier run still run.
         """
         if not broker_here:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
@@ -99,6 +104,7 @@ class LocalTarget:
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
             )
+        require_no_orphans(self._workspace, list(self._registry.all().values()))
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
             self._refuse_taken_ports()
@@ -132,7 +138,8 @@ class LocalTarget:
             if not process.is_alive():
                 process.stop()
         self._refuse_taken_ports()
-        # 2. Start what replicas attest themselves with.
+        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with.
+        self._services.start_supervisor()
         self._services.start_vendor()
         self._services.start_platform()
         self._services.start_broker()
@@ -250,17 +257,22 @@ class LocalTarget:
         if nginx.pid is None:
             self._tell("starting NGINX")
             nginx.config.run_folder.mkdir(parents=True, exist_ok=True)
-            with uninterrupted():
-                nginx.start()
-                self._remember(nginx)
+            self._start_nginx(nginx)
         else:
             nginx.reload(nginx.config)
+        if (process := running_process(self._workspace, NGINX)) is not None:
+            self._registry.adopt(process, nginx.command)
         return nginx
 
-    def _remember(self, nginx: Nginx) -> None:
-        if (pid := nginx.pid) is not None:
-            port, log = self._deployment.service.port, str(nginx.config.error_log)
-            self._registry.add(Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=port, log=log))
+    def _start_nginx(self, nginx: Nginx) -> None:
+        port, log = self._deployment.service.port, nginx.config.error_log
+        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port)
+        try:
+            nginx.wait_started(process.is_alive)
+        except BaseException:
+            process.stop()
+            self._registry.remove(NGINX)
+            raise
 
     def to_scale(self, replicas: int) -> Scaled | None:
         """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
@@ -329,7 +341,7 @@ class LocalTarget:
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
         program = find_nginx()
-        folder = self._workspace.host.run / "nginx"
+        folder = nginx_folder(self._workspace)
         config = NginxConfig(
             listen=usable_address(service.listen),
             port=service.port,
@@ -352,17 +364,22 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
 
-    Only the record of what was started is needed: neither the deployment file nor NGINX.
+    Neither the deployment file nor NGINX is needed. Parts that the record does not name are found by their command
+    lines.
     """
     started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
-    others = sorted(set(started) - {NGINX, *replicas, BROKER, PLATFORM, PCS})
-    return [*stop_roles(workspace, NGINX, *replicas, *others, tell=tell), *stop_services(workspace, tell=tell)]
+    others = sorted(set(started) - {SUPERVISOR, NGINX, *replicas, BROKER, PLATFORM, PCS})
+    return [
+        *stop_roles(workspace, SUPERVISOR, NGINX, *replicas, *others, tell=tell),
+        *stop_services(workspace, tell=tell),
+        *owner_services.stop_orphans(workspace, tell=tell),
+    ]
 
 
 def running(workspace: Workspace) -> list[str]:
-    """Return the roles of what runs of a workspace."""
-    return owner_services.running(workspace)
+    """Return the roles of what runs of a workspace, orphans included."""
+    return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
 
 
 def _part(log: str) -> str:

@@ -9,7 +9,8 @@ from typing import Final
 
 from sealserve.bundle import Bundle
 from sealserve.cluster import ports
-from sealserve.cluster.owner_services import own_command, registry
+from sealserve.cluster.owner_services import registry
+from sealserve.cluster.part_commands import replica_command
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
 from sealserve.enclave.measurement import load_enclave, port_of
@@ -48,16 +49,15 @@ class LocalReplicas:
     def start(self, bundle: Bundle, index: int, *, phase: Phase = Phase.CURRENT) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""
         role = f"{REPLICA}{index}"
+        command = replica_command(self._workspace, role, bundle.folder, attempts=ATTEMPTS)
         if (process := self.running(role, bundle.name, phase)) is not None:
+            self._registry.adopt(process, command)
             return process
         self._tell(f"starting {role}")
         port = port_of(load_enclave(bundle.folder, role).manifest)
         ports.require_free(port, role)
-        command = ["enclave", "run", "--name", role, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
         log = self._workspace.host.logs / f"{role}.log"
-        return self._registry.start(
-            role, own_command(self._workspace, command), log=log, port=port, release=bundle.name, phase=phase
-        )
+        return self._registry.start(role, command, log=log, port=port, release=bundle.name, phase=phase)
 
     def wait(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.

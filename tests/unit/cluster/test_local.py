@@ -15,7 +15,8 @@ from sealserve.cluster import owner_services, ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local_replicas import LocalReplicas
-from sealserve.cluster.owner_services import own_command, registry
+from sealserve.cluster.owner_services import registry
+from sealserve.cluster.part_commands import own_command
 from sealserve.cluster.processes import Phase, Process, start_time
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import quietly
