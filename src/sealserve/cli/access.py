@@ -17,7 +17,8 @@ class Access:
     """What a client needs: where to connect, whom to expect, and who it is.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port`` of gRPC.
+        rest: ``host:port`` of REST, or None if it is off or not known.
         server_name: The name in the service's certificate.
         ca: The service's authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
@@ -25,6 +26,7 @@ class Access:
     """
 
     target: str
+    rest: str | None = None
     server_name: str
     ca: bytes
     certificate: bytes | None = None
@@ -58,6 +60,7 @@ def access(
         pair = CertifiedKey.read(certificate=user.certificate, key=user.key, missing=hint)
     return Access(
         target=service.endpoint,
+        rest=service.rest_endpoint if deployment.server.rest else None,
         server_name=service.name,
         ca=ca,
         certificate=pair.chain_pem if pair else None,

@@ -1,7 +1,8 @@
 """The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
 
-Replicas share this machine's network, and the port is measured (decision 3). So each replica needs an enclave of its
-own, with a port that is free. A new release starts beside the old one, with ports of its own (decision 78).
+Replicas share this machine's network, and their ports are measured (decision 3). So each replica needs an enclave of
+its own, with a port that is free; for REST, the port beside it must be free too. A new release starts beside the old
+one, with ports of its own (decision 78).
 """
 
 import contextlib
@@ -48,9 +49,10 @@ from sealserve.cluster.target import (
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
+from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.regular_file import read_regular
+from sealserve.tcp_ports import rest_port_beside
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -121,11 +123,22 @@ class LocalTarget:
             name = f"{REPLICA}{index}"
             in_use = any(self._replicas.running(name, release, phase) for phase in (Phase.CURRENT, Phase.NEXT))
             port = built_port(built, name)
-            taken = {place.port for place in places}
-            if port is None or port in taken or not (in_use or ports.is_free(port)):
-                port = next(port for port in iter(ports.find_free, None) if port not in taken)
+            taken = {number for place in places for number in self._ports_of(place.port)}
+            if port is None or taken.intersection(self._ports_of(port)) or not (in_use or self._are_free(port)):
+                found = iter(ports.find_free, None)
+                port = next(p for p in found if not taken.intersection(self._ports_of(p)) and self._are_free(p))
             places.append(EnclavePlace(name=name, port=port, in_use=in_use))
         return Destination(deployment=self._deployment, enclaves=tuple(places))
+
+    def _ports_of(self, port: int) -> Sequence[int]:
+        """Return the ports of a replica whose gRPC port is ``port``."""
+        return (port, rest_port_beside(port)) if self._deployment.server.rest else (port,)
+
+    def _rest_port(self, port: int | None) -> int | None:
+        return None if port is None or not self._deployment.server.rest else rest_port_beside(port)
+
+    def _are_free(self, port: int) -> bool:
+        return all(map(ports.is_free, self._ports_of(port)))
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Start what does not run, and roll from another release to this one. See `Target.up`.
@@ -209,7 +222,10 @@ class LocalTarget:
             port = built_port(self._workspace.owner.releases / bundle.name, role)
             enclave = bundle.enclave(role)
             planned[role] = port if enclave is not None and enclave.port == port else A_FREE_PORT
-        described = [Process(role=role, pid=0, started=0, port=port, log="") for role, port in planned.items()]
+        described = [
+            Process(role=role, pid=0, started=0, port=port, rest_port=self._rest_port(port), log="")
+            for role, port in planned.items()
+        ]
         config = self._nginx(described).config
         alive = {process.role: process for process in self._registry.all().values()
                  if process.phase is Phase.CURRENT and process.is_alive()}  # fmt: skip
@@ -321,6 +337,9 @@ class LocalTarget:
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
+        # An NGINX that runs without REST would begin to listen for it.
+        if self._deployment.server.rest and not _listens(nginx, service.rest_port):
+            ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         self._services.require_free_ports()
 
     def _status(self, process: Process) -> PartStatus:
@@ -347,6 +366,10 @@ class LocalTarget:
             port=service.port,
             service_name=service.name,
             upstreams=[Upstream("127.0.0.1", process.port) for process in replicas if process.port is not None],
+            rest=RestRoute(
+                port=service.rest_port,
+                upstreams=[Upstream("127.0.0.1", process.rest_port) for process in replicas if process.rest_port],
+            ),
             run_folder=folder,
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
@@ -380,6 +403,10 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
 def running(workspace: Workspace) -> list[str]:
     """Return the roles of what runs of a workspace, orphans included."""
     return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
+
+
+def _listens(nginx: Nginx, port: int) -> bool:
+    return (pid := nginx.pid) is not None and ports.is_listening(port, session=pid)
 
 
 def _part(log: str) -> str:

@@ -13,7 +13,7 @@ from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import replica_command
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
-from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
@@ -54,10 +54,14 @@ class LocalReplicas:
             self._registry.adopt(process, command)
             return process
         self._tell(f"starting {role}")
-        port = port_of(load_enclave(bundle.folder, role).manifest)
-        ports.require_free(port, role)
+        manifest = load_enclave(bundle.folder, role).manifest
+        port, rest_port = port_of(manifest), rest_port_of(manifest)
+        for one in (port, *([rest_port] if rest_port else [])):
+            ports.require_free(one, role)
         log = self._workspace.host.logs / f"{role}.log"
-        return self._registry.start(role, command, log=log, port=port, release=bundle.name, phase=phase)
+        return self._registry.start(
+            role, command, log=log, port=port, rest_port=rest_port, release=bundle.name, phase=phase
+        )
 
     def wait(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.

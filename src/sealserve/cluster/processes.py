@@ -60,9 +60,10 @@ class Phase(StrEnum):
 class Process:
     """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
 
-    ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was. ``owner`` is the
-    user who recorded it: a process of another user is not the recorded one, except that root starts some as others.
-    ``release`` is the name of the release that a replica serves.
+    ``rest_port`` is where a replica listens for REST, or None. ``started`` is in clock ticks since the machine was
+    booted, and ``boot`` says which boot that was. ``owner`` is the user who recorded it: a process of another user is
+    not the recorded one, except that root starts some as others. ``release`` is the name of the
+    release that a replica serves.
     """
 
     role: str
@@ -70,6 +71,7 @@ class Process:
     started: int
     port: int | None
     log: str
+    rest_port: int | None = None
     boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
     owner: int = field(default_factory=os.geteuid)
     release: str = ""
@@ -217,6 +219,7 @@ class _Row(BaseModel):
     started: Annotated[int, Field(ge=0)]
     port: Annotated[int, Field(ge=0, lt=2**16)] | None
     log: str
+    rest_port: Annotated[int, Field(ge=0, lt=2**16)] | None = None
     boot: str
     release: Annotated[str, StringConstraints(max_length=255)] = ""
     phase: Annotated[Phase, Field(strict=False)] = Phase.CURRENT
@@ -308,6 +311,7 @@ class Registry:
         *,
         log: Path,
         port: int | None = None,
+        rest_port: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         release: str = "",
@@ -331,8 +335,9 @@ class Registry:
                 child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
                 started = child.pid, start_time(child.pid) or 0
             process = Process(
-                role=role, pid=started[0], started=started[1], port=port, log=str(log), release=release, phase=phase
-            )
+                role=role, pid=started[0], started=started[1], port=port, rest_port=rest_port, log=str(log),
+                release=release, phase=phase,
+            )  # fmt: skip
             self.add(process)
         return process
 
