@@ -70,8 +70,8 @@ VERBS = {
     "up": Verb(
         "up", "Run it", "Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."
     ),
-    "status": Verb("status", "Run it", "Show every part of the deployment and how far it has come."),
-    "logs": Verb("logs", "Run it", "Show the logs, each line with the part that wrote it."),
+    "status": Verb("status", "Run it", "Show the deployment and its parts. The exit status is 0 only if all is well."),
+    "logs": Verb("logs", "Run it", "Show the logs of all parts or of one part, ordered by time. Times are in UTC."),
     "scale": Verb("scale", "Run it", "Start or stop replicas. Those that stop finish their requests first."),
     "down": Verb(
         "down",

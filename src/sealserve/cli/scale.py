@@ -9,7 +9,7 @@ from sealserve.cli.bundles import Machines, bundle_for
 from sealserve.cli.context import Context
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_parts
+from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.targets import check_replicas, open_target
 
@@ -37,4 +37,4 @@ def scale(
                 bundle = bundle_for(workspace, folder, destination, machines, tell=tell)
             # 2. The target starts or stops replicas.
             opened.scale(replicas, bundle)
-    show_parts(context, opened.status())
+    show_deployment(context, opened, target)

@@ -13,7 +13,7 @@ from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_parts
+from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets
 from sealserve.cluster.codes import ClusterCode
@@ -80,7 +80,7 @@ def up(
     # 5. The owner lets the releases end that this one has replaced.
     if role is Machines.ALL:
         _end_replaced(workspace, described, replaced, by=folder)
-    show_parts(context, opened.status())
+    show_deployment(context, opened, kind)
 
 
 def _foresee(

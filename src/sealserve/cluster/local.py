@@ -4,7 +4,7 @@ Replicas share this machine's network, and the port is measured (decision 3). So
 own, with a port that is free.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,17 +14,18 @@ from sealserve.atomic_file import write_file
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import owner_services, ports
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.launch_log import read_restarts, read_steps
-from sealserve.cluster.log_files import read_logs
+from sealserve.cluster.local_logs import local_logs
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.owner_services import (
     OwnerServices,
     own_command,
-    process_status,
     registry,
     running_process,
     stop_roles,
     stop_services,
 )
+from sealserve.cluster.process_status import deployment_status, serves
 from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
     BROKER,
@@ -34,13 +35,10 @@ from sealserve.cluster.target import (
     PLATFORM,
     REPLICA,
     REPLICA_SECONDS,
-    LogLine,
     PartStatus,
     Scaled,
-    State,
     Tell,
     drain_seconds,
-    no_log,
     quietly,
 )
 from sealserve.deployment import Deployment
@@ -191,9 +189,9 @@ class LocalTarget:
         Raises:
             ProcessEndedError: It ended before; the message has the reason that it logged.
         """
-        if not _serves(process):
+        if not serves(process):
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
-            wait_ready(process, lambda: _serves(process), seconds=REPLICA_SECONDS)
+            wait_ready(process, lambda: serves(process), seconds=REPLICA_SECONDS)
 
     def start_front(self) -> Nginx:
         """Start NGINX in front of the replicas that run, or let it read the new list."""
@@ -251,18 +249,21 @@ class LocalTarget:
         )
 
     def status(self) -> list[PartStatus]:
-        """Return the state of every part that was started."""
-        return [self._status(process) for process in self._registry.all().values()]
+        """Return the state of every part that there is."""
+        release = self.release() if self.replicas() else ""
+        return deployment_status(self._workspace, self._deployment, self._registry.all().values(), release=release)
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the parts logged, each part's last lines first; see `Target.logs`."""
-        folders = (self._workspace.owner.logs, self._workspace.host.logs)
-        known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.log"))}
-        chosen = {name: path for name, path in known.items() if part in {None, name, _part(name)}}
-        if not chosen:
-            raise no_log(part, list(dict.fromkeys(map(_part, known))))
-        lines = read_logs(chosen, last=last, follow=follow)
-        return (LogLine(_part(line.part), line.text) for line in lines)
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be."""
+        return (NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), BROKER, PLATFORM, PCS)
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service."""
+        return {"grpc": self._deployment.service.endpoint}
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what the parts logged; see `Target.logs`."""
+        return local_logs(self._workspace, part, selection)
 
     def down(self) -> list[str]:
         """Stop everything that was started; return the roles. See `stop_all`."""
@@ -286,19 +287,6 @@ class LocalTarget:
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
         self._services.require_free_ports()
-
-    def _status(self, process: Process) -> PartStatus:
-        found = process_status(process)
-        if process.role.startswith(REPLICA):
-            restarts, reason = read_restarts(Path(process.log), process.pid)
-            found = replace(found, restarts=restarts)
-            if process.is_alive():
-                state = State.SERVING if _serves(process) else _progress(Path(process.log))
-                found = replace(found, state=state, detail=reason)
-        elif process.role == NGINX and process.is_alive():
-            service = self._deployment.service
-            found = replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
-        return found
 
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
@@ -346,17 +334,3 @@ def _built_port(release: Path, name: str) -> int | None:
         return port_of(load_enclave(release, name).manifest)
     except SealserveError:
         return None
-
-
-def _part(log: str) -> str:
-    """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
-    return NGINX if log.startswith(f"{NGINX}-") else log
-
-
-def _serves(replica: Process) -> bool:
-    return ports.is_listening(replica.port or 0, session=replica.pid)
-
-
-def _progress(log: Path) -> State:
-    steps = {step.name for step in read_steps(log)}
-    return State.ATTESTED if "key" in steps and "ended" not in steps else State.STARTING

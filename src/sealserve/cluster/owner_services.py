@@ -11,8 +11,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sealserve.cluster import ports
-from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
-from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, State, Tell, quietly
+from sealserve.cluster.process_status import process_status
+from sealserve.cluster.processes import Process, Registry, wait_ready
+from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.pcs_address import pcs_url
 from sealserve.workspace import Workspace
@@ -99,18 +100,6 @@ def running_process(workspace: Workspace, role: str) -> Process | None:
     """Return the process of a role, or None if it does not run."""
     process = registry(workspace).all().get(role)
     return process if process is not None and process.is_alive() else None
-
-
-def process_status(process: Process) -> PartStatus:
-    """Return the state of a process that needs no closer look: it runs, or it ended and its log has the reason."""
-    alive = process.is_alive()
-    return PartStatus(
-        role=process.role,
-        state=State.RUNNING if alive else State.ENDED,
-        port=process.port,
-        pid=process.pid,
-        detail="" if alive else last_error(Path(process.log)),
-    )
 
 
 def running(workspace: Workspace) -> list[str]:

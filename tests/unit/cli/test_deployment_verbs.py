@@ -23,9 +23,16 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+NO_TIME = " " * 24
+"""What stands in front of a log line that has no time."""
+
+
 def test_nothing_runs(cli: CommandLine) -> None:
-    assert cli.ok("status") == "Nothing runs: `sealserve up` starts it.\n"
-    assert cli.json("status") == []
+    shown = cli("status")
+    assert (shown.status, shown.err) == (6, "")
+    assert shown.out == "State      down\n! Nothing runs: `sealserve up` starts it.\n"
+    told = cli("status", "--json")
+    assert (told.status, told.json["state"], told.json["parts"]) == (6, "down", [])
     assert cli.ok("down") == "Nothing runs.\n"
     assert cli.json("down", "--yes") == {"stopped": []}
     error = cli.error("scale", "2")
@@ -39,7 +46,7 @@ def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandL
     heading = next(number for number, line in enumerate(lines) if line.startswith("[kubernetes]"))
     file.write_text("\n".join([*lines[: heading + 1], 'storage_class = "nfs"', *lines[heading + 1 :]]))
     result = cli("status", "--json")
-    assert (result.status, result.json) == (0, [])
+    assert (result.status, result.json["parts"]) == (6, [])
     assert result.err == (
         f"warning: {file} has keys with deprecated names. Rename them:\n"
         f"  line {heading + 2}: kubernetes.storage_class is now kubernetes.store.storage_class\n"
@@ -110,7 +117,7 @@ def test_a_taken_port_starts_nothing(
     assert error["message"].startswith(f"Port {taken} at 127.0.0.1, for ")
     assert f"({key}), is taken by another program" in error["message"]
     assert "ss -ltnp" in error["hint"]
-    assert CommandLine(capsys, site.directory).json("status") == []
+    assert CommandLine(capsys, site.directory)("status", "--json").json["parts"] == []
 
 
 def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +148,7 @@ def test_the_release_that_a_roll_out_replaced_drains(
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", lambda *_: [old.name])
     done = cli("up", "--release", new.name)
-    assert (done.status, done.out) == (0, "Nothing runs: `sealserve up` starts it.\n")
+    assert done.status == 0
     assert f"{old.name} is draining: restarts and a roll-back get its key until " in done.err
     assert {row["name"]: row["state"] for row in cli.json("broker", "releases")} == {
         old.name: "draining",
@@ -182,17 +189,21 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
     (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
     shown = cli.ok("logs").splitlines()
-    assert shown == [f"broker      line [{n}]" for n in range(10, 30)] + [
-        "replica-0   only",
-        "replica-0   unfinished",
+    assert shown == [f"{NO_TIME} broker      line [{n}]" for n in range(10, 30)] + [
+        f"{NO_TIME} replica-0   only",
+        f"{NO_TIME} replica-0   unfinished",
     ]
-    assert cli.ok("logs", "broker", "--last", "1") == "broker line [29]\n"
+    for option in ("--last", "--tail"):
+        assert cli.ok("logs", "broker", option, "1") == f"{NO_TIME} broker line [29]\n"
     assert cli.ok("logs", "broker", "-n", "0") == ""
     for name, line in (("access", '{"bytes": 1}'), ("error", "[notice] hello")):
         (site.workspace.host.logs / f"nginx-{name}.log").write_text(line + "\n")
-    assert cli.ok("logs", "nginx").splitlines() == ['nginx {"bytes": 1}', "nginx [notice] hello"]
-    assert cli.ok("logs", "nginx-error") == "nginx       [notice] hello\n"
-    assert "nginx       [notice] hello" in cli.ok("logs").splitlines()
+    assert cli.ok("logs", "nginx").splitlines() == [
+        f'{NO_TIME} nginx {{"bytes": 1}}',
+        f"{NO_TIME} nginx [notice] hello",
+    ]
+    assert cli.ok("logs", "nginx-error") == f"{NO_TIME} nginx       [notice] hello\n"
+    assert f"{NO_TIME} nginx       [notice] hello" in cli.ok("logs").splitlines()
     unknown = cli("logs", "pcs")
     assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, nginx, replica-0.\n"
 
@@ -211,7 +222,7 @@ def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr("sealserve.cluster.log_files.time.sleep", pause)
     result = cli("logs", "--follow")
     assert result.status == 130
-    assert result.out.splitlines() == ["replica-0   before", "replica-0   half", "replica-0   whole"]
+    assert result.out.splitlines() == [f"{NO_TIME} replica-0   {text}" for text in ("before", "half", "whole")]
 
 
 def test_nginx_is_rendered(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

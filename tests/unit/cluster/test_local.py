@@ -62,11 +62,11 @@ def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytes
         role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
     )
     target = LocalTarget(site.workspace, site.deployment, tell=told.append)
-    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: True)
+    monkeypatch.setattr("sealserve.cluster.local.serves", lambda _: True)
     target.wait_replica(process)
     assert told == []
     answers = iter([False, True, True])
-    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: next(answers))
+    monkeypatch.setattr("sealserve.cluster.local.serves", lambda _: next(answers))
     target.wait_replica(process)
     assert told == ["replica-0 attests itself, opens the release and loads the model"]
 

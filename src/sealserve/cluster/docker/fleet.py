@@ -1,7 +1,7 @@
 """What the engine runs of a deployment, found by labels: the engine itself is the record, so nothing can be lost."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,11 @@ class Running:
         pid: Its main process on this machine, or None.
         networks: The short names of its networks.
         restarts: How often Docker has started it again.
+        started: When its last run began, as the engine writes it.
+        finished: When its last run ended; the year 1 if none did.
+        exit_status: What its last run ended with.
+        out_of_memory: Whether its last run ended because its memory ran out.
+        error: Why the engine could not start it; empty otherwise.
     """
 
     id: str
@@ -59,6 +64,11 @@ class Running:
     pid: int | None
     networks: frozenset[str]
     restarts: int
+    started: str = ""
+    finished: str = ""
+    exit_status: int = 0
+    out_of_memory: bool = False
+    error: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -251,6 +261,14 @@ class Fleet:
         with suppress(EngineAbsentError):
             yield from self._engine.run_merged("logs", "--tail", str(last), container.id).splitlines()
 
+    def log_of_run(self, container: Running) -> Sequence[str]:
+        """Return the last lines that a container's present run has logged, each with the engine's time."""
+        since = ["--since", container.started] if container.started else []
+        with suppress(EngineRefusedError):
+            options = ["--timestamps", "--tail", str(_LAST_LINES), *since]
+            return self._engine.run_merged("logs", *options, container.id).splitlines()
+        return ()
+
     def _discard(self, container: str) -> None:
         with suppress(EngineAbsentError):
             self._engine.run("container", "rm", "--force", "--volumes", container)
@@ -277,6 +295,11 @@ class Fleet:
                 name.removeprefix(prefix) for name in found["NetworkSettings"]["Networks"] if name.startswith(prefix)
             ),
             restarts=found["RestartCount"],
+            started=state.get("StartedAt", ""),
+            finished=state.get("FinishedAt", ""),
+            exit_status=state.get("ExitCode", 0),
+            out_of_memory=state.get("OOMKilled", False),
+            error=state.get("Error", ""),
         )
 
 
