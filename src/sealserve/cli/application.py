@@ -189,6 +189,7 @@ def run(arguments: list[str]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # one that was ignored from the start, as by nohup, stays so
             signal.signal(number, _terminated)
     passphrases.ask_at_terminal()
+    console.show_errors_to_people()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         with deprecations.shown_once():

@@ -61,6 +61,11 @@ out = Screen()
 err = Screen(stderr=True)
 
 
+def show_errors_to_people() -> None:
+    """Let errors look as a person reads them: no service runs in this process yet."""
+    _logs.set(False)
+
+
 def log_to_standard_error() -> None:
     """Make standard error the log of a service: each line has its time, an error that ends the service as well.
 

@@ -1,17 +1,14 @@
 """The state of the parts that are processes of this machine."""
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from os import sysconf
 from pathlib import Path
 from typing import Final
 
 from sealserve.cluster import ports
 from sealserve.cluster.connection_counts import read_connections
 from sealserve.cluster.launch_log import read_restarts, read_steps
-from sealserve.cluster.processes import Process, boot_id
+from sealserve.cluster.processes import Process
 from sealserve.cluster.run_log import LoggedError, last_error, last_words, lines_of_run
 from sealserve.cluster.service_probe import probe
 from sealserve.cluster.target import NGINX, REPLICA, Health, PartStatus, State
@@ -29,7 +26,7 @@ def process_status(process: Process) -> PartStatus:
     Args:
         process: The part's process. It may have ended.
     """
-    began = started_at(process)
+    began = process.began
     lines = lines_of_run(Path(process.log), began)
     error = last_error(lines)
     state, health = State.RUNNING, _health(process)
@@ -72,14 +69,6 @@ def deployment_status(
         else:
             found.append(process_status(process))
     return found
-
-
-def started_at(process: Process) -> datetime | None:
-    """Return when a process started, UTC; None if that was before this boot of the machine."""
-    if process.boot != boot_id():
-        return None
-    ago = time.clock_gettime(time.CLOCK_BOOTTIME) - process.started / sysconf("SC_CLK_TCK")
-    return datetime.now(UTC) - timedelta(seconds=max(0.0, ago))
 
 
 def serves(replica: Process) -> bool:
@@ -129,7 +118,7 @@ def _connections(workspace: Workspace, processes: Iterable[Process]) -> Mapping[
     starts = {
         _upstream(process): began
         for process in processes
-        if process.role.startswith(REPLICA) and (began := started_at(process)) is not None
+        if process.role.startswith(REPLICA) and (began := process.began) is not None
     }
     return read_connections(workspace.host.logs / "nginx-access.log", starts)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -35,27 +35,38 @@ class LoggedError:
 def lines_of_run(log: Path, since: datetime | None) -> Sequence[ParsedLine]:
     """Return the last lines that a part has logged since its run began.
 
-    A line without a time, as those of a traceback, belongs to the line before it.
-
     Args:
         log: The part's log file. A missing file has no lines.
         since: When the run began; None for every line.
     """
     try:
         content = read_tail(log, limit=_MOST_READ)
-    except InputFileError:
+        written = datetime.fromtimestamp(log.stat().st_mtime, UTC)
+    except (InputFileError, OSError):
         return ()
-    return of_run(content.decode(errors="replace").split("\n"), since)
+    return of_run(content.decode(errors="replace").split("\n"), since, written=written)
 
 
-def of_run(lines: Iterable[str], since: datetime | None) -> Sequence[ParsedLine]:
-    """Return those of a log's lines that were written since a time; see `lines_of_run`."""
-    begin = None if since is None else since - _SLACK
+def of_run(lines: Iterable[str], since: datetime | None, *, written: datetime | None = None) -> Sequence[ParsedLine]:
+    """Return those of a log's lines that were written since a time.
+
+    A line without a time, as those of a traceback, belongs to the line before it. The first lines of the log may have
+    no time: a program failed before it could log. They are of this run if all that follows is.
+
+    Args:
+        lines: The lines.
+        since: When the run began; None for every line.
+        written: When the last line was written; None if that is not known.
+    """
+    parsed = [line for line in map(parse, lines) if line.text.strip()]
+    if since is None:
+        return parsed
+    begin = since - _SLACK
+    newest = next((line.time for line in parsed if line.time is not None), written)
     found: list[ParsedLine] = []
-    newest: datetime | None = None
-    for line in map(parse, lines):
+    for line in parsed:
         newest = line.time or newest
-        if line.text.strip() and (begin is None or (newest is not None and newest >= begin)):
+        if newest is not None and newest >= begin:
             found.append(ParsedLine(time=newest, level=line.level, text=line.text))
     return found
 

@@ -45,10 +45,14 @@ class Ending:
 
     def warning(self, now: datetime) -> str:
         """Return a sentence on its end, and what to do about it."""
+        return f"{self.sentence(now)} {remedy(self.name)}"
+
+    def sentence(self, now: datetime) -> str:
+        """Return a sentence on its end."""
         what = self.name if self.name.startswith(COLLATERAL) else f"The certificate of the {self.name}"
         moment = f"{self.time:%Y-%m-%d %H:%M} UTC"
         verb = f"ended at {moment}" if self.is_over(now) else f"ends in {_span(self.time - now)}, at {moment}"
-        return f"{what} {verb}. {remedy(self.name)}"
+        return f"{what} {verb}."
 
 
 def endings(ends: Mapping[str, datetime]) -> Sequence[Ending]:

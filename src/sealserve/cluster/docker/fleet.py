@@ -16,6 +16,7 @@ from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
 from sealserve.ingress.nginx import DRAINING_TITLE, WORKER_TITLE
+from sealserve.log_line import parse
 from sealserve.workspace import Workspace
 
 _POLL_SECONDS: Final = 0.3
@@ -254,7 +255,7 @@ class Fleet:
         """Return the last line of a container's log that tells of an error, else the last line."""
         lines = [line for line in self.log(container, last=_LAST_LINES) if line.strip()]
         errors = [line for line in lines if "error[" in line or "[emerg]" in line]
-        return (errors or lines or ["it logged nothing."])[-1].strip()
+        return parse((errors or lines or ["it logged nothing."])[-1].strip()).text
 
     def log(self, container: Running, *, last: int) -> Iterator[str]:
         """Yield the last lines that a container logged."""
