@@ -45,11 +45,14 @@ class Screen(Console):
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with a question mark in place of each control character but newlines and tabs."""
+    """Return ``text`` with a question mark in place of each control character but newlines and tabs.
+
+    Characters that change the direction of text count as well: they make a line look like another one.
+    """
     return _CONTROL.sub("?", text)
 
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 """The spinner or the bar that is shown on standard error."""

@@ -376,9 +376,9 @@ class KubernetesTarget:
         )
 
     def _local_status(self) -> Sequence[PartStatus]:
-        if self._deployment.platform is not PlatformKind.SIMULATED:
-            return []
-        return OwnerServices(self._workspace, self._deployment).status()
+        """Return the state of the parts on this machine; of an earlier setting only those that still run."""
+        found = OwnerServices(self._workspace, self._deployment).status()
+        return [part for part in found if self._runs_services or part.state is not State.ENDED]
 
 
 def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> KubernetesTarget:
