@@ -1,5 +1,6 @@
 """`up`, `status`, `logs`, `scale`, `down`, `render` where nothing runs (tests/integration has the real thing)."""
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,6 +207,44 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     assert f"{NO_TIME} nginx       [notice] hello" in cli.ok("logs").splitlines()
     unknown = cli("logs", "pcs")
     assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, nginx, replica-0.\n"
+
+
+def test_hostile_lines_do_not_reach_the_terminal(cli: CommandLine, site: Site) -> None:
+    log = site.workspace.host.logs / "replica-0.log"
+    log.write_bytes(b"2026-01-31T12:00:00.000Z ERROR \x1b[2J\xc2\x9b31m\xe2\x80\xaegpj.exe\r\x00\n")
+    assert cli.ok("logs").splitlines() == ["2026-01-31T12:00:00.000Z replica-0   ERROR ?[2J?31m?gpj.exe??"]
+    shown = cli.ok("logs", "--json")
+    assert shown.isascii()
+    assert json.loads(shown) == {
+        "time": "2026-01-31T12:00:00.000Z", "part": "replica-0", "instance": "", "level": "ERROR",
+        "text": "\x1b[2J\x9b31m\u202egpj.exe\r\x00",
+    }  # fmt: skip
+
+
+def test_logs_since_a_time(cli: CommandLine, site: Site) -> None:
+    log = site.workspace.host.logs / "replica-0.log"
+    log.write_text("".join(f"2026-01-31T12:00:{second:02}.000Z INFO {second}\n" for second in range(30)))
+    shown = cli.ok("logs", "--since", "2026-01-31T12:00:05Z").splitlines()
+    assert [line.split()[-1] for line in shown] == [str(second) for second in range(5, 30)]
+    assert cli.ok("logs", "--since", "10m") == ""
+    assert len(cli.ok("logs", "--since", "2026-01-31", "--tail", "3").splitlines()) == 3
+    error = cli.error("logs", "--since", "yesterday")
+    assert (error["code"], error["status"]) == ("logs.invalid-since", 2)
+
+
+def test_status_is_watched_until_it_is_interrupted(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([2.0, 2.0])
+
+    def pause(seconds: float) -> None:
+        if next(waits, None) != seconds:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sealserve.cli.status.time.sleep", pause)
+    result = cli("status", "--watch", "--json")
+    assert (result.status, result.err) == (130, "")
+    assert [json.loads(line)["state"] for line in result.out.splitlines()] == ["down"] * 3
+    waits = iter([2.0])
+    assert cli("status", "--watch").out.count("State      down") == 2
 
 
 def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
