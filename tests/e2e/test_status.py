@@ -57,11 +57,11 @@ def test_each_part_that_is_killed_is_told(here: Running) -> None:
 def test_a_part_that_is_not_recorded_any_more_is_missing(here: Running) -> None:
     record = here.site.workspace.host.run / "local.json"
     rows = json.loads(record.read_text())
-    record.write_text(json.dumps([row for row in rows if row["role"] != "replica-1"]))
+    record.write_text(json.dumps([row for row in rows if row["role"] != "replica-0"]))
     try:
         found = here("status", "--json")
         assert found.status == 5
-        assert {part["role"]: part["state"] for part in found.json["parts"]}["replica-1"] == "missing"
+        assert {part["role"]: part["state"] for part in found.json["parts"]}["replica-0"] == "missing"
     finally:
         record.write_text(json.dumps(rows))
 

@@ -65,7 +65,7 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     # 1. Ask the target for what runs, and compare it with what should run.
     found = target.status()
     started = bool(found) or targets.in_use(workspace) == kind
-    expected = target.expected(_wanted_replicas(workspace, deployment)) if started else ()
+    expected = target.expected(_wanted_replicas(found)) if started else ()
     parts = with_missing(found, expected)
     # 2. Find the release that is served, in the owner's folder or in the host's.
     release = _release_of(parts)
@@ -175,10 +175,10 @@ def _row(part: PartStatus, now: datetime) -> Part:
     )
 
 
-def _wanted_replicas(workspace: Workspace, deployment: Deployment) -> int:
-    """Return how many replicas there should be: what `scale` asked for last, else what ``sealserve.toml`` says."""
-    del workspace  # the record of `scale` will be read from it
-    return deployment.target.replicas
+def _wanted_replicas(parts: Sequence[PartStatus]) -> int:
+    """Return how many replicas there should be: no record of it exists yet, so those that were started count."""
+    numbers = [int(part.role.removeprefix(REPLICA)) for part in parts if part.role.startswith(REPLICA)]
+    return max(numbers, default=0) + 1
 
 
 def _drift(workspace: Workspace, deployment: Deployment, release: Path | None) -> Sequence[Difference] | None:
