@@ -1,7 +1,8 @@
 """The state of the parts that are processes of this machine."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,18 +18,35 @@ from sealserve.process_signal import is_stopped
 from sealserve.workspace import Workspace
 
 _KILLED: Final = "it logged no error: a signal such as SIGKILL may have ended it"
+_JUST_BEFORE: Final = timedelta(seconds=5)
 _LOOPBACK: Final = "127.0.0.1"
 
 
-def process_status(process: Process) -> PartStatus:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a part ended the last time, as its parent has seen it: no other process learns that.
+
+    Args:
+        text: How it ended, such as ``ended by signal 9 (SIGKILL)``.
+        time: When, UTC; None where that is not known.
+        restarts: How often it was started again since it was last started on purpose.
+    """
+
+    text: str
+    time: datetime | None = None
+    restarts: int = 0
+
+
+def process_status(process: Process, ending: Ending | None = None) -> PartStatus:
     """Return the state of a part that is a process of this machine: whether it runs and answers, and its last error.
 
     Args:
         process: The part's process. It may have ended.
+        ending: How the part ended the last time; None if that is not known, or if it never ended.
     """
     began = process.began
     lines = lines_of_run(Path(process.log), began)
-    error = last_error(lines)
+    error = _latest(last_error(lines), ending)
     state, health = State.RUNNING, _health(process)
     if not process.is_alive():
         state, health = State.ENDED, Health.UNKNOWN
@@ -40,6 +58,7 @@ def process_status(process: Process) -> PartStatus:
         port=process.port,
         pid=process.pid,
         started=began,
+        restarts=0 if ending is None else ending.restarts,
         error=error.text if error else "",
         error_time=error.time if error else None,
     )
@@ -78,7 +97,8 @@ def serves(replica: Process) -> bool:
 
 def _replica_status(process: Process, service: str) -> PartStatus:
     restarts = read_restarts(Path(process.log), process.pid)
-    found = replace(process_status(process), restarts=restarts.count)
+    found = process_status(process)
+    found = replace(found, restarts=found.restarts + restarts.count)
     # What ended the server the last time counts as the last error, if nothing was logged since.
     if restarts.time is not None and (found.error_time is None or found.error_time <= restarts.time):
         found = replace(found, error=f"{restarts.signal or 'an error'} ended the server", error_time=restarts.time)
@@ -97,6 +117,15 @@ def _nginx_status(process: Process, deployment: Deployment) -> PartStatus:
         return found
     service = deployment.service
     return replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
+
+
+def _latest(logged: LoggedError | None, ending: Ending | None) -> LoggedError | None:
+    """Return what a part logged or how it ended. What it logged just before its end is the reason for the end."""
+    if ending is None:
+        return logged
+    if logged is not None and (logged.time is None or ending.time is None or ending.time - logged.time < _JUST_BEFORE):
+        return logged
+    return LoggedError(text=ending.text, time=ending.time)
 
 
 def _health(process: Process) -> Health:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sealserve.cluster.process_status import process_status
+from sealserve.cluster.process_status import Ending, process_status
 from sealserve.cluster.processes import Process, start_time, wait_until
 from sealserve.cluster.service_probe import probe
 from sealserve.cluster.target import Health, State
@@ -51,6 +51,17 @@ def test_a_part_that_was_killed_does_not_show_an_earlier_runs_error(
     ended = process_status(process)
     assert ended.state is State.ENDED
     assert "it logged no error" in ended.error
+
+
+def test_what_the_parent_has_seen_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
+    process, moment = recorded(child, log), datetime(2026, 11, 28, 12, tzinfo=UTC)
+    ending = Ending(text="ended by signal 9 (SIGKILL)", time=moment, restarts=2)
+    again = process_status(process, ending)
+    assert (again.state, again.restarts) == (State.RUNNING, 2)
+    assert (again.error, again.error_time) == (ending.text, moment)
+    child.kill()
+    child.wait()
+    assert process_status(process, ending).error == ending.text
 
 
 def test_the_error_of_this_run_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:
