@@ -35,7 +35,7 @@ rely on codes and exit statuses; messages are for people, and may change.
 | 1 | `internal`: A bug of sealserve's; `SEALSERVE_DEBUG=1` shows where. Or the answer to a question was no. |
 """
 TAIL = """\
-| 5 | Only of `sealserve status`: the service answers, and something is wrong ([status and logs](../how-to/status-and-logs.md)). |
+| 5 | Only of [`sealserve status`](../how-to/status-and-logs.md): the service answers, and something is wrong. |
 | 6 | Only of `sealserve status`: the service does not answer, or nothing runs. |
 | 130 | It was interrupted, by Ctrl-C or SIGTERM. |
 
