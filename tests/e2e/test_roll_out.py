@@ -28,10 +28,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
 
 CONNECTIONS = 4
 SECONDS = 280
-SERVING = {
-    "pcs": "running", "platform": "running", "broker": "running", "nginx": "serving", "replica-0": "serving",
-    "replica-1": "serving",
-}  # fmt: skip
+SERVING = dict.fromkeys(("supervisor", "pcs", "platform", "broker"), "running")
+SERVING |= dict.fromkeys(("nginx", "replica-0", "replica-1"), "serving")
 
 
 @pytest.fixture
@@ -84,6 +82,11 @@ def replicas(here: Running, phase: Phase) -> list[Process]:
             and process.is_alive()]  # fmt: skip
 
 
+def processes(here: Running) -> dict[str, int]:
+    """Return the process of each part."""
+    return {role: part["pid"] for role, part in here.parts().items()}
+
+
 def build(here: Running) -> str:
     """Build a further release, and return its name."""
     return Path(here.json("release", "build")["folder"]).name
@@ -98,7 +101,7 @@ def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> No
     first, second = served(here), build(here)
     none = here.error("up", "--rollback")
     assert (none["code"], none["message"]) == ("target.not-up", "No other release was served before.")
-    old = here.parts()
+    old = processes(here)
     with under_load(here) as reports:
         up = here.process("up")
         assert up.status == 0, up
@@ -106,8 +109,8 @@ def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> No
         assert served(here) == second
         assert here.states() == SERVING
         assert states(here) == {first: "draining", second: "active"}
-        new = here.parts()
-        assert {role for role in old if old[role]["pid"] != new[role]["pid"]} == {"replica-0", "replica-1"}
+        new = processes(here)
+        assert {role for role in old if old[role] != new[role]} == {"replica-0", "replica-1"}
 
         back = here.process("up", "--rollback")
         assert back.status == 0, back
@@ -124,7 +127,7 @@ def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> No
 
 def test_a_release_that_does_not_start_leaves_what_serves(here: Running) -> None:
     first, bad = served(here), build(here)
-    before = here.parts()
+    before = processes(here)
     # The broker knows the release, and refuses its key from now on.
     for role, port in (("replica-0", 21001), ("replica-1", 21002)):
         here.ok("enclave", "build", "--name", role, "--port", str(port), "--release", bad)
@@ -140,7 +143,7 @@ def test_a_release_that_does_not_start_leaves_what_serves(here: Running) -> None
         assert error["message"].startswith("replica-")
         assert "error[provisioning.refused]" in error["message"]
     assert failed(reports) == {}
-    assert here.parts() == before
+    assert processes(here) == before
     assert served(here) == first
     assert replicas(here, Phase.NEXT) == []
     here.ok("down", "--yes")
@@ -172,7 +175,7 @@ def test_a_roll_out_that_is_killed_is_completed_by_the_next_one(here: Running, p
 
 
 def test_an_interrupted_roll_out_is_undone(here: Running) -> None:
-    before = here.parts()
+    before = processes(here)
     build(here)
     line = command("up", "--directory", here.directory)
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
@@ -181,5 +184,5 @@ def test_an_interrupted_roll_out_is_undone(here: Running) -> None:
         _, err = started.communicate(timeout=SECONDS)
     assert started.returncode == 130, err
     assert "what ran before goes on" in err
-    assert here.parts() == before
+    assert processes(here) == before
     assert replicas(here, Phase.NEXT) == []

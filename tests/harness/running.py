@@ -76,7 +76,7 @@ class Running(CommandLine):
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Return what `sealserve status` says of each part, by role."""
-        return {part["role"]: part for part in self.json("status")}
+        return {part["role"]: part for part in self("status", "--json").json["parts"]}
 
     def states(self) -> dict[str, str]:
         """Return the state of each part, by role."""

@@ -49,7 +49,7 @@ def predicted(here: Running) -> list[float]:
 def test_from_up_to_down(here: Running) -> None:
     up = here.process("up", "--json")
     assert up.status == 0, up
-    assert {part["role"]: part["state"] for part in up.json} == serving(2)
+    assert {part["role"]: part["state"] for part in up.json["parts"]} == serving(2)
     assert here.states() == serving(2)
     assert predicted(here) == [2.5, 3.0, 4.5]
     report = here.json("bench", "-n", "40", "-c", "4", "--connections", "4")
@@ -66,9 +66,9 @@ def test_from_up_to_down(here: Running) -> None:
 
     # Fewer, and more: a third enclave has a measurement of its own.
     scaled = here.json("scale", "1")
-    assert {part["role"]: part["state"] for part in scaled} == serving(1)
+    assert {part["role"]: part["state"] for part in scaled["parts"]} == serving(1)
     assert predicted(here) == [2.5, 3.0, 4.5]
-    assert {part["role"]: part["state"] for part in here.json("scale", "3")} == serving(3)
+    assert {part["role"]: part["state"] for part in here.json("scale", "3")["parts"]} == serving(3)
     assert len({row["mr_enclave"] for row in here.json("enclave", "show", "--host")}) == 3
     assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
 
@@ -86,7 +86,7 @@ def test_from_up_to_down(here: Running) -> None:
     assert stopped[:2] == ["supervisor", "nginx"]
     assert set(stopped) == set(serving(3))
     here.nothing_left.check(wait=0)
-    assert here.json("status") == []
+    assert here.states() == {}
     assert here.error("predict", "--timeout", "1")["status"] == 4
     assert here.error("scale", "2")["code"] == "target.not-up"
 

@@ -35,6 +35,8 @@ class ClusterCode(ErrorCode):
     KUBERNETES_ROLLOUT_SLOW = "kubernetes.rollout-slow", UnavailableError
     """Not every replica serves in time."""
 
+    LOGS_INVALID_SINCE = "logs.invalid-since", InputError
+    """The value of --since is neither a duration nor a time."""
     LOGS_UNKNOWN_PART = "logs.unknown-part", InputError
     """There is no such part, or it has no log yet."""
 

@@ -6,7 +6,7 @@ one, with ports of its own (decision 78).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +14,21 @@ from sealserve.addresses import usable_address
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import owner_services, ports
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
-from sealserve.cluster.local_replicas import LocalReplicas, built_port, number, serves
-from sealserve.cluster.log_files import read_logs
+from sealserve.cluster.local_logs import local_logs
+from sealserve.cluster.local_replicas import LocalReplicas, built_port, number
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.orphans import describe, require_no_orphans
 from sealserve.cluster.owner_services import (
     OwnerServices,
-    process_status,
     registry,
     running_process,
     stop_roles,
     stop_services,
 )
 from sealserve.cluster.part_commands import nginx_folder
+from sealserve.cluster.process_status import deployment_status
 from sealserve.cluster.processes import Phase, Process, uninterrupted
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
@@ -37,16 +38,14 @@ from sealserve.cluster.target import (
     PLATFORM,
     REPLICA,
     SUPERVISOR,
-    LogLine,
     PartStatus,
     Scaled,
-    State,
     Tell,
     drain_seconds,
-    no_log,
     quietly,
 )
 from sealserve.deployment import Deployment
+from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
@@ -314,18 +313,22 @@ class LocalTarget:
         return [process for process in self._replicas.started(Phase.CURRENT) if process.is_alive()]
 
     def status(self) -> list[PartStatus]:
-        """Return the state of every part that was started."""
-        return [self._status(process) for process in self._registry.all().values()]
+        """Return the state of every part that there is."""
+        release = self.release() if self.replicas() else ""
+        return deployment_status(self._workspace, self._deployment, self._registry.all().values(), release=release)
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the parts logged, each part's last lines first; see `Target.logs`."""
-        folders = (self._workspace.owner.logs, self._workspace.host.logs)
-        known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.log"))}
-        chosen = {name: path for name, path in known.items() if part in {None, name, _part(name)}}
-        if not chosen:
-            raise no_log(part, list(dict.fromkeys(map(_part, known))))
-        lines = read_logs(chosen, last=last, follow=follow)
-        return (LogLine(_part(line.part), line.text) for line in lines)
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be."""
+        return (NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), BROKER, PLATFORM, PCS)
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service."""
+        found = endpoints_of(self._deployment)
+        return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what the parts logged; see `Target.logs`."""
+        return local_logs(self._workspace, part, selection)
 
     def down(self) -> list[str]:
         """Stop everything that was started; return the roles. See `stop_all`."""
@@ -341,21 +344,6 @@ class LocalTarget:
         if self._deployment.server.rest and not _listens(nginx, service.rest_port):
             ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         self._services.require_free_ports()
-
-    def _status(self, process: Process) -> PartStatus:
-        found = process_status(process)
-        if process.role.startswith(REPLICA):
-            restarts, reason = read_restarts(Path(process.log), process.pid)
-            found = replace(found, restarts=restarts)
-            if process.is_alive():
-                state = State.SERVING if serves(process) else _progress(Path(process.log))
-                found = replace(found, state=state, detail=reason)
-            if process.phase is not Phase.CURRENT:
-                found = replace(found, detail=f"{process.phase}: {process.release}")
-        elif process.role == NGINX and process.is_alive():
-            service = self._deployment.service
-            found = replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
-        return found
 
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
@@ -407,13 +395,3 @@ def running(workspace: Workspace) -> list[str]:
 
 def _listens(nginx: Nginx, port: int) -> bool:
     return (pid := nginx.pid) is not None and ports.is_listening(port, session=pid)
-
-
-def _part(log: str) -> str:
-    """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
-    return NGINX if log.startswith(f"{NGINX}-") else log
-
-
-def _progress(log: Path) -> State:
-    steps = {step.name for step in read_steps(log)}
-    return State.ATTESTED if "key" in steps and "ended" not in steps else State.STARTING

@@ -11,6 +11,7 @@ from sealserve.bundle import Bundle
 from sealserve.cluster import ports
 from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import replica_command
+from sealserve.cluster.process_status import serves
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
 from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
@@ -96,11 +97,6 @@ class LocalReplicas:
 def number(replica: Process) -> int:
     """Return the number of a replica."""
     return int(replica.role.removeprefix(REPLICA))
-
-
-def serves(replica: Process) -> bool:
-    """Return whether a replica serves."""
-    return ports.is_listening(replica.port or 0, session=replica.pid)
 
 
 def built_port(release: Path, name: str) -> int | None:

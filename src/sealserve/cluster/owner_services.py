@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from sealserve.cluster import ports, restart_history, service_settings, supervisor
 from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
 from sealserve.cluster.part_commands import ready_file, service_command, supervisor_command
-from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
+from sealserve.cluster.process_status import process_status
+from sealserve.cluster.processes import Process, Registry, wait_ready
 from sealserve.cluster.supervision import Supervision
 from sealserve.cluster.target import (
     BROKER,
@@ -22,7 +23,6 @@ from sealserve.cluster.target import (
     REPLICA,
     SUPERVISOR,
     PartStatus,
-    State,
     Tell,
     quietly,
 )
@@ -129,18 +129,6 @@ def running_process(workspace: Workspace, role: str) -> Process | None:
     """Return the process of a role, or None if it does not run."""
     process = registry(workspace).all().get(role)
     return process if process is not None and process.is_alive() else None
-
-
-def process_status(process: Process) -> PartStatus:
-    """Return the state of a process that needs no closer look: it runs, or it ended and its log has the reason."""
-    alive = process.is_alive()
-    return PartStatus(
-        role=process.role,
-        state=State.RUNNING if alive else State.ENDED,
-        port=process.port,
-        pid=process.pid,
-        detail="" if alive else last_error(Path(process.log)),
-    )
 
 
 def running(workspace: Workspace) -> list[str]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -23,17 +24,16 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster import run_log
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.supervision import Supervision
 from sealserve.errors import UnavailableError
 from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
 from sealserve.regular_file import (
     LARGEST_TEXT,
-    InputFileError,
     InputFileMissingError,
     open_own,
     open_regular,
-    read_tail,
 )
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -87,6 +87,14 @@ class Process:
                 return f"{self.role}-{self.phase}"
             case Phase.LEAVING:
                 return f"{self.role}-{self.phase}-{self.pid}"
+
+    @property
+    def began(self) -> datetime | None:
+        """When it started, UTC; None if that was before this boot of the machine."""
+        if self.boot != boot_id():
+            return None
+        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+        return datetime.now(UTC) - timedelta(seconds=max(0.0, ago))
 
     def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
@@ -387,15 +395,20 @@ def wait_ready(
             f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}"
         )
     if not ready():
-        reason = last_error(Path(process.log))
+        reason = last_error(Path(process.log), since=process.began)
         raise ProcessEndedError(f"{process.role} ended: {reason}", hint=f"Its log: {process.log}")
 
 
-def last_error(log: Path) -> str:
-    """Return the last line of a log that tells of an error, else the last line."""
-    try:
-        lines = read_tail(log, limit=LARGEST_TEXT).decode(errors="replace").splitlines()
-    except InputFileError:
+def last_error(log: Path, *, since: datetime | None = None) -> str:
+    """Return the last error that a log tells of, else the last line.
+
+    Args:
+        log: The log.
+        since: When the run began that counts: an earlier run's errors have passed. None for every run.
+    """
+    if not log.is_file() or log.is_symlink():
         return "it left no log."
-    errors = [line for line in lines if "error[" in line]
-    return (errors or [line for line in lines if line.strip()] or ["it logged nothing."])[-1].strip()
+    lines = run_log.lines_of_run(log, since)
+    if (error := run_log.last_error(lines)) is not None:
+        return error.text
+    return lines[-1].text.strip() if lines else "it logged nothing."
