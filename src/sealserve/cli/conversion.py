@@ -24,8 +24,9 @@ def convert_again(workspace: Workspace, described: Deployment, *, say: Callable[
             models.bring_in_again(workspace, model, progress=tell)
         say(f"{model.path} changed: {model.name}, version {model.version}, was converted again.")
     for model in models.unknown(workspace, described.models):
+        folder = models.planned_folder(workspace, model)
         say(
-            f"{models.place(workspace, model)} cannot be compared with {model.path}: no record says how it was made. "
-            "To convert the model again, remove that folder."
+            f"{folder} cannot be compared with {model.path}: no record says how it was made. To convert the model "
+            "again, remove that folder."
         )
     return changed

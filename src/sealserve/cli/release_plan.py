@@ -14,8 +14,9 @@ from sealserve.cli.context import Context
 from sealserve.cluster import wanted
 from sealserve.deployment import Deployment
 from sealserve.owner import certificates, release_choice, releases
-from sealserve.owner.drift import Drift
+from sealserve.owner.drift import Drift, facts_now
 from sealserve.owner.release_choice import Choice
+from sealserve.owner.release_facts import description_digest
 from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 
@@ -35,14 +36,24 @@ def choose(
         now: The time on the owner's clock, or None for a dry run.
     """
     parent = machines.releases(workspace)
-    if named is not None:
-        return Choice(release=releases.find(parent, named))
     last = wanted.read(workspace)
+    if named is not None:
+        found = releases.find(parent, named)
+        if machines is Machines.HOST:
+            return Choice(release=found)
+        return Choice(release=found, description=description_digest(facts_now(workspace, described)))
     if machines is Machines.HOST:
-        found = release_choice.present(parent, served=last.release, newest_then=last.newest)
-        return Choice(release=found or releases.find(parent, None))
+        present = release_choice.present(parent, served=last.release, newest_then=last.newest)
+        return Choice(release=present or releases.find(parent, None))
     with console.spinner("Comparing the release with sealserve.toml"):
-        return release_choice.choose(workspace, described, served=last.release, newest_then=last.newest, now=now)
+        return release_choice.choose(
+            workspace,
+            described,
+            served=last.release,
+            newest_then=last.newest,
+            description=last.description,
+            now=now,
+        )
 
 
 def differences(drift: Drift) -> Sequence[str]:
@@ -87,6 +98,11 @@ def agree(context: Context, choice: Choice, *, yes: bool) -> None:
     for line in differences(drift):
         context.say(line)
     if not choice.builds:
+        if drift.differences:
+            context.say(
+                f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
+                "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
+            )
         return
     for line in consequences(context.workspace, context.deployment):
         context.say(line)

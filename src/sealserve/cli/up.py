@@ -125,7 +125,8 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     # 6. Remember what runs, for the next `up`. The release that served before a `down` is replaced as well.
     if (before := wanted.read(workspace).release) is not None:
         replaced.add(before)
-    wanted.keep_release(workspace, folder.name, newest=release_plan.newest_name(machines.releases(workspace)))
+    newest = release_plan.newest_name(machines.releases(workspace))
+    wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
     if asked.explicit:
         wanted.keep_replicas(workspace, described, asked.replicas)
     # 7. The owner lets the releases end that this one has replaced.

@@ -129,7 +129,7 @@ def facts_now(workspace: Workspace, deployment: Deployment, *, quick: bool = Fal
     """
     digests: dict[tuple[str, int], ModelDigests] = {
         (model.name, model.version): present_digests(
-            workspace, model, models.place(workspace, model), trust_state=quick
+            workspace, model, models.planned_folder(workspace, model), trust_state=quick
         )
         for model in deployment.models
     }
@@ -162,7 +162,14 @@ def released_facts(workspace: Workspace, release: Path) -> Mapping[str, str] | N
     return found.facts if found.release_id == release_id else None
 
 
-def drift_of(workspace: Workspace, deployment: Deployment, release: Path, *, quick: bool = False) -> Drift:
+def drift_of(
+    workspace: Workspace,
+    deployment: Deployment,
+    release: Path,
+    *,
+    quick: bool = False,
+    described: Mapping[str, str] | None = None,
+) -> Drift:
     """Return how a release differs from what ``sealserve.toml`` and the models' sources describe. Nothing is changed.
 
     Args:
@@ -170,11 +177,13 @@ def drift_of(workspace: Workspace, deployment: Deployment, release: Path, *, qui
         deployment: What it describes.
         release: The release's folder at the owner's.
         quick: As for `facts_now`: for `status`.
+        described: The facts that are described now, if they are known already.
     """
     released = released_facts(workspace, release)
     if released is None:
         return Drift(release=release.name, comparable=False)
-    described = facts_now(workspace, deployment, quick=quick)
+    if described is None:
+        described = facts_now(workspace, deployment, quick=quick)
     return Drift(release=release.name, comparable=True, differences=compare(released, described))
 
 

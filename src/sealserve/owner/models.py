@@ -24,7 +24,7 @@ def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
     Raises:
         InputError: `model.not-imported`: It is not there yet.
     """
-    folder = place(workspace, model)
+    folder = planned_folder(workspace, model)
     if not folder.is_dir():
         raise OwnerCode.MODEL_NOT_IMPORTED.error(
             f"The model {model.name}, version {model.version}, is not in the workspace.",
@@ -35,7 +35,7 @@ def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
 
 def is_imported(workspace: Workspace, model: ModelSection) -> bool:
     """Return whether one of the deployment's models is in the workspace."""
-    return place(workspace, model).is_dir()
+    return planned_folder(workspace, model).is_dir()
 
 
 def bring_in(
@@ -72,7 +72,7 @@ def bring_in(
     # 1. Take the digest of the source first: a source that changes during the conversion is noticed below.
     source, state = digest_of(model.path), state_of(model.path)
     # 2. Convert beside the copy that exists, if it is to be replaced.
-    destination = place(workspace, model)
+    destination = planned_folder(workspace, model)
     with contextlib.ExitStack() as stack:
         staged = None
         if replace and destination.is_dir():
@@ -118,7 +118,7 @@ def stale(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[ModelSe
     return tuple(
         model
         for model in models
-        if is_imported(workspace, model) and is_stale(workspace, model, place(workspace, model))
+        if is_imported(workspace, model) and is_stale(workspace, model, planned_folder(workspace, model))
     )
 
 
@@ -132,7 +132,7 @@ def unknown(workspace: Workspace, models: Iterable[ModelSection]) -> tuple[Model
         for model in models
         if model.path is not None
         and is_imported(workspace, model)
-        and sealed_digests(workspace, model, place(workspace, model)).source is None
+        and sealed_digests(workspace, model, planned_folder(workspace, model)).source is None
     )
 
 
@@ -172,6 +172,6 @@ def check(
     return tuple(linted)
 
 
-def place(workspace: Workspace, model: ModelSection) -> Path:
-    """Return where one of the deployment's models is in the workspace, or would be."""
+def planned_folder(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the folder of one of the deployment's models in the workspace, whether it exists or not."""
     return workspace.owner.models / model.name / str(model.version)

@@ -7,6 +7,7 @@ from pathlib import Path
 from sealserve.deployment import Deployment
 from sealserve.owner import drift, provisioning, releases
 from sealserve.owner.drift import Drift
+from sealserve.owner.release_facts import description_digest
 from sealserve.workspace import Workspace
 
 
@@ -17,15 +18,20 @@ class Choice:
     Args:
         release: The present release, or None if there is no release yet.
         drift: How the present release differs from what is described, or None if that was not asked for.
+        description: A digest of what is described, or None on a machine that is only the host.
+        unchanged: Whether the same was described when the present release was started, as after a roll-back.
     """
 
     release: Path | None
     drift: Drift | None = None
+    description: str | None = None
+    unchanged: bool = False
 
     @property
     def builds(self) -> bool:
         """Whether a new release must be built."""
-        return self.release is None or (self.drift is not None and bool(self.drift.differences))
+        differs = self.drift is not None and bool(self.drift.differences)
+        return self.release is None or (differs and not self.unchanged)
 
 
 def present(parent: Path, *, served: str | None, newest_then: str | None) -> Path | None:
@@ -52,6 +58,7 @@ def choose(
     *,
     served: str | None,
     newest_then: str | None,
+    description: str | None,
     now: datetime | None,
 ) -> Choice:
     """Return which release the owner's `up` serves, and how it differs from what is described. Nothing is changed.
@@ -63,13 +70,21 @@ def choose(
         deployment: What it describes.
         served: As for `present`.
         newest_then: As for `present`.
+        description: The digest of what was described when that release was started, or None if that is unknown.
         now: The time on the owner's clock. A release that has ended by then is not served again. With None, the
             broker's database is not opened, since that writes beside it.
     """
     release = present(workspace.owner.releases, served=served, newest_then=newest_then)
+    described = drift.facts_now(workspace, deployment)
+    digest = description_digest(described)
     if release is None:
-        return Choice(release=None)
+        return Choice(release=None, description=digest)
     newest = releases.newest(workspace.owner.releases)
     if release != newest and now is not None and provisioning.has_ended(workspace, release, now=now):
         release = newest
-    return Choice(release=release, drift=drift.drift_of(workspace, deployment, release))
+    return Choice(
+        release=release,
+        drift=drift.drift_of(workspace, deployment, release, described=described),
+        description=digest,
+        unchanged=release.name == served and digest == description,
+    )

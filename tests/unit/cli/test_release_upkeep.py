@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site, make_site
 
 from sealserve.cluster import wanted
@@ -107,7 +108,7 @@ def test_diff_of_two_releases(cli: CommandLine, ready: Site) -> None:
     same = ready.build_release().folder
     assert cli.ok("release", "diff", first.name, same.name) == f"{first.name} and {same.name} are made from the same.\n"
     file = ready.workspace.deployment_file
-    file.write_text(file.read_text().replace("\nthreads = 1", "\nthreads = 3").replace("labels = []", 'labels = ["a"]'))
+    file.write_text(with_key(with_key(file.read_text(), "server.threads", "3"), "model.labels", '["a"]'))
     cli.ok("release", "build")
     second = releases.newest(ready.workspace.owner.releases)
     assert cli.ok("release", "diff", first.name, second.name) == (

@@ -1,7 +1,6 @@
 """`up` is declarative: it compares the release with ``sealserve.toml``, asks, and rolls. No process is started here."""
 
 import io
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.harness.command_line import CommandLine
+from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site
 
 from sealserve.bundle import Bundle
@@ -59,11 +59,10 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rolling]]:
     Rolling.served, Rolling.error = [], None
 
 
-def change(site: Site, old: str, new: str) -> None:
+def change(site: Site, key: str, value: str) -> None:
+    """Change a key of the deployment file."""
     file = site.workspace.deployment_file
-    text = re.sub(rf"(?m)^{re.escape(old)}", new, file.read_text())
-    assert text != file.read_text()
-    file.write_text(text)
+    file.write_text(with_key(file.read_text(), key, value))
 
 
 def names(site: Site) -> list[str]:
@@ -86,7 +85,7 @@ def test_a_changed_setting_needs_a_word_where_nobody_can_answer(
 ) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     for arguments in ((), ("--json",)):
         done = cli("up", *arguments)
         assert done.status == 2
@@ -104,8 +103,8 @@ def test_a_changed_setting_needs_a_word_where_nobody_can_answer(
 def test_a_changed_setting_is_shown_and_rolled_out(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")
-    change(ready, "threads = 1", "threads = 2")
-    change(ready, 'tls = "two-way"', 'tls = "one-way"')
+    change(ready, "server.threads", "2")
+    change(ready, "service.tls", '"one-way"')
     done = cli("up", "--yes")
     assert done.status == 0
     assert f"sealserve.toml differs from {first} (released -> described):\n" in done.err
@@ -122,8 +121,8 @@ def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready
     first = ready.build_release().folder.name
     cli.ok("up")
     before = ready.workspace.user.service_ca.read_bytes()
-    change(ready, 'name = "grpc.tf-serving.service.com"', 'name = "models.example.com"')
-    change(ready, 'address = "127.0.0.1"', 'address = "127.0.0.2"')
+    change(ready, "service.name", '"models.example.com"')
+    change(ready, "broker.address", '"127.0.0.2"')
     assert cli.error("up")["code"] == "deployment.unconfirmed"
     assert ready.workspace.user.service_ca.read_bytes() == before
     done = cli("up", "--yes")
@@ -139,10 +138,10 @@ def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready
 
 
 def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, ready: Site) -> None:
-    change(ready, 'tls = "two-way"', 'tls = "one-way"')
+    change(ready, "service.tls", '"one-way"')
     ready.workspace.user.key.unlink()
     cli.ok("release", "build")
-    change(ready, 'tls = "one-way"', 'tls = "two-way"')
+    change(ready, "service.tls", '"two-way"')
     done = cli("up", "--yes")
     assert done.status == 0, done.err
     assert "issuing the user's certificate\n" in done.err
@@ -158,7 +157,7 @@ def test_a_person_is_asked(
             return True
 
     ready.build_release()
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
     done = cli("up")
     assert "Build a new release and roll to it?" in done.err
@@ -188,7 +187,7 @@ def test_a_release_of_an_earlier_version_is_served_as_it_is(
 ) -> None:
     first = ready.build_release().folder.name
     shutil.rmtree(ready.workspace.owner.provenance)
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     done = cli("up")
     assert done.status == 0
     assert f"{first} was built by an earlier version, so it cannot be compared with sealserve.toml." in done.err
@@ -199,7 +198,7 @@ def test_a_release_of_an_earlier_version_is_served_as_it_is(
 def test_a_release_that_was_built_since_is_rolled_out(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     ready.build_release()
     cli.ok("up")
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     cli.ok("release", "build")
     assert cli("up").status == 0
     assert target.served[-1][0] == releases.newest(ready.workspace.owner.releases).name
@@ -237,8 +236,8 @@ def test_a_roll_back_returns_to_the_enclaves_of_the_release(
     cli.ok("up")
     before = (first / "enclave" / "replica-0.manifest.sgx").read_bytes()
     assert b"--tensorflow_intra_op_parallelism=1" in before
-    change(ready, "threads = 1", "threads = 2")
-    change(ready, "labels = []", 'labels = ["stable"]')
+    change(ready, "server.threads", "2")
+    change(ready, "model.labels", '["stable"]')
     cli.ok("up", "--yes")
     second = releases.newest(ready.workspace.owner.releases)
     manifest = (second / "enclave" / "replica-0.manifest.sgx").read_bytes()
@@ -246,20 +245,28 @@ def test_a_roll_back_returns_to_the_enclaves_of_the_release(
     cli.ok("up", "--rollback")
     assert target.served[-1][0] == first.name
     assert (first / "enclave" / "replica-0.manifest.sgx").read_bytes() == before
+    # Nothing changes, so the same runs again, and a person reads that it differs.
+    cli.ok("down", "--yes")
+    again = cli("up")
+    assert (again.status, target.served[-1][0]) == (0, first.name)
+    assert f"Nothing changed since {first.name} was started, so it is served again." in again.err
+    # Another change is asked about again.
+    change(ready, "server.threads", "3")
+    assert cli.error("up")["code"] == "deployment.unconfirmed"
 
 
 def test_a_release_before_a_stop_ends_too(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")
     target.served = []  # it was stopped: the target knows of nothing that it replaces
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     assert f"{first} is draining" in cli("up", "--yes").err
 
 
 def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     target.error = ProcessEndedError("replica-0 ended: error[test]")
     assert cli.error("up", "--yes")["code"] == "process.ended"
     states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
@@ -281,7 +288,7 @@ def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: t
     cli.ok("up")
     assert [count for _, count in target.served] == [2, 3, 3]
     # A changed file wins, and says so.
-    change(ready, "replicas = 2  # how many enclaves", "replicas = 4  # how many enclaves")
+    change(ready, "target.replicas", "4")
     assert "Replicas: 4, since target.replicas was changed after the scaling to 3.\n" in cli("up").err
     assert target.served[-1][1] == 4
     cli.ok("up", "--replicas", "1")
@@ -303,7 +310,7 @@ def test_a_dry_run_shows_the_difference_to_programs(cli: CommandLine, ready: Sit
     found = cli.json("up", "--dry-run")
     assert (found["release"], found["builds_release"], found["differences"]) == (first, False, [])
     assert found["changes"] == f"{first} x 2\n"
-    change(ready, "threads = 1", "threads = 2")
+    change(ready, "server.threads", "2")
     found = cli.json("up", "--dry-run")
     assert found["builds_release"] is True
     assert found["differences"] == [{"key": "server.threads", "released": "1", "described": "2"}]
@@ -338,8 +345,10 @@ def test_an_older_copy_of_a_model_is_converted_again(cli: CommandLine, ready: Si
     done: Any = cli("model", "convert")
     assert done.status == 0
     assert f"{source} changed: {NAME}, version 1, was converted again.\n" in done.err
-    assert (models.place(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt").is_file()
+    assert (models.planned_folder(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt").is_file()
     # `release build` converts again too.
     (source / "assets" / "vocabulary.txt").write_text("newer")
     cli.ok("release", "build")
-    assert (models.place(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt").read_text() == "newer"
+    assert (
+        models.planned_folder(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt"
+    ).read_text() == "newer"

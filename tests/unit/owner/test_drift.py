@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.harness.deployment_text import with_key
 from tests.harness.errors import raises
 from tests.harness.tiny_model import saved_model
 from tests.harness.workspaces import NAME, Site, make_site
@@ -18,41 +19,40 @@ from sealserve.owner.drift import Difference, compare, drift_of
 MODEL = f"model[{NAME}:1]"
 
 
-def described(site: Site, old: str, new: str) -> Deployment:
-    """Return what the deployment file describes with a line replaced."""
-    text = site.workspace.deployment_file.read_text()
-    assert text.count(f"\n{old}") == 1, old
-    return deployment.parse(text.replace(f"\n{old}", f"\n{new}"), folder=site.directory)
+def described(site: Site, key: str, value: str) -> Deployment:
+    """Return what the deployment file describes with a key changed."""
+    text = with_key(site.workspace.deployment_file.read_text(), key, value)
+    return deployment.parse(text, folder=site.directory)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "key"),
+    ("key", "value"),
     [
-        ('name = "grpc.tf-serving.service.com"', 'name = "other.example.com"', "service.name"),
-        ('tls = "two-way"', 'tls = "one-way"', "service.tls"),
-        ("threads = 1", "threads = 2", "server.threads"),
-        ("max_connection_age_seconds = 60", "max_connection_age_seconds = 61", "server.max_connection_age_seconds"),
-        ("min_ping_seconds = 5", "min_ping_seconds = 6", "server.min_ping_seconds"),
-        ("soft_placement = true", "soft_placement = false", "server.soft_placement"),
-        ("# metrics_port = NUMBER  # a port of each", "metrics_port = 9000  # a port of each", "server.metrics_port"),
-        ('size = "auto"', 'size = "8G"', "enclave.size"),
-        ("edmm = false", "edmm = true", "enclave.edmm"),
-        ("isv_prod_id = 0", "isv_prod_id = 1", "enclave.isv_prod_id"),
-        ("isv_svn = 0", "isv_svn = 1", "enclave.isv_svn"),
-        ('address = "127.0.0.1"  # DNS', 'address = "127.0.0.2"  # DNS', "broker.address"),
-        ("port = 4433", "port = 4434", "broker.port"),
-        ('preset = "strict"', 'preset = "cloud-smt"', "tcb.preset"),
-        ("labels = []", 'labels = ["stable"]', f"{MODEL}.labels"),
-        ('inputs = ["input"]', 'inputs = ["x"]', f"{MODEL}.inputs"),
-        ('outputs = ["predict"]', 'outputs = ["y"]', f"{MODEL}.outputs"),
-        ('tags = ["serve"]', 'tags = ["gpu"]', f"{MODEL}.tags"),
-        ("dangerous_operations = []", 'dangerous_operations = ["ReadFile"]', f"{MODEL}.dangerous_operations"),
+        ("service.name", '"other.example.com"'),
+        ("service.tls", '"one-way"'),
+        ("server.threads", "2"),
+        ("server.max_connection_age_seconds", "61"),
+        ("server.min_ping_seconds", "6"),
+        ("server.soft_placement", "false"),
+        ("server.metrics_port", "9000"),
+        ("enclave.size", '"8G"'),
+        ("enclave.edmm", "true"),
+        ("enclave.isv_prod_id", "1"),
+        ("enclave.isv_svn", "1"),
+        ("broker.address", '"127.0.0.2"'),
+        ("broker.port", "4434"),
+        ("tcb.preset", '"cloud-smt"'),
+        ("model.labels", '["stable"]'),
+        ("model.inputs", '["x"]'),
+        ("model.outputs", '["y"]'),
+        ("model.tags", '["gpu"]'),
+        ("model.dangerous_operations", '["ReadFile"]'),
     ],
 )
-def test_a_changed_setting(ready: Site, old: str, new: str, key: str) -> None:
+def test_a_changed_setting(ready: Site, key: str, value: str) -> None:
     release = ready.build_release().folder
-    (found,) = drift_of(ready.workspace, described(ready, old, new), release).differences
-    assert found.key == key
+    (found,) = drift_of(ready.workspace, described(ready, key, value), release).differences
+    assert found.key == key.replace("model", MODEL)
     assert found.released != found.described
 
 
@@ -65,18 +65,18 @@ def test_nothing_changed(ready: Site) -> None:
 
 def test_settings_that_need_no_release(ready: Site) -> None:
     release = ready.build_release().folder
-    for old, new in [
-        ("port = 8500", "port = 8510"),
-        ("replicas = 2  # how many enclaves", "replicas = 3  # how many enclaves"),
-        ("drain_minutes = 60", "drain_minutes = 5"),
-        ('kind = "local"', 'kind = "docker"'),
+    for key, value in [
+        ("service.port", "8510"),
+        ("target.replicas", "3"),
+        ("broker.drain_minutes", "5"),
+        ("target.kind", '"docker"'),
     ]:
-        assert drift_of(ready.workspace, described(ready, old, new), release).differences == ()
+        assert drift_of(ready.workspace, described(ready, key, value), release).differences == ()
 
 
 def test_another_model_name_is_one_model_less_and_one_more(ready: Site) -> None:
     release = ready.build_release().folder
-    found = drift_of(ready.workspace, described(ready, f'name = "{NAME}"', 'name = "other"'), release)
+    found = drift_of(ready.workspace, described(ready, "model.name", '"other"'), release)
     assert list(map(str, found.differences)) == [f"{MODEL}: served -> none", "model[other:1]: none -> served"]
 
 
@@ -129,7 +129,7 @@ def test_a_source_with_the_same_size_and_time_is_read_when_a_release_is_built(re
 
 def test_the_converted_model_was_replaced_by_hand(ready: Site) -> None:
     release = ready.build_release().folder
-    export_again(models.place(ready.workspace, ready.deployment.model))
+    export_again(models.planned_folder(ready.workspace, ready.deployment.model))
     (found,) = drift_of(ready.workspace, ready.deployment, release).differences
     assert found.key == f"{MODEL}.content"
     assert models.stale(ready.workspace, ready.deployment.models) == ()  # replacing it could lose work
@@ -200,7 +200,7 @@ def test_a_source_that_changes_during_the_conversion(site: Site, monkeypatch: py
 
 
 def test_a_failed_conversion_leaves_the_copy_that_exists(ready: Site) -> None:
-    folder = models.place(ready.workspace, ready.deployment.model)
+    folder = models.planned_folder(ready.workspace, ready.deployment.model)
     before = model_record.digest_of(folder)
     source = ready.deployment.model.path
     assert source is not None
@@ -217,6 +217,6 @@ def test_a_model_is_converted_again_as_before(ready: Site, tmp_path: Path) -> No
     export_again(source)
     models.bring_in_again(ready.workspace, ready.deployment.model)
     assert models.stale(ready.workspace, ready.deployment.models) == ()
-    folder = models.place(ready.workspace, ready.deployment.model)
+    folder = models.planned_folder(ready.workspace, ready.deployment.model)
     assert (folder / "assets" / "vocabulary.txt").read_text() == "again"
     assert saved_model(tmp_path / "another").is_dir()
