@@ -14,6 +14,9 @@ class ClusterCode(ErrorCode):
     CONTAINER_NOT_READY = "container.not-ready", UnavailableError
     """A container was not ready in time."""
 
+    DEPLOYMENT_BUSY = "deployment.busy", UnavailableError
+    """Another command is changing the deployment; the message names its process."""
+
     DOCKER_SUBNET_TAKEN = "docker.subnet-taken", UnavailableError
     """The addresses of the deployment's networks are in use."""
     DOCKER_UNSAFE_FILE = "docker.unsafe-file", InputError
