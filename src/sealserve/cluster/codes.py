@@ -43,6 +43,8 @@ class ClusterCode(ErrorCode):
 
     PROCESS_NOT_READY = "process.not-ready", UnavailableError
     """A process was not ready in time."""
+    PROCESS_ORPHANS = "process.orphans", UnavailableError
+    """Processes of an earlier run still run, and the record does not name them."""
     PROCESS_RECORD = "process.record", InputError
     """The record of the processes that were started is not one that sealserve wrote."""
 

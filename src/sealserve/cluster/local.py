@@ -16,15 +16,16 @@ from sealserve.cluster import owner_services, ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
+from sealserve.cluster.orphans import describe, require_no_orphans
 from sealserve.cluster.owner_services import (
     OwnerServices,
-    own_command,
     process_status,
     registry,
     running_process,
     stop_roles,
     stop_services,
 )
+from sealserve.cluster.part_commands import nginx_folder, replica_command
 from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
 from sealserve.cluster.target import (
     BROKER,
@@ -92,6 +93,7 @@ class LocalTarget:
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
             InputError: `target.busy`: Another release runs.
             PortTakenError: Another program has a port.
+            UnavailableError: `process.orphans`: Processes of an earlier run still run.
         """
         if not broker_here:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
@@ -105,6 +107,7 @@ class LocalTarget:
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
             )
+        require_no_orphans(self._workspace, list(self._registry.all().values()))
         self._refuse_other(release.name)
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
@@ -181,9 +184,9 @@ class LocalTarget:
         self._tell(f"starting {name}")
         port = port_of(load_enclave(bundle.folder, name).manifest)
         ports.require_free(port, name)
-        command = ["enclave", "run", "--name", name, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
+        command = replica_command(self._workspace, name, bundle.folder, attempts=ATTEMPTS)
         log = self._workspace.host.logs / f"{name}.log"
-        return self._registry.start(name, own_command(self._workspace, command), log=log, port=port)
+        return self._registry.start(name, command, log=log, port=port)
 
     def wait_replica(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.
@@ -303,7 +306,7 @@ class LocalTarget:
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
         program = find_nginx()
-        folder = self._workspace.host.run / "nginx"
+        folder = nginx_folder(self._workspace)
         folder.mkdir(parents=True, exist_ok=True)
         config = NginxConfig(
             listen=usable_address(service.listen),
@@ -327,17 +330,22 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
 
-    Only the record of what was started is needed: neither the deployment file nor NGINX.
+    Neither the deployment file nor NGINX is needed. Parts that the record does not name are found by their command
+    lines.
     """
     started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
     others = sorted(set(started) - {NGINX, *replicas, BROKER, PLATFORM, PCS})
-    return [*stop_roles(workspace, NGINX, *replicas, *others, tell=tell), *stop_services(workspace, tell=tell)]
+    return [
+        *stop_roles(workspace, NGINX, *replicas, *others, tell=tell),
+        *stop_services(workspace, tell=tell),
+        *owner_services.stop_orphans(workspace, tell=tell),
+    ]
 
 
 def running(workspace: Workspace) -> list[str]:
-    """Return the roles of what runs of a workspace."""
-    return owner_services.running(workspace)
+    """Return the roles of what runs of a workspace, orphans included."""
+    return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
 
 
 def _built_port(release: Path, name: str) -> int | None:

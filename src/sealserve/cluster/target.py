@@ -25,6 +25,7 @@ NGINX: Final = "nginx"
 BROKER: Final = "broker"
 PLATFORM: Final = "platform"
 PCS: Final = "pcs"
+SUPERVISOR: Final = "supervisor"
 REPLICA: Final = "replica-"
 """The beginning of each replica's role; its number follows."""
 

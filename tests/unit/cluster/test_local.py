@@ -13,7 +13,7 @@ from sealserve.bundle import read_bundle
 from sealserve.cluster import ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.owner_services import own_command
+from sealserve.cluster.part_commands import own_command
 from sealserve.cluster.processes import Process, start_time
 
 
