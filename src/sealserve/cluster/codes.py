@@ -48,6 +48,9 @@ class ClusterCode(ErrorCode):
     PROCESS_RECORD = "process.record", InputError
     """The record of the processes that were started is not one that sealserve wrote."""
 
+    SUPERVISOR_NO_ANSWER = "supervisor.no-answer", UnavailableError
+    """The supervisor of a deployment on this machine runs and does not answer."""
+
     TARGET_BUSY = "target.busy", InputError
     """Another release is running, or the deployment runs on another target."""
     TARGET_FOREIGN_RELEASE = "target.foreign-release", InputError

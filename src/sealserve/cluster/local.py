@@ -26,7 +26,7 @@ from sealserve.cluster.owner_services import (
     stop_services,
 )
 from sealserve.cluster.part_commands import nginx_folder, replica_command
-from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
+from sealserve.cluster.processes import Process, wait_ready
 from sealserve.cluster.target import (
     BROKER,
     DRAIN_SECONDS,
@@ -35,6 +35,7 @@ from sealserve.cluster.target import (
     PLATFORM,
     REPLICA,
     REPLICA_SECONDS,
+    SUPERVISOR,
     LogLine,
     PartStatus,
     Scaled,
@@ -151,7 +152,8 @@ class LocalTarget:
             if not process.is_alive():
                 process.stop()
         self._refuse_taken_ports()
-        # 2. Start what replicas attest themselves with.
+        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with.
+        self._services.start_supervisor()
         self._services.start_vendor()
         self._services.start_platform()
         self._services.start_broker()
@@ -179,12 +181,13 @@ class LocalTarget:
     def start_replica(self, bundle: Bundle, index: int) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""
         name = f"{REPLICA}{index}"
+        command = replica_command(self._workspace, name, bundle.folder, attempts=ATTEMPTS)
         if (running := running_process(self._workspace, name)) is not None:
+            self._registry.adopt(running, command)
             return running
         self._tell(f"starting {name}")
         port = port_of(load_enclave(bundle.folder, name).manifest)
         ports.require_free(port, name)
-        command = replica_command(self._workspace, name, bundle.folder, attempts=ATTEMPTS)
         log = self._workspace.host.logs / f"{name}.log"
         return self._registry.start(name, command, log=log, port=port)
 
@@ -203,17 +206,22 @@ class LocalTarget:
         nginx = self._nginx(self.replicas())
         if nginx.pid is None:
             self._tell("starting NGINX")
-            with uninterrupted():
-                nginx.start()
-                self._remember(nginx)
+            self._start_nginx(nginx)
         else:
             nginx.reload(nginx.config)
+        if (process := running_process(self._workspace, NGINX)) is not None:
+            self._registry.adopt(process, nginx.command)
         return nginx
 
-    def _remember(self, nginx: Nginx) -> None:
-        if (pid := nginx.pid) is not None:
-            port, log = self._deployment.service.port, str(nginx.config.error_log)
-            self._registry.add(Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=port, log=log))
+    def _start_nginx(self, nginx: Nginx) -> None:
+        port, log = self._deployment.service.port, nginx.config.error_log
+        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port)
+        try:
+            nginx.wait_started(process.is_alive)
+        except BaseException:
+            process.stop()
+            self._registry.remove(NGINX)
+            raise
 
     def to_scale(self, replicas: int) -> Scaled | None:
         """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
@@ -335,9 +343,9 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """
     started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
-    others = sorted(set(started) - {NGINX, *replicas, BROKER, PLATFORM, PCS})
+    others = sorted(set(started) - {SUPERVISOR, NGINX, *replicas, BROKER, PLATFORM, PCS})
     return [
-        *stop_roles(workspace, NGINX, *replicas, *others, tell=tell),
+        *stop_roles(workspace, SUPERVISOR, NGINX, *replicas, *others, tell=tell),
         *stop_services(workspace, tell=tell),
         *owner_services.stop_orphans(workspace, tell=tell),
     ]

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealserve.cluster import ports
+from sealserve.cluster import ports, restart_history, supervisor
 from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
-from sealserve.cluster.part_commands import ready_file, service_command
+from sealserve.cluster.part_commands import ready_file, service_command, supervisor_command
 from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
-from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, State, Tell, quietly
+from sealserve.cluster.supervision import Supervision
+from sealserve.cluster.target import (
+    BROKER,
+    DRAIN_SECONDS,
+    PCS,
+    PLATFORM,
+    REPLICA,
+    SUPERVISOR,
+    PartStatus,
+    State,
+    Tell,
+    quietly,
+)
 from sealserve.deployment import Deployment
 from sealserve.pcs_address import pcs_url
 from sealserve.workspace import Workspace
@@ -37,6 +49,16 @@ class OwnerServices:
         self._deployment = deployment
         self._tell = tell
         self._registry = registry(workspace)
+        self._supervision = Supervision(workspace.host.run)
+
+    def start_supervisor(self) -> None:
+        """Start the supervisor, unless it runs. From then on it starts the parts, and starts them again if they end."""
+        if running_process(self._workspace, SUPERVISOR) is None or not self._supervision.is_there():
+            self._tell(f"starting {SUPERVISOR}")
+            stop_roles(self._workspace, SUPERVISOR)
+            log = self._workspace.host.logs / f"{SUPERVISOR}.log"
+            process = self._registry.start(SUPERVISOR, supervisor_command(self._workspace), log=log)
+            wait_ready(process, self._supervision.is_there, seconds=_START_SECONDS)
 
     def start_vendor(self) -> Process:
         """Start the simulated vendor's service, unless it runs."""
@@ -73,13 +95,15 @@ class OwnerServices:
         return [process_status(process) for process in self._registry.all().values()]
 
     def _ensure(self, role: str, *, port: int | None = None, logs: Path | None = None) -> Process:
-        ready = ready_file(self._workspace, role)
+        ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)
         process = running_process(self._workspace, role)
         if process is None:
             self._tell(f"starting {role}")
             ready.unlink(missing_ok=True)
             log = (logs or self._workspace.host.logs) / f"{role}.log"
-            process = self._registry.start(role, service_command(self._workspace, role), log=log, port=port)
+            process = self._registry.start(role, command, log=log, port=port)
+        else:
+            self._registry.adopt(process, command)
         wait_ready(process, ready.exists, seconds=_START_SECONDS)
         return process
 
@@ -122,7 +146,8 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
         started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else _STOP_SECONDS)
         record.remove(role)
     if not record.all():
-        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
+        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready",
+                         supervisor.SOCKET, restart_history.FILE):  # fmt: skip
             (workspace.host.run / leftover).unlink(missing_ok=True)
     return stopped
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.supervision import Supervision
 from sealserve.errors import UnavailableError
 from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
 from sealserve.regular_file import (
@@ -205,6 +206,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._supervision = Supervision(path.parent)
 
     def all(self) -> dict[str, Process]:
         """Return what was started, by role; some may have ended since.
@@ -276,14 +278,46 @@ class Registry:
             open_own(log, os.O_WRONLY | os.O_APPEND) as descriptor,
             uninterrupted(),  # a process that runs and is not remembered would be left behind
         ):
-            child = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
-                env=None if environment is None else dict(environment), start_new_session=True,
-            )  # fmt: skip
-            process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
-            child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+            # A supervisor, where one runs, starts the part: only a parent learns how its child ends.
+            started = None
+            if environment is None:
+                started = self._supervision.start(role, command, log=descriptor, directory=directory)
+            if started is None:
+                child = subprocess.Popen(
+                    list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
+                    env=None if environment is None else dict(environment), start_new_session=True,
+                )  # fmt: skip
+                child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+                started = child.pid, start_time(child.pid) or 0
+            process = Process(role=role, pid=started[0], started=started[1], port=port, log=str(log))
             self.add(process)
         return process
+
+    def start_again(self, ended: Process) -> Process:
+        """Let the supervisor start a part again that has ended, and remember its new process.
+
+        Raises:
+            UnavailableError: `supervisor.no-answer`: The supervisor did not start it.
+        """
+        with open_own(Path(ended.log), os.O_WRONLY | os.O_APPEND) as descriptor, uninterrupted():
+            started = self._supervision.start_again(ended.pid, log=descriptor)
+            if started is None:
+                raise ClusterCode.SUPERVISOR_NO_ANSWER.error(
+                    f"{ended.role} cannot be started again: the supervisor does not run.",
+                    hint="Start both with `sealserve up`.",
+                )
+            process = replace(ended, pid=started[0], started=started[1])
+            self.add(process)
+        return process
+
+    def adopt(self, process: Process, command: Sequence[str]) -> None:
+        """Let the supervisor, if one runs, watch a process that ran before it did.
+
+        Args:
+            process: The process.
+            command: The command line that starts it again.
+        """
+        self._supervision.adopt(process.role, process.pid, process.started, command)
 
 
 def wait_ready(
