@@ -36,7 +36,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
 
 def serving(replicas: int) -> dict[str, str]:
     """Return the states of a deployment that runs."""
-    states = {"pcs": "running", "platform": "running", "broker": "running", "nginx": "serving"}
+    states = dict.fromkeys(("supervisor", "pcs", "platform", "broker"), "running") | {"nginx": "serving"}
     return states | {f"replica-{index}": "serving" for index in range(replicas)}
 
 
@@ -79,11 +79,11 @@ def test_from_up_to_down(here: Running) -> None:
     here.up("--replicas", "3")
     after = here.parts()
     assert here.states() == serving(3)
-    assert {role for role in before if before[role]["pid"] != after[role]["pid"]} == {"replica-1"}
+    assert {role for role in before if before[role]["pid"] != after[role]["pid"]} == {"replica-1", "supervisor"}
     assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
 
     stopped = here.process("down", "--yes", "--json").json["stopped"]
-    assert stopped[0] == "nginx"
+    assert stopped[:2] == ["supervisor", "nginx"]
     assert set(stopped) == set(serving(3))
     here.nothing_left.check(wait=0)
     assert here.json("status") == []

@@ -42,7 +42,7 @@ class Restarts(BaseModel):
     pid: int
     state: Supervised
     restarts: Annotated[int, Field(ge=0)]
-    last_exit: Annotated[str, StringConstraints(max_length=_LONGEST, pattern=r"^[ -~]*\Z")] = ""
+    last_exit: Annotated[str, StringConstraints(max_length=_LONGEST, pattern=r"^[ -~]*$")] = ""
     last_exit_at: datetime | None = None
     next_start_at: datetime | None = None
 

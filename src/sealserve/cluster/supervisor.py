@@ -77,7 +77,6 @@ class Supervisor:
         self._parts: dict[int, Part] = {}
         self._history = History(self._run)
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.socket(socket.AF_UNIX)
 
     def serve(self) -> None:
         """Watch the parts until a signal ends this process, or its workspace is removed."""
@@ -88,14 +87,15 @@ class Supervisor:
         except BlockingIOError:
             sys.exit("error[supervisor.running]: Another supervisor of this workspace runs.")
         # 2. Listen where only this user can connect.
+        listener = socket.socket(socket.AF_UNIX)
         with short_path(self._run) as folder:
             (folder / SOCKET).unlink(missing_ok=True)
             before = os.umask(0o177)
-            self._listener.bind(str(folder / SOCKET))
+            listener.bind(str(folder / SOCKET))
             os.umask(before)
-        self._listener.listen()
+        listener.listen()
         ours = (self._run / SOCKET).stat()
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener))
         self._history.load()
         _LOG.info("the supervisor runs as process %d", os.getpid())
         # 3. Handle requests, ends of processes, and restarts that are due.
@@ -117,8 +117,8 @@ class Supervisor:
 
     # Requests of commands
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
         with connection, contextlib.ExitStack() as stack:
             connection.settimeout(_CLIENT_SECONDS)
             _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -241,11 +241,12 @@ class Supervisor:
 
         def ended() -> None:
             status = helper.wait()
-            for helped in self._parts.values():  # the part that runs again, or else the one that does not
+            for helped in self._parts.values():
                 if helped.helper is helper:
                     helped.helper = None
-                    if helped.due is not None and status != 0:
+                    if status != 0 and helped.due is not None:
                         helped.last_exit = f"{helped.last_exit.partition(';')[0]}; the restart failed"
+                    if helped.due is not None:  # it was not started; `_settle` forgets it if that is wanted
                         self._plan(helped)
 
         self._when_ended(helper.pid, ended)

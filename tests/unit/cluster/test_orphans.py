@@ -231,7 +231,8 @@ def test_up_names_the_orphan_and_the_fix(tmp_path: Path, named: Named) -> None:
     release = site.build_release().folder
     orphan = named.start(service_command(site.workspace, "pcs"))
     target = LocalTarget(site.workspace, site.deployment)
-    for refusing in (lambda: target.check(release, broker_here=True), target.services.require_free_ports):
-        with raises(ClusterCode.PROCESS_ORPHANS, match=rf"pcs \(pid {orphan}"):
-            refusing()
+    with raises(ClusterCode.PROCESS_ORPHANS, match=rf"pcs \(pid {orphan}"):
+        target.check(release, broker_here=True)
+    with raises(ClusterCode.PROCESS_ORPHANS, match=rf"pcs \(pid {orphan}"):
+        target.services.require_free_ports()
     assert start_time(orphan) is not None
