@@ -160,7 +160,6 @@ class Supervisor:
         part = start_part(before.role, before.command, before.directory, log)
         part.failures, part.restarts = before.failures, before.restarts + 1
         part.last_exit, part.last_exit_at = before.last_exit, before.last_exit_at
-        part.helper = before.helper
         del self._parts[before.pid]
         self._watch(part)
         _LOG.info("%s was started again as process %d", part.role, part.pid)
@@ -241,13 +240,12 @@ class Supervisor:
 
         def ended() -> None:
             status = helper.wait()
-            for helped in self._parts.values():
-                if helped.helper is helper:
-                    helped.helper = None
-                    if status != 0 and helped.due is not None:
-                        helped.last_exit = f"{helped.last_exit.partition(';')[0]}; the restart failed"
-                    if helped.due is not None:  # it was not started; `_settle` forgets it if that is wanted
-                        self._plan(helped)
+            if self._parts.get(part.pid) is not part:
+                return  # it was started again, as another process
+            part.helper = None
+            if status != 0:
+                part.last_exit = f"{part.last_exit.partition(';')[0]}; the restart failed"
+            self._plan(part)  # `_settle` forgets it if it is not to run
 
         self._when_ended(helper.pid, ended)
 
