@@ -78,6 +78,7 @@ VERBS = {
         "Run it",
         "Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs.",
     ),
+    "service": Verb("service", "Run it", "Let systemd run the broker, or a deployment on this machine."),
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
     "bench": Verb("bench", "User", "Send many requests, and show rate, latencies and how the replicas shared them."),

@@ -48,6 +48,15 @@ class ClusterCode(ErrorCode):
     PROCESS_RECORD = "process.record", InputError
     """The record of the processes that were started is not one that sealserve wrote."""
 
+    SERVICE_FOREIGN_FILE = "service.foreign-file", InputError
+    """A unit file with the same name exists, and sealserve did not write it."""
+    SERVICE_NO_SYSTEMD = "service.no-systemd", UnavailableError
+    """The machine does not run systemd, or the user has no service manager."""
+    SERVICE_PATH = "service.path", InputError
+    """A path cannot be written in a systemd unit."""
+    SERVICE_SYSTEMCTL = "service.systemctl", UnavailableError
+    """systemd did not do what it was asked for."""
+
     SUPERVISOR_NO_ANSWER = "supervisor.no-answer", UnavailableError
     """The supervisor of a deployment on this machine runs and does not answer."""
 
