@@ -317,7 +317,7 @@ def test_a_second_supervisor_ends(here: Place) -> None:
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
-    assert second.stderr == "error[supervisor.running]: Another supervisor of this workspace runs.\n"
+    assert second.stderr == "Another supervisor of this workspace runs.\n"
     assert here.supervision.is_there()
 
 
