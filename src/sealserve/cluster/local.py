@@ -281,7 +281,7 @@ class LocalTarget:
 
     def _start_nginx(self, nginx: Nginx) -> None:
         port, log = self._deployment.service.port, nginx.config.error_log
-        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port)
+        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port, directory=Path("/"))
         try:
             nginx.wait_started(process.is_alive)
         except BaseException:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster import run_log
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.supervised_part import part_environment
 from sealserve.cluster.supervision import Supervision
 from sealserve.errors import UnavailableError
 from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
@@ -338,7 +339,7 @@ class Registry:
             if started is None:
                 child = subprocess.Popen(
                     list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
-                    env=None if environment is None else dict(environment), start_new_session=True,
+                    env=part_environment(os.environ if environment is None else environment), start_new_session=True,
                 )  # fmt: skip
                 child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
                 started = child.pid, start_time(child.pid) or 0

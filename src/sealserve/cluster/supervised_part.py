@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from sealserve.process_signal import facts_of
 
-_INHERITED_SOCKETS: Final = "NGINX"
+INHERITED_SOCKETS: Final = "NGINX"
 """NGINX takes the descriptors that this environment variable names for its own listening sockets."""
 
 
@@ -73,19 +74,23 @@ def start_part(role: str, command: list[str], directory: str | None, log: int) -
     Raises:
         OSError: The program cannot be started.
     """
-    environment = {name: value for name, value in os.environ.items() if name != _INHERITED_SOCKETS}
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd=directory,
-        env=environment,
+        env=part_environment(os.environ),
         start_new_session=True,
     )
     return Part(
         role=role, command=command, directory=directory, pid=child.pid, started=start_time(child.pid), child=child
     )
+
+
+def part_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a part: this one, without what would give NGINX sockets of another program."""
+    return {name: value for name, value in environment.items() if name != INHERITED_SOCKETS}
 
 
 def start_time(pid: int) -> int:

@@ -85,7 +85,7 @@ class Supervisor:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit("error[supervisor.running]: Another supervisor of this workspace runs.")
+            sys.exit("Another supervisor of this workspace runs.")
         # 2. Listen where only this user can connect.
         listener = socket.socket(socket.AF_UNIX)
         with short_path(self._run) as folder:

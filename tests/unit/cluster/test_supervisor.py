@@ -265,6 +265,14 @@ def test_the_environment_of_a_part_is_the_supervisors(here: Place, monkeypatch: 
         assert not path.is_file() or b"secret-in-the-environment" not in path.read_bytes()
 
 
+def test_nginx_gets_no_sockets_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NGINX", "3;4;")
+    command = [sys.executable, "-c", "import os; print(os.environ.get('NGINX'))"]
+    Registry(tmp_path / "local.json").start("nginx", command, log=tmp_path / "log")
+    assert wait_until(lambda: (tmp_path / "log").read_text() != "", seconds=_SECONDS)
+    assert (tmp_path / "log").read_text() == "None\n"
+
+
 def test_the_next_supervisor_watches_what_an_earlier_one_started(here: Place) -> None:
     first = here.start()
     os.kill(first.pid, signal.SIGKILL)
@@ -309,7 +317,7 @@ def test_a_second_supervisor_ends(here: Place) -> None:
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
-    assert second.stderr == "error[supervisor.running]: Another supervisor of this workspace runs.\n"
+    assert second.stderr == "Another supervisor of this workspace runs.\n"
     assert here.supervision.is_there()
 
 
