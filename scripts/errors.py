@@ -35,6 +35,8 @@ rely on codes and exit statuses; messages are for people, and may change.
 | 1 | `internal`: A bug of sealserve's; `SEALSERVE_DEBUG=1` shows where. Or the answer to a question was no. |
 """
 TAIL = """\
+| 5 | Only of [`sealserve status`](../how-to/status-and-logs.md): the service answers, and something is wrong. |
+| 6 | Only of `sealserve status`: the service does not answer, or nothing runs. |
 | 130 | It was interrupted, by Ctrl-C or SIGTERM. |
 
 `sealserve enclave run` ends with the status of the server that it ran, or 128 + N if signal N ended that. A command

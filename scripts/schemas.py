@@ -1,38 +1,57 @@
-"""Write docs/reference/release.schema.json from the code that reads it, or check that what is committed is that."""
+"""Write the JSON schemas in docs/reference/ from the code that reads or writes the documents, or check them."""
 
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sealserve.cli.status_document import StatusDocument
 from sealserve.sealing.release_index import ReleaseIndex
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "release.schema.json"
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"  # what pydantic writes
 
 
-def render() -> str:
-    """Return the schema, as JSON for people."""
-    schema = {"$schema": DIALECT, "$comment": "Written by scripts/schemas.py: run `make schemas`.", **_schema()}
+def render(name: str) -> str:
+    """Return the schema of a file, as JSON for people."""
+    schema = {"$schema": DIALECT, "$comment": "Written by scripts/schemas.py: run `make schemas`.", **SCHEMAS[name]()}
     return json.dumps(schema, indent=2, sort_keys=False) + "\n"
 
 
-def _schema() -> dict[str, Any]:
+def _release() -> dict[str, Any]:
     schema = ReleaseIndex.model_json_schema(mode="serialization")  # each key is written, those with a default as well
     schema["title"] = "release.json, version 1"
     return schema
 
 
+def _status() -> dict[str, Any]:
+    schema = StatusDocument.model_json_schema(mode="serialization")
+    schema["title"] = "sealserve status --json, version 1"
+    return schema
+
+
+SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "release.schema.json": _release,
+    "status.schema.json": _status,
+}
+
+
 def main() -> None:
-    """Write the file, or with ``--check`` compare."""
+    """Write the files, or with ``--check`` compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the file is out of date")
-    if not parser.parse_args().check:
-        FILE.write_text(render(), encoding="utf-8")
-        return
-    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != render():
-        print(f"{FILE.name} is out of date: run `make schemas`", file=sys.stderr)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when a file is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for name in SCHEMAS:
+        path = FOLDER / name
+        if not check:
+            path.write_text(render(name), encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != render(name):
+            stale.append(name)
+    if stale:
+        print(f"{', '.join(stale)}: out of date; run `make schemas`", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -49,6 +49,15 @@ def facts_of(pid: int) -> ProcessFacts | None:
     return ProcessFacts(group=int(fields[2]), session=int(fields[3]), started=int(fields[19]), parent=int(fields[1]))
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process runs and is stopped, by a signal such as SIGSTOP or by a debugger."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def user_of(pid: int) -> int | None:
     """Return the real user id of a process; None if it does not run."""
     try:

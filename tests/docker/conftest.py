@@ -44,9 +44,13 @@ class Deployed:
         """Run a verb."""
         return run(*arguments, "--directory", self.site.directory)
 
+    def observed(self) -> Any:
+        """Return what `sealserve status` observes, whether the deployment is well or not."""
+        return self.run("status", "--json").json
+
     def status(self) -> dict[str, str]:
         """Return the state of each part."""
-        return {part["role"]: part["state"] for part in self("status")}
+        return {part["role"]: part["state"] for part in self.observed()["parts"]}
 
 
 @pytest.fixture(scope="session")

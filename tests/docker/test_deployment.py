@@ -133,12 +133,12 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
 
     # To three and back to two, without one failed request.
     with under_load(deployed, rest=CLIENTS) as sent:
-        three = {part["role"] for part in deployed("scale", "3")}
+        three = {part["role"] for part in deployed("scale", "3")["parts"]}
         assert {"replica-0", "replica-1", "replica-2"} <= three
         seen: set[str] = set()  # which replicas a few connections meet depends on the others' at that moment
         while len(seen) < 3:
             seen |= set(load(deployed, 300)["instances"])
-        two = {part["role"] for part in deployed("scale", "2")}
+        two = {part["role"] for part in deployed("scale", "2")["parts"]}
         assert "replica-2" not in two
     assert sent["errors"] == {}, sent
 
@@ -147,9 +147,9 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     first = releases.newest(site.workspace.owner.releases)
     second = site.build_release().folder
     with under_load(deployed, rest=CLIENTS) as sent:
-        parts = deployed("up", "--release", second.name)
+        parts = deployed("up", "--release", second.name)["parts"]
     assert sent["errors"] == {}, sent
-    assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {second.name}
+    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {second.name}
     assert {first.name, second.name} <= {path.name for path in before.iterdir()}
     states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
     assert (states[first.name], states[second.name]) == ("draining", "active")
@@ -157,9 +157,9 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
 
     # Back to the release before, without one failed request.
     with under_load(deployed) as sent:
-        parts = deployed("up", "--rollback")
+        parts = deployed("up", "--rollback")["parts"]
     assert sent["errors"] == {}, sent
-    assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {first.name}
+    assert {part["release"] for part in parts if part["role"].startswith("replica-")} == {first.name}
     states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
     assert (states[first.name], states[second.name]) == ("active", "draining")
 
@@ -172,7 +172,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert stopped == ["nginx", "replica-0", "replica-1", "broker", "pcs", "platform"]
     assert everything() == {"container": [], "network": [], "volume": []}
     assert "step=key" in (site.workspace.host.logs / "replica-0.log").read_text()
-    assert deployed("status") == []
+    assert deployed.observed()["parts"] == []
 
 
 def _reaches_the_broker_and_nothing_else(deployed: Deployed) -> None:
@@ -258,7 +258,7 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
     assert everything() == before
     assert deployed.status()["replica-0"] == "serving"
     assert load(deployed, 50)["answered"] == 50
-    details = {part["detail"] for part in deployed("status") if part["role"].startswith("replica-")}
+    details = {part["release"] for part in deployed.observed()["parts"] if part["role"].startswith("replica-")}
     assert details == {serving.name}
     shutil.rmtree(bad)
 
@@ -324,7 +324,7 @@ def test_a_host_of_its_own(site: Site, images: list[dict[str, Any]]) -> None:
             try:
                 up = run("up", "--role", "host", "--replicas", "1", "--json", "--directory", here.directory)
                 assert up.status == 0, up.out + up.err
-                assert {part["role"]: part["state"] for part in up.json} == {
+                assert {part["role"]: part["state"] for part in up.json["parts"]} == {
                     "nginx": "serving", "replica-0": "serving", "platform": "running", "relay": "running",
                 }  # fmt: skip
                 answered = run("bench", "--requests", "20", "--json", "--directory", site.directory)

@@ -28,10 +28,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
 
 CONNECTIONS = 4
 SECONDS = 280
-SERVING = {
-    "pcs": "running", "platform": "running", "broker": "running", "nginx": "serving", "replica-0": "serving",
-    "replica-1": "serving",
-}  # fmt: skip
+SERVING = dict.fromkeys(("supervisor", "pcs", "platform", "broker"), "running")
+SERVING |= dict.fromkeys(("nginx", "replica-0", "replica-1"), "serving")
 
 
 @pytest.fixture

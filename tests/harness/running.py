@@ -20,6 +20,7 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import ports
 from sealserve.cluster.processes import wait_until
+from sealserve.cluster.target import SUPERVISOR
 
 SECONDS = 280
 """After which a command counts as hanging."""
@@ -75,15 +76,19 @@ class Running(CommandLine):
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Return what `sealserve status` says of each part, by role."""
-        return {part["role"]: part for part in self.json("status")}
+        return {part["role"]: part for part in self("status", "--json").json["parts"]}
 
     def states(self) -> dict[str, str]:
         """Return the state of each part, by role."""
         return {role: part["state"] for role, part in self.parts().items()}
 
     def kill(self, *roles: str) -> None:
-        """End parts at once, as the kernel does when memory runs out, and wait until that is seen."""
-        for role in roles:
+        """End parts at once, as the kernel does when memory runs out, and wait until that is seen.
+
+        The supervisor ends first, so that it does not start them again.
+        """
+        states = self.states()
+        for role in (SUPERVISOR, *roles) if states.get(SUPERVISOR) == "running" else roles:
             os.kill(self.parts()[role]["pid"], signal.SIGKILL)
         assert wait_until(lambda: all(self.states()[role] == "ended" for role in roles), seconds=60)
 

@@ -36,7 +36,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Running]:
 
 def serving(replicas: int) -> dict[str, str]:
     """Return the states of a deployment that runs."""
-    states = {"pcs": "running", "platform": "running", "broker": "running", "nginx": "serving"}
+    states = dict.fromkeys(("supervisor", "pcs", "platform", "broker"), "running") | {"nginx": "serving"}
     return states | {f"replica-{index}": "serving" for index in range(replicas)}
 
 
@@ -49,7 +49,7 @@ def predicted(here: Running) -> list[float]:
 def test_from_up_to_down(here: Running) -> None:
     up = here.process("up", "--json")
     assert up.status == 0, up
-    assert {part["role"]: part["state"] for part in up.json} == serving(2)
+    assert {part["role"]: part["state"] for part in up.json["parts"]} == serving(2)
     assert here.states() == serving(2)
     assert predicted(here) == [2.5, 3.0, 4.5]
     report = here.json("bench", "-n", "40", "-c", "4", "--connections", "4")
@@ -66,9 +66,9 @@ def test_from_up_to_down(here: Running) -> None:
 
     # Fewer, and more: a third enclave has a measurement of its own.
     scaled = here.json("scale", "1")
-    assert {part["role"]: part["state"] for part in scaled} == serving(1)
+    assert {part["role"]: part["state"] for part in scaled["parts"]} == serving(1)
     assert predicted(here) == [2.5, 3.0, 4.5]
-    assert {part["role"]: part["state"] for part in here.json("scale", "3")} == serving(3)
+    assert {part["role"]: part["state"] for part in here.json("scale", "3")["parts"]} == serving(3)
     assert len({row["mr_enclave"] for row in here.json("enclave", "show", "--host")}) == 3
     assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
 
@@ -79,14 +79,14 @@ def test_from_up_to_down(here: Running) -> None:
     here.up("--replicas", "3")
     after = here.parts()
     assert here.states() == serving(3)
-    assert {role for role in before if before[role]["pid"] != after[role]["pid"]} == {"replica-1"}
+    assert {role for role in before if before[role]["pid"] != after[role]["pid"]} == {"replica-1", "supervisor"}
     assert len(here.json("bench", "-n", "60", "--connections", "9")["instances"]) == 3
 
     stopped = here.process("down", "--yes", "--json").json["stopped"]
-    assert stopped[0] == "nginx"
+    assert stopped[:2] == ["supervisor", "nginx"]
     assert set(stopped) == set(serving(3))
     here.nothing_left.check(wait=0)
-    assert here.json("status") == []
+    assert here.states() == {}
     assert here.error("predict", "--timeout", "1")["status"] == 4
     assert here.error("scale", "2")["code"] == "target.not-up"
 

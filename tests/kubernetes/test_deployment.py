@@ -26,6 +26,7 @@ from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, Kin
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.shipping import render_context
 from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.owner_services import OwnerServices
 from sealserve.cluster.target import State
 from sealserve.owner import enclaves, preparation
@@ -62,7 +63,7 @@ def service(images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathF
 
 
 def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kubectl: Kubectl) -> None:
-    states = {part.instance: part.state for part in service.target.status() if part.role == "replicas"}
+    states = {part.instance: part.state for part in service.target.status() if part.role.startswith("replica-")}
     assert list(states.values()) == [State.SERVING, State.SERVING]
     for pod in states:
         log = kubectl("-n", SPACE, "logs", pod, "-c", "server")
@@ -185,7 +186,7 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
     try:
         with service.load() as load:
             kubectl("-n", SPACE, "scale", "deployment/sealserve-replicas", "--replicas=3")
-            wait(lambda: any("provisioning.unreachable" in part.detail for part in service.target.status()))
+            wait(lambda: any("provisioning.unreachable" in part.error for part in service.target.status()))
             wait(lambda: len(serving(service)) == 2)
             wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
     finally:
@@ -232,7 +233,7 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
     assert load.errors == []
     refused = [part for part in service.target.status() if part.state is State.REFUSED]
     assert refused
-    assert all("provisioning.refused" in part.detail for part in refused)
+    assert all("provisioning.refused" in part.error for part in refused)
     refusals = {row["code"] for row in service("broker", "log") if row["code"]}
     assert REFUSALS[reason] in refusals
     assert len(serving(service)) == 2
@@ -252,7 +253,7 @@ def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, ku
     path = "/workspace/.sealserve/host/releases/*/tls/ssl.cfg"
     # The container may end before the command in it does; until the kubelet sees its end, the Service still names it.
     execute(kubectl, victim, "sh", "-c", f"for file in {path}; do printf x >> $file; done; kill 1", check=False)
-    wait(lambda: any(part.instance == victim and "error[" in part.detail for part in service.target.status()))
+    wait(lambda: any(part.instance == victim and "error[" in part.error for part in service.target.status()))
     with service.load() as load:
         wait(lambda: load.answered > 100)
     assert all(part.instance != victim for part in serving(service))
@@ -262,8 +263,9 @@ def test_a_tampered_file_on_the_volume_stops_that_pod_alone(service: Service, ku
 
 
 def test_logs_of_every_pod_have_its_name(service: Service) -> None:
-    lines = list(service.target.logs(None, last=5, follow=False))
-    assert {line.part for line in lines} >= {part.instance for part in serving(service)}
+    lines = list(service.target.logs(None, LogSelection(last=5)))
+    assert {"nginx", "replica-0", "replica-1", "broker"} <= {line.part for line in lines}
+    assert {line.instance for line in lines} >= {part.instance for part in serving(service)}
 
 
 def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
@@ -358,7 +360,9 @@ def this_machine_is_a_node(service: Service) -> bool:
 
 
 def serving(service: Service) -> list[Any]:
-    return [part for part in service.target.status() if part.role == "replicas" and part.state is State.SERVING]
+    return [
+        part for part in service.target.status() if part.role.startswith("replica-") and part.state is State.SERVING
+    ]
 
 
 def standing(service: Service, *names: str) -> set[str]:

@@ -94,7 +94,7 @@ def test_the_operators_objects_are_taken(service: Service, kubectl: Kubectl) -> 
 def test_prometheus_sees_each_replica_and_what_it_answered(watching: Service, kubectl: Kubectl) -> None:
     wait(lambda: [row["value"][1] for row in query(kubectl, 'up{job="sealserve-replicas"}')] == ["1"])
     (seen,) = query(kubectl, 'up{job="sealserve-replicas"}')
-    (pod,) = [part.instance for part in watching.target.status() if part.role == "replicas"]
+    (pod,) = [part.instance for part in watching.target.status() if part.role.startswith("replica-")]
     assert (seen["metric"]["pod"], seen["metric"]["namespace"]) == (pod, SPACE)
     counted = 'sum(:tensorflow:serving:request_count{status="OK"})'
     with watching.load() as load:

@@ -152,7 +152,7 @@ def test_a_trial_has_its_broker_in_the_cluster_and_leaves_no_key_there(service: 
         service.up(release, 1)
         assert_served(service)
         states = {part.role: part.state for part in service.target.status()}
-        assert states["broker"] is State.SERVING
+        assert states["broker"] is State.RUNNING
         assert local._registry.all()["broker"].is_alive() is False
         assert "released" in kubectl("-n", SPACE, "logs", "deployment/sealserve-broker", "-c", "broker")
         material = json.loads(kubectl("-n", SPACE, "get", "secret", "sealserve-broker", "-o", "json"))["data"]
@@ -189,7 +189,9 @@ def volume(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def assert_served(service: Service) -> None:
     """Send requests to the one replica that serves."""
-    serving = [part for part in service.target.status() if part.role == "replicas" and part.state is State.SERVING]
+    serving = [
+        part for part in service.target.status() if part.role.startswith("replica-") and part.state is State.SERVING
+    ]
     assert len(serving) == 1
     with service.load(clients=1) as load:
         wait(lambda: load.answered > 20)

@@ -73,8 +73,8 @@ VERBS = {
         "Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, "
         "after asking.",
     ),
-    "status": Verb("status", "Run it", "Show every part of the deployment and how far it has come."),
-    "logs": Verb("logs", "Run it", "Show the logs, each line with the part that wrote it."),
+    "status": Verb("status", "Run it", "Show the deployment and its parts. The exit status is 0 only if all is well."),
+    "logs": Verb("logs", "Run it", "Show the logs of all parts or of one part, ordered by time. Times are in UTC."),
     "scale": Verb(
         "scale", "Run it", "Start or stop replicas. Those that stop finish their requests first. `up` keeps the number."
     ),
@@ -83,6 +83,7 @@ VERBS = {
         "Run it",
         "Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs.",
     ),
+    "service": Verb("service", "Run it", "Let systemd run the broker, or a deployment on this machine."),
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
     "bench": Verb("bench", "User", "Send many requests, and show rate, latencies and how the replicas shared them."),
@@ -194,6 +195,7 @@ def run(arguments: list[str]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # one that was ignored from the start, as by nohup, stays so
             signal.signal(number, _terminated)
     passphrases.ask_at_terminal()
+    console.show_errors_to_people()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         with deprecations.shown_once():

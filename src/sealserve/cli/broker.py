@@ -37,12 +37,12 @@ RELEASE_HELP = "A release's name, or the beginning of its id."
 @app.command()
 def run(place: Place, ready_file: options.ReadyFile = None) -> None:
     """Serve keys to attested enclaves until stopped."""
+    console.log_to_standard_error()
     workspace = place.workspace
     described = place.deployment
     workspace.create()
     ensure_no_tickets(workspace.owner.root)  # may start this process again
     forbid_inspection()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if (reason := lock_memory()) is not None:
         _LOG.warning("the broker's memory may be swapped out, with the keys in it: %s", reason)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 
 from sealserve.atomic_file import write_file
 from sealserve.errors import SealserveError
+from sealserve.log_line import LogFormatter
 
 
 class Screen(Console):
@@ -44,17 +45,40 @@ class Screen(Console):
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with a question mark in place of each control character but newlines and tabs."""
+    """Return ``text`` with a question mark in place of each control character but newlines and tabs.
+
+    Characters that change the direction of text count as well: they make a line look like another one.
+    """
     return _CONTROL.sub("?", text)
 
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 """The spinner or the bar that is shown on standard error."""
 
+_logs: ContextVar[bool] = ContextVar("logs", default=False)
+"""Whether standard error is the log of a service that runs in this process."""
+
 out = Screen()
 err = Screen(stderr=True)
+
+
+def show_errors_to_people() -> None:
+    """Let errors look as a person reads them: no service runs in this process yet."""
+    _logs.set(False)
+
+
+def log_to_standard_error() -> None:
+    """Make standard error the log of a service: each line has its time, an error that ends the service as well.
+
+    On a terminal, errors look as usual: a person reads them there.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    _logs.set(not err.is_terminal)
+
 
 Tell = Callable[[str], None]
 """Called with a few words at the start of each piece of work."""
@@ -96,6 +120,9 @@ def print_error(error: SealserveError, *, as_json: bool = False) -> None:
     """Print an error once: its code, what went wrong, what to do next."""
     if as_json:
         sys.stdout.write(json.dumps({"error": describe_error(error)}, ensure_ascii=False) + "\n")
+        return
+    if _logs.get():
+        logging.getLogger(__name__).error("error[%s]: %s", error.code, visible(str(error)))
         return
     err.print("error", end="", style="bold red")
     err.print(f"[{error.code}]", end="", style="red")

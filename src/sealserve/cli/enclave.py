@@ -1,6 +1,5 @@
 """``sealserve enclave``: manifest, measurement, signature; and running an enclave on the host."""
 
-import logging
 import os
 import sys
 import tomllib
@@ -299,9 +298,9 @@ def run(
     dangerous: Collection[Danger],
 ) -> None:
     """Start an enclave on the host: attest it to the broker, open the release, serve until stopped."""
+    console.log_to_standard_error()
     workspace = place.workspace
     folder = releases.find(workspace.host.releases, release)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
     runtime: Runtime
     quoting = socket or quoting_socket(workspace)
     if platform is Runner.GRAMINE_DIRECT:

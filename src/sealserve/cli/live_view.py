@@ -25,7 +25,9 @@ _STYLES: Final = {
     State.ATTESTED: "cyan",
     State.RUNNING: "green",
     State.SERVING: "green",
+    State.LEAVING: "yellow",
     State.ENDED: "red",
+    State.MISSING: "red",
 }
 
 
@@ -94,5 +96,10 @@ def _table(parts: Sequence[PartStatus]) -> Table:
     table.add_column("", overflow="fold", ratio=1)
     for part in parts:
         state = Text(part.state, _STYLES[part.state])
-        table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(console.visible(part.detail)))
+        table.add_row(part.role, state, part.instance or str(part.pid or ""), Text(console.visible(_words(part))))
     return table
+
+
+def _words(part: PartStatus) -> str:
+    """Return why a part is not further, or else more about it."""
+    return part.detail if part.is_well else part.error or part.detail

@@ -1,29 +1,73 @@
-"""``sealserve logs``: what the parts of the deployment say."""
+"""``sealserve logs``: what the parts of the deployment log."""
 
-from typing import Annotated
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 import typer
 
 from sealserve.cli import console, options
-from sealserve.cli.context import Place
+from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection, parse_since
 from sealserve.cluster.targets import open_target
+from sealserve.log_line import format_time
 
 app = Verbs()
-WIDEST = len("replica-999")
+
+_LINES: Final = 20
+_WIDEST: Final = len("replica-999")
+_NO_TIME: Final = " " * len("2026-01-31T12:00:00.000Z")
+_STYLES: Final = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}
 
 
 @app.command()
 def logs(
-    place: Place,
-    part: Annotated[str | None, typer.Argument(help="broker, replica-0, nginx, ...", show_default="all")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until stopped.")] = False,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, help="How many lines of each.")] = 20,
+    context: Context,
+    part: Annotated[
+        str | None,
+        typer.Argument(help="broker, nginx, replica-0, platform, pcs", show_default="all"),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until stopped.")] = False,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", "--last", "-n", min=0, help="Number of lines of each log.", show_default="20, with --since all"
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Only lines since then: 10m, 1h30m, 2d, or 2026-01-31T12:00:00Z.", show_default="none"
+        ),
+    ] = None,
     target: options.Target = None,
 ) -> None:
-    """Show the logs, each line with the part that wrote it."""
-    opened = open_target(place.workspace, place.deployment, target)
-    width = len(part) if part else WIDEST
-    for line in opened.logs(part, last=last, follow=follow):
-        console.out.print(f"{line.part:<{width}} ", end="", style="dim")
-        console.out.print(line.text)
+    """Show the logs of all parts or of one part, ordered by time. Times are in UTC."""
+    start = None if since is None else parse_since(since, now=datetime.now(UTC))
+    last = _LINES if tail is None and start is None else tail
+    selection = LogSelection(last=last, since=start, follow=follow)
+    opened = open_target(context.workspace, context.deployment, target)
+    show = _show_json if context.as_json else _show
+    width = len(part) if part else _WIDEST
+    for line in opened.logs(part, selection):
+        show(line, width)
+
+
+def _show(line: LogLine, width: int) -> None:
+    moment = _NO_TIME if line.time is None else format_time(line.time)
+    console.out.print(f"{moment} {line.part:<{width}} ", end="", style="dim")
+    level = line.level or ""
+    console.out.print(f"{level} {line.text}" if level else line.text, style=_STYLES.get(level))
+
+
+def _show_json(line: LogLine, _width: int) -> None:
+    """Print a line as one JSON object. Every character outside of ASCII is escaped: a terminal obeys some of them."""
+    value = {
+        "time": None if line.time is None else format_time(line.time),
+        "part": line.part, "instance": line.instance, "level": line.level, "text": line.text,
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

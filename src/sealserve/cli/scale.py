@@ -10,7 +10,7 @@ from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_parts
+from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import wanted
 from sealserve.cluster.targets import check_replicas, open_target
@@ -47,4 +47,4 @@ def _scale(context: Context, replicas: int, target: str | None) -> None:
             opened.scale(replicas, bundle)
     # 3. Keep the number for the next `up`.
     wanted.keep_replicas(workspace, described, replicas)
-    show_parts(context, opened.status())
+    show_deployment(context, opened, target)

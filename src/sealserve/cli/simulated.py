@@ -1,8 +1,9 @@
 """``sealserve simulated``: what stands in for the processor's vendor and for the platform on a machine without SGX."""
 
 import contextlib
+import logging
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -14,6 +15,8 @@ from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.owner import simulation
 from sealserve.pcs_address import pcs_url
 from sealserve.tcp_ports import LARGEST_PORT, SIMULATED_PCS_PORT
+
+_LOG: Final = logging.getLogger(__name__)
 
 app = Verbs("Stand-ins for SGX. Every format and signature is genuine, and nothing is protected from the host's root.")
 
@@ -28,10 +31,11 @@ def pcs(
     ready_file: options.ReadyFile = None,
 ) -> None:
     """Serve the simulated vendor's certificates, TCB info and revocation lists over HTTP, until stopped."""
+    console.log_to_standard_error()
     vendor = simulation.open_vendor(place.workspace, now=datetime.now(UTC))
     configured = urlsplit(pcs_url(place.deployment)).port or SIMULATED_PCS_PORT
     server = load_simulator().pcs_server(vendor, listen, configured if port is None else port)
-    console.out.print(f"The simulated PCS answers at {server.url}.")
+    _LOG.info("the simulated PCS answers at %s", server.url)
     console.mark_ready(ready_file)
     with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
         try:
@@ -43,12 +47,11 @@ def pcs(
 @app.command()
 def platform(place: Place, ready_file: options.ReadyFile = None) -> None:
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
+    console.log_to_standard_error()
     workspace = place.workspace
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
-    console.out.print(
-        f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."
-    )
+    _LOG.info("the simulated platform %s makes quotes at %s", here.platform_id, simulation.quoting_socket(workspace))
     console.mark_ready(ready_file)
     with contextlib.suppress(KeyboardInterrupt):  # a request to end is how it ends: status 0
         try:

@@ -16,7 +16,7 @@ from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
-from sealserve.cli.part_table import show_parts
+from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
@@ -132,7 +132,7 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     # 7. The owner lets the releases end that this one has replaced.
     if owner_here:
         _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
-    show_parts(context, opened.status())
+    show_deployment(context, opened, asked.kind)
 
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:

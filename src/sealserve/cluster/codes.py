@@ -35,6 +35,8 @@ class ClusterCode(ErrorCode):
     KUBERNETES_ROLLOUT_SLOW = "kubernetes.rollout-slow", UnavailableError
     """Not every replica serves in time."""
 
+    LOGS_INVALID_SINCE = "logs.invalid-since", InputError
+    """The value of --since is neither a duration nor a time."""
     LOGS_UNKNOWN_PART = "logs.unknown-part", InputError
     """There is no such part, or it has no log yet."""
 
@@ -43,8 +45,22 @@ class ClusterCode(ErrorCode):
 
     PROCESS_NOT_READY = "process.not-ready", UnavailableError
     """A process was not ready in time."""
+    PROCESS_ORPHANS = "process.orphans", UnavailableError
+    """Processes of an earlier run still run, and the record does not name them."""
     PROCESS_RECORD = "process.record", InputError
     """The record of the processes that were started is not one that sealserve wrote."""
+
+    SERVICE_FOREIGN_FILE = "service.foreign-file", InputError
+    """A unit file with the same name exists, and sealserve did not write it."""
+    SERVICE_NO_SYSTEMD = "service.no-systemd", UnavailableError
+    """The machine does not run systemd, or the user has no service manager."""
+    SERVICE_PATH = "service.path", InputError
+    """A path cannot be written in a systemd unit."""
+    SERVICE_SYSTEMCTL = "service.systemctl", UnavailableError
+    """systemd did not do what it was asked for."""
+
+    SUPERVISOR_NO_ANSWER = "supervisor.no-answer", UnavailableError
+    """The supervisor of a deployment on this machine runs and does not answer."""
 
     TARGET_BUSY = "target.busy", InputError
     """The deployment runs on another target."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from sealserve.log_line import parse
 from sealserve.regular_file import InputFileError, read_tail
 
-_LINE = re.compile(r"^(?P<time>\S+ \S+) INFO step=(?P<name>\S+) ?(?P<evidence>.*)$")
-_SUPERVISOR = re.compile(r"^\S+ \S+ INFO step=supervisor pid=(?P<pid>\d+) ")
-_AGAIN = re.compile(r"^(?P<time>\S+ \S+) WARNING step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
-_TIME = "%Y-%m-%d %H:%M:%S,%f"
+_STEP = re.compile(r"step=(?P<name>\S+) ?(?P<evidence>.*)$")
+_SUPERVISOR = re.compile(r"step=supervisor pid=(?P<pid>\d+) ")
+_AGAIN = re.compile(r"step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
 _LARGEST = 64 * 2**20  # a replica that serves for months writes few lines
 FIRST = "measured"
 _UNREACHABLE = "release.store-unreachable"
@@ -20,7 +20,7 @@ _FINAL = ("provisioning.refused", "release.", "release-index.", "enclave.", "mea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchStep:
-    """A step: its name, when it was done (local time), and its evidence as text."""
+    """A step: its name, when it was done (UTC), and its evidence as text."""
 
     name: str
     time: datetime
@@ -34,36 +34,49 @@ def read_steps(log: Path) -> list[LaunchStep]:
         lines = read_tail(log, limit=_LARGEST).decode(errors="replace").splitlines()
     except InputFileError:
         return steps
-    for line in lines:
-        if (found := _LINE.match(line)) is None:
+    for line in map(parse, lines):
+        if line.level != "INFO" or line.time is None or (found := _STEP.match(line.text)) is None:
             continue
         if found["name"] == FIRST:
             steps = []
         evidence = dict(item.split("=", 1) for item in found["evidence"].split() if "=" in item)
-        time = datetime.strptime(found["time"], _TIME)  # noqa: DTZ007  # local on purpose: only differences count
-        steps.append(LaunchStep(name=found["name"], time=time, evidence=evidence))
+        steps.append(LaunchStep(name=found["name"], time=line.time, evidence=evidence))
     return steps
 
 
-def read_restarts(log: Path, pid: int) -> tuple[int, str]:
-    """Return how often a supervisor has started its enclave again, and words for a person on the last time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarts:
+    """How often a supervisor has started its enclave again, and what ended the server the last time.
+
+    Args:
+        count: How often.
+        signal: The signal that ended the server, such as ``SIGABRT``; empty if none did.
+        time: When, UTC.
+    """
+
+    count: int = 0
+    signal: str = ""
+    time: datetime | None = None
+
+
+def read_restarts(log: Path, pid: int) -> Restarts:
+    """Return how often a supervisor has started its enclave again.
 
     Args:
         log: The replica's log.
         pid: The supervisor's process.
     """
-    count, words, ours = 0, "", False
+    found, ours = Restarts(), False
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return count, words
-    for line in lines:
-        if found := _SUPERVISOR.match(line):
-            count, words, ours = 0, "", int(found["pid"]) == pid
-        elif (found := _AGAIN.match(line)) and ours:
-            count += 1
-            words = f"{found['signal']} ended the server at {found['time'].partition(',')[0]}"
-    return count, words
+        lines = read_tail(log, limit=_LARGEST).decode(errors="replace").splitlines()
+    except InputFileError:
+        return found
+    for line in map(parse, lines):
+        if line.level == "INFO" and (begun := _SUPERVISOR.match(line.text)):
+            found, ours = Restarts(), int(begun["pid"]) == pid
+        elif ours and line.level == "WARNING" and (again := _AGAIN.match(line.text)):
+            found = Restarts(count=found.count + 1, signal=again["signal"], time=line.time)
+    return found
 
 
 def is_refused(error: str) -> bool:

@@ -6,7 +6,7 @@ one, with ports of its own (decision 78).
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +14,22 @@ from sealserve.addresses import usable_address
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import owner_services, ports
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
-from sealserve.cluster.local_replicas import LocalReplicas, built_port, number, serves
-from sealserve.cluster.log_files import read_logs
+from sealserve.cluster.local_logs import local_logs
+from sealserve.cluster.local_replicas import LocalReplicas, built_port, number
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.orphans import describe, require_no_orphans
 from sealserve.cluster.owner_services import (
     OwnerServices,
-    process_status,
     registry,
+    running_process,
     stop_roles,
     stop_services,
 )
-from sealserve.cluster.processes import Phase, Process, start_time, uninterrupted
+from sealserve.cluster.part_commands import nginx_folder
+from sealserve.cluster.process_status import deployment_status
+from sealserve.cluster.processes import Phase, Process, uninterrupted
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
@@ -33,16 +37,15 @@ from sealserve.cluster.target import (
     PCS,
     PLATFORM,
     REPLICA,
-    LogLine,
+    SUPERVISOR,
     PartStatus,
     Scaled,
-    State,
     Tell,
     drain_seconds,
-    no_log,
     quietly,
 )
 from sealserve.deployment import Deployment
+from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
@@ -88,6 +91,7 @@ class LocalTarget:
             InputError: `target.unsupported`: This machine is only the host.
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
             PortTakenError: Another program has a port.
+            UnavailableError: `process.orphans`: Processes of an earlier run still run.
         """
         if not broker_here:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
@@ -101,6 +105,7 @@ class LocalTarget:
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
             )
+        require_no_orphans(self._workspace, list(self._registry.all().values()))
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
             self._refuse_taken_ports()
@@ -145,7 +150,8 @@ class LocalTarget:
             if not process.is_alive():
                 process.stop()
         self._refuse_taken_ports()
-        # 2. Start what replicas attest themselves with.
+        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with.
+        self._services.start_supervisor()
         self._services.start_vendor()
         self._services.start_platform()
         self._services.start_broker()
@@ -266,17 +272,22 @@ class LocalTarget:
         if nginx.pid is None:
             self._tell("starting NGINX")
             nginx.config.run_folder.mkdir(parents=True, exist_ok=True)
-            with uninterrupted():
-                nginx.start()
-                self._remember(nginx)
+            self._start_nginx(nginx)
         else:
             nginx.reload(nginx.config)
+        if (process := running_process(self._workspace, NGINX)) is not None:
+            self._registry.adopt(process, nginx.command)
         return nginx
 
-    def _remember(self, nginx: Nginx) -> None:
-        if (pid := nginx.pid) is not None:
-            port, log = self._deployment.service.port, str(nginx.config.error_log)
-            self._registry.add(Process(role=NGINX, pid=pid, started=start_time(pid) or 0, port=port, log=log))
+    def _start_nginx(self, nginx: Nginx) -> None:
+        port, log = self._deployment.service.port, nginx.config.error_log
+        process = self._registry.start(NGINX, nginx.prepare(), log=log, port=port, directory=Path("/"))
+        try:
+            nginx.wait_started(process.is_alive)
+        except BaseException:
+            process.stop()
+            self._registry.remove(NGINX)
+            raise
 
     def to_scale(self, replicas: int) -> Scaled | None:
         """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
@@ -302,18 +313,22 @@ class LocalTarget:
         return [process for process in self._replicas.started(Phase.CURRENT) if process.is_alive()]
 
     def status(self) -> list[PartStatus]:
-        """Return the state of every part that was started."""
-        return [self._status(process) for process in self._registry.all().values()]
+        """Return the state of every part that there is."""
+        release = self.release() if self.replicas() else ""
+        return deployment_status(self._workspace, self._deployment, self._registry.all().values(), release=release)
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the parts logged, each part's last lines first; see `Target.logs`."""
-        folders = (self._workspace.owner.logs, self._workspace.host.logs)
-        known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.log"))}
-        chosen = {name: path for name, path in known.items() if part in {None, name, _part(name)}}
-        if not chosen:
-            raise no_log(part, list(dict.fromkeys(map(_part, known))))
-        lines = read_logs(chosen, last=last, follow=follow)
-        return (LogLine(_part(line.part), line.text) for line in lines)
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be."""
+        return (NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), BROKER, PLATFORM, PCS)
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service."""
+        found = endpoints_of(self._deployment)
+        return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what the parts logged; see `Target.logs`."""
+        return local_logs(self._workspace, part, selection)
 
     def down(self) -> list[str]:
         """Stop everything that was started; return the roles. See `stop_all`."""
@@ -330,25 +345,10 @@ class LocalTarget:
             ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         self._services.require_free_ports()
 
-    def _status(self, process: Process) -> PartStatus:
-        found = process_status(process)
-        if process.role.startswith(REPLICA):
-            restarts, reason = read_restarts(Path(process.log), process.pid)
-            found = replace(found, restarts=restarts)
-            if process.is_alive():
-                state = State.SERVING if serves(process) else _progress(Path(process.log))
-                found = replace(found, state=state, detail=reason)
-            if process.phase is not Phase.CURRENT:
-                found = replace(found, detail=f"{process.phase}: {process.release}")
-        elif process.role == NGINX and process.is_alive():
-            service = self._deployment.service
-            found = replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
-        return found
-
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service
         program = find_nginx()
-        folder = self._workspace.host.run / "nginx"
+        folder = nginx_folder(self._workspace)
         config = NginxConfig(
             listen=usable_address(service.listen),
             port=service.port,
@@ -375,28 +375,23 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
 
-    Only the record of what was started is needed: neither the deployment file nor NGINX.
+    Neither the deployment file nor NGINX is needed. Parts that the record does not name are found by their command
+    lines.
     """
     started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
-    others = sorted(set(started) - {NGINX, *replicas, BROKER, PLATFORM, PCS})
-    return [*stop_roles(workspace, NGINX, *replicas, *others, tell=tell), *stop_services(workspace, tell=tell)]
+    others = sorted(set(started) - {SUPERVISOR, NGINX, *replicas, BROKER, PLATFORM, PCS})
+    return [
+        *stop_roles(workspace, SUPERVISOR, NGINX, *replicas, *others, tell=tell),
+        *stop_services(workspace, tell=tell),
+        *owner_services.stop_orphans(workspace, tell=tell),
+    ]
 
 
 def running(workspace: Workspace) -> list[str]:
-    """Return the roles of what runs of a workspace."""
-    return owner_services.running(workspace)
+    """Return the roles of what runs of a workspace, orphans included."""
+    return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
 
 
 def _listens(nginx: Nginx, port: int) -> bool:
     return (pid := nginx.pid) is not None and ports.is_listening(port, session=pid)
-
-
-def _part(log: str) -> str:
-    """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
-    return NGINX if log.startswith(f"{NGINX}-") else log
-
-
-def _progress(log: Path) -> State:
-    steps = {step.name for step in read_steps(log)}
-    return State.ATTESTED if "key" in steps and "ended" not in steps else State.STARTING

@@ -9,7 +9,9 @@ from typing import Final
 
 from sealserve.bundle import Bundle
 from sealserve.cluster import ports
-from sealserve.cluster.owner_services import own_command, registry
+from sealserve.cluster.owner_services import registry
+from sealserve.cluster.part_commands import replica_command
+from sealserve.cluster.process_status import serves
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
 from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
@@ -48,23 +50,18 @@ class LocalReplicas:
     def start(self, bundle: Bundle, index: int, *, phase: Phase = Phase.CURRENT) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""
         role = f"{REPLICA}{index}"
+        command = replica_command(self._workspace, role, bundle.folder, attempts=ATTEMPTS)
         if (process := self.running(role, bundle.name, phase)) is not None:
+            self._registry.adopt(process, command)
             return process
         self._tell(f"starting {role}")
         manifest = load_enclave(bundle.folder, role).manifest
         port, rest_port = port_of(manifest), rest_port_of(manifest)
         for one in (port, *([rest_port] if rest_port else [])):
             ports.require_free(one, role)
-        command = ["enclave", "run", "--name", role, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
         log = self._workspace.host.logs / f"{role}.log"
         return self._registry.start(
-            role,
-            own_command(self._workspace, command),
-            log=log,
-            port=port,
-            rest_port=rest_port,
-            release=bundle.name,
-            phase=phase,
+            role, command, log=log, port=port, rest_port=rest_port, release=bundle.name, phase=phase
         )
 
     def wait(self, process: Process) -> None:
@@ -100,11 +97,6 @@ class LocalReplicas:
 def number(replica: Process) -> int:
     """Return the number of a replica."""
     return int(replica.role.removeprefix(REPLICA))
-
-
-def serves(replica: Process) -> bool:
-    """Return whether a replica serves."""
-    return ports.is_listening(replica.port or 0, session=replica.pid)
 
 
 def built_port(release: Path, name: str) -> int | None:

@@ -4,15 +4,28 @@ The local target runs all three. The Kubernetes target runs the vendor's service
 outside of the cluster. Each service is a `sealserve` command: this module starts it and holds no key.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealserve.cluster import ports, service_settings
-from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
-from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, State, Tell, quietly
+from sealserve.cluster import ports, restart_history, service_settings, supervisor
+from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
+from sealserve.cluster.part_commands import ready_file, service_command, supervisor_command
+from sealserve.cluster.process_status import process_status
+from sealserve.cluster.processes import Process, Registry, wait_ready
+from sealserve.cluster.supervision import Supervision
+from sealserve.cluster.target import (
+    BROKER,
+    DRAIN_SECONDS,
+    PCS,
+    PLATFORM,
+    REPLICA,
+    SUPERVISOR,
+    PartStatus,
+    Tell,
+    quietly,
+)
 from sealserve.deployment import Deployment
 from sealserve.pcs_address import pcs_url
 from sealserve.workspace import Workspace
@@ -36,27 +49,39 @@ class OwnerServices:
         self._deployment = deployment
         self._tell = tell
         self._registry = registry(workspace)
+        self._supervision = Supervision(workspace.host.run)
+
+    def start_supervisor(self) -> None:
+        """Start the supervisor, unless it runs. From then on it starts the parts, and starts them again if they end."""
+        if running_process(self._workspace, SUPERVISOR) is None or not self._supervision.is_there():
+            self._tell(f"starting {SUPERVISOR}")
+            stop_roles(self._workspace, SUPERVISOR)
+            log = self._workspace.host.logs / f"{SUPERVISOR}.log"
+            process = self._registry.start(SUPERVISOR, supervisor_command(self._workspace), log=log)
+            wait_ready(process, self._supervision.is_there, seconds=_START_SECONDS)
 
     def start_vendor(self) -> Process:
         """Start the simulated vendor's service, unless it runs."""
         port = urlsplit(pcs_url(self._deployment)).port
-        return self._ensure(PCS, ["simulated", "pcs"], port=port)
+        return self._ensure(PCS, port=port)
 
     def start_platform(self) -> Process:
         """Start the simulated platform, which makes quotes, unless it runs."""
-        return self._ensure(PLATFORM, ["simulated", "platform"])
+        return self._ensure(PLATFORM)
 
     def start_broker(self) -> Process:
         """Start the owner's broker, unless it runs."""
         port = self._deployment.broker.port
-        return self._ensure(BROKER, ["broker", "run"], port=port, logs=self._workspace.owner.logs)
+        return self._ensure(BROKER, port=port, logs=self._workspace.owner.logs)
 
     def require_free_ports(self) -> None:
         """Check that no other program has the ports of the services that do not run.
 
         Raises:
             PortTakenError: A port is taken; the message names the setting.
+            UnavailableError: `process.orphans`: Processes of an earlier run may hold the ports.
         """
+        require_no_orphans(self._workspace, list(self._registry.all().values()))  # they may hold the ports
         broker, pcs_port = self._deployment.broker, urlsplit(pcs_url(self._deployment)).port or 0
         if not self._listens(BROKER, broker.port):
             ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
@@ -76,8 +101,8 @@ class OwnerServices:
         """Return the state of each process of the workspace that was started here."""
         return [process_status(process) for process in self._registry.all().values()]
 
-    def _ensure(self, role: str, arguments: list[str], *, port: int | None = None, logs: Path | None = None) -> Process:
-        ready = self._workspace.host.run / f"{role}.ready"  # the process writes this file when it answers
+    def _ensure(self, role: str, *, port: int | None = None, logs: Path | None = None) -> Process:
+        ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)
         process = running_process(self._workspace, role)
         if process is not None and service_settings.has_changed(self._workspace, self._deployment, role):
             self._tell(f"restarting {role}, since its settings changed")
@@ -88,8 +113,9 @@ class OwnerServices:
             service_settings.remember(self._workspace, self._deployment, role)
             ready.unlink(missing_ok=True)
             log = (logs or self._workspace.host.logs) / f"{role}.log"
-            command = own_command(self._workspace, [*arguments, "--ready-file", str(ready)])
             process = self._registry.start(role, command, log=log, port=port)
+        else:
+            self._registry.adopt(process, command)
         wait_ready(process, ready.exists, seconds=_START_SECONDS)
         return process
 
@@ -99,30 +125,10 @@ def registry(workspace: Workspace) -> Registry:
     return Registry(workspace.host.run / RECORD)
 
 
-def own_command(workspace: Workspace, arguments: list[str]) -> list[str]:
-    """Return the command line that runs `sealserve` with ``arguments`` on a workspace.
-
-    Python's ``-P`` keeps a module of the current folder from taking the place of one of sealserve's or of Python's.
-    """
-    return [sys.executable, "-P", "-m", "sealserve", *arguments, "--directory", str(workspace.directory)]
-
-
 def running_process(workspace: Workspace, role: str) -> Process | None:
     """Return the process of a role, or None if it does not run."""
     process = registry(workspace).all().get(role)
     return process if process is not None and process.is_alive() else None
-
-
-def process_status(process: Process) -> PartStatus:
-    """Return the state of a process that needs no closer look: it runs, or it ended and its log has the reason."""
-    alive = process.is_alive()
-    return PartStatus(
-        role=process.role,
-        state=State.RUNNING if alive else State.ENDED,
-        port=process.port,
-        pid=process.pid,
-        detail="" if alive else last_error(Path(process.log)),
-    )
 
 
 def running(workspace: Workspace) -> list[str]:
@@ -140,7 +146,8 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
         started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else _STOP_SECONDS)
         record.remove(role)
     if not record.all():
-        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready"):
+        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready",
+                         supervisor.SOCKET, restart_history.FILE):  # fmt: skip
             (workspace.host.run / leftover).unlink(missing_ok=True)
     return stopped
 
@@ -148,3 +155,17 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
 def stop_services(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     """Stop the owner's services of a workspace; return the roles of those that were started."""
     return stop_roles(workspace, BROKER, PLATFORM, PCS, tell=tell)
+
+
+def orphans(workspace: Workspace) -> list[Process]:
+    """Return the parts of a workspace that run although the record does not name them."""
+    return find_orphans(workspace, list(registry(workspace).all().values()))
+
+
+def stop_orphans(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
+    """Stop the parts that run although the record does not name them; return the words for each."""
+    stopped = orphans(workspace)
+    for orphan in stopped:
+        tell(f"stopping {describe(orphan)}")
+        orphan.stop(grace=DRAIN_SECONDS if orphan.role.startswith(REPLICA) else _STOP_SECONDS)
+    return [describe(orphan) for orphan in stopped]

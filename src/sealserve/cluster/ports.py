@@ -84,6 +84,11 @@ def is_listening(port: int, *, session: int) -> bool:
     return bool(sockets) and any(sockets & _sockets(pid) for pid, found in running() if found.session == session)
 
 
+def has_listener(port: int) -> bool:
+    """Return whether any program listens on ``port``. No connection is made."""
+    return any(_listening(port))
+
+
 def _listening(port: int) -> Iterator[str]:
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         if table.is_file():

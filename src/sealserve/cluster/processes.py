@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -23,16 +24,17 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster import run_log
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.supervised_part import part_environment
+from sealserve.cluster.supervision import Supervision
 from sealserve.errors import UnavailableError
 from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
 from sealserve.regular_file import (
     LARGEST_TEXT,
-    InputFileError,
     InputFileMissingError,
     open_own,
     open_regular,
-    read_tail,
 )
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -86,6 +88,14 @@ class Process:
                 return f"{self.role}-{self.phase}"
             case Phase.LEAVING:
                 return f"{self.role}-{self.phase}-{self.pid}"
+
+    @property
+    def began(self) -> datetime | None:
+        """When it started, UTC; None if that was before this boot of the machine."""
+        if self.boot != boot_id():
+            return None
+        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+        return datetime.now(UTC) - timedelta(seconds=max(0.0, ago))
 
     def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
@@ -236,6 +246,7 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._supervision = Supervision(path.parent)
 
     def all(self) -> dict[str, Process]:
         """Return what was started, by `Process.name`; some may have ended since.
@@ -321,17 +332,49 @@ class Registry:
             open_own(log, os.O_WRONLY | os.O_APPEND) as descriptor,
             uninterrupted(),  # a process that runs and is not remembered would be left behind
         ):
-            child = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
-                env=None if environment is None else dict(environment), start_new_session=True,
-            )  # fmt: skip
+            # A supervisor, where one runs, starts the part: only a parent learns how its child ends.
+            started = None
+            if environment is None:
+                started = self._supervision.start(role, command, log=descriptor, directory=directory)
+            if started is None:
+                child = subprocess.Popen(
+                    list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
+                    env=part_environment(os.environ if environment is None else environment), start_new_session=True,
+                )  # fmt: skip
+                child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+                started = child.pid, start_time(child.pid) or 0
             process = Process(
-                role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, rest_port=rest_port,
-                log=str(log), release=release, phase=phase,
+                role=role, pid=started[0], started=started[1], port=port, rest_port=rest_port, log=str(log),
+                release=release, phase=phase,
             )  # fmt: skip
-            child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
             self.add(process)
         return process
+
+    def start_again(self, ended: Process) -> Process:
+        """Let the supervisor start a part again that has ended, and remember its new process.
+
+        Raises:
+            UnavailableError: `supervisor.no-answer`: The supervisor did not start it.
+        """
+        with open_own(Path(ended.log), os.O_WRONLY | os.O_APPEND) as descriptor, uninterrupted():
+            started = self._supervision.start_again(ended.pid, log=descriptor)
+            if started is None:
+                raise ClusterCode.SUPERVISOR_NO_ANSWER.error(
+                    f"{ended.role} cannot be started again: the supervisor does not run.",
+                    hint="Start both with `sealserve up`.",
+                )
+            process = replace(ended, pid=started[0], started=started[1])
+            self.add(process)
+        return process
+
+    def adopt(self, process: Process, command: Sequence[str]) -> None:
+        """Let the supervisor, if one runs, watch a process that ran before it did.
+
+        Args:
+            process: The process.
+            command: The command line that starts it again.
+        """
+        self._supervision.adopt(process.role, process.pid, process.started, command)
 
 
 def wait_ready(
@@ -353,15 +396,20 @@ def wait_ready(
             f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}"
         )
     if not ready():
-        reason = last_error(Path(process.log))
+        reason = last_error(Path(process.log), since=process.began)
         raise ProcessEndedError(f"{process.role} ended: {reason}", hint=f"Its log: {process.log}")
 
 
-def last_error(log: Path) -> str:
-    """Return the last line of a log that tells of an error, else the last line."""
-    try:
-        lines = read_tail(log, limit=LARGEST_TEXT).decode(errors="replace").splitlines()
-    except InputFileError:
+def last_error(log: Path, *, since: datetime | None = None) -> str:
+    """Return the last error that a log tells of, else the last line.
+
+    Args:
+        log: The log.
+        since: When the run began that counts: an earlier run's errors have passed. None for every run.
+    """
+    if not log.is_file() or log.is_symlink():
         return "it left no log."
-    errors = [line for line in lines if "error[" in line]
-    return (errors or [line for line in lines if line.strip()] or ["it logged nothing."])[-1].strip()
+    lines = run_log.lines_of_run(log, since)
+    if (error := run_log.last_error(lines)) is not None:
+        return error.text
+    return lines[-1].text.strip() if lines else "it logged nothing."

@@ -3,14 +3,17 @@
 A target is a module that has the three functions of `TargetModule`; `sealserve.cluster.targets` knows where it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from sealserve.bundle import Bundle, Destination
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
@@ -25,6 +28,7 @@ NGINX: Final = "nginx"
 BROKER: Final = "broker"
 PLATFORM: Final = "platform"
 PCS: Final = "pcs"
+SUPERVISOR: Final = "supervisor"
 REPLICA: Final = "replica-"
 """The beginning of each replica's role; its number follows."""
 
@@ -61,7 +65,20 @@ class State(StrEnum):
     ATTESTED = "attested"
     RUNNING = "running"
     SERVING = "serving"
+    LEAVING = "leaving"
+    """It finishes its requests, and ends then."""
     ENDED = "ended"
+    MISSING = "missing"
+    """It should be there, and is not: a container or a process that was removed."""
+
+
+class Health(StrEnum):
+    """Whether a part answers now."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "-"
+    """The part has not come far enough to be asked, or does not listen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,28 +88,45 @@ class PartStatus:
     Args:
         role: ``broker``, ``nginx``, ``replica-0``, ...
         state: How far it is.
+        health: Whether it answers now.
         port: Where it listens on this machine; None if it can only be reached from within.
         pid: Its process on this machine, or None.
         instance: What the target calls it (a container, a pod); empty where it is just a process.
-        detail: More for a person: an address, or why it ended.
+        release: The release that a replica serves; empty for other parts and where it is not known.
+        started: When the run began that goes on or that ended last, UTC; None where it is not known.
         restarts: How often it was started again after a crash, since it was last started on purpose.
+        connections: How many connections of users it has had since it started, without those that are open; None
+            where the target cannot count them.
+        requests: How many requests it has answered since it started; None where the target cannot count them.
+        error: The last error of this run, or why it ended; empty if there was none.
+        error_time: When that was, UTC; None where it is not known.
+        certificate_end: When the service's certificate ends that a replica presents, UTC; None where it was not asked.
+        detail: More for a person: where a part listens, the node that a pod runs on.
     """
 
     role: str
     state: State
+    health: Health = Health.UNKNOWN
     port: int | None = None
     pid: int | None = None
     instance: str = ""
-    detail: str = ""
+    release: str = ""
+    started: datetime | None = None
     restarts: int = 0
+    connections: int | None = None
+    requests: int | None = None
+    error: str = ""
+    error_time: datetime | None = None
+    certificate_end: datetime | None = None
+    detail: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the part does what it is there for, as far as can be seen."""
+        return self.state in _WELL and self.health is not Health.UNHEALTHY
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """A line that a part logged."""
-
-    part: str
-    text: str
+_WELL: Final = frozenset({State.RUNNING, State.SERVING, State.LEAVING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +214,24 @@ class Target(Protocol):
         """
 
     def status(self) -> Sequence[PartStatus]:
-        """Return the state of every part that was started."""
+        """Return the state of every part that there is."""
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the parts logged, each part's last lines first.
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be; a role that several parts have is there several times.
 
         Args:
-            part: The role of one; None for all.
-            last: How many lines of each.
-            follow: Go on with new lines for ever.
+            replicas: How many replicas are wanted, where the target itself does not know.
+        """
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service: address and port by protocol, ``grpc`` and, if it is on, ``rest``."""
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what the parts logged, ordered by time.
+
+        Args:
+            part: The role of one, or what the target calls it; None for all.
+            selection: Which lines, and whether new lines follow.
 
         Raises:
             InputError: `logs.unknown-part`: There is no log of that part.

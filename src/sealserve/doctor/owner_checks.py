@@ -2,12 +2,16 @@
 
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from sealserve.addresses import is_ip_address
 from sealserve.deployment import Deployment
 from sealserve.doctor import machine_checks
 from sealserve.doctor.finding import Finding, Machine, Verdict
+from sealserve.owner import releases
+from sealserve.owner.expiry import certificate_ends
+from sealserve.pki import expiry
 from sealserve.terms import PlatformKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -38,8 +42,27 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
         found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
         remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
     )
+    yield from _certificates(workspace, datetime.now(UTC))
     if deployment is not None and platform is PlatformKind.SGX:
         yield from _broker_address(deployment.broker.address)
+
+
+def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
+    """Yield a note for each certificate that ends soon, or one finding that none does; nothing without certificates."""
+    newest = releases.newest(workspace.owner.releases) if releases.any_in(workspace.owner.releases) else None
+    ends = expiry.endings(certificate_ends(workspace, newest))
+    for end in ends:
+        if end.is_near(now):
+            verdict = Verdict.MISSING if end.is_over(now) else Verdict.NOTE
+            yield Finding(machine=Machine.OWNER, name=f"certificate {end.name}", verdict=verdict,
+                          found=end.sentence(now), remedy=expiry.remedy(end.name))  # fmt: skip
+    if ends and not ends[0].is_near(now):
+        yield Finding(
+            machine=Machine.OWNER,
+            name="certificates",
+            verdict=Verdict.OK,
+            found=f"the first to end is that of the {ends[0].name}, on {ends[0].time:%Y-%m-%d}",
+        )
 
 
 def _broker_address(address: str) -> Iterator[Finding]:

@@ -53,6 +53,12 @@ class Nginx:
         self._program = program
         self._config = config
         self._child: subprocess.Popen[bytes] | None = None
+        self._logged = 0
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that runs it in the foreground."""
+        return self._program.command(self._config)
 
     @property
     def config(self) -> NginxConfig:
@@ -93,7 +99,23 @@ class Nginx:
             _require_free(self._config.listen, port)
         self._install(self._config)
         self._config.pid_file.unlink(missing_ok=True)
-        return self._program.command(self._config)
+        self._logged = _size(self._config.error_log)
+        return self.command
+
+    def wait_started(self, is_alive: Callable[[], bool], *, timeout: float = 15.0) -> None:
+        """Wait until it accepts connections, after the command of `prepare` was started.
+
+        Args:
+            is_alive: Returns whether the process still runs.
+            timeout: Seconds to wait.
+
+        Raises:
+            UnavailableError: `ingress.start-failed`: It ended, or did not accept connections within ``timeout``.
+            PortTakenError: Another program was quicker to listen on its port.
+        """
+        _wait_until(lambda: self.is_ready or not is_alive(), timeout)
+        if not self.is_ready:
+            raise self._start_error("accepts no connections" if is_alive() else "ended")
 
     def start(self, *, timeout: float = 15.0) -> None:
         """Start it, in a session of its own, and wait until it accepts connections.
@@ -107,7 +129,6 @@ class Nginx:
         """
         command = self.prepare()
         environment = {name: value for name, value in os.environ.items() if name != "NGINX"}  # it would inherit sockets
-        logged = _size(self._config.error_log)
         self._child = child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -119,7 +140,9 @@ class Nginx:
         )
         try:
             _wait_until(lambda: self.is_ready or child.poll() is not None, timeout)
-            error = None if self.is_ready else self._start_error(child.poll(), logged)
+            status = child.poll()
+            what = "accepts no connections" if status is None else f"ended with status {status}"
+            error = None if self.is_ready else self._start_error(what)
         except BaseException:
             self.stop(grace=0)
             raise
@@ -197,12 +220,11 @@ class Nginx:
         finally:
             candidate.unlink(missing_ok=True)
 
-    def _start_error(self, status: int | None, logged: int) -> SealserveError:
-        reason = _log_tail(self._config.error_log, logged)
+    def _start_error(self, what: str) -> SealserveError:
+        reason = _log_tail(self._config.error_log, self._logged)
         if "Address already in use" in reason:  # somebody was quicker than we
             ports = self._config.ports
             return _port_taken(self._config.listen, next((p for p in ports if f":{p} failed" in reason), ports[0]))
-        what = "accepts no connections" if status is None else f"ended with status {status}"
         return IngressCode.START_FAILED.error(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
 
     def _is_master(self, pid: int) -> bool:

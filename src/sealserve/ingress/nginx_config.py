@@ -26,6 +26,9 @@ STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 _MAP_KEYWORDS = ("default", "hostnames", "include", "volatile")
 
+CONFIG_FILE: Final = "nginx.conf"
+ERROR_LOG: Final = "nginx-error.log"
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -111,7 +114,7 @@ class NginxConfig:
     @property
     def config_file(self) -> Path:
         """Where the rendered configuration goes."""
-        return self.run_folder / "nginx.conf"
+        return self.run_folder / CONFIG_FILE
 
     @property
     def pid_file(self) -> Path:
@@ -121,7 +124,7 @@ class NginxConfig:
     @property
     def error_log(self) -> Path:
         """NGINX's own messages."""
-        return self.log_folder / "nginx-error.log" if self.log_folder else Path("/dev/stderr")
+        return self.log_folder / ERROR_LOG if self.log_folder else Path("/dev/stderr")
 
     @property
     def access_log(self) -> Path:

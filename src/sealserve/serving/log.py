@@ -7,25 +7,17 @@ the exception's text, which may quote an input.
 import logging
 import os
 import sys
-import time
 import traceback
 from types import TracebackType
-from typing import Final
 
 from sealserve.errors import InputError, SealserveError
+from sealserve.log_line import LogFormatter
 
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-_FORMAT: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
 
-
-class DiscreetFormatter(logging.Formatter):
+class DiscreetFormatter(LogFormatter):
     """A formatter whose tracebacks carry no exception's text."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self) -> None:
-        super().__init__(_FORMAT, "%Y-%m-%dT%H:%M:%S")
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802  # logging's name
         """Return the frames, the types and the codes of an exception and of those that led to it."""

@@ -1,5 +1,6 @@
 """`up`, `status`, `logs`, `scale`, `down`, `render` where nothing runs (tests/integration has the real thing)."""
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,16 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+NO_TIME = " " * 24
+"""What stands in front of a log line that has no time."""
+
+
 def test_nothing_runs(cli: CommandLine) -> None:
-    assert cli.ok("status") == "Nothing runs: `sealserve up` starts it.\n"
-    assert cli.json("status") == []
+    shown = cli("status")
+    assert (shown.status, shown.err) == (6, "")
+    assert shown.out == "State      down\n! Nothing runs: `sealserve up` starts it.\n"
+    told = cli("status", "--json")
+    assert (told.status, told.json["state"], told.json["parts"]) == (6, "down", [])
     assert cli.ok("down") == "Nothing runs.\n"
     assert cli.json("down", "--yes") == {"stopped": []}
     error = cli.error("scale", "2")
@@ -39,7 +47,7 @@ def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandL
     heading = next(number for number, line in enumerate(lines) if line.startswith("[kubernetes]"))
     file.write_text("\n".join([*lines[: heading + 1], 'storage_class = "nfs"', *lines[heading + 1 :]]))
     result = cli("status", "--json")
-    assert (result.status, result.json) == (0, [])
+    assert (result.status, result.json["parts"]) == (6, [])
     assert result.err == (
         f"warning: {file} has keys with deprecated names. Rename them:\n"
         f"  line {heading + 2}: kubernetes.storage_class is now kubernetes.store.storage_class\n"
@@ -110,7 +118,7 @@ def test_a_taken_port_starts_nothing(
     assert error["message"].startswith(f"Port {taken} at 127.0.0.1, for ")
     assert f"({key}), is taken by another program" in error["message"]
     assert "ss -ltnp" in error["hint"]
-    assert CommandLine(capsys, site.directory).json("status") == []
+    assert CommandLine(capsys, site.directory)("status", "--json").json["parts"] == []
 
 
 def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +149,7 @@ def test_the_release_that_a_roll_out_replaced_drains(
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
     monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", lambda *_: [old.name])
     done = cli("up", "--release", new.name)
-    assert (done.status, done.out) == (0, "Nothing runs: `sealserve up` starts it.\n")
+    assert done.status == 0
     assert f"{old.name} is draining: restarts and a roll-back get its key until " in done.err
     assert {row["name"]: row["state"] for row in cli.json("broker", "releases")} == {
         old.name: "draining",
@@ -177,19 +185,61 @@ def test_logs(cli: CommandLine, site: Site) -> None:
     (site.workspace.owner.logs / "broker.log").write_text("".join(f"line [{n}]\n" for n in range(30)))
     (site.workspace.host.logs / "replica-0.log").write_text("only\nunfinished")
     shown = cli.ok("logs").splitlines()
-    assert shown == [f"broker      line [{n}]" for n in range(10, 30)] + [
-        "replica-0   only",
-        "replica-0   unfinished",
+    assert shown == [f"{NO_TIME} broker      line [{n}]" for n in range(10, 30)] + [
+        f"{NO_TIME} replica-0   only",
+        f"{NO_TIME} replica-0   unfinished",
     ]
-    assert cli.ok("logs", "broker", "--last", "1") == "broker line [29]\n"
+    for option in ("--last", "--tail"):
+        assert cli.ok("logs", "broker", option, "1") == f"{NO_TIME} broker line [29]\n"
     assert cli.ok("logs", "broker", "-n", "0") == ""
     for name, line in (("access", '{"bytes": 1}'), ("error", "[notice] hello")):
         (site.workspace.host.logs / f"nginx-{name}.log").write_text(line + "\n")
-    assert cli.ok("logs", "nginx").splitlines() == ['nginx {"bytes": 1}', "nginx [notice] hello"]
-    assert cli.ok("logs", "nginx-error") == "nginx       [notice] hello\n"
-    assert "nginx       [notice] hello" in cli.ok("logs").splitlines()
+    assert cli.ok("logs", "nginx").splitlines() == [
+        f'{NO_TIME} nginx {{"bytes": 1}}',
+        f"{NO_TIME} nginx [notice] hello",
+    ]
+    assert cli.ok("logs", "nginx-error") == f"{NO_TIME} nginx       [notice] hello\n"
+    assert f"{NO_TIME} nginx       [notice] hello" in cli.ok("logs").splitlines()
     unknown = cli("logs", "pcs")
     assert unknown.err == "error[logs.unknown-part]: There is no log of pcs; there: broker, nginx, replica-0.\n"
+
+
+def test_hostile_lines_do_not_reach_the_terminal(cli: CommandLine, site: Site) -> None:
+    log = site.workspace.host.logs / "replica-0.log"
+    log.write_bytes(b"2026-01-31T12:00:00.000Z ERROR \x1b[2J\xc2\x9b31m\xe2\x80\xaegpj.exe\r\x00\n")
+    assert cli.ok("logs").splitlines() == ["2026-01-31T12:00:00.000Z replica-0   ERROR ?[2J?31m?gpj.exe??"]
+    shown = cli.ok("logs", "--json")
+    assert shown.isascii()
+    assert json.loads(shown) == {
+        "time": "2026-01-31T12:00:00.000Z", "part": "replica-0", "instance": "", "level": "ERROR",
+        "text": "\x1b[2J\x9b31m\u202egpj.exe\r\x00",
+    }  # fmt: skip
+
+
+def test_logs_since_a_time(cli: CommandLine, site: Site) -> None:
+    log = site.workspace.host.logs / "replica-0.log"
+    log.write_text("".join(f"2026-01-31T12:00:{second:02}.000Z INFO {second}\n" for second in range(30)))
+    shown = cli.ok("logs", "--since", "2026-01-31T12:00:05Z").splitlines()
+    assert [line.split()[-1] for line in shown] == [str(second) for second in range(5, 30)]
+    assert cli.ok("logs", "--since", "10m") == ""
+    assert len(cli.ok("logs", "--since", "2026-01-31", "--tail", "3").splitlines()) == 3
+    error = cli.error("logs", "--since", "yesterday")
+    assert (error["code"], error["status"]) == ("logs.invalid-since", 2)
+
+
+def test_status_is_watched_until_it_is_interrupted(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([2.0, 2.0])
+
+    def pause(seconds: float) -> None:
+        if next(waits, None) != seconds:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sealserve.cli.status.time.sleep", pause)
+    result = cli("status", "--watch", "--json")
+    assert (result.status, result.err) == (130, "")
+    assert [json.loads(line)["state"] for line in result.out.splitlines()] == ["down"] * 3
+    waits = iter([2.0])
+    assert cli("status", "--watch").out.count("State      down") == 2
 
 
 def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +256,7 @@ def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr("sealserve.cluster.log_files.time.sleep", pause)
     result = cli("logs", "--follow")
     assert result.status == 130
-    assert result.out.splitlines() == ["replica-0   before", "replica-0   half", "replica-0   whole"]
+    assert result.out.splitlines() == [f"{NO_TIME} replica-0   {text}" for text in ("before", "half", "whole")]
 
 
 def test_nginx_is_rendered(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

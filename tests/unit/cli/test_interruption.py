@@ -96,7 +96,7 @@ def test_a_target_where_nothing_could_be_started_is_forgotten(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     assert cli.error("up", "--target", "docker")["status"] == 4
     assert targets.in_use(ready.workspace) is None
-    assert cli.ok("status") == "Nothing runs: `sealserve up` starts it.\n"
+    assert cli("status").out == "State      down\n! Nothing runs: `sealserve up` starts it.\n"
     assert cli.ok("down") == "Nothing runs.\n"
 
 

@@ -98,6 +98,8 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("predict", ["--input", "x=[1]", "--timeout", "1"]),
         ("predict", ["--input", "x=[1]", "--key", owner.master_key, "--cert", site.workspace.user.certificate]),
         ("down", ["--yes"]),
+        ("service install", ["broker", "--print"]),
+        ("service uninstall", ["broker", "--yes"]),
     ]
 
 

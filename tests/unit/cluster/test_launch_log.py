@@ -1,8 +1,9 @@
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from sealserve.cluster.launch_log import read_restarts, read_steps
+from sealserve.cluster.launch_log import Restarts, read_restarts, read_steps
 
 FIRST = """2026-11-23 19:00:00,001 WARNING simulated enclave replica-0
 2026-11-23 19:00:00,100 INFO step=measured enclave=replica-0 debug=False
@@ -44,15 +45,17 @@ def test_no_log_has_no_steps(tmp_path: Path) -> None:
 
 
 def test_restarts_are_those_of_the_supervisor_that_runs(log: Path) -> None:
-    assert read_restarts(log, 1) == (0, "")
-    assert read_restarts(log.with_name("none"), 1) == (0, "")
+    assert read_restarts(log, 1) == Restarts()
+    assert read_restarts(log.with_name("none"), 1) == Restarts()
     again = "2026-11-23 20:00:0{0},100 WARNING step=again after=1s failed={0} signal=SIGABRT\n"
     former = "2026-11-23 19:59:00,000 INFO step=supervisor pid=11 attempts=10\n" + again.format(9)
     begun = "2026-11-23 20:00:00,000 INFO step=supervisor pid=12 attempts=10\n"
     log.write_text(FIRST + again.format(8) + former + begun)
-    assert read_restarts(log, 12) == (0, "")
+    assert read_restarts(log, 12) == Restarts()
     log.write_text(FIRST + former + begun + again.format(1))
-    assert read_restarts(log, 12) == (1, "SIGABRT ended the server at 2026-11-23 20:00:01")
+    found = read_restarts(log, 12)
+    assert (found.count, found.signal) == (1, "SIGABRT")
+    assert found.time == datetime(2026, 11, 23, 20, 0, 1, 100_000).astimezone()  # local, as in the log
     log.write_text(FIRST + former + begun + again.format(1) + SECOND + again.format(2))
-    assert read_restarts(log, 12) == (2, "SIGABRT ended the server at 2026-11-23 20:00:02")
-    assert read_restarts(log, 11) == (0, ""), "another supervisor runs now"
+    assert read_restarts(log, 12).count == 2
+    assert read_restarts(log, 11) == Restarts(), "another supervisor runs now"

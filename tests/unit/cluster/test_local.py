@@ -15,7 +15,8 @@ from sealserve.cluster import owner_services, ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local_replicas import LocalReplicas
-from sealserve.cluster.owner_services import own_command, registry
+from sealserve.cluster.owner_services import registry
+from sealserve.cluster.part_commands import own_command
 from sealserve.cluster.processes import Phase, Process, start_time
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import quietly
@@ -146,7 +147,7 @@ def test_replicas_of_a_roll_out_keep_their_role(site: Site) -> None:
     for found in (replica(0, "old-1"), replica(0, "new-2", Phase.NEXT), replica(0, "older-0", Phase.LEAVING)):
         target._registry.add(found)
     assert [part.role for part in target.status()] == ["replica-0"] * 3
-    assert [part.detail for part in target.status()][1:] == ["next: new-2", "leaving: older-0"]
+    assert [part.release for part in target.status()] == ["old-1", "new-2", "older-0"]
     assert [process.release for process in target.replicas()] == ["old-1"]
     assert target.release() == "old-1"
 

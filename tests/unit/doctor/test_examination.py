@@ -1,4 +1,6 @@
 import shutil
+from collections.abc import Mapping
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,29 @@ def test_no_deployment_is_not_fit_for_production() -> None:
     findings = examine((), None, None, production=True)
     assert [(finding.name, finding.verdict) for finding in findings] == [("platform", Verdict.MISSING)]
     assert DoctorCode.NOT_READY.value == "doctor.not-ready"
+
+
+def test_a_certificate_that_ends_soon_is_noted_and_one_that_ended_is_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(now: datetime) -> Mapping[str, Finding]:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                return now.astimezone(tz)
+
+        monkeypatch.setattr("sealserve.doctor.owner_checks.datetime", Clock)
+        return {finding.name: finding for finding in examine((Machine.OWNER,), site.workspace, site.deployment)}
+
+    site.import_model()
+    site.certify()
+    site.build_release()
+    assert "that of the" in found(site.now)["certificates"].found
+    soon = found(site.now + timedelta(days=80))
+    assert "certificates" not in soon
+    assert soon["certificate service"].verdict is Verdict.NOTE
+    assert "`sealserve release build`" in soon["certificate service"].remedy
+    assert soon["certificate service"].code == "owner.certificate-service"
+    over = found(site.now + timedelta(days=91))
+    assert over["certificate broker"].verdict is Verdict.MISSING
+    assert "ended at" in over["certificate broker"].found

@@ -1,7 +1,7 @@
 """What the engine runs of a deployment, found by labels: the engine itself is the record, so nothing can be lost."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError
 from sealserve.ingress.nginx import DRAINING_TITLE, WORKER_TITLE
+from sealserve.log_line import parse
 from sealserve.workspace import Workspace
 
 _POLL_SECONDS: Final = 0.3
@@ -46,6 +47,11 @@ class Running:
         pid: Its main process on this machine, or None.
         networks: The short names of its networks.
         restarts: How often Docker has started it again.
+        started: When its last run began, as the engine writes it.
+        finished: When its last run ended; the year 1 if none did.
+        exit_status: What its last run ended with.
+        out_of_memory: Whether its last run ended because its memory ran out.
+        error: Why the engine could not start it; empty otherwise.
     """
 
     id: str
@@ -61,6 +67,11 @@ class Running:
     networks: frozenset[str]
     restarts: int
     rest_port: int | None = None
+    started: str = ""
+    finished: str = ""
+    exit_status: int = 0
+    out_of_memory: bool = False
+    error: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -251,12 +262,20 @@ class Fleet:
         """Return the last line of a container's log that tells of an error, else the last line."""
         lines = [line for line in self.log(container, last=_LAST_LINES) if line.strip()]
         errors = [line for line in lines if "error[" in line or "[emerg]" in line]
-        return (errors or lines or ["it logged nothing."])[-1].strip()
+        return parse((errors or lines or ["it logged nothing."])[-1].strip()).text
 
     def log(self, container: Running, *, last: int) -> Iterator[str]:
         """Yield the last lines that a container logged."""
         with suppress(EngineAbsentError):
             yield from self._engine.run_merged("logs", "--tail", str(last), container.id).splitlines()
+
+    def log_of_run(self, container: Running) -> Sequence[str]:
+        """Return the last lines that a container's present run has logged, each with the engine's time."""
+        since = ["--since", container.started] if container.started else []
+        with suppress(EngineRefusedError):
+            options = ["--timestamps", "--tail", str(_LAST_LINES), *since]
+            return self._engine.run_merged("logs", *options, container.id).splitlines()
+        return ()
 
     def _discard(self, container: str) -> None:
         with suppress(EngineAbsentError):
@@ -285,6 +304,11 @@ class Fleet:
                 name.removeprefix(prefix) for name in found["NetworkSettings"]["Networks"] if name.startswith(prefix)
             ),
             restarts=found["RestartCount"],
+            started=state.get("StartedAt", ""),
+            finished=state.get("FinishedAt", ""),
+            exit_status=state.get("ExitCode", 0),
+            out_of_memory=state.get("OOMKilled", False),
+            error=state.get("Error", ""),
         )
 
 

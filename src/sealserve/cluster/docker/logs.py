@@ -1,36 +1,73 @@
-"""Follow the logs of several containers at once."""
+"""Read the logs of several containers, and follow them."""
 
 import queue
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import IO, Final
 
-from sealserve.cluster.target import LogLine
+from sealserve.cluster.log_merge import LogLine, Timed, followed, merged, wanted
+from sealserve.cluster.log_selection import LogSelection
+from sealserve.containers.engine import Engine, EngineAbsentError
+from sealserve.log_line import format_time
+
+_UNREAD_LINES: Final = 10_000
+_BLOCK: Final = 64 * 2**10
+_EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 
 
-def follow_logs(containers: Mapping[str, str], *, last: int) -> Iterator[LogLine]:
-    """Yield what containers log, as it comes, until all have ended.
+def container_logs(
+    engine: Engine, containers: Mapping[str, tuple[str, str]], selection: LogSelection
+) -> Iterator[LogLine]:
+    """Yield what containers logged, ordered by time; to follow, until all have ended.
 
     Args:
-        containers: The part of each, by the container's id.
-        last: How many lines of each are yielded first.
+        engine: Has them.
+        containers: The role and the name of each, by the container's id.
+        selection: Which lines.
     """
-    lines: queue.Queue[LogLine | None] = queue.Queue()
-    started: list[subprocess.Popen[str]] = []
+    if selection.follow:
+        return _follow(containers, selection)
+    logs = [
+        wanted(_finished(engine, Timed(role, name, stamped=True), container, selection), selection.since)
+        for container, (role, name) in containers.items()
+    ]
+    return merged(logs)
+
+
+def _finished(engine: Engine, timed: Timed, container: str, selection: LogSelection) -> Iterator[LogLine]:
     try:
-        for container, part in containers.items():
+        text = engine.run_merged("logs", *_options(selection), container)
+    except EngineAbsentError:  # it was removed meanwhile
+        return
+    for line in text.split("\n")[:-1] if text.endswith("\n") else text.split("\n") if text else ():
+        yield timed.line(line.encode())
+
+
+def _options(selection: LogSelection) -> list[str]:
+    options = ["--timestamps"]
+    if selection.last is not None:
+        options += ["--tail", str(selection.last)]
+    if selection.since is not None:
+        # The engine's clock has nanoseconds: a line of the same millisecond must not be lost.
+        options += ["--since", format_time(max(selection.since, _EARLIEST) - timedelta(milliseconds=1))]
+    return options
+
+
+def _follow(containers: Mapping[str, tuple[str, str]], selection: LogSelection) -> Iterator[LogLine]:
+    lines: queue.Queue[LogLine | None] = queue.Queue(_UNREAD_LINES)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for container, (role, name) in containers.items():
             process = subprocess.Popen(
-                ["docker", "logs", "--follow", "--tail", str(last), container], stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                ["docker", "logs", "--follow", *_options(selection), container], stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             started.append(process)
-            threading.Thread(target=_read, args=(process, part, lines), daemon=True).start()
-        open_streams = len(started)
-        while open_streams:
-            if (line := lines.get()) is None:
-                open_streams -= 1
-            else:
-                yield line
+            timed = Timed(role, name, stamped=True)
+            threading.Thread(target=_read, args=(process.stdout, timed, lines), daemon=True).start()
+        yield from wanted(followed(lines, len(started)), selection.since)
     finally:
         for process in started:
             process.terminate()
@@ -38,7 +75,8 @@ def follow_logs(containers: Mapping[str, str], *, last: int) -> Iterator[LogLine
             process.wait()
 
 
-def _read(process: "subprocess.Popen[str]", part: str, lines: "queue.Queue[LogLine | None]") -> None:
-    for line in process.stdout or ():
-        lines.put(LogLine(part, line.rstrip("\n")))
+def _read(stream: IO[bytes], timed: Timed, lines: "queue.Queue[LogLine | None]") -> None:
+    """Put the lines of a stream into a queue. The rest of a line that is too long becomes lines of its own."""
+    while line := stream.readline(_BLOCK):
+        lines.put(timed.line(line.rstrip(b"\n")))
     lines.put(None)

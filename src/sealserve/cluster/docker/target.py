@@ -5,9 +5,8 @@ replica: each new one serves before NGINX forgets the one that it replaces, and 
 """
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +17,25 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
 from sealserve.cluster.docker.configuration import SECCOMP_FILE, write_configuration, write_front, write_seccomp
+from sealserve.cluster.docker.container_status import ended_state, error_of, health_of, read_time
 from sealserve.cluster.docker.difference import difference
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.layout import RELAY, ContainerLayout, first_links, free_links
-from sealserve.cluster.docker.logs import follow_logs
+from sealserve.cluster.docker.logs import container_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.served import Served, for_containers, served_of
-from sealserve.cluster.launch_log import is_refused
+from sealserve.cluster.log_merge import LogLine
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
     NGINX,
+    PCS,
+    PLATFORM,
     REPLICA,
     REPLICA_SECONDS,
-    LogLine,
+    Health,
     PartStatus,
     Scaled,
     State,
@@ -43,6 +46,7 @@ from sealserve.cluster.target import (
 )
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment
+from sealserve.deployment.endpoints import endpoints_of
 from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.tcp_ports import SERVICE_PORT
@@ -161,17 +165,31 @@ class DockerTarget:
         """Return the state of every part that was started."""
         return [self._status(container) for container in self._fleet.containers()]
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be; see `Target.expected`."""
+        relayed = (self._workspace.host.run / FOLDER / RELAY).is_dir()
+        simulated = self._deployment.platform is PlatformKind.SIMULATED
+        services = (RELAY,) if relayed else (BROKER, PCS) if simulated else (BROKER,)
+        return (
+            NGINX,
+            *(f"{REPLICA}{index}" for index in range(replicas)),
+            *services,
+            *((PLATFORM,) if simulated else ()),
+        )
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service."""
+        found = endpoints_of(self._deployment)
+        return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
         """Yield what the parts logged; see `Target.logs`."""
         containers = self._fleet.containers()
-        chosen = [container for container in containers if part in {None, container.role}]
+        chosen = [container for container in containers if part in {None, container.role, container.name}]
         if not chosen:
             raise no_log(part, [container.role for container in containers])
-        if follow:
-            return follow_logs({container.id: container.role for container in chosen}, last=last)
-        return chain.from_iterable(
-            (LogLine(container.role, line) for line in self._fleet.log(container, last=last)) for container in chosen
-        )
+        names = {container.id: (container.role, container.name) for container in chosen}
+        return container_logs(self._engine, names, selection)
 
     def render(self, bundle: Bundle, replicas: int) -> str:
         """Return a Compose file that starts the same; the configuration that it names is written.
@@ -355,24 +373,28 @@ class DockerTarget:
 
     def _status(self, container: Running) -> PartStatus:
         service = self._deployment.service
-        state, detail = State.RUNNING, ""
+        state, health, detail = State.RUNNING, health_of(container), ""
+        error = error_of(container, self._fleet.log_of_run(container))
         if not container.is_running:
-            state = State.STARTING if container.status in {"created", "restarting"} else State.ENDED
-            detail = self._fleet.last_error(container)
-            if state is State.STARTING and is_refused(detail):
-                state = State.REFUSED
+            state = ended_state(container, error)
         elif container.role == NGINX:
             state, detail = State.SERVING, f"{service.name} at {service.endpoint}"
         elif container.role.startswith(REPLICA):
-            state, detail = self._progress(container), container.release
+            state = self._progress(container)
+            health = Health.HEALTHY if state is State.SERVING else Health.UNKNOWN
         return PartStatus(
             role=container.role,
             state=state,
+            health=health,
             port=service.port if container.role == NGINX else None,
             pid=container.pid,
             instance=container.name,
-            detail=detail,
+            release=container.release,
+            started=read_time(container.started),
             restarts=container.restarts,
+            error=error.text if error else "",
+            error_time=error.time if error else None,
+            detail=detail,
         )
 
     def _progress(self, container: Running) -> State:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from queue import Queue
 from typing import Any, Final
@@ -18,7 +18,8 @@ from yaml import YAMLError
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest
-from sealserve.cluster.target import LogLine
+from sealserve.cluster.log_merge import LogLine, Timed, followed
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowError
 
@@ -226,44 +227,48 @@ class ClusterClient:
 
     def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
         """Return the last lines of a container's log; none if it has none yet."""
+        return self._log(namespace, pod, container, tail_lines=last, previous=previous).splitlines()
+
+    def stamped_log(self, namespace: str, pod: str, container: str, selection: LogSelection) -> Sequence[bytes]:
+        """Return lines of a container's log, each with the time at which the node received it."""
+        return self._log(namespace, pod, container, **_wanted(selection)).encode().splitlines()
+
+    def _log(self, namespace: str, pod: str, container: str, **wanted: Any) -> str:
         with self._explained(f"reading the log of {pod}"):
             try:
-                text = self._core.read_namespaced_pod_log(
-                    pod, namespace, container=container, tail_lines=last, previous=previous, _request_timeout=_SECONDS
+                return str(
+                    self._core.read_namespaced_pod_log(
+                        pod, namespace, container=container, _request_timeout=_SECONDS, **wanted
+                    )
                 )
             except self._errors:
-                return []
-        return str(text).splitlines()
+                return ""
 
-    def follow(self, namespace: str, pods: Mapping[str, str], *, last: int) -> Iterator[LogLine]:
-        """Yield what pods log, from their last lines on, until all of them have ended.
+    def follow(self, namespace: str, pods: Mapping[str, tuple[str, str]], selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what pods log, until all of them have ended.
 
         Args:
             namespace: Where they are.
-            pods: Each pod, and its container.
-            last: How many lines of each come first.
+            pods: The role and the container of each, by the pod's name.
+            selection: Which lines come first.
         """
         from sealserve.cluster.kubernetes.bounded_api import lines  # noqa: PLC0415  # the library is an extra
 
         unread: Queue[LogLine | None] = Queue(_UNREAD_LINES)
 
-        def read(pod: str, container: str) -> None:
+        def read(pod: str, role: str, container: str) -> None:
+            timed = Timed(role, pod, stamped=True)
             with contextlib.suppress(Exception):  # a pod that ends breaks its stream in many ways
                 stream = self._streams.read_namespaced_pod_log(
-                    pod, namespace, container=container, tail_lines=last, follow=True, _preload_content=False
+                    pod, namespace, container=container, follow=True, _preload_content=False, **_wanted(selection)
                 )
                 for line in lines(stream):
-                    unread.put(LogLine(pod, line.decode(errors="replace")))
+                    unread.put(timed.line(line))
             unread.put(None)
 
-        for pod, container in pods.items():
-            threading.Thread(target=read, args=(pod, container), daemon=True).start()
-        ended = 0
-        while ended < len(pods):
-            if (line := unread.get()) is None:
-                ended += 1
-            else:
-                yield line
+        for pod, (role, container) in pods.items():
+            threading.Thread(target=read, args=(pod, role, container), daemon=True).start()
+        yield from followed(unread, len(pods))
 
     def _resource(self, api_version: str, kind: str) -> Any:
         prefix = "apis" if "/" in api_version else "api"  # without it, the library asks for the kinds of every group
@@ -290,6 +295,16 @@ class ClusterClient:
             raise ClusterUnreachableError(f"{what}: the API server does not answer: {_reason(error)}.") from error
         except (UnicodeError, RecursionError) as error:  # the library reads any answer as JSON, however deep
             raise ClusterUnreachableError(f"{what}: the API server's answer is not valid JSON.") from error
+
+
+def _wanted(selection: LogSelection) -> Mapping[str, Any]:
+    """Return the parameters of a request for lines of a log. The API takes a duration in whole seconds."""
+    wanted: dict[str, Any] = {"timestamps": True}
+    if selection.last is not None:
+        wanted["tail_lines"] = selection.last
+    if selection.since is not None:
+        wanted["since_seconds"] = max(1, int((datetime.now(UTC) - selection.since).total_seconds()) + 1)
+    return wanted
 
 
 def tidy(made: Mapping[str, Any]) -> Manifest:

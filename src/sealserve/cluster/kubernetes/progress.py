@@ -1,16 +1,20 @@
 """How far a pod is, and why not further, from its status and the last lines that its enclave logged."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sealserve.cluster.kubernetes.render_context import Manifest
 from sealserve.cluster.launch_log import is_refused
+from sealserve.cluster.run_log import LoggedError
 from sealserve.cluster.target import State
 
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
 _QUOTED: Final = "step=quote "
 _ATTESTED: Final = "step=key "
+_SIGNALLED: Final = 128  # added to the number of the signal that ended a container
 
 
 def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
@@ -22,7 +26,7 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     """
     status = pod.get("status", {})
     if pod["metadata"].get("deletionTimestamp"):
-        return State.ENDED, "it finishes its requests"
+        return State.LEAVING, ""
     if any(
         condition["type"] == "Ready" and condition["status"] == "True" for condition in status.get("conditions", ())
     ):
@@ -40,6 +44,52 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
         return State.ATTESTED, "it loads the model"
     error = last_error(log)
     return (_standing(error), error) if error else (State.STARTING, _under_way(status, log))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The present run of a pod's container.
+
+    Args:
+        started: When it began, UTC; None if it does not run.
+        ended: When the run before it ended, UTC; None if there was none.
+        error: Why the run before it ended; None if there was none, or if it ended well.
+    """
+
+    started: datetime | None = None
+    ended: datetime | None = None
+    error: LoggedError | None = None
+
+
+def run_of(pod: Manifest) -> Run:
+    """Return the present run of a pod's first container."""
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        before = (container.get("lastState") or {}).get("terminated") or {}
+        running = (container.get("state") or {}).get("running") or {}
+        ended = _time(before.get("finishedAt"))
+        error = None
+        if before and before.get("exitCode") != 0:
+            words = last_error((before.get("message") or "").splitlines()) or _ending(before)
+            error = LoggedError(text=words, time=ended)
+        return Run(started=_time(running.get("startedAt")), ended=ended, error=error)
+    return Run()
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _ending(terminated: Mapping[str, Any]) -> str:
+    """Return words for the end of a container that left no message."""
+    status, reason = terminated.get("exitCode"), terminated.get("reason")
+    if reason == "OOMKilled":
+        return "it ended because its memory ran out"
+    if isinstance(status, int) and status > _SIGNALLED:
+        return f"it ended by signal {status - _SIGNALLED}"
+    return f"it ended with status {status}"
 
 
 def _standing(reason: str) -> State:
@@ -69,7 +119,7 @@ def _trouble(container: dict[str, Any]) -> str | None:
     if not ended or ended.get("exitCode") == 0:
         return None
     message = ended.get("message", "")
-    return last_error(message.splitlines()) or f"it ended with status {ended['exitCode']}"
+    return last_error(message.splitlines()) or _ending(ended)
 
 
 def _unscheduled(status: Manifest) -> str | None:

@@ -16,29 +16,46 @@ import yaml
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
-from sealserve.cluster.kubernetes import inside_broker, replicas, shipping
+from sealserve.cluster.kubernetes import front, inside_broker, shipping
+from sealserve.cluster.kubernetes import replicas as replicas_module
 from sealserve.cluster.kubernetes.broker_name import COREFILE, add_entry
 from sealserve.cluster.kubernetes.capacity import epc_of_deployment, epc_of_replica, fitting_replicas
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
+from sealserve.cluster.kubernetes.pod_roles import is_replica, roles
 from sealserve.cluster.kubernetes.preconditions import check_rights
+from sealserve.cluster.kubernetes.progress import run_of
 from sealserve.cluster.kubernetes.record import Record
 from sealserve.cluster.kubernetes.removal import called, remove, wait_gone
 from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableError, RenderContext
 from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
+from sealserve.cluster.kubernetes.service_address import addresses
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
+from sealserve.cluster.local_logs import local_logs
+from sealserve.cluster.log_merge import LogLine, Timed, merged, together, wanted
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.owner_services import OwnerServices, stop_services
-from sealserve.cluster.target import LogLine, PartStatus, Scaled, State, Tell, no_log, quietly
+from sealserve.cluster.run_log import LoggedError
+from sealserve.cluster.target import (
+    BROKER,
+    NGINX,
+    PCS,
+    REPLICA,
+    Health,
+    PartStatus,
+    Scaled,
+    State,
+    Tell,
+    no_log,
+    quietly,
+)
 from sealserve.deployment import Deployment
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
 
 _LOG: Final = logging.getLogger(__name__)
-
-
-_COMPONENT: Final = "app.kubernetes.io/component"
 
 
 class KubernetesTarget:
@@ -64,6 +81,12 @@ class KubernetesTarget:
         return self._open
 
     @property
+    def _runs_services(self) -> bool:
+        """Whether broker and vendor's service are processes of this machine."""
+        inside = self._deployment.kubernetes.broker.dangerous_inside
+        return self._deployment.platform is PlatformKind.SIMULATED and not inside
+
+    @property
     def _rollout(self) -> Rollout:
         settings = self._deployment.kubernetes
         return Rollout(
@@ -73,6 +96,10 @@ class KubernetesTarget:
     @property
     def _deployment_name(self) -> ObjectName:
         return deployment_name(self._deployment.kubernetes.namespace)
+
+    @property
+    def _front_name(self) -> str:
+        return deployment_name(self._deployment.kubernetes.namespace, front.PART).name
 
     @property
     def _autoscaler_name(self) -> ObjectName:
@@ -220,30 +247,50 @@ class KubernetesTarget:
         """Return the state of every pod, and of the parts that run on this machine."""
         if not self._record.names():
             return []
-        return [*self._local_status(), *(self._pod_status(pod) for pod in self._rollout.pods())]
+        return [*(self._pod_status(role, pod) for role, pod in roles(self._rollout.pods())), *self._local_status()]
 
-    def logs(self, part: str | None, *, last: int, follow: bool) -> Iterator[LogLine]:
-        """Yield what the pods logged; see `Target.logs`. A part is a pod, or the role of several: ``nginx``."""
-        found = self._rollout.pods()
-        pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["name"] for pod in found}
-        roles = {pod["metadata"]["name"]: pod["metadata"]["labels"][_COMPONENT] for pod in found}
-        chosen = {name: container for name, container in pods.items() if part in {None, name, roles[name]}}
-        if not chosen:
-            raise no_log(part, list(pods))
+    def expected(self, replicas: int) -> Sequence[str]:
+        """Return the roles of the parts that there should be: the cluster tells how many pods it wants."""
+        del replicas
+        if not self._record.names():
+            return ()
         space = self._deployment.kubernetes.namespace
-        if follow:
-            return self._client.follow(space, chosen, last=last)
-        return (
-            LogLine(name, line)
-            for name, container in chosen.items()
-            for line in self._client.log(space, name, container, last=last)
-        )
+        wanted = [self._client.get(deployment_name(space, part)) or {} for part in (front.PART, replicas_module.PART)]
+        fronts, servers = (int(found.get("spec", {}).get("replicas", 0)) for found in wanted)
+        local = [] if not self._runs_services else [BROKER, PCS]
+        return [*[NGINX] * fronts, *(f"{REPLICA}{index}" for index in range(servers)), *local]
+
+    def endpoints(self) -> Mapping[str, str]:
+        """Return where users reach the service: the address of its Service, as far as the cluster has given it one."""
+        name = ObjectName("v1", "Service", self._deployment.kubernetes.namespace, self._front_name)
+        found = self._client.get(name) if self._record.names() else None
+        return {} if found is None else addresses(found)
+
+    def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
+        """Yield what the pods logged, and the parts that run on this machine; see `Target.logs`."""
+        pods = roles(self._rollout.pods())
+        chosen = {
+            pod["metadata"]["name"]: (role, pod["spec"]["containers"][0]["name"])
+            for role, pod in pods
+            if part in {None, role, pod["metadata"]["name"]}
+        }
+        local = [process.role for process in self._local_status() if part in {None, process.role}]
+        if not chosen and not local:
+            known = [role for role, _ in pods] + [process.role for process in self._local_status()]
+            raise no_log(part, list(dict.fromkeys(known)))
+        logs = [local_logs(self._workspace, role, selection) for role in local]
+        space = self._deployment.kubernetes.namespace
+        if selection.follow:
+            if chosen:
+                logs.append(wanted(self._client.follow(space, chosen, selection), selection.since))
+            return together(logs)
+        for name, (role, container) in chosen.items():
+            lines = self._client.stamped_log(space, name, container, selection)
+            logs.append(wanted(map(Timed(role, name, stamped=True).line, lines), selection.since))
+        return merged(logs)
 
     def _start_services(self) -> None:
-        if (
-            self._deployment.platform is PlatformKind.SIMULATED
-            and not self._deployment.kubernetes.broker.dangerous_inside
-        ):
+        if self._runs_services:
             services = OwnerServices(self._workspace, self._deployment, tell=self._tell)
             services.start_vendor()
             services.start_broker()
@@ -306,25 +353,30 @@ class KubernetesTarget:
             self._record.add(COREFILE)
             self._client.merge(COREFILE, {"data": {"Corefile": named}})
 
-    def _pod_status(self, pod: Manifest) -> PartStatus:
+    def _pod_status(self, role: str, pod: Manifest) -> PartStatus:
         state, reason = self._rollout.state(pod)
         labels = pod["metadata"]["labels"]
-        part = labels[_COMPONENT]
-        about = [text for text in (labels.get(replicas.RELEASE_LABEL), pod["spec"].get("nodeName"), reason) if text]
-        if state is State.SERVING and part == PLATFORM:
+        if state is State.SERVING and role != NGINX and not is_replica(pod):
             state = State.RUNNING
+        run = run_of(pod)
+        error = LoggedError(text=reason, time=run.ended) if reason else run.error
         return PartStatus(
-            role=part,
+            role=role,
             state=state,
+            health=Health.HEALTHY if state in {State.SERVING, State.RUNNING} else Health.UNKNOWN,
             instance=pod["metadata"]["name"],
-            detail="; ".join(about),
+            release=labels.get(replicas_module.RELEASE_LABEL, ""),
+            started=run.started,
             restarts=restarts(pod),
+            error=error.text if error else "",
+            error_time=error.time if error else None,
+            detail=pod["spec"].get("nodeName") or "",
         )
 
     def _local_status(self) -> Sequence[PartStatus]:
-        if self._deployment.platform is not PlatformKind.SIMULATED:
-            return []
-        return OwnerServices(self._workspace, self._deployment).status()
+        """Return the state of the parts on this machine; of an earlier setting only those that still run."""
+        found = OwnerServices(self._workspace, self._deployment).status()
+        return [part for part in found if self._runs_services or part.state is not State.ENDED]
 
 
 def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> KubernetesTarget:

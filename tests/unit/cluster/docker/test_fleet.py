@@ -18,6 +18,7 @@ from sealserve.cluster.docker.fleet import Fleet, project_name
 from sealserve.cluster.docker.ownership import container_user
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.target import State
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.engine import Engine, EngineRefusedError
@@ -145,7 +146,7 @@ def test_a_replica_that_starts_again_and_again(docker: FakeDocker, tmp_path: Pat
     docker.answer("logs", f"starting\nerror[provisioning.{error}]: The broker says no, or nothing.\n")
     (part,) = DockerTarget(site.workspace, site.deployment).status()
     assert part.state is state
-    assert part.detail.startswith(f"error[provisioning.{error}]")
+    assert part.error.startswith(f"error[provisioning.{error}]")
 
 
 def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
@@ -158,10 +159,10 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     parts = {part.role: part for part in target.status()}
     assert list(parts) == ["replica-1", "broker"]
     assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
-    assert parts["broker"].detail == "two"
-    assert [line.text for line in target.logs("broker", last=5, follow=False)] == ["one", "two"]
+    assert parts["broker"].error == "it ended with status 0"
+    assert [line.text for line in target.logs("broker", LogSelection(last=5))] == ["one", "two"]
     with pytest.raises(Exception, match="no log of pcs; there: replica-1, broker"):
-        target.logs("pcs", last=1, follow=False)
+        target.logs("pcs", LogSelection(last=1))
 
 
 def test_nothing_to_scale(docker: FakeDocker, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ObjectName,
     tidy,
 )
+from sealserve.cluster.log_selection import LogSelection
 
 SECRET = ObjectName("v1", "Secret", "n", "x")
 
@@ -189,7 +190,7 @@ def test_logs_that_nobody_reads_take_no_memory() -> None:
 
     client = object.__new__(ClusterClient)
     client._streams = Core()
-    lines = client.follow("n", {"p": "c"}, last=1)
+    lines = client.follow("n", {"p": ("replica-0", "c")}, LogSelection(last=1, follow=True))
     assert next(lines).text == "line"
     threading.Event().wait(0.2)
     assert told < 2000

@@ -20,6 +20,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ClusterUnreachableError,
     ObjectName,
 )
+from sealserve.cluster.log_selection import LogSelection
 from sealserve.http_cutoff import Cutoff
 
 SECRET = ObjectName("v1", "Secret", "n", "x")
@@ -245,13 +246,13 @@ def test_a_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_log_that_is_followed(tmp_path: Path) -> None:
     long = b"x" * (bounded_api.MAX_LINE + 10)
     with cluster(tmp_path, {LOG: sent(b"one\n\xff\n" + long + b"\nlast")}) as client:
-        found = [line.text for line in client.follow("n", {"p": "c"}, last=1)]
+        found = [line.text for line in client.follow("n", {"p": ("replica-0", "c")}, LogSelection(last=1, follow=True))]
     assert found == ["one", "\ufffd", "x" * bounded_api.MAX_LINE, "x" * 10, "last"]
 
 
 def test_a_followed_log_without_line_ends_takes_no_memory(tmp_path: Path) -> None:
     with cluster(tmp_path, {LOG: endless(b"x" * 65536)}) as client, memory(300 * bounded_api.MAX_LINE):
-        lines = client.follow("n", {"p": "c"}, last=1)
+        lines = client.follow("n", {"p": ("replica-0", "c")}, LogSelection(last=1, follow=True))
         for _ in range(2000):
             assert len(next(lines).text) == bounded_api.MAX_LINE
 
@@ -260,4 +261,4 @@ def test_a_followed_log_without_line_ends_takes_no_memory(tmp_path: Path) -> Non
 def test_a_followed_log_that_is_compressed_ends(tmp_path: Path, status: int) -> None:
     answers = {LOG: sent(BOMB, status=status, Content_Encoding="gzip, gzip")}
     with cluster(tmp_path, answers) as client, memory(8 << 20):
-        assert list(client.follow("n", {"p": "c"}, last=1)) == []
+        assert list(client.follow("n", {"p": ("replica-0", "c")}, LogSelection(last=1, follow=True))) == []

@@ -91,13 +91,13 @@ def test_no_room() -> None:
 def test_a_pod_that_is_deleted_finishes() -> None:
     leaving = pod(conditions=[{"type": "Ready", "status": "True"}])
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert state_of(leaving)[0] is State.ENDED
+    assert state_of(leaving)[0] is State.LEAVING
 
 
 @pytest.mark.parametrize("message", ["", "Killed"])
 def test_an_end_without_a_reason_tells_its_status(message: str) -> None:
     ended = container(lastState={"terminated": {"exitCode": 137, "message": message}})
-    assert state_of(pod(containerStatuses=[ended]))[1] == "server: it ended with status 137"
+    assert state_of(pod(containerStatuses=[ended]))[1] == "server: it ended by signal 9"
 
 
 def test_the_last_error_counts() -> None:

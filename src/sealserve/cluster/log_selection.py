@@ -1,0 +1,50 @@
+"""Which lines of the logs are wanted."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sealserve.cluster.codes import ClusterCode
+
+_DURATION: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSelection:
+    """Which lines of the logs are wanted.
+
+    Args:
+        last: How many lines of each part at most, the newest; None for all.
+        since: Only lines from this time on, UTC; None for all.
+        follow: Go on with new lines for ever.
+    """
+
+    last: int | None = None
+    since: datetime | None = None
+    follow: bool = False
+
+
+def parse_since(text: str, *, now: datetime) -> datetime:
+    """Return the time that ``--since`` names: a duration before now (``90s``, ``10m``, ``1h30m``, ``2d``), or a time.
+
+    A time is in the form of RFC 3339. Without an offset, it is in UTC, as logs show it. Without a time of day, it is
+    the beginning of the day.
+
+    Raises:
+        InputError: `logs.invalid-since`: It is neither.
+    """
+    if (found := _DURATION.fullmatch(text)) is not None and text:
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        try:
+            return now - timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        except OverflowError:
+            return datetime.min.replace(tzinfo=UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ClusterCode.LOGS_INVALID_SINCE.error(
+            f"--since {text!r}: expected a duration such as 10m or 1h30m, or a time such as 2026-01-31T12:00:00Z.",
+            hint="Durations have d, h, m and s, in this order.",
+        ) from error

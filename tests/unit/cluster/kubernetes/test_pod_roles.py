@@ -1,0 +1,63 @@
+"""What users see of pods: the roles of the other targets, when the present run began, where the service is."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sealserve.cluster.kubernetes.pod_roles import roles
+from sealserve.cluster.kubernetes.progress import run_of
+from sealserve.cluster.kubernetes.service_address import addresses
+
+
+def pod(name: str, part: str, created: str = "2026-11-28T12:00:00Z") -> dict[str, Any]:
+    labels = {"app.kubernetes.io/component": part}
+    return {"metadata": {"name": name, "labels": labels, "creationTimestamp": created}}
+
+
+def test_pods_have_the_names_of_the_other_targets() -> None:
+    pods = [
+        pod("a", "replicas", "2026-11-28T12:00:02Z"),
+        pod("b", "front"),
+        pod("c", "replicas", "2026-11-28T12:00:01Z"),
+        pod("d", "simulated-platform"),
+        pod("e", "broker"),
+        pod("f", "front"),
+    ]
+    assert [(role, found["metadata"]["name"]) for role, found in roles(pods)] == [
+        ("nginx", "b"), ("nginx", "f"), ("replica-0", "c"), ("replica-1", "a"), ("platform", "d"), ("broker", "e"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("terminated", "text"),
+    [
+        ({"exitCode": 137, "reason": "OOMKilled"}, "it ended because its memory ran out"),
+        ({"exitCode": 137, "reason": "Error"}, "it ended by signal 9"),
+        ({"exitCode": 3, "message": "x\nerror[a.b]: no"}, "error[a.b]: no"),
+    ],
+)
+def test_why_the_run_before_ended(terminated: dict[str, Any], text: str) -> None:
+    status = {
+        "state": {"running": {"startedAt": "2026-11-28T12:00:00Z"}},
+        "lastState": {"terminated": {"finishedAt": "2026-11-28T11:59:59Z", **terminated}},
+    }
+    run = run_of({"status": {"containerStatuses": [status]}})
+    assert run.error is not None
+    assert run.error.text == text
+    assert run.started == datetime(2026, 11, 28, 12, tzinfo=UTC)
+    assert run.ended == run.error.time == datetime(2026, 11, 28, 11, 59, 59, tzinfo=UTC)
+
+
+def test_a_pod_that_tells_nothing_has_no_run() -> None:
+    assert run_of({}).started is None
+    odd = {"state": {"running": {"startedAt": "soon"}}, "lastState": None}
+    assert run_of({"status": {"containerStatuses": [odd]}}).started is None
+
+
+def test_where_users_reach_the_service() -> None:
+    ports = [{"name": "grpc", "port": 8500, "nodePort": 30500}, {"name": "rest", "port": 8501}]
+    service: dict[str, Any] = {"spec": {"ports": ports, "clusterIP": "fd00::7"}}
+    assert addresses(service) == {"grpc": "NODE:30500", "rest": "[fd00::7]:8501"}
+    service["status"] = {"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}}
+    assert addresses(service) == {"grpc": "lb.example:8500", "rest": "lb.example:8501"}
