@@ -16,7 +16,7 @@ from sealserve.owner.release_facts import MODEL_SETTINGS, RELEASE_SETTINGS, defa
 from sealserve.sealing.release import verify_release
 
 APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
-    "service": "client_name port listen",
+    "service": "client_name port rest_port listen",
     "broker": "name reached_at listen drain_minutes collateral_url metrics_port",
     "keystore": "kind passphrase_file transit_url transit_mount transit_key transit_token_file transit_ca_file "
     "transit_namespace",
@@ -30,7 +30,7 @@ APPLIED_DIRECTLY: Final[Mapping[str, str]] = {
     "kubernetes.autoscaler": "max_replicas cpu_percent latency_metric latency_target",
     "kubernetes.images": "pull_policy pull_secret inventory",
     "kubernetes.ingress": "kind replicas gateway tls_route_version controller_namespace",
-    "kubernetes.service": "type node_port annotations internal proxy_protocol",
+    "kubernetes.service": "type node_port rest_node_port annotations internal proxy_protocol",
     "kubernetes.dns": "namespace labels port addresses",
     "kubernetes.broker": "naming ip external_name dangerous_inside",
     "kubernetes.monitoring": "enabled namespace scrape_secret",
