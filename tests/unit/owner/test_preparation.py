@@ -9,7 +9,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace, OwnersBroker
 from sealserve.enclave.measurement import load_enclave
-from sealserve.owner import provisioning
+from sealserve.owner import drift, provisioning
 from sealserve.owner.preparation import foresee, prepare
 from sealserve.sealing.release_files import ReleaseFileChangedError
 
@@ -58,16 +58,37 @@ def test_an_enclave_that_runs_stays_as_it_is_and_another_is_built_again(
 ) -> None:
     prepare(ready.workspace, release, destination)
     before = manifests(release)
-    enclave = ready.deployment.enclave.model_copy(update={"isv_svn": 9})
+    broker = ready.deployment.broker.model_copy(update={"port": 4444})
     other = replace(
         destination,
-        deployment=ready.deployment.model_copy(update={"enclave": enclave}),
+        deployment=ready.deployment.model_copy(update={"broker": broker}),
         enclaves=(replace(PLACES[0], in_use=True), PLACES[1]),
     )
     told: list[str] = []
     bundle = prepare(ready.workspace, release, other, tell=told.append)
     assert told == ["building the enclave replica-1"]
     assert manifests(bundle.folder)["replica-0.manifest.sgx"] == before["replica-0.manifest.sgx"]
+    changed = bundle.enclave("replica-1")
+    assert changed is not None
+    assert changed.broker[1] == 4444
+
+
+def test_an_enclave_keeps_the_settings_that_its_release_was_built_with(
+    ready: Site, release: Path, destination: Destination
+) -> None:
+    """Other settings are the next release's: `up` builds it. So a roll-back returns to what had run."""
+    prepare(ready.workspace, release, destination)
+    before = manifests(release)
+    enclave = ready.deployment.enclave.model_copy(update={"isv_svn": 9})
+    server = ready.deployment.server.model_copy(update={"threads": 4})
+    later = ready.deployment.model_copy(update={"enclave": enclave, "server": server})
+    told: list[str] = []
+    prepare(ready.workspace, release, replace(destination, deployment=later), tell=told.append)
+    assert (told, manifests(release)) == ([], before)
+    # A release without a record takes the settings of today.
+    drift.forget(ready.workspace, release.name)
+    bundle = prepare(ready.workspace, release, replace(destination, deployment=later), tell=told.append)
+    assert told == ["building the enclave replica-0", "building the enclave replica-1"]
     assert load_enclave(bundle.folder, "replica-1").sigstruct.isv_svn == 9
 
 
