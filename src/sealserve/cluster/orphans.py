@@ -45,8 +45,9 @@ def require_no_orphans(workspace: Workspace, recorded: Sequence[Process]) -> Non
         UnavailableError: `process.orphans`: It has. The message names them.
     """
     if orphans := find_orphans(workspace, recorded):
+        named = ", ".join(f"{orphan.role} (pid {orphan.pid})" for orphan in orphans)
         raise ClusterCode.PROCESS_ORPHANS.error(
-            f"Processes of an earlier run of this workspace still run: {', '.join(map(describe, orphans))}.",
+            f"Processes of an earlier run of this workspace still run: {named}.",
             hint="Stop them with `sealserve down`. Then run this command again.",
         )
 

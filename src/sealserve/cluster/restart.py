@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         restart(Workspace(Path(directory)), int(pid), int(started))
     except SealserveError as error:
-        _LOG.error("error[%s]: %s %s", error.code, error, error.hint or "")  # expected, no bug of ours
+        _LOG.error("error[%s]: %s", error.code, error)  # expected, no bug of ours
         return 1
     return 0
 
