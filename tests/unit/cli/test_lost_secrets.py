@@ -73,7 +73,7 @@ def test_up_makes_no_other_vendor(built: Site, cli: CommandLine) -> None:
     (built.workspace.owner.trust / "simulated-root.der").write_bytes(b"an earlier vendor's")
     result = cli("simulated", "pcs", "--port", "0")
     assert result.status == 4
-    assert result.err.startswith("error[owner.identity-lost]: The simulated vendor is missing")
+    assert " ERROR error[owner.identity-lost]: The simulated vendor is missing" in result.err
 
 
 def test_a_stolen_key_is_replaced_on_purpose(built: Site, cli: CommandLine) -> None:

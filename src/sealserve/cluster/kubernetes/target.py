@@ -23,6 +23,7 @@ from sealserve.cluster.kubernetes.capacity import epc_of_deployment, epc_of_repl
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient, ObjectName, tidy
 from sealserve.cluster.kubernetes.objects import namespace, objects
 from sealserve.cluster.kubernetes.platform import PART as PLATFORM
+from sealserve.cluster.kubernetes.pod_logs import deployment_logs
 from sealserve.cluster.kubernetes.pod_roles import is_replica, roles
 from sealserve.cluster.kubernetes.preconditions import check_rights
 from sealserve.cluster.kubernetes.progress import run_of
@@ -32,8 +33,7 @@ from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableE
 from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
 from sealserve.cluster.kubernetes.service_address import addresses
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
-from sealserve.cluster.local_logs import local_logs
-from sealserve.cluster.log_merge import LogLine, Timed, merged, together, wanted
+from sealserve.cluster.log_merge import LogLine
 from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.owner_services import OwnerServices, stop_services
 from sealserve.cluster.run_log import LoggedError
@@ -47,7 +47,6 @@ from sealserve.cluster.target import (
     Scaled,
     State,
     Tell,
-    no_log,
     quietly,
 )
 from sealserve.deployment import Deployment
@@ -268,26 +267,9 @@ class KubernetesTarget:
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
         """Yield what the pods logged, and the parts that run on this machine; see `Target.logs`."""
-        pods = roles(self._rollout.pods())
-        chosen = {
-            pod["metadata"]["name"]: (role, pod["spec"]["containers"][0]["name"])
-            for role, pod in pods
-            if part in {None, role, pod["metadata"]["name"]}
-        }
-        local = [process.role for process in self._local_status() if part in {None, process.role}]
-        if not chosen and not local:
-            known = [role for role, _ in pods] + [process.role for process in self._local_status()]
-            raise no_log(part, list(dict.fromkeys(known)))
-        logs = [local_logs(self._workspace, role, selection) for role in local]
-        space = self._deployment.kubernetes.namespace
-        if selection.follow:
-            if chosen:
-                logs.append(wanted(self._client.follow(space, chosen, selection), selection.since))
-            return together(logs)
-        for name, (role, container) in chosen.items():
-            lines = self._client.stamped_log(space, name, container, selection)
-            logs.append(wanted(map(Timed(role, name, stamped=True).line, lines), selection.since))
-        return merged(logs)
+        local = [process.role for process in self._local_status()]
+        pods = self._rollout.pods()
+        return deployment_logs(self._client, self._workspace, part, selection, pods=pods, local=local)
 
     def _start_services(self) -> None:
         if self._runs_services:

@@ -1,13 +1,19 @@
 """What users see of pods: the roles of the other targets, when the present run began, where the service is."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.errors import raises
 
+from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.kubernetes.pod_logs import deployment_logs
 from sealserve.cluster.kubernetes.pod_roles import roles
 from sealserve.cluster.kubernetes.progress import run_of
 from sealserve.cluster.kubernetes.service_address import addresses
+from sealserve.cluster.log_selection import LogSelection
+from sealserve.workspace import Workspace
 
 
 def pod(name: str, part: str, created: str = "2026-11-28T12:00:00Z") -> dict[str, Any]:
@@ -61,3 +67,30 @@ def test_where_users_reach_the_service() -> None:
     assert addresses(service) == {"grpc": "NODE:30500", "rest": "[fd00::7]:8501"}
     service["status"] = {"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}}
     assert addresses(service) == {"grpc": "lb.example:8500", "rest": "lb.example:8501"}
+
+
+def test_logs_of_pods_are_merged_with_those_of_this_machine(tmp_path: Path) -> None:
+    class Client:
+        def stamped_log(self, space: str, pod: str, container: str, _selection: LogSelection) -> list[bytes]:
+            assert (space, container) == ("space", "server")
+            return [f"2026-11-28T12:00:0{len(pod)}Z hello from {pod}".encode()]
+
+    workspace = Workspace(tmp_path)
+    workspace.create()
+    (workspace.owner.logs / "broker.log").write_text("2026-11-28T12:00:02.000Z INFO released\n")
+    pods = [pod("aaa", "replicas"), pod("b", "front")]
+    for item in pods:
+        item["metadata"]["namespace"], item["spec"] = "space", {"containers": [{"name": "server"}]}
+    client: Any = Client()
+
+    def shown(part: str | None) -> list[tuple[str, str, str]]:
+        found = deployment_logs(client, workspace, part, LogSelection(), pods=pods, local=["broker"])
+        return [(line.part, line.instance, line.text) for line in found]
+
+    nginx, broker = ("nginx", "b", "hello from b"), ("broker", "", "released")
+    replica = ("replica-0", "aaa", "hello from aaa")
+    assert shown(None) == [nginx, broker, replica]
+    assert shown("replica-0") == shown("aaa") == [replica]
+    assert shown("broker") == [broker]
+    with raises(ClusterCode.LOGS_UNKNOWN_PART, match="no log of pcs; there: nginx, replica-0, broker"):
+        shown("pcs")
