@@ -19,3 +19,5 @@ class ClientCode(ErrorCode):
     """A tensor in a reply contradicts itself."""
     TENSOR_TOO_LARGE = "client.tensor-too-large", InputError
     """An array does not fit in a request."""
+    VERSION_CHOICE = "client.version-choice", InputError
+    """A version of a model was chosen by number and label at once, or by an empty label."""
