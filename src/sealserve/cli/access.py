@@ -22,6 +22,7 @@ class Access:
         ca: The service's authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's key for two-way TLS, PEM, or None.
+        model: The model that is meant if none is named, or None.
     """
 
     target: str
@@ -29,6 +30,7 @@ class Access:
     ca: bytes
     certificate: bytes | None = None
     key: SecretBytes | None = None
+    model: str | None = None
 
 
 def access(
@@ -62,4 +64,5 @@ def access(
         ca=ca,
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
+        model=deployment.model.name,
     )

@@ -45,6 +45,7 @@ def bench(
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
     version: Version = None,
     label: Label = None,
+    bundle: connection.BundleFile = None,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -58,10 +59,10 @@ def bench(
     check_version_choice(version, label)
     if seconds is None:
         requests = requests or _REQUESTS
-    reach, described = connection.find_access(
-        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+    reach = connection.find_access(
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
-    name = find_model(model, described)
+    name = find_model(model, reach)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
         found = predictor.metadata(name, version=version, label=label, timeout=timeout)

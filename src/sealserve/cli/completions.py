@@ -1,5 +1,6 @@
 """Values that the shell completes: names that the workspace knows. Without a workspace there are none."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from sealserve import deployment, workspace
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
+from sealserve.owner import users
+from sealserve.owner.users import UserState
 
 
 def complete_label(context: typer.Context, incomplete: str) -> list[str]:
@@ -21,6 +24,16 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     found = _deployment(context)
     names = {model.name for model in found.models} if found else set()
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+def complete_user(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the users that begin like ``incomplete``."""
+    try:
+        place = workspace.find(Path(context.params.get("directory") or "."))
+        found = users.list_users(place, now=datetime.now(UTC))
+    except SealserveError:
+        return []
+    return [user.name for user in found if user.name.startswith(incomplete) and user.state != UserState.REVOKED]
 
 
 def _deployment(context: typer.Context) -> Deployment | None:

@@ -51,6 +51,7 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Write the outputs to a .npz file, or a single output to a .npy file."),
     ] = None,
+    bundle: connection.BundleFile = None,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -65,10 +66,10 @@ def predict(
         check_format(save)
         if save.exists() and not force:
             raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
-    reach, described = connection.find_access(
-        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+    reach = connection.find_access(
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
-    name = find_model(model, described)
+    name = find_model(model, reach)
     with connection.channels(reach, 1, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
         signatures = predictor.metadata(name, version=version, label=label, timeout=timeout).signatures

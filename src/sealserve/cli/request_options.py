@@ -5,12 +5,12 @@ from typing import Annotated, Final
 
 import typer
 
+from sealserve.cli.access import Access
 from sealserve.cli.completions import complete_label, complete_model
 from sealserve.cli.generated_input import TensorInputError
 from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature
-from sealserve.deployment import Deployment
 from sealserve.terms import LARGEST_VERSION
 
 Model = Annotated[
@@ -57,13 +57,13 @@ def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -
     return signatures[name]
 
 
-def find_model(model: str | None, described: Deployment | None) -> str:
-    """Return the servable's name: what the option says, else what the deployment says.
+def find_model(model: str | None, reach: Access) -> str:
+    """Return the servable's name: what the option says, else what the deployment or the bundle says.
 
     Raises:
         TensorInputError: Neither says one, or it is none.
     """
-    name = model or (described.model.name if described else None)
+    name = model or reach.model
     if name is None:
         raise TensorInputError("Which model?", hint="Name it with --model.")
     if not name.isprintable():  # control characters, and bytes that are no UTF-8

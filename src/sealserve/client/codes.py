@@ -9,10 +9,16 @@ from sealserve.errors import ErrorCode, InputError, UnavailableError
 class ClientCode(ErrorCode):
     """Code and family of each error; the docstring below says what the error means."""
 
+    BUNDLE_INVALID = "client.bundle-invalid", InputError
+    """A file is not a client bundle, or one of its fields is wrong."""
+    BUNDLE_VERSION = "client.bundle-version", InputError
+    """A client bundle was written by a newer version of sealserve."""
     CREDENTIALS = "client.credentials", InputError
     """A certificate or key that was given cannot be used."""
     METADATA_MISSING = "client.metadata-missing", UnavailableError
     """The service's metadata reply holds no signatures that can be read."""
+    MODEL_CHOICE = "client.model-choice", InputError
+    """A model must be named: the bundle lists several models or none."""
     TARGET = "client.target", InputError
     """An address is not of the form host:port."""
     TENSOR_MALFORMED = "client.tensor-malformed", UnavailableError

@@ -308,6 +308,24 @@ def test_without_a_workspace(served: Served, tmp_path: Path) -> None:
     assert no_ca.error["code"] in ("input-file.unreadable", "input-file.not-regular")
 
 
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+def test_a_bundle_is_enough(served: Served, tmp_path: Path, verb: str) -> None:
+    count = ("-n", "2") if verb == "bench" else ()
+    path = tmp_path / "default.json"
+    served.cli.ok("client", "bundle", "-o", path)
+    answer = served.cli.bare(verb, "--bundle", path, *count, "--json")
+    assert answer.status == 0, answer
+    path.chmod(0o644)
+    assert f"warning: {path} is not its owner's alone" in served.cli.bare(verb, "--bundle", path, *count).err
+    both = served.cli.bare(verb, "--bundle", path, "--server-name", "x", "--json")
+    assert (both.error["code"], both.status) == ("client.options", 2)
+    elsewhere = served.cli.bare(verb, "--bundle", path, "--address", "127.0.0.1:1", "--timeout", "0.3", "--json")
+    assert elsewhere.error["code"] == "client.unreachable"
+    nothing = served.cli.bare(verb, "--directory", tmp_path, "--json")
+    assert nothing.error["code"] == "workspace.missing"
+    assert "--bundle FILE" in nothing.error["hint"]
+
+
 def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_path: Path) -> None:
     user = served.site.workspace.user
     given = [path.rename(tmp_path / path.name) for path in (user.service_ca, user.certificate, user.key)]
