@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ def bundle(
     """
     workspace, deployment = context.workspace, context.deployment
     two_way = deployment.service.tls is TlsMode.TWO_WAY
-    pair = users.credentials_of(workspace, user) if two_way else None
+    pair = users.credentials_of(workspace, user, now=datetime.now(UTC)) if two_way else None
     made = ClientBundle(
         user=user,
         grpc=address or _reached_at(deployment, deployment.service.endpoint),

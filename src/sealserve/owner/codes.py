@@ -51,6 +51,8 @@ class OwnerCode(ErrorCode):
     RELEASE_STORE_UNREACHABLE = "release.store-unreachable", UnavailableError
     """The store cannot be reached, or the connection broke."""
 
+    USER_CERTIFICATE_OUTDATED = "user.certificate-outdated", InputError
+    """The certificate of a user has expired, or the authority that signed it was replaced."""
     USER_EXISTS = "user.exists", InputError
     """There is an active user of that name."""
     USER_NAME = "user.name", InputError

@@ -16,13 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from cryptography import x509
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.deployment import Deployment
 from sealserve.owner.codes import OwnerCode
-from sealserve.pki.authority import LEAF_DAYS, Authority, AuthorityKind
-from sealserve.pki.certificate import CertifiedKey, describe
+from sealserve.pki.authority import CERTIFICATE_FILE, LEAF_DAYS, Authority, AuthorityKind
+from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.terms import ServerKind, TlsMode
 from sealserve.workspace import Workspace
@@ -39,6 +40,8 @@ class UserState(StrEnum):
 
     ACTIVE = "active"
     EXPIRED = "expired"
+    FORMER_AUTHORITY = "former-authority"
+    """An authority signed it that was replaced since: new releases do not accept it."""
     REVOKED = "revoked"
 
 
@@ -68,6 +71,8 @@ class _Part(BaseModel):
 class _Issued(_Part):
     serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
     not_after: AwareDatetime
+    authority: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+    """The key identifier of the authority that signed it, hex."""
     revoked: AwareDatetime | None = None
 
 
@@ -152,7 +157,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
         path.unlink(missing_ok=True)
     if name != DEFAULT_USER:
         shutil.rmtree(workspace.owner.users / name, ignore_errors=True)
-    return _described(name, register.users[name], now)
+    return _described(name, register.users[name], _current_authority(workspace), now)
 
 
 def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
@@ -161,22 +166,31 @@ def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
     default = _read_default(workspace)
     if default is not None:
         _remember(register, DEFAULT_USER, default)
-    return [_described(name, items, now) for name, items in sorted(register.users.items()) if items]
+    current = _current_authority(workspace)
+    return [_described(name, items, current, now) for name, items in sorted(register.users.items()) if items]
 
 
-def credentials_of(workspace: Workspace, name: str) -> CertifiedKey:
-    """Return a user's certificate and key.
+def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> CertifiedKey:
+    """Return a user's certificate and key, which the service accepts.
 
     Raises:
         InputError: `user.unknown`: There is no such user, or the user is revoked.
+        InputError: `user.certificate-outdated`: The certificate has expired, or its authority was replaced.
         CertificateMissingError: The files of the user are missing.
     """
     register = _read(workspace)
     if name != DEFAULT_USER and all(item.revoked is not None for item in register.users.get(name, [])):
         raise _unknown(workspace, name)
     certificate, key = _files(workspace, name)
-    hint = "Run `sealserve certs renew`." if name == DEFAULT_USER else f"Run `sealserve user renew {name}`."
-    return CertifiedKey.read(certificate=certificate, key=key, missing=hint)
+    hint = f"Run `sealserve user renew {name}`."
+    pair = CertifiedKey.read(certificate=certificate, key=key, missing=hint)
+    _remember(register, name, pair)
+    user = _described(name, register.users[name], _current_authority(workspace), now)
+    if user.state is not UserState.ACTIVE:
+        raise OwnerCode.USER_CERTIFICATE_OUTDATED.error(
+            f"The certificate of {name} is not usable: expected an active one, got {user.state}.", hint=hint
+        )
+    return pair
 
 
 def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
@@ -230,15 +244,28 @@ def _issue(
     certificate, key = _files(workspace, name)
     certificate.parent.mkdir(mode=0o700, exist_ok=True)
     fresh.write(certificate=certificate, key=key)
-    return _described(name, register.users[name], now)
+    return _described(name, register.users[name], _current_authority(workspace), now)
 
 
 def _remember(register: _Register, name: str, issued: CertifiedKey | None) -> None:
     if issued is not None:
-        info = describe(issued.chain_pem)[0]
+        certificate = parse_chain(issued.chain_pem)[0]
+        serial = f"{certificate.serial_number:x}"
         items = register.users.setdefault(name, [])
-        if all(item.serial != info.serial for item in items):
-            items.append(_Issued(serial=info.serial, not_after=info.not_after))
+        if all(item.serial != serial for item in items):
+            identifier = extension(certificate, x509.AuthorityKeyIdentifier)
+            signer = b"" if identifier is None else identifier.key_identifier or b""
+            items.append(_Issued(serial=serial, not_after=certificate.not_valid_after_utc, authority=signer.hex()))
+
+
+def _current_authority(workspace: Workspace) -> str | None:
+    """Return the key identifier of the users' authority, hex, or None if there is no authority."""
+    try:
+        content = read_regular(workspace.owner.authorities / AuthorityKind.USERS / CERTIFICATE_FILE)
+    except InputFileMissingError:
+        return None
+    identifier = extension(parse_chain(content)[0], x509.SubjectKeyIdentifier)
+    return None if identifier is None else identifier.digest.hex()
 
 
 def _read_default(workspace: Workspace) -> CertifiedKey | None:
@@ -248,9 +275,11 @@ def _read_default(workspace: Workspace) -> CertifiedKey | None:
     return CertifiedKey.read(certificate=user.certificate, key=user.key)
 
 
-def _described(name: str, items: list[_Issued], now: datetime) -> User:
+def _described(name: str, items: list[_Issued], authority: str | None, now: datetime) -> User:
     newest = items[-1]
-    state = UserState.ACTIVE if now <= newest.not_after else UserState.EXPIRED
+    state = UserState.ACTIVE if newest.authority == authority else UserState.FORMER_AUTHORITY
+    if now > newest.not_after:
+        state = UserState.EXPIRED
     return User(
         name=name,
         state=UserState.REVOKED if newest.revoked else state,

@@ -1,5 +1,6 @@
 """Users with certificates of their own: added, listed, renewed, revoked."""
 
+import shutil
 import stat
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ def serials(site: Site) -> set[str]:
 def test_a_user_has_a_certificate_of_their_own(ready: Site) -> None:
     ann = users.add(ready.workspace, ready.deployment, "ann", now=ready.now, days=10)
     assert (ann.name, ann.state, ann.revoked) == ("ann", UserState.ACTIVE, None)
-    pair = users.credentials_of(ready.workspace, "ann")
+    pair = users.credentials_of(ready.workspace, "ann", now=ready.now)
     info = describe(pair.chain_pem)[0]
     assert (info.names, info.serial) == (("ann.client.tf-serving.service.com",), ann.serial)
     assert timedelta(days=9) < info.not_after - ready.now <= timedelta(days=10)
@@ -49,7 +50,7 @@ def test_a_name_is_part_of_a_dns_name(ready: Site, name: str) -> None:
         users.add(ready.workspace, ready.deployment, name, now=ready.now)
     if name != users.DEFAULT_USER:
         with raises(OwnerCode.USER_UNKNOWN):
-            users.credentials_of(ready.workspace, name)
+            users.credentials_of(ready.workspace, name, now=ready.now)
 
 
 def test_a_user_exists_once_until_revoked(ready: Site) -> None:
@@ -71,7 +72,7 @@ def test_revoking_reaches_every_certificate_that_was_issued(ready: Site) -> None
     assert (gone.state, gone.serial) == (UserState.REVOKED, second.serial)
     assert serials(ready) == {first.serial, second.serial}
     assert not (ready.workspace.owner.users / "ann").exists()
-    assert users.credentials_of(ready.workspace, "bob")
+    assert users.credentials_of(ready.workspace, "bob", now=ready.now)
     for verb in (users.renew, users.revoke):
         with raises(OwnerCode.USER_UNKNOWN, match="There is no active user 'ann'; the active users are .*bob"):
             verb(ready.workspace, ready.deployment, "ann", now=ready.now)
@@ -89,8 +90,8 @@ def test_the_default_user_can_be_revoked_with_each_certificate_since_the_first(r
     assert len(serials(ready)) == 2
     assert identity(parse_chain(before.chain_pem)[0])[1] in {int(serial, 16) for serial in serials(ready)}
     with pytest.raises(CertificateMissingError) as caught:
-        users.credentials_of(ready.workspace, "default")
-    assert caught.value.hint == "Run `sealserve certs renew`."
+        users.credentials_of(ready.workspace, "default", now=ready.now)
+    assert caught.value.hint == "Run `sealserve user renew default`."
     assert users.renew(ready.workspace, ready.deployment, "default", now=ready.now).state is UserState.ACTIVE
 
 
@@ -111,7 +112,7 @@ def test_a_crash_leaves_a_certificate_that_can_be_revoked(ready: Site, monkeypat
         with pytest.raises(KeyboardInterrupt):
             users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
     with pytest.raises(CertificateMissingError) as caught:
-        users.credentials_of(ready.workspace, "ann")
+        users.credentials_of(ready.workspace, "ann", now=ready.now)
     assert caught.value.hint == "Run `sealserve user renew ann`."
     users.renew(ready.workspace, ready.deployment, "ann", now=ready.now)
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
@@ -124,6 +125,21 @@ def test_a_release_of_before_accepts_who_was_revoked_since(ready: Site) -> None:
     users.revoke(ready.workspace, ready.deployment, "ann", now=built + timedelta(seconds=5))
     assert users.revoked_since(ready.workspace, built) == ["ann"]
     assert users.revoked_since(ready.workspace, built + timedelta(seconds=6)) == []
+
+
+def test_a_certificate_that_the_service_would_reject_is_not_handed_out(ready: Site) -> None:
+    users.add(ready.workspace, ready.deployment, "ann", now=ready.now, days=1)
+    with raises(OwnerCode.USER_CERTIFICATE_OUTDATED, match="got expired"):
+        users.credentials_of(ready.workspace, "ann", now=ready.now + timedelta(days=2))
+    shutil.rmtree(ready.workspace.owner.authorities / "users")
+    certificates.create_certificates(ready.workspace, ready.deployment, now=ready.now)
+    listed = {user.name: user.state for user in users.list_users(ready.workspace, now=ready.now)}
+    assert listed == {"ann": UserState.FORMER_AUTHORITY, "default": UserState.ACTIVE}
+    with raises(OwnerCode.USER_CERTIFICATE_OUTDATED, match="got former-authority") as caught:
+        users.credentials_of(ready.workspace, "ann", now=ready.now)
+    assert caught.value.hint == "Run `sealserve user renew ann`."
+    users.renew(ready.workspace, ready.deployment, "ann", now=ready.now)
+    assert users.credentials_of(ready.workspace, "ann", now=ready.now)
 
 
 def test_a_damaged_register_is_not_replaced(ready: Site) -> None:
