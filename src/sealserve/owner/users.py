@@ -213,6 +213,11 @@ def revocation_list(workspace: Workspace, deployment: Deployment, *, now: dateti
     return authority.issue_revocation_list(revoked, number=register.number, now=now)
 
 
+def revocations(workspace: Workspace) -> int:
+    """Return the number of the newest revocation list: a release with another number has another list."""
+    return _read(workspace).number
+
+
 def revoked_since(workspace: Workspace, moment: datetime) -> list[str]:
     """Return the users of whom a certificate was revoked at or after a time: a release of that time still accepts them.
 

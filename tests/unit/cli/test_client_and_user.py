@@ -3,11 +3,14 @@
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import make_site
 
+from sealserve.cli.completions import complete_label, complete_model, complete_user
 from sealserve.client.bundle import ClientBundle
 
 
@@ -101,3 +104,15 @@ def test_a_hostile_bundle_writes_nothing(certified: CommandLine, tmp_path: Path)
                 "client.bundle-invalid", "certificate.key-unreadable", "client.credentials"
             )  # fmt: skip
     assert [file.name for file in tmp_path.iterdir() if file.name not in ("site", "half-plus-two")] == ["evil.json"]
+
+
+def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp_path: Path) -> None:
+    certified.ok("user", "add", "ann")
+    certified.ok("user", "add", "gone")
+    certified.ok("user", "revoke", "gone", "--yes")
+    here: Any = SimpleNamespace(params={"directory": certified.directory})
+    nowhere: Any = SimpleNamespace(params={"directory": tmp_path})
+    assert complete_user(here, "") == ["ann", "default"]
+    assert complete_model(here, "half") == ["half-plus-two"]
+    assert complete_label(here, "") == []
+    assert [complete(nowhere, "") for complete in (complete_user, complete_model, complete_label)] == [[], [], []]
