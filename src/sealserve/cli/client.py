@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives import hashes
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cli import console, options
@@ -23,7 +24,7 @@ from sealserve.errors import SealserveError
 from sealserve.model.saved_model import describe
 from sealserve.owner import models, users
 from sealserve.pki.authority import Authority, AuthorityKind
-from sealserve.pki.certificate import describe as describe_certificate
+from sealserve.pki.certificate import parse_chain
 from sealserve.terms import TlsMode
 from sealserve.whole_folder import appearing
 from sealserve.workspace import Workspace
@@ -171,11 +172,11 @@ def _signatures(model: BundledModel) -> str:
 
 def _public(found: ClientBundle) -> dict[str, Any]:
     """Return a bundle without the private key."""
-    certificate = None if found.certificate is None else describe_certificate(found.certificate)[0]
     document = json.loads(found.render().reveal())
+    end = None if found.certificate is None else parse_chain(found.certificate)[0].not_valid_after_utc
     return {
         "user": found.user, "grpc": found.grpc, "rest": found.rest, "server_name": found.server_name,
-        "ca_sha256": describe_certificate(found.ca)[0].fingerprint,
-        "not_after": None if certificate is None else certificate.not_after.isoformat(),
+        "ca_sha256": parse_chain(found.ca)[0].fingerprint(hashes.SHA256()).hex(),
+        "not_after": None if end is None else end.isoformat(),
         "models": document["models"],
     }  # fmt: skip

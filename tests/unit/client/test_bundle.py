@@ -1,13 +1,16 @@
 """Client bundles, honest and hostile."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from tests.harness.errors import raises
-from tests.unit.client.conftest import SERVICE, Behaviour, Material, Serve
+from tests.unit.client.conftest import CLIENT, SERVICE, Behaviour, Material, Serve
 
 from sealserve.client import Client
 from sealserve.client.bundle import BundledModel, ClientBundle
@@ -141,6 +144,30 @@ def test_a_key_of_another_certificate_is_rejected(bundle: ClientBundle, material
         ClientBundle.parse(json.dumps(document | {"ca": "no certificate"}).encode())
     with raises(ClientCode.CREDENTIALS):
         ClientBundle.parse(json.dumps(document | {"server_name": "*"}).encode())
+
+
+def changed(pem: bytes, old: bytes, new: bytes) -> str:
+    """Return a certificate with some bytes of its DER replaced."""
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    assert old in der
+    return (
+        f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der.replace(old, new)).decode()}-----END CERTIFICATE-----\n"
+    )
+
+
+def test_a_certificate_that_nothing_understands_is_rejected(bundle: ClientBundle, material: Material) -> None:
+    document = json.loads(bundle.render().reveal())
+    ec_key = bytes.fromhex("06072a8648ce3d0201")
+    unknown = changed(material.client.chain_pem, ec_key, ec_key[:-1] + b"\x7f")
+    with raises(PkiCode.CERTIFICATE_UNSUPPORTED, match="The public key in The client certificate cannot be read"):
+        ClientBundle.parse(json.dumps(document | {"certificate": unknown}).encode())
+    a_text, bits = (
+        b"\x0c" + bytes([len(CLIENT)]) + CLIENT.encode(),
+        b"\x03" + bytes([len(CLIENT)]) + b"\0" * len(CLIENT),
+    )
+    odd_name = changed(material.client.chain_pem, a_text, bits)
+    with raises(PkiCode.CERTIFICATE_UNREADABLE):
+        ClientBundle.parse(json.dumps(document | {"certificate": odd_name}).encode())
 
 
 def test_the_file_is_regular_and_small(tmp_path: Path) -> None:
