@@ -13,7 +13,6 @@ from sealserve.cli.verbs import Verbs
 from sealserve.owner import releases, users
 from sealserve.owner.users import User
 from sealserve.pki.authority import LEAF_DAYS
-from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.workspace import Workspace
 
 app = Verbs("Manage the users of the service: add, list, renew, revoke.")
@@ -73,8 +72,7 @@ def list_(context: Context) -> None:
 def _still_accepted(workspace: Workspace) -> list[str]:
     if not releases.any_in(workspace.owner.releases):
         return []
-    index = parse_index((releases.newest(workspace.owner.releases) / INDEX_FILE).read_bytes())
-    return users.revoked_since(workspace, index.created_at)
+    return users.revoked_since(workspace, releases.newest(workspace.owner.releases))
 
 
 def _issued(user: User) -> str:

@@ -25,6 +25,7 @@ from sealserve.owner.codes import OwnerCode
 from sealserve.pki.authority import CERTIFICATE_FILE, LEAF_DAYS, Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.sealing.release_index import INDEX_FILE, parse_index
 from sealserve.terms import ServerKind, TlsMode
 from sealserve.workspace import Workspace
 
@@ -218,16 +219,25 @@ def revocations(workspace: Workspace) -> int:
     return _read(workspace).number
 
 
-def revoked_since(workspace: Workspace, moment: datetime) -> list[str]:
-    """Return the users of whom a certificate was revoked at or after a time: a release of that time still accepts them.
+def revoked_since(workspace: Workspace, release: Path) -> list[str]:
+    """Return the users of whom a certificate was revoked since a release was built: the release still accepts them.
 
     Args:
         workspace: The owner's.
-        moment: When the release was built.
+        release: The release's folder. Its time has no fractions of a second, so a release of the same second is taken
+            for one that was built before.
+
+    Raises:
+        VerificationError: `release.invalid-index`: The release has no valid index.
     """
-    users = _read(workspace).users.items()
+    register = _read(workspace)
+    if not register.number:
+        return []
+    built = parse_index(read_regular(release / INDEX_FILE)).created_at
     return sorted(
-        name for name, items in users if any(item.revoked is not None and item.revoked >= moment for item in items)
+        name
+        for name, items in register.users.items()
+        if any(item.revoked is not None and item.revoked >= built for item in items)
     )
 
 

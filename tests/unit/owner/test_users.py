@@ -9,7 +9,7 @@ import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.owner import certificates, users
+from sealserve.owner import certificates, releases, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.users import UserState
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, describe, parse_chain
@@ -120,11 +120,15 @@ def test_a_crash_leaves_a_certificate_that_can_be_revoked(ready: Site, monkeypat
 
 
 def test_a_release_of_before_accepts_who_was_revoked_since(ready: Site) -> None:
+    ready.import_model()
+    release = ready.build_release().folder
+    assert users.revoked_since(ready.workspace, release) == []
     users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
-    built = ready.now
-    users.revoke(ready.workspace, ready.deployment, "ann", now=built + timedelta(seconds=5))
-    assert users.revoked_since(ready.workspace, built) == ["ann"]
-    assert users.revoked_since(ready.workspace, built + timedelta(seconds=6)) == []
+    users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
+    assert users.revocations(ready.workspace) == 1
+    assert users.revoked_since(ready.workspace, release) == ["ann"]
+    later = releases.build(ready.workspace, ready.deployment, now=ready.now + timedelta(seconds=2))
+    assert users.revoked_since(ready.workspace, later.folder) == []
 
 
 def test_a_certificate_that_the_service_would_reject_is_not_handed_out(ready: Site) -> None:
