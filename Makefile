@@ -9,7 +9,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench bench-peers fuzz lock protos errors clouds schemas operations clean
+.PHONY: help setup demo test test-fast check format bench bench-peers fuzz lock protos errors clouds schemas openapi operations clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/errors.py --check
 	$(BIN)/python scripts/clouds.py --check
 	$(BIN)/python scripts/schemas.py --check
+	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/operations.py --check
 
 format: setup ## Format the code
@@ -90,6 +91,9 @@ errors: setup ## Write the reference of errors from their classes
 
 schemas: setup ## Write the published JSON schemas from the code that reads them
 	$(BIN)/python scripts/schemas.py
+
+openapi: setup ## Write the OpenAPI description of the REST API
+	$(BIN)/python scripts/openapi.py
 
 operations: setup ## Compare the classes of operations with TensorFlow, and write the page of them
 	$(BIN)/python scripts/operations.py

@@ -13,7 +13,7 @@ from pathlib import Path
 from sealserve.deployment import Deployment
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 
 
@@ -72,10 +72,11 @@ class EnclaveFacts:
 
     Args:
         name: The enclave's name.
-        port: Where its server listens.
+        port: Where its server listens for gRPC.
         broker: Name and port of the broker that it connects to.
         memory: Its size in bytes.
         manifest: SHA-256 of its manifest, in hexadecimal.
+        rest_port: Where its server listens for REST, or None if REST is off.
     """
 
     name: str
@@ -83,6 +84,7 @@ class EnclaveFacts:
     broker: tuple[str, int]
     memory: int
     manifest: str
+    rest_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,7 @@ def describe_enclave(name: str, manifest: EnclaveManifest, content: bytes) -> En
     return EnclaveFacts(
         name=name,
         port=port_of(manifest),
+        rest_port=rest_port_of(manifest),
         broker=broker_addresses(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         memory=manifest.enclave_size,
         manifest=hashlib.sha256(content).hexdigest(),

@@ -145,6 +145,13 @@ class ServerFlags:
         minimum=1024,
         ours=True,
     )
+    rest_api_max_connection_age_seconds: int = _flag(
+        0,
+        "seconds after which a client's HTTP connection is closed, so that load evens out: from half of them on with"
+        " the next answer, then also without one; 0 for no limit",
+        maximum=10**6,
+        ours=True,
+    )
     rest_api_enable_gzip_responses: bool = _flag(
         False, "compress the REST API's answers for clients that accept it", ours=True
     )

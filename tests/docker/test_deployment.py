@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from tests.docker.conftest import Deployed, docker_json, everything
 from tests.harness.container_images import CACHE
+from tests.harness.rest import ANSWER, BODY, PREDICT, RestConnection, RestLoad, user_context
 from tests.harness.running import command, run
 from tests.harness.workspaces import Site
 
@@ -69,8 +71,13 @@ def load(deployed: Deployed, requests: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def under_load(deployed: Deployed) -> Iterator[dict[str, Any]]:
-    """Send requests as long as the block lasts; afterwards the yielded mapping has how many and their errors."""
+def under_load(deployed: Deployed, *, rest: int = 0) -> Iterator[dict[str, Any]]:
+    """Send requests as long as the block lasts; afterwards the yielded mapping has how many and their errors.
+
+    Args:
+        deployed: Where to send them.
+        rest: How many clients send them over REST, beside those of gRPC.
+    """
     total: dict[str, Any] = {"requests": 0, "answered": 0, "errors": {}}
     done = threading.Event()
 
@@ -82,13 +89,15 @@ def under_load(deployed: Deployed) -> Iterator[dict[str, Any]]:
             for code, count in report["errors"].items():
                 total["errors"][code] = total["errors"].get(code, 0) + count
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, RestLoad(deployed.site, rest) as over_rest:
         sending = pool.submit(send)
         try:
             yield total
         finally:
             done.set()
         sending.result()
+    total["errors"] |= {f"REST {error}": 1 for error in over_rest.errors}
+    assert all(over_rest.answered)
 
 
 def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
@@ -105,6 +114,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
         run("bench", "--requests", "1", "--cert", site.directory / "no.pem", "--directory", site.directory).status != 0
     )
 
+    _answers_over_rest(site)
     _reaches_the_broker_and_nothing_else(deployed)
     _is_confined(deployed)
 
@@ -119,7 +129,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert sent["answered"] >= 200
 
     # To three and back to two, without one failed request.
-    with under_load(deployed) as sent:
+    with under_load(deployed, rest=CLIENTS) as sent:
         three = {part["role"] for part in deployed("scale", "3")}
         assert {"replica-0", "replica-1", "replica-2"} <= three
         seen: set[str] = set()  # which replicas a few connections meet depends on the others' at that moment
@@ -133,7 +143,7 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     before = site.workspace.host.releases
     first = releases.newest(site.workspace.owner.releases)
     second = site.build_release().folder
-    with under_load(deployed) as sent:
+    with under_load(deployed, rest=CLIENTS) as sent:
         parts = deployed("up", "--release", second.name)
     assert sent["errors"] == {}, sent
     assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {second.name}
@@ -334,3 +344,14 @@ def test_compose_starts_the_same(deployed: Deployed, site: Site) -> None:
     finally:
         subprocess.run([*compose, "down", "--timeout", "30"], capture_output=True, check=False)
     assert everything("com.docker.compose.project") == {"container": [], "network": [], "volume": []}
+
+
+def _answers_over_rest(site: Site) -> None:
+    """Requests over REST are answered, with the certificates of gRPC and not without."""
+    with closing(RestConnection(site, user_context(site))) as connection:
+        assert connection.ask("POST", PREDICT, BODY) == (200, ANSWER)
+    with (
+        closing(RestConnection(site, user_context(site, certificate=False))) as connection,
+        pytest.raises(OSError, match=r".*"),  # reset, closed, or an alert of TLS
+    ):
+        connection.ask("POST", PREDICT, BODY)

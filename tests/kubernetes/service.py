@@ -29,6 +29,7 @@ from sealserve.errors import SealserveError
 from sealserve.owner.preparation import foresee, prepare
 
 NODE_PORT = 30500
+REST_NODE_PORT = 30501
 BROKER_NAME = "attestation.service.com"
 STORE_PORT = 8089
 
@@ -87,7 +88,7 @@ def make_deployment(
             "pull_policy": "Never" if images.archive else "IfNotPresent",
             **({} if images.inventory is None else {"inventory": images.inventory}),
         },
-        "service": {"type": "NodePort", "node_port": NODE_PORT},
+        "service": {"type": "NodePort", "node_port": NODE_PORT, "rest_node_port": REST_NODE_PORT},
         "broker": {"naming": "coredns-hosts", "ip": place.here},
         "resources": {"cpu": "50m", "memory": "2Gi", **({"epc": "1Gi"} if place.has_epc else {})},
     }
@@ -95,7 +96,7 @@ def make_deployment(
         kubernetes[name] = {**kubernetes.get(name, {}), **values}
     site = make_site(
         folder,
-        service={"listen": place.node, "port": NODE_PORT},
+        service={"listen": place.node, "port": NODE_PORT, "rest_port": REST_NODE_PORT},
         server={"max_connection_age_seconds": 2, **(server or {})},
         broker={"listen": place.here, "address": broker},
         target={"kind": "kubernetes"},

@@ -14,6 +14,7 @@ import pytest
 from testbed.kubernetes.cluster import Cluster
 from tests.harness.container_images import Images
 from tests.harness.errors import raises
+from tests.harness.rest import RestLoad
 from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
@@ -44,7 +45,7 @@ LISTENS = "0A"  # a socket's state in /proc/net/tcp: proc(5)
 def service(images: Images, kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("site")
     place = find_place(kubectl)
-    site = make_deployment(folder, images, place=place)
+    site = make_deployment(folder, images, place=place, server={"rest": True})
     before = corefile(kubectl)
     deployed = Service(site)
     with store(place.here, folder / "store"):
@@ -73,18 +74,20 @@ def test_each_replica_was_attested_on_its_own_and_answers(service: Service, kube
 
 
 def test_there_is_no_plaintext_and_no_other_way_through_the_front(service: Service) -> None:
-    address = (service.site.deployment.service.listen, service.site.deployment.service.port)
-    with socket.create_connection(address, timeout=5) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        assert connection.recv(100) == b""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with (
-        socket.create_connection(address, timeout=5) as connection,
-        pytest.raises(OSError, match=r".*"),
-        context.wrap_socket(connection, server_hostname="other.example.com"),
-    ):
-        pass
+    settings = service.site.deployment.service
+    for address in ((settings.listen, settings.port), (settings.listen, settings.rest_port)):
+        for request in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+            with socket.create_connection(address, timeout=5) as connection:
+                connection.sendall(request)
+                assert connection.recv(100) == b""
+        with (
+            socket.create_connection(address, timeout=5) as connection,
+            pytest.raises(OSError, match=r".*"),
+            context.wrap_socket(connection, server_hostname="other.example.com"),
+        ):
+            pass
     assert service.target.status()
 
 
@@ -93,17 +96,19 @@ def test_only_the_front_reaches_the_replicas_and_they_listen_nowhere_else(servic
     front = kubectl("-n", SPACE, "get", "pods", "-l", FRONTS, "-o", "jsonpath={.items[0].metadata.name}")
     for pod in replicas(kubectl):
         address = pod["status"]["podIP"]
-        connect = f"exec 3<> /dev/tcp/{address}/8500 && echo connected"
+        connect = f"exec 3<> /dev/tcp/{address}/8500 && exec 4<> /dev/tcp/{address}/8501 && echo connected"
         assert "connected" in kubectl("-n", SPACE, "exec", front, "--", "timeout", "5", "bash", "-c", connect)
         if not this_machine_is_a_node(service):  # policies do not bind a node's own host
             with pytest.raises(OSError, match=r".*"):
                 socket.create_connection((address, 8500), timeout=2).close()
         names = {other["metadata"]["name"] for other in replicas(kubectl)}
         other = (names - {pod["metadata"]["name"]}).pop()
-        assert "connected" not in execute(kubectl, other, "timeout", "5", "bash", "-c", connect, check=False)
+        for port in (8500, 8501):
+            connect = f"exec 3<> /dev/tcp/{address}/{port} && echo connected"
+            assert "connected" not in execute(kubectl, other, "timeout", "5", "bash", "-c", connect, check=False)
         sockets = execute(kubectl, pod["metadata"]["name"], "cat", "/proc/net/tcp", "/proc/net/tcp6")
         rows = [line.split() for line in sockets.splitlines()]
-        assert {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTENS} == {8500}
+        assert {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTENS} == {8500, 8501}
 
 
 def test_pods_have_no_privileges(service: Service, kubectl: Kubectl) -> None:
@@ -121,11 +126,12 @@ def test_pods_have_no_privileges(service: Service, kubectl: Kubectl) -> None:
 
 
 def test_scaling_up_and_down_loses_no_request(service: Service) -> None:
-    with service.load() as load:
+    with service.load() as load, RestLoad(service.site, 3) as over_rest:
         for count in (1, 3, 2):
             service.target.scale(count)
             wait(lambda load=load, before=load.answered: load.answered > before + 20)  # type: ignore[misc]
-    assert load.errors == []
+    assert load.errors == over_rest.errors == []
+    assert all(over_rest.moved)
 
 
 def test_a_pod_that_is_killed_costs_no_more_than_what_was_in_flight(service: Service, kubectl: Kubectl) -> None:

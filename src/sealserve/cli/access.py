@@ -17,12 +17,13 @@ class Access:
     """What a client needs: where to connect, whom to expect, and who it is.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port`` of gRPC.
         server_name: The name in the service's certificate.
         ca: The service's authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's key for two-way TLS, PEM, or None.
         model: The model that is meant if none is named, or None.
+        rest: ``host:port`` of REST, or None if it is off or not known.
     """
 
     target: str
@@ -31,6 +32,7 @@ class Access:
     certificate: bytes | None = None
     key: SecretBytes | None = None
     model: str | None = None
+    rest: str | None = None
 
 
 def access(
@@ -65,4 +67,5 @@ def access(
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
         model=deployment.model.name,
+        rest=service.rest_endpoint if deployment.server.rest else None,
     )

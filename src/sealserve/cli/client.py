@@ -133,9 +133,9 @@ def _reached_at(deployment: Deployment, endpoint: str) -> str:
 
 def _rest(deployment: Deployment) -> str | None:
     """Return where users reach REST, or None if the deployment has no REST."""
-    if not getattr(deployment.server, "rest", False):
+    if not deployment.server.rest:
         return None
-    return _reached_at(deployment, str(deployment.service.rest_endpoint))  # type: ignore[attr-defined]
+    return _reached_at(deployment, deployment.service.rest_endpoint)
 
 
 def _is_loopback(address: str) -> bool:

@@ -12,6 +12,9 @@ class CliCode(ErrorCode):
     CLIENT_OPTIONS = "client.options", InputError
     """The options do not fit together."""
 
+    CLIENT_REST_OFF = "client.rest-off", InputError
+    """The service has no REST API, or its address is not known."""
+
     CONNECTION_LOST = "connection.lost", UnavailableError
     """The other side of a connection closed it, and no other error says why."""
 

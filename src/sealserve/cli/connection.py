@@ -15,6 +15,8 @@ from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
 from sealserve.client.bundle import ClientBundle
 from sealserve.client.channel import ServiceChannel, open_channel
+from sealserve.client.predict import Predictor
+from sealserve.client.rest import RestPredictor
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
 from sealserve.workspace import WorkspaceMissingError
@@ -37,6 +39,9 @@ BundleFile = Annotated[
         help="The file that the owner of the service sent you: address, names, certificates and key.",
         show_default="none",
     ),
+]
+Rest = Annotated[
+    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
 ]
 ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
 
@@ -98,6 +103,7 @@ def _from_bundle(path: Path, target: str | None) -> Access:
         certificate=found.certificate,
         key=found.key,
         model=found.model,
+        rest=found.rest,
     )
 
 
@@ -123,3 +129,33 @@ def channels(reach: Access, count: int, *, timeout: float) -> Iterator[list[Serv
             )
             for _ in range(count)
         ]
+
+
+@contextlib.contextmanager
+def predictor(reach: Access, *, rest: bool, address: str | None, timeout: float) -> Iterator[Predictor | RestPredictor]:
+    """Open one connection, and yield the client that uses it.
+
+    Args:
+        reach: How to reach the service.
+        rest: Whether to use REST instead of gRPC.
+        address: The address that the user gave, or None.
+        timeout: Seconds to wait for the connection.
+
+    Raises:
+        InputError: `client.rest-off`: REST is off, or its address is not known.
+        SealserveError: There is no connection.
+    """
+    if not rest:
+        with channels(reach, 1, timeout=timeout) as opened:
+            yield Predictor(opened)
+        return
+    target = address or reach.rest
+    if target is None:
+        raise CliCode.CLIENT_REST_OFF.error(
+            "The service has no REST API: expected server.rest = true in sealserve.toml, or an address.",
+            hint="Leave out --rest to use gRPC, or give the address of the REST API: --address HOST:PORT.",
+        )
+    with RestPredictor(
+        target, server_name=reach.server_name, ca=reach.ca, certificate=reach.certificate, key=reach.key
+    ) as opened_rest:
+        yield opened_rest

@@ -135,6 +135,7 @@ def manifest(
 
 def _explain(context: Context, size: EnclaveSize, threads: Threads) -> None:
     pools = f"pools of {threads.tensorflow} and {threads.inter_op}, {threads.requests} for requests"
+    pools += f", {threads.rest} for REST" if threads.rest else ""
     pools += f", {threads.unbounded} without a flag"
     rows = [(item.what, f"{item.size / MEBIBYTE:.0f} MiB", item.why) for item in size.items]
     rows.append(("sum", f"{size.needed / MEBIBYTE:.0f} MiB", ""))

@@ -29,7 +29,7 @@ from sealserve.cli.saved_output import check_format, write_outputs
 from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.verbs import Verbs
 from sealserve.client.credentials import printable
-from sealserve.client.predict import Prediction, Predictor, check_version_choice
+from sealserve.client.predict import Prediction, check_version_choice
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 app = Verbs()
@@ -57,6 +57,7 @@ def predict(
     ca: connection.ServiceCa = None,
     certificate: connection.ClientCertificate = None,
     key: connection.ClientKey = None,
+    rest: connection.Rest = False,
     timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_WAIT, help="Seconds.")] = 60,
     force: options.Force = False,
 ) -> None:
@@ -70,8 +71,7 @@ def predict(
         context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
     name = find_model(model, reach)
-    with connection.channels(reach, 1, timeout=min(timeout, 10)) as opened:
-        predictor = Predictor(opened)
+    with connection.predictor(reach, rest=rest, address=target, timeout=min(timeout, 10)) as predictor:
         signatures = predictor.metadata(name, version=version, label=label, timeout=timeout).signatures
         called = find_signature(name, signature, signatures)
         given = read_inputs(inputs or [], called, signature_name=signature)

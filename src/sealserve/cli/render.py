@@ -22,10 +22,11 @@ from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.target import KubernetesTarget
 from sealserve.cluster.targets import check_replicas
 from sealserve.ingress.nginx import worker_user
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
+from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.owner import releases
 from sealserve.owner.owner import Owner
+from sealserve.tcp_ports import rest_port_beside
 
 app = Verbs("Write the files that a target would apply.")
 
@@ -45,18 +46,24 @@ def _group() -> None:
 @app.command()
 def nginx(
     place: Place,
-    replicas: Annotated[list[str], typer.Option("--replica", metavar="HOST:PORT", help="Where a replica listens.")],
+    replicas: Annotated[
+        list[str], typer.Option("--replica", metavar="HOST:PORT", help="Where a replica listens for gRPC.")
+    ],
 ) -> None:
     """Print NGINX's configuration, and how to start it: TLS is passed through by its server name, untouched."""
     workspace = place.workspace
     service = place.deployment.service
     program = find_nginx()
     workspace.create()
+    upstreams = [_upstream(text) for text in replicas]
+    # Replicas listen for REST beside their gRPC port, if it was on when their enclaves were built.
+    rest = [Upstream(upstream.host, rest_port_beside(upstream.port)) for upstream in upstreams]
     config = NginxConfig(
         listen=service.listen,
         port=service.port,
         service_name=service.name,
-        upstreams=[_upstream(text) for text in replicas],
+        upstreams=upstreams,
+        rest=RestRoute(port=service.rest_port, upstreams=rest) if place.deployment.server.rest else None,
         run_folder=workspace.host.run.resolve(),
         log_folder=workspace.host.logs.resolve(),
         stream_module=program.stream_module,

@@ -17,8 +17,10 @@ from OpenSSL import SSL, crypto
 from sealserve.client.credentials import Credentials, Endpoint, TlsError, describe, printable
 from sealserve.errors import SealserveError, UnavailableError
 
-_HTTP2 = b"h2"
+HTTP2 = b"h2"
+HTTP1 = b"http/1.1"
 _READ_SIZE = 16_384
+_REFUSAL_SECONDS = 1.0
 _OUTSIDE_DATES = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED (openssl/x509_vfy.h)
 
 
@@ -79,13 +81,16 @@ class _Handshake:
     ended: str | None = None
 
 
-def find_fault(endpoint: Endpoint, credentials: Credentials, *, timeout: float) -> SealserveError | None:
-    """Connect to ``endpoint`` as gRPC would, and return what is wrong, or None where all is well by now.
+def find_fault(
+    endpoint: Endpoint, credentials: Credentials, *, timeout: float, protocol: bytes = HTTP2
+) -> SealserveError | None:
+    """Connect to ``endpoint`` as gRPC or REST would, and return what is wrong, or None where all is well by now.
 
     Args:
         endpoint: Where to connect to.
         credentials: Whom to expect there, and who we are.
         timeout: Seconds for all of it.
+        protocol: The protocol that the service should choose, by its name for ALPN.
     """
     deadline = time.monotonic() + timeout
     try:
@@ -103,14 +108,20 @@ def find_fault(endpoint: Endpoint, credentials: Credentials, *, timeout: float) 
             f"Cannot connect to {endpoint}: {error.strerror}.", hint="Check the address, and that the service is up."
         )
     with stream:
-        return _examine(stream, endpoint, credentials, timeout=timeout, deadline=deadline)
+        return _examine(stream, endpoint, credentials, protocol, timeout=timeout, deadline=deadline)
 
 
 def _examine(
-    stream: socket.socket, endpoint: Endpoint, credentials: Credentials, *, timeout: float, deadline: float
+    stream: socket.socket,
+    endpoint: Endpoint,
+    credentials: Credentials,
+    protocol: bytes,
+    *,
+    timeout: float,
+    deadline: float,
 ) -> SealserveError | None:
     try:
-        outcome = _shake_hands(stream, credentials, deadline)
+        outcome = _shake_hands(stream, credentials, protocol, deadline)
     except TimeoutError:
         return UnreachableError(
             f"{endpoint} accepts connections, but did not answer within {timeout:.3g} s.",
@@ -125,21 +136,25 @@ def _examine(
             f"The certificate shown for {credentials.server_name} is malformed.",
             hint="Check the address: something else than the service answered.",
         )
-    return _judge(outcome, endpoint, credentials)
+    return _judge(outcome, endpoint, credentials, protocol)
 
 
-def _shake_hands(stream: socket.socket, credentials: Credentials, deadline: float) -> _Handshake:
+def _shake_hands(stream: socket.socket, credentials: Credentials, protocol: bytes, deadline: float) -> _Handshake:
     outcome = _Handshake()
     connection = SSL.Connection(_context(credentials, outcome), None)
     connection.set_tlsext_host_name(credentials.server_name.encode())
-    connection.set_alpn_protos([_HTTP2])
+    connection.set_alpn_protos([protocol])
     connection.set_connect_state()
     try:
         _drive(connection, stream, deadline, connection.do_handshake)
         outcome.protocol = connection.get_alpn_proto_negotiated()
         # With TLS 1.3 the service looks at our certificate after our handshake is done; an HTTP/2 server speaks first.
-        if outcome.protocol == _HTTP2:
+        if outcome.protocol == HTTP2:
             _drive(connection, stream, deadline, lambda: connection.read(1))
+        elif protocol == HTTP1:  # such a server speaks first only to refuse us
+            with contextlib.suppress(TimeoutError):
+                refusal = min(deadline, time.monotonic() + _REFUSAL_SECONDS)
+                _drive(connection, stream, refusal, lambda: connection.read(1))
     except SSL.ZeroReturnError:
         outcome.ended = ""
     except SSL.Error as error:
@@ -200,7 +215,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials) -> SealserveError | None:
+def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials, protocol: bytes) -> SealserveError | None:
     # 1. Did the service show a certificate?
     if outcome.leaf is None:
         if not outcome.ended:
@@ -214,12 +229,14 @@ def _judge(outcome: _Handshake, endpoint: Endpoint, credentials: Credentials) ->
     # 2. Is it from the authority, and valid now? 3. Is it for the name?
     if fault := _chain_fault(outcome, credentials) or _name_fault(outcome.leaf, credentials):
         return fault
-    # 4. Does the service accept the client?
-    if outcome.ended is not None:
-        return _client_fault(outcome.ended, credentials)
-    # 5. Is it a gRPC service?
-    if outcome.protocol != _HTTP2:
-        return TlsError(f"{endpoint} speaks TLS, but no HTTP/2.", hint="Check that it is the service's gRPC port.")
+    # 4. Does the service accept the client? A gRPC service closes the connection of a client that speaks HTTP/1.1.
+    silent = protocol == HTTP1 and not outcome.protocol and not outcome.ended
+    if outcome.ended is not None and not silent:
+        return client_fault(outcome.ended, credentials)
+    # 5. Is it a gRPC service, or a REST one?
+    if outcome.protocol != protocol:
+        name, api = ("HTTP/2", "gRPC") if protocol == HTTP2 else ("HTTP/1.1", "REST")
+        return TlsError(f"{endpoint} speaks TLS, but no {name}.", hint=f"Check that it is the service's {api} port.")
     return None
 
 
@@ -259,7 +276,13 @@ def _name_fault(leaf: x509.Certificate, credentials: Credentials) -> SealserveEr
     )
 
 
-def _client_fault(ended: str, credentials: Credentials) -> SealserveError:
+def client_fault(ended: str, credentials: Credentials) -> SealserveError:
+    """Return the error of a service that ended the handshake because of the client's certificate.
+
+    Args:
+        ended: How it ended, as the TLS library says it; empty if the service closed the connection.
+        credentials: Who we are.
+    """
     chain = credentials.chain()
     if not chain:
         return CertificateRequiredError(

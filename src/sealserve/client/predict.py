@@ -232,16 +232,7 @@ class Predictor:
         return ModelMetadata(
             model=reply.model_spec.name or model,
             version=reply.model_spec.version.value,
-            signatures={
-                name: Signature(
-                    method=signature.method_name,
-                    inputs={key: _tensor_spec(info) for key, info in sorted(signature.inputs.items())},
-                    outputs={key: _tensor_spec(info) for key, info in sorted(signature.outputs.items())},
-                    optional=frozenset(signature.defaults),
-                )
-                for name, signature in sorted(signatures.signature_def.items())
-                if name not in INTERNAL_SIGNATURES
-            },
+            signatures=signatures_of(signatures),
         )
 
     def status(
@@ -295,6 +286,20 @@ def _signatures(reply: GetModelMetadataResponse) -> SignatureDefMap | None:
         return SignatureDefMap.FromString(packed.value)
     except DecodeError:
         return None
+
+
+def signatures_of(found: SignatureDefMap) -> Mapping[str, Signature]:
+    """Return the signatures that users may call, by name."""
+    return {
+        name: Signature(
+            method=signature.method_name,
+            inputs={key: _tensor_spec(info) for key, info in sorted(signature.inputs.items())},
+            outputs={key: _tensor_spec(info) for key, info in sorted(signature.outputs.items())},
+            optional=frozenset(signature.defaults),
+        )
+        for name, signature in sorted(found.signature_def.items())
+        if name not in INTERNAL_SIGNATURES
+    }
 
 
 def _tensor_spec(info: TensorInfo) -> TensorSpec:

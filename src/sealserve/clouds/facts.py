@@ -185,6 +185,6 @@ class Preset:
 PORTS: Final = (
     (4433, "from the enclaves' machines to the owner's broker"),
     (8500, "from the users to NGINX: gRPC over TLS"),
-    (8501, "from the users to NGINX: REST over TLS, where it is on"),
+    (8501, "from the users to NGINX: REST over TLS; open it only if server.rest is true"),
 )
 """The ports of the older public example; its guide opens 4433 and 8500-8501 in each cloud."""

@@ -1,7 +1,7 @@
 """The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
 
-Replicas share this machine's network, and the port is measured (decision 3). So each replica needs an enclave of its
-own, with a port that is free.
+Replicas share this machine's network, and their ports are measured (decision 3). So each replica needs an enclave of
+its own, with a port that is free; for REST, the port beside it must be free too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,12 +44,13 @@ from sealserve.cluster.target import (
     quietly,
 )
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave, port_of
+from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
+from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
 from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.tcp_ports import rest_port_beside
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
@@ -122,11 +123,19 @@ class LocalTarget:
             name = f"{REPLICA}{index}"
             in_use = running_process(self._workspace, name) is not None
             port = _built_port(built, name)
-            taken = {place.port for place in places}
-            if port is None or port in taken or not (in_use or ports.is_free(port)):
-                port = next(port for port in iter(ports.find_free, None) if port not in taken)
+            taken = {number for place in places for number in self._ports_of(place.port)}
+            if port is None or taken.intersection(self._ports_of(port)) or not (in_use or self._are_free(port)):
+                found = iter(ports.find_free, None)
+                port = next(p for p in found if not taken.intersection(self._ports_of(p)) and self._are_free(p))
             places.append(EnclavePlace(name=name, port=port, in_use=in_use))
         return Destination(deployment=self._deployment, enclaves=tuple(places))
+
+    def _ports_of(self, port: int) -> Sequence[int]:
+        """Return the ports of a replica whose gRPC port is ``port``."""
+        return (port, rest_port_beside(port)) if self._deployment.server.rest else (port,)
+
+    def _are_free(self, port: int) -> bool:
+        return all(map(ports.is_free, self._ports_of(port)))
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Start what does not run: afterwards ``replicas`` enclaves of a release serve behind NGINX.
@@ -179,11 +188,15 @@ class LocalTarget:
         if (running := running_process(self._workspace, name)) is not None:
             return running
         self._tell(f"starting {name}")
-        port = port_of(load_enclave(bundle.folder, name).manifest)
-        ports.require_free(port, name)
+        manifest = load_enclave(bundle.folder, name).manifest
+        port, rest_port = port_of(manifest), rest_port_of(manifest)
+        for number in (port, *([rest_port] if rest_port else [])):
+            ports.require_free(number, name)
         command = ["enclave", "run", "--name", name, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
         log = self._workspace.host.logs / f"{name}.log"
-        return self._registry.start(name, own_command(self._workspace, command), log=log, port=port)
+        return self._registry.start(
+            name, own_command(self._workspace, command), log=log, port=port, rest_port=rest_port
+        )
 
     def wait_replica(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.
@@ -285,6 +298,9 @@ class LocalTarget:
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
+        # An NGINX that runs without REST would begin to listen for it.
+        if self._deployment.server.rest and not _listens(nginx, service.rest_port):
+            ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         self._services.require_free_ports()
 
     def _status(self, process: Process) -> PartStatus:
@@ -310,6 +326,10 @@ class LocalTarget:
             port=service.port,
             service_name=service.name,
             upstreams=[Upstream("127.0.0.1", process.port) for process in replicas if process.port is not None],
+            rest=RestRoute(
+                port=service.rest_port,
+                upstreams=[Upstream("127.0.0.1", process.rest_port) for process in replicas if process.rest_port],
+            ),
             run_folder=folder,
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
@@ -346,6 +366,10 @@ def _built_port(release: Path, name: str) -> int | None:
         return port_of(load_enclave(release, name).manifest)
     except SealserveError:
         return None
+
+
+def _listens(nginx: Nginx, port: int) -> bool:
+    return (pid := nginx.pid) is not None and ports.is_listening(port, session=pid)
 
 
 def _part(log: str) -> str:

@@ -47,8 +47,9 @@ class ProcessEndedError(UnavailableError):
 class Process:
     """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
 
-    ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was. ``owner`` is the
-    user who recorded it: a process of another user is not the recorded one, except that root starts some as others.
+    ``rest_port`` is where a replica listens for REST, or None. ``started`` is in clock ticks since the machine was
+    booted, and ``boot`` says which boot that was. ``owner`` is the user who recorded it: a process of another user is
+    not the recorded one, except that root starts some as others.
     """
 
     role: str
@@ -56,6 +57,7 @@ class Process:
     started: int
     port: int | None
     log: str
+    rest_port: int | None = None
     boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
     owner: int = field(default_factory=os.geteuid)
 
@@ -190,6 +192,7 @@ class _Row(BaseModel):
     started: Annotated[int, Field(ge=0)]
     port: Annotated[int, Field(ge=0, lt=2**16)] | None
     log: str
+    rest_port: Annotated[int, Field(ge=0, lt=2**16)] | None = None
     boot: str
 
 
@@ -267,6 +270,7 @@ class Registry:
         *,
         log: Path,
         port: int | None = None,
+        rest_port: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Process:
@@ -280,7 +284,8 @@ class Registry:
                 list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
                 env=None if environment is None else dict(environment), start_new_session=True,
             )  # fmt: skip
-            process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
+            started = start_time(child.pid) or 0
+            process = Process(role=role, pid=child.pid, started=started, port=port, rest_port=rest_port, log=str(log))
             child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
             self.add(process)
         return process

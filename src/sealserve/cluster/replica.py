@@ -23,6 +23,10 @@ RELEASES: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases"
 SIMULATED_QUOTING_FOLDER: Final = "/run/sealserve-simulated"
 """Where the simulated platform answers, as aesmd would."""
 
+GRPC_PORT_NAME: Final = "grpc"
+REST_PORT_NAME: Final = "rest"
+"""What the ports of a replica are called, and those of NGINX before it."""
+
 METRICS_PORT: Final = "metrics"
 """What the port of a replica's metrics is called."""
 
@@ -81,7 +85,14 @@ class Replica:
 
 
 def describe_replica(
-    deployment: Deployment, *, release: str, size: int, enclave: str, port: int, attempts: int | None = None
+    deployment: Deployment,
+    *,
+    release: str,
+    size: int,
+    enclave: str,
+    port: int,
+    rest_port: int | None = None,
+    attempts: int | None = None,
 ) -> Replica:
     """Return the description of a replica.
 
@@ -90,7 +101,8 @@ def describe_replica(
         release: The release's name.
         size: The bytes of the release's sealed files.
         enclave: The name of the enclave in it.
-        port: Where the enclave's server listens.
+        port: Where the enclave's server listens for gRPC.
+        rest_port: Where it listens for REST, or None if REST is off.
         attempts: On SGX, how often the enclave is started before the container ends; by default, as `enclave run` does.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
@@ -111,10 +123,11 @@ def describe_replica(
         command += [] if attempts is None else ["--attempts", str(attempts)]
         mounts.append(Mount(content=Content.QUOTING, target=AESM_FOLDER, read_only=True))
     metrics = deployment.server.metrics_port
+    named = {GRPC_PORT_NAME: port, REST_PORT_NAME: rest_port, METRICS_PORT: metrics}
     return Replica(
         image=reference(deployment.images.prefix, images_for(deployment.platform)[-1], deployment.images.tag),
         command=tuple(command),
         mounts=tuple(mounts),
         devices=() if simulated else (ENCLAVE_DEVICE,),
-        ports={"grpc": port, **({} if metrics is None else {METRICS_PORT: metrics})},
+        ports={name: number for name, number in named.items() if number is not None},
     )

@@ -105,7 +105,8 @@ class ServiceTable(Section):
     type: Literal["LoadBalancer", "NodePort", "ClusterIP"] = Field(
         default="LoadBalancer", description="how NGINX is reached from outside"
     )
-    node_port: Port | None = Field(default=None, description="its port on every node")
+    node_port: Port | None = Field(default=None, description="its port for gRPC on every node")
+    rest_node_port: Port | None = Field(default=None, description="its port for REST on every node")
     annotations: dict[str, str] = Field(
         default={}, description="for the cloud's load balancer, in addition to those of target.cloud's preset"
     )

@@ -6,10 +6,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from sealserve import __version__
+from sealserve.addresses import with_port
 from sealserve.deployment.section import Section
 from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
 from sealserve.names import DnsName, Name
-from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT
+from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
 
 _NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
@@ -44,14 +45,22 @@ class ServiceSection(Section):
     )
     tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
     port: Port = Field(default=SERVICE_PORT, description="where NGINX listens for gRPC over TLS")
+    rest_port: Port = Field(
+        default=REST_PORT, description="where NGINX listens for REST over TLS, if server.rest is true"
+    )
     listen: IpAddress = Field(
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
     )
 
     @property
     def endpoint(self) -> str:
-        """Address and port where NGINX listens, with brackets around an IPv6 address."""
-        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
+        """Address and port where NGINX listens for gRPC, with brackets around an IPv6 address."""
+        return with_port(self.listen, self.port)
+
+    @property
+    def rest_endpoint(self) -> str:
+        """Address and port where NGINX listens for REST, if server.rest is true."""
+        return with_port(self.listen, self.rest_port)
 
 
 class ServerSection(Section):
@@ -70,6 +79,10 @@ class ServerSection(Section):
     )
     soft_placement: bool = Field(
         default=True, description="compute on the CPU what a model has placed on a GPU; else it does not load"
+    )
+    rest: bool = Field(
+        default=False,
+        description="whether users also reach TensorFlow Serving's REST API, with the same TLS (measured)",
     )
     batching_parameters_file: FilePath | None = Field(
         default=None, description="TensorFlow Serving's BatchingParameters, as text; relative to this file"
@@ -94,6 +107,18 @@ class ServerSection(Section):
     def _metrics_have_tls(self) -> Self:
         if self.metrics_port is not None and self.kind is ServerKind.TENSORFLOW_SERVING:
             raise ValueError("metrics_port: TensorFlow Serving's binary has no TLS for its metrics (kind = 'embedded')")
+        return self
+
+    @model_validator(mode="after")
+    def _rest_has_tls(self) -> Self:
+        if self.rest and self.kind is ServerKind.TENSORFLOW_SERVING:
+            raise ValueError("rest: TensorFlow Serving's binary has no TLS for its REST API (use kind = 'embedded')")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_port in {SERVICE_PORT, *([REST_PORT] if self.rest else [])}:
+            raise ValueError(f"metrics_port: replicas already use port {self.metrics_port} for requests")
         return self
 
 

@@ -67,6 +67,12 @@ class Deployment(Section):
         return self
 
     @model_validator(mode="after")
+    def _service_ports_differ(self) -> Self:
+        if self.server.rest and self.service.rest_port == self.service.port:
+            raise at_key("service.rest_port", f"REST needs a port of its own: service.port is {self.service.port} too")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
             raise ValueError("service.name and service.client_name must differ")

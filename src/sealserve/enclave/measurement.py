@@ -10,7 +10,7 @@ from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.manifest_reader import parse_manifest
-from sealserve.enclave.server_command import PORT_FLAG
+from sealserve.enclave.server_command import PORT_FLAG, REST_PORT_FLAG
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import MrEnclave
@@ -93,6 +93,23 @@ def port_of(manifest: EnclaveManifest) -> int:
             hint=f"Give {PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
         )
     return int(given[-1])
+
+
+def rest_port_of(manifest: EnclaveManifest) -> int | None:
+    """Return the port of an enclave's REST API, from its measured arguments; None if it is off. The last flag counts.
+
+    Raises:
+        InputError: `enclave.port`: It is not a number: the manifest is the owner's own.
+    """
+    given = [flag.removeprefix(REST_PORT_FLAG) for flag in manifest.loader.argv if flag.startswith(REST_PORT_FLAG)]
+    if not given:
+        return None
+    if not given[-1].isascii() or not given[-1].isdigit():
+        raise EnclaveCode.PORT.error(
+            f"The enclave's argument {REST_PORT_FLAG}{given[-1]} is not a port: expected a number.",
+            hint=f"Give {REST_PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
+        )
+    return int(given[-1]) or None
 
 
 def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()) -> SignedEnclave:

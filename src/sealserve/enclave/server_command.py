@@ -2,6 +2,7 @@
 
 Every pool of threads has its size here, since by default it would follow the host's number of processors, which the
 host chooses, and ``sgx.max_threads`` is fixed. There is no plaintext port, no profiler, no polling for other versions.
+The REST port has the TLS settings of the gRPC port.
 
 Source: tensorflow/serving 9d981c5c, ``tensorflow_serving/model_servers/main.cc`` (flags), ``server.h`` (defaults) and
 ``server.cc``, BuildAndStart (what listens, which pools there are).
@@ -14,9 +15,11 @@ from typing import Final
 from sealserve.deployment import Deployment
 from sealserve.pki.ssl_config import SSL_CONFIG_PATH
 from sealserve.serving_flags import argument
+from sealserve.tcp_ports import rest_port_beside
 from sealserve.terms import ServerKind
 
 PORT_FLAG: Final = "--port="
+REST_PORT_FLAG: Final = "--rest_api_port="
 PRIVATE_ROOT: Final = "/release"
 SCRATCH: Final = f"{PRIVATE_ROOT}/scratch"
 # Gramine 1.9, manifest-syntax.rst, "Number of threads": main, IPC, async and one TLS-handshake thread.
@@ -35,30 +38,34 @@ class Threads:
     Args:
         tensorflow: Of TensorFlow's pool for the work of one operation.
         inter_op: Of TensorFlow's pool for operations. Our server gives it a thread for each run, and one for a load.
-        requests: Handle requests at the same time.
+        requests: Handle requests over gRPC at the same time.
+        rest: The same over REST; 0 if it is off.
         unbounded: Allowed for what no flag bounds.
     """
 
     tensorflow: int
     inter_op: int
     requests: int
+    rest: int
     unbounded: int
 
     @property
     def all(self) -> int:
         """``sgx.max_threads``: with Gramine's own."""
-        return self.tensorflow + self.inter_op + self.requests + self.unbounded + GRAMINE_THREADS
+        return self.tensorflow + self.inter_op + self.requests + self.rest + self.unbounded + GRAMINE_THREADS
 
 
 def threads_of(deployment: Deployment) -> Threads:
     """Return how many threads the deployment's server may have."""
     pool = deployment.server.threads
     requests = _REQUESTS_PER_THREAD * pool
+    rest = requests if deployment.server.rest else 0
     embedded = deployment.server.kind is ServerKind.EMBEDDED
     return Threads(
         tensorflow=pool,
-        inter_op=requests + 1 if embedded else pool,
+        inter_op=requests + rest + 1 if embedded else pool,
         requests=requests,
+        rest=rest,
         unbounded=_EMBEDDED_THREADS if embedded else _SERVING_THREADS,
     )
 
@@ -86,7 +93,7 @@ def command(
     threads = threads_of(deployment)
     common = (
         argument("port", port),
-        argument("rest_api_port", 0),
+        argument("rest_api_port", rest_port_beside(port) if deployment.server.rest else 0),
         *configuration,
         argument("ssl_config_file", f"{PRIVATE_ROOT}/{SSL_CONFIG_PATH}"),
         argument("file_system_poll_wait_seconds", 0),
@@ -113,6 +120,7 @@ def command(
         *common,
         argument("file_list", f"{PRIVATE_ROOT}/files.json"),
         *(["--empty_files_after_load"] if files_in_memory else []),
+        *_rest(deployment, threads),
         *_metrics(deployment),
         # On this machine, only NGINX reaches the server.
         *([argument("bind_address", "127.0.0.1")] if deployment.target.kind == "local" else []),
@@ -134,6 +142,20 @@ def _channel_arguments(deployment: Deployment) -> str:
         f"grpc.http2.min_ping_interval_without_data_ms={server.min_ping_seconds * 1000}",
         "grpc.keepalive_permit_without_calls=1",
     ))  # fmt: skip
+
+
+def _rest(deployment: Deployment, threads: Threads) -> tuple[str, ...]:
+    """Return the flags of the REST API: its threads, and the age of its connections, which is that of gRPC's.
+
+    The server closes a connection at this age at the latest, where gRPC adds up to 10 %: see
+    `ServerSection.longest_connection_seconds`.
+    """
+    if not deployment.server.rest:
+        return ()
+    return (
+        argument("rest_api_num_threads", threads.rest),
+        argument("rest_api_max_connection_age_seconds", deployment.server.max_connection_age_seconds),
+    )
 
 
 def _metrics(deployment: Deployment) -> tuple[str, ...]:

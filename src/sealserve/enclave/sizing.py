@@ -29,6 +29,8 @@ _MODEL_FACTOR: Final = 12
 _REQUESTS: Final = 512 * MEBIBYTE
 # Gramine 1.9, pal/src/host/linux-sgx/pal_linux_defs.h: two stacks, two SSA frames, TCS and TLS of each thread.
 _SGX_THREAD: Final = (64 + 16 + 2 * 4 + 2) * 4096
+# aiohttp and what it imports; a body of 32 MiB (--rest_api_max_body_bytes) takes three times its size as JSON.
+_REST: Final = (32 + 3 * 32) * MEBIBYTE
 _LIBRARY_OS: Final = 64 * MEBIBYTE
 _EDMM_FACTOR: Final = 4
 
@@ -68,6 +70,7 @@ def size_enclave(
     model: int,
     threads: int,
     program: int = 0,
+    rest: bool = False,
     edmm: bool = False,
     wanted: int | None = None,
 ) -> EnclaveSize:
@@ -78,6 +81,7 @@ def size_enclave(
         model: Bytes of the SavedModels that it loads.
         threads: ``sgx.max_threads``.
         program: Bytes of the server's binary, or 0 if that is not known.
+        rest: Whether it has a REST API.
         edmm: Whether pages are added when they are used.
         wanted: A size that was chosen, in bytes, or None for the rule's.
     """
@@ -94,6 +98,7 @@ def size_enclave(
             why=f"{_MODEL_FACTOR} times its files: read, parsed, optimised",
         ),
         SizeItem(what="requests", size=_REQUESTS, why="inputs and outputs: twice the largest message"),
+        *([SizeItem(what="REST", size=_REST, why="its libraries, and three times the largest body")] if rest else []),
         SizeItem(
             what="threads",
             size=threads * (STACK + _SGX_THREAD),

@@ -89,7 +89,8 @@ class Nginx:
             raise IngressCode.ALREADY_RUNNING.error(
                 f"NGINX for {self._config.run_folder} runs already (process {pid}).", hint="Stop it first."
             )
-        _require_free(self._config.listen, self._config.port)
+        for port in self._config.ports:
+            _require_free(self._config.listen, port)
         self._install(self._config)
         self._config.pid_file.unlink(missing_ok=True)
         return self._program.command(self._config)
@@ -144,8 +145,9 @@ class Nginx:
             raise ValueError("a reload cannot move the run folder")
         if (pid := self.pid) is None:
             raise IngressCode.NOT_RUNNING.error(f"No NGINX runs for {self._config.run_folder}.", hint="Start it.")
-        if (config.listen, config.port) != (self._config.listen, self._config.port):
-            _require_free(config.listen, config.port)
+        for port in config.ports:
+            if config.listen != self._config.listen or port not in self._config.ports:
+                _require_free(config.listen, port)
         self._install(config)
         logged = _size(config.error_log)
         before = _accepting(pid)
@@ -198,7 +200,8 @@ class Nginx:
     def _start_error(self, status: int | None, logged: int) -> SealserveError:
         reason = _log_tail(self._config.error_log, logged)
         if "Address already in use" in reason:  # somebody was quicker than we
-            return _port_taken(self._config.listen, self._config.port)
+            ports = self._config.ports
+            return _port_taken(self._config.listen, next((p for p in ports if f":{p} failed" in reason), ports[0]))
         what = "accepts no connections" if status is None else f"ended with status {status}"
         return IngressCode.START_FAILED.error(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
 
@@ -262,7 +265,8 @@ def _require_free(address: str, port: int) -> None:
 def _port_taken(address: str, port: int) -> PortTakenError:
     return PortTakenError(
         f"Port {port} at {address}, for NGINX, is taken by another program.",
-        hint=f"Stop it (`ss -ltnp sport = :{port}` names it), or set service.port in sealserve.toml.",
+        hint=f"Stop it (`ss -ltnp sport = :{port}` names it), or set another one in sealserve.toml: service.port for "
+        "gRPC, service.rest_port for REST.",
     )
 
 

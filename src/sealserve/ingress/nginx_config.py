@@ -33,11 +33,24 @@ class Upstream:
 
     Args:
         host: Its IP address, or a DNS name, which NGINX resolves when it reads its configuration.
-        port: Its port for gRPC over TLS.
+        port: Its port for gRPC, or for REST, over TLS.
     """
 
     host: str
     port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestRoute:
+    """The second port of a service: REST. Limits, timeouts and the PROXY protocol are those of the first one.
+
+    Args:
+        port: The port to listen on.
+        upstreams: The replicas that have REST: the others, in a roll-out that turns it on or off, are left out.
+    """
+
+    port: int
+    upstreams: Sequence[Upstream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ class NginxConfig:
 
     Attributes:
         listen: The IP address to listen on; ``::`` takes IPv4 connections as well.
-        port: The port to listen on.
+        port: The port to listen on for gRPC.
         service_name: The server name that is let through; the service's certificate has it.
         upstreams: The replicas; a new connection goes to the one that has the fewest.
         run_folder: Absolute path of an existing folder for NGINX's configuration and process id.
@@ -70,6 +83,7 @@ class NginxConfig:
         proxy_protocol: Whether each connection begins with a PROXY protocol header: a load balancer in front of NGINX
             tells the client's address in it. NGINX logs that address, and does not pass the header to the replicas.
             Connections without the header are closed.
+        rest: The port for REST and its replicas; None if REST is off. If it has no replica, NGINX does not listen.
     """
 
     listen: str
@@ -87,6 +101,12 @@ class NginxConfig:
     idle_timeout: int = 3600
     drain_timeout: int = 600
     proxy_protocol: bool = False
+    rest: RestRoute | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports that NGINX listens on, gRPC's first."""
+        return (self.port, *([self.rest.port] if self.rest is not None and self.rest.upstreams else []))
 
     @property
     def config_file(self) -> Path:
@@ -115,25 +135,15 @@ def render(config: NginxConfig) -> str:
     Raises:
         InputError: `ingress.invalid-value`: A value is out of range, or would mean something else to NGINX.
     """
-    listen = _address(_ip(config.listen), config.port)
-    if _ip(config.listen) == EVERY_ADDRESS:
-        listen += " ipv6only=off"
-    listen += " so_keepalive=on"
-    client = "$remote_addr:$remote_port"
-    if config.proxy_protocol:
-        listen += " proxy_protocol"
-        client = "$proxy_protocol_addr:$proxy_protocol_port"
-    service = _dns(config.service_name)
-    if service in _MAP_KEYWORDS:  # to the map directive, not a name
-        service = f"\\{service}"
+    client = "$proxy_protocol_addr:$proxy_protocol_port" if config.proxy_protocol else "$remote_addr:$remote_port"
     if not config.upstreams:
         raise IngressCode.INVALID_VALUE.error(
             "NGINX needs at least one replica to forward to.", hint="Start one first."
         )
-    fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s"
-    servers = "\n".join(
-        f"        server {_address(_host(upstream.host), upstream.port)} {fail};" for upstream in config.upstreams
-    )
+    routes = [_route(config, "replicas", config.port, config.upstreams)]
+    if config.rest is not None and config.rest.upstreams:
+        routes.append(_route(config, "rest_replicas", config.rest.port, config.rest.upstreams))
+    servers = "\n\n".join(routes)
     head = [
         "daemon off;",
         f"pid {_path(config.pid_file)};",
@@ -157,19 +167,40 @@ events {{
 
 stream {{
     log_format connection escape=json
-        '{{"time":"$time_iso8601","client":"{client}","server_name":"$ssl_preread_server_name",'
+        '{{"time":"$time_iso8601","client":"{client}","server_name":"$ssl_preread_server_name","port":$server_port,'
         '"replica":"$upstream_addr","status":$status,"seconds":$session_time,'
         '"bytes_from_client":$bytes_received,"bytes_to_client":$bytes_sent}}';
     access_log {_path(config.access_log)} connection;
 
-    # Any other name, or none, goes nowhere: the connection is closed.
-    map $ssl_preread_server_name $replicas {{
+{servers}
+}}
+"""
+    )
+
+
+def _route(config: NginxConfig, name: str, port: int, upstreams: Sequence[Upstream]) -> str:
+    """Return the blocks of one port: the server names that are let through, the replicas, and the listener."""
+    listen = _address(_ip(config.listen), port)
+    if _ip(config.listen) == EVERY_ADDRESS:
+        listen += " ipv6only=off"
+    listen += " so_keepalive=on"
+    if config.proxy_protocol:
+        listen += " proxy_protocol"
+    service = _dns(config.service_name)
+    if service in _MAP_KEYWORDS:  # to the map directive, not a name
+        service = f"\\{service}"
+    fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s"
+    servers = "\n".join(
+        f"        server {_address(_host(upstream.host), upstream.port)} {fail};" for upstream in upstreams
+    )
+    return f"""    # Any other name, or none, goes nowhere: the connection is closed.
+    map $ssl_preread_server_name ${name} {{
         default "";
-        {service} sealserve_replicas;
+        {service} sealserve_{name};
     }}
 
-    upstream sealserve_replicas {{
-        zone sealserve_replicas 128k;
+    upstream sealserve_{name} {{
+        zone sealserve_{name} 128k;
         least_conn;
 {servers}
     }}
@@ -178,15 +209,12 @@ stream {{
         listen {listen};
         ssl_preread on;
         preread_timeout 10s;
-        proxy_pass $replicas;
+        proxy_pass ${name};
         proxy_connect_timeout {_number(config.connect_timeout)}s;
         proxy_timeout {_number(config.idle_timeout)}s;
         proxy_socket_keepalive on;
         proxy_buffer_size 64k;
-    }}
-}}
-"""
-    )
+    }}"""
 
 
 def render_relay(listen_port: int, upstream: Upstream, *, run_folder: Path, stream_module: Path | None) -> str:

@@ -138,6 +138,7 @@ def explain_size(deployment: Deployment, release: VerifiedRelease, inventory: In
         model=sum(file.size for file in release.index.files if file.path.startswith(f"{MODELS_FOLDER}/")),
         threads=threads_of(deployment).all,
         program=program,
+        rest=deployment.server.rest,
         edmm=deployment.enclave.edmm,
         wanted=deployment.enclave.size_in_bytes,
     )

@@ -116,3 +116,13 @@ def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp
     assert complete_model(here, "half") == ["half-plus-two"]
     assert complete_label(here, "") == []
     assert [complete(nowhere, "") for complete in (complete_user, complete_model, complete_label)] == [[], [], []]
+
+
+def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = make_site(tmp_path / "site", server={"rest": True}, service={"listen": "0.0.0.0", "rest_port": 9443})
+    cli = CommandLine(capsys, site.directory)
+    cli.ok("certs", "two-way")
+    cli.ok("client", "bundle", "-o", tmp_path / "a.json")
+    assert ClientBundle.read(tmp_path / "a.json").rest == "grpc.tf-serving.service.com:9443"
+    cli.ok("client", "bundle", "-o", tmp_path / "b.json", "--rest-address", "other.example:1")
+    assert ClientBundle.read(tmp_path / "b.json").rest == "other.example:1"

@@ -223,6 +223,16 @@ def test_nginx_is_rendered(cli: CommandLine, site: Site, monkeypatch: pytest.Mon
     assert str(site.workspace.host.logs) in rendered
 
 
+def test_nginx_is_rendered_with_rest(cli: CommandLine, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)
+    monkeypatch.setattr("sealserve.cli.render.find_nginx", lambda: program)
+    described = site.directory / "sealserve.toml"
+    described.write_text(described.read_text().replace("rest = false", "rest = true"))
+    rendered = cli.ok("render", "nginx", "--replica", "10.0.0.1:8510", "--replica", "[::1]:8520")
+    for text in ("listen 127.0.0.1:8501 ", "server 10.0.0.1:8511 ", "server [::1]:8521 ", "server 10.0.0.1:8510 "):
+        assert text in rendered
+
+
 @pytest.mark.parametrize("address", ["abc", ":8500", "10.0.0.1:", "10.0.0.1:http"])
 def test_a_replica_without_an_address(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     program = NginxProgram(Path("/usr/sbin/nginx"), (1, 22, 1), None)

@@ -401,3 +401,13 @@ def test_another_users_certificate_is_refused(served: Served, tmp_path: Path) ->
     assert error["code"].startswith("client.")
     service = served.cli.error("predict", "--ca", user.service_ca, "--timeout", "10")
     assert service["status"] == 3
+
+
+def test_rest_must_be_on_or_have_an_address(served: Served) -> None:
+    result = served.cli("predict", "--rest")
+    assert result.status == 2
+    assert result.err.startswith("error[client.rest-off]: The service has no REST API: expected server.rest = true in ")
+    # The address that is given is used, whatever sealserve.toml says: here it is the one of gRPC.
+    result = served.cli("predict", "--rest", "--address", served.address)
+    assert "error[client." in result.err
+    assert "REST port" in result.err

@@ -15,6 +15,8 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import own_command
 from sealserve.cluster.processes import Process, start_time
+from sealserve.errors import PortTakenError
+from sealserve.ingress.nginx_config import Upstream
 
 
 @pytest.fixture
@@ -93,3 +95,38 @@ def test_an_address_is_shown_as_people_write_it(tmp_path: Path, listen: str, sho
     target = LocalTarget(site.workspace, site.deployment)
     target._registry.add(nginx)
     assert target.status()[0].detail.endswith(f" at {shown}")
+
+
+def test_a_replica_with_rest_has_two_ports_that_no_other_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make_site(tmp_path / "site", server={"rest": True})
+    taken = {20_001}  # the port beside 20000
+    found = iter([20_000, 21_000, 21_001, 20_999, 21_002])
+    monkeypatch.setattr(ports, "find_free", lambda: next(found))
+    monkeypatch.setattr(ports, "is_free", lambda port: port not in taken)
+    places = LocalTarget(site.workspace, site.deployment).destination("release", 2).enclaves
+    assert [place.port for place in places] == [21_000, 21_002]
+
+
+def test_nginx_forwards_rest_to_the_replicas_that_have_it(tmp_path: Path) -> None:
+    """A replica of a release without REST may run beside those with it."""
+    site = make_site(tmp_path / "site", server={"rest": True}, service={"rest_port": 9501})
+    started = start_time(os.getpid()) or 0
+    old, new = (
+        Process(role=f"replica-{n}", pid=os.getpid(), started=started, port=port, rest_port=rest, log=os.devnull)
+        for n, (port, rest) in enumerate([(21_000, None), (21_002, 21_003)])
+    )
+    target = LocalTarget(site.workspace, site.deployment)
+    config = target._nginx([old, new]).config
+    assert config.rest is not None
+    assert (config.rest.port, config.rest.upstreams) == (9501, [Upstream("127.0.0.1", 21_003)])
+    assert config.ports == (site.deployment.service.port, 9501)
+    assert target._nginx([old]).config.ports == (site.deployment.service.port,)
+
+
+def test_a_taken_port_for_rest_is_named_by_its_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = {"rest_port": port, "port": ports.find_free()}
+        site = make_site(tmp_path / "site", server={"rest": True}, service=service)
+        with raises(PortTakenError, match=rf"Port {port} at 127.0.0.1, for NGINX \(service.rest_port\), is taken"):
+            LocalTarget(site.workspace, site.deployment)._refuse_taken_ports()

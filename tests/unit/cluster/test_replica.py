@@ -75,3 +75,10 @@ def test_only_an_enclave_on_sgx_opens_a_device(tmp_path: Path) -> None:
     assert Content.MEMORY not in {mount.content for mount in sgx.mounts}
     (memory,) = [mount for mount in simulated.mounts if mount.content is Content.MEMORY]
     assert memory.size > SIZE
+
+
+def test_rest_is_a_port_of_the_replica_where_the_enclave_has_it(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site")
+    made = describe_replica(site.deployment, release=RELEASE, size=SIZE, enclave="server", port=8500, rest_port=8501)
+    assert made.ports == {"grpc": 8500, "rest": 8501}
+    assert described(site.deployment).ports == {"grpc": 8500}

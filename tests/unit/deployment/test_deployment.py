@@ -48,6 +48,16 @@ def test_a_key_like_none_lists_the_known_ones() -> None:
         (MINIMAL + "[service]\nname = 'a.b'\nclient_name = 'a.b'\n", "must differ"),
         (MINIMAL + "[target]\nreplicas = 0\n", "target.replicas"),
         ("[model]\nname = '../evil'\n", "model.name"),
+        (
+            MINIMAL + "[server]\nrest = true\n[service]\nrest_port = 8500\n",
+            "service.rest_port: REST needs a port of its own: service.port is 8500 too",
+        ),
+        (
+            MINIMAL + "[server]\nrest = true\nkind = 'tensorflow-serving'\n",
+            "rest: TensorFlow Serving's binary has no TLS for its REST API",
+        ),
+        (MINIMAL + "[server]\nrest = true\nmetrics_port = 8501\n", "replicas already use port 8501 for requests"),
+        (MINIMAL + "[server]\nmetrics_port = 8500\n", "replicas already use port 8500 for requests"),
         (MINIMAL + "[service]\nname = 'x;y'\n", "service.name"),
     ],
 )

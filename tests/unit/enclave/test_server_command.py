@@ -107,3 +107,27 @@ def test_metrics_have_a_port_where_each_replica_has_an_address(target: str, expe
         configuration=CONFIGURATION,
     )
     assert [flag for flag in flags if "monitoring" in flag] == expected
+
+
+@pytest.mark.parametrize(("port", "rest"), [(8500, 8501), (8517, 8518), (65535, 65534)])
+def test_rest_has_the_port_beside_grpcs_and_the_same_tls_and_age(port: int, rest: int) -> None:
+    flags = command(
+        described(server={"rest": True, "threads": 3, "max_connection_age_seconds": 7}),
+        program="/p/python",
+        port=port,
+        bytecode=True,
+        configuration=CONFIGURATION,
+    )
+    options = parse(flags[5:])
+    assert isinstance(options, ServerOptions)
+    assert options.flags.rest_api_port == rest
+    assert str(options.http.ssl_config_file) == "/release/tls/ssl.cfg"
+    assert (options.flags.rest_api_num_threads, options.flags.rest_api_max_connection_age_seconds) == (12, 7)
+    assert not options.flags.dangerous_plaintext_rest
+    assert options.concurrent_requests == 24
+
+
+def test_rest_takes_threads_of_its_own_only_where_it_is_on() -> None:
+    off, on = (threads_of(described(server={"threads": 4, "rest": rest})) for rest in (False, True))
+    assert (off.rest, on.rest, on.inter_op) == (0, 16, 33)
+    assert on.all == off.all + 32

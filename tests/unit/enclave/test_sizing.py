@@ -42,3 +42,9 @@ def test_a_chosen_size_is_taken_and_the_sum_still_shown() -> None:
     assert size.size == 2 * GIBIBYTE
     assert size.needed > 2 * GIBIBYTE
     assert "enclave.size" in size.rule
+
+
+def test_rest_takes_room_for_its_libraries_and_a_body() -> None:
+    off, on = (size_enclave(EMBEDDED, model=0, threads=80, rest=rest) for rest in (False, True))
+    assert on.needed - off.needed == 128 * MEBIBYTE
+    assert {item.what for item in on.items} - {item.what for item in off.items} == {"REST"}

@@ -5,7 +5,7 @@ import pytest
 from tests.harness.errors import raises
 
 from sealserve.ingress.codes import IngressCode
-from sealserve.ingress.nginx_config import NginxConfig, Upstream, WorkerUser, render
+from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, WorkerUser, render
 
 CONFIG = NginxConfig(
     listen="127.0.0.1",
@@ -116,3 +116,40 @@ def test_values_that_would_mean_something_else_are_refused(changes: dict[str, ob
     with raises(IngressCode.INVALID_VALUE, match=message) as caught:
         render(replace(CONFIG, **changes))  # type: ignore[arg-type]  # each is of its field's type
     assert caught.value.code == "ingress.invalid-value"
+
+
+REST = RestRoute(port=8501, upstreams=[Upstream("127.0.0.1", 9101), Upstream("replica-2.internal", 9103)])
+
+
+def test_rest_is_passed_through_by_name_on_a_port_of_its_own() -> None:
+    text = lines(replace(CONFIG, listen="::", proxy_protocol=True, rest=REST, idle_timeout=70, fail_timeout=7))
+    for port in (8500, 8501):
+        assert f"listen [::]:{port} ipv6only=off so_keepalive=on proxy_protocol;" in text
+    assert text.count("ssl_preread on;") == text.count('default "";') == text.count("proxy_timeout 70s;") == 2
+    begin, end = text.index("upstream sealserve_rest_replicas {"), text.index("proxy_pass $rest_replicas;")
+    servers = [line for line in text[begin:end] if line.startswith("server ") and line != "server {"]
+    assert servers == [
+        f"server {host} max_fails=1 fail_timeout=7s;" for host in ("127.0.0.1:9101", "replica-2.internal:9103")
+    ]
+    assert "grpc.tf-serving.service.com sealserve_rest_replicas;" in text
+    assert not any("http" in line or "ssl_certificate" in line for line in text)
+
+
+@pytest.mark.parametrize("rest", [None, RestRoute(port=8501, upstreams=[])])
+def test_a_port_for_rest_without_replicas_is_closed(rest: RestRoute | None) -> None:
+    config = replace(CONFIG, rest=rest)
+    assert config.ports == (8500,)
+    assert render(config) == render(CONFIG)
+    assert "8501" not in render(config)
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (RestRoute(port=0, upstreams=REST.upstreams), "0 is not a port"),
+        (RestRoute(port=8501, upstreams=[Upstream("a; b", 1)]), "'a; b' is not a DNS name"),
+    ],
+)
+def test_values_for_rest_are_checked_as_well(rest: RestRoute, message: str) -> None:
+    with raises(IngressCode.INVALID_VALUE, match=message):
+        render(replace(CONFIG, rest=rest))

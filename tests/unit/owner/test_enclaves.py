@@ -9,7 +9,8 @@ from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.index import BuiltEnclave, EnclaveIndexMissingError, verify_enclave_index
 from sealserve.enclave.inventory import Inventory, measure
-from sealserve.enclave.measurement import enclave_names, load_enclave, port_of
+from sealserve.enclave.manifest import EnclaveManifest
+from sealserve.enclave.measurement import enclave_names, load_enclave, port_of, rest_port_of
 from sealserve.enclave.signing import resign
 from sealserve.owner import enclaves
 from sealserve.owner.codes import OwnerCode
@@ -196,6 +197,25 @@ def test_a_manifest_without_a_port_is_an_error_with_a_code(ready: Site) -> None:
         with raises(EnclaveCode.PORT, match="--port=NUMBER") as caught:
             port_of(manifest.model_copy(update={"loader": loader}))
         assert caught.value.code == "enclave.port"
+
+
+def test_the_port_of_rest_is_read_from_the_manifest(ready: Site) -> None:
+    release = ready.build_release()
+    ready.build_enclave(release.folder)
+    manifest = load_enclave(release.folder, "replica-0").manifest
+    others = [argument for argument in manifest.loader.argv if not argument.startswith("--rest_api_port")]
+
+    def with_arguments(*arguments: str) -> EnclaveManifest:
+        loader = manifest.loader.model_copy(update={"argv": [*others, *arguments]})
+        return manifest.model_copy(update={"loader": loader})
+
+    assert rest_port_of(manifest) is None
+    for arguments, expected in (((), None), (("--rest_api_port=8501",), 8501),
+                                (("--rest_api_port=8501", "--rest_api_port=0"), None)):  # fmt: skip
+        assert rest_port_of(with_arguments(*arguments)) == expected
+    for text in ("--rest_api_port=x", "--rest_api_port="):
+        with raises(EnclaveCode.PORT, match="is not a port: expected a number"):
+            rest_port_of(with_arguments(text))
 
 
 def test_what_was_removed_is_removed_where_it_was_shipped(ready: Site) -> None:

@@ -17,8 +17,8 @@ from sealserve.cluster.docker.served import Served
 from sealserve.cluster.target import BROKER, NGINX, PCS, drain_seconds
 from sealserve.deployment import Deployment
 from sealserve.held_tree import held
-from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render, render_relay
-from sealserve.tcp_ports import SERVICE_PORT, SIMULATED_PCS_PORT
+from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, RestRoute, Upstream, render, render_relay
+from sealserve.tcp_ports import REST_PORT, SERVICE_PORT, SIMULATED_PCS_PORT
 from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE
 
@@ -56,13 +56,16 @@ def write_configuration(
         write_file(layout.folder / RELAY / "nginx.conf", text.encode())
 
 
-def write_front(layout: ContainerLayout, described: Deployment, upstreams: Sequence[Upstream]) -> bool:
+def write_front(
+    layout: ContainerLayout, described: Deployment, upstreams: Sequence[Upstream], rest: Sequence[Upstream] = ()
+) -> bool:
     """Write NGINX's configuration; return whether it is another one than before.
 
     Args:
         layout: Says where.
         described: The deployment.
         upstreams: The replicas; at least one.
+        rest: The same replicas' ports for REST; empty if it is off.
     """
     config = NginxConfig(
         listen=layout.front_address,
@@ -73,6 +76,7 @@ def write_front(layout: ContainerLayout, described: Deployment, upstreams: Seque
         log_folder=None,
         stream_module=STREAM_MODULE,
         drain_timeout=drain_seconds(described),
+        rest=RestRoute(port=REST_PORT, upstreams=rest),
     )
     path, content = layout.folder / NGINX / "nginx.conf", render(config).encode()
     if path.is_file() and path.read_bytes() == content:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands
-from sealserve.cluster.docker.parts import Attachment, Container, Network
+from sealserve.cluster.docker.parts import REST_FACT, Attachment, Container, Network
 from sealserve.cluster.processes import wait_until
 from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
@@ -39,6 +39,7 @@ class Running:
         image: The id of its image.
         digest: Of what it was described as.
         release: A replica's release; empty for others.
+        rest_port: Where a replica listens for REST; None for others, and if REST is off.
         status: ``created``, ``running``, ``exited``, ...
         health: ``starting``, ``healthy``, ``unhealthy``, or empty.
         ready: The command that succeeds in it when it is ready.
@@ -59,6 +60,7 @@ class Running:
     pid: int | None
     networks: frozenset[str]
     restarts: int
+    rest_port: int | None = None
 
     @property
     def is_running(self) -> bool:
@@ -269,6 +271,7 @@ class Fleet:
             image=found["Image"],
             digest=labels.get(commands.DIGEST, ""),
             release=labels.get(f"{commands.FACT}release", ""),
+            rest_port=int(labels.get(f"{commands.FACT}{REST_FACT}", 0)) or None,
             status=state["Status"],
             health=(state.get("Health") or {}).get("Status", ""),
             ready=found["Config"].get("Healthcheck", {}).get("Test", ["", ""])[-1],

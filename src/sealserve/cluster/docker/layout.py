@@ -27,6 +27,7 @@ from sealserve.cluster.container_layout import (
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.parts import (
+    REST_FACT,
     Attachment,
     Container,
     Mount,
@@ -43,7 +44,7 @@ from sealserve.containers.recipes import ImageName, reference
 from sealserve.deployment import Deployment
 from sealserve.deployment.replica_limit import SHARED_NETWORKS
 from sealserve.host.facts import AESM_FOLDER
-from sealserve.tcp_ports import SERVICE_PORT
+from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
 from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
@@ -157,9 +158,17 @@ class ContainerLayout:
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
 
-    def nginx(self) -> Container:
-        """Return the container of NGINX. It holds no key; its configuration is replaced while it runs."""
+    def nginx(self, served: Served) -> Container:
+        """Return the container of NGINX. It holds no key; its configuration is replaced while it runs.
+
+        Args:
+            served: What it forwards to. Its port for REST is published if this release has REST. Docker publishes ports
+                only when a container is created: if REST is turned on or off, NGINX is replaced.
+        """
         service = self._deployment.service
+        published = [Published(address=service.listen, port=service.port, target=SERVICE_PORT)]
+        if served.rest_port is not None:
+            published.append(Published(address=service.listen, port=service.rest_port, target=REST_PORT))
         return Container(
             name=NGINX,
             role=NGINX,
@@ -167,7 +176,7 @@ class ContainerLayout:
             networks=(Attachment(network=self.front.name, address=self.front_address),),
             mounts=(Mount(source=self._folder / NGINX, target="/etc/sealserve"),),
             tmpfs=(Tmpfs(target="/run/sealserve", size=SCRATCH_SIZE),),
-            published=(Published(address=service.listen, port=service.port, target=SERVICE_PORT),),
+            published=tuple(published),
             user=self._user,
             health=listens(SERVICE_PORT),
         )
@@ -198,6 +207,7 @@ class ContainerLayout:
             size=served.size,
             enclave=served.enclave,
             port=served.port,
+            rest_port=served.rest_port,
         )
         in_memory = {Content.SCRATCH, Content.MEMORY}
         return Container(
@@ -221,7 +231,11 @@ class ContainerLayout:
             grace=DRAIN_SECONDS,
             seccomp=self._seccomp,
             after=(self.network_owner, *([PLATFORM] if self.simulated else [])),
-            facts={"release": served.folder.name, "manifest": served.manifest},
+            facts={
+                "release": served.folder.name,
+                "manifest": served.manifest,
+                **({} if served.rest_port is None else {REST_FACT: str(served.rest_port)}),
+            },
         )
 
     def _source(self, content: Content, served: Served) -> Path:

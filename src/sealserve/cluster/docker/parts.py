@@ -16,6 +16,8 @@ from sealserve.terms import EVERY_ADDRESS
 LOG_FILES: Final = 3
 LOG_SIZE: Final = "10m"
 MOST_PROCESSES: Final = 4096  # threads count as well
+REST_FACT: Final = "rest"
+"""The fact of a replica that names its REST port; a replica without REST does not have it."""
 NO_HOST_ADDRESS: Final = "com.docker.network.bridge.inhibit_ipv4"
 """Docker gives the bridge no address: not even the host can be reached from the network (bridge network driver)."""
 

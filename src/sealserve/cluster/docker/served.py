@@ -16,7 +16,8 @@ class Served:
     Args:
         folder: The release.
         enclave: The enclave's name.
-        port: Where its server listens; measured.
+        port: Where its server listens for gRPC; measured.
+        rest_port: Where it listens for REST, or None if REST is off; measured.
         broker: Name and port of the broker that it connects to; measured.
         size: The bytes of its sealed files.
         manifest: The digest of its manifest.
@@ -25,6 +26,7 @@ class Served:
     folder: Path
     enclave: str
     port: int
+    rest_port: int | None = None
     broker: tuple[str, int]
     size: int
     manifest: str
@@ -48,6 +50,7 @@ def served_of(bundle: Bundle) -> Served:
         folder=bundle.folder.resolve(),
         enclave=enclave.name,
         port=enclave.port,
+        rest_port=enclave.rest_port,
         broker=enclave.broker,
         size=bundle.size,
         manifest=enclave.manifest,

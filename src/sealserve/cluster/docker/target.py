@@ -86,6 +86,8 @@ class DockerTarget:
         if self._fleet.find(NGINX) is None:
             service = self._deployment.service
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
+            if self._deployment.server.rest:
+                ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
 
     def destination(self, release: str, replicas: int) -> Destination:
         """Return the containers of this machine as the place of a release; see `Target.destination`.
@@ -164,7 +166,12 @@ class DockerTarget:
         """
         served, layout = self._layout(bundle, COMPOSE_FOLDER)
         numbers = first_links(layout, replicas)
-        write_front(layout, self._deployment, [Upstream(layout.upstream(number), served.port) for number in numbers])
+        write_front(
+            layout,
+            self._deployment,
+            [Upstream(layout.upstream(number), served.port) for number in numbers],
+            [Upstream(layout.upstream(number), served.rest_port) for number in numbers if served.rest_port is not None],
+        )
         give(self._workspace, container_user(self._workspace), configuration=layout.folder)
         services = [
             _with(container, [layout.network_owner_on(number, served) for number in numbers])
@@ -172,7 +179,7 @@ class DockerTarget:
             else container
             for container in layout.services(served)
         ]
-        nginx = _with(layout.nginx(), [layout.nginx_on(number) for number in numbers])
+        nginx = _with(layout.nginx(served), [layout.nginx_on(number) for number in numbers])
         servers = [layout.replica(index, number, served) for index, number in enumerate(numbers)]
         networks = [layout.front, layout.collateral, *(layout.link(number) for number in numbers)]
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
@@ -293,13 +300,17 @@ class DockerTarget:
 
     def _front(self, layout: ContainerLayout, served: Served, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""
-        upstreams = [
-            Upstream(layout.upstream(replica.link), served.port)
+        passed = [
+            (replica, layout.upstream(replica.link))
             for replica in self._fleet.replicas()
             if replica.link is not None and replica.id not in (without or ())
         ]
-        changed = write_front(layout, self._deployment, upstreams)
-        described, before = layout.nginx(), self._fleet.find(NGINX)
+        upstreams = [Upstream(address, served.port) for _, address in passed]
+        # During a roll-out that turns REST on or off, some replicas have it and others do not.
+        has_rest = served.rest_port is not None
+        rest = [Upstream(address, found.rest_port) for found, address in passed if has_rest and found.rest_port]
+        changed = write_front(layout, self._deployment, upstreams, rest)
+        described, before = layout.nginx(served), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")
         nginx = self._fleet.ensure(described)

@@ -14,10 +14,16 @@ from typing import Final
 from sealserve.cluster.container_layout import RUN_FOLDER, SETTINGS_FOLDER
 from sealserve.cluster.kubernetes import replicas
 from sealserve.cluster.kubernetes.load_balancer import load_balancer_annotations
-from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, container_security
+from sealserve.cluster.kubernetes.render_context import (
+    Manifest,
+    NotRenderableError,
+    RenderContext,
+    container_security,
+)
+from sealserve.cluster.replica import GRPC_PORT_NAME, REST_PORT_NAME
 from sealserve.containers.recipes import ImageName
-from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, Upstream, render
-from sealserve.tcp_ports import SERVICE_PORT
+from sealserve.ingress.nginx_config import STREAM_MODULE, NginxConfig, RestRoute, Upstream, render
+from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
 from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, IngressKind
 
 PART: Final = "front"
@@ -40,11 +46,26 @@ def front(context: RenderContext) -> Sequence[Manifest]:
         case IngressKind.NGINX:
             return [_config(context), _nginx(context), _service(context), _disruption_budget(context)]
         case IngressKind.GATEWAY_API:
-            return [_tls_route(context)]
+            return _tls_routes(context)
         case IngressKind.INGRESS_NGINX:
+            _refuse_rest(context)
             return [_ingress(context)]
         case IngressKind.F5:
+            _refuse_rest(context)
             return [_transport_server(context)]
+
+
+def _refuse_rest(context: RenderContext) -> None:
+    """Refuse REST for controllers that pass all TLS through one port, where only the server name chooses the peer.
+
+    gRPC and REST have the same server name, because they have the same certificate.
+    """
+    if context.shipped.rest:
+        raise NotRenderableError(
+            f"kubernetes.ingress.kind = '{context.settings.ingress.kind.value}' passes TLS through on a single port, "
+            "and REST needs a second one (server.rest = true).",
+            hint="Use kubernetes.ingress.kind = 'nginx' or 'gateway-api', or set server.rest = false.",
+        )
 
 
 def nginx_text(context: RenderContext, *, listen: str = EVERY_ADDRESS) -> str:
@@ -64,6 +85,9 @@ def nginx_text(context: RenderContext, *, listen: str = EVERY_ADDRESS) -> str:
         stream_module=STREAM_MODULE,
         workers=1,
         proxy_protocol=context.settings.service.proxy_protocol,
+        rest=RestRoute(port=REST_PORT, upstreams=[Upstream(context.name(replicas.PART), REST_PORT)] * _TRIES)
+        if context.shipped.rest
+        else None,
     )
     return render(config)
 
@@ -82,7 +106,9 @@ def _nginx(context: RenderContext) -> Manifest:
         "image": context.image(ImageName.FRONT),
         "imagePullPolicy": context.settings.images.pull_policy,
         "command": ["sh", "-c", _START],
-        "ports": [{"name": "grpc", "containerPort": SERVICE_PORT}],
+        "ports": [
+            {"name": name, "containerPort": number} for name, number in replicas.service_ports(context).items()
+        ],
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
         # It leaves its Service first, then SIGTERM would cut connections: SIGQUIT lets them end.
@@ -129,12 +155,17 @@ def _nginx(context: RenderContext) -> Manifest:
 
 def _service(context: RenderContext) -> Manifest:
     settings = context.settings
-    port: Manifest = {"name": "grpc", "port": context.deployment.service.port, "targetPort": "grpc"}
-    if settings.service.node_port is not None:
-        port["nodePort"] = settings.service.node_port
+    service = context.deployment.service
+    ports = [_service_port(GRPC_PORT_NAME, service.port, settings.service.node_port)]
+    if context.shipped.rest:
+        ports.append(_service_port(REST_PORT_NAME, service.rest_port, settings.service.rest_node_port))
     annotations = load_balancer_annotations(context)
     more = {"annotations": dict(annotations)} if annotations else {}
-    return context.service(PART, {"type": settings.service.type, "ports": [port]}, **more)
+    return context.service(PART, {"type": settings.service.type, "ports": ports}, **more)
+
+
+def _service_port(name: str, port: int, node_port: int | None) -> Manifest:
+    return {"name": name, "port": port, "targetPort": name, **({} if node_port is None else {"nodePort": node_port})}
 
 
 def _disruption_budget(context: RenderContext) -> Manifest:
@@ -142,19 +173,34 @@ def _disruption_budget(context: RenderContext) -> Manifest:
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": context.metadata(PART), "spec": spec}
 
 
-def _tls_route(context: RenderContext) -> Manifest:
+def _tls_routes(context: RenderContext) -> Sequence[Manifest]:
+    """Return a route for gRPC and, if it is on, one for REST: the Gateway then tells them apart by its port.
+
+    Without REST, the route is for every listener of the Gateway, whatever its port is.
+    """
+    service = context.deployment.service
+    if not context.shipped.rest:
+        return [_tls_route(context, PART, SERVICE_PORT)]
+    return [
+        _tls_route(context, PART, SERVICE_PORT, listener=service.port),
+        _tls_route(context, f"{PART}-{REST_PORT_NAME}", REST_PORT, listener=service.rest_port),
+    ]
+
+
+def _tls_route(context: RenderContext, part: str, port: int, *, listener: int | None = None) -> Manifest:
     namespace, _, name = context.settings.ingress.gateway.rpartition("/")
-    gateway = {"name": name, **({"namespace": namespace} if namespace else {})}
-    backend = {"name": context.name(replicas.PART), "port": SERVICE_PORT}
+    gateway: Manifest = {"name": name, **({"namespace": namespace} if namespace else {})}
+    if listener is not None:
+        gateway = {**gateway, "port": listener}
     spec = {
         "parentRefs": [gateway],
         "hostnames": [context.deployment.service.name],
-        "rules": [{"backendRefs": [backend]}],
+        "rules": [{"backendRefs": [{"name": context.name(replicas.PART), "port": port}]}],
     }
     return {
         "apiVersion": context.settings.ingress.tls_route_version,
         "kind": "TLSRoute",
-        "metadata": context.metadata(PART),
+        "metadata": context.metadata(part),
         "spec": spec,
     }
 

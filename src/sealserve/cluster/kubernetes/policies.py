@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from sealserve.cluster.kubernetes import front, inside_broker, replicas, sources
 from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest, RenderContext
-from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import IngressKind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,15 +28,16 @@ def policies(context: RenderContext) -> Sequence[Manifest]:
     own = {"app.kubernetes.io/name": APPLICATION}
     objects = [_policy(context, "default-deny", own, ingress=[], egress=[])]
     inside = context.labels(replicas.PART)
+    served = [_tcp(port) for port in replicas.service_ports(context).values()]
     if context.settings.ingress.kind is IngressKind.NGINX:
         outside = context.labels(front.PART)
-        to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": [_tcp(SERVICE_PORT)]}
+        to_replicas = {"to": [{"podSelector": {"matchLabels": inside}}], "ports": served}
         objects.append(
             _policy(
                 context,
                 "front",
                 outside,
-                ingress=[{"ports": [_tcp(SERVICE_PORT)]}],
+                ingress=[{"ports": served}],
                 egress=[to_replicas, _dns(context)],
             )
         )
@@ -45,7 +45,7 @@ def policies(context: RenderContext) -> Sequence[Manifest]:
     else:
         names = {"kubernetes.io/metadata.name": context.settings.ingress.controller_namespace}
         admitted = {"namespaceSelector": {"matchLabels": names}}
-    ingress = [{"from": [admitted], "ports": [_tcp(SERVICE_PORT)]}]
+    ingress = [{"from": [admitted], "ports": served}]
     if context.settings.monitoring.enabled and context.deployment.server.metrics_port is not None:
         names = {"kubernetes.io/metadata.name": context.settings.monitoring.namespace}
         metrics = [_tcp(context.deployment.server.metrics_port)]

@@ -37,6 +37,7 @@ class Shipped:
         owner_key: The owner's public key (PEM), which verifies it.
         broker: Name and port of the broker, as measured.
         epc: The enclave's size in bytes.
+        rest: Whether its enclave has a REST API; measured.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Shipped:
     owner_key: str
     broker: tuple[str, int]
     epc: int
+    rest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/ (probes, hooks, secu
 https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (resources ``sgx.intel.com/*``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes import sources
 from sealserve.cluster.kubernetes.capacity import epc_of_replica
 from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, container_security, label_value
-from sealserve.cluster.replica import Content, Mount, Replica, describe_replica
+from sealserve.cluster.replica import GRPC_PORT_NAME, REST_PORT_NAME, Content, Mount, Replica, describe_replica
 from sealserve.cluster.target import DRAIN_SECONDS
-from sealserve.tcp_ports import SERVICE_PORT
+from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
 from sealserve.workspace import DEPLOYMENT_FILE
 
 PART: Final = "replicas"
@@ -23,6 +23,11 @@ NODE_VARIABLE: Final = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": 
 
 _OWN_MEMORY: Final = "enclave"
 _PROBE_SECONDS: Final = 5
+
+
+def service_ports(context: RenderContext) -> Mapping[str, int]:
+    """Return the ports that requests come to, of the replicas and of NGINX before them, by name."""
+    return {GRPC_PORT_NAME: SERVICE_PORT, **({REST_PORT_NAME: REST_PORT} if context.shipped.rest else {})}
 
 
 def replicas(context: RenderContext) -> Sequence[Manifest]:
@@ -137,7 +142,13 @@ def _describe(context: RenderContext) -> Replica:
     shipped = context.shipped
     # One attempt: the kubelet starts a container again, and `status` has the reason.
     return describe_replica(
-        context.deployment, release=shipped.name, size=shipped.size, enclave=ENCLAVE, port=SERVICE_PORT, attempts=1
+        context.deployment,
+        release=shipped.name,
+        size=shipped.size,
+        enclave=ENCLAVE,
+        port=SERVICE_PORT,
+        rest_port=REST_PORT if shipped.rest else None,
+        attempts=1,
     )
 
 
@@ -202,7 +213,11 @@ def _volume_name(mount: Mount) -> str:
 
 
 def _service(context: RenderContext) -> Manifest:
-    ports = [{"name": "grpc", "port": SERVICE_PORT, "targetPort": "grpc", "appProtocol": "tls"}]
+    # A port that is targeted by its name leads to no pod without it: during a roll-out, some have no REST.
+    ports = [
+        {"name": name, "port": port, "targetPort": name, "appProtocol": "tls"}
+        for name, port in service_ports(context).items()
+    ]
     return context.service(PART, {"type": "ClusterIP", "ports": ports})
 
 

@@ -5,7 +5,7 @@ from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.kubernetes.render_context import NotRenderableError, RenderContext, Shipped
 from sealserve.deployment import Deployment
 from sealserve.regular_file import read_regular
-from sealserve.tcp_ports import SERVICE_PORT
+from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
 from sealserve.workspace import Workspace
 
 
@@ -33,7 +33,14 @@ def render_context(
 def provisional_context(deployment: Deployment) -> RenderContext:
     """Return what is known of a deployment's objects before there is a release."""
     broker = (deployment.broker.address, deployment.broker.port)
-    shipped = Shipped(name="none", size=0, owner_key="", broker=broker, epc=deployment.enclave.size_in_bytes or 0)
+    shipped = Shipped(
+        name="none",
+        size=0,
+        owner_key="",
+        broker=broker,
+        epc=deployment.enclave.size_in_bytes or 0,
+        rest=deployment.server.rest,
+    )
     return RenderContext(deployment=deployment, shipped=shipped, replicas=deployment.target.replicas)
 
 
@@ -59,4 +66,17 @@ def describe(bundle: Bundle, *, owner_key: str) -> Shipped:
             f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.port}; pods expect {SERVICE_PORT}.",
             hint=f"Build it with `--port {SERVICE_PORT}`: the port is measured.",
         )
-    return Shipped(name=bundle.name, size=bundle.size, owner_key=owner_key, broker=enclave.broker, epc=enclave.memory)
+    if enclave.rest_port not in {None, REST_PORT}:
+        raise NotRenderableError(
+            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.rest_port} for REST: pods expect "
+            f"{REST_PORT}.",
+            hint="Build it again with `sealserve enclave build`: the port is measured.",
+        )
+    return Shipped(
+        name=bundle.name,
+        size=bundle.size,
+        owner_key=owner_key,
+        broker=enclave.broker,
+        epc=enclave.memory,
+        rest=enclave.rest_port is not None,
+    )

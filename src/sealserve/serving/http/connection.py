@@ -4,7 +4,9 @@ aiohttp answers by itself when bytes are not HTTP. Its answers are text, name th
 can quote what the client sent.
 """
 
+import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +19,14 @@ from sealserve.serving.http.rest import error_body
 logger = logging.getLogger(__name__)
 
 SERVER: Final = {"Server": "sealserve"}
+QUIET: Final = 0.25
+"""Seconds without a byte after which a connection without a request counts as idle.
+
+A client that sends one request after another needs a moment between them. Closing its connection in this moment would
+lose a request that is already on its way.
+"""
+_OLD: Final = (0.5, 0.6)
+"""Shares of its maximum age between which a connection becomes old."""
 LONGEST_LINE: Final = 8 * 1024
 """Bytes of the longest method, path and query."""
 LONGEST_FIELD: Final = 16 * 1024
@@ -30,6 +40,37 @@ class Connection(web.RequestHandler):
     """One connection. The time of its last byte in either direction decides whether it is idle."""
 
     last_used = 0.0
+    max_age: float | None = None
+    """Seconds after which it is closed even without an answer; None for no limit."""
+    is_old = False
+    """Whether the next answer should close it."""
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, and note when the connection becomes old.
+
+        An answer with "Connection: close" is the only way to end an HTTP/1.1 connection without a race against the next
+        request (RFC 9112, section 9.6). So a connection becomes old well before it is closed while it is idle.
+        """
+        super().connection_made(transport)
+        if self.max_age is not None:
+            share = random.uniform(*_OLD)  # noqa: S311  # it spreads the new connections, and protects nothing
+            self._timer = self._loop.call_later(self.max_age * share, self._grow_old, self._loop.time() + self.max_age)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _grow_old(self, end: float) -> None:
+        """Let the next answer close the connection, and from ``end`` on close it as soon as it is idle."""
+        self.is_old = True
+        left = end - self._loop.time()
+        if left <= 0 and self.is_idle(QUIET):
+            self.force_close()
+        else:
+            self._timer = self._loop.call_later(max(left, QUIET), self._grow_old, end)
 
     def mark_used(self) -> None:
         """Note that something has just come or left."""
@@ -78,11 +119,19 @@ class Connections(web.Server):
     Args:
         handler: What answers a request.
         patience: Seconds that a connection may be idle, and that an unread body may take to arrive.
+        max_age: Seconds after which a connection is closed; None for no limit.
     """
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, patience: float) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        patience: float,
+        max_age: float | None = None,
+    ) -> None:
         super().__init__(handler)
         self._patience = patience
+        self._max_age = max_age
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -96,6 +145,7 @@ class Connections(web.Server):
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_FIELD,
         )
+        connection.max_age = self._max_age
         connection.mark_used()
         return connection
 

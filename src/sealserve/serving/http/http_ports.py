@@ -91,6 +91,7 @@ class HttpPorts:
             body=flags.rest_api_max_body_bytes,
             timeout=http.timeout,
             patience=flags.transfer_timeout_seconds,
+            max_age=flags.rest_api_max_connection_age_seconds or None,
         )
         for port, address in zip(self._ports, self._addresses, strict=True):
             has_rest = port == flags.rest_api_port

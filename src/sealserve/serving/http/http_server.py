@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from sealserve.serving.http.connection import SERVER, Connection, Connections, answer_in_http11
+from sealserve.serving.http.connection import QUIET, SERVER, Connection, Connections, answer_in_http11
 from sealserve.serving.http.memory import Loan, NoMemoryError
 from sealserve.serving.http.rest import HTTP_STATUS, Answer, Rest, error_body
 from sealserve.serving.metrics import Metrics
@@ -30,12 +30,6 @@ _CORS: Final = {
 }
 _CLOSING: Final = 1.0
 """Seconds that answers have to leave, once nothing runs any more."""
-_QUIET: Final = 0.25
-"""Seconds after which a connection without a request counts as idle while the server drains.
-
-A client that sends one request after another needs a moment between them. Closing its connection in this moment would
-lose a request that is already on its way.
-"""
 _LOOK: Final = 0.01
 """Seconds between looks for idle connections while the server drains."""
 _NO_MEMORY: Final = "The server is busy: it has no memory for more."
@@ -57,6 +51,7 @@ class HttpLimits:
         body: The largest body, in bytes, once it is unpacked.
         timeout: Seconds that an answer may take; None for any.
         patience: Seconds that a request or an answer may be on its way.
+        max_age: Seconds after which a connection is closed; None for no limit.
     """
 
     threads: int
@@ -64,6 +59,7 @@ class HttpLimits:
     body: int
     timeout: float | None
     patience: float
+    max_age: float | None = None
 
 
 class HttpServer:
@@ -109,7 +105,7 @@ class HttpServer:
         Raises:
             PortTakenError: Something listens there.
         """
-        server = Connections(self._handle, patience=self._limits.patience)
+        server = Connections(self._handle, patience=self._limits.patience, max_age=self._limits.max_age)
         self._connections = server
         self._runner = web.ServerRunner(server)
         await self._runner.setup()
@@ -145,7 +141,7 @@ class HttpServer:
             # Only now: a client whose connection is closed by an answer connects again, and must be refused, not reset.
             self._draining = True
             await asyncio.sleep(_LOOK)
-            while self._connections.close_idle(_QUIET) and time.monotonic() < end:  # noqa: ASYNC110  # silence is no event
+            while self._connections.close_idle(QUIET) and time.monotonic() < end:  # noqa: ASYNC110  # silence is no event
                 await asyncio.sleep(_LOOK)
             ended = not self._open
             await self._connections.shutdown(_CLOSING)
@@ -165,12 +161,13 @@ class HttpServer:
                 response.headers.update(self._cors)
             if self._gzip and len(answer.body) >= _GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
                 response.enable_compression(web.ContentCoding.gzip)
-            if self._draining or answer.closes:
+            connection = request.protocol if isinstance(request.protocol, Connection) else None
+            if self._draining or answer.closes or (connection is not None and connection.is_old):
                 response.force_close()
             if _expectation(request) and not request.content.is_eof():  # refused: the client may never send the body
                 response.force_close()
-                if isinstance(request.protocol, Connection):
-                    request.protocol.ignore_body()
+                if connection is not None:
+                    connection.ignore_body()
             loan.take_anyway(len(answer.body))
             await self._send(request, response, rest)
         return response

@@ -2,24 +2,20 @@
 
 Settings that only one of them accepts would serve some ports and not the others. `check_both` loads them into both.
 
-Python's ``ssl`` reads a private key from a file only, so the key is in a file for a moment: in memory and without a
-name where the system has such files, else in one that only this user can read and that is removed right afterwards
-(inside an enclave, every file that is not mounted is the enclave's memory).
+Python's ``ssl`` reads a private key from a file only, so the key is in a file for a moment: see `memory_file`. Inside
+an enclave, every file that is not mounted is the enclave's memory.
 """
 
-import os
 import ssl
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Final
 
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.errors import SealserveError
+from sealserve.memory_file import memory_file
 from sealserve.pki.certificate import parse_chain
 from sealserve.pki.codes import PkiCode
 from sealserve.pki.revocation import Revoked
@@ -82,8 +78,8 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
         context.verify_mode = ssl.CERT_REQUIRED
         context.sslobject_class = _checked(settings.revoked)
     with ExitStack() as files:
-        chain = files.enter_context(_secret_file(settings.server_cert))
-        key = files.enter_context(_secret_file(settings.server_key.reveal()))
+        chain = files.enter_context(memory_file(settings.server_cert))
+        key = files.enter_context(memory_file(settings.server_key.reveal()))
         try:
             # An encrypted key would ask for a passphrase on the terminal; this callback fails instead.
             context.load_cert_chain(chain, key, password=lambda: b"")
@@ -142,22 +138,3 @@ def _authority_fault(source: str, what: str) -> SealserveError:
         f"custom_ca of {source} cannot be used for TLS: rejected by {what}.",
         hint="Give the authority's certificate again, PEM.",
     )
-
-
-@contextmanager
-def _secret_file(content: bytes) -> Iterator[Path]:
-    try:
-        descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "tls"
-            path.touch(0o600)
-            path.write_bytes(content)
-            yield path
-        return
-    try:
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, content)
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)

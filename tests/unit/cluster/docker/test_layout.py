@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
@@ -56,7 +57,7 @@ def make_context(site: Site, *, broker_here: bool = True, **settings: Any) -> Co
 def everything(layout: ContainerLayout, bundle: Served) -> tuple[list[Network], list[Container]]:
     links = first_links(layout, REPLICAS)
     containers = [*layout.services(bundle), *(layout.replica(index, link, bundle) for index, link in enumerate(links))]
-    return [layout.front, layout.collateral, *map(layout.link, links)], [*containers, layout.nginx()]
+    return [layout.front, layout.collateral, *map(layout.link, links)], [*containers, layout.nginx(bundle)]
 
 
 def neighbours(layout: ContainerLayout, bundle: Served, role: str) -> set[str]:
@@ -96,7 +97,32 @@ def test_only_nginx_is_published(tmp_path: Path, bundle: Served) -> None:
     layout = make_context(make_site(tmp_path / "site", service={"port": 9000, "listen": "::1"}))
     published = [container.role for container in everything(layout, bundle)[1] if container.published]
     assert published == ["nginx"]
-    assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(), "p")
+    assert "--publish=[::1]:9000:8500" in commands.container_create(layout.nginx(bundle), "p")
+
+
+def test_rest_is_published_where_the_release_has_it(tmp_path: Path, bundle: Served) -> None:
+    layout = make_context(make_site(tmp_path / "site", service={"rest_port": 9001, "listen": "::1"}))
+    assert "--publish=[::1]:9001:8501" in commands.container_create(layout.nginx(replace(bundle, rest_port=8501)), "p")
+    assert not any(":8501" in argument for argument in commands.container_create(layout.nginx(bundle), "p"))
+    assert layout.nginx(replace(bundle, rest_port=8501)).digest != layout.nginx(bundle).digest
+    with_rest = layout.replica(0, 0, replace(bundle, rest_port=8501))
+    assert "--label=sealserve.fact.rest=8501" in commands.container_create(with_rest, "p")
+    assert with_rest.facts.keys() - layout.replica(0, 0, bundle).facts.keys() == {"rest"}
+
+
+def test_nginx_forwards_rest_to_the_replicas_that_have_it(tmp_path: Path) -> None:
+    """During a roll-out that turns REST on, the replicas of the old release do not have it."""
+    site = make_site(tmp_path / "site")
+    layout = make_context(site)
+    path = layout.folder / "nginx" / "nginx.conf"
+    both = [Upstream("10.0.0.1", 8500), Upstream("10.0.0.2", 8500)]
+    assert write_front(layout, site.deployment, both, [Upstream("10.0.0.2", 8501)])
+    text = path.read_text()
+    assert "server 10.0.0.2:8501 " in text
+    assert "10.0.0.1:8501" not in text
+    assert f"listen {layout.front_address}:8501 " in text
+    assert write_front(layout, site.deployment, both)
+    assert "8501" not in path.read_text()
 
 
 def test_addresses_and_networks_are_distinct(tmp_path: Path, bundle: Served) -> None:
@@ -246,6 +272,14 @@ def test_compose_is_told_the_same(tmp_path: Path, bundle: Served) -> None:
     assert document["services"]["nginx"]["ports"] == [
         {"host_ip": "127.0.0.1", "published": "8500", "target": 8500, "protocol": "tcp"}
     ]
+
+
+def test_compose_publishes_rest_where_the_release_has_it(tmp_path: Path, bundle: Served) -> None:
+    layout = make_context(make_site(tmp_path / "site", service={"rest_port": 9001}))
+    served = replace(bundle, rest_port=8501)
+    document = yaml.safe_load(compose_file("p", [layout.front], [layout.nginx(served)]))
+    published = [(port["published"], port["target"]) for port in document["services"]["nginx"]["ports"]]
+    assert published == [("8500", 8500), ("9001", 8501)]
 
 
 def test_what_makes_it_another_container(tmp_path: Path, bundle: Served) -> None:

@@ -15,12 +15,15 @@ store.source = "https://store.example.com:8443/{release}.tar"
 """
 
 
+WITH_REST = TOML.replace("[service]", "[server]\nrest = true\n\n[service]\nrest_port = 9501")
+
+
 def make_context(text: str = "", *, platform: str = "simulated", replicas: int = 2, toml: str = TOML) -> RenderContext:
     """Return the render context of ``toml``, with ``text`` added to its last section, ``[kubernetes]``."""
     described = deployment.parse(f'platform = "{platform}"\n{toml}{text}')
     shipped = Shipped(
         name="resnet50-0123456789ab", size=100_000_000, owner_key="-----BEGIN PUBLIC KEY-----\n",
-        broker=("attestation.example.com", 4433), epc=4 * 2**30,
+        broker=("attestation.example.com", 4433), epc=4 * 2**30, rest=described.server.rest,
     )  # fmt: skip
     return RenderContext(deployment=described, shipped=shipped, replicas=replicas)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_context
+from tests.unit.cluster.kubernetes.conftest import TOML, WITH_REST, make_context
 
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.render_context import RenderContext
@@ -63,6 +63,15 @@ CASES = [
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)
 def test_it_fits_the_published_schema(kind: str, crd: str, text: str, toml: str) -> None:
     validate(only(make_context(text, toml=toml), kind), crd)
+
+
+@pytest.mark.parametrize("crd", ["tlsroute-standard", "tlsroute-experimental"])
+def test_the_routes_of_grpc_and_rest_fit_the_published_schema(crd: str) -> None:
+    made = objects(make_context('ingress.kind = "gateway-api"\n', toml=WITH_REST))
+    routes = [item for item in made if item["kind"] == "TLSRoute"]
+    assert len(routes) == 2
+    for route in routes:
+        validate(route, crd)
 
 
 @pytest.mark.parametrize(("kind", "crd", "text", "toml"), CASES)

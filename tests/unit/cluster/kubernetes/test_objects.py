@@ -6,7 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_context
+from tests.unit.cluster.kubernetes.conftest import TOML, WITH_REST, make_context
 
 from sealserve import deployment
 from sealserve.clouds.catalog import deployment_settings, preset_of
@@ -24,6 +24,7 @@ VARIANTS = {
     "stored": 'store.storage_class = "nfs"\n',
     "both families": 'ip_families = ["IPv6", "IPv4"]\n',
     "openshift": 'run_as_user = "platform"\ndns.port = 5353\ndns.namespace = "openshift-dns"\n',
+    "with REST": 'service.type = "NodePort"\nservice.node_port = 30500\nservice.rest_node_port = 30501\n',
     "placed": 'images.pull_secret = "pull"\n'
     '[kubernetes.scheduling]\ntolerations = ["sgx"]\nnode_selector = { "example.com/sgx" = "true" }\n',
 }
@@ -51,6 +52,8 @@ def test_every_object_fits_the_schema(name: str, platform: str, version: str) ->
     toml = TOML
     if name == "stored":
         toml = TOML.replace("https://store.example.com:8443/{release}.tar", "claim:releases")
+    if name == "with REST":
+        toml = WITH_REST
     if name == "copied":
         toml = TOML.replace("https://store.example.com:8443/{release}.tar", "image:registry.example.com/bundle:1")
     for item in all_of(make_context(VARIANTS[name], platform=platform, toml=toml)):
@@ -194,3 +197,53 @@ def test_the_front_listens_for_both_ip_families_unless_the_node_lacks_ipv6(conte
     (pod,) = [pod for pod in pods(list(made)) if pod["containers"][0]["name"] == "nginx"]
     script = pod["containers"][0]["command"][-1]
     assert "exec /usr/sbin/nginx" in script  # NGINX itself gets the signals
+
+
+def test_rest_has_a_port_of_replicas_and_front_and_a_route_to_it() -> None:
+    context = make_context("service.rest_node_port = 30501\n", toml=WITH_REST)
+    made = objects(context)
+    services = {item["metadata"]["name"]: item["spec"]["ports"] for item in made if item["kind"] == "Service"}
+    assert [(port["name"], port["port"], port["targetPort"]) for port in services["sealserve-replicas"]] == [
+        ("grpc", 8500, "grpc"),
+        ("rest", 8501, "rest"),  # by its name: pods without this port, of another release, get none of its connections
+    ]
+    assert services["sealserve-front"] == [
+        {"name": "grpc", "port": 8500, "targetPort": "grpc"},
+        {"name": "rest", "port": 9501, "targetPort": "rest", "nodePort": 30501},
+    ]
+    for item in made:
+        if item["kind"] == "Deployment":
+            (container,) = item["spec"]["template"]["spec"]["containers"]
+            assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"grpc": 8500, "rest": 8501}
+    (config,) = [item for item in made if item["kind"] == "ConfigMap" and "nginx.conf" in item["data"]]
+    for text in config["data"].values():
+        assert text.count("server sealserve-replicas:8501 ") == text.count("server sealserve-replicas:8500 ") == 3
+
+
+def test_without_rest_nothing_names_its_port() -> None:
+    assert "8501" not in str(objects(make_context()))
+
+
+def test_what_the_release_has_decides_and_not_the_setting() -> None:
+    """After a roll-back to a release without REST, sealserve.toml may still say that it is on."""
+    context = make_context(toml=WITH_REST)
+    assert "8501" not in str(objects(replace(context, shipped=replace(context.shipped, rest=False))))
+
+
+@pytest.mark.parametrize("kind", ["ingress-nginx", "f5"])
+def test_rest_needs_a_controller_with_two_ports(kind: str) -> None:
+    with pytest.raises(NotRenderableError, match="passes TLS through on a single port") as caught:
+        objects(make_context(f'ingress.kind = "{kind}"\n', toml=WITH_REST))
+    assert caught.value.hint is not None
+    assert "gateway-api" in caught.value.hint
+
+
+def test_a_gateway_tells_grpc_and_rest_apart_by_its_port() -> None:
+    made = objects(make_context('ingress.kind = "gateway-api"\ningress.gateway = "infra/public"\n', toml=WITH_REST))
+    routes = [item for item in made if item["kind"] == "TLSRoute"]
+    assert [route["metadata"]["name"] for route in routes] == ["sealserve-front", "sealserve-front-rest"]
+    found = {
+        route["spec"]["parentRefs"][0]["port"]: route["spec"]["rules"][0]["backendRefs"][0]["port"] for route in routes
+    }
+    assert found == {8500: 8500, 9501: 8501}
+    assert {tuple(route["spec"]["hostnames"]) for route in routes} == {("grpc.example.com",)}

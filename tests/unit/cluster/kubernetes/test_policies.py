@@ -1,7 +1,7 @@
 """What the NetworkPolicies let through, as an evaluator of the API's rules sees it."""
 
 import pytest
-from tests.unit.cluster.kubernetes.conftest import TOML, make_context
+from tests.unit.cluster.kubernetes.conftest import TOML, WITH_REST, make_context
 from tests.unit.cluster.kubernetes.policy_evaluator import Peer, allows
 
 from sealserve.cluster.kubernetes.policies import policies
@@ -36,7 +36,21 @@ def test_only_the_front_reaches_the_replicas(known: RenderContext) -> None:
 def test_everybody_reaches_the_front_at_its_port_alone(known: RenderContext) -> None:
     rules, front = policies(known), pod(known, "front")
     assert allows(rules, OUTSIDE, front, 8500)
-    assert not allows(rules, OUTSIDE, front, 80)
+    for port in (80, 8501):
+        assert not allows(rules, OUTSIDE, front, port)
+
+
+def test_rest_is_reached_as_grpc_is_and_only_where_it_is_on() -> None:
+    context = make_context(toml=WITH_REST)
+    rules, replica, front = policies(context), pod(context, "replicas"), pod(context, "front")
+    for port in (8500, 8501):
+        assert allows(rules, OUTSIDE, front, port)
+        assert allows(rules, front, replica, port)
+        for other in (OUTSIDE, NEIGHBOUR, STRANGER, CONTROLLER, replica, DNS):
+            assert not allows(rules, other, replica, port)
+    assert not allows(rules, OUTSIDE, front, 9501)  # that is the Service's port, and not the pod's
+    gateway = make_context('ingress.kind = "gateway-api"\n', toml=WITH_REST)
+    assert allows(policies(gateway), CONTROLLER, pod(gateway, "replicas"), 8501)
 
 
 def test_a_replica_reaches_broker_dns_and_store_and_nothing_else(known: RenderContext) -> None:

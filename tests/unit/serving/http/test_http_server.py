@@ -485,6 +485,61 @@ def test_idle_connections_are_closed_at_the_end_and_the_port_is_free() -> None:
         socket.create_connection(("127.0.0.1", ports[0]), timeout=60).close()
 
 
+AGED = HttpLimits(threads=2, waiting=8, body=4096, timeout=None, patience=3600.0, max_age=0.1)
+
+
+def test_an_old_connection_ends_with_an_answer_and_no_request_is_lost() -> None:
+    def scenario(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        closed = False
+        while not closed:
+            connection.request("POST", "/v1/models/m:predict", b"{}")
+            response = connection.getresponse()
+            assert (response.status, json.loads(response.read())[0]) == (200, "m")
+            closed = response.will_close
+        connection.request("POST", "/v1/models/m:predict", b"{}")  # over a new connection
+        assert connection.getresponse().status == 200
+        connection.close()
+
+    assert run(scenario, rest=Echo(), limits=AGED)
+
+
+def test_an_old_connection_ends_without_an_answer_where_nobody_asks() -> None:
+    def scenario(port: int) -> None:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as silent,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as asked,
+        ):
+            asked.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert asked.recv(4096).startswith(b"HTTP/1.1 200 ")
+            assert (silent.recv(4096), asked.recv(4096)) == (b"", b"")
+
+    assert run(scenario, rest=Echo(), limits=AGED)
+
+
+def test_a_request_that_is_on_its_way_when_its_connection_is_old_is_answered() -> None:
+    echo = Echo()
+
+    def scenario(port: int) -> None:
+        assert echo.server is not None
+        assert echo.server._connections is not None
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+            slow.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{")
+            while not echo.server.pending:
+                time.sleep(0.001)
+            (inside,) = echo.server._connections.connections
+            assert isinstance(inside, Connection)
+            inside._loop.call_soon_threadsafe(inside._grow_old, 0.0)  # its end is over: it is closed once it is idle
+            while not inside.is_old:
+                time.sleep(0.001)
+            slow.sendall(b"}")
+            answer = b"".join(iter(lambda: slow.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nConnection: close\r\n" in answer
+
+    assert run(scenario, rest=echo, limits=LIMITS)
+
+
 def test_the_end_does_not_wait_longer_than_the_grace_period() -> None:
     echo = Echo()
     echo.gate.clear()

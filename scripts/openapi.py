@@ -1,0 +1,306 @@
+"""Write docs/reference/openapi.json, the description of the REST API, or check that what is committed is that.
+
+Source: OpenAPI Specification 3.1.1 (spec.openapis.org/oas/v3.1.1); tensorflow/serving, ``g3doc/api_rest.md``. A test
+compares the description with the server's answers.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sealserve import __version__
+from sealserve.serving.http.rest import HTTP_STATUS
+from sealserve.serving.request_errors import Status
+from sealserve.serving_flags import BY_NAME, MEBIBYTE
+from sealserve.serving_interface import DEFAULT_SIGNATURE
+from sealserve.tcp_ports import REST_PORT
+from sealserve.terms import LARGEST_VERSION
+
+FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference" / "openapi.json"
+_LARGEST_BODY: Final = int(BY_NAME["rest_api_max_body_bytes"].default) // MEBIBYTE
+_SERVICE: Final = "grpc.tf-serving.service.com"
+_FLOAT_TEXT: Final = "a number; `NaN`, `Infinity` and `-Infinity` are written without quotation marks, unlike in JSON"
+
+_WHERE: Final = {"": (), "/versions/{version}": ("version",), "/labels/{label}": ("label",)}
+"""What follows the model's name in a path, and its parameters."""
+_CALLS: Final = {
+    "predict": "Run a signature of the model on tensors",
+    "classify": "Classify examples (`tf.Example`)",
+    "regress": "Compute a regression of examples (`tf.Example`)",
+}
+_ERRORS: Final = {
+    400: "The request does not fit the model's signature, or is not JSON.",
+    404: "The model, the version or the label is not served, or the path is not one of this API.",
+    413: f"The body takes more than {_LARGEST_BODY} MiB once it is unpacked.",
+    429: "Too many requests run or wait, or the server has no memory for this one.",
+    503: "The version is loading or was unloaded. Try again.",
+    504: "The answer took too long.",
+}
+
+
+def render() -> str:
+    """Return the description, as JSON for people."""
+    return json.dumps(_document(), indent=2, sort_keys=False) + "\n"
+
+
+def _document() -> dict[str, Any]:
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "REST API of sealserve's model server",
+            "summary": "TensorFlow Serving's REST API, over TLS that ends in an enclave",
+            "description": (
+                "Written by scripts/openapi.py: run `make openapi`. HTTP/1.1 over TLS 1.2 or later; the server name "
+                "(SNI) must be the name in the service's certificate. With two-way TLS, clients show a certificate. "
+                "How to turn the API on and call it: docs/how-to/rest.md."
+            ),
+            "version": __version__,
+            "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [
+            {
+                "url": "https://{name}:{port}",
+                "variables": {
+                    "name": {"default": _SERVICE, "description": "`service.name` in sealserve.toml"},
+                    "port": {"default": str(REST_PORT), "description": "`service.rest_port` in sealserve.toml"},
+                },
+            }
+        ],
+        "security": [{"clientCertificate": []}, {}],
+        "tags": [
+            {"name": "inference", "description": "Calls that run a model"},
+            {"name": "models", "description": "What is served"},
+        ],
+        "paths": dict(_paths()),
+        "components": {
+            "securitySchemes": {
+                "clientCertificate": {
+                    "type": "mutualTLS",
+                    "description": 'required if `service.tls` is "two-way", as for gRPC',
+                }
+            },
+            "parameters": _parameters(),
+            "responses": dict(_error_responses()),
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _paths() -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, names in _WHERE.items():
+        path = f"/v1/models/{{model}}{where}"
+        parameters = [_reference("parameters", name) for name in ("model", *names)]
+        suffix = f"_of_{names[0]}" if names else ""
+        for call, summary in _CALLS.items():
+            yield f"{path}:{call}", {"parameters": parameters, "post": _call(call, summary, suffix)}
+        status = _look("status", "Return the state of the model's versions", "ModelStatus", suffix)
+        yield path, {"parameters": parameters, "get": status}
+        metadata = _look("metadata", "Return the model's signatures", "ModelMetadata", suffix)
+        yield f"{path}/metadata", {"parameters": parameters, "get": metadata}
+
+
+def _call(call: str, summary: str, suffix: str) -> dict[str, Any]:
+    name = call.capitalize()
+    return {
+        "operationId": f"{call}{suffix}",
+        "summary": summary,
+        "tags": ["inference"],
+        "requestBody": {
+            "required": True,
+            "description": "The content type is not checked. The body may be compressed (`Content-Encoding: gzip`).",
+            "content": _json(f"{name}Request"),
+        },
+        "responses": _responses(f"{name}Response", _ERRORS),
+    }
+
+
+def _look(name: str, summary: str, schema: str, suffix: str) -> dict[str, Any]:
+    found = [code for code in _ERRORS if code in {400, 404, 429}]
+    return {
+        "operationId": f"{name}{suffix}",
+        "summary": summary,
+        "tags": ["models"],
+        "responses": _responses(schema, found),
+    }
+
+
+def _responses(schema: str, errors: Any) -> dict[str, Any]:
+    return {
+        "200": {"description": "The answer", "content": _json(schema)},
+        **{str(code): _reference("responses", _response_name(code)) for code in errors},
+        "default": _reference("responses", "Error"),
+    }
+
+
+def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
+    for code, description in _ERRORS.items():
+        yield _response_name(code), {"description": description, "content": _json("Error")}
+    others = sorted({code for status, code in HTTP_STATUS.items() if status is not Status.OK})
+    text = ", ".join(map(str, others))
+    description = f"An error. The status follows from TensorFlow Serving's code: {text}, or another one of HTTP's own."
+    yield "Error", {"description": description, "content": _json("Error")}
+
+
+def _response_name(code: int) -> str:
+    return f"Error{code}"
+
+
+def _parameters() -> dict[str, Any]:
+    def path(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+        return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+    number = {"type": "integer", "format": "int64", "minimum": 0, "maximum": LARGEST_VERSION}
+    text = {"type": "string", "pattern": "^[^/:]+$"}
+    return {
+        "model": path("model", text, "the model's name: `model.name` in sealserve.toml"),
+        "version": path("version", number, "a version of the model; by default the newest one answers"),
+        "label": path("label", text, "a label of a version: `model.labels` in sealserve.toml"),
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    signature = {"type": "string", "default": DEFAULT_SIGNATURE, "description": "which of the model's signatures"}
+    feature = {"oneOf": [_reference("schemas", "FeatureValue"), _list(_reference("schemas", "FeatureValue"))]}
+    example = {"type": "object", "additionalProperties": feature}
+    examples = {
+        "type": "object",
+        "required": ["examples"],
+        "properties": {
+            "signature_name": signature,
+            "context": {**example, "description": "features that all examples have"},
+            "examples": {**_list(example), "minItems": 1},
+        },
+    }
+    tensor = _reference("schemas", "Tensor")
+    version_state = ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+    return {
+        "Error": _object({"error": {"type": "string", "description": "the message; it does not quote the request"}}),
+        "Binary": {
+            **_object({"b64": {"type": "string", "contentEncoding": "base64"}}),
+            "description": "bytes, for tensors and features of type string",
+            "additionalProperties": False,
+        },
+        "Tensor": {
+            "description": f"a value, or nested lists of values of the same length: {_FLOAT_TEXT}",
+            "oneOf": [
+                {"type": ["number", "string", "boolean"]},
+                _reference("schemas", "Binary"),
+                _list(tensor),
+            ],
+        },
+        "Named": {
+            "description": "a tensor for each name; or the tensor itself if the signature has a single one",
+            "anyOf": [tensor, {"type": "object", "additionalProperties": tensor}],
+        },
+        "PredictRequest": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "title": "row format",
+                    "required": ["instances"],
+                    "not": {"required": ["inputs"]},
+                    "properties": {
+                        "signature_name": signature,
+                        "instances": {**_list(_reference("schemas", "Named")), "minItems": 1},
+                    },
+                },
+                {
+                    "type": "object",
+                    "title": "columnar format",
+                    "required": ["inputs"],
+                    "not": {"required": ["instances"]},
+                    "properties": {"signature_name": signature, "inputs": _reference("schemas", "Named")},
+                },
+            ],
+            "examples": [{"instances": [1.0, 2.0, 5.0]}],
+        },
+        "PredictResponse": {
+            "oneOf": [
+                {**_object({"predictions": _list(_reference("schemas", "Named"))}), "title": "row format"},
+                {**_object({"outputs": _reference("schemas", "Named")}), "title": "columnar format"},
+            ],
+            "examples": [{"predictions": [2.5, 3.0, 4.5]}],
+        },
+        "FeatureValue": {
+            "oneOf": [{"type": ["number", "string", "boolean"]}, _reference("schemas", "Binary")],
+        },
+        "ClassifyRequest": examples,
+        "ClassifyResponse": _object({
+            "results": {
+                "type": "array",
+                "description": "for each example, its classes",
+                "items": _list({
+                    "type": "array",
+                    "description": "label and score",
+                    "prefixItems": [{"type": "string"}, {"type": ["number", "string"]}],
+                    "items": False,
+                    "minItems": 2,
+                }),
+            }
+        }),
+        "RegressRequest": examples,
+        "RegressResponse": _object({
+            "results": {"type": "array", "description": "a value for each example", "items": {"type": "number"}}
+        }),
+        "ModelStatus": _object({
+            "model_version_status": _list(
+                _object({
+                    "version": {"type": "string", "pattern": "^[0-9]+$"},
+                    "state": {"type": "string", "enum": version_state},
+                    "status": _object({"error_code": {"type": "string"}, "error_message": {"type": "string"}}),
+                })
+            )
+        }),
+        "ModelMetadata": _object({
+            "model_spec": _object({
+                "name": {"type": "string"},
+                "signature_name": {"type": "string"},
+                "version": {"type": "string", "pattern": "^[0-9]+$"},
+            }),
+            "metadata": _object({
+                "signature_def": _object({
+                    "signature_def": {
+                        "type": "object",
+                        "description": "TensorFlow's SignatureDef of each signature, in the JSON form of protobuf",
+                        "additionalProperties": {"type": "object"},
+                    }
+                })
+            }),
+        }),
+    }  # fmt: skip
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that always has these properties."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference("schemas", schema)}}
+
+
+def _reference(kind: str, name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def main() -> None:
+    """Write the file, or with ``--check`` compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when the file is out of date")
+    if not parser.parse_args().check:
+        FILE.write_text(render(), encoding="utf-8")
+        return
+    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != render():
+        print(f"{FILE.name} is out of date: run `make openapi`", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

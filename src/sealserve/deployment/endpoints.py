@@ -1,0 +1,51 @@
+"""Where users reach a deployment."""
+
+from dataclasses import dataclass
+
+from sealserve.addresses import with_port
+from sealserve.deployment.whole import Deployment
+from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where users reach a deployment, over TLS that ends in the enclave.
+
+    Args:
+        server_name: The name in the service's certificate. Clients send it as the server name (SNI), by which NGINX
+            forwards connections, and verify it.
+        grpc: ``HOST:PORT`` of the gRPC API.
+        rest: ``HOST:PORT`` of the REST API, or None if it is off.
+    """
+
+    server_name: str
+    grpc: str
+    rest: str | None
+
+    @property
+    def rest_url(self) -> str | None:
+        """The URL of the REST API's models, or None if it is off. Its host is the server name, as TLS requires.
+
+        A client that cannot resolve the name connects to `rest` instead: ``curl --connect-to ::HOST:PORT``.
+        """
+        if self.rest is None:
+            return None
+        return f"https://{self.server_name}:{self.rest.rpartition(':')[2]}/v1/models"
+
+
+def endpoints_of(deployment: Deployment, *, host: str | None = None) -> Endpoints:
+    """Return where users reach a deployment.
+
+    Args:
+        deployment: The deployment.
+        host: The IP address or DNS name at which users reach NGINX, such as that of a cloud's load balancer. By default
+            the address that NGINX listens on; if it listens on every address, the name of the service.
+    """
+    service = deployment.service
+    if host is None:
+        host = service.name if service.listen in {EVERY_ADDRESS, EVERY_IPV4_ADDRESS} else service.listen
+    return Endpoints(
+        server_name=service.name,
+        grpc=with_port(host, service.port),
+        rest=with_port(host, service.rest_port) if deployment.server.rest else None,
+    )
