@@ -79,7 +79,7 @@ def share(folder: Path, seconds: float) -> dict[str, Any]:
 def roll(folder: Path, deployment: Deployment) -> dict[str, Any]:
     """Measure a roll-out to a new release while requests go on over a few connections, one at a time."""
     verb(folder, "release", "build")
-    reach, _ = connection.find_access(
+    reach = connection.find_access(
         Place(folder), target=None, server_name=None, ca=None, certificate=None, key=None
     )  # fmt: skip
     name = deployment.model.name

@@ -58,6 +58,11 @@ class OwnerFolder:
         return self.root / "authorities"
 
     @property
+    def users(self) -> Path:
+        """The register of users, and a folder with the certificate and key of each."""
+        return self.root / "users"
+
+    @property
     def broker_tls(self) -> Path:
         """The broker's own certificate and key."""
         return self.root / "broker-tls"

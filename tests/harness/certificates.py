@@ -69,6 +69,16 @@ class Signer:
         """Return a certificate for a server or a client."""
         return _sign(self, "leaf", key, days=days, authority=False, usage=usage)
 
+    def revocation_list(self, *revoked: x509.Certificate) -> bytes:
+        """Return a list of revoked certificates, PEM."""
+        now = datetime.now(UTC)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        builder = x509.CertificateRevocationListBuilder(name, now, now + timedelta(days=1))
+        for certificate in revoked:
+            entry = x509.RevokedCertificateBuilder(certificate.serial_number, now).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
 
 def _sign(
     issuer: Signer,

@@ -11,6 +11,7 @@ from sealserve import deployment
 from sealserve.broker.head_file import kept_head
 from sealserve.broker.master_key import read_master_key
 from sealserve.cli.tensor_input import read_inputs
+from sealserve.client.bundle import ClientBundle
 from sealserve.client.predict import Signature, TensorSpec
 from sealserve.cluster.processes import Registry
 from sealserve.enclave.inventory import measure, read_inventory
@@ -45,10 +46,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "batching parameters": read_batching_parameters,
     "the owner's public key": read_owner_key,
     "a wrap key": read_wrap_key,
+    "a client bundle": ClientBundle.read,
     "a certificate": lambda path: CertifiedKey.read(certificate=path, key=path),
     "an authority": lambda path: Authority.load(path.parent),
     "the signing key": load_signing_key,
-    "an input of a request": lambda path: read_inputs([f"x=@{path}"], SIGNATURE, batch=1, seed=0),
+    "an input of a request": lambda path: read_inputs([f"x=@{path}"], SIGNATURE),
     "parameters of the server": lambda path: config_files.read(path, BatchingParameters),
     "TLS settings": lambda path: read_tls_settings(path, None, now=NOW),
     "the file list": FileList.read,

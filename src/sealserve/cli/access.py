@@ -18,19 +18,21 @@ class Access:
 
     Args:
         target: ``host:port`` of gRPC.
-        rest: ``host:port`` of REST, or None if it is off or not known.
         server_name: The name in the service's certificate.
         ca: The service's authority, PEM.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's key for two-way TLS, PEM, or None.
+        model: The model that is meant if none is named, or None.
+        rest: ``host:port`` of REST, or None if it is off or not known.
     """
 
     target: str
-    rest: str | None = None
     server_name: str
     ca: bytes
     certificate: bytes | None = None
     key: SecretBytes | None = None
+    model: str | None = None
+    rest: str | None = None
 
 
 def access(
@@ -60,9 +62,10 @@ def access(
         pair = CertifiedKey.read(certificate=user.certificate, key=user.key, missing=hint)
     return Access(
         target=service.endpoint,
-        rest=service.rest_endpoint if deployment.server.rest else None,
         server_name=service.name,
         ca=ca,
         certificate=pair.chain_pem if pair else None,
         key=pair.key_pem if pair else None,
+        model=deployment.model.name,
+        rest=service.rest_endpoint if deployment.server.rest else None,
     )

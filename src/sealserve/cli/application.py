@@ -45,6 +45,7 @@ VERBS = {
     "cloud": Verb("cloud", "Start here", "Look at clouds that have SGX machines: sizes, images, addresses."),
     "model": Verb("model", "Owner", "Fetch, convert and show models."),
     "certs": Verb("certs", "Owner", "Make, show and renew certificates."),
+    "user": Verb("user", "Owner", "Manage the users of the service: add, list, renew, revoke."),
     "seal": Verb("seal", "Owner", "Seal a file or a folder, interchangeable with gramine-sgx-pf-crypt."),
     "unseal": Verb("unseal", "Owner", "Unseal a file or a folder. A failure leaves no output."),
     "inspect": Verb(
@@ -87,6 +88,7 @@ VERBS = {
     "render": Verb("render", "Run it", "Write the files that a target would apply."),
     "predict": Verb("predict", "User", "Send one request to the service, over TLS that ends inside the enclave."),
     "bench": Verb("bench", "User", "Send many requests, and show rate, latencies and how the replicas shared them."),
+    "client": Verb("client", "User", "Pack what a user needs to call the service into one file, and read such files."),
     "simulated": Verb(
         "simulated",
         "Without SGX",

@@ -9,11 +9,20 @@ from sealserve.cli import connection, console
 from sealserve.cli.context import Context
 from sealserve.cli.generated_input import Arrays, Guess, TensorInputError, first_accepted, guesses
 from sealserve.cli.output import Output
-from sealserve.cli.request_options import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
-from sealserve.cli.tensor_input import generated_names, read_inputs
+from sealserve.cli.request_options import (
+    LONGEST_WAIT,
+    REFUSED,
+    Inputs,
+    Label,
+    Model,
+    Version,
+    find_model,
+    find_signature,
+)
+from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.verbs import Verbs
 from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.client.predict import Predictor
+from sealserve.client.predict import Predictor, check_version_choice
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 
 app = Verbs()
@@ -34,6 +43,9 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Batch size of generated inputs.")] = 1,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
+    version: Version = None,
+    label: Label = None,
+    bundle: connection.BundleFile = None,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -44,32 +56,34 @@ def bench(
     """Send many requests, and show rate, latencies and how the replicas shared them."""
     if requests is not None and seconds is not None:
         raise TensorInputError("A load ends after so many requests or so many seconds: give one of the two.")
+    check_version_choice(version, label)
     if seconds is None:
         requests = requests or _REQUESTS
-    reach, described = connection.find_access(
-        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+    reach = connection.find_access(
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
-    name = find_model(model, described)
+    name = find_model(model, reach)
     with connection.channels(reach, connections, timeout=min(timeout, 10)) as opened:
         predictor = Predictor(opened)
-        called = find_signature(name, signature, predictor.metadata(name, timeout=timeout).signatures)
-        given = inputs or []
-        generated = generated_names(given, called)
-        fixed = None if generated else read_inputs(given, called, batch=batch, seed=0)  # read once
+        found = predictor.metadata(name, version=version, label=label, timeout=timeout)
+        called = find_signature(name, signature, found.signatures)
+        given = read_inputs(inputs or [], called, signature_name=signature)
 
         def arrays(number: int, guess: Guess) -> Arrays:
-            return fixed or read_inputs(given, called, batch=batch, seed=number, guess=guess)
+            return given.complete(batch=batch, seed=number, guess=guess)
 
         def attempt(guess: Guess) -> Guess:
-            predictor.predict(name, arrays(0, guess), signature=signature, timeout=timeout)
+            predictor.predict(
+                name, arrays(0, guess), signature=signature, version=version, label=label, timeout=timeout
+            )
             return guess
 
         # Where something about the inputs must be guessed, requests before the load find out what the model takes.
-        possible = guesses(called) if generated else [Guess()]
+        possible = guesses(called) if given.generated else [Guess()]
         chosen = first_accepted(possible, attempt, REFUSED) if len(possible) > 1 else possible[0]
 
         def make_request(number: int) -> Request:
-            return Request(model=name, inputs=arrays(number, chosen), signature=signature)
+            return Request(model=name, inputs=arrays(number, chosen), signature=signature, version=version, label=label)
 
         extent = f"{requests} requests" if seconds is None else f"requests for {seconds:g} s"
         with console.spinner(f"Sending {extent}, {concurrency} at a time"):

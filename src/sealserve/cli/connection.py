@@ -13,18 +13,16 @@ from sealserve.cli import console
 from sealserve.cli.access import Access, access
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
+from sealserve.client.bundle import ClientBundle
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.predict import Predictor
 from sealserve.client.rest import RestPredictor
-from sealserve.deployment import Deployment
 from sealserve.pki.certificate import CertifiedKey
 from sealserve.regular_file import read_regular
+from sealserve.workspace import WorkspaceMissingError
 
 Target = Annotated[
     str | None, typer.Option("--address", "-a", metavar="HOST:PORT", show_default="that of sealserve.toml")
-]
-Rest = Annotated[
-    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
 ]
 ServerName = Annotated[
     str | None,
@@ -34,6 +32,17 @@ ServiceCa = Annotated[
     Path | None, typer.Option("--ca", help="The service's authority.", show_default="user/service-ca.pem")
 ]
 ClientCertificate = Annotated[Path | None, typer.Option("--cert", help="Two-way TLS.", show_default="user/client.pem")]
+BundleFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        help="The file that the owner of the service sent you: address, names, certificates and key.",
+        show_default="none",
+    ),
+]
+Rest = Annotated[
+    bool, typer.Option("--rest", help="Use the REST API instead of gRPC; with --address, at that address.")
+]
 ClientKey = Annotated[Path | None, typer.Option("--key", help="Two-way TLS.", show_default="user/client.key")]
 
 
@@ -45,23 +54,62 @@ def find_access(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
-) -> tuple[Access, Deployment | None]:
-    """Return how to reach the service: what the options say, else what the workspace says."""
+    bundle: Path | None = None,
+) -> Access:
+    """Return how to reach the service: what the options say, else what the bundle or the workspace says.
+
+    Raises:
+        InputError: `client.options`: The options contradict each other.
+        WorkspaceMissingError: The options do not say everything, and there is neither a bundle nor a workspace.
+    """
+    if bundle is not None:
+        if any(option is not None for option in (server_name, ca, certificate, key)):
+            raise CliCode.CLIENT_OPTIONS.error(
+                "--bundle was given with --server-name, --ca, --cert or --key: expected either.",
+                hint="Leave the others out: the bundle has the names and certificates.",
+            )
+        return _from_bundle(bundle, target)
     if (certificate is None) != (key is None):
         raise CliCode.CLIENT_OPTIONS.error("Two-way TLS needs both --cert and --key.")
     pair = None
     if certificate and key:
         pair = CertifiedKey.read(certificate=certificate, key=key, missing="Check the paths of --cert and --key.")
-    if key is not None and key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        console.warn(f"{key} is not its owner's alone: chmod 600 {key}")
+    if key is not None:
+        _warn_if_exposed(key)
     authority = None if ca is None else read_regular(ca)
     if target and server_name and authority is not None:
         reach = Access(target=target, server_name=server_name, ca=authority)
-        return (replace(reach, certificate=pair.chain_pem, key=pair.key_pem) if pair else reach), None
-    described = place.deployment
-    reach = access(place.workspace, described, ca=authority, pair=pair)
-    reach = replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
-    return reach, described
+        return replace(reach, certificate=pair.chain_pem, key=pair.key_pem) if pair else reach
+    try:
+        found = place.workspace
+    except WorkspaceMissingError as error:
+        raise WorkspaceMissingError(
+            error.message,
+            hint="Give the file that the owner of the service sent you: --bundle FILE. Without such a file, give "
+            "--address, --server-name and --ca, and for two-way TLS --cert and --key.",
+        ) from error
+    reach = access(found, place.deployment, ca=authority, pair=pair)
+    return replace(reach, target=target or reach.target, server_name=server_name or reach.server_name)
+
+
+def _from_bundle(path: Path, target: str | None) -> Access:
+    found = ClientBundle.read(path)
+    if found.key is not None:
+        _warn_if_exposed(path)
+    return Access(
+        target=target or found.grpc,
+        server_name=found.server_name,
+        ca=found.ca,
+        certificate=found.certificate,
+        key=found.key,
+        model=found.model,
+        rest=found.rest,
+    )
+
+
+def _warn_if_exposed(path: Path) -> None:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        console.warn(f"{path} is not its owner's alone: chmod 600 {path}")
 
 
 @contextlib.contextmanager

@@ -15,14 +15,22 @@ from sealserve.atomic_file import PRIVATE, OutputExistsError, replacing
 from sealserve.cli import connection, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.generated_input import Guess, first_accepted, guesses
-from sealserve.cli.request_options import LONGEST_WAIT, REFUSED, Inputs, Model, find_model, find_signature
+from sealserve.cli.request_options import (
+    LONGEST_WAIT,
+    REFUSED,
+    Inputs,
+    Label,
+    Model,
+    Version,
+    find_model,
+    find_signature,
+)
 from sealserve.cli.saved_output import check_format, write_outputs
-from sealserve.cli.tensor_input import generated_names, read_inputs
+from sealserve.cli.tensor_input import read_inputs
 from sealserve.cli.verbs import Verbs
 from sealserve.client.credentials import printable
-from sealserve.client.predict import Prediction
+from sealserve.client.predict import Prediction, check_version_choice
 from sealserve.serving_interface import DEFAULT_SIGNATURE
-from sealserve.terms import LARGEST_VERSION
 
 app = Verbs()
 SHOWN = 5
@@ -35,13 +43,15 @@ def predict(
     inputs: Inputs = None,
     model: Model = None,
     signature: Annotated[str, typer.Option(help="Which of the model's signatures.")] = DEFAULT_SIGNATURE,
-    version: Annotated[int | None, typer.Option(min=0, max=LARGEST_VERSION, show_default="the newest")] = None,
+    version: Version = None,
+    label: Label = None,
     batch: Annotated[int, typer.Option(min=1, help="Of random inputs.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of random inputs.")] = 0,
     save: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the outputs to a .npz file, or a single output to a .npy file."),
     ] = None,
+    bundle: connection.BundleFile = None,
     target: connection.Target = None,
     server_name: connection.ServerName = None,
     ca: connection.ServiceCa = None,
@@ -52,28 +62,31 @@ def predict(
     force: options.Force = False,
 ) -> None:
     """Send one request to the service, over TLS that ends inside the enclave."""
+    check_version_choice(version, label)
     if save is not None:
         check_format(save)
         if save.exists() and not force:
             raise OutputExistsError(f"{save} exists already.", hint="Give another output, or --force to replace it.")
-    reach, described = connection.find_access(
-        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key
+    reach = connection.find_access(
+        context, target=target, server_name=server_name, ca=ca, certificate=certificate, key=key, bundle=bundle
     )
-    name = find_model(model, described)
+    name = find_model(model, reach)
     with connection.predictor(reach, rest=rest, address=target, timeout=min(timeout, 10)) as predictor:
-        signatures = predictor.metadata(name, version=version, timeout=timeout).signatures
+        signatures = predictor.metadata(name, version=version, label=label, timeout=timeout).signatures
         called = find_signature(name, signature, signatures)
-        generated = generated_names(inputs or [], called)
+        given = read_inputs(inputs or [], called, signature_name=signature)
         if save is not None:
             check_format(save, outputs=len(called.outputs) or None)
 
         def ask(guess: Guess) -> tuple[Prediction, float]:
-            arrays = read_inputs(inputs or [], called, batch=batch, seed=seed, guess=guess)
+            arrays = given.complete(batch=batch, seed=seed, guess=guess)
             started = time.monotonic()
-            answered = predictor.predict(name, arrays, signature=signature, version=version, timeout=timeout)
+            answered = predictor.predict(
+                name, arrays, signature=signature, version=version, label=label, timeout=timeout
+            )
             return answered, time.monotonic() - started
 
-        answer, seconds = first_accepted(guesses(called) if generated else [Guess()], ask, REFUSED)
+        answer, seconds = first_accepted(guesses(called) if given.generated else [Guess()], ask, REFUSED)
     if save is not None:
         with replacing(save, mode=PRIVATE, overwrite=force) as stream:
             write_outputs(answer.outputs, stream, path=save)
@@ -82,15 +95,15 @@ def predict(
             "model": answer.model,
             "version": answer.version,
             "seconds": seconds,
-            "random_inputs": generated,
-            "seed": seed if generated else None,
+            "random_inputs": given.generated,
+            "seed": seed if given.generated else None,
             "outputs": {key: _jsonable(value.tolist()) for key, value in answer.outputs.items()},
         })  # fmt: skip
         return
     sent = ""
-    if generated:
-        names = "input" if len(generated) == len(called.inputs) else ", ".join(generated)
-        sent = f", {printable(names)}: random (seed {seed})"
+    if given.generated:
+        names = "input" if len(given.generated) == len(called.inputs) else ", ".join(given.generated)
+        sent = f", {printable(names)}: random, seed {seed}"
     console.out.print(f"{printable(answer.model)} version {answer.version}{sent}, {seconds * 1000:.0f} ms:")
     _print_outputs(answer.outputs)
 

@@ -5,23 +5,38 @@ from typing import Annotated, Final
 
 import typer
 
+from sealserve.cli.access import Access
+from sealserve.cli.completions import complete_label, complete_model
 from sealserve.cli.generated_input import TensorInputError
 from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature
-from sealserve.deployment import Deployment
+from sealserve.terms import LARGEST_VERSION
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The servable.", show_default="model.name")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="The servable.", show_default="model.name", autocompletion=complete_model),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
         "-i",
         metavar="NAME=VALUE",
-        help="An input: @FILE.npy, a JSON value, or random. Repeat the option for each input of the model.",
+        help="An input: @FILE (.npy, .npz, .json; any file for a string input), JSON, text, or random; repeat it for"
+        ' each input. Or a whole request: @FILE, @- for standard input, or {"instances": [...]}',
         show_default="random values for all inputs",
     ),
 ]
+Version = Annotated[
+    int | None,
+    typer.Option(min=0, max=LARGEST_VERSION, help="The version of the model.", show_default="the newest"),
+]
+Label = Annotated[
+    str | None,
+    typer.Option(help="The label of the version, in place of --version.", show_default="none",
+                 autocompletion=complete_label),
+]  # fmt: skip
 REFUSED: Final = (RequestRefusedError, ServiceFailedError)
 """What the service answers to a generated input that does not fit the model."""
 LONGEST_WAIT: Final = 86_400.0  # seconds; gRPC takes far longer ones for times that have passed
@@ -42,13 +57,13 @@ def find_signature(model: str, name: str, signatures: Mapping[str, Signature]) -
     return signatures[name]
 
 
-def find_model(model: str | None, described: Deployment | None) -> str:
-    """Return the servable's name: what the option says, else what the deployment says.
+def find_model(model: str | None, reach: Access) -> str:
+    """Return the servable's name: what the option says, else what the deployment or the bundle says.
 
     Raises:
         TensorInputError: Neither says one, or it is none.
     """
-    name = model or (described.model.name if described else None)
+    name = model or reach.model
     if name is None:
         raise TensorInputError("Which model?", hint="Name it with --model.")
     if not name.isprintable():  # control characters, and bytes that are no UTF-8

@@ -5,7 +5,19 @@ change. All other modules of sealserve are internal. The client does not import 
 language can take its place: the service speaks TensorFlow Serving's gRPC API.
 
 Example:
-    The owner gives ``.sealserve/user`` to each user. With one-way TLS, leave ``certificate`` and ``key`` out::
+    The owner of the service gives a bundle to each user (``sealserve client bundle --for NAME``)::
+
+        import numpy as np
+
+        from sealserve.client import Client
+
+        with Client.from_bundle("ann.json") as client:
+            print(client.metadata().signatures["serving_default"].inputs["x"].dtype)
+            prediction = client.predict({"x": np.array([1.0, 2.0], np.float32)})
+            print(prediction.version, prediction["y"])
+
+Example:
+    Without a bundle, the same from files. With one-way TLS, leave ``certificate`` and ``key`` out::
 
         from pathlib import Path
 
@@ -31,6 +43,7 @@ Errors are subclasses of `SealserveError`. Their ``code`` and their family (`Inp
 `UnavailableError`) are stable, and so are the classes that are listed here; messages may change.
 """
 
+from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.call import DeadlineError, RequestRefusedError, ServiceFailedError
 from sealserve.client.channel import ServiceChannel, open_channel
 from sealserve.client.connection_fault import UnreachableError
@@ -46,10 +59,14 @@ from sealserve.client.predict import (
     VersionState,
     VersionStatus,
 )
+from sealserve.client.service import Client
 from sealserve.errors import InputError, SealserveError, UnavailableError, VerificationError
 from sealserve.secret import SecretBytes
 
 __all__ = [
+    "BundledModel",
+    "Client",
+    "ClientBundle",
     "DeadlineError",
     "InputError",
     "Latency",

@@ -30,6 +30,9 @@ _CALLERS_FAULT = (
 )
 
 
+_CERTIFICATE_HINT = (
+    "Use a client certificate that the service accepts: --bundle, or --cert and --key. Ask the owner for a new one."
+)
 _ANY_HINT = "See what the message says, and change the request."
 _REFUSAL_HINTS = {
     grpc.StatusCode.INVALID_ARGUMENT: "Compare the names, types and shapes of the inputs with the model's signature.",
@@ -41,8 +44,8 @@ _REFUSAL_HINTS = {
     grpc.StatusCode.UNIMPLEMENTED: (
         "Check the address: the server there does not have this method, or the model an operation that this needs."
     ),
-    grpc.StatusCode.PERMISSION_DENIED: "Use a client certificate that the service accepts: --cert and --key.",
-    grpc.StatusCode.UNAUTHENTICATED: "Use a client certificate that the service accepts: --cert and --key.",
+    grpc.StatusCode.PERMISSION_DENIED: _CERTIFICATE_HINT,
+    grpc.StatusCode.UNAUTHENTICATED: _CERTIFICATE_HINT,
 }
 _FAILURE_HINTS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Send fewer requests at once, or smaller ones.",

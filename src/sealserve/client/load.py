@@ -27,6 +27,7 @@ class Request:
     inputs: Mapping[str, Array]
     signature: str = DEFAULT_SIGNATURE
     version: int | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,7 @@ def run_load(
                     request.inputs,
                     signature=request.signature,
                     version=request.version,
+                    label=request.label,
                     timeout=timeout,
                     channel=number % len(channels),
                 )

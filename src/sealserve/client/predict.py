@@ -156,6 +156,7 @@ class Predictor:
         *,
         signature: str = DEFAULT_SIGNATURE,
         version: int | None = None,
+        label: str | None = None,
         outputs: Sequence[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
         channel: int | None = None,
@@ -167,18 +168,20 @@ class Predictor:
             inputs: The arrays to send, by the signature's input names; types must be the signature's.
             signature: Which of the model's signatures to run.
             version: Which version to run; None for the newest.
+            label: The label of the version to run, such as ``stable``; in place of ``version``.
             outputs: The outputs to return; none means all.
             timeout: Seconds to wait.
             channel: The index of the channel to use; None for the next in turn.
 
         Raises:
+            InputError: `client.version-choice`: Both ``version`` and ``label``.
             InputError: `client.tensor-too-large`: An input cannot be sent.
             TensorTypeError: An input cannot be sent.
             UnavailableError: `client.tensor-malformed`: An output contradicts itself.
             SealserveError: The call failed; see `Method.call`.
         """
         request = PredictRequest(
-            model_spec=_model_spec(model, version, signature),
+            model_spec=_model_spec(model, version, label, signature),
             inputs={name: to_proto(array) for name, array in inputs.items()},
             output_filter=outputs,
         )
@@ -194,19 +197,30 @@ class Predictor:
             channel=chosen,
         )
 
-    def metadata(self, model: str, *, version: int | None = None, timeout: float = DEFAULT_TIMEOUT) -> ModelMetadata:
+    def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> ModelMetadata:
         """Return the signatures of a served model.
 
         Args:
             model: The servable's name.
             version: Which version; None for the newest.
+            label: The label of the version; in place of ``version``.
             timeout: Seconds to wait.
 
         Raises:
+            InputError: `client.version-choice`: Both ``version`` and ``label``.
             UnavailableError: `client.metadata-missing`: The reply has no signatures.
             SealserveError: The call failed; see `Method.call`.
         """
-        request = GetModelMetadataRequest(model_spec=_model_spec(model, version), metadata_field=["signature_def"])
+        request = GetModelMetadataRequest(
+            model_spec=_model_spec(model, version, label), metadata_field=["signature_def"]
+        )
         chosen = self._channels[self._next()]
         reply, _ = _METADATA.call(chosen, request, timeout)
         signatures = _signatures(reply)
@@ -243,8 +257,22 @@ class Predictor:
         return next(self._turns) % len(self._channels)
 
 
-def _model_spec(model: str, version: int | None, signature: str = "") -> ModelSpec:
-    spec = ModelSpec(name=model, signature_name=signature)
+def check_version_choice(version: int | None, label: str | None) -> None:
+    """Check that a version is chosen by its number or by its label.
+
+    Raises:
+        InputError: `client.version-choice`: By both, or by an empty label.
+    """
+    if (version is not None and label is not None) or label == "":
+        raise ClientCode.VERSION_CHOICE.error(
+            f"A version cannot be chosen: expected a number or a label, got {version} and {label!r}.",
+            hint="Give one of the two, or neither for the newest version.",
+        )
+
+
+def _model_spec(model: str, version: int | None, label: str | None = None, signature: str = "") -> ModelSpec:
+    check_version_choice(version, label)
+    spec = ModelSpec(name=model, signature_name=signature, version_label=label)
     if version is not None:
         spec.version.value = version
     return spec

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sealserve.atomic_file import OutputExistsError, write_file
 from sealserve.deployment import Deployment
+from sealserve.owner import users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.identity import require_first_use
 from sealserve.pki.authority import Authority, AuthorityKind, AuthorityMissingError, split_names
@@ -186,6 +187,7 @@ def _issue(workspace: Workspace, deployment: Deployment, *, now: datetime, afres
     two_way = deployment.service.tls is TlsMode.TWO_WAY
     if two_way and (AuthorityKind.USERS in afresh or not _is_whole(user.certificate, user.key)):
         fresh = authorities[AuthorityKind.USERS].issue_client(deployment.service.client_name, now=now)
+        users.remember_default(workspace, fresh)
         fresh.write(certificate=user.certificate, key=user.key)
         issued = True
     return issued
@@ -262,6 +264,7 @@ def fresh_ssl_config(workspace: Workspace, deployment: Deployment, *, now: datet
         server_cert=service.chain_pem,
         custom_ca=_authority(workspace, AuthorityKind.USERS).certificate_pem if two_way else None,
         client_verify=two_way,
+        revocation_lists=users.revocation_list(workspace, deployment, now=now) if two_way else None,
     )
 
 

@@ -52,3 +52,18 @@ class OwnerCode(ErrorCode):
     """The store answers, but not with the release."""
     RELEASE_STORE_UNREACHABLE = "release.store-unreachable", UnavailableError
     """The store cannot be reached, or the connection broke."""
+
+    USER_CERTIFICATE_OUTDATED = "user.certificate-outdated", InputError
+    """The certificate of a user has expired, or the authority that signed it was replaced."""
+    USER_EXISTS = "user.exists", InputError
+    """There is an active user of that name."""
+    USER_NAME = "user.name", InputError
+    """A text cannot be the name of a user."""
+    USER_ONE_WAY_TLS = "user.one-way-tls", InputError
+    """The users of a service with one-way TLS have no certificates."""
+    USER_REGISTER_DAMAGED = "user.register-damaged", InputError
+    """The register of users cannot be read."""
+    USER_REVOCATION_UNSUPPORTED = "user.revocation-unsupported", InputError
+    """The model server of the deployment does not support certificate revocation."""
+    USER_UNKNOWN = "user.unknown", InputError
+    """There is no active user of that name."""

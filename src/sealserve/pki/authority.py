@@ -6,7 +6,7 @@ authority that enclaves trust to name the broker cannot name a user, and none of
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -226,6 +226,37 @@ class Authority:
         """Return a fresh P-256 key and a client certificate for the DNS name ``name``; otherwise as `issue_server`."""
         return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, (name,), (), now=now, days=days)
 
+    def issue_revocation_list(self, revoked: Mapping[int, datetime], *, number: int, now: datetime) -> bytes:
+        """Return a complete certificate revocation list, PEM.
+
+        Args:
+            revoked: The serial numbers of the revoked certificates, and when each was revoked.
+            number: The list's number, which rises with each list (RFC 5280, section 5.2.3).
+            now: When the list is issued. It ends with the authority, since each release has its own list.
+
+        Raises:
+            InputError: `authority.unreadable`: The authority's key is not an elliptic-curve key.
+        """
+        signer = self._signer()
+        builder = x509.CertificateRevocationListBuilder(
+            issuer_name=self._certificate.subject,
+            last_update=now - CLOCK_SKEW,
+            next_update=max(self._certificate.not_valid_after_utc, now),
+        )
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(identifier, critical=False)
+        for serial, moment in sorted(revoked.items()):
+            entry = x509.RevokedCertificateBuilder(serial, moment).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(signer, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
+
+    def _signer(self) -> ec.EllipticCurvePrivateKey:
+        signer = serialization.load_pem_private_key(self.key_pem.reveal(), password=None)
+        if not isinstance(signer, ec.EllipticCurvePrivateKey):
+            raise PkiCode.AUTHORITY_UNREADABLE.error(f"The {self.kind} authority's key is no elliptic-curve key.")
+        return signer
+
     def _issue(
         self,
         purpose: x509.ObjectIdentifier,
@@ -243,9 +274,7 @@ class Authority:
         _check_names(names, addresses)
         check_certificate(self.certificate_pem, now, source=f"the {self.kind} authority's certificate")
         self._check_permitted(names, addresses)
-        signer = serialization.load_pem_private_key(self.key_pem.reveal(), password=None)
-        if not isinstance(signer, ec.EllipticCurvePrivateKey):
-            raise PkiCode.AUTHORITY_UNREADABLE.error(f"The {self.kind} authority's key is no elliptic-curve key.")
+        signer = self._signer()
         key = ec.generate_private_key(ec.SECP256R1())  # the handshakes' key: P-256 is the fast one
         shown = names[0] if names and len(names[0]) <= _LONGEST_COMMON_NAME else ""
         end = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)

@@ -143,7 +143,7 @@ def parse_chain(pem: bytes, *, source: str = "the certificate") -> tuple[x509.Ce
         certificates = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in certificates:  # names are decoded only when they are read
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except (ValueError, x509.InvalidVersion) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:  # a TypeError: an attribute of a name of another kind
         raise PkiCode.CERTIFICATE_UNREADABLE.error(f"{source} holds no readable PEM certificate.") from error
     return certificates
 
@@ -187,6 +187,7 @@ def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the cert
     Raises:
         InputError: `certificate.unreadable`: No PEM certificate.
         InputError: `certificate.key-unreadable`: No PEM private key, or one with a passphrase.
+        InputError: `certificate.unsupported`: The certificate has a key of an unknown kind.
         KeyMismatchError: The key is another one.
     """
     certificate = parse_chain(chain_pem, source=source)[0]
@@ -197,7 +198,14 @@ def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the cert
             f"The private key of {source} is no PEM key without a passphrase.",
             hint="Give it as PKCS #8 PEM, unencrypted: it is sealed like the model.",
         ) from error
-    if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
+    try:
+        certified = _public_bytes(certificate.public_key())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise PkiCode.CERTIFICATE_UNSUPPORTED.error(
+            f"The public key in {source} cannot be read: expected an elliptic-curve or RSA key.",
+            hint="Issue a certificate for a P-256 key.",
+        ) from error
+    if _public_bytes(key.public_key()) != certified:
         raise KeyMismatchError(
             f"The private key does not belong to {source} ({certificate.subject.rfc4514_string()}).",
             hint="Give the key that the certificate was issued for.",

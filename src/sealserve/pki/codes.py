@@ -31,5 +31,7 @@ class PkiCode(ErrorCode):
     """The private key or the certificate is missing."""
     SSL_CONFIG_NO_CLIENT_AUTHORITY = "ssl-config.no-client-authority", InputError
     """Clients must show a certificate, and nothing says who signs it."""
+    SSL_CONFIG_REVOCATION_LIST = "ssl-config.revocation-list", InputError
+    """A certificate revocation list is damaged, of another kind, or not signed by an authority of the same file."""
     SSL_CONFIG_SYNTAX = "ssl-config.syntax", InputError
     """The file is no SSLConfig in protobuf text format."""

@@ -4,13 +4,14 @@ Source: tensorflow/serving, ``tensorflow_serving/config/ssl_config.proto`` (fiel
 ``tensorflow_serving/model_servers/server.cc``, ``BuildServerCredentialsFromSSLConfigFile`` (meaning).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf import text_format
 
 from sealserve.pki.certificate import check_key, parse_chain
 from sealserve.pki.codes import PkiCode
+from sealserve.pki.revocation import REVOCATION_LIST_MARK, Revoked, read_lists, split_lists
 from sealserve.pki.ssl_config_pb2 import SSLConfig
 from sealserve.pki.tls_material import check_issuers, check_tls_key
 from sealserve.secret import SecretBytes
@@ -28,6 +29,11 @@ class SslConfig:
         server_cert: Its certificate chain, PEM.
         custom_ca: The authorities that sign clients' certificates, PEM.
         client_verify: Whether each client must show a certificate (two-way TLS).
+        revocation_lists: The certificates of clients that are rejected: lists that ``custom_ca``'s authorities signed,
+            PEM. In the file they are a part of ``custom_ca``. TensorFlow Serving's binary ignores them there.
+
+    Attributes:
+        revoked: What the lists revoke.
 
     Raises:
         InputError: `ssl-config.missing-field`: No key or no certificate.
@@ -36,6 +42,7 @@ class SslConfig:
         InputError: `certificate.key-unreadable`: ``server_key`` is no PEM key without a passphrase, or of a kind that a
             TLS library rejects.
         InputError: `certificate.unsupported`: A certificate has a key of a kind that a TLS library rejects.
+        InputError: `ssl-config.revocation-list`: A list cannot be used.
         KeyMismatchError: ``server_key`` belongs to another certificate.
     """
 
@@ -43,6 +50,8 @@ class SslConfig:
     server_cert: bytes
     custom_ca: bytes | None = None
     client_verify: bool = False
+    revocation_lists: bytes | None = None
+    revoked: Revoked = field(init=False, repr=False, default=frozenset())
 
     def __post_init__(self) -> None:
         for name in ("server_key", "server_cert"):
@@ -60,13 +69,18 @@ class SslConfig:
                 "The TLS settings have client_verify without custom_ca: no client could connect.",
                 hint="Give the authority that signs the users' certificates.",
             )
+        # Lists among the authorities count as well: one that is not PEM as TLS libraries read it is an error.
+        lists = (self.custom_ca or b"") + (self.revocation_lists or b"")
+        if REVOCATION_LIST_MARK in lists:
+            authorities = parse_chain(self.custom_ca, source="custom_ca") if self.custom_ca else ()
+            object.__setattr__(self, "revoked", read_lists(lists, authorities, source="custom_ca"))
 
     def render(self) -> SecretBytes:
         """Return the file's content."""
         message = SSLConfig(
             server_key=_text(self.server_key.reveal()),
             server_cert=_text(self.server_cert),
-            custom_ca=_text(self.custom_ca or b""),
+            custom_ca=_text((self.custom_ca or b"") + (self.revocation_lists or b"")),
             client_verify=self.client_verify,
         )
         return SecretBytes(text_format.MessageToString(message).encode())
@@ -90,11 +104,13 @@ def parse(content: bytes | SecretBytes, *, source: str = "ssl.cfg") -> SslConfig
             f"{source} is no SSLConfig in protobuf text format ({where}).",
             hint="Its fields are server_key, server_cert, custom_ca and client_verify.",
         )
+    authorities, lists = split_lists(message.custom_ca.encode())
     return SslConfig(
         server_key=SecretBytes(message.server_key.encode()),
         server_cert=message.server_cert.encode(),
-        custom_ca=message.custom_ca.encode() or None,
+        custom_ca=authorities or None,
         client_verify=message.client_verify,
+        revocation_lists=lists or None,
     )
 
 

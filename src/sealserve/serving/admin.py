@@ -31,7 +31,7 @@ from sealserve.serving.wire.credentials import followed_credentials, read_tls_se
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
-from sealserve.serving.wire.peers import fault_of_properties
+from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.rpc import TRAILER, Route, handlers, parsed, run
 from sealserve.serving.wire.transport import Call, TransportSettings
 
@@ -106,7 +106,7 @@ class AdminPort:
     """
 
     def __init__(self, options: AdminOptions, files: FileList | None, servables: Servables, models: Models) -> None:
-        self._address, self._credentials = _place(options, files)
+        self._address, self._credentials, check = _place(options, files)
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
         status = parsed(GetModelStatusRequest, lambda request, _: get_model_status(servables, request))
@@ -122,7 +122,7 @@ class AdminPort:
             allowance=Allowance(_WAITING * _LARGEST),
             arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
             trailer=TRAILER,
-            peer_fault=None if self._credentials is None else fault_of_properties,
+            peer_fault=check,
         )
         self._transport = transports.choose()(settings)
 
@@ -169,10 +169,12 @@ def _reload(call: Call, models: Models, metrics: Metrics) -> None:
     threading.Thread(target=answer, name="reload", daemon=True).start()
 
 
-def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.ServerCredentials | None]:
-    """Return the address as gRPC takes it, and its TLS."""
+def _place(
+    options: AdminOptions, files: FileList | None
+) -> tuple[str, grpc.ServerCredentials | None, PeerCheck | None]:
+    """Return the address as gRPC takes it, its TLS, and the check of operators' certificates."""
     if options.address.startswith("unix:"):
-        return choose_socket(Path(options.address.removeprefix("unix:"))), None
+        return choose_socket(Path(options.address.removeprefix("unix:"))), None, None
     host, _, port = options.address.rpartition(":")
     if not port.isdecimal() or not host:
         raise ServingCode.SERVER_ADMIN_TLS.error(
@@ -190,4 +192,6 @@ def _place(options: AdminOptions, files: FileList | None) -> tuple[str, grpc.Ser
             f"{options.ssl_config_file} does not ask operators for a certificate.",
             hint="Set client_verify: true, and custom_ca to an authority that signs operators' certificates only.",
         )
-    return choose_address(host.strip("[]"), int(port)), followed_credentials(options.ssl_config_file, files, settings)
+    check = PeerCheck(settings.revoked)
+    credentials = followed_credentials(options.ssl_config_file, files, settings, check)
+    return choose_address(host.strip("[]"), int(port)), credentials, check

@@ -51,7 +51,7 @@ from sealserve.serving.wire.credentials import followed_credentials, read_tls_se
 from sealserve.serving.wire.health import Health
 from sealserve.serving.wire.lanes import Lane
 from sealserve.serving.wire.listening import choose_address, choose_socket, refused
-from sealserve.serving.wire.peers import fault_of_properties
+from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.rpc import TRAILER, Answer, Method, Route, counted, handlers, parsed, refusal
 from sealserve.serving.wire.transport import Transport, TransportSettings
 
@@ -117,10 +117,12 @@ class Server:
         # 3. Open the ports, gRPC's last: an open port tells probes that the models answer.
         await http.start()
         health = Health(watches=transports.choose().idle_calls // 4)
-        transport = self._build(servables, health, two_way=tls is not None and tls.client_verify)
+        check = PeerCheck(tls.revoked) if tls is not None and tls.client_verify else None
+        transport = self._build(servables, health, check)
         if admin is not None:
             logger.info("operators may reload the models on %s", admin.start())
-        places = [self._listen(transport, address, tls, files) for address in addresses]
+        credentials = [self._credentials(tls, files, check) for _ in addresses]
+        places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
         # 4. Serve until a signal comes. Each second, give up on slow clients and take over renewed certificates.
@@ -177,16 +179,13 @@ class Server:
             *([] if options.socket_path is None else [choose_socket(options.socket_path)]),
         ]
 
-    def _listen(self, transport: Transport, address: str, tls: SslConfig | None, files: FileList | None) -> str:
-        """Add an address; return it as people write it."""
-        port = transport.listen(address, self._credentials(tls, files))
-        if not port:
-            raise refused(address)
-        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-    def _credentials(self, tls: SslConfig | None, files: FileList | None) -> grpc.ServerCredentials | None:
+    def _credentials(
+        self, tls: SslConfig | None, files: FileList | None, check: PeerCheck | None
+    ) -> grpc.ServerCredentials | None:
         path = self._options.ssl_config_file
-        return None if tls is None or path is None else followed_credentials(path, files, tls)
+        if tls is None or path is None:
+            return None
+        return followed_credentials(path, files, tls, check or PeerCheck(frozenset()))
 
     async def _load(self, models: Models) -> bool:
         """Bring up the models; return False where a signal came first."""
@@ -203,7 +202,7 @@ class Server:
         loading.result()
         return True
 
-    def _build(self, servables: Servables, health: Health, *, two_way: bool) -> Transport:
+    def _build(self, servables: Servables, health: Health, check: PeerCheck | None) -> Transport:
         options = self._options
         largest = options.flags.max_message_bytes
 
@@ -260,9 +259,17 @@ class Server:
                 *options.channel_arguments,
             ],
             trailer=TRAILER,
-            peer_fault=fault_of_properties if two_way else None,
+            peer_fault=check,
         )
         return kind(settings)
+
+
+def _listen(transport: Transport, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Add an address; return it as people write it."""
+    port = transport.listen(address, credentials)
+    if not port:
+        raise refused(address)
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
 def _aside(work: Callable[[], _T]) -> Future[_T]:

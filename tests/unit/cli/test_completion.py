@@ -7,7 +7,7 @@ from sealserve.cli.application import VERBS, run
     ("words", "expected"),
     [
         ("sealserve ", set(VERBS)),
-        ("sealserve cl", {"cloud"}),
+        ("sealserve clo", {"cloud"}),
         ("sealserve cloud ", {"list", "show", "qcnl"}),
         ("sealserve cloud show ", {"alibaba-g7t", "tencent-m6ce", "azure-dcsv3"}),
         ("sealserve init --preset a", {"alibaba-g7t", "azure-dcsv3"}),

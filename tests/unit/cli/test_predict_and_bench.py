@@ -78,7 +78,7 @@ def test_one_request(served: Served) -> None:
     answer = served.cli.json("predict", "--seed", "7")
     assert (answer["random_inputs"], answer["seed"]) == (["input"], 7)
     lines = served.cli.ok("predict", "--version", "7", "--batch", "2").splitlines()
-    assert re.fullmatch(r"half-plus-two version 7, input: random \(seed 0\), \d+ ms:", lines[0])
+    assert re.fullmatch(r"half-plus-two version 7, input: random, seed 0, \d+ ms:", lines[0])
     assert lines[1] == "input: float32, 2 x 3"
 
 
@@ -142,7 +142,7 @@ def test_an_input_that_was_forgotten_is_not_made_up(served: Served, verb: str) -
     if verb == "predict":
         answer = served.cli.json(verb, *given, "--seed", "3")
         assert (answer["random_inputs"], answer["seed"]) == (["item_id"], 3)
-        assert ", item_id: random (seed 3), " in served.cli.ok(verb, *given, "--seed", "3")
+        assert ", item_id: random, seed 3, " in served.cli.ok(verb, *given, "--seed", "3")
     else:
         assert served.cli.json(verb, *given, "-n", "3")["answered"] == 3
 
@@ -199,6 +199,33 @@ def test_the_hint_fits_the_refusal(served: Served, status: grpc.StatusCode, code
     assert error["code"] == code
     assert hint in error["hint"]
     assert f"({status.name}): no words." in error["message"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+def test_a_version_is_chosen_by_number_or_label(served: Served, verb: str) -> None:
+    count = ("-n", "2") if verb == "bench" else ()
+    served.cli.ok(verb, "--label", "stable", *count)
+    assert {request.model_spec.version_label for request in served.behaviour.requests} == {"stable"}
+    served.behaviour.requests = []
+    served.cli.ok(verb, "--version", "3", *count)
+    assert {request.model_spec.version.value for request in served.behaviour.requests} == {3}
+    served.behaviour.requests = []
+    for options in (("--label", "stable", "--version", "3"), ("--label", "")):
+        error = served.cli.error(verb, *options)
+        assert (error["code"], error["status"]) == ("client.version-choice", 2)
+        assert "expected a number or a label, got " in error["message"]
+    assert served.behaviour.requests == []
+
+
+def test_a_whole_request_and_a_file_as_a_string(served: Served, tmp_path: Path) -> None:
+    assert served.cli.json("predict", "-i", '{"instances": [[1, 2, 3]]}')["outputs"] == {"input": [[2, 4, 6]]}
+    served.behaviour.metadata = metadata(image_bytes=types.DT_STRING)
+    (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    served.behaviour.requests = []
+    served.cli.ok("predict", "-i", f"image_bytes=@{tmp_path}/p.png")
+    assert served.behaviour.requests[-1].inputs["image_bytes"].string_val == [b"\x89PNG\r\n\x1a\n"]
+    report = served.cli.json("bench", "-n", "3", "-i", f"image_bytes=@{tmp_path}/p.png")
+    assert report["answered"] == 3
 
 
 def test_a_string_that_numpy_would_cut_is_not_saved(served: Served, tmp_path: Path) -> None:
@@ -279,6 +306,24 @@ def test_without_a_workspace(served: Served, tmp_path: Path) -> None:
     assert empty.error["code"] == "certificate.unreadable"
     no_ca = served.cli.bare("predict", *options[:4], "--ca", tmp_path / "folder", "--model", "toy", "--json")
     assert no_ca.error["code"] in ("input-file.unreadable", "input-file.not-regular")
+
+
+@pytest.mark.parametrize("verb", ["predict", "bench"])
+def test_a_bundle_is_enough(served: Served, tmp_path: Path, verb: str) -> None:
+    count = ("-n", "2") if verb == "bench" else ()
+    path = tmp_path / "default.json"
+    served.cli.ok("client", "bundle", "-o", path)
+    answer = served.cli.bare(verb, "--bundle", path, *count, "--json")
+    assert answer.status == 0, answer
+    path.chmod(0o644)
+    assert f"warning: {path} is not its owner's alone" in served.cli.bare(verb, "--bundle", path, *count).err
+    both = served.cli.bare(verb, "--bundle", path, "--server-name", "x", "--json")
+    assert (both.error["code"], both.status) == ("client.options", 2)
+    elsewhere = served.cli.bare(verb, "--bundle", path, "--address", "127.0.0.1:1", "--timeout", "0.3", "--json")
+    assert elsewhere.error["code"] == "client.unreachable"
+    nothing = served.cli.bare(verb, "--directory", tmp_path, "--json")
+    assert nothing.error["code"] == "workspace.missing"
+    assert "--bundle FILE" in nothing.error["hint"]
 
 
 def test_what_the_options_give_need_not_be_in_the_workspace(served: Served, tmp_path: Path) -> None:

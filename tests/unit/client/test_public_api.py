@@ -6,6 +6,7 @@ import typing
 from sealserve import client
 
 NAMES = {
+    "BundledModel", "Client", "ClientBundle",
     "DeadlineError", "InputError", "Latency", "LoadReport", "ModelMetadata", "Prediction", "Predictor", "Request",
     "RequestRefusedError", "SealserveError", "SecretBytes", "ServiceChannel", "ServiceFailedError", "Signature",
     "TensorSpec", "TlsError", "UnavailableError", "UnreachableError", "VerificationError", "VersionState",
@@ -25,7 +26,12 @@ def test_each_public_name_is_documented() -> None:
 def test_what_public_functions_take_and_return_is_public() -> None:
     public = {getattr(client, name) for name in client.__all__}
     functions = [client.open_channel, client.run_load]
-    functions += [method for name, method in vars(client.Predictor).items() if callable(method) and name[0] != "_"]
+    functions += [
+        method
+        for kind in (client.Predictor, client.Client, client.ClientBundle)
+        for name, method in vars(kind).items()
+        if callable(method) and name[0] != "_"
+    ]
     classes = {
         part
         for function in functions

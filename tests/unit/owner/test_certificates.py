@@ -57,7 +57,9 @@ def test_authorities_are_never_made_twice(site: Site) -> None:
     assert files(site.workspace.root) == before
 
 
-@pytest.mark.parametrize("crash", range(3 * 3 + 2 + 1 + 2))  # renames: authorities, broker, service's, user
+@pytest.mark.parametrize(
+    "crash", range(3 * 3 + 2 + 1 + 1 + 2)
+)  # renames: authorities, broker, service's, register, user
 def test_an_interrupted_run_is_completed_and_what_it_made_is_kept(
     site: Site, monkeypatch: pytest.MonkeyPatch, crash: int
 ) -> None:
@@ -102,7 +104,7 @@ def test_an_authority_that_was_made_again_issues_again(site: Site) -> None:
     assert certificates.lost_authorities(site.workspace) == []
     after = files(site.workspace.root)
     changed = {Path(name).name for name, content in after.items() if before[name] != content}
-    assert changed == {"ca.pem", "ca.key", "client.pem", "client.key"}
+    assert changed == {"ca.pem", "ca.key", "client.pem", "client.key", "register.json"}
 
 
 @pytest.mark.parametrize("kind", ["broker", "service", "users"])
@@ -154,6 +156,7 @@ def test_renewed_certificates_are_fresh_and_from_the_same_authorities(site: Site
     assert changed == {
         "owner/broker-tls/broker.pem",
         "owner/broker-tls/broker.key",
+        "owner/users/register.json",
         "user/client.pem",
         "user/client.key",
     }

@@ -31,7 +31,7 @@ from sealserve.serving.wire import transports
 from sealserve.serving.wire.allowance import Allowance
 from sealserve.serving.wire.credentials import FollowedSettings, read_tls_settings
 from sealserve.serving.wire.health import Health
-from sealserve.serving.wire.peers import fault_of_properties
+from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.transport import Transport
 
 CHECK = "/grpc.health.v1.Health/Check"
@@ -137,10 +137,11 @@ class Servers:
             for _ in range(2)
         ]
         self.rest, self.metrics = (self._run(server.start("127.0.0.1:0", self._context)) for server in self._http)
+        check = PeerCheck(settings.revoked)
         self._transport = transports.choose()(
-            make_settings(Health().handlers, peer_fault=fault_of_properties if settings.client_verify else None)
+            make_settings(Health().handlers, peer_fault=check if settings.client_verify else None)
         )
-        self.grpc = self._transport.listen("127.0.0.1:0", FollowedSettings(path, settings).credentials())
+        self.grpc = self._transport.listen("127.0.0.1:0", FollowedSettings(path, settings, check).credentials())
         assert self.grpc
         self._transport.start()
 
@@ -378,6 +379,25 @@ def test_an_authority_of_clients_that_one_library_rejects_is_rejected(serve: Ser
     with pytest.raises(SealserveError, match=f"custom_ca .* has a key of the kind {kind}") as caught:
         serve(configuration(*GOOD, text(SIGNERS[kind].certificate()), client_verify=True))
     assert caught.value.code == "certificate.unsupported"
+
+
+def test_a_revoked_client_is_rejected_on_every_port(serve: Serve, tmp_path: Path) -> None:
+    gone, good = ROOT.leaf(KEY), ROOT.leaf(KEY)
+    through_revoked = text(MIDDLE.leaf(KEY), MIDDLE_CA)
+    lists = ROOT.revocation_list(gone, MIDDLE_CA)
+    servers = serve(configuration(*GOOD, text(ROOT_CA) + lists, client_verify=True))
+
+    def answers(chain: bytes) -> dict[str, bool]:
+        return Client(trusts=text(ROOT_CA), key=key_text(KEY), chain=chain, folder=tmp_path).answers(servers)
+
+    assert answers(text(gone)) == everywhere(False)
+    assert answers(through_revoked) == everywhere(False)
+    assert answers(text(good)) == everywhere(True)
+    # A newer list in a file that is not sealed: for new connections, and for gRPC's open connections too.
+    replace(servers.path, configuration(*GOOD, text(ROOT_CA) + ROOT.revocation_list(good), client_verify=True))
+    servers.follow()
+    assert answers(text(good)) == everywhere(False)
+    assert answers(text(gone)) == everywhere(True)
 
 
 # --- Renewal ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sealserve.cli.codes import CliCode
 from sealserve.cli.demo.local_model import LocalModel, ModelFailsError
 from sealserve.cli.generated_input import Arrays, Guess, first_accepted, guesses
-from sealserve.cli.tensor_input import generated_names, read_inputs
+from sealserve.cli.tensor_input import read_inputs
 from sealserve.client.credentials import printable
 from sealserve.client.predict import Signature
 from sealserve.model.tensorflow_import import import_tensorflow
@@ -152,11 +152,12 @@ def compute(folder: Path, requests: int, given: Sequence[str] = ()) -> Reference
     tf = import_tensorflow()
     with LocalModel.load(tf, folder) as model:
         signature = model.signature
-        generated = generated_names(given, signature)
+        read = read_inputs(given, signature)
+        generated = read.generated
 
         def prepare(guess: Guess) -> Sequence[Arrays]:
             inputs = [
-                _turned(read_inputs(given, signature, batch=1, seed=number, guess=guess), signature, generated, number)
+                _turned(read.complete(batch=1, seed=number, guess=guess), signature, generated, number)
                 for number in range(requests)
             ]
             model.call(inputs[0])  # it shows whether the guess fits; and the first call is slow

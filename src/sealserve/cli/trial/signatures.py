@@ -132,7 +132,7 @@ def _request(signature: SavedSignature, choice: Choice) -> bytes:
             )
         given.append(f"{name}={RANDOM}")
     takes = Signature(method=signature.method, inputs=inputs, outputs={})
-    arrays = read_inputs(given, takes, batch=choice.batch, seed=0) if inputs else {}
+    arrays = read_inputs(given, takes).complete(batch=choice.batch, seed=0) if inputs else {}
     request = PredictRequest(model_spec=ModelSpec(name=NAME, signature_name=signature.name))
     for name, array in arrays.items():
         request.inputs[name].CopyFrom(to_proto(array))

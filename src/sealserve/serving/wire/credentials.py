@@ -21,6 +21,7 @@ from sealserve.regular_file import InputFileError, read_regular
 from sealserve.secret import SecretBytes
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.file_list import FileList
+from sealserve.serving.wire.peers import PeerCheck
 from sealserve.serving.wire.tls_libraries import check_both
 
 logger = logging.getLogger(__name__)
@@ -76,16 +77,19 @@ def server_credentials(settings: SslConfig) -> grpc.ServerCredentials:
     )
 
 
-def followed_credentials(path: Path, files: FileList | None, settings: SslConfig) -> grpc.ServerCredentials:
+def followed_credentials(
+    path: Path, files: FileList | None, settings: SslConfig, check: PeerCheck
+) -> grpc.ServerCredentials:
     """Return gRPC's form of the settings that were read from ``path``, which follow the file if it can change.
 
     Args:
         path: The file.
         files: The list of the files that may be loaded. A file that it lists is part of a sealed release: immutable.
         settings: What was read from the file.
+        check: The check of clients' certificates. It gets the newer revocation lists of the file.
     """
     listed = files is not None and files.relative(path) is not None
-    return server_credentials(settings) if listed else FollowedSettings(path, settings).credentials()
+    return server_credentials(settings) if listed else FollowedSettings(path, settings, check).credentials()
 
 
 class FollowedSettings:
@@ -97,10 +101,12 @@ class FollowedSettings:
     Args:
         path: The file. A link is followed, as Kubernetes renews a mounted secret.
         settings: What was read from it.
+        check: What gets newer revocation lists, or None.
     """
 
-    def __init__(self, path: Path, settings: SslConfig) -> None:
+    def __init__(self, path: Path, settings: SslConfig, check: PeerCheck | None = None) -> None:
         self._path = path
+        self._check = check
         self._settings = settings
         self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
         self._rejected: tuple[int, ...] | None = _UNKNOWN
@@ -145,6 +151,8 @@ class FollowedSettings:
                 logger.error("the former TLS settings stay: client_verify cannot change while the server runs")
                 return None
             self._settings = settings
+            if self._check is not None:
+                self._check.use(settings.revoked)
             logger.info("the TLS settings in %s are new: they serve new connections", self._path)
             return settings
 

@@ -5,11 +5,12 @@ A library verifies the client's certificates in the handshake. This check runs a
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 
 from sealserve.errors import SealserveError
+from sealserve.pki.revocation import Revoked, identity
 from sealserve.pki.tls_material import check_peer
 
 _REMEMBERED: Final = 4096
@@ -19,10 +20,36 @@ _LEAF: Final = b"x509_pem_cert"
 _OTHERS: Final = b"x509_pem_cert_chain"
 
 
-_verdicts: dict[bytes, str | None] = {}
+class _Verdict(NamedTuple):
+    """What is known of certificates that a client sent, whatever is revoked."""
+
+    fault: str | None
+    identities: Revoked
 
 
-def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"") -> str | None:
+_verdicts: dict[bytes, _Verdict] = {}
+
+
+class PeerCheck:
+    """Why gRPC's peer is not accepted, or None, for the certificates that are revoked now: see `fault_of_properties`.
+
+    Args:
+        revoked: The certificates that are rejected.
+    """
+
+    def __init__(self, revoked: Revoked) -> None:
+        self._revoked = revoked
+
+    def use(self, revoked: Revoked) -> None:
+        """Reject other certificates from now on, with the next call of a connection that is open, too."""
+        self._revoked = revoked
+
+    def __call__(self, properties: Mapping[bytes, Sequence[bytes]]) -> str | None:
+        """Return why the peer with these properties is not accepted."""
+        return fault_of_properties(properties, self._revoked)
+
+
+def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"", revoked: Revoked = frozenset()) -> str | None:
     """Return why a client is not accepted, or None if it is.
 
     The verdict is remembered by a digest, since gRPC asks for each call and a client may send 100 KB of certificates.
@@ -30,51 +57,57 @@ def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"") -> str | None
     Args:
         leaf: The client's certificate, DER or PEM.
         others: What it sent beside it: DER certificates, or PEM blocks.
+        revoked: The certificates that are rejected, also as an intermediate authority.
     """
     parts = (others,) if isinstance(others, bytes) else others
     digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in (leaf, *parts))).digest()
     try:
-        return _verdicts[digest]
+        verdict = _verdicts[digest]
     except KeyError:
-        fault = _judge(leaf, others)
-    if len(_verdicts) >= _REMEMBERED:
-        _verdicts.clear()
-    _verdicts[digest] = fault
-    return fault
+        verdict = _judge(leaf, others)
+        if len(_verdicts) >= _REMEMBERED:
+            _verdicts.clear()
+        _verdicts[digest] = verdict
+    if verdict.fault is None and not verdict.identities.isdisjoint(revoked):
+        return "The client certificate is revoked."
+    return verdict.fault
 
 
-def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> str | None:
+def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> _Verdict:
     try:
         if isinstance(others, bytes):
             certificates = x509.load_pem_x509_certificates(leaf + b"\n" + others)
         else:
             certificates = [x509.load_der_x509_certificate(content) for content in (leaf, *others)]
         check_peer(certificates[0], certificates[1:])
+        identities = frozenset(map(identity, certificates))
     except SealserveError as error:
-        return error.message
+        return _Verdict(error.message, frozenset())
     except Exception:  # noqa: BLE001  # a client sends what it likes, and cryptography has many errors without a base
-        return "The client certificate cannot be read."
-    return None
+        return _Verdict("The client certificate cannot be read.", frozenset())
+    return _Verdict(None, identities)
 
 
-def fault_of_properties(properties: Mapping[bytes, Sequence[bytes]]) -> str | None:
+def fault_of_properties(properties: Mapping[bytes, Sequence[bytes]], revoked: Revoked = frozenset()) -> str | None:
     """Return why gRPC's peer is not accepted, or None if it is, or if it has no certificate.
 
     Args:
         properties: gRPC's authentication context.
+        revoked: The certificates that are rejected.
     """
     leaf = properties.get(_LEAF)
-    return None if not leaf else fault_of(leaf[0], properties.get(_OTHERS, [b""])[0])
+    return None if not leaf else fault_of(leaf[0], properties.get(_OTHERS, [b""])[0], revoked)
 
 
-def fault_of_connection(connection: Any) -> str | None:
+def fault_of_connection(connection: Any, revoked: Revoked = frozenset()) -> str | None:
     """Return why the peer of a connection of Python's ``ssl`` is not accepted, or None if it is.
 
     Args:
         connection: CPython's own object below `ssl.SSLObject`. Python 3.13 has a public method for the chain.
+        revoked: The certificates that are rejected.
     """
     chain = connection.get_unverified_chain()
     if not chain:
         return None
     leaf, *others = (certificate.public_bytes(_DER) for certificate in chain)
-    return fault_of(leaf, tuple(others))
+    return fault_of(leaf, tuple(others), revoked)

@@ -18,6 +18,7 @@ from sealserve.errors import SealserveError
 from sealserve.memory_file import memory_file
 from sealserve.pki.certificate import parse_chain
 from sealserve.pki.codes import PkiCode
+from sealserve.pki.revocation import Revoked
 from sealserve.pki.ssl_config import SslConfig
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.wire.peers import fault_of_connection
@@ -26,14 +27,17 @@ _PROBE: Final = "127.0.0.1:0"
 _OPTIONS: Final = [("grpc.so_reuseport", 0)]
 
 
-class _CheckedConnection(ssl.SSLObject):
-    """A connection that ends with the handshake if gRPC would not accept the client."""
+def _checked(revoked: Revoked) -> type[ssl.SSLObject]:
+    """Return the kind of connection that ends with the handshake if gRPC would not accept the client."""
 
-    def do_handshake(self) -> None:
-        super().do_handshake()
-        fault = fault_of_connection(self._sslobj)  # type: ignore[attr-defined]  # the stubs leave it out
-        if fault is not None:
-            raise ssl.SSLError(fault)
+    class CheckedConnection(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            fault = fault_of_connection(self._sslobj, revoked)  # type: ignore[attr-defined]  # the stubs leave it out
+            if fault is not None:
+                raise ssl.SSLError(fault)
+
+    return CheckedConnection
 
 
 def check_both(settings: SslConfig, *, source: str) -> None:
@@ -72,7 +76,7 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
         except ssl.SSLError as error:
             raise _authority_fault(source, f"OpenSSL: {error.reason}") from error
         context.verify_mode = ssl.CERT_REQUIRED
-        context.sslobject_class = _CheckedConnection
+        context.sslobject_class = _checked(settings.revoked)
     with ExitStack() as files:
         chain = files.enter_context(memory_file(settings.server_cert))
         key = files.enter_context(memory_file(settings.server_key.reveal()))
