@@ -19,8 +19,7 @@ from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
-from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.target import RollingTarget, Target
+from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
 from sealserve.owner import preparation, provisioning, releases
 from sealserve.owner.first_steps import missing_steps
@@ -137,7 +136,7 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
     """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
-    named = _rolling(opened, "--rollback").previous_release() if asked.rollback else asked.release
+    named = opened.previous_release() if asked.rollback else asked.release
     return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
 
 
@@ -159,9 +158,7 @@ def _foresee(context: Context, asked: _Asked) -> None:
     opened = targets.open_target(context.workspace, context.deployment, asked.kind)
     choice = _choose(context, asked, opened, now=None)
     steps, bundle = _foreseen(context, asked, choice, opened)
-    changes = None
-    if isinstance(opened, RollingTarget) and bundle is not None:
-        changes = opened.difference(bundle, asked.replicas)
+    changes = None if bundle is None else opened.difference(bundle, asked.replicas)
     if context.as_json:
         context.show(_foreseen_fields(choice, steps, changes))
         return
@@ -169,9 +166,7 @@ def _foresee(context: Context, asked: _Asked) -> None:
         console.out.print(line)
     for step in steps:
         console.say(f"Not done in a dry run: {step}.")
-    if not isinstance(opened, RollingTarget):
-        console.say("Only the kubernetes target compares what runs with what is described.")
-    elif changes is None:
+    if changes is None:
         console.say("What runs can be compared with what is described after these steps.")
     else:
         console.out.print(changes or "Nothing would change.\n", end="")
@@ -219,9 +214,3 @@ def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequenc
             f"{by.name} is draining: none of its replicas starts after {until.isoformat()}. "
             f"`sealserve broker allow --reactivate {by.name}` makes it active again."
         )
-
-
-def _rolling(target: Target, option: str) -> RollingTarget:
-    if not isinstance(target, RollingTarget):
-        raise ClusterCode.TARGET_UNSUPPORTED.error(f"This target knows no {option}.", hint="kubernetes does.")
-    return target

@@ -47,7 +47,7 @@ class ClusterCode(ErrorCode):
     """The record of the processes that were started is not one that sealserve wrote."""
 
     TARGET_BUSY = "target.busy", InputError
-    """Another release is running, or the deployment runs on another target."""
+    """The deployment runs on another target."""
     TARGET_FOREIGN_RELEASE = "target.foreign-release", InputError
     """The release is not one that this workspace's owner built."""
     TARGET_NOT_UP = "target.not-up", InputError

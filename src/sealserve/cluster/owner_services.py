@@ -68,6 +68,10 @@ class OwnerServices:
         process = running_process(self._workspace, role)
         return process is not None and process.port == port
 
+    def ports(self) -> Mapping[str, int | None]:
+        """Return where each service listens, by role. The platform has a Unix socket."""
+        return {PCS: urlsplit(pcs_url(self._deployment)).port, PLATFORM: None, BROKER: self._deployment.broker.port}
+
     def status(self) -> list[PartStatus]:
         """Return the state of each process of the workspace that was started here."""
         return [process_status(process) for process in self._registry.all().values()]
