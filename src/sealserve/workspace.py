@@ -88,6 +88,11 @@ class OwnerFolder:
         return self.root / "releases"
 
     @property
+    def provenance(self) -> Path:
+        """What releases and converted models were made from: ``releases/NAME.json``, ``models/NAME/VERSION.json``."""
+        return self.root / "provenance"
+
+    @property
     def trust(self) -> Path:
         """The root certificates that quotes are verified against, DER: ``simulated-root.der``."""
         return self.root / "trust"

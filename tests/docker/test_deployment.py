@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,11 +21,13 @@ from tests.harness.container_images import CACHE
 from tests.harness.running import command, run
 from tests.harness.workspaces import Site
 
+from sealserve.broker import admin
 from sealserve.cluster import ports
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.fleet import project_name
 from sealserve.cluster.processes import wait_until
 from sealserve.owner import releases, simulation
+from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -142,6 +145,14 @@ def test_from_up_to_down(deployed: Deployed, site: Site) -> None:
     assert (states[first.name], states[second.name]) == ("draining", "active")
     assert load(deployed, 100)["answered"] == 100
 
+    # Back to the release before, without one failed request.
+    with under_load(deployed) as sent:
+        parts = deployed("up", "--rollback")
+    assert sent["errors"] == {}, sent
+    assert {part["detail"] for part in parts if part["role"].startswith("replica-")} == {first.name}
+    states = {known["name"]: known["state"] for known in deployed("broker", "releases")}
+    assert (states[first.name], states[second.name]) == ("active", "draining")
+
     log = deployed.run("logs", "replica-0", "--last", "100").out
     assert "step=key" in log
     assert "released the key" in deployed.run("logs", "broker").out
@@ -227,9 +238,14 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
     deployed.run("enclave", "build", "--name", "server", "--release", bad.name)
     done = run("broker", "allow", bad.name, "--directory", site.directory)
     assert done.status == 0, done.err
-    assert run("broker", "revoke", bad.name, "--yes", "--json", "--directory", site.directory).status == 0
+    with Owner.open(site.workspace).database() as database:  # its deadline is over: the broker refuses its key
+        past = datetime.now(UTC) - timedelta(hours=1)
+        admin.drain(database, bad.name, deadline=past + timedelta(seconds=1), now=past)
+    before = everything()
     failed = deployed.run("up", "--release", bad.name, "--json")
-    assert failed.status != 0
+    assert failed.json["error"]["code"] == "container.ended"
+    assert "error[provisioning.refused]" in failed.json["error"]["message"]
+    assert everything() == before
     assert deployed.status()["replica-0"] == "serving"
     assert load(deployed, 50)["answered"] == 50
     details = {part["detail"] for part in deployed("status") if part["role"].startswith("replica-")}

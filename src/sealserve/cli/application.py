@@ -69,11 +69,16 @@ VERBS = {
     "quote": Verb("quote", "Owner", "Show and verify SGX quotes."),
     "image": Verb("image", "Owner", "Build and push the container images."),
     "up": Verb(
-        "up", "Run it", "Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."
+        "up",
+        "Run it",
+        "Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, "
+        "after asking.",
     ),
     "status": Verb("status", "Run it", "Show every part of the deployment and how far it has come."),
     "logs": Verb("logs", "Run it", "Show the logs, each line with the part that wrote it."),
-    "scale": Verb("scale", "Run it", "Start or stop replicas. Those that stop finish their requests first."),
+    "scale": Verb(
+        "scale", "Run it", "Start or stop replicas. Those that stop finish their requests first. `up` keeps the number."
+    ),
     "down": Verb(
         "down",
         "Run it",

@@ -28,6 +28,9 @@ class CliCode(ErrorCode):
     DEMO_WRONG_ANSWER = "demo.wrong-answer", VerificationError
     """An answer is not TensorFlow's for that input."""
 
+    DEPLOYMENT_UNCONFIRMED = "deployment.unconfirmed", InputError
+    """`up` would build a new release, and nobody can confirm that: there is no terminal, and no --yes."""
+
     DOCTOR_CLUSTER_IS_HOST = "doctor.cluster-is-host", InputError
     """A cluster plays the host's part, and no other."""
 
@@ -47,6 +50,9 @@ class CliCode(ErrorCode):
     """A model's output cannot be kept in a file of this format as it is."""
     PREDICT_OUTPUT_FORMAT = "predict.output-format", InputError
     """The name of the output file does not say which format it has."""
+
+    RELEASE_NOT_COMPARABLE = "release.not-comparable", InputError
+    """A release has no record of what it was made from."""
 
     RENDER_REPLICA = "render.replica", InputError
     """A replica's address is no HOST:PORT."""

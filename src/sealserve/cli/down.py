@@ -1,6 +1,7 @@
 """``sealserve down``: stop the deployment."""
 
 from sealserve.cli import console, options
+from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
 from sealserve.cli.interruption import stopping
 from sealserve.cli.verbs import Verbs
@@ -10,11 +11,12 @@ app = Verbs()
 
 
 @app.command()
-def down(context: Context, yes: options.Yes = False) -> None:
+def down(context: Context, yes: options.Yes = False, no_wait: options.NoWait = False) -> None:
     """Stop everything that `up` started, wherever it runs. The workspace stays: keys, releases, logs."""
     workspace = context.workspace
     if running := targets.running(workspace):
         console.confirm(f"Stop {', '.join(running)}?", yes=yes)
-    with console.spinner("Stopping") as tell, stopping(workspace):
+    # The question is asked without the lock: nobody waits for a person.
+    with changing(workspace, "down", no_wait=no_wait), console.spinner("Stopping") as tell, stopping(workspace):
         stopped = targets.stop_all(workspace, tell=tell)
     context.show({"stopped": stopped}, f"Stopped {', '.join(stopped)}." if stopped else "Nothing runs.")

@@ -8,7 +8,9 @@ import typer
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console, options
+from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
+from sealserve.cli.conversion import convert_again
 from sealserve.cli.output import Table, Text
 from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
 from sealserve.cli.verbs import Verbs
@@ -65,16 +67,22 @@ def convert(
             help="Leave large constants in the graph: by default they become variables, to save memory.",
         ),
     ] = False,
+    no_wait: options.NoWait = False,
 ) -> None:
-    """Bring the models of sealserve.toml into the workspace as SavedModels. Those that are there already stay as is."""
+    """Bring the models of sealserve.toml into the workspace as SavedModels. A model whose source changed is updated."""
+    with changing(context.workspace, "model convert", no_wait=no_wait):
+        _convert(context, keep_frozen=keep_frozen)
+
+
+def _convert(context: Context, *, keep_frozen: bool) -> None:
     workspace, described = context.workspace, context.deployment
     missing = [model for model in described.models if not models.is_imported(workspace, model)]
     with console.quiet_libraries(), console.spinner("Converting") as tell:
         imported = [models.bring_in(workspace, model, keep_frozen=keep_frozen, progress=tell) for model in missing]
+    updated = convert_again(workspace, described, say=console.say)
     for model in described.models:
-        if model not in missing:
-            folder = models.servable_folder(workspace, model)
-            console.say(f"{folder} already exists. To convert {model.name} again, remove that folder first.")
+        if model not in (*missing, *updated):
+            console.say(f"{models.servable_folder(workspace, model)} is up to date.")
     infos = {model.folder: model.info for model in imported}
     folders = [models.servable_folder(workspace, model) for model in described.models]
     _show(context, [infos.get(folder) or describe(folder) for folder in folders])

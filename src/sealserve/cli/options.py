@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Fail at once if another command is changing the deployment.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 Target = Annotated[

@@ -8,8 +8,11 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.cli import console, options
+from sealserve.cli.changing import changing
 from sealserve.cli.context import Context, Place
+from sealserve.cli.conversion import convert_again
 from sealserve.cli.output import Table
+from sealserve.cli.release_upkeep import diff, prune
 from sealserve.cli.verbs import Verbs
 from sealserve.owner import models, release_store, releases
 from sealserve.owner.keys import read_owner_key
@@ -33,16 +36,26 @@ def build(
         bool,
         typer.Option("--new-signing-key", help="Make a new key that signs releases, if the former one was moved away."),
     ] = False,
+    no_wait: options.NoWait = False,
 ) -> None:
-    """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release."""
+    """Seal the model and a fresh TLS certificate under a fresh key. It never replaces an older release.
+
+    A model whose source changed since it was converted is converted again first.
+    """
+    with changing(context.workspace, "release build", no_wait=no_wait):
+        _build(context, replace_lost_key=new_signing_key)
+
+
+def _build(context: Context, *, replace_lost_key: bool) -> None:
     workspace, described = context.workspace, context.deployment
+    convert_again(workspace, described, say=context.say)
     total = sum(console.size_of(models.servable_folder(workspace, model)) for model in described.models)
     with console.bytes_progress("Sealing", total) as progress:
         built = releases.build(
             workspace,
             described,
             now=datetime.now(UTC),
-            replace_lost_key=new_signing_key,
+            replace_lost_key=replace_lost_key,
             progress=progress,
             warn=console.warn,
         )
@@ -178,6 +191,10 @@ def unpack(
         {"id": verified.id, "folder": str(verified.folder), "enclaves": verified.enclaves},
         f"{verified.folder.name}: unpacked and verified, in {verified.folder.parent}; {_enclaves(verified)}.",
     )
+
+
+app.command()(prune)
+app.command()(diff)
 
 
 def _key(given: Path | None, workspace: Workspace) -> Ed25519PublicKey:

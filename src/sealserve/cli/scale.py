@@ -6,11 +6,13 @@ import typer
 
 from sealserve.cli import options
 from sealserve.cli.bundles import Machines, bundle_for
+from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
+from sealserve.cluster import wanted
 from sealserve.cluster.targets import check_replicas, open_target
 
 app = Verbs()
@@ -21,10 +23,16 @@ def scale(
     context: Context,
     replicas: Annotated[int, typer.Argument(metavar="REPLICAS", min=1, help="How many enclaves shall serve.")],
     target: options.Target = None,
+    no_wait: options.NoWait = False,
 ) -> None:
-    """Start or stop replicas. Those that stop finish their requests first."""
+    """Start or stop replicas. Those that stop finish their requests first. `up` keeps the number."""
+    check_replicas(context.workspace, context.deployment, target, replicas)
+    with changing(context.workspace, "scale", no_wait=no_wait):
+        _scale(context, replicas, target)
+
+
+def _scale(context: Context, replicas: int, target: str | None) -> None:
     workspace, described = context.workspace, context.deployment
-    check_replicas(workspace, described, target, replicas)
     with live_view("Scaling", lambda: open_target(workspace, described, target), for_programs=context.as_json) as tell:
         opened = open_target(workspace, described, target, tell=tell)
         with starting(workspace, tell=tell, for_programs=context.as_json):
@@ -37,4 +45,6 @@ def scale(
                 bundle = bundle_for(workspace, folder, destination, machines, tell=tell)
             # 2. The target starts or stops replicas.
             opened.scale(replicas, bundle)
+    # 3. Keep the number for the next `up`.
+    wanted.keep_replicas(workspace, described, replicas)
     show_parts(context, opened.status())

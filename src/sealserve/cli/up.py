@@ -1,27 +1,30 @@
-"""``sealserve up``: start the deployment."""
+"""``sealserve up``: start the deployment, or make what runs match what is described."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sealserve.cli import console, options
+from sealserve.bundle import Bundle
+from sealserve.cli import console, options, release_plan
 from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
 from sealserve.cli.live_view import live_view
 from sealserve.cli.part_table import show_parts
 from sealserve.cli.verbs import Verbs
-from sealserve.cluster import targets
-from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.target import RollingTarget, Target
+from sealserve.cluster import targets, wanted
+from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
 from sealserve.owner import preparation, provisioning, releases
 from sealserve.owner.first_steps import missing_steps
 from sealserve.owner.owner import Owner
+from sealserve.owner.release_choice import Choice
 from sealserve.workspace import Workspace
 
 app = Verbs()
@@ -32,7 +35,8 @@ def up(
     context: Context,
     target: options.Target = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, show_default="target.replicas", help="How many enclaves serve.")
+        int | None,
+        typer.Option(min=1, show_default="as scaled last, else target.replicas", help="How many enclaves serve."),
     ] = None,
     release: options.Release = None,
     role: Annotated[
@@ -41,80 +45,160 @@ def up(
     ] = Machines.ALL,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and on Kubernetes a diff.")
+        bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a new release without asking.")] = False,
+    no_wait: options.NoWait = False,
 ) -> None:
-    """Start what does not run: broker, enclaves, NGINX. What is missing before that is made first."""
-    workspace, described = context.workspace, context.deployment
-    kind = target or described.target.kind
-    count = replicas or described.target.replicas
-    targets.check_replicas(workspace, described, kind, count)
+    """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.
+
+    Everything that does not exist yet is created first: models, certificates, a release. Without --release, the
+    release that served last is compared with sealserve.toml and with the models' sources.
+    """
+    asked = _Asked(
+        kind=target or context.deployment.target.kind,
+        replicas=_replicas(context, replicas),
+        explicit=replicas is not None,
+        release=release,
+        machines=role,
+        rollback=rollback,
+    )
+    targets.check_replicas(context.workspace, context.deployment, asked.kind, asked.replicas)
     if dry_run:
-        opened = targets.open_target(workspace, described, kind)
-        if rollback:
-            release = _rolling(opened, "--rollback").previous_release()
-        _foresee(workspace, described, opened, release, count, machines=role)
+        _foresee(context, asked)
         return
+    with changing(context.workspace, "up", no_wait=no_wait):
+        _run(context, asked, yes=yes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the user asks for.
+
+    Args:
+        kind: The target.
+        replicas: How many enclaves are to serve.
+        explicit: Whether the user named that number.
+        release: The release that the user names, or None.
+        machines: Which machines this one is.
+        rollback: Whether the release before is to be served.
+    """
+
+    kind: str
+    replicas: int
+    explicit: bool
+    release: str | None
+    machines: Machines
+    rollback: bool
+
+
+def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
+    """Start or change the deployment, under its lock."""
+    workspace, described, machines = context.workspace, context.deployment, asked.machines
+    owner_here = machines is Machines.ALL
     workspace.create()  # what was removed on purpose, such as the host's folder, is made again
     Owner.open(workspace).publish_key()
+    # 1. Choose the release. A new one is built only after the difference was shown and confirmed.
+    opened = targets.open_target(workspace, described, asked.kind)
+    choice = _choose(context, asked, opened, now=datetime.now(UTC))
+    release_plan.agree(context, choice, yes=yes)
 
     def watched() -> Target:
-        return targets.open_target(workspace, described, kind)
+        return targets.open_target(workspace, described, asked.kind)
 
     with live_view("Starting", watched, for_programs=context.as_json) as tell:
-        opened = targets.open_target(workspace, described, kind, tell=tell)
-        if rollback:
-            release = _rolling(opened, "--rollback").previous_release()
-        with starting(workspace, kind, tell=tell, for_programs=context.as_json):
-            # 1. The owner makes what is missing: models, certificates, a release.
-            if role is Machines.ALL:
-                take_first_steps(workspace, described, tell=tell)
-            folder = releases.find(role.releases(workspace), release)
-            # 2. The target refuses what it could not start, before anything is built for it.
-            opened.check(folder, broker_here=role is Machines.ALL)
-            # 3. The owner prepares the release for the target.
-            destination = opened.destination(folder.name, count)
-            bundle = bundle_for(workspace, folder, destination, role, roll_back=rollback, tell=tell)
-            # 4. The target starts it, with the host's part alone.
-            replaced = opened.up(bundle, count)
-    # 5. The owner lets the releases end that this one has replaced.
-    if role is Machines.ALL:
-        _end_replaced(workspace, described, replaced, by=folder)
+        opened = targets.open_target(workspace, described, asked.kind, tell=tell)
+        with starting(workspace, asked.kind, tell=tell, for_programs=context.as_json):
+            # 2. The owner makes what is missing or changed: models, certificates, a release.
+            if owner_here:
+                take_first_steps(workspace, described, rebuild=choice.drift is not None and choice.builds, tell=tell)
+            folder = choice.release
+            if folder is None or choice.builds:
+                folder = releases.newest(machines.releases(workspace))
+            # 3. The target refuses what it could not start, before anything is built for it.
+            opened.check(folder, broker_here=owner_here)
+            # 4. The owner prepares the release for the target.
+            destination = opened.destination(folder.name, asked.replicas)
+            bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
+            # 5. The target starts it, with the host's part alone, and rolls from the release that serves.
+            replaced = set(opened.up(bundle, asked.replicas))
+    # 6. Remember what runs, for the next `up`. The release that served before a `down` is replaced as well.
+    if (before := wanted.read(workspace).release) is not None:
+        replaced.add(before)
+    wanted.keep_release(workspace, folder.name, newest=release_plan.newest_name(machines.releases(workspace)))
+    if asked.explicit:
+        wanted.keep_replicas(workspace, described, asked.replicas)
+    # 7. The owner lets the releases end that this one has replaced.
+    if owner_here:
+        _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
     show_parts(context, opened.status())
 
 
-def _foresee(
-    workspace: Workspace,
-    described: Deployment,
-    opened: Target,
-    release: str | None,
-    replicas: int,
-    *,
-    machines: Machines,
-) -> None:
-    """Print what `up` would do, and change nothing. The owner's steps go to standard error, the difference does not."""
-    steps: Sequence[str] = ()
-    if machines is Machines.ALL:
-        missing = missing_steps(workspace, described, now=datetime.now(UTC), warn=console.warn)
-        steps = [step.text for step in missing]
-    sealed = machines is Machines.HOST or release is not None or releases.any_in(workspace.owner.releases)
-    folder = releases.find(machines.releases(workspace), release) if sealed else None
-    bundle = None
-    if folder is not None:
-        destination = opened.destination(folder.name, replicas)
-        if machines is Machines.ALL:
-            foreseen = preparation.foresee(workspace, folder, destination)
-            steps, bundle = [*steps, *foreseen.steps], foreseen.bundle
-        else:
-            bundle = received(workspace, folder, destination)
+def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
+    """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
+    named = opened.previous_release() if asked.rollback else asked.release
+    return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
+
+
+def _replicas(context: Context, asked: int | None) -> int:
+    """Return how many replicas are to serve, and say so where it is not what sealserve.toml says, or was kept."""
+    if asked is not None:
+        return asked
+    found = wanted.replicas(context.workspace, context.deployment)
+    described = context.deployment.target.replicas
+    if found.kept:
+        context.say(f"Replicas: {found.count}, as scaled last (target.replicas is {described}).")
+    elif found.replaced is not None:
+        context.say(f"Replicas: {described}, since target.replicas was changed after the scaling to {found.replaced}.")
+    return found.count
+
+
+def _foresee(context: Context, asked: _Asked) -> None:
+    """Print what `up` would do, and change nothing. The owner's steps go to standard error, the differences do not."""
+    opened = targets.open_target(context.workspace, context.deployment, asked.kind)
+    choice = _choose(context, asked, opened, now=None)
+    steps, bundle = _foreseen(context, asked, choice, opened)
+    changes = None if bundle is None else opened.difference(bundle, asked.replicas)
+    if context.as_json:
+        context.show(_foreseen_fields(choice, steps, changes))
+        return
+    for line in release_plan.differences(choice.drift) if choice.drift is not None else ():
+        console.out.print(line)
     for step in steps:
         console.say(f"Not done in a dry run: {step}.")
-    if not isinstance(opened, RollingTarget):
-        console.say("Only the kubernetes target compares what runs with what is described.")
-    elif bundle is None:
+    if changes is None:
         console.say("What runs can be compared with what is described after these steps.")
     else:
-        console.out.print(opened.difference(bundle, replicas) or "Nothing would change.\n", end="")
+        console.out.print(changes or "Nothing would change.\n", end="")
+
+
+def _foreseen(context: Context, asked: _Asked, choice: Choice, opened: Target) -> tuple[Sequence[str], Bundle | None]:
+    """Return the owner's steps, and the bundle that they would lead to, or None if that is unknown before them."""
+    workspace, described, owner_here = context.workspace, context.deployment, asked.machines is Machines.ALL
+    steps: Sequence[str] = ()
+    if owner_here:
+        now, rebuild = datetime.now(UTC), choice.drift is not None and choice.builds
+        missing = missing_steps(workspace, described, now=now, warn=console.warn, rebuild=rebuild)
+        steps = [step.text for step in missing]
+    if choice.release is None or choice.builds:
+        return steps, None
+    destination = opened.destination(choice.release.name, asked.replicas)
+    if not owner_here:
+        return steps, received(workspace, choice.release, destination)
+    foreseen = preparation.foresee(workspace, choice.release, destination)
+    return [*steps, *foreseen.steps], foreseen.bundle
+
+
+def _foreseen_fields(choice: Choice, steps: Sequence[str], changes: str | None) -> dict[str, object]:
+    drift = choice.drift
+    return {
+        "release": None if choice.release is None else choice.release.name,
+        "builds_release": choice.builds,
+        "comparable": drift is not None and drift.comparable,
+        "differences": [asdict(difference) for difference in drift.differences] if drift is not None else [],
+        "steps": list(steps),
+        "changes": changes,
+    }
 
 
 def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequence[str], *, by: Path) -> None:
@@ -130,9 +214,3 @@ def _end_replaced(workspace: Workspace, described: Deployment, replaced: Sequenc
             f"{by.name} is draining: none of its replicas starts after {until.isoformat()}. "
             f"`sealserve broker allow --reactivate {by.name}` makes it active again."
         )
-
-
-def _rolling(target: Target, option: str) -> RollingTarget:
-    if not isinstance(target, RollingTarget):
-        raise ClusterCode.TARGET_UNSUPPORTED.error(f"This target knows no {option}.", hint="kubernetes does.")
-    return target

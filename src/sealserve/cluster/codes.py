@@ -14,6 +14,9 @@ class ClusterCode(ErrorCode):
     CONTAINER_NOT_READY = "container.not-ready", UnavailableError
     """A container was not ready in time."""
 
+    DEPLOYMENT_BUSY = "deployment.busy", UnavailableError
+    """Another command is changing the deployment; the message names its process."""
+
     DOCKER_SUBNET_TAKEN = "docker.subnet-taken", UnavailableError
     """The addresses of the deployment's networks are in use."""
     DOCKER_UNSAFE_FILE = "docker.unsafe-file", InputError
@@ -44,7 +47,7 @@ class ClusterCode(ErrorCode):
     """The record of the processes that were started is not one that sealserve wrote."""
 
     TARGET_BUSY = "target.busy", InputError
-    """Another release is running, or the deployment runs on another target."""
+    """The deployment runs on another target."""
     TARGET_FOREIGN_RELEASE = "target.foreign-release", InputError
     """The release is not one that this workspace's owner built."""
     TARGET_NOT_UP = "target.not-up", InputError

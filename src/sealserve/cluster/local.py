@@ -1,39 +1,37 @@
 """The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
 
 Replicas share this machine's network, and the port is measured (decision 3). So each replica needs an enclave of its
-own, with a port that is free.
+own, with a port that is free. A new release starts beside the old one, with ports of its own (decision 78).
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from sealserve.addresses import usable_address
-from sealserve.atomic_file import write_file
 from sealserve.bundle import Bundle, Destination, EnclavePlace
 from sealserve.cluster import owner_services, ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.launch_log import read_restarts, read_steps
+from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
+from sealserve.cluster.local_replicas import LocalReplicas, built_port, number, serves
 from sealserve.cluster.log_files import read_logs
 from sealserve.cluster.owner_services import (
     OwnerServices,
-    own_command,
     process_status,
     registry,
-    running_process,
     stop_roles,
     stop_services,
 )
-from sealserve.cluster.processes import Process, start_time, uninterrupted, wait_ready
+from sealserve.cluster.processes import Phase, Process, start_time, uninterrupted
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
-    DRAIN_SECONDS,
     NGINX,
     PCS,
     PLATFORM,
     REPLICA,
-    REPLICA_SECONDS,
     LogLine,
     PartStatus,
     Scaled,
@@ -44,17 +42,13 @@ from sealserve.cluster.target import (
     quietly,
 )
 from sealserve.deployment import Deployment
-from sealserve.enclave.measurement import load_enclave, port_of
 from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
-from sealserve.regular_file import InputFileMissingError, read_regular
+from sealserve.regular_file import read_regular
 from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
-
-ATTEMPTS: Final = 10
-"""Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
 
 
 class LocalTarget:
@@ -77,7 +71,8 @@ class LocalTarget:
         self._tell = tell
         self._registry = registry(workspace)
         self._services = OwnerServices(workspace, deployment, tell=tell)
-        self._release_file = workspace.host.run / "release"
+        self._replicas = LocalReplicas(workspace, tell=tell)
+        self._record = ReleaseRecord(workspace)
 
     @property
     def services(self) -> OwnerServices:
@@ -90,7 +85,6 @@ class LocalTarget:
         Raises:
             InputError: `target.unsupported`: This machine is only the host.
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
-            InputError: `target.busy`: Another release runs.
             PortTakenError: Another program has a port.
         """
         if not broker_here:
@@ -105,7 +99,6 @@ class LocalTarget:
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
             )
-        self._refuse_other(release.name)
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
             self._refuse_taken_ports()
@@ -120,8 +113,8 @@ class LocalTarget:
         places: list[EnclavePlace] = []
         for index in range(replicas):
             name = f"{REPLICA}{index}"
-            in_use = running_process(self._workspace, name) is not None
-            port = _built_port(built, name)
+            in_use = any(self._replicas.running(name, release, phase) for phase in (Phase.CURRENT, Phase.NEXT))
+            port = built_port(built, name)
             taken = {place.port for place in places}
             if port is None or port in taken or not (in_use or ports.is_free(port)):
                 port = next(port for port in iter(ports.find_free, None) if port not in taken)
@@ -129,20 +122,11 @@ class LocalTarget:
         return Destination(deployment=self._deployment, enclaves=tuple(places))
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
-        """Start what does not run: afterwards ``replicas`` enclaves of a release serve behind NGINX.
-
-        Args:
-            bundle: The release.
-            replicas: How many.
-
-        Returns:
-            Nothing: this target does not roll from one release to the next.
+        """Start what does not run, and roll from another release to this one. See `Target.up`.
 
         Raises:
-            InputError: `target.busy`: Another release runs.
-            SealserveError: A part did not start; what runs goes on running.
+            SealserveError: A part did not start. Replicas that served go on serving, and the new ones are stopped.
         """
-        self._refuse_other(bundle.name)
         # 1. Clear what is left of parts that were killed: NGINX's workers hold its port.
         for process in self._registry.all().values():
             if not process.is_alive():
@@ -152,54 +136,120 @@ class LocalTarget:
         self._services.start_vendor()
         self._services.start_platform()
         self._services.start_broker()
-        # 3. Start the replicas, all at once, and wait for them.
-        write_file(self._release_file, bundle.name.encode())
-        self._start_replicas(bundle, replicas)
-        # 4. Let NGINX pass connections on to them.
-        self.start_front()
-        return ()
+        # 3. Start the replicas, and let NGINX pass new connections to them. Replicas of another release serve until
+        #    then. An `up` that was killed may have left some of them leaving: their release is replaced, too.
+        before = self._replicas.started(Phase.CURRENT, Phase.LEAVING)
+        if any(process.release != bundle.name for process in before if process.phase is Phase.CURRENT):
+            self._roll(bundle, replicas)
+        else:
+            self._replicas.stop(self._replicas.started(Phase.NEXT))  # of a roll-out that was killed
+            self._replicas.start_all(bundle, replicas)
+            surplus = [process for process in self._replicas.started(Phase.CURRENT) if number(process) >= replicas]
+            self._replicas.move([(surplus, Phase.LEAVING)])
+            self.start_front()
+        self._record.serve(bundle.name)
+        # 4. Let the replicas that NGINX no longer lists finish their requests, and stop them.
+        self._finish_leaving()
+        return sorted({process.release for process in before} - {bundle.name, ""})
+
+    def _roll(self, bundle: Bundle, replicas: int) -> None:
+        """Start replicas of a release beside those of another release, and pass new connections to the new ones.
+
+        If this fails or is interrupted, the old ones go on serving, and the new ones are stopped. If it is killed, the
+        next `up` takes over the new ones or stops them; `down` stops all.
+        """
+        old = self._replicas.started(Phase.CURRENT)
+        # 1. Keep the new replicas that an `up` of the same release has started before it was killed.
+        left = self._replicas.started(Phase.NEXT)
+        self._replicas.stop(
+            process
+            for process in left
+            if process.release != bundle.name or number(process) >= replicas or not process.is_alive()
+        )
+        try:
+            # 2. Start all new replicas, and wait until all of them serve. NGINX does not know them yet.
+            new = self._replicas.start_all(bundle, replicas, phase=Phase.NEXT)
+            # 3. Exchange the roles of old and new in the record, then in NGINX. In this order, a kill between the two
+            #    leaves no replica that has connections and counts as one that was never used.
+            with uninterrupted():
+                self._replicas.move([(old, Phase.LEAVING), (new, Phase.CURRENT)])
+                try:
+                    self.start_front()
+                except BaseException:
+                    # NGINX may have passed connections to the new ones: they leave like any other replica.
+                    self._replicas.move([(new, Phase.LEAVING), (old, Phase.CURRENT)])
+                    with contextlib.suppress(SealserveError):
+                        self.start_front()
+                        self._finish_leaving()
+                    raise
+        except BaseException:
+            self._replicas.stop(self._replicas.started(Phase.NEXT))
+            raise
+
+    def _finish_leaving(self) -> None:
+        """Wait until the replicas that NGINX no longer lists have no connection, and stop them."""
+        leaving = self._replicas.started(Phase.LEAVING)
+        if any(process.is_alive() for process in leaving):
+            age = self._deployment.server.longest_connection_seconds
+            self._tell(f"open connections move to the replicas that stay, within {age} s")
+            self._nginx([]).wait_drained(timeout=drain_seconds(self._deployment))
+        self._replicas.stop(leaving)
+
+    def difference(self, bundle: Bundle, replicas: int) -> str:
+        """Return, as a unified diff, what `up` would change; see `Target.difference`."""
+        planned: dict[str, int | None] = {}
+        for role in [f"{REPLICA}{index}" for index in range(replicas)]:
+            port = built_port(self._workspace.owner.releases / bundle.name, role)
+            enclave = bundle.enclave(role)
+            planned[role] = port if enclave is not None and enclave.port == port else A_FREE_PORT
+        described = [Process(role=role, pid=0, started=0, port=port, log="") for role, port in planned.items()]
+        config = self._nginx(described).config
+        alive = {process.role: process for process in self._registry.all().values()
+                 if process.phase is Phase.CURRENT and process.is_alive()}  # fmt: skip
+        front = read_regular(config.config_file, follow_links=False).decode(errors="replace") if NGINX in alive else ""
+        running = LocalState(
+            release=self.release() if self.replicas() else None,
+            ports={role: process.port for role, process in alive.items()},
+            front=front,
+        )
+        wanted = LocalState(
+            release=bundle.name,
+            ports={**self._services.ports(), **planned, NGINX: self._deployment.service.port},
+            front=render(config),
+        )
+        return difference(running, wanted)
+
+    def previous_release(self) -> str:
+        """Return the name of the release that was served before this one; see `Target.previous_release`."""
+        running = self.replicas()
+        return self._record.previous(running[0].release if running else None)
 
     def release(self) -> str:
-        """Return the name of the release that was started last.
+        """Return the name of the release that runs, or that was served last.
 
         Raises:
-            InputError: `target.not-up`: None was.
+            InputError: `target.not-up`: No release was started yet.
         """
-        try:
-            name = read_regular(self._release_file, follow_links=False).decode(errors="replace")
-        except InputFileMissingError as error:
-            raise ClusterCode.TARGET_NOT_UP.error(
-                "No release was started yet.", hint="`sealserve up` starts one."
-            ) from error
-        return Path(name).name
+        running = self.replicas()
+        name = (running[0].release if running else "") or self._record.serving()
+        if name is None:
+            raise ClusterCode.TARGET_NOT_UP.error("No release was started yet.", hint="`sealserve up` starts one.")
+        return name
 
     def start_replica(self, bundle: Bundle, index: int) -> Process:
         """Start a replica's enclave, unless it runs; it is not waited for."""
-        name = f"{REPLICA}{index}"
-        if (running := running_process(self._workspace, name)) is not None:
-            return running
-        self._tell(f"starting {name}")
-        port = port_of(load_enclave(bundle.folder, name).manifest)
-        ports.require_free(port, name)
-        command = ["enclave", "run", "--name", name, "--release", str(bundle.folder), "--attempts", str(ATTEMPTS)]
-        log = self._workspace.host.logs / f"{name}.log"
-        return self._registry.start(name, own_command(self._workspace, command), log=log, port=port)
+        return self._replicas.start(bundle, index)
 
     def wait_replica(self, process: Process) -> None:
-        """Wait until a replica serves. Its port opens only when the model is available.
-
-        Raises:
-            ProcessEndedError: It ended before; the message has the reason that it logged.
-        """
-        if not _serves(process):
-            self._tell(f"{process.role} attests itself, opens the release and loads the model")
-            wait_ready(process, lambda: _serves(process), seconds=REPLICA_SECONDS)
+        """Wait until a replica serves; see `LocalReplicas.wait`."""
+        self._replicas.wait(process)
 
     def start_front(self) -> Nginx:
         """Start NGINX in front of the replicas that run, or let it read the new list."""
         nginx = self._nginx(self.replicas())
         if nginx.pid is None:
             self._tell("starting NGINX")
+            nginx.config.run_folder.mkdir(parents=True, exist_ok=True)
             with uninterrupted():
                 nginx.start()
                 self._remember(nginx)
@@ -223,32 +273,17 @@ class LocalTarget:
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
         """Start or stop replicas until there are ``replicas``; see `Target.scale`."""
-        running = self.replicas()
-        # More: start those that are missing, then let NGINX know them.
+        # More: start the replicas that are missing. Fewer: mark those with the highest numbers.
         if bundle is not None:
-            self._start_replicas(bundle, replicas)
-            self.start_front()
-            return
-        # Fewer: NGINX forgets them first, their connections move, and they finish the requests that run.
-        leaving = running[replicas:]
-        nginx = self._nginx(running[:replicas])
-        if nginx.pid is not None:
-            nginx.reload(nginx.config)
-            age = self._deployment.server.longest_connection_seconds
-            self._tell(f"open connections move to the replicas that stay, within {age} s")
-            nginx.wait_drained(timeout=drain_seconds(self._deployment))
-        for process in leaving:
-            self._tell(f"{process.role} finishes its requests")
-            process.stop(grace=DRAIN_SECONDS)
-            self._registry.remove(process.role)
+            self._replicas.start_all(bundle, replicas)
+        self._replicas.move([(self.replicas()[replicas:], Phase.LEAVING)])
+        # NGINX reads the new list first. Then connections move, and replicas that leave finish their requests.
+        self.start_front()
+        self._finish_leaving()
 
     def replicas(self) -> list[Process]:
-        """Return the replicas that run, in order."""
-        found = [process for role, process in self._registry.all().items() if role.startswith(REPLICA)]
-        return sorted(
-            (process for process in found if process.is_alive()),
-            key=lambda process: int(process.role.removeprefix(REPLICA)),
-        )
+        """Return the replicas that run and get new connections, ordered by number."""
+        return [process for process in self._replicas.started(Phase.CURRENT) if process.is_alive()]
 
     def status(self) -> list[PartStatus]:
         """Return the state of every part that was started."""
@@ -268,17 +303,6 @@ class LocalTarget:
         """Stop everything that was started; return the roles. See `stop_all`."""
         return stop_all(self._workspace, tell=self._tell)
 
-    def _start_replicas(self, bundle: Bundle, replicas: int) -> None:
-        for process in [self.start_replica(bundle, index) for index in range(replicas)]:
-            self.wait_replica(process)
-
-    def _refuse_other(self, release: str) -> None:
-        if self.replicas() and (running := self.release()) != release:
-            raise ClusterCode.TARGET_BUSY.error(
-                f"The release {running} runs, and this is {release}.",
-                hint="`sealserve down` first: this target does not roll from one release to the next.",
-            )
-
     def _refuse_taken_ports(self) -> None:
         service = self._deployment.service
         nginx = self._nginx([])
@@ -293,8 +317,10 @@ class LocalTarget:
             restarts, reason = read_restarts(Path(process.log), process.pid)
             found = replace(found, restarts=restarts)
             if process.is_alive():
-                state = State.SERVING if _serves(process) else _progress(Path(process.log))
+                state = State.SERVING if serves(process) else _progress(Path(process.log))
                 found = replace(found, state=state, detail=reason)
+            if process.phase is not Phase.CURRENT:
+                found = replace(found, detail=f"{process.phase}: {process.release}")
         elif process.role == NGINX and process.is_alive():
             service = self._deployment.service
             found = replace(found, state=State.SERVING, detail=f"{service.name} at {service.endpoint}")
@@ -304,7 +330,6 @@ class LocalTarget:
         service = self._deployment.service
         program = find_nginx()
         folder = self._workspace.host.run / "nginx"
-        folder.mkdir(parents=True, exist_ok=True)
         config = NginxConfig(
             listen=usable_address(service.listen),
             port=service.port,
@@ -340,21 +365,9 @@ def running(workspace: Workspace) -> list[str]:
     return owner_services.running(workspace)
 
 
-def _built_port(release: Path, name: str) -> int | None:
-    """Return the port of an enclave that exists, or None if there is none that could start."""
-    try:
-        return port_of(load_enclave(release, name).manifest)
-    except SealserveError:
-        return None
-
-
 def _part(log: str) -> str:
     """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
     return NGINX if log.startswith(f"{NGINX}-") else log
-
-
-def _serves(replica: Process) -> bool:
-    return ports.is_listening(replica.port or 0, session=replica.pid)
 
 
 def _progress(log: Path) -> State:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealserve.cluster import ports
+from sealserve.cluster import ports, service_settings
 from sealserve.cluster.processes import Process, Registry, last_error, wait_ready
 from sealserve.cluster.target import BROKER, DRAIN_SECONDS, PCS, PLATFORM, REPLICA, PartStatus, State, Tell, quietly
 from sealserve.deployment import Deployment
@@ -57,13 +57,20 @@ class OwnerServices:
         Raises:
             PortTakenError: A port is taken; the message names the setting.
         """
-        broker = self._deployment.broker
-        if running_process(self._workspace, BROKER) is None:
+        broker, pcs_port = self._deployment.broker, urlsplit(pcs_url(self._deployment)).port or 0
+        if not self._listens(BROKER, broker.port):
             ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
-        if running_process(self._workspace, PCS) is None:
-            ports.require_free(
-                urlsplit(pcs_url(self._deployment)).port or 0, "the simulated PCS (broker.collateral_url)"
-            )
+        if not self._listens(PCS, pcs_port):
+            ports.require_free(pcs_port, "the simulated PCS (broker.collateral_url)")
+
+    def _listens(self, role: str, port: int) -> bool:
+        """Return whether a service runs on a port; it has another port before it is restarted with a new setting."""
+        process = running_process(self._workspace, role)
+        return process is not None and process.port == port
+
+    def ports(self) -> Mapping[str, int | None]:
+        """Return where each service listens, by role. The platform has a Unix socket."""
+        return {PCS: urlsplit(pcs_url(self._deployment)).port, PLATFORM: None, BROKER: self._deployment.broker.port}
 
     def status(self) -> list[PartStatus]:
         """Return the state of each process of the workspace that was started here."""
@@ -72,8 +79,13 @@ class OwnerServices:
     def _ensure(self, role: str, arguments: list[str], *, port: int | None = None, logs: Path | None = None) -> Process:
         ready = self._workspace.host.run / f"{role}.ready"  # the process writes this file when it answers
         process = running_process(self._workspace, role)
+        if process is not None and service_settings.has_changed(self._workspace, self._deployment, role):
+            self._tell(f"restarting {role}, since its settings changed")
+            stop_roles(self._workspace, role)
+            process = None
         if process is None:
             self._tell(f"starting {role}")
+            service_settings.remember(self._workspace, self._deployment, role)
             ready.unlink(missing_ok=True)
             log = (logs or self._workspace.host.logs) / f"{role}.log"
             command = own_command(self._workspace, [*arguments, "--ready-file", str(ready)])

@@ -14,7 +14,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
@@ -43,12 +44,24 @@ class ProcessEndedError(UnavailableError):
     code = "process.ended"
 
 
+class Phase(StrEnum):
+    """Where a replica stands in a roll-out. Every other process is always `CURRENT`."""
+
+    CURRENT = "current"
+    """NGINX passes new connections to it, or will as soon as it serves."""
+    NEXT = "next"
+    """It starts beside the current replica with its role, and has no connection yet."""
+    LEAVING = "leaving"
+    """NGINX passes no new connection to it. It ends when its last connection has ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
 
     ``started`` is in clock ticks since the machine was booted, and ``boot`` says which boot that was. ``owner`` is the
     user who recorded it: a process of another user is not the recorded one, except that root starts some as others.
+    ``release`` is the name of the release that a replica serves.
     """
 
     role: str
@@ -58,6 +71,19 @@ class Process:
     log: str
     boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
     owner: int = field(default_factory=os.geteuid)
+    release: str = ""
+    phase: Phase = Phase.CURRENT
+
+    @property
+    def name(self) -> str:
+        """The name in the record, which is the role of a current process. Several may be leaving a role at once."""
+        match self.phase:
+            case Phase.CURRENT:
+                return self.role
+            case Phase.NEXT:
+                return f"{self.role}-{self.phase}"
+            case Phase.LEAVING:
+                return f"{self.role}-{self.phase}-{self.pid}"
 
     def is_alive(self) -> bool:
         """Whether this very process runs (a zombie does not)."""
@@ -191,6 +217,8 @@ class _Row(BaseModel):
     port: Annotated[int, Field(ge=0, lt=2**16)] | None
     log: str
     boot: str
+    release: Annotated[str, StringConstraints(max_length=255)] = ""
+    phase: Annotated[Phase, Field(strict=False)] = Phase.CURRENT
 
 
 _ROWS: Final = TypeAdapter(list[_Row])
@@ -207,7 +235,7 @@ class Registry:
         self._path = path
 
     def all(self) -> dict[str, Process]:
-        """Return what was started, by role; some may have ended since.
+        """Return what was started, by `Process.name`; some may have ended since.
 
         Raises:
             InputError: `process.record`: The record is not one that sealserve wrote: it would say which processes are
@@ -233,17 +261,28 @@ class Registry:
                 f"{self._path} is not the record of the processes that were started: {where}: {first['msg']}.",
                 hint="Stop what still runs by hand, and remove the file.",
             ) from error
-        return {row.role: Process(**row.model_dump(), owner=owner) for row in rows}
+        processes = (Process(**row.model_dump(), owner=owner) for row in rows)
+        return {process.name: process for process in processes}
 
     def add(self, process: Process) -> None:
-        """Remember a process; it takes the place of an earlier one in its role."""
+        """Remember a process; it takes the place of an earlier one with its name."""
         with self._locked():
-            self._write(self.all() | {process.role: process})
+            self._write(self.all() | {process.name: process})
 
-    def remove(self, role: str) -> None:
-        """Forget a process."""
+    def remove(self, removed: str) -> None:
+        """Forget the process with a name."""
         with self._locked():
-            self._write({name: process for name, process in self.all().items() if name != role})
+            self._write({name: process for name, process in self.all().items() if name != removed})
+
+    def change_phases(self, phases: Mapping[int, Phase]) -> None:
+        """Give processes other phases, all in one write: a roll-out that is killed leaves the old or the new state.
+
+        Args:
+            phases: The new phases, by process id.
+        """
+        with self._locked():
+            changed = [replace(found, phase=phases.get(found.pid, found.phase)) for found in self.all().values()]
+            self._write({process.name: process for process in changed})
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -269,6 +308,8 @@ class Registry:
         port: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        release: str = "",
+        phase: Phase = Phase.CURRENT,
     ) -> Process:
         """Start a process in a session of its own, its output appended to ``log``, and remember it."""
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +321,10 @@ class Registry:
                 list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
                 env=None if environment is None else dict(environment), start_new_session=True,
             )  # fmt: skip
-            process = Process(role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log))
+            process = Process(
+                role=role, pid=child.pid, started=start_time(child.pid) or 0, port=port, log=str(log),
+                release=release, phase=phase,
+            )  # fmt: skip
             child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
             self.add(process)
         return process

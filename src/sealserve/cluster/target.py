@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias
 
 from sealserve.bundle import Bundle, Destination
 from sealserve.cluster.codes import ClusterCode
@@ -119,7 +119,6 @@ class Target(Protocol):
             broker_here: Whether this machine is the owner's too, and starts the broker.
 
         Raises:
-            InputError: `target.busy`: Another release runs, and this target does not roll from one to the next.
             SealserveError: Something is missing here, or another program has a port.
         """
 
@@ -132,7 +131,9 @@ class Target(Protocol):
         """
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
-        """Start what does not run: afterwards ``replicas`` enclaves of a release serve behind NGINX.
+        """Start what does not run, and roll from another release to this one without a failed request.
+
+        Afterwards ``replicas`` enclaves of the release serve behind NGINX.
 
         Args:
             bundle: The release, prepared for this target's `destination`.
@@ -142,7 +143,22 @@ class Target(Protocol):
             The names of the releases that were served before, and that this one has replaced.
 
         Raises:
-            SealserveError: A part did not start; what runs goes on running.
+            SealserveError: A part did not start. What served goes on serving.
+        """
+
+    def difference(self, bundle: Bundle, replicas: int) -> str:
+        """Return, as a unified diff, what `up` would change; nothing is changed.
+
+        Args:
+            bundle: The release, as it would be prepared.
+            replicas: How many.
+        """
+
+    def previous_release(self) -> str:
+        """Return the name of the release that was served before this one.
+
+        Raises:
+            InputError: `target.not-up`: No other release was served before.
         """
 
     def to_scale(self, replicas: int) -> Scaled | None:
@@ -176,21 +192,6 @@ class Target(Protocol):
 
         Raises:
             InputError: `logs.unknown-part`: There is no log of that part.
-        """
-
-
-@runtime_checkable
-class RollingTarget(Target, Protocol):
-    """A target that rolls from one release to the next, can return, and can say what it would change."""
-
-    def difference(self, bundle: Bundle, replicas: int) -> str:
-        """Return, as a unified diff, what `up` would change; nothing is changed."""
-
-    def previous_release(self) -> str:
-        """Return the name of the release that was served before this one.
-
-        Raises:
-            InputError: `target.not-up`: None was.
         """
 
 

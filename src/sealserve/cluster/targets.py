@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.processes import Phase
 from sealserve.cluster.target import Target, TargetModule, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.regular_file import InputFileMissingError, read_regular
@@ -119,9 +120,15 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
         return stop_all(workspace, tell=tell)
     if kind != "local":
         return ()  # a roll-out: its own undoing knows which replica is whose
-    started = [role for role in running(workspace) if role not in before]
     from sealserve.cluster import owner_services  # noqa: PLC0415  # as every target's module, when it is asked for
 
+    # A replica that leaves was there before under another name, and may still have connections.
+    known = owner_services.registry(workspace).all().items()
+    started = [
+        name
+        for name, process in known
+        if process.is_alive() and name not in before and process.phase is not Phase.LEAVING
+    ]
     return owner_services.stop_roles(workspace, *started, tell=tell)
 
 

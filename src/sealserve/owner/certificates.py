@@ -4,7 +4,8 @@ The service's own certificate is not here: each release gets a fresh one, and it
 ``ssl.cfg``.
 """
 
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from sealserve.pki.certificate import (
     CertificateInfo,
     CertificateMissingError,
     CertifiedKey,
+    IPAddress,
     KeyMismatchError,
     describe,
 )
@@ -74,14 +76,8 @@ def create_certificates(
     """
     workspace.create()
     simulated = deployment.platform is PlatformKind.SIMULATED
-    broker_names, broker_addresses = split_names((deployment.broker.name, deployment.broker.address))
-    wanted = {
-        AuthorityKind.BROKER: (broker_names, broker_addresses),
-        AuthorityKind.SERVICE: ((deployment.service.name,), ()),
-        AuthorityKind.USERS: ((deployment.service.client_name,), ()),
-    }
     made = set()
-    for kind, (names, addresses) in wanted.items():
+    for kind, (names, addresses) in _wanted(deployment).items():
         try:
             _authority(workspace, kind)
         except AuthorityMissingError:
@@ -98,6 +94,57 @@ def create_certificates(
             hint="`sealserve certs renew` issues fresh certificates from the authorities that you have.",
         )
     return list(show_certificates(workspace))
+
+
+def _wanted(deployment: Deployment) -> Mapping[AuthorityKind, tuple[Sequence[str], Sequence[IPAddress]]]:
+    """Return the names and addresses that each authority signs for."""
+    return {
+        AuthorityKind.BROKER: split_names((deployment.broker.name, deployment.broker.address)),
+        AuthorityKind.SERVICE: ((deployment.service.name,), ()),
+        AuthorityKind.USERS: ((deployment.service.client_name,), ()),
+    }
+
+
+def outgrown_authorities(workspace: Workspace, deployment: Deployment) -> Sequence[AuthorityKind]:
+    """Return the authorities that may not sign for the names that the deployment describes now. Nothing is changed."""
+    return [
+        kind
+        for kind, (names, addresses) in _wanted(deployment).items()
+        if (workspace.owner.authorities / kind).exists() and not _authority(workspace, kind).permits(names, addresses)
+    ]
+
+
+def adapt_certificates(workspace: Workspace, deployment: Deployment, *, now: datetime) -> None:
+    """Issue what a deployment needs whose names or kind of TLS changed.
+
+    An authority that may not sign for a new name is replaced. The old one is kept beside it, as ``KIND.replaced-TIME``.
+
+    Args:
+        workspace: The owner's, with authorities.
+        deployment: The names, and the kind of TLS.
+        now: The time.
+    """
+    replaced = outgrown_authorities(workspace, deployment)
+    for kind in replaced:
+        names, addresses = _wanted(deployment)[kind]
+        simulated = deployment.platform is PlatformKind.SIMULATED
+        folder = workspace.owner.authorities / kind
+        # The new one is whole before the old one gives way.
+        new = folder.with_name(f"{kind}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        Authority.create(kind, names=names, addresses=addresses, simulated=simulated, now=now).save(new)
+        folder.rename(folder.with_name(f"{kind}.replaced-{now:%Y%m%dT%H%M%S}"))
+        new.rename(folder)
+    _issue(workspace, deployment, now=now, afresh=frozenset(replaced))
+
+
+def lacks_certificates(workspace: Workspace, deployment: Deployment) -> bool:
+    """Return whether `adapt_certificates` would issue something. Nothing is changed."""
+    if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
+        return False  # the first certificates are another step
+    user = workspace.user
+    lacks_user = deployment.service.tls is TlsMode.TWO_WAY and not _is_whole(user.certificate, user.key)
+    return lacks_user or bool(outgrown_authorities(workspace, deployment))
 
 
 def lost_authorities(workspace: Workspace) -> Sequence[AuthorityKind]:

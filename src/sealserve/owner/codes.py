@@ -36,6 +36,8 @@ class OwnerCode(ErrorCode):
     """The deployment does not say where its model is."""
     MODEL_NOT_IMPORTED = "model.not-imported", InputError
     """The deployment's model is not in the workspace yet."""
+    MODEL_SOURCE_CHANGED = "model.source-changed", InputError
+    """A model's source changed while it was converted."""
 
     OWNER_KEY_UNREADABLE = "owner-key.unreadable", InputError
     """A key of the owner's is missing, or no Ed25519 key."""

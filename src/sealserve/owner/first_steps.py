@@ -28,7 +28,12 @@ class Step:
 
 
 def missing_steps(
-    workspace: Workspace, deployment: Deployment, *, now: datetime, warn: Callable[[str], None]
+    workspace: Workspace,
+    deployment: Deployment,
+    *,
+    now: datetime,
+    warn: Callable[[str], None],
+    rebuild: bool = False,
 ) -> Sequence[Step]:
     """Return the steps that were not done yet, in order: models, certificates, a release. This changes nothing.
 
@@ -37,15 +42,31 @@ def missing_steps(
         deployment: What it describes.
         now: The time of the certificates and of the release.
         warn: Called with what is dangerous in a model, while the release is sealed.
+        rebuild: Whether a new release is wanted although there is one: models whose source changed are converted
+            again.
     """
     steps = [
         Step(f"converting the model {model.name}", partial(models.bring_in, workspace, model), runs_tensorflow=True)
         for model in deployment.models
         if not models.is_imported(workspace, model)
     ]
+    if rebuild:
+        steps += [
+            Step(
+                f"converting the changed model {model.name} again",
+                partial(models.bring_in_again, workspace, model),
+                runs_tensorflow=True,
+            )
+            for model in models.stale(workspace, deployment.models)
+        ]
     if not all((workspace.owner.authorities / kind).exists() for kind in AuthorityKind):
         make = partial(certificates.create_certificates, workspace, deployment, now=now, first_time=True)
         steps.append(Step(f"making certificates for {TlsMode(deployment.service.tls).value} TLS", make))
-    if not releases.any_in(workspace.owner.releases):
+    elif rebuild and certificates.lacks_certificates(workspace, deployment):
+        adapt = partial(certificates.adapt_certificates, workspace, deployment, now=now)
+        replaced = certificates.outgrown_authorities(workspace, deployment)
+        text = f"replacing the authorities of {', '.join(replaced)}" if replaced else "issuing the user's certificate"
+        steps.append(Step(text, adapt))
+    if rebuild or not releases.any_in(workspace.owner.releases):
         steps.append(Step("sealing a release", partial(releases.build, workspace, deployment, now=now, warn=warn)))
     return steps

@@ -28,7 +28,9 @@ from sealserve.enclave.measurement import SignedEnclave, load_enclave
 from sealserve.enclave.spec import EnclaveSpec
 from sealserve.errors import SealserveError
 from sealserve.owner import broker_files, enclaves, provisioning, releases, simulation
+from sealserve.owner.drift import released_facts
 from sealserve.owner.owner import Owner
+from sealserve.owner.release_facts import as_released
 from sealserve.sealing import archive
 from sealserve.sealing.release import VerifiedRelease, verify_release
 from sealserve.terms import PlatformKind
@@ -162,7 +164,9 @@ def _draft(workspace: Workspace, release: Path, destination: Destination, invent
     existing = {place.name: found.manifest_bytes for place, found in built.items() if found is not None}
     specs: Sequence[EnclaveSpec] = ()
     if ports:
-        specs = enclaves.specify_all(destination.deployment, verified, ports, inventory=inventory)
+        # A release keeps the settings that it was built with: what differs from them is the next release's.
+        deployment = as_released(destination.deployment, released_facts(workspace, release))
+        specs = enclaves.specify_all(deployment, verified, ports, inventory=inventory)
     for spec in specs:
         manifest = enclaves.specified_manifest(workspace, spec)
         content = manifest.to_bytes()

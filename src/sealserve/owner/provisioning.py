@@ -20,6 +20,7 @@ from sealserve.broker.server import BrokerServer
 from sealserve.broker.standing import ReleaseState, check_standing
 from sealserve.deployment import Deployment
 from sealserve.enclave.findings import Danger
+from sealserve.errors import VerificationError
 from sealserve.owner.attestation import open_verifier
 from sealserve.owner.certificates import broker_certificate, show_certificates
 from sealserve.owner.enclaves import verified_sigstructs
@@ -189,6 +190,18 @@ def draining_until(workspace: Workspace, folder: Path) -> datetime | None:
     """Return when a release ends, or None if it is not draining."""
     found = _known(workspace, _release_id(workspace, folder))
     return None if found is None else found.deadline
+
+
+def has_ended(workspace: Workspace, folder: Path, *, now: datetime) -> bool:
+    """Return whether the broker releases a release's key no more: it is revoked, or its draining has ended."""
+    found = _known(workspace, _release_id(workspace, folder))
+    if found is None:
+        return False
+    try:
+        check_standing(found.state, found.deadline, now)
+    except VerificationError:
+        return True
+    return False
 
 
 def _known(workspace: Workspace, release_id: str) -> Release | None:

@@ -14,7 +14,7 @@ from sealserve.deployment import Deployment
 from sealserve.enclave.index import verify_enclave_index
 from sealserve.errors import SealserveError
 from sealserve.held_tree import held_tree
-from sealserve.owner import enclaves, models
+from sealserve.owner import drift, enclaves, models
 from sealserve.owner.certificates import fresh_ssl_config
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.models import servable_folder
@@ -90,6 +90,7 @@ def build(
         Servable(name=model.name, version=model.version, folder=servable_folder(workspace, model))
         for model in deployment.models
     ]
+    facts = drift.facts_to_seal(workspace, deployment)
     files = server_config_files(deployment)
     ssl_config = fresh_ssl_config(workspace, deployment, now=now)
     contents = ReleaseContents(
@@ -109,7 +110,7 @@ def build(
     # Seal and sign. If that fails, nothing needs the key.
     try:
         with created.key as key:
-            return release.build_release(
+            built = release.build_release(
                 contents,
                 workspace.owner.releases,
                 key=key,
@@ -120,6 +121,9 @@ def build(
     except BaseException:
         _discard_key(owner, created.key_id)
         raise
+    # Remember what it was made from, so that `up` and `status` notice what changes later.
+    drift.remember(workspace, built.folder.name, built.id, facts)
+    return built
 
 
 def _discard_key(owner: Owner, key_id: KeyId) -> None:
@@ -132,6 +136,11 @@ def _discard_key(owner: Owner, key_id: KeyId) -> None:
 def any_in(parent: Path) -> bool:
     """Return whether there is a release in ``parent``."""
     return bool(_folders(parent))
+
+
+def is_release(folder: Path) -> bool:
+    """Return whether a folder looks like a release; it was not verified."""
+    return (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
 
 
 def newest(parent: Path) -> Path:
@@ -282,11 +291,7 @@ def _verify_enclaves(folder: Path, owner_key: Ed25519PublicKey) -> list[str]:
 def _folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
-    return [
-        folder
-        for folder in sorted(parent.iterdir())
-        if (folder / INDEX_FILE).is_file() and not folder.name.startswith(".")
-    ]
+    return [folder for folder in sorted(parent.iterdir()) if is_release(folder)]
 
 
 def _id(folder: Path) -> str:

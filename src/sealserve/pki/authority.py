@@ -290,6 +290,14 @@ class Authority:
         )
         return CertifiedKey(key_pem=private_pem(key), chain_pem=certificate_pem(certificate))
 
+    def permits(self, names: Sequence[str], addresses: Sequence[IPAddress] = ()) -> bool:
+        """Return whether its name constraints let it sign for these names and addresses."""
+        try:
+            self._check_permitted(names, addresses)
+        except InputError:
+            return False
+        return True
+
     def _check_permitted(self, names: Sequence[str], addresses: Sequence[IPAddress]) -> None:
         constraints = extension(self._certificate, x509.NameConstraints)
         permitted = [subtree.value for subtree in (constraints and constraints.permitted_subtrees) or ()]

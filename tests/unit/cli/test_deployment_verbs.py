@@ -160,14 +160,9 @@ def test_a_roll_back_says_which_release_it_makes_active_again(
     ready.build_enclave(folder, name="replica-0", port=8510)
     provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
     cli.ok("broker", "drain", folder.name)
-    # A class of its own: Python remembers of a class that it has the methods of a protocol.
-    rolling = type("Rolling", (local.LocalTarget,), {
-        "check": lambda *_, **__: None,
-        "up": lambda *_: [],
-        "previous_release": lambda _: folder.name,
-        "difference": str,
-    })  # fmt: skip
-    monkeypatch.setattr(local, "LocalTarget", rolling)
+    monkeypatch.setattr(local.LocalTarget, "check", lambda *_, **__: None)
+    monkeypatch.setattr(local.LocalTarget, "up", lambda *_: [])
+    monkeypatch.setattr(local.LocalTarget, "previous_release", lambda _: folder.name)
     done = cli("up", "--rollback", "--json")
     assert (done.status, done.err) == (0, f"{folder.name} was draining, and is active again.\n")
     assert [row["state"] for row in cli.json("broker", "releases")] == ["active"]

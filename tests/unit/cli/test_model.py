@@ -24,7 +24,7 @@ def test_convert_and_show(cli: CommandLine) -> None:
     assert lines[-2].split() == ["serving_default", "in", "x", "float32", "?"]
     again = cli("model", "convert", "--json")
     assert (again.status, again.json) == (0, [converted])
-    assert f"{converted['folder']} already exists. To convert half-plus-two again, remove that folder" in again.err
+    assert f"{converted['folder']} is up to date.\n" in again.err
 
 
 def test_any_saved_model_can_be_shown(cli: CommandLine, tmp_path: Path) -> None:

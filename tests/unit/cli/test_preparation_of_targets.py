@@ -52,7 +52,9 @@ def elsewhere(
     )
     docker = tmp_path / "docker"
     docker.mkdir()
-    FakeDocker(docker).answer("container ls")
+    engine = FakeDocker(docker)
+    engine.answer("container ls")
+    engine.answer("image inspect", err="Error: No such image: x\n", status=1)
     monkeypatch.setenv("PATH", f"{docker}{os.pathsep}{os.environ['PATH']}")
     for name in ("inventory_of", "known_inventory"):
         monkeypatch.setattr(f"sealserve.owner.preparation.{name}", lambda *_, **__: inventory)
@@ -193,7 +195,11 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
         assert release.name in out
     else:
         assert "Not done in a dry run: copying the release to the host's folder.\n" in err
-        assert "Only the kubernetes target compares what runs with what is described.\n" in err
+    if kind == "local":
+        assert f"+release: {release.name}\n" in out
+        assert "+replica-0: a free port\n" in out
+    if kind == "docker":
+        assert f"+replica-0: release {release.name}, image not there yet" in out
     # 3. Everything was done, and only the deployment file differs.
     CommandLine(capsys, elsewhere.directory).ok("up")
     out, err = dry_run(elsewhere, capsys)
@@ -201,7 +207,8 @@ def test_a_dry_run_changes_nothing(elsewhere: Site, capsys: pytest.CaptureFixtur
     file = elsewhere.workspace.deployment_file
     file.write_text(re.sub(r"(?m)^isv_svn = .*", "isv_svn = 9", file.read_text()))
     out, err = dry_run(elsewhere, capsys)
-    assert f"Not done in a dry run: building the enclave {enclave}.\n" in err
+    assert out == (f"sealserve.toml differs from {release.name} (released -> described):\n  enclave.isv_svn: 0 -> 9\n")
+    assert "Not done in a dry run: sealing a release.\n" in err
 
 
 def test_a_dry_run_reads_no_key_for_a_broker_in_the_cluster(

@@ -1,5 +1,6 @@
-"""What the local target refuses before it starts anything."""
+"""What the local target does without starting anything: checks, ports, the state of a roll-out, the difference."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,12 +10,15 @@ import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.bundle import read_bundle
-from sealserve.cluster import ports
+from sealserve.bundle import Bundle, EnclaveFacts
+from sealserve.cluster import owner_services, ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.owner_services import own_command
-from sealserve.cluster.processes import Process, start_time
+from sealserve.cluster.local_replicas import LocalReplicas
+from sealserve.cluster.owner_services import own_command, registry
+from sealserve.cluster.processes import Phase, Process, start_time
+from sealserve.cluster.release_record import ReleaseRecord
+from sealserve.cluster.target import quietly
 
 
 @pytest.fixture
@@ -23,22 +27,6 @@ def site(tmp_path: Path) -> Site:
     made.import_model()
     made.certify()
     return made
-
-
-def test_another_release_that_runs_is_not_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    running, other = site.build_release().folder, site.build_release().folder
-    target = LocalTarget(site.workspace, site.deployment)
-    (site.workspace.host.run / "release").write_text(running.name)
-    process = Process(
-        role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
-    )
-    monkeypatch.setattr(LocalTarget, "replicas", lambda _: [process])
-    with raises(ClusterCode.TARGET_BUSY, match=f"{running.name} runs, and this is {other.name}") as caught:
-        target.check(other, broker_here=True)
-    with raises(ClusterCode.TARGET_BUSY):
-        target.up(read_bundle(other, []), 1)
-    assert caught.value.code == "target.busy"
-    assert target.status() == []
 
 
 def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) -> None:
@@ -62,11 +50,11 @@ def test_what_serves_already_is_not_said_to_start(site: Site, monkeypatch: pytes
         role="replica-0", pid=os.getpid(), started=start_time(os.getpid()) or 0, port=None, log=os.devnull
     )
     target = LocalTarget(site.workspace, site.deployment, tell=told.append)
-    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: True)
+    monkeypatch.setattr("sealserve.cluster.local_replicas.serves", lambda _: True)
     target.wait_replica(process)
     assert told == []
     answers = iter([False, True, True])
-    monkeypatch.setattr("sealserve.cluster.local._serves", lambda _: next(answers))
+    monkeypatch.setattr("sealserve.cluster.local_replicas.serves", lambda _: next(answers))
     target.wait_replica(process)
     assert told == ["replica-0 attests itself, opens the release and loads the model"]
 
@@ -93,3 +81,110 @@ def test_an_address_is_shown_as_people_write_it(tmp_path: Path, listen: str, sho
     target = LocalTarget(site.workspace, site.deployment)
     target._registry.add(nginx)
     assert target.status()[0].detail.endswith(f" at {shown}")
+
+
+def replica(index: int, release: str, phase: Phase = Phase.CURRENT, *, port: int = 12000, pid: int = 0) -> Process:
+    pid = pid or os.getpid()
+    return Process(
+        role=f"replica-{index}", pid=pid, started=start_time(pid) or 0, port=port + index, log=os.devnull,
+        release=release, phase=phase,
+    )  # fmt: skip
+
+
+def test_an_enclave_of_another_release_is_not_in_use(site: Site) -> None:
+    release = site.build_release().folder
+    target = LocalTarget(site.workspace, site.deployment)
+    site.build_enclave(release, name="replica-0", port=12000)
+    target._registry.add(replica(0, "another-release"))
+    assert not target.destination(release.name, 1).enclaves[0].in_use
+    target._registry.add(replica(0, release.name, Phase.LEAVING))
+    assert not target.destination(release.name, 1).enclaves[0].in_use
+    target._registry.add(replica(0, release.name, Phase.NEXT))
+    place = target.destination(release.name, 1).enclaves[0]
+    assert (place.in_use, place.port) == (True, 12000)
+
+
+def test_replicas_of_a_roll_out_keep_their_role(site: Site) -> None:
+    target = LocalTarget(site.workspace, site.deployment)
+    for found in (replica(0, "old-1"), replica(0, "new-2", Phase.NEXT), replica(0, "older-0", Phase.LEAVING)):
+        target._registry.add(found)
+    assert [part.role for part in target.status()] == ["replica-0"] * 3
+    assert [part.detail for part in target.status()][1:] == ["next: new-2", "leaving: older-0"]
+    assert [process.release for process in target.replicas()] == ["old-1"]
+    assert target.release() == "old-1"
+
+
+def test_a_roll_out_changes_all_phases_in_one_write(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        pids = [stack.enter_context(subprocess.Popen(["sleep", "60"])) for _ in range(2)]
+        for child in pids:
+            stack.callback(child.kill)
+        old, new = replica(0, "old-1", pid=pids[0].pid), replica(0, "new-2", Phase.NEXT, pid=pids[1].pid)
+        replicas = LocalReplicas(site.workspace, tell=quietly)
+        record = registry(site.workspace)
+        record.add(old)
+        record.add(new)
+        assert set(record.all()) == {"replica-0", "replica-0-next"}
+        replicas.move([([old], Phase.LEAVING), ([new], Phase.CURRENT)])
+        found = record.all()
+        assert set(found) == {"replica-0", f"replica-0-leaving-{old.pid}"}
+        assert found["replica-0"].release == "new-2"
+
+
+def test_what_a_failed_start_undoes_is_not_what_leaves(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that leaves may still have connections, and was there before under another name."""
+    record = registry(site.workspace)
+    for found in (replica(0, "new-2"), replica(0, "old-1", Phase.LEAVING), replica(1, "new-2", Phase.NEXT)):
+        record.add(found)
+    stopped: list[str] = []
+
+    def stop(_workspace: object, *names: str, **_more: object) -> list[str]:
+        stopped.extend(names)
+        return []
+
+    monkeypatch.setattr(owner_services, "stop_roles", stop)
+    targets.undo(site.workspace, ["replica-0"])
+    assert stopped == ["replica-1-next"]
+
+
+def test_the_release_before_is_remembered(site: Site) -> None:
+    target = LocalTarget(site.workspace, site.deployment)
+    record = ReleaseRecord(site.workspace)
+    for call in (target.previous_release, target.release):
+        with raises(ClusterCode.TARGET_NOT_UP):
+            call()
+    record.serve("a-1")
+    record.serve("a-1")
+    with raises(ClusterCode.TARGET_NOT_UP, match="No other release was served before"):
+        target.previous_release()
+    record.serve("b-2")
+    assert (target.release(), target.previous_release()) == ("b-2", "a-1")
+    record.serve("a-1")
+    assert target.previous_release() == "b-2"
+    # A roll-out to c-3 was killed before it wrote the record.
+    target._registry.add(replica(0, "c-3"))
+    assert (target.release(), target.previous_release()) == ("c-3", "a-1")
+    # Another user may have written the record: a name is never a path.
+    (site.workspace.host.run / "release").write_bytes(b"\xff\n../../../etc/x-9\nmore\n")
+    assert target.previous_release() in {"x-9", "\ufffd"}
+
+
+def test_the_difference_names_release_parts_and_ports(site: Site) -> None:
+    release = site.build_release().folder
+    target = LocalTarget(site.workspace, site.deployment)
+    free = ports.find_free()
+    site.build_enclave(release, name="replica-0", port=free)
+    bundle = Bundle(
+        folder=release, size=1,
+        enclaves=tuple(EnclaveFacts(name=f"replica-{index}", port=free + index, broker=("b", 1), memory=1, manifest="")
+                       for index in range(2)),
+    )  # fmt: skip
+    target._registry.add(replica(0, "old-1"))
+    lines = target.difference(bundle, 2).splitlines()
+    assert {"-release: old-1", f"+release: {release.name}", "-replica-0: port 12000"} <= set(lines)
+    assert f"+replica-0: port {free}" in lines
+    assert "+replica-1: a free port" in lines  # it is chosen when the enclave is built
+    assert f"+nginx: port {site.deployment.service.port}" in lines
+    assert any(line.startswith(f"+        server 127.0.0.1:{free} ") for line in lines)
+    assert any(line.startswith("+        server 127.0.0.1:(a free port) ") for line in lines)
+    assert not (site.workspace.host.run / "nginx").exists()

@@ -161,6 +161,9 @@ def record(path: Path, **changes: object) -> Registry:
         [{"role": "x", "pid": 5, "started": 1, "port": 70000, "log": "", "boot": ""}],
         [{"role": "x", "pid": 5, "started": 1, "port": None, "log": 1, "boot": ""}],
         [{"role": "x", "pid": 5, "started": 1, "port": None, "log": "", "boot": "", "owner": 0}],
+        *([{"role": "x", "pid": 5, "started": 1, "port": None, "log": "", "boot": "", "phase": phase}]
+          for phase in ("", "other", 1, None)),
+        [{"role": "x", "pid": 5, "started": 1, "port": None, "log": "", "boot": "", "release": "r" * 256}],
     ],
 )  # fmt: skip
 def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> None:

@@ -179,7 +179,12 @@ class Fleet:
                 f"{container.role} was not ready in {seconds:.0f} s.", hint=f"Its log: `docker logs {container.name}`."
             )
         if ended() and not self.is_ready(container):
-            raise ClusterCode.CONTAINER_ENDED.error(f"{container.role} ended: {self.last_error(container)}")
+            raise ClusterCode.CONTAINER_ENDED.error(
+                f"{container.role} ended: {self.last_error(container)}",
+                hint="Replicas that served go on. `sealserve up --rollback` returns to the release before."
+                if container.role.startswith(REPLICA)
+                else None,
+            )
 
     def is_ready(self, container: Running) -> bool:
         """Return whether a container is ready now, which its health says only at the next check."""

@@ -17,7 +17,8 @@ from sealserve.cluster import ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.cluster.docker.compose import compose_file
-from sealserve.cluster.docker.configuration import write_configuration, write_front, write_seccomp
+from sealserve.cluster.docker.configuration import SECCOMP_FILE, write_configuration, write_front, write_seccomp
+from sealserve.cluster.docker.difference import difference
 from sealserve.cluster.docker.fleet import Fleet, Running, project_name
 from sealserve.cluster.docker.layout import RELAY, ContainerLayout, first_links, free_links
 from sealserve.cluster.docker.logs import follow_logs
@@ -25,6 +26,7 @@ from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.served import Served, for_containers, served_of
 from sealserve.cluster.launch_log import is_refused
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
     NGINX,
@@ -41,7 +43,6 @@ from sealserve.cluster.target import (
 )
 from sealserve.containers.engine import Engine
 from sealserve.deployment import Deployment
-from sealserve.errors import SealserveError
 from sealserve.host.facts import ENCLAVE_DEVICE
 from sealserve.ingress.nginx_config import Upstream
 from sealserve.tcp_ports import SERVICE_PORT
@@ -77,6 +78,7 @@ class DockerTarget:
         self._gramine_direct = gramine_direct
         self._engine = Engine()
         self._fleet = Fleet(self._engine, project_name(workspace))
+        self._record = ReleaseRecord(workspace)
 
     def check(self, release: Path, *, broker_here: bool) -> None:
         """Check that a release could be started here; see `Target.check`."""
@@ -122,7 +124,20 @@ class DockerTarget:
         self._link_all(layout, served)
         before = {replica.release for replica in self._fleet.replicas()}
         self._roll(layout, served, replicas)
+        self._record.serve(bundle.name)
         return sorted(before - {bundle.name})
+
+    def difference(self, bundle: Bundle, replicas: int) -> str:
+        """Return, as a unified diff, which containers `up` would start, replace or stop; nothing is changed."""
+        served, layout = self._describe(bundle, (self._workspace.host.run / FOLDER).resolve())
+        found = self._fleet.containers()
+        described = [*layout.services(served), *self._planned(layout, served, replicas), layout.nginx()]
+        images = {name: self._engine.image(name) for name in {container.image for container in described}}
+        return difference(found, described, images)
+
+    def previous_release(self) -> str:
+        """Return the name of the release that was served before this one; see `Target.previous_release`."""
+        return self._record.previous()
 
     def to_scale(self, replicas: int) -> Scaled | None:
         """Return the release that runs; see `Target.to_scale`. A relay shows that the broker is elsewhere."""
@@ -177,21 +192,26 @@ class DockerTarget:
         networks = [layout.front, layout.collateral, *(layout.link(number) for number in numbers)]
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
 
-    def _layout(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, ContainerLayout]:
-        """Return what is served and where each part runs, and write the files that the containers read."""
-        folder = self._workspace.host.run / folder_name
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        served = served_of(bundle)
-        user = container_user(self._workspace)
+    def _describe(self, bundle: Bundle, folder: Path) -> tuple[Served, ContainerLayout]:
+        """Return what is served and where each part runs, with the files that the containers read in ``folder``."""
         layout = ContainerLayout(
             self._workspace,
             self._deployment,
             broker_here=bundle.broker is not None,
-            user=user,
-            folder=folder.resolve(),
+            user=container_user(self._workspace),
+            folder=folder,
             groups=self._device_groups(),
-            seccomp=write_seccomp(folder.resolve()) if self._gramine_direct else None,
+            seccomp=folder / SECCOMP_FILE if self._gramine_direct else None,
         )
+        return served_of(bundle), layout
+
+    def _layout(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, ContainerLayout]:
+        """Return what is served and where each part runs, and write the files that the containers read."""
+        folder = self._workspace.host.run / folder_name
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        served, layout = self._describe(bundle, folder := folder.resolve())
+        if self._gramine_direct:
+            write_seccomp(folder)
         write_configuration(
             layout,
             self._deployment,
@@ -199,7 +219,7 @@ class DockerTarget:
             broker=self._broker_elsewhere(served) if bundle.broker is None else None,
             needs_passphrase=bundle.broker is not None and bundle.broker.needs_passphrase,
         )
-        give(self._workspace, user, configuration=folder, release=None if layout.simulated else bundle.folder)
+        give(self._workspace, layout.user, configuration=folder, release=None if layout.simulated else bundle.folder)
         return served, layout
 
     def _broker_elsewhere(self, served: Served) -> Upstream:
@@ -242,6 +262,18 @@ class DockerTarget:
                 self._start(layout, served, index)
             self._retire(layout, served, [old for old in olds if old not in fitting[:1]])
         self._retire(layout, served, leaving)
+        self._front(layout, served)  # it may have ended, or an `up` that was killed did not start it
+
+    def _planned(self, layout: ContainerLayout, served: Served, replicas: int) -> Iterator[Container]:
+        """Yield the replicas as `_roll` would leave them: those that fit keep their links."""
+        found = self._fleet.replicas()
+        used = {old.link for old in found if old.link is not None}
+        for index in range(replicas):
+            olds = [old for old in found if old.role == f"{REPLICA}{index}" and old.link is not None]
+            fitting = [old.link for old in olds if self._fits(old, layout, index, served)]
+            number = fitting[0] if fitting and fitting[0] is not None else next(free_links(layout, used))
+            used = used.difference(old.link for old in olds) | {number}
+            yield layout.replica(index, number, served)
 
     def _fits(self, old: Running, layout: ContainerLayout, index: int, served: Served) -> bool:
         return old.link is not None and self._fleet.fits(old, layout.replica(index, old.link, served))
@@ -250,19 +282,20 @@ class DockerTarget:
         used = {replica.link for replica in self._fleet.replicas() if replica.link is not None}
         number = next(free_links(layout, used))
         self._tell(f"starting {REPLICA}{index}")
-        self._fleet.ensure_network(layout.link(number))
-        self._connect(layout, served, number)
-        started = self._fleet.start(layout.replica(index, number, served))
+        started: Running | None = None
         try:
+            self._fleet.ensure_network(layout.link(number))
+            self._connect(layout, served, number)
+            started = self._fleet.start(layout.replica(index, number, served))
             self._wait(started)
-        except BaseException as error:
-            if isinstance(error, SealserveError) and len(self._fleet.replicas()) == 1:
-                # Nobody is harmed if it goes on trying: the broker may let it have the key later.
-                self._front(layout, served)
-                raise
-            self._fleet.remove(started, log=self._log(started), grace=0)
+        except BaseException:
+            # What served goes on. NGINX does not know the new replica yet.
+            if started is not None:
+                self._fleet.remove(started, log=self._log(started), grace=0)
             self._fleet.remove_networks(layout.link(number).name)
             raise
+        # From here on users are served by this release, even if a later replica does not start.
+        self._record.serve(served.folder.name)
         self._front(layout, served)
 
     def _wait(self, replica: Running) -> None:
@@ -298,14 +331,15 @@ class DockerTarget:
             for replica in self._fleet.replicas()
             if replica.link is not None and replica.id not in (without or ())
         ]
-        changed = write_front(layout, self._deployment, upstreams)
+        write_front(layout, self._deployment, upstreams)
         described, before = layout.nginx(), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")
         nginx = self._fleet.ensure(described)
         self._link_all(layout, served)
         self._fleet.wait(nginx, seconds=START_SECONDS)
-        if changed and before is not None and nginx.id == before.id:
+        if before is not None and nginx.id == before.id:
+            # Even if the file is the same: an `up` that was killed may have written it without this step.
             self._fleet.reload_nginx(nginx)
 
     def _status(self, container: Running) -> PartStatus:

@@ -13,7 +13,6 @@ from typing import Final
 
 import yaml
 
-from sealserve.atomic_file import write_file
 from sealserve.bundle import BrokerPlace, Bundle, Destination, EnclavePlace
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
@@ -121,7 +120,6 @@ class KubernetesTarget:
         # 2. In simulation, start what the owner's machine runs. A real broker is its owner's to run.
         if bundle.broker is not None:
             self._start_services()
-            write_file(self._workspace.host.run / "release", bundle.name.encode())
         # 3. Describe the objects, with what the new Deployment takes over from the one that runs.
         made = list(self._objects(context, bundle))
         taken = take_over(made, client.get(self._deployment_name), context)

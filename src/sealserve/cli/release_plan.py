@@ -1,0 +1,107 @@
+"""Which release `up` serves, and what a person reads and confirms before a new one is built."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import typer
+
+from sealserve.cli import console
+from sealserve.cli.bundles import Machines
+from sealserve.cli.codes import CliCode
+from sealserve.cli.context import Context
+from sealserve.cluster import wanted
+from sealserve.deployment import Deployment
+from sealserve.owner import certificates, release_choice, releases
+from sealserve.owner.drift import Drift
+from sealserve.owner.release_choice import Choice
+from sealserve.pki.authority import AuthorityKind
+from sealserve.workspace import Workspace
+
+
+def choose(
+    workspace: Workspace, described: Deployment, machines: Machines, named: str | None, *, now: datetime | None
+) -> Choice:
+    """Return the release that `up` serves. Nothing is changed.
+
+    A named release, and one on a machine that is only the host, is served as it is.
+
+    Args:
+        workspace: The workspace.
+        described: What it describes.
+        machines: Which machines this one is.
+        named: The release that the user names, or None.
+        now: The time on the owner's clock, or None for a dry run.
+    """
+    parent = machines.releases(workspace)
+    if named is not None:
+        return Choice(release=releases.find(parent, named))
+    last = wanted.read(workspace)
+    if machines is Machines.HOST:
+        found = release_choice.present(parent, served=last.release, newest_then=last.newest)
+        return Choice(release=found or releases.find(parent, None))
+    with console.spinner("Comparing the release with sealserve.toml"):
+        return release_choice.choose(workspace, described, served=last.release, newest_then=last.newest, now=now)
+
+
+def differences(drift: Drift) -> Sequence[str]:
+    """Return the lines that say how a release differs from what is described."""
+    if not drift.comparable:
+        why = f"{drift.release} was built by an earlier version, so it cannot be compared with sealserve.toml."
+        return (f"{why} `sealserve release build` builds a new release.",)
+    if not drift.differences:
+        return ()
+    return (
+        f"sealserve.toml differs from {drift.release} (released -> described):",
+        *(f"  {difference}" for difference in drift.differences),
+    )
+
+
+def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
+    """Return the lines that say what a new release means for users, besides what differs."""
+    kinds = certificates.outgrown_authorities(workspace, described)
+    lines = {
+        AuthorityKind.SERVICE: "A new authority signs for service.name: send users the new user/service-ca.pem.",
+        AuthorityKind.USERS: "A new authority signs for service.client_name: send users their new certificate and key.",
+        AuthorityKind.BROKER: "A new authority signs for the broker's names: replicas of older releases cannot be "
+        "started again.",
+    }
+    return [lines[kind] for kind in kinds]
+
+
+def agree(context: Context, choice: Choice, *, yes: bool) -> None:
+    """Show how the present release differs from what is described, and ask before a new one is built.
+
+    Args:
+        context: Where to show it. A program gets no question.
+        choice: The release that `up` serves.
+        yes: Whether the user agreed on the command line.
+
+    Raises:
+        InputError: `deployment.unconfirmed`: Nobody can answer.
+        typer.Abort: The answer is no.
+    """
+    if (drift := choice.drift) is None:
+        return
+    for line in differences(drift):
+        context.say(line)
+    if not choice.builds:
+        return
+    for line in consequences(context.workspace, context.deployment):
+        context.say(line)
+    if yes:
+        return
+    if context.as_json or not sys.stdin.isatty():
+        raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
+            f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
+            "nobody can confirm that here.",
+            hint=f"Run `sealserve up --yes` to build it and roll to it, or `sealserve up --release {drift.release}` to "
+            "serve the present release as it is.",
+        )
+    typer.confirm("Build a new release and roll to it?", abort=True, err=True)
+
+
+def newest_name(parent: Path) -> str | None:
+    """Return the name of the newest release in a folder, or None if there is none."""
+    return releases.newest(parent).name if releases.any_in(parent) else None

@@ -1,0 +1,55 @@
+"""The settings that a service of the owner was started with, so that `up` restarts it when they change.
+
+A service reads ``sealserve.toml`` once, when it starts. Each service has a file in the host's run folder with a digest
+of its settings. The digest holds no secret: a setting may name a file with a secret, but its content is not read.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.target import BROKER, PCS, PLATFORM
+from sealserve.deployment import Deployment
+from sealserve.errors import SealserveError
+from sealserve.regular_file import read_regular
+from sealserve.workspace import Workspace
+
+# `broker.drain_minutes` and `broker.reached_at` are read by `up`, not by the broker.
+_READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
+    BROKER: {
+        "broker": {"name", "address", "listen", "port", "collateral_url", "metrics_port"},
+        "keystore": {
+            "kind", "passphrase_file", "transit_url", "transit_mount", "transit_key", "transit_token_file",
+            "transit_ca_file", "transit_namespace",
+        },
+    },
+    PCS: {"broker": {"collateral_url"}},
+    PLATFORM: {},
+}  # fmt: skip
+
+
+def digest(deployment: Deployment, role: str) -> str:
+    """Return a digest of the settings that a service reads."""
+    wanted = {name: set(keys) for name, keys in _READ_BY[role].items()}
+    return hashlib.sha256(deployment.model_dump_json(include=wanted or {"platform"}).encode()).hexdigest()
+
+
+def has_changed(workspace: Workspace, deployment: Deployment, role: str) -> bool:
+    """Return whether the settings of a service that runs differ from those that it was started with.
+
+    Without a record, as after an upgrade, they count as unchanged.
+    """
+    try:
+        return read_regular(workspace.host.run / _file(role), follow_links=False).decode() != digest(deployment, role)
+    except (SealserveError, UnicodeDecodeError):
+        return False
+
+
+def remember(workspace: Workspace, deployment: Deployment, role: str) -> None:
+    """Record the settings of a service that is about to start."""
+    write_file(workspace.host.run / _file(role), digest(deployment, role).encode(), mode=PRIVATE)
+
+
+def _file(role: str) -> str:
+    return f"{role}.settings"

@@ -1,0 +1,94 @@
+"""What a deployment was told to run last: kept when it stops, so that the next `up` starts the same.
+
+The file is in the host's run folder. It says nothing secret. A damaged file counts as missing: `sealserve.toml` decides
+then.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.deployment import Deployment
+from sealserve.errors import SealserveError
+from sealserve.regular_file import read_regular
+from sealserve.workspace import Workspace
+
+_FILE: Final = "wanted.json"
+_Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
+
+
+class Wanted(BaseModel):
+    """What a deployment was told to run last.
+
+    Attributes:
+        release: The release that served last, or None before the first `up`.
+        previous: The release that served before it, which a roll-back returns to.
+        newest: The newest release at that time. A newer one was built since, and is meant by `up`.
+        replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
+        described: ``target.replicas`` at that time. If it was changed since, it decides.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    release: _Folder | None = None
+    previous: _Folder | None = None
+    newest: _Folder | None = None
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    described: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """The wanted number of replicas.
+
+    Args:
+        count: The number.
+        kept: Whether it is what `scale` or `up --replicas` asked for, and not ``target.replicas``.
+        replaced: What `scale` or `up --replicas` had asked for, if ``target.replicas`` was changed since.
+    """
+
+    count: int
+    kept: bool = False
+    replaced: int | None = None
+
+
+def read(workspace: Workspace) -> Wanted:
+    """Return what a deployment was told to run last."""
+    try:
+        return Wanted.model_validate_json(read_regular(workspace.host.run / _FILE, follow_links=False))
+    except (SealserveError, ValidationError):
+        return Wanted()
+
+
+def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
+    """Return how many replicas are wanted, unless a command names a number."""
+    wanted, described = read(workspace), deployment.target.replicas
+    if wanted.replicas is None or wanted.replicas == described:
+        return Replicas(count=described)
+    if wanted.described != described:
+        return Replicas(count=described, replaced=wanted.replicas)
+    return Replicas(count=wanted.replicas, kept=True)
+
+
+def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> None:
+    """Remember that a command asked for a number of replicas."""
+    _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
+
+
+def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> None:
+    """Remember which release serves.
+
+    Args:
+        workspace: The workspace.
+        release: Its name.
+        newest: The name of the newest release.
+    """
+    before = read(workspace)
+    previous = before.previous if before.release in {None, release} else before.release
+    _write(workspace, before.model_copy(update={"release": release, "previous": previous, "newest": newest}))
+
+
+def _write(workspace: Workspace, wanted: Wanted) -> None:
+    write_file(workspace.host.run / _FILE, wanted.model_dump_json(indent=1).encode(), mode=PRIVATE)

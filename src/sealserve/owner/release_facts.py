@@ -1,0 +1,148 @@
+"""What a release is made from, as flat facts: key and value, both text, so that two releases can be compared.
+
+Only settings that are sealed into a release, measured into its enclaves or checked when it is built count. All other
+settings apply without a new release. A fact never holds a secret: files and certificates are facts by their SHA-256.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+
+from sealserve.deployment import Deployment, ModelSection
+from sealserve.deployment.section import fields_of, section_of
+from sealserve.errors import SealserveError
+from sealserve.owner.model_record import ModelDigests
+from sealserve.pki.authority import AuthorityKind
+from sealserve.regular_file import read_regular
+from sealserve.workspace import Workspace
+
+RELEASE_SETTINGS: Final = frozenset({
+    "platform",
+    # The certificate of the service, and how its server checks users.
+    "service.name", "service.tls",
+    # The server's configuration files and its command line.
+    "server.kind", "server.threads", "server.max_connection_age_seconds", "server.min_ping_seconds",
+    "server.soft_placement", "server.batching_parameters_file", "server.monitoring_config_file", "server.metrics_port",
+    # The enclave's manifest and SIGSTRUCT.
+    "enclave.size", "enclave.edmm", "enclave.isv_prod_id", "enclave.isv_svn", "broker.address", "broker.port",
+    # The policy that the broker keeps with a release.
+    "tcb.preset",
+})  # fmt: skip
+"""The settings outside of [model] that need a new release when they change."""
+
+MODEL_SETTINGS: Final = frozenset({"labels", "inputs", "outputs", "tags", "dangerous_operations"})
+"""The settings of a model that need a new release, besides its name and version. Its path counts by its content."""
+
+SOURCE: Final = ".source"
+CONTENT: Final = ".content"
+_MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
+_AUTHORITY: Final = "certificates."
+_MISSING: Final = "missing"
+
+
+def described_facts(
+    workspace: Workspace, deployment: Deployment, models: Mapping[tuple[str, int], ModelDigests]
+) -> Mapping[str, str]:
+    """Return the facts of a release that would be built now.
+
+    Args:
+        workspace: The owner's, with the certificate authorities.
+        deployment: What ``sealserve.toml`` describes.
+        models: Digests of each model's source and of its converted copy, by name and version.
+    """
+    facts = {key: _setting(deployment, key) for key in RELEASE_SETTINGS}
+    for model in deployment.models:
+        facts |= _model_facts(model, models.get((model.name, model.version), ModelDigests()))
+    for kind in AuthorityKind:
+        certificate = workspace.owner.authorities / kind / "ca.pem"
+        if certificate.is_file():
+            facts[f"{_AUTHORITY}{kind}"] = hashlib.sha256(read_regular(certificate)).hexdigest()
+    return facts
+
+
+def model_key(name: str, version: int) -> str:
+    """Return the key of a model's facts."""
+    return f"model[{name}:{version}]"
+
+
+def default_of(key: str) -> str | None:
+    """Return the fact of a setting that is not set, or None where there is no default.
+
+    A release that was built before a setting existed has the setting's default.
+    """
+    section: type[BaseModel] = Deployment
+    *tables, name = key.split(".")
+    for table in tables:
+        field = fields_of(section).get(table)
+        inner = None if field is None else section_of(field)
+        if inner is None:
+            return None
+        section = inner
+    field = fields_of(section).get(name)
+    return None if field is None or field.is_required() else _text(field.default)
+
+
+def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:
+    """Return the deployment with the settings of the server and the enclave that a release was built from.
+
+    An older release then keeps the enclaves that it was built for, whatever ``sealserve.toml`` says by now: a roll-back
+    returns to them. The broker's address and the policy stay as described: they are today's.
+
+    Args:
+        deployment: What it describes now.
+        facts: What the release was built from, or None if that is unknown.
+    """
+    if facts is None:
+        return deployment
+    changed: dict[str, BaseModel | tuple[ModelSection, ...]] = {}
+    for name in ("server", "enclave"):
+        section: BaseModel = getattr(deployment, name)
+        values = {
+            key.partition(".")[2]: json.loads(text)
+            for key, text in facts.items()
+            if key in RELEASE_SETTINGS and key.startswith(f"{name}.") and not key.endswith("_file")
+        }
+        described = json.loads(section.model_dump_json())
+        changed[name] = type(section).model_validate_json(json.dumps(described | values))
+    models = []
+    for key in facts:
+        if found := _MODEL.fullmatch(key):
+            labels = json.loads(facts.get(f"{key}.labels", "[]"))
+            described = {"name": found["name"], "version": int(found["version"]), "labels": labels}
+            models.append(ModelSection.model_validate_json(json.dumps(described)))
+    return deployment.model_copy(update={**changed, "models": tuple(models) or deployment.models})
+
+
+def _setting(deployment: Deployment, key: str) -> str:
+    value: object = deployment
+    for name in key.split("."):
+        value = getattr(value, name)
+    return _file_digest(value) if isinstance(value, Path) else _text(value)
+
+
+def _model_facts(model: ModelSection, digests: ModelDigests) -> dict[str, str]:
+    key = model_key(model.name, model.version)
+    facts = {key: "served"} | {f"{key}.{name}": _text(getattr(model, name)) for name in MODEL_SETTINGS}
+    if digests.source is not None:
+        facts[f"{key}{SOURCE}"] = digests.source
+    if digests.content is not None:
+        facts[f"{key}{CONTENT}"] = digests.content
+    return facts
+
+
+def _file_digest(path: Path) -> str:
+    """Return the digest of a file that a setting names. A missing file is a fact too: the build reports the error."""
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest()
+    except SealserveError:
+        return _MISSING
+
+
+def _text(value: object) -> str:
+    """Return a setting's value as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str)

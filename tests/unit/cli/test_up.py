@@ -1,0 +1,346 @@
+"""`up` is declarative: it compares the release with ``sealserve.toml``, asks, and rolls. No process is started here."""
+
+import io
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.harness.command_line import CommandLine
+from tests.harness.deployment_text import with_key
+from tests.harness.workspaces import NAME, Site
+
+from sealserve.bundle import Bundle
+from sealserve.cluster import local, wanted
+from sealserve.cluster.deployment_lock import held
+from sealserve.cluster.processes import ProcessEndedError
+from sealserve.cluster.target import Scaled
+from sealserve.owner import models, releases
+
+
+class Rolling(local.LocalTarget):
+    """A local target that starts nothing, and remembers what it was told to serve."""
+
+    served: Sequence[tuple[str, int]] = []
+    before: Sequence[str] = []
+    error: Exception | None = None
+
+    def check(self, release: Path, *, broker_here: bool) -> None:
+        """Refuse nothing."""
+
+    def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
+        """Serve a release."""
+        if Rolling.error is not None:
+            raise Rolling.error
+        replaced = [Rolling.served[-1][0]] if Rolling.served else []
+        Rolling.served = [*Rolling.served, (bundle.name, replicas)]
+        return [name for name in replaced if name != bundle.name]
+
+    def to_scale(self, _replicas: int) -> Scaled | None:
+        return None
+
+    def scale(self, replicas: int, _bundle: Bundle | None) -> None:
+        """Do nothing."""
+
+    def difference(self, bundle: Bundle, replicas: int) -> str:
+        return f"{bundle.name} x {replicas}\n"
+
+    def previous_release(self) -> str:
+        return Rolling.served[-2][0]
+
+
+@pytest.fixture(autouse=True)
+def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rolling]]:
+    monkeypatch.setattr(local, "LocalTarget", Rolling)
+    Rolling.served, Rolling.error = [], None
+    yield Rolling
+    Rolling.served, Rolling.error = [], None
+
+
+def change(site: Site, key: str, value: str) -> None:
+    """Change a key of the deployment file."""
+    file = site.workspace.deployment_file
+    file.write_text(with_key(file.read_text(), key, value))
+
+
+def names(site: Site) -> list[str]:
+    """Return the names of the owner's releases."""
+    return sorted(path.name for path in site.workspace.owner.releases.iterdir())
+
+
+def test_without_a_change_nothing_is_built(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    for _ in range(2):
+        done = cli("up")
+        assert done.status == 0
+        assert "differs" not in done.err
+    assert target.served == [(first, 2), (first, 2)]
+    assert names(ready) == [first]
+
+
+def test_a_changed_setting_needs_a_word_where_nobody_can_answer(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    change(ready, "server.threads", "2")
+    for arguments in ((), ("--json",)):
+        done = cli("up", *arguments)
+        assert done.status == 2
+    error = cli.error("up")
+    assert error["code"] == "deployment.unconfirmed"
+    assert f"differs from the release {first} in server.threads." in error["message"]
+    assert "sealserve up --yes" in error["hint"]
+    assert names(ready) == [first]
+    assert target.served == [(first, 2)]
+    # The release is served as it is if it is named.
+    cli.ok("up", "--release", first)
+    assert target.served[-1] == (first, 2)
+
+
+def test_a_changed_setting_is_shown_and_rolled_out(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    change(ready, "server.threads", "2")
+    change(ready, "service.tls", '"one-way"')
+    done = cli("up", "--yes")
+    assert done.status == 0
+    assert f"sealserve.toml differs from {first} (released -> described):\n" in done.err
+    assert '  server.threads: 1 -> 2\n  service.tls: "two-way" -> "one-way"\n' in done.err
+    (second,) = set(names(ready)) - {first}
+    assert target.served[-1] == (second, 2)
+    assert f"{first} is draining" in done.err
+    # Afterwards nothing differs.
+    assert "differs" not in cli("up").err
+    assert target.served[-1] == (second, 2)
+
+
+def test_a_new_name_of_the_service_needs_a_new_authority(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    before = ready.workspace.user.service_ca.read_bytes()
+    change(ready, "service.name", '"models.example.com"')
+    change(ready, "broker.address", '"127.0.0.2"')
+    assert cli.error("up")["code"] == "deployment.unconfirmed"
+    assert ready.workspace.user.service_ca.read_bytes() == before
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    assert "A new authority signs for service.name: send users the new user/service-ca.pem.\n" in done.err
+    assert "replicas of older releases cannot be started again.\n" in done.err
+    assert "replacing the authorities of broker, service\n" in done.err
+    assert target.served[-1][0] != first
+    assert ready.workspace.user.service_ca.read_bytes() != before
+    kept = [path.name for path in ready.workspace.owner.authorities.glob("service.replaced-*")]
+    assert len(kept) == 1  # nothing is lost
+    assert "differs" not in cli("up").err
+
+
+def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, ready: Site) -> None:
+    change(ready, "service.tls", '"one-way"')
+    ready.workspace.user.key.unlink()
+    cli.ok("release", "build")
+    change(ready, "service.tls", '"two-way"')
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    assert "issuing the user's certificate\n" in done.err
+    assert ready.workspace.user.key.is_file()
+
+
+@pytest.mark.parametrize(("answer", "builds"), [("y\n", True), ("n\n", False)])
+def test_a_person_is_asked(
+    cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch, answer: str, builds: bool
+) -> None:
+    class Keyboard(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    ready.build_release()
+    change(ready, "server.threads", "2")
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    done = cli("up")
+    assert "Build a new release and roll to it?" in done.err
+    assert (done.status == 0, len(names(ready))) == (builds, 2 if builds else 1)
+
+
+def test_a_model_that_was_exported_again_is_sealed(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder
+    cli.ok("up")
+    source = ready.deployment.model.path
+    assert source is not None
+    (source / "assets").mkdir()
+    (source / "assets" / "vocabulary.txt").write_text("new")
+    done = cli("up", "--yes")
+    assert done.status == 0, done.err
+    assert f"  model[{NAME}:1].source: " in done.err
+    assert "converting the changed model half-plus-two again\n" in done.err
+    second = releases.newest(ready.workspace.owner.releases)
+    assert target.served[-1][0] == second.name
+    sealed = f"models/{NAME}/1/assets/vocabulary.txt"
+    assert (second / sealed).is_file()
+    assert not (first / sealed).exists()
+
+
+def test_a_release_of_an_earlier_version_is_served_as_it_is(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first = ready.build_release().folder.name
+    shutil.rmtree(ready.workspace.owner.provenance)
+    change(ready, "server.threads", "2")
+    done = cli("up")
+    assert done.status == 0
+    assert f"{first} was built by an earlier version, so it cannot be compared with sealserve.toml." in done.err
+    assert target.served == [(first, 2)]
+    assert names(ready) == [first]
+
+
+def test_a_release_that_was_built_since_is_rolled_out(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    ready.build_release()
+    cli.ok("up")
+    change(ready, "server.threads", "2")
+    cli.ok("release", "build")
+    assert cli("up").status == 0
+    assert target.served[-1][0] == releases.newest(ready.workspace.owner.releases).name
+
+
+def test_a_roll_back_stays_until_something_changes(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("release", "build")
+    cli.ok("up")
+    second = target.served[-1][0]
+    assert second != first
+    cli.ok("up", "--rollback")
+    cli.ok("down", "--yes")
+    cli.ok("up")
+    assert [name for name, _ in target.served] == [first, second, first, first]
+    states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
+    assert states == {first: "active", second: "draining"}
+
+
+def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    second = ready.build_release().folder.name
+    cli.ok("up", "--release", first)
+    cli.ok("broker", "revoke", first, "--yes")
+    cli.ok("up")
+    assert target.served[-1][0] == second
+
+
+def test_a_roll_back_returns_to_the_enclaves_of_the_release(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first = ready.build_release().folder
+    cli.ok("up")
+    before = (first / "enclave" / "replica-0.manifest.sgx").read_bytes()
+    assert b"--tensorflow_intra_op_parallelism=1" in before
+    change(ready, "server.threads", "2")
+    change(ready, "model.labels", '["stable"]')
+    cli.ok("up", "--yes")
+    second = releases.newest(ready.workspace.owner.releases)
+    manifest = (second / "enclave" / "replica-0.manifest.sgx").read_bytes()
+    assert b"--tensorflow_intra_op_parallelism=2" in manifest
+    cli.ok("up", "--rollback")
+    assert target.served[-1][0] == first.name
+    assert (first / "enclave" / "replica-0.manifest.sgx").read_bytes() == before
+
+
+def test_a_release_before_a_stop_ends_too(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    target.served = []  # it was stopped: the target knows of nothing that it replaces
+    change(ready, "server.threads", "2")
+    assert f"{first} is draining" in cli("up", "--yes").err
+
+
+def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    change(ready, "server.threads", "2")
+    target.error = ProcessEndedError("replica-0 ended: error[test]")
+    assert cli.error("up", "--yes")["code"] == "process.ended"
+    states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
+    assert states[first] == "active"  # it goes on serving
+    (second,) = set(names(ready)) - {first}
+    target.error = None
+    cli.ok("up")  # without a question: the release that was confirmed exists
+    assert target.served[-1][0] == second
+    assert len(names(ready)) == 2
+
+
+def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    ready.build_release()
+    cli.ok("up")
+    cli.ok("scale", "3")
+    done = cli("up")
+    assert "Replicas: 3, as scaled last (target.replicas is 2).\n" in done.err
+    cli.ok("down", "--yes")
+    cli.ok("up")
+    assert [count for _, count in target.served] == [2, 3, 3]
+    # A changed file wins, and says so.
+    change(ready, "target.replicas", "4")
+    assert "Replicas: 4, since target.replicas was changed after the scaling to 3.\n" in cli("up").err
+    assert target.served[-1][1] == 4
+    cli.ok("up", "--replicas", "1")
+    cli.ok("up")
+    assert target.served[-1][1] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"replicas": -1}', b'{"release": "../x"}', b"\xff", b"[" * 5000])
+def test_a_damaged_record_is_as_none(cli: CommandLine, ready: Site, target: type[Rolling], content: bytes) -> None:
+    first = ready.build_release().folder.name
+    (ready.workspace.host.run / "wanted.json").write_bytes(content)
+    assert wanted.read(ready.workspace) == wanted.Wanted()
+    cli.ok("up")
+    assert target.served == [(first, 2)]
+
+
+def test_a_dry_run_shows_the_difference_to_programs(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    found = cli.json("up", "--dry-run")
+    assert (found["release"], found["builds_release"], found["differences"]) == (first, False, [])
+    assert found["changes"] == f"{first} x 2\n"
+    change(ready, "server.threads", "2")
+    found = cli.json("up", "--dry-run")
+    assert found["builds_release"] is True
+    assert found["differences"] == [{"key": "server.threads", "released": "1", "described": "2"}]
+    assert (found["steps"], found["changes"]) == (["sealing a release"], None)
+    assert target.served == []
+    assert names(ready) == [first]
+
+
+@pytest.mark.parametrize(
+    "verb", [("up",), ("scale", "2"), ("down", "--yes"), ("release", "build"), ("model", "convert")]
+)
+def test_every_verb_that_changes_a_deployment_takes_the_lock(
+    cli: CommandLine, ready: Site, target: type[Rolling], verb: tuple[str, ...]
+) -> None:
+    ready.build_release()
+    with held(ready.workspace, "up"):
+        error = cli.error(*verb, "--no-wait")
+        assert (error["code"], error["status"]) == ("deployment.busy", 4)
+        assert "by `sealserve up` (pid " in error["message"]
+        assert cli("up", "--dry-run").status == 0  # what only looks does not wait
+        assert cli("status").status == 0
+    assert len(names(ready)) == 1
+    assert target.served == []
+
+
+def test_an_older_copy_of_a_model_is_converted_again(cli: CommandLine, ready: Site) -> None:
+    source = ready.deployment.model.path
+    assert source is not None
+    assert "is up to date" in cli("model", "convert").err
+    (source / "assets").mkdir()
+    (source / "assets" / "vocabulary.txt").write_text("new")
+    done: Any = cli("model", "convert")
+    assert done.status == 0
+    assert f"{source} changed: {NAME}, version 1, was converted again.\n" in done.err
+    assert (models.planned_folder(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt").is_file()
+    # `release build` converts again too.
+    (source / "assets" / "vocabulary.txt").write_text("newer")
+    cli.ok("release", "build")
+    assert (
+        models.planned_folder(ready.workspace, ready.deployment.model) / "assets" / "vocabulary.txt"
+    ).read_text() == "newer"
