@@ -37,6 +37,7 @@ SLOW = {
 def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) -> list[tuple[str, list[str | Path]]]:
     """Return a command line for each command, in an order in which they work, and some that fail."""
     owner, sealed = site.workspace.owner, tmp_path / "sealed"
+    bundle = tmp_path / "ann.json"
     return [
         ("init", ["--name", "m", "--directory", tmp_path / "fresh", "--force"]),
         ("doctor", []),
@@ -48,6 +49,15 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("certs two-way", []),
         ("certs renew", []),
         ("certs show", []),
+        ("user add", ["ann"]),
+        ("user renew", ["ann"]),
+        ("user list", []),
+        ("client bundle", ["--for", "ann", "--output", bundle, "--force"]),
+        ("client show", [bundle]),
+        ("client show", [owner.index_signing_key]),
+        ("client unpack", [bundle, "--output", tmp_path / "unpacked"]),
+        ("predict", ["--bundle", bundle, "--timeout", "1"]),
+        ("user revoke", ["ann", "--yes"]),
         ("seal", [owner.master_key, sealed, "--key-file", key_file, "--force"]),
         ("unseal", [sealed, tmp_path / "unsealed", "--key-file", key_file, "--force"]),
         ("unseal", [sealed, tmp_path / "unsealed", "--key-file", owner.master_key, "--force"]),
