@@ -21,7 +21,7 @@ from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
-from sealserve.owner import preparation, provisioning, releases
+from sealserve.owner import preparation, provisioning, releases, users
 from sealserve.owner.first_steps import missing_steps
 from sealserve.owner.owner import Owner
 from sealserve.owner.release_choice import Choice
@@ -115,6 +115,9 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
             folder = choice.release
             if folder is None or choice.builds:
                 folder = releases.newest(machines.releases(workspace))
+            if accepted := users.revoked_since(workspace, folder):
+                names = ", ".join(accepted)
+                console.warn(f"{folder.name} was built before these users were revoked, and accepts them: {names}.")
             # 3. The target refuses what it could not start, before anything is built for it.
             opened.check(folder, broker_here=owner_here)
             # 4. The owner prepares the release for the target.

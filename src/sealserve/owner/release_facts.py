@@ -17,9 +17,11 @@ from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment, ModelSection
 from sealserve.deployment.section import fields_of, section_of
 from sealserve.errors import SealserveError
+from sealserve.owner import users
 from sealserve.owner.model_record import ModelDigests
 from sealserve.pki.authority import AuthorityKind
 from sealserve.regular_file import read_regular
+from sealserve.terms import TlsMode
 from sealserve.workspace import Workspace
 
 RELEASE_SETTINGS: Final = frozenset({
@@ -44,6 +46,8 @@ SOURCE: Final = ".source"
 CONTENT: Final = ".content"
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
+_REVOCATIONS: Final = "users.revocations"
+"""How often users were revoked: each release carries the list of its time."""
 _MISSING: Final = "missing"
 
 
@@ -64,6 +68,8 @@ def described_facts(
         certificate = workspace.owner.authorities / kind / "ca.pem"
         if certificate.is_file():
             facts[f"{_AUTHORITY}{kind}"] = hashlib.sha256(read_regular(certificate)).hexdigest()
+    if deployment.service.tls is TlsMode.TWO_WAY and (number := users.revocations(workspace)):
+        facts[_REVOCATIONS] = str(number)
     return facts
 
 

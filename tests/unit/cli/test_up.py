@@ -219,6 +219,22 @@ def test_a_roll_back_stays_until_something_changes(cli: CommandLine, ready: Site
     assert states == {first: "active", second: "draining"}
 
 
+def test_a_revoked_user_is_rolled_out_and_a_roll_back_warns(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("user", "add", "ann")
+    assert "differs" not in cli("up").err
+    cli.ok("user", "revoke", "ann", "--yes")
+    done = cli("up", "--yes")
+    assert "users.revocations: none -> 1" in done.err
+    assert target.served[-1][0] != first
+    back = cli("up", "--rollback")
+    assert target.served[-1][0] == first
+    assert f"{first} was built before these users were revoked, and accepts them: ann." in back.err
+
+
 def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     first = ready.build_release().folder.name
     cli.ok("up")

@@ -12,7 +12,7 @@ from tests.harness.workspaces import NAME, Site, make_site
 from sealserve import deployment
 from sealserve.deployment import Deployment
 from sealserve.model import convert
-from sealserve.owner import drift, model_record, models
+from sealserve.owner import drift, model_record, models, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.drift import Difference, compare, drift_of
 
@@ -54,6 +54,16 @@ def test_a_changed_setting(ready: Site, key: str, value: str) -> None:
     (found,) = drift_of(ready.workspace, described(ready, key, value), release).differences
     assert found.key == key.replace("model", MODEL)
     assert found.released != found.described
+
+
+def test_a_revoked_user(ready: Site) -> None:
+    release = ready.build_release().folder
+    users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
+    assert drift_of(ready.workspace, ready.deployment, release).differences == ()  # a new user needs no release
+    users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
+    (found,) = drift_of(ready.workspace, ready.deployment, release).differences
+    assert str(found) == "users.revocations: none -> 1"
+    assert drift_of(ready.workspace, ready.deployment, ready.build_release().folder).differences == ()
 
 
 def test_nothing_changed(ready: Site) -> None:
