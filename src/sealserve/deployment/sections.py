@@ -3,11 +3,20 @@
 from ipaddress import IPv4Network
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sealserve import __version__
 from sealserve.deployment.section import Section
-from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
+from sealserve.deployment.values import (
+    BrokerAddress,
+    EnclaveSize,
+    FilePath,
+    ImagePrefix,
+    ImageTag,
+    IpAddress,
+    IPv4Subnet,
+    Port,
+)
 from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
@@ -100,7 +109,7 @@ class ServerSection(Section):
 class EnclaveSection(Section):
     """The enclave that the model server runs in."""
 
-    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,6}[MG])$")] = Field(
+    size: EnclaveSize = Field(
         default="auto",
         description='"auto" (see `sealserve enclave manifest --explain`), or a power of two such as "8G"',
     )
@@ -123,7 +132,7 @@ class EnclaveSection(Section):
     def _power_of_two(self) -> Self:
         size = self.size_in_bytes
         if size is not None and size & (size - 1):
-            raise ValueError(f"size should be a power of two, and {self.size!r} is none")
+            raise ValueError(f"enclave.size must be a power of two, got {self.size!r}")
         return self
 
 
@@ -215,7 +224,7 @@ class ImagesSection(Section):
 class DockerSection(Section):
     """The Docker target."""
 
-    subnet: Annotated[IPv4Network, Field(strict=False)] = Field(
+    subnet: IPv4Subnet = Field(
         default=IPv4Network("10.213.0.0/22"),
         description="addresses of its networks, eight for each replica; choose others if these are in use",
     )
