@@ -40,7 +40,7 @@ VERBS = {
     "demo": Verb(
         "demo", "Start here", "Run the twelve steps of confidential serving on this machine, with real parts."
     ),
-    "init": Verb("init", "Start here", "Write a commented sealserve.toml, and the workspace's folders."),
+    "init": Verb("init", "Start here", "Write sealserve.toml for a model of yours, and create the workspace."),
     "doctor": Verb("doctor", "Start here", "Say what this machine lacks for its part, and how to get it."),
     "cloud": Verb("cloud", "Start here", "Look at clouds that have SGX machines: sizes, images, addresses."),
     "model": Verb("model", "Owner", "Fetch, convert and show models."),

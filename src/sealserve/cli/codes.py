@@ -34,6 +34,9 @@ class CliCode(ErrorCode):
     FILE_REFUSED = "file.refused", UnavailableError
     """The system refuses to do something with a file, for a reason that no other error names."""
 
+    INIT_FOLDER = "init.folder", InputError
+    """A workspace cannot be in that folder: the folder does not exist, or it belongs to the model."""
+
     INSPECT_KEY_NEEDED = "inspect.key-needed", InputError
     """Something was asked for that only the key shows."""
 

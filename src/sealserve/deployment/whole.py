@@ -25,7 +25,10 @@ from sealserve.terms import PlatformKind, TlsMode
 class Deployment(Section):
     """A whole ``sealserve.toml``."""
 
-    platform: PlatformKind = Field(default=PlatformKind.SIMULATED, description='"sgx" or "simulated"')
+    platform: PlatformKind = Field(
+        default=PlatformKind.SIMULATED,
+        description='"sgx", or "simulated": runs on any machine, and does not protect from its root',
+    )
     models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()

@@ -32,6 +32,7 @@ from sealserve.model.saved_model import (
     read_saved_model,
     serving_meta_graph,
 )
+from sealserve.model.source import check_source
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
@@ -111,8 +112,7 @@ def import_model(
     """
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
-    if not source.exists():
-        raise ModelCode.MISSING.error(f"There is no model at {source}.")
+    check_source(source)
     if folder.exists():
         raise OutputExistsError(
             f"{folder} already exists.",

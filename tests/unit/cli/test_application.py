@@ -119,7 +119,8 @@ def test_what_nobody_foresaw_is_internal_and_shows_nothing(cli: CommandLine, mon
 
 
 def test_a_file_that_the_system_refuses_is_named(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = cli.bare("init", "--directory", "/proc/nowhere")
+    raise_in(monkeypatch, FileNotFoundError(2, "No such file or directory", "/proc/nowhere"))
+    result = cli("status")
     assert result.status == 4
     assert result.err == "error[file.refused]: No such file or directory: /proc/nowhere.\n"
     raise_in(monkeypatch, OSError(111, "Connection refused"))

@@ -5,6 +5,7 @@ import pytest
 from tests.harness.errors import raises
 
 from sealserve import deployment, terms
+from sealserve.deployment import example
 from sealserve.deployment.codes import DeploymentCode
 
 MINIMAL = '[model]\nname = "resnet50"\n'
@@ -160,6 +161,27 @@ def test_the_example_takes_settings() -> None:
     assert parsed.service.tls is terms.TlsMode.ONE_WAY
     assert parsed.broker.port == 9001
     assert parsed.model.path is None
+
+
+@pytest.mark.parametrize("target", terms.TargetKind)
+def test_the_short_file_has_the_keys_that_it_is_meant_to_have(target: terms.TargetKind) -> None:
+    settings = {"model": {"name": "m", "path": "m.pb"}, "target": {"kind": target}, "platform": "sgx"}
+    lines = deployment.write_short(settings).splitlines()
+    table, written = "", set()
+    for line in lines:
+        if line.startswith("["):
+            table = line.partition("]")[0].removeprefix("[") + "."
+        elif " = " in line:
+            written.add(table + line.removeprefix("# ").partition(" = ")[0])
+    assert written == {*example._ALWAYS, *example._FROZEN_GRAPH, *example._SGX, *example._BY_TARGET[target]}
+
+
+def test_the_short_file_has_every_setting_that_was_chosen() -> None:
+    settings = {"model": {"name": "m"}, "keystore": {"transit_mount": "here"}, "kubernetes": {"dns": {"port": 5353}}}
+    parsed = deployment.parse(deployment.write_short(settings))
+    assert (parsed.keystore.transit_mount, parsed.kubernetes.dns.port) == ("here", 5353)
+    with raises(DeploymentCode.UNKNOWN_KEY, match="transit_muont"):
+        deployment.parse(deployment.write_short({"model": {"name": "m"}, "keystore": {"transit_muont": "x"}}))
 
 
 SEVERAL = """
