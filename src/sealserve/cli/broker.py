@@ -17,6 +17,7 @@ from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.broker.releases import Release
 from sealserve.cli import broker_platform, console, options, passphrases
 from sealserve.cli.broker_json import encode
+from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.output import Table
@@ -170,7 +171,9 @@ def rotate_master(
     A broker that runs has the old key in its memory: start it again.
     """
     if no_passphrase and (passphrase or passphrase_file is not None):
-        raise typer.BadParameter("--no-passphrase goes with neither of the others.")
+        raise CliCode.USAGE_ARGUMENTS.error(
+            "--no-passphrase excludes --passphrase and --passphrase-file.", hint="Give one of the three options."
+        )
     new = passphrases.new_source(passphrase_file) if passphrase or passphrase_file is not None else None
     rotated = master_key.rotate(context.workspace, new_passphrase=new, without_passphrase=no_passphrase)
     how = " under a passphrase" if rotated.under_passphrase else ""

@@ -53,3 +53,14 @@ class CliCode(ErrorCode):
 
     RENDER_REPLICA = "render.replica", InputError
     """A replica's address is no HOST:PORT."""
+
+    USAGE_ARGUMENTS = "usage.arguments", InputError
+    """The command line has arguments that the command does not take, or an option without its value."""
+    USAGE_COMMAND = "usage.command", InputError
+    """There is no such command."""
+    USAGE_MISSING = "usage.missing", InputError
+    """A required option or argument is missing."""
+    USAGE_OPTION = "usage.option", InputError
+    """The command has no such option."""
+    USAGE_VALUE = "usage.value", InputError
+    """The value of an option or an argument is invalid."""

@@ -24,6 +24,7 @@ TYPES: Final[Mapping[str, str]] = {
     "dict_type": _TABLE,
     "enum": "{expected}",
     "finite_number": _INTEGER,
+    "float_parsing": "a number",
     "greater_than_equal": "a number of at least {ge}",
     "int_from_float": _INTEGER,
     "int_parsing": _INTEGER,
