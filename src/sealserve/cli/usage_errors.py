@@ -69,8 +69,8 @@ def explain(error: ClickException) -> SealserveError:
     if isinstance(error, MissingParameter):
         return CliCode.USAGE_MISSING.error(f"{command}: {name} is missing.", hint=help_hint)
     if name:
-        message, hint = _wrong_value(error)
-        return CliCode.USAGE_VALUE.error(f"{command}: {name}: {message}", hint=hint or help_hint)
+        message, meant = _wrong_value(error)
+        return CliCode.USAGE_VALUE.error(f"{command}: {name}: {message}", hint=meant or help_hint)
     words = error.message.rstrip(".").removeprefix("Got ").replace("argument(s) (", "arguments (")
     return CliCode.USAGE_ARGUMENTS.error(f"{command}: {words[:1].lower()}{words[1:]}.", hint=help_hint)
 
