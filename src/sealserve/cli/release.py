@@ -15,6 +15,7 @@ from sealserve.owner import models, release_store, releases
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 app = Verbs("Build, ship, verify and list releases.")
@@ -50,7 +51,9 @@ def build(
         {"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id},
         {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder},
     )
-    context.say("Next: `sealserve enclave build`.")
+    here = context.deployment.platform is PlatformKind.SIMULATED
+    elsewhere = "`sealserve enclave build`"
+    context.say(f"Next: `sealserve up`; for a host elsewhere, {elsewhere}." if here else f"Next: {elsewhere}.")
 
 
 @app.command()

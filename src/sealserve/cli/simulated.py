@@ -41,10 +41,19 @@ def pcs(
 
 
 @app.command()
-def platform(place: Place, ready_file: options.ReadyFile = None) -> None:
+def platform(
+    place: Place,
+    create_only: Annotated[
+        bool, typer.Option("--create-only", help="Create the platform for a host elsewhere, and do not start it.")
+    ] = False,
+    ready_file: options.ReadyFile = None,
+) -> None:
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
     workspace = place.workspace
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
+    if create_only:
+        console.out.print(f"The simulated platform {here.platform_id} is in {workspace.host.platform}.")
+        return
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
     console.out.print(
         f"The simulated platform {here.platform_id} makes quotes at {simulation.quoting_socket(workspace)}."

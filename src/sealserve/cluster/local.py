@@ -12,7 +12,7 @@ from typing import Final
 from sealserve.addresses import usable_address
 from sealserve.atomic_file import write_file
 from sealserve.bundle import Bundle, Destination, EnclavePlace
-from sealserve.cluster import owner_services, ports
+from sealserve.cluster import host_only, owner_services, ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.log_files import read_logs
@@ -88,17 +88,15 @@ class LocalTarget:
         """Check that a release could be started here; see `Target.check`.
 
         Raises:
-            InputError: `target.unsupported`: This machine is only the host.
+            InputError: `target.host-incomplete`: This machine is only the host, and something was not copied to it.
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
             InputError: `target.busy`: Another release runs.
             PortTakenError: Another program has a port.
         """
         if not broker_here:
-            raise ClusterCode.TARGET_UNSUPPORTED.error(
-                "On the local target, this machine is the owner's and the host's at once.",
-                hint="On a host of its own, run `sealserve enclave run`, or "
-                "`sealserve up --target docker --role host`.",
-            )
+            self._refuse_other(release.name)
+            host_only.require_platform(self._workspace)
+            return
         # Only the broker of the workspace that built a release has the release's key.
         if release.resolve() != (self._workspace.owner.releases / release.name).resolve():
             raise ClusterCode.TARGET_FOREIGN_RELEASE.error(
@@ -113,10 +111,10 @@ class LocalTarget:
     def destination(self, release: str, replicas: int) -> Destination:
         """Return this machine as the place of a release; see `Target.destination`.
 
-        An enclave that exists keeps its port, unless another program has the port now. This machine is the owner's
-        too, so enclaves that were built and not shipped yet count as well.
+        An enclave that exists keeps its port, unless another program has the port now. If this machine is the owner's
+        too, enclaves that were built and not shipped yet count as well.
         """
-        built = self._workspace.owner.releases / release
+        built = host_only.built_folder(self._workspace, release)
         places: list[EnclavePlace] = []
         for index in range(replicas):
             name = f"{REPLICA}{index}"
@@ -147,11 +145,15 @@ class LocalTarget:
         for process in self._registry.all().values():
             if not process.is_alive():
                 process.stop()
-        self._refuse_taken_ports()
-        # 2. Start what replicas attest themselves with.
-        self._services.start_vendor()
+        if bundle.broker is None:
+            host_only.require_enclaves(bundle, replicas)
+        self._refuse_taken_ports(owner_here=bundle.broker is not None)
+        # 2. Start what replicas attest themselves with. A broker on another machine has the vendor's service there.
+        if bundle.broker is not None:
+            self._services.start_vendor()
         self._services.start_platform()
-        self._services.start_broker()
+        if bundle.broker is not None:
+            self._services.start_broker()
         # 3. Start the replicas, all at once, and wait for them.
         write_file(self._release_file, bundle.name.encode())
         self._start_replicas(bundle, replicas)
@@ -219,7 +221,10 @@ class LocalTarget:
             raise ClusterCode.TARGET_NOT_UP.error(
                 "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
             )
-        return Scaled(release=self.release()) if replicas > len(running) else None
+        if replicas <= len(running):
+            return None
+        release = self.release()
+        return Scaled(release=release, broker_here=host_only.is_owners(self._workspace, release))
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
         """Start or stop replicas until there are ``replicas``; see `Target.scale`."""
@@ -279,13 +284,14 @@ class LocalTarget:
                 hint="`sealserve down` first: this target does not roll from one release to the next.",
             )
 
-    def _refuse_taken_ports(self) -> None:
+    def _refuse_taken_ports(self, *, owner_here: bool = True) -> None:
         service = self._deployment.service
         nginx = self._nginx([])
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
-        self._services.require_free_ports()
+        if owner_here:
+            self._services.require_free_ports()
 
     def _status(self, process: Process) -> PartStatus:
         found = process_status(process)

@@ -443,3 +443,11 @@ def test_heads_of_earlier_versions_verify_still(cli: CommandLine, ready: Site, r
     with Owner.open(ready.workspace).vault() as vault:
         admin.sign_log(vault.database, Ed25519PrivateKey.generate(), now=ready.now)
     assert cli.error("broker", "log", "--verify")["code"] == "audit.head-signature"
+
+
+def test_a_platform_is_created_without_being_started(cli: CommandLine, ready: Site) -> None:
+    shown = cli.ok("simulated", "platform", "--create-only")
+    assert str(ready.workspace.host.platform) in shown
+    made = {path.name: path.read_bytes() for path in ready.workspace.host.platform.iterdir()}
+    cli.ok("simulated", "platform", "--create-only")  # once more changes nothing
+    assert {path.name: path.read_bytes() for path in ready.workspace.host.platform.iterdir()} == made
