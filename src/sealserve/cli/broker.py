@@ -15,7 +15,7 @@ from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.broker.releases import Release
-from sealserve.cli import broker_platform, console, options, passphrases
+from sealserve.cli import broker_platform, completion, console, options, passphrases
 from sealserve.cli.broker_json import encode
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context, Place
@@ -78,7 +78,7 @@ def allow(
 @app.command()
 def drain(
     context: Context,
-    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="Restarts still get the key for so long.")] = 60,
 ) -> None:
     """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
@@ -91,7 +91,7 @@ def drain(
 @app.command()
 def revoke(
     context: Context,
-    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
     yes: options.Yes = False,
 ) -> None:
     """End a release for good. Enclaves that run already go on until they are stopped."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sealserve.cli import console, options
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Place
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.targets import open_target
@@ -16,7 +16,10 @@ WIDEST = len("replica-999")
 @app.command()
 def logs(
     place: Place,
-    part: Annotated[str | None, typer.Argument(help="broker, replica-0, nginx, ...", show_default="all")] = None,
+    part: Annotated[
+        str | None,
+        typer.Argument(help="broker, replica-0, nginx, ...", show_default="all", autocompletion=completion.parts),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until stopped.")] = False,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="How many lines of each.")] = 20,
     target: options.Target = None,

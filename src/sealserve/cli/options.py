@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
+from sealserve.cli import completion
+
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 
 Target = Annotated[
     str | None,
     typer.Option(
-        "--target", "-t", help="local, docker, kubernetes", show_default="the one in use, else that of sealserve.toml"
+        "--target",
+        "-t",
+        help="local, docker, kubernetes",
+        show_default="the one in use, else that of sealserve.toml",
+        autocompletion=completion.targets,
     ),
 ]
 
@@ -24,8 +30,15 @@ KeyFile = Annotated[Path, typer.Option("--key-file", "-w", help="The wrap key: a
 ReleaseName = Annotated[
     str | None,
     typer.Argument(metavar="[RELEASE]", help="A folder, or a release's name or the beginning of its id.",
-                   show_default="the newest"),
+                   show_default="the newest", autocompletion=completion.releases),
 ]  # fmt: skip
 Release = Annotated[
-    str | None, typer.Option("--release", "-r", help="A release's name or folder.", show_default="the newest")
+    str | None,
+    typer.Option(
+        "--release",
+        "-r",
+        help="A release's name or folder.",
+        show_default="the newest",
+        autocompletion=completion.releases,
+    ),
 ]
