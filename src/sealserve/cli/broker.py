@@ -145,7 +145,7 @@ def log(
     with Owner.open(workspace).database() as database:
         rows = admin.log(database, last=last)
     table = Table(
-        ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
+        ("#", "TIME (UTC)", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
         [
             (row.seq, f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.decision, entry.code, (entry.release_id or "")[:12],
              (entry.mr_enclave or "")[:12], entry.tcb_status or "", entry.peer, entry.detail)
@@ -212,7 +212,7 @@ def _show(context: Context, known: KnownRelease) -> None:
 def _state(release: Release) -> str:
     if release.deadline is None:
         return release.state
-    deadline = release.deadline.isoformat()
+    deadline = f"{release.deadline:%Y-%m-%d %H:%M:%S} UTC"
     return f"ended at {deadline}" if release.deadline <= datetime.now(UTC) else f"{release.state} until {deadline}"
 
 

@@ -104,7 +104,7 @@ def list_(context: Context, host: OnHost = False) -> None:
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
     faults = [row for row in rows if isinstance(row, FaultyRelease)]
     table = Table(
-        ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
+        ("RELEASE", "CREATED (UTC)", "SERVABLES", "PLATFORM", "SIZE"),
         [_listed_cells(row) for row in rows],
         empty="No releases yet: `sealserve release build` makes one.",
     )

@@ -140,7 +140,7 @@ def import_model(
     else:
         tell("reading the frozen graph")
         check_frozen(read_graph(source), source, inputs=inputs, outputs=outputs)
-        with appearing(folder) as temporary, _tensorflow_writes():
+        with appearing(folder) as temporary, tensorflow_writes():
             tell("writing the SavedModel")
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
@@ -178,7 +178,7 @@ def _keep_one_graph(folder: Path, tags: Sequence[str]) -> None:
 
 
 @contextmanager
-def _tensorflow_writes() -> Iterator[None]:
+def tensorflow_writes() -> Iterator[None]:
     """Turn TensorFlow's error for a full disk into the operating system's."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sealserve.model.convert import tensorflow_writes
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.whole_folder import appearing
 
@@ -19,5 +20,5 @@ def write_half_plus_two(folder: Path) -> None:
     module.factor = tf.Variable(0.5)
     signature = [tf.TensorSpec([None], tf.float32, name="x")]
     predict = tf.function(lambda x: {"y": module.factor * x + 2.0}, input_signature=signature, autograph=False)
-    with appearing(folder) as temporary:
+    with appearing(folder) as temporary, tensorflow_writes():
         tf.saved_model.save(module, str(temporary), signatures=predict)

@@ -267,7 +267,8 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert drained["state"] == "draining"
     left = datetime.fromisoformat(drained["deadline"]) - datetime.now(UTC)
     assert 0 < left.total_seconds() <= 300
-    assert f"draining until {drained['deadline']}" in cli.ok("broker", "releases")
+    deadline = datetime.fromisoformat(drained["deadline"])
+    assert f"draining until {deadline:%Y-%m-%d %H:%M:%S} UTC" in cli.ok("broker", "releases")
     assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
     assert cli.json("broker", "revoke", release.name[-12:], "--yes")["state"] == "revoked"
     error = cli.error("broker", "drain", release.name)
@@ -280,7 +281,7 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert [row["decision"] for row in rows] == ["allowed", "draining", "revoked"]
     assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [2, 3]
     heading, *lines = cli.ok("broker", "log").splitlines()
-    assert heading.split()[:4] == ["#", "TIME", "DECISION", "CODE"]
+    assert heading.split()[:5] == ["#", "TIME", "(UTC)", "DECISION", "CODE"]
     assert len(lines) == 3
 
 

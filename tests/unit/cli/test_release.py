@@ -39,7 +39,7 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
     heading, line = cli.ok("release", "list").splitlines()
-    assert heading.split() == ["RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"]
+    assert heading.split() == ["RELEASE", "CREATED", "(UTC)", "SERVABLES", "PLATFORM", "SIZE"]
     assert line.startswith(fields["release"] + "  ")
 
 
