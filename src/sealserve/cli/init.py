@@ -18,6 +18,7 @@ from sealserve.cli.questions import ask, can_ask
 from sealserve.cli.verbs import Verbs
 from sealserve.clouds.catalog import deployment_settings, preset_of
 from sealserve.deployment import Deployment
+from sealserve.deployment.codes import DeploymentCode
 from sealserve.errors import InputError
 from sealserve.model.source import Source, candidates, find_source
 from sealserve.workspace import Workspace
@@ -117,9 +118,14 @@ def init(
         target={"kind": choices.target, "replicas": choices.replicas},
     )
     text = deployment.write_example(settings) if full else deployment.write_short(settings)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:  # sealserve.toml is UTF-8, and a path on Linux may be any bytes
+        message = f"The path {str(choices.model.path)!r} is not valid UTF-8, so sealserve.toml cannot name it."
+        raise DeploymentCode.INVALID_VALUE.error(message, hint="Rename the model's file or folder.") from error
     described = deployment.parse(text)
     # 4. Write the file, and create the owner's signing keys where they do not exist.
-    write_file(workspace.deployment_file, text.encode(), overwrite=force)
+    write_file(workspace.deployment_file, content, overwrite=force)
     from sealserve.owner.owner import Owner  # noqa: PLC0415  # it imports the database, and the help needs none
 
     if workspace.owner.root.exists():

@@ -111,7 +111,10 @@ def _wrong_value(error: ClickException) -> tuple[str, str | None]:
     fault = error.__cause__.errors(include_url=False)[0]
     value = repr(fault["input"])[:200]
     if fault["type"] == "value_error":  # a choice: "Value error, 'x' is not one of 'a', 'b'."
-        choices = fault["msg"].partition(" is not one of ")[2].rstrip(".").replace("'", "").split(", ")
+        said, is_choice, listed = fault["msg"].removeprefix("Value error, ").partition(" is not one of ")
+        if not is_choice:
+            return said, None
+        choices = listed.rstrip(".").replace("'", "").split(", ")
         close = difflib.get_close_matches(str(fault["input"]), choices, n=1)
         expected = f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
         return f"expected {expected}, got {value}.", f"Did you mean {close[0]}?" if close else None

@@ -119,6 +119,13 @@ def test_a_path_without_a_usable_model_writes_nothing(
     assert not (bare.directory / ".sealserve").exists()
 
 
+def test_a_path_that_the_file_cannot_name(bare: CommandLine) -> None:
+    saved_model(Path(os.fsdecode(os.fsencode(bare.directory) + b"/m\xff")))
+    error = bare.error("init", "--model", os.fsdecode(b"m\xff"))
+    assert (error["code"], error["hint"]) == ("deployment.invalid-value", "Rename the model's file or folder.")
+    assert not (bare.directory / "sealserve.toml").exists()
+
+
 def test_a_folder_that_does_not_exist_is_not_created(bare: CommandLine, tmp_path: Path) -> None:
     missing = tmp_path / "no/such"
     error = bare.bare("init", "--directory", missing, "--json").error
