@@ -23,6 +23,14 @@ class PlatformKind(StrEnum):
     SIMULATED = "simulated"
 
 
+class TargetKind(StrEnum):
+    """Where a deployment runs."""
+
+    LOCAL = "local"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
+
+
 class TlsMode(StrEnum):
     """Who shows a certificate: the service alone, or the service and its users."""
 

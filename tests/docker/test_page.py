@@ -8,7 +8,6 @@ import pytest
 from tests.docker.conftest import everything
 from tests.harness.container_images import ROOT
 from tests.harness.running import run
-from tests.harness.tiny_model import saved_model
 from tests.integration.test_docs import Reader, executed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
@@ -19,7 +18,6 @@ PAGE = ROOT / "docs" / "how-to" / "docker.md"
 def test_the_page_does_what_it_says(images: list[dict[str, Any]]) -> None:
     assert images, "the page's images are those of the tests"
     with TemporaryDirectory() as folder, Reader(PAGE, Path(folder)) as reader:
-        saved_model(Path(folder) / "half-plus-two")
         try:
             for block in executed(PAGE):
                 reader.follow(block)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,13 +121,23 @@ class Reader:
         path = self._folder / DEPLOYMENT_FILE
         if not self._described and path.exists():
             text = path.read_text(encoding="utf-8")
-            text = re.sub(r'^# (collateral_url =) "\.\.\."', r'\1 "http://127.0.0.1:8081"', text, flags=re.MULTILINE)
-            settings = (self._with_free_ports(line) if "=" in line else line for line in text.splitlines())
+            lines = with_broker_settings(text).splitlines()
+            settings = (self._with_free_ports(line) if "=" in line else line for line in lines)
             path.write_text("\n".join(settings) + "\n", encoding="utf-8")
             self._described = True
 
     def _where(self, command: Command) -> str:
         return f"{self._page.relative_to(ROOT)}:{command.line}: {command.text}"
+
+
+def with_broker_settings(text: str) -> str:
+    """Return a deployment file that sets the ports which the short one leaves at their defaults."""
+    wanted = {"port": "4433", "collateral_url": '"http://127.0.0.1:8081"'}
+    set_already = tomllib.loads(text).get("broker", {})
+    lines = [f"{key} = {value}" for key, value in wanted.items() if key not in set_already]
+    if re.search(r"^\[broker\]", text, flags=re.MULTILINE) is None:
+        return "\n".join([text, "[broker]", *lines, ""])
+    return re.sub(r"^(\[broker\].*)$", lambda found: "\n".join([found[1], *lines]), text, flags=re.MULTILINE)
 
 
 def _free_ports(count: int) -> Iterator[int]:

@@ -15,13 +15,14 @@ from types import FrameType
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sealserve import __version__
-from sealserve.cli import console, deprecations, help_texts, passphrases
+from sealserve.cli import console, deprecations, help_texts, passphrases, usage_errors
 from sealserve.cli.codes import CliCode
-from sealserve.errors import SealserveError
+from sealserve.errors import InputError, SealserveError
 
 INTERRUPTED = 130
 UNREAD = 0  # the reader of a pipe has gone away, with all that it wanted: `release show | head -1`
@@ -40,7 +41,7 @@ VERBS = {
     "demo": Verb(
         "demo", "Start here", "Run the twelve steps of confidential serving on this machine, with real parts."
     ),
-    "init": Verb("init", "Start here", "Write a commented sealserve.toml, and the workspace's folders."),
+    "init": Verb("init", "Start here", "Write sealserve.toml for a model of yours, and create the workspace."),
     "doctor": Verb("doctor", "Start here", "Say what this machine lacks for its part, and how to get it."),
     "cloud": Verb("cloud", "Start here", "Look at clouds that have SGX machines: sizes, images, addresses."),
     "model": Verb("model", "Owner", "Fetch, convert and show models."),
@@ -145,6 +146,17 @@ class LazyGroup(TyperGroup):
         finally:
             self._lists = False
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the verb that the first argument names.
+
+        Raises:
+            InputError: `usage.command`: There is no such verb; the hint names the one that was probably meant.
+        """
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise usage_errors.unknown_command(args[0], ctx.command_path, list(VERBS))
+        found: tuple[str | None, Any, list[str]] = super().resolve_command(ctx, args)
+        return found
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb. That nobody reads its output any more is ours to report, and not click's."""
         try:
@@ -218,7 +230,7 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        get_command(app).main(arguments, prog_name="sealserve")
+        return _invoke(arguments)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # Typer prints help, and click and Rich end so by themselves
             raise _UnreadError from end
@@ -236,7 +248,22 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_ERRORS:
             raise
         return _report(error, as_json="--json" in arguments)
-    return 0
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the command line; errors in how it is typed become our own."""
+    try:
+        status = get_command(app).main(arguments, prog_name="sealserve", standalone_mode=False)
+    except NoArgsIsHelpError:  # a group without a command: its help was printed
+        return InputError.exit_status
+    except ClickException as error:
+        raise usage_errors.explain(error) from error
+    except typer.Abort as end:  # a question that got no answer, or the answer "no"
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from end
+        console.say("Aborted.")
+        return SealserveError.exit_status
+    return status if isinstance(status, int) else 0  # the status of `typer.Exit`
 
 
 def _report(error: Exception, *, as_json: bool) -> int:

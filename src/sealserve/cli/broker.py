@@ -15,8 +15,9 @@ from sealserve.broker.hardening import forbid_inspection, lock_memory
 from sealserve.broker.head_file import read_head
 from sealserve.broker.openssl_settings import ensure_no_tickets
 from sealserve.broker.releases import Release
-from sealserve.cli import broker_platform, console, options, passphrases
+from sealserve.cli import broker_platform, completion, console, options, passphrases
 from sealserve.cli.broker_json import encode
+from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context, Place
 from sealserve.cli.dangerous_options import dangerous_options
 from sealserve.cli.output import Table
@@ -77,7 +78,7 @@ def allow(
 @app.command()
 def drain(
     context: Context,
-    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="Restarts still get the key for so long.")] = 60,
 ) -> None:
     """Let a release end: after the deadline, on this machine's clock, no enclave gets its key."""
@@ -90,7 +91,7 @@ def drain(
 @app.command()
 def revoke(
     context: Context,
-    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP)],
+    name: Annotated[str, typer.Argument(metavar="RELEASE", help=RELEASE_HELP, autocompletion=completion.releases)],
     yes: options.Yes = False,
 ) -> None:
     """End a release for good. Enclaves that run already go on until they are stopped."""
@@ -144,7 +145,7 @@ def log(
     with Owner.open(workspace).database() as database:
         rows = admin.log(database, last=last)
     table = Table(
-        ("#", "TIME", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
+        ("#", "TIME (UTC)", "DECISION", "CODE", "RELEASE", "MRENCLAVE", "TCB", "PEER", "DETAIL"),
         [
             (row.seq, f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.decision, entry.code, (entry.release_id or "")[:12],
              (entry.mr_enclave or "")[:12], entry.tcb_status or "", entry.peer, entry.detail)
@@ -170,7 +171,9 @@ def rotate_master(
     A broker that runs has the old key in its memory: start it again.
     """
     if no_passphrase and (passphrase or passphrase_file is not None):
-        raise typer.BadParameter("--no-passphrase goes with neither of the others.")
+        raise CliCode.USAGE_ARGUMENTS.error(
+            "--no-passphrase excludes --passphrase and --passphrase-file.", hint="Give one of the three options."
+        )
     new = passphrases.new_source(passphrase_file) if passphrase or passphrase_file is not None else None
     rotated = master_key.rotate(context.workspace, new_passphrase=new, without_passphrase=no_passphrase)
     how = " under a passphrase" if rotated.under_passphrase else ""
@@ -209,7 +212,7 @@ def _show(context: Context, known: KnownRelease) -> None:
 def _state(release: Release) -> str:
     if release.deadline is None:
         return release.state
-    deadline = release.deadline.isoformat()
+    deadline = f"{release.deadline:%Y-%m-%d %H:%M:%S} UTC"
     return f"ended at {deadline}" if release.deadline <= datetime.now(UTC) else f"{release.state} until {deadline}"
 
 

@@ -40,6 +40,9 @@ class CliCode(ErrorCode):
     FILE_REFUSED = "file.refused", UnavailableError
     """The system refuses to do something with a file, for a reason that no other error names."""
 
+    INIT_FOLDER = "init.folder", InputError
+    """A workspace cannot be in that folder: the folder does not exist, or it belongs to the model."""
+
     INSPECT_KEY_NEEDED = "inspect.key-needed", InputError
     """Something was asked for that only the key shows."""
 
@@ -59,3 +62,14 @@ class CliCode(ErrorCode):
 
     RENDER_REPLICA = "render.replica", InputError
     """A replica's address is no HOST:PORT."""
+
+    USAGE_ARGUMENTS = "usage.arguments", InputError
+    """The command line has arguments that the command does not take, or an option without its value."""
+    USAGE_COMMAND = "usage.command", InputError
+    """There is no such command."""
+    USAGE_MISSING = "usage.missing", InputError
+    """A required option or argument is missing."""
+    USAGE_OPTION = "usage.option", InputError
+    """The command has no such option."""
+    USAGE_VALUE = "usage.value", InputError
+    """The value of an option or an argument is invalid."""

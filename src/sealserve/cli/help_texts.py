@@ -22,10 +22,19 @@ def make_literal(command: Any) -> None:
     command.short_help = literal(command.short_help)
     command.epilog = literal(command.epilog)
     for parameter in command.params:
+        _shorten(parameter)
         if getattr(parameter, "help", None):
             parameter.help = literal(parameter.help)
     for inner in getattr(command, "commands", {}).values():
         make_literal(inner)
+
+
+def _shorten(parameter: Any) -> None:
+    """Leave out what tells a reader nothing: that a flag is a ``<bool>``, and a second pair of brackets."""
+    if getattr(parameter, "is_flag", False):
+        parameter.metavar = ""
+    elif parameter.param_type_name == "argument" and parameter.metavar:
+        parameter.metavar = parameter.metavar.strip("[]")  # the usage line has brackets of its own
 
 
 def literal(text: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sealserve.cli import console, options
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.log_merge import LogLine
@@ -28,7 +28,9 @@ def logs(
     context: Context,
     part: Annotated[
         str | None,
-        typer.Argument(help="broker, nginx, replica-0, platform, pcs", show_default="all"),
+        typer.Argument(
+            help="broker, nginx, replica-0, platform, pcs", show_default="all", autocompletion=completion.parts
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until stopped.")] = False,
     tail: Annotated[

@@ -16,6 +16,7 @@ from sealserve.cli.trial.signatures import Choice, Outcome, run_signatures
 from sealserve.cli.verbs import Verbs
 from sealserve.errors import InputError, VerificationError
 from sealserve.model.fetch import fetch as fetch_file
+from sealserve.model.half_plus_two import write_half_plus_two
 from sealserve.model.lint import LintedModel, lint
 from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.model.saved_model import SERVE_TAGS, SavedModelInfo, TensorSpec, describe
@@ -45,13 +46,20 @@ def fetch(
 
 @app.command("make-example")
 def make_example(
-    destination: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The frozen graph that appears (.pb).")],
-    seed: Annotated[int, typer.Option(help="Where the weights come from.")] = 0,
-    force: options.Force = False,
+    destination: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="A file NAME.pb for ResNet50, or a folder for half-plus-two.")
+    ],
+    seed: Annotated[int, typer.Option(help="Random seed for ResNet50's weights.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Make a ResNet50 v1.5 with random weights: the real architecture, and no training."""
+    """Create an example: ResNet50 v1.5 (random weights, frozen graph), or half-plus-two (a small SavedModel)."""
+    if destination.suffix != ".pb":
+        with console.quiet_libraries(), console.spinner("Writing half-plus-two"):
+            write_half_plus_two(destination)
+        console.out.print(f"Wrote the SavedModel {destination}: y = x / 2 + 2.")
+        return
     if destination.exists() and not force:
-        raise OutputExistsError(f"{destination} exists already.", hint="Give another output, or --force.")
+        raise OutputExistsError(f"{destination} already exists.", hint="Give another output, or --force.")
     with console.quiet_libraries(), console.spinner("Making ResNet50 v1.5") as tell:
         build_frozen_graph(destination, seed=seed, progress=lambda text: tell(f"Making ResNet50 v1.5: {text}"))
     console.out.print(f"Wrote {destination} ({destination.stat().st_size / 1e6:.0f} MB, weights from seed {seed}).")

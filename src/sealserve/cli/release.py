@@ -18,6 +18,7 @@ from sealserve.owner import models, release_store, releases
 from sealserve.owner.keys import read_owner_key
 from sealserve.owner.owner import Owner
 from sealserve.owner.releases import FaultyRelease, ListedRelease, VerifiedBundle
+from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 app = Verbs("Build, ship, verify and list releases.")
@@ -63,7 +64,9 @@ def _build(context: Context, *, replace_lost_key: bool) -> None:
         {"id": built.id, "folder": str(built.folder), "key_id": built.index.key_id},
         {"release": built.folder.name, "id": built.id, "key id": built.index.key_id, "folder": built.folder},
     )
-    context.say("Next: `sealserve enclave build`.")
+    here = context.deployment.platform is PlatformKind.SIMULATED
+    elsewhere = "`sealserve enclave build`"
+    context.say(f"Next: `sealserve up`; for a host elsewhere, {elsewhere}." if here else f"Next: {elsewhere}.")
 
 
 @app.command()
@@ -114,7 +117,7 @@ def list_(context: Context, host: OnHost = False) -> None:
     rows = list(releases.listed(workspace, (workspace.host if host else workspace.owner).releases))
     faults = [row for row in rows if isinstance(row, FaultyRelease)]
     table = Table(
-        ("RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"),
+        ("RELEASE", "CREATED (UTC)", "SERVABLES", "PLATFORM", "SIZE"),
         [_listed_cells(row) for row in rows],
         empty="No releases yet: `sealserve release build` makes one.",
     )

@@ -45,11 +45,20 @@ def pcs(
 
 
 @app.command()
-def platform(place: Place, ready_file: options.ReadyFile = None) -> None:
+def platform(
+    place: Place,
+    create_only: Annotated[
+        bool, typer.Option("--create-only", help="Create the platform for a host elsewhere, and do not start it.")
+    ] = False,
+    ready_file: options.ReadyFile = None,
+) -> None:
     """Make quotes for the enclaves of this host, at a Unix socket, until stopped."""
     console.log_to_standard_error()
     workspace = place.workspace
     here = simulation.open_platform(workspace, now=datetime.now(UTC))
+    if create_only:
+        console.out.print(f"The simulated platform {here.platform_id} is in {workspace.host.platform}.")
+        return
     server = load_simulator().quoting_server(here, simulation.quoting_socket(workspace))
     _LOG.info("the simulated platform %s makes quotes at %s", here.platform_id, simulation.quoting_socket(workspace))
     console.mark_ready(ready_file)

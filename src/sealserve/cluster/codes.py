@@ -66,6 +66,8 @@ class ClusterCode(ErrorCode):
     """The deployment runs on another target."""
     TARGET_FOREIGN_RELEASE = "target.foreign-release", InputError
     """The release is not one that this workspace's owner built."""
+    TARGET_HOST_INCOMPLETE = "target.host-incomplete", InputError
+    """This machine is only the host, and something that the owner creates was not copied to it."""
     TARGET_NOT_UP = "target.not-up", InputError
     """The deployment is not running."""
     TARGET_UNSUPPORTED = "target.unsupported", InputError

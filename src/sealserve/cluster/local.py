@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sealserve.addresses import usable_address
 from sealserve.bundle import Bundle, Destination, EnclavePlace
-from sealserve.cluster import owner_services, ports
+from sealserve.cluster import host_only, owner_services, ports
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
 from sealserve.cluster.local_logs import local_logs
@@ -88,19 +88,15 @@ class LocalTarget:
         """Check that a release could be started here; see `Target.check`.
 
         Raises:
-            InputError: `target.unsupported`: This machine is only the host.
+            InputError: `target.host-incomplete`: This machine is only the host, and something was not copied to it.
             InputError: `target.foreign-release`: The workspace's owner did not build the release.
             PortTakenError: Another program has a port.
             UnavailableError: `process.orphans`: Processes of an earlier run still run.
         """
         if not broker_here:
-            raise ClusterCode.TARGET_UNSUPPORTED.error(
-                "On the local target, this machine is the owner's and the host's at once.",
-                hint="On a host of its own, run `sealserve enclave run`, or "
-                "`sealserve up --target docker --role host`.",
-            )
+            host_only.require_platform(self._workspace)
         # Only the broker of the workspace that built a release has the release's key.
-        if release.resolve() != (self._workspace.owner.releases / release.name).resolve():
+        elif release.resolve() != (self._workspace.owner.releases / release.name).resolve():
             raise ClusterCode.TARGET_FOREIGN_RELEASE.error(
                 f"{release} is not one of the workspace's own releases.",
                 hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
@@ -108,15 +104,15 @@ class LocalTarget:
         require_no_orphans(self._workspace, list(self._registry.all().values()))
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
-            self._refuse_taken_ports()
+            self._refuse_taken_ports(owner_here=broker_here)
 
     def destination(self, release: str, replicas: int) -> Destination:
         """Return this machine as the place of a release; see `Target.destination`.
 
-        An enclave that exists keeps its port, unless another program has the port now. This machine is the owner's
-        too, so enclaves that were built and not shipped yet count as well.
+        An enclave that exists keeps its port, unless another program has the port now. If this machine is the owner's
+        too, enclaves that were built and not shipped yet count as well.
         """
-        built = self._workspace.owner.releases / release
+        built = host_only.built_folder(self._workspace, release)
         places: list[EnclavePlace] = []
         for index in range(replicas):
             name = f"{REPLICA}{index}"
@@ -149,12 +145,18 @@ class LocalTarget:
         for process in self._registry.all().values():
             if not process.is_alive():
                 process.stop()
-        self._refuse_taken_ports()
-        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with.
+        owner_here = bundle.broker is not None
+        if not owner_here:
+            host_only.require_enclaves(bundle, replicas)
+        self._refuse_taken_ports(owner_here=owner_here)
+        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with. If the
+        #    broker is on another machine, the vendor's service is there too.
         self._services.start_supervisor()
-        self._services.start_vendor()
+        if owner_here:
+            self._services.start_vendor()
         self._services.start_platform()
-        self._services.start_broker()
+        if owner_here:
+            self._services.start_broker()
         # 3. Start the replicas, and let NGINX pass new connections to them. Replicas of another release serve until
         #    then. An `up` that was killed may have left some of them leaving: their release is replaced, too.
         before = self._replicas.started(Phase.CURRENT, Phase.LEAVING)
@@ -218,7 +220,7 @@ class LocalTarget:
         """Return, as a unified diff, what `up` would change; see `Target.difference`."""
         planned: dict[str, int | None] = {}
         for role in [f"{REPLICA}{index}" for index in range(replicas)]:
-            port = built_port(self._workspace.owner.releases / bundle.name, role)
+            port = built_port(host_only.built_folder(self._workspace, bundle.name), role)
             enclave = bundle.enclave(role)
             planned[role] = port if enclave is not None and enclave.port == port else A_FREE_PORT
         described = [
@@ -234,9 +236,10 @@ class LocalTarget:
             ports={role: process.port for role, process in alive.items()},
             front=front,
         )
+        services = self._services.ports() if bundle.broker is not None else {PLATFORM: None}
         wanted = LocalState(
             release=bundle.name,
-            ports={**self._services.ports(), **planned, NGINX: self._deployment.service.port},
+            ports={**services, **planned, NGINX: self._deployment.service.port},
             front=render(config),
         )
         return difference(running, wanted)
@@ -296,7 +299,10 @@ class LocalTarget:
             raise ClusterCode.TARGET_NOT_UP.error(
                 "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
             )
-        return Scaled(release=self.release()) if replicas > len(running) else None
+        if replicas <= len(running):
+            return None
+        release = self.release()
+        return Scaled(release=release, broker_here=host_only.is_owners(self._workspace, release))
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
         """Start or stop replicas until there are ``replicas``; see `Target.scale`."""
@@ -319,7 +325,9 @@ class LocalTarget:
 
     def expected(self, replicas: int) -> Sequence[str]:
         """Return the roles of the parts that there should be."""
-        return (NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), BROKER, PLATFORM, PCS)
+        served = self._record.serving()
+        owners = (BROKER, PCS) if served is None or host_only.is_owners(self._workspace, served) else ()
+        return (SUPERVISOR, NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), PLATFORM, *owners)
 
     def endpoints(self) -> Mapping[str, str]:
         """Return where users reach the service."""
@@ -334,7 +342,7 @@ class LocalTarget:
         """Stop everything that was started; return the roles. See `stop_all`."""
         return stop_all(self._workspace, tell=self._tell)
 
-    def _refuse_taken_ports(self) -> None:
+    def _refuse_taken_ports(self, *, owner_here: bool = True) -> None:
         service = self._deployment.service
         nginx = self._nginx([])
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
@@ -343,7 +351,8 @@ class LocalTarget:
         # An NGINX that runs without REST would begin to listen for it.
         if self._deployment.server.rest and not _listens(nginx, service.rest_port):
             ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
-        self._services.require_free_ports()
+        if owner_here:
+            self._services.require_free_ports()
 
     def _nginx(self, replicas: list[Process]) -> Nginx:
         service = self._deployment.service

@@ -1,6 +1,6 @@
 """What ``sealserve.toml`` describes: the models, the service, the broker, the policy and where it all runs."""
 
-from sealserve.deployment.example import suggest_name, write_example
+from sealserve.deployment.example import suggest_name, write_example, write_short
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.reader import parse, read
 from sealserve.deployment.sections import KeystoreSection, ModelSection
@@ -15,4 +15,5 @@ __all__ = [
     "read",
     "suggest_name",
     "write_example",
+    "write_short",
 ]

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 
 from sealserve.deployment.section import Section, fields_of, section_of
 from sealserve.deployment.whole import Deployment
+from sealserve.terms import PlatformKind, TargetKind
 
 
 def suggest_name(model: Path) -> str:
@@ -24,6 +25,44 @@ def suggest_name(model: Path) -> str:
     return name or "model"
 
 
+_ALWAYS: Final = (
+    "platform", "model.name", "model.path", "model.version", "service.name", "service.tls", "service.port",
+    "service.listen", "server.threads", "target.kind", "target.replicas",
+)  # fmt: skip
+_FROZEN_GRAPH: Final = ("model.inputs", "model.outputs")
+_BROKER: Final = ("broker.address", "broker.listen")
+_SGX: Final = (*_BROKER, "enclave.size", "tcb.preset")
+_BY_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
+    TargetKind.LOCAL: (),
+    TargetKind.DOCKER: ("images.prefix", "docker.subnet"),
+    TargetKind.KUBERNETES: (
+        *_BROKER, "images.prefix", "kubernetes.namespace", "kubernetes.store.source", "kubernetes.store.folder",
+        "kubernetes.resources.cpu", "kubernetes.resources.memory", "kubernetes.images.inventory",
+        "kubernetes.images.pull_secret", "kubernetes.ingress.kind", "kubernetes.service.type",
+        "kubernetes.broker.naming", "kubernetes.broker.ip",
+    ),
+}  # fmt: skip
+"""The keys that a user of a target is likely to change: they are in the short file."""
+
+
+def write_short(settings: Mapping[str, Any]) -> str:
+    """Return a short commented ``sealserve.toml``: what differs from the defaults, and what a user is likely to change.
+
+    Args:
+        settings: As for `write_example`. The target, the platform and the model's file decide which keys are there.
+    """
+    keys = {*_ALWAYS, *_BY_TARGET[settings.get("target", {}).get("kind", TargetKind.LOCAL)]}
+    if settings.get("platform") == PlatformKind.SGX:
+        keys.update(_SGX)
+    if str(settings["model"].get("path", "")).endswith(".pb"):
+        keys.update(_FROZEN_GRAPH)
+    heading = (
+        "# What sealserve deploys. After a change, run `sealserve up`.\n"
+        "# The settings that are not listed here have defaults: `sealserve init --full` writes all of them."
+    )
+    return _write(settings, heading, keys)
+
+
 def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve deploys.") -> str:
     """Return a commented ``sealserve.toml``: every key with what it means.
 
@@ -32,33 +71,44 @@ def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve
             several models in a list of mappings. Nothing is checked: `parse` does that, and finds unknown keys.
         heading: The first line's comment.
     """
-    lines = [f"# {heading} Every key but model.name may be left out.", ""]
+    return _write(settings, f"# {heading} Every key but model.name may be left out.", None)
+
+
+def _write(settings: Mapping[str, Any], heading: str, keys: Collection[str] | None) -> str:
+    """Return the file. ``keys`` are those to write beside what ``settings`` has; None means all."""
+    lines = [heading, ""]
     for name, field in fields_of(Deployment).items():
         section = section_of(field)
         if section is None:
-            lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
+            if keys is None or name in keys or name in settings:
+                lines += [f"{name} = {_toml(settings.get(name, field.default))}  # {field.description}", ""]
             continue
         given = settings.get(name, {})
         several = isinstance(given, Sequence)
         for values in given if several else (given,):
-            lines += _table(f"[[{name}]]" if several else f"[{name}]", section, values)
+            lines += _table(f"[[{name}]]" if several else f"[{name}]", section, values, name, keys)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(heading: str, section: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
+def _table(
+    heading: str, section: type[Section], values: Mapping[str, Any], path: str, keys: Collection[str] | None
+) -> Iterator[str]:
     """Yield the lines of a table, then those of the tables in it: TOML takes no key of a table after these."""
-    yield f"{heading}  # {_first_sentence(section)}"
+    lines = []
     tables = []
     for key, field in section.model_fields.items():
         if (inner := section_of(field)) is not None:
-            tables.append((f"{heading[:-1]}.{key}]", inner, values.get(key, {})))
+            tables.append((f"{heading[:-1]}.{key}]", inner, values.get(key, {}), f"{path}.{key}", keys))
+            continue
+        if keys is not None and f"{path}.{key}" not in keys and key not in values:
             continue
         value = values.get(key, None if field.is_required() else field.default)
         unset = "NUMBER" if _takes_number(field.annotation) else '"..."'
         text = f"# {key} = {unset}" if value is None else f"{key} = {_toml(value)}"
-        yield f"{text}  # {field.description}"
-    yield from (f"{key} = {_toml(value)}" for key, value in values.items() if key not in section.model_fields)
-    yield ""
+        lines.append(f"{text}  # {field.description}")
+    lines += (f"{key} = {_toml(value)}" for key, value in values.items() if key not in section.model_fields)
+    if lines or keys is None:
+        yield from (f"{heading}  # {_first_sentence(section)}", *lines, "")
     for table in tables:
         yield from _table(*table)
 

@@ -3,11 +3,12 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import ValidationError
 
+from sealserve.deployment import value_faults
 from sealserve.deployment.codes import DeploymentCode
 from sealserve.deployment.kubernetes_section import KubernetesSection
 from sealserve.deployment.moved_keys import MOVED, SECTION, Moved
@@ -21,34 +22,60 @@ Location = Sequence[int | str]
 _HEADING: Final = re.compile(r"^\s*\[\[?(?P<name>[^\]]+)\]")
 _LONGEST_VALUE: Final = 200
 """How much of a value an error repeats."""
+_A_TYPING_ERROR: Final = 0.75
+_SIMILAR: Final = 0.5
+"""How similar a known key is to an unknown one: `difflib`'s ratio. In between, the same key of another table wins."""
 
 
-def explain(error: ValidationError, text: str, source: str, *, moved: Sequence[Moved] = ()) -> SealserveError:
+def explain(
+    error: ValidationError, text: str, source: str, *, data: Mapping[str, object], moved: Sequence[Moved] = ()
+) -> SealserveError:
     """Return our own error for pydantic's. An unknown key comes first: it explains why another one is missing.
 
     Args:
         error: What pydantic found.
         text: The file's content.
         source: What to call the file.
+        data: The file, parsed.
         moved: The keys that the file writes by their former names.
     """
     found = error.errors(include_url=False)
     first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
     location = first["ctx"]["key"].split(".") if first["type"] == AT_KEY else first["loc"]
+    if first["type"] not in {"missing", "extra_forbidden"}:
+        location = _in_file(location, data)
     place, where = describe(location, text, source, moved=moved)
-    match first["type"]:
-        case "extra_forbidden":
-            return DeploymentCode.UNKNOWN_KEY.error(
-                f"{place}: unknown key {where!r}.", hint=_nearest(_keys(first["loc"]))
-            )
-        case "missing":
-            return DeploymentCode.INVALID_VALUE.error(f"{place}: {where!r} is missing.")
-        case "model_type":
-            message = "a table is expected"
-        case _:
-            message = first["msg"].removeprefix("Value error, ")
-    value = f" (it is {_written(first['input'])})" if first["loc"] else ""
-    return DeploymentCode.INVALID_VALUE.error(f"{place}: {where}: {message}{value}.")
+    if first["type"] == "extra_forbidden":
+        hint = _nearest(_keys(first["loc"]))
+        return DeploymentCode.UNKNOWN_KEY.error(f"{place}: unknown key {where!r}.", hint=hint)
+    if first["type"] == "missing":
+        return DeploymentCode.INVALID_VALUE.error(f"{place}: {where!r} is missing.")
+    got = "" if isinstance(first["input"], Mapping) else f", got {_written(first['input'])}"
+    if value_faults.is_our_own(first):
+        message = first["msg"].removeprefix("Value error, ")
+        return DeploymentCode.INVALID_VALUE.error(f"{place}: {where}: {message}{got if first['loc'] else ''}.")
+    # A value of several types has an error for each of them.
+    same = [item for item in found if _in_file(item["loc"], data) == location]
+    expected = ", or ".join(dict.fromkeys(value_faults.expectation(item) for item in same))
+    return DeploymentCode.INVALID_VALUE.error(
+        f"{place}: {where}: expected {expected}{got or ', got a table'}.", hint=value_faults.remedy(first)
+    )
+
+
+def _in_file(location: Location, data: object) -> Location:
+    """Return a location without what pydantic adds for the types of a value: the file has no such key."""
+    kept = []
+    for part in location:
+        if isinstance(part, int):
+            if not isinstance(data, list) or part >= len(data):
+                break
+            data = data[part]
+        else:
+            if not isinstance(data, Mapping) or part not in data:
+                break
+            data = data[part]
+        kept.append(part)
+    return kept
 
 
 def clash(moved: Moved, text: str, source: str) -> SealserveError:
@@ -127,11 +154,25 @@ def _written(value: object) -> str:
 
 
 def _nearest(keys: Sequence[str]) -> str:
-    """Return the hint for an unknown key: the known key of its table that is most like it."""
+    """Return the hint for an unknown key: the known key that is most like it, in its table or else in another one."""
     section: type[Section] = Deployment
     for part in keys[:-1]:
         section = section_of(fields_of(section)[part]) or section
+    unknown, table = keys[-1], [*keys[:-1]]
     known = {name: name for name in fields_of(section)}
     former = {old: ".".join(new) for old, new in MOVED.items()} if section is KubernetesSection else {}
-    close = difflib.get_close_matches(keys[-1], [*known, *former], n=1, cutoff=0.5)
-    return f"Did you mean {(former | known)[close[0]]!r}?" if close else f"Known here: {', '.join(known)}."
+    close = difflib.get_close_matches(unknown, [*known, *former], n=1, cutoff=_A_TYPING_ERROR)
+    elsewhere = [path for path in _all_keys(Deployment) if path.rpartition(".")[2] == unknown]
+    if not close and elsewhere:
+        return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
+    if close := close or difflib.get_close_matches(unknown, [*known, *former], n=1, cutoff=_SIMILAR):
+        return f"Did you mean {'.'.join([*table, (former | known)[close[0]]])!r}?"
+    return f"Known here: {', '.join(known)}."
+
+
+def _all_keys(section: type[Section], table: str = "") -> Iterator[str]:
+    """Yield every key of the file with those of its tables."""
+    for name, field in fields_of(section).items():
+        yield f"{table}{name}"
+        if (inner := section_of(field)) is not None:
+            yield from _all_keys(inner, f"{table}{name}.")

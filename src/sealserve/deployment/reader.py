@@ -77,7 +77,7 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
     try:
         deployment = Deployment.model_validate_json(json.dumps(data), strict=True, context={FOLDER: folder})
     except ValidationError as error:
-        raise explanation.explain(error, text, source, moved=moved) from error
+        raise explanation.explain(error, text, source, data=data, moved=moved) from error
     # 5. The file is usable: tell which of its keys to rename.
     if moved:
         warnings.warn(explanation.renaming(moved, text, source), DeprecatedKeyWarning, stacklevel=2)

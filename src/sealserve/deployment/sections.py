@@ -3,15 +3,24 @@
 from ipaddress import IPv4Network
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sealserve import __version__
 from sealserve.addresses import with_port
-from sealserve.deployment.section import Section
-from sealserve.deployment.values import BrokerAddress, FilePath, ImagePrefix, ImageTag, IpAddress, Port
+from sealserve.deployment.section import Section, at_key
+from sealserve.deployment.values import (
+    BrokerAddress,
+    EnclaveSize,
+    FilePath,
+    ImagePrefix,
+    ImageTag,
+    IpAddress,
+    IPv4Subnet,
+    Port,
+)
 from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
-from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TlsMode
+from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TargetKind, TlsMode
 
 _NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
 _SMALLEST_SUBNET: Final = 27  # the networks of one replica, of what it shares, and of a roll-out
@@ -20,11 +29,13 @@ _SMALLEST_SUBNET: Final = 27  # the networks of one replica, of what it shares, 
 class ModelSection(Section):
     """A model that is served, and where its owner keeps it: [model] for one, [[model]] for each of several."""
 
-    name: Name = Field(description="the servable's name, as clients ask for it")
+    name: Name = Field(description="the name that clients use to request the model")
     path: FilePath | None = Field(
         default=None, description="a frozen graph (.pb) or a SavedModel folder; relative to this file"
     )
-    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)] = Field(default=1, description="the servable's version")
+    version: Annotated[int, Field(ge=0, le=LARGEST_VERSION)] = Field(
+        default=1, description="the version that clients see; raise it to serve a new model"
+    )
     inputs: tuple[str, ...] = Field(default=("input",), description="names of a frozen graph's input nodes")
     outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
     labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
@@ -39,14 +50,19 @@ class ModelSection(Section):
 class ServiceSection(Section):
     """How users reach the service."""
 
-    name: DnsName = Field(default="grpc.tf-serving.service.com", description="the name in the service's certificate")
+    name: DnsName = Field(
+        default="grpc.tf-serving.service.com",
+        description="the DNS name in the service's certificate, which clients verify",
+    )
     client_name: DnsName = Field(
         default="client.tf-serving.service.com", description="the name in the users' certificate (two-way TLS)"
     )
-    tls: TlsMode = Field(default=TlsMode.TWO_WAY, description='"two-way" or "one-way"')
-    port: Port = Field(default=SERVICE_PORT, description="where NGINX listens for gRPC over TLS")
+    tls: TlsMode = Field(
+        default=TlsMode.TWO_WAY, description='"two-way" (users need a client certificate) or "one-way"'
+    )
+    port: Port = Field(default=SERVICE_PORT, description="the port where NGINX accepts gRPC over TLS")
     rest_port: Port = Field(
-        default=REST_PORT, description="where NGINX listens for REST over TLS, if server.rest is true"
+        default=REST_PORT, description="the port where NGINX accepts REST over TLS, if server.rest is true"
     )
     listen: IpAddress = Field(
         default="127.0.0.1", description='the address NGINX listens on; "::" is every address, IPv4 and IPv6'
@@ -125,7 +141,7 @@ class ServerSection(Section):
 class EnclaveSection(Section):
     """The enclave that the model server runs in."""
 
-    size: Annotated[str, StringConstraints(pattern=r"^(auto|[1-9][0-9]{0,6}[MG])$")] = Field(
+    size: EnclaveSize = Field(
         default="auto",
         description='"auto" (see `sealserve enclave manifest --explain`), or a power of two such as "8G"',
     )
@@ -148,7 +164,7 @@ class EnclaveSection(Section):
     def _power_of_two(self) -> Self:
         size = self.size_in_bytes
         if size is not None and size & (size - 1):
-            raise ValueError(f"size should be a power of two, and {self.size!r} is none")
+            raise at_key("enclave.size", f"expected a power of two, got {self.size!r}")
         return self
 
 
@@ -219,10 +235,10 @@ class TcbSection(Section):
 class TargetSection(Section):
     """Where it runs."""
 
-    kind: Literal["local", "docker", "kubernetes"] = Field(
-        default="local", description='"local" (processes on this machine), "docker" or "kubernetes"'
+    kind: TargetKind = Field(
+        default=TargetKind.LOCAL, description='"local" (processes on this machine), "docker" or "kubernetes"'
     )
-    replicas: Annotated[int, Field(ge=1)] = Field(default=2, description="how many enclaves serve")
+    replicas: Annotated[int, Field(ge=1)] = Field(default=2, description="number of enclaves that serve")
     cloud: Cloud | None = Field(
         default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
     )
@@ -240,7 +256,7 @@ class ImagesSection(Section):
 class DockerSection(Section):
     """The Docker target."""
 
-    subnet: Annotated[IPv4Network, Field(strict=False)] = Field(
+    subnet: IPv4Subnet = Field(
         default=IPv4Network("10.213.0.0/22"),
         description="addresses of its networks, eight for each replica; choose others if these are in use",
     )

@@ -1,11 +1,11 @@
 """The values that several sections of ``sealserve.toml`` have: addresses, ports, Kubernetes' and registries' names."""
 
 import os
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
+from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, ValidationInfo
 
 from sealserve.names import DNS_LABEL
 from sealserve.tcp_ports import LARGEST_PORT
@@ -30,6 +30,25 @@ def _as_ip_address(text: str) -> str:
         raise ValueError("an IP address is expected, such as 192.0.2.7 or 2001:db8::7") from None
 
 
+def _as_network(value: object) -> IPv4Network | IPv6Network:
+    """Return the network that a text names. `ipaddress` also takes numbers, and has its own messages."""
+    try:
+        return ip_network(value) if isinstance(value, str) else _no_network()
+    except ValueError:
+        return _no_network()
+
+
+def _no_network() -> NoReturn:
+    raise ValueError("an IP network in quotation marks is expected, such as 10.213.0.0/22 or 2001:db8::/64")
+
+
+def _as_ipv4_network(value: object) -> IPv4Network:
+    network = _as_network(value)
+    if not isinstance(network, IPv4Network):
+        raise ValueError("an IPv4 network is expected, such as 10.213.0.0/22")  # noqa: TRY004  # pydantic's rule
+    return network
+
+
 FOLDER: Final = "folder"
 """The key of the validation context: the folder that relative paths start from."""
 
@@ -44,12 +63,24 @@ def _resolved(path: Path, info: ValidationInfo) -> Path:
     return plain if plain.resolve() == joined.resolve() else joined  # ".." after a link leads elsewhere
 
 
+# The patterns of texts: value_faults.PATTERNS has the words for each.
+BROKER_ADDRESS_PATTERN: Final = r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$"
+ENCLAVE_SIZE_PATTERN: Final = r"^(auto|[1-9][0-9]{0,6}[MG])$"
+LABEL_KEY_PATTERN: Final = rf"^({DNS_LABEL}(\.{DNS_LABEL})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
+KUBERNETES_NAME_PATTERN: Final = rf"^{DNS_LABEL}$"
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|[MGT]|[KMGT]i)?$"
+# github.com/distribution/reference: an optional domain with a port, then lower-case path components
+_PART: Final = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+IMAGE_PREFIX_PATTERN: Final = rf"^([A-Za-z0-9.-]+(:[0-9]+)?/)?({_PART}/)*{_PART}$"
+IMAGE_TAG_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+
 FilePath = Annotated[Path, AfterValidator(_resolved)]
 """A path of a file or a folder, relative to ``sealserve.toml``."""
 BrokerAddress = Annotated[
     str,
     AfterValidator(_as_broker_address),
-    StringConstraints(pattern=r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$", max_length=253),
+    StringConstraints(pattern=BROKER_ADDRESS_PATTERN, max_length=253),
 ]
 """A DNS name or an IPv4 address, as Gramine's client reads it; no port.
 
@@ -58,17 +89,13 @@ Source: gramineproject/gramine 0154244, ``tools/sgx/ra-tls/secret_prov_attest.c`
 IpAddress = Annotated[str, AfterValidator(_as_ip_address)]
 OptionalIpAddress = Annotated[str, AfterValidator(lambda text: text and _as_ip_address(text))]
 """An IP address, or an empty text for none."""
-Networks = tuple[Annotated[IPv4Network, Field(strict=False)] | Annotated[IPv6Network, Field(strict=False)], ...]
-LabelKey = Annotated[
-    str, StringConstraints(pattern=rf"^({DNS_LABEL}(\.{DNS_LABEL})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?$")
-]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]
+IPv4Subnet = Annotated[IPv4Network, PlainValidator(_as_ipv4_network)]
+Networks = tuple[Annotated[IPv4Network | IPv6Network, PlainValidator(_as_network)], ...]
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN)]
 Port = Annotated[int, Field(ge=1, le=LARGEST_PORT)]
-KubernetesName = Annotated[str, StringConstraints(pattern=rf"^{DNS_LABEL}$")]
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGT]|[KMGT]i)?$")]
-# github.com/distribution/reference: an optional domain with a port, then lower-case path components
-_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
-ImagePrefix = Annotated[
-    str, StringConstraints(pattern=rf"^([A-Za-z0-9.-]+(:[0-9]+)?/)?({_PART}/)*{_PART}$", max_length=200)
-]
-ImageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+KubernetesName = Annotated[str, StringConstraints(pattern=KUBERNETES_NAME_PATTERN)]
+Quantity = Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN)]
+EnclaveSize = Annotated[str, StringConstraints(pattern=ENCLAVE_SIZE_PATTERN)]
+ImagePrefix = Annotated[str, StringConstraints(pattern=IMAGE_PREFIX_PATTERN, max_length=200)]
+ImageTag = Annotated[str, StringConstraints(pattern=IMAGE_TAG_PATTERN)]

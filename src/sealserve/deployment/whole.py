@@ -25,7 +25,10 @@ from sealserve.terms import PlatformKind, TlsMode
 class Deployment(Section):
     """A whole ``sealserve.toml``."""
 
-    platform: PlatformKind = Field(default=PlatformKind.SIMULATED, description='"sgx" or "simulated"')
+    platform: PlatformKind = Field(
+        default=PlatformKind.SIMULATED,
+        description='"sgx", or "simulated": runs on any machine, and does not protect from its root',
+    )
     models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
     server: ServerSection = ServerSection()
@@ -54,7 +57,7 @@ class Deployment(Section):
             for model in self.models:
                 for value in (model.version,) if what == "version" else model.labels:
                     if (model.name, value) in seen:
-                        raise ValueError(f"model: {model.name!r} has the {what.removesuffix('s')} {value!r} twice")
+                        raise at_key("model", f"{model.name!r} has the {what.removesuffix('s')} {value!r} twice")
                     seen.add((model.name, value))
         return self
 
@@ -75,5 +78,5 @@ class Deployment(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if self.service.tls is TlsMode.TWO_WAY and self.service.name == self.service.client_name:
-            raise ValueError("service.name and service.client_name must differ")
+            raise at_key("service.client_name", "service.name and service.client_name must differ")
         return self

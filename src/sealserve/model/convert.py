@@ -32,6 +32,7 @@ from sealserve.model.saved_model import (
     read_saved_model,
     serving_meta_graph,
 )
+from sealserve.model.source import check_source
 from sealserve.model.tensorflow_import import import_tensorflow
 from sealserve.serving_interface import DEFAULT_SIGNATURE
 from sealserve.terms import LARGEST_VERSION, ModelName
@@ -111,8 +112,7 @@ def import_model(
     """
     tell = progress or (lambda _: None)
     folder = destination / _checked_name(name) / str(_checked_version(version))
-    if not source.exists():
-        raise ModelCode.MISSING.error(f"There is no model at {source}.")
+    check_source(source)
     if folder.exists():
         raise OutputExistsError(
             f"{folder} already exists.",
@@ -140,7 +140,7 @@ def import_model(
     else:
         tell("reading the frozen graph")
         check_frozen(read_graph(source), source, inputs=inputs, outputs=outputs)
-        with appearing(folder) as temporary, _tensorflow_writes():
+        with appearing(folder) as temporary, tensorflow_writes():
             tell("writing the SavedModel")
             _write_saved_model(source, temporary, inputs=inputs, outputs=outputs, keep_frozen=keep_frozen)
             check_servable(temporary)
@@ -178,7 +178,7 @@ def _keep_one_graph(folder: Path, tags: Sequence[str]) -> None:
 
 
 @contextmanager
-def _tensorflow_writes() -> Iterator[None]:
+def tensorflow_writes() -> Iterator[None]:
     """Turn TensorFlow's error for a full disk into the operating system's."""
     try:
         yield

@@ -17,7 +17,6 @@ from sealserve.model.saved_model import LARGEST_MESSAGE, SAVED_MODEL_FILE, VARIA
 from sealserve.regular_file import InputFileMissingError, read_regular
 
 _SHOWN = 5
-_KERAS = {".keras", ".h5", ".hdf5"}
 
 
 def read_graph(path: Path) -> pb.GraphDef:
@@ -101,11 +100,6 @@ def _not_a_graph(path: Path) -> SealserveError:
     if path.name == SAVED_MODEL_FILE:
         return ModelCode.NOT_A_GRAPH.error(
             f"{path} is a SavedModel's file, no frozen graph.", hint=f"Give the folder {path.parent}."
-        )
-    if path.suffix in _KERAS:
-        return ModelCode.NOT_A_GRAPH.error(
-            f"{path} is a model in Keras's own format: expected a SavedModel folder or a frozen graph (.pb).",
-            hint="Export it: keras.models.load_model(FILE).export(DIR). Then set the model's path to DIR.",
         )
     return ModelCode.NOT_A_GRAPH.error(
         f"{path} is no frozen graph.", hint="Give a GraphDef in binary form (.pb), or a SavedModel folder."

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tests.harness.command_line import CommandLine
 from tests.harness.signals import dispositions
 from tests.harness.workspaces import Site
 
 from sealserve import __version__
+from sealserve.cli import usage_errors
 from sealserve.cli.application import VERBS
 from sealserve.errors import SealserveError
 
@@ -60,27 +62,73 @@ def test_every_verb_explains_itself(cli: CommandLine, verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message", "hint"),
     [
-        (["nonsense"], "No such command 'nonsense'"),
-        (["dmeo"], "No such command 'dmeo'. Did you mean 'demo'?"),
-        (["status", "--nonsense"], "No such option: --nonsense"),
-        (["certs", "three-way"], "No such command 'three-way'"),
-        (["scale"], "Missing argument"),
-        (["scale", "none"], "should be a valid integer"),
-        (["scale", "0"], "Input should be greater than or equal to 1"),
-        (["broker", "drain", "x", "--minutes", "0"], "greater than or equal to 1"),
-        (["seal", "a", "b"], "Missing option '--key-file'"),
-        (["demo", "--tls", "none"], "'none' is not one of"),
-        (["doctor", "nobody"], "'nobody' is not one of"),
+        (["nonsense"], "usage.command", "sealserve: unknown command 'nonsense'.", "Run `seal"),
+        (["dmeo"], "usage.command", "sealserve: unknown command 'dmeo'.", "Did you mean `sealserve demo`?"),
+        (["a\x1b[2Jb"], "usage.command", "sealserve: unknown command 'a\\x1b[2Jb'.", "Run `seal"),
+        (["certs", "two-wya"], "usage.command", "sealserve certs: unknown command 'two-wya'.", "Did you mean"),
+        (["broker", "platform", "x"], "usage.command", "sealserve broker platform: unknown command 'x'.", "Run `seal"),
+        (["status", "--nonsense"], "usage.option", "sealserve status: unknown option --nonsense.", "Run `seal"),
+        (["status", "--jsn"], "usage.option", "sealserve status: unknown option --jsn.", "Did you mean --json?"),
+        (["--frob"], "usage.option", "sealserve: unknown option --frob.", "Run `seal"),
+        (["scale"], "usage.missing", "sealserve scale: REPLICAS is missing.", "Run `seal"),
+        (["seal", "a", "b"], "usage.missing", "sealserve seal: --key-file is missing.", "Run `seal"),
+        (["scale", "none"], "usage.value", "sealserve scale: REPLICAS: expected an integer, got 'none'.", "Run `seal"),
+        (["scale", "0"], "usage.value", "sealserve scale: REPLICAS: expected a number of at least 1, got '0'.", "Run"),
+        (["bench", "--timeout", "x"], "usage.value", "sealserve bench: --timeout: expected a number, got 'x'.", "Run"),
+        (["demo", "--tls", "none"], "usage.value", "sealserve demo: --tls: expected one-way or two-way, got 'none'.",
+         "Run `seal"),
+        (["doctor", "onwer"], "usage.value", "sealserve doctor: MACHINE: expected owner, host or user, got 'onwer'.",
+         "Did you mean owner?"),
+        (["status", "a", "b"], "usage.arguments", "sealserve status: unexpected extra arguments (a b).", "Run `seal"),
+        (["status", "--target"], "usage.arguments", "Option '--target' requires an argument.", "Add --help to see"),
     ],
-)
-def test_wrong_usage_is_told_with_status_2(cli: CommandLine, arguments: list[str], message: str) -> None:
+)  # fmt: skip
+def test_wrong_usage_is_one_error_with_a_code(
+    cli: CommandLine, arguments: list[str], code: str, message: str, hint: str
+) -> None:
     result = cli.bare(*arguments)
-    assert result.status == 2
-    assert result.out == ""
-    assert message in result.err.replace("\n│ ", " ")
-    assert "Usage: sealserve" in result.err
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error[{code}]: {message}\n  {hint}")
+    assert len(result.err.splitlines()) == 2
+    as_json = cli.bare(*arguments[:-1] if code == "usage.arguments" else arguments, "--json", *arguments[-1:])
+    if as_json.out:
+        assert as_json.error["code"].startswith("usage.")
+        assert (as_json.status, as_json.err) == (2, "")
+
+
+def test_wrong_usage_is_json_for_programs(cli: CommandLine) -> None:
+    result = cli.bare("scale", "none", "--json")
+    assert (result.status, result.err) == (2, "")
+    assert result.error == {
+        "code": "usage.value",
+        "message": "sealserve scale: REPLICAS: expected an integer, got 'none'.",
+        "hint": "Run `sealserve scale --help` to see how to use it.",
+    }
+    assert cli.bare("frob", "--json").error["code"] == "usage.command"
+
+
+@pytest.mark.parametrize(("typed", "meant"), usage_errors.ALIASES.items())
+def test_the_command_of_a_similar_tool_is_translated(cli: CommandLine, typed: str, meant: str) -> None:
+    assert typed not in VERBS
+    assert cli.bare(typed).err.endswith(f"  Did you mean `sealserve {meant}`?\n")
+    shown = cli.bare(*meant.split(), "--help")
+    assert shown.status == 0
+
+
+@pytest.mark.parametrize(("cause", "status", "shown"), [(KeyboardInterrupt, 130, ""), (EOFError, 1, "Aborted.\n")])
+def test_a_question_without_an_answer(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, cause: type[BaseException], status: int, shown: str
+) -> None:
+    def asked(_directory: Path) -> None:
+        error = typer.Abort()
+        error.__context__ = cause()  # as click leaves it
+        raise error
+
+    monkeypatch.setattr("sealserve.workspace.find", asked)
+    result = cli("status")
+    assert (result.status, result.out, result.err) == (status, "", shown)
 
 
 def test_an_error_is_told_once_with_code_and_hint(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +167,8 @@ def test_what_nobody_foresaw_is_internal_and_shows_nothing(cli: CommandLine, mon
 
 
 def test_a_file_that_the_system_refuses_is_named(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = cli.bare("init", "--directory", "/proc/nowhere")
+    raise_in(monkeypatch, FileNotFoundError(2, "No such file or directory", "/proc/nowhere"))
+    result = cli("status")
     assert result.status == 4
     assert result.err == "error[file.refused]: No such file or directory: /proc/nowhere.\n"
     raise_in(monkeypatch, OSError(111, "Connection refused"))

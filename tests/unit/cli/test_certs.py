@@ -49,7 +49,7 @@ def test_a_typing_error_in_the_file_is_named(cli: CommandLine) -> None:
     error = cli.error("certs", "two-way")
     assert (error["code"], error["status"]) == ("deployment.unknown-key", 2)
     assert "'service.cleint_name'" in error["message"]
-    assert error["hint"] == "Did you mean 'client_name'?"
+    assert error["hint"] == "Did you mean 'service.client_name'?"
 
 
 def test_the_hint_for_a_lost_certificate_works(cli: CommandLine) -> None:

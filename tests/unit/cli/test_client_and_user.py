@@ -119,7 +119,7 @@ def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp
 
 
 def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    site = make_site(tmp_path / "site", server={"rest": True}, service={"listen": "0.0.0.0", "rest_port": 9443})
+    site = make_site(tmp_path / "site", server={"rest": True}, service={"listen": "0.0.0.0", "rest_port": 9443})  # noqa: S104  # only an address in a file
     cli = CommandLine(capsys, site.directory)
     cli.ok("certs", "two-way")
     cli.ok("client", "bundle", "-o", tmp_path / "a.json")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from sealserve.cli.application import VERBS, run
@@ -11,14 +13,32 @@ from sealserve.cli.application import VERBS, run
         ("sealserve cloud ", {"list", "show", "qcnl"}),
         ("sealserve cloud show ", {"alibaba-g7t", "tencent-m6ce", "azure-dcsv3"}),
         ("sealserve init --preset a", {"alibaba-g7t", "azure-dcsv3"}),
+        ("sealserve init --target ", {"local", "docker", "kubernetes"}),
+        ("sealserve up --target do", {"docker"}),
+        ("sealserve logs ", {"broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "replica-7"}),
+        ("sealserve logs replica-", {"replica-0", "replica-1", "replica-7"}),
+        ("sealserve up --release fl", {"flowers-1", "flowers-2"}),
+        ("sealserve release verify --directory {} ", {"flowers-1", "flowers-2", "trees-1"}),
+        ("sealserve release verify --directory /nowhere ", set()),
         ("sealserve doctor ", {"owner", "host", "user"}),
         ("sealserve doctor host --platform ", {"sgx", "simulated"}),
         ("sealserve doctor host --rep", {"--report"}),
     ],
 )
 def test_the_shell_completes(
-    words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str,
+    expected: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    for made in ("owner/releases/flowers-1", "owner/releases/flowers-2", "host/releases/flowers-1",
+                 "host/releases/trees-1", "host/logs"):  # fmt: skip
+        (tmp_path / ".sealserve" / made).mkdir(parents=True)
+    (tmp_path / ".sealserve/host/logs/replica-7.log").touch()
+    (tmp_path / "sealserve.toml").write_text("not TOML: completion does not read the file")
+    monkeypatch.chdir(tmp_path)
+    words = words.format(tmp_path)
     before, _, _ = words.rpartition(" ")
     monkeypatch.setenv("_SEALSERVE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", words)

@@ -267,7 +267,8 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert drained["state"] == "draining"
     left = datetime.fromisoformat(drained["deadline"]) - datetime.now(UTC)
     assert 0 < left.total_seconds() <= 300
-    assert f"draining until {drained['deadline']}" in cli.ok("broker", "releases")
+    deadline = datetime.fromisoformat(drained["deadline"])
+    assert f"draining until {deadline:%Y-%m-%d %H:%M:%S} UTC" in cli.ok("broker", "releases")
     assert [row["state"] for row in cli.json("broker", "releases")] == ["draining"]
     assert cli.json("broker", "revoke", release.name[-12:], "--yes")["state"] == "revoked"
     error = cli.error("broker", "drain", release.name)
@@ -280,7 +281,7 @@ def test_the_life_of_a_release_at_the_broker(release: Path, cli: CommandLine) ->
     assert [row["decision"] for row in rows] == ["allowed", "draining", "revoked"]
     assert [row["seq"] for row in cli.json("broker", "log", "--last", "2")] == [2, 3]
     heading, *lines = cli.ok("broker", "log").splitlines()
-    assert heading.split()[:4] == ["#", "TIME", "DECISION", "CODE"]
+    assert heading.split()[:5] == ["#", "TIME", "(UTC)", "DECISION", "CODE"]
     assert len(lines) == 3
 
 
@@ -443,3 +444,11 @@ def test_heads_of_earlier_versions_verify_still(cli: CommandLine, ready: Site, r
     with Owner.open(ready.workspace).vault() as vault:
         admin.sign_log(vault.database, Ed25519PrivateKey.generate(), now=ready.now)
     assert cli.error("broker", "log", "--verify")["code"] == "audit.head-signature"
+
+
+def test_a_platform_is_created_without_being_started(cli: CommandLine, ready: Site) -> None:
+    shown = cli.ok("simulated", "platform", "--create-only")
+    assert str(ready.workspace.host.platform) in shown
+    made = {path.name: path.read_bytes() for path in ready.workspace.host.platform.iterdir()}
+    cli.ok("simulated", "platform", "--create-only")  # once more changes nothing
+    assert {path.name: path.read_bytes() for path in ready.workspace.host.platform.iterdir()} == made

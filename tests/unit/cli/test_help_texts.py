@@ -76,3 +76,10 @@ def test_brackets_and_line_breaks() -> None:
     assert literal("One\nline [keystore] here.\n\n  Another [/] [b]one[/b].\n") == (
         "One line \\[keystore] here.\n\nAnother \\[/] \\[b]one\\[/b]."
     )
+
+
+def test_the_help_leaves_out_what_tells_nothing(cli: CommandLine) -> None:
+    shown = cli.bare("model", "show", "--help").out
+    assert "[SAVEDMODEL]" in shown
+    assert "[[SAVEDMODEL]]" not in shown
+    assert re.search(r"--json +Print JSON", shown), "a flag has no value, so no type is shown"

@@ -45,8 +45,10 @@ def test_an_example_never_replaces_a_file(cli: CommandLine, tmp_path: Path) -> N
     (tmp_path / "mine.pb").write_bytes(b"mine")
     result = cli.bare("model", "make-example", "mine.pb")
     assert result.status == 2
-    assert result.err.startswith("error[file.exists]: mine.pb exists already.")
+    assert result.err.startswith("error[file.exists]: mine.pb already exists.")
     assert (tmp_path / "mine.pb").read_bytes() == b"mine"
+    (tmp_path / "mine").mkdir()
+    assert "error[file.exists]" in cli.bare("model", "make-example", tmp_path / "mine").err
 
 
 def test_a_download_is_kept_with_the_right_digest_only(cli: CommandLine, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
     owner, sealed = site.workspace.owner, tmp_path / "sealed"
     bundle = tmp_path / "ann.json"
     return [
-        ("init", ["--name", "m", "--directory", tmp_path / "fresh", "--force"]),
+        ("init", ["--name", "m", "--directory", tmp_path, "--force"]),
         ("doctor", []),
         ("model fetch", ["http://127.0.0.1:1/m", tmp_path / "m", "--sha256", "0" * 64]),
         ("model convert", []),

@@ -279,7 +279,7 @@ def test_a_model_has_a_name_that_can_be_printed(served: Served, verb: str, name:
 def test_numbers_out_of_range_are_refused(served: Served, options: tuple[str, str]) -> None:
     result = served.cli("predict", *options)
     assert result.status == 2
-    assert f"Invalid value for '{options[0]}'" in result.err
+    assert result.err.startswith(f"error[usage.value]: sealserve predict: {options[0]}: expected a number of at ")
     assert served.behaviour.requests == []
 
 

@@ -11,7 +11,7 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     assert cli.json("release", "list") == []
     built = cli("release", "build")
     assert built.status == 0
-    assert built.err == "Next: `sealserve enclave build`.\n"
+    assert built.err == "Next: `sealserve up`; for a host elsewhere, `sealserve enclave build`.\n"
     fields = dict(line.split(maxsplit=1) for line in built.out.replace("key id", "key-id").splitlines())
     assert fields["release"] == f"half-plus-two-{fields['id'][:12]}"
     assert fields["folder"] == str(ready.workspace.owner.releases / fields["release"])
@@ -39,7 +39,7 @@ def test_build_show_verify_list(ready: Site, cli: CommandLine) -> None:
     (row,) = cli.json("release", "list")
     assert (row["id"], row["servables"], row["simulated"]) == (fields["id"], ["half-plus-two:1"], True)
     heading, line = cli.ok("release", "list").splitlines()
-    assert heading.split() == ["RELEASE", "CREATED", "SERVABLES", "PLATFORM", "SIZE"]
+    assert heading.split() == ["RELEASE", "CREATED", "(UTC)", "SERVABLES", "PLATFORM", "SIZE"]
     assert line.startswith(fields["release"] + "  ")
 
 

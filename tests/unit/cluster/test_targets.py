@@ -74,8 +74,3 @@ def test_a_record_that_cannot_be_understood_is_none(site: Site) -> None:
     for content in (b"\xff\xfe", b"mars", b""):
         (site.workspace.host.run / "target").write_bytes(content)
         assert targets.in_use(site.workspace) is None
-
-
-def test_a_host_alone_is_not_for_the_local_target(site: Site) -> None:
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match="the owner's and the host's at once"):
-        targets.open_target(site.workspace, site.deployment).check(site.directory, broker_here=False)

@@ -5,6 +5,7 @@ import pytest
 from tests.harness.errors import raises
 
 from sealserve import deployment, terms
+from sealserve.deployment import example
 from sealserve.deployment.codes import DeploymentCode
 
 MINIMAL = '[model]\nname = "resnet50"\n'
@@ -21,9 +22,9 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "near"),
     [
-        ("[model]\nname = 'm'\npaht = 'x'\n", "model.paht", "path"),
+        ("[model]\nname = 'm'\npaht = 'x'\n", "model.paht", "model.path"),
         (MINIMAL + "[servce]\nport = 1\n", "servce", "service"),
-        (MINIMAL + "[service]\ntlss = 'two-way'\n", "service.tlss", "tls"),
+        (MINIMAL + "[service]\ntlss = 'two-way'\n", "service.tlss", "service.tls"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(text: str, key: str, near: str) -> None:
@@ -71,18 +72,22 @@ def test_values_that_cannot_be_used(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("section", "line", "message"),
     [
-        ("service", "port = true", "service.port: Input should be a valid integer (it is true)."),
-        ("service", 'port = "8500"', "service.port: Input should be a valid integer (it is '8500')."),
-        ("target", "replicas = 2.0", "target.replicas: Input should be a valid integer (it is 2.0)."),
-        ("server", 'threads = "1"', "server.threads: Input should be a valid integer (it is '1')."),
-        ("enclave", "edmm = 1", "enclave.edmm: Input should be a valid boolean (it is 1)."),
-        ("enclave", 'edmm = "yes"', "enclave.edmm: Input should be a valid boolean (it is 'yes')."),
-        ("service", "name = 7", "service.name: Input should be a valid string (it is 7)."),
-        ("service", "tls = true", "service.tls: Input should be 'one-way' or 'two-way' (it is true)."),
+        ("service", "port = true", "service.port: expected an integer, got true."),
+        ("service", 'port = "8500"', "service.port: expected an integer, got '8500'."),
+        ("target", "replicas = 2.0", "target.replicas: expected an integer, got 2.0."),
+        ("server", 'threads = "1"', "server.threads: expected an integer, got '1'."),
+        ("enclave", "edmm = 1", "enclave.edmm: expected true or false, got 1."),
+        ("enclave", 'edmm = "yes"', "enclave.edmm: expected true or false, got 'yes'."),
+        ("service", "name = 7", "service.name: expected text in quotation marks, got 7."),
+        ("service", "tls = true", "service.tls: expected 'one-way' or 'two-way', got true."),
         ("docker", "subnet = 10", "docker.subnet: "),
-        ("images", "tag = 1.0", "images.tag: Input should be a valid string (it is 1.0)."),
-        ("kubernetes", "tolerate = 'sgx'", "kubernetes.tolerate: Input should be a valid array (it is 'sgx')."),
-        ("kubernetes", "node_selector = {sgx = true}", "kubernetes.node_selector.sgx: Input should be a valid string"),
+        ("images", "tag = 1.0", "images.tag: expected text in quotation marks, got 1.0."),
+        ("kubernetes", "tolerate = 'sgx'", "kubernetes.tolerate: expected a list, got 'sgx'."),
+        (
+            "kubernetes",
+            "node_selector = {sgx = true}",
+            "kubernetes.node_selector.sgx: expected text in quotation marks",
+        ),
         ("kubernetes", "inventory = 1", "kubernetes.inventory: "),
     ],
 )
@@ -101,7 +106,7 @@ def test_a_date_is_no_value() -> None:
 def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
     with raises(DeploymentCode.UNKNOWN_KEY, match=r"line 2: unknown key 'model.nme'") as caught:
         deployment.parse('[model]\nnme = "m"\n')
-    assert caught.value.hint == "Did you mean 'name'?"
+    assert caught.value.hint == "Did you mean 'model.name'?"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +173,27 @@ def test_the_example_takes_settings() -> None:
     assert parsed.model.path is None
 
 
+@pytest.mark.parametrize("target", terms.TargetKind)
+def test_the_short_file_has_the_keys_that_it_is_meant_to_have(target: terms.TargetKind) -> None:
+    settings = {"model": {"name": "m", "path": "m.pb"}, "target": {"kind": target}, "platform": "sgx"}
+    lines = deployment.write_short(settings).splitlines()
+    table, written = "", set()
+    for line in lines:
+        if line.startswith("["):
+            table = line.partition("]")[0].removeprefix("[") + "."
+        elif " = " in line:
+            written.add(table + line.removeprefix("# ").partition(" = ")[0])
+    assert written == {*example._ALWAYS, *example._FROZEN_GRAPH, *example._SGX, *example._BY_TARGET[target]}
+
+
+def test_the_short_file_has_every_setting_that_was_chosen() -> None:
+    settings = {"model": {"name": "m"}, "keystore": {"transit_mount": "here"}, "kubernetes": {"dns": {"port": 5353}}}
+    parsed = deployment.parse(deployment.write_short(settings))
+    assert (parsed.keystore.transit_mount, parsed.kubernetes.dns.port) == ("here", 5353)
+    with raises(DeploymentCode.UNKNOWN_KEY, match="transit_muont"):
+        deployment.parse(deployment.write_short({"model": {"name": "m"}, "keystore": {"transit_muont": "x"}}))
+
+
 SEVERAL = """
 [[model]]
 name = "resnet50"
@@ -202,15 +228,15 @@ def test_several_models_and_versions(tmp_path: Path) -> None:
     [
         ('[[model]]\nname = "a"\n[[model]]\nname = "a"\n', "'a' has the version 1 twice."),
         (SEVERAL.replace("newest", "stable"), "'resnet50' has the label 'stable' twice."),
-        ("model = []\n", "model: Tuple should have at least 1 item"),
-        ("model = 3\n", "model: Input should be a valid array (it is 3)."),
+        ("model = []\n", "model: expected a list of at least 1 item, got []"),
+        ("model = 3\n", "model: expected a list, got 3."),
         (
             '[[model]]\nname = "a"\nversion = -1\n',
-            "model.version: Input should be greater than or equal to 0 (it is -1)",
+            "model.version: expected a number of at least 0, got -1",
         ),
         (
             f'[[model]]\nname = "a"\nversion = {2**63}\n',
-            f"model.version: Input should be less than or equal to {2**63 - 1} (it is {2**63})",
+            f"model.version: expected a number of at most {2**63 - 1}, got {2**63}",
         ),
     ],
 )
@@ -221,7 +247,7 @@ def test_models_that_do_not_fit_together(text: str, message: str) -> None:
 
 
 def test_an_unknown_key_of_one_of_several_models() -> None:
-    with raises(DeploymentCode.UNKNOWN_KEY, match=r"unknown key 'model\.versoin'.*Did you mean 'version'"):
+    with raises(DeploymentCode.UNKNOWN_KEY, match=r"unknown key 'model\.versoin'.*Did you mean 'model.version'"):
         deployment.parse(SEVERAL + "versoin = 3\n")
 
 

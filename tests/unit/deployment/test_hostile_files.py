@@ -45,7 +45,10 @@ def test_tables_and_lists_in_each_other(text: str) -> None:
     ("text", "message"),
     [
         (f"[kubernetes.ingress]\nreplicas = {'9' * 4000}", "line 4: kubernetes.ingress.replicas: "),
-        ("[kubernetes.ingress]\nreplicas = -1", "line 4: kubernetes.ingress.replicas: Input should be greater"),
+        (
+            "[kubernetes.ingress]\nreplicas = -1",
+            "line 4: kubernetes.ingress.replicas: expected a number of at least 1, got -1",
+        ),
         ("[kubernetes.ingress]\nreplicas = inf", "line 4: kubernetes.ingress.replicas: "),
         ("[kubernetes.ingress]\nreplicas = nan", "line 4: kubernetes.ingress.replicas: "),
         ("[kubernetes.ingress]\nreplicas = 1e400", "line 4: kubernetes.ingress.replicas: "),
@@ -63,11 +66,11 @@ def test_tables_and_lists_in_each_other(text: str) -> None:
         ("[kubernetes.service]\nannotations.'a.b/c' = 1", "line 4: kubernetes.service.annotations.a.b/c: "),
         ("[kubernetes.service.annotations]\n'a.b/c' = 1", "line 4: kubernetes.service.annotations.a.b/c: "),
         ("[kubernetes.service.annotations.a]\nb = 'x'", "line 3: kubernetes.service.annotations.a: "),
-        ("[[kubernetes]]\nnamespace = 'a'", "line 3: kubernetes: a table is expected"),
-        ("[[kubernetes.store]]\n[[kubernetes.store]]", "line 3: kubernetes.store: a table is expected"),
-        ("[[service]]\nport = 1", "line 3: service: a table is expected"),
-        ("[kubernetes]\nresources = 3", "line 4: kubernetes.resources: a table is expected (it is 3)."),
-        ("[kubernetes]\nresources = []", "line 4: kubernetes.resources: a table is expected (it is [])."),
+        ("[[kubernetes]]\nnamespace = 'a'", "line 3: kubernetes: expected a table"),
+        ("[[kubernetes.store]]\n[[kubernetes.store]]", "line 3: kubernetes.store: expected a table"),
+        ("[[service]]\nport = 1", "line 3: service: expected a table"),
+        ("[kubernetes]\nresources = 3", "line 4: kubernetes.resources: expected a table, got 3."),
+        ("[kubernetes]\nresources = []", "line 4: kubernetes.resources: expected a table, got []."),
         ("[kubernetes]\nresources.cpu = false", "line 4: kubernetes.resources.cpu: "),
         ("[kubernetes]\nresources = {cpu = false}", "line 4: kubernetes.resources.cpu: "),
         # Dates: the line and the key, wherever the date is.
@@ -89,7 +92,7 @@ def test_wrong_types_in_nested_tables(tmp_path: Path, text: str, message: str) -
 
 @pytest.mark.parametrize("text", ["kubernetes = 3", "kubernetes = []", "kubernetes = 'store'"])
 def test_a_value_where_a_section_is_expected(text: str) -> None:
-    with raises(DeploymentCode.INVALID_VALUE, match=r"line 1: kubernetes: a table is expected"):
+    with raises(DeploymentCode.INVALID_VALUE, match=r"line 1: kubernetes: expected a table"):
         deployment.parse(f"{text}\n{MINIMAL}")
 
 

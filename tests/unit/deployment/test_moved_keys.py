@@ -101,16 +101,16 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
     ("text", "message"),
     [
         # The key as the file writes it, and its line.
-        ("cpu = 1", "line 4: kubernetes.cpu: Input should be a valid string (it is 1)."),
-        ('front = "haproxy"', "line 4: kubernetes.front: Input should be 'nginx', 'gateway-api'"),
-        ("monitoring = 'yes'", "line 4: kubernetes.monitoring: Input should be a valid boolean (it is 'yes')."),
-        ("node_selector = {sgx = 1}", "line 4: kubernetes.node_selector.sgx: Input should be a valid string"),
+        ("cpu = 1", "line 4: kubernetes.cpu: expected text in quotation marks, got 1."),
+        ('front = "haproxy"', "line 4: kubernetes.front: expected 'nginx', 'gateway-api'"),
+        ("monitoring = 'yes'", "line 4: kubernetes.monitoring: expected true or false, got 'yes'."),
+        ("node_selector = {sgx = 1}", "line 4: kubernetes.node_selector.sgx: expected text in quotation marks"),
         ('broker_naming = "coredns-hosts"',
          "line 4: kubernetes.broker: naming = 'coredns-hosts' needs kubernetes.broker.ip"),
         # A former key beside something else under the name of its table.
-        ('store = "x"\nstorage_class = "nfs"', "line 4: kubernetes.store: a table is expected (it is 'x')."),
-        ('cpu = "1"\n[[kubernetes.resources]]\ncpu = "2"', "line 5: kubernetes.resources: a table is expected"),
-        ("[[kubernetes.monitoring]]\nenabled = true", "line 4: kubernetes.monitoring: a table is expected"),
+        ('store = "x"\nstorage_class = "nfs"', "line 4: kubernetes.store: expected a table, got 'x'."),
+        ('cpu = "1"\n[[kubernetes.resources]]\ncpu = "2"', "line 5: kubernetes.resources: expected a table"),
+        ("[[kubernetes.monitoring]]\nenabled = true", "line 4: kubernetes.monitoring: expected a table"),
     ],
 )  # fmt: skip
 def test_errors_of_former_keys(text: str, message: str) -> None:
@@ -122,11 +122,11 @@ def test_errors_of_former_keys(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "hint"),
     [
-        ('[kubernetes]\nmemroy = "1Gi"', "kubernetes.memroy", "Did you mean 'resources.memory'?"),
-        ('[kubernetes]\nbroker_nameing = "dns"', "kubernetes.broker_nameing", "Did you mean 'broker.naming'?"),
-        ('[kubernetes]\nnamespac = "x"', "kubernetes.namespac", "Did you mean 'namespace'?"),
-        ('[kubernetes.resource]\ncpu = "1"', "kubernetes.resource", "Did you mean 'resources'?"),
-        ('[kubernetes.resources]\nmemroy = "1Gi"', "kubernetes.resources.memroy", "Did you mean 'memory'?"),
+        ('[kubernetes]\nmemroy = "1Gi"', "kubernetes.memroy", "'kubernetes.resources.memory'?"),
+        ('[kubernetes]\nbroker_nameing = "dns"', "kubernetes.broker_nameing", "'kubernetes.broker.naming'?"),
+        ('[kubernetes]\nnamespac = "x"', "kubernetes.namespac", "'kubernetes.namespace'?"),
+        ('[kubernetes.resource]\ncpu = "1"', "kubernetes.resource", "'kubernetes.resources'?"),
+        ('[kubernetes.resources]\nmemroy = "1Gi"', "kubernetes.resources.memroy", "'kubernetes.resources.memory'?"),
         ("[kubernetes.resources]\nq = 1", "kubernetes.resources.q",
          "Known here: cpu, memory, epc, epc_resource, enclave_resource."),
     ],
@@ -135,7 +135,7 @@ def test_the_nearest_key_of_a_nested_table(text: str, key: str, hint: str) -> No
     with raises(DeploymentCode.UNKNOWN_KEY, match="unknown key") as caught:
         deployment.parse(f"{MINIMAL}{text}\n")
     assert repr(key) in caught.value.message
-    assert caught.value.hint == hint
+    assert caught.value.hint in {hint, f"Did you mean {hint}"}
 
 
 def test_a_new_file_has_every_table_and_no_former_key() -> None:

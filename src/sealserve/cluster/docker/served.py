@@ -7,6 +7,7 @@ from sealserve.bundle import Bundle
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.container_layout import ENCLAVE
 from sealserve.deployment import Deployment
+from sealserve.terms import TargetKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def for_containers(described: Deployment) -> Deployment:
     return described.model_copy(
         update={
             "broker": broker.model_copy(update={"address": address}),
-            "target": described.target.model_copy(update={"kind": "docker"}),
+            "target": described.target.model_copy(update={"kind": TargetKind.DOCKER}),
         }
     )
 

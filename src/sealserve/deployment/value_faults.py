@@ -1,0 +1,101 @@
+"""Sentences for the errors that pydantic finds in a value of ``sealserve.toml``.
+
+Pydantic's own messages name Python types and repeat regular expressions, so no user sees them. `TYPES` and `PATTERNS`
+cover all that the sections can raise; a test compares them with the schema.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sealserve.deployment import values
+from sealserve.deployment.section import AT_KEY
+from sealserve.names import DNS_NAME_PATTERN, NAME_PATTERN
+
+_INTEGER: Final = "an integer"
+_TEXT: Final = "text in quotation marks"
+_LIST: Final = "a list"
+_TABLE: Final = "a table"
+_TRUTH: Final = "true or false"
+
+TYPES: Final[Mapping[str, str]] = {
+    "bool_type": _TRUTH,
+    "dict_type": _TABLE,
+    "enum": "{expected}",
+    "finite_number": _INTEGER,
+    "float_parsing": "a number",
+    "greater_than_equal": "a number of at least {ge}",
+    "int_from_float": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_parsing_size": "a smaller integer",
+    "int_type": _INTEGER,
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "model_type": _TABLE,
+    "path_type": _TEXT,
+    "string_too_long": "at most {max_length} characters",
+    "string_type": _TEXT,
+    "too_long": "a list of at most {max_length} items",
+    "too_short": "a list of at least {min_length} item",
+    "tuple_type": _LIST,
+}
+"""What is expected, by the type of pydantic's error; the fields are those of the error's context."""
+
+_DNS_LABEL_TEXT: Final = "at most 63 lower-case letters, digits and hyphens, with a letter or digit at each end"
+
+PATTERNS: Final[Mapping[str, str]] = {
+    NAME_PATTERN: "at most 63 letters, digits, '.', '_' and '-', with a letter or digit at each end",
+    DNS_NAME_PATTERN: 'a DNS name in lower case, such as "grpc.example.com"',
+    values.BROKER_ADDRESS_PATTERN: 'a DNS name or an IPv4 address, such as "broker.example.com"',
+    values.ENCLAVE_SIZE_PATTERN: '"auto", or a size such as "512M" or "8G"',
+    values.IMAGE_PREFIX_PATTERN: 'a name, or a registry and a path, such as "registry.example.com/team/sealserve"',
+    values.IMAGE_TAG_PATTERN: "at most 128 letters, digits, '.', '_' and '-', starting with a letter, digit or '_'",
+    values.KUBERNETES_NAME_PATTERN: _DNS_LABEL_TEXT,
+    values.LABEL_KEY_PATTERN: 'the key of a Kubernetes label, such as "k8s-app" or "example.com/role"',
+    values.LABEL_VALUE_PATTERN: "the value of a Kubernetes label: at most 63 letters, digits, '.', '_' and '-'",
+    values.QUANTITY_PATTERN: 'a Kubernetes quantity, such as "500m" or "4Gi"',
+}
+"""What a text has to look like, by its regular expression."""
+
+_OUR_OWN: Final = frozenset({"value_error", AT_KEY})
+"""The types of the errors that the validators of the sections raise: their messages are sentences already."""
+
+
+def is_known(error: Mapping[str, Any]) -> bool:
+    """Return whether there is a sentence for an error of pydantic's."""
+    if error["type"] == "string_pattern_mismatch":
+        return error["ctx"]["pattern"] in PATTERNS
+    return error["type"] in _OUR_OWN or error["type"] in TYPES
+
+
+def is_our_own(error: Mapping[str, Any]) -> bool:
+    """Return whether a validator of ours raised the error."""
+    return error["type"] in _OUR_OWN
+
+
+def expectation(error: Mapping[str, Any]) -> str:
+    """Return what is expected instead of a wrong value, as part of a sentence."""
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], "another text")
+    text = TYPES.get(error["type"], "another value").format_map(context)
+    return text if not text.endswith(" item") or context.get("min_length") == 1 else f"{text}s"
+
+
+def remedy(error: Mapping[str, Any]) -> str | None:
+    """Return the hint for a wrong value, or None if the message says enough."""
+    kind, value = error["type"], error["input"]
+    expected = TYPES.get(kind)
+    if expected in {_INTEGER, _TRUTH} and isinstance(value, str):
+        looks_right = value.isdecimal() if expected == _INTEGER else value in {"true", "false"}
+        return "Remove the quotation marks." if looks_right else None
+    if expected == _TEXT and isinstance(value, bool | int | float):
+        return "Put the value in quotation marks."
+    if expected == _LIST and isinstance(value, str):
+        return "Put the value in square brackets."
+    if kind in {"enum", "literal_error"} and isinstance(value, str):
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        close = difflib.get_close_matches(value[:100].lower(), choices, n=1)
+        return f"Did you mean {close[0]!r}?" if close else None
+    return None
