@@ -17,7 +17,7 @@ def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
     Raises:
         InputError: `model.not-imported`: It is not there yet.
     """
-    folder = _place(workspace, model)
+    folder = planned_folder(workspace, model)
     if not folder.is_dir():
         raise OwnerCode.MODEL_NOT_IMPORTED.error(
             f"The model {model.name}, version {model.version}, is not in the workspace.",
@@ -28,7 +28,7 @@ def servable_folder(workspace: Workspace, model: ModelSection) -> Path:
 
 def is_imported(workspace: Workspace, model: ModelSection) -> bool:
     """Return whether one of the deployment's models is in the workspace."""
-    return _place(workspace, model).is_dir()
+    return planned_folder(workspace, model).is_dir()
 
 
 def bring_in(
@@ -105,5 +105,6 @@ def check(
     return tuple(linted)
 
 
-def _place(workspace: Workspace, model: ModelSection) -> Path:
+def planned_folder(workspace: Workspace, model: ModelSection) -> Path:
+    """Return the folder of one of the deployment's models in the workspace, whether it exists or not."""
     return workspace.owner.models / model.name / str(model.version)

@@ -87,24 +87,23 @@ class Exposure:
 
         Args:
             roots: Folders or files. A file with several names (hard links) is searched once.
-            progress: Called with the number of bytes of each file when it is searched.
+            progress: Called with the number of bytes of each piece when it is searched.
         """
-        findings = []
-        for path in distinct(files_under(roots)):
-            content = path.read_bytes()
-            if finding := self.search_bytes(content, path):
-                findings.append(finding)
-            progress(len(content))
-        return findings
+        files = distinct(files_under(roots))
+        return [found for path in files if (found := self.search_bytes(path.read_bytes(), path, progress=progress))]
 
-    def search_bytes(self, content: bytes, path: Path) -> Finding | None:
+    def search_bytes(
+        self, content: bytes, path: Path, *, progress: Callable[[int], None] = lambda _: None
+    ) -> Finding | None:
         """Return the first finding in ``content``."""
+        first = None
         starts = range(0, len(content), _CHUNK)
         search = partial(self._search_chunk, content, path, {})
-        if len(starts) <= 1:
-            return search(0)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            return next(filter(None, list(threads.map(search, starts))), None)
+            for start, finding in zip(starts, threads.map(search, starts), strict=True):
+                first = first or finding
+                progress(min(_CHUNK, len(content) - start))
+        return first
 
     def _search_chunk(self, content: bytes, path: Path, known: Known, start: int) -> Finding | None:
         block = content[start : start + _CHUNK + WINDOW - 1]
