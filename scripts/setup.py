@@ -156,8 +156,12 @@ def follow(
                 shown.send(lines[-1] if progress.match(lines[-1]) else "")
             except queue.Empty:
                 shown.send("")
-            except KeyboardInterrupt:
+                at_end = not reader.is_alive() and arrived.empty()
+            except KeyboardInterrupt:  # it may have ended the display in the middle of a line
                 interrupted = True
+                shown.close()
+                shown = log_lines()
+                next(shown)
         shown.close()
     if interrupted:
         raise SystemExit(130)

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 
@@ -57,6 +58,22 @@ def test_a_log_shows_that_a_silent_stage_goes_on(
     monkeypatch.setattr(setup, "QUIET_SECONDS", 0)
     setup.follow(["sh", "-c", "sleep 0.5"], setup.UV_PROGRESS)
     assert "still working" in capsys.readouterr().out
+
+
+def test_ctrl_c_waits_for_what_cleans_up(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command gets the signal as well, from the terminal; here it goes on for a moment."""
+    shown = setup.log_lines
+
+    def interrupted_once() -> Generator[None, str, None]:
+        monkeypatch.setattr(setup, "log_lines", shown)
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup, "log_lines", interrupted_once)
+    with pytest.raises(SystemExit) as caught:
+        setup.follow(["sh", "-c", f"echo Resolved; sleep 0.5; touch {tmp_path}/cleaned"], setup.UV_PROGRESS)
+    assert caught.value.code == 130
+    assert (tmp_path / "cleaned").exists()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def restore(entry: Path, destination: Path) -> SavedModelInfo | None:
                 _check_equal(_copy(entry / name, temporary / name), expected)
             check_servable(temporary)
         return check_servable(destination)
-    except (_UnusableError, ValidationError, InputError):
+    except (_UnusableError, ValidationError, InputError, OSError):
         _remove(entry)
         return None
 
@@ -114,7 +114,8 @@ def keep(entry: Path, folder: Path) -> None:
     """
     with contextlib.suppress(OSError, SealserveError, _UnusableError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_own(entry.parent)
+        for parent in (entry.parent.parent, entry.parent):
+            _check_own(parent)
         with staging(entry.parent, entry.name, mode=0o700) as stage:
             names = [path.relative_to(folder).as_posix() for path in plain_files(folder)]
             digests = {name: _copy(folder / name, stage.folder / name) for name in names}
@@ -127,7 +128,7 @@ def keep(entry: Path, folder: Path) -> None:
 
 def _read_digests(entry: Path) -> Mapping[str, str]:
     """Return the digests of an entry's files by their paths below the entry."""
-    for folder in (entry.parent, entry):
+    for folder in (entry.parent.parent, entry.parent, entry):
         _check_own(folder)
     text = read_regular(entry / DIGESTS, limit=_LARGEST_DIGESTS, follow_links=False)
     digests = _Digests.model_validate_json(text).files

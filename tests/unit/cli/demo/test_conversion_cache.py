@@ -128,10 +128,11 @@ def test_links_pipes_and_endless_files_are_refused(
 def test_an_entry_that_others_can_write_is_refused(entry: Path, saved: Path, tmp_path: Path) -> None:
     entry.chmod(0o770)
     refused(entry, tmp_path / "out" / "1")
-    entry.parent.chmod(0o777)
-    conversion_cache.keep(entry, saved)
-    assert not entry.exists()
-    entry.parent.chmod(0o700)
+    for folder in (entry.parent, entry.parent.parent):
+        folder.chmod(0o777)
+        conversion_cache.keep(entry, saved)
+        assert not entry.exists()
+        folder.chmod(0o700)
     conversion_cache.keep(entry, saved)
     (tmp_path / "elsewhere").mkdir()
     entry.rename(tmp_path / "elsewhere" / "entry")
