@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# tensorflow-serving-api requires tensorflow, which has 0.6 GB of code for GPUs. The lock files hold tensorflow-cpu in
+# its place, which a requirement in pyproject.toml could not do: pip would install both into the same folder.
+TENSORFLOW = ["requirements/tensorflow.in", "--override", "requirements/overrides.in"]
 SETS = {
     "base": ["pyproject.toml"],
-    "server": ["pyproject.toml", "--extra", "server"],
-    "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev"],
+    "server": ["pyproject.toml", "--extra", "server", *TENSORFLOW],
+    "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev", *TENSORFLOW],
     "fuzz": ["--group", "fuzz"],
 }
 

@@ -9,7 +9,6 @@ import typer
 from sealserve.cli import console, options
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
-from sealserve.owner import backup as backups
 
 app = Verbs()
 
@@ -28,6 +27,8 @@ def backup(
 
     The broker may run meanwhile.
     """
+    from sealserve.owner import backup as backups  # noqa: PLC0415  # the help does not need the database
+
     workspace = context.workspace
     with console.bytes_progress("Backing up", console.size_of(workspace.owner.root)) as progress:
         made = backups.back_up(

@@ -14,7 +14,7 @@ from typing import Final
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.recipes import Packages
 
-_TENSORFLOW: Final = ("tensorflow", "tensorflow-serving-api")  # its library and messages; no Keras
+_TENSORFLOW: Final = ("tensorflow-cpu", "tensorflow-serving-api")  # its library and messages; no Keras
 _HTTP: Final = (
     "aiohappyeyeballs", "aiohttp", "aiosignal", "attrs", "frozenlist", "multidict", "propcache", "yarl",
 )  # fmt: skip
@@ -23,6 +23,12 @@ SERVER_ONLY: Final = (*_HTTP, *_TENSORFLOW)
 
 _NEWEST_GLIBC: Final = {"3.11": 36, "3.12": 39}
 """Debian 12 and Ubuntu 24.04: the minor version of glibc 2, by the version of Python that the distribution has."""
+
+_MARKER: Final = re.compile(r" ; [^\\\n]+")
+"""An environment marker in a lock file.
+
+pip would evaluate it on the machine that fetches the wheels, but the image is always for x86-64 Linux.
+"""
 
 _ENTRY: Final = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
 
@@ -34,7 +40,7 @@ def requirements(packages: Packages) -> str:
     text = _lock("base")
     if packages is Packages.SERVER:
         locked = _entries(_lock("server"))
-        text += "".join(locked[name] for name in SERVER_ONLY)
+        text += "".join(_MARKER.sub(" ", locked[name]) for name in SERVER_ONLY)
     return text
 
 

@@ -243,3 +243,18 @@ def test_a_verb_loads_its_own_module_only(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.stderr == "set()\n"
+
+
+HEAVY = ("aiohttp", "cryptography", "dcap_qvl", "grpc", "httpx", "kubernetes", "numpy", "sqlalchemy", "tensorflow")
+"""Packages that take a tenth of a second or more to import."""
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["cloud"], ["backup"], ["restore"]])
+def test_help_loads_no_heavy_package(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from sealserve.cli.application import run\n"
+        f"run([*{arguments!r}, '--help'])\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.stderr == "[]\n"

@@ -66,7 +66,7 @@ def test_the_servers_image_gets_no_more_of_tensorflow_than_it_needs() -> None:
     assert requirements(Packages.NONE) == ""
     base, server = locked_versions(Packages.BASE), locked_versions(Packages.SERVER)
     http = {"aiohttp", *needed_by("aiohttp")} - set(base)
-    assert set(server) - set(base) == {"tensorflow", "tensorflow-serving-api"} | http
+    assert set(server) - set(base) == {"tensorflow-cpu", "tensorflow-serving-api"} | http
     assert "grpcio" in base
     assert all("--hash=sha256:" in entry for entry in requirements(Packages.SERVER).split("\n\n"))
 

@@ -2,6 +2,7 @@
 
 import base64
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,20 @@ class Proof:
     view: tuple[str, ...]
 
 
-def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof:
+def search(
+    workspace: Workspace,
+    deployment: Deployment,
+    release: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Proof:
     """Search the host's folder and every log for the model, the server's private key and the release key.
+
+    Args:
+        workspace: The demo's.
+        deployment: What it describes.
+        release: The folder of the release.
+        progress: Called with how many bytes were searched, and how many there are.
 
     Raises:
         VerificationError: `demo.exposed`: A 16-byte window of one of them was found.
@@ -42,14 +55,22 @@ def search(workspace: Workspace, deployment: Deployment, release: Path) -> Proof
     secrets = _secrets(workspace, deployment, release)
     roots = [workspace.host.root, workspace.owner.logs]
     public, places = public_texts.of(workspace, deployment, release)
-    findings: list[Finding] = Exposure(secrets, public=public, places=places).search(roots)
+    searched = list(files_under(roots))
+    size = sum(path.stat().st_size for path in searched)
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, size)
+
+    findings: list[Finding] = Exposure(secrets, public=public, places=places).search(roots, progress=advance)
     if findings:
         listed = "; ".join(f"{finding.secret} in {finding.path} at byte {finding.offset}" for finding in findings)
         raise CliCode.DEMO_EXPOSED.error(f"The host's files hold what they must not: {listed}.")
-    searched = list(files_under(roots))
     return Proof(
         files=len(searched),
-        size=sum(path.stat().st_size for path in searched),
+        size=size,
         secrets=len(secrets),
         secret_size=sum(len(content) for _, content in secrets),
         view=tuple(_view(workspace.host.root)),

@@ -13,7 +13,7 @@ from sealserve.broker import admin
 from sealserve.bundle import Bundle
 from sealserve.cli import access, connection, console
 from sealserve.cli.codes import CliCode
-from sealserve.cli.demo import comparison, preparation, proof
+from sealserve.cli.demo import comparison, conversion_cache, preparation, proof
 from sealserve.cli.demo.comparison import Reference
 from sealserve.cli.demo.evidence import SHORT, Launches, tell_front
 from sealserve.cli.demo.preparation import ModelChoice, Ports
@@ -24,6 +24,7 @@ from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.processes import Process, ProcessEndedError, uninterrupted
 from sealserve.deployment import Deployment
 from sealserve.errors import PortTakenError
+from sealserve.model.saved_model import SavedModelInfo
 from sealserve.owner import certificates, models, releases, simulation
 from sealserve.owner.owner import Owner
 from sealserve.owner.preparation import prepare
@@ -89,11 +90,26 @@ class Walk:
                 graph, origin = model.path, [f"yours: {model.path}"]
             self._describe = partial(preparation.describe, workspace, model, graph, tls)
             self._deployment = self._describe(self._ports)
-            self._tell("converting it to a SavedModel")
-            imported = models.bring_in(workspace, self._deployment.model)
-        size = f"{imported.info.size / 1e6:.1f} MB in {imported.info.files} files"
-        self._screen.step(0, "The owner has a model", *origin, f"converted to a SavedModel: {size}")
-        return imported.folder
+            folder, info, reused = self._convert(graph, is_example=model.path is None)
+        size = f"{info.size / 1e6:.1f} MB in {info.files} files"
+        converted = f"converted to a SavedModel: {size}{' (by an earlier run)' if reused else ''}"
+        self._screen.step(0, "The owner has a model", *origin, converted)
+        return folder
+
+    def _convert(self, graph: Path, *, is_example: bool) -> tuple[Path, SavedModelInfo, bool]:
+        """Make the workspace's SavedModel; return its folder, what is in it, and whether it came from the cache."""
+        model = self.deployment.model
+        entry = conversion_cache.entry_for(graph, model) if is_example else None
+        if entry is not None:
+            self._tell("looking for a SavedModel of an earlier run")
+            folder = models.planned_folder(self._workspace, model)
+            if (info := conversion_cache.restore(entry, folder)) is not None:
+                return folder, info, True
+        self._tell("converting it to a SavedModel")
+        imported = models.bring_in(self._workspace, model)
+        if entry is not None:
+            conversion_cache.keep(entry, imported.folder)
+        return imported.folder, imported.info, False
 
     def compare(self, folder: Path, given: Sequence[str] = ()) -> Reference:
         """Compute TensorFlow's own answers to generated inputs, or to those that are given (``NAME=VALUE`` each)."""
@@ -246,8 +262,13 @@ class Walk:
 
     def prove(self, built: Release) -> None:
         """Search what the host holds."""
-        self._tell("searching everything the host holds for the model and the keys")
-        found = proof.search(self._workspace, self.deployment, built.folder)
+        searching = "searching everything the host holds for the model and the keys"
+
+        def show(done: int, of: int) -> None:
+            self._tell(f"{searching}: {done / 1e6:.0f} of {of / 1e6:.0f} MB")
+
+        self._tell(searching)
+        found = proof.search(self._workspace, self.deployment, built.folder, progress=show)
         self._screen.step(
             0,
             "The proof: the host saw ciphertext only",

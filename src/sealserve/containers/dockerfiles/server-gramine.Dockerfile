@@ -4,7 +4,7 @@ ARG BASE=gramineproject/gramine:1.9-noble
 
 FROM ${BASE} AS environment
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends binutils python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 COPY wheels/ /build/wheels/
 COPY requirements.txt /build/
@@ -17,6 +17,8 @@ COPY package/ /build/package/
 RUN cp -R /build/package/. "$(/opt/sealserve/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/" \
  && cd "$(/opt/sealserve/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
  && find tensorflow -type f ! -name "libtensorflow_*.so*" ! -name "*_pb2.py" ! -path tensorflow/__init__.py -delete \
+ # Symbols are a quarter of the library. They are never read at run time, but an enclave hashes every byte of the file.
+ && find tensorflow -type f -name "libtensorflow_*.so*" -exec strip --strip-unneeded {} + \
  && find . -type d -name tests -prune -exec rm -rf {} + \
  && find tensorflow -type d -empty -delete \
  && /opt/sealserve/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/sealserve/lib

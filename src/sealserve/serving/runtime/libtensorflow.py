@@ -1,4 +1,4 @@
-"""TensorFlow's C API, as the shared library of the installed package ``tensorflow`` exports it.
+"""TensorFlow's C API, as the shared library of the installed module ``tensorflow`` exports it.
 
 Why not TensorFlow's Python half: measured side by side on one machine, against TensorFlow 1's loader and
 ``tf.saved_model.load``: ready to load a model in an eighth of the time; 58 MB of private memory then, not 206; with a

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealserve.cli.demo.exposure import Exposure, files_under
+from sealserve.cli.demo.exposure import Exposure, Finding, files_under
 
 SECRET = random.Random(1).randbytes(5000)  # noqa: S311  # test data
 NOISE = random.Random(2).randbytes(40_000)  # noqa: S311  # test data
@@ -91,3 +91,36 @@ def test_the_finding_names_the_file_and_shows_no_secret(tmp_path: Path) -> None:
     assert [finding.path for finding in findings] == [tmp_path / "folder" / "dirty"]
     assert list(files_under([tmp_path / "clean"])) == [tmp_path / "clean"]
     assert repr(SECRET[:4])[2:-1] not in repr(findings)
+
+
+@pytest.mark.parametrize("many", [0, 10_000])
+def test_a_window_is_found_wherever_its_word_stands_several_times(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The word of the window is at several places of two secrets, and the window itself only at the last one."""
+    monkeypatch.setattr("sealserve.cli.demo.exposure._MANY", many)
+    word = SECRET[:8]
+    secrets = [("key", SECRET[64:80] + word), ("model", (word + NOISE[:8]) * 20 + word + SECRET[200:240])]
+    search = Exposure(secrets)
+    for before in range(9):
+        start = 20 * 16 - before
+        window = secrets[1][1][start : start + 16]
+        finding = search.search_bytes(b"\xff\xfe" + window + b"\xff\xfe", PATH)
+        assert finding is not None
+        assert finding.secret == "model"
+    assert search.search_bytes(SECRET[64:80] + bytes(20), PATH) == Finding(secret="key", path=PATH, offset=0)
+    assert search.search_bytes(NOISE[100:108] + word + NOISE[200:220], PATH) is None
+
+
+def test_a_window_over_two_secrets_is_none() -> None:
+    search = Exposure([("one", SECRET[:24]), ("two", SECRET[24:48])])
+    assert search.search_bytes(SECRET[16:32], PATH) is None
+    assert search.search_bytes(SECRET[8:40], PATH) is not None
+
+
+def test_a_file_with_two_names_is_searched_once(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(SECRET)
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    (tmp_path / "c").write_bytes(NOISE)
+    done: list[int] = []
+    findings = Exposure([("model", SECRET)]).search([tmp_path], progress=done.append)
+    assert [finding.path.name for finding in findings] == ["a"]
+    assert done == [len(SECRET), len(NOISE)]

@@ -28,6 +28,15 @@ def shipped(site: Site, released: VerifiedRelease) -> VerifiedRelease:
     return released
 
 
+def test_the_search_shows_how_far_it_is(site: Site, shipped: VerifiedRelease) -> None:
+    shown: list[tuple[int, int]] = []
+    found = proof.search(
+        site.workspace, site.deployment, shipped.folder, progress=lambda done, of: shown.append((done, of))
+    )
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown)
+    assert shown[-1] == (found.size, found.size)
+
+
 def search(site: Site, release: VerifiedRelease) -> Proof:
     return proof.search(site.workspace, site.deployment, release.folder)
 

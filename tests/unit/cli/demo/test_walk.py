@@ -1,11 +1,14 @@
 import contextlib
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.harness.errors import raises
+from tests.harness.tiny_model import saved_model
 from tests.harness.workspaces import Site
 
 from sealserve.cli.codes import CliCode
@@ -16,6 +19,8 @@ from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.client.load import LoadReport
 from sealserve.errors import UnavailableError
+from sealserve.model.saved_model import check_servable
+from sealserve.owner.models import planned_folder
 
 REFERENCE = Reference(
     signature="serving_default", inputs=[{"x": np.zeros(1)}] * 50, answers=[{"y": np.zeros(1)}] * 50,
@@ -87,3 +92,27 @@ def test_nothing_is_stopped_before_anything_was_prepared(site: Site) -> None:
     walk.stop()
     with pytest.raises(RuntimeError, match="nothing is prepared yet"):
         _ = walk.deployment
+
+
+@pytest.mark.parametrize("is_example", [True, False])
+def test_only_the_example_is_kept_for_the_next_run(
+    is_example: bool, walk: Walk, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "graph.pb").write_bytes(b"graph")
+    folder = planned_folder(site.workspace, site.deployment.model)
+    converted = []
+
+    def bring_in(*_: object) -> Any:
+        converted.append(saved_model(folder))
+        return SimpleNamespace(folder=folder, info=check_servable(folder))
+
+    monkeypatch.setattr("sealserve.owner.models.bring_in", bring_in)
+    found = []
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
+        found.append(walk._convert(tmp_path / "graph.pb", is_example=is_example))
+    assert found[0][:2] == found[1][:2]
+    assert [reused for _, _, reused in found] == [False, is_example]
+    assert len(converted) == (1 if is_example else 2)
+    assert (tmp_path / "cache").exists() == is_example
