@@ -11,7 +11,7 @@ from typing import Any
 from sealserve.terms import TargetKind
 from sealserve.workspace import Workspace, WorkspaceMissingError, find
 
-_PARTS = ("broker", "nginx", "pcs", "platform", "replica-0", "replica-1")
+_PARTS = ("broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "supervisor")
 
 
 def targets(incomplete: str) -> list[str]:

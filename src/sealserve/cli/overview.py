@@ -16,11 +16,12 @@ from sealserve.cli.status_document import (
     Standing,
     StatusDocument,
 )
-from sealserve.cluster import targets
+from sealserve.cluster import targets, wanted
 from sealserve.cluster.missing_parts import with_missing
 from sealserve.cluster.target import NGINX, REPLICA, PartStatus, State, Target
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
+from sealserve.owner.drift import drift_of
 from sealserve.owner.expiry import certificate_ends
 from sealserve.pki import expiry
 from sealserve.regular_file import read_regular
@@ -65,7 +66,7 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     # 1. Ask the target for what runs, and compare it with what should run.
     found = target.status()
     started = bool(found) or targets.in_use(workspace) == kind
-    expected = target.expected(_wanted_replicas(found)) if started else ()
+    expected = target.expected(wanted.replicas(workspace, deployment).count) if started else ()
     parts = with_missing(found, expected)
     # 2. Find the release that is served, in the owner's folder or in the host's.
     release = _release_of(parts)
@@ -127,7 +128,7 @@ def document(
     state = Standing.WELL if serves and not problems else Standing.DEGRADED if serves else Standing.DOWN
     warnings = [end.warning(now) for end in expiry.endings(ends) if end.is_near(now) and end not in over]
     if described.drift:
-        keys = ", ".join(difference.setting for difference in described.drift)
+        keys = ", ".join(difference.key for difference in described.drift)
         warnings.append(f"sealserve.toml differs from the release that runs: {keys}. `sealserve up` applies it.")
     return StatusDocument(
         time=now,
@@ -175,16 +176,20 @@ def _row(part: PartStatus, now: datetime) -> Part:
     )
 
 
-def _wanted_replicas(parts: Sequence[PartStatus]) -> int:
-    """Return how many replicas there should be: no record of it exists yet, so those that were started count."""
-    numbers = [int(part.role.removeprefix(REPLICA)) for part in parts if part.role.startswith(REPLICA)]
-    return max(numbers, default=0) + 1
-
-
 def _drift(workspace: Workspace, deployment: Deployment, release: Path | None) -> Sequence[Difference] | None:
-    """Return what differs between a release and ``sealserve.toml``, or None if that is not known here."""
-    del workspace, deployment, release  # the record of a release will be compared
-    return None
+    """Return what differs between a release and ``sealserve.toml``, or None if that is not known here.
+
+    Only the owner's machine has the record of what a release was made from.
+    """
+    if release is None or release.parent != workspace.owner.releases:
+        return None
+    try:
+        found = drift_of(workspace, deployment, release, quick=True)
+    except SealserveError:  # status reports on what runs, even if the record is damaged
+        return None
+    if not found.comparable:
+        return None
+    return [Difference(key=item.key, released=item.released, described=item.described) for item in found.differences]
 
 
 def _release_of(parts: Sequence[PartStatus]) -> str | None:

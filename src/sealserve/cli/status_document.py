@@ -64,7 +64,7 @@ class Replicas(_Part):
 class Difference(_Part):
     """A setting or a model that is described differently from what runs."""
 
-    setting: Annotated[str, Field(description="The key of sealserve.toml, or a model.")]
+    key: Annotated[str, Field(description="The key of sealserve.toml, or a model.")]
     released: Annotated[str | None, Field(description="The value in the release that runs; null if it has none.")]
     described: Annotated[str | None, Field(description="The value in sealserve.toml; null if it has none.")]
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from sealserve.cluster import ports
+from sealserve.cluster import ports, restarts
 from sealserve.cluster.connection_counts import read_connections
 from sealserve.cluster.launch_log import read_restarts, read_steps
 from sealserve.cluster.processes import Phase, Process
@@ -35,6 +35,14 @@ class Ending:
     text: str
     time: datetime | None = None
     restarts: int = 0
+
+
+def ending_of(workspace: Workspace, process: Process) -> Ending | None:
+    """Return how a part ended the last time, as the supervisor has written it; None if it never ended."""
+    found = restarts.read_restarts(workspace, process)
+    if found is None or not found.last_exit:
+        return None
+    return Ending(text=found.last_exit, time=found.last_exit_at, restarts=found.restarts)
 
 
 def process_status(process: Process, ending: Ending | None = None) -> PartStatus:
@@ -79,17 +87,18 @@ def deployment_status(
     counts = _connections(workspace, known)
     found = []
     for process in known:
+        ending = ending_of(workspace, process)
         if process.role.startswith(REPLICA):
-            status = _replica_status(process, deployment.service.name)
+            status = _replica_status(process, ending, deployment.service.name)
             if process.phase is Phase.LEAVING and status.state is State.SERVING:
                 status = replace(status, state=State.LEAVING)
             status = replace(status, release=process.release or release)
             found.append(replace(status, connections=counts.get(_upstream(process)) if counts else None))
         elif process.role == NGINX:
             total = sum(counts.values()) if counts is not None else None
-            found.append(replace(_nginx_status(process, deployment), connections=total))
+            found.append(replace(_nginx_status(process, ending, deployment), connections=total))
         else:
-            found.append(process_status(process))
+            found.append(process_status(process, ending))
     return found
 
 
@@ -98,13 +107,13 @@ def serves(replica: Process) -> bool:
     return ports.is_listening(replica.port or 0, session=replica.pid)
 
 
-def _replica_status(process: Process, service: str) -> PartStatus:
-    restarts = read_restarts(Path(process.log), process.pid)
-    found = process_status(process)
-    found = replace(found, restarts=found.restarts + restarts.count)
+def _replica_status(process: Process, ending: Ending | None, service: str) -> PartStatus:
+    inside = read_restarts(Path(process.log), process.pid)
+    found = process_status(process, ending)
+    found = replace(found, restarts=found.restarts + inside.count)
     # What ended the server the last time counts as the last error, if nothing was logged since.
-    if restarts.time is not None and (found.error_time is None or found.error_time <= restarts.time):
-        found = replace(found, error=f"{restarts.signal or 'an error'} ended the server", error_time=restarts.time)
+    if inside.time is not None and (found.error_time is None or found.error_time <= inside.time):
+        found = replace(found, error=f"{inside.signal or 'an error'} ended the server", error_time=inside.time)
     if found.state is State.ENDED:
         return found
     if not serves(process):
@@ -114,8 +123,8 @@ def _replica_status(process: Process, service: str) -> PartStatus:
     return replace(found, state=State.SERVING, health=health, certificate_end=answer.certificate_end)
 
 
-def _nginx_status(process: Process, deployment: Deployment) -> PartStatus:
-    found = process_status(process)
+def _nginx_status(process: Process, ending: Ending | None, deployment: Deployment) -> PartStatus:
+    found = process_status(process, ending)
     if found.state is State.ENDED:
         return found
     service = deployment.service

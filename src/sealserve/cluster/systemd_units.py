@@ -106,7 +106,7 @@ def _deployment(workspace: Workspace) -> list[str]:
         # `up` ends when everything serves. Its supervisor and the parts stay in the unit's control group.
         "Type=oneshot",
         "RemainAfterExit=yes",
-        f"ExecStart={_command(own_command(workspace, ['up']))}",
+        f"ExecStart={_command(own_command(workspace, ['up', '--yes']))}",
         f"ExecStop={_command(own_command(workspace, ['down', '--yes']))}",
         "Restart=on-failure",
         "RestartSec=30",

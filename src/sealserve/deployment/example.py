@@ -27,7 +27,7 @@ def suggest_name(model: Path) -> str:
 
 _ALWAYS: Final = (
     "platform", "model.name", "model.path", "model.version", "service.name", "service.tls", "service.port",
-    "service.listen", "server.threads", "target.kind", "target.replicas",
+    "service.listen", "server.threads", "server.rest", "target.kind", "target.replicas",
 )  # fmt: skip
 _FROZEN_GRAPH: Final = ("model.inputs", "model.outputs")
 _BROKER: Final = ("broker.address", "broker.listen")

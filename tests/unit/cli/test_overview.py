@@ -127,7 +127,7 @@ def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_ended_is_a_probl
 
 
 def test_drift_is_a_warning() -> None:
-    difference = Difference(setting="server.threads", released="1", described="2")
+    difference = Difference(key="server.threads", released="1", described="2")
     found = observed(*all_parts(), drift=(difference,))
     assert found.state is Standing.WELL
     assert "differs from the release that runs: server.threads" in found.warnings[0]
