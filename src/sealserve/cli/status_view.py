@@ -88,7 +88,7 @@ def _facts(document: StatusDocument) -> Iterator[tuple[str, str]]:
         yield protocol, f"{endpoint.url} ({endpoint.server_name}, {endpoint.tls} TLS)"
     yield "Replicas", f"{document.replicas.ready} of {document.replicas.desired} ready"
     if document.drift is not None:
-        differences = [f"{item.setting}: {item.released or 'not set'} -> {item.described or 'not set'}"
+        differences = [f"{item.key}: {item.released or 'not set'} -> {item.described or 'not set'}"
                        for item in document.drift]  # fmt: skip
         yield "Drift", "; ".join(differences) or "none"
     if document.certificates:
