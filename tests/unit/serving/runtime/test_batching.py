@@ -405,6 +405,7 @@ def test_a_real_model_answers_many_at_once_each_its_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda value: half_plus_two(table, value), range(100)))
     assert answers == [[value / 2 + 2] for value in range(100)]
+    assert half_plus_two(table, 1.0) == [2.5]  # alone, so that a batch of one is padded to two
     assert half_plus_two(table, 1.0, 2.0, 3.0) == [2.5, 3.0, 3.5]
     with pytest.raises(RequestError, match="Task size 5 is larger than maximum input batch size 4"):
         half_plus_two(table, *range(5))
