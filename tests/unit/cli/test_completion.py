@@ -15,7 +15,10 @@ from sealserve.cli.application import VERBS, run
         ("sealserve init --preset a", {"alibaba-g7t", "azure-dcsv3"}),
         ("sealserve init --target ", {"local", "docker", "kubernetes"}),
         ("sealserve up --target do", {"docker"}),
-        ("sealserve logs ", {"broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "replica-7"}),
+        (
+            "sealserve logs ",
+            {"broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "replica-7", "supervisor"},
+        ),
         ("sealserve logs replica-", {"replica-0", "replica-1", "replica-7"}),
         ("sealserve up --release fl", {"flowers-1", "flowers-2"}),
         ("sealserve release verify --directory {} ", {"flowers-1", "flowers-2", "trees-1"}),

@@ -4,6 +4,7 @@ import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.harness.command_line import CommandLine
@@ -11,7 +12,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.cli import down, scale, up
 from sealserve.cluster import targets
-from sealserve.cluster.processes import ProcessEndedError
+from sealserve.cluster.processes import Phase, ProcessEndedError
 from sealserve.cluster.target import PartStatus, quietly
 
 
@@ -165,7 +166,9 @@ def test_what_served_before_a_failure_goes_on(ready: Site, monkeypatch: pytest.M
         return roles
 
     monkeypatch.setattr("sealserve.cluster.owner_services.stop_roles", stop_roles)
-    monkeypatch.setattr(targets, "running", lambda _: ["broker", "replica-0", "replica-1"])
+    alive = SimpleNamespace(is_alive=lambda: True, phase=Phase.CURRENT)
+    known = SimpleNamespace(all=lambda: dict.fromkeys(("broker", "replica-0", "replica-1"), alive))
+    monkeypatch.setattr("sealserve.cluster.owner_services.registry", lambda _: known)
     assert targets.undo(ready.workspace, ["broker", "replica-0"]) == ("replica-1",)
     assert stopped == ["replica-1"]
     monkeypatch.setattr(targets, "in_use", lambda _: "docker")

@@ -67,6 +67,8 @@ def commands(site: Site, key_file: Path, passphrase_file: Path, tmp_path: Path) 
         ("release verify", []),
         ("release show", []),
         ("release list", []),
+        ("release diff", ["m-", "m-"]),
+        ("release prune", ["--dry-run"]),
         ("release pack", [tmp_path / "release.tar", "--force"]),
         ("release unpack", [tmp_path / "release.tar"]),
         ("release unpack", [owner.master_key]),

@@ -525,12 +525,17 @@ def test_operations_that_compute_have_no_state_no_reference_no_resource_and_no_f
         assert not any(item.type in {"func", "list(func)"} for item in operation.attr), operation.name
 
 
+ONLY_WITH_GPU_CODE = {"_CopyFromGpuToHost", "_CopyFromHostToGpu"}  # in `tensorflow`, not in `tensorflow-cpu`
+
+
 @pytest.mark.tensorflow
 def test_each_operation_of_tensorflow_has_a_class_and_no_other_has() -> None:
     import tensorflow  # noqa: ICN001, PLC0415
 
     assert tensorflow.__version__ == TENSORFLOW_VERSION
-    assert {operation.name for operation in registered()} == set(class_of()), "run `make operations`"
+    here = {operation.name for operation in registered()}
+    assert here <= set(class_of()), "run `make operations`"
+    assert set(class_of()) - here <= ONLY_WITH_GPU_CODE, "run `make operations`"
 
 
 def test_what_only_tensorflow_s_optimiser_makes_is_nowhere_in_a_model() -> None:
