@@ -243,7 +243,7 @@ def test_an_interrupted_start_is_cleared_away(site: Site, images: list[dict[str,
 
 
 def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deployed: Deployed, site: Site) -> None:
-    serving = releases.newest(site.workspace.owner.releases)
+    serving = deployed.observed()["release"]
     bad = site.build_release().folder
     deployed.run("enclave", "build", "--name", "server", "--release", bad.name)
     done = run("broker", "allow", bad.name, "--directory", site.directory)
@@ -259,7 +259,7 @@ def test_a_release_that_the_broker_refuses_serves_nobody_and_harms_nobody(deploy
     assert deployed.status()["replica-0"] == "serving"
     assert load(deployed, 50)["answered"] == 50
     details = {part["release"] for part in deployed.observed()["parts"] if part["role"].startswith("replica-")}
-    assert details == {serving.name}
+    assert details == {serving}
     shutil.rmtree(bad)
 
 
