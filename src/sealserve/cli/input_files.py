@@ -105,13 +105,15 @@ def read_npy(content: bytes) -> npt.NDArray[Any]:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-    except TokenError as error:  # numpy takes a header apart as Python's tokenizer does
+    except (TokenError, SyntaxError, LookupError, AttributeError) as error:  # numpy reads a header as Python's source
         raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not unpickled (allow_pickle=False)")
     expected, got = math.prod(shape) * dtype.itemsize, len(content) - stream.tell()
     if expected != got or min(shape, default=0) < 0:
         raise ValueError(f"its header announces {dtype} of shape {shape}, {expected} bytes; it has {got}")
+    if not dtype.itemsize and all(shape):  # any number of them fits into a small file
+        raise ValueError(f"its header announces {dtype} of shape {shape}: elements without a byte")
     return np.ndarray(shape, dtype, content, stream.tell(), order="F" if fortran else "C")
 
 

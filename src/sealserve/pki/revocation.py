@@ -6,6 +6,7 @@ expire when the host likes. Therefore the model server compares serial numbers i
 Source: RFC 5280, section 5 (profile of CRLs), and RFC 7468, section 6 (their form in PEM).
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Final, TypeAlias
@@ -15,8 +16,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from sealserve.pki.codes import PkiCode
 
-Revoked: TypeAlias = frozenset[tuple[bytes, int]]
-"""The issuer's name (DER) and the serial number of each revoked certificate."""
+Revoked: TypeAlias = frozenset[bytes]
+"""Revoked certificates, as `identity` names them."""
 
 _LIST: Final = re.compile(
     rb"^-----BEGIN X509 CRL-----[ \t]*\r?$.*?^-----END X509 CRL-----[ \t]*\r?\n?", re.MULTILINE | re.DOTALL
@@ -61,13 +62,20 @@ def read_lists(pem: bytes, authorities: Iterable[x509.Certificate], *, source: s
         if critical or any(is_critical for _, is_critical in entries):
             raise _fault(source, "it has a critical extension, as delta and indirect lists have")
         issuer = crl.issuer.public_bytes()
-        found |= {(issuer, serial) for serial, _ in entries}
+        found |= {_identity(issuer, serial) for serial, _ in entries}
     return frozenset(found)
 
 
-def identity(certificate: x509.Certificate) -> tuple[bytes, int]:
-    """Return what a revocation list calls a certificate by."""
-    return certificate.issuer.public_bytes(), certificate.serial_number
+def identity(certificate: x509.Certificate) -> bytes:
+    """Return a digest of what a revocation list calls a certificate by: its issuer and its serial number.
+
+    Both can be of any length in a certificate that a client sends. The digest is always short, so it can be kept.
+    """
+    return _identity(certificate.issuer.public_bytes(), certificate.serial_number)
+
+
+def _identity(issuer: bytes, serial: int) -> bytes:
+    return hashlib.sha256(b"%d:%b%x" % (len(issuer), issuer, serial)).digest()
 
 
 def _signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:

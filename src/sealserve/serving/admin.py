@@ -106,7 +106,7 @@ class AdminPort:
     """
 
     def __init__(self, options: AdminOptions, files: FileList | None, servables: Servables, models: Models) -> None:
-        self._address, self._credentials, check = _place(options, files)
+        self._address, self._credentials, self._check = _place(options, files)
         lane = Lane(running=1, waiting=_WAITING)
         self.health = Health()
         status = parsed(GetModelStatusRequest, lambda request, _: get_model_status(servables, request))
@@ -122,7 +122,7 @@ class AdminPort:
             allowance=Allowance(_WAITING * _LARGEST),
             arguments=[("grpc.max_receive_message_length", _LARGEST), ("grpc.so_reuseport", 0)],
             trailer=TRAILER,
-            peer_fault=check,
+            peer_fault=self._check,
         )
         self._transport = transports.choose()(settings)
 
@@ -141,8 +141,13 @@ class AdminPort:
         return self._address if self._address.startswith("unix:") else f"{host}:{port}"
 
     def sweep(self) -> None:
-        """Give up on calls whose message is on its way for too long. To be called from time to time."""
+        """Give up on calls whose message is on its way for too long, and look for newer revocation lists.
+
+        To be called from time to time.
+        """
         self._transport.sweep()
+        if self._check is not None:
+            self._check.look()
 
     def stop(self, grace: float) -> bool:
         """Take no more calls, and wait ``grace`` seconds for those that are open; return whether all ended."""

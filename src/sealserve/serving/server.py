@@ -125,9 +125,12 @@ class Server:
         places = [_listen(transport, *place) for place in zip(addresses, credentials, strict=True)]
         transport.start()
         logger.info("serving %s on %s (%s)", _served(models, servables), " and ".join(places), _security(tls))
-        # 4. Serve until a signal comes. Each second, give up on slow clients and take over renewed certificates.
+        # 4. Serve until a signal comes. Each second, give up on slow clients, and take over renewed certificates and
+        # revocation lists.
         while not await self._stopped_within(_SWEEP):
             transport.sweep()
+            if check is not None:
+                check.look()
             http.follow()
             if admin is not None:
                 admin.sweep()

@@ -228,6 +228,11 @@ GOOD = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }", bytes(
             "the model takes float32",
         ),
         (npy("__import__('os').system('true')"), ""),
+        (npy("{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000,), }"), "elements without a byte"),
+        (npy("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,), }"), "elements without a byte"),
+        (npy("{'descr': '|V0', 'fortran_order': False, 'shape': (1,), }"), "elements without a byte"),
+        (npy("if x:\n    a\n  b"), "its header is damaged"),  # IndentationError
+        (npy("{'descr': (), 'fortran_order': False, 'shape': (1,), }"), ""),
         (b"\x93NUMPY\x07\x00", ""),
         (b"\x93NUMPY", ""),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import http.client
 import logging
 import socket
 import ssl
@@ -137,7 +138,7 @@ class Servers:
             for _ in range(2)
         ]
         self.rest, self.metrics = (self._run(server.start("127.0.0.1:0", self._context)) for server in self._http)
-        check = PeerCheck(settings.revoked)
+        self._check = check = PeerCheck(settings.revoked)
         self._transport = transports.choose()(
             make_settings(Health().handlers, peer_fault=check if settings.client_verify else None)
         )
@@ -149,9 +150,13 @@ class Servers:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def follow(self) -> None:
+        self._check.look()
         settings = self._followed.newer_settings()
         if settings is not None:
             renew(self._context, settings)
+            if settings.client_verify:
+                for server in self._http:
+                    self._loop.call_soon_threadsafe(server.retire)
 
     def close(self) -> None:
         for server in self._http:
@@ -425,10 +430,14 @@ def test_a_renewal_takes_effect_as_a_whole_on_every_port(serve: Serve, tmp_path:
     assert client(ROOT_CA, OTHER).answers(servers) == everywhere(False)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("port", ["rest", "metrics", "grpc"])
-def test_a_session_of_a_withdrawn_authority_cannot_be_resumed(serve: Serve, tmp_path: Path, port: str) -> None:
+def test_a_session_of_a_withdrawn_authority_cannot_be_resumed(
+    serve: Serve, tmp_path: Path, port: str, version: ssl.TLSVersion
+) -> None:
     servers = serve(configuration(*GOOD, text(ROOT_CA), client_verify=True))
     context = ssl.create_default_context(cadata=text(ROOT_CA).decode())
+    context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2" if port == "grpc" else "http/1.1"])
     (tmp_path / "client.pem").write_bytes(key_text(KEY) + text(ROOT.leaf(KEY)))
     context.load_cert_chain(tmp_path / "client.pem")
@@ -445,14 +454,123 @@ def test_a_session_of_a_withdrawn_authority_cannot_be_resumed(serve: Serve, tmp_
                 secure.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answered = bool(secure.recv(8))
             sessions.append(secure.session)
+            assert port == "grpc" or secure.session is None or not secure.session.has_ticket
             return answered, bool(secure.session_reused)
         return False, False
 
     assert ask() == (True, False)
-    assert ask() == (True, True)
+    answered, resumed = ask()
+    assert answered
+    if port == "grpc":
+        assert resumed
+    elif version is ssl.TLSVersion.TLSv1_3:
+        assert not resumed
     replace(servers.path, configuration(*GOOD, text(OTHER_CA), client_verify=True))
     servers.follow()
     assert ask() == (False, False)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_without_sessions_keeps_its_connection_and_connects_again(
+    serve: Serve, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    servers = serve(configuration(*GOOD, text(ROOT_CA), client_verify=True))
+    context = ssl.create_default_context(cadata=text(ROOT_CA).decode())
+    context.minimum_version = context.maximum_version = version
+    (tmp_path / "client.pem").write_bytes(key_text(KEY) + text(ROOT.leaf(KEY)))
+    context.load_cert_chain(tmp_path / "client.pem")
+    contexts, session = set(), None
+    for _ in range(20):
+        with (
+            socket.create_connection(("127.0.0.1", servers.rest), timeout=60) as plain,
+            context.wrap_socket(plain, server_hostname=NAME, session=session) as secure,
+        ):
+            connection = http.client.HTTPConnection("x")
+            connection.sock = secure
+            for _ in range(2):
+                connection.request("GET", "/metrics")
+                response = connection.getresponse()
+                assert (response.status, bool(response.read())) == (200, True)
+            session = secure.session
+            with contextlib.suppress(OSError):
+                secure.unwrap()
+        contexts.add(servers._context.current)
+    assert len(contexts) == 2  # OpenSSL keeps the certificates of a session as long as its context
+
+
+def test_a_newer_revocation_list_reaches_open_connections(serve: Serve, tmp_path: Path) -> None:
+    servers = serve(configuration(*GOOD, text(ROOT_CA), client_verify=True))
+    leaf, key = ROOT.leaf(KEY), key_text(KEY)
+    context = ssl.create_default_context(cadata=text(ROOT_CA).decode())
+    (tmp_path / "client.pem").write_bytes(key + text(leaf))
+    context.load_cert_chain(tmp_path / "client.pem")
+    credentials = grpc.ssl_channel_credentials(text(ROOT_CA), key, text(leaf))
+    options = [("grpc.ssl_target_name_override", NAME)]
+    with (
+        socket.create_connection(("127.0.0.1", servers.rest), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname=NAME) as idle,
+        grpc.secure_channel(f"127.0.0.1:{servers.grpc}", credentials, options) as channel,
+    ):
+        check: Any = channel.unary_unary(CHECK)
+        assert check(b"", timeout=60) == b"\x08\x01"
+        idle.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(8) == b"HTTP/1.1"
+        replace(servers.path, configuration(*GOOD, text(ROOT_CA) + ROOT.revocation_list(leaf), client_verify=True))
+        servers.follow()
+        with pytest.raises(grpc.RpcError, match=r"The client certificate is revoked\."):
+            check(b"", timeout=60)
+        while idle.recv(65536):  # until the server closes it
+            pass
+    assert Client(trusts=text(ROOT_CA), key=key, chain=text(leaf), folder=tmp_path).answers(servers) == everywhere(
+        False
+    )
+
+
+def test_a_handshake_that_began_before_a_revocation_opens_no_connection(serve: Serve, tmp_path: Path) -> None:
+    servers = serve(configuration(*GOOD, text(ROOT_CA), client_verify=True))
+    leaf = ROOT.leaf(KEY)
+    context = ssl.create_default_context(cadata=text(ROOT_CA).decode())
+    (tmp_path / "client.pem").write_bytes(key_text(KEY) + text(leaf))
+    context.load_cert_chain(tmp_path / "client.pem")
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = context.wrap_bio(received, sent, server_hostname=NAME)
+    with socket.create_connection(("127.0.0.1", servers.rest), timeout=60) as plain:
+        with pytest.raises(ssl.SSLWantReadError):
+            secure.do_handshake()
+        plain.sendall(sent.read())
+        received.write(plain.recv(65536))  # the server has begun
+        replace(servers.path, configuration(*GOOD, text(ROOT_CA) + ROOT.revocation_list(leaf), client_verify=True))
+        servers.follow()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    secure.do_handshake()
+                    break
+                received.write(plain.recv(65536))
+            secure.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            plain.sendall(sent.read())
+            while content := plain.recv(65536):
+                received.write(content)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    assert not secure.read(65536)
+
+
+def test_a_look_for_revocations_leaves_the_settings_for_the_next_handshake(tmp_path: Path) -> None:
+    path, leaf = tmp_path / "ssl.cfg", ROOT.leaf(KEY)
+    path.write_bytes(configuration(*GOOD, text(ROOT_CA), client_verify=True))
+    check = PeerCheck(frozenset())
+    check.look()
+    followed = FollowedSettings(path, read_tls_settings(path, None, now=datetime.now(UTC)), check)
+    peer = {b"x509_pem_cert": [text(leaf)]}
+    check.look()
+    assert (check(peer), followed.newer_settings()) == (None, None)
+    replace(path, configuration(*GOOD, text(ROOT_CA) + ROOT.revocation_list(leaf), client_verify=True))
+    check.look()
+    assert check(peer) == "The client certificate is revoked."
+    found = followed.newer_settings()
+    assert found is not None
+    assert found.revoked
+    assert followed.newer_settings() is None
 
 
 def test_settings_that_become_valid_later_are_taken_then(

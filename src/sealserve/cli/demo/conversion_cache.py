@@ -113,7 +113,8 @@ def keep(entry: Path, folder: Path) -> None:
     A failure, such as a full disk or a read-only home, leaves no entry and is no error.
     """
     with contextlib.suppress(OSError, SealserveError, _UnusableError):
-        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in (*reversed(entry.parent.parents), entry.parent):  # `parents=True` would make them with the umask
+            parent.mkdir(mode=0o700, exist_ok=True)
         for parent in (entry.parent.parent, entry.parent):
             _check_own(parent)
         with staging(entry.parent, entry.name, mode=0o700) as stage:

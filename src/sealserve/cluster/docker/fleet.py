@@ -52,6 +52,7 @@ class Running:
         exit_status: What its last run ended with.
         out_of_memory: Whether its last run ended because its memory ran out.
         error: Why the engine could not start it; empty otherwise.
+        published: The ports of this machine that lead to it while it runs.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Running:
     exit_status: int = 0
     out_of_memory: bool = False
     error: str = ""
+    published: frozenset[int] = frozenset()
 
     @property
     def is_running(self) -> bool:
@@ -309,6 +311,12 @@ class Fleet:
             exit_status=state.get("ExitCode", 0),
             out_of_memory=state.get("OOMKilled", False),
             error=state.get("Error", ""),
+            published=frozenset(
+                int(binding["HostPort"])
+                for bindings in (found.get("HostConfig", {}).get("PortBindings") or {}).values()
+                for binding in bindings or ()
+                if binding.get("HostPort")
+            ),
         )
 
 

@@ -56,6 +56,8 @@ from sealserve.workspace import Workspace
 FOLDER: Final = "docker"
 COMPOSE_FOLDER: Final = "compose"  # what runs is not to be changed by rendering something else
 START_SECONDS: Final = 60
+_WITHOUT_PORTS: Final = frozenset({"created", "exited", "dead"})
+"""States in which a container holds none of its ports; one that is being started again may hold them."""
 
 
 class DockerTarget:
@@ -89,11 +91,15 @@ class DockerTarget:
         del release, broker_here
         self._engine.require()
         self._require_host()
-        if self._fleet.find(NGINX) is None:
-            service = self._deployment.service
-            ports.require_free(service.port, "NGINX (service.port)", service.listen)
-            if self._deployment.server.rest:
-                ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
+        service, nginx = self._deployment.service, self._fleet.find(NGINX)
+        wanted = {service.port: "service.port"}
+        if self._deployment.server.rest:
+            wanted[service.rest_port] = "service.rest_port"
+        # NGINX is replaced if its ports change, so a port that only the new one needs is checked before that.
+        held = nginx.published if nginx is not None and nginx.status not in _WITHOUT_PORTS else frozenset()
+        for port, setting in wanted.items():
+            if port not in held:
+                ports.require_free(port, f"NGINX ({setting})", service.listen)
 
     def destination(self, release: str, replicas: int) -> Destination:
         """Return the containers of this machine as the place of a release; see `Target.destination`.

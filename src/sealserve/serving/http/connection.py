@@ -7,6 +7,7 @@ can quote what the client sent.
 import asyncio
 import logging
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
@@ -27,6 +28,8 @@ lose a request that is already on its way.
 """
 _OLD: Final = (0.5, 0.6)
 """Shares of its maximum age between which a connection becomes old."""
+_GRACE: Final = 10.0
+"""Seconds after the maximum age that a request has to arrive, so that its headers are whole."""
 LONGEST_LINE: Final = 8 * 1024
 """Bytes of the longest method, path and query."""
 LONGEST_FIELD: Final = 16 * 1024
@@ -41,10 +44,12 @@ class Connection(web.RequestHandler):
 
     last_used = 0.0
     max_age: float | None = None
-    """Seconds after which it is closed even without an answer; None for no limit."""
+    """Seconds after which it is closed even without an answer, once no request runs; None for no limit."""
     is_old = False
     """Whether the next answer should close it."""
     _timer: asyncio.TimerHandle | None = None
+    _is_refused = False
+    """Whether it was retired before its TLS handshake came to its end."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and note when the connection becomes old.
@@ -53,7 +58,9 @@ class Connection(web.RequestHandler):
         request (RFC 9112, section 9.6). So a connection becomes old well before it is closed while it is idle.
         """
         super().connection_made(transport)
-        if self.max_age is not None:
+        if self._is_refused and self.transport is not None:
+            self.transport.abort()
+        elif self.max_age is not None:
             share = random.uniform(*_OLD)  # noqa: S311  # it spreads the new connections, and protects nothing
             self._timer = self._loop.call_later(self.max_age * share, self._grow_old, self._loop.time() + self.max_age)
 
@@ -63,11 +70,22 @@ class Connection(web.RequestHandler):
             self._timer.cancel()
         super().connection_lost(exc)
 
+    def retire(self) -> None:
+        """End as if the maximum age were over: with the next answer, or as soon as the connection is idle."""
+        self._is_refused = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.transport is not None:
+            self._grow_old(self._loop.time())
+
     def _grow_old(self, end: float) -> None:
-        """Let the next answer close the connection, and from ``end`` on close it as soon as it is idle."""
+        """Let the next answer close the connection, and from ``end`` on close it as soon as it is idle.
+
+        A client that sends the headers of a request byte by byte is never idle: after `_GRACE` it is closed as well.
+        """
         self.is_old = True
         left = end - self._loop.time()
-        if left <= 0 and self.is_idle(QUIET):
+        if left <= 0 and self.is_idle(QUIET if left > -_GRACE else 0.0):
             self.force_close()
         else:
             self._timer = self._loop.call_later(max(left, QUIET), self._grow_old, end)
@@ -132,6 +150,8 @@ class Connections(web.Server):
         super().__init__(handler)
         self._patience = patience
         self._max_age = max_age
+        self._made: weakref.WeakSet[Connection] = weakref.WeakSet()
+        """All connections, also those whose TLS handshake still runs."""
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
@@ -147,6 +167,7 @@ class Connections(web.Server):
         )
         connection.max_age = self._max_age
         connection.mark_used()
+        self._made.add(connection)
         return connection
 
     def close_idle(self, seconds: float) -> bool:
@@ -155,6 +176,11 @@ class Connections(web.Server):
             if isinstance(connection, Connection) and connection.is_idle(seconds):
                 connection.force_close()
         return bool(self.connections)
+
+    def retire(self) -> None:
+        """Let each connection that is open now end; see `Connection.retire`."""
+        for connection in list(self._made):
+            connection.retire()
 
 
 def answer_in_http11(request: web.BaseRequest) -> None:

@@ -111,11 +111,17 @@ class HttpPorts:
             logger.info("serving %s on %s:%d (%s)", what, address.rpartition(":")[0], found, security)
 
     def follow(self) -> None:
-        """Use a certificate that was renewed, for new connections. To be called from time to time."""
+        """Use TLS settings that were renewed, for new connections. To be called from time to time.
+
+        If clients show certificates, open connections end with their next answer, or as soon as they are idle: the
+        client may be revoked now, or its authority withdrawn.
+        """
         settings = self._followed.newer_settings() if self._followed else None
         if settings is not None and self._context is not None:
             renew(self._context, settings)
             self._tell_end(settings)
+            for server in self._running if settings.client_verify else ():
+                server.retire()
 
     def _tell_end(self, settings: SslConfig) -> None:
         self._servables.metrics.certificate_ends(describe(settings.server_cert)[0].not_after)

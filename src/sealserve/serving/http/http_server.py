@@ -125,6 +125,11 @@ class HttpServer:
         """How many requests are read, run or wait."""
         return self._open
 
+    def retire(self) -> None:
+        """Let the connections that are open end with their next answer, or as soon as they are idle."""
+        if self._connections is not None:
+            self._connections.retire()
+
     async def stop(self, grace: float) -> bool:
         """Take no more connections, and let the requests of the open ones finish; return whether all did.
 

@@ -95,8 +95,8 @@ def followed_credentials(
 class FollowedSettings:
     """TLS settings that follow their file: a renewed certificate serves new connections, and open ones stay.
 
-    What cannot be used leaves the former settings in force, with one line in the log. Whether clients show a
-    certificate stays as it was at the start.
+    Newer revocation lists reach open connections too, by the check. What cannot be used leaves the former settings in
+    force, with one line in the log. Whether clients show a certificate stays as it was at the start.
 
     Args:
         path: The file. A link is followed, as Kubernetes renews a mounted secret.
@@ -108,9 +108,12 @@ class FollowedSettings:
         self._path = path
         self._check = check
         self._settings = settings
+        self._news: SslConfig | None = None
         self._seen: tuple[int, ...] | None = _UNKNOWN  # the file may have changed since it was read
         self._rejected: tuple[int, ...] | None = _UNKNOWN
         self._lock = threading.Lock()
+        if check is not None:
+            check.look = self.look
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return gRPC's form of the settings, which asks for newer ones at each handshake."""
@@ -126,35 +129,47 @@ class FollowedSettings:
         return None if settings is None else _configuration(settings)
 
     def newer_settings(self) -> SslConfig | None:
-        """Return the settings of the file if they changed, else None. It raises nothing."""
+        """Return the settings of the file if they changed since the last call, else None. It raises nothing."""
         with self._lock:
-            identity = _identity(self._path)
-            if identity == self._seen:
-                return None
-            try:
-                settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
-            except SealserveError as error:
-                if identity != self._rejected:
-                    logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
-                self._rejected = identity
-                if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new file
-                    self._seen = identity
-                return None
-            except Exception:
-                logger.exception("the former TLS settings stay: %s cannot be read for an unknown reason", self._path)
+            self._look()
+            news, self._news = self._news, None
+            return news
+
+    def look(self) -> None:
+        """Give the check the newer revocation lists of the file, if it changed. It raises nothing.
+
+        Otherwise the check would get them with the next handshake only. `newer_settings` still returns what is new.
+        """
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
+        identity = _identity(self._path)
+        if identity == self._seen:
+            return
+        try:
+            settings = read_tls_settings(self._path, None, now=datetime.now(UTC))
+        except SealserveError as error:
+            if identity != self._rejected:
+                logger.error("the former TLS settings stay: %s", error.message)  # noqa: TRY400  # one line
+            self._rejected = identity
+            if not isinstance(error, CertificateNotYetValidError):  # that error ends without a new file
                 self._seen = identity
-                return None
+            return
+        except Exception:
+            logger.exception("the former TLS settings stay: %s cannot be read for an unknown reason", self._path)
             self._seen = identity
-            if settings == self._settings:
-                return None
-            if settings.client_verify != self._settings.client_verify:
-                logger.error("the former TLS settings stay: client_verify cannot change while the server runs")
-                return None
-            self._settings = settings
-            if self._check is not None:
-                self._check.use(settings.revoked)
-            logger.info("the TLS settings in %s are new: they serve new connections", self._path)
-            return settings
+            return
+        self._seen = identity
+        if settings == self._settings:
+            return
+        if settings.client_verify != self._settings.client_verify:
+            logger.error("the former TLS settings stay: client_verify cannot change while the server runs")
+            return
+        self._settings = self._news = settings
+        if self._check is not None:
+            self._check.use(settings.revoked)
+        logger.info("the TLS settings in %s are new: they serve new connections", self._path)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

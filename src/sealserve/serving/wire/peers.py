@@ -4,7 +4,7 @@ A library verifies the client's certificates in the handshake. This check runs a
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from cryptography import x509
@@ -14,6 +14,11 @@ from sealserve.pki.revocation import Revoked, identity
 from sealserve.pki.tls_material import check_peer
 
 _REMEMBERED: Final = 4096
+_MOST_CERTIFICATES: Final = 16
+"""Certificates that a client may send. A remembered verdict has 32 bytes of each."""
+_LONGEST_FAULT: Final = 300
+"""Characters of a remembered fault: it can quote a name that the client chose."""
+_PEM_MARK: Final = b"-----BEGIN "
 _DER: Final = 2
 """``_ssl.ENCODING_DER``."""
 _LEAF: Final = b"x509_pem_cert"
@@ -36,6 +41,9 @@ class PeerCheck:
     Args:
         revoked: The certificates that are rejected.
     """
+
+    look: Callable[[], None] = staticmethod(lambda: None)
+    """Looks for newer revocation lists where they come from. To be called from time to time, for open connections."""
 
     def __init__(self, revoked: Revoked) -> None:
         self._revoked = revoked
@@ -74,6 +82,8 @@ def fault_of(leaf: bytes, others: tuple[bytes, ...] | bytes = b"", revoked: Revo
 
 
 def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> _Verdict:
+    if 1 + (others.count(_PEM_MARK) if isinstance(others, bytes) else len(others)) > _MOST_CERTIFICATES:
+        return _Verdict(f"The client sent more than {_MOST_CERTIFICATES} certificates.", frozenset())
     try:
         if isinstance(others, bytes):
             certificates = x509.load_pem_x509_certificates(leaf + b"\n" + others)
@@ -82,7 +92,7 @@ def _judge(leaf: bytes, others: tuple[bytes, ...] | bytes) -> _Verdict:
         check_peer(certificates[0], certificates[1:])
         identities = frozenset(map(identity, certificates))
     except SealserveError as error:
-        return _Verdict(error.message, frozenset())
+        return _Verdict(error.message[:_LONGEST_FAULT], frozenset())
     except Exception:  # noqa: BLE001  # a client sends what it likes, and cryptography has many errors without a base
         return _Verdict("The client certificate cannot be read.", frozenset())
     return _Verdict(None, identities)
@@ -102,12 +112,14 @@ def fault_of_properties(properties: Mapping[bytes, Sequence[bytes]], revoked: Re
 def fault_of_connection(connection: Any, revoked: Revoked = frozenset()) -> str | None:
     """Return why the peer of a connection of Python's ``ssl`` is not accepted, or None if it is.
 
+    A peer without certificates is not accepted: a resumed session can have none, and would be verified by nobody.
+
     Args:
         connection: CPython's own object below `ssl.SSLObject`. Python 3.13 has a public method for the chain.
         revoked: The certificates that are rejected.
     """
     chain = connection.get_unverified_chain()
     if not chain:
-        return None
+        return "The client showed no certificate."
     leaf, *others = (certificate.public_bytes(_DER) for certificate in chain)
     return fault_of(leaf, tuple(others), revoked)

@@ -77,6 +77,10 @@ def openssl_context(settings: SslConfig, *, source: str = "server_cert") -> ssl.
             raise _authority_fault(source, f"OpenSSL: {error.reason}") from error
         context.verify_mode = ssl.CERT_REQUIRED
         context.sslobject_class = _checked(settings.revoked)
+        # A session that is resumed from a ticket has no certificates to check. One that OpenSSL's cache holds (TLS 1.2)
+        # still has them.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     with ExitStack() as files:
         chain = files.enter_context(memory_file(settings.server_cert))
         key = files.enter_context(memory_file(settings.server_key.reveal()))

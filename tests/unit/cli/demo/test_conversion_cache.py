@@ -59,6 +59,23 @@ def test_a_kept_model_comes_back_as_it_was(entry: Path, saved: Path, tmp_path: P
     assert entry.is_relative_to(tmp_path / "cache" / "sealserve" / "demo")
 
 
+def test_the_folders_are_private_whatever_the_umask(
+    graph: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian gives each user a group, and many systems the umask 002: the group may write into new folders."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "deep" / "cache"))
+    entry = conversion_cache.entry_for(graph, MODEL)
+    assert entry is not None
+    before = os.umask(0o002)
+    try:
+        conversion_cache.keep(entry, saved)
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "deep", entry.parent.parent, entry.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert conversion_cache.restore(entry, tmp_path / "out" / "1") is not None
+
+
 def test_an_entry_belongs_to_one_graph_one_converter_and_one_tensorflow(
     entry: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

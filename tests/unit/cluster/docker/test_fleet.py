@@ -1,6 +1,7 @@
 """What the engine's answers mean for a deployment."""
 
 import os
+import socket
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -22,6 +23,7 @@ from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.target import State
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.engine import Engine, EngineRefusedError
+from sealserve.errors import PortTakenError
 
 ID = "c" * 64
 
@@ -171,6 +173,38 @@ def test_nothing_to_scale(docker: FakeDocker, tmp_path: Path) -> None:
     with raises(ClusterCode.TARGET_NOT_UP, match="no replicas to scale"):
         DockerTarget(site.workspace, site.deployment).to_scale(2)
     assert target_module.running(site.workspace) == []
+
+
+def test_a_port_that_only_a_new_nginx_needs_must_be_free(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("version", "20.10.24\n")
+    docker.answer("container ls", f"{ID}\n")
+    with socket.create_server(("127.0.0.1", 0)) as grpc_port, socket.create_server(("127.0.0.1", 0)) as rest_port:
+        service, rest = grpc_port.getsockname()[1], rest_port.getsockname()[1]
+        site = make_site(
+            tmp_path / "site",
+            service={"port": service, "rest_port": rest, "listen": "127.0.0.1"},
+            server={"rest": True},
+        )
+        target = DockerTarget(site.workspace, site.deployment)
+
+        def nginx(status: str, *published: int) -> None:
+            bindings = {f"{8500 + index}/tcp": [{"HostPort": str(port)}] for index, port in enumerate(published)}
+            docker.answers.clear()
+            docker.answer("version", "20.10.24\n")
+            docker.answer("container ls", f"{ID}\n")
+            docker.answer("container inspect", [{**described(status=status), "HostConfig": {"PortBindings": bindings}}])
+
+        nginx("running", service)
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.rest_port\), is taken"):
+            target.check(tmp_path, broker_here=True)
+        nginx("running", service, rest)
+        target.check(tmp_path, broker_here=True)
+        nginx("restarting", service, rest)
+        target.check(tmp_path, broker_here=True)
+        nginx("exited", service, rest)  # it holds nothing: another program does
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is taken"):
+            target.check(tmp_path, broker_here=True)
+    assert not any(asked[1] in {"stop", "rm", "create"} for asked in docker.asked)
 
 
 def test_sgx_needs_the_device(docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -517,6 +517,27 @@ def test_an_old_connection_ends_without_an_answer_where_nobody_asks() -> None:
     assert run(scenario, rest=Echo(), limits=AGED)
 
 
+def test_an_old_connection_ends_although_a_header_arrives_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealserve.serving.http.connection._GRACE", 0.2)
+
+    def is_closed(slow: socket.socket) -> bool:
+        try:
+            slow.sendall(b"x")
+            return slow.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:  # reset, since bytes were still on their way
+            return True
+
+    def scenario(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+            slow.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            slow.settimeout(0.02)
+            assert any(is_closed(slow) for _ in range(1000))
+
+    assert run(scenario, rest=Echo(), limits=AGED)
+
+
 def test_a_request_that_is_on_its_way_when_its_connection_is_old_is_answered() -> None:
     echo = Echo()
 
@@ -653,3 +674,31 @@ def test_a_renewed_certificate_serves_new_connections(tmp_path: Path) -> None:
         assert not trusts(port, first)
 
     run(scenario, rest=Echo(), context=ports._context)
+
+
+@pytest.mark.parametrize("two_way", [True, False])
+def test_newer_settings_end_open_connections_if_clients_show_certificates(tmp_path: Path, two_way: bool) -> None:
+    now = datetime.now(UTC)
+    service = Authority.create(AuthorityKind.SERVICE, names=[NAME], simulated=True, now=now)
+    users = Authority.create(AuthorityKind.USERS, names=["client.service.com"], simulated=True, now=now)
+    path = tmp_path / "ssl.cfg"
+    path.write_bytes(settings(service, users if two_way else None).render().reveal())
+    chosen = parse(
+        ["--model_base_path=/m", "--rest_api_port=1", f"--ssl_config_file={path}", "--bind_address=127.0.0.1"]
+    )
+    assert isinstance(chosen, ServerOptions)
+    ports = HttpPorts(chosen, None, Servables(), Allowance(2**20))
+    retired = []
+
+    class Port:
+        def retire(self) -> None:
+            retired.append(True)
+
+    ports._running = [Port()]  # type: ignore[list-item]  # all that it is asked for
+    ports.follow()
+    assert not retired
+    (tmp_path / "next").write_bytes(settings(service, users if two_way else None).render().reveal())
+    (tmp_path / "next").rename(path)
+    ports.follow()
+    ports.follow()
+    assert len(retired) == two_way

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from tests.harness.certificates import Signer, key_text, make_key, text
 from tests.harness.errors import raises
 
@@ -14,7 +16,7 @@ from sealserve.pki.ssl_config import SslConfig
 from sealserve.secret import SecretBytes
 from sealserve.serving.codes import ServingCode
 from sealserve.serving.wire import peers, tls_libraries
-from sealserve.serving.wire.peers import fault_of, fault_of_properties
+from sealserve.serving.wire.peers import fault_of, fault_of_connection, fault_of_properties
 from sealserve.serving.wire.tls_libraries import check_both, openssl_context
 
 ROOT, KEY = Signer.make("root"), make_key("P-256")
@@ -81,6 +83,38 @@ def test_a_machine_without_a_loopback_interface_is_not_the_keys_fault(monkeypatc
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(tls_libraries, "_PROBE", f"127.0.0.1:{taken.getsockname()[1]}")
         check_both(settings(), source="x")
+
+
+@pytest.mark.parametrize("form", ["DER", "PEM"])
+def test_a_client_cannot_fill_the_memory_with_its_certificates(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_verdicts", {})
+    monkeypatch.setattr("cryptography.x509.name._NAMEOID_LENGTH_LIMIT", {})
+    leaf = ROOT.leaf(KEY)
+
+    def judge(*others: x509.Certificate) -> str | None:
+        if form == "PEM":
+            return fault_of(text(leaf), text(*others))
+        return fault_of(leaf.public_bytes(Encoding.DER), tuple(other.public_bytes(Encoding.DER) for other in others))
+
+    assert judge(*(ROOT.certificate() for _ in range(15))) is None
+    assert judge(*(ROOT.certificate() for _ in range(16))) == "The client sent more than 16 certificates."
+    # Names of any length: of a certificate that does not count, and of one whose key is quoted in the fault.
+    long = Signer("x" * 50_000, make_key("secp256k1"))
+    assert judge(Signer.make("junk").certificate(long)) is None
+    fault = judge(Signer("root", make_key("P-256")).certificate(long), long.certificate())
+    assert fault is not None
+    assert len(fault) <= 300
+    kept = [item for verdict in peers._verdicts.values() for item in (verdict.fault or "", *verdict.identities)]
+    assert max(map(len, kept)) <= 300
+    assert all(len(item) == 32 for item in kept if isinstance(item, bytes))
+
+
+def test_a_connection_without_certificates_is_not_accepted() -> None:
+    class Resumed:
+        def get_unverified_chain(self) -> None:
+            return None
+
+    assert fault_of_connection(Resumed()) == "The client showed no certificate."
 
 
 def test_a_peer_is_judged_by_what_grpc_or_openssl_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
