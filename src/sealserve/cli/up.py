@@ -123,16 +123,22 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
             # 4. The owner prepares the release for the target.
             destination = opened.destination(folder.name, asked.replicas)
             bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
-            # 5. The target starts it, with the host's part alone, and rolls from the release that serves.
-            replaced = set(opened.up(bundle, asked.replicas))
-    # 6. Remember what runs, for the next `up`. The release that served before a `down` is replaced as well.
-    if (before := wanted.read(workspace).release) is not None:
-        replaced.add(before)
-    newest = release_plan.newest_name(machines.releases(workspace))
-    wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
-    if asked.explicit:
-        wanted.keep_replicas(workspace, described, asked.replicas)
-    # 7. The owner lets the releases end that this one has replaced.
+            # 5. Keep what is asked for before the target changes: an `up` that is killed while it rolls was meant.
+            before = wanted.read(workspace)
+            newest = release_plan.newest_name(machines.releases(workspace))
+            wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
+            if asked.explicit:
+                wanted.keep_replicas(workspace, described, asked.replicas)
+            # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
+            try:
+                replaced = set(opened.up(bundle, asked.replicas))
+            except BaseException:
+                if not targets.may_serve(workspace, asked.kind, folder.name):
+                    wanted.restore(workspace, before)
+                raise
+    # 7. The owner lets the releases end that this one has replaced. One that served before a `down` is replaced as well.
+    if before.release is not None:
+        replaced.add(before.release)
     if owner_here:
         _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
     show_deployment(context, opened, asked.kind)

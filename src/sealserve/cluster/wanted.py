@@ -23,7 +23,7 @@ class Wanted(BaseModel):
     """What a deployment was told to run last.
 
     Attributes:
-        release: The release that served last, or None before the first `up`.
+        release: The release that served last, or that an interrupted `up` was to serve; None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
         description: A digest of what ``sealserve.toml`` described then, from the owner. While it is the same, the
@@ -93,6 +93,11 @@ def keep_release(workspace: Workspace, release: str, *, newest: str | None, desc
     previous = before.previous if before.release in {None, release} else before.release
     kept = {"release": release, "previous": previous, "newest": newest, "description": description}
     _write(workspace, before.model_copy(update=kept))
+
+
+def restore(workspace: Workspace, before: Wanted) -> None:
+    """Remember again what was remembered before a command that failed and changed nothing."""
+    _write(workspace, before)
 
 
 def _write(workspace: Workspace, wanted: Wanted) -> None:

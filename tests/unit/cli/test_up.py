@@ -16,6 +16,7 @@ from sealserve.bundle import Bundle
 from sealserve.cluster import local, wanted
 from sealserve.cluster.deployment_lock import held
 from sealserve.cluster.processes import ProcessEndedError
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases
 
@@ -25,13 +26,17 @@ class Rolling(local.LocalTarget):
 
     served: Sequence[tuple[str, int]] = []
     before: Sequence[str] = []
-    error: Exception | None = None
+    error: BaseException | None = None
+    switches: bool = False
+    """Whether the error comes after the release serves, as in the wait for open connections."""
 
     def check(self, release: Path, *, broker_here: bool) -> None:
         """Refuse nothing."""
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Serve a release."""
+        if Rolling.switches:
+            ReleaseRecord(self._workspace).serve(bundle.name)
         if Rolling.error is not None:
             raise Rolling.error
         replaced = [Rolling.served[-1][0]] if Rolling.served else []
@@ -54,9 +59,9 @@ class Rolling(local.LocalTarget):
 @pytest.fixture(autouse=True)
 def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rolling]]:
     monkeypatch.setattr(local, "LocalTarget", Rolling)
-    Rolling.served, Rolling.error = [], None
+    Rolling.served, Rolling.error, Rolling.switches = [], None, False
     yield Rolling
-    Rolling.served, Rolling.error = [], None
+    Rolling.served, Rolling.error, Rolling.switches = [], None, False
 
 
 def change(site: Site, key: str, value: str) -> None:
@@ -292,6 +297,38 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     cli.ok("up")  # without a question: the release that was confirmed exists
     assert target.served[-1][0] == second
     assert len(names(ready)) == 2
+
+
+@pytest.mark.parametrize("switches", [True, False])
+def test_a_roll_back_that_is_interrupted_is_kept_once_it_serves(
+    cli: CommandLine, ready: Site, target: type[Rolling], switches: bool
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("release", "build")
+    cli.ok("up")
+    second = target.served[-1][0]
+    target.error, target.switches = KeyboardInterrupt(), switches
+    assert cli("up", "--rollback", "--replicas", "1").status == 130
+    target.error, target.switches = None, False
+    cli.ok("up")
+    assert target.served[-1] == ((first, 1) if switches else (second, 2))
+
+
+def test_a_roll_back_that_is_killed_is_kept(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("release", "build")
+    cli.ok("up")
+    target.error = KeyboardInterrupt()
+    with monkeypatch.context() as killed:
+        killed.setattr(wanted, "restore", lambda *_: None)  # nothing is undone
+        cli("up", "--rollback")
+    target.error = None
+    cli.ok("up")
+    assert target.served[-1][0] == first
 
 
 def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
