@@ -1,5 +1,6 @@
 """`up` is declarative: it compares the release with ``sealserve.toml``, asks, and rolls. No process is started here."""
 
+import contextlib
 import io
 import shutil
 import sys
@@ -13,6 +14,7 @@ from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site
 
 from sealserve.bundle import Bundle
+from sealserve.cli import up
 from sealserve.cluster import local, wanted
 from sealserve.cluster.deployment_lock import held
 from sealserve.cluster.processes import ProcessEndedError
@@ -46,8 +48,10 @@ class Rolling(local.LocalTarget):
     def to_scale(self, _replicas: int) -> Scaled | None:
         return None
 
-    def scale(self, replicas: int, _bundle: Bundle | None) -> None:
+    def scale(self, _replicas: int, _bundle: Bundle | None) -> None:
         """Do nothing."""
+        if Rolling.error is not None:
+            raise Rolling.error
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
         return f"{bundle.name} x {replicas}\n"
@@ -347,6 +351,40 @@ def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: t
     cli.ok("up", "--replicas", "1")
     cli.ok("up")
     assert target.served[-1][1] == 1
+
+
+def test_the_number_is_read_under_the_lock(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready.build_release()
+
+    @contextlib.contextmanager
+    def after_a_scale(*_arguments: object, **_more: object) -> Iterator[None]:
+        wanted.keep_replicas(ready.workspace, ready.deployment, 3)  # while this `up` waited
+        yield
+
+    monkeypatch.setattr(up, "changing", after_a_scale)
+    cli.ok("up")
+    assert target.served[-1][1] == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "kept"),
+    [
+        (KeyboardInterrupt(), "1", 1),  # the others finish their requests, and stop
+        (KeyboardInterrupt(), "3", None),  # a new one does not serve
+        (ProcessEndedError("replica-2 ended"), "3", None),
+        (ProcessEndedError("nginx ended"), "1", None),
+    ],
+)
+def test_the_number_of_an_interrupted_scaling(
+    cli: CommandLine, ready: Site, target: type[Rolling], *, error: BaseException, number: str, kept: int | None
+) -> None:
+    ready.build_release()
+    cli.ok("up")
+    target.error = error
+    assert cli("scale", number).status != 0
+    assert wanted.read(ready.workspace).replicas == kept
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"replicas": -1}', b'{"release": "../x"}', b"\xff", b"[" * 5000])
