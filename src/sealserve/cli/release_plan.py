@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import typer
-
 from sealserve.cli import console
 from sealserve.cli.bundles import Machines
 from sealserve.cli.codes import CliCode
@@ -81,20 +79,22 @@ def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
     return [lines[kind] for kind in kinds]
 
 
-def agree(context: Context, choice: Choice, *, yes: bool) -> None:
-    """Show how the present release differs from what is described, and ask before a new one is built.
+def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
+    """Show how the present release differs from what is described; return what to ask before a new one is built.
 
     Args:
         context: Where to show it. A program gets no question.
         choice: The release that `up` serves.
         yes: Whether the user agreed on the command line.
 
+    Returns:
+        The question, or None if there is none.
+
     Raises:
         InputError: `deployment.unconfirmed`: Nobody can answer.
-        typer.Abort: The answer is no.
     """
     if (drift := choice.drift) is None:
-        return
+        return None
     for line in differences(drift):
         context.say(line)
     if not choice.builds:
@@ -103,11 +103,11 @@ def agree(context: Context, choice: Choice, *, yes: bool) -> None:
                 f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
                 "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
             )
-        return
+        return None
     for line in consequences(context.workspace, context.deployment):
         context.say(line)
     if yes:
-        return
+        return None
     if context.as_json or not sys.stdin.isatty():
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
             f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
@@ -115,7 +115,7 @@ def agree(context: Context, choice: Choice, *, yes: bool) -> None:
             hint=f"Run `sealserve up --yes` to build it and roll to it, or `sealserve up --release {drift.release}` to "
             "serve the present release as it is.",
         )
-    typer.confirm("Build a new release and roll to it?", abort=True, err=True)
+    return "Build a new release and roll to it?"
 
 
 def newest_name(parent: Path) -> str | None:

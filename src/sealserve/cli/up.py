@@ -11,7 +11,7 @@ import typer
 from sealserve.bundle import Bundle
 from sealserve.cli import console, options, release_plan
 from sealserve.cli.bundles import Machines, bundle_for, received
-from sealserve.cli.changing import changing
+from sealserve.cli.changing import changing, owning
 from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
@@ -65,8 +65,18 @@ def up(
     if dry_run:
         _foresee(context, asked)
         return
-    with changing(context.workspace, "up", no_wait=no_wait):
-        _run(context, asked, yes=yes)
+    confirmed: Choice | None = None
+    while True:
+        with owning(context.workspace, "up", no_wait=no_wait), changing(context.workspace, "up", no_wait=no_wait):
+            choice = _prepared(context, asked)
+            question = None if choice == confirmed else release_plan.question(context, choice, yes=yes)
+            if question is None:
+                _run(context, asked, choice)
+                return
+        # The question is asked without the locks: meanwhile parts that end are started again, and nobody waits for a
+        # person. If something else is to be done after the answer, that is asked again.
+        typer.confirm(question, abort=True, err=True)
+        confirmed = choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +98,21 @@ class _Asked:
     rollback: bool
 
 
-def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
+def _prepared(context: Context, asked: _Asked) -> Choice:
+    """Return which release is to be served. A new one is built only after the difference was shown and confirmed."""
+    workspace = context.workspace
+    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
+    Owner.open(workspace).publish_key()
+    opened = targets.open_target(workspace, context.deployment, asked.kind)
+    return _choose(context, asked, opened, now=datetime.now(UTC))
+
+
+def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     """Start or change the deployment, under its lock."""
     workspace, described, machines = context.workspace, context.deployment, asked.machines
     owner_here = machines is Machines.ALL
-    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
-    Owner.open(workspace).publish_key()
+    # 1. Read how many replicas are to serve.
     count = _replicas(context, asked)
-    # 1. Choose the release. A new one is built only after the difference was shown and confirmed.
-    opened = targets.open_target(workspace, described, asked.kind)
-    choice = _choose(context, asked, opened, now=datetime.now(UTC))
-    release_plan.agree(context, choice, yes=yes)
 
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.harness.command_line import CommandLine
 from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site
@@ -16,7 +17,7 @@ from tests.harness.workspaces import NAME, Site
 from sealserve.bundle import Bundle
 from sealserve.cli import up
 from sealserve.cluster import local, wanted
-from sealserve.cluster.deployment_lock import held
+from sealserve.cluster.deployment_lock import OWNERS, held, holder
 from sealserve.cluster.processes import ProcessEndedError
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
@@ -66,6 +67,13 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rolling]]:
     Rolling.served, Rolling.error, Rolling.switches = [], None, False
     yield Rolling
     Rolling.served, Rolling.error, Rolling.switches = [], None, False
+
+
+class Keyboard(io.StringIO):
+    """What a person types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def change(site: Site, key: str, value: str) -> None:
@@ -161,10 +169,6 @@ def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, read
 def test_a_person_is_asked(
     cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch, answer: str, builds: bool
 ) -> None:
-    class Keyboard(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     ready.build_release()
     change(ready, "server.threads", "2")
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
@@ -410,9 +414,7 @@ def test_a_dry_run_shows_the_difference_to_programs(cli: CommandLine, ready: Sit
     assert names(ready) == [first]
 
 
-@pytest.mark.parametrize(
-    "verb", [("up",), ("scale", "2"), ("down", "--yes"), ("release", "build"), ("model", "convert")]
-)
+@pytest.mark.parametrize("verb", [("up",), ("scale", "2"), ("down", "--yes")])
 def test_every_verb_that_changes_a_deployment_takes_the_lock(
     cli: CommandLine, ready: Site, target: type[Rolling], verb: tuple[str, ...]
 ) -> None:
@@ -425,6 +427,50 @@ def test_every_verb_that_changes_a_deployment_takes_the_lock(
         assert cli("status").out.startswith("State      down")
     assert len(names(ready)) == 1
     assert target.served == []
+
+
+@pytest.mark.parametrize("verb", [("up",), ("release", "build"), ("model", "convert")])
+def test_every_verb_that_makes_models_or_releases_takes_the_owners_lock(
+    cli: CommandLine, ready: Site, target: type[Rolling], verb: tuple[str, ...]
+) -> None:
+    ready.build_release()
+    with held(ready.workspace, "release build", lock=OWNERS):
+        error = cli.error(*verb, "--no-wait")
+        assert (error["code"], error["status"]) == ("deployment.busy", 4)
+        assert "The owner's models and releases are being changed by `sealserve release build`" in error["message"]
+        assert holder(ready.workspace) is None  # parts that end are started again
+    assert len(names(ready)) == 1
+    assert target.served == []
+
+
+def test_a_release_is_built_while_the_deployment_is_changed(cli: CommandLine, ready: Site) -> None:
+    with held(ready.workspace, "scale"):
+        cli.ok("release", "build", "--no-wait")
+
+
+def test_no_lock_is_held_while_a_person_thinks_and_a_change_is_asked_about_again(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ready.build_release().folder.name
+    change(ready, "server.threads", "2")
+    asked: list[str] = []
+
+    def confirm(question: str, **_more: object) -> None:
+        asked.append(question)
+        with held(ready.workspace, "up", seconds=0), held(ready.workspace, "up", lock=OWNERS, seconds=0):
+            if len(asked) == 1:
+                source = ready.deployment.model.path
+                assert source is not None
+                (source / "assets").mkdir()
+                (source / "assets" / "vocabulary.txt").write_text("new")
+
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    monkeypatch.setattr(typer, "confirm", confirm)
+    done = cli("up")
+    assert done.status == 0, done.err
+    assert asked == ["Build a new release and roll to it?"] * 2
+    assert done.err.count(f"model[{NAME}:1].source: ") == 1
+    assert target.served[-1][0] != first
 
 
 def test_an_older_copy_of_a_model_is_converted_again(cli: CommandLine, ready: Site) -> None:
