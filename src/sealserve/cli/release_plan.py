@@ -80,7 +80,7 @@ def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
 
 
 def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
-    """Show how the present release differs from what is described; return what to ask before a new one is built.
+    """Show how the present release differs from what is described; return what to ask before another one is served.
 
     Args:
         context: Where to show it. A program gets no question.
@@ -97,6 +97,10 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
         return None
     for line in differences(drift):
         context.say(line)
+    if choice.instead_of is not None and (yes or _can_ask(context)):
+        console.warn(f"{choice.instead_of}, which served last, has ended: {drift.release} is the newest one.")
+    if not choice.builds and choice.instead_of is not None:
+        return None if yes else _replacement(context, drift.release, ended=choice.instead_of)
     if not choice.builds:
         if drift.differences:
             context.say(
@@ -108,7 +112,7 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
         context.say(line)
     if yes:
         return None
-    if context.as_json or not sys.stdin.isatty():
+    if not _can_ask(context):
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
             f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
             "nobody can confirm that here.",
@@ -116,6 +120,21 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
             "serve the present release as it is.",
         )
     return "Build a new release and roll to it?"
+
+
+def _replacement(context: Context, release: str, *, ended: str) -> str:
+    """Return what to ask before a release takes the place of one that has ended."""
+    if not _can_ask(context):
+        raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
+            f"{ended}, which served last, has ended, and nobody can confirm here that {release} is served instead.",
+            hint=f"Run `sealserve up --release {release}` to serve that one. Unless {ended} was revoked, `sealserve "
+            f"broker allow --reactivate {ended}` lets `sealserve up` serve it again.",
+        )
+    return f"Serve {release} instead?"
+
+
+def _can_ask(context: Context) -> bool:
+    return not context.as_json and sys.stdin.isatty()
 
 
 def newest_name(parent: Path) -> str | None:

@@ -47,7 +47,7 @@ def up(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a new release without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Serve a new release without asking.")] = False,
     no_wait: options.NoWait = False,
 ) -> None:
     """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.

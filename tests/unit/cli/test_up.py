@@ -254,8 +254,30 @@ def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: S
     second = ready.build_release().folder.name
     cli.ok("up", "--release", first)
     cli.ok("broker", "revoke", first, "--yes")
-    cli.ok("up")
-    assert target.served[-1][0] == second
+    # Another release is not served without a word.
+    error = cli.error("up")
+    assert error["code"] == "deployment.unconfirmed"
+    assert f"{first}, which served last, has ended" in error["message"]
+    assert f"sealserve up --release {second}" in error["hint"]
+    assert target.served[-1][0] == first
+    done = cli("up", "--yes")
+    assert f"{first}, which served last, has ended: {second} is the newest one.\n" in done.err
+    assert (done.status, target.served[-1][0]) == (0, second)
+    assert "has ended" not in cli("up").err
+
+
+@pytest.mark.parametrize(("answer", "serves"), [("y\n", True), ("n\n", False)])
+def test_a_person_is_asked_about_the_release_that_takes_the_place_of_an_ended_one(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch, *, answer: str, serves: bool
+) -> None:
+    first = ready.build_release().folder.name
+    second = ready.build_release().folder.name
+    cli.ok("up", "--release", first)
+    cli.ok("broker", "revoke", first, "--yes")
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    done = cli("up")
+    assert f"Serve {second} instead?" in done.err
+    assert (done.status == 0, target.served[-1][0]) == ((True, second) if serves else (False, first))
 
 
 def test_a_roll_back_returns_to_the_enclaves_of_the_release(
