@@ -144,9 +144,12 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
             try:
                 replaced = set(opened.up(bundle, count))
             except BaseException:
-                if not targets.may_serve(workspace, asked.kind, folder.name):
+                if targets.may_serve(workspace, asked.kind, folder.name):
+                    wanted.keep_started(workspace, count)
+                else:
                     wanted.restore(workspace, before)
                 raise
+            wanted.keep_started(workspace, count)
     # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
     if before.release is not None:
         replaced.add(before.release)

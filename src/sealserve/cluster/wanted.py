@@ -30,6 +30,7 @@ class Wanted(BaseModel):
             release is served again although it may differ, as after a roll-back.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
+        started: The number of replicas that `up` or `scale` started last, or None if that is unknown.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -40,6 +41,7 @@ class Wanted(BaseModel):
     description: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
+    started: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,16 @@ def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
     if wanted.described != described:
         return Replicas(count=described, replaced=wanted.replicas)
     return Replicas(count=wanted.replicas, kept=True)
+
+
+def started(workspace: Workspace, deployment: Deployment) -> int:
+    """Return how many replicas there should be now, whatever `up` would start."""
+    return read(workspace).started or replicas(workspace, deployment).count
+
+
+def keep_started(workspace: Workspace, count: int) -> None:
+    """Remember how many replicas a command has started, or left."""
+    _write(workspace, read(workspace).model_copy(update={"started": count}))
 
 
 def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> None:
