@@ -160,7 +160,7 @@ def test_what_ends_a_release_and_what_does_not(here: Running) -> None:
     assert last_refusal(here) == "policy.release-revoked"
 
     # The newer one has a key of its own.
-    here.up("--replicas", "1")
+    here.up("--replicas", "1", "--yes")  # the one that served last has ended
     assert predicted(here) == [2.5, 3.0, 4.5]
     here.ok("down", "--yes")
     here.nothing_left.check(wait=0)

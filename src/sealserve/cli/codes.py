@@ -32,7 +32,7 @@ class CliCode(ErrorCode):
     """An answer is not TensorFlow's for that input."""
 
     DEPLOYMENT_UNCONFIRMED = "deployment.unconfirmed", InputError
-    """`up` would build a new release, and nobody can confirm that: there is no terminal, and no --yes."""
+    """`up` would serve a new release, and nobody can confirm that: there is no terminal, and no --yes."""
 
     DOCTOR_CLUSTER_IS_HOST = "doctor.cluster-is-host", InputError
     """A cluster plays the host's part, and no other."""

@@ -8,7 +8,7 @@ import typer
 
 from sealserve.atomic_file import OutputExistsError
 from sealserve.cli import console, options
-from sealserve.cli.changing import changing
+from sealserve.cli.changing import owning
 from sealserve.cli.context import Context
 from sealserve.cli.conversion import convert_again
 from sealserve.cli.output import Table, Text
@@ -78,7 +78,7 @@ def convert(
     no_wait: options.NoWait = False,
 ) -> None:
     """Bring the models of sealserve.toml into the workspace as SavedModels. A model whose source changed is updated."""
-    with changing(context.workspace, "model convert", no_wait=no_wait):
+    with owning(context.workspace, "model convert", no_wait=no_wait):
         _convert(context, keep_frozen=keep_frozen)
 
 

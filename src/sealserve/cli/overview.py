@@ -46,11 +46,13 @@ class Described:
         desired: How many replicas there should be.
         expected: The roles of the parts that there should be; empty if the deployment was not started.
         drift: What differs from ``sealserve.toml``; None if that is not known here.
+        unapplied: The number of replicas that `up` would start, if it is another one than was started last.
     """
 
     desired: int
     expected: Sequence[str]
     drift: Sequence[Difference] | None = None
+    unapplied: int | None = None
 
 
 def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: str) -> StatusDocument:
@@ -66,7 +68,8 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     # 1. Ask the target for what runs, and compare it with what should run.
     found = target.status()
     started = bool(found) or targets.in_use(workspace) == kind
-    expected = target.expected(wanted.replicas(workspace, deployment).count) if started else ()
+    count = wanted.started(workspace, deployment)
+    expected = target.expected(count) if started else ()
     parts = with_missing(found, expected)
     # 2. Find the release that is served, in the owner's folder or in the host's.
     release = _release_of(parts)
@@ -78,7 +81,9 @@ def observe(workspace: Workspace, deployment: Deployment, target: Target, kind: 
     # 4. Compare what runs with what is described.
     drift = _drift(workspace, deployment, folder)
     desired = sum(role.startswith(REPLICA) for role in expected)
-    described = Described(desired=desired, expected=expected, drift=drift)
+    asked = wanted.replicas(workspace, deployment).count
+    unapplied = asked if started and asked != count else None
+    described = Described(desired=desired, expected=expected, drift=drift, unapplied=unapplied)
     return document(
         parts,
         described,
@@ -130,6 +135,10 @@ def document(
     if described.drift:
         keys = ", ".join(difference.key for difference in described.drift)
         warnings.append(f"sealserve.toml differs from the release that runs: {keys}. `sealserve up` applies it.")
+    if described.unapplied is not None:
+        warnings.append(
+            f"{described.unapplied} replicas are described, another number was started: `sealserve up` applies it."
+        )
     return StatusDocument(
         time=now,
         state=state,

@@ -8,7 +8,7 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealserve.cli import console, options
-from sealserve.cli.changing import changing
+from sealserve.cli.changing import owning
 from sealserve.cli.context import Context, Place
 from sealserve.cli.conversion import convert_again
 from sealserve.cli.output import Table
@@ -43,7 +43,7 @@ def build(
 
     A model whose source changed since it was converted is converted again first.
     """
-    with changing(context.workspace, "release build", no_wait=no_wait):
+    with owning(context.workspace, "release build", no_wait=no_wait):
         _build(context, replace_lost_key=new_signing_key)
 
 

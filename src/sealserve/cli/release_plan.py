@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import typer
-
 from sealserve.cli import console
 from sealserve.cli.bundles import Machines
 from sealserve.cli.codes import CliCode
@@ -81,41 +79,62 @@ def consequences(workspace: Workspace, described: Deployment) -> Sequence[str]:
     return [lines[kind] for kind in kinds]
 
 
-def agree(context: Context, choice: Choice, *, yes: bool) -> None:
-    """Show how the present release differs from what is described, and ask before a new one is built.
+def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
+    """Show how the present release differs from what is described; return what to ask before another one is served.
 
     Args:
         context: Where to show it. A program gets no question.
         choice: The release that `up` serves.
         yes: Whether the user agreed on the command line.
 
+    Returns:
+        The question, or None if there is none.
+
     Raises:
         InputError: `deployment.unconfirmed`: Nobody can answer.
-        typer.Abort: The answer is no.
     """
     if (drift := choice.drift) is None:
-        return
+        return None
     for line in differences(drift):
         context.say(line)
+    if choice.instead_of is not None and (yes or _can_ask(context)):
+        console.warn(f"{choice.instead_of}, which served last, has ended: {drift.release} is the newest one.")
+    if not choice.builds and choice.instead_of is not None:
+        return None if yes else _replacement(context, drift.release, ended=choice.instead_of)
     if not choice.builds:
         if drift.differences:
             context.say(
                 f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
                 "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
             )
-        return
+        return None
     for line in consequences(context.workspace, context.deployment):
         context.say(line)
     if yes:
-        return
-    if context.as_json or not sys.stdin.isatty():
+        return None
+    if not _can_ask(context):
         raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
             f"sealserve.toml differs from the release {drift.release} in {drift.keys}. A new release is needed, and "
             "nobody can confirm that here.",
             hint=f"Run `sealserve up --yes` to build it and roll to it, or `sealserve up --release {drift.release}` to "
             "serve the present release as it is.",
         )
-    typer.confirm("Build a new release and roll to it?", abort=True, err=True)
+    return "Build a new release and roll to it?"
+
+
+def _replacement(context: Context, release: str, *, ended: str) -> str:
+    """Return what to ask before a release takes the place of one that has ended."""
+    if not _can_ask(context):
+        raise CliCode.DEPLOYMENT_UNCONFIRMED.error(
+            f"{ended}, which served last, has ended, and nobody can confirm here that {release} is served instead.",
+            hint=f"Run `sealserve up --release {release}` to serve that one. Unless {ended} was revoked, `sealserve "
+            f"broker allow --reactivate {ended}` lets `sealserve up` serve it again.",
+        )
+    return f"Serve {release} instead?"
+
+
+def _can_ask(context: Context) -> bool:
+    return not context.as_json and sys.stdin.isatty()
 
 
 def newest_name(parent: Path) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sealserve.cli import console, options
-from sealserve.cli.changing import changing
+from sealserve.cli.changing import changing, owning
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
 from sealserve.cli.output import Table
@@ -35,7 +35,8 @@ def prune(
     going = [release for release in found if release.kept is None]
     if not (dry_run or not going):
         console.confirm(f"Remove {', '.join(item.name for item in going)} ({_megabytes(going)})?", yes=yes)
-        with changing(context.workspace, "release prune", no_wait=no_wait):
+        verb = "release prune"
+        with owning(context.workspace, verb, no_wait=no_wait), changing(context.workspace, verb, no_wait=no_wait):
             # Only what was shown is removed, and only if nothing needs it by now.
             asked = {release.name for release in going}
             going = [item for item in _plan(context, keep) if item.kept is None and item.name in asked]

@@ -43,8 +43,18 @@ def _scale(context: Context, replicas: int, target: str | None) -> None:
                 folder = machines.releases(workspace) / scaled.release
                 destination = opened.destination(scaled.release, replicas)
                 bundle = bundle_for(workspace, folder, destination, machines, tell=tell)
-            # 2. The target starts or stops replicas.
-            opened.scale(replicas, bundle)
-    # 3. Keep the number for the next `up`.
-    wanted.keep_replicas(workspace, described, replicas)
+            # 2. Keep the number for the next `up`, before the target changes.
+            before = wanted.read(workspace)
+            fewer = replicas < wanted.started(workspace, described)
+            wanted.keep_replicas(workspace, described, replicas)
+            # 3. The target starts or stops replicas. If that is interrupted, those that are to stop still do.
+            try:
+                opened.scale(replicas, bundle)
+            except BaseException as error:
+                if isinstance(error, Exception) or not fewer:
+                    wanted.restore(workspace, before)
+                else:
+                    wanted.keep_started(workspace, replicas)
+                raise
+            wanted.keep_started(workspace, replicas)
     show_deployment(context, opened, target)

@@ -11,7 +11,7 @@ import typer
 from sealserve.bundle import Bundle
 from sealserve.cli import console, options, release_plan
 from sealserve.cli.bundles import Machines, bundle_for, received
-from sealserve.cli.changing import changing
+from sealserve.cli.changing import changing, owning
 from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
 from sealserve.cli.interruption import starting
@@ -47,7 +47,7 @@ def up(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a new release without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Serve a new release without asking.")] = False,
     no_wait: options.NoWait = False,
 ) -> None:
     """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.
@@ -57,18 +57,26 @@ def up(
     """
     asked = _Asked(
         kind=target or context.deployment.target.kind,
-        replicas=_replicas(context, replicas),
-        explicit=replicas is not None,
+        replicas=replicas,
         release=release,
         machines=role,
         rollback=rollback,
     )
-    targets.check_replicas(context.workspace, context.deployment, asked.kind, asked.replicas)
     if dry_run:
         _foresee(context, asked)
         return
-    with changing(context.workspace, "up", no_wait=no_wait):
-        _run(context, asked, yes=yes)
+    confirmed: Choice | None = None
+    while True:
+        with owning(context.workspace, "up", no_wait=no_wait), changing(context.workspace, "up", no_wait=no_wait):
+            choice = _prepared(context, asked)
+            question = None if choice == confirmed else release_plan.question(context, choice, yes=yes)
+            if question is None:
+                _run(context, asked, choice)
+                return
+        # The question is asked without the locks: meanwhile parts that end are started again, and nobody waits for a
+        # person. If something else is to be done after the answer, that is asked again.
+        typer.confirm(question, abort=True, err=True)
+        confirmed = choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,31 +85,34 @@ class _Asked:
 
     Args:
         kind: The target.
-        replicas: How many enclaves are to serve.
-        explicit: Whether the user named that number.
+        replicas: How many enclaves are to serve, or None for what `wanted` tells.
         release: The release that the user names, or None.
         machines: Which machines this one is.
         rollback: Whether the release before is to be served.
     """
 
     kind: str
-    replicas: int
-    explicit: bool
+    replicas: int | None
     release: str | None
     machines: Machines
     rollback: bool
 
 
-def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
+def _prepared(context: Context, asked: _Asked) -> Choice:
+    """Return which release is to be served. A new one is built only after the difference was shown and confirmed."""
+    workspace = context.workspace
+    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
+    Owner.open(workspace).publish_key()
+    opened = targets.open_target(workspace, context.deployment, asked.kind)
+    return _choose(context, asked, opened, now=datetime.now(UTC))
+
+
+def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     """Start or change the deployment, under its lock."""
     workspace, described, machines = context.workspace, context.deployment, asked.machines
     owner_here = machines is Machines.ALL
-    workspace.create()  # what was removed on purpose, such as the host's folder, is made again
-    Owner.open(workspace).publish_key()
-    # 1. Choose the release. A new one is built only after the difference was shown and confirmed.
-    opened = targets.open_target(workspace, described, asked.kind)
-    choice = _choose(context, asked, opened, now=datetime.now(UTC))
-    release_plan.agree(context, choice, yes=yes)
+    # 1. Read how many replicas are to serve.
+    count = _replicas(context, asked)
 
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)
@@ -121,18 +132,27 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
             # 3. The target refuses what it could not start, before anything is built for it.
             opened.check(folder, broker_here=owner_here)
             # 4. The owner prepares the release for the target.
-            destination = opened.destination(folder.name, asked.replicas)
+            destination = opened.destination(folder.name, count)
             bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
-            # 5. The target starts it, with the host's part alone, and rolls from the release that serves.
-            replaced = set(opened.up(bundle, asked.replicas))
-    # 6. Remember what runs, for the next `up`. The release that served before a `down` is replaced as well.
-    if (before := wanted.read(workspace).release) is not None:
-        replaced.add(before)
-    newest = release_plan.newest_name(machines.releases(workspace))
-    wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
-    if asked.explicit:
-        wanted.keep_replicas(workspace, described, asked.replicas)
-    # 7. The owner lets the releases end that this one has replaced.
+            # 5. Keep what is asked for before the target changes: an `up` that is killed while it rolls was meant.
+            before = wanted.read(workspace)
+            newest = release_plan.newest_name(machines.releases(workspace))
+            wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
+            if asked.replicas is not None:
+                wanted.keep_replicas(workspace, described, count)
+            # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
+            try:
+                replaced = set(opened.up(bundle, count))
+            except BaseException:
+                if targets.may_serve(workspace, asked.kind, folder.name):
+                    wanted.keep_started(workspace, count)
+                else:
+                    wanted.restore(workspace, before)
+                raise
+            wanted.keep_started(workspace, count)
+    # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
+    if before.release is not None:
+        replaced.add(before.release)
     if owner_here:
         _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
     show_deployment(context, opened, asked.kind)
@@ -144,10 +164,20 @@ def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | 
     return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
 
 
-def _replicas(context: Context, asked: int | None) -> int:
-    """Return how many replicas are to serve, and say so where it is not what sealserve.toml says, or was kept."""
-    if asked is not None:
-        return asked
+def _replicas(context: Context, asked: _Asked) -> int:
+    """Return how many replicas are to serve, and say so where it is not what sealserve.toml says, or was kept.
+
+    What changes the deployment asks this under its lock: a `scale` may just have set another number.
+
+    Raises:
+        InputError: `target.unsupported`: The target cannot run so many.
+    """
+    count = asked.replicas if asked.replicas is not None else _kept_replicas(context)
+    targets.check_replicas(context.workspace, context.deployment, asked.kind, count)
+    return count
+
+
+def _kept_replicas(context: Context) -> int:
     found = wanted.replicas(context.workspace, context.deployment)
     described = context.deployment.target.replicas
     if found.kept:
@@ -159,10 +189,11 @@ def _replicas(context: Context, asked: int | None) -> int:
 
 def _foresee(context: Context, asked: _Asked) -> None:
     """Print what `up` would do, and change nothing. The owner's steps go to standard error, the differences do not."""
+    count = _replicas(context, asked)
     opened = targets.open_target(context.workspace, context.deployment, asked.kind)
     choice = _choose(context, asked, opened, now=None)
-    steps, bundle = _foreseen(context, asked, choice, opened)
-    changes = None if bundle is None else opened.difference(bundle, asked.replicas)
+    steps, bundle = _foreseen(context, asked, count, choice, opened)
+    changes = None if bundle is None else opened.difference(bundle, count)
     if context.as_json:
         context.show(_foreseen_fields(choice, steps, changes))
         return
@@ -176,7 +207,9 @@ def _foresee(context: Context, asked: _Asked) -> None:
         console.out.print(changes or "Nothing would change.\n", end="")
 
 
-def _foreseen(context: Context, asked: _Asked, choice: Choice, opened: Target) -> tuple[Sequence[str], Bundle | None]:
+def _foreseen(
+    context: Context, asked: _Asked, count: int, choice: Choice, opened: Target
+) -> tuple[Sequence[str], Bundle | None]:
     """Return the owner's steps, and the bundle that they would lead to, or None if that is unknown before them."""
     workspace, described, owner_here = context.workspace, context.deployment, asked.machines is Machines.ALL
     steps: Sequence[str] = ()
@@ -186,7 +219,7 @@ def _foreseen(context: Context, asked: _Asked, choice: Choice, opened: Target) -
         steps = [step.text for step in missing]
     if choice.release is None or choice.builds:
         return steps, None
-    destination = opened.destination(choice.release.name, asked.replicas)
+    destination = opened.destination(choice.release.name, count)
     if not owner_here:
         return steps, received(workspace, choice.release, destination)
     foreseen = preparation.foresee(workspace, choice.release, destination)

@@ -29,7 +29,11 @@ from sealserve.workspace import Workspace
 WAIT_SECONDS: Final = 600.0
 """How long a command waits by default: longer than a roll-out on one machine takes."""
 
-_FILE: Final = "deployment.lock"
+DEPLOYMENT: Final = "deployment.lock"
+"""The file whose lock is held while what runs is changed. The supervisor restarts nothing meanwhile."""
+OWNERS: Final = "owner.lock"
+"""The file whose lock is held while models and releases are made, which can take long. It is taken first."""
+
 _INTERVAL: Final = 0.1
 _VISIBLE_AFTER: Final = 1.0
 """Seconds after which a command says that it waits. A shorter wait is not worth a line."""
@@ -71,7 +75,12 @@ def _quietly(_text: str) -> None:
 
 @contextlib.contextmanager
 def held(
-    workspace: Workspace, verb: str, *, seconds: float = WAIT_SECONDS, tell: Callable[[str], None] = _quietly
+    workspace: Workspace,
+    verb: str,
+    *,
+    lock: str = DEPLOYMENT,
+    seconds: float = WAIT_SECONDS,
+    tell: Callable[[str], None] = _quietly,
 ) -> Iterator[None]:
     """Hold the lock of a workspace's deployment during the block.
 
@@ -80,6 +89,7 @@ def held(
     Args:
         workspace: Whose deployment is changed.
         verb: The command that changes it, such as ``up``. Other commands show it while they wait.
+        lock: Which lock: `DEPLOYMENT`, or `OWNERS`.
         seconds: How long to wait for the present holder. With 0, a busy lock is an error at once.
         tell: Called with a line if the wait takes more than a moment.
 
@@ -88,7 +98,7 @@ def held(
         InputFileKindError: Something else than a regular file is in the lock's place.
     """
     workspace.root.mkdir(exist_ok=True)
-    path = workspace.root / _FILE
+    path = workspace.root / lock
     started = time.monotonic()
     told = False
     while True:
@@ -103,7 +113,7 @@ def held(
             holding = _read(descriptor)
         waited = time.monotonic() - started
         if waited >= seconds:
-            raise _busy(holding, seconds)
+            raise _busy(lock, holding, seconds)
         if not told and waited >= _VISIBLE_AFTER:
             tell(f"waiting for {holding or 'another sealserve command'}")
             told = True
@@ -113,7 +123,7 @@ def held(
 def holder(workspace: Workspace) -> Holder | None:
     """Return the command that changes a workspace's deployment now, or None. This neither locks nor creates a file."""
     try:
-        descriptor = os.open(workspace.root / _FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(workspace.root / DEPLOYMENT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -163,9 +173,10 @@ def _read(descriptor: int) -> Holder | None:
     return Holder(pid=found.pid, verb=found.verb, since=found.since)
 
 
-def _busy(holding: Holder | None, seconds: float) -> SealserveError:
+def _busy(lock: str, holding: Holder | None, seconds: float) -> SealserveError:
     still = f"still being changed after {seconds:.0f} s" if seconds else "being changed"
+    what = "The deployment is" if lock == DEPLOYMENT else "The owner's models and releases are"
     return ClusterCode.DEPLOYMENT_BUSY.error(
-        f"The deployment is {still} by {holding or 'another sealserve command'}.",
+        f"{what} {still} by {holding or 'another sealserve command'}.",
         hint="Wait until that command ends, or stop it. Then run this command again.",
     )

@@ -11,6 +11,7 @@ from typing import Final, cast
 from sealserve.atomic_file import write_file
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.processes import Phase
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Target, TargetModule, Tell, quietly
 from sealserve.deployment import Deployment
 from sealserve.regular_file import InputFileMissingError, read_regular
@@ -89,6 +90,12 @@ def in_use(workspace: Workspace) -> str | None:
     except InputFileMissingError:
         return None
     return kind if kind in MODULES else None
+
+
+def may_serve(workspace: Workspace, kind: str, release: str) -> bool:
+    """Return whether a target serves a release by now, or soon will, although the `up` to it was interrupted."""
+    # A cluster goes on with a roll-out that nobody waits for. It keeps no record on this machine.
+    return kind == "kubernetes" or ReleaseRecord(workspace).serving() == release
 
 
 def running(workspace: Workspace) -> Sequence[str]:

@@ -23,13 +23,14 @@ class Wanted(BaseModel):
     """What a deployment was told to run last.
 
     Attributes:
-        release: The release that served last, or None before the first `up`.
+        release: The release that served last, or that an interrupted `up` was to serve; None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
         description: A digest of what ``sealserve.toml`` described then, from the owner. While it is the same, the
             release is served again although it may differ, as after a roll-back.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
+        started: The number of replicas that `up` or `scale` started last, or None if that is unknown.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -40,6 +41,7 @@ class Wanted(BaseModel):
     description: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
+    started: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,16 @@ def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
     return Replicas(count=wanted.replicas, kept=True)
 
 
+def started(workspace: Workspace, deployment: Deployment) -> int:
+    """Return how many replicas there should be now, whatever `up` would start."""
+    return read(workspace).started or replicas(workspace, deployment).count
+
+
+def keep_started(workspace: Workspace, count: int) -> None:
+    """Remember how many replicas a command has started, or left."""
+    _write(workspace, read(workspace).model_copy(update={"started": count}))
+
+
 def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> None:
     """Remember that a command asked for a number of replicas."""
     _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
@@ -93,6 +105,11 @@ def keep_release(workspace: Workspace, release: str, *, newest: str | None, desc
     previous = before.previous if before.release in {None, release} else before.release
     kept = {"release": release, "previous": previous, "newest": newest, "description": description}
     _write(workspace, before.model_copy(update=kept))
+
+
+def restore(workspace: Workspace, before: Wanted) -> None:
+    """Remember again what was remembered before a command that failed and changed nothing."""
+    _write(workspace, before)
 
 
 def _write(workspace: Workspace, wanted: Wanted) -> None:

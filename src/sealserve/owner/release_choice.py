@@ -20,12 +20,14 @@ class Choice:
         drift: How the present release differs from what is described, or None if that was not asked for.
         description: A digest of what is described, or None on a machine that is only the host.
         unchanged: Whether the same was described when the present release was started, as after a roll-back.
+        instead_of: The name of the release that served last, if it has ended: the newest one takes its place.
     """
 
     release: Path | None
     drift: Drift | None = None
     description: str | None = None
     unchanged: bool = False
+    instead_of: str | None = None
 
     @property
     def builds(self) -> bool:
@@ -79,12 +81,13 @@ def choose(
     digest = description_digest(described)
     if release is None:
         return Choice(release=None, description=digest)
-    newest = releases.newest(workspace.owner.releases)
+    newest, ended = releases.newest(workspace.owner.releases), None
     if release != newest and now is not None and provisioning.has_ended(workspace, release, now=now):
-        release = newest
+        release, ended = newest, release.name
     return Choice(
         release=release,
         drift=drift.drift_of(workspace, deployment, release, described=described),
         description=digest,
         unchanged=release.name == served and digest == description,
+        instead_of=ended,
     )

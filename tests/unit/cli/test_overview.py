@@ -8,12 +8,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.harness.deployment_text import with_key
+from tests.harness.workspaces import Site
 
-from sealserve.cli.overview import Described, document
+from sealserve.cli.overview import Described, document, observe
 from sealserve.cli.status_document import Difference, Endpoint, Served, Standing, StatusDocument
 from sealserve.cli.status_view import age, duration, lines
+from sealserve.cluster import targets, wanted
 from sealserve.cluster.missing_parts import with_missing
 from sealserve.cluster.target import Health, PartStatus, State
+from sealserve.deployment import reader
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 ROLES = ("nginx", "replica-0", "replica-1", "broker", "pcs", "platform")
@@ -132,6 +136,25 @@ def test_drift_is_a_warning() -> None:
     assert found.state is Standing.WELL
     assert "differs from the release that runs: server.threads" in found.warnings[0]
     assert "Drift      server.threads: 1 -> 2" in text(found, 80)
+
+
+@pytest.mark.parametrize(("started", "warns"), [(None, False), (2, True), (4, False)])
+def test_a_number_of_replicas_that_is_not_applied_yet_is_a_warning(
+    ready: Site, monkeypatch: pytest.MonkeyPatch, *, started: int | None, warns: bool
+) -> None:
+    targets.claim(ready.workspace, "local")
+    if started is not None:
+        wanted.keep_started(ready.workspace, started)
+    file = ready.workspace.deployment_file
+    file.write_text(with_key(file.read_text(), "target.replicas", "4"))
+    described = reader.read(file)
+    target = targets.open_target(ready.workspace, described)
+    monkeypatch.setattr(target, "status", all_parts)
+    found = observe(ready.workspace, described, target, "local")
+    text = "4 replicas are described, another number was started: `sealserve up` applies it."
+    assert (text in found.warnings) is warns
+    assert found.replicas.desired == (started or 4)
+    assert ("replica-3 is missing." in found.problems) is not warns
 
 
 def test_the_document_is_as_its_schema_says() -> None:

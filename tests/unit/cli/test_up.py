@@ -1,5 +1,6 @@
 """`up` is declarative: it compares the release with ``sealserve.toml``, asks, and rolls. No process is started here."""
 
+import contextlib
 import io
 import shutil
 import sys
@@ -8,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.harness.command_line import CommandLine
 from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site
 
 from sealserve.bundle import Bundle
+from sealserve.cli import up
 from sealserve.cluster import local, wanted
-from sealserve.cluster.deployment_lock import held
+from sealserve.cluster.deployment_lock import OWNERS, held, holder
 from sealserve.cluster.processes import ProcessEndedError
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases
 
@@ -25,13 +29,17 @@ class Rolling(local.LocalTarget):
 
     served: Sequence[tuple[str, int]] = []
     before: Sequence[str] = []
-    error: Exception | None = None
+    error: BaseException | None = None
+    switches: bool = False
+    """Whether the error comes after the release serves, as in the wait for open connections."""
 
     def check(self, release: Path, *, broker_here: bool) -> None:
         """Refuse nothing."""
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Serve a release."""
+        if Rolling.switches:
+            ReleaseRecord(self._workspace).serve(bundle.name)
         if Rolling.error is not None:
             raise Rolling.error
         replaced = [Rolling.served[-1][0]] if Rolling.served else []
@@ -41,8 +49,10 @@ class Rolling(local.LocalTarget):
     def to_scale(self, _replicas: int) -> Scaled | None:
         return None
 
-    def scale(self, replicas: int, _bundle: Bundle | None) -> None:
+    def scale(self, _replicas: int, _bundle: Bundle | None) -> None:
         """Do nothing."""
+        if Rolling.error is not None:
+            raise Rolling.error
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
         return f"{bundle.name} x {replicas}\n"
@@ -54,9 +64,16 @@ class Rolling(local.LocalTarget):
 @pytest.fixture(autouse=True)
 def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Rolling]]:
     monkeypatch.setattr(local, "LocalTarget", Rolling)
-    Rolling.served, Rolling.error = [], None
+    Rolling.served, Rolling.error, Rolling.switches = [], None, False
     yield Rolling
-    Rolling.served, Rolling.error = [], None
+    Rolling.served, Rolling.error, Rolling.switches = [], None, False
+
+
+class Keyboard(io.StringIO):
+    """What a person types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def change(site: Site, key: str, value: str) -> None:
@@ -152,10 +169,6 @@ def test_users_get_a_certificate_when_tls_becomes_two_way(cli: CommandLine, read
 def test_a_person_is_asked(
     cli: CommandLine, ready: Site, monkeypatch: pytest.MonkeyPatch, answer: str, builds: bool
 ) -> None:
-    class Keyboard(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     ready.build_release()
     change(ready, "server.threads", "2")
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
@@ -241,8 +254,30 @@ def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: S
     second = ready.build_release().folder.name
     cli.ok("up", "--release", first)
     cli.ok("broker", "revoke", first, "--yes")
-    cli.ok("up")
-    assert target.served[-1][0] == second
+    # Another release is not served without a word.
+    error = cli.error("up")
+    assert error["code"] == "deployment.unconfirmed"
+    assert f"{first}, which served last, has ended" in error["message"]
+    assert f"sealserve up --release {second}" in error["hint"]
+    assert target.served[-1][0] == first
+    done = cli("up", "--yes")
+    assert f"{first}, which served last, has ended: {second} is the newest one.\n" in done.err
+    assert (done.status, target.served[-1][0]) == (0, second)
+    assert "has ended" not in cli("up").err
+
+
+@pytest.mark.parametrize(("answer", "serves"), [("y\n", True), ("n\n", False)])
+def test_a_person_is_asked_about_the_release_that_takes_the_place_of_an_ended_one(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch, *, answer: str, serves: bool
+) -> None:
+    first = ready.build_release().folder.name
+    second = ready.build_release().folder.name
+    cli.ok("up", "--release", first)
+    cli.ok("broker", "revoke", first, "--yes")
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    done = cli("up")
+    assert f"Serve {second} instead?" in done.err
+    assert (done.status == 0, target.served[-1][0]) == ((True, second) if serves else (False, first))
 
 
 def test_a_roll_back_returns_to_the_enclaves_of_the_release(
@@ -294,6 +329,38 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     assert len(names(ready)) == 2
 
 
+@pytest.mark.parametrize("switches", [True, False])
+def test_a_roll_back_that_is_interrupted_is_kept_once_it_serves(
+    cli: CommandLine, ready: Site, target: type[Rolling], switches: bool
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("release", "build")
+    cli.ok("up")
+    second = target.served[-1][0]
+    target.error, target.switches = KeyboardInterrupt(), switches
+    assert cli("up", "--rollback", "--replicas", "1").status == 130
+    target.error, target.switches = None, False
+    cli.ok("up")
+    assert target.served[-1] == ((first, 1) if switches else (second, 2))
+
+
+def test_a_roll_back_that_is_killed_is_kept(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    cli.ok("release", "build")
+    cli.ok("up")
+    target.error = KeyboardInterrupt()
+    with monkeypatch.context() as killed:
+        killed.setattr(wanted, "restore", lambda *_: None)  # nothing is undone
+        cli("up", "--rollback")
+    target.error = None
+    cli.ok("up")
+    assert target.served[-1][0] == first
+
+
 def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
     ready.build_release()
     cli.ok("up")
@@ -310,6 +377,42 @@ def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: t
     cli.ok("up", "--replicas", "1")
     cli.ok("up")
     assert target.served[-1][1] == 1
+    assert wanted.read(ready.workspace).started == 1
+
+
+def test_the_number_is_read_under_the_lock(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready.build_release()
+
+    @contextlib.contextmanager
+    def after_a_scale(*_arguments: object, **_more: object) -> Iterator[None]:
+        wanted.keep_replicas(ready.workspace, ready.deployment, 3)  # while this `up` waited
+        yield
+
+    monkeypatch.setattr(up, "changing", after_a_scale)
+    cli.ok("up")
+    assert target.served[-1][1] == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "kept"),
+    [
+        (KeyboardInterrupt(), "1", 1),  # the others finish their requests, and stop
+        (KeyboardInterrupt(), "3", None),  # a new one does not serve
+        (ProcessEndedError("replica-2 ended"), "3", None),
+        (ProcessEndedError("nginx ended"), "1", None),
+    ],
+)
+def test_the_number_of_an_interrupted_scaling(
+    cli: CommandLine, ready: Site, target: type[Rolling], *, error: BaseException, number: str, kept: int | None
+) -> None:
+    ready.build_release()
+    cli.ok("up")
+    target.error = error
+    assert cli("scale", number).status != 0
+    found = wanted.read(ready.workspace)
+    assert (found.replicas, found.started) == (kept, kept or 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"replicas": -1}', b'{"release": "../x"}', b"\xff", b"[" * 5000])
@@ -335,9 +438,7 @@ def test_a_dry_run_shows_the_difference_to_programs(cli: CommandLine, ready: Sit
     assert names(ready) == [first]
 
 
-@pytest.mark.parametrize(
-    "verb", [("up",), ("scale", "2"), ("down", "--yes"), ("release", "build"), ("model", "convert")]
-)
+@pytest.mark.parametrize("verb", [("up",), ("scale", "2"), ("down", "--yes")])
 def test_every_verb_that_changes_a_deployment_takes_the_lock(
     cli: CommandLine, ready: Site, target: type[Rolling], verb: tuple[str, ...]
 ) -> None:
@@ -350,6 +451,50 @@ def test_every_verb_that_changes_a_deployment_takes_the_lock(
         assert cli("status").out.startswith("State      down")
     assert len(names(ready)) == 1
     assert target.served == []
+
+
+@pytest.mark.parametrize("verb", [("up",), ("release", "build"), ("model", "convert")])
+def test_every_verb_that_makes_models_or_releases_takes_the_owners_lock(
+    cli: CommandLine, ready: Site, target: type[Rolling], verb: tuple[str, ...]
+) -> None:
+    ready.build_release()
+    with held(ready.workspace, "release build", lock=OWNERS):
+        error = cli.error(*verb, "--no-wait")
+        assert (error["code"], error["status"]) == ("deployment.busy", 4)
+        assert "The owner's models and releases are being changed by `sealserve release build`" in error["message"]
+        assert holder(ready.workspace) is None  # parts that end are started again
+    assert len(names(ready)) == 1
+    assert target.served == []
+
+
+def test_a_release_is_built_while_the_deployment_is_changed(cli: CommandLine, ready: Site) -> None:
+    with held(ready.workspace, "scale"):
+        cli.ok("release", "build", "--no-wait")
+
+
+def test_no_lock_is_held_while_a_person_thinks_and_a_change_is_asked_about_again(
+    cli: CommandLine, ready: Site, target: type[Rolling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ready.build_release().folder.name
+    change(ready, "server.threads", "2")
+    asked: list[str] = []
+
+    def confirm(question: str, **_more: object) -> None:
+        asked.append(question)
+        with held(ready.workspace, "up", seconds=0), held(ready.workspace, "up", lock=OWNERS, seconds=0):
+            if len(asked) == 1:
+                source = ready.deployment.model.path
+                assert source is not None
+                (source / "assets").mkdir()
+                (source / "assets" / "vocabulary.txt").write_text("new")
+
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    monkeypatch.setattr(typer, "confirm", confirm)
+    done = cli("up")
+    assert done.status == 0, done.err
+    assert asked == ["Build a new release and roll to it?"] * 2
+    assert done.err.count(f"model[{NAME}:1].source: ") == 1
+    assert target.served[-1][0] != first
 
 
 def test_an_older_copy_of_a_model_is_converted_again(cli: CommandLine, ready: Site) -> None:
