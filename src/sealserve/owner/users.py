@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.deployment import Deployment
+from sealserve.errors import InputError
 from sealserve.owner.codes import OwnerCode
 from sealserve.pki.authority import CERTIFICATE_FILE, LEAF_DAYS, Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
@@ -146,7 +147,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
     _check_supported(deployment)
     with _changing(workspace) as register:
         if name == DEFAULT_USER:
-            _remember(register, name, _read_default(workspace))
+            _remember(register, name, _default_certificate(workspace))
         open_ones = [item for item in register.users.get(name, []) if item.revoked is None]
         if not open_ones:
             raise _unknown(workspace, name)
@@ -164,9 +165,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
 def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
     """Return the users, by name."""
     register = _read(workspace)
-    default = _read_default(workspace)
-    if default is not None:
-        _remember(register, DEFAULT_USER, default)
+    _remember(register, DEFAULT_USER, _default_certificate(workspace))
     current = _current_authority(workspace)
     return [_described(name, items, current, now) for name, items in sorted(register.users.items()) if items]
 
@@ -185,7 +184,7 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
     certificate, key = _files(workspace, name)
     hint = f"Run `sealserve user renew {name}`."
     pair = CertifiedKey.read(certificate=certificate, key=key, missing=hint)
-    _remember(register, name, pair)
+    _remember(register, name, pair.chain_pem)
     user = _described(name, register.users[name], _current_authority(workspace), now)
     if user.state is not UserState.ACTIVE:
         raise OwnerCode.USER_CERTIFICATE_OUTDATED.error(
@@ -195,9 +194,10 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
 
 
 def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
-    """Record the certificate that was issued for the folder ``user/``."""
+    """Record the certificate that was issued for the folder ``user/``, and the one that it is about to replace."""
     with _changing(workspace) as register:
-        _remember(register, DEFAULT_USER, issued)
+        _remember_replaced(workspace, register, DEFAULT_USER)
+        _remember(register, DEFAULT_USER, issued.chain_pem)
 
 
 def revocation_list(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bytes | None:
@@ -254,7 +254,8 @@ def _issue(
     domain = deployment.service.client_name
     fresh = authority.issue_client(domain if name == DEFAULT_USER else f"{name}.{domain}", now=now, days=days)
     # The register comes first: a certificate that is not in it could not be revoked.
-    _remember(register, name, fresh)
+    _remember_replaced(workspace, register, name)
+    _remember(register, name, fresh.chain_pem)
     _write(workspace, register)
     certificate, key = _files(workspace, name)
     certificate.parent.mkdir(mode=0o700, exist_ok=True)
@@ -262,9 +263,19 @@ def _issue(
     return _described(name, register.users[name], _current_authority(workspace), now)
 
 
-def _remember(register: _Register, name: str, issued: CertifiedKey | None) -> None:
-    if issued is not None:
-        certificate = parse_chain(issued.chain_pem)[0]
+def _remember_replaced(workspace: Workspace, register: _Register, name: str) -> None:
+    """Record the default user's certificate on disk: an earlier version of sealserve issued it without a record.
+
+    A file that is not a certificate is replaced all the same: renewing it is the remedy.
+    """
+    if name == DEFAULT_USER:
+        with contextlib.suppress(InputError):
+            _remember(register, name, _default_certificate(workspace))
+
+
+def _remember(register: _Register, name: str, chain_pem: bytes | None) -> None:
+    if chain_pem is not None:
+        certificate = parse_chain(chain_pem)[0]
         serial = f"{certificate.serial_number:x}"
         items = register.users.setdefault(name, [])
         if all(item.serial != serial for item in items):
@@ -283,11 +294,12 @@ def _current_authority(workspace: Workspace) -> str | None:
     return None if identifier is None else identifier.digest.hex()
 
 
-def _read_default(workspace: Workspace) -> CertifiedKey | None:
-    user = workspace.user
-    if not (user.certificate.is_file() and user.key.is_file()):
+def _default_certificate(workspace: Workspace) -> bytes | None:
+    """Return the certificate chain in the folder ``user/``, or None if there is none. Its key is not needed."""
+    try:
+        return read_regular(workspace.user.certificate)
+    except InputFileMissingError:
         return None
-    return CertifiedKey.read(certificate=user.certificate, key=user.key)
 
 
 def _described(name: str, items: list[_Issued], authority: str | None, now: datetime) -> User:

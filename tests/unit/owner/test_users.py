@@ -13,6 +13,7 @@ from sealserve.owner import certificates, releases, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.users import UserState
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, describe, parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.revocation import identity
 
 
@@ -101,6 +102,36 @@ def test_a_certificate_of_an_older_version_is_listed_and_revoked(ready: Site) ->
     assert [user.name for user in users.list_users(ready.workspace, now=ready.now)] == ["default"]
     users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
     assert len(serials(ready)) == 1
+
+
+@pytest.mark.parametrize("key", ["kept", "lost"])
+@pytest.mark.parametrize("verb", ["certs renew", "user renew", "new names"])
+def test_a_certificate_of_an_older_version_that_was_replaced_is_revoked(ready: Site, verb: str, key: str) -> None:
+    """Users have copies of the old files, so the certificate must not be forgotten when the file is replaced."""
+    user = ready.workspace.user
+    old = describe(user.certificate.read_bytes())[0].serial
+    (ready.workspace.owner.users / "register.json").unlink()
+    if key == "lost":
+        user.key.unlink()
+    if verb == "certs renew":
+        certificates.renew_certificates(ready.workspace, ready.deployment, now=ready.now)
+    elif verb == "user renew":
+        users.renew(ready.workspace, ready.deployment, "default", now=ready.now)
+    else:
+        user.key.unlink(missing_ok=True)  # the certificate is issued again
+        certificates.adapt_certificates(ready.workspace, ready.deployment, now=ready.now)
+    new = describe(user.certificate.read_bytes())[0].serial
+    (listed,) = users.list_users(ready.workspace, now=ready.now)
+    assert (listed.serial, new != old) == (new, True)
+    users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
+    assert serials(ready) == {old, new}
+
+
+def test_a_damaged_certificate_can_be_renewed(ready: Site) -> None:
+    ready.workspace.user.certificate.write_text("damaged")
+    with raises(PkiCode.CERTIFICATE_UNREADABLE):  # it cannot be listed, so it cannot be revoked
+        users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
+    assert users.renew(ready.workspace, ready.deployment, "default", now=ready.now).state is UserState.ACTIVE
 
 
 def test_a_crash_leaves_a_certificate_that_can_be_revoked(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
