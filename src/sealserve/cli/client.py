@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cli import console, options
@@ -115,7 +116,8 @@ def unpack(
     found = ClientBundle.read(path)
     ca, certificate, key = _FILES
     with appearing(output, mode=0o700) as folder:
-        write_file(folder / ca, found.ca)
+        # Only what was parsed: OpenSSL would also trust PEM blocks that the fingerprint does not cover.
+        write_file(folder / ca, parse_chain(found.ca)[0].public_bytes(Encoding.PEM))
         if found.certificate is not None and found.key is not None:
             write_file(folder / certificate, found.certificate)
             write_file(folder / key, found.key.reveal(), mode=PRIVATE)

@@ -106,6 +106,17 @@ def test_a_hostile_bundle_writes_nothing(certified: CommandLine, tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir() if file.name not in ("site", "half-plus-two")] == ["evil.json"]
 
 
+def test_the_authority_is_unpacked_without_what_surrounds_it(certified: CommandLine, tmp_path: Path) -> None:
+    """OpenSSL trusts blocks of other kinds too, which `client show` does not list."""
+    path = tmp_path / "evil.json"
+    certified.ok("client", "bundle", "-o", path)
+    document = json.loads(path.read_text())
+    trusted = document["ca"].replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    path.write_text(json.dumps(document | {"ca": f"text\n{trusted}{document['ca']}{trusted}"}))
+    certified.bare("client", "unpack", path, "-o", tmp_path / "pem")
+    assert (tmp_path / "pem" / "service-ca.pem").read_text() == document["ca"]
+
+
 def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp_path: Path) -> None:
     certified.ok("user", "add", "ann")
     certified.ok("user", "add", "gone")

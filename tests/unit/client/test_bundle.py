@@ -146,6 +146,15 @@ def test_a_key_of_another_certificate_is_rejected(bundle: ClientBundle, material
         ClientBundle.parse(json.dumps(document | {"server_name": "*"}).encode())
 
 
+def test_a_second_authority_is_rejected(bundle: ClientBundle, material: Material) -> None:
+    """Users compare the fingerprint of one authority with the owner's, so a client trusts no other one."""
+    document = json.loads(bundle.render().reveal())
+    other = material.stranger_ca.certificate_pem.decode()
+    for ca in (document["ca"] + other, other + document["ca"], document["ca"] * 2):
+        with raises(ClientCode.BUNDLE_INVALID, match="its ca holds 2 certificates, not one"):
+            ClientBundle.parse(json.dumps(document | {"ca": ca}).encode())
+
+
 def changed(pem: bytes, old: bytes, new: bytes) -> str:
     """Return a certificate with some bytes of its DER replaced."""
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
