@@ -6,6 +6,7 @@ of them. A revoked certificate stays on the list after its last day: the clock i
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from cryptography import x509
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment
 from sealserve.errors import InputError
 from sealserve.owner.codes import OwnerCode
@@ -85,9 +87,9 @@ class _Register(_Part):
     number: Annotated[int, Field(ge=0)] = 0
     users: dict[str, list[_Issued]] = {}
 
-    def revoked(self) -> dict[int, datetime]:
-        """Return the serial numbers of what is revoked, and since when."""
-        issued = (item for items in self.users.values() for item in items)
+    def revoked(self, authority: str | None) -> dict[int, datetime]:
+        """Return the serial numbers of what an authority signed and is revoked, and since when."""
+        issued = (item for items in self.users.values() for item in items if item.authority == authority)
         return {int(item.serial, 16): item.revoked for item in issued if item.revoked is not None}
 
 
@@ -203,20 +205,28 @@ def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
 def revocation_list(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bytes | None:
     """Return the list of the revoked certificates, signed by the users' authority, or None if none is revoked.
 
+    The certificates of a replaced authority do not count: a release of now does not accept any of them.
+
     Raises:
         InputError: `user.revocation-unsupported`: The deployment's model server does not support revocation.
     """
     register = _read(workspace)
-    if not (revoked := register.revoked()):
+    if not (revoked := register.revoked(_current_authority(workspace))):
         return None
     _check_supported(deployment)
     authority = Authority.load(workspace.owner.authorities / AuthorityKind.USERS)
     return authority.issue_revocation_list(revoked, number=register.number, now=now)
 
 
-def revocations(workspace: Workspace) -> int:
-    """Return the number of the newest revocation list: a release with another number has another list."""
-    return _read(workspace).number
+def revocations(workspace: Workspace) -> str | None:
+    """Return a digest of what is revoked, or None if nothing is: a release with another one has another list.
+
+    The list's number would not tell: it goes back when an older register is restored.
+    """
+    authority = _current_authority(workspace)
+    revoked = _read(workspace).revoked(authority)
+    document = {"authority": authority, "serials": [f"{serial:x}" for serial in sorted(revoked)]}
+    return hashlib.sha256(canonical_json(document)).hexdigest() if revoked else None
 
 
 def revoked_since(workspace: Workspace, release: Path) -> list[str]:

@@ -228,7 +228,7 @@ def test_a_revoked_user_is_rolled_out_and_a_roll_back_warns(
     assert "differs" not in cli("up").err
     cli.ok("user", "revoke", "ann", "--yes")
     done = cli("up", "--yes")
-    assert "users.revocations: none -> 1" in done.err
+    assert "users.revocations: none -> " in done.err
     assert target.served[-1][0] != first
     back = cli("up", "--rollback")
     assert target.served[-1][0] == first

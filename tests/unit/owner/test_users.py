@@ -156,7 +156,6 @@ def test_a_release_of_before_accepts_who_was_revoked_since(ready: Site) -> None:
     assert users.revoked_since(ready.workspace, release) == []
     users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
-    assert users.revocations(ready.workspace) == 1
     assert users.revoked_since(ready.workspace, release) == ["ann"]
     later = releases.build(ready.workspace, ready.deployment, now=ready.now + timedelta(seconds=2))
     assert users.revoked_since(ready.workspace, later.folder) == []
@@ -195,6 +194,21 @@ def test_tensorflow_servings_binary_knows_no_revocation(ready: Site, tmp_path: P
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
     with raises(OwnerCode.USER_REVOCATION_UNSUPPORTED):  # the switch to that server would bring the user back
         certificates.fresh_ssl_config(ready.workspace, other, now=ready.now)
+
+
+def test_a_new_authority_ends_the_revocations_of_the_former_one(ready: Site, tmp_path: Path) -> None:
+    """It is the way out for TensorFlow Serving's binary: no release accepts a certificate of the former authority."""
+    users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
+    users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
+    before = users.revocations(ready.workspace)
+    shutil.rmtree(ready.workspace.owner.authorities / "users")
+    certificates.create_certificates(ready.workspace, ready.deployment, now=ready.now)
+    assert (serials(ready), before is None, users.revocations(ready.workspace)) == (set(), False, None)
+    other = make_site(tmp_path / "other", platform="sgx", server={"kind": "tensorflow-serving"}).deployment
+    assert certificates.fresh_ssl_config(ready.workspace, other, now=ready.now).revocation_lists is None
+    bob = users.add(ready.workspace, ready.deployment, "bob", now=ready.now)
+    users.revoke(ready.workspace, ready.deployment, "bob", now=ready.now)
+    assert serials(ready) == {bob.serial}
 
 
 def test_one_way_tls_has_no_users(tmp_path: Path) -> None:
