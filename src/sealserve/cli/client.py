@@ -1,7 +1,6 @@
 """``sealserve client``: bundles, the files with which users call the service."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +19,8 @@ from sealserve.cli.verbs import Verbs
 from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.credentials import parse_endpoint, printable
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.deployment import Deployment, ModelSection
+from sealserve.deployment import ModelSection
+from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
 from sealserve.model.saved_model import describe
 from sealserve.owner import models, users
@@ -51,7 +51,11 @@ def bundle(
     ] = None,
     rest_address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the user reaches REST.", show_default="that of sealserve.toml"),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the user reaches REST.",
+            show_default="the host of --address, with service.rest_port",
+        ),
     ] = None,
     force: options.Force = False,
 ) -> None:
@@ -62,10 +66,11 @@ def bundle(
     workspace, deployment = context.workspace, context.deployment
     two_way = deployment.service.tls is TlsMode.TWO_WAY
     pair = users.credentials_of(workspace, user, now=datetime.now(UTC)) if two_way else None
+    found = endpoints_of(deployment, host=None if address is None else parse_endpoint(address).host)
     made = ClientBundle(
         user=user,
-        grpc=address or _reached_at(deployment, deployment.service.endpoint),
-        rest=rest_address or _rest(deployment),
+        grpc=address or found.grpc,
+        rest=rest_address or found.rest,
         server_name=deployment.service.name,
         ca=Authority.load(workspace.owner.authorities / AuthorityKind.SERVICE).certificate_pem,
         certificate=None if pair is None else pair.chain_pem,
@@ -74,8 +79,9 @@ def bundle(
     )
     path = output or Path(f"{user}.json")
     write_file(path, made.render().reveal(), mode=PRIVATE, overwrite=force)
-    if address is None and _is_loopback(made.grpc):
-        console.warn(f"{made.grpc} is an address of this machine only: give --address for a user elsewhere.")
+    for reached, given in ((made.grpc, address), (made.rest, rest_address or address)):
+        if reached is not None and given is None and _is_loopback(reached):
+            console.warn(f"{reached} is an address of this machine only: give --address for a user elsewhere.")
     context.show(
         {"file": str(path), **_public(made)},
         f"Wrote {path} for {user}: it holds the user's private key." if pair else f"Wrote {path}. It holds no secret.",
@@ -123,21 +129,6 @@ def unpack(
             write_file(folder / key, found.key.reveal(), mode=PRIVATE)
     names = _FILES if found.key is not None else (ca,)
     result.show({"folder": str(output), "files": list(names)}, f"Wrote {', '.join(names)} to {output}.")
-
-
-def _reached_at(deployment: Deployment, endpoint: str) -> str:
-    """Return an address where NGINX listens as users reach it: for every address, the service's name."""
-    listens = parse_endpoint(endpoint)
-    if ip_address(listens.host).is_unspecified:
-        return str(replace(listens, host=deployment.service.name))
-    return str(listens)
-
-
-def _rest(deployment: Deployment) -> str | None:
-    """Return where users reach REST, or None if the deployment has no REST."""
-    if not deployment.server.rest:
-        return None
-    return _reached_at(deployment, deployment.service.rest_endpoint)
 
 
 def _is_loopback(address: str) -> bool:

@@ -137,3 +137,38 @@ def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsy
     assert ClientBundle.read(tmp_path / "a.json").rest == "grpc.tf-serving.service.com:9443"
     cli.ok("client", "bundle", "-o", tmp_path / "b.json", "--rest-address", "other.example:1")
     assert ClientBundle.read(tmp_path / "b.json").rest == "other.example:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "warned"),
+    [
+        ((), ("127.0.0.1:8500", "127.0.0.1:9443"), ["127.0.0.1:8500", "127.0.0.1:9443"]),
+        (("--address", "s.example:443"), ("s.example:443", "s.example:9443"), []),
+        (("--address", "[2001:db8::1]:443"), ("[2001:db8::1]:443", "[2001:db8::1]:9443"), []),
+        (("--address", "localhost:1"), ("localhost:1", "localhost:9443"), []),  # a tunnel that the owner asked for
+        (("--rest-address", "s.example:443"), ("127.0.0.1:8500", "s.example:443"), ["127.0.0.1:8500"]),
+        (("--address", "s.example:1", "--rest-address", "t.example:2"), ("s.example:1", "t.example:2"), []),
+    ],
+)
+def test_both_addresses_are_of_the_host_at_which_the_user_reaches_the_service(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    expected: tuple[str, str],
+    warned: list[str],
+) -> None:
+    site = make_site(tmp_path / "site", server={"rest": True}, service={"tls": "one-way", "rest_port": 9443})
+    cli = CommandLine(capsys, site.directory)
+    cli.ok("certs", "one-way")
+    result = cli("client", "bundle", "-o", tmp_path / "a.json", *options)
+    found = ClientBundle.read(tmp_path / "a.json")
+    assert (found.grpc, found.rest) == expected
+    warnings = [line for line in result.err.splitlines() if "is an address of this machine only" in line]
+    assert [line.split()[1] for line in warnings] == warned
+
+
+def test_a_wrong_address_is_named(certified: CommandLine, tmp_path: Path) -> None:
+    for option in ("--address", "--rest-address"):
+        error = certified.error("client", "bundle", "-o", tmp_path / "a.json", option, "https://h/")
+        assert error["code"] in ("client.target", "client.bundle-invalid")
+        assert not (tmp_path / "a.json").exists()
