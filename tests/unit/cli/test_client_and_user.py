@@ -34,7 +34,7 @@ def test_a_user_is_added_listed_renewed_and_revoked(certified: CommandLine) -> N
     assert "Running replicas still accept ann." in told
     listed = certified.json("user", "list")
     assert [user["state"] for user in listed["users"]] == ["revoked", "active", "active"]
-    assert listed["newest_release_accepts"] == []  # there is no release
+    assert (listed["newest_release_accepts"], listed["serving_release_accepts"]) == ([], [])  # there is no release
     assert certified.error("user", "revoke", "ann", "--yes")["code"] == "user.unknown"
     assert certified.error("client", "bundle", "--for", "ann")["code"] == "user.unknown"
 
