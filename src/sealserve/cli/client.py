@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.cli import console, options
-from sealserve.cli.completions import complete_user
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.output import Output, Table
 from sealserve.cli.verbs import Verbs
@@ -40,7 +39,7 @@ _FILES = ("service-ca.pem", "client.pem", "client.key")
 def bundle(
     context: Context,
     user: Annotated[
-        str, typer.Option("--for", help="A user of `sealserve user list`.", autocompletion=complete_user)
+        str, typer.Option("--for", help="A user of `sealserve user list`.", autocompletion=completion.users)
     ] = users.DEFAULT_USER,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.", show_default="NAME.json")

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sealserve.cli import console, options
-from sealserve.cli.completions import complete_user
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
@@ -21,7 +20,7 @@ from sealserve.workspace import Workspace
 app = Verbs("Manage the users of the service: add, list, renew, revoke.")
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", autocompletion=complete_user)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", autocompletion=completion.users)]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="Days for which the certificate is valid.")]
 
 

@@ -172,6 +172,12 @@ def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
     return [_described(name, items, current, now) for name, items in sorted(register.users.items()) if items]
 
 
+def names(workspace: Workspace) -> list[str]:
+    """Return the names in the register of users who have a certificate that is not revoked. No certificate is read."""
+    register = _read(workspace)
+    return sorted(name for name, items in register.users.items() if any(item.revoked is None for item in items))
+
+
 def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> CertifiedKey:
     """Return a user's certificate and key, which the service accepts.
 
@@ -353,7 +359,7 @@ def _check_supported(deployment: Deployment) -> None:
 
 
 def _unknown(workspace: Workspace, name: str) -> Exception:
-    known = ", ".join(name for name, items in _read(workspace).users.items() if any(not item.revoked for item in items))
+    known = ", ".join(names(workspace))
     return OwnerCode.USER_UNKNOWN.error(
         f"There is no active user {name[:80]!r}; the active users are {known or 'none'}.",
         hint="`sealserve user list` shows all users, and `sealserve user add NAME` adds one.",

@@ -10,8 +10,10 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import make_site
 
-from sealserve.cli.completions import complete_label, complete_model, complete_user
+from sealserve.cli import completion
 from sealserve.client.bundle import ClientBundle
+
+COMPLETIONS = (completion.users, completion.models, completion.labels)
 
 
 @pytest.fixture
@@ -123,10 +125,22 @@ def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp
     certified.ok("user", "revoke", "gone", "--yes")
     here: Any = SimpleNamespace(params={"directory": certified.directory})
     nowhere: Any = SimpleNamespace(params={"directory": tmp_path})
-    assert complete_user(here, "") == ["ann", "default"]
-    assert complete_model(here, "half") == ["half-plus-two"]
-    assert complete_label(here, "") == []
-    assert [complete(nowhere, "") for complete in (complete_user, complete_model, complete_label)] == [[], [], []]
+    key = certified.directory / ".sealserve/user/client.key"
+    key.write_text("not a key: completion does not read it")
+    assert completion.users(here, "") == ["ann", "default"]
+    assert completion.users(here, "a") == ["ann"]
+    assert completion.models(here, "half") == ["half-plus-two"]
+    assert completion.labels(here, "") == []
+    assert [complete(nowhere, "") for complete in COMPLETIONS] == [[], [], []]
+
+
+def test_a_completion_never_fails(certified: CommandLine) -> None:
+    here: Any = SimpleNamespace(params={"directory": certified.directory})
+    strange: Any = SimpleNamespace(params={"directory": "a\0b"})
+    assert [complete(strange, "") for complete in COMPLETIONS] == [[], [], []]
+    (certified.directory / ".sealserve/owner/users/register.json").write_text("{")
+    (certified.directory / "sealserve.toml").write_bytes(b"\xff")
+    assert [complete(here, "") for complete in COMPLETIONS] == [[], [], []]
 
 
 def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
