@@ -1,7 +1,6 @@
 """``sealserve client``: bundles, the files with which users call the service."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,17 +8,18 @@ from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sealserve.atomic_file import PRIVATE, write_file
-from sealserve.cli import console, options
-from sealserve.cli.completions import complete_user
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.output import Output, Table
 from sealserve.cli.verbs import Verbs
 from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.credentials import parse_endpoint, printable
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.deployment import Deployment, ModelSection
+from sealserve.deployment import ModelSection
+from sealserve.deployment.endpoints import endpoints_of
 from sealserve.errors import SealserveError
 from sealserve.model.saved_model import describe
 from sealserve.owner import models, users
@@ -39,7 +39,7 @@ _FILES = ("service-ca.pem", "client.pem", "client.key")
 def bundle(
     context: Context,
     user: Annotated[
-        str, typer.Option("--for", help="A user of `sealserve user list`.", autocompletion=complete_user)
+        str, typer.Option("--for", help="A user of `sealserve user list`.", autocompletion=completion.users)
     ] = users.DEFAULT_USER,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.", show_default="NAME.json")
@@ -50,7 +50,11 @@ def bundle(
     ] = None,
     rest_address: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the user reaches REST.", show_default="that of sealserve.toml"),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the user reaches REST.",
+            show_default="the host of --address, with service.rest_port",
+        ),
     ] = None,
     force: options.Force = False,
 ) -> None:
@@ -61,10 +65,11 @@ def bundle(
     workspace, deployment = context.workspace, context.deployment
     two_way = deployment.service.tls is TlsMode.TWO_WAY
     pair = users.credentials_of(workspace, user, now=datetime.now(UTC)) if two_way else None
+    found = endpoints_of(deployment, host=None if address is None else parse_endpoint(address).host)
     made = ClientBundle(
         user=user,
-        grpc=address or _reached_at(deployment, deployment.service.endpoint),
-        rest=rest_address or _rest(deployment),
+        grpc=address or found.grpc,
+        rest=rest_address or found.rest,
         server_name=deployment.service.name,
         ca=Authority.load(workspace.owner.authorities / AuthorityKind.SERVICE).certificate_pem,
         certificate=None if pair is None else pair.chain_pem,
@@ -73,8 +78,9 @@ def bundle(
     )
     path = output or Path(f"{user}.json")
     write_file(path, made.render().reveal(), mode=PRIVATE, overwrite=force)
-    if address is None and _is_loopback(made.grpc):
-        console.warn(f"{made.grpc} is an address of this machine only: give --address for a user elsewhere.")
+    for reached, given in ((made.grpc, address), (made.rest, rest_address or address)):
+        if reached is not None and given is None and _is_loopback(reached):
+            console.warn(f"{reached} is an address of this machine only: give --address for a user elsewhere.")
     context.show(
         {"file": str(path), **_public(made)},
         f"Wrote {path} for {user}: it holds the user's private key." if pair else f"Wrote {path}. It holds no secret.",
@@ -115,27 +121,13 @@ def unpack(
     found = ClientBundle.read(path)
     ca, certificate, key = _FILES
     with appearing(output, mode=0o700) as folder:
-        write_file(folder / ca, found.ca)
+        # Only what was parsed: OpenSSL would also trust PEM blocks that the fingerprint does not cover.
+        write_file(folder / ca, parse_chain(found.ca)[0].public_bytes(Encoding.PEM))
         if found.certificate is not None and found.key is not None:
             write_file(folder / certificate, found.certificate)
             write_file(folder / key, found.key.reveal(), mode=PRIVATE)
     names = _FILES if found.key is not None else (ca,)
     result.show({"folder": str(output), "files": list(names)}, f"Wrote {', '.join(names)} to {output}.")
-
-
-def _reached_at(deployment: Deployment, endpoint: str) -> str:
-    """Return an address where NGINX listens as users reach it: for every address, the service's name."""
-    listens = parse_endpoint(endpoint)
-    if ip_address(listens.host).is_unspecified:
-        return str(replace(listens, host=deployment.service.name))
-    return str(listens)
-
-
-def _rest(deployment: Deployment) -> str | None:
-    """Return where users reach REST, or None if the deployment has no REST."""
-    if not deployment.server.rest:
-        return None
-    return _reached_at(deployment, deployment.service.rest_endpoint)
 
 
 def _is_loopback(address: str) -> bool:

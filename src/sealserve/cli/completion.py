@@ -1,17 +1,24 @@
-"""Values that the shell completes: targets, releases and the parts of a deployment.
+"""Values that the shell completes: targets, releases, the parts of a deployment, users, models and labels.
 
-A completion reads names of files and nothing else: it runs at each TAB, and it must neither fail nor print.
+A completion reads names of files, `sealserve.toml` and the register of users, and never a key: it runs at each TAB, and
+it must neither fail nor print.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sealserve.errors import SealserveError
 from sealserve.terms import TargetKind
-from sealserve.workspace import Workspace, WorkspaceMissingError, find
+from sealserve.workspace import Workspace, find
+
+if TYPE_CHECKING:
+    from sealserve.deployment import ModelSection
 
 _PARTS = ("broker", "nginx", "pcs", "platform", "replica-0", "replica-1", "supervisor")
+_FAULTS = contextlib.suppress(SealserveError, OSError, ValueError)
+"""What the verb reports when it runs."""
 
 
 def targets(incomplete: str) -> list[str]:
@@ -36,6 +43,35 @@ def parts(ctx: Any, incomplete: str) -> list[str]:
     return _beginning(incomplete, dict.fromkeys((*_PARTS, *sorted(_logged(_workspace(ctx))))))
 
 
+def users(ctx: Any, incomplete: str) -> list[str]:
+    """Return the users of the register that are not revoked."""
+    from sealserve.owner import users as register  # noqa: PLC0415  # `--help` of many verbs loads this module
+
+    workspace = _workspace(ctx)
+    with _FAULTS:
+        return _beginning(incomplete, register.names(workspace) if workspace else ())
+    return []
+
+
+def models(ctx: Any, incomplete: str) -> list[str]:
+    """Return the names of the deployment's models."""
+    return _beginning(incomplete, sorted({model.name for model in _models(ctx)}))
+
+
+def labels(ctx: Any, incomplete: str) -> list[str]:
+    """Return the labels of the deployment's models."""
+    return _beginning(incomplete, sorted({label for model in _models(ctx) for label in model.labels}))
+
+
+def _models(ctx: Any) -> "Sequence[ModelSection]":
+    from sealserve import deployment  # noqa: PLC0415  # as above
+
+    workspace = _workspace(ctx)
+    with _FAULTS:
+        return deployment.read(workspace.deployment_file).models if workspace else ()
+    return ()
+
+
 def _logged(workspace: Workspace | None) -> Iterator[str]:
     if workspace is not None:
         with contextlib.suppress(OSError):
@@ -44,7 +80,7 @@ def _logged(workspace: Workspace | None) -> Iterator[str]:
 
 def _workspace(ctx: Any) -> Workspace | None:
     """Return the workspace of the folder that the command line names so far."""
-    with contextlib.suppress(WorkspaceMissingError, OSError):
+    with _FAULTS:
         return find(Path(ctx.params.get("directory") or Path()))
     return None
 

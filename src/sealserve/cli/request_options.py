@@ -5,8 +5,8 @@ from typing import Annotated, Final
 
 import typer
 
+from sealserve.cli import completion
 from sealserve.cli.access import Access
-from sealserve.cli.completions import complete_label, complete_model
 from sealserve.cli.generated_input import TensorInputError
 from sealserve.client.call import RequestRefusedError, ServiceFailedError
 from sealserve.client.credentials import printable
@@ -15,7 +15,7 @@ from sealserve.terms import LARGEST_VERSION
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="The servable.", show_default="model.name", autocompletion=complete_model),
+    typer.Option("--model", "-m", help="The servable.", show_default="model.name", autocompletion=completion.models),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -35,7 +35,7 @@ Version = Annotated[
 Label = Annotated[
     str | None,
     typer.Option(help="The label of the version, in place of --version.", show_default="none",
-                 autocompletion=complete_label),
+                 autocompletion=completion.labels),
 ]  # fmt: skip
 REFUSED: Final = (RequestRefusedError, ServiceFailedError)
 """What the service answers to a generated input that does not fit the model."""

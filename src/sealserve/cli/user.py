@@ -1,24 +1,26 @@
 """``sealserve user``: the users of a service with two-way TLS."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sealserve.cli import console, options
-from sealserve.cli.completions import complete_user
+from sealserve.cli import completion, console, options
 from sealserve.cli.context import Context
 from sealserve.cli.output import Table
 from sealserve.cli.verbs import Verbs
+from sealserve.cluster import wanted
 from sealserve.owner import releases, users
 from sealserve.owner.users import User
 from sealserve.pki.authority import LEAF_DAYS
+from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 app = Verbs("Manage the users of the service: add, list, renew, revoke.")
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and hyphens.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", autocompletion=complete_user)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", autocompletion=completion.users)]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="Days for which the certificate is valid.")]
 
 
@@ -51,7 +53,7 @@ def revoke(context: Context, name: Name, yes: options.Yes = False) -> None:
 
 @app.command("list")
 def list_(context: Context) -> None:
-    """List the users, with the end of each certificate. The newest release may still accept a revoked user."""
+    """List the users, with the end of each certificate. A former release may still accept a revoked user."""
     now = datetime.now(UTC)
     found = users.list_users(context.workspace, now=now)
     rows = [
@@ -60,19 +62,36 @@ def list_(context: Context) -> None:
     ]
     empty = "No users yet: `sealserve certs two-way`, then `sealserve user add NAME`."
     text: list[Any] = [Table(("USER", "STATE", "ENDS (UTC)", "DAYS LEFT"), rows, empty=empty)]
-    accepted = _still_accepted(context.workspace)
-    if accepted:
-        text.append(
-            f"The newest release was built before {', '.join(accepted)} {'was' if len(accepted) == 1 else 'were'} "
-            "revoked, and accepts them: run `sealserve release build` and `sealserve up`."
-        )
-    context.show({"users": [_json(user) for user in found], "newest_release_accepts": accepted}, *text)
+    newest, serving = _newest(context.workspace), _serving(context.workspace)
+    folders = [folder for folder in (newest, serving) if folder is not None]
+    accepted = {folder.name: users.revoked_since(context.workspace, folder) for folder in folders}
+    for release, names in accepted.items():
+        if names:
+            text.append(
+                f"The release {release} was built before {', '.join(names)} {'was' if len(names) == 1 else 'were'} "
+                "revoked, and accepts them: run `sealserve release build` and `sealserve up`."
+            )
+    context.show(
+        {
+            "users": [_json(user) for user in found],
+            "newest_release_accepts": accepted[newest.name] if newest else [],
+            "serving_release_accepts": accepted[serving.name] if serving else [],
+        },
+        *text,
+    )
 
 
-def _still_accepted(workspace: Workspace) -> list[str]:
-    if not releases.any_in(workspace.owner.releases):
-        return []
-    return users.revoked_since(workspace, releases.newest(workspace.owner.releases))
+def _newest(workspace: Workspace) -> Path | None:
+    return releases.newest(workspace.owner.releases) if releases.any_in(workspace.owner.releases) else None
+
+
+def _serving(workspace: Workspace) -> Path | None:
+    """Return the folder of the release that `up` started last, which a roll-back may have made an older one."""
+    release = wanted.read(workspace).release
+    if release is None:
+        return None
+    folders = (workspace.owner.releases / release, workspace.host.releases / release)
+    return next((folder for folder in folders if (folder / INDEX_FILE).is_file()), None)
 
 
 def _issued(user: User) -> str:

@@ -14,6 +14,7 @@ from sealserve.client.codes import ClientCode
 from sealserve.client.credentials import Credentials, parse_endpoint, printable
 from sealserve.client.predict import Signature, TensorSpec
 from sealserve.errors import InputError
+from sealserve.pki.certificate import parse_chain
 from sealserve.regular_file import LARGEST_TEXT, read_regular
 from sealserve.secret import SecretBytes
 
@@ -52,13 +53,13 @@ class ClientBundle:
         grpc: Where the service answers gRPC, ``host:port``.
         rest: Where it answers REST, ``host:port``, or None if it does not.
         server_name: The name in the service's certificate.
-        ca: The certificate of the authority that signs the service's certificates, PEM.
+        ca: The certificate of the authority that signs the service's certificates, PEM; exactly one.
         certificate: The user's certificate chain for two-way TLS, PEM, or None.
         key: The user's private key for two-way TLS, PEM, or None.
         models: The served models.
 
     Raises:
-        InputError: `client.bundle-invalid`: A name or an address is not one.
+        InputError: `client.bundle-invalid`: A name or an address is not one, or ``ca`` has several certificates.
         SealserveError: As `Credentials`.
     """
 
@@ -82,6 +83,8 @@ class ClientBundle:
                 except InputError as error:
                     _reject(f"{printable(repr(address), 80)} is not an address of the form host:port", error)
         Credentials(server_name=self.server_name, ca=self.ca, certificate=self.certificate, key=self.key)
+        if (count := len(parse_chain(self.ca))) != 1:  # users compare the fingerprint of one
+            _reject(f"its ca holds {count} certificates, not one")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sealserve.errors import SealserveError
+from sealserve.owner import users
 from sealserve.owner.certificates import show_certificates
+from sealserve.owner.users import UserState
 from sealserve.pki import expiry
 from sealserve.pki.authority import LEAF_DAYS
 from sealserve.regular_file import read_regular
@@ -25,9 +27,20 @@ def certificate_ends(workspace: Workspace, release: Path | None) -> Mapping[str,
     with contextlib.suppress(SealserveError):  # an unreadable certificate is the business of the verb that uses it
         for named in show_certificates(workspace):
             ends[named.role] = named.info.not_after
+    with contextlib.suppress(SealserveError):  # likewise a damaged register
+        ends |= _named_users(workspace)
     if release is not None and (end := service_certificate_end(release, ends)) is not None:
         ends[expiry.SERVICE] = end
     return ends
+
+
+def _named_users(workspace: Workspace) -> Mapping[str, datetime]:
+    """Return when the newest certificate of each named user ends whom new releases accept, or would if it had not."""
+    return {
+        f"{expiry.NAMED_USER}{user.name}": user.not_after
+        for user in users.list_users(workspace, now=datetime.now(UTC))
+        if user.name != users.DEFAULT_USER and user.state in {UserState.ACTIVE, UserState.EXPIRED}
+    }
 
 
 def service_certificate_end(release: Path, ends: Mapping[str, datetime]) -> datetime | None:

@@ -47,7 +47,7 @@ CONTENT: Final = ".content"
 _MODEL: Final = re.compile(r"model\[(?P<name>[^:\]]+):(?P<version>[0-9]+)\]")
 _AUTHORITY: Final = "certificates."
 _REVOCATIONS: Final = "users.revocations"
-"""How often users were revoked: each release carries the list of its time."""
+"""A digest of the users' revoked certificates: each release carries the list of its time."""
 _MISSING: Final = "missing"
 
 
@@ -68,8 +68,8 @@ def described_facts(
         certificate = workspace.owner.authorities / kind / "ca.pem"
         if certificate.is_file():
             facts[f"{_AUTHORITY}{kind}"] = hashlib.sha256(read_regular(certificate)).hexdigest()
-    if deployment.service.tls is TlsMode.TWO_WAY and (number := users.revocations(workspace)):
-        facts[_REVOCATIONS] = str(number)
+    if deployment.service.tls is TlsMode.TWO_WAY and (revoked := users.revocations(workspace)):
+        facts[_REVOCATIONS] = revoked
     return facts
 
 

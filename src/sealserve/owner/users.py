@@ -6,6 +6,7 @@ of them. A revoked certificate stays on the list after its last day: the clock i
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -20,7 +21,9 @@ from cryptography import x509
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment
+from sealserve.errors import InputError
 from sealserve.owner.codes import OwnerCode
 from sealserve.pki.authority import CERTIFICATE_FILE, LEAF_DAYS, Authority, AuthorityKind
 from sealserve.pki.certificate import CertifiedKey, extension, parse_chain
@@ -84,9 +87,9 @@ class _Register(_Part):
     number: Annotated[int, Field(ge=0)] = 0
     users: dict[str, list[_Issued]] = {}
 
-    def revoked(self) -> dict[int, datetime]:
-        """Return the serial numbers of what is revoked, and since when."""
-        issued = (item for items in self.users.values() for item in items)
+    def revoked(self, authority: str | None) -> dict[int, datetime]:
+        """Return the serial numbers of what an authority signed and is revoked, and since when."""
+        issued = (item for items in self.users.values() for item in items if item.authority == authority)
         return {int(item.serial, 16): item.revoked for item in issued if item.revoked is not None}
 
 
@@ -146,7 +149,7 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
     _check_supported(deployment)
     with _changing(workspace) as register:
         if name == DEFAULT_USER:
-            _remember(register, name, _read_default(workspace))
+            _remember(register, name, _default_certificate(workspace))
         open_ones = [item for item in register.users.get(name, []) if item.revoked is None]
         if not open_ones:
             raise _unknown(workspace, name)
@@ -164,11 +167,15 @@ def revoke(workspace: Workspace, deployment: Deployment, name: str, *, now: date
 def list_users(workspace: Workspace, *, now: datetime) -> list[User]:
     """Return the users, by name."""
     register = _read(workspace)
-    default = _read_default(workspace)
-    if default is not None:
-        _remember(register, DEFAULT_USER, default)
+    _remember(register, DEFAULT_USER, _default_certificate(workspace))
     current = _current_authority(workspace)
     return [_described(name, items, current, now) for name, items in sorted(register.users.items()) if items]
+
+
+def names(workspace: Workspace) -> list[str]:
+    """Return the names in the register of users who have a certificate that is not revoked. No certificate is read."""
+    register = _read(workspace)
+    return sorted(name for name, items in register.users.items() if any(item.revoked is None for item in items))
 
 
 def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> CertifiedKey:
@@ -185,7 +192,7 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
     certificate, key = _files(workspace, name)
     hint = f"Run `sealserve user renew {name}`."
     pair = CertifiedKey.read(certificate=certificate, key=key, missing=hint)
-    _remember(register, name, pair)
+    _remember(register, name, pair.chain_pem)
     user = _described(name, register.users[name], _current_authority(workspace), now)
     if user.state is not UserState.ACTIVE:
         raise OwnerCode.USER_CERTIFICATE_OUTDATED.error(
@@ -195,28 +202,37 @@ def credentials_of(workspace: Workspace, name: str, *, now: datetime) -> Certifi
 
 
 def remember_default(workspace: Workspace, issued: CertifiedKey) -> None:
-    """Record the certificate that was issued for the folder ``user/``."""
+    """Record the certificate that was issued for the folder ``user/``, and the one that it is about to replace."""
     with _changing(workspace) as register:
-        _remember(register, DEFAULT_USER, issued)
+        _remember_replaced(workspace, register, DEFAULT_USER)
+        _remember(register, DEFAULT_USER, issued.chain_pem)
 
 
 def revocation_list(workspace: Workspace, deployment: Deployment, *, now: datetime) -> bytes | None:
     """Return the list of the revoked certificates, signed by the users' authority, or None if none is revoked.
 
+    The certificates of a replaced authority do not count: a release of now does not accept any of them.
+
     Raises:
         InputError: `user.revocation-unsupported`: The deployment's model server does not support revocation.
     """
     register = _read(workspace)
-    if not (revoked := register.revoked()):
+    if not (revoked := register.revoked(_current_authority(workspace))):
         return None
     _check_supported(deployment)
     authority = Authority.load(workspace.owner.authorities / AuthorityKind.USERS)
     return authority.issue_revocation_list(revoked, number=register.number, now=now)
 
 
-def revocations(workspace: Workspace) -> int:
-    """Return the number of the newest revocation list: a release with another number has another list."""
-    return _read(workspace).number
+def revocations(workspace: Workspace) -> str | None:
+    """Return a digest of what is revoked, or None if nothing is: a release with another one has another list.
+
+    The list's number would not tell: it goes back when an older register is restored.
+    """
+    authority = _current_authority(workspace)
+    revoked = _read(workspace).revoked(authority)
+    document = {"authority": authority, "serials": [f"{serial:x}" for serial in sorted(revoked)]}
+    return hashlib.sha256(canonical_json(document)).hexdigest() if revoked else None
 
 
 def revoked_since(workspace: Workspace, release: Path) -> list[str]:
@@ -254,7 +270,8 @@ def _issue(
     domain = deployment.service.client_name
     fresh = authority.issue_client(domain if name == DEFAULT_USER else f"{name}.{domain}", now=now, days=days)
     # The register comes first: a certificate that is not in it could not be revoked.
-    _remember(register, name, fresh)
+    _remember_replaced(workspace, register, name)
+    _remember(register, name, fresh.chain_pem)
     _write(workspace, register)
     certificate, key = _files(workspace, name)
     certificate.parent.mkdir(mode=0o700, exist_ok=True)
@@ -262,9 +279,19 @@ def _issue(
     return _described(name, register.users[name], _current_authority(workspace), now)
 
 
-def _remember(register: _Register, name: str, issued: CertifiedKey | None) -> None:
-    if issued is not None:
-        certificate = parse_chain(issued.chain_pem)[0]
+def _remember_replaced(workspace: Workspace, register: _Register, name: str) -> None:
+    """Record the default user's certificate on disk: an earlier version of sealserve issued it without a record.
+
+    A file that is not a certificate is replaced all the same: renewing it is the remedy.
+    """
+    if name == DEFAULT_USER:
+        with contextlib.suppress(InputError):
+            _remember(register, name, _default_certificate(workspace))
+
+
+def _remember(register: _Register, name: str, chain_pem: bytes | None) -> None:
+    if chain_pem is not None:
+        certificate = parse_chain(chain_pem)[0]
         serial = f"{certificate.serial_number:x}"
         items = register.users.setdefault(name, [])
         if all(item.serial != serial for item in items):
@@ -283,11 +310,12 @@ def _current_authority(workspace: Workspace) -> str | None:
     return None if identifier is None else identifier.digest.hex()
 
 
-def _read_default(workspace: Workspace) -> CertifiedKey | None:
-    user = workspace.user
-    if not (user.certificate.is_file() and user.key.is_file()):
+def _default_certificate(workspace: Workspace) -> bytes | None:
+    """Return the certificate chain in the folder ``user/``, or None if there is none. Its key is not needed."""
+    try:
+        return read_regular(workspace.user.certificate)
+    except InputFileMissingError:
         return None
-    return CertifiedKey.read(certificate=user.certificate, key=user.key)
 
 
 def _described(name: str, items: list[_Issued], authority: str | None, now: datetime) -> User:
@@ -331,7 +359,7 @@ def _check_supported(deployment: Deployment) -> None:
 
 
 def _unknown(workspace: Workspace, name: str) -> Exception:
-    known = ", ".join(name for name, items in _read(workspace).users.items() if any(not item.revoked for item in items))
+    known = ", ".join(names(workspace))
     return OwnerCode.USER_UNKNOWN.error(
         f"There is no active user {name[:80]!r}; the active users are {known or 'none'}.",
         hint="`sealserve user list` shows all users, and `sealserve user add NAME` adds one.",

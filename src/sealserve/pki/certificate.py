@@ -25,6 +25,12 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 SIMULATED = "simulated"
 """The word in the names of everything that a simulated platform's deployment issues."""
 
+LARGEST_KEY = 16 * 1024
+"""The longest PEM of a private key that is read, in bytes.
+
+Reading a key checks it, and that takes time with the cube of its length: a hostile RSA key of 4 MiB would take weeks.
+"""
+
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 _PURPOSES = {ExtendedKeyUsageOID.SERVER_AUTH: "server", ExtendedKeyUsageOID.CLIENT_AUTH: "client"}
@@ -186,11 +192,16 @@ def check_key(key_pem: SecretBytes, chain_pem: bytes, *, source: str = "the cert
 
     Raises:
         InputError: `certificate.unreadable`: No PEM certificate.
-        InputError: `certificate.key-unreadable`: No PEM private key, or one with a passphrase.
+        InputError: `certificate.key-unreadable`: No PEM private key, one with a passphrase, or more than `LARGEST_KEY`.
         InputError: `certificate.unsupported`: The certificate has a key of an unknown kind.
         KeyMismatchError: The key is another one.
     """
     certificate = parse_chain(chain_pem, source=source)[0]
+    if len(key_pem.reveal()) > LARGEST_KEY:
+        raise PkiCode.CERTIFICATE_KEY_UNREADABLE.error(
+            f"The private key of {source} is too long: expected at most {LARGEST_KEY} bytes of PEM.",
+            hint="Give the key alone, without text around it: an RSA key of 8192 bits has 6400 bytes.",
+        )
     try:
         key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -16,6 +16,9 @@ SERVICE: Final = "service"
 
 BROKER: Final = "broker"
 USER: Final = "user"
+NAMED_USER: Final = f"{USER} "
+"""The beginning of the names of the certificates of named users."""
+
 AUTHORITY: Final = " authority"
 """The end of the names of the authorities' certificates."""
 
@@ -28,7 +31,7 @@ class Ending:
     """The end of a certificate, or of a document of the vendor's collateral.
 
     Args:
-        name: What it is for: ``service``, ``broker``, ``user``, ``service authority``, ....
+        name: What it is for: ``service``, ``broker``, ``user``, ``user ann``, ``service authority``, ....
         time: When it ends, UTC.
     """
 
@@ -69,6 +72,12 @@ def remedy(name: str) -> str:
     """Return what renews a certificate."""
     if name == SERVICE:
         return "Each release has its own: run `sealserve release build`, then `sealserve up`."
+    if name.startswith(NAMED_USER):
+        who = name.removeprefix(NAMED_USER)
+        return (
+            f"Run `sealserve user renew {who}` and send a new bundle (`sealserve client bundle --for {who}`), or "
+            f"`sealserve user revoke {who}`."
+        )
     if name.endswith(AUTHORITY):
         return (
             "Replace it: move its folder out of .sealserve/owner/authorities, run `sealserve certs two-way` (or "

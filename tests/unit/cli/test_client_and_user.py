@@ -10,8 +10,10 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import make_site
 
-from sealserve.cli.completions import complete_label, complete_model, complete_user
+from sealserve.cli import completion
 from sealserve.client.bundle import ClientBundle
+
+COMPLETIONS = (completion.users, completion.models, completion.labels)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_a_user_is_added_listed_renewed_and_revoked(certified: CommandLine) -> N
     assert "Running replicas still accept ann." in told
     listed = certified.json("user", "list")
     assert [user["state"] for user in listed["users"]] == ["revoked", "active", "active"]
-    assert listed["newest_release_accepts"] == []  # there is no release
+    assert (listed["newest_release_accepts"], listed["serving_release_accepts"]) == ([], [])  # there is no release
     assert certified.error("user", "revoke", "ann", "--yes")["code"] == "user.unknown"
     assert certified.error("client", "bundle", "--for", "ann")["code"] == "user.unknown"
 
@@ -106,16 +108,39 @@ def test_a_hostile_bundle_writes_nothing(certified: CommandLine, tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir() if file.name not in ("site", "half-plus-two")] == ["evil.json"]
 
 
+def test_the_authority_is_unpacked_without_what_surrounds_it(certified: CommandLine, tmp_path: Path) -> None:
+    """OpenSSL trusts blocks of other kinds too, which `client show` does not list."""
+    path = tmp_path / "evil.json"
+    certified.ok("client", "bundle", "-o", path)
+    document = json.loads(path.read_text())
+    trusted = document["ca"].replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    path.write_text(json.dumps(document | {"ca": f"text\n{trusted}{document['ca']}{trusted}"}))
+    certified.bare("client", "unpack", path, "-o", tmp_path / "pem")
+    assert (tmp_path / "pem" / "service-ca.pem").read_text() == document["ca"]
+
+
 def test_the_shell_completes_users_models_and_labels(certified: CommandLine, tmp_path: Path) -> None:
     certified.ok("user", "add", "ann")
     certified.ok("user", "add", "gone")
     certified.ok("user", "revoke", "gone", "--yes")
     here: Any = SimpleNamespace(params={"directory": certified.directory})
     nowhere: Any = SimpleNamespace(params={"directory": tmp_path})
-    assert complete_user(here, "") == ["ann", "default"]
-    assert complete_model(here, "half") == ["half-plus-two"]
-    assert complete_label(here, "") == []
-    assert [complete(nowhere, "") for complete in (complete_user, complete_model, complete_label)] == [[], [], []]
+    key = certified.directory / ".sealserve/user/client.key"
+    key.write_text("not a key: completion does not read it")
+    assert completion.users(here, "") == ["ann", "default"]
+    assert completion.users(here, "a") == ["ann"]
+    assert completion.models(here, "half") == ["half-plus-two"]
+    assert completion.labels(here, "") == []
+    assert [complete(nowhere, "") for complete in COMPLETIONS] == [[], [], []]
+
+
+def test_a_completion_never_fails(certified: CommandLine) -> None:
+    here: Any = SimpleNamespace(params={"directory": certified.directory})
+    strange: Any = SimpleNamespace(params={"directory": "a\0b"})
+    assert [complete(strange, "") for complete in COMPLETIONS] == [[], [], []]
+    (certified.directory / ".sealserve/owner/users/register.json").write_text("{")
+    (certified.directory / "sealserve.toml").write_bytes(b"\xff")
+    assert [complete(here, "") for complete in COMPLETIONS] == [[], [], []]
 
 
 def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,3 +151,38 @@ def test_a_service_with_rest_has_its_address_in_the_bundle(tmp_path: Path, capsy
     assert ClientBundle.read(tmp_path / "a.json").rest == "grpc.tf-serving.service.com:9443"
     cli.ok("client", "bundle", "-o", tmp_path / "b.json", "--rest-address", "other.example:1")
     assert ClientBundle.read(tmp_path / "b.json").rest == "other.example:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "warned"),
+    [
+        ((), ("127.0.0.1:8500", "127.0.0.1:9443"), ["127.0.0.1:8500", "127.0.0.1:9443"]),
+        (("--address", "s.example:443"), ("s.example:443", "s.example:9443"), []),
+        (("--address", "[2001:db8::1]:443"), ("[2001:db8::1]:443", "[2001:db8::1]:9443"), []),
+        (("--address", "localhost:1"), ("localhost:1", "localhost:9443"), []),  # a tunnel that the owner asked for
+        (("--rest-address", "s.example:443"), ("127.0.0.1:8500", "s.example:443"), ["127.0.0.1:8500"]),
+        (("--address", "s.example:1", "--rest-address", "t.example:2"), ("s.example:1", "t.example:2"), []),
+    ],
+)
+def test_both_addresses_are_of_the_host_at_which_the_user_reaches_the_service(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    expected: tuple[str, str],
+    warned: list[str],
+) -> None:
+    site = make_site(tmp_path / "site", server={"rest": True}, service={"tls": "one-way", "rest_port": 9443})
+    cli = CommandLine(capsys, site.directory)
+    cli.ok("certs", "one-way")
+    result = cli("client", "bundle", "-o", tmp_path / "a.json", *options)
+    found = ClientBundle.read(tmp_path / "a.json")
+    assert (found.grpc, found.rest) == expected
+    warnings = [line for line in result.err.splitlines() if "is an address of this machine only" in line]
+    assert [line.split()[1] for line in warnings] == warned
+
+
+def test_a_wrong_address_is_named(certified: CommandLine, tmp_path: Path) -> None:
+    for option in ("--address", "--rest-address"):
+        error = certified.error("client", "bundle", "-o", tmp_path / "a.json", option, "https://h/")
+        assert error["code"] in ("client.target", "client.bundle-invalid")
+        assert not (tmp_path / "a.json").exists()

@@ -241,11 +241,13 @@ def test_a_revoked_user_is_rolled_out_and_a_roll_back_warns(
     assert "differs" not in cli("up").err
     cli.ok("user", "revoke", "ann", "--yes")
     done = cli("up", "--yes")
-    assert "users.revocations: none -> 1" in done.err
+    assert "users.revocations: none -> " in done.err
     assert target.served[-1][0] != first
     back = cli("up", "--rollback")
     assert target.served[-1][0] == first
     assert f"{first} was built before these users were revoked, and accepts them: ann." in back.err
+    assert f"The release {first} was built before ann was revoked, and accepts them" in cli.ok("user", "list")
+    assert cli.json("user", "list")["serving_release_accepts"] == ["ann"]
 
 
 def test_a_release_that_has_ended_is_not_served_again(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.harness.errors import raises
 from tests.unit.client.conftest import CLIENT, SERVICE, Behaviour, Material, Serve
@@ -16,7 +17,7 @@ from sealserve.client import Client
 from sealserve.client.bundle import BundledModel, ClientBundle
 from sealserve.client.codes import ClientCode
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.pki.certificate import KeyMismatchError
+from sealserve.pki.certificate import LARGEST_KEY, KeyMismatchError
 from sealserve.pki.codes import PkiCode
 from sealserve.regular_file import InputFileKindError, InputFileSizeError
 from sealserve.secret import SecretBytes
@@ -144,6 +145,29 @@ def test_a_key_of_another_certificate_is_rejected(bundle: ClientBundle, material
         ClientBundle.parse(json.dumps(document | {"ca": "no certificate"}).encode())
     with raises(ClientCode.CREDENTIALS):
         ClientBundle.parse(json.dumps(document | {"server_name": "*"}).encode())
+
+
+def test_a_second_authority_is_rejected(bundle: ClientBundle, material: Material) -> None:
+    """Users compare the fingerprint of one authority with the owner's, so a client trusts no other one."""
+    document = json.loads(bundle.render().reveal())
+    other = material.stranger_ca.certificate_pem.decode()
+    for ca in (document["ca"] + other, other + document["ca"], document["ca"] * 2):
+        with raises(ClientCode.BUNDLE_INVALID, match="its ca holds 2 certificates, not one"):
+            ClientBundle.parse(json.dumps(document | {"ca": ca}).encode())
+
+
+def test_a_key_of_an_absurd_size_is_not_read(bundle: ClientBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that it takes to read a key grows with the cube of its size."""
+    document = json.loads(bundle.render().reveal())
+    padding = "\n" * (LARGEST_KEY - len(document["private_key"]))
+    ClientBundle.parse(json.dumps(document | {"private_key": document["private_key"] + padding}).encode())
+
+    def load(*_: object, **__: object) -> None:
+        pytest.fail("the key was read")
+
+    monkeypatch.setattr(serialization, "load_pem_private_key", load)
+    with raises(PkiCode.CERTIFICATE_KEY_UNREADABLE, match="is too long: expected at most 16384 bytes of PEM"):
+        ClientBundle.parse(json.dumps(document | {"private_key": document["private_key"] + padding + "\n"}).encode())
 
 
 def changed(pem: bytes, old: bytes, new: bytes) -> str:

@@ -13,6 +13,7 @@ from sealserve.owner import certificates, releases, users
 from sealserve.owner.codes import OwnerCode
 from sealserve.owner.users import UserState
 from sealserve.pki.certificate import CertificateMissingError, CertifiedKey, describe, parse_chain
+from sealserve.pki.codes import PkiCode
 from sealserve.pki.revocation import identity
 
 
@@ -103,6 +104,36 @@ def test_a_certificate_of_an_older_version_is_listed_and_revoked(ready: Site) ->
     assert len(serials(ready)) == 1
 
 
+@pytest.mark.parametrize("key", ["kept", "lost"])
+@pytest.mark.parametrize("verb", ["certs renew", "user renew", "new names"])
+def test_a_certificate_of_an_older_version_that_was_replaced_is_revoked(ready: Site, verb: str, key: str) -> None:
+    """Users have copies of the old files, so the certificate must not be forgotten when the file is replaced."""
+    user = ready.workspace.user
+    old = describe(user.certificate.read_bytes())[0].serial
+    (ready.workspace.owner.users / "register.json").unlink()
+    if key == "lost":
+        user.key.unlink()
+    if verb == "certs renew":
+        certificates.renew_certificates(ready.workspace, ready.deployment, now=ready.now)
+    elif verb == "user renew":
+        users.renew(ready.workspace, ready.deployment, "default", now=ready.now)
+    else:
+        user.key.unlink(missing_ok=True)  # the certificate is issued again
+        certificates.adapt_certificates(ready.workspace, ready.deployment, now=ready.now)
+    new = describe(user.certificate.read_bytes())[0].serial
+    (listed,) = users.list_users(ready.workspace, now=ready.now)
+    assert (listed.serial, new != old) == (new, True)
+    users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
+    assert serials(ready) == {old, new}
+
+
+def test_a_damaged_certificate_can_be_renewed(ready: Site) -> None:
+    ready.workspace.user.certificate.write_text("damaged")
+    with raises(PkiCode.CERTIFICATE_UNREADABLE):  # it cannot be listed, so it cannot be revoked
+        users.revoke(ready.workspace, ready.deployment, "default", now=ready.now)
+    assert users.renew(ready.workspace, ready.deployment, "default", now=ready.now).state is UserState.ACTIVE
+
+
 def test_a_crash_leaves_a_certificate_that_can_be_revoked(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -125,7 +156,6 @@ def test_a_release_of_before_accepts_who_was_revoked_since(ready: Site) -> None:
     assert users.revoked_since(ready.workspace, release) == []
     users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
-    assert users.revocations(ready.workspace) == 1
     assert users.revoked_since(ready.workspace, release) == ["ann"]
     later = releases.build(ready.workspace, ready.deployment, now=ready.now + timedelta(seconds=2))
     assert users.revoked_since(ready.workspace, later.folder) == []
@@ -164,6 +194,21 @@ def test_tensorflow_servings_binary_knows_no_revocation(ready: Site, tmp_path: P
     users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
     with raises(OwnerCode.USER_REVOCATION_UNSUPPORTED):  # the switch to that server would bring the user back
         certificates.fresh_ssl_config(ready.workspace, other, now=ready.now)
+
+
+def test_a_new_authority_ends_the_revocations_of_the_former_one(ready: Site, tmp_path: Path) -> None:
+    """It is the way out for TensorFlow Serving's binary: no release accepts a certificate of the former authority."""
+    users.add(ready.workspace, ready.deployment, "ann", now=ready.now)
+    users.revoke(ready.workspace, ready.deployment, "ann", now=ready.now)
+    before = users.revocations(ready.workspace)
+    shutil.rmtree(ready.workspace.owner.authorities / "users")
+    certificates.create_certificates(ready.workspace, ready.deployment, now=ready.now)
+    assert (serials(ready), before is None, users.revocations(ready.workspace)) == (set(), False, None)
+    other = make_site(tmp_path / "other", platform="sgx", server={"kind": "tensorflow-serving"}).deployment
+    assert certificates.fresh_ssl_config(ready.workspace, other, now=ready.now).revocation_lists is None
+    bob = users.add(ready.workspace, ready.deployment, "bob", now=ready.now)
+    users.revoke(ready.workspace, ready.deployment, "bob", now=ready.now)
+    assert serials(ready) == {bob.serial}
 
 
 def test_one_way_tls_has_no_users(tmp_path: Path) -> None:
