@@ -21,6 +21,7 @@ from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
+from sealserve.owner import described as kept_description
 from sealserve.owner import preparation, provisioning, releases, users
 from sealserve.owner.first_steps import missing_steps
 from sealserve.owner.owner import Owner
@@ -48,6 +49,10 @@ def up(
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a new release without asking.")] = False,
+    keep_release: Annotated[
+        bool,
+        typer.Option("--keep-release", help="Serve the release that served last, even if sealserve.toml differs."),
+    ] = False,
     no_wait: options.NoWait = False,
 ) -> None:
     """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.
@@ -62,6 +67,7 @@ def up(
         release=release,
         machines=role,
         rollback=rollback,
+        keep_release=keep_release,
     )
     targets.check_replicas(context.workspace, context.deployment, asked.kind, asked.replicas)
     if dry_run:
@@ -82,6 +88,7 @@ class _Asked:
         release: The release that the user names, or None.
         machines: Which machines this one is.
         rollback: Whether the release before is to be served.
+        keep_release: Whether the release that served last is to be served as it is.
     """
 
     kind: str
@@ -90,6 +97,7 @@ class _Asked:
     release: str | None
     machines: Machines
     rollback: bool
+    keep_release: bool
 
 
 def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
@@ -123,13 +131,16 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
             # 4. The owner prepares the release for the target.
             destination = opened.destination(folder.name, asked.replicas)
             bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
+            if choice.description is not None:
+                kept_description.keep(workspace, folder.name, choice.description)
             # 5. The target starts it, with the host's part alone, and rolls from the release that serves.
             replaced = set(opened.up(bundle, asked.replicas))
     # 6. Remember what runs, for the next `up`. The release that served before a `down` is replaced as well.
     if (before := wanted.read(workspace).release) is not None:
         replaced.add(before)
-    newest = release_plan.newest_name(machines.releases(workspace))
-    wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
+    built = release_plan.newest_name(machines.releases(workspace))
+    newest = wanted.read(workspace).newest if choice.as_it_is else built  # `up` still means one that was built since
+    wanted.keep_release(workspace, folder.name, newest=newest)
     if asked.explicit:
         wanted.keep_replicas(workspace, described, asked.replicas)
     # 7. The owner lets the releases end that this one has replaced.
@@ -141,7 +152,9 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
     """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
     named = opened.previous_release() if asked.rollback else asked.release
-    return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
+    return release_plan.choose(
+        context.workspace, context.deployment, asked.machines, named, now=now, as_it_is=asked.keep_release
+    )
 
 
 def _replicas(context: Context, asked: int | None) -> int:

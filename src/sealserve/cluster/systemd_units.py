@@ -106,12 +106,12 @@ def _deployment(workspace: Workspace) -> list[str]:
         # `up` ends when everything serves. Its supervisor and the parts stay in the unit's control group.
         "Type=oneshot",
         "RemainAfterExit=yes",
-        f"ExecStart={_command(own_command(workspace, ['up', '--yes']))}",
+        f"ExecStart={_command(own_command(workspace, ['up', '--keep-release']))}",
         f"ExecStop={_command(own_command(workspace, ['down', '--yes']))}",
         "Restart=on-failure",
         "RestartSec=30",
         "RestartPreventExitStatus=2",
-        "TimeoutStartSec=3600",  # the first start may convert models and build a release
+        "TimeoutStartSec=3600",  # the first start may convert models and build the first release
         "TimeoutStopSec=600",  # replicas finish their requests
     ]
 

@@ -26,8 +26,6 @@ class Wanted(BaseModel):
         release: The release that served last, or None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
-        description: A digest of what ``sealserve.toml`` described then, from the owner. While it is the same, the
-            release is served again although it may differ, as after a roll-back.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
     """
@@ -37,7 +35,6 @@ class Wanted(BaseModel):
     release: _Folder | None = None
     previous: _Folder | None = None
     newest: _Folder | None = None
-    description: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
 
@@ -80,18 +77,17 @@ def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> N
     _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
 
 
-def keep_release(workspace: Workspace, release: str, *, newest: str | None, description: str | None = None) -> None:
+def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> None:
     """Remember which release serves.
 
     Args:
         workspace: The workspace.
         release: Its name.
         newest: The name of the newest release.
-        description: A digest of what ``sealserve.toml`` describes, or None if that is not known here.
     """
     before = read(workspace)
     previous = before.previous if before.release in {None, release} else before.release
-    kept = {"release": release, "previous": previous, "newest": newest, "description": description}
+    kept = {"release": release, "previous": previous, "newest": newest}
     _write(workspace, before.model_copy(update=kept))
 
 
