@@ -10,9 +10,10 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.codes import ClusterCode
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
-from sealserve.regular_file import read_regular
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 _FILE: Final = "wanted.json"
@@ -60,6 +61,24 @@ def read(workspace: Workspace) -> Wanted:
         return Wanted.model_validate_json(read_regular(workspace.host.run / _FILE, follow_links=False))
     except (SealserveError, ValidationError):
         return Wanted()
+
+
+def read_intact(workspace: Workspace) -> Wanted:
+    """Return what a deployment was told to run last, for a command that may not guess.
+
+    Raises:
+        InputError: `deployment.record`: The file is damaged.
+    """
+    path = workspace.host.run / _FILE
+    try:
+        return Wanted.model_validate_json(read_regular(path, follow_links=False))
+    except InputFileMissingError:
+        return Wanted()
+    except (SealserveError, ValidationError):
+        raise ClusterCode.DEPLOYMENT_RECORD.error(
+            f"{path} is damaged: expected what the deployment was told to run.",
+            hint="`sealserve up` writes it again.",
+        ) from None
 
 
 def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
