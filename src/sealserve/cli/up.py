@@ -10,7 +10,7 @@ import typer
 
 from sealserve.bundle import Bundle
 from sealserve.cli import console, options, release_plan
-from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.bundles import Machines, bundle_for, machines_of, received
 from sealserve.cli.changing import changing
 from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
@@ -41,9 +41,13 @@ def up(
     ] = None,
     release: options.Release = None,
     role: Annotated[
-        Machines,
-        typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),
-    ] = Machines.ALL,
+        Machines | None,
+        typer.Option(
+            "--role",
+            show_default="as at the last `up`, else all",
+            help="all: this machine is the owner's and the host's; host: the broker is elsewhere.",
+        ),
+    ] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
@@ -60,12 +64,15 @@ def up(
     Everything that does not exist yet is created first: models, certificates, a release. Without --release, the
     release that served last is compared with sealserve.toml and with the models' sources.
     """
+    machines = machines_of(context.workspace, role)
+    if role is None and machines is Machines.HOST:
+        context.say("This machine is only the host, as at the last `up`. `--role all` changes that.")
     asked = _Asked(
         kind=target or context.deployment.target.kind,
         replicas=_replicas(context, replicas),
         explicit=replicas is not None,
         release=release,
-        machines=role,
+        machines=machines,
         rollback=rollback,
         keep_release=keep_release,
     )
@@ -110,6 +117,8 @@ def _run(context: Context, asked: _Asked, *, yes: bool) -> None:
     opened = targets.open_target(workspace, described, asked.kind)
     choice = _choose(context, asked, opened, now=datetime.now(UTC))
     release_plan.agree(context, choice, yes=yes)
+
+    wanted.keep_role(workspace, host_only=not owner_here)
 
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)

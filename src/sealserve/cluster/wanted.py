@@ -27,6 +27,7 @@ class Wanted(BaseModel):
         release: The release that served last, or None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
+        host_only: Whether this machine was only the host, or None if that is unknown.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
     """
@@ -36,6 +37,7 @@ class Wanted(BaseModel):
     release: _Folder | None = None
     previous: _Folder | None = None
     newest: _Folder | None = None
+    host_only: bool | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
 
@@ -94,6 +96,11 @@ def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
 def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> None:
     """Remember that a command asked for a number of replicas."""
     _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
+
+
+def keep_role(workspace: Workspace, *, host_only: bool) -> None:
+    """Remember whether this machine is only the host. `up` says so before it starts anything."""
+    _write(workspace, read(workspace).model_copy(update={"host_only": host_only}))
 
 
 def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> None:

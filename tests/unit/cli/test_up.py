@@ -20,6 +20,7 @@ from sealserve.cluster.processes import ProcessEndedError
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases
+from sealserve.owner.owner import Owner
 
 
 class Rolling(local.LocalTarget):
@@ -370,6 +371,25 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     cli.ok("up")  # without a question: the release that was confirmed exists
     assert target.served[-1][0] == second
     assert len(names(ready)) == 2
+
+
+def test_the_role_of_the_machine_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder
+    ready.build_enclave(first)
+    releases.ship(ready.workspace, releases.verify(first, Owner.open(ready.workspace).public_key()))
+    newer = ready.build_release().folder
+    cli.ok("up", "--role", "host")
+    assert target.served == [(first.name, 2)]
+    done = cli("up")
+    assert "This machine is only the host, as at the last `up`." in done.err
+    assert target.served[-1] == (first.name, 2)
+    assert '"--role" "host"' in cli.ok("service", "install", "deployment", "--print")
+    assert '"--role" "all"' in cli.ok("service", "install", "deployment", "--print", "--role", "all")
+    cli.ok("up", "--role", "all")
+    cli.ok("up")
+    assert target.served[-1] == (newer.name, 2)
+    assert '"--role" "all"' in cli.ok("service", "install", "deployment", "--print")
+    assert '"--role" "host"' in cli.ok("service", "install", "deployment", "--print", "--role", "host")
 
 
 def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
