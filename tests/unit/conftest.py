@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.harness.keys import signing_key
-from tests.harness.workspaces import Site, make_site
+from tests.harness.workspaces import NAME, Site, make_site
 
 from sealserve.owner import releases
 from sealserve.owner.owner import Owner
@@ -70,4 +70,6 @@ def released(site: Site, released_template: Site) -> VerifiedRelease:
 
 
 def _copy(template: Site, site: Site) -> None:
-    shutil.copytree(template.directory / FOLDER, site.directory / FOLDER, dirs_exist_ok=True)
+    # The model's source too: its record has the times of its files.
+    for folder in (FOLDER, NAME):
+        shutil.copytree(template.directory / folder, site.directory / folder, dirs_exist_ok=True)

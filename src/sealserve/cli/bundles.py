@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sealserve.bundle import Bundle, Destination, read_bundle
 from sealserve.cli import console
+from sealserve.cluster import wanted
 from sealserve.enclave.measurement import enclave_names
 from sealserve.owner import preparation, releases
 from sealserve.owner.owner import Owner
@@ -20,6 +21,11 @@ class Machines(StrEnum):
     def releases(self, workspace: Workspace) -> Path:
         """Return the folder in which this machine looks for releases."""
         return (workspace.owner if self is Machines.ALL else workspace.host).releases
+
+
+def machines_of(workspace: Workspace, asked: Machines | None) -> Machines:
+    """Return which machines this one is: as asked, else as at the last `up`, else all."""
+    return asked or (Machines.HOST if wanted.read(workspace).host_only else Machines.ALL)
 
 
 def bundle_for(

@@ -194,7 +194,7 @@ def _drift(workspace: Workspace, deployment: Deployment, release: Path | None) -
         return None
     try:
         found = drift_of(workspace, deployment, release, quick=True)
-    except SealserveError:  # status reports on what runs, even if the record is damaged
+    except (SealserveError, OSError):  # status reports on what runs, even if a record is damaged or a file vanishes
         return None
     if not found.comparable:
         return None

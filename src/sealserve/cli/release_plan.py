@@ -10,17 +10,23 @@ from sealserve.cli.bundles import Machines
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
 from sealserve.cluster import wanted
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.deployment import Deployment
 from sealserve.owner import certificates, release_choice, releases
 from sealserve.owner.drift import Drift, facts_now
 from sealserve.owner.release_choice import Choice
-from sealserve.owner.release_facts import description_digest
 from sealserve.pki.authority import AuthorityKind
 from sealserve.workspace import Workspace
 
 
 def choose(
-    workspace: Workspace, described: Deployment, machines: Machines, named: str | None, *, now: datetime | None
+    workspace: Workspace,
+    described: Deployment,
+    machines: Machines,
+    named: str | None,
+    *,
+    now: datetime | None,
+    as_it_is: bool = False,
 ) -> Choice:
     """Return the release that `up` serves. Nothing is changed.
 
@@ -32,25 +38,29 @@ def choose(
         machines: Which machines this one is.
         named: The release that the user names, or None.
         now: The time on the owner's clock, or None for a dry run.
+        as_it_is: Whether the release that served last is to be served, whatever differs and was built since.
     """
     parent = machines.releases(workspace)
     last = wanted.read(workspace)
+    served, newest_then = last.release, last.newest
+    if as_it_is:
+        served, newest_then = served or ReleaseRecord(workspace).serving(), newest_name(parent)
     if named is not None:
         found = releases.find(parent, named)
         if machines is Machines.HOST:
             return Choice(release=found)
-        return Choice(release=found, description=description_digest(facts_now(workspace, described)))
+        return Choice(release=found, description=facts_now(workspace, described))
     if machines is Machines.HOST:
-        present = release_choice.present(parent, served=last.release, newest_then=last.newest)
-        return Choice(release=present or releases.find(parent, None))
+        present = release_choice.present(parent, served=served, newest_then=newest_then)
+        return Choice(release=present or releases.find(parent, None), as_it_is=as_it_is)
     with console.spinner("Comparing the release with sealserve.toml"):
         return release_choice.choose(
             workspace,
             described,
-            served=last.release,
-            newest_then=last.newest,
-            description=last.description,
+            served=served,
+            newest_then=newest_then,
             now=now,
+            as_it_is=as_it_is,
         )
 
 
@@ -102,7 +112,12 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
     if not choice.builds and choice.instead_of is not None:
         return None if yes else _replacement(context, drift.release, ended=choice.instead_of)
     if not choice.builds:
-        if drift.differences:
+        if drift.differences and choice.as_it_is:
+            console.warn(
+                f"sealserve.toml differs from {drift.release}, which is served as it is. To serve what sealserve.toml "
+                "describes, run `sealserve up` without --keep-release."
+            )
+        elif drift.differences:
             context.say(
                 f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
                 "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."

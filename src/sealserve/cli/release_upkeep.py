@@ -13,7 +13,7 @@ from sealserve.cli.changing import changing, owning
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Context
 from sealserve.cli.output import Table
-from sealserve.cluster import wanted
+from sealserve.cluster.needed_releases import needed_releases
 from sealserve.owner import drift, pruning, releases
 from sealserve.owner.pruning import Prunable
 from sealserve.workspace import Workspace
@@ -40,7 +40,7 @@ def prune(
             # Only what was shown is removed, and only if nothing needs it by now.
             asked = {release.name for release in going}
             going = [item for item in _plan(context, keep) if item.kept is None and item.name in asked]
-            pruning.remove(context.workspace, going)
+            pruning.remove(context.workspace, context.deployment, going)
     removed = {release.name for release in going}
     rows = [(item.name, _state(item, removed, dry_run=dry_run), f"{item.size / 1e6:.1f} MB") for item in found]
     context.show(
@@ -80,9 +80,7 @@ def _difference(item: drift.Difference) -> dict[str, Any]:
 
 
 def _plan(context: Context, keep: int) -> Sequence[Prunable]:
-    last = wanted.read(context.workspace)
-    reasons = {last.previous: "a roll-back returns to it", last.release: "served last"}
-    in_use = {name: reason for name, reason in reasons.items() if name is not None}
+    in_use = needed_releases(context.workspace, context.deployment)
     return pruning.plan(context.workspace, context.deployment, in_use=in_use, keep=keep, now=datetime.now(UTC))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sealserve.cli import console, options
+from sealserve.cli.bundles import Machines, machines_of
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.codes import ClusterCode
@@ -31,13 +32,22 @@ def install(
     context: Context,
     service: _What,
     for_user: _ForUser = False,
+    role: Annotated[
+        Machines | None,
+        typer.Option(
+            "--role",
+            show_default="as at the last `up`, else all",
+            help="Of a deployment: as for `sealserve up --role`.",
+        ),
+    ] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the unit, and change nothing.")] = False,
 ) -> None:
     """Write a systemd unit and enable it, so that the service starts with the machine.
 
     The unit contains no secret. It is not started now.
     """
-    unit = _unit(context, service, for_user=for_user)
+    machines = machines_of(context.workspace, role)
+    unit = _unit(context, service, machines, for_user=for_user)
     if only_print:
         context.show({"name": unit.name, "unit": unit.content}, unit.content.rstrip("\n"))
         return
@@ -64,7 +74,7 @@ def uninstall(context: Context, service: _What, for_user: _ForUser = False, yes:
     context.show({"name": name, "removed": path is not None}, f"Removed {path}." if path else f"{name} is not there.")
 
 
-def _unit(context: Context, service: Service, *, for_user: bool) -> Unit:
+def _unit(context: Context, service: Service, machines: Machines, *, for_user: bool) -> Unit:
     described = context.deployment
     if service is Service.DEPLOYMENT and described.target.kind != "local":
         raise ClusterCode.TARGET_UNSUPPORTED.error(
@@ -73,7 +83,12 @@ def _unit(context: Context, service: Service, *, for_user: bool) -> Unit:
             hint="Install the unit of the broker: `sealserve service install broker`.",
         )
     return render_unit(
-        service, context.workspace, user=_owner(context), for_user_manager=for_user, broker_port=described.broker.port
+        service,
+        context.workspace,
+        user=_owner(context),
+        for_user_manager=for_user,
+        broker_port=described.broker.port,
+        host_only=machines is Machines.HOST,
     )
 
 

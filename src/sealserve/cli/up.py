@@ -10,7 +10,7 @@ import typer
 
 from sealserve.bundle import Bundle
 from sealserve.cli import console, options, release_plan
-from sealserve.cli.bundles import Machines, bundle_for, received
+from sealserve.cli.bundles import Machines, bundle_for, machines_of, received
 from sealserve.cli.changing import changing, owning
 from sealserve.cli.context import Context
 from sealserve.cli.first_steps import take_first_steps
@@ -21,6 +21,7 @@ from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
+from sealserve.owner import described as kept_description
 from sealserve.owner import preparation, provisioning, releases, users
 from sealserve.owner.first_steps import missing_steps
 from sealserve.owner.owner import Owner
@@ -40,14 +41,22 @@ def up(
     ] = None,
     release: options.Release = None,
     role: Annotated[
-        Machines,
-        typer.Option("--role", help="all: this machine is the owner's and the host's; host: the broker is elsewhere."),
-    ] = Machines.ALL,
+        Machines | None,
+        typer.Option(
+            "--role",
+            show_default="as at the last `up`, else all",
+            help="all: this machine is the owner's and the host's; host: the broker is elsewhere.",
+        ),
+    ] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the release that was served before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; print what would be done, and the differences.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Serve a new release without asking.")] = False,
+    keep_release: Annotated[
+        bool,
+        typer.Option("--keep-release", help="Serve the release that served last, even if sealserve.toml differs."),
+    ] = False,
     no_wait: options.NoWait = False,
 ) -> None:
     """Make what runs match sealserve.toml. A changed setting or model that is sealed needs a new release, after asking.
@@ -55,12 +64,16 @@ def up(
     Everything that does not exist yet is created first: models, certificates, a release. Without --release, the
     release that served last is compared with sealserve.toml and with the models' sources.
     """
+    machines = machines_of(context.workspace, role)
+    if role is None and machines is Machines.HOST:
+        context.say("This machine is only the host, as at the last `up`. `--role all` changes that.")
     asked = _Asked(
         kind=target or context.deployment.target.kind,
         replicas=replicas,
         release=release,
-        machines=role,
+        machines=machines,
         rollback=rollback,
+        keep_release=keep_release,
     )
     if dry_run:
         _foresee(context, asked)
@@ -89,6 +102,7 @@ class _Asked:
         release: The release that the user names, or None.
         machines: Which machines this one is.
         rollback: Whether the release before is to be served.
+        keep_release: Whether the release that served last is to be served as it is.
     """
 
     kind: str
@@ -96,6 +110,7 @@ class _Asked:
     release: str | None
     machines: Machines
     rollback: bool
+    keep_release: bool
 
 
 def _prepared(context: Context, asked: _Asked) -> Choice:
@@ -113,6 +128,8 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     owner_here = machines is Machines.ALL
     # 1. Read how many replicas are to serve.
     count = _replicas(context, asked)
+
+    wanted.keep_role(workspace, host_only=not owner_here)
 
     def watched() -> Target:
         return targets.open_target(workspace, described, asked.kind)
@@ -134,10 +151,13 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
             # 4. The owner prepares the release for the target.
             destination = opened.destination(folder.name, count)
             bundle = bundle_for(workspace, folder, destination, machines, roll_back=asked.rollback, tell=tell)
+            if choice.description is not None:
+                kept_description.keep(workspace, folder.name, choice.description)
             # 5. Keep what is asked for before the target changes: an `up` that is killed while it rolls was meant.
             before = wanted.read(workspace)
-            newest = release_plan.newest_name(machines.releases(workspace))
-            wanted.keep_release(workspace, folder.name, newest=newest, description=choice.description)
+            built = release_plan.newest_name(machines.releases(workspace))
+            newest = before.newest if choice.as_it_is else built  # `up` still means one that was built since
+            wanted.keep_release(workspace, folder.name, newest=newest)
             if asked.replicas is not None:
                 wanted.keep_replicas(workspace, described, count)
             # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
@@ -161,7 +181,9 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
     """Return the release to serve: the one before for a roll-back, else the one that is named or described."""
     named = opened.previous_release() if asked.rollback else asked.release
-    return release_plan.choose(context.workspace, context.deployment, asked.machines, named, now=now)
+    return release_plan.choose(
+        context.workspace, context.deployment, asked.machines, named, now=now, as_it_is=asked.keep_release
+    )
 
 
 def _replicas(context: Context, asked: _Asked) -> int:

@@ -16,6 +16,8 @@ class ClusterCode(ErrorCode):
 
     DEPLOYMENT_BUSY = "deployment.busy", UnavailableError
     """Another command is changing the deployment; the message names its process."""
+    DEPLOYMENT_RECORD = "deployment.record", InputError
+    """The record of what a deployment was told to run is damaged."""
 
     DOCKER_SUBNET_TAKEN = "docker.subnet-taken", UnavailableError
     """The addresses of the deployment's networks are in use."""

@@ -7,14 +7,15 @@ certificate comes from the simulated vendor, which is on the owner's machine: th
 from pathlib import Path
 
 from sealserve.bundle import Bundle
+from sealserve.cluster import wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.target import REPLICA
 from sealserve.workspace import Workspace
 
 
 def is_owners(workspace: Workspace, release: str) -> bool:
-    """Return whether the owner of a release works on this machine."""
-    return (workspace.owner.releases / release).is_dir()
+    """Return whether the owner of a release works on this machine, and the deployment is not a host's alone."""
+    return not wanted.read(workspace).host_only and (workspace.owner.releases / release).is_dir()
 
 
 def built_folder(workspace: Workspace, release: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sealserve.addresses import usable_address
 from sealserve.bundle import Bundle, Destination, EnclavePlace
-from sealserve.cluster import host_only, owner_services, ports
+from sealserve.cluster import host_only, owner_services, ports, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
 from sealserve.cluster.local_logs import local_logs
@@ -326,7 +326,10 @@ class LocalTarget:
     def expected(self, replicas: int) -> Sequence[str]:
         """Return the roles of the parts that there should be."""
         served = self._record.serving()
-        owners = (BROKER, PCS) if served is None or host_only.is_owners(self._workspace, served) else ()
+        alone = wanted.read(self._workspace).host_only
+        if alone is None:  # an earlier version started it
+            alone = served is not None and not host_only.is_owners(self._workspace, served)
+        owners = () if alone else (BROKER, PCS)
         return (SUPERVISOR, NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), PLATFORM, *owners)
 
     def endpoints(self) -> Mapping[str, str]:

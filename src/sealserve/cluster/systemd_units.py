@@ -53,7 +53,13 @@ def unit_name(service: Service, workspace: Workspace) -> str:
 
 
 def render_unit(
-    service: Service, workspace: Workspace, *, user: str | None, for_user_manager: bool, broker_port: int
+    service: Service,
+    workspace: Workspace,
+    *,
+    user: str | None,
+    for_user_manager: bool,
+    broker_port: int,
+    host_only: bool = False,
 ) -> Unit:
     """Return the unit of a service.
 
@@ -64,6 +70,7 @@ def render_unit(
         for_user_manager: Whether the user's own service manager runs it (``systemctl --user``). Such a manager cannot
             set up most sandboxes.
         broker_port: Where the broker listens. Ports below 1024 need a capability.
+        host_only: Whether the owner's broker runs on another machine. Only for a deployment.
 
     Raises:
         InputError: `service.path`: A path cannot be written in a unit file.
@@ -73,7 +80,7 @@ def render_unit(
         sections += ["Wants=network-online.target", "After=network-online.target"]
     # A service that fails again and again stays down, and `systemctl status` shows why.
     sections += ["StartLimitIntervalSec=600", "StartLimitBurst=8", "", "[Service]"]
-    sections += _broker(workspace) if service is Service.BROKER else _deployment(workspace)
+    sections += _broker(workspace) if service is Service.BROKER else _deployment(workspace, host_only=host_only)
     sections += [f"WorkingDirectory={_value(str(workspace.directory))}"]
     sections += [f"User={user}"] if user is not None and not for_user_manager else []
     sections += ["LimitCORE=0"]  # a core dump would contain keys
@@ -101,17 +108,18 @@ def _broker(workspace: Workspace) -> list[str]:
     ]
 
 
-def _deployment(workspace: Workspace) -> list[str]:
+def _deployment(workspace: Workspace, *, host_only: bool) -> list[str]:
+    up = ["up", "--keep-release", "--role", "host" if host_only else "all"]
     return [
         # `up` ends when everything serves. Its supervisor and the parts stay in the unit's control group.
         "Type=oneshot",
         "RemainAfterExit=yes",
-        f"ExecStart={_command(own_command(workspace, ['up', '--yes']))}",
+        f"ExecStart={_command(own_command(workspace, up))}",
         f"ExecStop={_command(own_command(workspace, ['down', '--yes']))}",
         "Restart=on-failure",
         "RestartSec=30",
         "RestartPreventExitStatus=2",
-        "TimeoutStartSec=3600",  # the first start may convert models and build a release
+        "TimeoutStartSec=3600",  # the first start may convert models and build the first release
         "TimeoutStopSec=600",  # replicas finish their requests
     ]
 

@@ -10,9 +10,10 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.atomic_file import PRIVATE, write_file
+from sealserve.cluster.codes import ClusterCode
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
-from sealserve.regular_file import read_regular
+from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 _FILE: Final = "wanted.json"
@@ -26,8 +27,7 @@ class Wanted(BaseModel):
         release: The release that served last, or that an interrupted `up` was to serve; None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
         newest: The newest release at that time. A newer one was built since, and is meant by `up`.
-        description: A digest of what ``sealserve.toml`` described then, from the owner. While it is the same, the
-            release is served again although it may differ, as after a roll-back.
+        host_only: Whether this machine was only the host, or None if that is unknown.
         replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
         described: ``target.replicas`` at that time. If it was changed since, it decides.
         started: The number of replicas that `up` or `scale` started last, or None if that is unknown.
@@ -38,7 +38,7 @@ class Wanted(BaseModel):
     release: _Folder | None = None
     previous: _Folder | None = None
     newest: _Folder | None = None
-    description: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    host_only: bool | None = None
     replicas: Annotated[int, Field(ge=1)] | None = None
     described: int | None = None
     started: Annotated[int, Field(ge=1)] | None = None
@@ -67,6 +67,24 @@ def read(workspace: Workspace) -> Wanted:
         return Wanted()
 
 
+def read_intact(workspace: Workspace) -> Wanted:
+    """Return what a deployment was told to run last, for a command that may not guess.
+
+    Raises:
+        InputError: `deployment.record`: The file is damaged.
+    """
+    path = workspace.host.run / _FILE
+    try:
+        return Wanted.model_validate_json(read_regular(path, follow_links=False))
+    except InputFileMissingError:
+        return Wanted()
+    except (SealserveError, ValidationError):
+        raise ClusterCode.DEPLOYMENT_RECORD.error(
+            f"{path} is damaged: expected what the deployment was told to run.",
+            hint="`sealserve up` writes it again.",
+        ) from None
+
+
 def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
     """Return how many replicas are wanted, unless a command names a number."""
     wanted, described = read(workspace), deployment.target.replicas
@@ -92,18 +110,22 @@ def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> N
     _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
 
 
-def keep_release(workspace: Workspace, release: str, *, newest: str | None, description: str | None = None) -> None:
+def keep_role(workspace: Workspace, *, host_only: bool) -> None:
+    """Remember whether this machine is only the host. `up` says so before it starts anything."""
+    _write(workspace, read(workspace).model_copy(update={"host_only": host_only}))
+
+
+def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> None:
     """Remember which release serves.
 
     Args:
         workspace: The workspace.
         release: Its name.
         newest: The name of the newest release.
-        description: A digest of what ``sealserve.toml`` describes, or None if that is not known here.
     """
     before = read(workspace)
     previous = before.previous if before.release in {None, release} else before.release
-    kept = {"release": release, "previous": previous, "newest": newest, "description": description}
+    kept = {"release": release, "previous": previous, "newest": newest}
     _write(workspace, before.model_copy(update=kept))
 
 

@@ -124,8 +124,8 @@ def facts_now(workspace: Workspace, deployment: Deployment, *, quick: bool = Fal
     Args:
         workspace: The owner's.
         deployment: What it describes.
-        quick: Whether a file with the recorded size, times and inode counts as unchanged, so that it is not read.
-            Only for display.
+        quick: Whether a model's files are not read: with the recorded sizes and times they count as unchanged,
+            else as changed. Only for display.
     """
     digests: dict[tuple[str, int], ModelDigests] = {
         (model.name, model.version): present_digests(

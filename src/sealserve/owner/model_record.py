@@ -1,7 +1,7 @@
 """How a model of the workspace was made: a record beside the models, so that a re-exported source is noticed.
 
-The record has the SHA-256 of the source and of the converted copy. It also has a digest of the size, times and inode
-of each file: while these are unchanged, a command that only shows something need not read gigabytes again. Commands
+The record has the SHA-256 of the source and of the converted copy. It also has a digest of the size and time of
+each file: while these are unchanged, a command that only shows something need not read gigabytes again. Commands
 that build a release always read the files.
 """
 
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -20,6 +20,9 @@ from sealserve.deployment import ModelSection
 from sealserve.errors import SealserveError
 from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
+
+CHANGED: Final = "changed"
+"""Stands for the digest of files that differ from their record, where they are not read."""
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -42,9 +45,9 @@ class ModelRecord(BaseModel):
 
     Attributes:
         source: SHA-256 of the frozen graph or SavedModel that was converted.
-        source_state: Digest of the sizes, times and inodes of its files.
+        source_state: Digest of the sizes and times of its files.
         content: SHA-256 of the converted copy.
-        content_state: Digest of the sizes, times and inodes of its files.
+        content_state: Digest of the sizes and times of its files.
         inputs: The setting ``model.inputs`` of the conversion.
         outputs: The setting ``model.outputs`` of the conversion.
         tags: The setting ``model.tags`` of the conversion.
@@ -125,17 +128,34 @@ def present_digests(
         workspace: The owner's.
         model: The model.
         folder: The workspace's copy, which may be missing.
-        trust_state: Whether files whose size, times and inode are as recorded count as unchanged. Only for display.
+        trust_state: Whether files whose sizes and times are as recorded count as unchanged, and all others as
+            `CHANGED`. No file is read then, and one that cannot be looked at counts as unknown. Only for display.
     """
-    made = find_record(workspace, model) if trust_state else None
-    source = content = None
-    if model.path is not None and model.path.exists():
-        unchanged = made is not None and made.source_state == state_of(model.path)
-        source = made.source if made is not None and unchanged else digest_of(model.path)
-    if folder.is_dir():
-        unchanged = made is not None and made.content_state == state_of(folder)
-        content = made.content if made is not None and unchanged else digest_of(folder)
-    return ModelDigests(source=source, content=content)
+    if not trust_state:
+        return ModelDigests(
+            source=digest_of(model.path) if model.path is not None and model.path.exists() else None,
+            content=digest_of(folder) if folder.is_dir() else None,
+        )
+    if (made := find_record(workspace, model)) is None:
+        return ModelDigests()
+    return ModelDigests(
+        source=None if model.path is None else _looked_at(model.path, made.source, made.source_state),
+        content=_looked_at(folder, made.content, made.content_state),
+    )
+
+
+def _looked_at(path: Path, digest: str, state: str) -> str | None:
+    """Return the recorded digest of files with the recorded state, and `CHANGED` for others: they are not read.
+
+    It is None where there is no file, or one that cannot be looked at now: nothing can be said then. A training job
+    may replace the files meanwhile.
+    """
+    try:
+        if not path.exists():
+            return None
+        return digest if state_of(path) == state else CHANGED
+    except OSError:
+        return None
 
 
 def is_stale(workspace: Workspace, model: ModelSection, folder: Path) -> bool:
@@ -156,11 +176,14 @@ def digest_of(path: Path) -> str:
 
 
 def state_of(path: Path) -> str:
-    """Return a digest that changes whenever `digest_of` may: of the files' names, sizes, times and inodes."""
+    """Return a digest of the files' names, sizes and times of change. A copy that keeps the times has the same.
+
+    A file that was replaced by one of the same size and time is not noticed, so this is only for display.
+    """
 
     def state(file: Path) -> bytes:
         found = file.stat()
-        return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}".encode()
+        return f"{found.st_size} {found.st_mtime_ns}".encode()
 
     return _digest(path, state)
 

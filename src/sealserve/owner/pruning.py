@@ -23,7 +23,7 @@ from sealserve.sealing.release_index import INDEX_FILE
 from sealserve.workspace import Workspace
 
 _GOING: Final = ".pruned-"
-"""How the name of a folder begins that is being removed. The next `prune` removes what a killed one has left."""
+"""How the name of a copy begins that is being removed. The next `prune` removes what a killed one has left."""
 _TAR: Final = ".tar"
 
 
@@ -86,7 +86,7 @@ def plan(
     )
 
 
-def remove(workspace: Workspace, found: Collection[Prunable]) -> None:
+def remove(workspace: Workspace, deployment: Deployment, found: Collection[Prunable]) -> None:
     """Remove releases that can be removed, and what an earlier call that was killed has left.
 
     Raises:
@@ -94,6 +94,9 @@ def remove(workspace: Workspace, found: Collection[Prunable]) -> None:
     """
     for parent in (workspace.owner.releases, workspace.host.releases):
         for left in parent.glob(f"{_GOING}*"):
+            _delete(left)
+    if (store := deployment.kubernetes.store.folder) is not None:
+        for left in store.glob(f"{_GOING}*{_TAR}"):
             _delete(left)
     for release in found:
         if release.kept is not None:

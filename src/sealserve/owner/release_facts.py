@@ -13,7 +13,6 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from sealserve.canonical_document import canonical_json
 from sealserve.deployment import Deployment, ModelSection
 from sealserve.deployment.section import fields_of, section_of
 from sealserve.errors import SealserveError
@@ -95,10 +94,17 @@ def default_of(key: str) -> str | None:
     return None if field is None or field.is_required() else _text(field.default)
 
 
-def description_digest(facts: Mapping[str, str]) -> str:
-    """Return a digest of what `sealserve.toml` and the models' sources describe, without what is derived from them."""
-    kept = {key: value for key, value in facts.items() if not key.startswith(_AUTHORITY) and not key.endswith(CONTENT)}
-    return hashlib.sha256(canonical_json(kept)).hexdigest()
+def as_described(facts: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what `sealserve.toml` and the models' sources describe, without what is derived from them.
+
+    The converted copy of a model counts only if its source is unknown.
+    """
+
+    def derived(key: str) -> bool:
+        converted = key.endswith(CONTENT) and f"{key.removesuffix(CONTENT)}{SOURCE}" in facts
+        return converted or key.startswith(_AUTHORITY)
+
+    return {key: value for key, value in facts.items() if not derived(key)}
 
 
 def as_released(deployment: Deployment, facts: Mapping[str, str] | None) -> Deployment:

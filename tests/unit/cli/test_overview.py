@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.harness.deployment_text import with_key
-from tests.harness.workspaces import Site
+from tests.harness.workspaces import Site, make_site
 
+from sealserve.cli import overview
 from sealserve.cli.overview import Described, document, observe
 from sealserve.cli.status_document import Difference, Endpoint, Served, Standing, StatusDocument
 from sealserve.cli.status_view import age, duration, lines
@@ -201,3 +202,14 @@ def test_durations(seconds: int | None, shown: str) -> None:
 def test_ages(seconds: int, shown: str) -> None:
     assert age(NOW - timedelta(seconds=seconds), NOW) == shown
     assert age(None, NOW) == ""
+
+
+def test_a_look_survives_what_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training job may replace a model's files while `status --watch` looks at them."""
+    site = make_site(tmp_path / "site")
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(overview, "drift_of", refused)
+    assert overview._drift(site.workspace, site.deployment, site.workspace.owner.releases / "flowers-0123") is None

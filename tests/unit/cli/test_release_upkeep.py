@@ -7,8 +7,13 @@ from tests.harness.command_line import CommandLine
 from tests.harness.deployment_text import with_key
 from tests.harness.workspaces import NAME, Site, make_site
 
-from sealserve.cluster import wanted
+from sealserve.cluster import targets, wanted
+from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.deployment_lock import held
+from sealserve.cluster.owner_services import registry
+from sealserve.cluster.processes import Phase, Process
+from sealserve.cluster.release_record import ReleaseRecord
+from sealserve.cluster.target import PartStatus, State
 from sealserve.owner import drift, provisioning, releases
 from sealserve.owner.owner import Owner
 from sealserve.sealing.release import verify_release
@@ -58,6 +63,59 @@ def test_what_nothing_needs_is_removed(cli: CommandLine, ready: Site, built: lis
     assert cli.json("broker", "releases")[0]["name"] == allowed.name  # its record stays
 
 
+def test_what_serves_is_kept_without_the_record_of_up(cli: CommandLine, ready: Site, built: list[Path]) -> None:
+    """As after an upgrade, on a machine that is only the host, where the broker's database is missing."""
+    leaving, before, recorded, running, target_previous, newest = (path.name for path in built)
+    record = ReleaseRecord(ready.workspace)
+    record.serve(before)
+    record.serve(recorded)
+    for name, release, phase in (("replica-0", running, Phase.CURRENT), ("replica-1", leaving, Phase.LEAVING)):
+        registry(ready.workspace).add(
+            Process(role=name, pid=2**22 - 1, started=0, port=None, log="", release=release, phase=phase)
+        )
+    found = cli.json("release", "prune", "--keep", "1", "--dry-run")
+    assert {row["release"]: row["kept"] for row in found} == {
+        leaving: "it serves",
+        before: "a roll-back returns to it",
+        recorded: "served last",
+        running: "it serves",
+        target_previous: None,
+        newest: "one of the newest",
+    }
+
+
+def test_what_another_target_serves_is_kept(
+    cli: CommandLine, ready: Site, built: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other:
+        def previous_release(self) -> str:
+            return built[0].name
+
+        def status(self) -> list[PartStatus]:
+            return [PartStatus(role="replica-0", state=State.SERVING, release=built[1].name)]
+
+    targets.claim(ready.workspace, "docker")
+    monkeypatch.setattr(targets, "open_target", lambda *_: Other())
+    cli.ok("release", "prune", "--keep", "1", "--yes")
+    assert left(ready) == {built[0].name, built[1].name, built[-1].name}
+    # A target that does not answer may serve anything.
+    monkeypatch.setattr(Other, "status", lambda _: fail(ClusterCode.CONTAINER_NOT_READY))
+    assert cli.error("release", "prune", "--keep", "1", "--yes")["code"] == ClusterCode.CONTAINER_NOT_READY
+    monkeypatch.setattr(Other, "previous_release", lambda _: fail(ClusterCode.TARGET_BUSY))
+    assert cli.error("release", "prune", "--keep", "1", "--yes")["code"] == ClusterCode.TARGET_BUSY
+
+
+def fail(code: ClusterCode) -> None:
+    raise code.error("The target does not answer.")
+
+
+def test_with_a_damaged_record_nothing_is_removed(cli: CommandLine, ready: Site, built: list[Path]) -> None:
+    (ready.workspace.host.run / "wanted.json").write_bytes(b"{")
+    error = cli.error("release", "prune", "--keep", "1", "--yes")
+    assert (error["code"], error["status"]) == ("deployment.record", 2)
+    assert len(left(ready)) == len(built)
+
+
 def test_without_an_answer_nothing_is_removed(cli: CommandLine, ready: Site, built: list[Path]) -> None:
     assert cli("release", "prune", "--keep", "1").status != 0
     assert len(left(ready)) == len(built)
@@ -95,6 +153,7 @@ def test_the_packed_copy_goes_too(capsys: pytest.CaptureFixture[str], tmp_path: 
     site.certify()
     cli = CommandLine(capsys, site.directory)
     store.mkdir()
+    (store / ".pruned-of-a-killed-one.tar").write_bytes(b"half")
     first = site.build_release().folder
     cli.ok("release", "pack", store / f"{first.name}.tar")
     (store / "other.tar").write_bytes(b"not a release of this workspace")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from sealserve.cluster.processes import ProcessEndedError
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases
+from sealserve.owner.owner import Owner
 
 
 class Rolling(local.LocalTarget):
@@ -232,6 +234,82 @@ def test_a_roll_back_stays_until_something_changes(cli: CommandLine, ready: Site
     assert states == {first: "active", second: "draining"}
 
 
+def rolled_back(cli: CommandLine, site: Site, target: type[Rolling]) -> tuple[str, Path]:
+    """Serve a release, then one with another model, and return to the first; return its name and the source."""
+    first = site.build_release().folder.name
+    cli.ok("up")
+    source = site.deployment.model.path
+    assert source is not None
+    (source / "assets").mkdir()
+    (source / "assets" / "vocabulary.txt").write_text("bad")
+    assert cli("up", "--yes").status == 0
+    cli.ok("up", "--rollback")
+    assert target.served[-1][0] == first != target.served[-2][0]
+    return first, source
+
+
+def test_a_source_that_is_not_mounted_does_not_undo_a_roll_back(
+    cli: CommandLine, ready: Site, target: type[Rolling], tmp_path: Path
+) -> None:
+    first, source = rolled_back(cli, ready, target)
+    source.rename(tmp_path / "unmounted")
+    for _ in range(2):
+        assert cli("up", "--yes").status == 0
+        assert target.served[-1][0] == first
+    (tmp_path / "unmounted").rename(source)
+    assert cli("up", "--yes").status == 0
+    assert target.served[-1][0] == first
+    assert len(names(ready)) == 2
+    # A change while it was not mounted is still noticed.
+    (source / "assets" / "vocabulary.txt").write_text("better")
+    assert cli("up", "--yes").status == 0
+    assert len(names(ready)) == 3
+
+
+def test_a_setting_of_a_new_version_does_not_undo_a_roll_back(
+    cli: CommandLine, ready: Site, target: type[Rolling]
+) -> None:
+    first, _ = rolled_back(cli, ready, target)
+    kept = ready.workspace.owner.provenance / "described.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    document = json.loads(kept.read_text())
+    del document["facts"][first]["server.rest"]  # as if the version before did not have it
+    kept.write_text(json.dumps(document))
+    assert cli("up", "--yes").status == 0
+    assert target.served[-1][0] == first
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"facts": 1}', b"\xff", b"[" * 5000])
+def test_a_damaged_description_asks(cli: CommandLine, ready: Site, target: type[Rolling], content: bytes) -> None:
+    rolled_back(cli, ready, target)
+    (ready.workspace.owner.provenance / "described.json").write_bytes(content)
+    assert cli.error("up")["code"] == "deployment.unconfirmed"
+
+
+def test_a_start_of_the_machine_builds_no_release(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder.name
+    cli.ok("up")
+    change(ready, "server.threads", "2")
+    done = cli("up", "--keep-release")
+    assert done.status == 0
+    assert f"sealserve.toml differs from {first}, which is served as it is." in done.err
+    # Neither does it roll to a release that did not serve yet, even if what served is known from the target only.
+    cli.ok("release", "build")
+    cli.ok("up", "--keep-release", "--yes")
+    (ready.workspace.host.run / "wanted.json").unlink()
+    ReleaseRecord(ready.workspace).serve(first)
+    cli.ok("up", "--keep-release")
+    assert {name for name, _ in target.served} == {first}
+    # The change still counts afterwards.
+    cli.ok("up")
+    assert target.served[-1][0] == releases.newest(ready.workspace.owner.releases).name
+
+
+def test_a_start_of_the_machine_builds_the_first_release(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    cli.ok("up", "--keep-release")
+    assert [name for name, _ in target.served] == names(ready)
+
+
 def test_a_revoked_user_is_rolled_out_and_a_roll_back_warns(
     cli: CommandLine, ready: Site, target: type[Rolling]
 ) -> None:
@@ -361,6 +439,25 @@ def test_a_roll_back_that_is_killed_is_kept(
     target.error = None
     cli.ok("up")
     assert target.served[-1][0] == first
+
+
+def test_the_role_of_the_machine_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:
+    first = ready.build_release().folder
+    ready.build_enclave(first)
+    releases.ship(ready.workspace, releases.verify(first, Owner.open(ready.workspace).public_key()))
+    newer = ready.build_release().folder
+    cli.ok("up", "--role", "host")
+    assert target.served == [(first.name, 2)]
+    done = cli("up")
+    assert "This machine is only the host, as at the last `up`." in done.err
+    assert target.served[-1] == (first.name, 2)
+    assert '"--role" "host"' in cli.ok("service", "install", "deployment", "--print")
+    assert '"--role" "all"' in cli.ok("service", "install", "deployment", "--print", "--role", "all")
+    cli.ok("up", "--role", "all")
+    cli.ok("up")
+    assert target.served[-1] == (newer.name, 2)
+    assert '"--role" "all"' in cli.ok("service", "install", "deployment", "--print")
+    assert '"--role" "host"' in cli.ok("service", "install", "deployment", "--print", "--role", "host")
 
 
 def test_the_number_of_replicas_is_kept(cli: CommandLine, ready: Site, target: type[Rolling]) -> None:

@@ -8,9 +8,11 @@ from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.bundle import Bundle, EnclaveFacts
+from sealserve.cluster import host_only, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.owner_services import OwnerServices
+from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.errors import SealserveError
 
 
@@ -56,3 +58,19 @@ def test_a_host_starts_neither_the_broker_nor_the_vendor(host: Site, monkeypatch
     with pytest.raises(SealserveError, match="replica-0"):  # after the services; this release has no real enclaves
         LocalTarget(host.workspace, host.deployment).up(bundle(host, "replica-0", "replica-1"), 2)
     assert started == ["platform"]
+
+
+def test_a_host_does_not_miss_the_owners_parts(host: Site) -> None:
+    """Neither during its first start, nor if the owner's folder has the release too."""
+    target = LocalTarget(host.workspace, host.deployment)
+    assert {"broker", "pcs"} <= set(target.expected(1))
+    wanted.keep_role(host.workspace, host_only=True)
+    parts = ["supervisor", "nginx", "replica-0", "platform"]
+    assert list(target.expected(1)) == parts
+    (host.workspace.owner.releases / "flowers-0123").mkdir(parents=True)
+    ReleaseRecord(host.workspace).serve("flowers-0123")
+    assert list(target.expected(1)) == parts
+    assert not host_only.is_owners(host.workspace, "flowers-0123")
+    wanted.keep_role(host.workspace, host_only=False)
+    assert list(target.expected(1)) == [*parts, "broker", "pcs"]
+    assert host_only.is_owners(host.workspace, "flowers-0123")

@@ -52,7 +52,7 @@ def test_what_the_units_say() -> None:
     assert "\nCapabilityBoundingSet=\n" in broker
     assert "\nWantedBy=multi-user.target\n" in broker
     deployment = rendered(Path("/srv/model"), Service.DEPLOYMENT)
-    assert '"up" "--yes" "--directory" "/srv/model"\n' in deployment
+    assert '"up" "--keep-release" "--role" "all" "--directory" "/srv/model"\n' in deployment
     assert "\nExecStop=:" in deployment
     assert "\nType=oneshot\nRemainAfterExit=yes\n" in deployment
     # Simulated enclaves have mount namespaces of their own.

@@ -131,6 +131,28 @@ def test_a_model_that_was_exported_again(ready: Site, quick: bool) -> None:
     assert models.stale(ready.workspace, ready.deployment.models) == ready.deployment.models
 
 
+def test_a_look_reads_no_model(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = ready.build_release().folder
+    source = ready.deployment.model.path
+    assert source is not None
+    monkeypatch.setattr(model_record, "_file_digest", lambda _: pytest.fail("a file is read"))
+    assert drift_of(ready.workspace, ready.deployment, release, quick=True).differences == ()
+    export_again(source)
+    (found,) = drift_of(ready.workspace, ready.deployment, release, quick=True).differences
+    assert (found.key, found.described) == (f"{MODEL}.source", model_record.CHANGED)
+
+
+def test_a_look_at_files_that_vanish_or_are_closed(ready: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = ready.build_release().folder
+    for error in (FileNotFoundError, PermissionError):
+
+        def refused(_: Path, error: type[OSError] = error) -> str:
+            raise error
+
+        monkeypatch.setattr(model_record, "state_of", refused)
+        assert drift_of(ready.workspace, ready.deployment, release, quick=True).differences == ()
+
+
 def export_again(source: Path) -> None:
     """Put another model in a model's place, of the same size and with the same times where that is possible."""
     (source / "assets").mkdir(exist_ok=True)
