@@ -33,6 +33,7 @@ from sealserve.cluster.processes import Phase, Process, uninterrupted
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
+    DRAIN_SECONDS,
     NGINX,
     PCS,
     PLATFORM,
@@ -211,9 +212,11 @@ class LocalTarget:
         """Wait until the replicas that NGINX no longer lists have no connection, and stop them."""
         leaving = self._replicas.started(Phase.LEAVING)
         if any(process.is_alive() for process in leaving):
-            age = self._deployment.server.longest_connection_seconds
-            self._tell(f"open connections move to the replicas that stay, within {age} s")
-            self._nginx([]).wait_drained(timeout=drain_seconds(self._deployment))
+            # An enclave drains connections at its own age: that of the release, whatever sealserve.toml says now.
+            seconds = drain_seconds(self._deployment, (process.connection_age for process in leaving))
+            self._tell(f"open connections move to the replicas that stay, within {seconds - DRAIN_SECONDS} s")
+            if not self._nginx([]).wait_drained(timeout=seconds):
+                self._tell(f"some connections are still open after {seconds} s, and end with their replicas")
         self._replicas.stop(leaving)
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
@@ -371,7 +374,7 @@ class LocalTarget:
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
             user=worker_user(),
-            drain_timeout=drain_seconds(self._deployment),
+            drain_timeout=drain_seconds(self._deployment, (process.connection_age for process in replicas)),
         )
         return Nginx(program, config)
 

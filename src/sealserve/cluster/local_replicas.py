@@ -14,7 +14,7 @@ from sealserve.cluster.part_commands import replica_command
 from sealserve.cluster.process_status import serves
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
-from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
+from sealserve.enclave.measurement import connection_age_of, load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
@@ -61,8 +61,9 @@ class LocalReplicas:
             ports.require_free(one, role)
         log = self._workspace.host.logs / f"{role}.log"
         return self._registry.start(
-            role, command, log=log, port=port, rest_port=rest_port, release=bundle.name, phase=phase
-        )
+            role, command, log=log, port=port, rest_port=rest_port, connection_age=connection_age_of(manifest),
+            release=bundle.name, phase=phase,
+        )  # fmt: skip
 
     def wait(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.

@@ -4,13 +4,14 @@ import contextlib
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.bundle import Bundle, EnclaveFacts
+from sealserve.bundle import Bundle, EnclaveFacts, read_bundle
 from sealserve.cluster import owner_services, ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
@@ -19,8 +20,11 @@ from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import own_command
 from sealserve.cluster.processes import Phase, Process, start_time
 from sealserve.cluster.release_record import ReleaseRecord
-from sealserve.cluster.target import quietly
+from sealserve.cluster.target import DRAIN_SECONDS, quietly
+from sealserve.enclave.measurement import connection_age_of, load_enclave
+from sealserve.enclave.server_command import CHANNEL_FLAG
 from sealserve.errors import PortTakenError
+from sealserve.ingress.nginx import Nginx
 from sealserve.ingress.nginx_config import Upstream
 
 
@@ -226,3 +230,48 @@ def test_the_difference_names_release_parts_and_ports(site: Site) -> None:
     assert any(line.startswith(f"+        server 127.0.0.1:{free} ") for line in lines)
     assert any(line.startswith("+        server 127.0.0.1:(a free port) ") for line in lines)
     assert not (site.workspace.host.run / "nginx").exists()
+
+
+def test_replicas_that_leave_have_the_time_of_their_own_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sealserve.toml may name a shorter age by now: the enclaves that leave were measured with theirs."""
+    ages = {0: 600, 1: None}
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
+        record = registry(site.workspace)
+        for index, age in ages.items():
+            record.add(replace(replica(index, "old-1", Phase.LEAVING, pid=child.pid), connection_age=age))
+        told: list[str] = []
+        target = LocalTarget(site.workspace, site.deployment, tell=told.append)
+        timeouts: list[float] = []
+
+        def wait_drained(_self: Nginx, *, timeout: float) -> bool:
+            timeouts.append(timeout)
+            return False
+
+        monkeypatch.setattr(Nginx, "wait_drained", wait_drained)
+        target._finish_leaving()
+        assert timeouts == [660 + DRAIN_SECONDS]
+        assert f"some connections are still open after {660 + DRAIN_SECONDS} s, and end with their replicas" in told
+    assert record.all() == {}
+
+
+def test_nginx_keeps_connections_as_long_as_the_replicas_before_it_do(site: Site) -> None:
+    target = LocalTarget(site.workspace, site.deployment)
+    described = site.deployment.server.max_connection_age_seconds
+    assert target._nginx([replica(0, "old-1")]).config.drain_timeout == described * 11 // 10 + DRAIN_SECONDS
+    both = [replace(replica(index, "old-1"), connection_age=age) for index, age in enumerate([30, 601])]
+    assert target._nginx(both).config.drain_timeout == 662 + DRAIN_SECONDS
+    assert target._nginx(both[:1]).config.drain_timeout == 33 + DRAIN_SECONDS
+
+
+def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"max_connection_age_seconds": 600})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    site.build_enclave(release, name="replica-0", port=12000)
+    assert [enclave.connection_age for enclave in read_bundle(release, ["replica-0"]).enclaves] == [600]
+    manifest = load_enclave(release, "replica-0").manifest
+    for given in ("", "grpc.max_connection_age_ms=", "grpc.max_connection_age_ms=x"):
+        argv = [flag for flag in manifest.loader.argv if not flag.startswith(CHANNEL_FLAG)] + [CHANNEL_FLAG + given]
+        other = manifest.model_copy(update={"loader": manifest.loader.model_copy(update={"argv": tuple(argv)})})
+        assert connection_age_of(other) is None
