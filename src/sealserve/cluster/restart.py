@@ -63,6 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     except SealserveError as error:
         _LOG.error("error[%s]: %s", error.code, error)  # expected, no bug of ours
         return 1
+    except OSError as error:
+        _LOG.error("the machine does not start it: %s", error)
+        return 1
     return 0
 
 
