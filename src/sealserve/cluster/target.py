@@ -73,6 +73,8 @@ class State(StrEnum):
     REFUSED = "refused"
     ATTESTED = "attested"
     RUNNING = "running"
+    NEXT = "next"
+    """It could serve, and gets connections as soon as all replicas of its release could."""
     SERVING = "serving"
     LEAVING = "leaving"
     """It finishes its requests, and ends then."""
@@ -135,7 +137,7 @@ class PartStatus:
         return self.state in _WELL and self.health is not Health.UNHEALTHY
 
 
-_WELL: Final = frozenset({State.RUNNING, State.SERVING, State.LEAVING})
+_WELL: Final = frozenset({State.RUNNING, State.NEXT, State.SERVING, State.LEAVING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

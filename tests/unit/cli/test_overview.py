@@ -178,3 +178,11 @@ def test_durations(seconds: int | None, shown: str) -> None:
 def test_ages(seconds: int, shown: str) -> None:
     assert age(NOW - timedelta(seconds=seconds), NOW) == shown
     assert age(None, NOW) == ""
+
+
+def test_replicas_that_nginx_does_not_know_are_not_ready() -> None:
+    coming = [part(f"replica-{index}", state=State.NEXT) for index in range(2)]
+    rolling = observed(*all_parts(), *coming)
+    assert (rolling.state, rolling.replicas.ready, rolling.problems) == (Standing.WELL, 2, ())
+    alone = observed(*[found for found in all_parts() if not found.role.startswith("replica-")], *coming)
+    assert (alone.state, alone.replicas.ready) == (Standing.DOWN, 0)
