@@ -14,7 +14,7 @@ from sealserve.cluster.part_commands import replica_command
 from sealserve.cluster.process_status import serves
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
-from sealserve.enclave.measurement import connection_age_of, load_enclave, port_of, rest_port_of
+from sealserve.enclave.measurement import connection_age_of, enclave_names, load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
@@ -100,9 +100,17 @@ def number(replica: Process) -> int:
     return int(replica.role.removeprefix(REPLICA))
 
 
-def built_port(release: Path, name: str) -> int | None:
-    """Return the port of an enclave that exists, or None if there is no enclave that could start."""
+def built_ports(release: Path, name: str) -> tuple[int, ...]:
+    """Return the ports of an enclave that exists, gRPC's first; none if there is no enclave that could start."""
     try:
-        return port_of(load_enclave(release, name).manifest)
+        manifest = load_enclave(release, name).manifest
+        port, rest_port = port_of(manifest), rest_port_of(manifest)
     except SealserveError:
-        return None
+        return ()
+    return (port,) if rest_port is None else (port, rest_port)
+
+
+def has_rest(release: Path) -> bool | None:
+    """Return whether the enclaves of a release have a REST API; None if there is no enclave that could start."""
+    found = [built for name in enclave_names(release) if (built := built_ports(release, name))]
+    return any(len(built) > 1 for built in found) if found else None

@@ -122,7 +122,7 @@ def test_a_taken_port_for_rest_is_named_by_its_setting(tmp_path: Path) -> None:
         service = {"rest_port": port, "port": ports.find_free()}
         site = make_site(tmp_path / "site", server={"rest": True}, service=service)
         with raises(PortTakenError, match=rf"Port {port} at 127.0.0.1, for NGINX \(service.rest_port\), is taken"):
-            LocalTarget(site.workspace, site.deployment)._refuse_taken_ports()
+            LocalTarget(site.workspace, site.deployment)._refuse_taken_ports(owner_here=True, rest=True)
 
 
 def replica(index: int, release: str, phase: Phase = Phase.CURRENT, *, port: int = 12000, pid: int = 0) -> Process:
@@ -275,3 +275,56 @@ def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None
         argv = [flag for flag in manifest.loader.argv if not flag.startswith(CHANNEL_FLAG)] + [CHANNEL_FLAG + given]
         other = manifest.model_copy(update={"loader": manifest.loader.model_copy(update={"argv": tuple(argv)})})
         assert connection_age_of(other) is None
+
+
+def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(tmp_path: Path) -> None:
+    """Sealserve.toml may have another setting by now, which only the next release has."""
+    for described in (True, False):
+        site = make_site(tmp_path / f"site-{described}", server={"rest": described}, service={"rest_port": 9501})
+        target = LocalTarget(site.workspace, site.deployment)
+        assert ("rest" in target.endpoints()) is described  # nothing runs
+        target._registry.add(replica(0, "old-1"))
+        assert set(target.endpoints()) == {"grpc"}
+        target._registry.add(replace(replica(0, "old-1"), rest_port=12001))
+        assert target.endpoints()["rest"].endswith(":9501")
+
+
+def test_an_enclave_that_is_to_be_built_has_the_port_for_rest_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release with REST is built with it, even if sealserve.toml says by now that the next one has none."""
+    site = make_site(tmp_path / "site", server={"rest": False})
+    found = iter([20_000, 21_000, 21_001, 21_002])
+    monkeypatch.setattr(ports, "find_free", lambda: next(found))
+    monkeypatch.setattr(ports, "is_free", lambda port: port != 20_001)
+    places = LocalTarget(site.workspace, site.deployment).destination("release", 2).enclaves
+    assert [place.port for place in places] == [21_000, 21_002]
+
+
+@pytest.mark.parametrize("with_rest", [True, False])
+def test_an_enclave_that_exists_needs_the_ports_that_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_rest: bool
+) -> None:
+    site = make_site(tmp_path / "site", server={"rest": with_rest}, service={"rest_port": 9501})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    site.build_enclave(release, name="replica-0", port=12000)
+    other = site.deployment.model_copy(
+        update={"server": site.deployment.server.model_copy(update={"rest": not with_rest})}
+    )
+    target = LocalTarget(site.workspace, other)
+    monkeypatch.setattr(ports, "is_free", lambda port: port not in {9501, 12001})
+    monkeypatch.setattr(ports, "find_free", lambda: 21_000)
+    place = target.destination(release.name, 1).enclaves[0]
+    assert place.port == (21_000 if with_rest else 12000)
+    with contextlib.ExitStack() as stack:  # NGINX needs a port for REST only if the release has REST
+        if with_rest:
+            stack.enter_context(raises(PortTakenError, match=r"service\.rest_port"))
+        monkeypatch.setattr(ports, "require_free", refuse_rest)
+        target.check(release, broker_here=True)
+
+
+def refuse_rest(port: int, what: str, *_address: str) -> None:
+    if port == 9501:
+        raise PortTakenError(f"Port {port}, for {what}, is taken.")

@@ -186,7 +186,9 @@ class DockerTarget:
 
     def endpoints(self) -> Mapping[str, str]:
         """Return where users reach the service."""
-        found = endpoints_of(self._deployment)
+        replicas = self._fleet.replicas()
+        rest = any(replica.rest_port for replica in replicas) if replicas else None
+        found = endpoints_of(self._deployment, rest=rest)
         return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:

@@ -12,7 +12,7 @@ from tests.harness.workspaces import Site, make_site
 from sealserve.bundle import Bundle, EnclaveFacts, OwnersBroker
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker.fleet import Running
-from sealserve.cluster.docker.parts import AGE_FACT, Attachment, Container, Network
+from sealserve.cluster.docker.parts import AGE_FACT, REST_FACT, Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
 from sealserve.cluster.target import DRAIN_SECONDS, NGINX, REPLICA
 from sealserve.containers.engine import Engine, Image
@@ -84,6 +84,7 @@ class FakeFleet:
             id=container.name, name=container.name, role=container.role, image="i", digest=container.digest,
             release=container.facts.get("release", ""), status="running", health="", ready="", pid=1,
             networks=frozenset({link}), restarts=0, connection_age=int(container.facts.get(AGE_FACT, 0)) or None,
+            rest_port=int(container.facts.get(REST_FACT, 0)) or None,
         )  # fmt: skip
         assert container.name not in self._found
         self._found[container.name] = (found, container)
@@ -306,3 +307,11 @@ def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget,
     target.up(known, 1)
     assert [found.id for found in fleet(target).replicas()] == before
     assert fleet(target).waited == []
+
+
+def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(target: DockerTarget, site: Site) -> None:
+    """Sealserve.toml has no REST by now; the release that is served has it."""
+    made = bundle("a-1", site)
+    assert set(target.endpoints()) == {"grpc"}
+    target.up(replace(made, enclaves=tuple(replace(enclave, rest_port=8501) for enclave in made.enclaves)), 1)
+    assert set(target.endpoints()) == {"grpc", "rest"}
