@@ -18,8 +18,8 @@ from sealserve.enclave.measurement import connection_age_of, enclave_names, load
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
-ATTEMPTS: Final = 10
-"""Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
+ATTEMPTS: Final = 1
+"""A replica whose server crashes ends. The supervisor of the deployment starts it again, and counts its failures."""
 
 
 class LocalReplicas:

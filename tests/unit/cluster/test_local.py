@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local_replicas import LocalReplicas
 from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import own_command
-from sealserve.cluster.processes import Phase, Process, start_time
+from sealserve.cluster.processes import Phase, Process, Registry, start_time
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import DRAIN_SECONDS, quietly
 from sealserve.enclave.measurement import connection_age_of, load_enclave
@@ -328,3 +329,16 @@ def test_an_enclave_that_exists_needs_the_ports_that_were_measured(
 def refuse_rest(port: int, what: str, *_address: str) -> None:
     if port == 9501:
         raise PortTakenError(f"Port {port}, for {what}, is taken.")
+
+
+def test_only_the_supervisor_starts_a_replica_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two supervisors, one in the other, would each count failures of their own, and none would give up."""
+    release = site.build_release().folder
+    target = LocalTarget(site.workspace, site.deployment)
+    site.build_enclave(release, name="replica-0", port=12000)
+    target._registry.add(replica(0, release.name))
+    commands: list[Sequence[str]] = []
+    monkeypatch.setattr(Registry, "adopt", lambda _self, _process, command: commands.append(command))
+    target.start_replica(read_bundle(release, ["replica-0"]), 0)
+    [command] = commands
+    assert command[command.index("--attempts") + 1] == "1"
