@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import tomli_w
 from tests.harness.errors import raises
+from tests.harness.workspaces import make_site
 
-from sealserve.cluster import restart, restart_history, supervisor
+from sealserve.cluster import restart, restart_history, service_settings, supervisor
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.deployment_lock import held
 from sealserve.cluster.owner_services import registry
@@ -25,6 +28,7 @@ from sealserve.cluster.processes import Process, Registry, wait_until
 from sealserve.cluster.restarts import Restarts, Supervised, read_restarts
 from sealserve.cluster.supervised_part import Part, start_part
 from sealserve.cluster.supervision import Supervision
+from sealserve.deployment import read
 from sealserve.process_signal import facts_of
 from sealserve.workspace import Workspace
 
@@ -451,3 +455,31 @@ def test_a_record_that_cannot_be_read_for_now_forgets_no_part(
     assert watching._is_wanted(ended_part())
     monkeypatch.setattr(restart_history, "boot_id", Refusal(errno.EMFILE))
     watching._history.note(ended_part(), restart_history.RUNNING)  # what is written for a person matters less
+
+
+def test_a_crash_does_not_apply_an_edit_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(tmp_path / "site")
+    workspace = site.workspace
+    file = workspace.deployment_file
+    applied = file.read_text()
+    service_settings.remember(workspace, read(file), "broker")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
+        facts = facts_of(child.pid)
+        child.kill()
+    assert facts is not None
+    log = workspace.host.logs / "broker.log"
+    ended = Process(role="broker", pid=child.pid, started=facts.started, port=None, log=str(log))
+    registry(workspace).add(ended)
+    monkeypatch.setattr(Registry, "start_again", lambda _self, found: found)
+    assert restart.restart(workspace, ended.pid, ended.started) == ended
+    file.write_text(tomli_w.dumps({**(settings := tomllib.loads(applied)), "broker": {
+        **settings.get("broker", {}), "port": 5999}}))  # fmt: skip
+    with raises(ClusterCode.SUPERVISOR_SETTINGS_CHANGED, match="broker is not started again") as caught:
+        restart.restart(workspace, ended.pid, ended.started)
+    assert caught.value.code == "supervisor.settings-changed"
+    assert restart.main([str(workspace.directory), str(ended.pid), str(ended.started)]) == 1
+    assert "Apply them with `sealserve up`" in caplog.text
+    file.write_text(applied)
+    assert restart.restart(workspace, ended.pid, ended.started) == ended
