@@ -13,7 +13,7 @@ from pathlib import Path
 from sealserve.deployment import Deployment
 from sealserve.enclave.launch.broker_addresses import broker_addresses
 from sealserve.enclave.manifest import EnclaveManifest
-from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
+from sealserve.enclave.measurement import connection_age_of, load_enclave, port_of, rest_port_of
 from sealserve.sealing.release_index import INDEX_FILE, parse_index
 
 
@@ -77,6 +77,7 @@ class EnclaveFacts:
         memory: Its size in bytes.
         manifest: SHA-256 of its manifest, in hexadecimal.
         rest_port: Where its server listens for REST, or None if REST is off.
+        connection_age: After how many seconds its server drains a connection, or None if that is not known.
     """
 
     name: str
@@ -85,6 +86,7 @@ class EnclaveFacts:
     memory: int
     manifest: str
     rest_port: int | None = None
+    connection_age: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,7 @@ def describe_enclave(name: str, manifest: EnclaveManifest, content: bytes) -> En
         name=name,
         port=port_of(manifest),
         rest_port=rest_port_of(manifest),
+        connection_age=connection_age_of(manifest),
         broker=broker_addresses(manifest.loader.env["SECRET_PROVISION_SERVERS"])[0],
         memory=manifest.enclave_size,
         manifest=hashlib.sha256(content).hexdigest(),

@@ -59,7 +59,7 @@ def test_the_twelve_steps_as_text_and_a_service_that_stays(demo: Demo) -> None:
     assert "It runs: `sealserve predict -C " in ended.out
 
     here = ("--directory", demo.workspace, "--json")
-    states = {part["role"]: part["state"] for part in run("status", *here).json}
+    states = {part["role"]: part["state"] for part in run("status", *here).json["parts"]}
     assert states["nginx"] == states["replica-0"] == states["replica-1"] == "serving"
     answer = run("predict", "--input", "x=[1, 2]", *here).json
     assert (answer["model"], answer["outputs"]["y"]) == ("My-Graph", [2.5, 3.0])

@@ -44,7 +44,7 @@ def test_down_beside_up_waits_and_then_stops_everything(here: Running) -> None:
     assert up.returncode == 0, (out, err)
     assert down.status == 0, down
     assert f"waiting for `sealserve up` (pid {up.pid}, since " in down.err
-    assert here.json("status") == []
+    assert here("status", "--json").json["parts"] == []
     here.nothing_left.check(wait=0)
 
 

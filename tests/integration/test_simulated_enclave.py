@@ -288,7 +288,7 @@ def read_until_ready(process: subprocess.Popen[str]) -> list[str]:
 
 
 def assert_nothing_remains(log: str) -> None:
-    folders = re.findall(r"step=private-memory way=\S+ folder=(\S+)", log)
+    folders = re.findall(r"step=private-memory method=\S+ folder=(\S+)", log)
     assert not [folder for folder in folders if Path(folder).exists()]
 
 
@@ -354,7 +354,7 @@ def test_nobody_outside_sees_the_plaintext_and_sigterm_drains(world: World) -> N
         _, log = process.communicate(timeout=30)
 
     assert process.returncode == 7, "the server's own exit status"
-    assert "way=mount-namespace folder=/release" in log
+    assert "method=mount-namespace folder=/release" in log
     assert not alive(server)
     assert_nothing_remains(log)
 
@@ -390,7 +390,7 @@ def test_without_a_namespace_the_folder_is_said_and_wiped(world: World, number: 
         _, log = process.communicate(timeout=30)  # returns when the last process that holds the pipe has ended
 
     assert process.returncode == status
-    assert f"way=shared-memory-folder folder={folder}" in log
+    assert f"method=shared-memory-folder folder={folder}" in log
     assert f"{folder} takes its place in arguments and environment" in log
     assert not Path(folder).exists()
 

@@ -25,6 +25,7 @@ _STYLES: Final = {
     State.ATTESTED: "cyan",
     State.RUNNING: "green",
     State.SERVING: "green",
+    State.NEXT: "cyan",
     State.LEAVING: "yellow",
     State.ENDED: "red",
     State.MISSING: "red",

@@ -112,16 +112,7 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
     if not choice.builds and choice.instead_of is not None:
         return None if yes else _replacement(context, drift.release, ended=choice.instead_of)
     if not choice.builds:
-        if drift.differences and choice.as_it_is:
-            console.warn(
-                f"sealserve.toml differs from {drift.release}, which is served as it is. To serve what sealserve.toml "
-                "describes, run `sealserve up` without --keep-release."
-            )
-        elif drift.differences:
-            context.say(
-                f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
-                "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
-            )
+        _say_what_stays(context, choice, drift)
         return None
     for line in consequences(context.workspace, context.deployment):
         context.say(line)
@@ -135,6 +126,22 @@ def question(context: Context, choice: Choice, *, yes: bool) -> str | None:
             "serve the present release as it is.",
         )
     return "Build a new release and roll to it?"
+
+
+def _say_what_stays(context: Context, choice: Choice, drift: Drift) -> None:
+    """Say why a release is served again although it differs from what is described."""
+    if not drift.differences:
+        return
+    if choice.as_it_is:
+        console.warn(
+            f"sealserve.toml differs from {drift.release}, which is served as it is. To serve what sealserve.toml "
+            "describes, run `sealserve up` without --keep-release."
+        )
+    else:
+        context.say(
+            f"Nothing changed since {drift.release} was started, so it is served again. To serve what "
+            "sealserve.toml describes, run `sealserve release build`, then `sealserve up`."
+        )
 
 
 def _replacement(context: Context, release: str, *, ended: str) -> str:

@@ -16,6 +16,7 @@ _STATES: Final = {
     State.STARTING: "yellow",
     State.REFUSED: "red",
     State.ATTESTED: "cyan",
+    State.NEXT: "cyan",
     State.LEAVING: "yellow",
     State.ENDED: "red",
     State.MISSING: "red",

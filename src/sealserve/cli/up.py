@@ -20,6 +20,7 @@ from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
+from sealserve.cluster.wanted import Wanted
 from sealserve.deployment import Deployment
 from sealserve.owner import described as kept_description
 from sealserve.owner import preparation, provisioning, releases, users
@@ -128,7 +129,6 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     owner_here = machines is Machines.ALL
     # 1. Read how many replicas are to serve.
     count = _replicas(context, asked)
-
     wanted.keep_role(workspace, host_only=not owner_here)
 
     def watched() -> Target:
@@ -161,21 +161,31 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
             if asked.replicas is not None:
                 wanted.keep_replicas(workspace, described, count)
             # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
-            try:
-                replaced = set(opened.up(bundle, count))
-            except BaseException:
-                if targets.may_serve(workspace, asked.kind, folder.name):
-                    wanted.keep_started(workspace, count)
-                else:
-                    wanted.restore(workspace, before)
-                raise
-            wanted.keep_started(workspace, count)
+            replaced = _start(context, asked, opened, bundle, count, before=before)
     # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
     if before.release is not None:
         replaced.add(before.release)
     if owner_here:
         _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
     show_deployment(context, opened, asked.kind)
+
+
+def _start(context: Context, asked: _Asked, opened: Target, bundle: Bundle, count: int, *, before: Wanted) -> set[str]:
+    """Let the target start a release or roll to it; return the releases that it replaced.
+
+    If the target did not switch to it, the next `up` wants what was wanted ``before``.
+    """
+    workspace = context.workspace
+    try:
+        replaced = set(opened.up(bundle, count))
+    except BaseException:
+        if targets.may_serve(workspace, asked.kind, bundle.name):
+            wanted.keep_started(workspace, count)
+        else:
+            wanted.restore(workspace, before)
+        raise
+    wanted.keep_started(workspace, count)
+    return replaced
 
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:

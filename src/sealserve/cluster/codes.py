@@ -63,6 +63,8 @@ class ClusterCode(ErrorCode):
 
     SUPERVISOR_NO_ANSWER = "supervisor.no-answer", UnavailableError
     """The supervisor of a deployment on this machine runs and does not answer."""
+    SUPERVISOR_SETTINGS_CHANGED = "supervisor.settings-changed", UnavailableError
+    """A part that has ended is not started again with settings that nobody has applied yet."""
 
     TARGET_BUSY = "target.busy", InputError
     """The deployment runs on another target."""

@@ -16,7 +16,7 @@ from sealserve.cluster import host_only, owner_services, ports, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local_difference import A_FREE_PORT, LocalState, difference
 from sealserve.cluster.local_logs import local_logs
-from sealserve.cluster.local_replicas import LocalReplicas, built_port, number
+from sealserve.cluster.local_replicas import LocalReplicas, built_ports, has_rest, number
 from sealserve.cluster.log_merge import LogLine
 from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.orphans import describe, require_no_orphans
@@ -33,6 +33,7 @@ from sealserve.cluster.processes import Phase, Process, uninterrupted
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
+    DRAIN_SECONDS,
     NGINX,
     PCS,
     PLATFORM,
@@ -104,36 +105,32 @@ class LocalTarget:
         require_no_orphans(self._workspace, list(self._registry.all().values()))
         # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
         if all(process.is_alive() for process in self._registry.all().values()):
-            self._refuse_taken_ports(owner_here=broker_here)
+            built = has_rest(host_only.built_folder(self._workspace, release.name))
+            rest = self._deployment.server.rest if built is None else built
+            self._refuse_taken_ports(owner_here=broker_here, rest=rest)
 
     def destination(self, release: str, replicas: int) -> Destination:
         """Return this machine as the place of a release; see `Target.destination`.
 
         An enclave that exists keeps its port, unless another program has the port now. If this machine is the owner's
         too, enclaves that were built and not shipped yet count as well.
+
+        Whether a release has REST is the owner's record, so each enclave that is to be built gets the port beside its
+        own as well.
         """
         built = host_only.built_folder(self._workspace, release)
         places: list[EnclavePlace] = []
+        reserved: set[int] = set()
         for index in range(replicas):
             name = f"{REPLICA}{index}"
             in_use = any(self._replicas.running(name, release, phase) for phase in (Phase.CURRENT, Phase.NEXT))
-            port = built_port(built, name)
-            taken = {number for place in places for number in self._ports_of(place.port)}
-            if port is None or taken.intersection(self._ports_of(port)) or not (in_use or self._are_free(port)):
-                found = iter(ports.find_free, None)
-                port = next(p for p in found if not taken.intersection(self._ports_of(p)) and self._are_free(p))
-            places.append(EnclavePlace(name=name, port=port, in_use=in_use))
+            chosen = built_ports(built, name)
+            if not chosen or reserved.intersection(chosen) or not (in_use or _are_free(chosen)):
+                pairs = ((port, rest_port_beside(port)) for port in iter(ports.find_free, None))
+                chosen = next(pair for pair in pairs if not reserved.intersection(pair) and _are_free(pair))
+            reserved.update(chosen)
+            places.append(EnclavePlace(name=name, port=chosen[0], in_use=in_use))
         return Destination(deployment=self._deployment, enclaves=tuple(places))
-
-    def _ports_of(self, port: int) -> Sequence[int]:
-        """Return the ports of a replica whose gRPC port is ``port``."""
-        return (port, rest_port_beside(port)) if self._deployment.server.rest else (port,)
-
-    def _rest_port(self, port: int | None) -> int | None:
-        return None if port is None or not self._deployment.server.rest else rest_port_beside(port)
-
-    def _are_free(self, port: int) -> bool:
-        return all(map(ports.is_free, self._ports_of(port)))
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
         """Start what does not run, and roll from another release to this one. See `Target.up`.
@@ -148,7 +145,7 @@ class LocalTarget:
         owner_here = bundle.broker is not None
         if not owner_here:
             host_only.require_enclaves(bundle, replicas)
-        self._refuse_taken_ports(owner_here=owner_here)
+        self._refuse_taken_ports(owner_here=owner_here, rest=any(enclave.rest_port for enclave in bundle.enclaves))
         # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with. If the
         #    broker is on another machine, the vendor's service is there too.
         self._services.start_supervisor()
@@ -211,22 +208,27 @@ class LocalTarget:
         """Wait until the replicas that NGINX no longer lists have no connection, and stop them."""
         leaving = self._replicas.started(Phase.LEAVING)
         if any(process.is_alive() for process in leaving):
-            age = self._deployment.server.longest_connection_seconds
-            self._tell(f"open connections move to the replicas that stay, within {age} s")
-            self._nginx([]).wait_drained(timeout=drain_seconds(self._deployment))
+            # An enclave drains connections at its own age: that of the release, whatever sealserve.toml says now.
+            seconds = drain_seconds(self._deployment, (process.connection_age for process in leaving))
+            self._tell(f"open connections move to the replicas that stay, within {seconds - DRAIN_SECONDS} s")
+            if not self._nginx([]).wait_drained(timeout=seconds):
+                self._tell(f"some connections are still open after {seconds} s, and end with their replicas")
         self._replicas.stop(leaving)
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
         """Return, as a unified diff, what `up` would change; see `Target.difference`."""
         planned: dict[str, int | None] = {}
+        described: list[Process] = []
         for role in [f"{REPLICA}{index}" for index in range(replicas)]:
-            port = built_port(host_only.built_folder(self._workspace, bundle.name), role)
+            built = built_ports(host_only.built_folder(self._workspace, bundle.name), role)
             enclave = bundle.enclave(role)
-            planned[role] = port if enclave is not None and enclave.port == port else A_FREE_PORT
-        described = [
-            Process(role=role, pid=0, started=0, port=port, rest_port=self._rest_port(port), log="")
-            for role, port in planned.items()
-        ]
+            port = built[0] if enclave is not None and built[:1] == (enclave.port,) else A_FREE_PORT
+            rest_port = None if enclave is None or not enclave.rest_port else rest_port_beside(port)
+            age = None if enclave is None else enclave.connection_age
+            planned[role] = port
+            described.append(
+                Process(role=role, pid=0, started=0, port=port, rest_port=rest_port, connection_age=age, log="")
+            )
         config = self._nginx(described).config
         alive = {process.role: process for process in self._registry.all().values()
                  if process.phase is Phase.CURRENT and process.is_alive()}  # fmt: skip
@@ -334,7 +336,9 @@ class LocalTarget:
 
     def endpoints(self) -> Mapping[str, str]:
         """Return where users reach the service."""
-        found = endpoints_of(self._deployment)
+        replicas = self._replicas.started(Phase.CURRENT)
+        rest = any(replica.rest_port for replica in replicas) if replicas else None
+        found = endpoints_of(self._deployment, rest=rest)
         return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
@@ -345,14 +349,14 @@ class LocalTarget:
         """Stop everything that was started; return the roles. See `stop_all`."""
         return stop_all(self._workspace, tell=self._tell)
 
-    def _refuse_taken_ports(self, *, owner_here: bool = True) -> None:
+    def _refuse_taken_ports(self, *, owner_here: bool, rest: bool) -> None:
         service = self._deployment.service
         nginx = self._nginx([])
         render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
         # An NGINX that runs without REST would begin to listen for it.
-        if self._deployment.server.rest and not _listens(nginx, service.rest_port):
+        if rest and not _listens(nginx, service.rest_port):
             ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         if owner_here:
             self._services.require_free_ports()
@@ -374,7 +378,7 @@ class LocalTarget:
             log_folder=self._workspace.host.logs,
             stream_module=program.stream_module,
             user=worker_user(),
-            drain_timeout=drain_seconds(self._deployment),
+            drain_timeout=drain_seconds(self._deployment, (process.connection_age for process in replicas)),
         )
         return Nginx(program, config)
 
@@ -403,6 +407,10 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
 def running(workspace: Workspace) -> list[str]:
     """Return the roles of what runs of a workspace, orphans included."""
     return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
+
+
+def _are_free(numbers: Sequence[int]) -> bool:
+    return all(map(ports.is_free, numbers))
 
 
 def _listens(nginx: Nginx, port: int) -> bool:

@@ -14,12 +14,12 @@ from sealserve.cluster.part_commands import replica_command
 from sealserve.cluster.process_status import serves
 from sealserve.cluster.processes import Phase, Process, wait_ready
 from sealserve.cluster.target import DRAIN_SECONDS, REPLICA, REPLICA_SECONDS, Tell
-from sealserve.enclave.measurement import load_enclave, port_of, rest_port_of
+from sealserve.enclave.measurement import connection_age_of, enclave_names, load_enclave, port_of, rest_port_of
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
-ATTEMPTS: Final = 10
-"""Starts of a replica whose server crashes, with growing pauses: four minutes, and ten requests to the broker."""
+ATTEMPTS: Final = 1
+"""A replica whose server crashes ends. The supervisor of the deployment starts it again, and counts its failures."""
 
 
 class LocalReplicas:
@@ -61,8 +61,9 @@ class LocalReplicas:
             ports.require_free(one, role)
         log = self._workspace.host.logs / f"{role}.log"
         return self._registry.start(
-            role, command, log=log, port=port, rest_port=rest_port, release=bundle.name, phase=phase
-        )
+            role, command, log=log, port=port, rest_port=rest_port, connection_age=connection_age_of(manifest),
+            release=bundle.name, phase=phase,
+        )  # fmt: skip
 
     def wait(self, process: Process) -> None:
         """Wait until a replica serves. Its port opens only when the model is available.
@@ -99,9 +100,17 @@ def number(replica: Process) -> int:
     return int(replica.role.removeprefix(REPLICA))
 
 
-def built_port(release: Path, name: str) -> int | None:
-    """Return the port of an enclave that exists, or None if there is no enclave that could start."""
+def built_ports(release: Path, name: str) -> tuple[int, ...]:
+    """Return the ports of an enclave that exists, gRPC's first; none if there is no enclave that could start."""
     try:
-        return port_of(load_enclave(release, name).manifest)
+        manifest = load_enclave(release, name).manifest
+        port, rest_port = port_of(manifest), rest_port_of(manifest)
     except SealserveError:
-        return None
+        return ()
+    return (port,) if rest_port is None else (port, rest_port)
+
+
+def has_rest(release: Path) -> bool | None:
+    """Return whether the enclaves of a release have a REST API; None if there is no enclave that could start."""
+    found = [built for name in enclave_names(release) if (built := built_ports(release, name))]
+    return any(len(built) > 1 for built in found) if found else None

@@ -20,6 +20,8 @@ from sealserve.workspace import Workspace
 _KILLED: Final = "it logged no error: a signal such as SIGKILL may have ended it"
 _JUST_BEFORE: Final = timedelta(seconds=5)
 _LOOPBACK: Final = "127.0.0.1"
+_SERVING_IN: Final = {Phase.CURRENT: State.SERVING, Phase.NEXT: State.NEXT, Phase.LEAVING: State.LEAVING}
+"""The state of a replica that listens for users, by its phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,8 @@ def deployment_status(
         ending = ending_of(workspace, process)
         if process.role.startswith(REPLICA):
             status = _replica_status(process, ending, deployment.service.name)
-            if process.phase is Phase.LEAVING and status.state is State.SERVING:
-                status = replace(status, state=State.LEAVING)
+            if status.state is State.SERVING:  # only for users whose connections NGINX passes on
+                status = replace(status, state=_SERVING_IN[process.phase])
             status = replace(status, release=process.release or release)
             found.append(replace(status, connections=counts.get(_upstream(process)) if counts else None))
         elif process.role == NGINX:

@@ -61,7 +61,8 @@ class Phase(StrEnum):
 class Process:
     """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
 
-    ``rest_port`` is where a replica listens for REST, or None. ``started`` is in clock ticks since the machine was
+    ``rest_port`` is where a replica listens for REST, or None. ``connection_age`` is after how many seconds a replica
+    drains a connection, or None where that is not known. ``started`` is in clock ticks since the machine was
     booted, and ``boot`` says which boot that was. ``owner`` is the user who recorded it: a process of another user is
     not the recorded one, except that root starts some as others. ``release`` is the name of the
     release that a replica serves.
@@ -73,6 +74,7 @@ class Process:
     port: int | None
     log: str
     rest_port: int | None = None
+    connection_age: int | None = None
     boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
     owner: int = field(default_factory=os.geteuid)
     release: str = ""
@@ -229,6 +231,7 @@ class _Row(BaseModel):
     port: Annotated[int, Field(ge=0, lt=2**16)] | None
     log: str
     rest_port: Annotated[int, Field(ge=0, lt=2**16)] | None = None
+    connection_age: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     boot: str
     release: Annotated[str, StringConstraints(max_length=255)] = ""
     phase: Annotated[Phase, Field(strict=False)] = Phase.CURRENT
@@ -321,6 +324,7 @@ class Registry:
         log: Path,
         port: int | None = None,
         rest_port: int | None = None,
+        connection_age: int | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         release: str = "",
@@ -345,7 +349,7 @@ class Registry:
                 started = child.pid, start_time(child.pid) or 0
             process = Process(
                 role=role, pid=started[0], started=started[1], port=port, rest_port=rest_port, log=str(log),
-                release=release, phase=phase,
+                connection_age=connection_age, release=release, phase=phase,
             )  # fmt: skip
             self.add(process)
         return process

@@ -83,8 +83,8 @@ class History:
     def save(self) -> None:
         """Write the file. A full disk is not an error: the parts matter more than what is written of them."""
         temporary = self._file.with_name(f".{FILE}.partial")
-        content = json.dumps({"boot": boot_id(), "parts": self._entries})
         try:
+            content = json.dumps({"boot": boot_id(), "parts": self._entries})
             temporary.unlink(missing_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

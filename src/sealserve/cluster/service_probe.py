@@ -46,6 +46,8 @@ def probe(address: str, port: int, server_name: str) -> Answer:
             context.wrap_socket(connection, server_hostname=server_name) as secured,
         ):
             certificate = secured.getpeercert(binary_form=True)
+    except ssl.SSLEOFError:
+        return Answer(answers=False)  # the server has ended in the middle of the handshake
     except ssl.SSLError:
         return Answer(answers=True)  # an alert is an answer: it may want a client's certificate first
     except (OSError, ValueError):

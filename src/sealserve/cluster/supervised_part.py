@@ -83,9 +83,18 @@ def start_part(role: str, command: list[str], directory: str | None, log: int) -
         env=part_environment(os.environ),
         start_new_session=True,
     )
-    return Part(
-        role=role, command=command, directory=directory, pid=child.pid, started=start_time(child.pid), child=child
-    )
+    try:
+        started = start_time(child.pid)
+    except OSError:
+        kill_child(child)
+        raise
+    return Part(role=role, command=command, directory=directory, pid=child.pid, started=started, child=child)
+
+
+def kill_child(child: "subprocess.Popen[bytes]") -> None:
+    """End a child that was just started and that nobody could watch."""
+    child.kill()
+    child.wait()
 
 
 def part_environment(environment: Mapping[str, str]) -> dict[str, str]:

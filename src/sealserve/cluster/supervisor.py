@@ -19,6 +19,7 @@ Source: pidfd_open(2), unix(7) SO_PEERCRED and SCM_RIGHTS.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -35,7 +36,7 @@ from typing import Any, Final
 
 from sealserve.cluster import restart_history
 from sealserve.cluster.restart_history import History
-from sealserve.cluster.supervised_part import Part, start_part, start_time
+from sealserve.cluster.supervised_part import Part, kill_child, start_part, start_time
 from sealserve.process_signal import facts_of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ _PATROL: Final = 30.0
 """Seconds between two checks that the workspace still exists."""
 _DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a file with other content than expected raises."""
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing about a file: the machine has no memory or no descriptor left for now."""
 
 
 class Supervisor:
@@ -118,7 +121,12 @@ class Supervisor:
     # Requests of commands
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:  # such as no free descriptor, and the request waits until there is one
+            _LOG.warning("a request cannot be accepted now: %s", error.strerror)
+            time.sleep(_POLL)
+            return
         with connection, contextlib.ExitStack() as stack:
             connection.settimeout(_CLIENT_SECONDS)
             _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -160,8 +168,9 @@ class Supervisor:
         part = start_part(before.role, before.command, before.directory, log)
         part.failures, part.restarts = before.failures, before.restarts + 1
         part.last_exit, part.last_exit_at = before.last_exit, before.last_exit_at
-        del self._parts[before.pid]
         self._watch(part)
+        if self._parts.get(before.pid) is before:
+            del self._parts[before.pid]
         _LOG.info("%s was started again as process %d", part.role, part.pid)
         return part
 
@@ -173,21 +182,36 @@ class Supervisor:
                 role=request["role"], command=request["command"], directory=None, pid=pid, started=started
             )  # fmt: skip
             self._history.restore(part)
-            self._watch(part)
+            try:
+                self._watch(part)
+            except OSError as error:  # it has ended meanwhile, or the machine has no descriptor left for it
+                _LOG.warning("%s (process %d) is not watched: %s", part.role, part.pid, error.strerror)
+                return {}
             self._history.note(part, restart_history.RUNNING)
         return {}
 
     # Ends of processes
 
     def _watch(self, part: Part) -> None:
+        """Watch a part until it ends.
+
+        Raises:
+            OSError: It cannot be watched. A child is killed, because nobody would know of it.
+        """
+
         def ended() -> None:
             part.note_end()
             if time.monotonic() - part.began > LONG_RUN:
                 part.failures = 0
             self._plan(part)
 
+        try:
+            self._when_ended(part.pid, ended)
+        except OSError:
+            if part.child is not None:
+                kill_child(part.child)
+            raise
         self._parts[part.pid] = part
-        self._when_ended(part.pid, ended)
 
     def _when_ended(self, pid: int, call: Callable[[], None]) -> None:
         descriptor = os.pidfd_open(pid)
@@ -197,7 +221,11 @@ class Supervisor:
             os.close(descriptor)
             call()
 
-        self._selector.register(descriptor, selectors.EVENT_READ, ended)
+        try:
+            self._selector.register(descriptor, selectors.EVENT_READ, ended)
+        except OSError:
+            os.close(descriptor)
+            raise
 
     def _plan(self, part: Part) -> None:
         """Plan the next start of a part that has failed."""
@@ -233,10 +261,14 @@ class Supervisor:
             self._help(part)
 
     def _help(self, part: Part) -> None:
-        """Run the program that starts a part again."""
+        """Run the program that starts a part again. If the machine cannot run it now, plan the next attempt."""
         command = [sys.executable, "-P", "-m", "sealserve.cluster.restart"]
         arguments = [str(self._directory), str(part.pid), str(part.started)]
-        helper = part.helper = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL)
+        try:
+            helper = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL)
+        except OSError as error:
+            self._plan_after(part, error)
+            return
 
         def ended() -> None:
             status = helper.wait()
@@ -247,7 +279,18 @@ class Supervisor:
                 part.last_exit = f"{part.last_exit.partition(';')[0]}; the restart failed"
             self._plan(part)  # `_settle` forgets it if it is not to run
 
-        self._when_ended(helper.pid, ended)
+        try:
+            self._when_ended(helper.pid, ended)
+        except OSError as error:
+            kill_child(helper)
+            self._plan_after(part, error)
+        else:
+            part.helper = helper
+
+    def _plan_after(self, part: Part, error: OSError) -> None:
+        """Plan the next start of a part whose restart the machine has refused."""
+        _LOG.error("%s cannot be started again now: %s", part.role, error.strerror)
+        self._plan(part)
 
     # Files of the workspace
 
@@ -257,6 +300,8 @@ class Supervisor:
             rows = json.loads((self._run / _RECORD).read_bytes())
             wanted = (part.pid, part.started, "current")
             return any((row["pid"], row["started"], row.get("phase", "current")) == wanted for row in rows)
+        except OSError as error:
+            return error.errno in _SCARCE  # the program that starts it again reads the record once more
         except _DAMAGED:
             return False
 

@@ -3,7 +3,7 @@
 A target is a module that has the three functions of `TargetModule`; `sealserve.cluster.targets` knows where it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -40,12 +40,21 @@ def quietly(_text: str) -> None:
     """Tell nobody."""
 
 
-def drain_seconds(deployment: Deployment) -> int:
-    """Return after how many seconds nobody has a connection any more to a replica that new ones do not reach.
+def drain_seconds(deployment: Deployment, ages: Iterable[int | None] = ()) -> int:
+    """Return after how many seconds nobody has a connection any more to replicas that new ones do not reach.
 
-    Each was drained by its age, and what still ran on it then is done.
+    Each connection was drained by its age, and what still ran on it then is done.
+
+    Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
+
+    Args:
+        deployment: What is described now. Its age counts where a replica's is not known.
+        ages: The age at which each of the replicas drains a connection, as measured in its enclave. None where that is
+            not known; without replicas, what is described counts.
     """
-    return deployment.server.longest_connection_seconds + DRAIN_SECONDS
+    described = deployment.server.max_connection_age_seconds
+    longest = max((described if age is None else age for age in ages), default=described)
+    return -(-longest * 11 // 10) + DRAIN_SECONDS
 
 
 def no_log(part: str | None, known: Sequence[str]) -> SealserveError:
@@ -64,6 +73,8 @@ class State(StrEnum):
     REFUSED = "refused"
     ATTESTED = "attested"
     RUNNING = "running"
+    NEXT = "next"
+    """It could serve, and gets connections as soon as all replicas of its release could."""
     SERVING = "serving"
     LEAVING = "leaving"
     """It finishes its requests, and ends then."""
@@ -126,7 +137,7 @@ class PartStatus:
         return self.state in _WELL and self.health is not Health.UNHEALTHY
 
 
-_WELL: Final = frozenset({State.RUNNING, State.SERVING, State.LEAVING})
+_WELL: Final = frozenset({State.RUNNING, State.NEXT, State.SERVING, State.LEAVING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

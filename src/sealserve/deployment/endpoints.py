@@ -33,19 +33,21 @@ class Endpoints:
         return f"https://{self.server_name}:{self.rest.rpartition(':')[2]}/v1/models"
 
 
-def endpoints_of(deployment: Deployment, *, host: str | None = None) -> Endpoints:
+def endpoints_of(deployment: Deployment, *, host: str | None = None, rest: bool | None = None) -> Endpoints:
     """Return where users reach a deployment.
 
     Args:
         deployment: The deployment.
         host: The IP address or DNS name at which users reach NGINX, such as that of a cloud's load balancer. By default
             the address that NGINX listens on; if it listens on every address, the name of the service.
+        rest: Whether the release that is served has a REST API, where that is known. By default the deployment says.
     """
     service = deployment.service
     if host is None:
         host = service.name if service.listen in {EVERY_ADDRESS, EVERY_IPV4_ADDRESS} else service.listen
+    has_rest = deployment.server.rest if rest is None else rest
     return Endpoints(
         server_name=service.name,
         grpc=with_port(host, service.port),
-        rest=with_port(host, service.rest_port) if deployment.server.rest else None,
+        rest=with_port(host, service.rest_port) if has_rest else None,
     )

@@ -111,14 +111,6 @@ class ServerSection(Section):
         description="a port of each replica with its metrics, with TLS as for users (measured; not on target local)",
     )
 
-    @property
-    def longest_connection_seconds(self) -> int:
-        """After how many seconds a connection has been drained for certain, but for a request that still runs.
-
-        Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
-        """
-        return -(-self.max_connection_age_seconds * 11 // 10)
-
     @model_validator(mode="after")
     def _metrics_have_tls(self) -> Self:
         if self.metrics_port is not None and self.kind is ServerKind.TENSORFLOW_SERVING:

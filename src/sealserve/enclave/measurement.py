@@ -10,7 +10,7 @@ from sealserve.enclave.codes import EnclaveCode
 from sealserve.enclave.findings import Danger
 from sealserve.enclave.manifest import EnclaveManifest
 from sealserve.enclave.manifest_reader import parse_manifest
-from sealserve.enclave.server_command import PORT_FLAG, REST_PORT_FLAG
+from sealserve.enclave.server_command import CHANNEL_FLAG, CONNECTION_AGE, PORT_FLAG, REST_PORT_FLAG
 from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.sealing.release_index import ENCLAVE_FOLDER
 from sealserve.sgx.report import MrEnclave
@@ -110,6 +110,17 @@ def rest_port_of(manifest: EnclaveManifest) -> int | None:
             hint=f"Give {REST_PORT_FLAG}NUMBER in loader.argv, as `sealserve enclave manifest` prints it.",
         )
     return int(given[-1]) or None
+
+
+def connection_age_of(manifest: EnclaveManifest) -> int | None:
+    """Return after how many seconds an enclave's server drains a connection, from its measured arguments.
+
+    It is None if the arguments name no age, or one that is no number: then the manifest is the owner's own.
+    """
+    given = [flag.removeprefix(CHANNEL_FLAG) for flag in manifest.loader.argv if flag.startswith(CHANNEL_FLAG)]
+    arguments = dict(part.partition("=")[::2] for part in given[-1].split(",")) if given else {}
+    age = arguments.get(CONNECTION_AGE, "")
+    return -(-int(age) // 1000) if age.isascii() and age.isdigit() else None
 
 
 def load_enclave(release: Path, name: str, *, dangerous: Collection[Danger] = ()) -> SignedEnclave:

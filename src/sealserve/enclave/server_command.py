@@ -20,6 +20,8 @@ from sealserve.terms import ServerKind
 
 PORT_FLAG: Final = "--port="
 REST_PORT_FLAG: Final = "--rest_api_port="
+CHANNEL_FLAG: Final = "--grpc_channel_arguments="
+CONNECTION_AGE: Final = "grpc.max_connection_age_ms"
 PRIVATE_ROOT: Final = "/release"
 SCRATCH: Final = f"{PRIVATE_ROOT}/scratch"
 # Gramine 1.9, manifest-syntax.rst, "Number of threads": main, IPC, async and one TLS-handshake thread.
@@ -138,7 +140,7 @@ def _channel_arguments(deployment: Deployment) -> str:
     """
     server = deployment.server
     return ",".join((
-        f"grpc.max_connection_age_ms={server.max_connection_age_seconds * 1000}",
+        f"{CONNECTION_AGE}={server.max_connection_age_seconds * 1000}",
         f"grpc.http2.min_ping_interval_without_data_ms={server.min_ping_seconds * 1000}",
         "grpc.keepalive_permit_without_calls=1",
     ))  # fmt: skip
@@ -147,8 +149,7 @@ def _channel_arguments(deployment: Deployment) -> str:
 def _rest(deployment: Deployment, threads: Threads) -> tuple[str, ...]:
     """Return the flags of the REST API: its threads, and the age of its connections, which is that of gRPC's.
 
-    The server closes a connection at this age at the latest, where gRPC adds up to 10 %: see
-    `ServerSection.longest_connection_seconds`.
+    The server closes a connection at this age at the latest, where gRPC adds up to 10 %.
     """
     if not deployment.server.rest:
         return ()

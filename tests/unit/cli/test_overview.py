@@ -213,3 +213,11 @@ def test_a_look_survives_what_the_system_refuses(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(overview, "drift_of", refused)
     assert overview._drift(site.workspace, site.deployment, site.workspace.owner.releases / "flowers-0123") is None
+
+
+def test_replicas_that_nginx_does_not_know_are_not_ready() -> None:
+    coming = [part(f"replica-{index}", state=State.NEXT) for index in range(2)]
+    rolling = observed(*all_parts(), *coming)
+    assert (rolling.state, rolling.replicas.ready, rolling.problems) == (Standing.WELL, 2, ())
+    alone = observed(*[found for found in all_parts() if not found.role.startswith("replica-")], *coming)
+    assert (alone.state, alone.replicas.ready) == (Standing.DOWN, 0)

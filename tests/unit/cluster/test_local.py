@@ -4,23 +4,28 @@ import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.bundle import Bundle, EnclaveFacts
+from sealserve.bundle import Bundle, EnclaveFacts, read_bundle
 from sealserve.cluster import owner_services, ports, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local_replicas import LocalReplicas
 from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import own_command
-from sealserve.cluster.processes import Phase, Process, start_time
+from sealserve.cluster.processes import Phase, Process, Registry, start_time
 from sealserve.cluster.release_record import ReleaseRecord
-from sealserve.cluster.target import quietly
+from sealserve.cluster.target import DRAIN_SECONDS, quietly
+from sealserve.enclave.measurement import connection_age_of, load_enclave
+from sealserve.enclave.server_command import CHANNEL_FLAG
 from sealserve.errors import PortTakenError
+from sealserve.ingress.nginx import Nginx
 from sealserve.ingress.nginx_config import Upstream
 
 
@@ -118,7 +123,7 @@ def test_a_taken_port_for_rest_is_named_by_its_setting(tmp_path: Path) -> None:
         service = {"rest_port": port, "port": ports.find_free()}
         site = make_site(tmp_path / "site", server={"rest": True}, service=service)
         with raises(PortTakenError, match=rf"Port {port} at 127.0.0.1, for NGINX \(service.rest_port\), is taken"):
-            LocalTarget(site.workspace, site.deployment)._refuse_taken_ports()
+            LocalTarget(site.workspace, site.deployment)._refuse_taken_ports(owner_here=True, rest=True)
 
 
 def replica(index: int, release: str, phase: Phase = Phase.CURRENT, *, port: int = 12000, pid: int = 0) -> Process:
@@ -226,3 +231,114 @@ def test_the_difference_names_release_parts_and_ports(site: Site) -> None:
     assert any(line.startswith(f"+        server 127.0.0.1:{free} ") for line in lines)
     assert any(line.startswith("+        server 127.0.0.1:(a free port) ") for line in lines)
     assert not (site.workspace.host.run / "nginx").exists()
+
+
+def test_replicas_that_leave_have_the_time_of_their_own_release(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sealserve.toml may name a shorter age by now: the enclaves that leave were measured with theirs."""
+    ages = {0: 600, 1: None}
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
+        record = registry(site.workspace)
+        for index, age in ages.items():
+            record.add(replace(replica(index, "old-1", Phase.LEAVING, pid=child.pid), connection_age=age))
+        told: list[str] = []
+        target = LocalTarget(site.workspace, site.deployment, tell=told.append)
+        timeouts: list[float] = []
+
+        def wait_drained(_self: Nginx, *, timeout: float) -> bool:
+            timeouts.append(timeout)
+            return False
+
+        monkeypatch.setattr(Nginx, "wait_drained", wait_drained)
+        target._finish_leaving()
+        assert timeouts == [660 + DRAIN_SECONDS]
+        assert f"some connections are still open after {660 + DRAIN_SECONDS} s, and end with their replicas" in told
+    assert record.all() == {}
+
+
+def test_nginx_keeps_connections_as_long_as_the_replicas_before_it_do(site: Site) -> None:
+    target = LocalTarget(site.workspace, site.deployment)
+    described = site.deployment.server.max_connection_age_seconds
+    assert target._nginx([replica(0, "old-1")]).config.drain_timeout == described * 11 // 10 + DRAIN_SECONDS
+    both = [replace(replica(index, "old-1"), connection_age=age) for index, age in enumerate([30, 601])]
+    assert target._nginx(both).config.drain_timeout == 662 + DRAIN_SECONDS
+    assert target._nginx(both[:1]).config.drain_timeout == 33 + DRAIN_SECONDS
+
+
+def test_the_age_of_connections_is_read_from_the_enclave(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", server={"max_connection_age_seconds": 600})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    site.build_enclave(release, name="replica-0", port=12000)
+    assert [enclave.connection_age for enclave in read_bundle(release, ["replica-0"]).enclaves] == [600]
+    manifest = load_enclave(release, "replica-0").manifest
+    for given in ("", "grpc.max_connection_age_ms=", "grpc.max_connection_age_ms=x"):
+        argv = [flag for flag in manifest.loader.argv if not flag.startswith(CHANNEL_FLAG)] + [CHANNEL_FLAG + given]
+        other = manifest.model_copy(update={"loader": manifest.loader.model_copy(update={"argv": tuple(argv)})})
+        assert connection_age_of(other) is None
+
+
+def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(tmp_path: Path) -> None:
+    """Sealserve.toml may have another setting by now, which only the next release has."""
+    for described in (True, False):
+        site = make_site(tmp_path / f"site-{described}", server={"rest": described}, service={"rest_port": 9501})
+        target = LocalTarget(site.workspace, site.deployment)
+        assert ("rest" in target.endpoints()) is described  # nothing runs
+        target._registry.add(replica(0, "old-1"))
+        assert set(target.endpoints()) == {"grpc"}
+        target._registry.add(replace(replica(0, "old-1"), rest_port=12001))
+        assert target.endpoints()["rest"].endswith(":9501")
+
+
+def test_an_enclave_that_is_to_be_built_has_the_port_for_rest_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release with REST is built with it, even if sealserve.toml says by now that the next one has none."""
+    site = make_site(tmp_path / "site", server={"rest": False})
+    found = iter([20_000, 21_000, 21_001, 21_002])
+    monkeypatch.setattr(ports, "find_free", lambda: next(found))
+    monkeypatch.setattr(ports, "is_free", lambda port: port != 20_001)
+    places = LocalTarget(site.workspace, site.deployment).destination("release", 2).enclaves
+    assert [place.port for place in places] == [21_000, 21_002]
+
+
+@pytest.mark.parametrize("with_rest", [True, False])
+def test_an_enclave_that_exists_needs_the_ports_that_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_rest: bool
+) -> None:
+    site = make_site(tmp_path / "site", server={"rest": with_rest}, service={"rest_port": 9501})
+    site.import_model()
+    site.certify()
+    release = site.build_release().folder
+    site.build_enclave(release, name="replica-0", port=12000)
+    other = site.deployment.model_copy(
+        update={"server": site.deployment.server.model_copy(update={"rest": not with_rest})}
+    )
+    target = LocalTarget(site.workspace, other)
+    monkeypatch.setattr(ports, "is_free", lambda port: port not in {9501, 12001})
+    monkeypatch.setattr(ports, "find_free", lambda: 21_000)
+    place = target.destination(release.name, 1).enclaves[0]
+    assert place.port == (21_000 if with_rest else 12000)
+    with contextlib.ExitStack() as stack:  # NGINX needs a port for REST only if the release has REST
+        if with_rest:
+            stack.enter_context(raises(PortTakenError, match=r"service\.rest_port"))
+        monkeypatch.setattr(ports, "require_free", refuse_rest)
+        target.check(release, broker_here=True)
+
+
+def refuse_rest(port: int, what: str, *_address: str) -> None:
+    if port == 9501:
+        raise PortTakenError(f"Port {port}, for {what}, is taken.")
+
+
+def test_only_the_supervisor_starts_a_replica_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two supervisors, one in the other, would each count failures of their own, and none would give up."""
+    release = site.build_release().folder
+    target = LocalTarget(site.workspace, site.deployment)
+    site.build_enclave(release, name="replica-0", port=12000)
+    target._registry.add(replica(0, release.name))
+    commands: list[Sequence[str]] = []
+    monkeypatch.setattr(Registry, "adopt", lambda _self, _process, command: commands.append(command))
+    target.start_replica(read_bundle(release, ["replica-0"]), 0)
+    [command] = commands
+    assert command[command.index("--attempts") + 1] == "1"

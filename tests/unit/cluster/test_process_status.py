@@ -5,15 +5,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.harness.workspaces import make_site
 
-from sealserve.cluster.process_status import Ending, process_status
-from sealserve.cluster.processes import Process, start_time, wait_until
-from sealserve.cluster.service_probe import probe
+from sealserve.cluster import process_status as process_status_module
+from sealserve.cluster.process_status import Ending, deployment_status, process_status
+from sealserve.cluster.processes import Phase, Process, start_time, wait_until
+from sealserve.cluster.service_probe import Answer, probe
 from sealserve.cluster.target import Health, State
 
 
@@ -102,3 +106,47 @@ def test_a_server_that_does_not_answer_is_not_waited_for_without_end(monkeypatch
         port = listener.getsockname()[1]
         assert not probe("127.0.0.1", port, "service").answers
     assert not probe("127.0.0.1", port, "service").answers
+
+
+def test_a_server_that_ends_in_the_handshake_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def end() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)  # what the client begins with; what is not read would reset the connection
+
+        server = threading.Thread(target=end)
+        server.start()
+        assert not probe("127.0.0.1", listener.getsockname()[1], "service").answers
+        server.join()
+
+
+def test_an_alert_is_an_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(bytes.fromhex("15030300020228"))  # a fatal alert: handshake_failure
+                connection.recv(65_536)
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        assert probe("127.0.0.1", listener.getsockname()[1], "service").answers
+        server.join()
+
+
+def test_a_replica_serves_only_after_nginx_knows_it(
+    child: "subprocess.Popen[bytes]", log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path / "site")
+    monkeypatch.setattr(process_status_module, "serves", lambda _: True)
+    monkeypatch.setattr(process_status_module, "probe", lambda *_: Answer(answers=True))
+    found = [
+        replace(recorded(child, log, 12000), role="replica-0", phase=phase)
+        for phase in (Phase.CURRENT, Phase.NEXT, Phase.LEAVING)
+    ]
+    parts = deployment_status(site.workspace, site.deployment, found, release="a-1")
+    assert [part.state for part in parts] == [State.SERVING, State.NEXT, State.LEAVING]

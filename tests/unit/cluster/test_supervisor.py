@@ -1,5 +1,6 @@
 """The supervisor starts parts, and starts them again: with real processes that do nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -7,22 +8,27 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import tomli_w
 from tests.harness.errors import raises
+from tests.harness.workspaces import make_site
 
-from sealserve.cluster import restart, supervisor
+from sealserve.cluster import restart, restart_history, service_settings, supervisor
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.deployment_lock import held
 from sealserve.cluster.owner_services import registry
 from sealserve.cluster.processes import Process, Registry, wait_until
 from sealserve.cluster.restarts import Restarts, Supervised, read_restarts
-from sealserve.cluster.supervised_part import Part
+from sealserve.cluster.supervised_part import Part, start_part
 from sealserve.cluster.supervision import Supervision
+from sealserve.deployment import read
 from sealserve.process_signal import facts_of
 from sealserve.workspace import Workspace
 
@@ -343,3 +349,137 @@ def test_it_imports_neither_pydantic_nor_numpy() -> None:
     code = f"import sys, sealserve.cluster.supervisor; print({large} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+class Refusal:
+    """A call that fails until the machine has again what it needs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.count = 0
+
+    def __call__(self, *_arguments: object, **_options: object) -> Any:
+        self.count += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.fixture
+def watching(tmp_path: Path) -> supervisor.Supervisor:
+    """A supervisor in this process, for what no process can be made to do."""
+    workspace = Workspace(tmp_path / "w")
+    workspace.directory.mkdir()
+    workspace.create()
+    return supervisor.Supervisor(workspace.directory)
+
+
+def ended_part() -> Part:
+    part = Part(role="broker", command=_SLEEP, directory=None, pid=2**22 - 1, started=1)
+    part.due, part.last_exit = time.monotonic(), "ended with exit status 1"
+    return part
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN, errno.ENOENT])
+def test_a_restart_that_the_machine_refuses_is_planned_again(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", refusal := Refusal(number))
+    part = watching._parts[1] = ended_part()
+    before = part.due
+    watching._help(part)
+    assert refusal.count == 1
+    assert (part.helper, part.failures) == (None, 1)
+    assert part.due is not None
+    assert before is not None
+    assert part.due > before
+    assert f"broker cannot be started again now: {os.strerror(number)}" in caplog.text
+
+
+def test_a_helper_that_cannot_be_watched_is_ended(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pidfd_open", Refusal(errno.EMFILE))
+    part = ended_part()
+    watching._help(part)  # a child that is left would be a warning, and so an error
+    assert (part.helper, part.failures) == (None, 1)
+
+
+def test_a_part_that_cannot_be_watched_does_not_run(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "pidfd_open", Refusal(errno.EMFILE))
+    started: list[Part] = []
+
+    def start(*arguments: Any) -> Part:
+        started.append(start_part(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(supervisor, "start_part", start)
+    request = {"do": "start", "role": "broker", "command": _SLEEP, "directory": None}
+    with (tmp_path / "log").open("wb") as log:
+        assert watching._answer(request, [log.fileno()])["errno"] == errno.EMFILE
+        assert watching._parts == {}
+        before = watching._parts[1] = ended_part()
+        assert watching._answer({"do": "again", "pid": 1}, [log.fileno()])["errno"] == errno.EMFILE
+    assert watching._parts == {1: before}  # the restart can be tried again
+    assert [facts_of(part.pid) for part in started] == [None, None]
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.EMFILE])
+def test_a_part_that_ends_while_it_is_adopted_is_forgotten(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "pidfd_open", Refusal(number))
+    found = facts_of(os.getpid())
+    assert found is not None
+    request = {"do": "adopt", "role": "broker", "pid": os.getpid(), "started": found.started, "command": _SLEEP}
+    assert watching._answer(request, []) == {}
+    assert watching._parts == {}
+
+
+def test_a_request_that_cannot_be_accepted_ends_nothing(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    listener = cast(socket.socket, SimpleNamespace(accept=Refusal(errno.EMFILE)))
+    watching._accept(listener)
+    assert paused == [supervisor._POLL]
+    assert "a request cannot be accepted now: Too many open files" in caplog.text
+
+
+def test_a_record_that_cannot_be_read_for_now_forgets_no_part(
+    watching: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not watching._is_wanted(ended_part())  # there is no record
+    monkeypatch.setattr(Path, "read_bytes", Refusal(errno.EMFILE))
+    assert watching._is_wanted(ended_part())
+    monkeypatch.setattr(restart_history, "boot_id", Refusal(errno.EMFILE))
+    watching._history.note(ended_part(), restart_history.RUNNING)  # what is written for a person matters less
+
+
+def test_a_crash_does_not_apply_an_edit_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(tmp_path / "site")
+    workspace = site.workspace
+    file = workspace.deployment_file
+    applied = file.read_text()
+    service_settings.remember(workspace, read(file), "broker")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as child:
+        facts = facts_of(child.pid)
+        child.kill()
+    assert facts is not None
+    log = workspace.host.logs / "broker.log"
+    ended = Process(role="broker", pid=child.pid, started=facts.started, port=None, log=str(log))
+    registry(workspace).add(ended)
+    monkeypatch.setattr(Registry, "start_again", lambda _self, found: found)
+    assert restart.restart(workspace, ended.pid, ended.started) == ended
+    file.write_text(tomli_w.dumps({**(settings := tomllib.loads(applied)), "broker": {
+        **settings.get("broker", {}), "port": 5999}}))  # fmt: skip
+    with raises(ClusterCode.SUPERVISOR_SETTINGS_CHANGED, match="broker is not started again") as caught:
+        restart.restart(workspace, ended.pid, ended.started)
+    assert caught.value.code == "supervisor.settings-changed"
+    assert restart.main([str(workspace.directory), str(ended.pid), str(ended.started)]) == 1
+    assert "Apply them with `sealserve up`" in caplog.text
+    file.write_text(applied)
+    assert restart.restart(workspace, ended.pid, ended.started) == ended

@@ -57,7 +57,12 @@ def write_configuration(
 
 
 def write_front(
-    layout: ContainerLayout, described: Deployment, upstreams: Sequence[Upstream], rest: Sequence[Upstream] = ()
+    layout: ContainerLayout,
+    described: Deployment,
+    upstreams: Sequence[Upstream],
+    rest: Sequence[Upstream] = (),
+    *,
+    ages: Sequence[int | None] = (),
 ) -> bool:
     """Write NGINX's configuration; return whether it is another one than before.
 
@@ -66,6 +71,7 @@ def write_front(
         described: The deployment.
         upstreams: The replicas; at least one.
         rest: The same replicas' ports for REST; empty if it is off.
+        ages: After how many seconds each of the replicas drains a connection; None where that is not known.
     """
     config = NginxConfig(
         listen=layout.front_address,
@@ -75,7 +81,7 @@ def write_front(
         run_folder=Path(RUN_FOLDER),
         log_folder=None,
         stream_module=STREAM_MODULE,
-        drain_timeout=drain_seconds(described),
+        drain_timeout=drain_seconds(described, ages),
         rest=RestRoute(port=REST_PORT, upstreams=rest),
     )
     path, content = layout.folder / NGINX / "nginx.conf", render(config).encode()

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands
-from sealserve.cluster.docker.parts import REST_FACT, Attachment, Container, Network
+from sealserve.cluster.docker.parts import AGE_FACT, REST_FACT, Attachment, Container, Network
 from sealserve.cluster.processes import wait_until
 from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
@@ -41,6 +41,7 @@ class Running:
         digest: Of what it was described as.
         release: A replica's release; empty for others.
         rest_port: Where a replica listens for REST; None for others, and if REST is off.
+        connection_age: After how many seconds a replica drains a connection; None where that is not known.
         status: ``created``, ``running``, ``exited``, ...
         health: ``starting``, ``healthy``, ``unhealthy``, or empty.
         ready: The command that succeeds in it when it is ready.
@@ -68,6 +69,7 @@ class Running:
     networks: frozenset[str]
     restarts: int
     rest_port: int | None = None
+    connection_age: int | None = None
     started: str = ""
     finished: str = ""
     exit_status: int = 0
@@ -298,6 +300,7 @@ class Fleet:
             digest=labels.get(commands.DIGEST, ""),
             release=labels.get(f"{commands.FACT}release", ""),
             rest_port=int(labels.get(f"{commands.FACT}{REST_FACT}", 0)) or None,
+            connection_age=int(labels.get(f"{commands.FACT}{AGE_FACT}", 0)) or None,
             status=state["Status"],
             health=(state.get("Health") or {}).get("Status", ""),
             ready=found["Config"].get("Healthcheck", {}).get("Test", ["", ""])[-1],

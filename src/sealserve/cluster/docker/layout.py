@@ -27,6 +27,7 @@ from sealserve.cluster.container_layout import (
 from sealserve.cluster.docker import keystore_files
 from sealserve.cluster.docker.ownership import QUOTING
 from sealserve.cluster.docker.parts import (
+    AGE_FACT,
     REST_FACT,
     Attachment,
     Container,
@@ -235,6 +236,7 @@ class ContainerLayout:
                 "release": served.folder.name,
                 "manifest": served.manifest,
                 **({} if served.rest_port is None else {REST_FACT: str(served.rest_port)}),
+                **({} if served.connection_age is None else {AGE_FACT: str(served.connection_age)}),
             },
         )
 

@@ -18,6 +18,8 @@ LOG_SIZE: Final = "10m"
 MOST_PROCESSES: Final = 4096  # threads count as well
 REST_FACT: Final = "rest"
 """The fact of a replica that names its REST port; a replica without REST does not have it."""
+AGE_FACT: Final = "connection-age"
+"""The fact of a replica that names after how many seconds it drains a connection."""
 NO_HOST_ADDRESS: Final = "com.docker.network.bridge.inhibit_ipv4"
 """Docker gives the bridge no address: not even the host can be reached from the network (bridge network driver)."""
 
@@ -127,7 +129,9 @@ class Container:
     @property
     def digest(self) -> str:
         """What tells whether a container that runs is still the described one. Its networks change as others come."""
-        described = {**asdict(self), "networks": None}
+        # The age is the manifest's, whose digest is a fact, too: replicas without this fact are not other ones.
+        facts = {name: value for name, value in self.facts.items() if name != AGE_FACT}
+        described = {**asdict(self), "networks": None, "facts": facts}
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 

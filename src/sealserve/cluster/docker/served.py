@@ -22,6 +22,7 @@ class Served:
         broker: Name and port of the broker that it connects to; measured.
         size: The bytes of its sealed files.
         manifest: The digest of its manifest.
+        connection_age: After how many seconds its server drains a connection, or None if not known; measured.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class Served:
     broker: tuple[str, int]
     size: int
     manifest: str
+    connection_age: int | None = None
 
 
 def served_of(bundle: Bundle) -> Served:
@@ -55,6 +57,7 @@ def served_of(bundle: Bundle) -> Served:
         broker=enclave.broker,
         size=bundle.size,
         manifest=enclave.manifest,
+        connection_age=enclave.connection_age,
     )
 
 

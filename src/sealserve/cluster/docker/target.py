@@ -30,6 +30,7 @@ from sealserve.cluster.log_selection import LogSelection
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,
+    DRAIN_SECONDS,
     NGINX,
     PCS,
     PLATFORM,
@@ -185,7 +186,9 @@ class DockerTarget:
 
     def endpoints(self) -> Mapping[str, str]:
         """Return where users reach the service."""
-        found = endpoints_of(self._deployment)
+        replicas = self._fleet.replicas()
+        rest = any(replica.rest_port for replica in replicas) if replicas else None
+        found = endpoints_of(self._deployment, rest=rest)
         return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
@@ -210,6 +213,7 @@ class DockerTarget:
             self._deployment,
             [Upstream(layout.upstream(number), served.port) for number in numbers],
             [Upstream(layout.upstream(number), served.rest_port) for number in numbers if served.rest_port is not None],
+            ages=[served.connection_age],
         )
         give(self._workspace, container_user(self._workspace), configuration=layout.folder)
         services = [
@@ -338,22 +342,24 @@ class DockerTarget:
         """Let NGINX forget replicas, then let these finish their requests and end."""
         if leaving:
             self._front(layout, served, without={old.id for old in leaving})
-            self._drain()
+            self._drain(leaving)
         for old in leaving:
             self._tell(f"{old.role} finishes its requests")
             self._fleet.remove(old, log=self._log(old))
             if old.link is not None:
                 self._fleet.remove_networks(layout.link(old.link).name)
 
-    def _drain(self) -> None:
+    def _drain(self, leaving: Sequence[Running]) -> None:
         """Wait until connections that were there before NGINX forgot a replica have ended by their age.
 
-        A request that comes while a server ends is lost: gRPC refuses it before a handler could answer.
+        The age is that of the release that leaves, whatever ``sealserve.toml`` says now. A request that comes while a
+        server ends is lost: gRPC refuses it before a handler could answer.
         """
         if (nginx := self._fleet.find(NGINX)) is not None and nginx.is_running:
-            age = self._deployment.server.longest_connection_seconds
-            self._tell(f"open connections move to the other replicas, within {age} s")
-            self._fleet.wait_drained(nginx, seconds=drain_seconds(self._deployment))
+            seconds = drain_seconds(self._deployment, (replica.connection_age for replica in leaving))
+            self._tell(f"open connections move to the other replicas, within {seconds - DRAIN_SECONDS} s")
+            if not self._fleet.wait_drained(nginx, seconds=seconds):
+                self._tell(f"some connections are still open after {seconds} s, and end with their replicas")
 
     def _front(self, layout: ContainerLayout, served: Served, without: set[str] | None = None) -> None:
         """Start NGINX before the replicas that run, or let it read the new list."""
@@ -366,7 +372,7 @@ class DockerTarget:
         # During a roll-out that turns REST on or off, some replicas have it and others do not.
         has_rest = served.rest_port is not None
         rest = [Upstream(address, found.rest_port) for found, address in passed if has_rest and found.rest_port]
-        write_front(layout, self._deployment, upstreams, rest)
+        write_front(layout, self._deployment, upstreams, rest, ages=[found.connection_age for found, _ in passed])
         described, before = layout.nginx(served), self._fleet.find(NGINX)
         if before is None or not self._fleet.fits(before, described):
             self._tell("starting NGINX")

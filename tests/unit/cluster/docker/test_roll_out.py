@@ -12,9 +12,9 @@ from tests.harness.workspaces import Site, make_site
 from sealserve.bundle import Bundle, EnclaveFacts, OwnersBroker
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker.fleet import Running
-from sealserve.cluster.docker.parts import Attachment, Container, Network
+from sealserve.cluster.docker.parts import AGE_FACT, REST_FACT, Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
-from sealserve.cluster.target import NGINX, REPLICA
+from sealserve.cluster.target import DRAIN_SECONDS, NGINX, REPLICA
 from sealserve.containers.engine import Engine, Image
 
 ADDRESS = re.compile(r"^ +server ([0-9.]+):", re.MULTILINE)
@@ -41,6 +41,7 @@ class FakeFleet:
         self.refused: set[tuple[str, str]] = set()
         self.steps_left: int | None = None
         self.least = 0
+        self.waited: list[float] = []
 
     def _step(self) -> None:
         if self.steps_left is not None:
@@ -82,7 +83,8 @@ class FakeFleet:
         found = Running(
             id=container.name, name=container.name, role=container.role, image="i", digest=container.digest,
             release=container.facts.get("release", ""), status="running", health="", ready="", pid=1,
-            networks=frozenset({link}), restarts=0,
+            networks=frozenset({link}), restarts=0, connection_age=int(container.facts.get(AGE_FACT, 0)) or None,
+            rest_port=int(container.facts.get(REST_FACT, 0)) or None,
         )  # fmt: skip
         assert container.name not in self._found
         self._found[container.name] = (found, container)
@@ -105,8 +107,9 @@ class FakeFleet:
         self._load()
 
     def wait_drained(self, nginx: Running, *, seconds: float) -> bool:
-        del nginx, seconds
+        del nginx
         self._step()
+        self.waited.append(seconds)
         return True
 
     def remove(self, container: Running, *, log: Path | None = None, grace: int | None = None) -> None:
@@ -276,3 +279,39 @@ def test_the_difference_has_a_line_for_each_container(
     assert [line[:24] for line in lines if line[0] in "+-"][2:] == [
         "-replica-0: release a-1,", "-replica-1: release a-1,", "+replica-0: release b-2,",
     ]  # fmt: skip
+
+
+def test_replicas_that_leave_have_the_time_of_their_own_release(
+    target: DockerTarget, site: Site, told: list[str]
+) -> None:
+    """Sealserve.toml names a shorter age by now: the enclaves that leave were measured with theirs."""
+    old, new = (
+        replace(made, enclaves=tuple(replace(enclave, connection_age=age) for enclave in made.enclaves))
+        for made, age in ((bundle("a-1", site), 600), (bundle("b-2", site), 30))
+    )
+    front = site.workspace.host.run / "docker/nginx/nginx.conf"
+    target.up(old, 1)
+    assert f"worker_shutdown_timeout {660 + DRAIN_SECONDS}s;" in front.read_text()
+    target.up(new, 1)
+    assert fleet(target).waited == [660 + DRAIN_SECONDS]
+    assert f"open connections move to the other replicas, within {660} s" in told
+    assert f"worker_shutdown_timeout {33 + DRAIN_SECONDS}s;" in front.read_text()
+
+
+def test_replicas_of_an_earlier_version_are_not_other_ones(target: DockerTarget, site: Site) -> None:
+    """Without the fact of the age, a replica that runs is still the described one."""
+    made = bundle("a-1", site)
+    target.up(made, 1)
+    known = replace(made, enclaves=tuple(replace(enclave, connection_age=60) for enclave in made.enclaves))
+    before = [found.id for found in fleet(target).replicas()]
+    target.up(known, 1)
+    assert [found.id for found in fleet(target).replicas()] == before
+    assert fleet(target).waited == []
+
+
+def test_the_running_replicas_say_whether_there_is_a_rest_endpoint(target: DockerTarget, site: Site) -> None:
+    """Sealserve.toml has no REST by now; the release that is served has it."""
+    made = bundle("a-1", site)
+    assert set(target.endpoints()) == {"grpc"}
+    target.up(replace(made, enclaves=tuple(replace(enclave, rest_port=8501) for enclave in made.enclaves)), 1)
+    assert set(target.endpoints()) == {"grpc", "rest"}
