@@ -208,7 +208,7 @@ def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
 
 
 def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> None:
-    old = {part.detail.split(";")[0] for part in serving(service)}
+    old = {part.release for part in serving(service)}
     release = service.build_release()
     with service.load() as load:
         service("up", "--release", release.name)
@@ -216,13 +216,13 @@ def test_a_new_release_rolls_out_without_a_lost_request(service: Service) -> Non
     assert standing(service, *old) == {"draining"}
     assert standing(service, release.name) == {"active"}
     assert load.errors == []
-    assert {part.detail.split(";")[0] for part in serving(service)} == {release.name}
+    assert {part.release for part in serving(service)} == {release.name}
     assert service.difference(release, 2) == ""
 
 
 @pytest.mark.parametrize("reason", ["revoked", "measured-otherwise"])
 def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, reason: str) -> None:
-    before = {part.detail.split(";")[0] for part in serving(service)}
+    before = {part.release for part in serving(service)}
     release = service.build_release()
     with (
         service.load() as load,
@@ -243,7 +243,7 @@ def test_a_release_that_is_refused_stops_and_is_rolled_back(service: Service, re
     with service.load() as load:
         service("up", "--rollback")
     assert load.errors == []
-    assert {part.detail.split(";")[0] for part in serving(service)} == before
+    assert {part.release for part in serving(service)} == before
     assert standing(service, *before) == {"active"}
     assert standing(service, release.name) == {"revoked" if reason == "revoked" else "draining"}
 

@@ -1,6 +1,7 @@
 """``sealserve up``: start the deployment, or make what runs match what is described."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +162,8 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
             if asked.replicas is not None:
                 wanted.keep_replicas(workspace, described, count)
             # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
-            replaced = _start(context, asked, opened, bundle, count, before=before)
+            with _keeping(workspace, asked.kind, folder.name, count, before=before):
+                replaced = set(opened.up(bundle, count))
     # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
     if before.release is not None:
         replaced.add(before.release)
@@ -170,22 +172,21 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     show_deployment(context, opened, asked.kind)
 
 
-def _start(context: Context, asked: _Asked, opened: Target, bundle: Bundle, count: int, *, before: Wanted) -> set[str]:
-    """Let the target start a release or roll to it; return the releases that it replaced.
+@contextlib.contextmanager
+def _keeping(workspace: Workspace, kind: str, release: str, count: int, *, before: Wanted) -> Iterator[None]:
+    """Keep how many replicas the block starts. If it fails and the target does not serve the release, keep nothing.
 
-    If the target did not switch to it, the next `up` wants what was wanted ``before``.
+    Then the next `up` wants what was wanted ``before``.
     """
-    workspace = context.workspace
     try:
-        replaced = set(opened.up(bundle, count))
+        yield
     except BaseException:
-        if targets.may_serve(workspace, asked.kind, bundle.name):
+        if targets.may_serve(workspace, kind, release):
             wanted.keep_started(workspace, count)
         else:
             wanted.restore(workspace, before)
         raise
     wanted.keep_started(workspace, count)
-    return replaced
 
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:
