@@ -131,7 +131,8 @@ def test_a_part_that_ends_by_itself_is_started_again(here: Place, tmp_path: Path
 
 
 def test_a_part_that_ends_at_once_is_given_up(here: Place) -> None:
-    here.start("broker", [sys.executable, "-c", "print('no')"])
+    with held(here.workspace, "up"):  # as commands do: a part may end before it is in the record
+        here.start("broker", [sys.executable, "-c", "print('no')"])
 
     def given_up() -> bool:
         return (told := here.restarts()) is not None and told.state is Supervised.FAILED
