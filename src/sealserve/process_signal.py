@@ -49,6 +49,17 @@ def facts_of(pid: int) -> ProcessFacts | None:
     return ProcessFacts(group=int(fields[2]), session=int(fields[3]), started=int(fields[19]), parent=int(fields[1]))
 
 
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it does not run."""
+    found = facts_of(pid)
+    return None if found is None else found.started
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from all others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def is_stopped(pid: int) -> bool:
     """Return whether a process runs and is stopped, by a signal such as SIGSTOP or by a debugger."""
     try:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.errors import SealserveError
-from sealserve.process_signal import facts_of
+from sealserve.process_signal import start_time
 from sealserve.regular_file import open_own
 from sealserve.workspace import Workspace
 
@@ -150,8 +150,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 def _description(verb: str) -> bytes:
     """Return what the file says of this process. The start time tells it from a later process with the same id."""
-    facts = facts_of(os.getpid())
-    started = 0 if facts is None else facts.started
+    started = start_time(os.getpid()) or 0
     return _Content(pid=os.getpid(), started=started, verb=verb, since=datetime.now(UTC)).model_dump_json().encode()
 
 
@@ -167,8 +166,7 @@ def _read(descriptor: int) -> Holder | None:
         found = _Content.model_validate_json(os.pread(descriptor, _LONGEST, 0))
     except (ValidationError, OSError):
         return None
-    facts = facts_of(found.pid)
-    if facts is None or facts.started != found.started:
+    if start_time(found.pid) != found.started:
         return None  # a killed holder wrote it; the present holder, if there is one, is about to write its own
     return Holder(pid=found.pid, verb=found.verb, since=found.since)
 

@@ -29,7 +29,15 @@ from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.supervised_part import part_environment
 from sealserve.cluster.supervision import Supervision
 from sealserve.errors import UnavailableError
-from sealserve.process_signal import ProcessFacts, facts_of, group_members, kill_group, send_signal, user_of
+from sealserve.process_signal import (
+    ProcessFacts,
+    boot_id,
+    group_members,
+    kill_group,
+    send_signal,
+    start_time,
+    user_of,
+)
 from sealserve.regular_file import (
     LARGEST_TEXT,
     InputFileMissingError,
@@ -75,7 +83,7 @@ class Process:
     log: str
     rest_port: int | None = None
     connection_age: int | None = None
-    boot: str = field(default_factory=lambda: boot_id())  # noqa: PLW0108  # it is defined below
+    boot: str = field(default_factory=boot_id)
     owner: int = field(default_factory=os.geteuid)
     release: str = ""
     phase: Phase = Phase.CURRENT
@@ -133,17 +141,6 @@ class Process:
 
     def _is_member(self, found: ProcessFacts) -> bool:
         return found.started >= self.started and found.session == self.pid
-
-
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it does not run."""
-    found = facts_of(pid)
-    return None if found is None else found.started
-
-
-def boot_id() -> str:
-    """Return what tells this boot of the machine from all others."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def group_has_members(group: int) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sealserve.cluster.supervised_part import Part
+from sealserve.process_signal import boot_id
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -92,11 +93,6 @@ class History:
             temporary.replace(self._file)
         except OSError as error:
             _LOG.warning("%s cannot be written: %s", self._file, error.strerror)
-
-
-def boot_id() -> str:
-    """Return the id of this boot of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _utc(seconds: float) -> str:

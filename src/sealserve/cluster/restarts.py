@@ -7,7 +7,8 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sealserve.cluster import restart_history
-from sealserve.cluster.processes import Process, boot_id
+from sealserve.cluster.processes import Process
+from sealserve.process_signal import boot_id
 from sealserve.regular_file import InputFileError, read_regular
 from sealserve.workspace import Workspace
 

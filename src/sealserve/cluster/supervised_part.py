@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sealserve.process_signal import facts_of
+from sealserve.process_signal import start_time
 
 INHERITED_SOCKETS: Final = "NGINX"
 """NGINX takes the descriptors that this environment variable names for its own listening sockets."""
@@ -84,7 +84,7 @@ def start_part(role: str, command: list[str], directory: str | None, log: int) -
         start_new_session=True,
     )
     try:
-        started = start_time(child.pid)
+        started = start_time(child.pid) or 0
     except OSError:
         kill_child(child)
         raise
@@ -100,12 +100,6 @@ def kill_child(child: "subprocess.Popen[bytes]") -> None:
 def part_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a part: this one, without what would give NGINX sockets of another program."""
     return {name: value for name, value in environment.items() if name != INHERITED_SOCKETS}
-
-
-def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if it has ended."""
-    found = facts_of(pid)
-    return 0 if found is None else found.started
 
 
 def _signal_name(number: int) -> str:

@@ -36,8 +36,8 @@ from typing import Any, Final
 
 from sealserve.cluster import restart_history
 from sealserve.cluster.restart_history import History
-from sealserve.cluster.supervised_part import Part, kill_child, start_part, start_time
-from sealserve.process_signal import facts_of
+from sealserve.cluster.supervised_part import Part, kill_child, start_part
+from sealserve.process_signal import start_time
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Supervisor:
     def _adopt(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Watch a part that ran before this process did."""
         pid, started = request["pid"], request["started"]
-        if pid not in self._parts and start_time(pid) == started:
+        if pid not in self._parts and (start_time(pid) or 0) == started:
             part = Part(
                 role=request["role"], command=request["command"], directory=None, pid=pid, started=started
             )  # fmt: skip
@@ -309,8 +309,8 @@ class Supervisor:
         """Return whether a command changes the deployment now. See `sealserve.cluster.deployment_lock`."""
         try:
             found = json.loads((self._root / _DEPLOYMENT_LOCK).read_bytes())
-            facts = facts_of(int(found["pid"]))
-            return facts is not None and facts.started == found["started"]
+            started = start_time(int(found["pid"]))
+            return started is not None and bool(started == found["started"])
         except _DAMAGED:
             return False
 

@@ -19,7 +19,7 @@ from sealserve.cluster.local import LocalTarget
 from sealserve.cluster.local_replicas import LocalReplicas
 from sealserve.cluster.owner_services import registry
 from sealserve.cluster.part_commands import own_command
-from sealserve.cluster.processes import Phase, Process, Registry, start_time
+from sealserve.cluster.processes import Phase, Process, Registry
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import DRAIN_SECONDS, quietly
 from sealserve.enclave.measurement import connection_age_of, load_enclave
@@ -27,6 +27,7 @@ from sealserve.enclave.server_command import CHANNEL_FLAG
 from sealserve.errors import PortTakenError
 from sealserve.ingress.nginx import Nginx
 from sealserve.ingress.nginx_config import Upstream
+from sealserve.process_signal import start_time
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from sealserve.cluster.part_commands import (
     service_command,
     supervisor_command,
 )
-from sealserve.cluster.processes import Process, start_time
+from sealserve.cluster.processes import Process
+from sealserve.process_signal import start_time
 from sealserve.workspace import Workspace
 
 _SLEEP = ["-c", "import time; print('up', flush=True); time.sleep(60)"]

@@ -16,9 +16,10 @@ from tests.harness.workspaces import make_site
 
 from sealserve.cluster import process_status as process_status_module
 from sealserve.cluster.process_status import Ending, deployment_status, process_status
-from sealserve.cluster.processes import Phase, Process, start_time, wait_until
+from sealserve.cluster.processes import Phase, Process, wait_until
 from sealserve.cluster.service_probe import Answer, probe
 from sealserve.cluster.target import Health, State
+from sealserve.process_signal import start_time
 
 
 @pytest.fixture

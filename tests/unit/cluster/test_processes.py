@@ -17,16 +17,14 @@ from sealserve.cluster.processes import (
     Process,
     ProcessEndedError,
     Registry,
-    boot_id,
     group_has_members,
     interrupted_once,
     last_error,
-    start_time,
     wait_ready,
     wait_until,
 )
 from sealserve.errors import PortTakenError
-from sealserve.process_signal import kill_group, send_signal, user_of
+from sealserve.process_signal import boot_id, kill_group, send_signal, start_time, user_of
 from sealserve.regular_file import InputFileKindError
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]

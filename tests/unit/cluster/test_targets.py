@@ -12,7 +12,8 @@ from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import local, owner_services, targets
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.processes import Process, Registry, start_time
+from sealserve.cluster.processes import Process, Registry
+from sealserve.process_signal import start_time
 
 
 @pytest.fixture
