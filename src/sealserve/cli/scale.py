@@ -48,13 +48,8 @@ def _scale(context: Context, replicas: int, target: str | None) -> None:
             fewer = replicas < wanted.started(workspace, described)
             wanted.keep_replicas(workspace, described, replicas)
             # 3. The target starts or stops replicas. If that is interrupted, those that are to stop still do.
-            try:
+            with wanted.starting(
+                workspace, replicas, before=before, stays=lambda error: fewer and not isinstance(error, Exception)
+            ):
                 opened.scale(replicas, bundle)
-            except BaseException as error:
-                if isinstance(error, Exception) or not fewer:
-                    wanted.restore(workspace, before)
-                else:
-                    wanted.keep_started(workspace, replicas)
-                raise
-            wanted.keep_started(workspace, replicas)
     show_deployment(context, opened, target)

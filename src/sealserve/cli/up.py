@@ -1,7 +1,6 @@
 """``sealserve up``: start the deployment, or make what runs match what is described."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,6 @@ from sealserve.cli.part_table import show_deployment
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
-from sealserve.cluster.wanted import Wanted
 from sealserve.deployment import Deployment
 from sealserve.owner import described as kept_description
 from sealserve.owner import preparation, provisioning, releases, users
@@ -162,7 +160,9 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
             if asked.replicas is not None:
                 wanted.keep_replicas(workspace, described, count)
             # 6. The target starts it, with the host's part alone, and rolls from the release that serves.
-            with _keeping(workspace, asked.kind, folder.name, count, before=before):
+            with wanted.starting(
+                workspace, count, before=before, stays=lambda _: targets.may_serve(workspace, asked.kind, folder.name)
+            ):
                 replaced = set(opened.up(bundle, count))
     # 7. The owner lets the releases end that this one has replaced, the one that served before a `down` included.
     if before.release is not None:
@@ -170,23 +170,6 @@ def _run(context: Context, asked: _Asked, choice: Choice) -> None:
     if owner_here:
         _end_replaced(workspace, described, sorted(replaced - {folder.name}), by=folder)
     show_deployment(context, opened, asked.kind)
-
-
-@contextlib.contextmanager
-def _keeping(workspace: Workspace, kind: str, release: str, count: int, *, before: Wanted) -> Iterator[None]:
-    """Keep how many replicas the block starts. If it fails and the target does not serve the release, keep nothing.
-
-    Then the next `up` wants what was wanted ``before``.
-    """
-    try:
-        yield
-    except BaseException:
-        if targets.may_serve(workspace, kind, release):
-            wanted.keep_started(workspace, count)
-        else:
-            wanted.restore(workspace, before)
-        raise
-    wanted.keep_started(workspace, count)
 
 
 def _choose(context: Context, asked: _Asked, opened: Target, *, now: datetime | None) -> Choice:

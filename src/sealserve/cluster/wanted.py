@@ -4,6 +4,8 @@ The file is in the host's run folder. It says nothing secret. A damaged file cou
 then.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -62,8 +64,8 @@ class Replicas:
 def read(workspace: Workspace) -> Wanted:
     """Return what a deployment was told to run last."""
     try:
-        return Wanted.model_validate_json(read_regular(workspace.host.run / _FILE, follow_links=False))
-    except (SealserveError, ValidationError):
+        return read_intact(workspace)
+    except SealserveError:
         return Wanted()
 
 
@@ -132,6 +134,29 @@ def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> N
 def restore(workspace: Workspace, before: Wanted) -> None:
     """Remember again what was remembered before a command that failed and changed nothing."""
     _write(workspace, before)
+
+
+@contextlib.contextmanager
+def starting(
+    workspace: Workspace, count: int, *, before: Wanted, stays: Callable[[BaseException], bool]
+) -> Iterator[None]:
+    """Keep how many replicas the block starts or leaves. If it fails, keep that or nothing.
+
+    Args:
+        workspace: Whose deployment the block changes.
+        count: The number of replicas.
+        before: What was wanted before the command. It is wanted again if the block fails and nothing stays.
+        stays: Returns whether the change stays although the block failed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if stays(error):
+            keep_started(workspace, count)
+        else:
+            restore(workspace, before)
+        raise
+    keep_started(workspace, count)
 
 
 def _write(workspace: Workspace, wanted: Wanted) -> None:
