@@ -338,8 +338,7 @@ class LocalTarget:
         """Return where users reach the service."""
         replicas = self._replicas.started(Phase.CURRENT)
         rest = any(replica.rest_port for replica in replicas) if replicas else None
-        found = endpoints_of(self._deployment, rest=rest)
-        return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
+        return endpoints_of(self._deployment, rest=rest).by_protocol
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
         """Yield what the parts logged; see `Target.logs`."""

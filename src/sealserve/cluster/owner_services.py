@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from sealserve.cluster import ports, restart_history, service_settings, supervisor
 from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
-from sealserve.cluster.part_commands import ready_file, service_command, supervisor_command
+from sealserve.cluster.part_commands import nginx_folder, ready_file, service_command, supervisor_command
 from sealserve.cluster.process_status import ending_of, process_status
 from sealserve.cluster.processes import Process, Registry, wait_ready
 from sealserve.cluster.supervision import Supervision
@@ -145,12 +145,14 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
     stopped = [role for role in roles if role in started]
     for role in stopped:
         tell(f"stopping {role}")
-        started[role].stop(grace=DRAIN_SECONDS if role.startswith(REPLICA) else _STOP_SECONDS)
+        _stop(started[role])
         record.remove(role)
     if not record.all():
-        for leftover in ("nginx/nginx.pid", "nginx/nginx.lock", "pcs.ready", "platform.ready", "broker.ready",
-                         supervisor.SOCKET, restart_history.FILE):  # fmt: skip
-            (workspace.host.run / leftover).unlink(missing_ok=True)
+        nginx, run = nginx_folder(workspace), workspace.host.run
+        ready = [ready_file(workspace, role) for role in (PCS, PLATFORM, BROKER)]
+        for leftover in (nginx / "nginx.pid", nginx / "nginx.lock", *ready, run / supervisor.SOCKET,
+                         run / restart_history.FILE):  # fmt: skip
+            leftover.unlink(missing_ok=True)
     return stopped
 
 
@@ -169,5 +171,10 @@ def stop_orphans(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
     stopped = orphans(workspace)
     for orphan in stopped:
         tell(f"stopping {describe(orphan)}")
-        orphan.stop(grace=DRAIN_SECONDS if orphan.role.startswith(REPLICA) else _STOP_SECONDS)
+        _stop(orphan)
     return [describe(orphan) for orphan in stopped]
+
+
+def _stop(process: Process) -> None:
+    """Stop a process. A replica may take as long as its requests do."""
+    process.stop(grace=DRAIN_SECONDS if process.role.startswith(REPLICA) else _STOP_SECONDS)

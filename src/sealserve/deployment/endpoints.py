@@ -1,5 +1,6 @@
 """Where users reach a deployment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sealserve.addresses import with_port
@@ -21,6 +22,11 @@ class Endpoints:
     server_name: str
     grpc: str
     rest: str | None
+
+    @property
+    def by_protocol(self) -> Mapping[str, str]:
+        """``HOST:PORT`` by protocol: ``grpc``, and ``rest`` unless it is off."""
+        return {"grpc": self.grpc, **({} if self.rest is None else {"rest": self.rest})}
 
     @property
     def rest_url(self) -> str | None:

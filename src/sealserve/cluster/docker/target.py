@@ -188,8 +188,7 @@ class DockerTarget:
         """Return where users reach the service."""
         replicas = self._fleet.replicas()
         rest = any(replica.rest_port for replica in replicas) if replicas else None
-        found = endpoints_of(self._deployment, rest=rest)
-        return {"grpc": found.grpc, **({} if found.rest is None else {"rest": found.rest})}
+        return endpoints_of(self._deployment, rest=rest).by_protocol
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
         """Yield what the parts logged; see `Target.logs`."""
