@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from sealserve.cluster import ports, restart_history, service_settings, supervisor
 from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
 from sealserve.cluster.part_commands import nginx_folder, ready_file, service_command, supervisor_command
-from sealserve.cluster.process_status import ending_of, process_status
+from sealserve.cluster.process_status import endings_of, process_status
 from sealserve.cluster.processes import Process, Registry, wait_ready
 from sealserve.cluster.supervision import Supervision
 from sealserve.cluster.target import (
@@ -99,9 +99,9 @@ class OwnerServices:
 
     def status(self) -> list[PartStatus]:
         """Return the state of each process of the workspace that was started here."""
-        return [
-            process_status(process, ending_of(self._workspace, process)) for process in self._registry.all().values()
-        ]
+        processes = self._registry.all().values()
+        endings = endings_of(self._workspace, processes)
+        return [process_status(process, endings.get(process)) for process in processes]
 
     def _ensure(self, role: str, *, port: int | None = None, logs: Path | None = None) -> Process:
         ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)

@@ -39,12 +39,13 @@ class Ending:
     restarts: int = 0
 
 
-def ending_of(workspace: Workspace, process: Process) -> Ending | None:
-    """Return how a part ended the last time, as the supervisor has written it; None if it never ended."""
-    found = restarts.read_restarts(workspace, process)
-    if found is None or not found.last_exit:
-        return None
-    return Ending(text=found.last_exit, time=found.last_exit_at, restarts=found.restarts)
+def endings_of(workspace: Workspace, processes: Iterable[Process]) -> Mapping[Process, Ending]:
+    """Return how parts ended the last time, as the supervisor has written it. A part that never ended has none."""
+    return {
+        process: Ending(text=found.last_exit, time=found.last_exit_at, restarts=found.restarts)
+        for process, found in restarts.read_all_restarts(workspace, processes).items()
+        if found.last_exit
+    }
 
 
 def process_status(process: Process, ending: Ending | None = None) -> PartStatus:
@@ -86,10 +87,10 @@ def deployment_status(
         release: The release that replicas serve.
     """
     known = list(processes)
-    counts = _connections(workspace, known)
+    counts, endings = _connections(workspace, known), endings_of(workspace, known)
     found = []
     for process in known:
-        ending = ending_of(workspace, process)
+        ending = endings.get(process)
         if process.role.startswith(REPLICA):
             status = _replica_status(process, ending, deployment.service.name)
             if status.state is State.SERVING:  # only for users whose connections NGINX passes on

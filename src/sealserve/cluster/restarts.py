@@ -1,5 +1,6 @@
 """How often the supervisor has started a part again, and why: what `sealserve status` shows of it."""
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -54,20 +55,35 @@ class _File(BaseModel):
 
 
 def read_restarts(workspace: Workspace, process: Process) -> Restarts | None:
-    """Return what the supervisor has written of a part.
+    """Return what the supervisor has written of a part; see `read_all_restarts`.
 
     Args:
         workspace: The workspace that the part belongs to.
         process: The part as the record names it; it may have ended.
+    """
+    return read_all_restarts(workspace, [process]).get(process)
+
+
+def read_all_restarts(workspace: Workspace, processes: Iterable[Process]) -> Mapping[Process, Restarts]:
+    """Return what the supervisor has written of parts. The file is read once.
+
+    Args:
+        workspace: The workspace that the parts belong to.
+        processes: The parts as the record names them; they may have ended.
 
     Returns:
-        The restarts; None if no supervisor watches the part, or if the file is damaged or of another boot. The file is
-        information, so a damaged one is not an error.
+        The restarts of each part that a supervisor watches. There are none if the file is damaged or of another boot.
+        The file is information, so a damaged one is not an error.
     """
     try:
         content = read_regular(workspace.host.run / restart_history.FILE, follow_links=False)
         found = _File.model_validate_json(content)
     except (InputFileError, ValidationError):
-        return None
-    entry = found.parts.get(process.role)
-    return entry if found.boot == boot_id() and entry is not None and entry.pid == process.pid else None
+        return {}
+    if found.boot != boot_id():
+        return {}
+    return {
+        process: entry
+        for process in processes
+        if (entry := found.parts.get(process.role)) is not None and entry.pid == process.pid
+    }
