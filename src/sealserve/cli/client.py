@@ -1,6 +1,5 @@
 """``sealserve client``: bundles, the files with which users call the service."""
 
-import json
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -164,11 +163,10 @@ def _signatures(model: BundledModel) -> str:
 
 def _public(found: ClientBundle) -> dict[str, Any]:
     """Return a bundle without the private key."""
-    document = json.loads(found.render().reveal())
     end = None if found.certificate is None else parse_chain(found.certificate)[0].not_valid_after_utc
     return {
         "user": found.user, "grpc": found.grpc, "rest": found.rest, "server_name": found.server_name,
         "ca_sha256": parse_chain(found.ca)[0].fingerprint(hashes.SHA256()).hex(),
         "not_after": None if end is None else end.isoformat(),
-        "models": document["models"],
+        "models": [model.document() for model in found.models],
     }  # fmt: skip

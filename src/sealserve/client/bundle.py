@@ -43,6 +43,13 @@ class BundledModel:
     labels: tuple[str, ...] = ()
     signatures: Mapping[str, Signature] = field(default_factory=dict)
 
+    def document(self) -> dict[str, Any]:
+        """Return the model as the bundle's file has it."""
+        signatures = {name: asdict(signature) for name, signature in self.signatures.items()}
+        for signature in signatures.values():
+            signature["optional"] = sorted(signature["optional"])
+        return {"name": self.name, "version": self.version, "labels": list(self.labels), "signatures": signatures}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientBundle:
@@ -148,7 +155,7 @@ class ClientBundle:
             "ca": self.ca.decode(),
             "certificate": None if self.certificate is None else self.certificate.decode(),
             "private_key": None if self.key is None else self.key.reveal().decode(),
-            "models": [_model_document(model) for model in self.models],
+            "models": [model.document() for model in self.models],
         }
         return SecretBytes(json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
 
@@ -245,13 +252,6 @@ def _tensor(value: dict[str, Any]) -> TensorSpec:
     if not all(size is None or (type(size) is int and 0 <= size <= _LARGEST_VERSION) for size in sizes):
         raise ValueError("the shape of a tensor has something else than sizes")
     return TensorSpec(_required(value, "dtype"), tuple(sizes))
-
-
-def _model_document(model: BundledModel) -> dict[str, Any]:
-    signatures = {name: asdict(signature) for name, signature in model.signatures.items()}
-    for signature in signatures.values():
-        signature["optional"] = sorted(signature["optional"])
-    return {"name": model.name, "version": model.version, "labels": list(model.labels), "signatures": signatures}
 
 
 def _reject(reason: str, cause: Exception | None = None, *, source: str = "the bundle") -> NoReturn:
