@@ -3,6 +3,7 @@
 import contextlib
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from sealserve.cli.access import Access, access
 from sealserve.cli.codes import CliCode
 from sealserve.cli.context import Place
 from sealserve.client.bundle import ClientBundle
-from sealserve.client.channel import ServiceChannel, open_channel
+from sealserve.client.channel import ServiceChannel, open_channels
 from sealserve.client.predict import Predictor
 from sealserve.client.rest import RestPredictor
 from sealserve.pki.certificate import CertifiedKey
@@ -112,23 +113,17 @@ def _warn_if_exposed(path: Path) -> None:
         console.warn(f"{path} is not its owner's alone: chmod 600 {path}")
 
 
-@contextlib.contextmanager
-def channels(reach: Access, count: int, *, timeout: float) -> Iterator[list[ServiceChannel]]:
-    """Open ``count`` connections, each to the replica that the proxy chooses, and close them in the end."""
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                open_channel(
-                    reach.target,
-                    server_name=reach.server_name,
-                    ca=reach.ca,
-                    certificate=reach.certificate,
-                    key=reach.key,
-                    timeout=timeout,
-                )
-            )
-            for _ in range(count)
-        ]
+def channels(reach: Access, count: int, *, timeout: float) -> AbstractContextManager[list[ServiceChannel]]:
+    """Return a context manager of ``count`` connections; see `open_channels`."""
+    return open_channels(
+        count,
+        reach.target,
+        server_name=reach.server_name,
+        ca=reach.ca,
+        certificate=reach.certificate,
+        key=reach.key,
+        timeout=timeout,
+    )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Connections to the service: gRPC over TLS that ends inside the enclave."""
 
+import contextlib
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -109,6 +110,30 @@ def open_channel(
         channel.close()
         raise
     return channel
+
+
+@contextlib.contextmanager
+def open_channels(
+    count: int,
+    target: str,
+    *,
+    server_name: str,
+    ca: bytes,
+    certificate: bytes | None = None,
+    key: SecretBytes | None = None,
+    timeout: float = 10.0,
+) -> Iterator[list[ServiceChannel]]:
+    """Open ``count`` connections, each to the replica that the proxy chooses, and close them in the end.
+
+    The other arguments, and the errors, are those of `open_channel`.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                open_channel(target, server_name=server_name, ca=ca, certificate=certificate, key=key, timeout=timeout)
+            )
+            for _ in range(count)
+        ]
 
 
 def _wait(channel: ServiceChannel, timeout: float) -> None:

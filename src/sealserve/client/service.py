@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from sealserve.client.bundle import ClientBundle
-from sealserve.client.channel import open_channel
+from sealserve.client.channel import open_channels
 from sealserve.client.codes import ClientCode
 from sealserve.client.predict import DEFAULT_TIMEOUT, ModelMetadata, Prediction, Predictor, VersionStatus
 from sealserve.client.tensors import Array
@@ -30,22 +30,19 @@ class Client:
         self, bundle: ClientBundle, *, address: str | None = None, connections: int = 1, timeout: float = 10.0
     ) -> None:
         self.bundle = bundle
-        with ExitStack() as stack:
-            channels = [
-                stack.enter_context(
-                    open_channel(
-                        address or bundle.grpc,
-                        server_name=bundle.server_name,
-                        ca=bundle.ca,
-                        certificate=bundle.certificate,
-                        key=bundle.key,
-                        timeout=timeout,
-                    )
-                )
-                for _ in range(connections)
-            ]
-            self.predictor = Predictor(channels)
-            self._opened = stack.pop_all()
+        self._opened = ExitStack()
+        channels = self._opened.enter_context(
+            open_channels(
+                connections,
+                address or bundle.grpc,
+                server_name=bundle.server_name,
+                ca=bundle.ca,
+                certificate=bundle.certificate,
+                key=bundle.key,
+                timeout=timeout,
+            )
+        )
+        self.predictor = Predictor(channels)
 
     @classmethod
     def from_bundle(
