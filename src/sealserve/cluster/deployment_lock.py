@@ -21,6 +21,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.state_files import DEPLOYMENT_LOCK
 from sealserve.errors import SealserveError
 from sealserve.process_signal import start_time
 from sealserve.regular_file import open_own
@@ -29,7 +30,7 @@ from sealserve.workspace import Workspace
 WAIT_SECONDS: Final = 600.0
 """How long a command waits by default: longer than a roll-out on one machine takes."""
 
-DEPLOYMENT: Final = "deployment.lock"
+DEPLOYMENT: Final = DEPLOYMENT_LOCK
 """The file whose lock is held while what runs is changed. The supervisor restarts nothing meanwhile."""
 OWNERS: Final = "owner.lock"
 """The file whose lock is held while models and releases are made, which can take long. It is taken first."""

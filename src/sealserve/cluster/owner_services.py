@@ -14,6 +14,7 @@ from sealserve.cluster.orphans import describe, find_orphans, require_no_orphans
 from sealserve.cluster.part_commands import nginx_folder, ready_file, service_command, supervisor_command
 from sealserve.cluster.process_status import endings_of, process_status
 from sealserve.cluster.processes import Process, Registry, wait_ready
+from sealserve.cluster.state_files import RECORD
 from sealserve.cluster.supervision import Supervision
 from sealserve.cluster.target import (
     BROKER,
@@ -30,7 +31,6 @@ from sealserve.deployment import Deployment
 from sealserve.pcs_address import pcs_url
 from sealserve.workspace import Workspace
 
-RECORD: Final = "local.json"
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 15
 

@@ -36,6 +36,7 @@ from typing import Any, Final
 
 from sealserve.cluster import restart_history
 from sealserve.cluster.restart_history import History
+from sealserve.cluster.state_files import DEPLOYMENT_LOCK, RECORD
 from sealserve.cluster.supervised_part import Part, kill_child, start_part
 from sealserve.process_signal import start_time
 
@@ -52,8 +53,6 @@ LONG_RUN: Final = 300.0
 LARGEST_MESSAGE: Final = 2**20
 _CLIENT_SECONDS: Final = 5.0
 _LOCK: Final = "supervisor.lock"
-_RECORD: Final = "local.json"
-_DEPLOYMENT_LOCK: Final = "deployment.lock"
 _POLL: Final = 0.2
 """Seconds between two looks at a lock that a command holds."""
 _PATROL: Final = 30.0
@@ -297,7 +296,7 @@ class Supervisor:
     def _is_wanted(self, part: Part) -> bool:
         """Return whether the record names this process, and not as a replica that leaves or is to come."""
         try:
-            rows = json.loads((self._run / _RECORD).read_bytes())
+            rows = json.loads((self._run / RECORD).read_bytes())
             wanted = (part.pid, part.started, "current")
             return any((row["pid"], row["started"], row.get("phase", "current")) == wanted for row in rows)
         except OSError as error:
@@ -308,7 +307,7 @@ class Supervisor:
     def _is_busy(self) -> bool:
         """Return whether a command changes the deployment now. See `sealserve.cluster.deployment_lock`."""
         try:
-            found = json.loads((self._root / _DEPLOYMENT_LOCK).read_bytes())
+            found = json.loads((self._root / DEPLOYMENT_LOCK).read_bytes())
             started = start_time(int(found["pid"]))
             return started is not None and bool(started == found["started"])
         except _DAMAGED:

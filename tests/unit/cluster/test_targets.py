@@ -10,9 +10,10 @@ import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster import local, owner_services, targets
+from sealserve.cluster import local, targets
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.processes import Process, Registry
+from sealserve.cluster.state_files import RECORD
 from sealserve.process_signal import start_time
 
 
@@ -66,7 +67,7 @@ def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
 
 def test_what_runs_locally_is_said(site: Site) -> None:
     own = start_time(os.getpid()) or 0
-    registry = Registry(site.workspace.host.run / owner_services.RECORD)
+    registry = Registry(site.workspace.host.run / RECORD)
     registry.add(Process(role="replica-0", pid=os.getpid(), started=own, port=None, log=os.devnull))
     assert targets.running(site.workspace) == ["replica-0"]
 
