@@ -54,6 +54,7 @@ def test_a_host_starts_neither_the_broker_nor_the_vendor(host: Site, monkeypatch
         started.append(role)
 
     monkeypatch.setattr(OwnerServices, "_ensure", ensure)
+    monkeypatch.setattr(OwnerServices, "start_supervisor", lambda _: None)  # it would outlive this test
     monkeypatch.setattr(OwnerServices, "require_free_ports", lambda _: pytest.fail("these ports are the owner's"))
     with pytest.raises(SealserveError, match="replica-0"):  # after the services; this release has no real enclaves
         LocalTarget(host.workspace, host.deployment).up(bundle(host, "replica-0", "replica-1"), 2)
