@@ -14,7 +14,7 @@ from testbed.kubernetes import node as nodes_
 from testbed.kubernetes.images import write_image
 from testbed.kubernetes.layout import BUSYBOX_IMAGE, CACHE, IMAGES, KUBECONFIG, LOGS, SOCKETS, STATE, Node
 
-from sealserve.cluster.processes import Registry, wait_ready, wait_until
+from sealserve.cluster.local.processes import Registry, wait_ready, wait_until
 
 NODES: Final = 2
 # What a node with SGX advertises: enclaves (Intel's device plugin allows 110) and bytes of EPC. Here they only count.

@@ -19,7 +19,7 @@ from testbed.kubernetes import tools
 from testbed.kubernetes.layout import CACHE
 
 from sealserve.cluster import ports
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 
 MODULE: Final = Path(__file__).resolve().parent / "module"
 REGION: Final = "us-east-1"

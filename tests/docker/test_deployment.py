@@ -27,7 +27,7 @@ from sealserve.broker import admin
 from sealserve.cluster import ports
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.fleet import project_name
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.owner import releases, simulation
 from sealserve.owner.owner import Owner
 from sealserve.workspace import Workspace

@@ -25,7 +25,7 @@ from tests.harness.workspaces import Site
 from sealserve import terms
 from sealserve.cli.demo.exposure import Exposure
 from sealserve.cluster import ports
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.containers.engine import Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]

@@ -19,9 +19,9 @@ from sealserve.broker import admin
 from sealserve.cli.access import access
 from sealserve.cli.connection import channels
 from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.owner_services import registry
-from sealserve.cluster.processes import Phase, Process, wait_until
+from sealserve.cluster.local.owner_services import registry
+from sealserve.cluster.local.processes import Phase, Process, wait_until
+from sealserve.cluster.local.target import LocalTarget
 from sealserve.owner.owner import Owner
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]

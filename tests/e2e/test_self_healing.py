@@ -15,9 +15,9 @@ from sealserve.cli.access import access
 from sealserve.cli.connection import channels
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.cluster import owner_services
-from sealserve.cluster.processes import Process, wait_until
-from sealserve.cluster.restarts import Restarts, Supervised, read_restarts
+from sealserve.cluster.local import owner_services
+from sealserve.cluster.local.processes import Process, wait_until
+from sealserve.cluster.local.supervision.restarts import Restarts, Supervised, read_restarts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]
 

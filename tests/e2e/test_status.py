@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from tests.harness.running import Running, deployment
 
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "status.schema.json"
 pytestmark = [pytest.mark.e2e, pytest.mark.tensorflow]

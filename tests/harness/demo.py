@@ -15,7 +15,7 @@ from tests.harness.running import Ended, command, short_folder
 from tests.harness.signals import dispositions
 from tests.harness.tiny_model import saved_model
 
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 
 SECONDS: Final = 240
 """After which a demo counts as hanging."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # what is looked at
 SECONDS = 60

@@ -19,7 +19,7 @@ from tests.harness.leftovers import NothingLeft, processes_of
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.cluster import ports
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.cluster.target import SUPERVISOR
 
 SECONDS = 280

@@ -18,7 +18,7 @@ from sealserve.cli.access import access
 from sealserve.cli.connection import channels
 from sealserve.client.channel import ServiceChannel
 from sealserve.client.load import LoadReport, Request, run_load
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.model import saved_model_pb2 as pb
 from sealserve.owner.certificates import BROKER_CERTIFICATE, BROKER_KEY
 from sealserve.owner.owner import Owner

@@ -8,7 +8,7 @@ import pytest
 from tests.harness.running import SECONDS, Running, command, deployment
 
 from sealserve.cluster.deployment_lock import holder
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.tensorflow]
 

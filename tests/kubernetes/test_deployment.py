@@ -25,9 +25,9 @@ from sealserve.cluster.kubernetes import files
 from sealserve.cluster.kubernetes.cluster_client import ClusterRefusedError, KindUnknownError
 from sealserve.cluster.kubernetes.objects import objects
 from sealserve.cluster.kubernetes.shipping import render_context
-from sealserve.cluster.local import LocalTarget
-from sealserve.cluster.log_selection import LogSelection
-from sealserve.cluster.owner_services import OwnerServices
+from sealserve.cluster.local.owner_services import OwnerServices
+from sealserve.cluster.local.target import LocalTarget
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.target import State
 from sealserve.owner import enclaves, preparation
 from sealserve.sealing import archive

@@ -22,7 +22,7 @@ from tests.kubernetes.conftest import Kubectl
 from tests.kubernetes.service import Service, find_place, make_deployment, store, wait
 
 from sealserve.cluster.kubernetes.sources import BUNDLE
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.local.target import LocalTarget
 from sealserve.cluster.target import State
 from sealserve.containers.recipes import SERVICE_USER
 from sealserve.sealing import archive

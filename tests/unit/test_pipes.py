@@ -13,7 +13,7 @@ from sealserve.broker.master_key import read_master_key
 from sealserve.cli.tensor_input import read_inputs
 from sealserve.client.bundle import ClientBundle
 from sealserve.client.predict import Signature, TensorSpec
-from sealserve.cluster.processes import Registry
+from sealserve.cluster.local.processes import Registry
 from sealserve.enclave.inventory import measure, read_inventory
 from sealserve.errors import SealserveError
 from sealserve.model.frozen_graph import read_graph

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from sealserve.cli import console
 from sealserve.cluster import targets
-from sealserve.cluster.processes import interrupted_once
+from sealserve.cluster.local.processes import interrupted_once
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 

@@ -10,8 +10,8 @@ from sealserve.cli.bundles import Machines, machines_of
 from sealserve.cli.context import Context
 from sealserve.cli.verbs import Verbs
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.systemd import Systemd, system_manager, user_manager
-from sealserve.cluster.systemd_units import Service, Unit, render_unit, unit_name
+from sealserve.cluster.systemd.installation import Systemd, system_manager, user_manager
+from sealserve.cluster.systemd.units import Service, Unit, render_unit, unit_name
 
 app = Verbs("Let systemd run the broker, or a deployment on this machine.")
 

@@ -21,7 +21,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.state_files import DEPLOYMENT_LOCK
+from sealserve.cluster.local.supervision.state_files import DEPLOYMENT_LOCK
 from sealserve.errors import SealserveError
 from sealserve.process_signal import start_time
 from sealserve.regular_file import open_own

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from sealserve.cluster import owner_services, targets, wanted
+from sealserve.cluster import targets, wanted
 from sealserve.cluster.codes import ClusterCode
+from sealserve.cluster.local import owner_services
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError

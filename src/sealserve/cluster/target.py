@@ -12,8 +12,8 @@ from typing import Final, Protocol, TypeAlias
 
 from sealserve.bundle import Bundle, Destination
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.log_merge import LogLine
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.merge import LogLine
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.deployment import Deployment
 from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from sealserve.atomic_file import write_file
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.processes import Phase
+from sealserve.cluster.local.processes import Phase
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Target, TargetModule, Tell, quietly
 from sealserve.deployment import Deployment
@@ -18,7 +18,7 @@ from sealserve.regular_file import InputFileMissingError, read_regular
 from sealserve.workspace import Workspace
 
 MODULES: Final = {
-    "local": "sealserve.cluster.local",
+    "local": "sealserve.cluster.local.target",
     "docker": "sealserve.cluster.docker",
     "kubernetes": "sealserve.cluster.kubernetes.target",
 }
@@ -127,7 +127,7 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
         return stop_all(workspace, tell=tell)
     if kind != "local":
         return ()  # a roll-out: its own undoing knows which replica is whose
-    from sealserve.cluster import owner_services  # noqa: PLC0415  # as every target's module, when it is asked for
+    from sealserve.cluster.local import owner_services  # noqa: PLC0415  # as every target's module, when it is asked for
 
     # A replica that leaves was there before under another name, and may still have connections.
     known = owner_services.registry(workspace).all().items()

@@ -10,7 +10,8 @@ from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.bundle import Bundle
-from sealserve.cluster import local, ports
+from sealserve.cluster import ports
+from sealserve.cluster.local import target as local
 from sealserve.ingress.nginx_program import NginxProgram
 from sealserve.owner import provisioning
 
@@ -128,8 +129,8 @@ def test_the_owners_steps_are_done_once(cli: CommandLine, site: Site, monkeypatc
         calls.append((bundle.folder, len(bundle.enclaves), replicas))
         return ()
 
-    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
-    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", up)
+    monkeypatch.setattr("sealserve.cluster.local.target.LocalTarget.check", lambda *_, **__: None)
+    monkeypatch.setattr("sealserve.cluster.local.target.LocalTarget.up", up)
     cli.ok("up")
     cli.ok("up", "--replicas", "5")
     (release,) = site.workspace.owner.releases.iterdir()
@@ -146,8 +147,8 @@ def test_the_release_that_a_roll_out_replaced_drains(
     for folder in (old, new):
         ready.build_enclave(folder, name="replica-0", port=8510)
         provisioning.allow(ready.workspace, ready.deployment, folder, now=ready.now)
-    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.check", lambda *_, **__: None)
-    monkeypatch.setattr("sealserve.cluster.local.LocalTarget.up", lambda *_: [old.name])
+    monkeypatch.setattr("sealserve.cluster.local.target.LocalTarget.check", lambda *_, **__: None)
+    monkeypatch.setattr("sealserve.cluster.local.target.LocalTarget.up", lambda *_: [old.name])
     done = cli("up", "--release", new.name)
     assert done.status == 0
     assert f"{old.name} is draining: restarts and a roll-back get its key until " in done.err
@@ -253,7 +254,7 @@ def test_logs_are_followed(cli: CommandLine, site: Site, monkeypatch: pytest.Mon
         with log.open("a") as stream:
             stream.write(text)
 
-    monkeypatch.setattr("sealserve.cluster.log_files.time.sleep", pause)
+    monkeypatch.setattr("sealserve.cluster.logs.files.time.sleep", pause)
     result = cli("logs", "--follow")
     assert result.status == 130
     assert result.out.splitlines() == [f"{NO_TIME} replica-0   {text}" for text in ("before", "half", "whole")]

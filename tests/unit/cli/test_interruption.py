@@ -12,7 +12,7 @@ from tests.harness.workspaces import Site
 
 from sealserve.cli import down, scale, up
 from sealserve.cluster import targets
-from sealserve.cluster.processes import Phase, ProcessEndedError
+from sealserve.cluster.local.processes import Phase, ProcessEndedError
 from sealserve.cluster.target import PartStatus, quietly
 
 
@@ -165,10 +165,10 @@ def test_what_served_before_a_failure_goes_on(ready: Site, monkeypatch: pytest.M
         stopped.extend(roles)
         return roles
 
-    monkeypatch.setattr("sealserve.cluster.owner_services.stop_roles", stop_roles)
+    monkeypatch.setattr("sealserve.cluster.local.owner_services.stop_roles", stop_roles)
     alive = SimpleNamespace(is_alive=lambda: True, phase=Phase.CURRENT)
     known = SimpleNamespace(all=lambda: dict.fromkeys(("broker", "replica-0", "replica-1"), alive))
-    monkeypatch.setattr("sealserve.cluster.owner_services.registry", lambda _: known)
+    monkeypatch.setattr("sealserve.cluster.local.owner_services.registry", lambda _: known)
     assert targets.undo(ready.workspace, ["broker", "replica-0"]) == ("replica-1",)
     assert stopped == ["replica-1"]
     monkeypatch.setattr(targets, "in_use", lambda _: "docker")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sealserve.cli import console
 from sealserve.cli.live_view import live_view
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.cluster.target import PartStatus, State
 from sealserve.errors import UnavailableError
 

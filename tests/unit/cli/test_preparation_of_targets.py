@@ -18,7 +18,7 @@ from sealserve.bundle import Bundle
 from sealserve.cluster.docker.target import DockerTarget
 from sealserve.cluster.kubernetes import shipping
 from sealserve.cluster.kubernetes.target import KubernetesTarget
-from sealserve.cluster.local import LocalTarget
+from sealserve.cluster.local.target import LocalTarget
 from sealserve.cluster.target import Scaled
 from sealserve.enclave.inventory import Inventory, measure
 from sealserve.sealing.release_index import INDEX_FILE, parse_index

@@ -10,8 +10,8 @@ from tests.harness.workspaces import NAME, Site, make_site
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.deployment_lock import held
-from sealserve.cluster.owner_services import registry
-from sealserve.cluster.processes import Phase, Process
+from sealserve.cluster.local.owner_services import registry
+from sealserve.cluster.local.processes import Phase, Process
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import PartStatus, State
 from sealserve.owner import drift, provisioning, releases

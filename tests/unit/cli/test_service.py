@@ -8,9 +8,9 @@ import pytest
 from tests.harness.command_line import CommandLine
 from tests.harness.workspaces import make_site
 
-from sealserve.cluster import systemd
-from sealserve.cluster.systemd import Systemd
-from sealserve.cluster.systemd_units import MARKER, Service, unit_name
+from sealserve.cluster.systemd import installation as systemd
+from sealserve.cluster.systemd.installation import Systemd
+from sealserve.cluster.systemd.units import MARKER, Service, unit_name
 from sealserve.workspace import Workspace
 
 

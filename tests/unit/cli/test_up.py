@@ -17,9 +17,10 @@ from tests.harness.workspaces import NAME, Site
 
 from sealserve.bundle import Bundle
 from sealserve.cli import up
-from sealserve.cluster import local, wanted
+from sealserve.cluster import wanted
 from sealserve.cluster.deployment_lock import OWNERS, held, holder
-from sealserve.cluster.processes import ProcessEndedError
+from sealserve.cluster.local import target as local
+from sealserve.cluster.local.processes import ProcessEndedError
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import Scaled
 from sealserve.owner import models, releases

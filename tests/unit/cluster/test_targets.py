@@ -10,10 +10,11 @@ import pytest
 from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
-from sealserve.cluster import local, targets
+from sealserve.cluster import targets
 from sealserve.cluster.codes import ClusterCode
-from sealserve.cluster.processes import Process, Registry
-from sealserve.cluster.state_files import RECORD
+from sealserve.cluster.local import target as local
+from sealserve.cluster.local.processes import Process, Registry
+from sealserve.cluster.local.supervision.state_files import RECORD
 from sealserve.process_signal import start_time
 
 

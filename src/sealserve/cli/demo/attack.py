@@ -23,7 +23,7 @@ from sealserve.cli.codes import CliCode
 from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
-from sealserve.cluster.owner_services import stop_roles
+from sealserve.cluster.local.owner_services import stop_roles
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign

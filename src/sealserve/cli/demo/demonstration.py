@@ -10,7 +10,7 @@ from sealserve.cli.demo import attack, preparation
 from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
-from sealserve.cluster.processes import interrupted_once
+from sealserve.cluster.local.processes import interrupted_once
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.terms import TlsMode
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sealserve.broker.audit import AuditRow
 from sealserve.cli.demo.screen import Screen
-from sealserve.cluster.launch_log import LaunchStep, read_steps
-from sealserve.cluster.processes import Process, wait_until
+from sealserve.cluster.local.processes import Process, wait_until
+from sealserve.cluster.logs.launch_log import LaunchStep, read_steps
 from sealserve.enclave.launch.simulator import load_simulator
 
 SHORT = 16

@@ -10,7 +10,7 @@ from sealserve import deployment
 from sealserve.atomic_file import write_file
 from sealserve.cli.codes import CliCode
 from sealserve.cluster import ports
-from sealserve.cluster.local import running, stop_all
+from sealserve.cluster.local.target import running, stop_all
 from sealserve.deployment import Deployment
 from sealserve.model.resnet50 import build_frozen_graph
 from sealserve.tcp_ports import BROKER_PORT, SERVICE_PORT, SIMULATED_PCS_PORT

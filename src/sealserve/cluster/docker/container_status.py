@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sealserve.cluster.docker.fleet import Running
-from sealserve.cluster.launch_log import is_refused
-from sealserve.cluster.run_log import LoggedError, last_error
+from sealserve.cluster.logs.launch_log import is_refused
+from sealserve.cluster.logs.run_log import LoggedError, last_error
 from sealserve.cluster.target import Health, State
 from sealserve.log_line import ParsedLine, parse
 

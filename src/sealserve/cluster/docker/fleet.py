@@ -11,7 +11,7 @@ from sealserve.atomic_file import PRIVATE, write_file
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.docker import commands
 from sealserve.cluster.docker.parts import AGE_FACT, REST_FACT, Attachment, Container, Network
-from sealserve.cluster.processes import wait_until
+from sealserve.cluster.local.processes import wait_until
 from sealserve.cluster.target import NGINX, REPLICA
 from sealserve.containers.build import require_image
 from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefusedError

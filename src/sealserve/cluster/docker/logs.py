@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import IO, Final
 
-from sealserve.cluster.log_merge import LogLine, Timed, followed, merged, wanted
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.merge import LogLine, Timed, followed, merged, wanted
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.containers.engine import Engine, EngineAbsentError
 from sealserve.log_line import format_time
 

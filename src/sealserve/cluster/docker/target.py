@@ -25,8 +25,8 @@ from sealserve.cluster.docker.logs import container_logs
 from sealserve.cluster.docker.ownership import container_user, give
 from sealserve.cluster.docker.parts import Attachment, Container
 from sealserve.cluster.docker.served import Served, for_containers, served_of
-from sealserve.cluster.log_merge import LogLine
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.merge import LogLine
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.release_record import ReleaseRecord
 from sealserve.cluster.target import (
     BROKER,

@@ -18,8 +18,8 @@ from yaml import YAMLError
 
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.kubernetes.render_context import APPLICATION, Manifest
-from sealserve.cluster.log_merge import LogLine, Timed, followed
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.merge import LogLine, Timed, followed
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.errors import SealserveError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowError
 

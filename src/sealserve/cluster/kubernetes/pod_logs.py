@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from sealserve.cluster.kubernetes.cluster_client import ClusterClient
 from sealserve.cluster.kubernetes.pod_roles import roles
 from sealserve.cluster.kubernetes.render_context import Manifest
-from sealserve.cluster.local_logs import local_logs
-from sealserve.cluster.log_merge import LogLine, Timed, merged, together, wanted
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.local.logs import local_logs
+from sealserve.cluster.logs.merge import LogLine, Timed, merged, together, wanted
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.target import no_log
 from sealserve.workspace import Workspace
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sealserve.cluster.kubernetes.render_context import Manifest
-from sealserve.cluster.launch_log import is_refused
-from sealserve.cluster.run_log import LoggedError
+from sealserve.cluster.logs.launch_log import is_refused
+from sealserve.cluster.logs.run_log import LoggedError
 from sealserve.cluster.target import State
 
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")

@@ -33,10 +33,10 @@ from sealserve.cluster.kubernetes.render_context import Manifest, NotRenderableE
 from sealserve.cluster.kubernetes.rollout import Rollout, deployment_name, restarts
 from sealserve.cluster.kubernetes.service_address import addresses
 from sealserve.cluster.kubernetes.takeover import PREVIOUS, take_over
-from sealserve.cluster.log_merge import LogLine
-from sealserve.cluster.log_selection import LogSelection
-from sealserve.cluster.owner_services import OwnerServices, stop_services
-from sealserve.cluster.run_log import LoggedError
+from sealserve.cluster.local.owner_services import OwnerServices, stop_services
+from sealserve.cluster.logs.merge import LogLine
+from sealserve.cluster.logs.run_log import LoggedError
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.target import (
     BROKER,
     NGINX,

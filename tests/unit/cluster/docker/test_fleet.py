@@ -19,7 +19,7 @@ from sealserve.cluster.docker.fleet import Fleet, project_name
 from sealserve.cluster.docker.ownership import container_user
 from sealserve.cluster.docker.parts import Attachment, Container, Network
 from sealserve.cluster.docker.target import DockerTarget
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.cluster.target import State
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.engine import Engine, EngineRefusedError

@@ -24,7 +24,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ObjectName,
     tidy,
 )
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.selection import LogSelection
 
 SECRET = ObjectName("v1", "Secret", "n", "x")
 

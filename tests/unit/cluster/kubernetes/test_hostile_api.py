@@ -20,7 +20,7 @@ from sealserve.cluster.kubernetes.cluster_client import (
     ClusterUnreachableError,
     ObjectName,
 )
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.http_cutoff import Cutoff
 
 SECRET = ObjectName("v1", "Secret", "n", "x")

@@ -12,7 +12,7 @@ from sealserve.cluster.kubernetes.pod_logs import deployment_logs
 from sealserve.cluster.kubernetes.pod_roles import roles
 from sealserve.cluster.kubernetes.progress import run_of
 from sealserve.cluster.kubernetes.service_address import addresses
-from sealserve.cluster.log_selection import LogSelection
+from sealserve.cluster.logs.selection import LogSelection
 from sealserve.workspace import Workspace
 
 

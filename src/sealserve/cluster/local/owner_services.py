@@ -1,0 +1,182 @@
+"""The owner's services in simulation, as processes of this machine: the vendor's service, the platform and the broker.
+
+The local target runs all three. The Kubernetes target runs the vendor's service and the broker on the owner's machine,
+outside of the cluster. Each service is a `sealserve` command: this module starts it and holds no key.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from sealserve.cluster import ports
+from sealserve.cluster.local import service_settings
+from sealserve.cluster.local.orphans import describe, find_orphans, require_no_orphans
+from sealserve.cluster.local.part_commands import nginx_folder, ready_file, service_command, supervisor_command
+from sealserve.cluster.local.process_status import endings_of, process_status
+from sealserve.cluster.local.processes import Process, Registry, wait_ready
+from sealserve.cluster.local.supervision import restart_history, supervisor
+from sealserve.cluster.local.supervision.requests import Supervision
+from sealserve.cluster.local.supervision.state_files import RECORD
+from sealserve.cluster.target import (
+    BROKER,
+    DRAIN_SECONDS,
+    PCS,
+    PLATFORM,
+    REPLICA,
+    SUPERVISOR,
+    PartStatus,
+    Tell,
+    quietly,
+)
+from sealserve.deployment import Deployment
+from sealserve.pcs_address import pcs_url
+from sealserve.workspace import Workspace
+
+_START_SECONDS: Final = 60
+_STOP_SECONDS: Final = 15
+
+
+class OwnerServices:
+    """The owner's services of a deployment on this machine.
+
+    Args:
+        workspace: The workspace whose services run.
+        deployment: What it describes.
+        tell: Called with a few words before each step.
+    """
+
+    def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
+        self._workspace = workspace
+        self._deployment = deployment
+        self._tell = tell
+        self._registry = registry(workspace)
+        self._supervision = Supervision(workspace.host.run)
+
+    def start_supervisor(self) -> None:
+        """Start the supervisor, unless it runs. From then on it starts the parts, and starts them again if they end."""
+        if running_process(self._workspace, SUPERVISOR) is None or not self._supervision.is_there():
+            self._tell(f"starting {SUPERVISOR}")
+            stop_roles(self._workspace, SUPERVISOR)
+            log = self._workspace.host.logs / f"{SUPERVISOR}.log"
+            process = self._registry.start(SUPERVISOR, supervisor_command(self._workspace), log=log)
+            wait_ready(process, self._supervision.is_there, seconds=_START_SECONDS)
+
+    def start_vendor(self) -> Process:
+        """Start the simulated vendor's service, unless it runs."""
+        port = urlsplit(pcs_url(self._deployment)).port
+        return self._ensure(PCS, port=port)
+
+    def start_platform(self) -> Process:
+        """Start the simulated platform, which makes quotes, unless it runs."""
+        return self._ensure(PLATFORM)
+
+    def start_broker(self) -> Process:
+        """Start the owner's broker, unless it runs."""
+        port = self._deployment.broker.port
+        return self._ensure(BROKER, port=port, logs=self._workspace.owner.logs)
+
+    def require_free_ports(self) -> None:
+        """Check that no other program has the ports of the services that do not run.
+
+        Raises:
+            PortTakenError: A port is taken; the message names the setting.
+            UnavailableError: `process.orphans`: Processes of an earlier run may hold the ports.
+        """
+        require_no_orphans(self._workspace, list(self._registry.all().values()))  # they may hold the ports
+        broker, pcs_port = self._deployment.broker, urlsplit(pcs_url(self._deployment)).port or 0
+        if not self._listens(BROKER, broker.port):
+            ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
+        if not self._listens(PCS, pcs_port):
+            ports.require_free(pcs_port, "the simulated PCS (broker.collateral_url)")
+
+    def _listens(self, role: str, port: int) -> bool:
+        """Return whether a service runs on a port; it has another port before it is restarted with a new setting."""
+        process = running_process(self._workspace, role)
+        return process is not None and process.port == port
+
+    def ports(self) -> Mapping[str, int | None]:
+        """Return where each service listens, by role. The platform has a Unix socket."""
+        return {PCS: urlsplit(pcs_url(self._deployment)).port, PLATFORM: None, BROKER: self._deployment.broker.port}
+
+    def status(self) -> list[PartStatus]:
+        """Return the state of each process of the workspace that was started here."""
+        processes = self._registry.all().values()
+        endings = endings_of(self._workspace, processes)
+        return [process_status(process, endings.get(process)) for process in processes]
+
+    def _ensure(self, role: str, *, port: int | None = None, logs: Path | None = None) -> Process:
+        ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)
+        process = running_process(self._workspace, role)
+        if process is not None and service_settings.has_changed(self._workspace, self._deployment, role):
+            self._tell(f"restarting {role}, since its settings changed")
+            stop_roles(self._workspace, role)
+            process = None
+        if process is None:
+            self._tell(f"starting {role}")
+            service_settings.remember(self._workspace, self._deployment, role)
+            ready.unlink(missing_ok=True)
+            log = (logs or self._workspace.host.logs) / f"{role}.log"
+            process = self._registry.start(role, command, log=log, port=port)
+        else:
+            self._registry.adopt(process, command)
+        wait_ready(process, ready.exists, seconds=_START_SECONDS)
+        return process
+
+
+def registry(workspace: Workspace) -> Registry:
+    """Return the record of the processes that run on this machine for a workspace."""
+    return Registry(workspace.host.run / RECORD)
+
+
+def running_process(workspace: Workspace, role: str) -> Process | None:
+    """Return the process of a role, or None if it does not run."""
+    process = registry(workspace).all().get(role)
+    return process if process is not None and process.is_alive() else None
+
+
+def running(workspace: Workspace) -> list[str]:
+    """Return the roles of the processes that run on this machine for a workspace."""
+    return [role for role, process in registry(workspace).all().items() if process.is_alive()]
+
+
+def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[str]:
+    """Stop the processes of ``roles`` that were started, in that order; return their roles."""
+    record = registry(workspace)
+    started: Mapping[str, Process] = record.all()
+    stopped = [role for role in roles if role in started]
+    for role in stopped:
+        tell(f"stopping {role}")
+        _stop(started[role])
+        record.remove(role)
+    if not record.all():
+        nginx, run = nginx_folder(workspace), workspace.host.run
+        ready = [ready_file(workspace, role) for role in (PCS, PLATFORM, BROKER)]
+        for leftover in (nginx / "nginx.pid", nginx / "nginx.lock", *ready, run / supervisor.SOCKET,
+                         run / restart_history.FILE):  # fmt: skip
+            leftover.unlink(missing_ok=True)
+    return stopped
+
+
+def stop_services(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
+    """Stop the owner's services of a workspace; return the roles of those that were started."""
+    return stop_roles(workspace, BROKER, PLATFORM, PCS, tell=tell)
+
+
+def orphans(workspace: Workspace) -> list[Process]:
+    """Return the parts of a workspace that run although the record does not name them."""
+    return find_orphans(workspace, list(registry(workspace).all().values()))
+
+
+def stop_orphans(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
+    """Stop the parts that run although the record does not name them; return the words for each."""
+    stopped = orphans(workspace)
+    for orphan in stopped:
+        tell(f"stopping {describe(orphan)}")
+        _stop(orphan)
+    return [describe(orphan) for orphan in stopped]
+
+
+def _stop(process: Process) -> None:
+    """Stop a process. A replica may take as long as its requests do."""
+    process.stop(grace=DRAIN_SECONDS if process.role.startswith(REPLICA) else _STOP_SECONDS)

@@ -1,0 +1,1 @@
+"""systemd units for the owner's broker and for local deployments."""
