@@ -7,19 +7,17 @@ import io
 import logging
 import os
 import select
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from types import FrameType
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from sealserve import __version__
+from sealserve import __version__, interruptions
 from sealserve.cli import console, deprecations, help_texts, passphrases, usage_errors
 from sealserve.cli.codes import CliCode
 from sealserve.errors import InputError, SealserveError
@@ -196,18 +194,12 @@ def _root(
     pass
 
 
-def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def run(arguments: list[str]) -> int:
     """Run the command line with ``arguments``; return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our characters still gets the rest
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # one that was ignored from the start, as by nohup, stays so
-            signal.signal(number, _terminated)
+    interruptions.deliver()
     passphrases.ask_at_terminal()
     console.show_errors_to_people()
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from sealserve.cli import console
 from sealserve.cluster import targets
-from sealserve.cluster.local.processes import interrupted_once
 from sealserve.errors import SealserveError
+from sealserve.interruptions import interrupted_once
 from sealserve.workspace import Workspace
 
 

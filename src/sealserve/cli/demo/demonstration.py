@@ -10,8 +10,8 @@ from sealserve.cli.demo import attack, preparation
 from sealserve.cli.demo.preparation import REPLICAS, ModelChoice
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
-from sealserve.cluster.local.processes import interrupted_once
 from sealserve.enclave.launch.simulator import load_simulator
+from sealserve.interruptions import interrupted_once
 from sealserve.terms import TlsMode
 
 WARNING = (

@@ -20,10 +20,11 @@ from sealserve.cli.demo.preparation import ModelChoice, Ports
 from sealserve.cli.demo.screen import Screen
 from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
-from sealserve.cluster.local.processes import Process, ProcessEndedError, uninterrupted
+from sealserve.cluster.local.processes import Process, ProcessEndedError
 from sealserve.cluster.local.target import LocalTarget
 from sealserve.deployment import Deployment
 from sealserve.errors import PortTakenError
+from sealserve.interruptions import uninterrupted
 from sealserve.model.saved_model import SavedModelInfo
 from sealserve.owner import certificates, models, releases, simulation
 from sealserve.owner.owner import Owner

@@ -11,15 +11,13 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -29,6 +27,7 @@ from sealserve.cluster.local.supervision.requests import Supervision
 from sealserve.cluster.local.supervision.supervised_part import part_environment
 from sealserve.cluster.logs import run_log
 from sealserve.errors import UnavailableError
+from sealserve.interruptions import uninterrupted
 from sealserve.process_signal import (
     ProcessFacts,
     boot_id,
@@ -44,8 +43,6 @@ from sealserve.regular_file import (
     open_own,
     open_regular,
 )
-
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessEndedError(UnavailableError):
@@ -156,61 +153,6 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float
             return False
         time.sleep(interval)
     return True
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done; then they do what they would have done.
-
-    Signals interrupt the main thread only: in another one, nothing needs to wait.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
-    # One that is ignored stays ignored, here and in a process that is started meanwhile.
-    waiting = [number for number in _INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda got, _frame: held.append(got)) for number in waiting}
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    try:
-        yield
-    finally:
-        _hand_back(before, held)
-
-
-@contextlib.contextmanager
-def interrupted_once() -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP do in the block what it does; others wait until the block is done.
-
-    So what the first one makes the block undo is undone, however soon the second one comes. Ignored ones stay ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    found = {number: signal.getsignal(number) for number in _INTERRUPTIONS}
-    before = {number: handler for number, handler in found.items() if callable(handler)}
-    held: list[int] = []
-
-    def first(got: int, frame: FrameType | None) -> None:
-        for number in before:
-            signal.signal(number, lambda later, _frame: held.append(later))
-        before[signal.Signals(got)](got, frame)
-
-    for number in before:
-        signal.signal(number, first)
-    try:
-        yield
-    finally:
-        _hand_back(before, held)
-
-
-def _hand_back(before: Mapping[signal.Signals, Any], held: Sequence[int]) -> None:
-    """Restore the handlers, and let those do what they do with the signals that waited."""
-    for number, handler in before.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for got in held:
-        signal.raise_signal(got)
 
 
 # A replica has a number. Other roles are words, such as "broker", or those of the tests' cluster ("kube-apiserver").

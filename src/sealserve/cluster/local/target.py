@@ -27,7 +27,7 @@ from sealserve.cluster.local.owner_services import (
 )
 from sealserve.cluster.local.part_commands import nginx_folder
 from sealserve.cluster.local.process_status import deployment_status
-from sealserve.cluster.local.processes import Phase, Process, uninterrupted
+from sealserve.cluster.local.processes import Phase, Process
 from sealserve.cluster.local.replicas import LocalReplicas, built_ports, has_rest, number
 from sealserve.cluster.logs.merge import LogLine
 from sealserve.cluster.logs.selection import LogSelection
@@ -52,6 +52,7 @@ from sealserve.errors import SealserveError
 from sealserve.ingress.nginx import Nginx, worker_user
 from sealserve.ingress.nginx_config import NginxConfig, RestRoute, Upstream, render
 from sealserve.ingress.nginx_program import find_nginx
+from sealserve.interruptions import uninterrupted
 from sealserve.regular_file import read_regular
 from sealserve.tcp_ports import rest_port_beside
 from sealserve.terms import PlatformKind

@@ -19,7 +19,6 @@ from sealserve.cluster.local.processes import (
     ProcessEndedError,
     Registry,
     group_has_members,
-    interrupted_once,
     last_error,
     wait_ready,
     wait_until,
@@ -122,23 +121,6 @@ time.sleep(60)"""
     assert not ports.is_free(port)
     process.stop()
     assert ports.is_free(port)
-
-
-def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
-    undone = []
-
-    def interrupted_twice() -> None:
-        with interrupted_once():
-            try:
-                signal.raise_signal(signal.SIGINT)
-            except KeyboardInterrupt:
-                signal.raise_signal(signal.SIGINT)
-                undone.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_twice()
-    assert undone == [True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def record(path: Path, **changes: object) -> Registry:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.harness.signals import dispositions
 
-from sealserve.cluster.local.processes import Registry, uninterrupted, wait_until
+from sealserve.cluster.local.processes import Registry, wait_until
+from sealserve.interruptions import interrupted_once, uninterrupted
 
 
 class StopError(Exception):
@@ -121,3 +122,53 @@ def test_a_signal_that_is_ignored_stays_ignored_in_what_is_started(number: signa
             child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert signal.getsignal(number) is signal.SIG_IGN
     assert child.stdout == "True\n"
+
+
+def test_the_second_interruption_waits_for_what_the_first_one_undoes() -> None:
+    undone = []
+
+    def interrupted_twice() -> None:
+        with interrupted_once():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)
+                undone.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert undone == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+_LOST = """import sys, time
+from sealserve import interruptions
+from signal import raise_signal, {signal} as number
+
+class Finalized:
+    def __del__(self):
+        raise_signal(number)
+        time.sleep(0)
+
+interruptions.deliver()
+try:
+    {block}
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        "Finalized(); time.sleep(60)",
+        "with interruptions.interrupted_once(): Finalized(); time.sleep(60)",
+        "import weakref; f = set(); w = weakref.ref(f, lambda _: raise_signal(number)); del f; time.sleep(60)",
+    ],
+    ids=["finalizer", "once", "weak-reference"],
+)
+def test_an_interruption_in_a_finalizer_is_not_lost(name: str, block: str) -> None:
+    code = _LOST.replace("{signal}", name).replace("{block}", block)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (child.stdout, child.stderr, child.returncode) == ("interrupted\n", "", 0)
