@@ -28,7 +28,7 @@ from sealserve.cluster.kubernetes.shipping import render_context
 from sealserve.cluster.local.owner_services import OwnerServices
 from sealserve.cluster.local.target import LocalTarget
 from sealserve.cluster.logs.selection import LogSelection
-from sealserve.cluster.target import State
+from sealserve.cluster.target import BROKER, PCS, State
 from sealserve.owner import enclaves, preparation
 from sealserve.sealing import archive
 from sealserve.tcp_ports import SERVICE_PORT
@@ -190,7 +190,7 @@ def test_a_broker_that_is_away_is_waited_for(service: Service, kubectl: Kubectl)
             wait(lambda: len(serving(service)) == 2)
             wait(lambda before=load.answered: load.answered > before + 50)  # type: ignore[misc]
     finally:
-        services(service).start_broker()
+        services(service).start(BROKER)
     assert load.errors == []
     service.target.scale(3)
     service.target.scale(2)
@@ -203,7 +203,7 @@ def test_a_vendors_service_that_is_away_is_not_missed(service: Service) -> None:
     try:
         service.target.scale(3)  # the broker keeps collateral that is still current
     finally:
-        services(service).start_vendor()
+        services(service).start(PCS)
     service.target.scale(2)
 
 

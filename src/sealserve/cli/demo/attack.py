@@ -24,6 +24,7 @@ from sealserve.cli.console import Tell
 from sealserve.cli.demo.screen import Screen
 from sealserve.cli.demo.walk import Walk
 from sealserve.cluster.local.owner_services import stop_roles
+from sealserve.cluster.target import BROKER, PCS
 from sealserve.enclave.launch.simulator import load_simulator
 from sealserve.enclave.measurement import manifest_path
 from sealserve.enclave.signing import resign
@@ -163,9 +164,9 @@ class Host:
         walk = self._walk
         port = urlsplit(pcs_url(walk.deployment)).port or 0
         with self._old_platform() as (platform, socket):
-            stop_roles(self._workspace, "broker", "pcs")  # the broker keeps what it fetched
+            stop_roles(self._workspace, BROKER, PCS)  # the broker keeps what it fetched
             with load_simulator().pcs_server(self._vendor, port=port, stolen=platform):
-                walk.target.services.start_broker()
+                walk.target.services.start(BROKER)
                 try:
                     return self._launch(self._release, socket)
                 finally:

@@ -22,6 +22,7 @@ from sealserve.client.load import LoadReport, Request, run_load
 from sealserve.client.predict import Prediction
 from sealserve.cluster.local.processes import Process, ProcessEndedError
 from sealserve.cluster.local.target import LocalTarget
+from sealserve.cluster.target import BROKER, PCS, PLATFORM
 from sealserve.deployment import Deployment
 from sealserve.errors import PortTakenError
 from sealserve.interruptions import uninterrupted
@@ -143,9 +144,7 @@ class Walk:
         for attempts_left in reversed(range(PORT_ATTEMPTS)):
             self._use_ports(Ports.choose())
             try:
-                self.target.services.start_vendor()
-                self.target.services.start_platform()
-                self.target.services.start_broker()
+                self.target.services.start(PCS, PLATFORM, BROKER)
                 break
             except ProcessEndedError as error:  # another program took a port since we looked
                 if "port.taken" not in error.message or not attempts_left:

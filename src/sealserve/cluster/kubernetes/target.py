@@ -273,9 +273,7 @@ class KubernetesTarget:
 
     def _start_services(self) -> None:
         if self._runs_services:
-            services = OwnerServices(self._workspace, self._deployment, tell=self._tell)
-            services.start_vendor()
-            services.start_broker()
+            OwnerServices(self._workspace, self._deployment, tell=self._tell).start(PCS, BROKER)
 
     def _objects(self, context: RenderContext, bundle: Bundle) -> Sequence[Manifest]:
         files = None

@@ -5,7 +5,6 @@ outside of the cluster. Each service is a `sealserve` command: this module start
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,19 +61,20 @@ class OwnerServices:
             process = self._registry.start(SUPERVISOR, supervisor_command(self._workspace), log=log)
             wait_ready(process, self._supervision.is_there, seconds=_START_SECONDS)
 
-    def start_vendor(self) -> Process:
-        """Start the simulated vendor's service, unless it runs."""
-        port = urlsplit(pcs_url(self._deployment)).port
-        return self._ensure(PCS, port=port)
+    def start(self, *roles: str) -> None:
+        """Start the services of ``roles`` that do not run, and wait until each is ready.
 
-    def start_platform(self) -> Process:
-        """Start the simulated platform, which makes quotes, unless it runs."""
-        return self._ensure(PLATFORM)
+        The services start at the same time: most of a start is the import of Python modules.
 
-    def start_broker(self) -> Process:
-        """Start the owner's broker, unless it runs."""
-        port = self._deployment.broker.port
-        return self._ensure(BROKER, port=port, logs=self._workspace.owner.logs)
+        Args:
+            roles: `PCS`, `PLATFORM` or `BROKER`.
+
+        Raises:
+            ProcessEndedError: A service ended before it was ready. The others keep running.
+        """
+        started = [(self._begin(role), ready_file(self._workspace, role)) for role in roles]
+        for process, ready in started:
+            wait_ready(process, ready.exists, seconds=_START_SECONDS)
 
     def require_free_ports(self) -> None:
         """Check that no other program has the ports of the services that do not run.
@@ -105,7 +105,8 @@ class OwnerServices:
         endings = endings_of(self._workspace, processes)
         return [process_status(process, endings.get(process)) for process in processes]
 
-    def _ensure(self, role: str, *, port: int | None = None, logs: Path | None = None) -> Process:
+    def _begin(self, role: str) -> Process:
+        """Start the process of a service, unless it runs with its present settings. Do not wait for it."""
         ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)
         process = running_process(self._workspace, role)
         if process is not None and service_settings.has_changed(self._workspace, self._deployment, role):
@@ -116,11 +117,10 @@ class OwnerServices:
             self._tell(f"starting {role}")
             service_settings.remember(self._workspace, self._deployment, role)
             ready.unlink(missing_ok=True)
-            log = (logs or self._workspace.host.logs) / f"{role}.log"
-            process = self._registry.start(role, command, log=log, port=port)
+            logs = self._workspace.owner.logs if role == BROKER else self._workspace.host.logs
+            process = self._registry.start(role, command, log=logs / f"{role}.log", port=self.ports()[role])
         else:
             self._registry.adopt(process, command)
-        wait_ready(process, ready.exists, seconds=_START_SECONDS)
         return process
 
 

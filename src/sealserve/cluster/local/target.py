@@ -151,11 +151,7 @@ class LocalTarget:
         # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with. If the
         #    broker is on another machine, the vendor's service is there too.
         self._services.start_supervisor()
-        if owner_here:
-            self._services.start_vendor()
-        self._services.start_platform()
-        if owner_here:
-            self._services.start_broker()
+        self._services.start(*(PCS, PLATFORM, BROKER) if owner_here else (PLATFORM,))
         # 3. Start the replicas, and let NGINX pass new connections to them. Replicas of another release serve until
         #    then. An `up` that was killed may have left some of them leaving: their release is replaced, too.
         before = self._replicas.started(Phase.CURRENT, Phase.LEAVING)

@@ -41,7 +41,7 @@ def test_a_host_needs_the_platform_that_the_owners_vendor_certified(host: Site) 
 
 
 def test_each_replica_needs_an_enclave_that_was_shipped(host: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OwnerServices, "_ensure", lambda *_, **__: pytest.fail("nothing is started"))
+    monkeypatch.setattr(OwnerServices, "start", lambda *_, **__: pytest.fail("nothing is started"))
     with raises(
         ClusterCode.TARGET_HOST_INCOMPLETE, match=r"has no enclave replica-1: .* for each of 2 replicas, got 1"
     ):
@@ -51,10 +51,10 @@ def test_each_replica_needs_an_enclave_that_was_shipped(host: Site, monkeypatch:
 def test_a_host_starts_neither_the_broker_nor_the_vendor(host: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
 
-    def ensure(_self: OwnerServices, role: str, *_: object, **__: object) -> None:
-        started.append(role)
+    def start(_self: OwnerServices, *roles: str) -> None:
+        started.extend(roles)
 
-    monkeypatch.setattr(OwnerServices, "_ensure", ensure)
+    monkeypatch.setattr(OwnerServices, "start", start)
     monkeypatch.setattr(OwnerServices, "start_supervisor", lambda _: None)  # it would outlive this test
     monkeypatch.setattr(OwnerServices, "require_free_ports", lambda _: pytest.fail("these ports are the owner's"))
     with pytest.raises(SealserveError, match="replica-0"):  # after the services; this release has no real enclaves
