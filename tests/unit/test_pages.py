@@ -14,7 +14,7 @@ from sealserve.cli.application import app
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # What the README's reader types and CI does not, by how it begins, and why.
