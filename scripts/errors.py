@@ -23,8 +23,8 @@ HEAD = """\
 
 <!-- Written by scripts/errors.py from the codes in the source: change the codes there, then run `make errors`. -->
 
-Each error has a stable code. sealserve prints it as `error[CODE]: message`. The next line is a hint that tells how to
-fix the problem. With `--json`, sealserve prints `{"error": {"code": ..., "message": ..., "hint": ...}}` on standard output.
+Each error has a stable code. sealserve prints it as `error[CODE]: message`. The next line is a hint: how to fix the
+problem. With `--json`, sealserve prints `{"error": {"code": ..., "message": ..., "hint": ...}}` on standard output.
 
 Programs can rely on codes and exit statuses. Messages are for people and can change.
 
