@@ -15,8 +15,8 @@ HEAD = """\
 
 <!-- Written by scripts/clouds.py from src/sealserve/clouds: change the presets there, then run `make clouds`. -->
 
-This page lists the facts that `sealserve cloud show` and `sealserve init --preset` use. Each fact has its source and the
-date of the source. *Report* means that a third party published the fact and this project has not checked it. *Not
+This page lists the facts that `sealserve cloud show` and `sealserve init --preset` use. Each fact has its source and
+the date of the source. *Report* means that a third party published the fact and this project has not checked it. *Not
 verified* means that no source was found.
 
 The project had no access to any of these machines. [Compatibility](compatibility.md) lists what was run where.

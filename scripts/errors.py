@@ -33,7 +33,7 @@ Programs can rely on codes and exit statuses. Messages are for people and can ch
 | status | meaning |
 |---|---|
 | 0 | The command succeeded. |
-| 1 | `internal`: A bug in sealserve; set `SEALSERVE_DEBUG=1` to print the traceback. Also: the user answered a question with no. |
+| 1 | `internal`: A bug in sealserve; `SEALSERVE_DEBUG=1` prints the traceback. Or: the user answered no. |
 """
 TAIL = """\
 | 5 | Only from [`sealserve status`](../how-to/status-and-logs.md): the service answers, but a part has a problem. |
