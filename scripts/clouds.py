@@ -1,4 +1,4 @@
-"""Write docs/reference/clouds.md from the presets, or check that what is committed is what they give."""
+"""Write docs/reference/clouds.md from the cloud presets, or check that the committed page is up to date."""
 
 import argparse
 import sys
@@ -13,21 +13,23 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "clouds.m
 HEAD = """\
 # Clouds with SGX machines
 
-<!-- Written by scripts/clouds.py from src/sealserve/clouds: change that, then run `make clouds`. -->
+<!-- Written by scripts/clouds.py from src/sealserve/clouds: change the presets there, then run `make clouds`. -->
 
-What `sealserve cloud show` and `sealserve init --preset` know. Each fact has its source and the date that the source
-bears. *Report* means that somebody published it and nobody here has seen it; *not verified* means that no source was
-found. None of these machines was at hand: what was run where is in [compatibility](compatibility.md).
+This page lists the facts that `sealserve cloud show` and `sealserve init --preset` use. Each fact has its source and
+the date of the source. *Report* means that a third party published the fact and this project has not checked it. *Not
+verified* means that no source was found.
 
-In each cloud these ports must be open:
+The project had no access to any of these machines. [Compatibility](compatibility.md) lists what was run where.
 
-| port | from where to where |
+Open these ports in each cloud:
+
+| Port | From where to where |
 |---|---|
 """
 
 
 def render() -> str:
-    """Return the page."""
+    """Return the text of the page."""
     ports = "".join(f"| {port} | {purpose} |\n" for port, purpose in PORTS)
     return HEAD + ports + "".join(_section(preset) for preset in PRESETS.values())
 
@@ -39,11 +41,11 @@ def _section(preset: Preset) -> str:
         for size in preset.sizes.value
     )
     return (
-        f"\n## `{preset.cloud}`\n\n{preset.title}. Guide: [how to](../how-to/{preset.cloud}.md).\n\n"
-        f"**Today.** {preset.state.value} ({_basis(preset.state)})\n\n"
-        f"| fact | value | source |\n|---|---|---|\n{rows}\n"
+        f"\n## `{preset.cloud}`\n\n{preset.title}. Guide: [set up {preset.cloud}](../how-to/{preset.cloud}.md).\n\n"
+        f"**Availability.** {preset.state.value} ({_basis(preset.state)})\n\n"
+        f"| Fact | Value | Source |\n|---|---|---|\n{rows}\n"
         f"Sizes ({_basis(preset.sizes)}{'; ' + preset.sizes.note if preset.sizes.note else ''}):\n\n"
-        f"| size | vCPU | memory, GiB | EPC, GiB |\n|---|---|---|---|\n{sizes}"
+        f"| Size | vCPU | Memory, GiB | EPC, GiB |\n|---|---|---|---|\n{sizes}"
     )
 
 
@@ -98,9 +100,9 @@ def _basis(fact: Fact[Any]) -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare."""
+    """Write the page, or with ``--check`` compare it with the committed page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
     if not parser.parse_args().check:
         PAGE.write_text(render(), encoding="utf-8")
         return

@@ -1,4 +1,4 @@
-"""Write docs/reference/errors.md from the codes of the errors, or check that what is committed is what they give."""
+"""Write docs/reference/errors.md from the error codes in the source, or check that the committed page is up to date."""
 
 import argparse
 import ast
@@ -21,31 +21,32 @@ FAMILIES = (InputError, VerificationError, UnavailableError)
 HEAD = """\
 # Errors and exit statuses
 
-<!-- Written by scripts/errors.py from the codes in the source: change those, then run `make errors`. -->
+<!-- Written by scripts/errors.py from the codes in the source: change the codes there, then run `make errors`. -->
 
-An error has a stable code, and is printed as `error[CODE]: what went wrong`, with what to do next on the line below.
-With `--json` it is printed on standard output as `{"error": {"code": ..., "message": ..., "hint": ...}}`. Programs can
-rely on codes and exit statuses; messages are for people, and may change.
+Each error has a stable code. sealserve prints it as `error[CODE]: message`. The next line is a hint: how to fix the
+problem. With `--json`, sealserve prints `{"error": {"code": ..., "message": ..., "hint": ...}}` on standard output.
+
+Programs can rely on codes and exit statuses. Messages are for people and can change.
 
 ## Exit statuses
 
 | status | meaning |
 |---|---|
-| 0 | It is done. |
-| 1 | `internal`: A bug of sealserve's; `SEALSERVE_DEBUG=1` shows where. Or the answer to a question was no. |
+| 0 | The command succeeded. |
+| 1 | `internal`: A bug in sealserve; `SEALSERVE_DEBUG=1` prints the traceback. Or: the user answered no. |
 """
 TAIL = """\
-| 5 | Only of [`sealserve status`](../how-to/status-and-logs.md): the service answers, and something is wrong. |
-| 6 | Only of `sealserve status`: the service does not answer, or nothing runs. |
-| 130 | It was interrupted, by Ctrl-C or SIGTERM. |
+| 5 | Only from [`sealserve status`](../how-to/status-and-logs.md): the service answers, but a part has a problem. |
+| 6 | Only from `sealserve status`: the service does not answer, or nothing runs. |
+| 130 | The command was interrupted by Ctrl-C or SIGTERM. |
 
-`sealserve enclave run` ends with the status of the server that it ran, or 128 + N if signal N ended that. A command
-line that cannot be understood ends with 2, and has no code.
+`sealserve enclave run` ends with the exit status of the server that it ran, or with 128 + N if signal N ended the
+server. An invalid command line ends with status 2 and has no error code.
 
 ## Codes
 
-The status is what a command ends with. Errors of `request` are answers of the model server to a client: they have a
-gRPC status, and end nothing.
+The status is the exit status of the command. `request` errors are answers of the model server to a client: they have a
+gRPC status, and do not end a command.
 """
 
 
@@ -54,13 +55,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A code, and what the page says of it.
+    """An error code, and its row on the page.
 
     Args:
-        code: The code.
-        name: The dotted name of the member or the class that defines it.
+        code: The stable code, such as `release.invalid`.
+        name: The dotted name of the enumeration member or the class that defines the code.
         family: The class of the errors with this code.
-        status: What a command ends with, or the gRPC status of the answer.
+        status: The exit status of a command, or the gRPC status of an answer.
         meaning: The first line of the docstring.
     """
 
@@ -77,19 +78,19 @@ def enumerations() -> list[type[ErrorCode]]:
 
 
 def classes() -> list[type[SealserveError]]:
-    """Return every error class, the families too."""
+    """Return every error class, including the families."""
     return _ours(SealserveError)
 
 
 def causes() -> list[Cause]:
-    """Return every code: those of the enumerations, and those of the classes that define one."""
+    """Return every code, from the enumerations and from the classes that define a code."""
     members = [_of_member(member, meaning) for found in enumerations() for member, meaning in _documented(found)]
     own = [_of_class(found) for found in classes() if "code" in vars(found) and "." in found.code]
     return sorted(members + own, key=lambda cause: cause.code)
 
 
 def render() -> str:
-    """Return the page."""
+    """Return the text of the page."""
     statuses = "".join(f"| {family.exit_status} | `{family.code}`: {_first_line(family)} |\n" for family in FAMILIES)
     groups = (
         f"\n### {name}\n\n| code | status | meaning |\n|---|---|---|\n"
@@ -100,9 +101,9 @@ def render() -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare."""
+    """Write the page, or with ``--check`` compare it with the committed page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
     if not parser.parse_args().check:
         PAGE.write_text(render(), encoding="utf-8")
         return
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def _ours(root: type[T]) -> list[type[T]]:
-    """Return the classes of the package below ``root``. TensorFlow is not imported."""
+    """Return the subclasses of ``root`` in the package sealserve, without importing TensorFlow."""
     for module in pkgutil.walk_packages(sealserve.__path__, f"{sealserve.__name__}."):
         if not module.name.endswith(".__main__"):
             importlib.import_module(module.name)
@@ -128,7 +129,7 @@ def _below(root: type[T]) -> Iterator[type[T]]:
 def _documented(found: type[ErrorCode]) -> Iterator[tuple[ErrorCode, str]]:
     """Return the members of an enumeration, each with the first line of the docstring below it.
 
-    Python does not keep these docstrings, so they are read from the source.
+    Python does not store these docstrings at run time, so this function reads them from the source.
     """
     (definition,) = ast.parse(inspect.getsource(found)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101  # inspect returns the source of a class

@@ -1,8 +1,8 @@
-"""Write the classes of operations into docs/reference/model-lint.md, or check that what is committed is what they give.
+"""Write the classes of operations into docs/reference/model-lint.md, or check that the committed page is up to date.
 
-Without ``--check``, the classes are also compared with TensorFlow's registry: an operation that it registers and that
-has no class is listed, and has to be put into one in src/sealserve/model/operations.toml. `make check` does not import
-TensorFlow; a test makes the same comparison.
+Without ``--check``, the script also compares the classes with TensorFlow's registry. It lists each registered operation
+without a class; add such an operation to a class in src/sealserve/model/operations.toml. `make check` uses ``--check``,
+which does not import TensorFlow. A test makes the same comparison.
 """
 
 import argparse
@@ -18,21 +18,21 @@ CLASSES = "## Classes\n"
 HEAD = f"""
 TensorFlow {TENSORFLOW_VERSION} registers {{total}} operations.
 
-| class | operations | a model may have them | they |
+| Class | Operations | Where a model may contain them | Effect |
 |---|---|---|---|
 """
 WHERE = {
-    Allowed.ANYWHERE: "anywhere",
-    Allowed.LOADING: "where loading runs them, not requests",
+    Allowed.ANYWHERE: "everywhere",
+    Allowed.LOADING: "where only loading runs them, not requests",
     Allowed.ASSETS: "where loading runs them on an asset",
     Allowed.VARIABLES: "where loading runs them on the variables",
-    Allowed.UNUSED: "where nothing runs them",
+    Allowed.UNUSED: "only in parts that never run",
     Allowed.NOWHERE: "nowhere",
 }
 
 
 def render() -> str:
-    """Return the page: what people wrote of it, and the classes."""
+    """Return the text of the page: its hand-written part, and the generated classes."""
     written = PAGE.read_text(encoding="utf-8").partition(CLASSES)[0] + CLASSES
     rows = (
         f"| [{found.name}](#{found.name}) | {len(found.operations)} | {WHERE[found.allowed]} | {found.does} |\n"
@@ -43,17 +43,17 @@ def render() -> str:
 
 def _section(found: OperationClass) -> str:
     names = textwrap.fill(" ".join(f"`{name}`" for name in found.operations), 120, break_on_hyphens=False)
-    listed = f"<details><summary>All {len(found.operations)}</summary>\n\n{names}\n\n</details>"
+    listed = f"<details><summary>All {len(found.operations)} operations</summary>\n\n{names}\n\n</details>"
     return f"\n### {found.name}\n\n{textwrap.fill(found.why, 100)}\n\n{listed}\n"
 
 
 ONLY_WITH_GPU_CODE = {"_CopyFromGpuToHost", "_CopyFromHostToGpu"}
-"""Operations that `tensorflow` registers and `tensorflow-cpu` does not."""
+"""Operations that the package `tensorflow` registers and the package `tensorflow-cpu` does not."""
 
 
 def faults() -> Iterator[str]:
-    """Yield how the classes differ from what TensorFlow registers."""
-    from tensorflow.core.framework.op_def_pb2 import OpList  # noqa: PLC0415  # it takes seconds
+    """Yield each difference between the classes and TensorFlow's registry."""
+    from tensorflow.core.framework.op_def_pb2 import OpList  # noqa: PLC0415  # the import takes seconds
     from tensorflow.python.client import pywrap_tf_session  # noqa: PLC0415
 
     listed = OpList.FromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
@@ -66,9 +66,9 @@ def faults() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page and compare the classes with TensorFlow, or with ``--check`` compare the page."""
+    """Write the page and compare the classes with TensorFlow, or with ``--check`` only compare the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="fail if the page is out of date, without writing it")
     if parser.parse_args().check:
         if PAGE.read_text(encoding="utf-8") != render():
             raise SystemExit(f"{PAGE.name} is out of date: run `make operations`")
