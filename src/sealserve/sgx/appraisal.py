@@ -55,7 +55,7 @@ class VerifiedQuote(Claims):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedQuote:
-    """A quote that is worth fetching collateral for: well-formed, not from a debug enclave, signed below the trusted root.
+    """A quote that is worth fetching collateral for: well-formed, no debug enclave, signed below the trusted root.
 
     The value cannot exist otherwise: its checks are the steps 2 and 3 of `verify_quote`, which need no collateral.
 
@@ -154,9 +154,10 @@ def verify_quote(
 ) -> VerifiedQuote:
     """Verify a quote against the vendor's collateral.
 
-    The steps: 1 form, 2 no debug, 3 PCK chain and the signatures below it, 4 the documents' form and dates, 5 who signed them, 6 are they about
-    this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl verifies, 10 has it read
-    what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, or for which it has no error of their own.
+    The steps: 1 form, 2 no debug, 3 PCK chain and the signatures below it, 4 the documents' form and dates, 5 who signed
+    them, 6 are they about this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl
+    verifies, 10 has it read what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, for which it has no
+    error of their own, or which must come before any collateral is fetched.
 
     Args:
         raw: The quote, exactly as long as it says.
