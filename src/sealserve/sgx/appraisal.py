@@ -154,7 +154,7 @@ def verify_quote(
 ) -> VerifiedQuote:
     """Verify a quote against the vendor's collateral.
 
-    The steps: 1 form, 2 no debug, 3 PCK chain and the signatures below it, 4 the documents' form and dates, 5 who signed
+    The steps: 1 form, 2 no debug, 3 PCK chain and signatures below it, 4 the documents' form and dates, 5 who signed
     them, 6 are they about this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl
     verifies, 10 has it read what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, for which it has no
     error of their own, or which must come before any collateral is fetched.
