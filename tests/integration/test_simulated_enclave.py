@@ -60,11 +60,11 @@ for name in sorted(os.environ):
 print("arguments", *sys.argv[1:])
 print("mode", oct(root.stat().st_mode & 0o777), "cwd", os.getcwd(), "stdin", sys.stdin.read() == "")
 if sys.argv[2] == "wait":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # `sigwait` loses none that came before it
     print("pid", os.getpid())
     print("ready", flush=True)
-    while True:
-        signal.pause()
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(7)
 sys.exit(3)
 """
 LAUNCHER = """
@@ -601,10 +601,10 @@ print("content", bytes(unseal_bytes(Path("models/tiny/1/saved_model.pb"), key=ke
 print("provisioning", [name for name in manifest["loader"]["env"] if name.startswith(("SECRET_", "LD_PRELOAD"))])
 print("environment", sorted(os.environ.keys() - {"LC_CTYPE"}))  # Python itself sets that one
 if "wait" in manifest["loader"]["argv"]:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     print("ready", path, flush=True)
-    while True:
-        signal.pause()
+    signal.sigwait([signal.SIGTERM])
+    sys.exit(7)
 sys.exit(3)
 """
 

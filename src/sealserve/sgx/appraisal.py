@@ -23,6 +23,7 @@ from sealserve.sgx.collateral_documents import (
 from sealserve.sgx.dcap import DcapVerdict
 from sealserve.sgx.pck import Fmspc, PckChain, PckExtension
 from sealserve.sgx.quote import Quote
+from sealserve.sgx.quote_signatures import check_signatures
 from sealserve.sgx.reference_values import ReferenceValues
 from sealserve.sgx.report import EnclaveReport
 from sealserve.sgx.trust_anchor import TrustAnchor
@@ -54,7 +55,7 @@ class VerifiedQuote(Claims):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedQuote:
-    """A quote that is worth fetching collateral for: well-formed, of no debug enclave, and below the trusted root.
+    """A quote that is worth fetching collateral for: well-formed, no debug enclave, signed below the trusted root.
 
     The value cannot exist otherwise: its checks are the steps 2 and 3 of `verify_quote`, which need no collateral.
 
@@ -82,6 +83,8 @@ class ExaminedQuote:
             )
         # 3. PCK certificate, Processor or Platform CA, and the trusted root, each issued by the next.
         self.pck.check(self.anchor)
+        # The signatures below it: the PCK's, the quoting enclave's and the attestation key's.
+        check_signatures(self.quote, self.pck)
 
     def verify(self, collateral: Collateral, *, now: datetime, minimum_evaluation_number: int = 0) -> VerifiedQuote:
         """Do the steps of `verify_quote` that need collateral (4 to 10).
@@ -151,9 +154,10 @@ def verify_quote(
 ) -> VerifiedQuote:
     """Verify a quote against the vendor's collateral.
 
-    The steps: 1 form, 2 no debug, 3 PCK chain, 4 the documents' form and dates, 5 who signed them, 6 are they about
-    this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl verifies, 10 has it read
-    what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, or for which it has no error of their own.
+    The steps: 1 form, 2 no debug, 3 PCK chain and signatures below it, 4 the documents' form and dates, 5 who signed
+    them, 6 are they about this platform, 7 are they the newest, 8 is the PCK certificate revoked, 9 all that dcap-qvl
+    verifies, 10 has it read what we have read. Steps 1 to 8 are those that dcap-qvl leaves out, for which it has no
+    error of their own, or which must come before any collateral is fetched.
 
     Args:
         raw: The quote, exactly as long as it says.

@@ -175,16 +175,36 @@ def test_collateral_that_does_not_verify_is_forgotten(
     assert source.forgotten == 1
 
 
-def test_a_quote_that_does_not_verify_costs_no_cache(
-    verifier: SgxVerifier, source: Published, platform: SimulatedPlatform, report: EnclaveReport, now: datetime
+def test_a_quote_that_the_platform_did_not_sign_causes_no_fetch(
+    verifier: SgxVerifier, source: Published, platform: SimulatedPlatform, report: EnclaveReport
 ) -> None:
-    raw = bytearray(quote(platform, report))
-    raw[440] ^= 1  # in the signature
-    endorsed = verifier.read(bytes(raw)).screen(PlatformKind.SIMULATED).endorse()
+    changed = {
+        48: "quote.signature",  # the enclave's report
+        440: "quote.signature",
+        500: "quote.attestation-key",
+        570: "quote.qe-report-signature",  # the quoting enclave's report
+        950: "quote.qe-report-signature",
+        1014: "quote.attestation-key",  # the authentication data
+    }
+    codes = {}
+    for position in changed:
+        raw = bytearray(quote(platform, report))
+        raw[position] ^= 1
+        with pytest.raises(VerificationError) as caught:
+            verifier.read(bytes(raw)).screen(PlatformKind.SIMULATED)
+        codes[position] = caught.value.code
+    assert (codes, source.asked) == (changed, 0)
+
+
+def test_a_quote_of_zeros_behind_a_genuine_certificate_chain_causes_no_fetch(
+    verifier: SgxVerifier, platform: SimulatedPlatform, report: EnclaveReport
+) -> None:
+    """Anybody can copy a PCK chain from a published quote."""
+    genuine = Quote.parse(quote(platform, report))
+    zeros = replace(genuine, signature=bytes(64), attestation_key=bytes(64), qe_report_signature=bytes(64))
     with pytest.raises(VerificationError) as caught:
-        endorsed.verify(now=now, minimum_evaluation_number=0)
-    assert caught.value.code == "quote.signature"
-    assert source.forgotten == 0
+        verifier.read(zeros.to_bytes()).screen(PlatformKind.SIMULATED)
+    assert caught.value.code == "quote.qe-report-signature"
 
 
 def test_platform_kinds_do_not_mix() -> None:

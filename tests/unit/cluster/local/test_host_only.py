@@ -8,7 +8,7 @@ from tests.harness.errors import raises
 from tests.harness.workspaces import Site, make_site
 
 from sealserve.bundle import Bundle, EnclaveFacts
-from sealserve.cluster import wanted
+from sealserve.cluster import ports, wanted
 from sealserve.cluster.codes import ClusterCode
 from sealserve.cluster.local import host_only
 from sealserve.cluster.local.owner_services import OwnerServices
@@ -20,7 +20,7 @@ from sealserve.errors import SealserveError
 @pytest.fixture
 def host(tmp_path: Path) -> Site:
     """A host: its workspace has a deployment file and nothing of an owner."""
-    return make_site(tmp_path / "host")
+    return make_site(tmp_path / "host", service={"port": ports.find_free()})
 
 
 def bundle(host: Site, *names: str) -> Bundle:

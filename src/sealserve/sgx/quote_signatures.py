@@ -1,0 +1,68 @@
+"""The signatures inside a quote: from the PCK certificate to the enclave's report.
+
+None of the three checks needs collateral. So a quote that only copies a genuine PCK certificate cannot make the
+broker ask a PCS.
+
+Source: Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4 (quote format version 3).
+"""
+
+import hashlib
+import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from sealserve.sgx.codes import SgxCode
+from sealserve.sgx.pck import PckChain
+from sealserve.sgx.quote import Quote
+
+_NUMBER: Final = 32  # bytes of r, s, x and y
+_SHA256: Final = ec.ECDSA(hashes.SHA256())
+
+
+def check_signatures(quote: Quote, pck: PckChain) -> None:
+    """Check that the platform's quoting enclave signed a quote.
+
+    Args:
+        quote: The parsed quote.
+        pck: The quote's PCK chain. The caller checks that it ends at a trusted root.
+
+    Raises:
+        VerificationError: `quote.qe-report-signature`: The PCK did not sign the quoting enclave's report.
+        VerificationError: `quote.attestation-key`: The quoting enclave's report names another attestation key.
+        VerificationError: `quote.signature`: The attestation key did not sign the header and the enclave's report.
+    """
+    # 1. The PCK signed the quoting enclave's report: the quoting enclave ran on this platform.
+    platform_key = pck.leaf.public_key()
+    if not _signed(platform_key, quote.qe_report_signature, quote.qe_report.to_bytes()):
+        raise SgxCode.QUOTE_QE_REPORT_SIGNATURE.error("Quote: its PCK did not sign its QE report.")
+    # 2. That report binds the attestation key: SHA-256 of the key and of the authentication data, then zeros.
+    digest = hashlib.sha256(quote.attestation_key + quote.qe_authentication_data).digest()
+    if not hmac.compare_digest(quote.qe_report.report_data, digest.ljust(len(quote.qe_report.report_data), b"\0")):
+        raise SgxCode.QUOTE_ATTESTATION_KEY.error("Quote: its QE report is about another attestation key.")
+    # 3. The attestation key signed the enclave's report.
+    if not _signed(_attestation_key(quote.attestation_key), quote.signature, quote.signed_bytes()):
+        raise SgxCode.QUOTE_SIGNATURE.error("Quote: its attestation key did not sign it.")
+
+
+def _attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey | None:
+    """Return the key with raw coordinates x and y, or None if they are not a point of P-256."""
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + raw)
+    except ValueError:
+        return None
+
+
+def _signed(key: object, signature: bytes, content: bytes) -> bool:
+    """Return whether ``signature`` (raw r and s) is a P-256 signature of ``content`` by ``key``."""
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        return False
+    r, s = (int.from_bytes(part, "big") for part in (signature[:_NUMBER], signature[_NUMBER:]))
+    try:
+        key.verify(encode_dss_signature(r, s), content, _SHA256)
+    except InvalidSignature:
+        return False
+    return True
