@@ -1,7 +1,7 @@
 """The signatures inside a quote: from the PCK certificate to the enclave's report.
 
-None of the three checks needs collateral. So a quote that only copies a genuine PCK certificate cannot make the
-broker ask a PCS.
+None of the three checks needs collateral. Therefore a quote that only copies a genuine PCK certificate cannot make
+the broker send a request to a PCS (Provisioning Certification Service).
 
 Source: Intel SGX ECDSA QuoteLibReference DCAP API, appendix A.4 (quote format version 3).
 """
@@ -18,6 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from sealserve.sgx.codes import SgxCode
 from sealserve.sgx.pck import PckChain
 from sealserve.sgx.quote import Quote
+
+WRONG_SIGNATURE: Final = "The quote's signature is invalid: its attestation key did not sign it."
+WRONG_ATTESTATION_KEY: Final = "The quote is inconsistent: its QE report is bound to another attestation key."
+WRONG_QE_REPORT_SIGNATURE: Final = "The quote's QE report is invalid: the platform's PCK key did not sign it."
 
 _NUMBER: Final = 32  # bytes of r, s, x and y
 _SHA256: Final = ec.ECDSA(hashes.SHA256())
@@ -38,14 +42,14 @@ def check_signatures(quote: Quote, pck: PckChain) -> None:
     # 1. The PCK signed the quoting enclave's report: the quoting enclave ran on this platform.
     platform_key = pck.leaf.public_key()
     if not _signed(platform_key, quote.qe_report_signature, quote.qe_report.to_bytes()):
-        raise SgxCode.QUOTE_QE_REPORT_SIGNATURE.error("Quote: its PCK did not sign its QE report.")
+        raise SgxCode.QUOTE_QE_REPORT_SIGNATURE.error(WRONG_QE_REPORT_SIGNATURE)
     # 2. That report binds the attestation key: SHA-256 of the key and of the authentication data, then zeros.
     digest = hashlib.sha256(quote.attestation_key + quote.qe_authentication_data).digest()
     if not hmac.compare_digest(quote.qe_report.report_data, digest.ljust(len(quote.qe_report.report_data), b"\0")):
-        raise SgxCode.QUOTE_ATTESTATION_KEY.error("Quote: its QE report is about another attestation key.")
+        raise SgxCode.QUOTE_ATTESTATION_KEY.error(WRONG_ATTESTATION_KEY)
     # 3. The attestation key signed the enclave's report.
     if not _signed(_attestation_key(quote.attestation_key), quote.signature, quote.signed_bytes()):
-        raise SgxCode.QUOTE_SIGNATURE.error("Quote: its attestation key did not sign it.")
+        raise SgxCode.QUOTE_SIGNATURE.error(WRONG_SIGNATURE)
 
 
 def _attestation_key(raw: bytes) -> ec.EllipticCurvePublicKey | None:

@@ -78,7 +78,11 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broker.sqlite"
     with Database.open(path) as opened, opened.write() as connection:
         connection.execute(update(SCHEMA).values(version=7))
-    with raises(BrokerCode.DATABASE_VERSION, match="has schema version 7, this sealserve knows 2") as caught:
+    with raises(
+        BrokerCode.DATABASE_VERSION,
+        match=r"The database .*broker\.sqlite has schema version 7, but this version of sealserve "
+        r"supports version 2",
+    ) as caught:
         Database.open(path)
     assert caught.value.code == "broker.database-version"
 
@@ -105,7 +109,7 @@ def test_writers_take_turns_and_lose_nothing(tmp_path: Path) -> None:
     assert not failures
     with Database.open(path) as opened, opened.read() as connection:
         seen = sorted(int(text) for text in connection.execute(select(KEYS.c.created)).scalars())
-    assert seen == list(range(60))  # what each writer read was still true when it committed
+    assert seen == list(range(60))  # the values that each writer read were still valid when it committed
 
 
 def test_a_write_survives_without_a_clean_close(database: Database, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""A database of schema 1, written by the version of sealserve before schema 2, is upgraded and loses nothing.
+"""A database with schema 1, written by the sealserve version before schema 2, is upgraded without loss of data.
 
-``schema_1/database.sql`` is SQLite's dump of it. The JSON files are what that version's ``sealserve broker`` printed.
+``schema_1/database.sql`` is SQLite's dump of it. The JSON files are the output of that version's ``sealserve broker``.
 """
 
 import sqlite3
@@ -126,7 +126,9 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, change: str) -> None:
         opened.execute(f"UPDATE releases SET {change}")  # noqa: S608  # of this test
         opened.commit()
         before = list(opened.iterdump())
-    with raises(BrokerCode.DATABASE_CONTENT, match="releases in the broker's database was changed"):
+    with raises(
+        BrokerCode.DATABASE_CONTENT, match="A row of the table releases in the broker's database has invalid content"
+    ):
         Database.open(path)
     with closing(sqlite3.connect(path)) as opened:
         assert list(opened.iterdump()) == before

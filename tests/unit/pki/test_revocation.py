@@ -1,4 +1,4 @@
-"""Revocation lists beside the authorities in ssl.cfg: read whole and authenticated, or the settings are rejected."""
+"""Revocation lists beside the CA certificates in ssl.cfg: a list is read completely, or the settings are rejected."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def test_settings_carry_lists_and_read_them_back() -> None:
 
 
 def test_a_list_whose_dates_are_over_still_revokes() -> None:
-    """The clock in an enclave is the host's: a list has no end that the host could reach."""
+    """The host controls the clock of an enclave, so it must not be able to make a list expire."""
     old = USERS.issue_revocation_list({CERTIFICATE.serial_number: NOW}, number=1, now=NOW - timedelta(days=9000))
     assert read_lists(old, AUTHORITIES, source="x") == {identity(CERTIFICATE)}
 
@@ -69,7 +69,7 @@ def test_lists_between_certificates_are_found() -> None:
 
 
 def odd_list(*extensions: x509.ExtensionType, entry: x509.ExtensionType | None = None) -> bytes:
-    """Return a list that the users' authority signed, with critical extensions."""
+    """Return a list with critical extensions, signed by the users' CA."""
     revoked = x509.RevokedCertificateBuilder(7, NOW)
     if entry is not None:
         revoked = revoked.add_extension(entry, critical=True)
@@ -87,16 +87,16 @@ FORGED = OTHERS.issue_revocation_list({CERTIFICATE.serial_number: NOW}, number=3
 @pytest.mark.parametrize(
     ("lists", "reason"),
     [
-        (DAMAGED, "it cannot be read"),
-        (FORGED, "none of the authorities in custom_ca signed it"),
-        (LIST + FORGED, "none of the authorities in custom_ca signed it"),
+        (DAMAGED, "it cannot be parsed"),
+        (FORGED, "its signature does not verify with any CA in custom_ca"),
+        (LIST + FORGED, "its signature does not verify with any CA in custom_ca"),
         (odd_list(x509.DeltaCRLIndicator(2)), "it has a critical extension"),
         (
             odd_list(entry=x509.CertificateIssuer([x509.DirectoryName(AUTHORITIES[0].subject)])),
             "it has a critical extension",
         ),
-        (b"  " + LIST, "it is not PEM at the beginning of a line"),
-        (LIST[:-30], "it is not PEM at the beginning of a line"),
+        (b"  " + LIST, "it is not PEM that starts at the beginning of a line"),
+        (LIST[:-30], "it is not PEM that starts at the beginning of a line"),
     ],
 )  # fmt: skip
 def test_a_list_that_might_revoke_less_than_it_seems_is_rejected(lists: bytes, reason: str) -> None:
@@ -118,5 +118,8 @@ def test_an_authority_with_another_kind_of_key_signed_nothing() -> None:
         x509.CertificateBuilder(subject, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1))
         .sign(key, hashes.SHA256())
     )  # fmt: skip
-    with raises(PkiCode.SSL_CONFIG_REVOCATION_LIST, match="none of the authorities"):
+    with raises(
+        PkiCode.SSL_CONFIG_REVOCATION_LIST,
+        match="A certificate revocation list in x is invalid: its signature does not verify with any CA in custom_ca",
+    ):
         read_lists(LIST, [same_name], source="x")
