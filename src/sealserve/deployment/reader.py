@@ -69,7 +69,7 @@ def parse(text: str, *, source: str = "sealserve.toml", folder: Path | None = No
         location, value = dated
         place, key = explanation.describe(location, text, source)
         raise DeploymentCode.INVALID_VALUE.error(
-            f"{place}: {key}: this key does not accept a date, got {value}.", hint="Put the value in quotation marks."
+            f"{place}: {key}: dates are not supported, got {value}.", hint="Put the value in quotation marks."
         )
     # 3. Accept former spellings of keys.
     if isinstance(data.get("model"), Mapping):
