@@ -248,7 +248,7 @@ class Fleet:
         self._discard(container.id)
 
     def remove_networks(self, *names: str) -> None:
-        """Remove the deployment's networks with these short names, or all. Containers in them are disconnected first."""
+        """Remove the deployment's networks with these short names, or all, after disconnecting their containers."""
         for found in self._engine.inspect(
             "network", *self._engine.labelled("network", f"{commands.PROJECT}={self.project}")
         ):

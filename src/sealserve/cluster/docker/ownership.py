@@ -55,7 +55,7 @@ def give(workspace: Workspace, user: str, *, configuration: Path, release: Path 
     for found in chain(held(workspace.owner.root), held_tree(configuration)):
         if found.is_folder or found.is_plain_file:
             found.change_owner(0, 0)
-    # 2. Files that containers read: the user owns the files, since a private file has mode 0600. Root keeps the folders.
+    # 2. Files that containers read: the user owns them, since a private file has mode 0600. Root keeps the folders.
     for path in _read(workspace):
         _each(held_tree(path), _give_for_reading)
     # 3. Files that containers write, and the simulated vendor, whose folder is always private to its owner (mode 0700).
