@@ -211,8 +211,8 @@ def _refusal(arguments: Sequence[str], error: str) -> SealserveError:
     if any(text in error for text in _UNREACHABLE):
         return ContainersCode.DOCKER_UNREACHABLE.error(
             f"The Docker engine does not answer: {reason}",
-            hint="Start it (`systemctl start docker`), or add your user to the group docker. To use a different engine, set "
-            "DOCKER_HOST.",
+            hint="Start it (`systemctl start docker`), or add your user to the group docker. To select an engine, "
+            "set DOCKER_HOST.",
         )
     kind = EngineAbsentError if any(text in reason for text in _ABSENT) else EngineRefusedError
     return kind(f"`docker {' '.join(arguments[:2])}` failed: {reason}")
