@@ -160,7 +160,7 @@ class BrokerTable(Section):
     external_name: str = Field(default="", description="the DNS name that external-name points to")
     dangerous_inside: bool = Field(
         default=False,
-        description="trials with simulated enclaves only: runs the broker in the cluster, so its hosts hold the keys",
+        description="whether the broker runs in the cluster, so that its hosts hold the keys; simulated enclaves only",
     )
 
     @model_validator(mode="after")

@@ -6,10 +6,8 @@ broker and the vendor's service on this machine.
 
 import base64
 import difflib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import yaml
 
@@ -53,8 +51,6 @@ from sealserve.deployment import Deployment
 from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
-
-_LOG: Final = logging.getLogger(__name__)
 
 
 class KubernetesTarget:
@@ -292,9 +288,8 @@ class KubernetesTarget:
         if bundle.broker is None:
             raise NotRenderableError(
                 "This machine is only the host, so it has no keys for a broker in the cluster.",
-                hint="Set kubernetes.broker.dangerous_inside = false. It is for trials with owner and host on one machine.",
+                hint="Set kubernetes.broker.dangerous_inside = false: it requires that owner and host are one machine.",
             )
-        _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
         return inside_broker.material(context, bundle.broker)
 
     def _no_longer_described(self, context: RenderContext, made: Sequence[Manifest]) -> Sequence[ObjectName]:
@@ -317,15 +312,15 @@ class KubernetesTarget:
             raise ClusterCode.KUBERNETES_EPC.error(
                 f"{wanted} replicas with {asked} of EPC each do not fit: the nodes' "
                 f"{settings.resources.epc_resource} is enough for {most}.",
-                hint="Use fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a smaller "
-                "enclave. `sealserve doctor host --target kubernetes` shows the capacity of each node.",
+                hint="Use fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a "
+                "smaller enclave. `sealserve doctor host --target kubernetes` shows the capacity of each node.",
             )
 
     def _name_broker(self, context: RenderContext) -> None:
         config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
-                "The broker's name cannot be added to the cluster's DNS: the ConfigMap kube-system/coredns does not exist.",
+                "The broker's name cannot be added to the cluster's DNS: no ConfigMap kube-system/coredns exists.",
                 hint='Set kubernetes.broker.naming = "dns".',
             )
         text = config["data"]["Corefile"]
