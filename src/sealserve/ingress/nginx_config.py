@@ -263,7 +263,7 @@ def _ip(text: str) -> str:
         if "%" not in text:  # reject a scope, which may contain any text
             return str(address)
     raise IngressCode.INVALID_VALUE.error(
-        f"NGINX cannot listen on {text!r}: expected an IP address.", hint="Set an address such as 127.0.0.1."
+        f"NGINX cannot use {text!r}: expected an IP address.", hint="Set an address such as 127.0.0.1."
     )
 
 

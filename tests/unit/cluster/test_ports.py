@@ -31,7 +31,7 @@ def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is taken") as caught:
+        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is in use") as caught:
             ports.require_free(port, "the broker")
     assert caught.value.code == "port.taken"
 

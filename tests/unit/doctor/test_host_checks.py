@@ -180,7 +180,7 @@ def test_quotes_need_the_platforms_certificates() -> None:
     ("pccs", "verdict", "words"),
     [
         (Pccs(), MISSING, "no PCCS is configured: /etc/sgx_default_qcnl.conf does not exist"),
-        (Pccs(configured=True, reason="it names no PCCS"), MISSING, "it names no PCCS"),
+        (Pccs(configured=True, reason="it sets no PCCS"), MISSING, "it sets no PCCS"),
         (Pccs(url="https://p/", configured=True, reason="timed out"), MISSING, "https://p/ does not answer: timed out"),
         (Pccs(url="https://p/", configured=True, status=404), MISSING, "HTTP status 404"),
         (Pccs(url="https://p/", configured=True), NOTE, "not contacted"),

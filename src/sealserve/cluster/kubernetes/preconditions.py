@@ -73,7 +73,8 @@ def check_rights(context: RenderContext, client: ClusterClient) -> None:
     for finding in _rights(context, client):
         if finding.verdict is Verdict.MISSING:
             raise ClusterCode.KUBERNETES_RIGHTS.error(
-                f"The cluster does not meet a requirement ({finding.name}): {finding.found}.", hint=finding.remedy
+                f"The cluster does not meet a requirement ({finding.name}): {finding.found}.",
+                hint=f"{finding.remedy[:1].upper()}{finding.remedy[1:]}.",
             )
 
 

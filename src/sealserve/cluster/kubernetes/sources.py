@@ -79,7 +79,8 @@ def location(context: RenderContext) -> str:
     text = context.settings.store.source
     if text is None or not text.startswith((CLAIM, _IMAGE, *_WEB)):
         raise NotRenderableError(
-            f"Pods cannot fetch the release: kubernetes.store.source must be a URL, an image or a claim, got {text!r}.",
+            f"Pods cannot fetch the release: kubernetes.store.source must be a URL, an image or a claim, "
+            f"got {'nothing' if text is None else repr(text)}.",
             hint="Write the release with `sealserve release pack`, and put it where pods can reach it. Set the source "
             'to "https://store.example.com/{release}.tar" (or a pre-signed URL of an S3 store), "image:REFERENCE" with '
             '/bundle.tar in it, or "claim:NAME".',

@@ -195,14 +195,14 @@ def test_a_port_that_only_a_new_nginx_needs_must_be_free(docker: FakeDocker, tmp
             docker.answer("container inspect", [{**described(status=status), "HostConfig": {"PortBindings": bindings}}])
 
         nginx("running", service)
-        with pytest.raises(PortTakenError, match=r"NGINX \(service\.rest_port\), is taken"):
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.rest_port\), is in use"):
             target.check(tmp_path, broker_here=True)
         nginx("running", service, rest)
         target.check(tmp_path, broker_here=True)
         nginx("restarting", service, rest)
         target.check(tmp_path, broker_here=True)
         nginx("exited", service, rest)  # it holds nothing: another program does
-        with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is taken"):
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is in use"):
             target.check(tmp_path, broker_here=True)
     assert not any(asked[1] in {"stop", "rm", "create"} for asked in docker.asked)
 

@@ -413,7 +413,7 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
 def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     token = secret_file(tmp_path / "token", b"t")
     layout = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match="that is the container itself"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="this address refers to the broker's container itself"):
         write_configuration(layout, described_by(layout), bundle, broker=None)
     token.chmod(0o644)
     with pytest.raises(PrivateFileExposedError):

@@ -64,7 +64,7 @@ class Place:
         return self.record.start(role, command, log=self.workspace.host.logs / f"{role}.log")
 
     def restarts(self, role: str = "broker") -> Restarts | None:
-        """Return what the supervisor has written of a part."""
+        """Return the supervisor's entry about a part."""
         return read_restarts(self.workspace, self.record.all()[role])
 
     def wait_for_another(self, before: Process) -> Process:
@@ -327,7 +327,7 @@ def test_a_second_supervisor_ends(here: Place) -> None:
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
-    assert second.stderr == "Another supervisor of this workspace runs.\n"
+    assert second.stderr == "Another supervisor of this workspace is already running.\n"
     assert here.supervision.is_there()
 
 
@@ -484,6 +484,6 @@ def test_a_crash_does_not_apply_an_edit_of_the_settings(
         restart.restart(workspace, ended.pid, ended.started)
     assert caught.value.code == "supervisor.settings-changed"
     assert restart.main([str(workspace.directory), str(ended.pid), str(ended.started)]) == 1
-    assert "Apply them with `sealserve up`" in caplog.text
+    assert "Apply the change with `sealserve up`" in caplog.text
     file.write_text(applied)
     assert restart.restart(workspace, ended.pid, ended.started) == ended
