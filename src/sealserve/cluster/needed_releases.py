@@ -1,4 +1,4 @@
-"""The releases that a deployment needs: those that serve, or that `up` or a roll-back would serve."""
+"""The releases that a deployment needs: it serves them, or `up` or a roll-back would serve them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -62,7 +62,7 @@ def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
             machine=Machine.OWNER,
             name="certificates",
             verdict=Verdict.OK,
-            found=f"the first certificate to expire is that of the {ends[0].name}, on {ends[0].time:%Y-%m-%d}",
+            found=f"the certificate of the {ends[0].name} expires first, on {ends[0].time:%Y-%m-%d}",
         )
 
 

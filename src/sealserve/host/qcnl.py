@@ -48,7 +48,8 @@ def parse(text: str) -> Qcnl:
     url = settings.get("pccs_url")
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
         raise QcnlError(
-            f"{PATH} sets no PCCS: expected an http or https URL as pccs_url, got {'nothing' if url is None else repr(url)}.",
+            f"{PATH} sets no PCCS: expected an http or https URL as pccs_url, "
+            f"got {'nothing' if url is None else repr(url)}.",
             hint="Run `sealserve cloud qcnl` to write the file for a cloud, or set the URL of your own PCCS.",
         )
     secure = settings.get("use_secure_cert", True)

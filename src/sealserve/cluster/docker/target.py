@@ -133,7 +133,7 @@ class DockerTarget:
                 self._tell(f"starting {container.role}")
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
-        # 3. Start the replicas, or replace those of another release.
+        # 3. Start the replicas, or replace replicas of another release.
         self._link_all(layout, served)
         before = {replica.release for replica in self._fleet.replicas()}
         self._roll(layout, served, replicas)

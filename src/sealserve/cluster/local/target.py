@@ -169,7 +169,7 @@ class LocalTarget:
         return sorted({process.release for process in before} - {bundle.name, ""})
 
     def _roll(self, bundle: Bundle, replicas: int) -> None:
-        """Start replicas of a new release next to those of the old release, and move new connections to them.
+        """Start replicas of a new release next to the old replicas, and move new connections to them.
 
         If this fails or is interrupted, the old replicas continue to serve, and the new ones are stopped. If it is
         killed, the next `up` reuses or stops the new ones. `down` stops all of them.

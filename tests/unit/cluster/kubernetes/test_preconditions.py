@@ -174,7 +174,8 @@ def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "verdict", "text"),
-    [(45, Verdict.MISSING, "the clock of node a is 45 s ahead"), (-300, Verdict.NOTE, "no lease renewal for a minute: a"),
+    [(45, Verdict.MISSING, "the clock of node a is 45 s ahead"),
+     (-300, Verdict.NOTE, "no lease renewal for a minute: a"),
      (-20, Verdict.OK, "within 30 s"), (2, Verdict.OK, "within 30 s")],
 )  # fmt: skip
 def test_a_nodes_clock(cluster: FakeCluster, seconds: int, verdict: Verdict, text: str) -> None:
@@ -278,7 +279,7 @@ def test_a_claim_that_up_will_make(cluster: FakeCluster) -> None:
     context = make_context('store.storage_class = "nfs"\n', toml=CLAIMED)
     assert "does not exist" in examine(context, cluster)["storage"].found
     cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
-    assert examine(context, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
+    assert examine(context, cluster)["storage"].found == "`up` creates the claim releases with class nfs"
 
 
 def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
@@ -303,7 +304,7 @@ def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeClust
     assert "which `up` adds for 192.0.2.44" in examine(context, cluster)["broker"].found
     assert cluster.applied[-1]["spec"]["containers"][0]["command"][-2:] == ["192.0.2.44", "4433"]
     named = make_context('broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n')
-    assert "leads to broker.example.com" in examine(named, cluster)["broker"].found
+    assert "which `up` adds for broker.example.com" in examine(named, cluster)["broker"].found
 
 
 def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> None:
