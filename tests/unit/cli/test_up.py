@@ -410,7 +410,7 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     first = ready.build_release().folder.name
     cli.ok("up")
     change(ready, "server.threads", "2")
-    target.error = ProcessEndedError("replica-0 ended: error[test]")
+    target.error = ProcessEndedError("replica-0 ended before it was ready: error[test]")
     assert cli.error("up", "--yes")["code"] == "process.ended"
     states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
     assert states[first] == "active"  # it goes on serving

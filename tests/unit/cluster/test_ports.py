@@ -37,7 +37,7 @@ def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
 
 
 def test_an_address_of_another_machine_is_told() -> None:
-    with raises(ClusterCode.PORT_UNUSABLE, match=r"at 192\.0\.2\.1 cannot be listened on") as caught:
+    with raises(ClusterCode.PORT_UNUSABLE, match=r"No program can listen on port 4433 at 192\.0\.2\.1") as caught:
         ports.is_free(4433, "192.0.2.1")  # RFC 5737: nobody's
     assert caught.value.code == "port.unusable"
 

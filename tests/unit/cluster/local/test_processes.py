@@ -68,7 +68,7 @@ def test_a_recycled_process_id_is_not_taken_for_it(tmp_path: Path) -> None:
 def test_one_that_ends_before_it_is_ready_gives_its_last_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('error[port.taken]: Port 1 is taken.'); print('bye')"]
     process = Registry(tmp_path / "run.json").start("broker", command, log=tmp_path / "log")
-    with pytest.raises(ProcessEndedError, match=r"broker ended: error\[port.taken\]") as caught:
+    with pytest.raises(ProcessEndedError, match=r"broker ended before it was ready: error\[port.taken\]") as caught:
         wait_ready(process, lambda: False, seconds=30)
     assert caught.value.code == "process.ended"
 
