@@ -1,4 +1,4 @@
-"""Write docs/reference/clouds.md from the presets, or check that what is committed is what they give."""
+"""Write docs/reference/clouds.md from the presets, or check that the committed page is up to date."""
 
 import argparse
 import sys
@@ -15,13 +15,14 @@ HEAD = """\
 
 <!-- Written by scripts/clouds.py from src/sealserve/clouds: change that, then run `make clouds`. -->
 
-What `sealserve cloud show` and `sealserve init --preset` know. Each fact has its source and the date that the source
-bears. *Report* means that somebody published it and nobody here has seen it; *not verified* means that no source was
-found. None of these machines was at hand: what was run where is in [compatibility](compatibility.md).
+This page has the data behind `sealserve cloud show` and `sealserve init --preset`. Each fact has its source, and the
+date of that source. *Report* means a published report that the project has not verified. *Not verified* means that no
+source was found. The project had no access to these machines: [compatibility](compatibility.md) lists the tested
+machines.
 
-In each cloud these ports must be open:
+Open these ports in each cloud:
 
-| port | from where to where |
+| port | direction |
 |---|---|
 """
 
@@ -98,9 +99,9 @@ def _basis(fact: Fact[Any]) -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare."""
+    """Write the page, or compare it with ``--check``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     if not parser.parse_args().check:
         PAGE.write_text(render(), encoding="utf-8")
         return

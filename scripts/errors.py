@@ -1,4 +1,4 @@
-"""Write docs/reference/errors.md from the codes of the errors, or check that what is committed is what they give."""
+"""Write docs/reference/errors.md from the error codes, or check that the committed page is up to date."""
 
 import argparse
 import ast
@@ -23,29 +23,29 @@ HEAD = """\
 
 <!-- Written by scripts/errors.py from the codes in the source: change those, then run `make errors`. -->
 
-An error has a stable code, and is printed as `error[CODE]: what went wrong`, with what to do next on the line below.
-With `--json` it is printed on standard output as `{"error": {"code": ..., "message": ..., "hint": ...}}`. Programs can
-rely on codes and exit statuses; messages are for people, and may change.
+Each error has a stable code. It is printed as `error[CODE]: message`, with a hint for the next step on the line below.
+With `--json`, it is printed on standard output as `{"error": {"code": ..., "message": ..., "hint": ...}}`. Programs can
+rely on codes and exit statuses. Messages are for people, and may change.
 
 ## Exit statuses
 
 | status | meaning |
 |---|---|
-| 0 | It is done. |
-| 1 | `internal`: A bug of sealserve's; `SEALSERVE_DEBUG=1` shows where. Or the answer to a question was no. |
+| 0 | The command succeeded. |
+| 1 | `internal`: A bug in sealserve; `SEALSERVE_DEBUG=1` shows where. Or the user declined a confirmation. |
 """
 TAIL = """\
-| 5 | Only of [`sealserve status`](../how-to/status-and-logs.md): the service answers, and something is wrong. |
-| 6 | Only of `sealserve status`: the service does not answer, or nothing runs. |
-| 130 | It was interrupted, by Ctrl-C or SIGTERM. |
+| 5 | Only [`sealserve status`](../how-to/status-and-logs.md): the service answers, but something is wrong. |
+| 6 | Only `sealserve status`: the service does not answer, or nothing runs. |
+| 130 | The command was interrupted, by Ctrl-C or SIGTERM. |
 
-`sealserve enclave run` ends with the status of the server that it ran, or 128 + N if signal N ended that. A command
-line that cannot be understood ends with 2, and has no code.
+`sealserve enclave run` ends with the exit status of the server that it ran, or with 128 + N if signal N ended the
+server. An invalid command line ends with status 2, and has no code.
 
 ## Codes
 
-The status is what a command ends with. Errors of `request` are answers of the model server to a client: they have a
-gRPC status, and end nothing.
+The status is the exit status of a command. Errors of `request` are answers of the model server to a client: they have a
+gRPC status and do not end a process.
 """
 
 
@@ -54,13 +54,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A code, and what the page says of it.
+    """A code with its description on the page.
 
     Args:
         code: The code.
-        name: The dotted name of the member or the class that defines it.
+        name: The dotted name of the enumeration member or the class that defines it.
         family: The class of the errors with this code.
-        status: What a command ends with, or the gRPC status of the answer.
+        status: The exit status of a command, or the gRPC status of the answer.
         meaning: The first line of the docstring.
     """
 
@@ -77,12 +77,12 @@ def enumerations() -> list[type[ErrorCode]]:
 
 
 def classes() -> list[type[SealserveError]]:
-    """Return every error class, the families too."""
+    """Return every error class, including the families."""
     return _ours(SealserveError)
 
 
 def causes() -> list[Cause]:
-    """Return every code: those of the enumerations, and those of the classes that define one."""
+    """Return every code, from the enumerations and from classes that define their own code."""
     members = [_of_member(member, meaning) for found in enumerations() for member, meaning in _documented(found)]
     own = [_of_class(found) for found in classes() if "code" in vars(found) and "." in found.code]
     return sorted(members + own, key=lambda cause: cause.code)
@@ -100,9 +100,9 @@ def render() -> str:
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` compare."""
+    """Write the page, or compare it with ``--check``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     if not parser.parse_args().check:
         PAGE.write_text(render(), encoding="utf-8")
         return
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def _ours(root: type[T]) -> list[type[T]]:
-    """Return the classes of the package below ``root``. TensorFlow is not imported."""
+    """Return the package's subclasses of ``root``. This does not import TensorFlow."""
     for module in pkgutil.walk_packages(sealserve.__path__, f"{sealserve.__name__}."):
         if not module.name.endswith(".__main__"):
             importlib.import_module(module.name)
@@ -128,7 +128,7 @@ def _below(root: type[T]) -> Iterator[type[T]]:
 def _documented(found: type[ErrorCode]) -> Iterator[tuple[ErrorCode, str]]:
     """Return the members of an enumeration, each with the first line of the docstring below it.
 
-    Python does not keep these docstrings, so they are read from the source.
+    Python discards these docstrings, so they are read from the source.
     """
     (definition,) = ast.parse(inspect.getsource(found)).body
     assert isinstance(definition, ast.ClassDef)  # noqa: S101  # inspect returns the source of a class

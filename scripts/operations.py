@@ -1,8 +1,8 @@
-"""Write the classes of operations into docs/reference/model-lint.md, or check that what is committed is what they give.
+"""Write the classes of operations into docs/reference/model-lint.md, or check that the page is up to date.
 
-Without ``--check``, the classes are also compared with TensorFlow's registry: an operation that it registers and that
-has no class is listed, and has to be put into one in src/sealserve/model/operations.toml. `make check` does not import
-TensorFlow; a test makes the same comparison.
+Without ``--check``, this also compares the classes with TensorFlow's registry. It lists each registered operation
+without a class, which must be added to a class in src/sealserve/model/operations.toml. `make check` does not import
+TensorFlow, but a test makes the same comparison.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WHERE = {
 
 
 def render() -> str:
-    """Return the page: what people wrote of it, and the classes."""
+    """Return the page: its handwritten part, and the generated classes."""
     written = PAGE.read_text(encoding="utf-8").partition(CLASSES)[0] + CLASSES
     rows = (
         f"| [{found.name}](#{found.name}) | {len(found.operations)} | {WHERE[found.allowed]} | {found.does} |\n"
@@ -52,7 +52,7 @@ ONLY_WITH_GPU_CODE = {"_CopyFromGpuToHost", "_CopyFromHostToGpu"}
 
 
 def faults() -> Iterator[str]:
-    """Yield how the classes differ from what TensorFlow registers."""
+    """Yield the differences between the classes and TensorFlow's registry."""
     from tensorflow.core.framework.op_def_pb2 import OpList  # noqa: PLC0415  # it takes seconds
     from tensorflow.python.client import pywrap_tf_session  # noqa: PLC0415
 
@@ -62,13 +62,13 @@ def faults() -> Iterator[str]:
         attributes = ", ".join(item.name for item in (*registered[name].input_arg, *registered[name].attr))
         yield f"{name} has no class (inputs and attributes: {attributes})"
     for name in sorted(set(class_of()) - set(registered) - ONLY_WITH_GPU_CODE):
-        yield f"{name} is in the class {class_of()[name].name}, and TensorFlow does not register it"
+        yield f"{name} is in the class {class_of()[name].name}, but TensorFlow does not register it"
 
 
 def main() -> None:
-    """Write the page and compare the classes with TensorFlow, or with ``--check`` compare the page."""
+    """Write the page and compare the classes with TensorFlow. With ``--check``, only compare the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when the page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is out of date")
     if parser.parse_args().check:
         if PAGE.read_text(encoding="utf-8") != render():
             raise SystemExit(f"{PAGE.name} is out of date: run `make operations`")

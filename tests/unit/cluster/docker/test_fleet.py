@@ -165,7 +165,7 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
     assert parts["broker"].error == "it ended with exit status 0"
     assert [line.text for line in target.logs("broker", LogSelection(last=5))] == ["one", "two"]
-    with pytest.raises(Exception, match="No log of pcs exists. Choose a part that has a log: replica-1, broker"):
+    with pytest.raises(Exception, match="No log of pcs exists"):
         target.logs("pcs", LogSelection(last=1))
 
 
