@@ -1,4 +1,4 @@
-# Every target below is what CI calls too. `make help` lists them.
+# CI calls the same targets. `make help` lists them.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null \
@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: nginx, the virtual environment, the locked packages
+setup: ## Install nginx, the virtual environment and the locked packages, if they are missing
 	@test -n "$(PYTHON)" || { echo "setup: error: no Python 3.11, 3.12 or 3.13 found. On Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 4; }
 	@$(PYTHON) scripts/setup.py
 
@@ -25,7 +25,7 @@ test: setup ## Run every test
 	@$(BIN)/python scripts/promtool.py --if-possible
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not docker and not kubernetes" $(ARGS)
 
-test-fast: setup ## Run the tests that need neither TensorFlow nor other programs
+test-fast: setup ## Run the tests that require neither TensorFlow nor other programs
 	$(BIN)/pytest -n $(WORKERS) -m "not tensorflow and not integration and not e2e and not docker and not kubernetes" $(ARGS)
 
 check: setup ## Check format, lint, types, layers and generated files
@@ -44,66 +44,66 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Measure, side by side in one run
+bench: setup ## Measure the cost of each part of the request path
 	$(BIN)/python bench/path.py $(ARGS)
 
-bench-peers: ## Measure the model server beside KServe's and MLServer's, in environments of their own
+bench-peers: ## Compare the model server with KServe's and MLServer's, in separate environments
 	@test -n "$(PYTHON)" || { echo "bench-peers: error: no Python 3.11, 3.12 or 3.13 found." >&2; exit 4; }
 	@$(PYTHON) scripts/setup.py --benchmarks
 	$(BIN)/python scripts/peers.py
 	$(BIN)/python bench/serving.py --only half-plus-two $(ARGS)
 
 .PHONY: test-kubernetes cluster-up cluster-down
-test-kubernetes: setup ## Run the tests on a Kubernetes: that of KUBECONFIG, or one that is started here (root, Go)
+test-kubernetes: setup ## Run the Kubernetes tests, on the cluster of KUBECONFIG or on a local one (requires root and Go)
 	@test -n "$(KUBECONFIG)" || $(BIN)/python -m testbed.kubernetes build
 	$(BIN)/pytest -m kubernetes -p no:xdist $(ARGS)
 
-cluster-up: setup ## Start a real Kubernetes on this machine, for tests and trials (root, Go)
+cluster-up: setup ## Start a Kubernetes cluster on this machine, for tests and trials (requires root and Go)
 	@$(BIN)/python -m testbed.kubernetes up $(ARGS)
 
-cluster-down: setup ## Stop it, and remove all of it
+cluster-down: setup ## Stop the local Kubernetes cluster, and remove all its files
 	@$(BIN)/python -m testbed.kubernetes down
 
 .PHONY: test-docker compose
-test-docker: setup ## Run the tests on a Docker engine: the one that runs, or one that is started here (root)
+test-docker: setup ## Run the Docker tests, on the running engine or on a temporary one (requires root)
 	@test -x build/docker/docker-compose || ! command -v go > /dev/null || $(MAKE) compose
 	$(BIN)/pytest -m docker -p no:xdist $(ARGS)
 
-compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (Go; some minutes)
+compose: ## Build Docker Compose from its Go module, for the tests of compose.yaml (requires Go; takes some minutes)
 	cd testbed/docker/tools && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o $(CURDIR)/build/docker/docker-compose \
 		github.com/docker/compose/v2/cmd
 
 .PHONY: promtool
-promtool: setup ## Unpack promtool from Debian's prometheus, for the tests of alert rules; nothing is installed
+promtool: setup ## Unpack promtool from Debian's prometheus package, for the tests of alert rules
 	@$(BIN)/python scripts/promtool.py
 
-fuzz: setup ## Give the readers hostile input for FUZZ_SECONDS (60)
+fuzz: setup ## Fuzz the parsers for FUZZ_SECONDS (default 60)
 	$(BIN)/python scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
-lock: setup ## Resolve the locked versions again
+lock: setup ## Update the lock files to the newest allowed versions
 	$(BIN)/python scripts/lock.py
 
 protos: setup ## Generate the Python code of every .proto file
 	$(BIN)/python scripts/protos.py
 
-errors: setup ## Write the reference of errors from their classes
+errors: setup ## Generate the error reference from the error codes
 	$(BIN)/python scripts/errors.py
 
-schemas: setup ## Write the published JSON schemas from the code that reads them
+schemas: setup ## Generate the published JSON schemas
 	$(BIN)/python scripts/schemas.py
 
-openapi: setup ## Write the OpenAPI description of the REST API
+openapi: setup ## Generate the OpenAPI description of the REST API
 	$(BIN)/python scripts/openapi.py
 
-operations: setup ## Compare the classes of operations with TensorFlow, and write the page of them
+operations: setup ## Compare the operation classes with TensorFlow, and generate their page
 	$(BIN)/python scripts/operations.py
 
-clouds: setup ## Write the reference of clouds from their presets
+clouds: setup ## Generate the cloud reference from the presets
 	$(BIN)/python scripts/clouds.py
 
-clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
+clean: ## Remove the virtual environment, caches and the demo's workspace (your own workspaces stay)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \
-	elif [ -d .sealserve ]; then echo "clean: .sealserve holds a deployment of yours: it stays"; fi
+	elif [ -d .sealserve ]; then echo "clean: .sealserve contains your own deployment and is not removed"; fi
 	rm -rf .venv .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,12 @@
-"""A deployment in a cluster: from `scale` to ready, the time of a roll-out, and how replicas share requests.
+"""A deployment in a cluster: time from `scale` to ready, time of a roll-out, and distribution of requests.
 
     .venv/bin/python bench/cluster.py --directory FOLDER [--rounds 3] [--json FILE]
 
-FOLDER has a deployment that serves with two replicas, such as that of docs/tutorial/laptop-to-cluster.md. All is done
-by the verbs that a person types. It ends with two replicas and a new release.
+FOLDER has a deployment that serves with two replicas, such as the one in docs/tutorial/laptop-to-cluster.md. The
+benchmark uses the commands that a person would use. Afterwards two replicas serve a new release.
 
-Of a replica that is added, the pod's own times are shown as well, in whole seconds: Kubernetes keeps no finer ones. The
-share is that of the busiest replica: 1 / replicas is even.
+For an added replica, the pod's own times are also shown, in whole seconds: Kubernetes does not record finer times. The
+share is the busiest replica's share of the requests. 1 / replicas means an even distribution.
 """
 
 import argparse
@@ -37,7 +37,7 @@ AGES: Final = 5
 
 
 def verb(folder: Path, *arguments: str, check: bool = True) -> tuple[float, Any]:
-    """Run a verb; return its seconds and what it printed as JSON."""
+    """Run a command, and return its duration in seconds and its JSON output."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "sealserve", *arguments, "--json", "--directory", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=check)
@@ -45,7 +45,7 @@ def verb(folder: Path, *arguments: str, check: bool = True) -> tuple[float, Any]
 
 
 def newest_pod(deployment: Deployment) -> dict[str, float]:
-    """Return when the newest replica was fetched, started and ready, in seconds after it was made."""
+    """Return when the newest replica was fetched and ready, in seconds after its creation."""
     pods = ClusterClient().find(
         "v1", "Pod", deployment.kubernetes.namespace, "app.kubernetes.io/component=replicas"
     )  # fmt: skip
@@ -59,7 +59,7 @@ def newest_pod(deployment: Deployment) -> dict[str, float]:
 
 
 def scale(folder: Path, deployment: Deployment) -> dict[str, Any]:
-    """Measure one more replica, and one less."""
+    """Measure adding and removing one replica."""
     up, _ = verb(folder, "scale", str(REPLICAS + 1))
     pod = newest_pod(deployment)
     down, _ = verb(folder, "scale", str(REPLICAS))
@@ -67,8 +67,8 @@ def scale(folder: Path, deployment: Deployment) -> dict[str, Any]:
 
 
 def share(folder: Path, seconds: float) -> dict[str, Any]:
-    """Return the busiest replica's share of all requests over some time, and what came in place of answers."""
-    # Its exit status tells of a request that failed; the report has it.
+    """Return the busiest replica's share of all requests over some time, and the errors."""
+    # The exit status shows whether a request failed. The report has the details.
     _, report = verb(
         folder, "bench", "--connections", str(CONNECTIONS), "--seconds", f"{seconds:g}", check=False
     )  # fmt: skip
@@ -77,7 +77,7 @@ def share(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def roll(folder: Path, deployment: Deployment) -> dict[str, Any]:
-    """Measure a roll-out to a new release while requests go on over a few connections, one at a time."""
+    """Measure a roll-out to a new release while single requests continue over a few connections."""
     verb(folder, "release", "build")
     reach = connection.find_access(
         Place(folder), target=None, server_name=None, ca=None, certificate=None, key=None
@@ -100,7 +100,7 @@ def roll(folder: Path, deployment: Deployment) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="the folder that holds sealserve.toml")
+    parser.add_argument("--directory", type=Path, required=True, help="folder with sealserve.toml")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

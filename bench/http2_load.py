@@ -1,7 +1,7 @@
-"""The benchmarks' client: h2load (package ``nghttp2-client``), which sends one gRPC request over and over.
+"""The benchmarks' client: h2load (package ``nghttp2-client``), which sends a gRPC request repeatedly.
 
-A client in Python would take more of the machine than the servers that are compared; this one takes next to nothing,
-and all servers get the very same. Source of what it prints: h2load(1), "--log-file" and the line "traffic".
+A Python client would use more of the machine than the servers under comparison. This client uses almost nothing, and
+is the same for all servers. Source of its output format: h2load(1), "--log-file" and the line "traffic".
 """
 
 import re
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What one run of the client saw.
+    """The result of one run of the client.
 
     Args:
         rate: Requests per second.
@@ -36,9 +36,9 @@ def has_client() -> bool:
 
 
 def require_client() -> None:
-    """End the program where the client is not installed."""
+    """End the program if the client is not installed."""
     if not has_client():
-        sys.exit("bench: h2load is missing. `make bench-peers` installs it; by hand: apt-get install nghttp2-client")
+        sys.exit("bench: h2load is missing. Run `make bench-peers`, or as root `apt-get install nghttp2-client`")
 
 
 def send(
@@ -47,13 +47,13 @@ def send(
     """Send ``requests`` requests over ``concurrency`` connections, one at a time on each.
 
     Args:
-        port: On this machine.
+        port: The server's port on this machine.
         path: The gRPC method.
         message: The request.
-        answer_size: Bytes of the right answer: a run with other answers (errors have none) ends the program.
-        concurrency: How many connections.
-        requests: How many requests in all.
-        tls: Whether the server speaks TLS.
+        answer_size: Size of the correct answer in bytes. Other sizes end the program (errors have no content).
+        concurrency: Number of connections.
+        requests: Total number of requests.
+        tls: Whether the server uses TLS.
     """
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "request", Path(folder) / "log"
@@ -69,7 +69,7 @@ def send(
         assert found, done.stdout
         assert data, done.stdout
         expected = requests * (answer_size + 5)  # 5: the prefix of a gRPC message
-        assert int(data[1]) == expected, f"answers of {data[1]} bytes, not {expected}:\n{done.stdout}"
+        assert int(data[1]) == expected, f"expected answers of {expected} bytes, got {data[1]}:\n{done.stdout}"
         seconds = np.loadtxt(log, usecols=2, ndmin=1) / 1e6
     p50, p99 = np.percentile(seconds, [50, 99])
     return Load(rate=float(found[1]), p50=float(p50), p99=float(p99))

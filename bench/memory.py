@@ -1,9 +1,9 @@
-"""What a replica takes of the machine's memory, beside a plain TensorFlow process with the same ResNet50.
+"""Memory of a replica compared with a plain TensorFlow process with the same ResNet50.
 
     .venv/bin/python bench/memory.py [--json FILE]
 
-Counted are the resident set (RSS) of the process and the files that lie in memory (tmpfs), both after a few requests.
-In an enclave the opened model lies in memory as well: the server empties those files once TensorFlow has its own copy.
+The result is the resident set (RSS) of the process and the size of files in memory (tmpfs), after a few requests. In an
+enclave the decrypted model is in memory too. The server empties these files after TensorFlow has its own copy.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def size(folder: Path) -> int:
 
 @contextmanager
 def plain_tensorflow(saved_model: Path) -> Iterator[int]:
-    """Yield the process id of a Python process that loaded the model with TensorFlow and called it."""
+    """Yield the process ID of a Python process that has loaded the model with TensorFlow and called it."""
     command = [sys.executable, str(HERE / "tensorflow_loop.py"), str(saved_model), INPUT, OUTPUT, "1", "1"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -61,7 +61,7 @@ def plain_tensorflow(saved_model: Path) -> Iterator[int]:
 
 
 def replica(base: Path, scratch: Path, *flags: str) -> dict[str, int]:
-    """Return what the server takes with the model in a tmpfs."""
+    """Return the memory of the server with the model in a tmpfs."""
     message = predict_request(INPUT, np.random.default_rng(0).random((1, 224, 224, 3), np.float32))
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as memory:
         copytree(base, Path(memory) / NAME)
@@ -99,7 +99,7 @@ def main() -> None:
             for name, seen in (("files emptied", emptied), ("files kept", kept)):
                 print(
                     f"{kind}: replica, {name}: {seen['rss'] / 1e6:.0f} MB resident + {seen['tmpfs'] / 1e6:.0f} MB of"
-                    f" files: {sum(seen.values()) / plain:.2f} of it", flush=True,
+                    f" files: {sum(seen.values()) / plain:.2f} times plain TensorFlow", flush=True,
                 )  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Servers for the benchmarks: ours, KServe's and MLServer's, each a process that ends with the benchmark."""
+"""Servers for the benchmarks: sealserve's, KServe's and MLServer's. Each process ends with the benchmark."""
 
 import contextlib
 import itertools
@@ -33,7 +33,7 @@ _LARGEST = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A server that answers.
+    """A running server.
 
     Args:
         process: Its process.
@@ -54,15 +54,15 @@ class Served:
             return bytes(call(message, timeout=60))
 
     def rate(self, message: bytes, *, answer_size: int, concurrency: int, requests: int) -> float:
-        """Return requests per second of a client in Python, with a connection for each of ``concurrency`` threads.
+        """Return requests per second of a Python client, with a connection for each of ``concurrency`` threads.
 
-        It is for models that take so long that the client costs nothing beside them.
+        Use it only for slow models, for which the cost of the client does not matter.
 
         Args:
             message: The request.
-            answer_size: Bytes of the right answer: a run with other answers ends the program.
-            concurrency: How many connections, with one request at a time on each.
-            requests: How many requests in all.
+            answer_size: Size of the correct answer in bytes. Other sizes end the program.
+            concurrency: Number of connections, with one request at a time on each.
+            requests: Total number of requests.
         """
         with contextlib.ExitStack() as stack:
             channels = [stack.enter_context(self._channel()) for _ in range(concurrency)]
@@ -74,7 +74,7 @@ class Served:
             def work(call: Any) -> None:
                 while next(numbers) < requests:
                     answer = call(message, timeout=600)
-                    assert len(answer) == answer_size, f"an answer of {len(answer)} bytes, not {answer_size}"
+                    assert len(answer) == answer_size, f"expected an answer of {answer_size} bytes, got {len(answer)}"
 
             with ThreadPoolExecutor(concurrency) as pool:
                 started = time.perf_counter()
@@ -107,7 +107,7 @@ def _process(
 def start_ours(
     base_path: Path, scratch: Path, *flags: str, tls: bool = False
 ) -> contextlib.AbstractContextManager[Served]:
-    """Start ``sealserve-model-server`` with one thread for TensorFlow; it answers when the block begins."""
+    """Start ``sealserve-model-server`` with one TensorFlow thread. It answers when the block begins."""
     return _ours(base_path, scratch, flags, tls=tls)
 
 
@@ -143,7 +143,7 @@ def _wait_for(process: subprocess.Popen[str], log: Path, pattern: str) -> re.Mat
 
 
 def has_environment(peer: str) -> bool:
-    """Whether ``make bench-peers`` made the environment of a peer."""
+    """Whether ``make bench-peers`` has created the environment of a peer."""
     return (ENVIRONMENTS / peer / "bin" / "python").exists()
 
 
@@ -159,7 +159,7 @@ def start_kserve(saved_model: Path, scratch: Path) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def start_mlserver(saved_model: Path, scratch: Path) -> Iterator[Served]:
-    """Start MLServer without worker processes, which cost a small model more than they gain."""
+    """Start MLServer without worker processes, whose cost exceeds their benefit for a small model."""
     folder = scratch / "mlserver"
     folder.mkdir()
     port = find_free()
@@ -186,7 +186,7 @@ def _wait_until_it_listens(process: subprocess.Popen[str], port: int, log: Path)
     while time.monotonic() < until and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                time.sleep(2)  # KServe and MLServer listen before the last of their start-up is done
+                time.sleep(2)  # KServe and MLServer listen before their start-up is complete
                 return
         time.sleep(0.1)
     sys.exit(f"bench: a server did not start:\n{log.read_text()}")

@@ -1,10 +1,10 @@
-"""What each part of the way costs: plain TensorFlow, one replica over TLS, the same through NGINX, both replicas.
+"""The cost of each part of the request path: plain TensorFlow, one replica over TLS, with NGINX, both replicas.
 
-Everything runs in one process's time on one machine, in turns, so that only the ratios mean something:
+All measurements alternate on one machine, so that the ratios are meaningful:
 
     .venv/bin/python bench/path.py [--rounds 3] [--requests 20] [--json FILE]
 
-The limit is TensorFlow itself: a ratio of 1.0 to the plain loop, with as many threads, is all that serving can reach.
+The limit is TensorFlow itself: serving can reach at most the ratio 1.0 to the plain loop with as many threads.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Measure = Callable[[int], float]
 
 
 def plain_tensorflow(folder: Path) -> Measure:
-    """Return what calls TensorFlow in a loop and gives requests per second."""
+    """Return a function that calls TensorFlow in a loop and returns requests per second."""
     tf = import_tensorflow()
     call = tf.saved_model.load(str(folder)).signatures["serving_default"]
     picture = tf.constant(np.random.default_rng(0).random(SHAPE, np.float32))
@@ -52,7 +52,7 @@ def plain_tensorflow(folder: Path) -> Measure:
 
 
 def served(channels: list[ServiceChannel], model: str, concurrency: int) -> Measure:
-    """Return what sends requests over ``channels`` and gives requests per second."""
+    """Return a function that sends requests over ``channels`` and returns requests per second."""
     picture = np.random.default_rng(0).random(SHAPE, np.float32)
 
     def make_request(_: int) -> Request:
@@ -69,9 +69,9 @@ def served(channels: list[ServiceChannel], model: str, concurrency: int) -> Meas
 
 
 def measure_all(walk: Walk, stack: ExitStack, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Set everything up, and measure in turns; return requests per second by name."""
+    """Set up the deployment, measure in turns, and return requests per second by name."""
     workspace = walk.workspace
-    import_tensorflow().config.threading.set_intra_op_parallelism_threads(1)  # as a replica has; before its first use
+    import_tensorflow().config.threading.set_intra_op_parallelism_threads(1)  # as in a replica; must precede first use
     folder = walk.prepare(ModelChoice(path=None, inputs=("input",), outputs=("predict",)), seed=0, tls=TlsMode.TWO_WAY)
     walk.certify()
     walk.start_vendor()

@@ -1,13 +1,13 @@
-"""Sealing and unsealing, file to file on tmpfs: ours on one core and on all, held to a C program that does the same.
+"""Sealing and unsealing files on tmpfs, on one core and on all cores, compared with a C program that does the same.
 
     .venv/bin/python bench/sealing.py [--quick] [--json FILE] [--pf-crypt PATH] [--folder TMPFS] [--rounds N]
 
-Everything is measured in turns in one run. Each rate is the best of the rounds: whatever else the machine does only
-ever makes a round slower. Only ratios mean something elsewhere. MB are millions of bytes of plaintext.
+All measurements alternate in one run. Each rate is the best of the rounds, because other load on the machine can only
+make a round slower. Only ratios can be compared between machines. MB are millions of bytes of plaintext.
 
-The C program, ``sealing_limit.c``, is compiled here. It writes and reads genuine encrypted files, which is checked
-first: each side opens what the other one sealed. Goals: one core at least 0.8 of it, all (two) cores at least 1.7 of
-one.
+The C program, ``sealing_limit.c``, is compiled here. It writes and reads genuine encrypted files. A check at the start
+ensures that each program opens the other's files. Goals: one core reaches at least 0.8 of the C program's rate, and all
+(two) cores at least 1.7 of one core's rate.
 """
 
 import argparse
@@ -33,27 +33,25 @@ from sealserve.sealing.codec import seal_digested, seal_file, unseal_file
 from sealserve.secret import SecretBytes
 
 MIB = 2**20
-KEY = bytes(range(16))  # a bench's key is public
+KEY = bytes(range(16))  # the benchmark's key is not secret
 LIMIT_SOURCE = Path(__file__).with_name("sealing_limit.c")
 Contest = Callable[[Path, Path], float]
-"""Turns the file at the first path into one at the second; returns the seconds that took."""
+"""Converts the file at the first path into the file at the second path, and returns the seconds that it took."""
 
 
 def compile_limit(folder: Path) -> Path:
-    """Return the C program, compiled with optimisation for this very processor."""
+    """Return the C program, compiled with optimizations for this processor."""
     program = folder / "sealing_limit"
     command = [os.environ.get("CC", "cc"), "-O3", "-march=native", str(LIMIT_SOURCE), "-o", str(program), "-lcrypto"]
     try:
         subprocess.run(command, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(
-            f"bench: the limit needs a C compiler and OpenSSL's headers (apt-get install gcc libssl-dev): {error}"
-        ) from error
+        raise SystemExit(f"bench: cannot compile sealing_limit.c (apt-get install gcc libssl-dev): {error}") from error
     return program
 
 
 def limit(program: Path, way: str, key: Path) -> Contest:
-    """Return the C program as a contestant; it times itself, without its start."""
+    """Return the C program as a contestant. It measures its own time, without the start of the process."""
 
     def run(source: Path, destination: Path) -> float:
         command = [str(program), way, str(key), str(source), str(destination)]
@@ -63,7 +61,7 @@ def limit(program: Path, way: str, key: Path) -> Contest:
 
 
 def gramine(tool: Path, way: str, key: Path) -> Contest:
-    """Return Gramine's tool as a contestant; its start takes about a millisecond."""
+    """Return Gramine's tool as a contestant. The start of its process takes about a millisecond."""
 
     def run(source: Path, destination: Path) -> float:
         command = [str(tool), way, "-w", str(key), "-i", str(source), "-o", str(destination)]
@@ -75,7 +73,7 @@ def gramine(tool: Path, way: str, key: Path) -> Contest:
 
 
 def sealing(function: Callable[..., object], cipher: node_cipher.NodeCipher, threads: int) -> Contest:
-    """Return one of our functions as a contestant, with the given cipher and number of threads."""
+    """Return a sealserve function as a contestant, with the given cipher and number of threads."""
 
     def run(source: Path, destination: Path) -> float:
         with chosen(cipher), SecretBytes(KEY) as key:
@@ -88,7 +86,7 @@ def sealing(function: Callable[..., object], cipher: node_cipher.NodeCipher, thr
 
 @contextmanager
 def chosen(cipher: node_cipher.NodeCipher) -> Iterator[None]:
-    """Make ``cipher`` the default one for a while."""
+    """Make ``cipher`` the default during the block."""
     before, node_cipher.DEFAULT = node_cipher.DEFAULT, cipher
     try:
         yield
@@ -98,18 +96,18 @@ def chosen(cipher: node_cipher.NodeCipher) -> Iterator[None]:
 
 @dataclass
 class Field:
-    """The contestants of one way, and their times in seconds."""
+    """The contestants of one direction, and their times in seconds."""
 
     contests: dict[str, Contest]
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def round(self, source: Path, destination: Path, expected: Path | None) -> None:
-        """Let each run once; what it made is compared with ``expected``, if that is there, and removed."""
+        """Run each contestant once, compare its output with ``expected`` if given, and remove the output."""
         for name, contest in self.contests.items():
             try:
                 self.seconds.setdefault(name, []).append(contest(source, destination))
                 if expected is not None and not same(destination, expected):
-                    raise SystemExit(f"bench: {name} gave another plaintext")
+                    raise SystemExit(f"bench: the output of {name} differs from the plaintext")
             finally:
                 destination.unlink(missing_ok=True)
 
@@ -124,7 +122,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def contestants(program: Path, key: Path, pf_crypt: Path | None) -> tuple[Field, Field]:
-    """Return who seals and who unseals."""
+    """Return the contestants for sealing and for unsealing."""
     cores = len(os.sched_getaffinity(0))
     best = node_cipher.DEFAULT
     seals = {
@@ -148,7 +146,7 @@ def contestants(program: Path, key: Path, pf_crypt: Path | None) -> tuple[Field,
 
 
 def unseal_any(source: Path, destination: Path, *, key: SecretBytes, embedded_path: str, threads: int) -> None:
-    """Unseal a file, whatever its path: that of the bench, the limit's or the tool's."""
+    """Unseal a file with any embedded path: each contestant embeds a different path."""
     del embedded_path
     unseal_file(source, destination, key=key, embedded_path=None, threads=threads)
 
@@ -161,7 +159,7 @@ def measure(size: int, folder: Path, program: Path, rounds: int, pf_crypt: Path 
         for _ in range(size // MIB):
             stream.write(os.urandom(MIB))
     seals, unseals = contestants(program, key, pf_crypt)
-    for name, contest in seals.contests.items():  # each side opens what each side sealed
+    for name, contest in seals.contests.items():  # check that each contestant opens every contestant's files
         contest(plain, sealed)
         unseals.round(sealed, output, plain)
         if name != tuple(seals.contests)[-1]:
@@ -187,7 +185,7 @@ def measure(size: int, folder: Path, program: Path, rounds: int, pf_crypt: Path 
 
 
 def versions() -> dict[str, str]:
-    """Return what was measured, by name."""
+    """Return the versions of the measured software, by name."""
     native = node_cipher.native()
     return {
         "sealserve": importlib.metadata.version("sealserve"),
@@ -216,20 +214,18 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, and print or write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="256 MiB only: within 40 seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    parser.add_argument("--pf-crypt", type=Path, metavar="PATH", help="a gramine-sgx-pf-crypt to run side by side")
-    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where files are; a tmpfs")  # noqa: S108
+    parser.add_argument("--quick", action="store_true", help="measure only 256 MiB, within 40 seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the result")
+    parser.add_argument("--pf-crypt", type=Path, metavar="PATH", help="path of gramine-sgx-pf-crypt, for comparison")
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="tmpfs folder for the files")  # noqa: S108
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.pf_crypt is not None and shutil.which(arguments.pf_crypt) is None:
-        parser.error(f"{arguments.pf_crypt} is no program")
+        parser.error(f"{arguments.pf_crypt} is not a program")
     sizes = [256 * MIB] if arguments.quick else [256 * MIB, 2048 * MIB]
     free = shutil.disk_usage(arguments.folder).free
     if free < 4 * max(sizes):
-        parser.error(
-            f"{arguments.folder} has {free // MIB} MiB free; {4 * max(sizes) // MIB} are needed. See --folder."
-        )
+        parser.error(f"{arguments.folder} has {free // MIB} MiB free, expected {4 * max(sizes) // MIB}: use --folder")
     with tempfile.TemporaryDirectory(prefix="sealing-bench-", dir=arguments.folder) as name:
         folder = Path(name)
         program = compile_limit(folder)
@@ -250,7 +246,7 @@ def main() -> None:
         "sizes": results,
     }
     print(f"in memory, one core, C: encrypt {report['memory_encrypt_mb_per_s']:.0f} MB/s, "
-          f"decrypt {report['memory_decrypt_mb_per_s']:.0f} MB/s; ours ran in {report['implementation']}")  # fmt: skip
+          f"decrypt {report['memory_decrypt_mb_per_s']:.0f} MB/s; sealserve: {report['implementation']}")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 

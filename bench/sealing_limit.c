@@ -1,8 +1,8 @@
-/* The limit that bench/sealing.py holds sealing to: whole files sealed and unsealed on one core, with as little beside
- * AES-128-GCM and the kernel's work as the format allows. Input is mapped, output is written a group at a time, and the
- * MHT nodes of the whole file stay in memory. What it writes is a real encrypted file (format 1.0), what it reads too (1.0 and 2.0).
+/* The limit for bench/sealing.py: seals and unseals whole files on one core, with as little overhead as the format
+ * allows besides AES-128-GCM and the kernel's work. Input is mapped, output is written one group at a time, and the MHT
+ * nodes of the whole file stay in memory. It writes genuine encrypted files (format 1.0), and reads 1.0 and 2.0.
  *
- *     sealing_limit seal KEY IN OUT | unseal KEY IN OUT | memory      prints the seconds, or for memory bytes per second
+ *     sealing_limit seal KEY IN OUT | unseal KEY IN OUT | memory      prints seconds, or for memory bytes per second
  */
 
 #define _GNU_SOURCE

@@ -1,13 +1,14 @@
-"""The model server against its limit and its peers, side by side in one run: only the ratios mean something.
+"""The model server compared with its limit and its peers in one run. Only the ratios are meaningful.
 
     .venv/bin/python bench/serving.py [--quick] [--json FILE] [--only resnet50|half-plus-two|start]
 
-- resnet50: against TensorFlow in a loop in its own process, with the same threads and as many at a time.
-- half-plus-two: against KServe's and MLServer's Python servers, where ``make bench-peers`` has made their environments.
-- start: from the start of the process to an open port, beyond loading TensorFlow and the model.
+- resnet50: compared with TensorFlow in a loop in its own process, with the same threads and concurrency.
+- half-plus-two: compared with KServe's and MLServer's Python servers, if ``make bench-peers`` has created their
+  environments.
+- start: time from the start of the process to an open port, minus the time to load TensorFlow and the model.
 
-The client is the same for all, and costs next to nothing (`http2_load`). Rounds alternate between what is compared; the
-median counts.
+All servers get the same client, which uses almost no processor time (`http2_load`). Rounds alternate between the
+servers, and the median is reported.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def save_resnet50(folder: Path) -> Path:
 
 
 def predict_request(name: str, values: Any) -> bytes:
-    """Return a serialised PredictRequest with one input of floats."""
+    """Return a serialized PredictRequest with one input of floats."""
     request = PredictRequest()
     request.model_spec.name = NAME
     proto: TensorProto = request.inputs[name]
@@ -73,7 +74,7 @@ def predict_request(name: str, values: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A server, the request that it gets, and how long the right answer is."""
+    """A server, its request, and the size of the correct answer."""
 
     server: Served
     message: bytes
@@ -81,7 +82,7 @@ class Case:
     tls: bool
 
     def send(self, requests: int, concurrency: int) -> Load:
-        """Send it so often, so many at a time."""
+        """Send ``requests`` requests, ``concurrency`` at a time."""
         return send(
             self.server.port,
             self.server.method,
@@ -100,11 +101,11 @@ class Case:
 
 
 class Loop:
-    """TensorFlow in a loop, in a process of its own.
+    """TensorFlow in a loop, in a separate process.
 
     Args:
         saved_model: The SavedModel.
-        batch: Pictures in a request.
+        batch: Number of pictures in a request.
     """
 
     def __init__(self, saved_model: Path, batch: int) -> None:
@@ -120,7 +121,7 @@ class Loop:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process ID."""
         return self._process.pid
 
     def rate(self, requests: int, concurrency: int) -> float:
@@ -137,7 +138,7 @@ class Loop:
 
 
 def measure_resnet50(scratch: Path, *, quick: bool) -> list[Row]:
-    """Return the rates of the server, plain and with TLS, and their ratios to the loop's."""
+    """Return the rates of the server with and without TLS, and their ratios to the loop's rate."""
     base = save_resnet50(scratch)
     rows = []
     for batch, concurrencies in ((1, (1, 8) if quick else (1, 2, 4, 8)), (8, (1,) if quick else (1, 2, 4, 8))):
@@ -186,9 +187,9 @@ def measure_resnet50(scratch: Path, *, quick: bool) -> list[Row]:
 
 
 def count_cpu(measure: Callable[[], float], pid: int, requests: int, spent: list[float]) -> Callable[[], float]:
-    """Return ``measure``, which also notes the processor time of a process per request.
+    """Return ``measure`` with an additional record of a process's processor time per request.
 
-    That hardly changes when other programs want the processors, too. Source: proc(5), ``stat``, fields 14 and 15.
+    Other programs on the machine hardly affect this time. Source: proc(5), ``stat``, fields 14 and 15.
     """
 
     def seconds() -> float:
@@ -205,7 +206,7 @@ def count_cpu(measure: Callable[[], float], pid: int, requests: int, spent: list
 
 
 def alternate(measures: dict[str, Callable[[], float]], *, rounds: int) -> dict[str, float]:
-    """Measure each in turn, several times; return the medians."""
+    """Run all measurements in turn, several times, and return the medians."""
     seen: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
@@ -214,7 +215,7 @@ def alternate(measures: dict[str, Callable[[], float]], *, rounds: int) -> dict[
 
 
 def measure_half_plus_two(scratch: Path, *, quick: bool) -> list[Row]:
-    """Return rates and latencies of all servers, and the ratios to the better peer's."""
+    """Return rates and latencies of all servers, and the ratios to the better peer."""
     base = scratch / "half_plus_two"
     save_half_plus_two(base)
     ours = predict_request("x", np.array([1.0, 2.0, 5.0]))
@@ -226,7 +227,9 @@ def measure_half_plus_two(scratch: Path, *, quick: bool) -> list[Row]:
         }
         for name, start in (("kserve", start_kserve), ("mlserver", start_mlserver)):
             if not has_environment(name):
-                print(f"half_plus_two: {name} is not measured: `make bench-peers` makes its environment", flush=True)
+                print(
+                    f"half_plus_two: {name} is not measured: create its environment with `make bench-peers`", flush=True
+                )
                 continue
             subprocess.run(
                 [ENVIRONMENTS / name / "bin/python", HERE / "peers/infer_request.py", scratch / f"{name}.request"],
@@ -253,7 +256,7 @@ def measure_half_plus_two(scratch: Path, *, quick: bool) -> list[Row]:
 
 
 def summarise(concurrency: int, seen: dict[str, list[Load]]) -> Row:
-    """Print and return the medians of one concurrency."""
+    """Print and return the medians for one concurrency."""
     row: Row = {"concurrency": concurrency}
     for name, loads in seen.items():
         rate, p50, p99 = (statistics.median(getattr(load, field) for load in loads) for field in ("rate", "p50", "p99"))
@@ -268,7 +271,7 @@ def summarise(concurrency: int, seen: dict[str, list[Load]]) -> Row:
         row["p99_ratio_to_better_peer"] = row["sealserve"]["p99_ms"] / min(peer["p99_ms"] for peer in peers)
         print(
             f"half_plus_two x {concurrency:2}: {row['ratio_to_better_peer']:.2f} times the better peer;"
-            f" p99 {row['p99_ratio_to_better_peer']:.2f} of the better one's", flush=True,
+            f" p99 {row['p99_ratio_to_better_peer']:.2f} times that of the better peer", flush=True,
         )  # fmt: skip
     return row
 
@@ -284,7 +287,7 @@ print("loaded", flush=True)
 
 
 def measure_start(scratch: Path, *, quick: bool) -> Row:
-    """Return the seconds from the start of the process to an open port, and to a model that is only loaded."""
+    """Return the seconds from the process's start to an open port, and to a model that is only loaded."""
     base = scratch / "start"
     save_half_plus_two(base)
 
@@ -334,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("resnet50", "half-plus-two", "start"))
     chosen = parser.parse_args(arguments)
-    if chosen.only in (None, "half-plus-two"):  # before anything is measured; the others do without it
+    if chosen.only in (None, "half-plus-two"):  # check this first; the other measurements do not need it
         require_client()
     measures: dict[str, Callable[..., Any]] = {
         "start": measure_start,

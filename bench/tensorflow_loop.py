@@ -1,8 +1,8 @@
-"""TensorFlow called in a loop, in a process of its own: the limit that a server can reach.
+"""TensorFlow in a loop in a separate process: the limit for the speed of a server.
 
     python tensorflow_loop.py SAVED_MODEL INPUT OUTPUT BATCH THREADS
 
-Reads lines "REQUESTS CONCURRENCY", and answers each with the requests per second of so many threads in a loop.
+It reads lines "REQUESTS CONCURRENCY", and prints the requests per second of CONCURRENCY threads for each line.
 """
 
 import os
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 
 def main() -> None:
-    """Load the model, and measure what is asked for."""
+    """Load the model, and measure as requested."""
     folder, name, output, batch, threads = sys.argv[1:6]
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     tf.config.threading.set_inter_op_parallelism_threads(int(threads))

@@ -1,16 +1,16 @@
-"""Find the operations of TensorFlow that end the process, rather than fail, when an input has a hostile shape or value.
+"""Find TensorFlow operations that end the process, instead of failing, when an input has a hostile shape or value.
 
-Each operation that has a kernel for the CPU runs in a child process, in a graph that declares no shape, as the model
-server runs it. The child draws inputs of every rank and many sizes and values; inputs that the operation accepts are
-kept and changed one at a time. When the child dies, the parent reads from shared memory which call was running.
+Each operation with a CPU kernel runs in a child process, in a graph that declares no shapes, as the model server runs
+it. The child draws inputs of every rank with many sizes and values. It keeps inputs that the operation accepts, and
+changes them one at a time. When the child dies, the parent reads the running call from shared memory.
 
     python scripts/aborts.py --output aborts.jsonl [--seconds 10] [--onednn 0] [--only Conv2D,MaxPool]
     python scripts/aborts.py --summarise aborts.jsonl more.jsonl
 
-Each line of the output is one call that ended the process, or the sum of an operation's calls. The second command
-writes `src/sealserve/serving/runtime/tried_operations.py`: the operations that took or refused calls, and died of none
-but what `aborting_operations.py` guards against. That module is written by hand from these lines. The search is random
-with a fixed seed: it finds many faults, and proves nothing.
+Each line of the output is a call that ended the process, or the total of an operation's calls. The second command
+writes `src/sealserve/serving/runtime/tried_operations.py`. This module lists the operations that accepted or rejected
+calls and ended the process only in ways that `aborting_operations.py` prevents. That module is written by hand from
+these lines. The search is random with a fixed seed: it finds many faults, and proves nothing.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _BLACK: Final = (
-    # They end or block the process on purpose, or reach for files, networks, threads or Python.
+    # These end or block the process on purpose, or access files, networks, threads or Python.
     *("Abort", "Rpc", "TryRpc", "PyFunc", "EagerPyFunc", "PyFuncStateless", "Recv", "Send", "Fact", "Stage"),
     *("MapStage", "OrderedMapStage", "MapUnstage", "OrderedMapUnstage", "Unstage", "Timestamp"),
 )
@@ -52,15 +52,15 @@ _EASY: Final = ((), (1,), (1,), (2,), (1, 1), (2, 2), (1, 1, 1), (1, 1, 1, 1), (
 _INTEGERS: Final = (0, 0, 1, 1, 2, 2, 3, 4, 5, -1, -1, -2, -5, 7, 100, 2**31 - 1, -(2**31), 2**40, -(2**62))
 _MEMORY: Final = 12 * 2**30
 _RANKS: Final = 64_000
-"""Where a child notes which ranks the operation has accepted, in 16 bytes for each input."""
+"""Offset where a child records the accepted ranks, in 16 bytes for each input."""
 _ENOUGH: Final = 50
-"""Calls that an operation must have refused well, where it accepted none."""
+"""Minimum number of rejected calls for an operation that accepted none."""
 _EXPLAINED: Final = {
-    "ParseExample": "its keys are not scalars, and a model has them as constants",
-    "BatchMatMulV2": "float16 only, and at shapes that are valid: oneDNN reuses a primitive of another shape",
+    "ParseExample": "its keys are not scalars, but models use constant keys",
+    "BatchMatMulV2": "float16 only, and with valid shapes: oneDNN reuses a primitive of a different shape",
 }
 _DEATHS: Final = 25
-"""After so many deaths of one operation its search ends."""
+"""Maximum number of process ends after which the search of one operation stops."""
 
 
 def _operations() -> list[Any]:
@@ -85,7 +85,7 @@ def _operations() -> list[Any]:
 
 
 class _Search:
-    """The search of one operation's inputs, in a child process."""
+    """The search for inputs of one operation, in a child process."""
 
     def __init__(self, definition: Any, seed: str, note: mmap.mmap, avoided: set[tuple[int, int]]) -> None:
         import numpy as np  # noqa: PLC0415
@@ -264,7 +264,7 @@ class _Search:
         return fed
 
     def graph(self, attributes: dict[str, Any]) -> Any:
-        """Return a session, the fed placeholders and what is fetched; None where TensorFlow refuses the graph."""
+        """Return a session, the placeholders and the fetches. None if TensorFlow rejects the graph."""
         tf = self.tf
         self.setup: list[Any] = []
         self.arrays: list[Any] = []
@@ -345,7 +345,7 @@ class _Search:
             self._write({"attributes": {name: str(value) for name, value in attributes.items()}, "inputs": "setup"})
             try:
                 session, feeds, fetches = self.graph(attributes)
-            except Exception:  # noqa: BLE001, S112  # attributes that do not go together
+            except Exception:  # noqa: BLE001, S112  # incompatible attributes
                 continue
             corpus: list[list[Any]] = []
             tries = 12 if not feeds else 160
@@ -357,7 +357,7 @@ class _Search:
                     continue
                 try:
                     values = [self.value(fed.dtype, spec) for fed, spec in zip(feeds, specs, strict=True)]
-                except Exception:  # noqa: BLE001  # a type that numpy has no such values of
+                except Exception:  # noqa: BLE001  # numpy has no such values for this type
                     break
                 self._write(
                     {
@@ -372,7 +372,7 @@ class _Search:
                 self._count()
                 try:
                     session.run(fetches, dict(zip(feeds, values, strict=True)), options=options)
-                except Exception as error:  # noqa: BLE001  # a clean failure is what is hoped for
+                except Exception as error:  # noqa: BLE001  # a clean failure is the desired result
                     if "No OpKernel" in str(error) or "no OpKernel" in str(error):
                         break
                     continue
@@ -386,7 +386,7 @@ class _Search:
     def _next(self, corpus: list[list[Any]], count: int) -> list[Any]:
         pick = self.random
         if not corpus or pick.random() < 0.25:
-            if pick.random() < 0.3:  # small and alike: the likeliest to be accepted
+            if pick.random() < 0.3:  # small and similar inputs are accepted most often
                 return [(pick.choice(_EASY), pick.choice(("ones", "zeros", "small")), 1) for _ in range(count)]
             if pick.random() < 0.4:
                 shape, _, _ = self.draw()
@@ -437,14 +437,14 @@ def _child(
 
 
 def _try(definition: Any, seconds: float, folder: Path) -> list[dict[str, Any]]:
-    """Return the calls that ended the process, and at the end a line of what was tried."""
+    """Return the calls that ended the process, and a final line with the totals."""
     found: list[dict[str, Any]] = []
     until, attempt, accepted, ran = time.monotonic() + seconds, 0, 0, 0
     log = folder / f"{definition.name}.log"
     deaths: Counter[tuple[int, int]] = Counter()
     fine: set[tuple[int, int]] = set()
     while attempt == 0 or (time.monotonic() < until and len(found) < _DEATHS):
-        # A rank at which the operation only ever dies hides the deaths behind it.
+        # If an operation always ends the process at a rank, this rank hides other faults.
         avoided = {entry for entry, count in deaths.items() if count >= 2 and entry not in fine}
         with mmap.mmap(-1, 65_536) as note:
             child = os.fork()
@@ -491,7 +491,7 @@ def _wait(child: int, until: float) -> int:
 
 
 def _summarise(files: Sequence[Path]) -> None:
-    """Write the module with the operations that were tried."""
+    """Write the module with the tried operations."""
     from sealserve.serving.runtime.aborting_operations import GUARDED  # noqa: PLC0415  # only here
 
     tried: Counter[str] = Counter()
@@ -501,7 +501,7 @@ def _summarise(files: Sequence[Path]) -> None:
             if "deaths" in line:
                 tried[line["operation"]] += line["ran"] + _ENOUGH * line["accepted"]
             elif line["signal"] != "SIGKILL" and "bad_alloc" not in line["text"]:
-                died.add(line["operation"])  # not for the time, or the memory, that a call takes
+                died.add(line["operation"])  # a timeout or lack of memory does not count
     died -= set(_EXPLAINED)
     names = sorted(name for name, count in tried.items() if name in GUARDED or (count >= _ENOUGH and name not in died))
     text = textwrap.fill(" ".join(names), 116, break_long_words=False, break_on_hyphens=False)
@@ -514,9 +514,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--summarise", type=Path, nargs="+")
-    parser.add_argument("--seconds", type=float, default=10, help="for each operation")
+    parser.add_argument("--seconds", type=float, default=10, help="seconds for each operation")
     parser.add_argument("--onednn", default="1", choices=("0", "1"))
-    parser.add_argument("--only", default="", help="operations, separated by commas")
+    parser.add_argument("--only", default="", help="names of operations, separated by commas")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.summarise:
@@ -527,11 +527,11 @@ def main() -> None:
     os.environ |= {"TF_ENABLE_ONEDNN_OPTS": options.onednn, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
     chosen = set(filter(None, options.only.split(",")))
     definitions = [entry for entry in _operations() if not chosen or entry.name in chosen]
-    import tensorflow  # noqa: ICN001, F401, PLC0415  # once, before the children are forked
+    import tensorflow  # noqa: ICN001, F401, PLC0415  # import it once, before the children are forked
 
     folder = options.output.with_suffix(".logs")
     folder.mkdir(exist_ok=True)
-    # Each worker is a process of its own that forks: a fork beside threads could hang.
+    # Each worker is a separate process that forks, because a fork in a process with threads could hang.
     workers = []
     for number in range(options.workers):
         worker = os.fork()

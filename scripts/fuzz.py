@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/fuzz.py [--seconds 60] [TARGET...]
 
-The seconds are shared by the targets. What was found is kept: inputs that reach new code in ``build/fuzz/TARGET/``, one
-that fails beside them as ``crash-...``, for which the exit status is 1.
+The targets share the seconds. Inputs that reach new code are kept in ``build/fuzz/TARGET/``. An input that fails is
+kept next to them as ``crash-...``, and the exit status is then 1.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MAX_SIZE = 1 << 16
 
 
 def install() -> None:
-    """Install the fuzzer into this environment, pinned with its hash, if it is not there."""
+    """Install the fuzzer into this environment, pinned with its hash, unless it is already installed."""
     if importlib.util.find_spec("atheris") is None:
         uv, lock = Path(sys.executable).with_name("uv"), ROOT / "requirements" / "fuzz.lock"
         command = [
@@ -38,7 +38,7 @@ def install() -> None:
 
 
 def run(name: str, seconds: int) -> int:
-    """Fuzz one target in a process of its own, and return its exit status."""
+    """Fuzz one target in a separate process, and return its exit status."""
     folder = FOUND / name
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--inside", name, f"-max_total_time={seconds}", f"-max_len={MAX_SIZE}",
@@ -62,7 +62,7 @@ def inside(name: str, options: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the targets that are named, or all."""
+    """Run the targets that the command line names, or all targets."""
     if sys.argv[1:2] == ["--inside"]:
         inside(sys.argv[2], sys.argv[3:])
         return
@@ -72,14 +72,14 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(known))
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.targets) - set(known)):
-        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"unknown target: {', '.join(unknown)}; expected {', '.join(known)}")
     install()
     chosen = arguments.targets or known
     failed = [name for name in chosen if run(name, max(1, arguments.seconds // len(chosen)))]
     if failed:
         print(f"fuzz: failed: {', '.join(failed)}; the inputs are in {FOUND.relative_to(ROOT)}/", file=sys.stderr)
         raise SystemExit(1)
-    print(f"fuzz: {len(chosen)} targets found nothing")
+    print(f"fuzz: {len(chosen)} targets found no failure")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Resolve the locked versions again: one universal file for each set, with hashes and without an index's name."""
+"""Resolve the locked versions again: one universal lock file for each set, with hashes and without an index name."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# tensorflow-serving-api requires tensorflow, which has 0.6 GB of code for GPUs. The lock files hold tensorflow-cpu in
-# its place, which a requirement in pyproject.toml could not do: pip would install both into the same folder.
+# tensorflow-serving-api requires tensorflow, which contains 0.6 GB of GPU code. The lock files contain tensorflow-cpu
+# instead. A requirement in pyproject.toml could not do this: pip would install both into the same folder.
 TENSORFLOW = ["requirements/tensorflow.in", "--override", "requirements/overrides.in"]
 SETS = {
     "base": ["pyproject.toml"],
@@ -17,7 +17,7 @@ SETS = {
 
 
 def main() -> None:
-    """Write ``requirements/*.lock``, the smaller sets held to the largest one's versions, and the benchmark's peers."""
+    """Write ``requirements/*.lock``, with the largest set's versions in the smaller sets, and the benchmark's peers."""
     uv = str(Path(sys.executable).with_name("uv"))
     options = [
         "--quiet",

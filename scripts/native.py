@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Compile the native cipher of sealed files, where a C compiler and the headers of Python and OpenSSL are here.
+"""Compile the native cipher of sealed files, if a C compiler and the headers of Python and OpenSSL are installed.
 
-It is optional: without it the same is done in Python, more slowly. Nothing is compiled that is up to date. The library
-uses Python's stable ABI of 3.11, and is linked to the distribution's libcrypto.
+It is optional: without it, a slower implementation in Python is used. A library that is up to date is not compiled
+again. The library uses Python's stable ABI of 3.11, and is linked to the distribution's libcrypto.
 
     .venv/bin/python scripts/native.py [--required]
 """
@@ -23,12 +23,12 @@ HARDENING = ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z
 
 
 def compile_library() -> str | None:
-    """Make the library, unless it is newer than its source; return why that cannot be, or None when it is there."""
+    """Compile the library unless it is newer than its source. Return the reason for a failure, or None on success."""
     if LIBRARY.is_file() and LIBRARY.stat().st_mtime_ns > SOURCE.stat().st_mtime_ns:
         return None
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
-        return "there is no C compiler"
+        return "no C compiler is installed"
     temporary = LIBRARY.with_name(f".{LIBRARY.name}.{os.getpid()}")
     command = [
         *compiler, "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", *WARNINGS, *HARDENING,
@@ -42,14 +42,14 @@ def compile_library() -> str | None:
         probe = f"import ctypes, sys; ctypes.PyDLL({str(temporary)!r})"
         if subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0:
             return "the compiled library does not load"
-        temporary.replace(LIBRARY)  # by a rename, so that a process that runs on the old one is not disturbed
+        temporary.replace(LIBRARY)  # an atomic rename, so that running processes keep the old library
     finally:
         temporary.unlink(missing_ok=True)
     return None
 
 
 def main() -> None:
-    """Compile it; with ``--required`` fail where that cannot be."""
+    """Compile the library. With ``--required``, a failure is an error."""
     reason = compile_library()
     if reason is not None:
         print(f"native: not compiled: {reason}. On Debian or Ubuntu: {REMEDY}", file=sys.stderr)

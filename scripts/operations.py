@@ -62,7 +62,7 @@ def faults() -> Iterator[str]:
         attributes = ", ".join(item.name for item in (*registered[name].input_arg, *registered[name].attr))
         yield f"{name} has no class (inputs and attributes: {attributes})"
     for name in sorted(set(class_of()) - set(registered) - ONLY_WITH_GPU_CODE):
-        yield f"{name} is in the class {class_of()[name].name}, and TensorFlow does not register it"
+        yield f"{name} is in the class {class_of()[name].name}, but TensorFlow does not register it"
 
 
 def main() -> None:

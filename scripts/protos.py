@@ -1,4 +1,4 @@
-"""Generate the Python code of every .proto file under src, or check that what is committed is what they give."""
+"""Generate the Python code of every .proto file under src, or check that the committed code is up to date."""
 
 import argparse
 import filecmp
@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
 def generate(destination: Path) -> list[Path]:
-    """Run protoc over every .proto file; return the generated files, relative to ``destination``."""
+    """Run protoc for every .proto file, and return the generated files, relative to ``destination``."""
     protos = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.proto"))
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{SOURCE}", f"--python_out={destination}",
@@ -23,9 +23,9 @@ def generate(destination: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Generate in place, or with ``--check`` beside it and compare."""
+    """Generate in place, or with ``--check`` generate into a temporary folder and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when a file is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
     if not parser.parse_args().check:
         generate(SOURCE)
         return

@@ -1,4 +1,4 @@
-"""Write the JSON schemas in docs/reference/ from the code that reads or writes the documents, or check them."""
+"""Write the JSON schemas in docs/reference/ from the models of the documents, or check that they are up to date."""
 
 import argparse
 import json
@@ -15,13 +15,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"  # what pydantic writes
 
 
 def render(name: str) -> str:
-    """Return the schema of a file, as JSON for people."""
+    """Return the schema of a file, as indented JSON."""
     schema = {"$schema": DIALECT, "$comment": "Written by scripts/schemas.py: run `make schemas`.", **SCHEMAS[name]()}
     return json.dumps(schema, indent=2, sort_keys=False) + "\n"
 
 
 def _release() -> dict[str, Any]:
-    schema = ReleaseIndex.model_json_schema(mode="serialization")  # each key is written, those with a default as well
+    schema = ReleaseIndex.model_json_schema(mode="serialization")  # every key is written, including defaults
     schema["title"] = "release.json, version 1"
     return schema
 
@@ -39,9 +39,9 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Write the files, or with ``--check`` compare."""
+    """Write the files, or compare them with ``--check``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when a file is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
     check = parser.parse_args().check
     stale = []
     for name in SCHEMAS:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Set up a checkout: distribution packages, the virtual environment, the locked Python packages.
 
-Only the standard library is used, and nothing is done twice: a second run ends at once. What will be installed is
-said before it is installed, and each step prints its number. `make setup` calls this with a supported Python.
+Only the standard library is used. Steps that are already done are skipped, so a second run ends immediately. The script
+prints what it is going to install, and the number of each step. `make setup` calls it with a supported Python.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ NATIVE_STAMP = VENV / "sealserve-native.stamp"
 SUPPORTED = ((3, 11), (3, 13))
 STEPS = 4
 QUIET_SECONDS = 15
-"""In a log, an unfinished step prints a line after this many seconds without one."""
+"""Without a terminal, a running step prints a line if it printed none for this number of seconds."""
 UV_PROGRESS = re.compile(r"(Resolved|Downloading|Prepared|Installed) .+")
-"""The lines of `uv pip install` that show how far it is. The list of all packages is not among them."""
+"""The lines of `uv pip install` that show progress. The list of all packages is not included."""
 APT_PROGRESS = re.compile(r"(Need to get|Get:\d+|Unpacking|Setting up) .+")
 STREAM_MODULES = ("/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so")
 
-# The packages' scripts would start nginx as a service of the machine: policy-rc.d says no while they run. A file of
-# ours that a killed run left is removed; anybody else's stays.
+# The packages' scripts would start nginx as a system service. A policy-rc.d that rejects this is in place while they
+# run. A policy-rc.d that a killed run of this script left is removed; other policies stay.
 INSTALL = """
 set -eu
 policy=/usr/sbin/policy-rc.d
-mark='# written by the set-up of sealserve, for the time that it takes'
+mark='# written by the set-up of sealserve, for the duration of the installation'
 ours() { [ -f "$policy" ] && grep -qxF "$mark" "$policy"; }
 remove() { if ours; then rm -f "$policy"; fi; }
 trap remove EXIT
@@ -59,17 +59,17 @@ fi
 
 
 def say(message: str) -> None:
-    """Print a line, at once."""
+    """Print a line without buffering."""
     print(f"setup: {message}", flush=True)
 
 
 def step(number: int, what: str) -> None:
-    """Print the beginning of one of the steps."""
+    """Print the start of a step."""
     say(f"[{number}/{STEPS}] {what}")
 
 
 def fail(message: str, *remedies: str) -> None:
-    """End with one message that says what to run."""
+    """Print an error with commands that fix it, and exit."""
     print(f"setup: error: {message}", file=sys.stderr)
     for remedy in remedies:
         print(f"         {remedy}", file=sys.stderr)
@@ -77,7 +77,7 @@ def fail(message: str, *remedies: str) -> None:
 
 
 def nginx_has_stream() -> bool:
-    """Return whether nginx is here, with its stream module (built in, or as a loadable file)."""
+    """Return whether nginx is installed with its stream module, built in or as a loadable file."""
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
     nginx = shutil.which("nginx", path=path)
     if nginx is None:
@@ -102,12 +102,12 @@ def install_packages(packages: list[str]) -> None:
     """Install distribution packages, as root or with sudo."""
     by_hand = f"apt-get install --no-install-recommends {' '.join(packages)}"
     if shutil.which("apt-get") is None:
-        fail(f"this machine lacks {', '.join(packages)} (Debian's names), and there is no apt-get to install them.",
-             "Install nginx with its stream module, and Python's venv module, then run make again.")  # fmt: skip
+        fail(f"this machine lacks {', '.join(packages)} (Debian's names), and has no apt-get to install them.",
+             "Install nginx with its stream module, and Python's venv module. Then run make again.")  # fmt: skip
     as_root = [] if os.geteuid() == 0 else ["sudo"]
     if as_root and shutil.which("sudo") is None:
         fail(
-            f"this machine lacks {', '.join(packages)}; installing them takes root.",
+            f"this machine lacks {', '.join(packages)}, and only root can install them.",
             f"As root: apt-get update && {by_hand}",
         )
     say(f"installing from the distribution: {' '.join(packages)} (nginx's own service stays stopped)")
@@ -115,18 +115,18 @@ def install_packages(packages: list[str]) -> None:
     status, lines = follow(command, APT_PROGRESS)
     if status != 0:
         tail = "\n".join(lines[-8:])
-        fail(f"the packages could not be installed:\n{tail}", f"By hand, as root: apt-get update && {by_hand}")
+        fail(f"the packages could not be installed:\n{tail}", f"To install them as root: apt-get update && {by_hand}")
 
 
 def follow(
     command: Sequence[str | Path], progress: re.Pattern[str], environment: dict[str, str] | None = None
 ) -> tuple[int, list[str]]:
-    """Run a command and show how far it is. Ctrl-C reaches it as well: it cleans up, and only then do we end.
+    """Run a command and show its progress. Ctrl-C also reaches the command, which cleans up before this script exits.
 
     Args:
         command: The program and its arguments.
-        progress: The lines of its output that show how far it is.
-        environment: The environment of the command. `None` means that of this process.
+        progress: Pattern of the output lines that show progress.
+        environment: The environment of the command. `None` means the environment of this process.
 
     Returns:
         Its exit status, and the lines that it printed.
@@ -157,7 +157,7 @@ def follow(
             except queue.Empty:
                 shown.send("")
                 at_end = not reader.is_alive() and arrived.empty()
-            except KeyboardInterrupt:  # it may have ended the display in the middle of a line
+            except KeyboardInterrupt:  # it may have interrupted the display in the middle of a line
                 interrupted = True
                 shown.close()
                 shown = log_lines()
@@ -169,7 +169,7 @@ def follow(
 
 
 def forward(lines: Iterator[str], put: Callable[[str | None], None]) -> None:
-    """Hand each line on, and `None` at the end."""
+    """Pass each line on, and `None` at the end."""
     for line in lines:
         put(line)
     put(None)
@@ -181,9 +181,9 @@ def is_terminal() -> bool:
 
 
 def live_line() -> Generator[None, str, None]:
-    """Keep one line of a terminal up to date with the progress that is sent in, and remove it at the end.
+    """Keep one terminal line up to date with the progress that is sent in, and remove it at the end.
 
-    Nothing is printed before there is progress: sudo may be asking for a password.
+    Nothing is printed before the first progress, because sudo may be asking for a password.
     """
     started, text = time.monotonic(), ""
     try:
@@ -199,7 +199,7 @@ def live_line() -> Generator[None, str, None]:
 
 
 def log_lines() -> Generator[None, str, None]:
-    """Print the progress that is sent in, a line each, and the time where nothing was sent in for a while."""
+    """Print each progress text that is sent in as a line, and the elapsed time if none was sent for a while."""
     started = last = time.monotonic()
     while True:
         text = yield
@@ -210,16 +210,16 @@ def log_lines() -> Generator[None, str, None]:
 
 
 def fingerprint() -> str:
-    """Return what the environment depends on, as one digest."""
+    """Return a digest of everything that the environment depends on."""
     digest = hashlib.sha256(sys.version.encode())
-    digest.update(str(ROOT).encode())  # scripts in a virtual environment bear its path
+    digest.update(str(ROOT).encode())  # scripts in a virtual environment contain its path
     for path in (BOOTSTRAP, LOCK, ROOT / "pyproject.toml"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def is_usable() -> bool:
-    """Return whether ``.venv`` is this checkout's, with this Python: then it is brought up to date, not made anew."""
+    """Return whether ``.venv`` belongs to this checkout and this Python, so that it can be updated in place."""
     uv = VENV / "bin" / "uv"
     command = [str(VENV / "bin" / "python"), "-c", "import sys; print(sys.version, sys.prefix)"]
     try:
@@ -231,10 +231,10 @@ def is_usable() -> bool:
 
 
 def other_tensorflow() -> bool:
-    """Return whether ``.venv`` holds a TensorFlow that the lock file replaces.
+    """Return whether ``.venv`` contains a TensorFlow package that the lock file replaces.
 
-    `tensorflow` and `tensorflow-cpu` put their files into the same folder. Installing one over the other leaves a mix,
-    and uninstalling one then breaks the other.
+    `tensorflow` and `tensorflow-cpu` install files into the same folder. Installing one over the other mixes them, and
+    uninstalling one then breaks the other.
     """
     locked = re.findall(r"^(tensorflow(?:-cpu)?)==\S+ ; platform_machine (..) 'x86_64'", LOCK.read_text(), re.MULTILINE)
     wrong = {name for name, sign in locked if (sign == "==") != (platform.machine() == "x86_64")}
@@ -247,11 +247,11 @@ def run(what: str, command: list[str], environment: dict[str, str]) -> None:
     if status != 0:
         lines = [line for line in printed if not line.startswith("WARNING: Retrying")]
         tail = "\n".join(lines[-6:])
-        fail(f"{what} failed:\n{tail}", "With a network that reaches a Python package index, run `make setup` again.")
+        fail(f"{what} failed:\n{tail}", "Connect to a network with a Python package index, and run `make setup` again.")
 
 
 def installer_environment() -> dict[str, str]:
-    """Return the environment for uv: the machine's certificates, and the index that pip is set to, if any."""
+    """Return the environment for uv: the machine's CA certificates, and pip's configured index, if any."""
     environment = dict(os.environ, UV_SYSTEM_CERTS="1", UV_NATIVE_TLS="1", UV_NO_CONFIG="1", UV_LINK_MODE="copy")
     environment.pop("VIRTUAL_ENV", None)
     cache = Path(environment.get("UV_CACHE_DIR") or environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -267,7 +267,7 @@ def installer_environment() -> dict[str, str]:
 
 
 def compile_native_cipher() -> None:
-    """Compile what makes sealing faster, if that can be done here; it is said once if it cannot."""
+    """Compile the native cipher, which makes sealing faster. If that fails, print the reason once."""
     script = [str(VENV / "bin" / "python"), str(ROOT / "scripts" / "native.py")]
     said = subprocess.run(script, check=False, capture_output=True, text=True, errors="replace").stderr.strip()
     if said and (not NATIVE_STAMP.is_file() or NATIVE_STAMP.read_text() != said):
@@ -276,7 +276,7 @@ def compile_native_cipher() -> None:
 
 
 def install_environment() -> bool:
-    """Make ``.venv`` hold the locked packages, and sealserve itself in editable form; return whether it had to."""
+    """Install the locked packages and sealserve itself (editable) into ``.venv``. Return whether that was necessary."""
     wanted = fingerprint()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return False
@@ -292,10 +292,10 @@ def install_environment() -> bool:
         environment = installer_environment()
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
         run("installing the package installer", [*pip, "--requirement", str(BOOTSTRAP)], environment)
-    # The lock file is complete. Without --no-deps, tensorflow would be required beside tensorflow-cpu.
+    # The lock file is complete. Without --no-deps, tensorflow would be required in addition to tensorflow-cpu.
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(python), "--no-deps"]
     step(2, "installing the locked Python packages, each checked against its hash")
-    locked = [*uv, "--compile-bytecode", "--require-hashes", "--requirement", str(LOCK)]  # each verb starts sooner
+    locked = [*uv, "--compile-bytecode", "--require-hashes", "--requirement", str(LOCK)]  # commands start faster
     run("installing the locked packages", locked, environment)
     step(3, "installing sealserve itself")
     run("installing sealserve", [*uv, "--no-build-isolation", "--editable", str(ROOT)], environment)
@@ -304,9 +304,9 @@ def install_environment() -> bool:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Set up what is missing; with ``--benchmarks``, also the program that sends requests for them."""
+    """Install what is missing. With ``--benchmarks``, also install the program that sends the benchmarks' requests."""
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
-        fail(f"Python {sys.version.split()[0]} is not supported: 3.11, 3.12 or 3.13 is needed.")
+        fail(f"Python {sys.version.split()[0]} is not supported: expected 3.11, 3.12 or 3.13.")
     packages = missing_packages()
     if "--benchmarks" in arguments and shutil.which("h2load") is None:
         packages.append("nghttp2-client")
@@ -315,7 +315,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     started = time.monotonic()
     installed = install_environment()
     if installed:
-        step(4, "compiling the code that makes sealing faster, where this machine has a C compiler")
+        step(4, "compiling the native cipher, which makes sealing faster, if this machine has a C compiler")
     compile_native_cipher()
     if installed:
         say(f"ready after {time.monotonic() - started:.0f} s: .venv/bin/sealserve --help")

@@ -1,4 +1,4 @@
-"""The request of the Open Inference Protocol that both peers get, from the messages that they ship themselves.
+"""Writes the Open Inference Protocol request for both peers, with the message classes that they contain.
 
 python infer_request.py FILE
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Write it."""
+    """Write the request to the file."""
     try:
         messages = import_module("kserve.protocol.grpc.grpc_predict_v2_pb2")
     except ImportError:

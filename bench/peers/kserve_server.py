@@ -1,8 +1,8 @@
-"""half_plus_two behind KServe's Python server: run in an environment of its own, by ``make bench-peers``.
+"""half_plus_two in KServe's Python server. `make bench-peers` runs it in a separate environment.
 
     python kserve_server.py SAVED_MODEL GRPC_PORT HTTP_PORT
 
-The model is called in the event loop (``async def predict``), which is KServe's quickest way: no pool in between.
+The model is called in the event loop (``async def predict``), which is KServe's fastest method: it uses no thread pool.
 """
 
 import sys

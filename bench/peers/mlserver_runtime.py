@@ -1,4 +1,4 @@
-"""half_plus_two behind MLServer: the runtime that ``bench/serving.py`` names in the settings it writes."""
+"""half_plus_two in MLServer: the runtime that the settings from ``bench/serving.py`` name."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class HalfPlusTwo(MLModel):  # type: ignore[misc]  # MLServer is not in this environment
-    """The model; its settings' ``uri`` names the SavedModel."""
+    """The model. The setting ``uri`` is the path of the SavedModel."""
 
     async def load(self) -> bool:
-        """Load it."""
+        """Load the model."""
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         self._loaded = tf.saved_model.load(str(Path(self.settings.parameters.uri)))

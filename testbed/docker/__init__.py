@@ -1,1 +1,1 @@
-"""A real Docker engine on this machine, for tests, and a base image from the distribution's packages alone."""
+"""A real Docker engine on this machine, for tests, and a base image that needs only the distribution's packages."""

@@ -1,7 +1,7 @@
-"""A base image as slim as Debian's own, made of the distribution's packages: no registry is needed for it.
+"""A base image as small as Debian's slim image, built from the distribution's packages without a registry.
 
-Source: debootstrap(8); docs.docker.com/reference/cli/docker/image/import; what debian:12-slim leaves out is in
-github.com/debuerreotype/debuerreotype, scripts/.slimify-excludes.
+Source: debootstrap(8); docs.docker.com/reference/cli/docker/image/import; github.com/debuerreotype/debuerreotype,
+scripts/.slimify-excludes (files that debian:12-slim omits).
 """
 
 import re
@@ -19,14 +19,14 @@ _SOURCES: Final = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"
 
 
 class MirrorMissingError(Exception):
-    """apt on this machine has no mirror of Debian."""
+    """apt on this machine is not configured with a Debian mirror."""
 
 
 def make_base_image(archive: Path) -> None:
-    """Import the base image into the engine, unless it has it of this archive.
+    """Import the base image into the engine, unless the engine has it and the archive exists.
 
     Args:
-        archive: Where its files are kept, as a tar archive, for the next time.
+        archive: A tar archive that keeps the image's files for the next run.
     """
     there = subprocess.run(["docker", "image", "inspect", BASE], capture_output=True, check=False).returncode == 0
     if not archive.is_file():
@@ -51,13 +51,13 @@ def _bootstrap(archive: Path) -> None:
 
 
 def mirror(sources: Sequence[Path] = _SOURCES) -> str:
-    """Return the mirror from which this machine takes its own packages of the distribution.
+    """Return the Debian mirror that this machine's apt uses.
 
     Args:
-        sources: apt's list of sources, and its folder of such lists (sources.list(5)).
+        sources: apt's list of sources, and its folder with such lists (sources.list(5)).
 
     Raises:
-        MirrorMissingError: apt has no source of Debian.
+        MirrorMissingError: apt has no Debian source.
     """
     for place in sources:
         for path in sorted(place.glob("*")) if place.is_dir() else [place]:
@@ -67,5 +67,5 @@ def mirror(sources: Sequence[Path] = _SOURCES) -> str:
                 if found is not None:
                     return found[0]
     raise MirrorMissingError(
-        f"No Debian mirror in {' or '.join(map(str, sources))}: the base image of the tests is made of its packages."
+        f"The base image of the tests cannot be built: {' and '.join(map(str, sources))} name no Debian mirror."
     )

@@ -1,8 +1,8 @@
-"""The engine of the tests: the one that runs here, or one of our own, which leaves nothing behind.
+"""The Docker engine of the tests: the running engine, or a temporary engine, which leaves nothing behind.
 
-Its own folder, socket and process ids; no default bridge, so that none of another engine is touched: images are built
-on the machine's network, and the deployments under test make networks of their own. dockerd's firewall rules and the
-forwarding that it turns on are taken back at the end.
+The temporary engine has its own folder, socket and process IDs. It has no default bridge, so that it does not affect
+another engine. Images are built on the machine's network, and the deployments under test create their own networks. At
+the end, dockerd's firewall rules are removed and IP forwarding is reset.
 
 Source: docs.docker.com/reference/cli/dockerd; docs.docker.com/engine/network/packet-filtering-firewalls.
 """
@@ -31,26 +31,26 @@ _SECONDS: Final = 60
 
 
 class EngineStartError(Exception):
-    """The engine did not start; the message has the end of its log."""
+    """The engine did not start. The message contains the end of its log."""
 
 
 def install() -> None:
-    """Install what this machine lacks. No service of the distribution is started."""
+    """Install the packages that this machine lacks. No service of the distribution is started."""
     missing = [package for package, program in _PACKAGES.items() if shutil.which(program) is None]
     if missing:
         install_packages(missing)
 
 
 def answers() -> bool:
-    """Return whether an engine answers where ``docker`` looks for it."""
+    """Return whether an engine answers at the address that ``docker`` uses."""
     return subprocess.run(["docker", "version"], capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager
 def own_engine() -> Iterator[str]:
-    """Start an engine of our own, and yield its address (``DOCKER_HOST``); nothing of it is left at the end.
+    """Start a temporary engine, and yield its address (``DOCKER_HOST``). Everything is removed at the end.
 
-    One at a time: engines share the names of their firewall's chains, and the end of one takes them from the other.
+    Only one can run at a time: engines share the names of firewall chains, and an engine that ends would remove them.
 
     Raises:
         EngineStartError: It does not answer.
@@ -65,7 +65,7 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another run of the tests has a Docker engine: waiting until it ends", file=sys.stderr, flush=True)
+            print("waiting for another test run that uses a Docker engine", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -103,7 +103,7 @@ def _engine() -> Iterator[str]:
 
 
 def _unmount(folder: Path) -> None:
-    """Take away the mounts that dockerd leaves, such as its handle of this machine's network namespace."""
+    """Remove the mounts that dockerd leaves, such as its handle of this machine's network namespace."""
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     mounted = [line.split()[4] for line in table.splitlines()]
     for point in reversed([point for point in mounted if Path(point).is_relative_to(folder)]):
@@ -115,7 +115,7 @@ def _answers_at(address: str) -> bool:
 
 
 def _clear(address: str) -> None:
-    """Remove what a failed test left, so that no process of a container outlives the engine."""
+    """Remove what a failed test left, so that no container process outlives the engine."""
     docker = ["docker", "--host", address]
     for kind, listing in (
         ("container", ["ls", "--all", "--quiet"]),
@@ -133,7 +133,7 @@ def _forward_policy() -> str:
 
 
 def _forget_rules(policy: str) -> None:
-    """Take dockerd's chains out of the firewall, and the jumps to them, and nothing else."""
+    """Remove dockerd's firewall chains and the jumps to them, and nothing else."""
     for table in ("filter", "nat"):
         listed = subprocess.run(["iptables", "-t", table, "-S"], capture_output=True, text=True, check=False).stdout
         rules = [line.split() for line in listed.splitlines() if line.startswith("-A ")]

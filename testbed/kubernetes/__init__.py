@@ -1,1 +1,1 @@
-"""A real Kubernetes on one machine, for tests and trials, from Go modules and Debian packages alone."""
+"""A real Kubernetes cluster on one machine, for tests and trials, built only from Go modules and Debian packages."""

@@ -1,4 +1,4 @@
-"""`python -m testbed.kubernetes build | up | down | load | advertise-sgx`: the cluster of the tests, by hand."""
+"""`python -m testbed.kubernetes build | up | down | load | advertise-sgx`: manage the test cluster manually."""
 
 import argparse
 import os
@@ -13,23 +13,25 @@ from sealserve.errors import SealserveError
 
 
 def main() -> int:
-    """Do what the arguments say; return the exit status."""
+    """Run the command that the arguments name, and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="testbed", description="A real Kubernetes on this machine, for tests and trials."
+        prog="testbed", description="Manage a real Kubernetes cluster on this machine, for tests and trials."
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("build", help="build its programs and install its packages, as `up` does if they are missing")
-    up = verbs.add_parser("up", help="start it; what runs already stays as it is")
-    up.add_argument("--nodes", type=int, choices=(1, 2, 3), default=NODES, help="how many nodes (default: %(default)s)")
-    verbs.add_parser("down", help="stop it, and remove everything but the programs that were built")
-    load = verbs.add_parser("load", help="import images on every node, from archives as `docker save` writes them")
+    verbs.add_parser("build", help="build the programs and install the packages, as `up` does if they are missing")
+    up = verbs.add_parser("up", help="start the cluster; running parts are kept")
+    up.add_argument(
+        "--nodes", type=int, choices=(1, 2, 3), default=NODES, help="number of nodes (default: %(default)s)"
+    )
+    verbs.add_parser("down", help="stop the cluster, and remove everything except the built programs")
+    load = verbs.add_parser("load", help="import images on every node, from archives in the format of `docker save`")
     load.add_argument("archives", type=Path, nargs="+", metavar="TAR")
-    verbs.add_parser("advertise-sgx", help="let every node advertise simulated SGX resources again")
+    verbs.add_parser("advertise-sgx", help="make every node advertise simulated SGX resources again")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print(
-            "testbed: error: the testbed makes network namespaces and cgroups: run it as root. "
-            "(`make test-kubernetes` takes another cluster as well: KUBECONFIG=FILE.)",
+            "testbed: error: only root can create network namespaces and cgroups: run this command as root. "
+            "To run the tests on another cluster, use `make test-kubernetes KUBECONFIG=FILE`.",
             file=sys.stderr,
         )
         return 4

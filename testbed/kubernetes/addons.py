@@ -1,4 +1,4 @@
-"""What runs in the cluster from its start: its DNS, and the agent that enforces NetworkPolicies on each node.
+"""Pods that run in the cluster from its start: its DNS, and the agent that enforces NetworkPolicies on each node.
 
 Source: https://github.com/coredns/deployment/blob/master/kubernetes/coredns.yaml.sed (rights and Corefile),
 https://github.com/kubernetes-sigs/kube-network-policies/blob/v0.8.0/install.yaml.
@@ -31,7 +31,7 @@ Manifest = Mapping[str, Any]
 
 
 def manifests() -> str:
-    """Return them all, as one JSON list."""
+    """Return all objects, as one JSON list."""
     items = [*_dns(), *_policies()]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 

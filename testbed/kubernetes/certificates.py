@@ -1,4 +1,4 @@
-"""The cluster's certificates and kubeconfig files, made anew for each cluster.
+"""The cluster's certificates and kubeconfig files, created for each cluster.
 
 Source: https://kubernetes.io/docs/setup/best-practices/certificates/ (names, groups and uses of each certificate).
 """
@@ -23,7 +23,7 @@ _PEM: Final = serialization.Encoding.PEM
 
 
 class Authority:
-    """A certificate authority with its files in `CERTIFICATES`."""
+    """A certificate authority whose files are in `CERTIFICATES`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -40,7 +40,7 @@ class Authority:
         self._write(name, self._key, self.certificate)
 
     def issue(self, file: str, name: str, group: str | None = None, *, hosts: Iterable[str] = ()) -> None:
-        """Write ``file.crt`` and ``file.key`` for a client, and for a server at ``hosts`` too, where there are any."""
+        """Write ``file.crt`` and ``file.key`` for a client. If ``hosts`` is not empty, they are also for a server."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_subject(name, group), self.certificate.subject, key.public_key())
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -57,7 +57,7 @@ class Authority:
 
 
 def create(nodes: Iterable[Node]) -> None:
-    """Make every certificate and kubeconfig file of a new cluster."""
+    """Create every certificate and kubeconfig file of a new cluster."""
     CERTIFICATES.mkdir(mode=0o700, parents=True, exist_ok=True)
     cluster = Authority("cluster-ca")
     names = (
@@ -88,12 +88,12 @@ def create(nodes: Iterable[Node]) -> None:
 
 
 def kubeconfig(file: str) -> Path:
-    """Return where the kubeconfig file of a client is."""
+    """Return the path of a client's kubeconfig file."""
     return CERTIFICATES / f"{file}.kubeconfig"
 
 
 def write_kubeconfig(path: Path, file: str) -> None:
-    """Write the kubeconfig file of a client whose certificate is ``file.crt``; it names files, and holds no key."""
+    """Write the kubeconfig file of a client with the certificate ``file.crt``. It refers to files, and holds no key."""
     text = json.dumps({
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,4 +1,4 @@
-"""Start and stop the cluster. Both can be run again at any time, whatever an interrupted run left."""
+"""Starts and stops the cluster. Both can be repeated at any time, also after an interrupted run."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from testbed.kubernetes.layout import BUSYBOX_IMAGE, CACHE, IMAGES, KUBECONFIG, 
 from sealserve.cluster.local.processes import Registry, wait_ready, wait_until
 
 NODES: Final = 2
-# What a node with SGX advertises: enclaves (Intel's device plugin allows 110) and bytes of EPC. Here they only count.
+# The resources that a node with SGX advertises: enclaves (110 in Intel's device plugin) and EPC bytes. Simulated here.
 SIMULATED_SGX: Final = {"sgx.intel.com/enclave": "110", "sgx.intel.com/epc": "16Gi"}
 _APPLETS: Final = ("cat", "httpd", "ls", "nc", "nslookup", "sh", "sleep", "true")
 _READY_SECONDS: Final = 120.0
@@ -26,14 +26,14 @@ KEPT_LOGS: Final = CACHE / "last-failure"
 
 
 class ClusterError(Exception):
-    """The cluster does not start; the message says which part, and where its log is."""
+    """The cluster does not start. The message names the part and its log."""
 
 
 class Cluster:
     """The testbed's cluster on this machine.
 
     Args:
-        say: Called with a line for each thing that is done.
+        say: Called with a line of progress.
     """
 
     def __init__(self, *, say: Callable[[str], None] = print) -> None:
@@ -41,10 +41,10 @@ class Cluster:
         self._registry = Registry(STATE / "processes.json")
 
     def up(self, *, node_count: int = NODES) -> None:
-        """Start what does not run, and wait until every node is ready.
+        """Start every part that does not run, and wait until every node is ready.
 
         Raises:
-            ClusterError, ToolsError: It does not start. What was started is stopped, and the logs are kept.
+            ClusterError, ToolsError: It does not start. Started parts are stopped, and the logs are kept.
         """
         programs = self.build()
         try:
@@ -55,14 +55,14 @@ class Cluster:
             raise
 
     def build(self) -> Path:
-        """Install the packages and build the programs that are not there yet; return the programs' folder.
+        """Install the packages and build the programs that are missing. Return the programs' folder.
 
         Raises:
-            ToolsError: They cannot be built.
+            ToolsError: The programs cannot be built.
         """
         packages.install()
         if not tools.folder().is_dir():
-            self._say("building Kubernetes from its Go modules: about ten minutes on two cores, once for each version")
+            self._say("building Kubernetes from its Go modules: about ten minutes on two cores, once per version")
         return tools.build()
 
     def _start(self, programs: Path, node_count: int) -> None:
@@ -99,7 +99,7 @@ class Cluster:
         self._say(f"export KUBECONFIG={KUBECONFIG}")
 
     def down(self) -> None:
-        """Stop everything and remove everything, but the programs that were built."""
+        """Stop all parts and remove everything except the built programs."""
         order = sorted(self._registry.all().values(), key=lambda process: -process.started)  # kubelets first, etcd last
         for process in order:
             process.stop()
@@ -126,10 +126,10 @@ class Cluster:
         return [Node(int(item["metadata"]["name"].removeprefix("node-")), shares_network=shared) for item in found]
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        """Run kubectl and return what it prints.
+        """Run kubectl and return its output.
 
         Raises:
-            ClusterError: It failed.
+            ClusterError: kubectl failed.
         """
         command = [str(tools.folder() / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments]
         result = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
@@ -138,20 +138,20 @@ class Cluster:
         return result.stdout
 
     def load(self, archives: Iterable[Path]) -> None:
-        """Import container images, from archives as `docker save` writes them, on every node."""
+        """Import container images on every node, from archives in the format of `docker save`."""
         chosen = self.nodes()
         with ThreadPoolExecutor() as pool:
             for archive in archives:
                 list(pool.map(_import_image, chosen, [archive] * len(chosen)))
 
     def advertise_sgx(self) -> None:
-        """Let every node advertise simulated SGX resources. A kubelet that restarts forgets them."""
+        """Make every node advertise simulated SGX resources. A kubelet drops them when it restarts."""
         patch = json.dumps({"status": {"capacity": SIMULATED_SGX, "allocatable": SIMULATED_SGX}})
         for node in self.nodes():
             self.kubectl("patch", "node", node.name, "--subresource=status", "--type=merge", "-p", patch)
 
     def restart_kubelet(self, name: str) -> None:
-        """Restart the kubelet of a node, as an update of the node would; its pods go on."""
+        """Restart the kubelet of a node, as an update of the node would. Its pods continue."""
         node = next(node for node in self.nodes() if node.name == name)
         self._registry.all()[f"kubelet-{name}"].stop()
         self._run(f"kubelet-{name}", nodes_.kubelet(node, tools.folder()))
@@ -159,7 +159,7 @@ class Cluster:
         self.advertise_sgx()
 
     def keep_logs(self) -> None:
-        """Copy the logs to where `down` leaves them."""
+        """Copy the logs to a folder that `down` does not remove."""
         if LOGS.is_dir():
             shutil.rmtree(KEPT_LOGS, ignore_errors=True)
             shutil.copytree(LOGS, KEPT_LOGS, symlinks=True)
@@ -180,7 +180,7 @@ class Cluster:
                 network.connect(node)
             network.introduce(nodes)
         except network.NetworkError as error:
-            self._say(f"one node only, in this machine's own network: {error}")
+            self._say(f"starting only one node, in this machine's own network: {error}")
             (STATE / "shares-network").touch()
             network.remember_rules()
             nodes = [Node(1, shares_network=True)]
@@ -223,11 +223,13 @@ class Cluster:
             )
 
         if not wait_until(ready, seconds=_READY_SECONDS, interval=0.5):
-            raise ClusterError(f"Not every node is ready after {_READY_SECONDS:.0f} s; the kubelets' logs tell why.")
+            raise ClusterError(
+                f"Not every node is ready after {_READY_SECONDS:.0f} s. The kubelets' logs show the reason."
+            )
 
 
 def _own_images(programs: Path) -> list[Path]:
-    """Write the images of the cluster's own pods, unless they are there."""
+    """Write the images of the cluster's own pods, unless they exist."""
     images = {
         "busybox": (BUSYBOX_IMAGE, {"bin/busybox": Path("/bin/busybox")}, ("/bin/busybox", "sleep", "2147483647")),
         "coredns": (addons.DNS_IMAGE, {"bin/coredns": programs / "coredns"}, ("/bin/coredns",)),

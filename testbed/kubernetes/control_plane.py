@@ -23,7 +23,7 @@ _ETCD_PEER: Final = f"https://{CONTROL_PLANE}:2380"
 
 
 def etcd(programs: Path) -> Sequence[str]:
-    """Return the command line of etcd. Its data does not outlive the cluster, so it does not wait for the disk."""
+    """Return the command line of etcd. It does not sync to disk, because its data is deleted with the cluster."""
     return (
         str(programs / "etcd"),
         f"--data-dir={STATE / 'etcd'}",
@@ -82,7 +82,7 @@ def api_server(programs: Path) -> Sequence[str]:
 
 
 def controller_manager(programs: Path) -> Sequence[str]:
-    """Return the command line of the controller manager. A node that is gone is noticed within ten seconds."""
+    """Return the command line of the controller manager. It detects a missing node within ten seconds."""
     return (
         str(programs / "kube-controller-manager"),
         *_client("kube-controller-manager"),
@@ -105,7 +105,7 @@ def scheduler(programs: Path) -> Sequence[str]:
 
 
 def _client(name: str) -> tuple[str, ...]:
-    """Return the flags of a client that is also a server of its own; no other cluster needs it to elect a leader."""
+    """Return the flags of a client that is also a server. A single instance needs no leader election."""
     flags = (
         f"--{flag}={kubeconfig(name)}"
         for flag in ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")

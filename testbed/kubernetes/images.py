@@ -1,4 +1,4 @@
-"""Container images of one static program: written as an archive that ``ctr images import`` reads, without a builder.
+"""Writes container images of a single static program as archives for ``ctr images import``, without a builder.
 
 Source: the Docker image specification, v1.2 ("Combined Image JSON + Filesystem Changeset Format"),
 https://github.com/moby/docker-image-spec/blob/main/spec.md.
@@ -23,11 +23,11 @@ def write_image(
     """Write an image of one layer.
 
     Args:
-        archive: The tar file that appears.
+        archive: The tar file to write.
         name: The image's name with its tag.
-        files: Each path in the image (relative), and the file that goes there; all of them are executable.
+        files: The source file for each relative path in the image. All become executable.
         command: The image's entry point.
-        links: Symbolic links in the image: path and what it points to.
+        links: Symbolic links in the image, each with its target.
     """
     layer = _layer(files, links or {})
     config = json.dumps({

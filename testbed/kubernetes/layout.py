@@ -1,7 +1,7 @@
-"""Where the testbed keeps its things, and the addresses of its networks.
+"""Paths of the testbed's files, and the addresses of its networks.
 
-Everything lies in two folders of its own and bears the testbed's name, so that it stands beside another Kubernetes,
-Docker or containerd, and so that `down` finds all of it, whoever made it.
+All files are in two dedicated folders with the testbed's name. So the testbed does not conflict with another
+Kubernetes, Docker or containerd, and `down` finds all of its files, independently of who created them.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Final
 
 STATE: Final = Path(
     "/var/lib/sealserve-testbed"
-)  # short: the kubelet's sockets lie in it, and a path of one has 107 bytes
+)  # short, because it contains the kubelet's sockets, and a socket's path has at most 107 bytes
 SOCKETS: Final = Path("/run/sealserve-testbed")
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sealserve" / "testbed"
 LOGS: Final = STATE / "logs"
@@ -20,11 +20,11 @@ KUBECONFIG: Final = STATE / "admin.kubeconfig"
 IMAGES: Final = STATE / "images"
 
 BRIDGE: Final = "sealserve-k8s"
-CONTROL_PLANE: Final = "10.199.0.1"  # the bridge's address: the API server, and this machine as the cluster sees it
+CONTROL_PLANE: Final = "10.199.0.1"  # the bridge's address: the API server, and this machine from the cluster's view
 NODE_NETWORK: Final = "10.199.0.0/24"
 POD_NETWORK: Final = "10.200.0.0/16"
 SERVICE_NETWORK: Final = "10.201.0.0/16"
-API_SERVICE: Final = "10.201.0.1"  # the first address of the services
+API_SERVICE: Final = "10.201.0.1"  # the first address of the service network
 DNS_SERVICE: Final = "10.201.0.10"
 DOMAIN: Final = "cluster.local"
 API_PORT: Final = 6443
@@ -38,8 +38,8 @@ class Node:
     """A node: a kubelet, a containerd and a kube-proxy.
 
     Args:
-        number: From 1.
-        shares_network: Whether it has no network namespace of its own, but this machine's.
+        number: Its number, starting at 1.
+        shares_network: Whether it uses this machine's network instead of a network namespace.
     """
 
     number: int
@@ -77,5 +77,5 @@ class Node:
 
     @property
     def enter(self) -> tuple[str, ...]:
-        """What stands before a command that runs in its network."""
+        """Prefix of a command that runs in its network."""
         return () if self.shares_network else ("nsenter", f"--net=/run/netns/{self.namespace}")

@@ -1,7 +1,8 @@
-"""The networks of the testbed: a bridge of its own, and a network namespace for each node.
+"""The networks of the testbed: a dedicated bridge, and a network namespace for each node.
 
-The bridge's address is this machine's in the cluster's network: the API server listens there, an owner's broker may,
-and a client there is outside of the cluster. Pods are reached by routes, without translation of addresses.
+The bridge's address represents this machine in the cluster's network. The API server listens there, and an owner's
+broker can listen there. A client there is outside the cluster. Pods are reached through routes, without address
+translation.
 
 Source: ip-link(8), ip-netns(8), veth(4); https://kubernetes.io/docs/concepts/cluster-administration/networking/.
 """
@@ -38,25 +39,25 @@ POLICY_QUEUE: Final = "100"  # the agent's default
 
 
 class NetworkError(Exception):
-    """The machine does not allow what the testbed's network needs."""
+    """The machine does not allow an operation that the testbed's network needs."""
 
 
 def make_bridge() -> None:
-    """Make the bridge."""
+    """Create the bridge."""
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         return
     _run("ip", "link", "add", BRIDGE, "type", "bridge")
     _run("ip", "address", "add", f"{CONTROL_PLANE}/24", "dev", BRIDGE)
     _run("ip", "link", "set", BRIDGE, "up")
-    if not _succeeds("iptables", "-w", "-C", *_TRUST):  # Docker closes FORWARD, which bridged frames pass as well
+    if not _succeeds("iptables", "-w", "-C", *_TRUST):  # Docker closes FORWARD, which also applies to bridged frames
         _run("iptables", "-w", "-I", *_TRUST)
 
 
 def connect(node: Node) -> None:
-    """Make a node's network namespace and connect it to the bridge.
+    """Create a node's network namespace and connect it to the bridge.
 
     Raises:
-        NetworkError: The kernel, or the container this runs in, does not allow it.
+        NetworkError: The kernel, or the container that this runs in, does not allow it.
     """
     if node.shares_network or Path(f"/run/netns/{node.namespace}").exists():
         return
@@ -74,22 +75,22 @@ def connect(node: Node) -> None:
 
 
 def enforce(node: Node) -> None:
-    """Let a node forward its pods' traffic, and let the agent judge each new connection.
+    """Make a node forward its pods' traffic, and send each new connection to the policy agent.
 
     Raises:
         NetworkError: The kernel does not allow it.
     """
-    # Pods of one node talk over its bridge; services are translated only if bridged frames pass iptables.
+    # Pods of one node communicate over its bridge. Service addresses are translated only if bridged frames use iptables.
     for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
         _run(*node.enter, "sysctl", "-q", "-w", setting)
-    # The agent that enforces NetworkPolicies would queue new connections by nftables, for which not every kernel is
-    # built (CONFIG_NFT_QUEUE). It gets them by iptables as well; a connection that it judges twice is judged alike.
+    # The agent that enforces NetworkPolicies would queue new connections with nftables, which some kernels lack
+    # (CONFIG_NFT_QUEUE). So iptables queues them too. The agent decides equally on a connection that it gets twice.
     if not _succeeds(*node.enter, *_MANGLE, "-C", *_queue(node)):
         _run(*node.enter, *_MANGLE, "-A", *_queue(node))
 
 
 def _queue(node: Node) -> Sequence[str]:
-    """Return the rule that queues new connections: on a node that is this machine, those to its pods alone."""
+    """Return the rule that queues new connections. On a node that is this machine, only those to its pods."""
     to = ("-d", node.pods) if node.shares_network else ()
     return (
         "FORWARD", *to, "-m", "conntrack", "--ctstate", "NEW",
@@ -98,13 +99,13 @@ def _queue(node: Node) -> Sequence[str]:
 
 
 def remember_rules() -> None:
-    """Write down, once, which firewall rules this machine has before a node shares its network."""
+    """Record this machine's firewall rules, once, before a node shares its network."""
     if not _RULES.exists():
         _RULES.write_text(json.dumps(rules()))
 
 
 def forget_rules() -> None:
-    """Take away the rules and chains that the kubelet, kube-proxy and the pods' bridge added to this machine's own."""
+    """Remove the rules and chains that the kubelet, kube-proxy and the pods' bridge added on this machine."""
     if not _RULES.exists():
         return
     before = json.loads(_RULES.read_text())
@@ -129,7 +130,7 @@ def rules() -> Mapping[str, Sequence[str]]:
 
 
 def introduce(nodes: Sequence[Node]) -> None:
-    """Tell each node the way to the other nodes' pods."""
+    """Add routes from each node to the other nodes' pods."""
     for node in nodes:
         for other in nodes:
             if node != other and not node.shares_network:
@@ -137,7 +138,7 @@ def introduce(nodes: Sequence[Node]) -> None:
 
 
 def remove(nodes: Sequence[Node]) -> None:
-    """Remove the namespaces and the bridge; what is not there is no error."""
+    """Remove the namespaces and the bridge. Missing ones are not an error."""
     for node in nodes:
         if Path(f"/run/netns/{node.namespace}").exists():
             _succeeds("ip", "netns", "delete", node.namespace)

@@ -1,4 +1,4 @@
-"""A node's programs, containerd, kubelet and kube-proxy, with their settings.
+"""A node's programs with their settings: containerd, kubelet and kube-proxy.
 
 Source: https://github.com/containerd/containerd/blob/release/1.6/docs/cri/config.md,
 https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/, .../kube-proxy-config.v1alpha1/,
@@ -28,7 +28,7 @@ from sealserve.atomic_file import write_file
 
 
 def configure(node: Node) -> None:
-    """Write a node's settings."""
+    """Write a node's settings files."""
     for folder in (node.state / "cni", SOCKETS / node.name):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     write_file(node.state / "containerd.toml", tomli_w.dumps(_containerd(node)).encode())
@@ -39,7 +39,7 @@ def configure(node: Node) -> None:
 
 
 def containerd(node: Node) -> Sequence[str]:
-    """Return the command line of containerd, in the node's network, where it makes the pods' networks."""
+    """Return the command line of containerd, in the node's network, where it creates the pods' networks."""
     return (*node.enter, "containerd", f"--config={node.state / 'containerd.toml'}")
 
 
@@ -70,8 +70,8 @@ def _containerd(node: Node) -> Mapping[str, object]:
         "grpc": {"address": str(node.containerd)},
         "plugins": {
             "io.containerd.grpc.v1.cri": {
-                "sandbox_image": BUSYBOX_IMAGE,  # whose entry point waits
-                "restrict_oom_score_adj": True,  # without CAP_SYS_RESOURCE, runc fails otherwise
+                "sandbox_image": BUSYBOX_IMAGE,  # its entry point only waits
+                "restrict_oom_score_adj": True,  # otherwise runc fails without CAP_SYS_RESOURCE
                 "netns_mounts_under_state_dir": True,
                 "cni": {"bin_dir": str(NETWORK_PLUGINS), "conf_dir": str(node.state / "cni")},
             },
@@ -120,13 +120,13 @@ def _kubelet(node: Node) -> Mapping[str, object]:
         "cgroupRoot": f"/{CGROUP}/{node.name}",
         "failCgroupV1": False,
         "failSwapOn": False,
-        "localStorageCapacityIsolation": False,  # the kubelet does not find the file system of every machine's root
+        "localStorageCapacityIsolation": False,  # on some machines, the kubelet cannot find the root file system
         "podLogsDir": str(LOGS / f"{node.name}-pods"),
         "volumePluginDir": str(node.state / "volume-plugins"),
         "nodeStatusUpdateFrequency": "5s",
-        "syncFrequency": "5s",  # so a ConfigMap that changes reaches its pod soon: CoreDNS takes a name from one
+        "syncFrequency": "5s",  # a changed ConfigMap reaches its pod soon: CoreDNS reads a name from one
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
-        "imageGCHighThresholdPercent": 100,  # images are imported, and could not be fetched again
+        "imageGCHighThresholdPercent": 100,  # imported images could not be pulled again
     }
 
 
@@ -138,7 +138,7 @@ def _kube_proxy(node: Node) -> Mapping[str, object]:
         "clusterCIDR": POD_NETWORK,
         "hostnameOverride": node.name,
         "clientConnection": {"kubeconfig": str(kubeconfig("kube-proxy"))},
-        # These settings of the kernel are the whole machine's, or not to be had in a network namespace.
+        # These kernel settings apply to the whole machine, or are not available in a network namespace.
         "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
 

@@ -1,4 +1,4 @@
-"""What the testbed needs from the distribution: a container runtime, network plugins, tools for networks."""
+"""The distribution packages that the testbed needs: a container runtime, network plugins and network tools."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from scripts.setup import install_packages
 
 NETWORK_PLUGINS: Final = Path("/usr/lib/cni")
-# How to know that a package is there: a program on PATH, or a file.
+# For each package, a program on PATH or a file that shows that it is installed.
 _NEEDED: Final = {
     "containerd": "containerd",
     "runc": "runc",
@@ -22,7 +22,7 @@ _NEEDED: Final = {
 
 
 def install() -> None:
-    """Install what this machine lacks. No service of the distribution is started."""
+    """Install the packages that this machine lacks. No service of the distribution is started."""
     missing = [package for package, sign in _NEEDED.items() if shutil.which(sign) is None and not Path(sign).is_file()]
     if missing:
         install_packages(missing)

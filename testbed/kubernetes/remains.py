@@ -1,7 +1,7 @@
-"""What a cluster leaves on a machine, found by name and removed: processes, cgroups, mounts, settings of the kernel.
+"""Removes what a cluster leaves on a machine: processes, cgroups, mounts and kernel settings.
 
-Nothing is taken for the testbed's by its program's name: containers are found by the testbed's cgroups, shims by the
-socket of its containerd, mounts by its folders.
+Program names do not identify parts of the testbed. Containers are found by the testbed's cgroups, shims by the socket
+of their containerd, and mounts by the testbed's folders.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ from typing import Final
 from testbed.kubernetes.layout import CGROUP, SOCKETS, STATE
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-# What the kubelet sets for the whole machine (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
+# Settings that the kubelet changes for the whole machine (pkg/kubelet/cm/container_manager_linux.go,
+# setupKernelTunables).
 _KERNEL: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
                   "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")  # fmt: skip
-# What the kubelet and the network plugins make outside of the folders that they are given.
+# Folders that the kubelet and the network plugins create outside the configured folders.
 _FOLDERS: Final = ("/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
-_CPU_SHARES: Final = "16384"  # of sixteen processes
+_CPU_SHARES: Final = "16384"  # the share of sixteen processes
 _SAVED: Final = STATE / "before.json"
 
 
 def remember() -> None:
-    """Write down, once, the settings that a kubelet changes, and which folders were not there."""
+    """Record, once, the settings that a kubelet changes, and which folders do not exist."""
     if not _SAVED.exists():
         settings = {name: Path("/proc/sys", name).read_text().strip() for name in _KERNEL}
         absent = [folder for folder in _FOLDERS if not Path(folder).exists()]
@@ -36,7 +37,7 @@ def remember() -> None:
 
 
 def restore() -> None:
-    """Set them as they were, and remove the folders that are new."""
+    """Restore the recorded settings, and remove the new folders."""
     if _SAVED.exists():
         before = json.loads(_SAVED.read_text())
         for name, value in before["settings"].items():
@@ -46,7 +47,7 @@ def restore() -> None:
 
 
 def make_cgroups(name: str) -> None:
-    """Make a node's root cgroup in every hierarchy."""
+    """Create a node's root cgroup in every hierarchy."""
     if (_CGROUPS / "cgroup.controllers").exists():
         for folder in (_CGROUPS, _CGROUPS / CGROUP):
             folder.mkdir(exist_ok=True)
@@ -55,10 +56,10 @@ def make_cgroups(name: str) -> None:
         (_CGROUPS / CGROUP / name).mkdir(exist_ok=True)
         return
     for hierarchy in _hierarchies():
-        if hierarchy.name == "unified":  # containerd makes what it wants there
+        if hierarchy.name == "unified":  # containerd creates its own cgroups there
             continue
         (hierarchy / CGROUP / name).mkdir(parents=True, exist_ok=True)
-        if hierarchy.name == "cpu":  # beside a busy machine, the whole cluster would get the share of one process
+        if hierarchy.name == "cpu":  # on a busy machine, the whole cluster would get the share of one process
             for folder in (hierarchy / CGROUP, hierarchy / CGROUP / name):
                 (folder / "cpu.shares").write_text(_CPU_SHARES)
         if hierarchy.name == "cpuset":  # a new cpuset is empty, and no process can enter it
@@ -80,13 +81,13 @@ def kill_containers() -> None:
 
 
 def remove_shim_sockets() -> None:
-    """Remove the shims' sockets, which lie in a folder that all containerds of a machine share."""
+    """Remove the shims' sockets, which are in a folder that all containerds of a machine share."""
     for address in SOCKETS.glob("*/containerd/io.containerd.runtime.v2.task/*/*/address"):
         Path(address.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
 
 
 def unmount() -> None:
-    """Unmount what is mounted in the testbed's folders, the innermost first."""
+    """Unmount everything in the testbed's folders, the innermost first."""
     points = [line.split()[4].replace("\\040", " ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in reversed(points):
         if any(Path(point).is_relative_to(folder) for folder in (STATE, SOCKETS)):

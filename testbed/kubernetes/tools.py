@@ -1,6 +1,6 @@
-"""The cluster's programs, built from their Go modules and kept by version.
+"""The cluster's programs, built from their Go modules and cached by version.
 
-Source: `module/go.mod` pins each, and `module/go.sum` its digest. The Go that is needed is the one that it names.
+Source: `module/go.mod` pins each version, and `module/go.sum` its digest. `module/go.mod` also names the version of Go.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ _KUBERNETES: Final = (
     "kubectl",
     "kubeadm",
 )
-# Each program's package, and what `go build` calls it.
+# Each program's package, and the name of the binary that `go build` writes.
 PROGRAMS: Final = {
     **{name: (f"k8s.io/kubernetes/cmd/{name}", name) for name in _KUBERNETES},
     "etcd": ("go.etcd.io/etcd/server/v3", "server"),
@@ -36,19 +36,19 @@ PROGRAMS: Final = {
 
 
 class ToolsError(Exception):
-    """The programs cannot be built; the message says what to do."""
+    """The programs cannot be built. The message describes the fix."""
 
 
 def kubernetes_version() -> str:
     """Return the version of Kubernetes that is built, such as ``v1.34.4``."""
     found = re.search(r"^\s*k8s\.io/kubernetes (v[0-9.]+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
     if found is None:
-        raise ToolsError(f"{MODULE / 'go.mod'} names no version of k8s.io/kubernetes.")
+        raise ToolsError(f"{MODULE / 'go.mod'} does not require a version of k8s.io/kubernetes.")
     return found[1]
 
 
 def folder() -> Path:
-    """Return where the programs are, or will be: another folder for other versions."""
+    """Return the folder of the built programs, which differs for each set of versions."""
     digest = hashlib.sha256(repr(sorted(PROGRAMS.items())).encode())
     for path in sorted(path for path in MODULE.rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
@@ -56,15 +56,15 @@ def folder() -> Path:
 
 
 def build() -> Path:
-    """Build the programs that are not there yet, and return their folder. The first time takes about ten minutes.
+    """Build the programs that are missing, and return their folder. The first build takes about ten minutes.
 
     Raises:
-        ToolsError: There is no Go, it is too old, or it cannot build them.
+        ToolsError: Go is missing or too old, or the build fails.
     """
     done = folder()
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second start waits for the first, and finds what it built
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a concurrent start waits, and then uses the finished build
         if done.is_dir():
             return done
         require_go(MODULE)
@@ -97,26 +97,28 @@ def _go_build(destination: Path) -> None:
     ]
     if subprocess.run(command, cwd=MODULE, env=dict(os.environ, CGO_ENABLED="0"), check=False).returncode != 0:
         raise ToolsError(
-            "The cluster's programs could not be built: Go's messages are above. A Go module proxy must be in reach."
+            "The cluster's programs could not be built: see Go's messages above. The build requires a Go module proxy."
         )
 
 
 def require_go(module: Path) -> None:
-    """Say what to do if this machine has no Go that can build a module.
+    """Check that this machine has a Go version that can build a module.
 
     Raises:
-        ToolsError: It has none, or a too old one that may not fetch another.
+        ToolsError: Go is missing, or is too old and may not download a newer version.
     """
     wanted = re.search(r"^go ([0-9.]+)$", (module / "go.mod").read_text(), re.MULTILINE)
     needed = wanted[1] if wanted else "1.26"
-    advice = f"Install Go {needed} or later (https://go.dev/doc/install): that of Debian 12 or Ubuntu 24.04 is too old."
+    advice = (
+        f"Install Go {needed} or later (https://go.dev/doc/install): Debian 12 and Ubuntu 24.04 have older versions."
+    )
     go = shutil.which("go")
     if go is None:
-        raise ToolsError(f"Building the cluster's programs needs Go, and there is none on PATH. {advice}")
+        raise ToolsError(f"The cluster's programs cannot be built: Go is not on PATH. {advice}")
     said = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, check=False).stdout.strip()
     if _numbers(said) < _numbers(needed) and os.environ.get("GOTOOLCHAIN") == "local":
         raise ToolsError(
-            f"Go is {said.removeprefix('go') or 'of unknown version'} here, and {needed} is needed. {advice}"
+            f"Go is too old: expected {needed}, got {said.removeprefix('go') or 'an unknown version'}. {advice}"
         )
 
 

@@ -1,6 +1,6 @@
-"""The store: versitygw, built from its Go module and kept by version.
+"""The store: versitygw, built from its Go module and cached by version.
 
-Source: github.com/versity/versitygw, embedgw/embedgw.go; `module/go.mod` pins it, and `module/go.sum` its digest.
+Source: github.com/versity/versitygw, embedgw/embedgw.go. `module/go.mod` pins it, and `module/go.sum` its digest.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ _SECONDS: Final = 30
 
 
 class StoreError(Exception):
-    """The store cannot be built, or does not start; the message says why."""
+    """The store cannot be built or does not start. The message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store that runs.
+    """A running store.
 
     Args:
         address: ``http://ADDRESS:PORT``.
-        folder: Its sub-folders are buckets, and their files objects.
-        access_key: The name of its one user.
-        secret_key: What that user signs with.
+        folder: The folder whose subfolders are buckets. Their files are objects.
+        access_key: The name of its only user.
+        secret_key: The user's signing key.
     """
 
     address: str
@@ -48,11 +48,11 @@ class Store:
 
 
 def build() -> Path:
-    """Build the program if it is not there yet. The first time takes a minute or two.
+    """Build the program if it is missing. The first build takes a minute or two.
 
     Raises:
-        StoreError: It cannot be built.
-        ToolsError: There is no Go, or it is too old.
+        StoreError: The build failed.
+        ToolsError: Go is missing or too old.
     """
     digest = hashlib.sha256()
     for path in sorted(MODULE.iterdir()):
@@ -66,21 +66,21 @@ def build() -> Path:
             partial = program.with_suffix(".partial")
             command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(partial), "."]
             if subprocess.run(command, cwd=MODULE, env=dict(os.environ, CGO_ENABLED="0"), check=False).returncode != 0:
-                raise StoreError("The S3 store could not be built: Go's messages are above.")
+                raise StoreError("The S3 store could not be built: see Go's messages above.")
             partial.rename(program)
     return program
 
 
 @contextlib.contextmanager
 def running(address: str, folder: Path) -> Iterator[Store]:
-    """Serve a folder's sub-folders as buckets until the block ends.
+    """Serve a folder's subfolders as buckets until the block ends.
 
     Args:
-        address: Of this machine, where it listens on a free port.
+        address: An address of this machine, where the store listens on a free port.
         folder: The folder.
 
     Raises:
-        StoreError, ToolsError: It cannot be built, or does not start.
+        StoreError, ToolsError: The store cannot be built or does not start.
     """
     listen = f"{address}:{ports.find_free(address)}"
     store = Store(f"http://{listen}", folder, access_key="owner", secret_key=secrets.token_hex(20))

@@ -100,7 +100,10 @@ def states(here: Running) -> dict[str, str]:
 def test_to_a_new_release_and_back_without_a_failed_request(here: Running) -> None:
     first, second = served(here), build(here)
     none = here.error("up", "--rollback")
-    assert (none["code"], none["message"]) == ("target.not-up", "No other release was served before.")
+    assert (none["code"], none["message"]) == (
+        "target.not-up",
+        "The roll-back has no destination: no other release was served before.",
+    )
     old = processes(here)
     with under_load(here) as reports:
         up = here.process("up")

@@ -203,7 +203,7 @@ def test_a_broker_whose_certificate_has_expired_does_not_start(here: Running) ->
     )
     error = here.error("up")  # nothing that goes on is started
     assert (error["code"], error["status"]) == ("process.ended", 4)
-    assert error["message"].startswith("broker ended: error[certificate.expired]: ")
+    assert error["message"].startswith("broker ended before it was ready: error[certificate.expired]: ")
     assert "certs renew" in here.ok("logs", "broker")
     here.ok("certs", "renew")
     here.up("--replicas", "1")
@@ -221,7 +221,7 @@ def test_a_model_that_tensorflow_does_not_load_is_told(here: Running) -> None:
     saved.write_bytes(broken.SerializeToString())
     error = here("up", "--replicas", "1", "--json").error
     assert error["code"] == "process.ended"
-    assert error["message"].startswith("replica-0 ended: error[servable.load-failed]: ")
+    assert error["message"].startswith("replica-0 ended before it was ready: error[servable.load-failed]: ")
     assert "was not loaded: NOT_FOUND" in error["message"]
     for log in here.site.workspace.host.logs.glob("*.log"):
         assert "half_an_addition" not in log.read_text(), "the host reads it"

@@ -287,13 +287,13 @@ def test_a_reload_that_is_not_taken(place: Place) -> None:
 
 
 def test_nothing_to_reload(place: Place) -> None:
-    with raises(IngressCode.NOT_RUNNING, match="No NGINX runs for") as caught:
+    with raises(IngressCode.NOT_RUNNING, match="is not running") as caught:
         place.nginx.reload(place.config)
     assert caught.value.code == "ingress.not-running"
 
 
 def test_a_taken_port(place: Place) -> None:
-    message = rf"Port {place.config.port} at 127\.0\.0\.1, for NGINX, is taken"
+    message = rf"Port {place.config.port} at 127\.0\.0\.1, for NGINX, is in use"
     with socket.create_server(("127.0.0.1", place.config.port)), pytest.raises(PortTakenError, match=message) as caught:
         place.nginx.start()
     assert caught.value.code == "port.taken"

@@ -271,7 +271,7 @@ def test_logs_of_every_pod_have_its_name(service: Service) -> None:
 def test_what_the_cluster_does_not_take_is_said(service: Service) -> None:
     client = service.target._client
     made = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "x"}}
-    with pytest.raises(KindUnknownError, match="does not know this kind"):
+    with pytest.raises(KindUnknownError, match="does not support this kind"):
         client.apply(made)
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "No_Name", "namespace": SPACE}}
     with pytest.raises(ClusterRefusedError, match="No_Name") as caught:

@@ -21,6 +21,7 @@ from sealserve.cli.verbs import Verbs
 from sealserve.cluster import targets, wanted
 from sealserve.cluster.target import Target
 from sealserve.deployment import Deployment
+from sealserve.deployment.dangerous import dangerous_settings
 from sealserve.owner import described as kept_description
 from sealserve.owner import preparation, provisioning, releases, users
 from sealserve.owner.first_steps import missing_steps
@@ -67,6 +68,8 @@ def up(
     machines = machines_of(context.workspace, role)
     if role is None and machines is Machines.HOST:
         context.say("This machine is only the host, as at the last `up`. `--role all` changes that.")
+    for setting in dangerous_settings(context.deployment):
+        console.warn(str(setting))
     asked = _Asked(
         kind=target or context.deployment.target.kind,
         replicas=replicas,

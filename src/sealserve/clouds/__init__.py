@@ -1,1 +1,1 @@
-"""Clouds that have SGX machines, as data: what is known of each, from where, and from when."""
+"""Clouds with SGX machines, as data: the facts about each cloud, with their sources and dates."""

@@ -31,7 +31,7 @@ PRESET = Preset(
     cloud=Cloud.ALIBABA_G7T,
     title="Alibaba Cloud ECS g7t (Intel Xeon Scalable of the third generation, SGX with FLC and SGX2)",
     state=Fact(
-        value="Sold by size and region; ecs.g7t.32xlarge on request. A host that fails takes sealing keys with it; "
+        value="Sold by size and region; ecs.g7t.32xlarge on request. If a host fails, SGX sealing keys are lost; "
         "sealserve uses none.",
         source=_FAMILIES,
     ),
@@ -54,24 +54,24 @@ PRESET = Preset(
         Fact(
             value=Image(name="Ubuntu 22.04 64-bit, UEFI", kernel="5.15", supported=True),
             source=_BUILD,
-            note="the vendor's page names the image; the kernel is Ubuntu's, and Gramine has packages for it",
+            note="the vendor's page names the image; the kernel version is Ubuntu's, and Gramine has packages for it",
         ),
         Fact(
             value=Image(name="Ubuntu 24.04 64-bit, UEFI", kernel="6.8", supported=True),
             basis=Basis.UNVERIFIED,
-            note="Gramine has packages for it; whether the image with UEFI is offered for g7t was not found",
+            note="Gramine has packages for it; no source confirms that the image with UEFI is offered for g7t",
         ),
         Fact(
             value=Image(name="Alibaba Cloud Linux 3, UEFI", kernel="5.10", supported=False),
             source=_BUILD,
-            note="older than the 5.11 that Gramine 1.9 asks for; the vendor took the driver back into it, "
-            "and nobody here has run Gramine 1.9 on it",
+            note="older than the 5.11 that Gramine 1.9 requires; the vendor backported the driver, "
+            "but we have not tested Gramine 1.9 on it",
         ),
         Fact(
             value=Image(name="Alibaba Cloud Linux 2.1903", kernel="4.19.91-24", supported=False),
             basis=Basis.REPORT,
             source=_OLD_GUIDE,
-            note="what the older public example ran on, with what the vendor took back into it; far older than 5.11",
+            note="used by the older public example, with the vendor's backports; far older than 5.11",
         ),
     ),
     pccs=Fact(
@@ -94,13 +94,13 @@ PRESET = Preset(
             ),
         ),
         source=_BUILD,
-        note="from inside the virtual network; from outside, sgx-dcap-server without -vpc",
+        note="from inside the virtual network; from outside, use sgx-dcap-server without -vpc",
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
     devices=Fact(value=(ENCLAVE_DEVICE, PROVISION_DEVICE), source=_BUILD),
     kubernetes=KubernetesFacts(
         device_plugin=Fact(
-            value="ACK's sgx-device-plugin, installed by default; it schedules by EPC, and does not limit it",
+            value="ACK's sgx-device-plugin, installed by default; it schedules by EPC but does not limit it",
             source=_PLUGIN,
         ),
         epc_resource=Fact(
@@ -111,12 +111,12 @@ PRESET = Preset(
         device_resources=Fact(
             value=(),
             source=Citation("https://github.com/AliyunContainerService/sgx-device-plugin"),
-            note="the EPC resource alone brings the device nodes",
+            note="the EPC resource alone provides the device nodes",
         ),
         shared_storage_class=Fact(
             value=None,
             source=Citation("https://www.alibabacloud.com/help/en/doc-detail/264679.htm"),
-            note="a NAS class of your own (CNFS): the class is made per cluster",
+            note="use your own NAS class (CNFS): the class is created per cluster",
         ),
         internal_load_balancer=Fact(
             value=(("service.beta.kubernetes.io/alibaba-cloud-loadbalancer-address-type", "intranet"),),
@@ -125,7 +125,7 @@ PRESET = Preset(
         proxy_protocol=Fact(
             value=(("service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol", "on"),),
             source=_ANNOTATIONS,
-            note="from version 2.6.0 of the cloud controller manager; turning it on or off interrupts the service",
+            note="from version 2.6.0 of the cloud controller manager; changing it interrupts the service",
         ),
     ),
 )

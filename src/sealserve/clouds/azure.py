@@ -38,8 +38,8 @@ PRESET = Preset(
     cloud=Cloud.AZURE_DCSV3,
     title="Azure DCsv3 (Intel Xeon Platinum 8370C, SGX with FLC and SGX2)",
     state=Fact(
-        value="Retires on 2029-10-31. Since 2026-11-01 no new subscription gets it: "
-        "an account that has no DCsv3 yet must take another cloud.",
+        value="Retires on 2029-10-31. New subscriptions cannot use it since 2026-11-01: "
+        "an account without DCsv3 must use a different cloud.",
         source=_RETIREMENT,
     ),
     sizes=Fact(
@@ -60,7 +60,7 @@ PRESET = Preset(
         Fact(
             value=Image(name="Canonical 0001-com-ubuntu-server-jammy 22_04-lts-gen2", kernel="5.15", supported=True),
             source=_IMAGES,
-            note=f"{_UBUNTU_ADDS}, 5.15 or a newer one",
+            note=f"{_UBUNTU_ADDS}, 5.15 or later",
         ),
         Fact(
             value=Image(name="Canonical ubuntu-24_04-lts server (gen 2)", kernel="6.8", supported=True),
@@ -75,7 +75,7 @@ PRESET = Preset(
         Fact(
             value=Image(name="Ubuntu 18.04 Gen2", kernel="5.4", supported=False),
             source=_AKS,
-            note="AKS's page still names it: older than the 5.11 that Gramine 1.9 asks for",
+            note="still named on AKS's page; older than the 5.11 that Gramine 1.9 requires",
         ),
     ),
     pccs=Fact(
@@ -97,12 +97,12 @@ PRESET = Preset(
         ),
         source=_QCNL,
         note="the platform's certificate comes from the machine's own metadata address; "
-        "Microsoft's collateral is older than Intel's on purpose, so the broker asks Intel",
+        "Microsoft's collateral is intentionally older than Intel's, so the broker uses Intel's",
     ),
     quote_provider=Fact(
         value="libsgx-dcap-default-qpl",
         source=_QCNL,
-        note="with these settings; Microsoft's own az-dcap-client is the other way, and needs no file",
+        note="with these settings; the alternative is Microsoft's own az-dcap-client, which needs no file",
     ),
     devices=Fact(
         value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
@@ -114,10 +114,10 @@ PRESET = Preset(
         epc_resource=Fact(
             value=INTEL_EPC,
             source=_AKS,
-            note="older pages say kubernetes.azure.com/sgx_epc_mem_in_MiB",
+            note="older pages use kubernetes.azure.com/sgx_epc_mem_in_MiB",
         ),
         epc_unit=1,
-        device_resources=Fact(value=(), source=_AKS, note="the EPC resource alone brings the device nodes"),
+        device_resources=Fact(value=(), source=_AKS, note="the EPC resource alone provides the device nodes"),
         shared_storage_class=Fact(
             value="azurefile-csi-premium", source=Citation("https://learn.microsoft.com/azure/aks/azure-files-csi")
         ),
@@ -128,7 +128,7 @@ PRESET = Preset(
         proxy_protocol=Fact(
             value=None,
             basis=Basis.UNVERIFIED,
-            note="no annotation for it was found",
+            note="no annotation was found",
         ),
     ),
 )

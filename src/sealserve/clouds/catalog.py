@@ -11,15 +11,15 @@ PRESETS: Final = {preset.cloud: preset for preset in (alibaba.PRESET, tencent.PR
 
 
 def preset_of(cloud: Cloud) -> Preset:
-    """Return what is known of a cloud."""
+    """Return the preset of a cloud."""
     return PRESETS[cloud]
 
 
 def quote_provider_settings(preset: Preset, region: str | None) -> str:
-    """Return ``/etc/sgx_default_qcnl.conf`` for machines of a cloud.
+    """Return the content of ``/etc/sgx_default_qcnl.conf`` for machines of a cloud.
 
     Raises:
-        InputError: `cloud.region`: No such region, or none named where one is needed.
+        InputError: `cloud.region` if the region does not exist, or is None although the cloud requires it.
     """
     service = preset.pccs.value
     source = preset.pccs.source.url if preset.pccs.source else ""
@@ -28,7 +28,7 @@ def quote_provider_settings(preset: Preset, region: str | None) -> str:
 
 
 def epc_unit(cloud: Cloud | None, resource: str) -> int:
-    """Return how many bytes one unit of an EPC resource is: 1, unless the cloud's own plugin counts otherwise."""
+    """Return the bytes of one unit of an EPC resource: 1, unless the cloud's own plugin uses a different unit."""
     if cloud is None:
         return 1
     known = preset_of(cloud).kubernetes
@@ -36,11 +36,11 @@ def epc_unit(cloud: Cloud | None, resource: str) -> int:
 
 
 def deployment_settings(preset: Preset) -> dict[str, Any]:
-    """Return what ``sealserve.toml`` says for a cloud, by section: for `sealserve.deployment.write_example`."""
+    """Return the settings of ``sealserve.toml`` for a cloud, by section: for `sealserve.deployment.write_example`."""
     kubernetes = preset.kubernetes
     return {
         "platform": PlatformKind.SGX.value,
-        "service": {"listen": EVERY_ADDRESS},  # the machine is there to serve others; NGINX holds no key
+        "service": {"listen": EVERY_ADDRESS},  # users are on other machines; NGINX holds no key
         "tcb": {"preset": "cloud-smt"},
         "target": {"kind": "docker", "cloud": preset.cloud.value},
         "kubernetes": {

@@ -1,13 +1,13 @@
-"""The codes of the errors of sealserve.clouds.
+"""Error codes of sealserve.clouds.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class, which defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError
 
 
 class CloudsCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code gives its meaning."""
 
     CLOUD_REGION = "cloud.region", InputError
-    """The cloud has no attestation service in that region, or a region must be named."""
+    """The cloud has no attestation service in the region, or the command requires a region."""

@@ -1,4 +1,4 @@
-"""What a cloud preset is made of. Each fact has its source, and says whether the source is one to rely on."""
+"""The types of a cloud preset. Each fact has its source, and the reliability of this source."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -16,23 +16,23 @@ INTEL_EPC: Final = "sgx.intel.com/epc"
 
 
 class Basis(StrEnum):
-    """What a fact rests on."""
+    """The reliability of a fact."""
 
     VENDOR = "vendor"
     """The vendor's own documentation or source code."""
     REPORT = "report"
-    """Somebody's public report, or the older public example: nobody here has seen it."""
+    """A public report, or the older public example. The sealserve project has not verified it."""
     UNVERIFIED = "unverified"
-    """No source was found: look yourself."""
+    """No source was found. Verify it before you rely on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """Where a fact comes from.
+    """The source of a fact.
 
     Attributes:
         url: The page or file.
-        dated: The date that it bears; None where it bears none.
+        dated: The date on the page, or None if it has no date.
     """
 
     url: str
@@ -41,13 +41,13 @@ class Citation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact(Generic[_T]):
-    """A value, and why it is believed.
+    """A value with its source.
 
     Attributes:
         value: The value.
-        basis: What it rests on.
-        source: Where it comes from; None only for what is unverified.
-        note: What else there is to say.
+        basis: The reliability of its source.
+        source: The source. None only for unverified facts.
+        note: Additional remarks.
     """
 
     value: _T
@@ -56,20 +56,20 @@ class Fact(Generic[_T]):
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Check that only what is unverified has no source."""
+        """Check that a fact has a source unless it is unverified."""
         if (self.source is None) is not (self.basis is Basis.UNVERIFIED):
             raise ValueError(f"a fact that is {self.basis} must {'' if self.source is None else 'not '}have a source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """A kind of machine that can be rented.
+    """An instance type.
 
     Attributes:
-        name: What the cloud calls it.
-        vcpus: Its virtual processors.
-        memory_gib: All its memory, in GiB.
-        epc_gib: The encrypted part of it, in GiB; None where no source says.
+        name: The cloud's name for it.
+        vcpus: Number of virtual processors.
+        memory_gib: Total memory, in GiB.
+        epc_gib: Its EPC (encrypted memory), in GiB. None if no source states it.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Size:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An operating system.
+    """An operating system image.
 
     Attributes:
-        name: What the cloud calls it.
+        name: The cloud's name for it.
         kernel: Its Linux version, as far as it is known.
-        supported: Whether Gramine 1.9 takes it (Linux 5.11 or later, with the in-kernel driver).
+        supported: Whether Gramine 1.9 supports it (Linux 5.11 or later, with the in-kernel driver).
     """
 
     name: str
@@ -98,9 +98,9 @@ class AttestationService:
     """A cloud's PCCS, in the form of ``/etc/sgx_default_qcnl.conf``.
 
     Attributes:
-        url: The base of its API; ``{region}`` stands for the region, where there is a service for each.
-        regions: The regions that have one; empty where one serves all.
-        settings: What else the file must say.
+        url: The base URL of its API. ``{region}`` is a placeholder, if each region has its own service.
+        regions: The regions with a service. Empty if one service covers all regions.
+        settings: Further settings that the file must contain.
     """
 
     url: str
@@ -108,34 +108,36 @@ class AttestationService:
     settings: tuple[tuple[str, object], ...] = ()
 
     def address(self, region: str | None) -> str:
-        """Return the base of the API for a region.
+        """Return the base URL of the API for a region.
 
         Raises:
-            InputError: `cloud.region`: No such region, or none named where one is needed.
+            InputError: `cloud.region` if the region does not exist, or is None although the cloud requires it.
         """
         if not self.regions:
             return self.url
         if region not in self.regions:
             known = ", ".join(self.regions)
             raise CloudsCode.CLOUD_REGION.error(
-                f"There is no attestation service in region {region!r}." if region else "The region must be named.",
-                hint=f"--region takes: {known}.",
+                f"The cloud has no attestation service in region {region!r}."
+                if region
+                else "The cloud's attestation service depends on the region: expected --region, got none.",
+                hint=f"Set --region to one of {known}.",
             )
         return self.url.format(region=region)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesFacts:
-    """What the cloud's managed Kubernetes calls things.
+    """Names in the cloud's managed Kubernetes.
 
     Attributes:
-        device_plugin: Which plugin hands out SGX, and how one gets it.
-        epc_resource: The resource that says how much EPC a container may use.
-        epc_unit: How many bytes one unit of that resource is.
-        device_resources: Other resources that a container asks for, once each, to get the device.
-        shared_storage_class: The storage class of volumes that several pods write.
+        device_plugin: The plugin that provides SGX to pods, and how to install it.
+        epc_resource: The resource for the EPC of a container.
+        epc_unit: Bytes of one unit of this resource.
+        device_resources: Further resources that a container must request, once each, to get the device.
+        shared_storage_class: The storage class of volumes that several pods can write to.
         internal_load_balancer: Annotations that keep a load balancer inside the virtual network.
-        proxy_protocol: Annotations that make a load balancer send the PROXY protocol; None where none is known.
+        proxy_protocol: Annotations that make a load balancer send the PROXY protocol. None if none are known.
     """
 
     device_plugin: Fact[str]
@@ -149,20 +151,20 @@ class KubernetesFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A cloud's SGX machines.
+    """The SGX machines of a cloud.
 
     Attributes:
         cloud: Its name in ``sealserve.toml``.
         title: The cloud and the family of machines.
-        state: What has to be known today.
-        sizes: The machines.
-        suggested: The size that the guide takes.
-        images: Operating systems, those that no longer do included.
-        pccs: Where the platform's certificates come from.
-        quote_provider: The package with the library through which aesmd asks there.
+        state: Current availability.
+        sizes: The instance types.
+        suggested: The instance type that the guide uses.
+        images: Operating system images, including unsupported ones.
+        pccs: The service that provides the platform's certificates.
+        quote_provider: The package with the library through which aesmd uses this service.
         devices: The device nodes.
         kubernetes: The managed Kubernetes.
-        guide: The page that leads from an empty account to a served request.
+        guide: The documentation page from an empty account to a served request.
     """
 
     cloud: Cloud
@@ -178,7 +180,7 @@ class Preset:
 
     @property
     def guide(self) -> str:
-        """The page of the documentation."""
+        """Path of the documentation page."""
         return f"docs/how-to/{self.cloud}.md"
 
 
@@ -187,4 +189,4 @@ PORTS: Final = (
     (8500, "from the users to NGINX: gRPC over TLS"),
     (8501, "from the users to NGINX: REST over TLS; open it only if server.rest is true"),
 )
-"""The ports of the older public example; its guide opens 4433 and 8500-8501 in each cloud."""
+"""The ports of the older public example, whose guide opens 4433 and 8500-8501 in each cloud."""

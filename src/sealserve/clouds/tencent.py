@@ -28,33 +28,33 @@ PRESET = Preset(
     cloud=Cloud.TENCENT_M6CE,
     title="Tencent Cloud CVM M6ce (Intel Ice Lake, SGX with FLC and SGX2)",
     state=Fact(
-        value="The vendor documents SGX with TencentOS Server 3.1 (TK4) only, whose Linux 5.4 is too old for Gramine: "
-        "see that a newer image finds /dev/sgx_enclave before you build on it.",
+        value="The vendor documents SGX only with TencentOS Server 3.1 (TK4), whose Linux 5.4 is too old for Gramine: "
+        "check that a newer image has /dev/sgx_enclave before you rely on it.",
         source=_CCP,
     ),
     sizes=Fact(
         value=(Size(name="M6ce.4XLARGE128", vcpus=16, memory_gib=128, epc_gib=None),),
         basis=Basis.REPORT,
         source=_OLD_GUIDE,
-        note="memory after the size's name; the example's pages give 64 GiB, and 32 or 64 GiB of it encrypted",
+        note="memory according to the size's name; the example's pages state 64 GiB, and 32 or 64 GiB of EPC",
     ),
     suggested="M6ce.4XLARGE128",
     images=(
         Fact(
             value=Image(name="Ubuntu Server 22.04 LTS", kernel="5.15", supported=True),
             basis=Basis.UNVERIFIED,
-            note="Gramine has packages for it; whether it is offered for M6ce and finds the device was not found",
+            note="Gramine has packages for it; no source confirms that it is offered for M6ce and has the device",
         ),
         Fact(
             value=Image(name="TencentOS Server 4", kernel="6.6", supported=True),
             basis=Basis.UNVERIFIED,
-            note="new enough; whether its kernel has CONFIG_X86_SGX on M6ce was not found",
+            note="new enough; no source confirms that its kernel has CONFIG_X86_SGX on M6ce",
         ),
         Fact(
             value=Image(name="TencentOS Server 3.1 (TK4)", kernel="5.4.119", supported=False),
             source=_BUILD,
-            note="the vendor's page and the older public example take it; driver and FSGSBASE are taken back into it, "
-            "which is older than the 5.11 that Gramine 1.9 asks for",
+            note="used by the vendor's page and the older public example; driver and FSGSBASE are backported to a "
+            "kernel that is older than the 5.11 that Gramine 1.9 requires",
         ),
     ),
     pccs=Fact(
@@ -62,17 +62,17 @@ PRESET = Preset(
             url="https://sgx-dcap-server-tc.{region}.tencent.cn/sgx/certification/v3/", regions=("bj", "sh", "gz")
         ),
         source=_BUILD,
-        note="Beijing, Shanghai, Guangzhou; the vendor's page gives version 3 of the API",
+        note="Beijing, Shanghai, Guangzhou; the vendor's page uses version 3 of the API",
     ),
     quote_provider=Fact(value="libsgx-dcap-default-qpl", source=_BUILD),
     devices=Fact(
         value=(ENCLAVE_DEVICE, PROVISION_DEVICE),
         basis=Basis.UNVERIFIED,
-        note="the names of Linux's own driver; TencentOS 3.1 has a driver of its own",
+        note="the names of Linux's own driver; TencentOS 3.1 has a different driver",
     ),
     kubernetes=KubernetesFacts(
         device_plugin=Fact(
-            value="Intel's SGX device plugin, installed by you: TKE documents none",
+            value="Intel's SGX device plugin, which you install yourself: TKE documents no plugin",
             basis=Basis.UNVERIFIED,
         ),
         epc_resource=Fact(
@@ -89,17 +89,17 @@ PRESET = Preset(
             ),
         ),
         shared_storage_class=Fact(
-            value=None, basis=Basis.UNVERIFIED, note="a CFS class of your own: the class is made per cluster"
+            value=None, basis=Basis.UNVERIFIED, note="use your own CFS class: the class is created per cluster"
         ),
         internal_load_balancer=Fact(
             value=(("service.kubernetes.io/qcloud-loadbalancer-internal-subnetid", "SUBNET"),),
             source=Citation("https://cloud.tencent.com/document/product/457/51258", date(2026, 1, 30)),
-            note="SUBNET stands for the id of your subnet",
+            note="SUBNET is a placeholder for the ID of your subnet",
         ),
         proxy_protocol=Fact(
             value=None,
             basis=Basis.UNVERIFIED,
-            note="no annotation for it was found",
+            note="no annotation was found",
         ),
     ),
 )

@@ -1,1 +1,1 @@
-"""Where a deployment runs: the targets, and the processes of the local one."""
+"""The targets of a deployment, and the processes of the local target."""

@@ -1,7 +1,7 @@
-"""One lock for every command that changes a deployment: two commands at once would lose track of processes and keys.
+"""A lock for every command that changes a deployment. Concurrent commands would lose track of processes and keys.
 
-The lock is an exclusive ``flock`` on a file of the workspace. The kernel frees it when the holder ends, killed or not,
-so there is no stale lock to remove. The file's content only tells other commands who holds the lock.
+The lock is an exclusive ``flock`` on a file of the workspace. The kernel releases it when the holder ends, even if it
+is killed. So there is never a stale lock to remove. The file's content only shows other commands who holds the lock.
 
 A program that this process starts does not inherit the lock, because the descriptor is closed on exec.
 
@@ -28,21 +28,21 @@ from sealserve.regular_file import open_own
 from sealserve.workspace import Workspace
 
 WAIT_SECONDS: Final = 600.0
-"""How long a command waits by default: longer than a roll-out on one machine takes."""
+"""Default timeout of a command that waits for the lock: longer than a roll-out on one machine takes."""
 
 DEPLOYMENT: Final = DEPLOYMENT_LOCK
-"""The file whose lock is held while what runs is changed. The supervisor restarts nothing meanwhile."""
+"""Lock file for changes to running parts. While it is locked, the supervisor restarts nothing."""
 OWNERS: Final = "owner.lock"
-"""The file whose lock is held while models and releases are made, which can take long. It is taken first."""
+"""Lock file for creating models and releases, which can take long. It is locked before `DEPLOYMENT`."""
 
 _INTERVAL: Final = 0.1
 _VISIBLE_AFTER: Final = 1.0
-"""Seconds after which a command says that it waits. A shorter wait is not worth a line."""
+"""Seconds after which a command reports that it waits. Shorter waits are not reported."""
 _LONGEST: Final = 1024
 
 
 class _Content(BaseModel):
-    """The file's content, as JSON."""
+    """The content of the lock file, as JSON."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, regex_engine="python-re")
 
@@ -57,7 +57,7 @@ class Holder:
     """The process that holds the lock.
 
     Args:
-        pid: Its process id.
+        pid: Its process ID.
         verb: The command that it runs, such as ``up``.
         since: When it got the lock.
     """
@@ -71,7 +71,7 @@ class Holder:
 
 
 def _quietly(_text: str) -> None:
-    """Report nothing."""
+    """Discard the text."""
 
 
 @contextlib.contextmanager
@@ -85,18 +85,18 @@ def held(
 ) -> Iterator[None]:
     """Hold the lock of a workspace's deployment during the block.
 
-    The lock is not reentrant: a process that holds it waits for itself.
+    The lock is not reentrant: a process that already holds it would wait for itself.
 
     Args:
-        workspace: Whose deployment is changed.
-        verb: The command that changes it, such as ``up``. Other commands show it while they wait.
-        lock: Which lock: `DEPLOYMENT`, or `OWNERS`.
-        seconds: How long to wait for the present holder. With 0, a busy lock is an error at once.
-        tell: Called with a line if the wait takes more than a moment.
+        workspace: The workspace whose deployment changes.
+        verb: The command that changes it, such as ``up``. Waiting commands show it.
+        lock: The lock: `DEPLOYMENT` or `OWNERS`.
+        seconds: Timeout. With 0, a busy lock is an immediate error.
+        tell: Called with a text if the wait takes longer than a second.
 
     Raises:
-        UnavailableError: `deployment.busy`: Another command still holds the lock after ``seconds``.
-        InputFileKindError: Something else than a regular file is in the lock's place.
+        UnavailableError: `deployment.busy` if a different command still holds the lock after ``seconds``.
+        InputFileKindError: The lock file's path is not a regular file.
     """
     workspace.root.mkdir(exist_ok=True)
     path = workspace.root / lock
@@ -122,7 +122,7 @@ def held(
 
 
 def holder(workspace: Workspace) -> Holder | None:
-    """Return the command that changes a workspace's deployment now, or None. This neither locks nor creates a file."""
+    """Return the command that is changing a workspace's deployment, or None. This neither locks nor creates a file."""
     try:
         descriptor = os.open(workspace.root / DEPLOYMENT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -142,7 +142,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Return whether the locked file is still the one at its path: the folder may have been removed meanwhile."""
+    """Return whether the locked file is still the file at its path: the folder may have been removed meanwhile."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -150,13 +150,13 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _description(verb: str) -> bytes:
-    """Return what the file says of this process. The start time tells it from a later process with the same id."""
+    """Return the lock file's content for this process. The start time distinguishes it from a later process's ID."""
     started = start_time(os.getpid()) or 0
     return _Content(pid=os.getpid(), started=started, verb=verb, since=datetime.now(UTC)).model_dump_json().encode()
 
 
 def _write(descriptor: int, content: bytes) -> None:
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds, only its description is missing
+    with contextlib.suppress(OSError):  # on a full disk the lock still works without the description
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content, 0)
 
@@ -168,7 +168,7 @@ def _read(descriptor: int) -> Holder | None:
     except (ValidationError, OSError):
         return None
     if start_time(found.pid) != found.started:
-        return None  # a killed holder wrote it; the present holder, if there is one, is about to write its own
+        return None  # a killed holder left it; a current holder is about to write its own description
     return Holder(pid=found.pid, verb=found.verb, since=found.since)
 
 

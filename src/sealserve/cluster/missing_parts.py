@@ -1,4 +1,4 @@
-"""Parts that should be there and are not: `docker rm -f` leaves no trace of a container."""
+"""Detection of parts that should exist but do not: `docker rm -f` leaves no trace of a container."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from sealserve.cluster.target import BROKER, NGINX, REPLICA, PartStatus, State
 
 
 def with_missing(parts: Sequence[PartStatus], expected: Sequence[str]) -> list[PartStatus]:
-    """Return the parts in the order in which requests come, with a row for each part that is missing.
+    """Return the parts in display order, NGINX first, with a row for each missing part.
 
     Args:
-        parts: What there is.
-        expected: The roles of what there should be; one that several parts have is there several times.
+        parts: The existing parts.
+        expected: The roles of the parts that should exist. A role with several parts occurs several times.
     """
     absent = Counter(expected) - Counter(part.role for part in parts)
     missing = [PartStatus(role=role, state=State.MISSING) for role in absent.elements()]

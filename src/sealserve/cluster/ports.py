@@ -1,4 +1,4 @@
-"""Ports of this machine."""
+"""TCP ports of this machine: free ports, and listening processes."""
 
 import contextlib
 import errno
@@ -18,10 +18,10 @@ _CHOSEN: Final = range(10_000, 30_000)
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Return whether ``port`` can be listened on at ``address`` now.
+    """Return whether no other program listens on ``port`` at ``address`` now.
 
     Raises:
-        UnavailableError: `port.unusable`: Nobody could listen there.
+        UnavailableError: `port.unusable` if no program could listen there.
     """
     address = usable_address(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -33,25 +33,26 @@ def is_free(port: int, address: str = "127.0.0.1") -> bool:
             if error.errno == errno.EADDRINUSE:
                 return False
             raise ClusterCode.PORT_UNUSABLE.error(
-                f"Port {port} at {address} cannot be listened on: {error.strerror or error}.",
-                hint="Addresses must be this machine's own; ports below 1024 are root's.",
+                f"No program can listen on port {port} at {address}: {error.strerror or error}.",
+                hint="Use an address of this machine. Only root may use ports below 1024.",
             ) from error
     return True
 
 
 def find_free(address: str = "127.0.0.1") -> int:
-    """Return a port that is free at ``address`` now; whoever binds first has it.
+    """Return a port that is free at ``address`` now. A different program may still take it first.
 
-    It is not one of those that the kernel gives to outgoing connections, which would soon take it.
+    The port is outside the kernel's range for outgoing connections, which would soon use it.
 
     Raises:
-        PortTakenError: There is none.
+        PortTakenError: No port of the range is free.
     """
     for port in random.sample(_CHOSEN, len(_CHOSEN)):
         if is_free(port, address):
             return port
     raise PortTakenError(
-        f"None of the ports {_CHOSEN[0]} to {_CHOSEN[-1]} at {address} is free.", hint="Stop what holds them."
+        f"None of the ports {_CHOSEN[0]} to {_CHOSEN[-1]} at {address} is free.",
+        hint="Stop the programs that use them (`ss -ltnp` lists them).",
     )
 
 
@@ -59,23 +60,23 @@ def require_free(port: int, what: str, address: str = "127.0.0.1") -> None:
     """Check that ``port`` is free.
 
     Raises:
-        PortTakenError: It is not; ``what`` says for whom it was meant.
+        PortTakenError: A different program uses the port. ``what`` names the intended use in the message.
     """
     if not is_free(port, address):
         raise PortTakenError(
-            f"Port {port} at {address}, for {what}, is taken by another program.",
-            hint=f"Stop it (`ss -ltnp sport = :{port}` names it), or set another port in sealserve.toml.",
+            f"Port {port} at {address}, for {what}, is in use by another program.",
+            hint=f"Stop that program (`ss -ltnp sport = :{port}` names it), or set a different port in sealserve.toml.",
         )
 
 
 def is_listening(port: int, *, session: int) -> bool:
     """Return whether a process of a session listens on ``port``. No connection is made.
 
-    That somebody listens is not enough: it may be another program that was quicker.
+    Checking for any listener is not sufficient: a different program may have taken the port first.
 
     Args:
         port: The port, at any address.
-        session: The id of the session's leader.
+        session: The ID of the session's leader.
 
     Source: proc_pid_net(5): local address ``ADDRESS:PORT`` in hexadecimal, state 0A is LISTEN, the tenth column the
     socket's inode; proc_pid_fd(5): ``socket:[INODE]``.
@@ -100,7 +101,7 @@ def _listening(port: int) -> Iterator[str]:
 
 def _sockets(pid: int) -> set[str]:
     found = set()
-    with contextlib.suppress(OSError):  # it has ended, or is not ours to look into
+    with contextlib.suppress(OSError):  # the process has ended, or belongs to a different user
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 found.add(str(descriptor.readlink()))

@@ -1,6 +1,7 @@
-"""A replica in a container, described once. The Docker and the Kubernetes target translate the description.
+"""The description of a replica in a container, which the Docker and the Kubernetes target translate.
 
-Whom a container runs as is not part of it: on Docker that is the workspace's user, on Kubernetes the namespace's.
+The container's user is not part of the description. On Docker it is the workspace's user, on Kubernetes the
+namespace's.
 
 Source: Gramine 1.9, pal/src/host/linux-sgx/host_framework.c (gramine-sgx opens /dev/sgx_enclave and aesmd's socket
 only).
@@ -21,23 +22,23 @@ from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 
 RELEASES: Final = f"{WORKSPACE_FOLDER}/{FOLDER}/host/releases"
 SIMULATED_QUOTING_FOLDER: Final = "/run/sealserve-simulated"
-"""Where the simulated platform answers, as aesmd would."""
+"""Folder of the simulated platform's socket, which takes the place of aesmd's socket."""
 
 GRPC_PORT_NAME: Final = "grpc"
 REST_PORT_NAME: Final = "rest"
-"""What the ports of a replica are called, and those of NGINX before it."""
+"""Names of the ports of a replica, and of the corresponding ports of NGINX."""
 
 METRICS_PORT: Final = "metrics"
-"""What the port of a replica's metrics is called."""
+"""Name of the port for a replica's metrics."""
 
-_TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
+_TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own folder
 
 
 class Content(StrEnum):
-    """What a replica finds at a path."""
+    """The content at a path of a replica's container."""
 
     SETTINGS = "settings"
-    """The file ``sealserve.toml``. An enclave's own settings are measured and are not in it."""
+    """The file ``sealserve.toml``. Settings of the enclave are measured and are not read from this file."""
     RELEASE = "release"
     """The folder of the sealed release."""
     SCRATCH = "scratch"
@@ -45,7 +46,7 @@ class Content(StrEnum):
     QUOTING = "quoting"
     """The folder with the socket of the quoting enclave."""
     MEMORY = "memory"
-    """A folder in memory, which only the replica's user can read: a simulated enclave's private files."""
+    """A folder in memory for a simulated enclave's private files. Only the replica's user can read it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,9 @@ class Mount:
     """A path that a replica needs.
 
     Args:
-        content: What is there.
+        content: The content at this path.
         target: The path in the container.
-        size: The largest size in bytes of a folder that the replica fills; 0 for what it only reads.
+        size: Maximum size in bytes of a folder that the replica writes to. 0 for content that it only reads.
         read_only: Whether the replica only reads it. Gramine opens encrypted files for writing.
     """
 
@@ -67,14 +68,14 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """What a replica runs, and what it needs.
+    """The command of a replica, and the resources that it needs.
 
     Args:
         image: The image of the model server.
-        command: The arguments of the image's entry point.
+        command: Arguments for the image's entry point.
         mounts: The paths that it needs, in order.
         devices: The devices that it opens.
-        ports: Where its server listens, by name.
+        ports: The ports that its server listens on, by name.
     """
 
     image: str
@@ -97,13 +98,14 @@ def describe_replica(
     """Return the description of a replica.
 
     Args:
-        deployment: What is deployed.
+        deployment: The deployment.
         release: The release's name.
-        size: The bytes of the release's sealed files.
-        enclave: The name of the enclave in it.
-        port: Where the enclave's server listens for gRPC.
-        rest_port: Where it listens for REST, or None if REST is off.
-        attempts: On SGX, how often the enclave is started before the container ends; by default, as `enclave run` does.
+        size: Total size in bytes of the release's sealed files.
+        enclave: The name of the enclave in the release.
+        port: The port of the enclave's server for gRPC.
+        rest_port: The port for REST, or None if REST is off.
+        attempts: On SGX, maximum number of enclave starts before the container ends. The default is that of
+            `enclave run`.
     """
     simulated = deployment.platform is PlatformKind.SIMULATED
     place = f"{RELEASES}/{release}"

@@ -1,6 +1,6 @@
-"""What every target can do: start a deployment somewhere, say how far it is, change its size, and stop it.
+"""The interface of every target: start a deployment, report its status, scale it and stop it.
 
-A target is a module that has the three functions of `TargetModule`; `sealserve.cluster.targets` knows where it is.
+A target is a module with the functions of `TargetModule`. `sealserve.cluster.targets` maps names to modules.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
 DRAIN_SECONDS: Final = 45
-"""How long a server that is asked to end may take: longer than it gives the requests that run."""
+"""Maximum time for a server to stop: longer than the time that it gives to running requests."""
 
 REPLICA_SECONDS: Final = 300
-"""How long a replica may take to serve: importing TensorFlow, and loading a model, on a busy machine."""
+"""Maximum time for a replica to serve: importing TensorFlow and loading a model, on a busy machine."""
 
 NGINX: Final = "nginx"
 BROKER: Final = "broker"
@@ -30,27 +30,27 @@ PLATFORM: Final = "platform"
 PCS: Final = "pcs"
 SUPERVISOR: Final = "supervisor"
 REPLICA: Final = "replica-"
-"""The beginning of each replica's role; its number follows."""
+"""Prefix of each replica's role. The replica's number follows."""
 
 Tell: TypeAlias = Callable[[str], None]
-"""Called with a few words before each thing that is done."""
+"""Called with a short progress text before each step."""
 
 
 def quietly(_text: str) -> None:
-    """Tell nobody."""
+    """Discard the text."""
 
 
 def drain_seconds(deployment: Deployment, ages: Iterable[int | None] = ()) -> int:
-    """Return after how many seconds nobody has a connection any more to replicas that new ones do not reach.
+    """Return the seconds after which replicas without new connections have no connections left.
 
-    Each connection was drained by its age, and what still ran on it then is done.
+    By then, every connection has reached its maximum age, and its remaining requests have finished.
 
     Source: grpc/grpc, ``include/grpc/impl/channel_arg_names.h``: the age is jittered by up to 10 %.
 
     Args:
-        deployment: What is described now. Its age counts where a replica's is not known.
-        ages: The age at which each of the replicas drains a connection, as measured in its enclave. None where that is
-            not known; without replicas, what is described counts.
+        deployment: The current deployment file. Its age applies where a replica's age is unknown.
+        ages: The measured connection age of each replica's enclave. None where it is unknown. Without replicas, the
+            deployment's age applies.
     """
     described = deployment.server.max_connection_age_seconds
     longest = max((described if age is None else age for age in ages), default=described)
@@ -58,29 +58,31 @@ def drain_seconds(deployment: Deployment, ages: Iterable[int | None] = ()) -> in
 
 
 def no_log(part: str | None, known: Sequence[str]) -> SealserveError:
-    """Return the error that there is no log of a part, or of any."""
+    """Return the error for a missing log of a part, or for no logs at all."""
     if not known:
         return ClusterCode.LOGS_UNKNOWN_PART.error(
-            "There are no logs yet.", hint="Start the deployment with `sealserve up`."
+            "The deployment has no logs yet.", hint="Start the deployment with `sealserve up`."
         )
-    return ClusterCode.LOGS_UNKNOWN_PART.error(f"There is no log of {part}; there: {', '.join(known)}.")
+    return ClusterCode.LOGS_UNKNOWN_PART.error(
+        f"No log of {part} exists.", hint=f"Choose a part that has a log: {', '.join(known)}."
+    )
 
 
 class State(StrEnum):
-    """How far a part has come."""
+    """The progress of a part."""
 
     STARTING = "starting"
     REFUSED = "refused"
     ATTESTED = "attested"
     RUNNING = "running"
     NEXT = "next"
-    """It could serve, and gets connections as soon as all replicas of its release could."""
+    """It can serve. It gets connections as soon as all replicas of its release can serve."""
     SERVING = "serving"
     LEAVING = "leaving"
-    """It finishes its requests, and ends then."""
+    """It finishes its requests and then ends."""
     ENDED = "ended"
     MISSING = "missing"
-    """It should be there, and is not: a container or a process that was removed."""
+    """It should exist but does not: a container or a process was removed."""
 
 
 class Health(StrEnum):
@@ -89,30 +91,30 @@ class Health(StrEnum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     UNKNOWN = "-"
-    """The part has not come far enough to be asked, or does not listen."""
+    """The part is not ready to be checked yet, or it does not listen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartStatus:
-    """A part of a running deployment.
+    """The status of one part of a deployment.
 
     Args:
         role: ``broker``, ``nginx``, ``replica-0``, ...
-        state: How far it is.
+        state: Its progress.
         health: Whether it answers now.
-        port: Where it listens on this machine; None if it can only be reached from within.
-        pid: Its process on this machine, or None.
-        instance: What the target calls it (a container, a pod); empty where it is just a process.
-        release: The release that a replica serves; empty for other parts and where it is not known.
-        started: When the run began that goes on or that ended last, UTC; None where it is not known.
-        restarts: How often it was started again after a crash, since it was last started on purpose.
-        connections: How many connections of users it has had since it started, without those that are open; None
-            where the target cannot count them.
-        requests: How many requests it has answered since it started; None where the target cannot count them.
-        error: The last error of this run, or why it ended; empty if there was none.
-        error_time: When that was, UTC; None where it is not known.
-        certificate_end: When the service's certificate ends that a replica presents, UTC; None where it was not asked.
-        detail: More for a person: where a part listens, the node that a pod runs on.
+        port: The port on this machine. None if the part is not reachable from outside the target.
+        pid: Its process ID on this machine, or None.
+        instance: The target's name for the part (a container, a pod). Empty for a plain process.
+        release: The release that a replica serves. Empty for other parts, and where it is unknown.
+        started: Start of the current or last run, UTC. None where it is unknown.
+        restarts: Number of restarts after crashes since the part was last started on purpose.
+        connections: Number of finished user connections since the part started. None where the target cannot count
+            them.
+        requests: Number of answered requests since the part started. None where the target cannot count them.
+        error: The last error of this run, or the reason why it ended. Empty if no error occurred.
+        error_time: Time of the error, UTC. None where it is unknown.
+        certificate_end: Expiry of the certificate that a replica presents, UTC. None where it was not checked.
+        detail: Additional text for people: where a part listens, or the node of a pod.
     """
 
     role: str
@@ -133,7 +135,7 @@ class PartStatus:
 
     @property
     def is_well(self) -> bool:
-        """Whether the part does what it is there for, as far as can be seen."""
+        """Whether the part works, as far as the target can determine."""
         return self.state in _WELL and self.health is not Health.UNHEALTHY
 
 
@@ -146,7 +148,7 @@ class Scaled:
 
     Args:
         release: The release's name.
-        broker_here: Whether the owner's broker runs on this machine; else only the host's folder has the release.
+        broker_here: Whether the owner's broker runs on this machine. If not, only the host's folder has the release.
     """
 
     release: str
@@ -154,121 +156,121 @@ class Scaled:
 
 
 class Target(Protocol):
-    """A deployment at the place where it runs. It has the host's part: the owner prepares a release before."""
+    """A deployment on a target. This is the host's side: the owner prepares the release first."""
 
     def check(self, release: Path, *, broker_here: bool) -> None:
-        """Check, before a release is prepared, that this target could start it. This changes nothing.
+        """Check that this target could start a release, before the release is prepared. This changes nothing.
 
         Args:
-            release: The release's folder: at the owner's, or at the host's where this machine is only the host.
-            broker_here: Whether this machine is the owner's too, and starts the broker.
+            release: The release's folder: in the owner's part, or in the host's part on a machine that is only a host.
+            broker_here: Whether this machine is also the owner's and starts the broker.
 
         Raises:
-            SealserveError: Something is missing here, or another program has a port.
+            SealserveError: A requirement is missing, or a port is in use.
         """
 
     def destination(self, release: str, replicas: int) -> Destination:
-        """Return where a release would run, for its owner to prepare it.
+        """Return where a release would run, so that its owner can prepare it.
 
         Args:
             release: The release's name.
-            replicas: How many enclaves are to serve.
+            replicas: The number of enclaves that are to serve.
         """
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
-        """Start what does not run, and roll from another release to this one without a failed request.
+        """Start every part that does not run, and roll from another release to this one without failed requests.
 
-        Afterwards ``replicas`` enclaves of the release serve behind NGINX.
+        Afterwards, ``replicas`` enclaves of the release serve behind NGINX.
 
         Args:
             bundle: The release, prepared for this target's `destination`.
-            replicas: How many.
+            replicas: The number of replicas.
 
         Returns:
-            The names of the releases that were served before, and that this one has replaced.
+            The names of the previously served releases that this release has replaced.
 
         Raises:
-            SealserveError: A part did not start. What served goes on serving.
+            SealserveError: A part did not start. Parts that served before continue to serve.
         """
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
-        """Return, as a unified diff, what `up` would change; nothing is changed.
+        """Return a unified diff of what `up` would change. Nothing is changed.
 
         Args:
             bundle: The release, as it would be prepared.
-            replicas: How many.
+            replicas: The number of replicas.
         """
 
     def previous_release(self) -> str:
-        """Return the name of the release that was served before this one.
+        """Return the name of the release that was served before the current release.
 
         Raises:
-            InputError: `target.not-up`: No other release was served before.
+            InputError: `target.not-up` if no other release was served before.
         """
 
     def to_scale(self, replicas: int) -> Scaled | None:
-        """Return the release that must be prepared before `scale`, or None if scaling needs no bundle.
+        """Return the release that must be prepared before `scale`, or None if scaling requires no bundle.
 
         Raises:
-            InputError: `target.not-up`: Nothing runs.
+            InputError: `target.not-up` if no replica runs.
         """
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
-        """Start or stop replicas until there are ``replicas``; those that end finish their requests first.
+        """Start or stop replicas until ``replicas`` run. Replicas that stop finish their requests first.
 
         Args:
-            replicas: How many. Where an autoscaler decides, it is the least that it may choose.
-            bundle: The release that `to_scale` named, prepared; None if it named none.
+            replicas: The number of replicas. With an autoscaler, this is its minimum.
+            bundle: The prepared release that `to_scale` returned, or None if it returned None.
 
         Raises:
-            InputError: `target.not-up`: Nothing runs.
+            InputError: `target.not-up` if no replica runs.
         """
 
     def status(self) -> Sequence[PartStatus]:
-        """Return the state of every part that there is."""
+        """Return the status of every existing part."""
 
     def expected(self, replicas: int) -> Sequence[str]:
-        """Return the roles of the parts that there should be; a role that several parts have is there several times.
+        """Return the roles of the parts that should exist. A role with several parts occurs several times.
 
         Args:
-            replicas: How many replicas are wanted, where the target itself does not know.
+            replicas: The wanted number of replicas, for targets that do not record it.
         """
 
     def endpoints(self) -> Mapping[str, str]:
-        """Return where users reach the service: address and port by protocol, ``grpc`` and, if it is on, ``rest``."""
+        """Return where users reach the service: ``HOST:PORT`` by protocol, ``grpc`` and, if it is on, ``rest``."""
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
-        """Yield what the parts logged, ordered by time.
+        """Yield the log lines of the parts, ordered by time.
 
         Args:
-            part: The role of one, or what the target calls it; None for all.
-            selection: Which lines, and whether new lines follow.
+            part: The role of a part, or the target's name for it. None for all parts.
+            selection: Which lines to yield, and whether to follow new lines.
 
         Raises:
-            InputError: `logs.unknown-part`: There is no log of that part.
+            InputError: `logs.unknown-part` if the part has no log.
         """
 
 
 class TargetModule(Protocol):
-    """What the module of a target has. Stopping needs the workspace's record only, not what started it."""
+    """The module of a target. Stopping requires only the workspace's record, not the deployment file."""
 
     def open_target(self, workspace: Workspace, deployment: Deployment, *, tell: Tell) -> Target:
         """Return the target.
 
         Args:
-            workspace: With the parts of the machines that this one is.
-            deployment: What it describes.
-            tell: Called with a few words before each thing that is done.
+            workspace: The workspace, with the folders of the roles that this machine has.
+            deployment: The deployment that the workspace describes.
+            tell: Called with a short progress text before each step.
 
         Raises:
-            InputError: `target.unsupported`: It cannot run this deployment.
+            InputError: `target.unsupported` if the target cannot run this deployment.
         """
 
     def running(self, workspace: Workspace) -> Sequence[str]:
-        """Return the roles of what runs of a workspace; nothing if this target was never used."""
+        """Return the roles of a workspace's running parts. Empty if this target was never used."""
 
     def stop_all(self, workspace: Workspace, *, tell: Tell) -> Sequence[str]:
-        """Stop and remove all that was started of a workspace, in the order in which requests come; return the roles.
+        """Stop and remove all parts of a workspace, NGINX first, then the replicas. Return the roles.
 
-        What the workspace keeps stays: keys, releases, logs.
+        Keys, releases and logs of the workspace are retained.
         """

@@ -1,6 +1,6 @@
-"""The targets that there are, and which of them a workspace's deployment runs on.
+"""The available targets, and the target that a workspace's deployment runs on.
 
-A target's module is imported when it is asked for: the local one needs neither Docker nor Kubernetes.
+A target's module is imported only when it is needed: the local target requires neither Docker nor Kubernetes.
 """
 
 import importlib
@@ -22,7 +22,7 @@ MODULES: Final = {
     "docker": "sealserve.cluster.docker",
     "kubernetes": "sealserve.cluster.kubernetes.target",
 }
-"""Every target that works, by its name in ``sealserve.toml``."""
+"""The module of every target, by its name in ``sealserve.toml``."""
 
 _RECORD: Final = "target"
 
@@ -34,52 +34,52 @@ def open_target(
     *,
     tell: Tell = quietly,
 ) -> Target:
-    """Return a workspace's target: the one named, else the one that the deployment runs on, else the described one.
+    """Return a target: ``kind``, or else the target that the deployment runs on, or else the one in sealserve.toml.
 
     Raises:
-        InputError: `target.unsupported`: There is no such target, or it cannot run this deployment.
+        InputError: `target.unsupported` if the target does not exist, or cannot run this deployment.
     """
     chosen = kind or in_use(workspace) or deployment.target.kind
     return _module(chosen).open_target(workspace, deployment, tell=tell)
 
 
 def check_replicas(workspace: Workspace, deployment: Deployment, kind: str | None, replicas: int) -> None:
-    """Check that a target can run so many replicas.
+    """Check that a target can run a number of replicas.
 
     Args:
-        workspace: Whose deployment it is.
-        deployment: What it describes.
-        kind: The target; None as in `open_target`.
-        replicas: How many are asked for.
+        workspace: The workspace of the deployment.
+        deployment: The deployment that the workspace describes.
+        kind: The target. None selects it as `open_target` does.
+        replicas: The requested number.
 
     Raises:
-        InputError: `target.unsupported`: It cannot.
+        InputError: `target.unsupported` if the number exceeds the target's limit.
     """
     chosen = kind or in_use(workspace) or deployment.target.kind
     limit = deployment.replica_limit(chosen)
     if replicas > limit.most:
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"The target {chosen} runs at most {limit.most} replicas, not {replicas}: {limit.reason}.",
-            hint=f"Ask for at most {limit.most} replicas.",
+            f"The target {chosen} runs at most {limit.most} replicas, got {replicas}: {limit.reason}.",
+            hint=f"Request at most {limit.most} replicas.",
         )
 
 
 def claim(workspace: Workspace, kind: str) -> None:
-    """Remember that the deployment runs on a target, so that the other verbs find it there.
+    """Record that the deployment runs on a target, so that other commands use the same target.
 
     Raises:
-        InputError: `target.busy`: It runs on another one.
+        InputError: `target.busy` if it runs on a different target.
     """
     before = in_use(workspace)
     if before not in {None, kind} and _module(str(before)).running(workspace):
         raise ClusterCode.TARGET_BUSY.error(
-            f"The deployment runs on the target {before!r} already.", hint="`sealserve down` stops it there."
+            f"The deployment already runs on the target {before!r}.", hint="Stop it there with `sealserve down`."
         )
     write_file(_record(workspace), kind.encode())
 
 
 def forget(workspace: Workspace) -> None:
-    """Forget which target the deployment runs on: nothing runs."""
+    """Remove the record of the deployment's target, after everything was stopped."""
     _record(workspace).unlink(missing_ok=True)
 
 
@@ -93,32 +93,32 @@ def in_use(workspace: Workspace) -> str | None:
 
 
 def may_serve(workspace: Workspace, kind: str, release: str) -> bool:
-    """Return whether a target serves a release by now, or soon will, although the `up` to it was interrupted."""
-    # A cluster goes on with a roll-out that nobody waits for. It keeps no record on this machine.
+    """Return whether a target serves a release now or soon, although the `up` to this release was interrupted."""
+    # A cluster continues a roll-out after the command has ended. This machine has no record of it.
     return kind == "kubernetes" or ReleaseRecord(workspace).serving() == release
 
 
 def running(workspace: Workspace) -> Sequence[str]:
-    """Return the roles of what runs of a workspace."""
+    """Return the roles of a workspace's running parts."""
     return _module(in_use(workspace) or "local").running(workspace)
 
 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
-    """Stop everything that runs of a workspace; return the roles."""
+    """Stop all parts of a workspace, and return their roles."""
     stopped = _module(in_use(workspace) or "local").stop_all(workspace, tell=tell)
     forget(workspace)
     return stopped
 
 
 def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -> Sequence[str]:
-    """Stop what was started since, because a verb that starts parts failed; return the roles. Logs are kept.
+    """Stop the parts that a failed command has started, and return their roles. Logs are retained.
 
-    A cluster keeps what a failed verb made there, so that its own tools can show the reason.
+    On Kubernetes, objects that a failed command created remain, so that the cluster's tools can show the reason.
 
     Args:
-        workspace: Whose deployment it is.
-        before: The roles of what ran before the verb.
-        tell: Called with a few words before each thing that is done.
+        workspace: The workspace of the deployment.
+        before: The roles of the parts that ran before the command.
+        tell: Called with a short progress text before each step.
     """
     kind = in_use(workspace) or "local"
     if kind == "kubernetes":
@@ -126,10 +126,10 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
     if not before:
         return stop_all(workspace, tell=tell)
     if kind != "local":
-        return ()  # a roll-out: its own undoing knows which replica is whose
-    from sealserve.cluster.local import owner_services  # noqa: PLC0415  # as every target's module, when it is asked for
+        return ()  # a failed roll-out removes its own replicas
+    from sealserve.cluster.local import owner_services  # noqa: PLC0415  # imported on demand, as every target's module
 
-    # A replica that leaves was there before under another name, and may still have connections.
+    # A leaving replica ran before the command, under a different name, and may still have connections.
     known = owner_services.registry(workspace).all().items()
     started = [
         name
@@ -142,7 +142,7 @@ def undo(workspace: Workspace, before: Sequence[str], *, tell: Tell = quietly) -
 def _module(kind: str) -> TargetModule:
     if kind not in MODULES:
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"The target {kind!r} is not known here.", hint=f"Known: {', '.join(MODULES)}."
+            f"The target {kind!r} does not exist.", hint=f"Use one of {', '.join(MODULES)}."
         )
     return cast("TargetModule", importlib.import_module(MODULES[kind]))
 

@@ -1,7 +1,7 @@
-"""What a deployment was told to run last: kept when it stops, so that the next `up` starts the same.
+"""The last requested state of a deployment. It is retained after a stop, so that the next `up` restores the state.
 
-The file is in the host's run folder. It says nothing secret. A damaged file counts as missing: `sealserve.toml` decides
-then.
+The file is in the host's run folder and contains no secret. A damaged file counts as missing: then `sealserve.toml`
+decides.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ _Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*
 
 
 class Wanted(BaseModel):
-    """What a deployment was told to run last.
+    """The last requested state of a deployment.
 
     Attributes:
-        release: The release that served last, or that an interrupted `up` was to serve; None before the first `up`.
+        release: The release that served last, or that an interrupted `up` was to serve. None before the first `up`.
         previous: The release that served before it, which a roll-back returns to.
-        newest: The newest release at that time. A newer one was built since, and is meant by `up`.
+        newest: The newest release at that time. If a newer release exists now, `up` selects the newer one.
         host_only: Whether this machine was only the host, or None if that is unknown.
-        replicas: The number that `scale`, or `up --replicas`, asked for, or None if nobody did.
-        described: ``target.replicas`` at that time. If it was changed since, it decides.
+        replicas: The number that `scale` or `up --replicas` requested, or None if no command did.
+        described: ``target.replicas`` at that time. If the setting has changed since, the setting decides.
         started: The number of replicas that `up` or `scale` started last, or None if that is unknown.
     """
 
@@ -52,8 +52,8 @@ class Replicas:
 
     Args:
         count: The number.
-        kept: Whether it is what `scale` or `up --replicas` asked for, and not ``target.replicas``.
-        replaced: What `scale` or `up --replicas` had asked for, if ``target.replicas`` was changed since.
+        kept: Whether the number comes from `scale` or `up --replicas`, and not from ``target.replicas``.
+        replaced: The number that `scale` or `up --replicas` had requested, if ``target.replicas`` has changed since.
     """
 
     count: int
@@ -62,7 +62,7 @@ class Replicas:
 
 
 def read(workspace: Workspace) -> Wanted:
-    """Return what a deployment was told to run last."""
+    """Return the last requested state of a deployment. A damaged file counts as missing."""
     try:
         return read_intact(workspace)
     except SealserveError:
@@ -70,10 +70,10 @@ def read(workspace: Workspace) -> Wanted:
 
 
 def read_intact(workspace: Workspace) -> Wanted:
-    """Return what a deployment was told to run last, for a command that may not guess.
+    """Return the last requested state of a deployment, for a command that must not guess.
 
     Raises:
-        InputError: `deployment.record`: The file is damaged.
+        InputError: `deployment.record` if the file is damaged.
     """
     path = workspace.host.run / _FILE
     try:
@@ -82,13 +82,13 @@ def read_intact(workspace: Workspace) -> Wanted:
         return Wanted()
     except (SealserveError, ValidationError):
         raise ClusterCode.DEPLOYMENT_RECORD.error(
-            f"{path} is damaged: expected what the deployment was told to run.",
-            hint="`sealserve up` writes it again.",
+            f"{path} is damaged: expected the record of the deployment's last requested state.",
+            hint="Write it again with `sealserve up`.",
         ) from None
 
 
 def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
-    """Return how many replicas are wanted, unless a command names a number."""
+    """Return the wanted number of replicas, for a command without an explicit number."""
     wanted, described = read(workspace), deployment.target.replicas
     if wanted.replicas is None or wanted.replicas == described:
         return Replicas(count=described)
@@ -98,32 +98,32 @@ def replicas(workspace: Workspace, deployment: Deployment) -> Replicas:
 
 
 def started(workspace: Workspace, deployment: Deployment) -> int:
-    """Return how many replicas there should be now, whatever `up` would start."""
+    """Return how many replicas should run now, independently of what the next `up` would start."""
     return read(workspace).started or replicas(workspace, deployment).count
 
 
 def keep_started(workspace: Workspace, count: int) -> None:
-    """Remember how many replicas a command has started, or left."""
+    """Record how many replicas run after a command."""
     _write(workspace, read(workspace).model_copy(update={"started": count}))
 
 
 def keep_replicas(workspace: Workspace, deployment: Deployment, count: int) -> None:
-    """Remember that a command asked for a number of replicas."""
+    """Record the number of replicas that a command requested."""
     _write(workspace, read(workspace).model_copy(update={"replicas": count, "described": deployment.target.replicas}))
 
 
 def keep_role(workspace: Workspace, *, host_only: bool) -> None:
-    """Remember whether this machine is only the host. `up` says so before it starts anything."""
+    """Record whether this machine is only the host. `up` calls this before it starts any part."""
     _write(workspace, read(workspace).model_copy(update={"host_only": host_only}))
 
 
 def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> None:
-    """Remember which release serves.
+    """Record which release serves.
 
     Args:
         workspace: The workspace.
-        release: Its name.
-        newest: The name of the newest release.
+        release: The release's name.
+        newest: The name of the newest release at this time.
     """
     before = read(workspace)
     previous = before.previous if before.release in {None, release} else before.release
@@ -132,7 +132,7 @@ def keep_release(workspace: Workspace, release: str, *, newest: str | None) -> N
 
 
 def restore(workspace: Workspace, before: Wanted) -> None:
-    """Remember again what was remembered before a command that failed and changed nothing."""
+    """Restore the record from before a command that failed and changed nothing."""
     _write(workspace, before)
 
 
@@ -140,13 +140,13 @@ def restore(workspace: Workspace, before: Wanted) -> None:
 def starting(
     workspace: Workspace, count: int, *, before: Wanted, stays: Callable[[BaseException], bool]
 ) -> Iterator[None]:
-    """Keep how many replicas the block starts or leaves. If it fails, keep that or nothing.
+    """Record how many replicas the block starts. If the block fails, record the number only if the change remains.
 
     Args:
-        workspace: Whose deployment the block changes.
+        workspace: The workspace whose deployment the block changes.
         count: The number of replicas.
-        before: What was wanted before the command. It is wanted again if the block fails and nothing stays.
-        stays: Returns whether the change stays although the block failed.
+        before: The record from before the command, which is restored if the block fails and no change remains.
+        stays: Returns whether the change remains although the block failed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Build an image, measure what is in it, and write down what it is: ``NAME.json``, ``NAME.cdx.json``, inventory."""
+"""Builds an image, measures its contents, and records them: ``NAME.json``, ``NAME.cdx.json`` and the inventory."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,17 +31,18 @@ _STEP: Final = re.compile(r"^Step \d+/\d+ : |^#\d+ \[")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltImage:
-    """What is known of an image that was built.
+    """The record of a built image.
 
     Args:
-        name: Which of sealserve's images.
+        name: The image.
         reference: Its name and tag.
         id: The digest of its configuration.
-        size: In bytes, unpacked.
-        digest: Its digest in the registry it was pushed to, or None.
-        bases: The ids or digests of the images it was built on, by build argument.
-        sbom: The file with its bill of materials.
-        inventory: The file with what an enclave in it trusts; None for an image without a model server.
+        size: Unpacked size in bytes.
+        digest: Its digest in the registry that it was pushed to, or None.
+        bases: The IDs or digests of its base images, by build argument.
+        sbom: The file with its software bill of materials (SBOM).
+        inventory: The file with the inventory: the files that an enclave in it trusts. None for an image without a
+            model server.
     """
 
     name: ImageName
@@ -70,18 +71,18 @@ def build_image(
     """Build an image, and write its bill of materials and, for a server, its inventory.
 
     Args:
-        engine: Builds it.
-        recipe: How.
-        reference: What it is called.
-        wheels: A folder for the wheels; those that are missing are fetched.
-        records: Where the bill of materials and the inventory go.
-        network: The engine's network for the build's packages; None for its default one.
-        tell: Called with a few words before each step.
+        engine: The Docker engine.
+        recipe: The recipe of the image.
+        reference: The image's name.
+        wheels: A folder for the wheels. Missing wheels are downloaded.
+        records: Folder for the bill of materials and the inventory.
+        network: The engine's network from which the build downloads packages. None for the default network.
+        tell: Called with a short progress text before each step.
 
     Raises:
         EngineRefusedError: The build failed.
-        UnavailableError: `image.wheels`: A locked package cannot be had.
-        InputError: `image.base-python`: The base has no usable Python.
+        UnavailableError: `image.wheels` if a locked package cannot be downloaded.
+        InputError: `image.base-python` if the base image has no supported Python.
     """
     bases = {argument: _base(engine, name, tell) for argument, name in recipe.bases.items()}
     if recipe.packages is not Packages.NONE:
@@ -103,18 +104,18 @@ def build_image(
 def record_image(
     engine: Engine, name: ImageName, reference: str, *, bases: Mapping[str, Image] | None, records: Path, tell: Tell
 ) -> BuiltImage:
-    """Measure an image that the engine has, and write down what it is.
+    """Measure an image that the engine has, and write its record.
 
     Args:
-        engine: Has it.
+        engine: The Docker engine.
         name: Which of sealserve's images it is.
-        reference: What it is called.
-        bases: What it was built on; None if that is not known, or was written down before.
-        records: Where the files go.
-        tell: Called with a few words before each step.
+        reference: The image's name.
+        bases: Its base images. None if they are unknown, or if an earlier record contains them.
+        records: Folder for the files.
+        tell: Called with a short progress text before each step.
 
     Raises:
-        InputError: `image.missing`: The engine does not have it.
+        InputError: `image.missing` if the engine does not have the image.
     """
     image = require_image(engine, reference)
     digest = _pushed_digest(image)
@@ -125,7 +126,7 @@ def record_image(
     with TemporaryDirectory(prefix="sealserve-image-") as folder, engine.unpacked(image.id, Path(folder)) as root:
         packages = read_packages(root)
         inventory = _take_inventory(name, root)
-    (records / f"{name.value}.json").unlink(missing_ok=True)  # it tells of the files as they were
+    (records / f"{name.value}.json").unlink(missing_ok=True)  # it describes the previous files
     sbom = _sbom_file(name, records)
     write_file(sbom, bill_of_materials(image, bases or {}, packages))
     inventory_file = None
@@ -146,12 +147,12 @@ def record_image(
 
 
 def read_record(name: ImageName, records: Path) -> BuiltImage | None:
-    """Return what was written down of an image, or None if nothing usable was."""
+    """Return the record of an image, or None if no valid record exists."""
     try:
         known = _RECORD.validate_json((records / f"{name.value}.json").read_bytes())
     except (OSError, ValidationError):
         return None
-    # The files beside it, wherever the folder was when it was written.
+    # The files are next to the record, even if the folder was moved after the record was written.
     sbom, inventory = _sbom_file(name, records), _inventory_file(name, records) if known.inventory else None
     if not sbom.is_file() or (inventory is not None and not inventory.is_file()):
         return None
@@ -167,7 +168,7 @@ def _inventory_file(name: ImageName, records: Path) -> Path:
 
 
 def _pushed_digest(image: Image) -> str | None:
-    """Return an image's digest in the registry that its reference names: it may have been pushed to others."""
+    """Return an image's digest in the registry of its reference. It may have been pushed to other registries too."""
     repository, _, _ = image.reference.partition("@")
     if ":" in repository.rpartition("/")[2]:
         repository = repository.rpartition(":")[0]
@@ -181,27 +182,27 @@ def _write_record(built: BuiltImage, records: Path) -> BuiltImage:
 
 
 def inventory_of(engine: Engine, name: ImageName, reference: str, *, records: Path, tell: Tell) -> Inventory:
-    """Return what an enclave in an image trusts: as it was written down for this very image, else measured now.
+    """Return the inventory of an image: from the record of exactly this image, or else measured now.
 
     Raises:
-        InputError: `image.missing`: The engine does not have the image, or it has no model server.
+        InputError: `image.missing` if the engine does not have the image, or the image has no model server.
     """
     built = record_image(engine, name, reference, bases=None, records=records, tell=tell)
     if built.inventory is None:
         raise ContainersCode.IMAGE_MISSING.error(
-            f"{reference} has no model server.", hint="`sealserve image build` builds one."
+            f"The image {reference} has no model server.", hint="Build a server image with `sealserve image build`."
         )
     return read_inventory(built.inventory)
 
 
 def known_inventory(engine: Engine, name: ImageName, reference: str, *, records: Path) -> Inventory | None:
-    """Return what an enclave in an image trusts, if it was written down for this very image. Nothing is measured.
+    """Return the inventory of an image if the record of exactly this image has one. This measures nothing.
 
     Args:
-        engine: Has the image.
+        engine: The Docker engine.
         name: Which of sealserve's images it is.
-        reference: What it is called.
-        records: The folder of what was written down.
+        reference: The image's name.
+        records: The folder of the records.
     """
     image, known = engine.image(reference), read_record(name, records)
     if image is None or known is None or known.id != image.id or known.inventory is None:
@@ -213,21 +214,22 @@ def require_image(engine: Engine, reference: str) -> Image:
     """Return an image that the engine has.
 
     Raises:
-        InputError: `image.missing`: It does not have it.
+        InputError: `image.missing` if the engine does not have it.
     """
     if (image := engine.image(reference)) is None:
         raise ContainersCode.IMAGE_MISSING.error(
-            f"The engine has no image {reference}.", hint="`sealserve image build` builds it; or `docker pull` it."
+            f"The Docker engine has no image {reference}.",
+            hint=f"Build it with `sealserve image build`, or pull it with `docker pull {reference}`.",
         )
     return image
 
 
 def push_image(engine: Engine, reference: str, *, tell: Tell) -> Image:
-    """Push an image to the registry that its name tells.
+    """Push an image to the registry in its name.
 
     Raises:
-        InputError: `image.missing`: The engine does not have it.
-        EngineRefusedError: The registry does not take it.
+        InputError: `image.missing` if the engine does not have the image.
+        EngineRefusedError: The registry rejects it.
     """
     require_image(engine, reference)
     tell(f"pushing {reference}")
@@ -243,24 +245,25 @@ def _base(engine: Engine, name: str, tell: Tell) -> Image:
         engine.watch("pull", "--quiet", name, on_line=lambda _: None)
     except EngineRefusedError as error:
         raise EngineRefusedError(
-            f"The base image {name} is not here, and cannot be pulled: {error.message}",
-            hint="Give one that this machine has, or can pull, with --base (or --gramine, --tensorflow-serving).",
+            f"The base image {name} is missing and cannot be pulled: {error.message}",
+            hint="Select a base image that is available, with --base, --gramine or --tensorflow-serving.",
         ) from error
     return require_image(engine, name)
 
 
 def _python_of(engine: Engine, recipe: Recipe, tell: Tell) -> str:
-    """Return the version of Python that the base's distribution has, as ``3.11``: wheels are chosen for it."""
+    """Return the Python version of the base image's distribution, such as ``3.11``. Wheels are selected for it."""
     base = recipe.bases["BASE"]
-    tell(f"looking at {base}")
+    tell(f"checking the Python version of {base}")
     command = ["run", "--rm", "--network", "none", "--entrypoint", "cat", base, "/etc/os-release"]
     release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', engine.run(*command), re.MULTILINE))
     known = {("debian", "12"): "3.11", ("debian", "13"): "3.13", ("ubuntu", "24.04"): "3.12"}
     found = known.get((release.get("ID", ""), release.get("VERSION_ID", "")))
     if found is None:
         raise ContainersCode.IMAGE_BASE_PYTHON.error(
-            f"The base image {base} is {release.get('PRETTY_NAME', 'of no distribution that is known')}.",
-            hint="Use one of Debian 12, Debian 13 or Ubuntu 24.04: their Python is one that sealserve supports.",
+            f"The base image {base} is not supported: got {release.get('PRETTY_NAME', 'an unknown distribution')}, "
+            "expected Debian 12, Debian 13 or Ubuntu 24.04.",
+            hint="Use an image of one of these distributions: sealserve supports their Python version.",
         )
     return found
 

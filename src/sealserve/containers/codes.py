@@ -1,22 +1,22 @@
-"""The codes of the errors of sealserve.containers.
+"""Error codes of sealserve.containers.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class, which defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError, UnavailableError
 
 
 class ContainersCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code gives its meaning."""
 
     DOCKER_MISSING = "docker.missing", UnavailableError
-    """There is no Docker on this machine."""
+    """Docker is not installed on this machine."""
     DOCKER_UNREACHABLE = "docker.unreachable", UnavailableError
-    """The Docker engine does not answer, or does not let this user in."""
+    """The Docker engine does not answer, or rejects this user."""
 
     IMAGE_BASE_PYTHON = "image.base-python", InputError
-    """The base image has no Python that sealserve supports."""
+    """The base image has no Python version that sealserve supports."""
     IMAGE_MISSING = "image.missing", InputError
-    """An image that a deployment needs is not here."""
+    """An image that the deployment needs is missing from this Docker engine."""
     IMAGE_WHEELS = "image.wheels", UnavailableError
-    """The wheels of the locked packages cannot be had."""
+    """The wheels of the locked packages cannot be downloaded or built."""

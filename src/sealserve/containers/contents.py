@@ -1,4 +1,4 @@
-"""What software an image has: read from its files, not from what its recipe asked for.
+"""The software in an image, read from its files and not from its recipe.
 
 Source: dpkg(1) and deb-control(5), ``/var/lib/dpkg/status`` (``Package``, ``Version``, ``Status``); Python packaging,
 "Recording installed projects" (``*.dist-info/METADATA``); purl-spec, types deb and pypi.
@@ -16,7 +16,7 @@ from sealserve.enclave.image_root import ImageRoot
 
 
 class Ecosystem(StrEnum):
-    """Where a package comes from."""
+    """The origin of a package."""
 
     DEB = "deb"
     PYPI = "pypi"
@@ -30,8 +30,8 @@ class Package:
         ecosystem: Debian's or Python's.
         name: Its name.
         version: Its version.
-        distribution: ``debian`` or ``ubuntu``, for deb packages.
-        architecture: For deb packages.
+        distribution: ``debian`` or ``ubuntu``. Only for deb packages.
+        architecture: Its architecture. Only for deb packages.
     """
 
     ecosystem: Ecosystem
@@ -42,7 +42,7 @@ class Package:
 
     @property
     def purl(self) -> str:
-        """Its package URL."""
+        """The package URL (purl)."""
         version = quote(self.version, safe="")
         if self.ecosystem is Ecosystem.PYPI:
             return f"pkg:pypi/{re.sub(r'[-_.]+', '-', self.name).lower()}@{version}"
@@ -52,10 +52,10 @@ class Package:
 def read_packages(root: Path) -> tuple[Package, ...]:
     """Return the packages that are installed in the image whose files are in ``root``, in order.
 
-    No link of the image leads out of it, and nothing but a regular file is read.
+    Links of the image never lead out of it, and only regular files are read.
 
     Raises:
-        InputError: `image-root.unusable`: A path in it cannot be followed.
+        InputError: `image-root.unusable` if a path in it cannot be followed.
     """
     if not root.is_dir():
         return ()
@@ -89,6 +89,6 @@ def _distribution(image: ImageRoot) -> str:
 
 
 def _text(image: ImageRoot, path: str) -> str:
-    """Return the text of a file of the image, or none where there is no such file."""
+    """Return the text of a file of the image, or "" if the file does not exist."""
     place = image.locate(path)
     return place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""

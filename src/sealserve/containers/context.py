@@ -1,4 +1,4 @@
-"""What a build sees: the Dockerfile, sealserve itself, the lock file and the wheels. Nothing else of this machine."""
+"""The build context of an image: the Dockerfile, sealserve, the lock file and the wheels. Nothing else is copied."""
 
 import importlib.metadata
 import os
@@ -16,16 +16,16 @@ from sealserve.containers.requirements import locked_versions, requirements
 
 _DISTRIBUTION: Final = "sealserve"
 _RECORDS: Final = ("METADATA", "entry_points.txt")
-"""What the installed package says of itself: its version, dependencies and commands."""
+"""The installed package's metadata: its version, dependencies and commands."""
 
 
 @contextmanager
 def build_context(recipe: Recipe, wheels: Path) -> Iterator[Path]:
-    """Yield a folder with all that a recipe's Dockerfile copies, and the Dockerfile; it is removed at the end.
+    """Yield a folder with the Dockerfile of a recipe and all files that it copies. The folder is removed at the end.
 
     Args:
-        recipe: Of the image.
-        wheels: The folder with its wheels; only those that its lock file names are taken.
+        recipe: The recipe of the image.
+        wheels: The folder with its wheels. Only wheels that the lock file names are copied.
     """
     with TemporaryDirectory(prefix="sealserve-image-") as name:
         context = Path(name)
@@ -39,7 +39,7 @@ def build_context(recipe: Recipe, wheels: Path) -> Iterator[Path]:
 
 
 def _copy_package(target: Path) -> None:
-    """Copy sealserve as it is installed here, with what tells its version; bytecode is made anew in the image."""
+    """Copy the installed sealserve with its metadata. Bytecode is not copied, because the image compiles it again."""
     package = Path(sealserve.__path__[0])
     shutil.copytree(package, target / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     distribution = importlib.metadata.distribution(_DISTRIBUTION)
@@ -57,7 +57,7 @@ def _link_wheels(packages: Packages, wheels: Path, target: Path) -> None:
         if (_normalised(name), version) in wanted:
             try:
                 os.link(wheel, target / wheel.name)
-            except OSError:  # another file system
+            except OSError:  # on a different file system
                 shutil.copyfile(wheel, target / wheel.name)
 
 

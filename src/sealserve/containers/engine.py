@@ -1,4 +1,4 @@
-"""The Docker engine, by its own command line, which knows contexts, credentials and proxies as its user set them.
+"""Client of the Docker engine: the ``docker`` command, so that the user's contexts, credentials and proxies apply.
 
 Source: docs.docker.com/reference/cli/docker; the output of ``inspect`` is the Engine API's (v1.41 and later).
 """
@@ -16,7 +16,7 @@ from typing import IO, Any
 from sealserve.containers.codes import ContainersCode
 from sealserve.errors import SealserveError, UnavailableError
 
-INSTALL = "On Debian or Ubuntu: apt-get install docker.io."
+INSTALL = "On Debian or Ubuntu, run `apt-get install docker.io`."
 _UNREACHABLE = (
     "Cannot connect to the Docker daemon",
     "permission denied while trying to connect",
@@ -27,7 +27,7 @@ _ABSENT = ("No such", "not found", "does not exist")
 
 
 class EngineRefusedError(UnavailableError):
-    """The Docker engine refused to do something; the message is its own."""
+    """The Docker engine rejected a command. The message contains the engine's reason."""
 
     code = "docker.refused"
 
@@ -37,12 +37,12 @@ class Image:
     """An image that the engine has.
 
     Args:
-        reference: As it was asked for.
-        id: The digest of its configuration, ``sha256:...``: what the engine knows it by.
-        digests: Its names in registries by content, ``NAME@sha256:...``; none before it was pushed or pulled.
-        size: In bytes, unpacked.
-        created: The time in its configuration (RFC 3339), or "" where it has none, as those of reproducible builds.
-        layers: The digests of its layers, unpacked, lowest first.
+        reference: The requested name.
+        id: The digest of its configuration, ``sha256:...``, which is the engine's ID of the image.
+        digests: Its names in registries by content, ``NAME@sha256:...``. Empty before it was pushed or pulled.
+        size: Unpacked size in bytes.
+        created: The time in its configuration (RFC 3339). "" if it has none, as in reproducible builds.
+        layers: The digests of its unpacked layers, lowest first.
     """
 
     reference: str
@@ -54,32 +54,32 @@ class Image:
 
 
 class Engine:
-    """The engine that ``docker`` talks to here (``DOCKER_HOST``, or the current context).
+    """The engine that ``docker`` connects to (``DOCKER_HOST``, or the current context).
 
     Raises:
-        UnavailableError: `docker.missing`: There is no ``docker`` on the path.
+        UnavailableError: `docker.missing` if the program ``docker`` is not on the path.
     """
 
     def __init__(self) -> None:
         program = shutil.which("docker")
         if program is None:
-            raise ContainersCode.DOCKER_MISSING.error("There is no `docker` on this machine.", hint=INSTALL)
+            raise ContainersCode.DOCKER_MISSING.error("The program `docker` is not installed.", hint=INSTALL)
         self._program = program
 
     def require(self) -> str:
         """Return the engine's version.
 
         Raises:
-            UnavailableError: `docker.unreachable`: It does not answer.
+            UnavailableError: `docker.unreachable` if the engine does not answer.
         """
         return self.run("version", "--format", "{{.Server.Version}}").strip()
 
     def run(self, *arguments: str) -> str:
-        """Run a command of ``docker`` to its end, and return what it printed.
+        """Run a ``docker`` command and return its output.
 
         Raises:
-            UnavailableError: `docker.unreachable`: The engine does not answer.
-            EngineRefusedError: It refused.
+            UnavailableError: `docker.unreachable` if the engine does not answer.
+            EngineRefusedError: The engine rejected the command.
         """
         result = subprocess.run(
             [self._program, *arguments], capture_output=True, text=True, errors="replace", check=False,
@@ -90,7 +90,7 @@ class Engine:
         return result.stdout
 
     def run_merged(self, *arguments: str) -> str:
-        """Run a command, and return what it printed to standard output and to standard error, as it came."""
+        """Run a command, and return its standard output and standard error, interleaved."""
         result = subprocess.run(
             [self._program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             check=False, stdin=subprocess.DEVNULL, env=_environment(),
@@ -100,10 +100,10 @@ class Engine:
         return result.stdout
 
     def watch(self, *arguments: str, on_line: Callable[[str], None]) -> None:
-        """Run a command that takes long, and hand over each line that it prints.
+        """Run a long command, and pass on each line of its output.
 
         Raises:
-            EngineRefusedError: It failed; the message has the last lines.
+            EngineRefusedError: It failed. The message contains the last lines.
         """
         with subprocess.Popen(
             [self._program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -122,7 +122,7 @@ class Engine:
 
     @contextmanager
     def streaming(self, *arguments: str) -> Iterator[IO[bytes]]:
-        """Run a command, and yield its output as a stream of bytes; what is not read by the end is dropped.
+        """Run a command, and yield its output as a stream of bytes. Unread output is discarded.
 
         Raises:
             EngineRefusedError: It failed.
@@ -144,7 +144,7 @@ class Engine:
             raise _refusal(arguments, error)
 
     def inspect(self, kind: str, *names: str) -> list[dict[str, Any]]:
-        """Return what the engine says of the images, containers, networks or volumes that there are of ``names``."""
+        """Return the engine's data about the existing images, containers, networks or volumes among ``names``."""
         found: list[dict[str, Any]] = []
         for name in names:
             with suppress(EngineAbsentError):
@@ -152,7 +152,7 @@ class Engine:
         return found
 
     def image(self, reference: str) -> Image | None:
-        """Return an image that the engine has, or None."""
+        """Return an image, or None if the engine does not have it."""
         found = self.inspect("image", reference)
         if not found:
             return None
@@ -166,20 +166,20 @@ class Engine:
         )
 
     def labelled(self, kind: str, label: str) -> list[str]:
-        """Return the ids of the containers, networks or volumes that have a label, running or not."""
+        """Return the IDs of the containers, networks or volumes that have a label. Includes stopped containers."""
         options = ["container", "ls", "--all"] if kind == "container" else [kind, "ls"]
         return self.run(*options, "--quiet", "--no-trunc", "--filter", f"label={label}").split()
 
     @contextmanager
     def unpacked(self, reference: str, folder: Path) -> Iterator[Path]:
-        """Yield ``folder`` with an image's files in it, as a container would see them; nothing of it is run.
+        """Yield ``folder`` with an image's files in it, as a container would see them. No code of the image runs.
 
         Args:
             reference: The image.
-            folder: An empty folder with room for it.
+            folder: An empty folder with sufficient space.
 
         Raises:
-            EngineRefusedError: There is no such image, or its files cannot be unpacked.
+            EngineRefusedError: The image does not exist, or its files cannot be unpacked.
         """
         container = self.run("container", "create", "--network", "none", reference, "-").strip()
         try:
@@ -189,7 +189,7 @@ class Engine:
                 if result.returncode != 0:
                     raise EngineRefusedError(
                         f"The files of {reference} cannot be unpacked: {_last(result.stderr.decode(errors='replace'))}",
-                        hint=f"Is there room in {folder}?",
+                        hint=f"Check that {folder} has enough free space.",
                     )
             yield folder
         finally:
@@ -197,7 +197,7 @@ class Engine:
 
 
 class EngineAbsentError(EngineRefusedError):
-    """The engine has no image, container or network of that name."""
+    """The engine has no image, container or network with this name."""
 
     code = "docker.absent"
 
@@ -211,7 +211,8 @@ def _refusal(arguments: Sequence[str], error: str) -> SealserveError:
     if any(text in error for text in _UNREACHABLE):
         return ContainersCode.DOCKER_UNREACHABLE.error(
             f"The Docker engine does not answer: {reason}",
-            hint="Start it (`systemctl start docker`), or join the group docker; DOCKER_HOST names another engine.",
+            hint="Start it (`systemctl start docker`), or add your user to the group docker. To select an engine, "
+            "set DOCKER_HOST.",
         )
     kind = EngineAbsentError if any(text in reason for text in _ABSENT) else EngineRefusedError
     return kind(f"`docker {' '.join(arguments[:2])}` failed: {reason}")
@@ -220,5 +221,5 @@ def _refusal(arguments: Sequence[str], error: str) -> SealserveError:
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Run 'docker")]
     begun = [number for number, line in enumerate(lines) if line.startswith(_DAEMON)]
-    said = " ".join(lines[begun[-1] :]) if begun else (lines or ["it said nothing."])[-1]
+    said = " ".join(lines[begun[-1] :]) if begun else (lines or ["it printed no reason."])[-1]
     return said.removeprefix(_DAEMON)

@@ -1,4 +1,4 @@
-"""The images that there are: what each is built from, and which Python packages it gets."""
+"""The recipes of sealserve's images: their base images and their Python packages."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ GRAMINE: Final = "gramineproject/gramine:1.9-noble"
 # hub.docker.com/r/tensorflow/serving; tensorflow/serving, tools/docker/Dockerfile (built on Ubuntu 22.04)
 TENSORFLOW_SERVING: Final = "tensorflow/serving:2.20.0"
 SERVICE_USER: Final = 65532
-"""The user of every image: no account of a distribution has this number, and "nonroot" of other images does."""
+"""The user of every image. No account of a distribution has this number, and other images use it as "nonroot"."""
 
 
 class ImageName(StrEnum):
@@ -26,7 +26,7 @@ class ImageName(StrEnum):
 
 
 class Packages(StrEnum):
-    """Which locked Python packages an image gets."""
+    """The set of locked Python packages of an image."""
 
     NONE = "none"
     BASE = "base"
@@ -35,12 +35,12 @@ class Packages(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bases:
-    """The images that ours are built on; each with a tag or a digest.
+    """The base images, each with a tag or a digest.
 
     Args:
-        debian: For all but server-gramine: Debian 12, or what has its packages.
+        debian: For all images except server-gramine: Debian 12, or an image with its packages.
         gramine: For server-gramine: Ubuntu 24.04 or Debian 12 with Gramine.
-        tensorflow_serving: Where server-gramine's ``tensorflow_model_server`` is copied from.
+        tensorflow_serving: The image from which server-gramine's ``tensorflow_model_server`` is copied.
     """
 
     debian: str = DEBIAN
@@ -50,14 +50,14 @@ class Bases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How an image is built.
+    """The description of how an image is built.
 
     Args:
         name: The image.
         dockerfile: The name of its Dockerfile in the package's ``dockerfiles/``.
-        packages: The Python packages that it gets.
-        bases: The build arguments that name other images, with their values.
-        title: A few words for people.
+        packages: Its set of Python packages.
+        bases: The build arguments that select base images, with their values.
+        title: A short description for people.
     """
 
     name: ImageName
@@ -72,8 +72,8 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
 
     Args:
         name: The image.
-        bases: What it is built on.
-        server: Which model server server-gramine has.
+        bases: Its base images.
+        server: The model server in server-gramine.
     """
     debian = {"BASE": bases.debian}
     match name:
@@ -81,7 +81,7 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
             title = "NGINX, which passes TLS through by its server name"
             return Recipe(name=name, dockerfile="front", packages=Packages.NONE, bases=debian, title=title)
         case ImageName.SERVER_SIMULATED:
-            title = "the model server in a simulated enclave: it protects nothing from the host"
+            title = "the model server in a simulated enclave, which does not protect the model from the host"
             return Recipe(name=name, dockerfile="server-simulated", packages=Packages.SERVER, bases=debian, title=title)
         case ImageName.SERVER_GRAMINE if server is ServerKind.TENSORFLOW_SERVING:
             arguments = {"BASE": bases.gramine, "TENSORFLOW_SERVING": bases.tensorflow_serving}
@@ -97,7 +97,9 @@ def recipe(name: ImageName, *, bases: Bases, server: ServerKind = ServerKind.EMB
                 title=title,
             )  # fmt: skip
         case _:
-            title = {ImageName.BROKER: "the owner's broker", ImageName.CLIENT: "what a user of the service runs"}[name]
+            title = {ImageName.BROKER: "the owner's broker", ImageName.CLIENT: "the client for users of the service"}[
+                name
+            ]
             return Recipe(name=name, dockerfile=name.value, packages=Packages.BASE, bases=debian, title=title)
 
 

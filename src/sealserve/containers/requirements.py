@@ -1,6 +1,6 @@
-"""The locked Python packages of an image, and their wheels: fetched outside of the image, each checked by its hash.
+"""The locked Python packages of an image, and their wheels: downloaded outside the image, each verified by its hash.
 
-So no index and no certificate authority is ever in an image, and the build needs no network for them.
+So an image never contains a package index or its CA certificates, and the build needs no network for Python packages.
 """
 
 import re
@@ -14,20 +14,20 @@ from typing import Final
 from sealserve.containers.codes import ContainersCode
 from sealserve.containers.recipes import Packages
 
-_TENSORFLOW: Final = ("tensorflow-cpu", "tensorflow-serving-api")  # its library and messages; no Keras
+_TENSORFLOW: Final = ("tensorflow-cpu", "tensorflow-serving-api")  # the library and the messages, without Keras
 _HTTP: Final = (
     "aiohappyeyeballs", "aiohttp", "aiosignal", "attrs", "frozenlist", "multidict", "propcache", "yarl",
 )  # fmt: skip
 SERVER_ONLY: Final = (*_HTTP, *_TENSORFLOW)
-"""What the server's image has beside the base set: TensorFlow without what only Python's half needs, and aiohttp."""
+"""Packages of the server's image besides the base set: aiohttp, and TensorFlow without its Python dependencies."""
 
 _NEWEST_GLIBC: Final = {"3.11": 36, "3.12": 39}
-"""Debian 12 and Ubuntu 24.04: the minor version of glibc 2, by the version of Python that the distribution has."""
+"""The minor version of glibc 2 in Debian 12 and Ubuntu 24.04, by the Python version of the distribution."""
 
 _MARKER: Final = re.compile(r" ; [^\\\n]+")
 """An environment marker in a lock file.
 
-pip would evaluate it on the machine that fetches the wheels, but the image is always for x86-64 Linux.
+pip would evaluate it on the machine that downloads the wheels, but the image is always for x86-64 Linux.
 """
 
 _ENTRY: Final = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)", re.MULTILINE)
@@ -50,15 +50,15 @@ def locked_versions(packages: Packages) -> dict[str, str]:
 
 
 def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
-    """Bring the wheels of an image's packages into ``folder``, from the index that pip is set to.
+    """Download the wheels of an image's packages into ``folder``, from the index that pip is configured with.
 
     Args:
-        packages: Which.
-        folder: Where they go; what is there already, with the right hash, is not fetched again.
-        python: The image's Python, as ``3.11``.
+        packages: The packages.
+        folder: Folder for the wheels. Wheels with the correct hash that already exist are not downloaded again.
+        python: The image's Python version, such as ``3.11``.
 
     Raises:
-        UnavailableError: `image.wheels`: One cannot be had, or is not what was locked.
+        UnavailableError: `image.wheels` if a wheel cannot be downloaded, or does not match its locked hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
     newest = _NEWEST_GLIBC.get(python, min(_NEWEST_GLIBC.values()))
@@ -68,7 +68,7 @@ def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
         lock.write(requirements(packages))
         lock.flush()
         command = [
-            sys.executable, "-P",  # the pip of this installation, not one in the folder that we are called in
+            sys.executable, "-P",  # use the pip of this installation, not a module in the current folder
             "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps",
             "--require-hashes",
             "--only-binary=:all:", f"--python-version={python}", "--implementation=cp", *tags,
@@ -78,12 +78,12 @@ def fetch_wheels(packages: Packages, folder: Path, *, python: str) -> None:
             command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
         )
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["pip said nothing."]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["pip printed no reason."]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise ContainersCode.IMAGE_WHEELS.error(
-            f"The wheels for the images cannot be had: {reason.removeprefix('ERROR: ')}",
-            hint="This needs pip, and a network that reaches a Python package index or the wheels in the folder of "
-            "--wheels.",
+            f"The wheels for the images cannot be downloaded: {reason.removeprefix('ERROR: ')}",
+            hint="Install pip, and connect this machine to a Python package index. Or put the wheels into a folder and "
+            "pass it with --wheels.",
         )
 
 

@@ -1,4 +1,4 @@
-"""An image's bill of materials in CycloneDX 1.6, JSON.
+"""An image's software bill of materials in CycloneDX 1.6, JSON.
 
 Source: cyclonedx.org/docs/1.6/json, ECMA-424; oci package URLs: purl-spec, type oci.
 """
@@ -16,16 +16,16 @@ from sealserve.containers.engine import Image
 
 SPEC_VERSION: Final = "1.6"
 _NAMESPACE: Final = uuid.UUID("a5a1d4a3-5b0c-5d9b-9d5b-2c3f7c1f4f0e")
-"""Of our serial numbers: the same image has the same one."""
+"""Namespace of the serial numbers: the same image always gets the same serial number."""
 
 
 def bill_of_materials(image: Image, bases: Mapping[str, Image], packages: Sequence[Package]) -> bytes:
-    """Return the bill of an image.
+    """Return the bill of materials of an image.
 
     Args:
-        image: It.
-        bases: The images that it was built on, each by its build argument; their digests are recorded.
-        packages: What is installed in it.
+        image: The image.
+        bases: Its base images by build argument. Their digests are recorded.
+        packages: The packages that are installed in it.
     """
     root = _image_component(image)
     components = [_image_component(base, argument=argument) for argument, base in sorted(bases.items())]

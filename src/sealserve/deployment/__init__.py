@@ -1,4 +1,4 @@
-"""What ``sealserve.toml`` describes: the models, the service, the broker, the policy and where it all runs."""
+"""Contents of ``sealserve.toml``: the models, the service, the broker, the policy and the target."""
 
 from sealserve.deployment.example import suggest_name, write_example, write_short
 from sealserve.deployment.kubernetes_section import KubernetesSection

@@ -1,19 +1,19 @@
-"""The codes of the errors of sealserve.deployment.
+"""Error codes of sealserve.deployment.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class, which defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError
 
 
 class DeploymentCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code gives its meaning."""
 
     INVALID_VALUE = "deployment.invalid-value", InputError
-    """A value in the deployment file is missing or not usable."""
+    """A value in the deployment file is missing or invalid."""
     MISSING = "deployment.missing", InputError
-    """There is no deployment file at that path."""
+    """The deployment file does not exist."""
     SYNTAX = "deployment.syntax", InputError
-    """The deployment file is no TOML."""
+    """The deployment file is not valid TOML."""
     UNKNOWN_KEY = "deployment.unknown-key", InputError
-    """The deployment file has a key that sealserve does not know."""
+    """The deployment file contains an unknown key."""

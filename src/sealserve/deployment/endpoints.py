@@ -1,4 +1,4 @@
-"""Where users reach a deployment."""
+"""The addresses where users reach a deployment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """Where users reach a deployment, over TLS that ends in the enclave.
+    """The addresses where users reach a deployment, over TLS that ends in the enclave.
 
     Args:
-        server_name: The name in the service's certificate. Clients send it as the server name (SNI), by which NGINX
-            forwards connections, and verify it.
+        server_name: The name in the service's certificate. Clients verify it and send it as the server name (SNI).
+            NGINX forwards connections by this name.
         grpc: ``HOST:PORT`` of the gRPC API.
         rest: ``HOST:PORT`` of the REST API, or None if it is off.
     """
@@ -25,14 +25,14 @@ class Endpoints:
 
     @property
     def by_protocol(self) -> Mapping[str, str]:
-        """``HOST:PORT`` by protocol: ``grpc``, and ``rest`` unless it is off."""
+        """``HOST:PORT`` by protocol: ``grpc``, and ``rest`` if it is on."""
         return {"grpc": self.grpc, **({} if self.rest is None else {"rest": self.rest})}
 
     @property
     def rest_url(self) -> str | None:
-        """The URL of the REST API's models, or None if it is off. Its host is the server name, as TLS requires.
+        """The URL of the REST API's models, or None if REST is off. Its host is the server name, as TLS requires.
 
-        A client that cannot resolve the name connects to `rest` instead: ``curl --connect-to ::HOST:PORT``.
+        A client that cannot resolve the server name connects to `rest`: ``curl --connect-to ::HOST:PORT``.
         """
         if self.rest is None:
             return None
@@ -40,13 +40,13 @@ class Endpoints:
 
 
 def endpoints_of(deployment: Deployment, *, host: str | None = None, rest: bool | None = None) -> Endpoints:
-    """Return where users reach a deployment.
+    """Return the addresses where users reach a deployment.
 
     Args:
         deployment: The deployment.
-        host: The IP address or DNS name at which users reach NGINX, such as that of a cloud's load balancer. By default
-            the address that NGINX listens on; if it listens on every address, the name of the service.
-        rest: Whether the release that is served has a REST API, where that is known. By default the deployment says.
+        host: The IP address or DNS name at which users reach NGINX, such as a cloud load balancer. The default is
+            the address that NGINX listens on, or the service's name if NGINX listens on every address.
+        rest: Whether the served release has a REST API. None uses the setting of the deployment.
     """
     service = deployment.service
     if host is None:

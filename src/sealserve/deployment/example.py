@@ -1,4 +1,4 @@
-"""Writing a commented ``sealserve.toml``."""
+"""Writes a commented ``sealserve.toml``."""
 
 import json
 import re
@@ -14,9 +14,9 @@ from sealserve.terms import PlatformKind, TargetKind
 
 
 def suggest_name(model: Path) -> str:
-    """Return a servable's name for the model at ``model``: its file's, with what no name may have replaced.
+    """Return a servable name for the model at ``model``: the file name, with invalid characters replaced.
 
-    A folder that is named like a version has its parent's name, as in ``resnet50/1``.
+    For a folder whose name is a version number, such as ``resnet50/1``, the parent's name is used.
     """
     path = model.resolve()
     if path.name.isdecimal() and path.parent.name:
@@ -42,14 +42,14 @@ _BY_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
         "kubernetes.broker.naming", "kubernetes.broker.ip",
     ),
 }  # fmt: skip
-"""The keys that a user of a target is likely to change: they are in the short file."""
+"""Keys that a user of a target is likely to change. They are in the short file."""
 
 
 def write_short(settings: Mapping[str, Any]) -> str:
-    """Return a short commented ``sealserve.toml``: what differs from the defaults, and what a user is likely to change.
+    """Return a short commented ``sealserve.toml`` with non-default settings and keys that users often change.
 
     Args:
-        settings: As for `write_example`. The target, the platform and the model's file decide which keys are there.
+        settings: As for `write_example`. The target, the platform and the model's file decide which keys it contains.
     """
     keys = {*_ALWAYS, *_BY_TARGET[settings.get("target", {}).get("kind", TargetKind.LOCAL)]}
     if settings.get("platform") == PlatformKind.SGX:
@@ -57,25 +57,25 @@ def write_short(settings: Mapping[str, Any]) -> str:
     if str(settings["model"].get("path", "")).endswith(".pb"):
         keys.update(_FROZEN_GRAPH)
     heading = (
-        "# What sealserve deploys. After a change, run `sealserve up`.\n"
-        "# The settings that are not listed here have defaults: `sealserve init --full` writes all of them."
+        "# The deployment that sealserve runs. After a change, run `sealserve up`.\n"
+        "# Settings that are not listed here have defaults. `sealserve init --full` writes all settings."
     )
     return _write(settings, heading, keys)
 
 
-def write_example(settings: Mapping[str, Any], *, heading: str = "What sealserve deploys.") -> str:
-    """Return a commented ``sealserve.toml``: every key with what it means.
+def write_example(settings: Mapping[str, Any], *, heading: str = "The deployment that sealserve runs.") -> str:
+    """Return a commented ``sealserve.toml`` with every key and its meaning.
 
     Args:
-        settings: What differs from the defaults: values by key, those of a section in a mapping of their own, those of
-            several models in a list of mappings. Nothing is checked: `parse` does that, and finds unknown keys.
-        heading: The first line's comment.
+        settings: Values that differ from the defaults, by key. A section is a mapping. Several models are a list of
+            mappings. This function does not validate them: `parse` does, and rejects unknown keys.
+        heading: Text of the comment in the first line.
     """
-    return _write(settings, f"# {heading} Every key but model.name may be left out.", None)
+    return _write(settings, f"# {heading} Every key except model.name is optional.", None)
 
 
 def _write(settings: Mapping[str, Any], heading: str, keys: Collection[str] | None) -> str:
-    """Return the file. ``keys`` are those to write beside what ``settings`` has; None means all."""
+    """Return the file. ``keys`` names the keys to write besides those in ``settings``. None means all keys."""
     lines = [heading, ""]
     for name, field in fields_of(Deployment).items():
         section = section_of(field)
@@ -93,7 +93,7 @@ def _write(settings: Mapping[str, Any], heading: str, keys: Collection[str] | No
 def _table(
     heading: str, section: type[Section], values: Mapping[str, Any], path: str, keys: Collection[str] | None
 ) -> Iterator[str]:
-    """Yield the lines of a table, then those of the tables in it: TOML takes no key of a table after these."""
+    """Yield the lines of a table, then those of its subtables: in TOML, a table's keys come before its subtables."""
     lines = []
     tables = []
     for key, field in section.model_fields.items():
@@ -114,7 +114,7 @@ def _table(
 
 
 def _takes_number(annotation: object) -> bool:
-    """Return whether a key that has no default takes a number, which has no quotation marks."""
+    """Return whether a key without a default takes a number, which TOML writes without quotation marks."""
     return any(item is int or _takes_number(item) for item in get_args(annotation))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with ``sealserve.toml``, and where: the file, the line and the key as the file writes it."""
+"""Error messages for ``sealserve.toml``: they name the file, the line and the key as the file writes it."""
 
 import difflib
 import re
@@ -17,25 +17,30 @@ from sealserve.deployment.whole import Deployment
 from sealserve.errors import SealserveError
 
 Location = Sequence[int | str]
-"""A key, with those of the tables around it and the index of a ``[[table]]``."""
+"""Path to a key: its own name, the names of the tables around it, and the index of a ``[[table]]``."""
 
 _HEADING: Final = re.compile(r"^\s*\[\[?(?P<name>[^\]]+)\]")
 _LONGEST_VALUE: Final = 200
-"""How much of a value an error repeats."""
+"""Maximum number of characters of a value that an error repeats."""
 _A_TYPING_ERROR: Final = 0.75
 _SIMILAR: Final = 0.5
-"""How similar a known key is to an unknown one: `difflib`'s ratio. In between, the same key of another table wins."""
+"""Minimum similarity (`difflib` ratio) of a known key to an unknown key.
+
+From `_SIMILAR` to `_A_TYPING_ERROR`, a key with exactly this name in a different table is the better suggestion.
+"""
 
 
 def explain(
     error: ValidationError, text: str, source: str, *, data: Mapping[str, object], moved: Sequence[Moved] = ()
 ) -> SealserveError:
-    """Return our own error for pydantic's. An unknown key comes first: it explains why another one is missing.
+    """Return a sealserve error for a pydantic error.
+
+    An unknown key is reported first, because it explains why a required key is missing.
 
     Args:
-        error: What pydantic found.
+        error: The error that pydantic raised.
         text: The file's content.
-        source: What to call the file.
+        source: The name of the file in the message.
         data: The file, parsed.
         moved: The keys that the file writes by their former names.
     """
@@ -49,12 +54,14 @@ def explain(
         hint = _nearest(_keys(first["loc"]))
         return DeploymentCode.UNKNOWN_KEY.error(f"{place}: unknown key {where!r}.", hint=hint)
     if first["type"] == "missing":
-        return DeploymentCode.INVALID_VALUE.error(f"{place}: {where!r} is missing.")
+        return DeploymentCode.INVALID_VALUE.error(
+            f"{place}: the required key {where!r} is missing.", hint=f"Add {where!r} to the file."
+        )
     got = "" if isinstance(first["input"], Mapping) else f", got {_written(first['input'])}"
     if value_faults.is_our_own(first):
         message = first["msg"].removeprefix("Value error, ")
         return DeploymentCode.INVALID_VALUE.error(f"{place}: {where}: {message}{got if first['loc'] else ''}.")
-    # A value of several types has an error for each of them.
+    # A value that accepts several types has one error for each type.
     same = [item for item in found if _in_file(item["loc"], data) == location]
     expected = ", or ".join(dict.fromkeys(value_faults.expectation(item) for item in same))
     return DeploymentCode.INVALID_VALUE.error(
@@ -63,7 +70,7 @@ def explain(
 
 
 def _in_file(location: Location, data: object) -> Location:
-    """Return a location without what pydantic adds for the types of a value: the file has no such key."""
+    """Return a location without the parts that pydantic adds for the types of a value. The file has no such keys."""
     kept = []
     for part in location:
         if isinstance(part, int):
@@ -79,17 +86,17 @@ def _in_file(location: Location, data: object) -> Location:
 
 
 def clash(moved: Moved, text: str, source: str) -> SealserveError:
-    """Return the error for a key that a file writes by its former and by its new name."""
+    """Return the error for a key that a file sets by its former name and by its current name."""
     place, old = describe((SECTION, moved.old), text, source)
     new = _new_name(moved)
     return DeploymentCode.INVALID_VALUE.error(
         f"{place}: {old} is the former name of {new}, and the file sets both.",
-        hint=f"Remove {old}, and keep {new}.",
+        hint=f"Remove {old} and keep {new}.",
     )
 
 
 def renaming(moved: Sequence[Moved], text: str, source: str) -> str:
-    """Return the text that tells which keys of a file to rename."""
+    """Return the warning that lists which keys of a file to rename."""
     lines = []
     for key in moved:
         line = line_of(text, (SECTION, key.old))
@@ -98,7 +105,7 @@ def renaming(moved: Sequence[Moved], text: str, source: str) -> str:
 
 
 def describe(location: Location, text: str, source: str, *, moved: Sequence[Moved] = ()) -> tuple[str, str]:
-    """Return the file with the line of a key, and the key as the file writes it."""
+    """Return the file name with the line of a key, and the key as the file writes it."""
     keys = written = _keys(location)
     for key in moved:
         new = [SECTION, *key.new]
@@ -106,13 +113,13 @@ def describe(location: Location, text: str, source: str, *, moved: Sequence[Move
             written = [SECTION, key.old, *keys[len(new) :]]
             location = written
     line = line_of(text, location)
-    if line is None:  # a table that the file does not have: only former keys are in it
+    if line is None:  # the file does not have this table: it has only former keys
         line = next((line_of(text, (SECTION, key.old)) for key in moved if keys == [SECTION, key.new[0]]), None)
     return source if line is None else f"{source}, line {line}", ".".join(written) or "the file"
 
 
 def line_of(text: str, location: Location) -> int | None:
-    """Return the number of the line that sets a key, or None where it is written in another way, or not at all."""
+    """Return the number of the line that sets a key. None if the key is missing or written in an unusual form."""
     keys = _keys(location)
     wanted = ".".join(keys)
     index = next((part for part in location if isinstance(part, int)), 0)
@@ -139,7 +146,7 @@ def _plain(key: str) -> str:
 
 
 def _keys(location: Location) -> list[str]:
-    """Return the keys of a location, without the marks of pydantic's: "[key]" means that the key itself is wrong."""
+    """Return the keys of a location without pydantic's markers: "[key]" means that the key itself is invalid."""
     return [part for part in location if isinstance(part, str) and part != "[key]"]
 
 
@@ -148,13 +155,13 @@ def _new_name(moved: Moved) -> str:
 
 
 def _written(value: object) -> str:
-    """Return a value about as TOML writes it, or its beginning."""
+    """Return a value roughly as TOML writes it, truncated if it is long."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _nearest(keys: Sequence[str]) -> str:
-    """Return the hint for an unknown key: the known key that is most like it, in its table or else in another one."""
+    """Return the hint for an unknown key: the most similar key, preferably of the same table."""
     section: type[Section] = Deployment
     for part in keys[:-1]:
         section = section_of(fields_of(section)[part]) or section
@@ -167,11 +174,11 @@ def _nearest(keys: Sequence[str]) -> str:
         return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
     if close := close or difflib.get_close_matches(unknown, [*known, *former], n=1, cutoff=_SIMILAR):
         return f"Did you mean {'.'.join([*table, (former | known)[close[0]]])!r}?"
-    return f"Known here: {', '.join(known)}."
+    return f"Use a key of this table: {', '.join(known)}."
 
 
 def _all_keys(section: type[Section], table: str = "") -> Iterator[str]:
-    """Yield every key of the file with those of its tables."""
+    """Yield the path of every key that a file may have."""
     for name, field in fields_of(section).items():
         yield f"{table}{name}"
         if (inner := section_of(field)) is not None:

@@ -1,4 +1,4 @@
-"""The section ``[kubernetes]`` of ``sealserve.toml``, with a table for each part of a deployment in a cluster."""
+"""The section ``[kubernetes]`` of ``sealserve.toml``, with one table for each part of a deployment in a cluster."""
 
 from typing import Annotated, Literal, Self
 
@@ -20,41 +20,44 @@ from sealserve.terms import BrokerNaming, IngressKind
 
 
 class StoreTable(Section):
-    """Where pods fetch the release."""
+    """The store from which pods fetch the release."""
 
     source: str | None = Field(
         default=None,
         description='"https://.../{release}.tar", "image:REFERENCE" (the image holds /bundle.tar) or "claim:NAME"',
     )
     folder: FilePath | None = Field(
-        default=None, description="a folder here that `up` writes the packed release to, if the store serves it"
+        default=None,
+        description="a folder on this machine where `up` writes the packed release, if the store serves this folder",
     )
     addresses: Networks = Field(
-        default=(), description="networks of the store in `source`, for the NetworkPolicy; empty: any address"
+        default=(),
+        description="networks of the store in `source`, for the NetworkPolicy; empty: every address is allowed",
     )
     storage_class: str = Field(
         default="",
-        description='with "claim:NAME": `up` creates the claim, of this class; empty: the claim already exists',
+        description='with "claim:NAME", the class of the claim that `up` creates; empty: the claim already exists',
     )
-    storage_size: Quantity = Field(default="20Gi", description="space for releases in that claim")
+    storage_size: Quantity = Field(default="20Gi", description="size of the claim that `up` creates")
 
 
 class ResourcesTable(Section):
     """The resources of each replica."""
 
     cpu: Quantity = Field(default="1", description="processors that a replica requests")
-    memory: Quantity = Field(default="4Gi", description="memory that a replica may use")
+    memory: Quantity = Field(default="4Gi", description="memory limit of a replica")
     epc: Quantity | None = Field(default=None, description="EPC of a replica; by default the enclave's size (SGX only)")
     epc_resource: str = Field(default="sgx.intel.com/epc", description="the device plugin's name for EPC")
     enclave_resource: str = Field(
-        default="sgx.intel.com/enclave", description="its name for the right to run enclaves; empty if it has none"
+        default="sgx.intel.com/enclave",
+        description="the device plugin's name for permission to run enclaves; empty if it has no such resource",
     )
 
 
 class SchedulingTable(Section):
     """The nodes that may run replicas."""
 
-    node_selector: dict[str, str] = Field(default={}, description="labels that such a node has")
+    node_selector: dict[str, str] = Field(default={}, description="labels that a node must have")
     tolerations: tuple[str, ...] = Field(default=(), description="keys of the taints that replicas tolerate")
 
 
@@ -64,37 +67,40 @@ class AutoscalerTable(Section):
     max_replicas: Annotated[int, Field(ge=1, le=MOST_IN_CLUSTER)] | None = Field(
         default=None, description="the largest number of replicas; by default there is no autoscaler"
     )
-    cpu_percent: Annotated[int, Field(ge=1, le=100)] = Field(default=70, description="target for the use of processors")
-    latency_metric: str = Field(
-        default="", description="a second metric to scale by, of pods; requires a Prometheus adapter"
+    cpu_percent: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=70, description="target CPU utilization, in percent of the request"
     )
-    latency_target: str = Field(default="100m", description="its target, as a Kubernetes quantity")
+    latency_metric: str = Field(
+        default="", description="a second metric of the pods to scale by; requires a Prometheus adapter"
+    )
+    latency_target: str = Field(default="100m", description="target of latency_metric, as a Kubernetes quantity")
 
 
 class ImagesTable(Section):
-    """How nodes pull images, and what the server's image contains."""
+    """How nodes pull images, and the inventory of the server's image."""
 
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="when nodes pull images"
     )
-    pull_secret: str = Field(default="", description="the Secret with the registry's password; empty: no Secret")
+    pull_secret: str = Field(default="", description="the Secret with the registry's credentials; empty: no Secret")
     inventory: FilePath | None = Field(
-        default=None, description="what `sealserve enclave inventory` measured in the server's image; a file"
+        default=None,
+        description="the file that `sealserve enclave inventory` wrote for the server's image",
     )
 
 
 class IngressTable(Section):
-    """What takes connections from outside of the cluster and passes their TLS through to the replicas."""
+    """The ingress: accepts connections from outside the cluster and passes their TLS through to the replicas."""
 
     kind: IngressKind = Field(
         default=IngressKind.NGINX,
-        description='"nginx" (our own), "gateway-api", "f5", or "ingress-nginx" (retired: existing clusters only)',
+        description='"nginx" (pods of this deployment), "gateway-api", "f5" or "ingress-nginx" (retired upstream)',
     )
     replicas: Annotated[int, Field(ge=1, le=20)] = Field(default=2, description="number of NGINX pods")
     gateway: str = Field(default="gateway", description="the Gateway of gateway-api: NAME or NAMESPACE/NAME")
     tls_route_version: str = Field(
         default="gateway.networking.k8s.io/v1",
-        description="the version of TLSRoute in the cluster: v1alpha2 before Gateway API 1.5",
+        description="the API version of TLSRoute in the cluster; v1alpha2 before Gateway API 1.5",
     )
     controller_namespace: str = Field(default="ingress-nginx", description="namespace of an existing controller's pods")
 
@@ -103,15 +109,17 @@ class ServiceTable(Section):
     """The Service of NGINX, and the cloud's load balancer behind it."""
 
     type: Literal["LoadBalancer", "NodePort", "ClusterIP"] = Field(
-        default="LoadBalancer", description="how NGINX is reached from outside"
+        default="LoadBalancer", description="type of the Service: how clients outside the cluster reach NGINX"
     )
-    node_port: Port | None = Field(default=None, description="its port for gRPC on every node")
-    rest_node_port: Port | None = Field(default=None, description="its port for REST on every node")
+    node_port: Port | None = Field(default=None, description="the port for gRPC on every node")
+    rest_node_port: Port | None = Field(default=None, description="the port for REST on every node")
     annotations: dict[str, str] = Field(
-        default={}, description="for the cloud's load balancer, in addition to those of target.cloud's preset"
+        default={},
+        description="annotations for the cloud's load balancer, in addition to the preset of target.cloud",
     )
     internal: bool = Field(
-        default=False, description="whether only the cloud's own network reaches the load balancer of target.cloud"
+        default=False,
+        description="whether only the cloud's internal network reaches the load balancer of target.cloud",
     )
     proxy_protocol: bool = Field(default=False, description="whether the load balancer sends the PROXY protocol")
 
@@ -121,7 +129,7 @@ class DnsTable(Section):
 
     namespace: KubernetesName = Field(default="kube-system", description="namespace of the DNS pods")
     labels: dict[LabelKey, LabelValue] = Field(
-        default={"k8s-app": "kube-dns"}, description="labels of the DNS pods; OpenShift has others"
+        default={"k8s-app": "kube-dns"}, description="labels of the DNS pods; OpenShift uses other labels"
     )
     port: Port = Field(default=53, description="port of the DNS pods; 5353 on OpenShift")
     addresses: Networks = Field(
@@ -133,7 +141,7 @@ class DnsTable(Section):
     def _pods_are_chosen(cls, labels: dict[str, str]) -> dict[str, str]:
         if not labels:
             raise ValueError(
-                "at least one label: without labels, every pod of kubernetes.dns.namespace would be reachable"
+                "expected at least one label: without labels, pods could reach every pod of kubernetes.dns.namespace"
             )
         return labels
 
@@ -143,24 +151,24 @@ class BrokerTable(Section):
 
     naming: BrokerNaming = Field(
         default=BrokerNaming.DNS,
-        description='"dns" (it has a name, or broker.address is an address), "coredns-hosts" or "external-name"',
+        description='"dns" (DNS resolves broker.address, or it is an IP address), "coredns-hosts" or "external-name"',
     )
     ip: OptionalIpAddress = Field(
         default="",
-        description="the broker's IP address: required by coredns-hosts; the NetworkPolicy then allows no other",
+        description="the broker's IP address; required by coredns-hosts. The NetworkPolicy allows only this address",
     )
-    external_name: str = Field(default="", description="the name that external-name leads to")
+    external_name: str = Field(default="", description="the DNS name that external-name points to")
     dangerous_inside: bool = Field(
         default=False,
-        description="for trials of simulated enclaves: the broker runs in the cluster, whose hosts then hold the keys",
+        description="whether the broker runs in the cluster, so that its hosts hold the keys; simulated enclaves only",
     )
 
     @model_validator(mode="after")
     def _broker_is_named(self) -> Self:
         if self.naming is BrokerNaming.COREDNS_HOSTS and not self.ip:
-            raise ValueError("naming = 'coredns-hosts' needs kubernetes.broker.ip")
+            raise ValueError("naming = 'coredns-hosts' requires kubernetes.broker.ip")
         if self.naming is BrokerNaming.EXTERNAL_NAME and not self.external_name:
-            raise ValueError("naming = 'external-name' needs kubernetes.broker.external_name")
+            raise ValueError("naming = 'external-name' requires kubernetes.broker.external_name")
         return self
 
 
@@ -172,7 +180,7 @@ class MonitoringTable(Section):
         description="whether `up` creates alert rules, a dashboard and, with server.metrics_port, a PodMonitor",
     )
     namespace: KubernetesName = Field(
-        default="monitoring", description="namespace of Prometheus: only its pods reach server.metrics_port"
+        default="monitoring", description="namespace of Prometheus; only its pods reach server.metrics_port"
     )
     scrape_secret: KubernetesName = Field(
         default="sealserve-scrape",
@@ -183,9 +191,9 @@ class MonitoringTable(Section):
 class KubernetesSection(Section):
     """The Kubernetes target."""
 
-    namespace: KubernetesName = Field(default="sealserve", description="namespace of its objects")
+    namespace: KubernetesName = Field(default="sealserve", description="namespace of the deployment's objects")
     start_seconds: Annotated[int, Field(ge=10, le=7200)] = Field(
-        default=900, description="how long a replica may take to attest itself and load the model"
+        default=900, description="maximum time in seconds for a replica to attest itself and load the model"
     )
     ip_families: tuple[Literal["IPv4", "IPv6"], ...] = Field(
         default=(),
@@ -194,7 +202,7 @@ class KubernetesSection(Section):
     )
     run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["image", "platform"] = Field(
         default="image",
-        description='user and group id of the pods: "image" (65532), a number, or "platform": left to the cluster',
+        description='user and group ID of the pods: "image" (65532), a number, or "platform": the cluster assigns it',
     )
     store: StoreTable = StoreTable()
     resources: ResourcesTable = ResourcesTable()
@@ -211,5 +219,5 @@ class KubernetesSection(Section):
     @classmethod
     def _families_differ(cls, families: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(families)) < len(families):
-            raise ValueError("each IP family may be named once")
+            raise ValueError("expected each IP family at most once")
         return families

@@ -1,6 +1,6 @@
-"""The former names of keys: earlier versions wrote every key of ``[kubernetes]`` into one table.
+"""Former names of keys: earlier versions wrote every key of ``[kubernetes]`` into one table.
 
-`take_along` puts the values where the keys are now, so that old files keep working; `Moved` tells the person what to
+`take_along` moves the values to the current keys, so that old files keep working. `Moved` records what the user must
 rename.
 """
 
@@ -52,7 +52,7 @@ MOVED: Final[Mapping[str, tuple[str, str]]] = {
     "monitoring_namespace": ("monitoring", "namespace"),
     "scrape_secret": ("monitoring", "scrape_secret"),
 }
-"""The table and the key in it, by the former name."""
+"""The current table and key, by former name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,9 @@ class Moved:
     """A key that a file writes by its former name.
 
     Args:
-        old: The former name, without the section's.
-        new: The table and the key now.
-        clash: Whether the file has the new key, too.
+        old: The former name, without the section's name.
+        new: The current table and key.
+        clash: Whether the file also sets the current key.
     """
 
     old: str
@@ -71,12 +71,12 @@ class Moved:
 
 
 def take_along(data: dict[str, Any]) -> tuple[Moved, ...]:
-    """Move the values of former keys to where the keys are now; return the keys that were moved.
+    """Move the values of former keys to the current keys, and return the keys that were moved.
 
-    Nothing is checked here: a value of the wrong type is reported when the file is validated.
+    This function checks nothing. The validation of the file reports a value of the wrong type.
 
     Args:
-        data: A parsed ``sealserve.toml``; it is changed.
+        data: A parsed ``sealserve.toml``. It is changed in place.
     """
     section = data.get(SECTION)
     return tuple(_move(section)) if isinstance(section, dict) else ()
@@ -84,12 +84,12 @@ def take_along(data: dict[str, Any]) -> tuple[Moved, ...]:
 
 def _move(section: dict[str, Any]) -> Iterator[Moved]:
     former = [old for old in MOVED if old in section and not (old in _TABLES and isinstance(section[old], dict | list))]
-    for old in sorted(former, key=lambda old: old not in _TABLES):  # first makes room for a table of the same name
+    for old in sorted(former, key=lambda old: old not in _TABLES):  # first the names that are tables now, to free them
         value = section.pop(old)
         table, key = MOVED[old]
         place = section.setdefault(table, {})
         clash = isinstance(place, dict) and key in place
-        if isinstance(place, dict) and not clash:  # anything else is no table, and is reported as such
+        if isinstance(place, dict) and not clash:  # validation reports a place that is not a table
             place[key] = value
         yield Moved(old=old, new=(table, key), clash=clash)
 

@@ -1,30 +1,30 @@
-"""How many replicas each target can run, and why: for `target.replicas`, the command line and the autoscaler."""
+"""Maximum number of replicas per target, with the reason: for `target.replicas`, the CLI and the autoscaler."""
 
 from dataclasses import dataclass
 from typing import Final
 
 MOST_LOCAL: Final = 64
-"""Each replica on this machine is a process of its own with TensorFlow (hundreds of MB) and an enclave to build."""
+"""Each local replica is a separate process with TensorFlow (hundreds of MB), and its enclave must be built."""
 
 MOST_IN_CLUSTER: Final = 1000
-"""Kubernetes truncates the Endpoints of a Service after so many addresses; controllers of an ingress may read them.
+"""Kubernetes truncates the Endpoints of a Service beyond 1000 addresses, and ingress controllers may read Endpoints.
 
 Source: kubernetes.io/docs/concepts/services-networking/service, "Over-capacity endpoints".
 """
 
 SHARED_NETWORKS: Final = 2
-"""The Docker networks beside those of the replicas: NGINX's, and the one in which the broker asks for collateral."""
+"""Docker networks besides those of the replicas: NGINX's network, and the network where the broker gets collateral."""
 
-_ROLLOUT_NETWORKS: Final = 1  # a new replica starts before the old one ends
+_ROLLOUT_NETWORKS: Final = 1  # a new replica starts before the old replica stops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLimit:
-    """The most replicas of a target.
+    """The maximum number of replicas of a target.
 
     Args:
-        most: How many.
-        reason: Why there cannot be more, as part of a sentence.
+        most: The maximum number.
+        reason: Why the target cannot run more, as part of a sentence.
     """
 
     most: int
@@ -35,14 +35,14 @@ def replica_limit(kind: str, *, docker_networks: int) -> ReplicaLimit:
     """Return how many replicas a target can run.
 
     Args:
-        kind: The target.
-        docker_networks: How many networks docker.subnet has room for.
+        kind: The target: ``local``, ``docker`` or ``kubernetes``.
+        docker_networks: The number of networks that docker.subnet has room for.
     """
     if kind == "docker":
         return ReplicaLimit(
             most=docker_networks - SHARED_NETWORKS - _ROLLOUT_NETWORKS,
-            reason=f"docker.subnet holds {docker_networks} networks; each replica has one, NGINX and the broker have "
-            f"{SHARED_NETWORKS}, and a roll-out needs {_ROLLOUT_NETWORKS} more",
+            reason=f"docker.subnet holds {docker_networks} networks; each replica uses one, NGINX and the broker use "
+            f"{SHARED_NETWORKS}, and a roll-out requires {_ROLLOUT_NETWORKS} more",
         )
     if kind == "kubernetes":
         return ReplicaLimit(most=MOST_IN_CLUSTER, reason="Kubernetes truncates the Endpoints of larger Services")

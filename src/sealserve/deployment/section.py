@@ -7,31 +7,31 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 AT_KEY: Final = "at_key"
-"""The type of the errors whose context names the key."""
+"""Type of the errors that name their key in the error context."""
 
 
 class Section(BaseModel):
-    """What all sections have: only known keys, and values that stay what they are."""
+    """Base of all sections: rejects unknown keys, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def at_key(key: str, message: str) -> PydanticCustomError:
-    """Return the error for a validator of several sections that finds one key wrong.
+    """Return the error for a validator that covers several sections and finds one invalid key.
 
     Args:
         key: The key, such as "target.replicas".
-        message: What is wrong with it.
+        message: Why its value is invalid.
     """
     return PydanticCustomError(AT_KEY, "{message}", {"message": message, "key": key})
 
 
 def fields_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the keys of a section, as TOML has them."""
+    """Return the fields of a section by the names that TOML uses."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """Return the class of a section, or of each of a field's sections; None for a plain value."""
+    """Return the section class of a field, or of the items of a field with several sections. None for a plain value."""
     types = (field.annotation, *get_args(field.annotation))
     return next((item for item in types if isinstance(item, type) and issubclass(item, Section)), None)

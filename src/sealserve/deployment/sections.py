@@ -1,4 +1,4 @@
-"""The sections of ``sealserve.toml`` that every target has."""
+"""Sections of ``sealserve.toml`` that apply to every target."""
 
 from ipaddress import IPv4Network
 from typing import Annotated, Final, Literal, Self
@@ -22,12 +22,12 @@ from sealserve.names import DnsName, Name
 from sealserve.tcp_ports import BROKER_PORT, REST_PORT, SERVICE_PORT
 from sealserve.terms import LARGEST_VERSION, Cloud, ServerKind, TargetKind, TlsMode
 
-_NETWORK_PREFIX: Final = 29  # a network of eight addresses: the network's, the gateway's, three in use, the broadcast's
-_SMALLEST_SUBNET: Final = 27  # the networks of one replica, of what it shares, and of a roll-out
+_NETWORK_PREFIX: Final = 29  # 8 addresses: the network's, the gateway's, 3 in use, the broadcast address
+_SMALLEST_SUBNET: Final = 27  # 4 networks: one for a replica, two shared, and one for a roll-out
 
 
 class ModelSection(Section):
-    """A model that is served, and where its owner keeps it: [model] for one, [[model]] for each of several."""
+    """A served model and the location of its plaintext. Use [model] for one model, [[model]] for each of several."""
 
     name: Name = Field(description="the name that clients use to request the model")
     path: FilePath | None = Field(
@@ -40,22 +40,22 @@ class ModelSection(Section):
     outputs: tuple[str, ...] = Field(default=("predict",), description="names of a frozen graph's output nodes")
     labels: tuple[Name, ...] = Field(default=(), description='names of this version, such as "stable"')
     tags: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        default=("serve",), description="tags of the SavedModel's graph that is served"
+        default=("serve",), description="tags that select the graph of the SavedModel to serve"
     )
     dangerous_operations: tuple[str, ...] = Field(
-        default=(), description="operations that `sealserve model lint` refuses, and that this model may have"
+        default=(), description="operations that `sealserve model lint` rejects and that this model may still contain"
     )
 
 
 class ServiceSection(Section):
-    """How users reach the service."""
+    """The address, names and TLS mode of the service for users."""
 
     name: DnsName = Field(
         default="grpc.tf-serving.service.com",
         description="the DNS name in the service's certificate, which clients verify",
     )
     client_name: DnsName = Field(
-        default="client.tf-serving.service.com", description="the name in the users' certificate (two-way TLS)"
+        default="client.tf-serving.service.com", description="the name in the client certificate (two-way TLS)"
     )
     tls: TlsMode = Field(
         default=TlsMode.TWO_WAY, description='"two-way" (users need a client certificate) or "one-way"'
@@ -88,13 +88,16 @@ class ServerSection(Section):
     )
     threads: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="TensorFlow threads of one replica")
     max_connection_age_seconds: Annotated[int, Field(ge=1)] = Field(
-        default=60, description="after which a connection is drained: load evens out, and a replica can leave"
+        default=60,
+        description="seconds after which a connection is drained, so that load spreads and replicas can stop",
     )
     min_ping_seconds: Annotated[int, Field(ge=1, le=7200)] = Field(
-        default=5, description="shortest time between a client's keepalive pings; more frequent pings end a connection"
+        default=5,
+        description="shortest time in seconds between keepalive pings of a client; faster pings end the connection",
     )
     soft_placement: bool = Field(
-        default=True, description="compute on the CPU what a model has placed on a GPU; else it does not load"
+        default=True,
+        description="whether operations that a model assigns to a GPU run on the CPU; if false, it does not load",
     )
     rest: bool = Field(
         default=False,
@@ -108,19 +111,23 @@ class ServerSection(Section):
     )
     metrics_port: Port | None = Field(
         default=None,
-        description="a port of each replica with its metrics, with TLS as for users (measured; not on target local)",
+        description="the port of each replica's metrics, with the same TLS as for users (measured; not on local)",
     )
 
     @model_validator(mode="after")
     def _metrics_have_tls(self) -> Self:
         if self.metrics_port is not None and self.kind is ServerKind.TENSORFLOW_SERVING:
-            raise ValueError("metrics_port: TensorFlow Serving's binary has no TLS for its metrics (kind = 'embedded')")
+            raise ValueError(
+                "metrics_port: TensorFlow Serving's binary does not support TLS for metrics; use kind = 'embedded'"
+            )
         return self
 
     @model_validator(mode="after")
     def _rest_has_tls(self) -> Self:
         if self.rest and self.kind is ServerKind.TENSORFLOW_SERVING:
-            raise ValueError("rest: TensorFlow Serving's binary has no TLS for its REST API (use kind = 'embedded')")
+            raise ValueError(
+                "rest: TensorFlow Serving's binary does not support TLS for the REST API; use kind = 'embedded'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -138,18 +145,20 @@ class EnclaveSection(Section):
         description='"auto" (see `sealserve enclave manifest --explain`), or a power of two such as "8G"',
     )
     edmm: bool = Field(
-        default=False, description="whether memory is added when it is used (a processor with SGX2, Linux 6.0)"
+        default=False,
+        description="whether the enclave adds memory on demand (EDMM; requires SGX2 and Linux 6.0)",
     )
     isv_prod_id: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
-        default=0, description="the product id in its SIGSTRUCT (ISVPRODID)"
+        default=0, description="the product ID in the enclave's SIGSTRUCT (ISVPRODID)"
     )
     isv_svn: Annotated[int, Field(ge=0, le=0xFFFF)] = Field(
-        default=0, description="the security version in its SIGSTRUCT (ISVSVN): raise it with each mended weakness"
+        default=0,
+        description="the security version in the enclave's SIGSTRUCT (ISVSVN); raise it with each security fix",
     )
 
     @property
     def size_in_bytes(self) -> int | None:
-        """The chosen size, or None where the rule decides."""
+        """The chosen size in bytes, or None for ``auto``."""
         return None if self.size == "auto" else int(self.size[:-1]) * {"M": 2**20, "G": 2**30}[self.size[-1]]
 
     @model_validator(mode="after")
@@ -161,7 +170,7 @@ class EnclaveSection(Section):
 
 
 class BrokerSection(Section):
-    """The owner's broker: where enclaves find it, and where it asks for collateral."""
+    """The owner's broker: the address for enclaves, and the source of its collateral."""
 
     name: DnsName = Field(default="attestation.service.com", description="the name in the broker's certificate")
     address: BrokerAddress = Field(
@@ -169,7 +178,8 @@ class BrokerSection(Section):
         description="DNS name or IPv4 address that enclaves connect to (measured: it is in the manifest)",
     )
     reached_at: str | None = Field(
-        default=None, description="where a host of its own reaches the broker; by default what `address` resolves to"
+        default=None,
+        description="the broker's address for a separate host machine; by default what `address` resolves to",
     )
     listen: str = Field(
         default="127.0.0.1", description='the address the broker listens on; "::" is every address, IPv4 and IPv6'
@@ -177,47 +187,52 @@ class BrokerSection(Section):
     port: Port = Field(default=BROKER_PORT, description="the port of the secret provisioning service")
     drain_minutes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=60,
-        description="after a roll-out, how long restarts and a roll-back still get the old release's key; 0: no end",
+        description="minutes after a roll-out in which the old release still gets its key; 0: no limit",
     )
     collateral_url: str | None = Field(
         default=None,
-        description="where collateral comes from; by default Intel's PCS, or the simulated PCS on port 8081",
+        description="the URL of the collateral service; by default Intel's PCS, or the simulated PCS on port 8081",
     )
     metrics_port: Port | None = Field(
         default=None,
-        description="a port of 127.0.0.1 with the broker's metrics for Prometheus; by default there is none",
+        description="the port at 127.0.0.1 of the broker's Prometheus metrics; off by default",
     )
 
 
 class KeystoreSection(Section):
-    """Where the key is that encrypts the release keys."""
+    """The location of the key that encrypts the release keys."""
 
     kind: Literal["file", "transit"] = Field(
-        default="file", description='"file" (owner/master.key), or "transit": that engine of Vault or OpenBao'
+        default="file",
+        description='"file" (owner/master.key), or "transit" (the transit engine of Vault or OpenBao)',
     )
     passphrase_file: FilePath | None = Field(
-        default=None, description="a file (0600) with the passphrase of master.key, if it has one and nobody types it"
+        default=None,
+        description="a file (0600) with the passphrase of master.key, for unattended starts",
     )
-    transit_url: str | None = Field(default=None, description="the address of Vault or OpenBao: https://HOST:PORT")
-    transit_mount: str = Field(default="transit", description="where its transit engine is mounted")
-    transit_key: str = Field(default="sealserve", description="the name of its key")
+    transit_url: str | None = Field(default=None, description="the URL of Vault or OpenBao: https://HOST:PORT")
+    transit_mount: str = Field(default="transit", description="the mount path of the transit engine")
+    transit_key: str = Field(default="sealserve", description="the name of the key in the transit engine")
     transit_token_file: FilePath | None = Field(
         default=None, description="a file (0600) with a token that may use the key"
     )
     transit_ca_file: FilePath | None = Field(
-        default=None, description="its certificate authorities; by default those of the system"
+        default=None,
+        description="CA certificates for transit_url; by default the system's CA certificates",
     )
-    transit_namespace: str | None = Field(default=None, description="the key's namespace, if there are namespaces")
+    transit_namespace: str | None = Field(
+        default=None, description="the namespace of the key, if namespaces are in use"
+    )
 
     @model_validator(mode="after")
     def _transit_is_whole(self) -> Self:
         if (self.kind == "transit" or self.transit_url) and not (self.transit_url and self.transit_token_file):
-            raise ValueError("transit needs transit_url and transit_token_file")
+            raise ValueError("kind = 'transit' requires transit_url and transit_token_file")
         return self
 
 
 class TcbSection(Section):
-    """Which states of a platform's trusted computing base are accepted."""
+    """The accepted states of a platform's trusted computing base (TCB)."""
 
     preset: Literal["strict", "cloud-smt"] = Field(
         default="strict", description='"strict" (UpToDate only), or "cloud-smt" (see `sealserve doctor`)'
@@ -225,19 +240,19 @@ class TcbSection(Section):
 
 
 class TargetSection(Section):
-    """Where it runs."""
+    """The target: where the deployment runs."""
 
     kind: TargetKind = Field(
         default=TargetKind.LOCAL, description='"local" (processes on this machine), "docker" or "kubernetes"'
     )
     replicas: Annotated[int, Field(ge=1)] = Field(default=2, description="number of enclaves that serve")
     cloud: Cloud | None = Field(
-        default=None, description="whose machines the host's are; `sealserve cloud list` knows which there are"
+        default=None, description="the cloud that the host runs in; `sealserve cloud list` prints the names"
     )
 
 
 class ImagesSection(Section):
-    """What the container images are called: PREFIX-NAME:TAG."""
+    """Names of the container images: PREFIX-NAME:TAG."""
 
     prefix: ImagePrefix = Field(
         default="sealserve", description='a name, or a registry and a path: "registry.example.com/team/sealserve"'
@@ -257,12 +272,14 @@ class DockerSection(Section):
     @classmethod
     def _large_enough(cls, subnet: IPv4Network) -> IPv4Network:
         if subnet.prefixlen > _SMALLEST_SUBNET:
-            raise ValueError(f"it must hold {2 ** (32 - _SMALLEST_SUBNET)} addresses: /{_SMALLEST_SUBNET} or larger")
+            raise ValueError(
+                f"expected at least {2 ** (32 - _SMALLEST_SUBNET)} addresses: /{_SMALLEST_SUBNET} or larger"
+            )
         return subnet
 
     @property
     def networks(self) -> int:
-        """How many networks the subnet has room for."""
+        """The number of networks that the subnet has room for."""
         return 1 << (_NETWORK_PREFIX - self.subnet.prefixlen)
 
     def network(self, number: int) -> IPv4Network:

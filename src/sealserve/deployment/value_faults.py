@@ -1,7 +1,7 @@
-"""Sentences for the errors that pydantic finds in a value of ``sealserve.toml``.
+"""Descriptions of expected values, for the errors that pydantic finds in ``sealserve.toml``.
 
-Pydantic's own messages name Python types and repeat regular expressions, so no user sees them. `TYPES` and `PATTERNS`
-cover all that the sections can raise; a test compares them with the schema.
+Pydantic's own messages contain Python types and regular expressions, which users should not have to read. `TYPES` and
+`PATTERNS` cover every error that the sections can raise. A test compares them with the schema.
 """
 
 import difflib
@@ -40,7 +40,7 @@ TYPES: Final[Mapping[str, str]] = {
     "too_short": "a list of at least {min_length} item",
     "tuple_type": _LIST,
 }
-"""What is expected, by the type of pydantic's error; the fields are those of the error's context."""
+"""The expected value, by the type of pydantic's error. The fields come from the error's context."""
 
 _DNS_LABEL_TEXT: Final = "at most 63 lower-case letters, digits and hyphens, with a letter or digit at each end"
 
@@ -56,35 +56,35 @@ PATTERNS: Final[Mapping[str, str]] = {
     values.LABEL_VALUE_PATTERN: "the value of a Kubernetes label: at most 63 letters, digits, '.', '_' and '-'",
     values.QUANTITY_PATTERN: 'a Kubernetes quantity, such as "500m" or "4Gi"',
 }
-"""What a text has to look like, by its regular expression."""
+"""The expected form of a text, by its regular expression."""
 
 _OUR_OWN: Final = frozenset({"value_error", AT_KEY})
-"""The types of the errors that the validators of the sections raise: their messages are sentences already."""
+"""Types of the errors that the sections' own validators raise. Their messages are already sentences."""
 
 
 def is_known(error: Mapping[str, Any]) -> bool:
-    """Return whether there is a sentence for an error of pydantic's."""
+    """Return whether a description exists for an error of pydantic."""
     if error["type"] == "string_pattern_mismatch":
         return error["ctx"]["pattern"] in PATTERNS
     return error["type"] in _OUR_OWN or error["type"] in TYPES
 
 
 def is_our_own(error: Mapping[str, Any]) -> bool:
-    """Return whether a validator of ours raised the error."""
+    """Return whether a validator of a section raised the error."""
     return error["type"] in _OUR_OWN
 
 
 def expectation(error: Mapping[str, Any]) -> str:
-    """Return what is expected instead of a wrong value, as part of a sentence."""
+    """Return the expected value, as part of a sentence."""
     context = error.get("ctx", {})
     if error["type"] == "string_pattern_mismatch":
-        return PATTERNS.get(context["pattern"], "another text")
-    text = TYPES.get(error["type"], "another value").format_map(context)
+        return PATTERNS.get(context["pattern"], "a different text")
+    text = TYPES.get(error["type"], "a different value").format_map(context)
     return text if not text.endswith(" item") or context.get("min_length") == 1 else f"{text}s"
 
 
 def remedy(error: Mapping[str, Any]) -> str | None:
-    """Return the hint for a wrong value, or None if the message says enough."""
+    """Return the hint for an invalid value, or None if the message is sufficient."""
     kind, value = error["type"], error["input"]
     expected = TYPES.get(kind)
     if expected in {_INTEGER, _TRUTH} and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A whole ``sealserve.toml``: its sections, and what holds between them."""
+"""The complete ``sealserve.toml``: its sections, and the rules that span several sections."""
 
 from typing import Self
 
@@ -23,11 +23,11 @@ from sealserve.terms import PlatformKind, TlsMode
 
 
 class Deployment(Section):
-    """A whole ``sealserve.toml``."""
+    """A complete ``sealserve.toml``."""
 
     platform: PlatformKind = Field(
         default=PlatformKind.SIMULATED,
-        description='"sgx", or "simulated": runs on any machine, and does not protect from its root',
+        description='"sgx", or "simulated": runs on any machine, and does not protect the model from the host\'s root',
     )
     models: tuple[ModelSection, ...] = Field(alias="model", min_length=1)
     service: ServiceSection = ServiceSection()
@@ -43,11 +43,11 @@ class Deployment(Section):
 
     @property
     def model(self) -> ModelSection:
-        """The first model: the one that is meant where none is named."""
+        """The first model, which commands use if no model is named."""
         return self.models[0]
 
     def replica_limit(self, kind: str | None = None) -> ReplicaLimit:
-        """Return how many replicas a target can run; by default the target that the file chooses."""
+        """Return how many replicas a target can run. The default is the target that the file sets."""
         return replica_limit(kind or self.target.kind, docker_networks=self.docker.networks)
 
     @model_validator(mode="after")
@@ -66,13 +66,14 @@ class Deployment(Section):
         limit = self.replica_limit()
         if self.target.replicas > limit.most:
             found = f"the target {self.target.kind} runs at most {limit.most} replicas ({limit.reason})"
-            raise at_key("target.replicas", f"{found}, not {self.target.replicas}")
+            raise at_key("target.replicas", f"{found}, got {self.target.replicas}")
         return self
 
     @model_validator(mode="after")
     def _service_ports_differ(self) -> Self:
         if self.server.rest and self.service.rest_port == self.service.port:
-            raise at_key("service.rest_port", f"REST needs a port of its own: service.port is {self.service.port} too")
+            message = f"REST requires its own port, and service.port is also {self.service.port}"
+            raise at_key("service.rest_port", message)
         return self
 
     @model_validator(mode="after")

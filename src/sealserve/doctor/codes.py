@@ -1,13 +1,13 @@
-"""The codes of the errors of sealserve.doctor.
+"""Error codes of sealserve.doctor.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class, which defines the code.
 """
 
 from sealserve.errors import ErrorCode, UnavailableError
 
 
 class DoctorCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code gives its meaning."""
 
     NOT_READY = "doctor.not-ready", UnavailableError
-    """Something is missing for this machine's part, or is not fit for production."""
+    """This machine lacks a requirement for its role, or is not fit for production."""

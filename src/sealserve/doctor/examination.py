@@ -1,4 +1,4 @@
-"""What a machine lacks for its part, and how to get it."""
+"""Checks whether a machine meets the requirements for its role, and how to meet them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,15 +27,15 @@ def examine(
     host: HostFacts,
     production: bool,
 ) -> list[Finding]:
-    """Return what was found for the parts of ``machines``.
+    """Return the findings for the roles that this machine has.
 
     Args:
-        machines: Whose parts this machine plays.
-        workspace: The workspace here, if there is one.
-        deployment: What it describes.
-        platform: What is to run the enclaves.
-        host: What this machine offers to enclaves.
-        production: Whether what weakens protection counts as missing.
+        machines: The roles of this machine.
+        workspace: The workspace in this folder, or None.
+        deployment: The deployment that the workspace describes, or None.
+        platform: The platform that is to run the enclaves.
+        host: Facts about this machine that matter for enclaves.
+        production: Whether settings that weaken protection count as missing requirements.
     """
     checks: dict[Machine, Callable[[], Iterator[Finding]]] = {
         Machine.OWNER: lambda: owner_checks.owner(platform, workspace, deployment),
@@ -74,7 +74,7 @@ def _host(
 
 
 def _enclave_sizes(workspace: Workspace) -> list[int]:
-    """Return the sizes of the enclaves of the newest release that was shipped here; none where it cannot be read."""
+    """Return the sizes of the newest shipped release's enclaves, without EDMM enclaves. Empty if it cannot be read."""
     with contextlib.suppress(SealserveError, OSError):
         release = releases.newest(workspace.host.releases)
         manifests = [load_enclave(release, name).manifest for name in enclave_names(release)]
@@ -95,16 +95,22 @@ def _simulated_host(host: HostFacts) -> Iterator[Finding]:
         name="private memory",
         verdict=Verdict.NOTE if method.note else Verdict.OK,
         found=f"{method}" + (f" ({refused})" if refused else ""),
-        remedy=f"{method.note}; run as root to keep them out" if method.note else "",
+        remedy=f"{method.note}; run as root to prevent this" if method.note else "",
     )
     lacking = [finding.name for finding in host_checks.checks(host) if finding.verdict is Verdict.MISSING]
     yield Finding(
         machine=Machine.HOST,
         name="SGX",
         verdict=Verdict.NOTE,
-        found="enclaves are simulated, and protect nothing from root; "
-        + (f"real ones would need: {', '.join(lacking)}" if lacking else "this machine has all that real ones need"),
-        remedy="`sealserve doctor host --platform sgx` says how to get it" if lacking else 'platform = "sgx"',
+        found="enclaves are simulated and do not protect the model from root; "
+        + (
+            f"for genuine enclaves, this machine lacks: {', '.join(lacking)}"
+            if lacking
+            else "this machine meets all requirements of genuine enclaves"
+        ),
+        remedy="run `sealserve doctor host --platform sgx` for instructions"
+        if lacking
+        else 'set platform = "sgx" in sealserve.toml',
     )
 
 
@@ -121,5 +127,5 @@ def _user(workspace: Workspace | None, deployment: Deployment | None) -> Iterato
         name="certificates",
         verdict=Verdict.NOTE if missing else Verdict.OK,
         found=f"missing: {', '.join(missing)}" if missing else f"{workspace.user.root}",
-        remedy="the owner makes them with `sealserve certs two-way`" if missing else "",
+        remedy="on the owner's machine, create them with `sealserve certs two-way`" if missing else "",
     )

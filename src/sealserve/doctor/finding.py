@@ -1,11 +1,11 @@
-"""What `sealserve doctor` says of a machine: one finding for each thing that it looked at."""
+"""Findings of `sealserve doctor`: one for each check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Machine(StrEnum):
-    """Whose part."""
+    """The role of a machine."""
 
     OWNER = "owner"
     HOST = "host"
@@ -13,7 +13,7 @@ class Machine(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a check found."""
+    """The result of a check."""
 
     OK = "ok"
     NOTE = "note"
@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A check: what was looked at, what was found, and how to mend it."""
+    """The result of one check: its subject, what the check found, and how to fix a problem."""
 
     machine: Machine
     name: str
@@ -32,5 +32,5 @@ class Finding:
 
     @property
     def code(self) -> str:
-        """The check's name for programs, which stays: ``host.nginx``."""
+        """The stable name of the check for programs, such as ``host.nginx``."""
         return f"{self.machine}.{self.name.lower().replace(' ', '-')}"

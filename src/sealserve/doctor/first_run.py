@@ -1,4 +1,4 @@
-"""What the first person with an SGX machine should try, and what each step would show that nobody has seen yet."""
+"""Steps that verify sealserve on a machine with SGX for the first time, and what each step would confirm."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to try.
+    """One step.
 
     Attributes:
-        shows: What is known after it: a cell of docs/reference/compatibility.md.
-        command: What to type, on the machine that ``where`` names.
+        shows: What the step confirms: a cell of docs/reference/compatibility.md.
+        command: The command to run on the machine that ``where`` names.
         where: ``host`` or ``owner``.
-        expect: What should be seen.
+        expect: The expected result.
     """
 
     shows: str
@@ -26,64 +26,64 @@ STEPS: Final = (
         shows="processor, kernel, driver, EPC, aesmd, PCCS",
         command="sealserve doctor host --platform sgx",
         where="host",
-        expect="nothing is missing",
+        expect="no requirement is missing",
     ),
     Step(
-        shows="that Gramine's own tool sees the same",
+        shows="Gramine's own tool reports the same facts",
         command="is-sgx-available; echo $?",
         where="host",
         expect="0, and the EPC size above",
     ),
     Step(
-        shows="that gramine-sgx-sign measures as the manifest says",
+        shows="gramine-sgx-sign measures the enclave as the manifest describes it",
         command="sealserve enclave build --name replica-0 --port 8510 && sealserve enclave show",
         where="owner",
-        expect="the same mr_enclave when it is built twice, and in `gramine-sgx-sigstruct-view` of the .sig file",
+        expect="two builds have the same mr_enclave, and `gramine-sgx-sigstruct-view` prints it for the .sig file",
     ),
     Step(
-        shows="that the sealed release starts in a real enclave, and reaches the broker over TLS 1.3",
+        shows="the sealed release starts in a genuine enclave, and connects to the broker over TLS 1.3",
         command="sealserve enclave run --name replica-0",
         where="host",
-        expect="refused at first: the platform is not enrolled yet",
+        expect="the broker rejects the first attempt, because the platform is not enrolled yet",
     ),
     Step(
-        shows="that a genuine quote of this platform verifies, with the certificate chain that the PCCS gave",
+        shows="a genuine quote of this platform verifies, with the certificate chain from the PCCS",
         command="sealserve broker log --last 1",
         where="owner",
-        expect="policy.platform-unknown, the platform's id, and its TCB status",
+        expect="policy.platform-unknown, the platform's ID, and its TCB status",
     ),
     Step(
-        shows="the TCB status and advisories of this platform, for the presets",
+        shows="the TCB status and advisories of this platform, to choose a preset",
         command="sealserve broker platform enrol PLATFORM_ID --label NAME",
         where="owner",
-        expect="with `cloud-smt`, a status that it admits",
+        expect="with the preset `cloud-smt`, a TCB status that it accepts",
     ),
     Step(
-        shows="that the key arrives, and encrypted files of format 1.0 open",
+        shows="the broker releases the key, and the enclave opens encrypted files of format 1.0",
         command="sealserve enclave run --name replica-0",
         where="host",
-        expect="the server loads the model and listens; how long it took",
+        expect="the server loads the model and listens; note how long it took",
     ),
     Step(
-        shows="the answers",
+        shows="users get predictions",
         command="sealserve bench --requests 200",
         where="owner",
-        expect="no errors; the rate, to compare with the same machine without SGX",
+        expect="no errors, and a request rate to compare with the same machine without SGX",
     ),
     Step(
-        shows="that SIGTERM reaches the server inside",
+        shows="SIGTERM reaches the server inside the enclave",
         command="kill -TERM PID",
         where="host",
         expect="running requests finish, and the port closes",
     ),
     Step(
-        shows="that a changed sealed file stops the start",
+        shows="a modified sealed file prevents the start",
         command="printf x >> RELEASE/models/NAME/1/saved_model.pb; sealserve enclave run --name replica-0",
         where="host",
-        expect="it does not serve, and `release verify` names the file",
+        expect="the server does not serve, and `release verify` names the file",
     ),
     Step(
-        shows="that root sees nothing",
+        shows="root cannot read the model from memory",
         command="gcore PID; grep -c LAYER_NAME core.PID",
         where="host",
         expect="0: the name of a layer of your model is not in the memory that root can read",

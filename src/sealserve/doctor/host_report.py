@@ -1,4 +1,4 @@
-"""The report of a host: what was found, what was judged, and what the first person with such a machine should try."""
+"""Report about a host: facts, findings, and the steps for the first run on a machine with SGX."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from sealserve.host.facts import HostFacts
 
 
 def as_data(facts: HostFacts, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return the report for programs."""
+    """Return the report as data for JSON."""
     described = asdict(facts)
     described["processor"]["flags"] = sorted(facts.processor.flags)
     described["clock"]["skew"] = facts.clock.skew.total_seconds() if facts.clock.skew is not None else None
@@ -25,7 +25,7 @@ def as_data(facts: HostFacts, findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def as_text(facts: HostFacts, findings: Sequence[Finding]) -> str:
-    """Return the report for people, as Markdown. No host name, address, user or platform id is in it."""
+    """Return the report as Markdown. It contains no host name, IP address, user name or platform ID."""
     cpuid = facts.cpuid
     rows = {
         "sealserve": __version__,
@@ -34,7 +34,7 @@ def as_text(facts: HostFacts, findings: Sequence[Finding]) -> str:
         "processor": facts.processor.model,
         "flags": " ".join(sorted(facts.processor.flags & {"sgx", "sgx_lc", "fsgsbase", "hypervisor"})),
         "CPUID": "not readable" if cpuid is None else _cpuid(cpuid),
-        "EPC": "not said" if facts.epc_bytes is None else f"{facts.epc_bytes} B",
+        "EPC": "unknown" if facts.epc_bytes is None else f"{facts.epc_bytes} B",
         "Gramine": f"{facts.gramine.version or 'unknown version'} at {facts.gramine.path}"
         if facts.gramine.path
         else "none",
@@ -46,17 +46,19 @@ def as_text(facts: HostFacts, findings: Sequence[Finding]) -> str:
         for finding in findings
     ]
     steps = "".join(
-        f"- [ ] {step.where}: `{step.command}`\n      expect: {step.expect}\n      shows: {step.shows}\n      seen:\n"
+        f"- [ ] {step.where}: `{step.command}`\n      expect: {step.expect}\n      confirms: {step.shows}\n"
+        "      seen:\n"
         for step in STEPS
     )
     return (
         "# Host report\n\n"
-        "Nothing below names this machine or its users; a PCCS of your own is named by its address. "
-        "Read it before you send it.\n\n"
+        "This report does not name this machine or its users. If you run your own PCCS, the report "
+        "contains its address. "
+        "Read the report before you send it.\n\n"
         + _table(("what", "found"), rows.items())
         + "\n## Findings\n\n"
         + _table(("verdict", "what", "found"), findings_rows)
-        + "\n## To try\n\n"
+        + "\n## Steps to try\n\n"
         + steps
     )
 

@@ -1,4 +1,4 @@
-"""What every part needs of its machine: Python, TensorFlow, room on the disk."""
+"""Checks that apply to every machine: Python, TensorFlow and disk space."""
 
 import importlib.util
 import platform
@@ -12,24 +12,24 @@ FREE_BYTES = 2 * 10**9
 
 
 def python(machine: Machine) -> Finding:
-    """Return which Python runs here."""
+    """Return the Python version of this machine."""
     return Finding(machine=machine, name="Python", verdict=Verdict.OK, found=platform.python_version())
 
 
 def tensorflow(machine: Machine, purpose: str) -> Finding:
-    """Judge whether TensorFlow is installed, which this machine needs for ``purpose``."""
+    """Check whether TensorFlow is installed. ``purpose`` is the reason that this machine needs it."""
     there = importlib.util.find_spec("tensorflow") is not None
     return Finding(
         machine=machine,
         name="TensorFlow",
         verdict=Verdict.OK if there else Verdict.MISSING,
         found=f"installed ({purpose})" if there else f"not installed ({purpose})",
-        remedy="" if there else "`make setup`, or `pip install '.[server]'`, in a checkout of sealserve",
+        remedy="" if there else "run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve",
     )
 
 
 def disk(machine: Machine, workspace: Workspace | None) -> Finding:
-    """Judge whether there is room for a release."""
+    """Check whether the disk has enough free space for a release (2 GB)."""
     folder = workspace.directory if workspace else Path.cwd()
     free = shutil.disk_usage(folder).free
     enough = free >= FREE_BYTES
@@ -38,5 +38,5 @@ def disk(machine: Machine, workspace: Workspace | None) -> Finding:
         name="disk",
         verdict=Verdict.OK if enough else Verdict.NOTE,
         found=f"{free / 1e9:.1f} GB free in {folder}",
-        remedy="" if enough else "a release takes as much room as its model, twice while it travels",
+        remedy="" if enough else "free up space: a release is as large as its model, and twice that while it is copied",
     )

@@ -1,4 +1,4 @@
-"""What the owner's part needs: a private workspace, and a deployment that is fit for production."""
+"""Checks of the owner's machine: a private workspace, and a deployment that is fit for production."""
 
 import stat
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ from sealserve.workspace import Workspace
 
 
 def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deployment | None) -> Iterator[Finding]:
-    """Yield what the owner's machine has or lacks."""
+    """Yield the findings about the owner's machine."""
     yield machine_checks.python(Machine.OWNER)
     yield machine_checks.tensorflow(Machine.OWNER, "to convert frozen graphs")
     yield machine_checks.disk(Machine.OWNER, workspace)
     if workspace is None:
-        yield Finding(machine=Machine.OWNER, name="workspace", verdict=Verdict.NOTE, found="no sealserve.toml here",
-                      remedy="`sealserve init` writes one")  # fmt: skip
+        yield Finding(machine=Machine.OWNER, name="workspace", verdict=Verdict.NOTE,
+                      found="this folder has no sealserve.toml",
+                      remedy="create it with `sealserve init`")  # fmt: skip
         return
     exposed = [
         path.name
@@ -39,8 +40,8 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
         machine=Machine.OWNER,
         name="workspace",
         verdict=Verdict.MISSING if exposed else Verdict.OK,
-        found=f"others can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
-        remedy=f"chmod -R go-rwx {workspace.owner.root}" if exposed else "",
+        found=f"other users can read {', '.join(exposed)}" if exposed else f"{workspace.root}, private",
+        remedy=f"run `chmod -R go-rwx {workspace.owner.root}`" if exposed else "",
     )
     yield from _certificates(workspace, datetime.now(UTC))
     if deployment is not None and platform is PlatformKind.SGX:
@@ -48,7 +49,7 @@ def owner(platform: PlatformKind, workspace: Workspace | None, deployment: Deplo
 
 
 def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
-    """Yield a note for each certificate that ends soon, or one finding that none does; nothing without certificates."""
+    """Yield a note for each certificate that expires soon, or one finding if no certificate does."""
     newest = releases.newest(workspace.owner.releases) if releases.any_in(workspace.owner.releases) else None
     ends = expiry.endings(certificate_ends(workspace, newest))
     for end in ends:
@@ -61,55 +62,58 @@ def _certificates(workspace: Workspace, now: datetime) -> Iterator[Finding]:
             machine=Machine.OWNER,
             name="certificates",
             verdict=Verdict.OK,
-            found=f"the first to end is that of the {ends[0].name}, on {ends[0].time:%Y-%m-%d}",
+            found=f"the certificate of the {ends[0].name} expires first, on {ends[0].time:%Y-%m-%d}",
         )
 
 
 def _broker_address(address: str) -> Iterator[Finding]:
-    """Yield a note for an address without a name: Mbed TLS before 3.5 compares names only, and ends with -9984."""
+    """Yield a note if the broker's address is an IP address.
+
+    Mbed TLS before 3.5 compares host names only, and rejects the certificate with error -9984.
+    """
     if is_ip_address(address):
         yield Finding(
             machine=Machine.OWNER,
             name="broker address",
             verdict=Verdict.NOTE,
-            found=f"broker.address is the IP address {address}, which enclaves with Gramine before 1.6 do not accept",
-            remedy="give the broker a host name if such enclaves should get a key",
+            found=f"broker.address is the IP address {address}; enclaves with Gramine before 1.6 reject IP addresses",
+            remedy="to support such enclaves, set broker.address to a host name",
         )
 
 
 def production(platform: PlatformKind, deployment: Deployment | None) -> Iterator[Finding]:
-    """Yield what a production deployment must not have, or must change."""
+    """Yield findings about settings that are not acceptable in production."""
     simulated = platform is PlatformKind.SIMULATED
     yield Finding(
         machine=Machine.OWNER,
         name="platform",
         verdict=Verdict.MISSING if simulated else Verdict.OK,
-        found="simulated: nothing is protected from the host" if simulated else "sgx",
-        remedy='platform = "sgx" in sealserve.toml' if simulated else "",
+        found="simulated: the host can read the model and all data" if simulated else "sgx",
+        remedy='set platform = "sgx" in sealserve.toml' if simulated else "",
     )
     if deployment is not None and (allowed := {name for m in deployment.models for name in m.dangerous_operations}):
         yield Finding(machine=Machine.OWNER, name="operations", verdict=Verdict.MISSING,
-                      found=f"allowed: {', '.join(sorted(allowed))}; what they tell leaves the enclave",
-                      remedy="export the models without them")  # fmt: skip
+                      found=f"allowed: {', '.join(sorted(allowed))}; what they print leaves the enclave",
+                      remedy="export the models without these operations")  # fmt: skip
     if deployment is not None and deployment.target.kind == "kubernetes":
         yield _network_policy(deployment)
     if deployment is not None and deployment.service.tls is TlsMode.ONE_WAY:
         yield Finding(machine=Machine.OWNER, name="TLS", verdict=Verdict.NOTE,
-                      found="one-way: anybody who reaches the service may use it",
-                      remedy='service.tls = "two-way"')  # fmt: skip
+                      found="one-way: every client that reaches the service may use it",
+                      remedy='set service.tls = "two-way"')  # fmt: skip
 
 
 def _network_policy(deployment: Deployment) -> Finding:
-    """Judge what the NetworkPolicies bind: they have no DNS names, so they need the addresses of broker and store."""
+    """Check the NetworkPolicies. They match IP addresses only, so they need the addresses of broker and store."""
     settings = deployment.kubernetes
     store = urlsplit(settings.store.source or "")
-    found, remedy, verdict = "replicas reach the broker, the store and DNS, and nothing else", "", Verdict.OK
+    found, remedy, verdict = "replicas can reach only the broker, the store and DNS", "", Verdict.OK
     if store.hostname and not settings.store.addresses and not is_ip_address(store.hostname):
         verdict = Verdict.NOTE
-        found = f"replicas reach the port of {store.hostname} at every address"
-        remedy = "kubernetes.store.addresses: the networks of the store"
+        found = f"replicas can reach the port of {store.hostname} at every address"
+        remedy = "set kubernetes.store.addresses to the networks of the store"
     if not settings.broker.ip and not is_ip_address(deployment.broker.address):
         verdict = Verdict.MISSING
-        found = f"replicas reach port {deployment.broker.port} of every address, not only the broker's"
-        remedy = "kubernetes.broker.ip: the IP address of the broker"
+        found = f"replicas can reach port {deployment.broker.port} at every address, not only the broker's"
+        remedy = "set kubernetes.broker.ip to the IP address of the broker"
     return Finding(machine=Machine.OWNER, name="network policy", verdict=verdict, found=found, remedy=remedy)

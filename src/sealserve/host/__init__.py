@@ -1,1 +1,1 @@
-"""What a machine offers to enclaves: its processor, kernel, devices, services. Probing is apart from judging."""
+"""What a machine offers to enclaves: processor, kernel, devices and services. Probes are separate from judgments."""

@@ -1,7 +1,7 @@
-"""What a processor says of SGX: CPUID leaves 07H and 12H.
+"""SGX support of a processor, from CPUID leaves 07H and 12H.
 
 Source: Intel SDM volume 3D, chapter "Introduction to Intel SGX", "Discovering Support for Intel SGX" and "Intel SGX
-Resource Enumeration Leaves"; read as Gramine 1.9 reads them (tools/sgx/is-sgx-available/is_sgx_available.cpp).
+Resource Enumeration Leaves"; interpreted as in Gramine 1.9 (tools/sgx/is-sgx-available/is_sgx_available.cpp).
 """
 
 import struct
@@ -16,7 +16,7 @@ REGISTERS_SIZE: Final = 16
 
 _INTEL: Final = b"GenuineIntel"
 _FIRST_SECTION: Final = 2
-_MAX_SECTIONS: Final = 64  # a processor has one or two; a list without an end is no list
+_MAX_SECTIONS: Final = 64  # a processor has one or two; the limit ends an endless list
 _EPC_SECTION: Final = 1
 _SAFE_EXPONENT: Final = 63
 
@@ -31,7 +31,7 @@ class Registers(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> "Registers":
-        """Return the registers in 16 bytes of ``/dev/cpu/N/cpuid`` (Linux, arch/x86/kernel/cpuid.c)."""
+        """Return the registers from 16 bytes of ``/dev/cpu/N/cpuid`` (Linux, arch/x86/kernel/cpuid.c)."""
         return cls(*struct.unpack("<4I", data))
 
 
@@ -41,16 +41,16 @@ ReadLeaf = Callable[[int, int], Registers]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SgxSupport:
-    """What a processor has of SGX.
+    """The SGX support of a processor.
 
     Attributes:
-        intel: Whether Intel made it.
-        sgx: Whether it knows SGX at all, enabled or not.
-        launch_control: Flexible launch control (FLC): Linux and DCAP need it.
-        sgx1: Whether enclaves can be made. A processor that knows SGX and lacks this has it disabled in its BIOS.
-        sgx2: Dynamic memory (EDMM).
+        intel: Whether it is an Intel processor.
+        sgx: Whether the processor supports SGX, enabled or not.
+        launch_control: Whether it supports flexible launch control (FLC), which Linux and DCAP require.
+        sgx1: Whether enclaves can be created. A processor with `sgx` but without this has SGX disabled in its BIOS.
+        sgx2: Whether it supports dynamic memory (EDMM).
         max_enclave_bytes: The largest enclave, in bytes.
-        epc_bytes: The enclave page cache that the BIOS reserved, in bytes, over all sections.
+        epc_bytes: The enclave page cache (EPC) that the BIOS reserved, in bytes, over all sections.
     """
 
     intel: bool
@@ -63,7 +63,7 @@ class SgxSupport:
 
 
 def sgx_support(read: ReadLeaf) -> SgxSupport:
-    """Return what the processor behind ``read`` has of SGX."""
+    """Return the SGX support of the processor that ``read`` queries."""
     highest, ebx, ecx, edx = read(VENDOR_LEAF, 0)
     intel = struct.pack("<3I", ebx, edx, ecx) == _INTEL
     if not intel or highest < FEATURE_LEAF:

@@ -1,4 +1,4 @@
-"""What was found on a machine, before anybody judges it. No host name, address, user or serial number is among it."""
+"""Facts about a machine, before any judgment. They contain no host name, address, user or serial number."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -7,25 +7,25 @@ from typing import Final
 from sealserve.host.cpuid import SgxSupport
 
 ENCLAVE_DEVICE: Final = "/dev/sgx_enclave"
-"""All that gramine-sgx opens (Gramine 1.9, pal/src/host/linux-sgx/host_framework.c)."""
+"""The only device that gramine-sgx opens (Gramine 1.9, pal/src/host/linux-sgx/host_framework.c)."""
 
 PROVISION_DEVICE: Final = "/dev/sgx_provision"
-"""What only aesmd needs, to make quotes."""
+"""The device that only aesmd needs, to create quotes."""
 
 AESM_FOLDER: Final = "/var/run/aesmd"
-"""Where aesmd's socket is. Containers mount the folder: a mounted socket would be dead when aesmd restarts."""
+"""Folder of aesmd's socket. Containers mount the folder, because a mounted socket breaks when aesmd restarts."""
 
 AESM_SOCKET: Final = f"{AESM_FOLDER}/aesm.socket"
-"""Where Gramine looks for aesmd (Gramine 1.9, pal/src/host/linux-sgx/host_platform.c)."""
+"""The path where Gramine expects aesmd's socket (Gramine 1.9, pal/src/host/linux-sgx/host_platform.c)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
-    """What ``/proc/cpuinfo`` says of the first processor.
+    """The first processor in ``/proc/cpuinfo``.
 
     Attributes:
-        model: Its name.
-        flags: What the kernel found in it and left enabled.
+        model: The model name.
+        flags: Features that the kernel found and left enabled.
     """
 
     model: str = ""
@@ -37,9 +37,9 @@ class Device:
     """A device node.
 
     Attributes:
-        path: Where it was looked for.
-        exists: Whether something is there.
-        character_device: Whether it is a device at all.
+        path: The expected path.
+        exists: Whether the path exists.
+        character_device: Whether it is a character device.
         usable: Whether this process may read and write it.
         mode: Its permission bits.
     """
@@ -53,12 +53,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aesmd:
-    """Intel's service that makes quotes.
+    """Intel's service that creates quotes (aesmd).
 
     Attributes:
-        socket: Where enclaves look for it.
-        exists: Whether the socket is there.
-        answers: Whether it takes a connection.
+        socket: The path where enclaves expect its socket.
+        exists: Whether the socket exists.
+        answers: Whether it accepts a connection.
         reason: Why it does not.
     """
 
@@ -70,13 +70,13 @@ class Aesmd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pccs:
-    """Where a platform's certificates come from, and what it answered.
+    """The PCCS (the service for a platform's certificates), and its answer to a probe.
 
     Attributes:
-        url: Its base address; empty where nothing says one.
-        configured: Whether a configuration file names it.
-        status: The HTTP status of its revocation list; None when it was not asked, or did not answer.
-        reason: What is wrong with the configuration, or why there was no answer.
+        url: The base URL. Empty if no configuration sets it.
+        configured: Whether a configuration file exists.
+        status: The HTTP status of its revocation list. None if it was not contacted or did not answer.
+        reason: What is wrong with the configuration, or why the PCCS did not answer.
     """
 
     url: str = ""
@@ -90,8 +90,8 @@ class Gramine:
     """Gramine's loader.
 
     Attributes:
-        path: Where it is; empty where it is not.
-        version: What it says of itself, such as ``1.9``; empty where it says nothing.
+        path: Its path. Empty if it is not installed.
+        version: The version that it reports, such as ``1.9``. Empty if it reports none.
     """
 
     path: str = ""
@@ -100,12 +100,12 @@ class Gramine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
-    """What keeps this process from something that its user may do.
+    """Restrictions on this process beyond the permissions of its user.
 
     Attributes:
-        container: Whether it runs in one.
-        seccomp: 0 off, 1 strict, 2 a filter (``Seccomp:`` in ``/proc/self/status``); None when nothing says.
-        apparmor: The profile that confines it; empty where none does.
+        container: Whether it runs in a container.
+        seccomp: 0 off, 1 strict, 2 a filter (``Seccomp:`` in ``/proc/self/status``). None if unknown.
+        apparmor: The AppArmor profile that confines it. Empty if there is none.
     """
 
     container: bool = False
@@ -115,11 +115,11 @@ class Confinement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """How far this machine's time can be believed.
+    """The accuracy of this machine's clock.
 
     Attributes:
-        synchronized: Whether a time service says so; None when none does.
-        skew: This clock minus the PCCS's; None when that was not asked.
+        synchronized: Whether a time service reports that it has set the clock. None if no service reports.
+        skew: This clock minus the clock of the PCCS. None if the PCCS was not contacted.
     """
 
     synchronized: bool | None = None
@@ -128,25 +128,25 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What a machine offers to enclaves.
+    """The facts about a machine that matter for enclaves.
 
     Attributes:
         system: The distribution's name and version.
-        kernel: The kernel's release, such as ``5.15.0-1102-azure``.
-        processor: What the kernel says of the processor.
-        cpuid: What the processor itself says; None where that could not be read.
-        fsgsbase: Whether the kernel lets programs use the FSGSBASE instructions; None where nothing says.
+        kernel: The kernel release, such as ``5.15.0-1102-azure``.
+        processor: The processor as the kernel describes it.
+        cpuid: The SGX support that CPUID reports. None if it could not be read.
+        fsgsbase: Whether the kernel lets programs use the FSGSBASE instructions. None if unknown.
         enclave_device: ``/dev/sgx_enclave``.
         provision_device: ``/dev/sgx_provision``.
-        old_devices: Nodes of drivers that were not taken into Linux.
-        dev_executable: Whether code may be mapped from device nodes; None where nothing says.
-        epc_bytes: The enclave page cache that the kernel manages, in bytes; None where it does not say.
-        aesmd: Intel's service that makes quotes.
-        quote_provider: The library through which aesmd gets the platform's certificates; empty where there is none.
-        pccs: Where that library asks.
+        old_devices: Device nodes of drivers that were never part of the Linux kernel.
+        dev_executable: Whether code may be mapped from device nodes. None if unknown.
+        epc_bytes: The enclave page cache that the kernel manages, in bytes. None if the kernel does not report it.
+        aesmd: Intel's service that creates quotes.
+        quote_provider: The library through which aesmd gets the platform's certificates. Empty if it is missing.
+        pccs: The PCCS that this library contacts.
         gramine: Gramine's loader.
-        confinement: What confines this process.
-        clock: How far its time can be believed.
+        confinement: Restrictions on this process.
+        clock: The accuracy of the clock.
     """
 
     system: str = ""

@@ -1,14 +1,14 @@
-"""Looking at this machine: files, devices, one program, one socket, one HTTP request. Nothing is judged or changed.
+"""Probes this machine: files, devices, one program, one socket, one HTTP request. It judges and changes nothing.
 
-Where it looks:
+Sources of the facts:
 
 - ``/proc/cpuinfo``, flags ``sgx`` and ``sgx_lc`` (Linux, Documentation/arch/x86/sgx.rst: "grep sgx /proc/cpuinfo");
-- ``/dev/cpu/0/cpuid``, for root (Linux, arch/x86/kernel/cpuid.c): what the processor knows, enabled or not;
+- ``/dev/cpu/0/cpuid``, for root (Linux, arch/x86/kernel/cpuid.c): features of the processor, enabled or not;
 - AT_HWCAP2 in ``/proc/self/auxv``, bit 1 (Linux, Documentation/arch/x86/x86_64/fsgs.rst), as gramine-sgx does
   (Gramine 1.9, pal/src/host/linux-sgx/host_main.c);
 - ``/sys/devices/system/node/node*/x86/sgx_total_bytes``, since Linux 5.17
   (Documentation/ABI/stable/sysfs-devices-node);
-- aesmd's socket, where Gramine looks for it (pal/src/host/linux-sgx/host_platform.c).
+- aesmd's socket, at the path that Gramine uses (pal/src/host/linux-sgx/host_platform.c).
 """
 
 import os
@@ -47,7 +47,7 @@ from sealserve.http_cutoff import OWN_CONNECTION, Cutoff
 
 ROOT: Final = Path("/")
 PCCS_QUESTION: Final = "pckcrl?ca=processor"
-"""What every PCCS and Intel's PCS answer to anybody: the revocation list of one of the two authorities."""
+"""A request that every PCCS and Intel's PCS answer without authentication: a CA's certificate revocation list."""
 
 _OLD_DEVICES: Final = ("/dev/isgx", "/dev/sgx", "/dev/sgx/enclave", "/dev/gsgx")
 _QUOTE_PROVIDERS: Final = tuple(
@@ -62,18 +62,18 @@ _VERSION: Final = re.compile(r"^Gramine (\S+)")
 
 
 class Answer(NamedTuple):
-    """What a PCCS answered: an HTTP status, and its ``Date``."""
+    """The answer of a PCCS: an HTTP status, and the ``Date`` header."""
 
     status: int
     date: str
 
 
 Ask = Callable[[str, bool], Answer]
-"""Called with a URL, and whether the server's certificate is to be verified; may raise `httpx.HTTPError`."""
+"""Called with a URL, and whether to verify the server's certificate. May raise `httpx.HTTPError`."""
 
 
 def ask(url: str, verify: bool) -> Answer:
-    """Ask over the network, for a few seconds at most; the body stays unread."""
+    """Send the request over the network, with a timeout of a few seconds. The body is not read."""
     with (
         Cutoff(2 * _SECONDS) as cutoff,
         httpx.Client(verify=verify, timeout=_SECONDS) as client,
@@ -83,11 +83,11 @@ def ask(url: str, verify: bool) -> Answer:
 
 
 def gather(*, root: Path = ROOT, ask: Ask | None = None) -> HostFacts:
-    """Return what this machine offers to enclaves. What cannot be read is left out, and nothing is raised.
+    """Return the facts about this machine. Facts that cannot be read are left out. This raises no exception.
 
     Args:
-        root: Where its file system is.
-        ask: Asks the PCCS; None to leave the network alone.
+        root: The root of the machine's file system.
+        ask: Sends a request to the PCCS. None to use no network.
     """
     pccs, skew = _pccs(root, ask)
     return HostFacts(
@@ -123,7 +123,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _is_there(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises where a folder may not be searched
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises if a folder may not be searched
 
 
 def _system(root: Path) -> str:
@@ -182,7 +182,7 @@ def _is_device(node: Path) -> bool:
 
 
 def _executable(root: Path) -> bool | None:
-    """Return whether /dev may hold code, from /proc/self/mountinfo (proc(5): 5 the place, 6 the options)."""
+    """Return whether /dev allows code mappings, from /proc/self/mountinfo (proc(5): 5 mount point, 6 options)."""
     options = None
     for line in _text(root / "proc/self/mountinfo").splitlines():
         fields = line.split()
@@ -267,7 +267,7 @@ def _confinement(root: Path) -> Confinement:
 
 
 def _synchronized(root: Path) -> bool | None:
-    """Return whether a time service says that it set the clock; only systemd-timesyncd leaves a mark."""
+    """Return whether a time service reports that it set the clock. Only systemd-timesyncd leaves a marker file."""
     if _is_there(root / "run/systemd/timesync/synchronized"):
         return True
     return False if _is_there(root / "run/systemd/timesync") else None

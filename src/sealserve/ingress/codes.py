@@ -1,29 +1,29 @@
-"""The codes of the errors of sealserve.ingress.
+"""Error codes of sealserve.ingress.
 
-The errors that code catches by their types, or that carry data, have classes, which define their codes themselves.
+An error that code catches by type, or that carries data, has its own class, which defines the code.
 """
 
 from sealserve.errors import ErrorCode, InputError, UnavailableError
 
 
 class IngressCode(ErrorCode):
-    """Code and family of each error; the docstring below says what the error means."""
+    """Code and family of each error. The docstring below a code gives its meaning."""
 
     ADDRESS_UNUSABLE = "ingress.address-unusable", UnavailableError
-    """NGINX may not, or cannot, listen on an address."""
+    """NGINX cannot listen on an address, or lacks the permission."""
     ALREADY_RUNNING = "ingress.already-running", UnavailableError
-    """An NGINX of this run folder runs already."""
+    """An NGINX with this run folder is already running."""
     CONFIG_REFUSED = "ingress.config-refused", UnavailableError
-    """NGINX refuses the configuration that was made for it."""
+    """NGINX rejects the configuration that sealserve generated."""
     INVALID_VALUE = "ingress.invalid-value", InputError
-    """A value cannot go into NGINX's configuration."""
+    """A value cannot be written to NGINX's configuration."""
     NGINX_MISSING = "ingress.nginx-missing", UnavailableError
-    """This machine has no NGINX that can be used."""
+    """NGINX is not installed on this machine, or it cannot be used."""
     NOT_RUNNING = "ingress.not-running", UnavailableError
-    """There is no NGINX of this run folder."""
+    """No NGINX with this run folder is running."""
     RELOAD_FAILED = "ingress.reload-failed", UnavailableError
-    """NGINX did not take the new configuration; it goes on with the old one."""
+    """NGINX did not load the new configuration, and continues with the previous configuration."""
     START_FAILED = "ingress.start-failed", UnavailableError
     """NGINX did not start."""
     STREAM_MODULE_MISSING = "ingress.stream-module-missing", UnavailableError
-    """NGINX is there, without the module that passes TLS through."""
+    """NGINX is installed without the stream module, which passes TLS through."""

@@ -1,6 +1,6 @@
-"""NGINX as a process: start it, let it read another configuration, stop it. It is the real one, in the foreground.
+"""Starts, reloads and stops NGINX, which runs in the foreground.
 
-Its master is found again by its process id file, so that another command may reload or stop what this one started.
+The master process is found by its process ID file, so that a different command can reload or stop it.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _ACCOUNTS = ("www-data", "nginx", "nobody")
 
 
 def worker_user() -> WorkerUser | None:
-    """Return an account for NGINX's workers: none unless this process is root, since only root may change accounts."""
+    """Return an account for NGINX's workers. None unless this process is root: only root may change accounts."""
     if os.geteuid() != 0:
         return None
     for name in _ACCOUNTS:
@@ -45,8 +45,8 @@ class Nginx:
     """The NGINX of one run folder.
 
     Args:
-        program: From `find_nginx`.
-        config: What it is to do.
+        program: The program, from `find_nginx`.
+        config: Its configuration.
     """
 
     def __init__(self, program: NginxProgram, config: NginxConfig) -> None:
@@ -57,20 +57,20 @@ class Nginx:
 
     @property
     def command(self) -> list[str]:
-        """The command line that runs it in the foreground."""
+        """The command line that runs NGINX in the foreground."""
         return self._program.command(self._config)
 
     @property
     def config(self) -> NginxConfig:
-        """What it does, or is to do."""
+        """The configuration that NGINX runs with, or will be started with."""
         return self._config
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running master; None if none runs."""
+        """The process ID of the running master, or None if it does not run."""
         try:
             pid = int(read_regular(self._config.pid_file, follow_links=False))
-        except (InputFileMissingError, ValueError):  # a check leaves an empty file
+        except (InputFileMissingError, ValueError):  # `nginx -t` leaves an empty file
             return None
         return pid if pid > 1 and self._is_master(pid) else None
 
@@ -80,20 +80,21 @@ class Nginx:
         return (pid := self.pid) is not None and bool(_accepting(pid))
 
     def prepare(self) -> list[str]:
-        """Check everything that can be checked before the start, write the configuration, and return the command.
+        """Check the configuration and the ports, write the configuration, and return the command.
 
-        The command runs in the foreground. Wait for `is_ready` after starting it.
+        The command runs in the foreground. After starting it, wait for `is_ready`.
 
         Raises:
-            InputError: `ingress.invalid-value`: A value of the configuration cannot be used.
-            UnavailableError: `ingress.already-running`: It runs.
-            UnavailableError: `ingress.address-unusable`: It could not listen.
-            PortTakenError: It could not listen.
-            UnavailableError: `ingress.config-refused`: NGINX refuses the configuration.
+            InputError: `ingress.invalid-value` if a value of the configuration is invalid.
+            UnavailableError: `ingress.already-running` if NGINX already runs.
+            UnavailableError: `ingress.address-unusable` if NGINX could not listen on the address.
+            PortTakenError: A different program uses a port.
+            UnavailableError: `ingress.config-refused` if NGINX rejects the configuration.
         """
         if (pid := self.pid) is not None:
             raise IngressCode.ALREADY_RUNNING.error(
-                f"NGINX for {self._config.run_folder} runs already (process {pid}).", hint="Stop it first."
+                f"NGINX for {self._config.run_folder} is already running (process {pid}).",
+                hint="Stop it with `sealserve down`.",
             )
         for port in self._config.ports:
             _require_free(self._config.listen, port)
@@ -103,32 +104,32 @@ class Nginx:
         return self.command
 
     def wait_started(self, is_alive: Callable[[], bool], *, timeout: float = 15.0) -> None:
-        """Wait until it accepts connections, after the command of `prepare` was started.
+        """Wait until NGINX accepts connections, after the command of `prepare` was started.
 
         Args:
             is_alive: Returns whether the process still runs.
             timeout: Seconds to wait.
 
         Raises:
-            UnavailableError: `ingress.start-failed`: It ended, or did not accept connections within ``timeout``.
-            PortTakenError: Another program was quicker to listen on its port.
+            UnavailableError: `ingress.start-failed` if it ended, or did not accept connections within ``timeout``.
+            PortTakenError: A different program has taken the port first.
         """
         _wait_until(lambda: self.is_ready or not is_alive(), timeout)
         if not self.is_ready:
-            raise self._start_error("accepts no connections" if is_alive() else "ended")
+            raise self._start_error("does not accept connections" if is_alive() else "ended")
 
     def start(self, *, timeout: float = 15.0) -> None:
-        """Start it, in a session of its own, and wait until it accepts connections.
+        """Start NGINX in its own session, and wait until it accepts connections.
 
         Args:
             timeout: Seconds to wait.
 
         Raises:
-            UnavailableError: `ingress.start-failed`: It ended, or did not accept connections within ``timeout``.
-            SealserveError: As `prepare`.
+            UnavailableError: `ingress.start-failed` if it ended, or did not accept connections within ``timeout``.
+            SealserveError: As for `prepare`.
         """
         command = self.prepare()
-        environment = {name: value for name, value in os.environ.items() if name != "NGINX"}  # it would inherit sockets
+        environment = {name: value for name, value in os.environ.items() if name != "NGINX"}  # would pass sockets to it
         self._child = child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -141,7 +142,7 @@ class Nginx:
         try:
             _wait_until(lambda: self.is_ready or child.poll() is not None, timeout)
             status = child.poll()
-            what = "accepts no connections" if status is None else f"ended with status {status}"
+            what = "does not accept connections" if status is None else f"ended with exit status {status}"
             error = None if self.is_ready else self._start_error(what)
         except BaseException:
             self.stop(grace=0)
@@ -151,23 +152,25 @@ class Nginx:
             raise error
 
     def reload(self, config: NginxConfig, *, timeout: float = 15.0) -> None:
-        """Let it read another configuration, and wait until new connections are handled by it.
+        """Make NGINX load a new configuration, and wait until it handles new connections with it.
 
-        Connections that exist go on for up to ``drain_timeout``, to the replicas that they had.
+        Existing connections to their replicas continue for up to ``drain_timeout``.
 
         Args:
-            config: With the same folders; address, name, replicas and timeouts may differ.
+            config: The new configuration, with the same folders. Address, name, replicas and timeouts may differ.
             timeout: Seconds to wait.
 
         Raises:
-            UnavailableError: `ingress.not-running`: There is nothing to reload.
-            UnavailableError: `ingress.config-refused`: NGINX refuses it; the old one stays in place.
-            UnavailableError: `ingress.reload-failed`: It was not taken within ``timeout``.
+            UnavailableError: `ingress.not-running` if NGINX does not run.
+            UnavailableError: `ingress.config-refused` if NGINX rejects it. The previous configuration stays active.
+            UnavailableError: `ingress.reload-failed` if NGINX did not load it within ``timeout``.
         """
         if config.run_folder != self._config.run_folder:
             raise ValueError("a reload cannot move the run folder")
         if (pid := self.pid) is None:
-            raise IngressCode.NOT_RUNNING.error(f"No NGINX runs for {self._config.run_folder}.", hint="Start it.")
+            raise IngressCode.NOT_RUNNING.error(
+                f"NGINX for {self._config.run_folder} is not running.", hint="Start it with `sealserve up`."
+            )
         for port in config.ports:
             if config.listen != self._config.listen or port not in self._config.ports:
                 _require_free(config.listen, port)
@@ -178,25 +181,25 @@ class Nginx:
         if not _wait_until(lambda: bool(now := _accepting(pid)) and not now & before, timeout):
             reason = _log_tail(config.error_log, logged)
             raise IngressCode.RELOAD_FAILED.error(
-                f"NGINX did not take its new configuration within {timeout:.3g} s: {reason}",
-                hint=f"See {config.error_log}.",
+                f"NGINX did not load its new configuration within {timeout:.3g} s: {reason}",
+                hint=f"Read its log: {config.error_log}.",
             )
         self._config = config
 
     def wait_drained(self, *, timeout: float) -> bool:
-        """Wait until no connection is left that was there before the last reload; return whether that came about.
+        """Wait until no connection from before the last reload is left. Return whether that happened in time.
 
         Args:
-            timeout: Seconds to wait. Connections end by themselves at their age, which the replicas have set.
+            timeout: Seconds to wait. The replicas end each connection at a maximum age.
         """
         pid = self.pid
         return pid is None or _wait_until(lambda: not _workers(pid, DRAINING_TITLE), timeout)
 
     def stop(self, *, grace: float = 5.0) -> None:
-        """Stop it: first gracefully, after ``grace`` seconds at once. Nothing of it is left; its logs are.
+        """Stop NGINX gracefully, and kill it after ``grace`` seconds. Only its logs remain.
 
         Args:
-            grace: Seconds that connections may take to end. An open gRPC channel does not end by itself.
+            grace: Seconds in which connections may end. An open gRPC channel does not end by itself.
         """
         pid = self._child.pid if self._child is not None and self._child.poll() is None else self.pid
         if pid is not None:
@@ -211,7 +214,7 @@ class Nginx:
         self._child = None
 
     def _install(self, config: NginxConfig) -> None:
-        """Write the configuration beside its place, let NGINX check it, and only then put it in place."""
+        """Write the configuration to a temporary file, let NGINX check it, and only then replace the current one."""
         candidate = config.config_file.with_name("nginx.conf.new")
         try:
             write_file(candidate, render(config).encode())
@@ -222,20 +225,22 @@ class Nginx:
 
     def _start_error(self, what: str) -> SealserveError:
         reason = _log_tail(self._config.error_log, self._logged)
-        if "Address already in use" in reason:  # somebody was quicker than we
+        if "Address already in use" in reason:  # a different program has taken the port first
             ports = self._config.ports
             return _port_taken(self._config.listen, next((p for p in ports if f":{p} failed" in reason), ports[0]))
-        return IngressCode.START_FAILED.error(f"NGINX {what}: {reason}", hint=f"See {self._config.error_log}.")
+        return IngressCode.START_FAILED.error(
+            f"NGINX {what}: {reason}", hint=f"Read its log: {self._config.error_log}."
+        )
 
     def _is_master(self, pid: int) -> bool:
-        # The id may belong to another process by now. The title of NGINX's master has the configuration's path.
+        # The ID may belong to a different process by now. The master's title contains the configuration's path.
         return str(self._config.config_file) in _title(pid)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
         still = partial(self._alive if self._child is not None else self._is_master, pid)
         leads = (master := facts_of(pid)) is not None and master.group == pid
         if send_signal(pid, number, if_still=still) and number == signal.SIGKILL and leads:
-            kill_group(pid)  # its workers would outlive it; as long as they run, the group is theirs
+            kill_group(pid)  # its workers would outlive it; while they run, the group ID cannot be reused
 
     def _alive(self, pid: int) -> bool:
         if self._child is not None and self._child.pid == pid:
@@ -244,7 +249,7 @@ class Nginx:
 
 
 def _title(pid: int) -> str:
-    """Return a process's command line; "" if there is no such process, or only its remains."""
+    """Return a process's command line, or "" if the process does not exist or is a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (FileNotFoundError, ProcessLookupError):
@@ -252,7 +257,7 @@ def _title(pid: int) -> str:
 
 
 def _accepting(master: int) -> set[int]:
-    """Return the process ids of a master's workers that accept connections."""
+    """Return the process IDs of a master's workers that accept connections."""
     return _workers(master, WORKER_TITLE)
 
 
@@ -280,15 +285,15 @@ def _require_free(address: str, port: int) -> None:
                 raise _port_taken(address, port) from error
             raise IngressCode.ADDRESS_UNUSABLE.error(
                 f"NGINX cannot listen on port {port} at {address}: {error.strerror}.",
-                hint="Ports below 1024 are root's; the address must be one of this machine's.",
+                hint="Use an address of this machine. Only root may use ports below 1024.",
             ) from error
 
 
 def _port_taken(address: str, port: int) -> PortTakenError:
     return PortTakenError(
-        f"Port {port} at {address}, for NGINX, is taken by another program.",
-        hint=f"Stop it (`ss -ltnp sport = :{port}` names it), or set another one in sealserve.toml: service.port for "
-        "gRPC, service.rest_port for REST.",
+        f"Port {port} at {address}, for NGINX, is in use by another program.",
+        hint=f"Stop that program (`ss -ltnp sport = :{port}` names it), or set a different port in sealserve.toml: "
+        "service.port for gRPC, service.rest_port for REST.",
     )
 
 
@@ -299,7 +304,7 @@ def _size(log: Path) -> int:
 
 
 def _log_tail(log: Path, start: int) -> str:
-    """Return the last message of weight that was logged after byte ``start``."""
+    """Return the last important message that was logged after byte ``start``."""
     with contextlib.suppress(FileNotFoundError):
         return last_message(log.read_bytes()[start:].decode(errors="replace"))
-    return "it left no log."
+    return "it has no log."

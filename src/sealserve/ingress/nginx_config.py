@@ -1,7 +1,7 @@
-"""NGINX's configuration: TLS passed through by the name in the ClientHello, untouched, to the replicas.
+"""NGINX's configuration: it passes TLS through to the replicas, selected by the server name in the ClientHello.
 
-NGINX reads the server name (SNI) of a connection's first message and forwards the connection as it came; it holds no
-key and sees no request. A connection that names another service, or none, is closed.
+NGINX reads the server name (SNI) from a connection's first message, and forwards the connection unchanged. It holds no
+key and cannot decrypt requests. It closes a connection that names a different service or no service.
 
 Source: nginx.org/en/docs/stream (ngx_stream_core, _ssl_preread, _map, _upstream, _proxy, _log), 1.18 to 1.26.
 """
@@ -22,7 +22,7 @@ from sealserve.terms import EVERY_ADDRESS
 
 _DNS_NAME: TypeAdapter[str] = TypeAdapter(DnsName)
 STREAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
-"""Where Debian's libnginx-mod-stream, which the images have, puts the module for TCP connections."""
+"""Path of the module for TCP connections in Debian's package libnginx-mod-stream, which the images contain."""
 
 _MAP_KEYWORDS = ("default", "hostnames", "include", "volatile")
 
@@ -35,8 +35,8 @@ class Upstream:
     """A replica.
 
     Args:
-        host: Its IP address, or a DNS name, which NGINX resolves when it reads its configuration.
-        port: Its port for gRPC, or for REST, over TLS.
+        host: Its IP address, or a DNS name, which NGINX resolves when it loads its configuration.
+        port: Its port for gRPC or for REST, over TLS.
     """
 
     host: str
@@ -45,11 +45,11 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestRoute:
-    """The second port of a service: REST. Limits, timeouts and the PROXY protocol are those of the first one.
+    """The second port of a service: REST. Limits, timeouts and the PROXY protocol are the same as for gRPC.
 
     Args:
         port: The port to listen on.
-        upstreams: The replicas that have REST: the others, in a roll-out that turns it on or off, are left out.
+        upstreams: The replicas with REST. During a roll-out that changes the REST setting, other replicas lack it.
     """
 
     port: int
@@ -58,7 +58,7 @@ class RestRoute:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUser:
-    """The account of NGINX's workers, where its master runs as root."""
+    """The account of NGINX's workers, if its master runs as root."""
 
     name: str
     group: str
@@ -66,27 +66,27 @@ class WorkerUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NginxConfig:
-    """What NGINX does for one service.
+    """NGINX's settings for one service.
 
     Attributes:
-        listen: The IP address to listen on; ``::`` takes IPv4 connections as well.
+        listen: The IP address to listen on. ``::`` accepts IPv4 connections too.
         port: The port to listen on for gRPC.
-        service_name: The server name that is let through; the service's certificate has it.
-        upstreams: The replicas; a new connection goes to the one that has the fewest.
-        run_folder: Absolute path of an existing folder for NGINX's configuration and process id.
-        log_folder: Absolute path of an existing folder for its logs; None for its standard output and error.
-        stream_module: Where its stream module is, if that is loaded at run time.
-        user: Who the workers are; for a master that runs as root only.
-        workers: How many worker processes; None for one per processor.
-        worker_connections: How many connections one worker holds; each client takes two.
-        connect_timeout: Seconds until a replica that does not accept a connection is passed over.
-        fail_timeout: Seconds that such a replica is left alone.
+        service_name: The accepted server name, which is the name in the service's certificate.
+        upstreams: The replicas. A new connection goes to the replica with the fewest connections.
+        run_folder: Absolute path of an existing folder for NGINX's configuration and process ID.
+        log_folder: Absolute path of an existing folder for its logs. None for standard output and error.
+        stream_module: Path of the stream module, if it is loaded at run time.
+        user: The account of the workers. Only for a master that runs as root.
+        workers: Number of worker processes. None for one per processor.
+        worker_connections: Maximum number of connections of one worker. Each client needs two.
+        connect_timeout: Seconds until NGINX tries the next replica, if a replica does not accept a connection.
+        fail_timeout: Seconds in which NGINX does not use such a replica.
         idle_timeout: Seconds after which a connection without traffic is closed. gRPC channels are kept open.
-        drain_timeout: Seconds that connections outlive a reload or a graceful stop.
-        proxy_protocol: Whether each connection begins with a PROXY protocol header: a load balancer in front of NGINX
-            tells the client's address in it. NGINX logs that address, and does not pass the header to the replicas.
-            Connections without the header are closed.
-        rest: The port for REST and its replicas; None if REST is off. If it has no replica, NGINX does not listen.
+        drain_timeout: Seconds in which existing connections continue after a reload or a graceful stop.
+        proxy_protocol: Whether each connection begins with a PROXY protocol header, in which a load balancer sends the
+            client's address. NGINX logs that address, and does not forward the header to the replicas. It closes
+            connections without the header.
+        rest: The port for REST and its replicas. None if REST is off. NGINX does not listen without replicas.
     """
 
     listen: str
@@ -113,22 +113,22 @@ class NginxConfig:
 
     @property
     def config_file(self) -> Path:
-        """Where the rendered configuration goes."""
+        """Path of the rendered configuration."""
         return self.run_folder / CONFIG_FILE
 
     @property
     def pid_file(self) -> Path:
-        """Where NGINX writes the process id of its master."""
+        """Path of the file with the master's process ID."""
         return self.run_folder / "nginx.pid"
 
     @property
     def error_log(self) -> Path:
-        """NGINX's own messages."""
+        """Path of NGINX's own messages."""
         return self.log_folder / ERROR_LOG if self.log_folder else Path("/dev/stderr")
 
     @property
     def access_log(self) -> Path:
-        """One line of JSON for each connection that ended. It has names, addresses, sizes and times; no contents."""
+        """Path of the connection log: one JSON line per ended connection, with names, addresses, sizes and times."""
         return self.log_folder / "nginx-access.log" if self.log_folder else Path("/dev/stdout")
 
 
@@ -136,12 +136,12 @@ def render(config: NginxConfig) -> str:
     """Return the text of NGINX's configuration file.
 
     Raises:
-        InputError: `ingress.invalid-value`: A value is out of range, or would mean something else to NGINX.
+        InputError: `ingress.invalid-value` if a value is out of range, or has a different meaning in NGINX's syntax.
     """
     client = "$proxy_protocol_addr:$proxy_protocol_port" if config.proxy_protocol else "$remote_addr:$remote_port"
     if not config.upstreams:
         raise IngressCode.INVALID_VALUE.error(
-            "NGINX needs at least one replica to forward to.", hint="Start one first."
+            "NGINX cannot be configured without a replica to forward to.", hint="Start a replica first."
         )
     routes = [_route(config, "replicas", config.port, config.upstreams)]
     if config.rest is not None and config.rest.upstreams:
@@ -182,7 +182,7 @@ stream {{
 
 
 def _route(config: NginxConfig, name: str, port: int, upstreams: Sequence[Upstream]) -> str:
-    """Return the blocks of one port: the server names that are let through, the replicas, and the listener."""
+    """Return the blocks of one port: the accepted server name, the replicas, and the listener."""
     listen = _address(_ip(config.listen), port)
     if _ip(config.listen) == EVERY_ADDRESS:
         listen += " ipv6only=off"
@@ -190,13 +190,13 @@ def _route(config: NginxConfig, name: str, port: int, upstreams: Sequence[Upstre
     if config.proxy_protocol:
         listen += " proxy_protocol"
     service = _dns(config.service_name)
-    if service in _MAP_KEYWORDS:  # to the map directive, not a name
+    if service in _MAP_KEYWORDS:  # escape a name that is a keyword of the map directive
         service = f"\\{service}"
     fail = f"max_fails=1 fail_timeout={_number(config.fail_timeout)}s"
     servers = "\n".join(
         f"        server {_address(_host(upstream.host), upstream.port)} {fail};" for upstream in upstreams
     )
-    return f"""    # Any other name, or none, goes nowhere: the connection is closed.
+    return f"""    # Connections with a different server name, or without one, are closed.
     map $ssl_preread_server_name ${name} {{
         default "";
         {service} sealserve_{name};
@@ -221,19 +221,19 @@ def _route(config: NginxConfig, name: str, port: int, upstreams: Sequence[Upstre
 
 
 def render_relay(listen_port: int, upstream: Upstream, *, run_folder: Path, stream_module: Path | None) -> str:
-    """Return the configuration of an NGINX that passes every connection on to one peer, byte for byte.
+    """Return the configuration of an NGINX that forwards every connection to one peer, byte for byte.
 
     Args:
-        listen_port: Where it listens, at every address.
-        upstream: The peer; a DNS name is resolved when NGINX reads its configuration.
-        run_folder: Absolute path of an existing folder for its process id.
-        stream_module: Where its stream module is, if that is loaded at run time.
+        listen_port: The port to listen on, at every address.
+        upstream: The peer. NGINX resolves a DNS name when it loads its configuration.
+        run_folder: Absolute path of an existing folder for the process ID.
+        stream_module: Path of the stream module, if it is loaded at run time.
 
     Raises:
-        InputError: `ingress.invalid-value`: A value is out of range, or would mean something else to NGINX.
+        InputError: `ingress.invalid-value` if a value is out of range, or has a different meaning in NGINX's syntax.
     """
     load = f"load_module {_path(stream_module)};\n" if stream_module is not None else ""
-    listen = _address("0.0.0.0", listen_port)  # noqa: S104  # in a container, whose networks are its own
+    listen = _address("0.0.0.0", listen_port)  # noqa: S104  # in a container on the deployment's private networks
     return f"""{load}daemon off;
 pid {_path(run_folder / "nginx.pid")};
 lock_file {_path(run_folder / "nginx.lock")};
@@ -260,14 +260,18 @@ stream {{
 def _ip(text: str) -> str:
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(text)
-        if "%" not in text:  # a scope, which may be any text
+        if "%" not in text:  # reject a scope, which may contain any text
             return str(address)
-    raise IngressCode.INVALID_VALUE.error(f"{text!r} is not an IP address.", hint="Example: 127.0.0.1.")
+    raise IngressCode.INVALID_VALUE.error(
+        f"NGINX cannot use {text!r}: expected an IP address.", hint="Set an address such as 127.0.0.1."
+    )
 
 
 def _host(text: str) -> str:
-    if text == "unix":  # "unix:..." would be a socket's path
-        raise IngressCode.INVALID_VALUE.error("A replica's host cannot be called 'unix'.", hint="Give its address.")
+    if text == "unix":  # NGINX interprets "unix:..." as the path of a socket
+        raise IngressCode.INVALID_VALUE.error(
+            "NGINX cannot use 'unix' as the host name of a replica.", hint="Use the replica's IP address."
+        )
     return _ip(text) if ":" in text or text.replace(".", "").isdecimal() else _dns(text)
 
 
@@ -276,35 +280,41 @@ def _dns(text: str) -> str:
         return _DNS_NAME.validate_python(text)
     except ValidationError as error:
         raise IngressCode.INVALID_VALUE.error(
-            f"{text!r} is not a DNS name in lower case.", hint="Example: a.example.com."
+            f"NGINX cannot use {text!r}: expected a DNS name in lower case.", hint="Set a name such as a.example.com."
         ) from error
 
 
 def _address(host: str, port: int) -> str:
     if not 1 <= port <= LARGEST_PORT:
-        raise IngressCode.INVALID_VALUE.error(f"{port} is not a port.", hint=f"Use 1 to {LARGEST_PORT}.")
+        raise IngressCode.INVALID_VALUE.error(
+            f"NGINX cannot use port {port}: expected 1 to {LARGEST_PORT}.", hint=f"Set a port from 1 to {LARGEST_PORT}."
+        )
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _number(value: int) -> int:
     if not 1 <= value <= 10**6:
         raise IngressCode.INVALID_VALUE.error(
-            f"{value} is out of range for NGINX's configuration.", hint="Use 1 to 1000000."
+            f"NGINX cannot use {value}: expected a number from 1 to 1000000.", hint="Set a number in this range."
         )
     return value
 
 
 def _account(name: str) -> str:
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise IngressCode.INVALID_VALUE.error(f"{name!r} is not an account's name.", hint="Example: www-data.")
+        raise IngressCode.INVALID_VALUE.error(
+            f"NGINX cannot use the account {name!r}: expected letters, digits, '-' and '_'.",
+            hint="Use an account such as www-data.",
+        )
     return name
 
 
 def _path(path: Path) -> str:
     text = str(path)
-    if not path.is_absolute() or not text.isprintable() or "$" in text:  # NGINX has no way to write a dollar sign
+    if not path.is_absolute() or not text.isprintable() or "$" in text:  # NGINX's syntax cannot escape a dollar sign
         raise IngressCode.INVALID_VALUE.error(
-            f"NGINX cannot use the path {text!r}.", hint="Use an absolute path without dollar signs or line breaks."
+            f"NGINX cannot use the path {text!r}: expected an absolute path without dollar signs or line breaks.",
+            hint="Move the workspace to a folder with an ordinary name.",
         )
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

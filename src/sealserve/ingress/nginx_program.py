@@ -1,4 +1,4 @@
-"""The NGINX that this machine has: where it is, its version, and its stream module."""
+"""The NGINX program of this machine: its path, its version, and its stream module."""
 
 import os
 import re
@@ -11,25 +11,25 @@ from pathlib import Path
 from sealserve.ingress.codes import IngressCode
 from sealserve.ingress.nginx_config import NginxConfig
 
-_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin")  # a user's PATH often lacks them
+_SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin")  # often missing from a user's PATH
 _MODULE_FOLDERS = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
 _MODULE = "ngx_stream_module.so"
 _OLDEST = (1, 18, 0)
 _FIRST_WITH_ERROR_LOG_OPTION = (1, 19, 5)
 _INSTALL = (
-    "On Debian or Ubuntu: `apt-get install nginx libnginx-mod-stream`, then `systemctl disable --now nginx`: "
-    "sealserve runs an NGINX of its own."
+    "On Debian or Ubuntu, run `apt-get install nginx libnginx-mod-stream`, then `systemctl disable --now nginx`: "
+    "sealserve starts its own NGINX."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class NginxProgram:
-    """An NGINX that can pass TLS through.
+    """An NGINX program that can pass TLS through.
 
     Attributes:
         path: The program.
         version: Its version.
-        stream_module: The module to load, or None where it is built in.
+        stream_module: The module to load, or None if it is built in.
     """
 
     path: Path
@@ -37,14 +37,14 @@ class NginxProgram:
     stream_module: Path | None
 
     def command(self, config: NginxConfig, *, config_file: Path | None = None) -> list[str]:
-        """Return the command that runs NGINX in the foreground, away from the distribution's files and logs.
+        """Return the command that runs NGINX in the foreground, independently of the distribution's files and logs.
 
         Args:
-            config: What was rendered.
-            config_file: Another file than ``config.config_file``.
+            config: The rendered configuration.
+            config_file: A different file than ``config.config_file``.
         """
         command = [str(self.path), "-p", str(config.run_folder), "-c", str(config_file or config.config_file)]
-        if self.version >= _FIRST_WITH_ERROR_LOG_OPTION:  # without it, it first opens the log it was built with
+        if self.version >= _FIRST_WITH_ERROR_LOG_OPTION:  # older versions first open the log path from their build
             command += ["-e", str(config.error_log)]
         return command
 
@@ -52,27 +52,27 @@ class NginxProgram:
         """Let NGINX check the configuration file.
 
         Args:
-            config: What was rendered.
-            config_file: Another file than ``config.config_file``.
+            config: The rendered configuration.
+            config_file: A different file than ``config.config_file``.
 
         Raises:
-            UnavailableError: `ingress.config-refused`: It refuses it; the message is NGINX's.
+            UnavailableError: `ingress.config-refused` if NGINX rejects it. The message contains NGINX's reason.
         """
         command = [*self.command(config, config_file=config_file), "-t", "-q"]
         result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if result.returncode != 0:
             raise IngressCode.CONFIG_REFUSED.error(
-                f"NGINX refuses its configuration: {last_message(result.stderr)}",
-                hint="A replica's host name must resolve on this machine.",
+                f"NGINX rejects its configuration: {last_message(result.stderr)}",
+                hint="Check that the host name of each replica resolves on this machine.",
             )
 
 
 def find_nginx() -> NginxProgram:
-    """Return this machine's NGINX, from PATH or where distributions put it.
+    """Return this machine's NGINX, from PATH or the usual folders of distributions.
 
     Raises:
-        UnavailableError: `ingress.nginx-missing`: There is none, or it is older than 1.18.
-        UnavailableError: `ingress.stream-module-missing`: It has no stream module with ``ssl_preread``.
+        UnavailableError: `ingress.nginx-missing` if it is not installed, or is older than 1.18.
+        UnavailableError: `ingress.stream-module-missing` if it has no stream module with ``ssl_preread``.
     """
     search = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
     path = shutil.which("nginx", path=search)
@@ -83,30 +83,31 @@ def find_nginx() -> NginxProgram:
 
 
 def describe_build(path: Path, text: str) -> NginxProgram:
-    """Return what ``nginx -V`` says of the program at ``path``.
+    """Return the properties of the program at ``path`` from the output of ``nginx -V``.
 
     Args:
         path: The program.
-        text: What it printed.
+        text: The output.
 
     Raises:
-        UnavailableError: `ingress.nginx-missing`, `ingress.stream-module-missing`: As `find_nginx`.
+        UnavailableError: `ingress.nginx-missing`, `ingress.stream-module-missing`: as for `find_nginx`.
     """
     found = re.search(r"nginx version: \S+/(\d+)\.(\d+)\.(\d+)", text)
     if found is None:
         raise IngressCode.NGINX_MISSING.error(
-            f"{path} does not tell its version, as NGINX does with -V.", hint=_INSTALL
+            f"{path} is not NGINX: `{path} -V` does not print NGINX's version.", hint=_INSTALL
         )
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < _OLDEST:
         raise IngressCode.NGINX_MISSING.error(
-            f"{path} is NGINX {'.'.join(map(str, version))}; 1.18 or later is needed.", hint=_INSTALL
+            f"{path} is too old: expected NGINX 1.18 or later, got {'.'.join(map(str, version))}.", hint=_INSTALL
         )
     _, _, arguments = text.partition("configure arguments:")
     options = dict(argument.partition("=")[::2] for argument in shlex.split(arguments))
     if "--with-stream" not in options or "--with-stream_ssl_preread_module" not in options:
         raise IngressCode.STREAM_MODULE_MISSING.error(
-            f"{path} was built without its stream and ssl_preread modules.", hint=f"Use another build. {_INSTALL}"
+            f"{path} was built without its stream and ssl_preread modules.",
+            hint=f"Use a build that has them. {_INSTALL}",
         )
     if options["--with-stream"] != "dynamic":
         return NginxProgram(path, version, None)
@@ -115,14 +116,14 @@ def describe_build(path: Path, text: str) -> NginxProgram:
         if (module := folder / _MODULE).is_file():
             return NginxProgram(path, version, module)
     raise IngressCode.STREAM_MODULE_MISSING.error(
-        f"NGINX is installed ({path}), but its stream module is not: there is no {folders[0] / _MODULE}.", hint=_INSTALL
+        f"{path} lacks NGINX's stream module: {folders[0] / _MODULE} does not exist.", hint=_INSTALL
     )
 
 
 def last_message(text: str) -> str:
-    """Return the last thing of weight in NGINX's output or log, without its time stamp."""
+    """Return the last important message in NGINX's output or log, without its timestamp."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     weighty = [line for line in lines if "[emerg]" in line or "[alert]" in line or "[crit]" in line]
-    chosen = (weighty or lines or ["it said nothing."])[-1]
+    chosen = (weighty or lines or ["it printed no reason."])[-1]
     _, found, message = chosen.partition("[emerg] ")
     return message if found else chosen

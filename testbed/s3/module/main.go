@@ -1,5 +1,5 @@
-// An S3-compatible store for tests: a folder's sub-folders are its buckets, and every request must be signed.
-// The whole program of versitygw has other backends too, which take most of the time to build.
+// An S3-compatible store for tests. The subfolders of a folder are its buckets, and every request must be signed.
+// The full versitygw program also has other backends, which take most of the build time.
 package main
 
 import (

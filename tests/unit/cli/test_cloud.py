@@ -8,7 +8,7 @@ from sealserve.terms import Cloud
 def test_the_clouds_are_listed_with_what_has_to_be_known_today(cli: CommandLine) -> None:
     text = cli.bare("cloud", "list").out
     assert all(cloud in text for cloud in Cloud)
-    assert "Since 2026-11-01 no new subscription gets it" in text
+    assert "New subscriptions cannot use it since 2026-11-01" in text
     assert [row["cloud"] for row in cli.bare("cloud", "list", "--json").json] == list(Cloud)
 
 

@@ -39,7 +39,7 @@ def test_nothing_runs(cli: CommandLine) -> None:
     assert cli.json("down", "--yes") == {"stopped": []}
     error = cli.error("scale", "2")
     assert (error["code"], error["status"]) == ("target.not-up", 2)
-    assert error["message"] == "There are no replicas to scale."
+    assert error["message"] == "it has no replicas to scale."
 
 
 def test_a_file_with_former_keys_works_and_names_the_new_ones_once(cli: CommandLine) -> None:
@@ -75,7 +75,7 @@ def test_more_replicas_than_a_target_can_run(cli: CommandLine, arguments: tuple[
     result = cli(*arguments)
     assert result.status == 2
     assert result.err.startswith(f"error[target.unsupported]: {message}")
-    assert "Ask for at most " in result.err
+    assert "Request at most " in result.err
 
 
 def test_a_target_that_is_not_there(cli: CommandLine) -> None:
@@ -117,7 +117,7 @@ def test_a_taken_port_starts_nothing(
     assert (error["code"], error["status"]) == ("port.taken", 4)
     key = {"collateral": "broker.collateral_url"}.get(section, f"{section}.port")
     assert error["message"].startswith(f"Port {taken} at 127.0.0.1, for ")
-    assert f"({key}), is taken by another program" in error["message"]
+    assert f"({key}), is in use by another program" in error["message"]
     assert "ss -ltnp" in error["hint"]
     assert CommandLine(capsys, site.directory)("status", "--json").json["parts"] == []
 

@@ -103,5 +103,9 @@ def test_a_cluster_that_is_away(cli: CommandLine, site: Site, monkeypatch: pytes
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     done = cli("doctor", "host", "--target", "kubernetes", "--production", "--json")
     (row,) = [row for row in done.json if row["code"] == "host.cluster-api"]
-    assert (done.status, row["verdict"], row["remedy"]) == (4, "missing", "Set KUBECONFIG to the cluster's file.")
+    assert (done.status, row["verdict"], row["remedy"]) == (
+        4,
+        "missing",
+        "Set KUBECONFIG to the cluster's kubeconfig file.",
+    )
     assert "Missing: cluster API." in cli("doctor", "--target", "kubernetes").err

@@ -239,5 +239,5 @@ def test_a_preset_describes_a_clouds_machines(bare: CommandLine) -> None:
 
 def test_a_preset_says_what_it_cannot_know(bare: CommandLine) -> None:
     result = bare("init", "--preset", "azure-dcsv3", "--platform", "simulated")
-    assert "no new subscription gets it" in result.err
+    assert "New subscriptions cannot use it" in result.err
     assert deployment.read(bare.directory / "sealserve.toml").platform is terms.PlatformKind.SIMULATED

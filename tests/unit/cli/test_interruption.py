@@ -112,7 +112,7 @@ def test_down_says_what_is_left(cli: CommandLine, ready: Site, impatient: Callab
 class Failing(Impatient):
     """A target one of whose parts does not start."""
 
-    error: Exception = ProcessEndedError("replica-0 ended: error[test]", hint="Its log: x")
+    error: Exception = ProcessEndedError("replica-0 ended before it was ready: error[test]", hint="Its log: x")
 
     def up(self, _bundle: object, replicas: int) -> None:
         self.parts += ["broker", *(f"replica-{index}" for index in range(replicas))]
@@ -140,7 +140,7 @@ def test_what_a_failed_start_left_is_stopped_again(cli: CommandLine, ready: Site
     assert result.status == 4
     assert failing.undone == ["broker", "replica-0"]
     assert "It failed: stopped broker, replica-0 again. `sealserve logs` shows their logs.\n" in result.err
-    assert result.err.endswith("error[process.ended]: replica-0 ended: error[test]\n  Its log: x\n")
+    assert result.err.endswith("error[process.ended]: replica-0 ended before it was ready: error[test]\n  Its log: x\n")
     assert cli.error("up")["code"] == "process.ended"  # a program gets the error alone
     failing.undone, failing.error = [], OSError(28, "No space left on device", "/x")
     assert cli.error("up")["code"] == "file.refused"

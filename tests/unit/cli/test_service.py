@@ -87,7 +87,7 @@ def test_no_systemd(cli: CommandLine, manager: Systemd) -> None:
     manager.runtime.rmdir()
     error = cli.error("service", "install", "broker")
     assert (error["code"], error["status"]) == ("service.no-systemd", 4)
-    assert "The service manager does not run" in error["message"]
+    assert "systemd's service manager does not run" in error["message"]
     assert "--print" in error["hint"]
     assert not manager.units.exists()
 

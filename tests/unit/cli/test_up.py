@@ -100,6 +100,17 @@ def test_without_a_change_nothing_is_built(cli: CommandLine, ready: Site, target
     assert names(ready) == [first]
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--dry-run",)], ids=" ".join)
+def test_every_dangerous_setting_causes_a_warning(cli: CommandLine, ready: Site, arguments: tuple[str, ...]) -> None:
+    ready.build_release()
+    assert "weakens security" not in cli("up", *arguments).err
+    change(ready, "kubernetes.broker.dangerous_inside", "true")
+    change(ready, "model.dangerous_operations", '["PrintV2"]')
+    warnings = cli("up", "--keep-release", *arguments).err
+    assert "weakens security: kubernetes.broker.dangerous_inside = true. Meaning: whether the broker runs" in warnings
+    assert "weakens security: model.dangerous_operations = PrintV2 (model 'half-plus-two')" in warnings
+
+
 def test_a_changed_setting_needs_a_word_where_nobody_can_answer(
     cli: CommandLine, ready: Site, target: type[Rolling]
 ) -> None:
@@ -399,7 +410,7 @@ def test_a_failed_roll_out_is_tried_again(cli: CommandLine, ready: Site, target:
     first = ready.build_release().folder.name
     cli.ok("up")
     change(ready, "server.threads", "2")
-    target.error = ProcessEndedError("replica-0 ended: error[test]")
+    target.error = ProcessEndedError("replica-0 ended before it was ready: error[test]")
     assert cli.error("up", "--yes")["code"] == "process.ended"
     states = {row["name"]: row["state"] for row in cli.json("broker", "releases")}
     assert states[first] == "active"  # it goes on serving

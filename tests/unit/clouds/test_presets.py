@@ -77,11 +77,11 @@ def test_a_region_is_checked() -> None:
     assert service.address("b") == "https://b.example.com/"
     with raises(CloudsCode.CLOUD_REGION) as caught:
         service.address("c")
-    assert caught.value.message == "There is no attestation service in region 'c'."
-    assert caught.value.hint == "--region takes: a, b."
+    assert caught.value.message == "The cloud has no attestation service in region 'c'."
+    assert caught.value.hint == "Set --region to one of a, b."
     with raises(CloudsCode.CLOUD_REGION) as caught:
         service.address(None)
-    assert caught.value.message == "The region must be named."
+    assert caught.value.message == "The cloud's attestation service depends on the region"
     assert caught.value.code == "cloud.region"
 
 

@@ -31,13 +31,13 @@ def test_a_range_without_a_free_port_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_taken_port_is_told_with_what_it_was_meant_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is taken") as caught:
+        with pytest.raises(PortTakenError, match=f"Port {port} at 127.0.0.1, for the broker, is in use") as caught:
             ports.require_free(port, "the broker")
     assert caught.value.code == "port.taken"
 
 
 def test_an_address_of_another_machine_is_told() -> None:
-    with raises(ClusterCode.PORT_UNUSABLE, match=r"at 192\.0\.2\.1 cannot be listened on") as caught:
+    with raises(ClusterCode.PORT_UNUSABLE, match=r"No program can listen on port 4433 at 192\.0\.2\.1") as caught:
         ports.is_free(4433, "192.0.2.1")  # RFC 5737: nobody's
     assert caught.value.code == "port.unusable"
 

@@ -58,7 +58,7 @@ def test_the_target_in_use_is_found_again(site: Site, moon: list[str]) -> None:
 def test_a_deployment_runs_on_one_target(site: Site, moon: list[str]) -> None:
     targets.claim(site.workspace, "moon")
     moon.append("crater")
-    with raises(ClusterCode.TARGET_BUSY, match="runs on the target 'moon' already") as caught:
+    with raises(ClusterCode.TARGET_BUSY, match="already runs on the target 'moon'") as caught:
         targets.claim(site.workspace, "local")
     assert "sealserve down" in str(caught.value.hint)
     moon.clear()  # what has ended is in nobody's way

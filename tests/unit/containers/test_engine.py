@@ -12,7 +12,7 @@ from sealserve.containers.engine import Engine, EngineAbsentError, EngineRefused
 
 def test_no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with raises(ContainersCode.DOCKER_MISSING, match="no `docker` on this machine") as caught:
+    with raises(ContainersCode.DOCKER_MISSING, match="program `docker` is not installed") as caught:
         Engine()
     assert caught.value.code == "docker.missing"
     assert "apt-get install docker.io" in str(caught.value.hint)

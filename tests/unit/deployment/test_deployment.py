@@ -36,7 +36,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(text: str, key: str,
 
 
 def test_a_key_like_none_lists_the_known_ones() -> None:
-    with raises(DeploymentCode.UNKNOWN_KEY, match="Known here: kind, replicas"):
+    with raises(DeploymentCode.UNKNOWN_KEY, match="Use a key of this table: kind, replicas"):
         deployment.parse(MINIMAL + "[target]\nzzz = 1\n")
 
 
@@ -51,11 +51,11 @@ def test_a_key_like_none_lists_the_known_ones() -> None:
         ("[model]\nname = '../evil'\n", "model.name"),
         (
             MINIMAL + "[server]\nrest = true\n[service]\nrest_port = 8500\n",
-            "service.rest_port: REST needs a port of its own: service.port is 8500 too",
+            "service.rest_port: REST requires its own port, and service.port is also 8500",
         ),
         (
             MINIMAL + "[server]\nrest = true\nkind = 'tensorflow-serving'\n",
-            "rest: TensorFlow Serving's binary has no TLS for its REST API",
+            "rest: TensorFlow Serving's binary does not support TLS for the REST API",
         ),
         (MINIMAL + "[server]\nrest = true\nmetrics_port = 8501\n", "replicas already use port 8501 for requests"),
         (MINIMAL + "[server]\nmetrics_port = 8500\n", "replicas already use port 8500 for requests"),
@@ -98,9 +98,9 @@ def test_no_value_becomes_another_one(section: str, line: str, message: str) -> 
 
 
 def test_a_date_is_no_value() -> None:
-    with raises(DeploymentCode.INVALID_VALUE, match=r"a date \(2026-11-28\) stands where") as caught:
+    with raises(DeploymentCode.INVALID_VALUE, match=r"dates are not supported, got 2026-11-28") as caught:
         deployment.parse(MINIMAL + "[images]\ntag = 2026-11-28\n")
-    assert caught.value.hint == "Put it in quotation marks."
+    assert caught.value.hint == "Put the value in quotation marks."
 
 
 def test_a_misspelt_key_is_told_before_the_one_that_is_missing() -> None:
@@ -278,9 +278,9 @@ def test_what_must_be_an_ip_address(section: str, key: str, address: str) -> Non
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('ip_families = ["IPv4", "IPv4"]', "each IP family may be named once"),
+        ('ip_families = ["IPv4", "IPv4"]', "expected each IP family at most once"),
         ('ip_families = ["IPv5"]', "'IPv4' or 'IPv6'"),
-        ("dns_labels = {}", "every pod of kubernetes.dns.namespace would be reachable"),
+        ("dns_labels = {}", "pods could reach every pod of kubernetes.dns.namespace"),
         ('dns_addresses = ["node-local"]', "dns_addresses"),
         ('run_as_user = "root"', "run_as_user"),
         ("run_as_user = 0", "run_as_user"),
@@ -315,13 +315,13 @@ def test_a_key_management_service_is_described_whole(tmp_path: Path) -> None:
     (tmp_path / "sealserve.toml").write_text(MINIMAL + keystore)
     assert deployment.read(tmp_path / "sealserve.toml").keystore.transit_token_file == tmp_path / "token"
     for text in ('kind = "transit"', 'transit_url = "https://vault:8200"'):
-        with raises(DeploymentCode.INVALID_VALUE, match="transit needs transit_url and transit_token_file"):
+        with raises(DeploymentCode.INVALID_VALUE, match="transit' requires transit_url and transit_token_file"):
             deployment.parse(f"{MINIMAL}[keystore]\n{text}\n")
 
 
 def test_metrics_of_tensorflow_servings_binary_would_have_no_tls() -> None:
     text = '[model]\nname = "m"\n[server]\nkind = "tensorflow-serving"\nmetrics_port = 9464\n'
-    with raises(DeploymentCode.INVALID_VALUE, match="has no TLS for its metrics"):
+    with raises(DeploymentCode.INVALID_VALUE, match="does not support TLS for metrics"):
         deployment.parse(text)
 
 

@@ -94,7 +94,7 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
     old, new = f"kubernetes.{name}", f"kubernetes.{table}.{key}"
     assert caught.value.code == "deployment.invalid-value"
     assert caught.value.message == f"sealserve.toml, line 4: {old} is the former name of {new}, and the file sets both."
-    assert caught.value.hint == f"Remove {old}, and keep {new}."
+    assert caught.value.hint == f"Remove {old} and keep {new}."
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_both_names_of_a_key_are_one_error(name: str) -> None:
         ("monitoring = 'yes'", "line 4: kubernetes.monitoring: expected true or false, got 'yes'."),
         ("node_selector = {sgx = 1}", "line 4: kubernetes.node_selector.sgx: expected text in quotation marks"),
         ('broker_naming = "coredns-hosts"',
-         "line 4: kubernetes.broker: naming = 'coredns-hosts' needs kubernetes.broker.ip"),
+         "line 4: kubernetes.broker: naming = 'coredns-hosts' requires kubernetes.broker.ip"),
         # A former key beside something else under the name of its table.
         ('store = "x"\nstorage_class = "nfs"', "line 4: kubernetes.store: expected a table, got 'x'."),
         ('cpu = "1"\n[[kubernetes.resources]]\ncpu = "2"', "line 5: kubernetes.resources: expected a table"),
@@ -128,7 +128,7 @@ def test_errors_of_former_keys(text: str, message: str) -> None:
         ('[kubernetes.resource]\ncpu = "1"', "kubernetes.resource", "'kubernetes.resources'?"),
         ('[kubernetes.resources]\nmemroy = "1Gi"', "kubernetes.resources.memroy", "'kubernetes.resources.memory'?"),
         ("[kubernetes.resources]\nq = 1", "kubernetes.resources.q",
-         "Known here: cpu, memory, epc, epc_resource, enclave_resource."),
+         "Use a key of this table: cpu, memory, epc, epc_resource, enclave_resource."),
     ],
 )  # fmt: skip
 def test_the_nearest_key_of_a_nested_table(text: str, key: str, hint: str) -> None:

@@ -29,7 +29,7 @@ def test_each_target_has_one_limit_and_says_why(kind: str, subnet: str, most: in
     assert caught.value.message.startswith(
         f"sealserve.toml, line 5: target.replicas: the target {kind} runs at most {most} replicas ({reason}"
     )
-    assert caught.value.message.endswith(f"), not {most + 1}.")
+    assert caught.value.message.endswith(f"), got {most + 1}.")
 
 
 def test_the_autoscaler_has_the_clusters_limit() -> None:
@@ -38,7 +38,7 @@ def test_the_autoscaler_has_the_clusters_limit() -> None:
 
 
 def test_a_subnet_has_room_for_one_replica_at_least() -> None:
-    with raises(DeploymentCode.INVALID_VALUE, match="it must hold 32 addresses: /27 or larger"):
+    with raises(DeploymentCode.INVALID_VALUE, match="expected at least 32 addresses: /27 or larger"):
         described("docker", 1, "10.213.0.0/28")
 
 

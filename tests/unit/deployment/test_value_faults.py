@@ -107,7 +107,7 @@ def _patterns(schema: object) -> Iterator[str]:
         ),
         (
             "[kubernetes.store]\naddresses = ['x']",
-            "kubernetes.store.addresses: an IP network in quotation marks is expected, such as 10.213.0.0/22 or",
+            "kubernetes.store.addresses: expected an IP network in quotation marks, such as 10.213.0.0/22 or",
             None,
         ),
         ("[enclave]\nsize = '8'", """expected "auto", or a size such as "512M" or "8G", got '8'.""", None),

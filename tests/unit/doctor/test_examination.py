@@ -53,12 +53,12 @@ def test_a_fresh_machine_lacks_nothing_that_simulation_needs() -> None:
     findings = examine(EVERY, None, None)
     assert not [finding for finding in findings if finding.verdict is Verdict.MISSING]
     found = by_name(findings)
-    assert found["owner", "workspace"].remedy == "`sealserve init` writes one"
+    assert found["owner", "workspace"].remedy == "create it with `sealserve init`"
     assert found["host", "nginx"].found == "/usr/sbin/nginx 1.22.1"
     assert found["host", "SGX"].verdict is Verdict.NOTE
-    assert "protect nothing from root" in found["host", "SGX"].found
+    assert "do not protect the model from root" in found["host", "SGX"].found
     assert "driver" in found["host", "SGX"].found
-    assert found["host", "SGX"].remedy.startswith("`sealserve doctor host --platform sgx`")
+    assert found["host", "SGX"].remedy.startswith("run `sealserve doctor host --platform sgx`")
     assert found["host", "private memory"].verdict is Verdict.OK
     assert [finding.name for finding in examine((Machine.USER,), None, None)] == ["Python"]
 
@@ -77,7 +77,7 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert simulated["owner", "TensorFlow"].verdict is Verdict.MISSING
     assert (
         simulated["owner", "TensorFlow"].remedy
-        == "`make setup`, or `pip install '.[server]'`, in a checkout of sealserve"
+        == "run `make setup`, or `pip install '.[server]'`, in a checkout of sealserve"
     )
     assert simulated["host", "nginx"].verdict is Verdict.MISSING
     assert simulated["host", "nginx"].remedy == "apt-get install nginx"
@@ -94,7 +94,9 @@ def test_each_missing_thing_has_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_clouds_machine_is_asked_for_the_clouds_pccs(tmp_path: Path) -> None:
     site = make_site(tmp_path, platform="sgx", target={"cloud": "azure-dcsv3"})
     found = by_name(examine((Machine.HOST,), site.workspace, site.deployment))
-    assert found["host", "cloud"].remedy == "sealserve cloud qcnl azure-dcsv3 | sudo tee /etc/sgx_default_qcnl.conf"
+    assert (
+        found["host", "cloud"].remedy == "run `sealserve cloud qcnl azure-dcsv3 | sudo tee /etc/sgx_default_qcnl.conf`"
+    )
 
 
 def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> None:
@@ -115,7 +117,7 @@ def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> 
     found = room()
     assert found is not None
     assert found.verdict is Verdict.NOTE
-    assert "enclaves (1) take" in found.found
+    assert "enclaves (1) use" in found.found
     (shipped / "enclave" / "replica-0.manifest.sgx").write_text("")
     assert room() is None
 
@@ -123,8 +125,8 @@ def test_the_enclaves_that_were_shipped_are_held_against_the_epc(site: Site) -> 
 def test_a_machine_that_is_ready_for_real_enclaves_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "CHECKS", ())
     found = by_name(examine((Machine.HOST,), None, None))
-    assert found["host", "SGX"].found.endswith("this machine has all that real ones need")
-    assert found["host", "SGX"].remedy == 'platform = "sgx"'
+    assert found["host", "SGX"].found.endswith("this machine meets all requirements of genuine enclaves")
+    assert found["host", "SGX"].remedy == 'set platform = "sgx" in sealserve.toml'
 
 
 def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
@@ -135,8 +137,8 @@ def test_the_owners_secrets_are_for_nobody_else(site: Site) -> None:
     site.workspace.owner.root.chmod(0o755)
     found = by_name(examine((Machine.OWNER,), site.workspace, site.deployment))
     assert found["owner", "workspace"].verdict is Verdict.MISSING
-    assert found["owner", "workspace"].found == "others can read owner, index-signing-key.pem"
-    assert found["owner", "workspace"].remedy == f"chmod -R go-rwx {site.workspace.owner.root}"
+    assert found["owner", "workspace"].found == "other users can read owner, index-signing-key.pem"
+    assert found["owner", "workspace"].remedy == f"run `chmod -R go-rwx {site.workspace.owner.root}`"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_sgx_that_the_bios_disables_is_told_from_no_sgx() -> None:
     disabled = replace(
         READY, processor=flags(), cpuid=sgx_support(hosts.reader(hosts.DISABLED_IN_BIOS)), epc_bytes=None
     )
-    assert host_checks.processor(disabled).found == "Intel(R) Xeon(R): it has SGX, which is not enabled"
+    assert host_checks.processor(disabled).found == "Intel(R) Xeon(R): SGX is supported but not enabled"
     assert "BIOS" in host_checks.processor(disabled).remedy
     assert host_checks.enclave_memory(disabled).verdict is MISSING
     none = replace(READY, processor=flags(), cpuid=sgx_support(hosts.reader(hosts.NO_SGX)))
@@ -77,11 +77,11 @@ def test_launch_control() -> None:
 @pytest.mark.parametrize(
     ("release", "verdict", "words"),
     [
-        ("4.19.91-24.1.al7.x86_64", MISSING, "too old: Gramine needs 5.11"),
+        ("4.19.91-24.1.al7.x86_64", MISSING, "too old: Gramine requires 5.11"),
         ("5.4.119-19-0009.1", MISSING, "too old"),
         ("5.10.134-16.al8.x86_64", MISSING, "too old"),
-        ("5.11.0", OK, "EDMM needs 6.0"),
-        ("5.15.0-1102-azure", OK, "EDMM needs 6.0"),
+        ("5.11.0", OK, "EDMM requires 6.0"),
+        ("5.15.0-1102-azure", OK, "EDMM requires 6.0"),
         ("6.6.98-40.2.tl4.x86_64", OK, "Linux 6.6.98"),
         ("", MISSING, "unknown"),
         ("not a version", MISSING, "not a version"),
@@ -96,7 +96,7 @@ def test_kernels(release: str, verdict: Verdict, words: str) -> None:
 def test_a_driver_that_was_taken_back_to_an_old_kernel_is_a_note() -> None:
     found = host_checks.kernel(replace(READY, kernel="5.10.134-16.al8.x86_64"))
     assert found.verdict is NOTE
-    assert "took back" in found.found
+    assert "backported" in found.found
     assert host_checks.kernel(replace(READY, kernel="5.10.134", fsgsbase=False)).verdict is MISSING
 
 
@@ -113,11 +113,11 @@ def test_device_nodes() -> None:
 
     assert driver(exists=False)[:2] == (
         MISSING,
-        "no /dev/sgx_enclave; /dev/isgx belongs to a driver that Gramine 1.9 has no use for",
+        "/dev/sgx_enclave does not exist; /dev/isgx belongs to an older driver that Gramine 1.9 does not support",
     )
-    assert driver(character_device=False)[2].endswith("rm /dev/sgx_enclave")
+    assert driver(character_device=False)[2].startswith("remove it with `rm /dev/sgx_enclave`")
     verdict, found, remedy = driver(usable=False, mode=0o660)
-    assert (verdict, found) == (MISSING, "/dev/sgx_enclave is there (mode 0660), and this user may not open it")
+    assert (verdict, found) == (MISSING, "/dev/sgx_enclave exists (mode 0660), but this user may not open it")
     assert "usermod" in remedy
 
 
@@ -154,11 +154,11 @@ def test_protected_memory_that_only_the_processor_tells_of(machine: hosts.Leaves
 def test_enclaves_that_do_not_fit_at_once_are_a_note() -> None:
     fits = host_checks.room(READY, [4 << 30, 4 << 30])
     assert fits is not None
-    assert (fits.verdict, fits.found) == (OK, "the newest release's enclaves (2) take 8.0 GiB of 8.0 GiB")
+    assert (fits.verdict, fits.found) == (OK, "the newest release's enclaves (2) use 8.0 GiB of 8.0 GiB")
     swapped = host_checks.room(READY, [8 << 30, 512 << 20])
     assert swapped is not None
     assert swapped.verdict is NOTE
-    assert "(2) take 8.5 GiB, and the EPC has 8.0 GiB" in swapped.found
+    assert "(2) use 8.5 GiB, but the EPC has 8.0 GiB" in swapped.found
     assert host_checks.room(READY, []) is None
     assert host_checks.room(replace(READY, epc_bytes=0), [1]) is None
 
@@ -179,11 +179,11 @@ def test_quotes_need_the_platforms_certificates() -> None:
 @pytest.mark.parametrize(
     ("pccs", "verdict", "words"),
     [
-        (Pccs(), MISSING, "no /etc/sgx_default_qcnl.conf"),
-        (Pccs(configured=True, reason="it names no PCCS"), MISSING, "it names no PCCS"),
+        (Pccs(), MISSING, "no PCCS is configured: /etc/sgx_default_qcnl.conf does not exist"),
+        (Pccs(configured=True, reason="it sets no PCCS"), MISSING, "it sets no PCCS"),
         (Pccs(url="https://p/", configured=True, reason="timed out"), MISSING, "https://p/ does not answer: timed out"),
         (Pccs(url="https://p/", configured=True, status=404), MISSING, "HTTP status 404"),
-        (Pccs(url="https://p/", configured=True), NOTE, "not asked"),
+        (Pccs(url="https://p/", configured=True), NOTE, "not contacted"),
     ],
 )
 def test_pccs(pccs: Pccs, verdict: Verdict, words: str) -> None:
@@ -206,7 +206,9 @@ def test_each_cloud_has_a_pccs_of_its_own(name: Cloud, url: str, verdict: Verdic
     found = host_checks.cloud(replace(READY, pccs=Pccs(url=url)), preset_of(name))
     assert found.verdict is verdict
     if verdict is NOTE:
-        assert found.remedy == f"sealserve cloud qcnl {name} --region REGION | sudo tee /etc/sgx_default_qcnl.conf"
+        assert (
+            found.remedy == f"run `sealserve cloud qcnl {name} --region REGION | sudo tee /etc/sgx_default_qcnl.conf`"
+        )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_gramine(version: str, verdict: Verdict) -> None:
     ("confinement", "verdict", "words"),
     [
         (Confinement(seccomp=0), OK, "not in a container; no seccomp"),
-        (Confinement(container=True, seccomp=2), NOTE, "in a container; a seccomp filter: gramine-sgx gets by"),
+        (Confinement(container=True, seccomp=2), NOTE, "in a container; a seccomp filter: gramine-sgx works"),
         (Confinement(apparmor="docker-default (enforce)"), NOTE, "AppArmor docker-default (enforce)"),
         (Confinement(seccomp=2, apparmor="p"), NOTE, "a seccomp filter, AppArmor p"),
     ],
@@ -238,9 +240,9 @@ def test_confinement(confinement: Confinement, verdict: Verdict, words: str) -> 
     [
         (Clock(skew=timedelta(seconds=31)), NOTE, "31 s ahead of the PCCS"),
         (Clock(skew=timedelta(minutes=-6)), MISSING, "360 s behind the PCCS"),
-        (Clock(synchronized=True), OK, "set by a time service"),
-        (Clock(synchronized=False), NOTE, "no time service has set it yet"),
-        (Clock(), NOTE, "nothing to compare it with"),
+        (Clock(synchronized=True), OK, "synchronized by a time service"),
+        (Clock(synchronized=False), NOTE, "not synchronized by a time service yet"),
+        (Clock(), NOTE, "no time source to compare with"),
     ],
 )
 def test_clock(clock: Clock, verdict: Verdict, words: str) -> None:

@@ -29,12 +29,12 @@ def test_people_read_facts_findings_and_what_to_try() -> None:
     assert "| flags | sgx sgx_lc |\n" in text
     assert "EPC 8589934592 B" in text
     assert "| Gramine | 1.9 at /usr/bin/gramine-sgx |\n" in text
-    assert "| missing | driver | no /dev/sgx_enclave (" in text
+    assert "| missing | driver | /dev/sgx_enclave does not exist (" in text
     assert text.count("- [ ] ") == len(STEPS)
     assert text.count("seen:") == len(STEPS)
     empty = host_report.as_text(HostFacts(), [])
     assert "| CPUID | not readable |" in empty
-    assert "| EPC | not said |" in empty
+    assert "| EPC | unknown |" in empty
 
 
 def test_programs_read_the_same() -> None:

@@ -90,7 +90,7 @@ def test_garbage_in_every_file(tmp_path: Path) -> None:
     assert found.epc_bytes is None
     assert found.processor.flags == frozenset()
     assert found.pccs.configured
-    assert "names no PCCS" in found.pccs.reason
+    assert "sets no PCCS" in found.pccs.reason
 
 
 def test_a_file_in_the_place_of_a_device(tmp_path: Path) -> None:

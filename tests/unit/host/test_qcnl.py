@@ -42,14 +42,14 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "names no PCCS: pccs_url is None"),
-        ("PCCS_URL=localhost:8081\n", "pccs_url is 'localhost:8081'"),
-        ('{"pccs_url": 7}', "pccs_url is 7"),
-        ('{"pccs_url": "file:///etc/passwd"}', "names no PCCS"),
-        ('{"pccs_url": "https://x/", "use_secure_cert": "yes"}', "use_secure_cert is 'yes'"),
-        ("{", "no JSON with comments"),
-        ("{" + '"a":[' * 40000, "no JSON with comments"),
-        ("// nothing\n[]", "holds list, not an object"),
+        ("", "as pccs_url, got nothing"),
+        ("PCCS_URL=localhost:8081\n", "as pccs_url, got 'localhost:8081'"),
+        ('{"pccs_url": 7}', "as pccs_url, got 7"),
+        ('{"pccs_url": "file:///etc/passwd"}', "sets no PCCS"),
+        ('{"pccs_url": "https://x/", "use_secure_cert": "yes"}', "as use_secure_cert, got 'yes'"),
+        ("{", "not valid JSON with comments"),
+        ("{" + '"a":[' * 40000, "not valid JSON with comments"),
+        ("// nothing\n[]", "expected a JSON object, got list"),
     ],
 )
 def test_what_is_no_configuration_is_refused(text: str, words: str) -> None:

@@ -41,7 +41,7 @@ def test_a_distributions_build_has_the_module_apart(tmp_path: Path) -> None:
 def test_a_module_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nginx_program, "_MODULE_FOLDERS", (str(tmp_path / "other"),))
     options = f"--modules-path={tmp_path} --with-stream=dynamic --with-stream_ssl_preread_module"
-    with raises(IngressCode.STREAM_MODULE_MISSING, match=r"stream module is not.*libnginx-mod-stream") as caught:
+    with raises(IngressCode.STREAM_MODULE_MISSING, match=r"lacks NGINX's stream module.*libnginx-mod-stream") as caught:
         describe_build(NGINX, build(options=options))
     assert caught.value.code == "ingress.stream-module-missing"
 
@@ -52,7 +52,7 @@ def test_a_build_without_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(build("1.17.10"), "NGINX 1.17.10; 1.18 or later"), ("hello", "does not tell its version")]
+    ("text", "message"), [(build("1.17.10"), "expected NGINX 1.18 or later, got 1.17.10"), ("hello", "is not NGINX")]
 )
 def test_a_build_that_cannot_be_used(text: str, message: str) -> None:
     with raises(IngressCode.NGINX_MISSING, match=message):
@@ -88,7 +88,7 @@ def test_what_nginx_says_of_a_configuration_is_passed_on(tmp_path: Path, config:
     program.write_text('#!/bin/sh\necho "nginx: [emerg] host not found in upstream \\"x:1\\"" >&2\nexit 1\n')
     program.chmod(0o755)
     with raises(
-        IngressCode.CONFIG_REFUSED, match='refuses its configuration: host not found in upstream "x:1"'
+        IngressCode.CONFIG_REFUSED, match='rejects its configuration: host not found in upstream "x:1"'
     ) as caught:
         NginxProgram(program, (1, 22, 1), None).check(config)
     assert caught.value.code == "ingress.config-refused"
@@ -98,4 +98,4 @@ def test_the_message_that_counts() -> None:
     log = "2026/11/23 18:00:00 [emerg] 7#7: bind() failed\n2026/11/23 18:00:01 [notice] 7#7: exit\n"
     assert last_message(log) == "7#7: bind() failed"
     assert last_message("a\nb\n") == "b"
-    assert last_message("") == "it said nothing."
+    assert last_message("") == "it printed no reason."

@@ -20,13 +20,13 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> 
 
 
 def running(workspace: Workspace) -> Sequence[str]:
-    """Return the roles of what runs of a workspace."""
+    """Return the roles of a workspace's containers."""
     fleet = Fleet(Engine(), project_name(workspace))
     return [container.role for container in fleet.containers()]
 
 
 def stop_all(workspace: Workspace, *, tell: Tell) -> Sequence[str]:
-    """Stop and remove every container and network of a workspace; return the roles. What they logged is kept."""
+    """Stop and remove every container and network of a workspace, and return the roles. Logs are retained."""
     fleet = Fleet(Engine(), project_name(workspace))
     stopped = []
     for container in fleet.containers():

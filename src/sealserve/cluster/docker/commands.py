@@ -1,4 +1,4 @@
-"""The arguments of ``docker`` that make networks and containers.
+"""Arguments of ``docker`` that create networks and containers.
 
 Source: docs.docker.com/reference/cli/docker/container/create, /network/create, /network/connect.
 """
@@ -26,7 +26,7 @@ FACT: str = "sealserve.fact."
 
 
 def network_create(network: Network, project: str) -> list[str]:
-    """Return how to make a network."""
+    """Return the arguments that create a network."""
     options = ["--internal", "--opt", f"{NO_HOST_ADDRESS}=true"] if network.internal else []
     return [
         "network", "create", "--driver", "bridge", "--subnet", str(network.subnet), *options,
@@ -35,13 +35,13 @@ def network_create(network: Network, project: str) -> list[str]:
 
 
 def network_connect(container: str, place: Attachment, project: str) -> list[str]:
-    """Return how to bring a container into a further network."""
+    """Return the arguments that connect a container to a further network."""
     aliases = [option for alias in place.aliases for option in ("--alias", alias)]
     return ["network", "connect", "--ip", place.address, *aliases, f"{project}-{place.network}", container]
 
 
 def container_create(container: Container, project: str) -> list[str]:
-    """Return how to make a container, in its first network; it is not started."""
+    """Return the arguments that create a container in its first network. They do not start it."""
     return [
         "container", "create", "--name", f"{project}-{container.name}", "--hostname", container.role,
         *(f"--label={name}={value}" for name, value in labels(container, project).items()),
@@ -64,18 +64,18 @@ def container_create(container: Container, project: str) -> list[str]:
 
 
 def labels(container: Container, project: str) -> dict[str, str]:
-    """Return what the target finds its containers by, and knows of them."""
+    """Return the labels by which the target finds its containers and their properties."""
     facts = {f"{FACT}{name}": value for name, value in container.facts.items()}
     return {PROJECT: project, ROLE: container.role, DIGEST: container.digest, **facts}
 
 
 def mount_option(mount: Mount) -> str:
-    """Return a bind mount, as ``--mount`` takes it."""
+    """Return a bind mount in the form that ``--mount`` accepts."""
     return f"type=bind,source={mount.source},target={mount.target}{',readonly' if mount.read_only else ''}"
 
 
 def tmpfs_option(tmpfs: Tmpfs, user: str) -> str:
-    """Return a memory file system that only ``user`` (``UID:GID``) can look into, as ``--tmpfs`` takes it."""
+    """Return a file system in memory that only ``user`` (``UID:GID``) can read, as a value of ``--tmpfs``."""
     uid, _, gid = user.partition(":")
     return f"{tmpfs.target}:size={tmpfs.size},mode=0700,uid={uid},gid={gid},noexec,nosuid,nodev"
 
@@ -87,7 +87,7 @@ def _place(networks: tuple[Attachment, ...], project: str) -> Iterator[str]:
     first = networks[0]
     yield from ("--network", f"{project}-{first.network}", "--ip", first.address)
     yield from (f"--network-alias={alias}" for alias in first.aliases)
-    yield from ("--dns", "127.0.0.1")  # what Docker's own DNS does not know is not asked elsewhere
+    yield from ("--dns", "127.0.0.1")  # names that Docker's own DNS does not resolve are not forwarded elsewhere
 
 
 def _published(port: Published) -> str:

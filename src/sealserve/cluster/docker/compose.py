@@ -1,4 +1,4 @@
-"""The deployment as a Compose file: ``docker compose up`` starts what ``sealserve up --target docker`` would.
+"""The deployment as a Compose file: ``docker compose up`` starts the same parts as ``sealserve up --target docker``.
 
 Source: github.com/compose-spec/compose-spec, spec.md.
 """
@@ -21,7 +21,7 @@ from sealserve.cluster.docker.parts import (
 
 _HEADING = """\
 # Written by `sealserve render docker`. Start it with `docker compose --file FILE up --detach --wait`.
-# Replicas have a network each: for more or fewer of them, render it again.
+# Each replica has its own network. To change the number of replicas, render this file again.
 """
 
 
@@ -30,8 +30,8 @@ def compose_file(project: str, networks: Sequence[Network], containers: Sequence
 
     Args:
         project: The project's name.
-        networks: All of the deployment's.
-        containers: All of them, each with all its networks, under their roles as service names.
+        networks: All networks of the deployment.
+        containers: All containers, each with all its networks. Their roles become the service names.
     """
     document = {
         "name": project,

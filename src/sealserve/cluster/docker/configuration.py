@@ -1,4 +1,4 @@
-"""The files that the containers read: NGINX's configuration, and a ``sealserve.toml`` that fits their networks."""
+"""Files that the containers read: NGINX's configuration, and a ``sealserve.toml`` that matches their networks."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE
 
 SECCOMP_FILE: Final = "gramine-direct-seccomp.json"
-_HIDDEN: Final = {"path"}  # where the owner keeps a model is no container's business
+_HIDDEN: Final = {"path"}  # containers do not need the location of the owner's plaintext model
 
 
 def write_configuration(
@@ -34,17 +34,17 @@ def write_configuration(
     broker: Upstream | None,
     needs_passphrase: bool = False,
 ) -> None:
-    """Write everything but NGINX's list of replicas; what is there already is replaced.
+    """Write all configuration files except NGINX's list of replicas. Existing files are replaced.
 
     Args:
-        layout: Says where.
-        described: The deployment as the containers see it.
-        served: What the replicas serve.
-        broker: Where the relay finds the broker, or None where the broker is here.
+        layout: The layout, which defines the location of the files.
+        described: The deployment from the containers' point of view.
+        served: The release that the replicas serve.
+        broker: The address at which the relay reaches the broker, or None if the broker runs on this machine.
         needs_passphrase: Whether the file of the broker's master key is encrypted under a passphrase.
 
     Raises:
-        InputError: `target.unsupported`: The broker's container could not open the keystore.
+        InputError: `target.unsupported` if the broker's container could not open the keystore.
     """
     if broker is None:
         keystore_files.check(layout.workspace, described.keystore, user=layout.user, needs_passphrase=needs_passphrase)
@@ -64,14 +64,14 @@ def write_front(
     *,
     ages: Sequence[int | None] = (),
 ) -> bool:
-    """Write NGINX's configuration; return whether it is another one than before.
+    """Write NGINX's configuration, and return whether it has changed.
 
     Args:
-        layout: Says where.
+        layout: The layout, which defines the location of the file.
         described: The deployment.
-        upstreams: The replicas; at least one.
-        rest: The same replicas' ports for REST; empty if it is off.
-        ages: After how many seconds each of the replicas drains a connection; None where that is not known.
+        upstreams: The replicas, at least one.
+        rest: The REST ports of the replicas. Empty if REST is off.
+        ages: Age in seconds at which each replica drains a connection. None where it is unknown.
     """
     config = NginxConfig(
         listen=layout.front_address,
@@ -93,7 +93,7 @@ def write_front(
 
 
 def write_seccomp(folder: Path) -> Path:
-    """Write the profile for gramine-direct into ``folder``, and return its path."""
+    """Write the seccomp profile for gramine-direct into ``folder``, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SECCOMP_FILE
     write_file(path, (json.dumps(gramine_direct_profile(), indent=1) + "\n").encode())
@@ -101,7 +101,7 @@ def write_seccomp(folder: Path) -> Path:
 
 
 def _make_readable(folder: Path) -> None:
-    """Make a folder that the containers' user can read whatever the umask is; nothing in it is secret."""
+    """Make a folder readable for the containers' user, independently of the umask. It contains no secret."""
     folder.mkdir(parents=True, exist_ok=True)
     for found in held(folder):
         if found.is_folder:
@@ -109,7 +109,7 @@ def _make_readable(folder: Path) -> None:
 
 
 def container_deployment(described: Deployment) -> str:
-    """Return the ``sealserve.toml`` of the containers: the broker listens in its networks; the vendor is in one."""
+    """Return the containers' ``sealserve.toml``: the broker listens in its networks and finds the vendor in one."""
     settings: dict[str, Any] = described.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["model"] = [
         {key: value for key, value in model.items() if key not in _HIDDEN} for model in settings["model"]
@@ -117,7 +117,7 @@ def container_deployment(described: Deployment) -> str:
     for name in keystore_files.FIELDS:
         if name in settings["keystore"]:
             settings["keystore"][name] = keystore_files.place(name)
-    settings[BROKER]["listen"] = EVERY_IPV4_ADDRESS  # in a container, whose networks are its own
+    settings[BROKER]["listen"] = EVERY_IPV4_ADDRESS  # the container's networks are private to the deployment
     if described.platform is PlatformKind.SIMULATED:
         settings[BROKER]["collateral_url"] = f"http://{PCS}:{SIMULATED_PCS_PORT}"
     return "# Written by `sealserve up --target docker`, for its containers.\n" + tomli_w.dumps(settings)

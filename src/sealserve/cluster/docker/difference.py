@@ -1,4 +1,4 @@
-"""What `up` would change on the Docker target, as text for a person."""
+"""The changes that `up` would make on the Docker target, as text for people."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from sealserve.cluster.docker.fleet import Running
 from sealserve.cluster.docker.parts import Container
 from sealserve.containers.engine import Image
 
-_SHORT: Final = 12  # digits of an image's id, as `docker images` shows it
+_SHORT: Final = 12  # number of digits of an image ID in the output of `docker images`
 _SETTINGS: Final = 8
 
 
@@ -16,9 +16,9 @@ def difference(found: Iterable[Running], described: Iterable[Container], images:
     """Return a unified diff with a line for each container: its release, its image, and a digest of its settings.
 
     Args:
-        found: The containers that there are.
-        described: The containers that there should be.
-        images: What the engine has under the names of the described images.
+        found: The existing containers.
+        described: The containers that should exist.
+        images: The engine's images by the names of the described images.
     """
     before = [
         _line(container.role, container.release, container.image, container.digest, ended=not container.is_running)
@@ -37,7 +37,7 @@ def _diff(before: Sequence[str], after: Sequence[str]) -> Iterable[str]:
 
 
 def _line(role: str, release: str, image: str, digest: str, *, ended: bool = False) -> str:
-    shown = image.rpartition(":")[2][:_SHORT] or "not there yet"
+    shown = image.rpartition(":")[2][:_SHORT] or "not available yet"
     parts = [f"release {release}"] if release else []
     parts += [f"image {shown}", f"settings {digest[:_SETTINGS]}", *(["not running"] if ended else [])]
     return f"{role}: {', '.join(parts)}\n"

@@ -1,4 +1,4 @@
-"""What the engine runs of a deployment, found by labels: the engine itself is the record, so nothing can be lost."""
+"""The containers and networks of a deployment, found by labels. The engine is the only record, so none can be lost."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _LAST_LINES: Final = 50
 
 
 def project_name(workspace: Workspace) -> str:
-    """Return the name that a workspace's containers and networks begin with: each workspace has another."""
+    """Return the prefix of a workspace's container and network names. It differs for each workspace."""
     folder = str(workspace.directory.resolve())
     return f"sealserve-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 
@@ -34,25 +34,25 @@ class Running:
     """A container that the engine has.
 
     Args:
-        id: The engine's.
+        id: The engine's ID.
         name: Its full name.
         role: Its role.
-        image: The id of its image.
-        digest: Of what it was described as.
-        release: A replica's release; empty for others.
-        rest_port: Where a replica listens for REST; None for others, and if REST is off.
-        connection_age: After how many seconds a replica drains a connection; None where that is not known.
+        image: The ID of its image.
+        digest: The digest of the description that it was created from.
+        release: The release that a replica serves. Empty for other containers.
+        rest_port: The port of a replica for REST. None for other containers, and if REST is off.
+        connection_age: Age in seconds at which a replica drains a connection. None where it is unknown.
         status: ``created``, ``running``, ``exited``, ...
         health: ``starting``, ``healthy``, ``unhealthy``, or empty.
-        ready: The command that succeeds in it when it is ready.
+        ready: The command that succeeds inside it when it is ready.
         pid: Its main process on this machine, or None.
         networks: The short names of its networks.
-        restarts: How often Docker has started it again.
-        started: When its last run began, as the engine writes it.
-        finished: When its last run ended; the year 1 if none did.
-        exit_status: What its last run ended with.
-        out_of_memory: Whether its last run ended because its memory ran out.
-        error: Why the engine could not start it; empty otherwise.
+        restarts: Number of restarts by Docker.
+        started: Start of its last run, as the engine writes it.
+        finished: End of its last run. The year 1 if no run has ended.
+        exit_status: Exit status of its last run.
+        out_of_memory: Whether its last run ended because it ran out of memory.
+        error: Why the engine could not start it. Empty otherwise.
         published: The ports of this machine that lead to it while it runs.
     """
 
@@ -79,7 +79,7 @@ class Running:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process runs; one that the engine starts again and again does not count."""
+        """Whether its process runs. A container that the engine keeps restarting does not count."""
         return self.status == "running"
 
     @property
@@ -93,8 +93,8 @@ class Fleet:
     """The containers and networks of one deployment.
 
     Args:
-        engine: Has them.
-        project: What their names begin with.
+        engine: The Docker engine.
+        project: The prefix of their names.
     """
 
     def __init__(self, engine: Engine, project: str) -> None:
@@ -102,23 +102,23 @@ class Fleet:
         self.project = project
 
     def containers(self) -> list[Running]:
-        """Return every container, in the order in which requests come."""
+        """Return every container, in display order: NGINX, the replicas, then the others."""
         ids = self._engine.labelled("container", f"{commands.PROJECT}={self.project}")
         return sorted(map(self._running, self._engine.inspect("container", *ids)), key=_order)
 
     def find(self, role: str) -> Running | None:
-        """Return the container that has a role, or None; of several, any."""
+        """Return a container with a role, or None. If several have the role, the first one is returned."""
         return next((container for container in self.containers() if container.role == role), None)
 
     def replicas(self) -> list[Running]:
-        """Return the containers of replicas, running or not."""
+        """Return the containers of replicas, including stopped ones."""
         return [container for container in self.containers() if container.role.startswith(REPLICA)]
 
     def ensure_network(self, network: Network) -> None:
-        """Make a network unless it is there.
+        """Create a network unless it exists.
 
         Raises:
-            UnavailableError: `docker.subnet-taken`: Another network has its addresses.
+            UnavailableError: `docker.subnet-taken` if another network uses its addresses.
         """
         name = f"{self.project}-{network.name}"
         found = self._engine.inspect("network", name)
@@ -126,19 +126,19 @@ class Fleet:
             subnets = [config.get("Subnet") for config in found[0]["IPAM"]["Config"]]
             if subnets == [str(network.subnet)]:
                 return
-            self._engine.run("network", "rm", name)  # of an earlier docker.subnet
+            self._engine.run("network", "rm", name)  # created with a different docker.subnet
         try:
             self._engine.run(*commands.network_create(network, self.project))
         except EngineRefusedError as error:
             if "overlap" in error.message:
                 raise ClusterCode.DOCKER_SUBNET_TAKEN.error(
-                    f"Another network has addresses in {network.subnet}.",
-                    hint="Set docker.subnet in sealserve.toml to private addresses that nothing here uses.",
+                    f"The subnet {network.subnet} overlaps with another Docker network.",
+                    hint="Set docker.subnet in sealserve.toml to private addresses that are unused on this machine.",
                 ) from error
             raise
 
     def ensure(self, container: Container) -> Running:
-        """Make sure that a container runs as described: one that runs is left alone, another one is replaced."""
+        """Make a container run as described: keep a container that matches, and replace one that does not."""
         for found in self.containers():
             if found.role == container.role:
                 if self.fits(found, container):
@@ -147,7 +147,7 @@ class Fleet:
         return self.start(container)
 
     def fits(self, found: Running, described: Container) -> bool:
-        """Whether a container runs just as it is described now, with the image that has its name now."""
+        """Whether a container runs exactly as it is described, with the image that currently has the described name."""
         return (
             found.is_running
             and found.digest == described.digest
@@ -156,10 +156,10 @@ class Fleet:
         )
 
     def start(self, container: Container) -> Running:
-        """Make a container and start it. An image that a registry has is pulled; a name without one is never looked up.
+        """Create a container and start it. A missing image is pulled only if its name contains a registry or path.
 
         Raises:
-            InputError: `image.missing`: The engine has no image of a name that tells no registry.
+            InputError: `image.missing` if the engine lacks an image whose name contains no registry.
         """
         if "/" in container.image and self._engine.image(container.image) is None:
             self._engine.run("pull", "--quiet", container.image)
@@ -175,7 +175,7 @@ class Fleet:
         return self._running(self._engine.inspect("container", created)[0])
 
     def connect(self, container: Running, place: Attachment) -> None:
-        """Bring a container that runs into a further network, unless it is there."""
+        """Connect a running container to a further network, unless it is already connected."""
         if place.network not in container.networks:
             self._engine.run(*commands.network_connect(container.id, place, self.project))
 
@@ -183,8 +183,8 @@ class Fleet:
         """Wait until a container is ready.
 
         Raises:
-            UnavailableError: `container.ended`: It ended before; the message has the reason that it logged.
-            UnavailableError: `container.not-ready`: It was not ready in ``seconds``.
+            UnavailableError: `container.ended` if it ended before. The message contains the reason from its log.
+            UnavailableError: `container.not-ready` if it was not ready within ``seconds``.
         """
 
         def ended() -> bool:
@@ -193,28 +193,29 @@ class Fleet:
 
         if not wait_until(lambda: self.is_ready(container) or ended(), seconds=seconds, interval=_POLL_SECONDS):
             raise ClusterCode.CONTAINER_NOT_READY.error(
-                f"{container.role} was not ready in {seconds:.0f} s.", hint=f"Its log: `docker logs {container.name}`."
+                f"{container.role} was not ready within {seconds:.0f} s.",
+                hint=f"Read its log with `docker logs {container.name}`.",
             )
         if ended() and not self.is_ready(container):
             raise ClusterCode.CONTAINER_ENDED.error(
-                f"{container.role} ended: {self.last_error(container)}",
-                hint="Replicas that served go on. `sealserve up --rollback` returns to the release before."
+                f"{container.role} ended before it was ready: {self.last_error(container)}",
+                hint="Old replicas continue to serve. To return to the previous release, run `sealserve up --rollback`."
                 if container.role.startswith(REPLICA)
                 else None,
             )
 
     def is_ready(self, container: Running) -> bool:
-        """Return whether a container is ready now, which its health says only at the next check."""
+        """Return whether a container is ready now. The engine's health status changes only at the next check."""
         with suppress(EngineRefusedError):
             self._engine.run("container", "exec", container.id, "sh", "-c", container.ready)
             return True
         return False
 
     def reload_nginx(self, nginx: Running, *, seconds: float = 15) -> None:
-        """Let NGINX read its configuration again, and wait until new connections are handled by it.
+        """Make NGINX load its configuration again, and wait until new connections use it.
 
         Raises:
-            UnavailableError: `container.not-ready`: It did not take it in time.
+            UnavailableError: `container.not-ready` if it did not load the configuration before the timeout.
         """
         before = self._workers(nginx, WORKER_TITLE)
         self._engine.run("container", "kill", "--signal", "HUP", nginx.id)
@@ -222,20 +223,21 @@ class Fleet:
             lambda: bool(now := self._workers(nginx, WORKER_TITLE)) and not now & before, seconds=seconds
         ):
             raise ClusterCode.CONTAINER_NOT_READY.error(
-                f"NGINX did not take its new configuration within {seconds:.0f} s: {self.last_error(nginx)}"
+                f"NGINX did not load its new configuration within {seconds:.0f} s: {self.last_error(nginx)}",
+                hint=f"Read its log with `docker logs {nginx.name}`.",
             )
 
     def wait_drained(self, nginx: Running, *, seconds: float) -> bool:
-        """Wait until no connection is left that was there before the last reload; return whether that came about."""
+        """Wait until no connection from before the last reload is left. Return whether that happened in time."""
         return wait_until(lambda: not self._workers(nginx, DRAINING_TITLE), seconds=seconds, interval=_POLL_SECONDS)
 
     def remove(self, container: Running, *, log: Path | None = None, grace: int | None = None) -> None:
-        """Ask a container to end, wait as long as it may take, and remove it with all that is only its own.
+        """Stop a container, wait for its grace period at most, and remove it with its anonymous volumes.
 
         Args:
-            container: Which.
-            log: Where what it logged is kept; None if it is not.
-            grace: Seconds that it gets; None for its own time.
+            container: The container.
+            log: File to save its log to. None discards the log.
+            grace: Seconds before it is killed. None for its own setting.
         """
         with suppress(EngineAbsentError):
             self._engine.run("container", "stop", *(["--time", str(grace)] if grace is not None else []), container.id)
@@ -246,7 +248,7 @@ class Fleet:
         self._discard(container.id)
 
     def remove_networks(self, *names: str) -> None:
-        """Remove the deployment's networks of these short names, or all; whoever is in one leaves it first."""
+        """Remove the deployment's networks with these short names, or all, after disconnecting their containers."""
         for found in self._engine.inspect(
             "network", *self._engine.labelled("network", f"{commands.PROJECT}={self.project}")
         ):
@@ -258,23 +260,23 @@ class Fleet:
                     self._engine.run("network", "rm", found["Id"])
 
     def networks(self) -> set[str]:
-        """Return the short names of the networks that there are."""
+        """Return the short names of the existing networks."""
         ids = self._engine.labelled("network", f"{commands.PROJECT}={self.project}")
         return {found["Labels"][commands.NETWORK] for found in self._engine.inspect("network", *ids)}
 
     def last_error(self, container: Running) -> str:
-        """Return the last line of a container's log that tells of an error, else the last line."""
+        """Return the last line of a container's log with an error, or else the last line."""
         lines = [line for line in self.log(container, last=_LAST_LINES) if line.strip()]
         errors = [line for line in lines if "error[" in line or "[emerg]" in line]
-        return parse((errors or lines or ["it logged nothing."])[-1].strip()).text
+        return parse((errors or lines or ["its log is empty."])[-1].strip()).text
 
     def log(self, container: Running, *, last: int) -> Iterator[str]:
-        """Yield the last lines that a container logged."""
+        """Yield the last lines of a container's log."""
         with suppress(EngineAbsentError):
             yield from self._engine.run_merged("logs", "--tail", str(last), container.id).splitlines()
 
     def log_of_run(self, container: Running) -> Sequence[str]:
-        """Return the last lines that a container's present run has logged, each with the engine's time."""
+        """Return the last log lines of a container's current run, each with the engine's time."""
         since = ["--since", container.started] if container.started else []
         with suppress(EngineRefusedError):
             options = ["--timestamps", "--tail", str(_LAST_LINES), *since]

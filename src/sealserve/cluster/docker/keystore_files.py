@@ -1,4 +1,4 @@
-"""What the broker's container needs to open the keystore: the files that ``sealserve.toml`` names, each one mounted."""
+"""The files that the broker's container needs to open the keystore. Each file that a setting names is mounted."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ _LARGEST: Final = 64 * 2**10
 
 
 def place(name: str) -> str:
-    """Return where the broker's container has the file of a setting."""
+    """Return the path of a setting's file in the broker's container."""
     return f"{_PLACE}/{name}"
 
 
@@ -32,14 +32,14 @@ def mounts(settings: KeystoreSection) -> Iterator[Mount]:
 
 
 def version(settings: KeystoreSection) -> str:
-    """Return what changes when one of the files that the settings name is replaced; see `versions`."""
+    """Return a text that changes when a file that the settings name is replaced; see `versions`."""
     return versions(mount.source for mount in mounts(settings))
 
 
 def versions(files: Iterable[Path]) -> str:
-    """Return what changes when one of ``files`` is replaced: a mount continues to show the old file.
+    """Return a text that changes when one of ``files`` is replaced, since a mount would still show the old file.
 
-    It is not a digest, which would tell something of a secret.
+    The text is not a digest of the content, which would reveal information about a secret.
     """
     found = [path.stat() for path in files]
     return " ".join(f"{status.st_ino}:{status.st_mtime_ns}" for status in found)
@@ -54,14 +54,14 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str, needs_p
     """Check that the broker's container can open the keystore, before it starts.
 
     Args:
-        workspace: The owner's.
-        settings: How the keystore is opened.
-        user: Whom the container runs as, ``UID:GID``.
+        workspace: The owner's workspace.
+        settings: The keystore's settings.
+        user: The container's user, ``UID:GID``.
         needs_passphrase: Whether the file of the master key is encrypted under a passphrase.
 
     Raises:
-        InputError: `target.unsupported`: It cannot; the message says what to change.
-        SealserveError: A file with a secret cannot be read, or others can read it.
+        InputError: `target.unsupported` if it cannot. The message describes the required change.
+        SealserveError: A file with a secret cannot be read, or other users can read it.
     """
     uid = int(user.partition(":")[0])
     for mount in mounts(settings):
@@ -71,16 +71,16 @@ def check(workspace: Workspace, settings: KeystoreSection, *, user: str, needs_p
         read_private_bytes(mount.source, what="keystore's secret", limit=_LARGEST)
         if mount.source.stat().st_uid != uid:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
-                f"The broker's container runs as user {uid}, who cannot read {mount.source}.",
-                hint=f"chown {uid} {mount.source}: it stays 0600, and root still reads it.",
+                f"The broker's container runs as user {uid}, which cannot read {mount.source}.",
+                hint=f"Run `chown {uid} {mount.source}`. The mode stays 0600, and root can still read the file.",
             )
     if settings.transit_url is not None and is_loopback(urlsplit(settings.transit_url).hostname or ""):
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"keystore.transit_url is {settings.transit_url}: in the broker's container, that is the container itself.",
-            hint="Give the address or name at which other machines reach Vault or OpenBao, with https.",
+            f"keystore.transit_url is {settings.transit_url}: this address refers to the broker's container itself.",
+            hint="Set it to an https URL at which other machines reach Vault or OpenBao.",
         )
     if settings.passphrase_file is None and needs_passphrase:
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"{workspace.owner.master_key} needs a passphrase, and nobody can type it into the broker's container.",
-            hint="Name a file (0600) that has it: keystore.passphrase_file in sealserve.toml.",
+            f"{workspace.owner.master_key} requires a passphrase, which cannot be typed into the broker's container.",
+            hint="Set keystore.passphrase_file in sealserve.toml to a file (0600) with the passphrase.",
         )

@@ -1,4 +1,4 @@
-"""The Docker deployment: which networks and containers there are, and who can reach whom.
+"""The layout of the Docker deployment: its networks and containers, and their reachability.
 
 ::
 
@@ -6,12 +6,12 @@
                                      └────── link-1 ── replica-1
     link-0, link-1, ... ── broker ── collateral ── the simulated vendor's service (on SGX: a network that leads outside)
 
-Each replica is on a network of its own, where only NGINX, which listens on ``front`` alone, and the broker are beside
-it: so a replica reaches the broker and nothing else, neither another replica nor this machine nor the world. Addresses
-are fixed, so that NGINX finds a replica again that was restarted; names are resolved by Docker's own DNS.
+Each replica has its own network. Only NGINX and the broker are also on this network, and NGINX listens only on
+``front``. So a replica can reach the broker, but no other replica, not this machine and no outside address. IP
+addresses are fixed, so that NGINX finds a restarted replica again. Docker's own DNS resolves names.
 
-Where this machine is only the host, a relay takes the broker's place on these networks: NGINX again, which passes the
-connection on, byte for byte, to the broker on its own machine.
+On a machine that is only the host, a relay takes the broker's place on these networks. The relay is also NGINX. It
+forwards each connection, byte for byte, to the broker on its own machine.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ from sealserve.terms import EVERY_IPV4_ADDRESS, PlatformKind
 from sealserve.workspace import DEPLOYMENT_FILE, FOLDER, Workspace
 
 RELAY: Final = "relay"
-_TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own
+_TEMPORARY: Final = "/tmp"  # noqa: S108  # the container's own folder
 _READY: Final = ("--ready-file", f"{_TEMPORARY}/ready")
 _NGINX_ADDRESS: Final = 2
 _BROKER_ADDRESS: Final = 3
@@ -58,16 +58,16 @@ _REPLICA_ADDRESS: Final = 4
 
 
 class ContainerLayout:
-    """What runs where.
+    """The networks and containers of a deployment.
 
     Args:
-        workspace: With the parts of the machines that this one is.
-        deployment: What it describes.
-        broker_here: Whether the owner's broker is a container here; else a relay to it takes its place.
-        user: Whom the containers run as, ``UID:GID``.
-        folder: Where the configuration files of NGINX and of the containers are.
-        groups: Further groups of a replica's user, for its devices.
-        seccomp: For gramine-direct, the file with what it may call.
+        workspace: The workspace, with the folders of the roles that this machine has.
+        deployment: The deployment that the workspace describes.
+        broker_here: Whether the owner's broker runs as a container here. If not, a relay to it takes its place.
+        user: The containers' user, ``UID:GID``.
+        folder: The folder with the configuration files of the containers.
+        groups: Supplementary group IDs of a replica's user, for its devices.
+        seccomp: For gramine-direct, the file with the seccomp profile.
     """
 
     def __init__(
@@ -96,17 +96,17 @@ class ContainerLayout:
 
     @property
     def workspace(self) -> Workspace:
-        """With the parts of the machines that this one is."""
+        """The workspace, with the folders of the roles that this machine has."""
         return self._workspace
 
     @property
     def user(self) -> str:
-        """Whom the containers run as, ``UID:GID``."""
+        """The containers' user, ``UID:GID``."""
         return self._user
 
     @property
     def folder(self) -> Path:
-        """Where the containers' configuration files are on this machine."""
+        """The folder on this machine with the containers' configuration files."""
         return self._folder
 
     @property
@@ -116,7 +116,7 @@ class ContainerLayout:
 
     @property
     def collateral(self) -> Network:
-        """Where the broker asks for collateral, or the relay reaches the broker.
+        """The network where the broker requests collateral, or where the relay reaches the broker.
 
         It is internal in simulation, unless the broker needs a key management service.
         """
@@ -132,17 +132,17 @@ class ContainerLayout:
 
     @property
     def links(self) -> range:
-        """The numbers that replicas' networks may have."""
+        """The possible numbers of replicas' networks."""
         return range(self._deployment.docker.networks - SHARED_NETWORKS)
 
     @property
     def front_address(self) -> str:
-        """Where NGINX listens: on its own network only, so that no replica reaches it."""
+        """The address that NGINX listens on. It is on NGINX's own network, so that no replica can reach it."""
         return str(self.front.address(_NGINX_ADDRESS))
 
     @property
     def network_owner(self) -> str:
-        """The role of what replicas connect to: the broker, or the relay to it."""
+        """The role of the container that replicas connect to: the broker, or the relay to it."""
         return BROKER if self._broker_here else RELAY
 
     def upstream(self, number: int) -> str:
@@ -150,21 +150,21 @@ class ContainerLayout:
         return str(self.link(number).address(_REPLICA_ADDRESS))
 
     def nginx_on(self, number: int) -> Attachment:
-        """Return NGINX's place on a link."""
+        """Return NGINX's address on a link."""
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_NGINX_ADDRESS)))
 
     def network_owner_on(self, number: int, served: Served) -> Attachment:
-        """Return the place of the broker, or the relay, on a link: under the measured name."""
+        """Return the address of the broker or the relay on a link, with the measured name as its alias."""
         link = self.link(number)
         return Attachment(network=link.name, address=str(link.address(_BROKER_ADDRESS)), aliases=(served.broker[0],))
 
     def nginx(self, served: Served) -> Container:
-        """Return the container of NGINX. It holds no key; its configuration is replaced while it runs.
+        """Return the container of NGINX. It holds no key. Its configuration is replaced while it runs.
 
         Args:
-            served: What it forwards to. Its port for REST is published if this release has REST. Docker publishes ports
-                only when a container is created: if REST is turned on or off, NGINX is replaced.
+            served: The release that it forwards to. The REST port is published if this release has REST. Docker
+                publishes ports only when it creates a container. So NGINX is replaced when REST is turned on or off.
         """
         service = self._deployment.service
         published = [Published(address=service.listen, port=service.port, target=SERVICE_PORT)]
@@ -183,7 +183,7 @@ class ContainerLayout:
         )
 
     def services(self, served: Served) -> Iterator[Container]:
-        """Yield what replicas need, in the order in which it should start."""
+        """Yield the services that replicas need, in the order in which they should start."""
         if self._broker_here:
             if self.simulated:
                 yield self._pcs()
@@ -197,9 +197,9 @@ class ContainerLayout:
         """Return the container of a replica.
 
         Args:
-            index: Which replica.
-            number: Of its link.
-            served: What it serves.
+            index: The replica's number.
+            number: The number of its link.
+            served: The release that it serves.
         """
         link = self.link(number)
         described = describe_replica(
@@ -241,7 +241,7 @@ class ContainerLayout:
         )
 
     def _source(self, content: Content, served: Served) -> Path:
-        """Return where this machine has what a replica finds at a path."""
+        """Return the path on this machine of a mount's content."""
         match content:
             case Content.SETTINGS:
                 return self._folder / DEPLOYMENT_FILE
@@ -259,7 +259,7 @@ class ContainerLayout:
             image=self._image(ImageName.BROKER),
             command=("broker", "run", "--directory", WORKSPACE_FOLDER, *_READY),
             networks=(Attachment(network=self.collateral.name, address=str(self.collateral.address(_BROKER_ADDRESS))),),
-            # It sees the files that it needs, and no folder in which another key, a model or a release could lie.
+            # It sees only the files that it needs, and no folder that could contain another key, a model or a release.
             mounts=(
                 *self._own_mounts(),
                 *(Mount(source=path, target=f"{place}/{path.name}") for path in self._broker_files()),
@@ -282,7 +282,7 @@ class ContainerLayout:
         )
 
     def _broker_files(self) -> list[Path]:
-        """Return the broker's keys. Where a service holds the master key, there is no file of it."""
+        """Return the files of the broker's keys. If a key service holds the master key, its file does not exist."""
         owner = self._workspace.owner
         return [path for path in (owner.master_key, owner.audit_signing_key) if path.is_file()]
 
@@ -349,12 +349,12 @@ class ContainerLayout:
 
 
 def free_links(layout: ContainerLayout, used: set[int]) -> Iterator[int]:
-    """Yield the numbers of links that no replica has."""
+    """Yield the numbers of links that no replica uses."""
     return (number for number in layout.links if number not in used)
 
 
 def first_links(layout: ContainerLayout, count: int) -> list[int]:
-    """Return the numbers of the links of a new deployment's replicas."""
+    """Return the link numbers for the replicas of a new deployment."""
     return list(islice(layout.links, count))
 
 

@@ -1,4 +1,4 @@
-"""Read the logs of several containers, and follow them."""
+"""Reads and follows the logs of several containers."""
 
 import queue
 import subprocess
@@ -20,12 +20,12 @@ _EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
 def container_logs(
     engine: Engine, containers: Mapping[str, tuple[str, str]], selection: LogSelection
 ) -> Iterator[LogLine]:
-    """Yield what containers logged, ordered by time; to follow, until all have ended.
+    """Yield the log lines of containers, ordered by time. When following, continue until all containers have ended.
 
     Args:
-        engine: Has them.
-        containers: The role and the name of each, by the container's id.
-        selection: Which lines.
+        engine: The Docker engine.
+        containers: The role and the name of each container, by its ID.
+        selection: Which lines to yield.
     """
     if selection.follow:
         return _follow(containers, selection)
@@ -39,7 +39,7 @@ def container_logs(
 def _finished(engine: Engine, timed: Timed, container: str, selection: LogSelection) -> Iterator[LogLine]:
     try:
         text = engine.run_merged("logs", *_options(selection), container)
-    except EngineAbsentError:  # it was removed meanwhile
+    except EngineAbsentError:  # the container was removed meanwhile
         return
     for line in text.split("\n")[:-1] if text.endswith("\n") else text.split("\n") if text else ():
         yield timed.line(line.encode())
@@ -50,7 +50,7 @@ def _options(selection: LogSelection) -> list[str]:
     if selection.last is not None:
         options += ["--tail", str(selection.last)]
     if selection.since is not None:
-        # The engine's clock has nanoseconds: a line of the same millisecond must not be lost.
+        # The engine's timestamps have nanoseconds. Subtract a millisecond so that no line of `since` is lost.
         options += ["--since", format_time(max(selection.since, _EARLIEST) - timedelta(milliseconds=1))]
     return options
 
@@ -76,7 +76,7 @@ def _follow(containers: Mapping[str, tuple[str, str]], selection: LogSelection) 
 
 
 def _read(stream: IO[bytes], timed: Timed, lines: "queue.Queue[LogLine | None]") -> None:
-    """Put the lines of a stream into a queue. The rest of a line that is too long becomes lines of its own."""
+    """Put the lines of a stream into a queue. The rest of an overlong line is put as separate lines."""
     while line := stream.readline(_BLOCK):
         lines.put(timed.line(line.rstrip(b"\n")))
     lines.put(None)

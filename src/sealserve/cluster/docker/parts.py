@@ -1,7 +1,7 @@
-"""What the Docker target is made of: networks and containers, as values. Compose files and commands are made of them.
+"""The networks and containers of the Docker target, as values. Compose files and commands are generated from them.
 
-Every container is confined alike: no capability, no new privileges, a read-only root file system, a user that is not
-root, a bounded log, a bounded number of processes.
+Every container has the same restrictions: no capabilities, no new privileges, a read-only root file system, a non-root
+user, a bounded log and a bounded number of processes.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from sealserve.terms import EVERY_ADDRESS
 
 LOG_FILES: Final = 3
 LOG_SIZE: Final = "10m"
-MOST_PROCESSES: Final = 4096  # threads count as well
+MOST_PROCESSES: Final = 4096  # threads also count
 REST_FACT: Final = "rest"
-"""The fact of a replica that names its REST port; a replica without REST does not have it."""
+"""The fact with a replica's REST port. A replica without REST lacks it."""
 AGE_FACT: Final = "connection-age"
-"""The fact of a replica that names after how many seconds it drains a connection."""
+"""The fact with the age in seconds at which a replica drains a connection."""
 NO_HOST_ADDRESS: Final = "com.docker.network.bridge.inhibit_ipv4"
-"""Docker gives the bridge no address: not even the host can be reached from the network (bridge network driver)."""
+"""Docker assigns no address to the bridge, so the network cannot reach even the host (bridge network driver)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network of the deployment's own.
+    """A network of the deployment.
 
     Args:
-        name: Short, such as ``link-0``.
-        subnet: Its addresses: eight.
-        internal: Whether nothing outside of it, the host included, can be reached from it.
+        name: A short name, such as ``link-0``.
+        subnet: Its eight addresses.
+        internal: Whether containers in it can reach nothing outside it, including the host.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Network:
     internal: bool
 
     def address(self, number: int) -> IPv4Address:
-        """Return one of its addresses; 1 is the gateway's."""
+        """Return one of its addresses. Number 1 is the gateway."""
         return self.subnet.network_address + number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """A container's place in a network: its fixed address, and the names that others find it by."""
+    """A container's membership in a network: its fixed address and its DNS names there."""
 
     network: str
     address: str
@@ -54,7 +54,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """A file or folder of this machine in a container."""
+    """A file or folder of this machine that is mounted into a container."""
 
     source: Path
     target: str
@@ -63,7 +63,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tmpfs:
-    """Memory that a container may write files to: only its user can look in. ``size`` is in bytes."""
+    """A writable folder in memory. Only the container's user can read it. ``size`` is in bytes."""
 
     target: str
     size: int
@@ -71,7 +71,7 @@ class Tmpfs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A port of this machine that leads to one of a container's."""
+    """A port of this machine that Docker forwards to a port of a container."""
 
     address: str
     port: int
@@ -79,9 +79,9 @@ class Published:
 
     @property
     def host_address(self) -> str | None:
-        """The address of this machine as Docker takes it; None for every address of both IP families.
+        """The address of this machine in Docker's form. None for every address of both IP families.
 
-        Docker publishes ``[::]`` for IPv6 alone. Without an address it publishes for both families.
+        Docker publishes ``[::]`` for IPv6 only. Without an address, it publishes for both families.
         """
         return None if self.address == EVERY_ADDRESS else self.address
 
@@ -91,22 +91,22 @@ class Container:
     """A container.
 
     Args:
-        name: Its name in the deployment: its role, and for a replica its release as well.
+        name: Its name in the deployment: its role, and for a replica also its release.
         role: ``broker``, ``nginx``, ``replica-0``, ...
         image: The image's name.
-        command: The arguments of its entry point.
-        networks: Where it is when it starts; the first one is where published ports lead to.
+        command: Arguments for its entry point.
+        networks: Its networks at the start. Published ports lead to the first one.
         mounts: Files of this machine.
-        tmpfs: Memory for files.
+        tmpfs: Writable folders in memory.
         published: Ports of this machine.
         devices: Devices of this machine.
-        groups: Further groups of its user, by number.
+        groups: Supplementary group IDs of its user.
         user: ``UID:GID``.
-        health: A command that succeeds when it is ready; it makes no connection.
-        grace: Seconds between the request to end and the end.
-        seccomp: A file with the system calls that it may make; None for Docker's own list.
-        after: The roles of the containers that should be ready before.
-        facts: What else makes it another container: digests of its configuration.
+        health: A command that succeeds when the container is ready. It makes no connection.
+        grace: Seconds between SIGTERM and SIGKILL when it is stopped.
+        seccomp: A file with the allowed system calls. None for Docker's default profile.
+        after: The roles of the containers that should be ready first.
+        facts: Further values whose change requires a new container, such as digests of its configuration.
     """
 
     name: str
@@ -128,15 +128,15 @@ class Container:
 
     @property
     def digest(self) -> str:
-        """What tells whether a container that runs is still the described one. Its networks change as others come."""
-        # The age is the manifest's, whose digest is a fact, too: replicas without this fact are not other ones.
+        """Digest that shows whether a running container matches its description. Networks are excluded: they change."""
+        # The age comes from the manifest, whose digest is also a fact. So replicas without this fact still match.
         facts = {name: value for name, value in self.facts.items() if name != AGE_FACT}
         described = {**asdict(self), "networks": None, "facts": facts}
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def listens(port: int) -> str:
-    """Return a command that succeeds if something listens on ``port`` in the container's own network namespace.
+    """Return a command that succeeds if a program listens on ``port`` in the container's network namespace.
 
     Source: proc_pid_net(5): local address ``ADDRESS:PORT`` in hexadecimal; state 0A is LISTEN.
     """
@@ -144,5 +144,5 @@ def listens(port: int) -> str:
 
 
 def exists(path: str) -> str:
-    """Return a command that succeeds if there is a file."""
+    """Return a command that succeeds if a file exists."""
     return f"test -f {path}"

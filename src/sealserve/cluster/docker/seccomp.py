@@ -1,9 +1,9 @@
-"""The system calls of a container with gramine-direct: what Docker admits for the image's other programs, and one more.
+"""Seccomp profile of a container with gramine-direct: Docker's calls that the image's programs need, and one more.
 
-gramine-direct turns address space randomisation off for itself by ``personality(ADDR_NO_RANDOMIZE)``, which Docker's
-default profile refuses; gramine-sgx does not. Gramine's own profile is Docker's of August 2022 with just that added.
-This one is for x86-64 and a container without capabilities: calls of other architectures, calls that need a capability,
-and what nothing here uses (io_uring, kernel keys, other processes' memory) are left out.
+gramine-direct disables address space randomization for itself with ``personality(ADDR_NO_RANDOMIZE)``. Docker's
+default profile rejects this call. gramine-sgx does not use it. Gramine's own profile is Docker's profile of August
+2022 with only this addition. This profile is for x86-64 and a container without capabilities. It omits calls of other
+architectures, calls that require a capability, and unused calls (io_uring, kernel keys, other processes' memory).
 
 Source: Gramine 1.9, ``pal/src/host/linux/pal_main.c`` (personality), ``scripts/docker_seccomp_aug_2022.json``; moby,
 ``profiles/seccomp/default.json``; personality(2); docs.docker.com/engine/security/seccomp.
@@ -13,10 +13,10 @@ from typing import Any, Final
 
 ADDR_NO_RANDOMIZE: Final = 0x0040000
 _ASK: Final = 0xFFFFFFFF
-"""``personality`` with this argument changes nothing, and returns what is set."""
+"""``personality`` with this argument changes nothing and returns the current value."""
 
 _NAMESPACES: Final = 0x7E020000
-"""The flags of clone(2) that make namespaces: the kernel wants a capability for them in any case."""
+"""The flags of clone(2) that create namespaces. The kernel requires a capability for them in any case."""
 
 _ENOSYS: Final = 38
 
@@ -45,11 +45,11 @@ utimensat utimes vfork wait4 waitid write writev
 """
 
 _LOCAL, _IPV4, _IPV6, _NETLINK = 1, 2, 10, 16
-"""Address families (socket(2)): Unix, IPv4, IPv6, and netlink, by which the C library lists addresses."""
+"""Address families (socket(2)): Unix, IPv4, IPv6, and netlink, which the C library uses to list addresses."""
 
 
 def gramine_direct_profile() -> dict[str, Any]:
-    """Return the profile, as ``--security-opt seccomp=FILE`` takes it."""
+    """Return the profile in the form that ``--security-opt seccomp=FILE`` accepts."""
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": 1,
@@ -63,7 +63,7 @@ def gramine_direct_profile() -> dict[str, Any]:
                 "action": "SCMP_ACT_ALLOW",
                 "args": [{"index": 0, "value": _NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
             },
-            # Its flags are in memory, where a filter cannot look: the C library then takes clone.
+            # clone3 has its flags in memory, which a filter cannot read. With ENOSYS, the C library uses clone instead.
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
         ],
     }

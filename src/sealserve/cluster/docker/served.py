@@ -1,4 +1,4 @@
-"""What the containers serve, and the deployment as it is in containers."""
+"""The release that the containers serve, and the deployment from the containers' point of view."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ from sealserve.terms import TargetKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A release as the host has it, and the enclave in it that every replica runs.
+    """A release on the host, and its enclave that every replica runs.
 
     Args:
-        folder: The release.
+        folder: The release's folder.
         enclave: The enclave's name.
-        port: Where its server listens for gRPC; measured.
-        rest_port: Where it listens for REST, or None if REST is off; measured.
+        port: The port of its server for gRPC; measured.
+        rest_port: The port for REST, or None if REST is off; measured.
         broker: Name and port of the broker that it connects to; measured.
-        size: The bytes of its sealed files.
+        size: Total size of its sealed files, in bytes.
         manifest: The digest of its manifest.
-        connection_age: After how many seconds its server drains a connection, or None if not known; measured.
+        connection_age: Age in seconds at which its server drains a connection, or None if unknown; measured.
     """
 
     folder: Path
@@ -36,18 +36,18 @@ class Served:
 
 
 def served_of(bundle: Bundle) -> Served:
-    """Return what every replica runs: the enclave for containers, or the one that a host was given."""
+    """Return the served release: with its enclave for containers, or else the only enclave that the host has."""
     enclave = bundle.enclave(ENCLAVE) or next(iter(bundle.enclaves), None)
     if enclave is None:
         raise ClusterCode.TARGET_UNSUPPORTED.error(
             f"The release {bundle.name} has no enclave.",
-            hint=f"The owner runs `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ships it again.",
+            hint=f"On the owner's machine, run `sealserve enclave build --name {ENCLAVE} --inventory FILE`, and ship "
+            "the release again.",
         )
     if _is_address(enclave.broker[0]):
         raise ClusterCode.TARGET_UNSUPPORTED.error(
-            f"The enclave connects to the broker at the address {enclave.broker[0]}; in containers the broker has "
-            "a name.",
-            hint="The owner sets broker.address to a DNS name, and builds the enclave again.",
+            f"The enclave connects to the broker at the IP address {enclave.broker[0]}; containers require a DNS name.",
+            hint="On the owner's machine, set broker.address to a DNS name, and build the enclave again.",
         )
     return Served(
         folder=bundle.folder.resolve(),
@@ -62,7 +62,7 @@ def served_of(bundle: Bundle) -> Served:
 
 
 def for_containers(described: Deployment) -> Deployment:
-    """Return a deployment as it is in containers: the broker is found by its name, on the deployment's own networks."""
+    """Return a deployment for containers, which find the broker by its name on the deployment's own networks."""
     broker = described.broker
     address = broker.name if _is_address(broker.address) or broker.address == "localhost" else broker.address
     return described.model_copy(
@@ -74,5 +74,5 @@ def for_containers(described: Deployment) -> Deployment:
 
 
 def _is_address(host: str) -> bool:
-    """Return whether the C library reads ``host`` as an address: ``1.2`` too, unlike `is_ip_address`."""
+    """Return whether the C library parses ``host`` as an address. Unlike `is_ip_address`, this includes ``1.2``."""
     return ":" in host or host.replace(".", "").isdecimal()

@@ -1,7 +1,7 @@
-"""The Docker target: broker, NGINX and replicas as containers, on networks of their own.
+"""The Docker target: broker, NGINX and replicas as containers, on separate networks.
 
-Where the owner's broker runs on another machine, a relay to it takes its place. A new release is rolled out replica by
-replica: each new one serves before NGINX forgets the one that it replaces, and that one finishes its requests.
+If the owner's broker runs on a different machine, a relay to it takes its place. A roll-out replaces one replica at a
+time. Each new replica serves before NGINX stops sending connections to the old one, which finishes its requests.
 """
 
 import socket
@@ -55,20 +55,20 @@ from sealserve.terms import PlatformKind
 from sealserve.workspace import Workspace
 
 FOLDER: Final = "docker"
-COMPOSE_FOLDER: Final = "compose"  # what runs is not to be changed by rendering something else
+COMPOSE_FOLDER: Final = "compose"  # separate, so that rendering does not change the running deployment
 START_SECONDS: Final = 60
 _WITHOUT_PORTS: Final = frozenset({"created", "exited", "dead"})
-"""States in which a container holds none of its ports; one that is being started again may hold them."""
+"""States in which a container holds none of its ports. A restarting container may still hold them."""
 
 
 class DockerTarget:
     """A deployment in the containers of this machine's Docker engine.
 
     Args:
-        workspace: With the parts of the machines that this one is.
-        deployment: What it describes.
-        tell: Called with a few words before each thing that is done.
-        gramine_direct: Give replicas the system calls that gramine-direct needs.
+        workspace: The workspace, with the folders of the roles that this machine has.
+        deployment: The deployment that the workspace describes.
+        tell: Called with a short progress text before each step.
+        gramine_direct: Whether replicas may use the system calls that gramine-direct needs.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DockerTarget:
         self._record = ReleaseRecord(workspace)
 
     def check(self, release: Path, *, broker_here: bool) -> None:
-        """Check that a release could be started here; see `Target.check`."""
+        """Check that this machine could start a release; see `Target.check`."""
         del release, broker_here
         self._engine.require()
         self._require_host()
@@ -96,16 +96,16 @@ class DockerTarget:
         wanted = {service.port: "service.port"}
         if self._deployment.server.rest:
             wanted[service.rest_port] = "service.rest_port"
-        # NGINX is replaced if its ports change, so a port that only the new one needs is checked before that.
+        # NGINX is replaced if its ports change. So check a port that only the new container needs before that.
         held = nginx.published if nginx is not None and nginx.status not in _WITHOUT_PORTS else frozenset()
         for port, setting in wanted.items():
             if port not in held:
                 ports.require_free(port, f"NGINX ({setting})", service.listen)
 
     def destination(self, release: str, replicas: int) -> Destination:
-        """Return the containers of this machine as the place of a release; see `Target.destination`.
+        """Return the containers of this machine as the destination of a release; see `Target.destination`.
 
-        Each replica has an address of its own, so one enclave with a fixed port serves all of them.
+        Each replica has its own IP address, so a single enclave with a fixed port works for all of them.
         """
         del release, replicas
         return Destination(
@@ -116,15 +116,15 @@ class DockerTarget:
         )
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
-        """Start what does not run; replicas of another release are replaced, one after the other. See `Target.up`.
+        """Start every part that does not run, and replace replicas of other releases one at a time. See `Target.up`.
 
         Raises:
-            UnavailableError: `container.ended`: A container ended before it was ready; those that served go on.
-            SealserveError: What is missing, or was refused.
+            UnavailableError: `container.ended` if a container ended early. Old replicas continue to serve.
+            SealserveError: A requirement is missing, or the engine rejected a command.
         """
         # 1. Write the files that the containers read.
         served, layout = self._layout(bundle)
-        # 2. Make the networks, and start what replicas attest themselves with.
+        # 2. Create the networks, and start the services that replicas need for attestation.
         for network in (layout.front, layout.collateral):
             self._fleet.ensure_network(network)
         for container in layout.services(served):
@@ -133,7 +133,7 @@ class DockerTarget:
                 self._tell(f"starting {container.role}")
             running = self._fleet.ensure(container)
             self._fleet.wait(running, seconds=START_SECONDS)
-        # 3. Start the replicas, or replace those of another release.
+        # 3. Start the replicas, or replace replicas of another release.
         self._link_all(layout, served)
         before = {replica.release for replica in self._fleet.replicas()}
         self._roll(layout, served, replicas)
@@ -141,7 +141,7 @@ class DockerTarget:
         return sorted(before - {bundle.name})
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
-        """Return, as a unified diff, which containers `up` would start, replace or stop; nothing is changed."""
+        """Return a unified diff of the containers that `up` would start, replace or stop. Nothing is changed."""
         served, layout = self._describe(bundle, (self._workspace.host.run / FOLDER).resolve())
         found = self._fleet.containers()
         described = [*layout.services(served), *self._planned(layout, served, replicas), layout.nginx(served)]
@@ -149,31 +149,31 @@ class DockerTarget:
         return difference(found, described, images)
 
     def previous_release(self) -> str:
-        """Return the name of the release that was served before this one; see `Target.previous_release`."""
+        """Return the name of the release that was served before the current release; see `Target.previous_release`."""
         return self._record.previous()
 
     def to_scale(self, replicas: int) -> Scaled | None:
-        """Return the release that runs; see `Target.to_scale`. A relay shows that the broker is elsewhere."""
+        """Return the release that runs; see `Target.to_scale`. A relay shows that the broker runs elsewhere."""
         del replicas
         running = [container for container in self._fleet.replicas() if container.is_running]
         if not running:
             raise ClusterCode.TARGET_NOT_UP.error(
-                "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
+                "The deployment is not running: it has no replicas to scale.", hint="Start it with `sealserve up`."
             )
         return Scaled(release=running[-1].release, broker_here=self._fleet.find(RELAY) is None)
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
-        """Start or stop replicas; see `Target.scale`. Those that start serve the release that runs."""
+        """Start or stop replicas; see `Target.scale`. New replicas serve the release that runs."""
         if bundle is not None:
             served, layout = self._layout(bundle)
             self._roll(layout, served, replicas)
 
     def status(self) -> Sequence[PartStatus]:
-        """Return the state of every part that was started."""
+        """Return the status of every existing part."""
         return [self._status(container) for container in self._fleet.containers()]
 
     def expected(self, replicas: int) -> Sequence[str]:
-        """Return the roles of the parts that there should be; see `Target.expected`."""
+        """Return the roles of the parts that should exist; see `Target.expected`."""
         relayed = (self._workspace.host.run / FOLDER / RELAY).is_dir()
         simulated = self._deployment.platform is PlatformKind.SIMULATED
         services = (RELAY,) if relayed else (BROKER, PCS) if simulated else (BROKER,)
@@ -191,7 +191,7 @@ class DockerTarget:
         return endpoints_of(self._deployment, rest=rest).by_protocol
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
-        """Yield what the parts logged; see `Target.logs`."""
+        """Yield the log lines of the parts; see `Target.logs`."""
         containers = self._fleet.containers()
         chosen = [container for container in containers if part in {None, container.role, container.name}]
         if not chosen:
@@ -200,10 +200,10 @@ class DockerTarget:
         return container_logs(self._engine, names, selection)
 
     def render(self, bundle: Bundle, replicas: int) -> str:
-        """Return a Compose file that starts the same; the configuration that it names is written.
+        """Return a Compose file for the same deployment, and write the configuration files that it refers to.
 
         Raises:
-            SealserveError: What is missing, or was refused.
+            SealserveError: A requirement is missing, or the engine rejected a command.
         """
         served, layout = self._layout(bundle, COMPOSE_FOLDER)
         numbers = first_links(layout, replicas)
@@ -227,7 +227,7 @@ class DockerTarget:
         return compose_file(self._fleet.project, networks, [*services, *servers, nginx])
 
     def _describe(self, bundle: Bundle, folder: Path) -> tuple[Served, ContainerLayout]:
-        """Return what is served and where each part runs, with the files that the containers read in ``folder``."""
+        """Return the served release and the layout, with the files that the containers read in ``folder``."""
         layout = ContainerLayout(
             self._workspace,
             self._deployment,
@@ -240,7 +240,7 @@ class DockerTarget:
         return served_of(bundle), layout
 
     def _layout(self, bundle: Bundle, folder_name: str = FOLDER) -> tuple[Served, ContainerLayout]:
-        """Return what is served and where each part runs, and write the files that the containers read."""
+        """Return the served release and the layout, and write the files that the containers read."""
         folder = self._workspace.host.run / folder_name
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         served, layout = self._describe(bundle, folder := folder.resolve())
@@ -260,18 +260,18 @@ class DockerTarget:
         broker = self._deployment.broker
         host, port = broker.reached_at or served.broker[0], served.broker[1]
         if not is_ip_address(host):
-            try:  # here, since in the container the name is the relay's own
+            try:  # resolve it here: inside the container, the name refers to the relay itself
                 found = socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM)
             except OSError as error:
                 raise ClusterCode.TARGET_UNSUPPORTED.error(
                     f"The broker's name {host} does not resolve on this machine: {error.strerror}.",
-                    hint="Set broker.reached_at in sealserve.toml to the address at which this machine reaches it.",
+                    hint="Set broker.reached_at in sealserve.toml to the broker's address from this machine.",
                 ) from error
             host = str(found[0][4][0])
         return Upstream(host, port)
 
     def _link_all(self, layout: ContainerLayout, served: Served) -> None:
-        """Bring the network_owner and NGINX, which may be new, into the networks of the replicas that run."""
+        """Connect the network owner and NGINX, which may be new, to the networks of the running replicas."""
         for replica in self._fleet.replicas():
             if replica.link is not None:
                 self._connect(layout, served, replica.link)
@@ -285,7 +285,7 @@ class DockerTarget:
                 self._fleet.connect(container, place)
 
     def _roll(self, layout: ContainerLayout, served: Served, replicas: int) -> None:
-        """Let exactly ``replicas`` serve, without a moment in which nobody does."""
+        """Make exactly ``replicas`` replicas serve, without interrupting the service."""
         leaving = [old for old in self._fleet.replicas() if int(old.role.removeprefix(REPLICA)) >= replicas]
         for index in range(replicas):
             olds = [old for old in self._fleet.replicas() if old.role == f"{REPLICA}{index}"]
@@ -296,10 +296,10 @@ class DockerTarget:
                 self._start(layout, served, index)
             self._retire(layout, served, [old for old in olds if old not in fitting[:1]])
         self._retire(layout, served, leaving)
-        self._front(layout, served)  # it may have ended, or an `up` that was killed did not start it
+        self._front(layout, served)  # NGINX may have ended, or a killed `up` did not start it
 
     def _planned(self, layout: ContainerLayout, served: Served, replicas: int) -> Iterator[Container]:
-        """Yield the replicas as `_roll` would leave them: those that fit keep their links."""
+        """Yield the replicas as `_roll` would leave them. Replicas that match their description keep their links."""
         found = self._fleet.replicas()
         used = {old.link for old in found if old.link is not None}
         for index in range(replicas):
@@ -323,12 +323,12 @@ class DockerTarget:
             started = self._fleet.start(layout.replica(index, number, served))
             self._wait(started)
         except BaseException:
-            # What served goes on. NGINX does not know the new replica yet.
+            # The old replicas continue to serve. NGINX does not send connections to the new replica yet.
             if started is not None:
                 self._fleet.remove(started, log=self._log(started), grace=0)
             self._fleet.remove_networks(layout.link(number).name)
             raise
-        # From here on users are served by this release, even if a later replica does not start.
+        # From now on this release serves users, even if a later replica does not start.
         self._record.serve(served.folder.name)
         self._front(layout, served)
 
@@ -338,7 +338,7 @@ class DockerTarget:
         self._fleet.wait(replica, seconds=REPLICA_SECONDS)
 
     def _retire(self, layout: ContainerLayout, served: Served, leaving: Sequence[Running]) -> None:
-        """Let NGINX forget replicas, then let these finish their requests and end."""
+        """Remove replicas from NGINX's list. Then let them finish their requests, and stop them."""
         if leaving:
             self._front(layout, served, without={old.id for old in leaving})
             self._drain(leaving)
@@ -349,19 +349,19 @@ class DockerTarget:
                 self._fleet.remove_networks(layout.link(old.link).name)
 
     def _drain(self, leaving: Sequence[Running]) -> None:
-        """Wait until connections that were there before NGINX forgot a replica have ended by their age.
+        """Wait until the connections of leaving replicas have ended at their maximum age.
 
-        The age is that of the release that leaves, whatever ``sealserve.toml`` says now. A request that comes while a
-        server ends is lost: gRPC refuses it before a handler could answer.
+        The age is fixed by the release that leaves, regardless of ``sealserve.toml``. A request that arrives while a
+        server shuts down is lost, because gRPC rejects it before a handler could answer.
         """
         if (nginx := self._fleet.find(NGINX)) is not None and nginx.is_running:
             seconds = drain_seconds(self._deployment, (replica.connection_age for replica in leaving))
-            self._tell(f"open connections move to the other replicas, within {seconds - DRAIN_SECONDS} s")
+            self._tell(f"moving open connections to the other replicas, within {seconds - DRAIN_SECONDS} s")
             if not self._fleet.wait_drained(nginx, seconds=seconds):
-                self._tell(f"some connections are still open after {seconds} s, and end with their replicas")
+                self._tell(f"closing connections that are still open after {seconds} s, with their replicas")
 
     def _front(self, layout: ContainerLayout, served: Served, without: set[str] | None = None) -> None:
-        """Start NGINX before the replicas that run, or let it read the new list."""
+        """Start NGINX in front of the running replicas, or make it load the new list."""
         passed = [
             (replica, layout.upstream(replica.link))
             for replica in self._fleet.replicas()
@@ -379,7 +379,7 @@ class DockerTarget:
         self._link_all(layout, served)
         self._fleet.wait(nginx, seconds=START_SECONDS)
         if before is not None and nginx.id == before.id:
-            # Even if the file is the same: an `up` that was killed may have written it without this step.
+            # Reload even if the file has not changed: a killed `up` may have written it without this step.
             self._fleet.reload_nginx(nginx)
 
     def _status(self, container: Running) -> PartStatus:
@@ -424,8 +424,8 @@ class DockerTarget:
             and not self._gramine_direct
         ):
             raise ClusterCode.TARGET_UNSUPPORTED.error(
-                f"This machine has no {ENCLAVE_DEVICE}, and sealserve.toml says platform = 'sgx'.",
-                hint="`sealserve doctor host` says what is missing; platform = 'simulated' needs no SGX.",
+                f"This machine has no {ENCLAVE_DEVICE}, but sealserve.toml has platform = 'sgx'.",
+                hint="Run `sealserve doctor host` to see what is missing, or set platform = 'simulated'.",
             )
 
     def _device_groups(self) -> tuple[int, ...]:
@@ -434,7 +434,7 @@ class DockerTarget:
 
 
 def log_file(workspace: Workspace, container: Running) -> Path:
-    """Return where a container's log is kept when it is removed."""
+    """Return the file that a container's log is saved to when the container is removed."""
     folder = workspace.owner.logs if container.role == BROKER else workspace.host.logs
     return folder / f"{container.role}.log"
 

@@ -1,1 +1,1 @@
-"""A deployment on Kubernetes: its objects, rendered from ``sealserve.toml``, and the files that they are written to."""
+"""A deployment on Kubernetes: its objects, rendered from ``sealserve.toml``, and the files that contain them."""

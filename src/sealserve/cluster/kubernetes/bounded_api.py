@@ -1,9 +1,9 @@
-"""Limits on what the Kubernetes client library reads from an API server, which may be hostile or replaced by a proxy.
+"""Limits for answers of an API server, which may be hostile or replaced by a proxy.
 
 By default, urllib3 decompresses each answer without a limit, reads answers of any size, waits as long as
-``Retry-After`` says, and restarts its timeouts with each byte. Here, an answer must be uncompressed, at most
-`MAX_ANSWER` bytes long, and complete in time. Redirects are not followed: API servers do not redirect, and the request
-holds a credential.
+``Retry-After`` requests, and restarts its timeouts with each byte. With this module, an answer must be uncompressed, at
+most `MAX_ANSWER` bytes long, and complete in time. Redirects are not followed: API servers do not redirect, and the
+request contains a credential.
 
 This module imports urllib3, which is installed only with the ``kubernetes`` extra.
 
@@ -24,19 +24,19 @@ from sealserve.http_answer import require_identity, require_in_time, within
 from sealserve.http_cutoff import Cutoff
 
 MAX_ANSWER: Final = 16 << 20
-"""Bytes of an answer. etcd stores objects of at most 1.5 MB; the longest answers list the pods of a deployment."""
+"""Maximum bytes of an answer. etcd stores objects of at most 1.5 MB. The longest answers list a deployment's pods."""
 
 MAX_LINE: Final = 64 << 10
-"""Bytes of a line in a log that is followed; a longer line is split. Container runtimes split at 16 KiB."""
+"""Maximum bytes of a line in a followed log. A longer line is split. Container runtimes split at 16 KiB."""
 
 _PART: Final = 64 << 10
-_LONGEST_PAUSE: Final = 5  # seconds; API servers that are busy ask for one
+_LONGEST_PAUSE: Final = 5  # seconds; busy API servers request a pause
 _OK: Final = range(200, 300)
 _cutoff: ContextVar[Cutoff | None] = ContextVar("cutoff", default=None)
 
 
 class Retries(Retry):
-    """One more attempt, without following redirects, after a pause that the server cannot make long."""
+    """A retry policy: one retry, no redirects, and a limit on the pause that the server requests."""
 
     @classmethod
     def one(cls) -> "Retries":
@@ -44,10 +44,10 @@ class Retries(Retry):
         return cls(1, redirect=False)
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        """Return for how many seconds to wait."""
+        """Return the seconds to wait before the retry."""
         try:
             pause = super().get_retry_after(response)
-        except (ValueError, OverflowError, HTTPError):  # more digits than Python reads, or not a time
+        except (ValueError, OverflowError, HTTPError):  # too many digits for Python, or not a time
             return None
         return None if pause is None else min(pause, _LONGEST_PAUSE)
 
@@ -56,9 +56,9 @@ def bound(pools: PoolManager, *, seconds: float | None) -> None:
     """Limit what a client library reads through its connection pools.
 
     Args:
-        pools: The library's pools; changed in place.
-        seconds: Time for a request and its whole answer, including retries. `None` is for streams: the answer has
-            no time limit, and its body is left to the caller, who reads it with `lines`.
+        pools: The library's pools, changed in place.
+        seconds: Time limit for a request and its whole answer, including retries. None is for streams: the answer has
+            no time limit, and the caller reads its body with `lines`.
     """
     send = pools.urlopen
     pools.pool_classes_by_scheme = {scheme: _watched(pool) for scheme, pool in pools.pool_classes_by_scheme.items()}
@@ -73,11 +73,11 @@ def bound(pools: PoolManager, *, seconds: float | None) -> None:
             try:
                 response = _whole(send(method, url, **options))
             except (HTTPError, OSError):
-                require_in_time(cutoff)  # otherwise it looks as if the connection broke
+                require_in_time(cutoff)  # otherwise the timeout looks like a broken connection
                 raise
             finally:
                 _cutoff.reset(token)
-            require_in_time(cutoff)  # an answer that ends with its connection looks whole
+            require_in_time(cutoff)  # an answer without a length seems complete when its connection ends
             return response
 
     pools.urlopen = urlopen  # type: ignore[method-assign, assignment]
@@ -108,7 +108,7 @@ def _whole(response: BaseHTTPResponse) -> HTTPResponse:
         require_identity(response.headers)
         body = b"".join(within(MAX_ANSWER, _parts(response)))
     except BaseException:
-        response.close()  # and not back to the pool: the rest of the answer is not read
+        response.close()  # do not reuse the connection, because the rest of the answer is unread
         raise
     response.release_conn()
     return HTTPResponse(
@@ -118,13 +118,13 @@ def _whole(response: BaseHTTPResponse) -> HTTPResponse:
 
 
 def _parts(response: BaseHTTPResponse) -> Iterator[bytes]:
-    # Not `stream`: it reads the length of a chunk without a limit.
+    # Do not use `stream`: it reads the length of a chunk without a limit.
     while part := response.read1(_PART, decode_content=False):
         yield part
 
 
 def _watched(pools: type) -> type:
-    """Return a class of pools whose connections end with the current `Cutoff`, from the TLS handshake on."""
+    """Return a class of pools whose connections are closed by the current `Cutoff`, from the TLS handshake on."""
 
     class Connection(pools.ConnectionCls):  # type: ignore[misc, name-defined]
         def _new_conn(self) -> socket.socket:
@@ -134,7 +134,7 @@ def _watched(pools: type) -> type:
             return made
 
         def request(self, *args: Any, **options: Any) -> None:
-            if self.sock is not None and (cutoff := _cutoff.get()):  # a connection that was kept
+            if self.sock is not None and (cutoff := _cutoff.get()):  # a reused connection
                 cutoff.watch(self.sock)
             super().request(*args, **options)
 

@@ -1,4 +1,4 @@
-"""How much EPC replicas ask for, and how many of them each node holds: a pod's EPC is fixed.
+"""The EPC that replicas request, and the number of replicas that fit on each node. The EPC of a pod is fixed.
 
 Source: https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (``sgx.intel.com/epc``, in
 bytes); the clouds' plugins, whose units may differ, in `sealserve.clouds`.
@@ -10,11 +10,11 @@ from sealserve.clouds.catalog import epc_unit
 from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext, quantity
 from sealserve.deployment import KubernetesSection
 
-_TRANSIENT = "node.kubernetes.io/"  # what a node says of its state at the moment: it passes
+_TRANSIENT = "node.kubernetes.io/"  # taints for temporary conditions of a node
 
 
 def epc_of_replica(context: RenderContext) -> str | None:
-    """Return the EPC of one replica as a quantity of the plugin's resource; None for a simulated one."""
+    """Return the EPC of one replica as a quantity of the plugin's resource. None for a simulated replica."""
     if context.settings.resources.epc is not None:
         return context.settings.resources.epc
     unit = epc_unit(context.deployment.target.cloud, context.settings.resources.epc_resource)
@@ -29,12 +29,12 @@ def epc_of_deployment(running: Manifest, settings: KubernetesSection) -> str | N
 
 
 def fitting_replicas(asked: str, settings: KubernetesSection, nodes: Sequence[Manifest]) -> Mapping[str, int]:
-    """Return how many replicas each node holds that may run them, by its name; nothing if they ask for no EPC.
+    """Return how many replicas fit on each eligible node, by the node's name. Empty if they request no EPC.
 
     Args:
         asked: EPC of one replica.
-        settings: ``[kubernetes]``.
-        nodes: The cluster's nodes, as the API has them.
+        settings: The section ``[kubernetes]``.
+        nodes: The cluster's nodes, as the API returns them.
     """
     if not (each := quantity(asked)):
         return {}
@@ -46,13 +46,13 @@ def fitting_replicas(asked: str, settings: KubernetesSection, nodes: Sequence[Ma
 
 
 def allocatable(node: Manifest) -> Mapping[str, str]:
-    """Return what a node offers to pods, by resource."""
+    """Return the resources that a node offers to pods."""
     offered: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     return offered
 
 
 def may_run(node: Manifest, settings: KubernetesSection) -> bool:
-    """Return whether replicas may run on a node: it has their labels, and no taint that they do not bear.
+    """Return whether replicas may run on a node: it has the required labels, and only taints that they tolerate.
 
     Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/.
     """

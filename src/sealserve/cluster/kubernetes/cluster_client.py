@@ -1,4 +1,4 @@
-"""A cluster's API, as far as a deployment needs it, through the official client.
+"""Client for a cluster's API, limited to the needs of a deployment, on top of the official client.
 
 Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/, https://github.com/kubernetes-client/python
 (``kubernetes.dynamic``).
@@ -24,38 +24,38 @@ from sealserve.errors import SealserveError, UnavailableError
 from sealserve.http_answer import HttpEncodingError, HttpSizeError, HttpSlowError
 
 _NOT_FOUND: Final = 404
-_SECONDS: Final = 30  # for the connection, and then for each part of an answer
-_WHOLE_SECONDS: Final = 120  # for a whole answer, and for one more attempt
-_LONGEST_REASON: Final = 2000  # characters; the server chooses them
-_UNREAD_LINES: Final = 1000  # of logs, until whoever reads them catches up
-_NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # it can be neither read nor written
-"""Where the library keeps what kinds of objects there are: in the shared temporary folder anybody could write it."""
+_SECONDS: Final = 30  # timeout for the connection, and then for each part of an answer
+_WHOLE_SECONDS: Final = 120  # timeout for a whole answer, including one retry
+_LONGEST_REASON: Final = 2000  # maximum characters of a reason, which the server chooses
+_UNREAD_LINES: Final = 1000  # maximum buffered log lines
+_NO_FILE: Final = os.path.join(os.devnull, "none")  # noqa: PTH118  # a path that can be neither read nor written
+"""Path of the library's cache of object kinds. By default it is in the shared temporary folder, writable by others."""
 _LIMITS: Final = (HttpEncodingError, HttpSizeError, HttpSlowError)
 _REVIEWS: Final = "authorization.k8s.io/v1"
 _LEFT_OUT: Final = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp")
 
 
 class ClusterUnreachableError(UnavailableError):
-    """The cluster's API server cannot be reached, or there is no kubeconfig file for one."""
+    """The cluster's API server cannot be reached, or no valid kubeconfig file exists."""
 
     code = "kubernetes.unreachable"
 
 
 class ClusterRefusedError(UnavailableError):
-    """The API server refuses a request."""
+    """The API server rejects a request."""
 
     code = "kubernetes.refused"
 
 
 class KindUnknownError(ClusterRefusedError):
-    """The cluster has no objects of this kind: what defines it is not installed, or too old."""
+    """The cluster does not support objects of this kind: their definition is not installed, or too old."""
 
     code = "kubernetes.unknown-kind"
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """Where an object is."""
+    """The identity of an object."""
 
     api_version: str
     kind: str
@@ -64,7 +64,7 @@ class ObjectName:
 
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> "ObjectName":
-        """Return where ``made`` is."""
+        """Return the identity of ``made``."""
         metadata = made["metadata"]
         return cls(made["apiVersion"], made["kind"], metadata.get("namespace", ""), metadata["name"])
 
@@ -73,12 +73,12 @@ class ClusterClient:
     """A cluster.
 
     Args:
-        kubeconfig: The path of a kubeconfig file; None for the environment's (KUBECONFIG, ~/.kube/config).
-        context: A context of it; None for the current one.
+        kubeconfig: The path of a kubeconfig file. None for the environment's (KUBECONFIG, ~/.kube/config).
+        context: A context in this file. None for the current context.
 
     Raises:
-        UnavailableError: `kubernetes.client-missing`: The library is missing.
-        ClusterUnreachableError: There is no such file or context, or nobody answers.
+        UnavailableError: `kubernetes.client-missing` if the client library is not installed.
+        ClusterUnreachableError: The file or the context does not exist, or no server answers.
     """
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
@@ -90,13 +90,13 @@ class ClusterClient:
             from sealserve.cluster.kubernetes.bounded_api import Retries, bound  # noqa: PLC0415
         except ImportError as error:
             raise ClusterCode.KUBERNETES_CLIENT_MISSING.error(
-                "The Kubernetes client is not installed.",
-                hint="Run `make setup`, or `pip install '.[kubernetes]'`, in a checkout of sealserve.",
+                "The Kubernetes client library for Python is not installed.",
+                hint="In a checkout of sealserve, run `make setup`, or `pip install '.[kubernetes]'`.",
             ) from error
         self._errors = (client.ApiException, dynamic.exceptions.DynamicApiError)
 
         class Client(dynamic.DynamicClient):  # type: ignore[misc]  # the library has no types
-            """One that does not wait without end while it asks what kinds of objects there are."""
+            """A client with a timeout for discovering object kinds, which the library lacks."""
 
             def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
                 return super().request(method, path, body, **{"_request_timeout": _SECONDS, **params})
@@ -109,15 +109,15 @@ class ClusterClient:
             api = config.new_client_from_config(found, context, client_configuration=settings)
             streams = client.ApiClient(api.configuration)
         except (ConfigException, YAMLError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-            # What the client says of a file may quote it; of one that is no kubeconfig only the kind of error is told.
+            # An error message may quote the file. If the file is not a kubeconfig, only the type of error is shown.
             reason = str(error).rstrip(".") if isinstance(error, ConfigException) else type(error).__name__
             raise ClusterUnreachableError(
-                f"There is no usable kubeconfig: {reason}.", hint="Set KUBECONFIG to the cluster's file."
+                f"The kubeconfig file is not usable: {reason}.", hint="Set KUBECONFIG to the cluster's kubeconfig file."
             ) from error
         # Limit what a hostile server can make this process read, before the first request.
         bound(api.rest_client.pool_manager, seconds=_WHOLE_SECONDS)
         bound(streams.rest_client.pool_manager, seconds=None)
-        hint = "`kubectl get nodes` shows whether the kubeconfig file fits."
+        hint = "Check the kubeconfig file with `kubectl get nodes`."
         try:
             self._dynamic = Client(api, cache_file=_NO_FILE)
         except (*self._errors, *_LIMITS, HTTPError, OSError) as error:
@@ -125,18 +125,18 @@ class ClusterClient:
                 f"The cluster's API server does not answer: {_reason(error)}.", hint=hint
             ) from error
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            # The library does not check that an answer is the one that it expects.
+            # The library does not validate answers.
             raise ClusterUnreachableError(
-                f"What answers at {api.configuration.host} is no cluster's API server.", hint=hint
+                f"The server at {api.configuration.host} is not a Kubernetes API server.", hint=hint
             ) from error
         self._core = client.CoreV1Api(api)
         self._streams = client.CoreV1Api(streams)
         self._version = client.VersionApi(api)
         self.address = str(api.configuration.host)
-        """Where the API server is."""
+        """The address of the API server."""
 
     def get(self, name: ObjectName) -> Manifest | None:
-        """Return an object, or None if there is none."""
+        """Return an object, or None if it does not exist."""
         with self._explained(f"reading {name.kind} {name.name}"):
             resource = self._resource(name.api_version, name.kind)
             try:
@@ -148,14 +148,14 @@ class ClusterClient:
             return _plain(found)
 
     def find(self, api_version: str, kind: str, namespace: str, selector: str) -> Sequence[Manifest]:
-        """Return the objects of a kind that have labels."""
+        """Return the objects of a kind that match a label selector."""
         with self._explained(f"listing {kind}"):
             resource = self._resource(api_version, kind)
             found = resource.get(namespace=namespace or None, label_selector=selector, _request_timeout=_SECONDS)
             return [_plain(item) for item in _answered(found).items]
 
     def apply(self, made: Manifest, *, dry_run: bool = False) -> Manifest:
-        """Apply an object on the server; fields that others own and we describe become ours."""
+        """Apply an object with server-side apply. Takes ownership of described fields from other managers."""
         with self._explained(f"applying {made['kind']} {made['metadata']['name']}"):
             resource = self._resource(made["apiVersion"], made["kind"])
             found = resource.server_side_apply(
@@ -178,7 +178,7 @@ class ClusterClient:
             )  # fmt: skip
 
     def delete(self, name: ObjectName) -> bool:
-        """Delete an object with all that it owns; return whether it was there."""
+        """Delete an object with all objects that it owns. Return whether it existed."""
         with self._explained(f"deleting {name.kind} {name.name}"):
             try:
                 self._resource(name.api_version, name.kind).delete(
@@ -192,14 +192,14 @@ class ClusterClient:
         return True
 
     def may(self, verb: str, api_version: str, kind: str, *, namespace: str = "", subresource: str = "") -> str | None:
-        """Return None if this kubeconfig's user may do something, else which right that is, as RBAC calls it.
+        """Return None if the kubeconfig's user has a permission, or else the permission's name in RBAC.
 
         Source: https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access.
 
         Raises:
-            KindUnknownError: There are no objects of this kind.
+            KindUnknownError: The cluster does not support objects of this kind.
         """
-        with self._explained(f"asking for the right to {verb} {kind}"):
+        with self._explained(f"checking the permission to {verb} {kind}"):
             resource = self._resource(api_version, kind)
             asked = {
                 "verb": verb,
@@ -217,16 +217,16 @@ class ClusterClient:
         return f"{verb} {called}" + (f"/{subresource}" if subresource else "")
 
     def version_and_time(self) -> tuple[str, datetime | None]:
-        """Return the version of the API server, and what time it is there, to the second; None if it does not say."""
-        with self._explained("asking for the version"):
+        """Return the API server's version, and its time to the second, or None if its answer contains no time."""
+        with self._explained("requesting the version"):
             found, _, headers = self._version.get_code_with_http_info(_request_timeout=_SECONDS)
         try:
             return str(found.git_version), parsedate_to_datetime(headers["Date"])
-        except (KeyError, ValueError):  # a proxy before it
+        except (KeyError, ValueError):  # a proxy may remove or change the header
             return str(found.git_version), None
 
     def log(self, namespace: str, pod: str, container: str, *, last: int, previous: bool = False) -> Sequence[str]:
-        """Return the last lines of a container's log; none if it has none yet."""
+        """Return the last lines of a container's log. Empty if it has no log yet."""
         return self._log(namespace, pod, container, tail_lines=last, previous=previous).splitlines()
 
     def stamped_log(self, namespace: str, pod: str, container: str, selection: LogSelection) -> Sequence[bytes]:
@@ -245,12 +245,12 @@ class ClusterClient:
                 return ""
 
     def follow(self, namespace: str, pods: Mapping[str, tuple[str, str]], selection: LogSelection) -> Iterator[LogLine]:
-        """Yield what pods log, until all of them have ended.
+        """Yield the log lines of pods until all of them have ended.
 
         Args:
-            namespace: Where they are.
-            pods: The role and the container of each, by the pod's name.
-            selection: Which lines come first.
+            namespace: The pods' namespace.
+            pods: The role and the container of each pod, by the pod's name.
+            selection: Which existing lines to yield first.
         """
         from sealserve.cluster.kubernetes.bounded_api import lines  # noqa: PLC0415  # the library is an extra
 
@@ -258,7 +258,7 @@ class ClusterClient:
 
         def read(pod: str, role: str, container: str) -> None:
             timed = Timed(role, pod, stamped=True)
-            with contextlib.suppress(Exception):  # a pod that ends breaks its stream in many ways
+            with contextlib.suppress(Exception):  # a pod that ends breaks its stream with various exceptions
                 stream = self._streams.read_namespaced_pod_log(
                     pod, namespace, container=container, follow=True, _preload_content=False, **_wanted(selection)
                 )
@@ -271,7 +271,7 @@ class ClusterClient:
         yield from followed(unread, len(pods))
 
     def _resource(self, api_version: str, kind: str) -> Any:
-        prefix = "apis" if "/" in api_version else "api"  # without it, the library asks for the kinds of every group
+        prefix = "apis" if "/" in api_version else "api"  # without a prefix, the library discovers every API group
         return self._dynamic.resources.get(prefix=prefix, api_version=api_version, kind=kind)
 
     @contextlib.contextmanager
@@ -283,22 +283,28 @@ class ClusterClient:
             yield
         except ResourceNotFoundError as error:
             raise KindUnknownError(
-                f"{what}: the cluster does not know this kind of object.",
-                hint="Install what defines it, or leave it out.",
+                f"{what} failed: the cluster does not support this kind of object.",
+                hint="Install its definition (CRD), or turn off the setting that requires it.",
             ) from error
         except self._errors as error:
             raise ClusterRefusedError(
-                f"{what}: refused: {_reason(error)}.",
-                hint="`kubectl auth can-i --list --namespace NAMESPACE` shows what this kubeconfig's user may do.",
+                f"{what} failed: the API server rejects the request: {_reason(error)}.",
+                hint="To see this user's permissions, run `kubectl auth can-i --list --namespace NAMESPACE`.",
             ) from error
         except (*_LIMITS, HTTPError, OSError) as error:
-            raise ClusterUnreachableError(f"{what}: the API server does not answer: {_reason(error)}.") from error
-        except (UnicodeError, RecursionError) as error:  # the library reads any answer as JSON, however deep
-            raise ClusterUnreachableError(f"{what}: the API server's answer is not valid JSON.") from error
+            raise ClusterUnreachableError(
+                f"{what} failed: the API server does not answer: {_reason(error)}.",
+                hint="Check the connection with `kubectl get nodes`.",
+            ) from error
+        except (UnicodeError, RecursionError) as error:  # the library parses any answer as JSON, at any depth
+            raise ClusterUnreachableError(
+                f"{what} failed: the API server's answer is not valid JSON.",
+                hint="Check whether a proxy answers instead of the API server.",
+            ) from error
 
 
 def _wanted(selection: LogSelection) -> Mapping[str, Any]:
-    """Return the parameters of a request for lines of a log. The API takes a duration in whole seconds."""
+    """Return the request parameters for selected log lines. The API takes a duration in whole seconds."""
     wanted: dict[str, Any] = {"timestamps": True}
     if selection.last is not None:
         wanted["tail_lines"] = selection.last
@@ -308,20 +314,21 @@ def _wanted(selection: LogSelection) -> Mapping[str, Any]:
 
 
 def tidy(made: Mapping[str, Any]) -> Manifest:
-    """Return an object without what the server alone keeps."""
+    """Return an object without the fields that only the server sets."""
     metadata = {key: value for key, value in made.get("metadata", {}).items() if key not in _LEFT_OUT}
     return {**{key: value for key, value in made.items() if key != "status"}, "metadata": metadata}
 
 
 def _answered(found: Any) -> Any:
-    """Return what the library made of an answer.
+    """Return the library's parsed answer.
 
     Raises:
-        ClusterUnreachableError: It is no JSON, which the library returns as text: a proxy's page, perhaps.
+        ClusterUnreachableError: It is not JSON, and the library returns it as text, for example a proxy's page.
     """
     if isinstance(found, str):
         raise ClusterUnreachableError(
-            "What answers is no cluster's API server: it sends no JSON.", hint="Is there a proxy that wants a login?"
+            "The server is not a Kubernetes API server: its answer is not JSON.",
+            hint="Check whether a proxy requires a login.",
         )
     return found
 

@@ -1,7 +1,7 @@
 """The rendered objects as files: YAML with a kustomization, or a Helm chart.
 
-Both have the very objects that `up` applies. A chart's templates are these objects, with the few values that are not
-measured and may differ between clusters taken from ``values.yaml``.
+Both contain exactly the objects that `up` applies. The chart's templates are these objects. A few values that are not
+measured and may differ between clusters come from ``values.yaml``.
 
 Source: https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/, https://helm.sh/docs/topics/charts/.
 """
@@ -22,7 +22,7 @@ _HEADING: Final = "# Written by `sealserve render kubernetes`.\n"
 
 
 def kustomization(context: RenderContext, objects: Sequence[Manifest]) -> Mapping[str, str]:
-    """Return the files of a kustomization, by name: one for each object."""
+    """Return the files of a kustomization, by name: one file for each object."""
     files = {_file(made): _yaml(made) for made in [namespace(context), *objects]}
     described = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(files)}
     return {**files, "kustomization.yaml": _yaml(described)}
@@ -34,7 +34,7 @@ def documents(context: RenderContext, objects: Sequence[Manifest]) -> str:
 
 
 def chart(context: RenderContext, objects: Sequence[Manifest]) -> Mapping[str, str]:
-    """Return the files of a Helm chart, by path. The namespace is helm's (`--namespace`, `--create-namespace`)."""
+    """Return the files of a Helm chart, by path. Helm sets the namespace (`--namespace`, `--create-namespace`)."""
     described = {
         "apiVersion": "v2",
         "name": APPLICATION,
@@ -55,7 +55,7 @@ def chart(context: RenderContext, objects: Sequence[Manifest]) -> Mapping[str, s
 
 
 def _template(context: RenderContext, made: Manifest) -> str:
-    """Return an object as a template: braces of its own are kept from Helm, and the values' places are marked."""
+    """Return an object as a template. Braces in the object are escaped, and placeholders are inserted for values."""
     values = {
         ("namespace", context.settings.namespace): ".Release.Namespace",
         ("image", context.server_image): ".Values.serverImage",
@@ -95,7 +95,7 @@ def _yaml(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Write texts of several lines as blocks, and the same thing twice in full: YAML's references confuse people."""
+    """Write multi-line texts as blocks, and repeated values in full, because YAML's references confuse readers."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the signature is PyYAML's
         return True

@@ -1,6 +1,7 @@
-"""The front: what takes connections from outside and passes them on, still encrypted, by their server name.
+"""The ingress: accepts connections from outside and forwards them, still encrypted, by their server name.
 
-NGINX by default; or objects for a controller that the cluster has. Each passes TLS through: none holds a key.
+The default is NGINX. The alternatives are objects for a controller that the cluster has. All pass TLS through, and
+none holds a key.
 
 Source: https://gateway-api.sigs.k8s.io/guides/tls/ (TLSRoute, passthrough),
 https://kubernetes.github.io/ingress-nginx/user-guide/tls/#ssl-passthrough (retired in March 2026),
@@ -27,13 +28,13 @@ from sealserve.tcp_ports import REST_PORT, SERVICE_PORT
 from sealserve.terms import EVERY_ADDRESS, EVERY_IPV4_ADDRESS, IngressKind
 
 PART: Final = "front"
-# The Service's one address stands for all replicas. A connection that is refused, because its replica just died, is
-# tried again, and each try is balanced anew: so the same address is there as several peers.
+# The Service's single address represents all replicas. If a replica has just ended, a refused connection is retried,
+# and each retry is balanced again. So the same address is listed as several peers.
 _TRIES: Final = 3
 _DRAIN_SECONDS: Final = 30
 _CONFIG: Final = "nginx.conf"
 _CONFIG_IPV4: Final = "nginx-ipv4.conf"
-# A node whose kernel has no IPv6 cannot listen on IPv6 and IPv4 at once; /proc/net/if_inet6 does not exist there.
+# A node without IPv6 in its kernel cannot listen on IPv6 and IPv4 together. /proc/net/if_inet6 does not exist there.
 _START: Final = (
     f"test -e /proc/net/if_inet6 && config={_CONFIG} || config={_CONFIG_IPV4}; "
     f"exec /usr/sbin/nginx -e /dev/stderr -c {SETTINGS_FOLDER}/$config"
@@ -41,7 +42,7 @@ _START: Final = (
 
 
 def front(context: RenderContext) -> Sequence[Manifest]:
-    """Return the objects of the front."""
+    """Return the objects of the ingress."""
     match context.settings.ingress.kind:
         case IngressKind.NGINX:
             return [_config(context), _nginx(context), _service(context), _disruption_budget(context)]
@@ -56,14 +57,14 @@ def front(context: RenderContext) -> Sequence[Manifest]:
 
 
 def _refuse_rest(context: RenderContext) -> None:
-    """Refuse REST for controllers that pass all TLS through one port, where only the server name chooses the peer.
+    """Reject REST for controllers that pass all TLS through one port and choose the peer only by the server name.
 
-    gRPC and REST have the same server name, because they have the same certificate.
+    gRPC and REST have the same server name, because they share a certificate.
     """
     if context.shipped.rest:
         raise NotRenderableError(
-            f"kubernetes.ingress.kind = '{context.settings.ingress.kind.value}' passes TLS through on a single port, "
-            "and REST needs a second one (server.rest = true).",
+            f"kubernetes.ingress.kind = '{context.settings.ingress.kind.value}' does not support REST "
+            "(server.rest = true): it passes TLS through on a single port, and REST requires a second port.",
             hint="Use kubernetes.ingress.kind = 'nginx' or 'gateway-api', or set server.rest = false.",
         )
 
@@ -72,8 +73,8 @@ def nginx_text(context: RenderContext, *, listen: str = EVERY_ADDRESS) -> str:
     """Return NGINX's configuration.
 
     Args:
-        context: What is rendered.
-        listen: Where NGINX listens in its pod, which the NetworkPolicies protect.
+        context: The deployment to render.
+        listen: The address that NGINX listens on in its pod, which the NetworkPolicies protect.
     """
     config = NginxConfig(
         listen=listen,
@@ -111,7 +112,7 @@ def _nginx(context: RenderContext) -> Manifest:
         ],
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
-        # It leaves its Service first, then SIGTERM would cut connections: SIGQUIT lets them end.
+        # The pod leaves its Service first. SIGTERM would cut connections; SIGQUIT lets them end.
         "lifecycle": {"preStop": {"exec": {"command": [
             "sh", "-c", f"sleep 5; kill -QUIT 1; sleep {context.drain_seconds + _DRAIN_SECONDS}"]}}},
         "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
@@ -174,9 +175,9 @@ def _disruption_budget(context: RenderContext) -> Manifest:
 
 
 def _tls_routes(context: RenderContext) -> Sequence[Manifest]:
-    """Return a route for gRPC and, if it is on, one for REST: the Gateway then tells them apart by its port.
+    """Return a route for gRPC and, if REST is on, a second route: the Gateway distinguishes them by port.
 
-    Without REST, the route is for every listener of the Gateway, whatever its port is.
+    Without REST, the route applies to every listener of the Gateway, on any port.
     """
     service = context.deployment.service
     if not context.shipped.rest:
@@ -207,7 +208,7 @@ def _tls_route(context: RenderContext, part: str, port: int, *, listener: int | 
 
 def _ingress(context: RenderContext) -> Manifest:
     annotations = {
-        "nginx.ingress.kubernetes.io/ssl-passthrough": "true",  # the controller runs with --enable-ssl-passthrough
+        "nginx.ingress.kubernetes.io/ssl-passthrough": "true",  # requires the controller's --enable-ssl-passthrough
         "sealserve/note": "ingress-nginx was retired in March 2026 and gets no more fixes: for existing clusters only",
     }
     backend = {"service": {"name": context.name(replicas.PART), "port": {"number": SERVICE_PORT}}}

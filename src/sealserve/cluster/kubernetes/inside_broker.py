@@ -1,8 +1,8 @@
-"""The owner's broker in the cluster, for trials: its host then holds the keys that it must never have.
+"""The owner's broker in the cluster, for trials: the cluster's hosts then hold keys that they must never have.
 
-So it is there for simulated enclaves only, and only where `broker.dangerous_inside` asks for it. The Secret has what
-the broker reads of the owner's folder, and the simulated vendor's; the pod works on a copy in memory, so its audit log
-ends with the pod. What the owner changes on his own machine arrives with the next `up`.
+So it is available only for simulated enclaves, and only if `broker.dangerous_inside` is set. The Secret contains the
+files of the owner's folder that the broker reads, and the simulated vendor's files. The pod works on a copy in memory,
+so its audit log ends with the pod. Changes that the owner makes on the owner's machine arrive with the next `up`.
 """
 
 import base64
@@ -28,7 +28,7 @@ from sealserve.workspace import DEPLOYMENT_FILE, FOLDER
 PART: Final = "broker"
 _MATERIAL: Final = "/material"
 _STATE: Final = "sealserve/material"
-_LARGEST: Final = 2**20 - 2**14  # of a Secret, without its names: kubernetes.io/docs/concepts/configuration/secret
+_LARGEST: Final = 2**20 - 2**14  # bytes in a Secret, less its names: kubernetes.io/docs/concepts/configuration/secret
 
 
 def service_name(context: RenderContext) -> str:
@@ -37,14 +37,14 @@ def service_name(context: RenderContext) -> str:
 
 
 def material(context: RenderContext, broker: OwnersBroker) -> Mapping[str, str]:
-    """Return the files that the broker reads: path in the workspace, and content in base64.
+    """Return the files that the broker reads: paths in the workspace, and contents in base64.
 
     Args:
-        context: What is rendered.
-        broker: The owner's broker, with the files that its owner handed over.
+        context: The deployment to render.
+        broker: The owner's broker, with the files that the owner's side provided.
 
     Raises:
-        NotRenderableError: The deployment does not allow it, or they are too large for a Secret.
+        NotRenderableError: The deployment does not allow a broker in the cluster, or the files exceed a Secret's size.
     """
     _require_trial(context)
     if broker.needs_passphrase:
@@ -52,7 +52,7 @@ def material(context: RenderContext, broker: OwnersBroker) -> Mapping[str, str]:
     files = {**broker.files, DEPLOYMENT_FILE: tomli_w.dumps(_settings(context)).encode()}
     if (size := sum(map(len, files.values()))) > _LARGEST:
         raise NotRenderableError(
-            f"The owner's material has {size} bytes, too many for a Secret of Kubernetes.",
+            f"The broker's files do not fit into a Kubernetes Secret: {size} bytes, expected at most {_LARGEST}.",
             hint="Run the broker on the owner's machine: kubernetes.broker.dangerous_inside = false.",
         )
     return {path: base64.b64encode(content).decode() for path, content in sorted(files.items())}
@@ -62,15 +62,15 @@ def inside_broker(context: RenderContext, files: Mapping[str, str]) -> Sequence[
     """Return the broker's objects: its Secret, Deployment and Service.
 
     Args:
-        context: What is rendered.
-        files: What `material` returned.
+        context: The deployment to render.
+        files: The files that `material` returned.
     """
     labels = context.labels(PART)
-    keys = {path: hashlib.sha256(path.encode()).hexdigest()[:32] for path in files}  # a key may have no slash
+    keys = {path: hashlib.sha256(path.encode()).hexdigest()[:32] for path in files}  # keys must not contain slashes
     data = {keys[path]: content for path, content in files.items()}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     port = context.shipped.broker[1]
-    # The broker refuses files that others may read, as those of a Secret are; and it writes its database.
+    # The broker rejects files that other users can read, such as a Secret's files. It also writes to its database.
     sources = f"{_MATERIAL}/{FOLDER} {_MATERIAL}/{DEPLOYMENT_FILE}"
     copy = {
         **_container(context, "material", []),
@@ -117,14 +117,16 @@ def inside_broker(context: RenderContext, files: Mapping[str, str]) -> Sequence[
 def _require_trial(context: RenderContext) -> None:
     if not context.simulated:
         raise NotRenderableError(
-            "kubernetes.broker.dangerous_inside gives the cluster's hosts the keys: it is for simulated enclaves only.",
-            hint="Run the broker on the owner's machine, outside of the cluster.",
+            "kubernetes.broker.dangerous_inside gives the keys to the cluster's hosts, and works only with simulated "
+            "enclaves: expected platform = 'simulated', got 'sgx'.",
+            hint="Set it to false, and run the broker on the owner's machine, outside the cluster.",
         )
     expected = service_name(context)
     if context.shipped.broker[0] not in {expected, f"{expected}.cluster.local"}:
         raise NotRenderableError(
-            f"Enclaves look for the broker at {context.shipped.broker[0]!r}, and in the cluster it is {expected!r}.",
-            hint=f'Set broker.address = "{expected}"; it is measured, so the release gets another enclave.',
+            f"The enclaves connect to the broker at {context.shipped.broker[0]!r}, but its name in the cluster is "
+            f"{expected!r}.",
+            hint=f'Set broker.address = "{expected}". It is measured, so the release needs a new enclave.',
         )
     if context.deployment.keystore.kind != "file" or context.deployment.keystore.passphrase_file is not None:
         raise _not_openable()
@@ -132,18 +134,18 @@ def _require_trial(context: RenderContext) -> None:
 
 def _not_openable() -> NotRenderableError:
     return NotRenderableError(
-        "The broker in a cluster reads a master key from a file without a passphrase.",
+        "A broker in the cluster supports only a master key in a file without a passphrase.",
         hint='Set keystore.kind = "file", or run the broker on the owner\'s machine.',
     )
 
 
 def _settings(context: RenderContext) -> dict[str, object]:
-    """Return the broker's ``sealserve.toml``: what it appraises by is in its database."""
+    """Return the broker's ``sealserve.toml``. The appraisal policies are in its database."""
     broker = context.deployment.broker
     section: dict[str, object] = {
         "name": broker.name,
         "address": broker.address,
-        "listen": EVERY_ADDRESS,  # a pod's address is not known before; NetworkPolicies decide who may connect
+        "listen": EVERY_ADDRESS,  # a pod's address is not known in advance; NetworkPolicies restrict connections
         "port": context.shipped.broker[1],
     }
     return {
@@ -164,6 +166,6 @@ def _container(context: RenderContext, name: str, arguments: Sequence[str]) -> M
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "workspace", "mountPath": WORKSPACE_FOLDER},
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own folder
         ],
     }

@@ -1,7 +1,8 @@
-"""For Prometheus and Grafana: what is scraped, which states raise an alarm, and what a person looks at.
+"""Objects for Prometheus and Grafana: scrape targets, alert rules, and a dashboard.
 
-With ``kubernetes.monitoring.enabled``, the Prometheus operator and Grafana's sidecar find it among a deployment's
-objects; the broker, outside of the cluster, is another Prometheus' to watch (`sealserve render monitoring`).
+With ``kubernetes.monitoring.enabled``, they are part of a deployment's objects, where the Prometheus operator and
+Grafana's sidecar find them. The broker runs outside the cluster, so a different Prometheus monitors it
+(`sealserve render monitoring`).
 
 Source: https://prometheus-operator.dev/docs/api-reference/api/ (PodMonitor, PrometheusRule),
 https://github.com/grafana/helm-charts/tree/main/charts/grafana ("Sidecar for dashboards": the label).
@@ -27,7 +28,7 @@ _FOLDER: Final = "/etc/prometheus/sealserve"
 
 
 def monitoring(context: RenderContext) -> Sequence[Manifest]:
-    """Return the monitoring objects, if ``kubernetes.monitoring.enabled`` asks for them."""
+    """Return the monitoring objects if ``kubernetes.monitoring.enabled`` is set, or else no objects."""
     if not context.settings.monitoring.enabled:
         return []
     scraped = [_pod_monitor(context)] if context.deployment.server.metrics_port is not None else []
@@ -45,13 +46,13 @@ def prometheus_files(deployment: Deployment) -> Mapping[str, str]:
 
 
 def _configuration(deployment: Deployment) -> Manifest:
-    """Return what goes into ``prometheus.yml``.
+    """Return the content for ``prometheus.yml``.
 
     Source: https://prometheus.io/docs/prometheus/latest/configuration/configuration/.
     """
     rules, jobs = ["replicas.rules.yaml"], list[Manifest]()
     if (port := deployment.broker.metrics_port) is not None:
-        rules.append("broker.rules.yaml")  # one that is not scraped would look as if it were away
+        rules.append("broker.rules.yaml")  # without a scrape job, the broker would always seem to be down
         jobs.append({"job_name": BROKER_JOB, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]})
     if deployment.server.metrics_port is not None:
         settings = deployment.kubernetes
@@ -83,7 +84,7 @@ def _rules(context: RenderContext) -> Manifest:
 
 
 def _pod_monitor(context: RenderContext) -> Manifest:
-    """Return what makes Prometheus scrape each replica: through TLS that ends in the enclave, so with a certificate."""
+    """Return the object that makes Prometheus scrape each replica, over TLS that ends in the enclave."""
     secret = context.settings.monitoring.scrape_secret
     tls: dict[str, Any] = {
         "serverName": context.deployment.service.name,

@@ -21,7 +21,7 @@ _PLACEHOLDER: Final = re.compile("@([a-z_]+)@")
 
 
 def replica_rules(deployment: Deployment) -> Manifest:
-    """Return the alert rules about replicas, as a rule file of Prometheus has them."""
+    """Return the alert rules about replicas, in the form of a Prometheus rule file."""
     settings = deployment.kubernetes
     values = {"namespace": settings.namespace, "start_minutes": str(settings.start_seconds // 60 + 1)}
     rules: Manifest = _filled(yaml.safe_load(_text("replica_rules.yaml")), values)
@@ -37,7 +37,7 @@ def broker_rules() -> Manifest:
 
 
 def dashboard_text(deployment: Deployment) -> str:
-    """Return the dashboard, as Grafana imports it."""
+    """Return the dashboard in Grafana's import format."""
     resource = deployment.kubernetes.resources.epc_resource
     unit = epc_unit(deployment.target.cloud, resource)  # bytes; the graph's axis is in bytes too
     values = {
@@ -52,7 +52,7 @@ def _text(name: str) -> str:
 
 
 def _filled(value: Any, values: dict[str, str]) -> Any:
-    """Return a template with its placeholders replaced; a value that is missing is a KeyError."""
+    """Return a template with its placeholders replaced. A missing value is a KeyError."""
     match value:
         case dict():
             return {key: _filled(item, values) for key, item in value.items()}

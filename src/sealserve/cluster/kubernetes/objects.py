@@ -19,16 +19,16 @@ def objects(
     platform_files: Mapping[str, str] | None = None,
     broker_files: Mapping[str, str] | None = None,
 ) -> Sequence[Manifest]:
-    """Return the objects of a deployment; its namespace is not among them.
+    """Return the objects of a deployment, without its namespace.
 
     Args:
-        context: What is rendered.
-        platform_files: The simulated platform's, in base64; None leaves it out: a cluster then has one already.
-        broker_files: What a broker in the cluster reads, in base64, if it is there; what is rendered for others to
-            apply never has it.
+        context: The deployment to render.
+        platform_files: The simulated platform's files, in base64. None omits it, if the cluster already has one.
+        broker_files: The files for a broker in the cluster, in base64. Objects that are rendered for others to apply
+            never contain them.
 
     Raises:
-        NotRenderableError: The deployment lacks what they need, or would show the owner's keys.
+        NotRenderableError: The deployment lacks required settings, or the objects would reveal the owner's keys.
     """
     made = [
         *policies(context),
@@ -43,7 +43,8 @@ def objects(
     if context.settings.broker.dangerous_inside:
         if broker_files is None:
             raise NotRenderableError(
-                "kubernetes.broker.dangerous_inside is for `sealserve up` alone: files would hold the owner's keys.",
+                "kubernetes.broker.dangerous_inside works only with `sealserve up`: rendered files would contain the "
+                "owner's keys.",
                 hint="Set it to false, and run the broker on the owner's machine.",
             )
         made += inside_broker(context, broker_files)
@@ -57,7 +58,7 @@ def namespace(context: RenderContext) -> Manifest:
 
 
 def _broker_name(context: RenderContext) -> Sequence[Manifest]:
-    """Return what gives the broker a name of the cluster's DNS: enclaves see no other source of names."""
+    """Return the object that adds the broker's name to the cluster's DNS, the only source of names for enclaves."""
     settings = context.settings
     if settings.broker.naming is not BrokerNaming.EXTERNAL_NAME:
         return []

@@ -1,6 +1,6 @@
-"""The simulated platform on each node, in place of a processor with SGX and its aesmd: only for simulated enclaves.
+"""The simulated platform on each node, which replaces an SGX processor and aesmd. Only for simulated enclaves.
 
-One simulated processor is on every node. Its keys are what a real one never shows, so they are in a Secret here.
+All nodes have the same simulated processor. Its keys are in a Secret. A genuine processor never reveals such keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ def platform(context: RenderContext, files: Mapping[str, str]) -> Sequence[Manif
     """Return the objects of the simulated platform.
 
     Args:
-        context: What is rendered.
-        files: The platform's files: name, and content in base64.
+        context: The deployment to render.
+        files: The platform's files: names, and contents in base64.
     """
     labels = context.labels(PART)
-    # The kubelet makes the folder for root; who answers there is the service's user.
+    # The kubelet creates the folder for root, but the service that listens there runs as a different user.
     owner = {
         "name": "folder",
         "image": context.server_image,
@@ -53,7 +53,7 @@ def platform(context: RenderContext, files: Mapping[str, str]) -> Sequence[Manif
             },
             {"name": "keys", "mountPath": f"{_HOST}/platform", "readOnly": True},
             {"name": "quoting", "mountPath": f"{_HOST}/run", "subPathExpr": "$(NODE)"},
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own folder
         ],
     }
     pod = {

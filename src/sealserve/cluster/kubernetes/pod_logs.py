@@ -1,4 +1,4 @@
-"""The logs of a deployment's pods, and of the parts that run on this machine."""
+"""The logs of a deployment's pods, and of its parts on this machine."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,18 +21,18 @@ def deployment_logs(
     pods: Sequence[Manifest],
     local: Sequence[str],
 ) -> Iterator[LogLine]:
-    """Yield what the parts of a deployment logged; see `Target.logs`.
+    """Yield the log lines of a deployment's parts; see `Target.logs`.
 
     Args:
         client: The cluster.
-        workspace: Whose deployment it is.
-        part: A role, or the name of a pod; None for all.
-        selection: Which lines.
+        workspace: The workspace of the deployment.
+        part: A role, or the name of a pod. None for all.
+        selection: Which lines to yield.
         pods: The deployment's pods.
         local: The roles of the parts on this machine.
 
     Raises:
-        InputError: `logs.unknown-part`: There is no log of that part.
+        InputError: `logs.unknown-part` if the part has no log.
     """
     named = roles(pods)
     chosen = {

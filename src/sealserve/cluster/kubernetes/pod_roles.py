@@ -1,4 +1,4 @@
-"""What users call the pods: the same names as the parts have on the other targets."""
+"""The roles of pods: the same part names as on the other targets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -17,9 +17,9 @@ def is_replica(pod: Manifest) -> bool:
 
 
 def roles(pods: Sequence[Manifest]) -> Sequence[tuple[str, Manifest]]:
-    """Return the pods with their roles: replicas in the order in which they were created, as ``replica-0``, ....
+    """Return the pods with their roles. Replicas are numbered by creation time, as ``replica-0``, ``replica-1``, ...
 
-    Several pods of NGINX or of the simulated platform share a role; their names tell them apart.
+    Several pods of NGINX or of the simulated platform share a role. Their names distinguish them.
     """
     ordered = sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"]["name"]))
     found: list[tuple[str, Manifest]] = []

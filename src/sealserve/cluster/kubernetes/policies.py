@@ -1,8 +1,9 @@
-"""NetworkPolicies: they deny all traffic of the pods except what the service needs.
+"""NetworkPolicies: they deny all traffic of the pods except the traffic that the service needs.
 
-The front and Prometheus reach the replicas. The replicas reach the broker, the release store and DNS. NetworkPolicies
-bind pods, not nodes: the root user of a node reads and sends any traffic on the pods' networks. They keep other pods
-out. A policy has no DNS names: for a broker or a store without a known address, it allows that port at every address.
+NGINX and Prometheus reach the replicas. The replicas reach the broker, the release store and DNS. NetworkPolicies keep
+other pods out. They do not restrict nodes: the root user of a node can read and send any traffic on the pods'
+networks. A policy cannot contain DNS names. For a broker or a store without a known IP address, it allows that port at
+every address.
 
 Source: https://kubernetes.io/docs/concepts/services-networking/network-policies/.
 """
@@ -82,9 +83,9 @@ def _policy(
 
 
 def _dns(context: RenderContext) -> Manifest:
-    """Return the rule for DNS: the cluster's DNS pods, and the cache on each node where there is one.
+    """Return the rule for DNS: the cluster's DNS pods, and the DNS cache on each node if it has one.
 
-    A policy sees the address and port of the pod that a Service leads to, not those of the Service.
+    A policy applies to the address and port of the pod behind a Service, not to those of the Service.
     """
     settings = context.settings
     pods = {
@@ -99,7 +100,7 @@ def _dns(context: RenderContext) -> Manifest:
 
 
 def _to(host: str, port: int, *, networks: Sequence[Network] = ()) -> Manifest:
-    """Return the rule for one peer: its addresses where they are known, else its port at any address.
+    """Return the rule for one peer: its addresses if they are known, or else its port at any address.
 
     A NetworkPolicy has no DNS names, so a peer with a name and without addresses leaves its port open to all addresses.
     """

@@ -1,6 +1,6 @@
-"""What a cluster lacks for a deployment, found before anything of it is made there.
+"""Checks whether a cluster meets the requirements of a deployment, before any object is created.
 
-Source: https://kubernetes.io/docs/reference/access-authn-authz/authorization/ (rights), https://kubernetes.io/docs/
+Source: https://kubernetes.io/docs/reference/access-authn-authz/authorization/ (permissions), https://kubernetes.io/docs/
 concepts/architecture/leases/ (a node renews its lease every ten seconds, by its own clock).
 """
 
@@ -28,7 +28,7 @@ from sealserve.doctor.host_checks import SKEW
 from sealserve.terms import BrokerNaming
 
 _APPLIED: Final = ("get", "create", "patch", "delete")
-# What is needed beside the objects themselves: by `up` (what pods are, and log), by this, and by both (nodes' EPC).
+# Permissions besides those for the objects: for `up` (pod status and log), for these checks, and for both (nodes' EPC).
 _LOOKED_AT: Final = (
     ("list", "v1", "Pod", ""),
     ("get", "v1", "Pod", "log"),
@@ -37,14 +37,14 @@ _LOOKED_AT: Final = (
     ("list", "apps/v1", "ReplicaSet", ""),
 )
 _LEASES: Final = "kube-node-lease"
-_RENEWED: Final = timedelta(seconds=60)  # a node whose lease is older does not answer
+_RENEWED: Final = timedelta(seconds=60)  # a node with an older lease does not respond
 
 
 def examine_cluster(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
-    """Yield what was found; the last finding starts a pod for some seconds.
+    """Yield the findings about a cluster. The last check runs a pod for a few seconds.
 
     Args:
-        context: What would be deployed.
+        context: The deployment that would be applied.
         client: The cluster.
     """
     try:
@@ -64,21 +64,22 @@ def examine_cluster(context: RenderContext, client: ClusterClient) -> Iterator[F
 
 
 def check_rights(context: RenderContext, client: ClusterClient) -> None:
-    """Make sure that all of a deployment may be made and removed, before a part of it is.
+    """Check that all objects of a deployment may be created and removed, before any is created.
 
     Raises:
-        UnavailableError: `kubernetes.rights`: Something may not, or the cluster does not know what it is.
-        NotRenderableError: The deployment lacks what its objects need.
+        UnavailableError: `kubernetes.rights` if a permission is missing, or the cluster does not support a kind.
+        NotRenderableError: The deployment lacks settings that its objects require.
     """
     for finding in _rights(context, client):
         if finding.verdict is Verdict.MISSING:
             raise ClusterCode.KUBERNETES_RIGHTS.error(
-                f"The {finding.name} are not enough: {finding.found}.", hint=finding.remedy
+                f"The cluster does not meet a requirement ({finding.name}): {finding.found}.",
+                hint=f"{finding.remedy[:1].upper()}{finding.remedy[1:]}.",
             )
 
 
 def missing(name: str, found: str, remedy: str) -> Finding:
-    """Return the finding that a cluster lacks something."""
+    """Return the finding that a cluster does not meet a requirement."""
     return _found(name, found, remedy, Verdict.MISSING)
 
 
@@ -87,13 +88,15 @@ def _found(name: str, found: str, remedy: str = "", verdict: Verdict = Verdict.O
 
 
 def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) -> Iterator[Finding]:
-    """Compare this machine's clock and the nodes' with the API server's."""
+    """Compare this machine's clock and the nodes' clocks with the API server's."""
     if there is None:
-        yield _found("clocks", "the API server's answers have no date", "look at each clock yourself", Verdict.NOTE)
+        yield _found(
+            "clocks", "unknown: the API server's answers have no date", "check the clocks yourself", Verdict.NOTE
+        )
         return
-    synchronise = "synchronise it (chrony, systemd-timesyncd): certificates and collateral are valid for a time"
+    synchronise = "synchronize it (chrony, systemd-timesyncd): certificates and collateral depend on the time"
     ahead = here - there
-    wrong = [f"this machine's is {_seconds(ahead)}"] if abs(ahead) > SKEW else []
+    wrong = [f"this machine's clock is {_seconds(ahead)}"] if abs(ahead) > SKEW else []
     silent = []
     leases: Sequence[Manifest] = ()
     refused = ""
@@ -107,18 +110,18 @@ def _clocks(client: ClusterClient, *, here: datetime, there: datetime | None) ->
             continue
         ahead = datetime.fromisoformat(renewed) - there
         if ahead > SKEW:
-            wrong.append(f"that of node {name} is {_seconds(ahead)}")
+            wrong.append(f"the clock of node {name} is {_seconds(ahead)}")
         elif -ahead > _RENEWED:
             silent.append(name)
     if wrong:
-        yield missing("clocks", f"against the API server's, {', '.join(wrong)}", synchronise)
+        yield missing("clocks", f"compared with the API server's, {', '.join(wrong)}", synchronise)
     elif refused:
-        yield _found("clocks", refused, "a role that may list leases in kube-node-lease", Verdict.NOTE)
+        yield _found("clocks", refused, "use a role that may list leases in kube-node-lease", Verdict.NOTE)
     elif silent:
-        yield _found("clocks", f"no sign for a minute: {', '.join(silent)}",
-                     "the node is down, or its clock is behind", Verdict.NOTE)  # fmt: skip
+        yield _found("clocks", f"no lease renewal for a minute: {', '.join(silent)}",
+                     "check whether the node is down, or its clock is behind", Verdict.NOTE)  # fmt: skip
     else:
-        yield _found("clocks", f"this machine and {len(leases)} nodes, within {SKEW.seconds} s")
+        yield _found("clocks", f"this machine and {len(leases)} nodes agree within {SKEW.seconds} s")
 
 
 def _seconds(ahead: timedelta) -> str:
@@ -127,12 +130,12 @@ def _seconds(ahead: timedelta) -> str:
 
 
 def _rights(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
-    """Ask for the right to each thing that `up` and `down` do."""
+    """Check every permission that `up` and `down` need."""
     space = context.settings.namespace
     made = objects(
         context,
         platform_files={} if context.simulated else None,
-        broker_files={} if context.settings.broker.dangerous_inside else None,  # the kinds of objects are what counts
+        broker_files={} if context.settings.broker.dangerous_inside else None,  # only the kinds of objects matter
     )
     wanted = [(verb, item["apiVersion"], item["kind"], "", space) for item in made for verb in _APPLIED]
     wanted += [(verb, version, kind, part, space) for verb, version, kind, part in _LOOKED_AT]
@@ -153,19 +156,20 @@ def _rights(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
     denied |= dict.fromkeys(_lacking_for_namespace(context, client))
     if unknown:
         remedy = (
-            "install what defines them, or another kubernetes.ingress.kind, or kubernetes.monitoring.enabled = false"
+            "install their definitions (CRDs), set a different kubernetes.ingress.kind, or set "
+            "kubernetes.monitoring.enabled = false"
         )
-        yield missing("kinds", f"not known there: {', '.join(unknown)}", remedy)
+        yield missing("kinds", f"not supported by the cluster: {', '.join(unknown)}", remedy)
     if denied:
         yield missing("rights", f"denied: {', '.join(denied)}",
-                      f"`kubectl create role`, `clusterrole` and their bindings, by an administrator; "
-                      f"`kubectl auth can-i --list --namespace {space}` shows what there is")  # fmt: skip
+                      f"ask an administrator for `kubectl create role` or `clusterrole` with bindings; "
+                      f"`kubectl auth can-i --list --namespace {space}` shows the current permissions")  # fmt: skip
     else:
         yield _found("rights", f"all {len(asked)} that `up` and `down` need")
 
 
 def _lacking_for_namespace(context: RenderContext, client: ClusterClient) -> Iterator[str]:
-    """Yield the rights to make and remove the namespace that are lacking; one that is there stays."""
+    """Yield the missing permissions to create and remove the namespace. None are needed if it already exists."""
     try:
         if client.get(ObjectName.of(namespace(context))) is not None:
             return
@@ -178,25 +182,29 @@ def _lacking_for_namespace(context: RenderContext, client: ClusterClient) -> Ite
 
 
 def _nodes(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
-    """Look at what the nodes offer to enclaves."""
+    """Check the resources for enclaves that the nodes offer."""
     settings = context.settings
     try:
         nodes = client.find("v1", "Node", "", "")
     except ClusterRefusedError as error:
-        yield missing("device plugin", error.message, "a cluster role that may list nodes")
+        yield missing("device plugin", error.message, "use a cluster role that may list nodes")
         return
     usable = [node for node in nodes if may_run(node, settings)]
     asked = epc_of_replica(context)
     if asked is None:
-        yield _found("device plugin", "not needed: enclaves are simulated, and protect nothing", verdict=Verdict.NOTE)
+        yield _found(
+            "device plugin",
+            "not needed: enclaves are simulated, and do not protect the model from the hosts",
+            verdict=Verdict.NOTE,
+        )
         return
     resources = list(filter(None, (settings.resources.epc_resource, settings.resources.enclave_resource)))
     with_sgx = [node for node in usable if all(allocatable(node).get(name, "0") != "0" for name in resources)]
     if not with_sgx:
         cloud = context.deployment.target.cloud
         plugin = preset_of(cloud).kubernetes.device_plugin.value if cloud else (
-            "Intel's SGX device plugin (docs/how-to/kubernetes.md), or kubernetes.resources.epc_resource and "
-            "enclave_resource as your plugin calls them"
+            "install Intel's SGX device plugin (docs/how-to/kubernetes.md), or set kubernetes.resources.epc_resource "
+            "and enclave_resource to the names of your plugin"
         )  # fmt: skip
         aside = (
             f"; {len(nodes) - len(usable)} nodes are not selected or are tainted" if len(usable) < len(nodes) else ""
@@ -205,62 +213,64 @@ def _nodes(context: RenderContext, client: ClusterClient) -> Iterator[Finding]:
         return
     yield _found("device plugin", f"{len(with_sgx)} of {len(nodes)} nodes offer {' and '.join(resources)}")
     if not quantity(asked):
-        yield _found("EPC", "how much a replica takes is known when an enclave is built", verdict=Verdict.NOTE)
+        yield _found("EPC", "the EPC of a replica is not known before an enclave is built", verdict=Verdict.NOTE)
         return
     fitting = fitting_replicas(asked, settings, with_sgx)
     most, wanted = sum(fitting.values()), max(context.replicas, settings.autoscaler.max_replicas or 0)
     room = ", ".join(f"{name}: {count}" for name, count in sorted(fitting.items()))
-    found = f"replicas of {asked} that fit: {room}; wanted: {wanted}"
+    found = f"capacity for replicas with {asked}: {room}; wanted: {wanted}"
     if wanted > most:
-        yield missing("EPC", found, "fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more "
+        yield missing("EPC", found, "use fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more "
                       "nodes, or a smaller enclave (`sealserve enclave manifest --explain`)")  # fmt: skip
     elif wanted == most:
-        yield _found("EPC", found, "a roll-out needs room for one more: nothing that serves ends before", Verdict.NOTE)
+        yield _found("EPC", found, "leave capacity for one more: a roll-out starts a replica before it stops another",
+                     Verdict.NOTE)  # fmt: skip
     else:
         yield _found("EPC", found)
 
 
 def _storage(context: RenderContext, client: ClusterClient) -> Finding:
-    """Look at the claim that releases are on, if they are on one."""
+    """Check the PersistentVolumeClaim of the releases, if the deployment uses one."""
     settings = context.settings
     name = sources.claim_of(context)
     if name is None:
-        return _found("storage", "not needed: pods fetch the release into a folder of their own")
+        return _found("storage", "not needed: each pod fetches the release into its own folder")
     try:
         claim = client.get(ObjectName("v1", "PersistentVolumeClaim", settings.namespace, name))
         classes = [item["metadata"]["name"] for item in client.find("storage.k8s.io/v1", "StorageClass", "", "")]
     except ClusterRefusedError as error:
-        return _found("storage", error.message, "a role that may read claims and storage classes", Verdict.NOTE)
+        return _found("storage", error.message, "use a role that may read claims and storage classes", Verdict.NOTE)
     cloud = context.deployment.target.cloud
     usual = preset_of(cloud).kubernetes.shared_storage_class if cloud else None
     advice = f"; on this cloud: {usual.value or usual.note}" if usual else ""
-    remedy = f"a PersistentVolumeClaim with accessModes [ReadWriteMany] of a class that allows it{advice}"
+    remedy = f"create a PersistentVolumeClaim with accessModes [ReadWriteMany] and a class that supports it{advice}"
     if claim is None and settings.store.storage_class in classes:
-        return _found("storage", f"`up` makes the claim {name} of class {settings.store.storage_class}")
+        return _found("storage", f"`up` creates the claim {name} with class {settings.store.storage_class}")
     return _claim(claim, f"{settings.namespace}/{name}", classes, remedy)
 
 
 def _claim(claim: Manifest | None, name: str, classes: Sequence[str], remedy: str) -> Finding:
-    known = f"storage classes here: {', '.join(classes) or 'none'}"
+    known = f"storage classes in the cluster: {', '.join(classes) or 'none'}"
     if claim is None:
-        return missing("storage", f"no claim {name}; {known}", remedy)
+        return missing("storage", f"the claim {name} does not exist; {known}", remedy)
     used, modes = claim["spec"].get("storageClassName"), claim["spec"].get("accessModes") or []
     if "ReadWriteMany" not in modes:
-        return missing("storage", f"the claim {name} is {', '.join(modes)}: not for pods on all nodes; {known}", remedy)
+        found = f"the claim {name} is {', '.join(modes)}, so pods on several nodes cannot share it; {known}"
+        return missing("storage", found, remedy)
     phase = claim.get("status", {}).get("phase", "Pending")
     found = f"the claim {name} is {phase}, of class {used or 'none'}"
     if phase == "Bound":
         return _found("storage", found)
     if used in classes:
-        return _found("storage", found, "fine if the class waits for the first pod", Verdict.NOTE)
+        return _found("storage", found, "no action is needed if the class waits for the first pod", Verdict.NOTE)
     return missing("storage", f"{found}; {known}", remedy)
 
 
 def _broker(context: RenderContext, client: ClusterClient) -> Finding:
-    """Ask a pod for the broker's name, and whether anybody answers there."""
+    """Check with a pod whether the broker's name resolves and the broker answers."""
     name, port = context.shipped.broker
     settings = context.settings
-    # What `up` adds to the cluster's names is not there yet: its address is tried instead.
+    # `up` has not added the name to the cluster's DNS yet, so check the broker's address instead.
     expected = ""
     try:
         if settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
@@ -271,19 +281,19 @@ def _broker(context: RenderContext, client: ClusterClient) -> Finding:
             expected = "" if service is not None else settings.broker.external_name
         reached = reach(context, client, expected or name, port)
     except (ProbeError, ClusterRefusedError) as error:
-        return _found("broker", f"not tried: {error.message}", error.hint or "", Verdict.NOTE)
+        return _found("broker", f"not checked: {error.message}", error.hint or "", Verdict.NOTE)
     return _judge(reached, name=name, expected=expected, port=port)
 
 
 def _judge(reached: Reached, *, name: str, expected: str, port: int) -> Finding:
     if not reached.addresses:
         return missing("broker", f"a pod cannot resolve {expected or name}: {reached.error}",
-                       'a record in DNS, or kubernetes.broker.naming = "coredns-hosts" with broker.ip: '
-                       "an enclave sees no other source of names")  # fmt: skip
-    added = f"{name} is added by `up` and leads to {expected}" if expected else name
+                       'create a DNS record, or set kubernetes.broker.naming = "coredns-hosts" with broker.ip: '
+                       "an enclave uses no other source of names")  # fmt: skip
+    added = f"{name}, which `up` adds for {expected}" if expected else name
     at = f"{added} ({', '.join(reached.addresses)})"
     if not reached.answers:
-        remedy = "`sealserve broker run` (`up` starts a simulated one), broker.listen, or a firewall between"
-        found = f"{at}, where nobody answers on port {port} yet: {reached.error}"
+        remedy = "start it with `sealserve broker run` (`up` does so in simulation); check broker.listen and firewalls"
+        found = f"{at} does not answer on port {port} yet: {reached.error}"
         return _found("broker", found, remedy, Verdict.NOTE)
     return _found("broker", f"{at} answers a pod on port {port}")

@@ -1,4 +1,4 @@
-"""How far a pod is, and why not further, from its status and the last lines that its enclave logged."""
+"""The progress of a pod, and the reason if it does not serve, from its status and the last lines of its log."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from sealserve.cluster.target import State
 _ERROR: Final = re.compile(r"error\[[a-z0-9.-]+\].*")
 _QUOTED: Final = "step=quote "
 _ATTESTED: Final = "step=key "
-_SIGNALLED: Final = 128  # added to the number of the signal that ended a container
+_SIGNALLED: Final = 128  # offset of a signal's number in a container's exit status
 
 
 def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     """Return a pod's state, and the reason if it does not serve.
 
     Args:
-        pod: As the API has it.
+        pod: The pod, as the API returns it.
         log: The last lines of its server's log.
     """
     status = pod.get("status", {})
@@ -35,25 +35,25 @@ def state_of(pod: Manifest, log: Sequence[str] = ()) -> tuple[State, str]:
     attested = any(_ATTESTED in line for line in log)
     for container in containers:
         if attested and container.get("state", {}).get("running") is not None:
-            continue  # why it ended before has passed
+            continue  # the reason for an earlier end no longer applies
         if (reason := _trouble(container)) is not None:
             return _standing(reason), f"{container['name']}: {reason}"
     if (waits := _unscheduled(status)) is not None:
         return State.STARTING, waits
     if attested:
-        return State.ATTESTED, "it loads the model"
+        return State.ATTESTED, "loading the model"
     error = last_error(log)
     return (_standing(error), error) if error else (State.STARTING, _under_way(status, log))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The present run of a pod's container.
+    """The current run of a pod's container.
 
     Args:
-        started: When it began, UTC; None if it does not run.
-        ended: When the run before it ended, UTC; None if there was none.
-        error: Why the run before it ended; None if there was none, or if it ended well.
+        started: Start of the run, UTC. None if the container does not run.
+        ended: End of the previous run, UTC. None if no run has ended.
+        error: Why the previous run ended. None if no run has ended, or if it succeeded.
     """
 
     started: datetime | None = None
@@ -62,7 +62,7 @@ class Run:
 
 
 def run_of(pod: Manifest) -> Run:
-    """Return the present run of a pod's first container."""
+    """Return the current run of a pod's first container."""
     for container in pod.get("status", {}).get("containerStatuses") or ():
         before = (container.get("lastState") or {}).get("terminated") or {}
         running = (container.get("state") or {}).get("running") or {}
@@ -83,13 +83,13 @@ def _time(text: object) -> datetime | None:
 
 
 def _ending(terminated: Mapping[str, Any]) -> str:
-    """Return words for the end of a container that left no message."""
+    """Return a description of the end of a container that left no message."""
     status, reason = terminated.get("exitCode"), terminated.get("reason")
     if reason == "OOMKilled":
-        return "it ended because its memory ran out"
+        return "it ended because it ran out of memory"
     if isinstance(status, int) and status > _SIGNALLED:
         return f"it ended by signal {status - _SIGNALLED}"
-    return f"it ended with status {status}"
+    return f"it ended with exit status {status}"
 
 
 def _standing(reason: str) -> State:
@@ -97,15 +97,17 @@ def _standing(reason: str) -> State:
 
 
 def _under_way(status: Manifest, log: Sequence[str]) -> str:
-    """Return what a pod does before it is attested, as far as it can be seen from outside."""
+    """Return the activity of a pod before its attestation, as far as it is visible from outside."""
     for container in status.get("initContainerStatuses", ()):
         if container.get("state", {}).get("running"):
-            return f"it prepares the release ({container['name']})"
-    return "it has made its quote, and asks the broker for its key" if any(_QUOTED in line for line in log) else ""
+            return f"preparing the release ({container['name']})"
+    return (
+        "waiting for the broker to check its quote and release the key" if any(_QUOTED in line for line in log) else ""
+    )
 
 
 def last_error(log: Sequence[str]) -> str | None:
-    """Return the last error that was logged, with its code."""
+    """Return the last logged error, with its code."""
     errors = [found[0] for line in log if (found := _ERROR.search(line))]
     return errors[-1] if errors else None
 
@@ -125,5 +127,5 @@ def _trouble(container: dict[str, Any]) -> str | None:
 def _unscheduled(status: Manifest) -> str | None:
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"no node has room: {condition.get('message', '')}"
+            return f"no node has capacity: {condition.get('message', '')}"
     return None

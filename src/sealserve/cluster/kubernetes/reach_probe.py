@@ -1,6 +1,6 @@
-"""A pod for some seconds that says what a name means in the cluster, and whether anybody answers there.
+"""A short-lived pod that resolves a name in the cluster and checks whether a server answers there.
 
-It is the release's image, under the same confinement as a replica, without its labels: no Service finds it.
+It uses the release's image and the same security settings as a replica, but not its labels. So no Service selects it.
 """
 
 import ipaddress
@@ -39,23 +39,23 @@ _HOPELESS: Final = (
     "ImagePullBackOff",
     "InvalidImageName",
     "CreateContainerConfigError",
-    "no node has room",
+    "no node has capacity",
 )
 
 
 class ProbeError(UnavailableError):
-    """A pod that should look around in the cluster does not run."""
+    """A pod that checks the cluster's network does not run."""
 
     code = "kubernetes.probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """What a pod found.
+    """The result of the pod's check.
 
     Args:
-        addresses: What the name means there; empty if it cannot be resolved.
-        answers: Whether somebody took a connection.
+        addresses: The addresses of the name in the cluster. Empty if it does not resolve.
+        answers: Whether a server accepted a connection.
         error: Why not.
     """
 
@@ -65,19 +65,19 @@ class Reached:
 
 
 def reach(context: RenderContext, client: ClusterClient, host: str, port: int) -> Reached:
-    """Start a pod that resolves ``host`` and connects to it, and remove it again.
+    """Start a pod that resolves ``host`` and connects to it, and remove the pod again.
 
-    It runs in the deployment's namespace, or in ``default`` while that does not exist.
+    It runs in the deployment's namespace, or in ``default`` if that does not exist yet.
 
     Raises:
-        ProbeError: It does not run, or not in time.
-        ClusterRefusedError: It may not be made.
+        ProbeError: The pod does not run, or not in time.
+        ClusterRefusedError: The pod may not be created.
     """
     space = context.settings.namespace
     if client.get(ObjectName.of(namespace(context))) is None:
         space = "default"
     name = ObjectName("v1", "Pod", space, NAME)
-    _remove(client, name)  # of a run that was killed
+    _remove(client, name)  # remains of a run that was killed
     try:
         client.apply(_pod(context, space, host, port))
         return _wait(client, name)
@@ -119,31 +119,34 @@ def _wait(client: ClusterClient, name: ObjectName) -> Reached:
     while True:
         pod = client.get(name)
         if pod is None:
-            raise ProbeError(f"The pod {name.name} was removed by somebody else.")
+            raise ProbeError(f"The pod {name.name} was deleted before its check ended.", hint="Run the command again.")
         if pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}:
             return read(client.log(name.namespace, name.name, "doctor", last=20))
         _, reason = state_of(pod)
         if time.monotonic() > deadline or any(text in reason for text in _HOPELESS):
             raise ProbeError(
                 f"The pod {name.name} does not run in {name.namespace}: {reason or 'it is still starting'}.",
-                hint="Its image is the replicas': can the nodes pull it (images.prefix, "
-                "kubernetes.images.pull_secret)?",
+                hint="Check that the nodes can pull the replicas' image, which it uses (images.prefix, "
+                "kubernetes.images.pull_secret).",
             )
         time.sleep(0.5)
 
 
 def read(log: Sequence[str]) -> Reached:
-    """Return what the pod printed. A cluster may write anything there.
+    """Return the pod's result. The output is not trusted, because a cluster may write anything there.
 
     Raises:
-        ProbeError: It is not what the pod prints.
+        ProbeError: The output is not a valid result.
     """
     try:
         found = json.loads(log[-1])
         addresses = [str(ipaddress.ip_address(text)) for text in found["addresses"]]
         return Reached(addresses=addresses, answers=found["answers"] is True, error=str(found["error"])[:200])
     except (IndexError, ValueError, TypeError, KeyError) as error:
-        raise ProbeError("The pod did not say what it found.", hint="`kubectl describe` and `logs` of it.") from error
+        raise ProbeError(
+            "The pod printed no valid result of its check.",
+            hint="Run `sealserve doctor host --target kubernetes` again.",
+        ) from error
 
 
 def _remove(client: ClusterClient, name: ObjectName) -> None:

@@ -1,4 +1,4 @@
-"""Which objects were made of a workspace in a cluster."""
+"""The record of the objects that a workspace has created in a cluster."""
 
 import json
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ RECORD: Final = "kubernetes.json"
 
 
 class Record:
-    """Which objects were made of a workspace, so that exactly these are removed; it holds no secret."""
+    """The record of created objects, so that exactly these are removed. It contains no secret."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._path = workspace.host.run / RECORD
 
     def names(self) -> list[ObjectName]:
-        """Return them, in the order in which they were made."""
+        """Return the identities of the objects, in the order of their creation."""
         try:
             return [ObjectName(**row) for row in json.loads(read_regular(self._path, follow_links=False))]
         except (InputFileMissingError, ValueError, TypeError):
             return []
 
     def add(self, name: ObjectName) -> None:
-        """Remember an object before it is made: what is made and not remembered would be left behind."""
+        """Record an object before it is created: an unrecorded object would never be removed."""
         names = self.names()
         if name not in names:
             self._write([*names, name])
 
     def remove(self, name: ObjectName) -> None:
-        """Forget an object."""
+        """Remove an object from the record."""
         self._write([other for other in self.names() if other != name])
 
     def _write(self, names: Sequence[ObjectName]) -> None:

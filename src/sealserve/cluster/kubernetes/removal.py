@@ -1,4 +1,4 @@
-"""Removing from a cluster what was made there, and nothing else."""
+"""Removes exactly the objects from a cluster that sealserve created there."""
 
 import time
 from typing import Final
@@ -13,7 +13,7 @@ _LONGEST_SECONDS: Final = 900
 
 
 def remove(client: ClusterClient, name: ObjectName) -> None:
-    """Remove an object; of one that was only changed, what was written into it."""
+    """Delete an object. From an object that was only changed, remove the change."""
     if name == COREFILE:
         _forget_broker(client)
     else:
@@ -27,21 +27,22 @@ def _forget_broker(client: ClusterClient) -> None:
 
 
 def wait_gone(client: ClusterClient, name: ObjectName, tell: Tell) -> None:
-    """Wait until an object that was removed is gone.
+    """Wait until a deleted object no longer exists.
 
     Raises:
-        UnavailableError: `kubernetes.rollout-slow`: It still exists after 15 minutes.
+        UnavailableError: `kubernetes.rollout-slow` if it still exists after 15 minutes.
     """
     deadline = time.monotonic() + _LONGEST_SECONDS
     while client.get(name) is not None:
-        tell(f"{called(name)} finishes")
+        tell(f"waiting for the deletion of {called(name)}")
         if time.monotonic() > deadline:
             raise ClusterCode.KUBERNETES_ROLLOUT_SLOW.error(
-                f"{called(name)} is still there.", hint="`kubectl describe` it, then `sealserve down`."
+                f"{called(name)} still exists {_LONGEST_SECONDS // 60} minutes after its deletion.",
+                hint="Find the reason with `kubectl describe`, then run `sealserve down` again.",
             )
         time.sleep(CHECK_SECONDS)
 
 
 def called(name: ObjectName) -> str:
-    """Return what people call an object: its kind and its name."""
+    """Return an object's kind and name, as kubectl prints them."""
     return f"{name.kind.lower()}/{name.name}"

@@ -1,4 +1,4 @@
-"""What the Kubernetes objects of one deployment have in common: names, labels, ports, the release, durations."""
+"""Common properties of the Kubernetes objects of one deployment: names, labels, ports, the release, durations."""
 
 import hashlib
 import math
@@ -15,27 +15,27 @@ from sealserve.errors import InputError
 from sealserve.terms import PlatformKind
 
 Manifest: TypeAlias = dict[str, Any]
-"""A Kubernetes object as the API has it."""
+"""A Kubernetes object as the API represents it."""
 
 APPLICATION: Final = "sealserve"
 _LABEL_LENGTH: Final = 63
 
 
 class NotRenderableError(InputError):
-    """The deployment lacks what its Kubernetes objects need."""
+    """The deployment lacks settings that its Kubernetes objects require, or the settings contradict each other."""
 
     code = "kubernetes.not-renderable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shipped:
-    """The release that is served: what may be known of it in public.
+    """The public properties of the release that is served.
 
     Args:
-        name: Its folder's name.
-        size: The bytes of its sealed files.
+        name: Name of its folder.
+        size: Total size of its sealed files, in bytes.
         owner_key: The owner's public key (PEM), which verifies it.
-        broker: Name and port of the broker, as measured.
+        broker: Name and port of the broker; measured.
         epc: The enclave's size in bytes.
         rest: Whether its enclave has a REST API; measured.
     """
@@ -50,12 +50,12 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
-    """What is rendered.
+    """The deployment to render.
 
     Args:
-        deployment: What ``sealserve.toml`` describes.
-        shipped: What is served.
-        replicas: How many pods serve.
+        deployment: The deployment that ``sealserve.toml`` describes.
+        shipped: The release to serve.
+        replicas: The number of replica pods.
     """
 
     deployment: Deployment
@@ -64,7 +64,7 @@ class RenderContext:
 
     @property
     def settings(self) -> KubernetesSection:
-        """``[kubernetes]``."""
+        """The section ``[kubernetes]``."""
         return self.deployment.kubernetes
 
     @property
@@ -74,15 +74,16 @@ class RenderContext:
 
     @property
     def drain_seconds(self) -> int:
-        """How long a pod waits before it is asked to end: longer than a connection lives.
+        """Seconds that a pod waits before it is asked to end: longer than the maximum age of a connection.
 
-        Every connection has then been drained by its age, and no new one has come: the pod left its Service when its
-        deletion began. TensorFlow Serving's binary ends at once when it is asked to, so this is all that it has.
+        By then every connection has been drained at its maximum age, and no new connection has arrived: the pod left
+        its Service when its deletion began. TensorFlow Serving's binary ends immediately on SIGTERM, so this wait is
+        its only drain.
         """
         return drain_seconds(self.deployment)
 
     def name(self, part: str) -> str:
-        """Return what the object of a part is called."""
+        """Return the name of a part's object."""
         return f"{APPLICATION}-{part}"
 
     def labels(self, part: str) -> dict[str, str]:
@@ -99,10 +100,10 @@ class RenderContext:
         return reference(self.deployment.images.prefix, name, self.deployment.images.tag)
 
     def pod_security(self) -> Manifest:
-        """Return a pod's ``securityContext``: no root, and the runtime's own list of system calls.
+        """Return a pod's ``securityContext``: a non-root user, and the runtime's default seccomp profile.
 
-        The user is that of the images, a number of the deployment's, or left to the platform: OpenShift's restricted
-        security context constraints give each namespace a range of user ids, and refuse every other one.
+        The user is the images' user, a number from the deployment, or assigned by the platform. OpenShift's restricted
+        security context constraints give each namespace a range of user IDs, and reject every other ID.
         """
         chosen = self.settings.run_as_user
         user = SERVICE_USER if chosen == "image" else chosen
@@ -132,7 +133,7 @@ class RenderContext:
 
 
 def container_security() -> Manifest:
-    """Return a container's ``securityContext``: no privilege, no capability, nothing written to its own files."""
+    """Return a container's ``securityContext``: no privileges, no capabilities, a read-only root file system."""
     return {
         "allowPrivilegeEscalation": False,
         "privileged": False,
@@ -142,7 +143,7 @@ def container_security() -> Manifest:
 
 
 def label_value(text: str) -> str:
-    """Return ``text`` as a label's value may be: 63 characters at most; a longer one ends in its digest."""
+    """Return ``text`` as a valid label value of at most 63 characters. A longer text ends in its digest."""
     clean = re.sub(r"[^A-Za-z0-9_.-]", "-", text)
     if len(clean) > _LABEL_LENGTH:
         clean = f"{clean[:52]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
@@ -155,16 +156,16 @@ _BINARY: Final = "KMGTPE"
 
 
 def quantity(text: str) -> int:
-    """Return the whole number that a Kubernetes quantity stands for, rounded up.
+    """Return the value of a Kubernetes quantity, rounded up to an integer.
 
     Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a quantity.
     """
     found = _QUANTITY.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no Kubernetes quantity")
+        raise ValueError(f"{text!r} is not a Kubernetes quantity")
     unit = found[3] or ""
     if unit.endswith("i"):
         factor = Decimal(1024) ** (_BINARY.index(unit[0]) + 1)

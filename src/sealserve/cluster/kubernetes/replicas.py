@@ -1,4 +1,4 @@
-"""The replicas: the Deployment of the enclaves, their Service, and what keeps enough of them.
+"""The replicas: the Deployment of the enclaves, their Service, and the objects that keep enough replicas running.
 
 Source: https://kubernetes.io/docs/concepts/workloads/pods/ (probes, hooks, security contexts, topology spread),
 https://github.com/intel/intel-device-plugins-for-kubernetes/tree/main/cmd/sgx_plugin (resources ``sgx.intel.com/*``).
@@ -26,7 +26,7 @@ _PROBE_SECONDS: Final = 5
 
 
 def service_ports(context: RenderContext) -> Mapping[str, int]:
-    """Return the ports that requests come to, of the replicas and of NGINX before them, by name."""
+    """Return the ports for requests, by name. They are the same for the replicas and for NGINX in front of them."""
     return {GRPC_PORT_NAME: SERVICE_PORT, **({REST_PORT_NAME: REST_PORT} if context.shipped.rest else {})}
 
 
@@ -41,7 +41,7 @@ def replicas(context: RenderContext) -> Sequence[Manifest]:
 
 
 def _settings(context: RenderContext) -> Manifest:
-    toml = "# Written by sealserve: an enclave's own settings are measured, and these are not its.\n"
+    toml = "# Written by sealserve. The enclave does not use these settings: its own settings are measured.\n"
     model = context.deployment.model.name
     toml += f'platform = "{context.deployment.platform.value}"\n\n[model]\nname = "{model}"\n'
     data = {DEPLOYMENT_FILE: toml, "owner.pub": context.shipped.owner_key}
@@ -61,7 +61,7 @@ def _deployment(context: RenderContext) -> Manifest:
         "spec": {
             "replicas": context.replicas,
             "selector": {"matchLabels": labels},
-            # Nothing that serves ends before its successor serves: a release that is refused stops here.
+            # A replica stops only after its successor serves: the roll-out of a rejected release does not proceed.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "progressDeadlineSeconds": context.settings.start_seconds + 60,
             "revisionHistoryLimit": 3,
@@ -115,14 +115,14 @@ def _pod(context: RenderContext) -> Manifest:
 
 def _container(context: RenderContext, replica: Replica) -> Manifest:
     settings = context.settings
-    probe = {"tcpSocket": {"port": SERVICE_PORT}}  # the kubelet's gRPC probe knows no TLS
+    probe = {"tcpSocket": {"port": SERVICE_PORT}}  # the kubelet's gRPC probe does not support TLS
     container: Manifest = {
         "name": "server",
         "image": replica.image,
         "imagePullPolicy": settings.images.pull_policy,
         "args": list(replica.command),
         "ports": [{"name": name, "containerPort": port} for name, port in replica.ports.items()],
-        # The port opens when the model is available, and not before.
+        # The port opens only when the model is available.
         "startupProbe": {**probe, "periodSeconds": _PROBE_SECONDS,
                          "failureThreshold": -(-settings.start_seconds // _PROBE_SECONDS)},
         "readinessProbe": {**probe, "periodSeconds": 2, "failureThreshold": 1, "timeoutSeconds": 2},
@@ -130,17 +130,17 @@ def _container(context: RenderContext, replica: Replica) -> Manifest:
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(context.drain_seconds)]}}},
         "resources": _resources(context),
         "securityContext": container_security(),
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # why an enclave was refused is in the pod's status
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # the pod's status shows why an enclave was rejected
         "volumeMounts": [_mount(context, mount) for mount in replica.mounts],
     }  # fmt: skip
-    if context.simulated:  # the launcher passes on the measured environment, and nothing else
+    if context.simulated:  # the launcher passes on only the measured environment
         container["env"] = [NODE_VARIABLE]
     return container
 
 
 def _describe(context: RenderContext) -> Replica:
     shipped = context.shipped
-    # One attempt: the kubelet starts a container again, and `status` has the reason.
+    # One attempt: the kubelet restarts the container, and `status` shows the reason.
     return describe_replica(
         context.deployment,
         release=shipped.name,
@@ -153,7 +153,7 @@ def _describe(context: RenderContext) -> Replica:
 
 
 def _memory(context: RenderContext) -> Manifest:
-    """Return what makes the folder in memory for a simulated enclave's files: that of a volume would be root's."""
+    """Return the init container that creates a simulated enclave's folder: the volume's own folder belongs to root."""
     return {
         "name": "memory",
         "image": context.server_image,
@@ -176,12 +176,12 @@ def _resources(context: RenderContext) -> Manifest:
 
 
 def _mount(context: RenderContext, mount: Mount) -> Manifest:
-    """Return how the server's container sees the volume of a path that it needs."""
+    """Return the volume mount for a path that the server's container needs."""
     made: Manifest = {"name": _volume_name(mount), "mountPath": mount.target}
     match mount.content:
         case Content.SETTINGS:
             made |= {"subPath": DEPLOYMENT_FILE, "readOnly": True}
-        case Content.RELEASE:  # the init containers fill the folder of releases, which is therefore writable
+        case Content.RELEASE:  # the init containers fill the folder of releases, so it is writable
             made["mountPath"] = str(PurePosixPath(mount.target).parent)
         case Content.QUOTING if context.simulated:
             made |= {"readOnly": True, "subPathExpr": "$(NODE)"}
@@ -191,7 +191,7 @@ def _mount(context: RenderContext, mount: Mount) -> Manifest:
 
 
 def _volume(context: RenderContext, mount: Mount) -> Manifest | None:
-    """Return the volume of a path that a replica needs; the release's comes with its source."""
+    """Return the volume for a path that a replica needs. The release's volume comes with its source."""
     volume: Manifest
     match mount.content:
         case Content.SETTINGS:
@@ -213,7 +213,7 @@ def _volume_name(mount: Mount) -> str:
 
 
 def _service(context: RenderContext) -> Manifest:
-    # A port that is targeted by its name leads to no pod without it: during a roll-out, some have no REST.
+    # A port that is targeted by name skips pods without it: during a roll-out, some pods have no REST.
     ports = [
         {"name": name, "port": port, "targetPort": name, "appProtocol": "tls"}
         for name, port in service_ports(context).items()
@@ -246,7 +246,7 @@ def _autoscaler(context: RenderContext, most: int) -> Manifest:
             "minReplicas": min(context.replicas, most),
             "maxReplicas": most,
             "metrics": metrics,
-            # An enclave takes minutes to start: what just ended would be missed at once.
+            # An enclave takes minutes to start, so a replica that was just stopped would be missed for long.
             "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
         },
     }

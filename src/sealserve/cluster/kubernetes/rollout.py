@@ -1,4 +1,4 @@
-"""What becomes of a deployment's pods: how far each is, and when a roll-out is complete, or will never be."""
+"""The progress of a deployment's pods: the state of each, and whether a roll-out is complete or cannot complete."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sealserve.cluster.target import State, Tell
 CHECK_SECONDS: Final = 1.0
 _REVISION: Final = "deployment.kubernetes.io/revision"
 _LOG_LINES: Final = 60
-_REFUSALS: Final = 2  # a broker that restarts may break one connection
+_REFUSALS: Final = 2  # a restarting broker may break one connection
 
 
 class Rollout:
@@ -22,9 +22,9 @@ class Rollout:
 
     Args:
         client: The cluster.
-        namespace: Where the deployment is.
-        start_seconds: How long a replica may take to start.
-        tell: Called with how far they are.
+        namespace: The deployment's namespace.
+        start_seconds: Maximum time in seconds for a replica to start.
+        tell: Called with the progress.
     """
 
     def __init__(self, client: ClusterClient, *, namespace: str, start_seconds: int, tell: Tell) -> None:
@@ -37,11 +37,11 @@ class Rollout:
         """Wait until the roll-out is complete.
 
         Args:
-            wanted: How many replicas shall serve.
+            wanted: The number of replicas that should serve.
 
         Raises:
-            VerificationError: `kubernetes.rollout-refused`: The new enclaves are refused; what served goes on.
-            UnavailableError: `kubernetes.rollout-slow`: It takes longer than ``kubernetes.start_seconds``.
+            VerificationError: `kubernetes.rollout-refused` if the new enclaves are rejected. Old replicas continue.
+            UnavailableError: `kubernetes.rollout-slow` if it takes longer than ``kubernetes.start_seconds``.
         """
         deadline = time.monotonic() + (self._start_seconds + 60) * max(1, wanted)
         space = self._namespace
@@ -64,25 +64,27 @@ class Rollout:
                 name = pod["metadata"]["name"]
                 if states[name][0] is State.REFUSED and restarts(pod) >= _REFUSALS:
                     raise ClusterCode.KUBERNETES_ROLLOUT_REFUSED.error(
-                        f"{name} does not start: {reasons[name]}",
-                        hint="What served goes on. `sealserve up --rollback` returns to the release before; "
-                        "`sealserve broker log` has the broker's reason.",
+                        f"The roll-out stopped: {name} does not start: {reasons[name]}",
+                        hint="Old replicas continue to serve. `sealserve broker log` shows the broker's reason. To "
+                        "return to the previous release, run `sealserve up --rollback`.",
                     )
             if time.monotonic() > deadline:
                 raise ClusterCode.KUBERNETES_ROLLOUT_SLOW.error(
-                    f"{serving} of {wanted} replicas serve: {'; '.join(reasons.values()) or 'the others still start'}.",
-                    hint="`sealserve status` and `sealserve logs` show more; kubernetes.start_seconds is the limit.",
+                    f"The roll-out is not complete: {serving} of {wanted} replicas serve: "
+                    f"{'; '.join(reasons.values()) or 'the others are still starting'}.",
+                    hint="Run `sealserve status` and `sealserve logs`. If replicas need more time to start, raise "
+                    "kubernetes.start_seconds.",
                 )
             time.sleep(CHECK_SECONDS)
 
     def pods(self) -> Sequence[Manifest]:
-        """Return all of the deployment's pods, by name."""
+        """Return all of the deployment's pods, ordered by name."""
         space = self._namespace
         found = self._client.find("v1", "Pod", space, f"app.kubernetes.io/name={APPLICATION}")
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
     def state(self, pod: Manifest) -> tuple[State, str]:
-        """Return how far a pod is, and the reason if it does not serve."""
+        """Return a pod's state, and the reason if it does not serve."""
         log: Sequence[str] = ()
         if _is_replica(pod):
             name, space = pod["metadata"]["name"], pod["metadata"]["namespace"]
@@ -90,7 +92,7 @@ class Rollout:
         return state_of(pod, log)
 
     def _newest(self, deployment: Manifest) -> Sequence[Manifest]:
-        """Return the replicas' pods of the newest template: those of an earlier one may be in any trouble."""
+        """Return the replica pods of the newest template. Problems of pods from earlier templates do not matter."""
         space = self._namespace
         sets = self._client.find("apps/v1", "ReplicaSet", space, f"app.kubernetes.io/component={replicas.PART}")
         revision = deployment.get("metadata", {}).get("annotations", {}).get(_REVISION)
@@ -108,7 +110,7 @@ class Rollout:
 
 
 def deployment_name(namespace: str, part: str = replicas.PART) -> ObjectName:
-    """Return where the Deployment of a part is, by default that of the replicas."""
+    """Return the identity of a part's Deployment, by default that of the replicas."""
     return ObjectName("apps/v1", "Deployment", namespace, f"{APPLICATION}-{part}")
 
 
@@ -117,14 +119,14 @@ def _is_replica(pod: Manifest) -> bool:
 
 
 def restarts(pod: Manifest) -> int:
-    """Return how often the containers of a pod were started again."""
+    """Return how often the containers of a pod were restarted."""
     status = pod.get("status", {})
     containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     return sum(container.get("restartCount", 0) for container in containers)
 
 
 def is_complete(deployment: Manifest) -> bool:
-    """Return whether a Deployment has just the pods that it should, and all are ready. One that is not there is."""
+    """Return whether a Deployment has exactly the wanted pods, and all are ready. True if it does not exist."""
     status: dict[str, Any] | None = deployment.get("status", {})
     if status is None:
         return True
@@ -135,12 +137,12 @@ def is_complete(deployment: Manifest) -> bool:
 
 
 def has_every_pod(deployment: Manifest) -> bool:
-    """Return whether no pod of an earlier template is left, whether those of the newest are ready or not."""
+    """Return whether all pods are from the newest template, ready or not."""
     status: dict[str, Any] = deployment.get("status", {})
     return _is_observed(deployment) and bool(status.get("updatedReplicas", 0) == status.get("replicas", 0))
 
 
 def _is_observed(deployment: Manifest) -> bool:
-    """Return whether the status of a Deployment is that of its newest description."""
+    """Return whether the status of a Deployment reflects its newest specification."""
     seen, newest = deployment.get("status", {}), deployment.get("metadata", {})
     return bool(seen.get("observedGeneration", 0) >= newest.get("generation", 1))

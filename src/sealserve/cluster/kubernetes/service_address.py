@@ -1,4 +1,4 @@
-"""Where users reach the service in a cluster, from the Service of NGINX."""
+"""The address of the service in a cluster, from NGINX's Service."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ from sealserve.cluster.kubernetes.render_context import Manifest
 
 
 def addresses(service: Manifest) -> Mapping[str, str]:
-    """Return the address and the port of each of a Service's ports, by the port's name (``grpc``, ``rest``).
+    """Return the address of each port of a Service, by the port's name (``grpc``, ``rest``).
 
-    A load balancer's address comes first. Without one, a port of every node has ``NODE`` for the node's address, and
-    else the address is the cluster's own.
+    A load balancer's address takes precedence. Next is a node port, with ``NODE`` as a placeholder for the node's
+    address. Otherwise the address is the cluster IP.
     """
     spec = service["spec"]
     balancers = service.get("status", {}).get("loadBalancer", {}).get("ingress") or ()

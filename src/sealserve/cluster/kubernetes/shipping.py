@@ -1,4 +1,4 @@
-"""What of a release goes into the cluster's objects: all of it may be known."""
+"""The properties of a release that become part of the cluster's objects. All of them are public."""
 
 from sealserve.bundle import Bundle
 from sealserve.cluster.container_layout import ENCLAVE
@@ -12,13 +12,13 @@ from sealserve.workspace import Workspace
 def render_context(
     workspace: Workspace, deployment: Deployment, bundle: Bundle, *, replicas: int | None = None
 ) -> RenderContext:
-    """Return what is rendered of a deployment.
+    """Return the deployment to render.
 
     Args:
-        workspace: With the host's part: it has the owner's public key.
-        deployment: What it describes.
+        workspace: The workspace, with the host's folder, which contains the owner's public key.
+        deployment: The deployment that the workspace describes.
         bundle: The release.
-        replicas: How many pods serve; by default as the deployment says.
+        replicas: The number of replica pods. None uses the deployment's setting.
 
     Raises:
         NotRenderableError: The release has no enclave for pods.
@@ -31,7 +31,7 @@ def render_context(
 
 
 def provisional_context(deployment: Deployment) -> RenderContext:
-    """Return what is known of a deployment's objects before there is a release."""
+    """Return a deployment to render before a release exists, with placeholders for the release's properties."""
     broker = (deployment.broker.address, deployment.broker.port)
     shipped = Shipped(
         name="none",
@@ -45,31 +45,31 @@ def provisional_context(deployment: Deployment) -> RenderContext:
 
 
 def describe(bundle: Bundle, *, owner_key: str) -> Shipped:
-    """Return what may be known of a release.
+    """Return the public properties of a release.
 
     Args:
         bundle: The release.
         owner_key: The owner's public key (PEM), with which pods verify it.
 
     Raises:
-        NotRenderableError: It has no enclave for pods.
+        NotRenderableError: The release has no enclave for pods.
     """
     enclave = bundle.enclave(ENCLAVE)
     if enclave is None:
         raise NotRenderableError(
-            f"{bundle.name} has no enclave {ENCLAVE!r}, which the pods would run.",
-            hint=f"`sealserve enclave build --name {ENCLAVE} --port {SERVICE_PORT} --inventory FILE` makes it, of "
-            "what `sealserve enclave inventory` measured in the server's image.",
+            f"The release {bundle.name} has no enclave {ENCLAVE!r}, which pods run.",
+            hint=f"Build it with `sealserve enclave build --name {ENCLAVE} --port {SERVICE_PORT} --inventory FILE`. "
+            "FILE is the output of `sealserve enclave inventory` for the server's image.",
         )
     if enclave.port != SERVICE_PORT:
         raise NotRenderableError(
-            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.port}; pods expect {SERVICE_PORT}.",
-            hint=f"Build it with `--port {SERVICE_PORT}`: the port is measured.",
+            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.port}: pods expect {SERVICE_PORT}.",
+            hint=f"Build it again with `sealserve enclave build --port {SERVICE_PORT}`: the port is measured.",
         )
     if enclave.rest_port not in {None, REST_PORT}:
         raise NotRenderableError(
-            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.rest_port} for REST: pods expect "
-            f"{REST_PORT}.",
+            f"The enclave {ENCLAVE!r} of {bundle.name} listens on port {enclave.rest_port} for REST: expected "
+            f"{REST_PORT} for pods.",
             hint="Build it again with `sealserve enclave build`: the port is measured.",
         )
     return Shipped(

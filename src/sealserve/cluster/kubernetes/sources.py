@@ -1,7 +1,7 @@
-"""How a release comes to a pod: an init container fetches it, or copies it from an image, and verifies it.
+"""The source of a release for a pod: an init container fetches it or copies it from an image, and verifies it.
 
-Verifying there is a diagnosis, not a protection: the host may change the files afterwards. What protects is that the
-enclave refuses them. The folder can be written, since Gramine opens encrypted files read-write.
+This verification helps diagnosis but is not a protection: the host may change the files afterwards. The protection is
+that the enclave rejects changed files. The folder is writable, because Gramine opens encrypted files read-write.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ _IMAGE: Final = "image:"
 _WEB: Final = ("https://", "http://")
 _TRANSFER: Final = "/transfer"
 BUNDLE: Final = "/bundle.tar"
-"""Where an image has the packed release."""
+"""The path of the packed release in an image."""
 
 PLACEHOLDER: Final = "{release}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """How the release comes: the pod's init containers and volumes, and where it is fetched from, if it is."""
+    """The source of a release: the pod's init containers and volumes."""
 
     init_containers: Sequence[Manifest]
     volumes: Sequence[Manifest]
 
 
 def source(context: RenderContext) -> Source:
-    """Return how the release comes to a pod.
+    """Return the source of a release for a pod.
 
     Raises:
-        NotRenderableError: ``kubernetes.store.source`` is missing or none that is known.
+        NotRenderableError: ``kubernetes.store.source`` is missing or has an unknown form.
     """
     text = location(context)
     if text.startswith(CLAIM):
         claim = {"persistentVolumeClaim": {"claimName": text.removeprefix(CLAIM)}}
         verify = _container(context, "verify", ["release", "verify", context.shipped.name, "--host"])
         return Source(init_containers=[verify], volumes=[{"name": "releases", **claim}])
-    # Once as it travels, once unpacked.
+    # Room for the packed and the unpacked release.
     room = {"name": "releases", "emptyDir": {"sizeLimit": 2 * context.shipped.size + RELEASE_SLACK}}
     if text.startswith(_IMAGE):
         transfer = {"name": "transfer", "mountPath": _TRANSFER}
@@ -65,24 +65,25 @@ def source(context: RenderContext) -> Source:
 
 
 def claim_of(context: RenderContext) -> str | None:
-    """Return the name of the claim that releases are on, or None if they come in another way."""
+    """Return the name of the claim that contains releases, or None if the deployment uses no claim."""
     text = context.settings.store.source or ""
     return text.removeprefix(CLAIM) if text.startswith(CLAIM) else None
 
 
 def location(context: RenderContext) -> str:
-    """Return where the release comes from, its name filled in.
+    """Return the location of the release, with the release's name filled in.
 
     Raises:
-        NotRenderableError: As `source`.
+        NotRenderableError: As for `source`.
     """
     text = context.settings.store.source
     if text is None or not text.startswith((CLAIM, _IMAGE, *_WEB)):
         raise NotRenderableError(
-            "kubernetes.store.source does not say where pods fetch the release from.",
-            hint='`sealserve release pack` writes it; put it where pods can reach it: "https://store.example.com/'
-            '{release}.tar" (or an S3 store\'s pre-signed address), "image:REFERENCE" with /bundle.tar in it, or '
-            '"claim:NAME".',
+            f"Pods cannot fetch the release: kubernetes.store.source must be a URL, an image or a claim, "
+            f"got {'nothing' if text is None else repr(text)}.",
+            hint="Write the release with `sealserve release pack`, and put it where pods can reach it. Set the source "
+            'to "https://store.example.com/{release}.tar" (or a pre-signed URL of an S3 store), "image:REFERENCE" with '
+            '/bundle.tar in it, or "claim:NAME".',
         )
     return text.replace(PLACEHOLDER, context.shipped.name)
 
@@ -101,7 +102,7 @@ def _container(context: RenderContext, name: str, arguments: Sequence[str], *mou
             {**settings, "mountPath": f"{WORKSPACE_FOLDER}/{DEPLOYMENT_FILE}", "subPath": DEPLOYMENT_FILE},
             {**settings, "mountPath": SETTINGS_FOLDER},
             {"name": "releases", "mountPath": RELEASES},
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  # the pod's own folder
             *mounts,
         ],
     }

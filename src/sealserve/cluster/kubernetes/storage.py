@@ -1,6 +1,6 @@
-"""The claim that releases are on, where `up` makes it.
+"""The PersistentVolumeClaim for releases, if `up` creates it.
 
-All pods share it, and Gramine opens encrypted files read-write, so it must be ReadWriteMany.
+All pods share it, and Gramine opens encrypted files read-write. So it must be ReadWriteMany.
 
 Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/#access-modes.
 """
@@ -12,7 +12,7 @@ from sealserve.cluster.kubernetes.render_context import Manifest, RenderContext
 
 
 def storage(context: RenderContext) -> Sequence[Manifest]:
-    """Return the claim, if ``kubernetes.store.storage_class`` says of which class; else it is there already."""
+    """Return the claim if ``kubernetes.store.storage_class`` is set. Otherwise the claim already exists."""
     settings = context.settings
     name = sources.claim_of(context)
     if name is None or not settings.store.storage_class:

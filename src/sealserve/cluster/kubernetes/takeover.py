@@ -1,4 +1,4 @@
-"""What a new Deployment of the replicas takes over from the one that runs."""
+"""The state that a new Deployment of the replicas inherits from the running Deployment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ PREVIOUS: Final = "sealserve/previous-release"
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """What was taken over.
+    """The inherited state.
 
     Args:
-        replaced: The names of the releases that the new one replaces, the one that served last first.
-        replicas: How many replicas there will be.
+        replaced: The names of the releases that the new release replaces, the one that served last first.
+        replicas: The resulting number of replicas.
     """
 
     replaced: Sequence[str]
@@ -26,12 +26,12 @@ class TakenOver:
 
 
 def take_over(made: Sequence[Manifest], running: Manifest | None, context: RenderContext) -> TakenOver:
-    """Write into the new Deployment which release served before it, and how many replicas an autoscaler has chosen.
+    """Write the previous release and the number of replicas that an autoscaler chose into the new Deployment.
 
     Args:
-        made: The objects that are about to be applied; the Deployment among them changes.
+        made: The objects that are about to be applied. The Deployment among them is changed.
         running: The Deployment in the cluster, or None.
-        context: What is applied.
+        context: The deployment to render.
     """
     new = next((item for item in made if running is not None and ObjectName.of(item) == ObjectName.of(running)), None)
     if running is None or new is None:
@@ -47,7 +47,7 @@ def take_over(made: Sequence[Manifest], running: Manifest | None, context: Rende
 def _replaced(new: Manifest, running: Manifest) -> Sequence[str]:
     """Return the other releases that the running Deployment names, the one that served last first.
 
-    What was applied and never took every pod, since it was refused, did not serve in place of the one before it.
+    A release that was rejected, so that it never replaced every pod, does not count as having served.
     """
     before = running["metadata"].get("annotations", {})
     known = [before.get(replicas.RELEASE_LABEL), before.get(PREVIOUS)]

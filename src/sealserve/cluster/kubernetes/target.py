@@ -1,15 +1,13 @@
-"""The Kubernetes target: applies a deployment's objects, watches its pods, and removes what it made.
+"""The Kubernetes target: applies a deployment's objects, watches its pods, and removes what it created.
 
-The owner's broker runs on this machine or elsewhere, outside of the cluster. In simulation, the broker and the vendor's
-service are started here as well.
+The owner's broker runs on this machine or elsewhere, outside the cluster. In simulation, this target also starts the
+broker and the vendor's service on this machine.
 """
 
 import base64
 import difflib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import yaml
 
@@ -54,16 +52,14 @@ from sealserve.tcp_ports import SERVICE_PORT
 from sealserve.terms import BrokerNaming, PlatformKind
 from sealserve.workspace import Workspace
 
-_LOG: Final = logging.getLogger(__name__)
-
 
 class KubernetesTarget:
     """A deployment in a cluster.
 
     Args:
-        workspace: With the parts of the machines that this one is.
-        deployment: What it describes.
-        tell: Called with a few words before each thing that is done.
+        workspace: The workspace, with the folders of the roles that this machine has.
+        deployment: The deployment that the workspace describes.
+        tell: Called with a short progress text before each step.
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
@@ -81,7 +77,7 @@ class KubernetesTarget:
 
     @property
     def _runs_services(self) -> bool:
-        """Whether broker and vendor's service are processes of this machine."""
+        """Whether the broker and the vendor's service are processes of this machine."""
         inside = self._deployment.kubernetes.broker.dangerous_inside
         return self._deployment.platform is PlatformKind.SIMULATED and not inside
 
@@ -106,18 +102,18 @@ class KubernetesTarget:
         return ObjectName("autoscaling/v2", "HorizontalPodAutoscaler", name.namespace, name.name)
 
     def check(self, release: Path, *, broker_here: bool) -> None:
-        """Check that there is a cluster; see `Target.check`."""
+        """Check that the cluster's API server answers; see `Target.check`."""
         del release, broker_here
         _ = self._client
 
     def destination(self, release: str, replicas: int) -> Destination:
-        """Return the cluster as the place of a release; see `Target.destination`.
+        """Return the cluster as the destination of a release; see `Target.destination`.
 
-        Each pod has an address of its own, so one enclave with a fixed port serves all of them.
+        Each pod has its own IP address, so a single enclave with a fixed port works for all of them.
         """
         del release, replicas
         settings = self._deployment.kubernetes
-        # A deployment that is no trial is refused when the broker's objects are made, and needs no keys for that.
+        # Other deployments are rejected later, when the broker's objects are created. This requires no keys.
         inside = settings.broker.dangerous_inside and self._deployment.platform is PlatformKind.SIMULATED
         return Destination(
             deployment=self._deployment,
@@ -133,23 +129,23 @@ class KubernetesTarget:
         """Apply the deployment's objects, and wait until every replica serves the release. See `Target.up`.
 
         Raises:
-            VerificationError: `kubernetes.rollout-refused`: The new enclaves are refused: the roll-out stands, what
-                served goes on.
-            UnavailableError: `kubernetes.rollout-slow`: It takes longer than ``kubernetes.start_seconds``.
-            SealserveError: What is missing, or was refused.
+            VerificationError: `kubernetes.rollout-refused` if the new enclaves are rejected. The roll-out stops, and
+                old replicas continue to serve.
+            UnavailableError: `kubernetes.rollout-slow` if it takes longer than ``kubernetes.start_seconds``.
+            SealserveError: A requirement is missing, or the API server rejected a request.
         """
         client = self._client
-        # 1. Refuse what cannot work before anything is applied.
+        # 1. Reject a deployment that cannot work, before any object is applied.
         context = shipping.render_context(self._workspace, self._deployment, bundle, replicas=replicas)
         check_rights(context, client)
         self._check_room(epc_of_replica(context), max(context.replicas, context.settings.autoscaler.max_replicas or 0))
-        # 2. In simulation, start what the owner's machine runs. A real broker is its owner's to run.
+        # 2. In simulation, start the services of the owner's machine. The owner starts a genuine broker separately.
         if bundle.broker is not None:
             self._start_services()
-        # 3. Describe the objects, with what the new Deployment takes over from the one that runs.
+        # 3. Describe the objects. The new Deployment inherits some state from the running one.
         made = list(self._objects(context, bundle))
         taken = take_over(made, client.get(self._deployment_name), context)
-        # 4. Apply them. What is made is recorded first, so that `down` finds it after an interruption.
+        # 4. Apply them. Each object is recorded before it is created, so that `down` finds it after an interruption.
         space = namespace(context)
         if client.get(ObjectName.of(space)) is None:
             self._record.add(ObjectName.of(space))
@@ -160,7 +156,7 @@ class KubernetesTarget:
         for item in made:
             self._record.add(ObjectName.of(item))
             client.apply(item)
-        # 5. Wait for the pods, then remove what is no longer described.
+        # 5. Wait for the pods. Then remove objects that are no longer described.
         self._rollout.wait(taken.replicas)
         left = self._no_longer_described(context, made)
         for name in left:
@@ -173,10 +169,10 @@ class KubernetesTarget:
         return taken.replaced
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
-        """Return, as a unified diff, what `up` would change; nothing is changed.
+        """Return a unified diff of what `up` would change. Nothing is changed.
 
-        A dry run does not read the owner's keys. So the objects of a broker in the cluster are not compared, and
-        neither are the simulated platform's if the platform does not exist yet.
+        A dry run does not read the owner's keys. So the objects of a broker in the cluster are not compared. The
+        simulated platform's objects are not compared if the platform does not exist yet.
         """
         client = self._client
         context = shipping.render_context(self._workspace, self._deployment, bundle, replicas=replicas)
@@ -188,7 +184,7 @@ class KubernetesTarget:
         if not self._workspace.host.platform.is_dir():
             unknown.add(context.name(PLATFORM))
         made = [item for item in described if item["metadata"]["name"] not in unknown]
-        for item in made if exists else [namespace(context), *made]:  # one that is there stays as it is
+        for item in made if exists else [namespace(context), *made]:  # an existing namespace is not changed
             name = ObjectName.of(item)
             before = client.get(name) if exists else None
             after = client.apply(item, dry_run=True) if exists else item
@@ -203,7 +199,7 @@ class KubernetesTarget:
         return "".join(texts)
 
     def to_scale(self, replicas: int) -> Scaled | None:
-        """Return None: the cluster has what further replicas need. See `Target.to_scale`."""
+        """Return None: the cluster already has everything that more replicas need. See `Target.to_scale`."""
         del replicas
         return None
 
@@ -213,15 +209,15 @@ class KubernetesTarget:
         running = self._client.get(self._deployment_name)
         if running is None:
             raise ClusterCode.TARGET_NOT_UP.error(
-                "There are no replicas to scale.", hint="`sealserve up` starts the deployment."
+                "The deployment is not running: it has no replicas to scale.", hint="Start it with `sealserve up`."
             )
         if replicas > running["spec"]["replicas"]:
             self._check_room(epc_of_deployment(running, self._deployment.kubernetes), replicas)
         if (most := self._deployment.kubernetes.autoscaler.max_replicas) is not None:
             if replicas > most:
                 raise ClusterCode.TARGET_UNSUPPORTED.error(
-                    f"The autoscaler may have {most} replicas at most.",
-                    hint="Raise kubernetes.autoscaler.max_replicas in sealserve.toml, then `sealserve up`.",
+                    f"The autoscaler's limit is {most} replicas, got {replicas}.",
+                    hint="Raise kubernetes.autoscaler.max_replicas in sealserve.toml, then run `sealserve up`.",
                 )
             if self._client.get(self._autoscaler_name) is not None:
                 self._client.merge(self._autoscaler_name, {"spec": {"minReplicas": replicas}})
@@ -229,27 +225,28 @@ class KubernetesTarget:
         self._rollout.wait(replicas)
 
     def previous_release(self) -> str:
-        """Return the name of the release that was served before this one.
+        """Return the name of the release that was served before the current release.
 
         Raises:
-            InputError: `target.not-up`: None was.
+            InputError: `target.not-up` if no other release was served before.
         """
         running = self._client.get(self._deployment_name) or {"metadata": {}}
         name = running["metadata"].get("annotations", {}).get(PREVIOUS)
         if not name:
             raise ClusterCode.TARGET_NOT_UP.error(
-                "No other release was served before.", hint="`sealserve up --release NAME`."
+                "The roll-back has no destination: no other release was served before.",
+                hint="Name the release to serve: `sealserve up --release NAME`.",
             )
         return str(name)
 
     def status(self) -> Sequence[PartStatus]:
-        """Return the state of every pod, and of the parts that run on this machine."""
+        """Return the status of every pod, and of the parts on this machine."""
         if not self._record.names():
             return []
         return [*(self._pod_status(role, pod) for role, pod in roles(self._rollout.pods())), *self._local_status()]
 
     def expected(self, replicas: int) -> Sequence[str]:
-        """Return the roles of the parts that there should be: the cluster tells how many pods it wants."""
+        """Return the roles of the parts that should exist. The cluster's Deployments contain the wanted numbers."""
         del replicas
         if not self._record.names():
             return ()
@@ -260,13 +257,13 @@ class KubernetesTarget:
         return [*[NGINX] * fronts, *(f"{REPLICA}{index}" for index in range(servers)), *local]
 
     def endpoints(self) -> Mapping[str, str]:
-        """Return where users reach the service: the address of its Service, as far as the cluster has given it one."""
+        """Return where users reach the service: the address of its Service, if the cluster has assigned one."""
         name = ObjectName("v1", "Service", self._deployment.kubernetes.namespace, self._front_name)
         found = self._client.get(name) if self._record.names() else None
         return {} if found is None else addresses(found)
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
-        """Yield what the pods logged, and the parts that run on this machine; see `Target.logs`."""
+        """Yield the log lines of the pods and of the parts on this machine; see `Target.logs`."""
         local = [process.role for process in self._local_status()]
         pods = self._rollout.pods()
         return deployment_logs(self._client, self._workspace, part, selection, pods=pods, local=local)
@@ -290,14 +287,13 @@ class KubernetesTarget:
             return None
         if bundle.broker is None:
             raise NotRenderableError(
-                "A host has no keys to put into a broker in the cluster.",
-                hint="kubernetes.broker.dangerous_inside is for trials where owner and host are one machine.",
+                "This machine is only the host, so it has no keys for a broker in the cluster.",
+                hint="Set kubernetes.broker.dangerous_inside = false: it requires that owner and host are one machine.",
             )
-        _LOG.warning("dangerous: the broker is in the cluster, whose hosts hold the keys: this is for trials only")
         return inside_broker.material(context, bundle.broker)
 
     def _no_longer_described(self, context: RenderContext, made: Sequence[Manifest]) -> Sequence[ObjectName]:
-        """Return what was made before, and would not be made now: a trial's Secret must not outlive the trial."""
+        """Return recorded objects that are no longer described. For example, a trial's Secret must not remain."""
         described = {ObjectName.of(item) for item in [namespace(context), *made]}
         if context.settings.broker.naming is BrokerNaming.COREDNS_HOSTS:
             described.add(COREFILE)
@@ -307,24 +303,25 @@ class KubernetesTarget:
         return [name for name in before if name not in described]
 
     def _check_room(self, asked: str | None, wanted: int) -> None:
-        """Compare the EPC that replicas ask for with what the nodes have together."""
+        """Compare the EPC that replicas request with the EPC of all nodes."""
         if asked is None:
             return
         settings = self._deployment.kubernetes
         most = sum(fitting_replicas(asked, settings, self._client.find("v1", "Node", "", "")).values())
         if wanted > most:
             raise ClusterCode.KUBERNETES_EPC.error(
-                f"{wanted} replicas with {asked} of EPC do not fit: the nodes' "
-                f"{settings.resources.epc_resource} is for {most}.",
-                hint="Fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a smaller "
-                "enclave; `sealserve doctor host --target kubernetes` shows what each node has.",
+                f"{wanted} replicas with {asked} of EPC each do not fit: the nodes' "
+                f"{settings.resources.epc_resource} is enough for {most}.",
+                hint="Use fewer replicas (target.replicas, kubernetes.autoscaler.max_replicas), more nodes, or a "
+                "smaller enclave. `sealserve doctor host --target kubernetes` shows the capacity of each node.",
             )
 
     def _name_broker(self, context: RenderContext) -> None:
         config = self._client.get(COREFILE)
         if config is None:
             raise NotRenderableError(
-                "The cluster has no ConfigMap kube-system/coredns.", hint='Set kubernetes.broker.naming = "dns".'
+                "The broker's name cannot be added to the cluster's DNS: no ConfigMap kube-system/coredns exists.",
+                hint='Set kubernetes.broker.naming = "dns".',
             )
         text = config["data"]["Corefile"]
         named = add_entry(text, context.shipped.broker[0], context.settings.broker.ip)
@@ -354,7 +351,7 @@ class KubernetesTarget:
         )
 
     def _local_status(self) -> Sequence[PartStatus]:
-        """Return the state of the parts on this machine; of an earlier setting only those that still run."""
+        """Return the status of the parts on this machine. Parts of an earlier setting are listed only if they run."""
         found = OwnerServices(self._workspace, self._deployment).status()
         return [part for part in found if self._runs_services or part.state is not State.ENDED]
 
@@ -365,12 +362,12 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell = qu
 
 
 def running(workspace: Workspace) -> Sequence[str]:
-    """Return what there is of a workspace in the cluster; see `TargetModule`."""
+    """Return the objects of a workspace in the cluster; see `TargetModule`."""
     return [called(name) for name in Record(workspace).names()]
 
 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> Sequence[str]:
-    """Remove exactly what was made, the namespace included if it was, and wait until it is gone; see `TargetModule`."""
+    """Remove exactly the objects that were created, including the namespace, and wait until they are gone."""
     record = Record(workspace)
     names = record.names()
     stopped = []

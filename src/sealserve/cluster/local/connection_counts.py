@@ -1,6 +1,6 @@
-"""How many connections NGINX has passed on, by its log of connections.
+"""Number of connections that NGINX has forwarded, from its connection log.
 
-NGINX forwards TLS that it cannot read. So it sees connections and not requests, and it logs a connection when it ends.
+NGINX forwards TLS that it cannot decrypt. So it counts connections, not requests, and logs a connection when it ends.
 """
 
 import re
@@ -14,16 +14,16 @@ from sealserve.log_line import parse
 from sealserve.regular_file import InputFileError, read_tail
 
 _MOST_READ: Final = 32 * 2**20
-# A client chooses the server name only, in which NGINX escapes quotation marks.
+# A client controls only the server name, in which NGINX escapes quotation marks.
 _REPLICA: Final = re.compile(r'"replica":"(?:[^"]*, )?([^", ]+)","status":200,')
 
 
 def count_connections(lines: str, since: Mapping[str, datetime]) -> Mapping[str, int]:
-    """Return how many connections each replica has had, by the replica's address as NGINX writes it.
+    """Return the number of connections of each replica, by the replica's address as NGINX writes it.
 
     Args:
-        lines: The log.
-        since: When each replica started, by its address. Earlier connections were another replica's.
+        lines: The content of the log.
+        since: The start of each replica, by its address. Earlier connections belong to a previous replica.
     """
     counts: Counter[str] = Counter(dict.fromkeys(since, 0))
     for line in lines.splitlines():
@@ -35,7 +35,7 @@ def count_connections(lines: str, since: Mapping[str, datetime]) -> Mapping[str,
 
 
 def read_connections(log: Path, since: Mapping[str, datetime]) -> Mapping[str, int] | None:
-    """Return the counts of a log file, or None if the file is too large to count all connections."""
+    """Return the counts from a log file, or None if the file is too large to count all connections."""
     try:
         content = read_tail(log, limit=_MOST_READ + 1)
     except InputFileError:

@@ -1,4 +1,4 @@
-"""What `up` would change on the local target, as text for a person."""
+"""The changes that `up` would make on the local target, as text for people."""
 
 import difflib
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Final
 
 A_FREE_PORT: Final = 1
-"""Stands for the port of an enclave that is not built yet. A free port is chosen when it is built."""
+"""Placeholder for the port of an enclave that is not built yet. The build chooses a free port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalState:
-    """The parts of a deployment on this machine, as they run or as they are described.
+    """The parts of a local deployment, as they run or as they are described.
 
     Args:
-        release: The name of the release; None if no replica runs.
-        ports: Where each part listens, by role; None for a part without a port.
-        front: NGINX's configuration; empty if NGINX does not run.
+        release: The name of the release. None if no replica runs.
+        ports: The port of each part, by role. None for a part without a port.
+        front: NGINX's configuration. Empty if NGINX does not run.
     """
 
     release: str | None
@@ -25,7 +25,7 @@ class LocalState:
 
 
 def difference(running: LocalState, described: LocalState) -> str:
-    """Return two unified diffs: of the release and the parts with their ports, and of NGINX's configuration."""
+    """Return two unified diffs: one of the release and the parts' ports, one of NGINX's configuration."""
     pairs = (
         ("parts", _parts(running), _parts(described)),
         ("nginx.conf", _front(running), _front(described)),

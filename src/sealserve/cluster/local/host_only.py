@@ -1,7 +1,7 @@
-"""The local target on a machine that is only the host: the owner's broker runs elsewhere.
+"""The local target on a machine that is only the host, with the owner's broker on a different machine.
 
 The owner copies a packed release, the public key and, in a simulation, the platform to the host. The platform's
-certificate comes from the simulated vendor, which is on the owner's machine: the broker there trusts no other vendor.
+certificate comes from the simulated vendor on the owner's machine, because the broker trusts only this vendor.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from sealserve.workspace import Workspace
 
 
 def is_owners(workspace: Workspace, release: str) -> bool:
-    """Return whether the owner of a release works on this machine, and the deployment is not a host's alone."""
+    """Return whether this machine has the owner's copy of a release, and does not act only as a host."""
     return not wanted.read(workspace).host_only and (workspace.owner.releases / release).is_dir()
 
 
 def built_folder(workspace: Workspace, release: str) -> Path:
-    """Return the folder with the enclaves of a release: the owner's, or on a host what was shipped there."""
+    """Return the folder with a release's enclaves: the owner's folder, or on a host the shipped release."""
     folders = workspace.owner.releases if is_owners(workspace, release) else workspace.host.releases
     return folders / release
 
@@ -28,26 +28,27 @@ def require_platform(workspace: Workspace) -> None:
     """Check that the host has a simulated platform that the owner's vendor has certified.
 
     Raises:
-        InputError: `target.host-incomplete`: It has none. One that is created here would be of a vendor of its own.
+        InputError: `target.host-incomplete` if it is missing. A platform created here would have a different vendor,
+            which the broker does not trust.
     """
     if not workspace.host.platform.is_dir():
         raise ClusterCode.TARGET_HOST_INCOMPLETE.error(
-            f"This host has no simulated platform: expected {workspace.host.platform}.",
+            f"This host has no simulated platform: {workspace.host.platform} does not exist.",
             hint="On the owner's machine, run `sealserve simulated platform --create-only`, and copy the folder here.",
         )
 
 
 def require_enclaves(bundle: Bundle, replicas: int) -> None:
-    """Check that a release was shipped with an enclave for each replica: the port of each is measured.
+    """Check that a release was shipped with an enclave for each replica. Each enclave's port is measured.
 
     Raises:
-        InputError: `target.host-incomplete`: An enclave is missing.
+        InputError: `target.host-incomplete` if an enclave is missing.
     """
     missing = [name for name in (f"{REPLICA}{index}" for index in range(replicas)) if bundle.enclave(name) is None]
     if missing:
         raise ClusterCode.TARGET_HOST_INCOMPLETE.error(
-            f"{bundle.name} has no enclave {missing[0]}: expected one for each of {replicas} replicas, got "
+            f"The release {bundle.name} has no enclave {missing[0]}: expected one for each of {replicas} replicas, got "
             f"{replicas - len(missing)}.",
             hint=f"On the owner's machine, run `sealserve enclave build --name {missing[0]} --port PORT`, and pack the "
-            "release again; or use fewer --replicas.",
+            "release again. Or use fewer --replicas.",
         )

@@ -1,4 +1,4 @@
-"""The logs of a deployment on this machine: files in the owner's and in the host's folder of logs."""
+"""The logs of a local deployment: files in the owner's and the host's log folders."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,15 +11,15 @@ from sealserve.workspace import Workspace
 
 
 def local_logs(workspace: Workspace, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
-    """Yield what the parts on this machine logged; see `Target.logs`.
+    """Yield the log lines of the parts on this machine; see `Target.logs`.
 
     Args:
-        workspace: Whose deployment it is.
-        part: A part, or the name of a log without its suffix, such as ``nginx-error``; None for all.
-        selection: Which lines.
+        workspace: The workspace of the deployment.
+        part: A part, or the name of a log file without its suffix, such as ``nginx-error``. None for all parts.
+        selection: Which lines to yield.
 
     Raises:
-        InputError: `logs.unknown-part`: There is no log of that part.
+        InputError: `logs.unknown-part` if the part has no log.
     """
 
     def chosen() -> Mapping[str, tuple[str, Path]]:
@@ -38,5 +38,5 @@ def _logs(workspace: Workspace) -> Mapping[str, tuple[str, Path]]:
 
 
 def _part(log: str) -> str:
-    """Return the part that wrote a log: NGINX writes two, ``nginx-access`` and ``nginx-error``."""
+    """Return the part that wrote a log. NGINX writes two logs, ``nginx-access`` and ``nginx-error``."""
     return NGINX if log.startswith(f"{NGINX}-") else log

@@ -1,7 +1,7 @@
 """The owner's services in simulation, as processes of this machine: the vendor's service, the platform and the broker.
 
 The local target runs all three. The Kubernetes target runs the vendor's service and the broker on the owner's machine,
-outside of the cluster. Each service is a `sealserve` command: this module starts it and holds no key.
+outside the cluster. Each service is a `sealserve` command. This module starts it and holds no key.
 """
 
 from collections.abc import Mapping
@@ -40,9 +40,9 @@ class OwnerServices:
     """The owner's services of a deployment on this machine.
 
     Args:
-        workspace: The workspace whose services run.
-        deployment: What it describes.
-        tell: Called with a few words before each step.
+        workspace: The workspace of the services.
+        deployment: The deployment that the workspace describes.
+        tell: Called with a short progress text before each step.
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
@@ -53,7 +53,7 @@ class OwnerServices:
         self._supervision = Supervision(workspace.host.run)
 
     def start_supervisor(self) -> None:
-        """Start the supervisor, unless it runs. From then on it starts the parts, and starts them again if they end."""
+        """Start the supervisor unless it runs. From then on, it starts the parts and restarts them if they end."""
         if running_process(self._workspace, SUPERVISOR) is None or not self._supervision.is_there():
             self._tell(f"starting {SUPERVISOR}")
             stop_roles(self._workspace, SUPERVISOR)
@@ -77,13 +77,13 @@ class OwnerServices:
             wait_ready(process, ready.exists, seconds=_START_SECONDS)
 
     def require_free_ports(self) -> None:
-        """Check that no other program has the ports of the services that do not run.
+        """Check that no other program uses the ports of the services that do not run.
 
         Raises:
-            PortTakenError: A port is taken; the message names the setting.
-            UnavailableError: `process.orphans`: Processes of an earlier run may hold the ports.
+            PortTakenError: A port is in use. The message names the setting.
+            UnavailableError: `process.orphans` if processes of an earlier run may use the ports.
         """
-        require_no_orphans(self._workspace, list(self._registry.all().values()))  # they may hold the ports
+        require_no_orphans(self._workspace, list(self._registry.all().values()))  # they may use the ports
         broker, pcs_port = self._deployment.broker, urlsplit(pcs_url(self._deployment)).port or 0
         if not self._listens(BROKER, broker.port):
             ports.require_free(broker.port, "the broker (broker.port)", broker.listen)
@@ -91,16 +91,16 @@ class OwnerServices:
             ports.require_free(pcs_port, "the simulated PCS (broker.collateral_url)")
 
     def _listens(self, role: str, port: int) -> bool:
-        """Return whether a service runs on a port; it has another port before it is restarted with a new setting."""
+        """Return whether a service runs on a port. Before a restart with a new setting, it has a different port."""
         process = running_process(self._workspace, role)
         return process is not None and process.port == port
 
     def ports(self) -> Mapping[str, int | None]:
-        """Return where each service listens, by role. The platform has a Unix socket."""
+        """Return each service's port, by role. The platform uses a Unix socket instead."""
         return {PCS: urlsplit(pcs_url(self._deployment)).port, PLATFORM: None, BROKER: self._deployment.broker.port}
 
     def status(self) -> list[PartStatus]:
-        """Return the state of each process of the workspace that was started here."""
+        """Return the status of each process of the workspace that was started on this machine."""
         processes = self._registry.all().values()
         endings = endings_of(self._workspace, processes)
         return [process_status(process, endings.get(process)) for process in processes]
@@ -110,7 +110,7 @@ class OwnerServices:
         ready, command = ready_file(self._workspace, role), service_command(self._workspace, role)
         process = running_process(self._workspace, role)
         if process is not None and service_settings.has_changed(self._workspace, self._deployment, role):
-            self._tell(f"restarting {role}, since its settings changed")
+            self._tell(f"restarting {role}, because its settings changed")
             stop_roles(self._workspace, role)
             process = None
         if process is None:
@@ -125,7 +125,7 @@ class OwnerServices:
 
 
 def registry(workspace: Workspace) -> Registry:
-    """Return the record of the processes that run on this machine for a workspace."""
+    """Return the record of a workspace's processes on this machine."""
     return Registry(workspace.host.run / RECORD)
 
 
@@ -136,12 +136,12 @@ def running_process(workspace: Workspace, role: str) -> Process | None:
 
 
 def running(workspace: Workspace) -> list[str]:
-    """Return the roles of the processes that run on this machine for a workspace."""
+    """Return the roles of a workspace's running processes on this machine."""
     return [role for role, process in registry(workspace).all().items() if process.is_alive()]
 
 
 def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[str]:
-    """Stop the processes of ``roles`` that were started, in that order; return their roles."""
+    """Stop the recorded processes with ``roles``, in that order, and return their roles."""
     record = registry(workspace)
     started: Mapping[str, Process] = record.all()
     stopped = [role for role in roles if role in started]
@@ -159,17 +159,17 @@ def stop_roles(workspace: Workspace, *roles: str, tell: Tell = quietly) -> list[
 
 
 def stop_services(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
-    """Stop the owner's services of a workspace; return the roles of those that were started."""
+    """Stop the owner's services of a workspace, and return the roles that were recorded."""
     return stop_roles(workspace, BROKER, PLATFORM, PCS, tell=tell)
 
 
 def orphans(workspace: Workspace) -> list[Process]:
-    """Return the parts of a workspace that run although the record does not name them."""
+    """Return the running parts of a workspace that are missing from the record."""
     return find_orphans(workspace, list(registry(workspace).all().values()))
 
 
 def stop_orphans(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
-    """Stop the parts that run although the record does not name them; return the words for each."""
+    """Stop the running parts that are missing from the record, and return a description of each."""
     stopped = orphans(workspace)
     for orphan in stopped:
         tell(f"stopping {describe(orphan)}")
@@ -178,5 +178,5 @@ def stop_orphans(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
 
 
 def _stop(process: Process) -> None:
-    """Stop a process. A replica may take as long as its requests do."""
+    """Stop a process. A replica gets more time, to finish its requests."""
     process.stop(grace=DRAIN_SECONDS if process.role.startswith(REPLICA) else _STOP_SECONDS)

@@ -1,6 +1,6 @@
-"""The command line of each part that runs as a process of this machine, and how to recognize a part by it.
+"""The command line of each part that runs as a process of this machine, and the recognition of a part by it.
 
-A part is started in one place and recognized in another, so both are in this module.
+Both are in this module, so that they stay consistent.
 """
 
 import re
@@ -14,7 +14,7 @@ from sealserve.ingress.nginx_config import CONFIG_FILE, ERROR_LOG
 from sealserve.workspace import Workspace
 
 _PYTHON_OPTION: Final = "-P"
-"""Keeps a module of the current folder from replacing a module of sealserve or of Python."""
+"""Prevents a module in the current folder from replacing a module of sealserve or of Python."""
 _DIRECTORY_OPTION: Final = "--directory"
 _PROGRAM: Final = "sealserve"
 _SUPERVISOR_PROGRAM: Final = "sealserve.cluster.local.supervision.supervisor"
@@ -35,7 +35,7 @@ def service_command(workspace: Workspace, role: str) -> list[str]:
 
 
 def ready_file(workspace: Workspace, role: str) -> Path:
-    """Return the file that a service writes when it answers."""
+    """Return the file that a service writes when it is ready."""
     return workspace.host.run / f"{role}.ready"
 
 
@@ -43,7 +43,7 @@ def replica_command(workspace: Workspace, name: str, release: Path, *, attempts:
     """Return the command line of a replica.
 
     Args:
-        workspace: The workspace that the replica belongs to.
+        workspace: The workspace of the replica.
         name: The enclave's name, such as ``replica-0``.
         release: Folder of the release.
         attempts: Maximum number of starts if a signal ends the enclave's server.
@@ -52,7 +52,7 @@ def replica_command(workspace: Workspace, name: str, release: Path, *, attempts:
 
 
 def nginx_folder(workspace: Workspace) -> Path:
-    """Return NGINX's run folder, which its command line names."""
+    """Return NGINX's run folder, which is part of its command line."""
     return workspace.host.run / NGINX
 
 
@@ -65,7 +65,7 @@ def role_of(command: Sequence[str], workspace: Workspace) -> str | None:
     """Return the role of the process with this command line, or None if it is not a part of the workspace.
 
     Only a command line that this module returns for exactly this workspace counts. So a `sealserve broker run` that a
-    person or systemd started is not a part, and neither is a process of ``/srv/model-2`` a part of ``/srv/model``.
+    person or systemd started is not a part, and a process of ``/srv/model-2`` is not a part of ``/srv/model``.
 
     Args:
         command: The arguments, from ``/proc/PID/cmdline``. NGINX writes its title there.
@@ -82,7 +82,7 @@ def role_of(command: Sequence[str], workspace: Workspace) -> str | None:
 
 
 def _is_framed(command: Sequence[str], workspace: Workspace) -> bool:
-    """Return whether a command line has the interpreter, its options and exactly this workspace around the rest."""
+    """Return whether a command line has the expected interpreter, options and workspace around the arguments."""
     return (
         len(command) >= len(supervisor_command(workspace))
         and Path(command[0]).name.startswith("python")

@@ -1,4 +1,4 @@
-"""The state of the parts that are processes of this machine."""
+"""Status of the parts that run as processes of this machine."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,21 +18,21 @@ from sealserve.deployment import Deployment
 from sealserve.process_signal import is_stopped
 from sealserve.workspace import Workspace
 
-_KILLED: Final = "it logged no error: a signal such as SIGKILL may have ended it"
+_KILLED: Final = "ended without logging an error; possibly killed by a signal such as SIGKILL"
 _JUST_BEFORE: Final = timedelta(seconds=5)
 _LOOPBACK: Final = "127.0.0.1"
 _SERVING_IN: Final = {Phase.CURRENT: State.SERVING, Phase.NEXT: State.NEXT, Phase.LEAVING: State.LEAVING}
-"""The state of a replica that listens for users, by its phase."""
+"""The state of a replica that listens for users, by its roll-out phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a part ended the last time, as its parent has seen it: no other process learns that.
+    """How a part ended the last time. Only the supervisor, its parent process, can observe this.
 
     Args:
         text: How it ended, such as ``ended by signal 9 (SIGKILL)``.
-        time: When, UTC; None where that is not known.
-        restarts: How often it was started again since it was last started on purpose.
+        time: When it ended, UTC. None if unknown.
+        restarts: Number of restarts since the part was last started on purpose.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Ending:
 
 
 def endings_of(workspace: Workspace, processes: Iterable[Process]) -> Mapping[Process, Ending]:
-    """Return how parts ended the last time, as the supervisor has written it. A part that never ended has none."""
+    """Return how parts ended the last time, as recorded by the supervisor. A part that never ended has no entry."""
     return {
         process: Ending(text=found.last_exit, time=found.last_exit_at, restarts=found.restarts)
         for process, found in restarts.read_all_restarts(workspace, processes).items()
@@ -50,11 +50,11 @@ def endings_of(workspace: Workspace, processes: Iterable[Process]) -> Mapping[Pr
 
 
 def process_status(process: Process, ending: Ending | None = None) -> PartStatus:
-    """Return the state of a part that is a process of this machine: whether it runs and answers, and its last error.
+    """Return the status of a part that is a process of this machine: whether it runs and answers, and its last error.
 
     Args:
         process: The part's process. It may have ended.
-        ending: How the part ended the last time; None if that is not known, or if it never ended.
+        ending: How the part ended the last time. None if that is unknown, or if it never ended.
     """
     began = process.began
     lines = lines_of_run(Path(process.log), began)
@@ -79,13 +79,13 @@ def process_status(process: Process, ending: Ending | None = None) -> PartStatus
 def deployment_status(
     workspace: Workspace, deployment: Deployment, processes: Iterable[Process], *, release: str
 ) -> list[PartStatus]:
-    """Return the state of each process of a deployment on this machine.
+    """Return the status of each process of a deployment on this machine.
 
     Args:
-        workspace: Whose deployment it is.
-        deployment: What it describes.
-        processes: What was started.
-        release: The release that replicas serve.
+        workspace: The workspace of the deployment.
+        deployment: The deployment that the workspace describes.
+        processes: The processes that were started.
+        release: The release that replicas serve, for records that lack it.
     """
     known = list(processes)
     counts, endings = _connections(workspace, known), endings_of(workspace, known)
@@ -94,7 +94,7 @@ def deployment_status(
         ending = endings.get(process)
         if process.role.startswith(REPLICA):
             status = _replica_status(process, ending, deployment.service.name)
-            if status.state is State.SERVING:  # only for users whose connections NGINX passes on
+            if status.state is State.SERVING:  # depends on the phase: NGINX forwards users only to current replicas
                 status = replace(status, state=_SERVING_IN[process.phase])
             status = replace(status, release=process.release or release)
             found.append(replace(status, connections=counts.get(_upstream(process)) if counts else None))
@@ -115,7 +115,7 @@ def _replica_status(process: Process, ending: Ending | None, service: str) -> Pa
     inside = read_restarts(Path(process.log), process.pid)
     found = process_status(process, ending)
     found = replace(found, restarts=found.restarts + inside.count)
-    # What ended the server the last time counts as the last error, if nothing was logged since.
+    # The end of the server counts as the last error, unless an error was logged later.
     if inside.time is not None and (found.error_time is None or found.error_time <= inside.time):
         found = replace(found, error=f"{inside.signal or 'an error'} ended the server", error_time=inside.time)
     if found.state is State.ENDED:
@@ -136,7 +136,7 @@ def _nginx_status(process: Process, ending: Ending | None, deployment: Deploymen
 
 
 def _latest(logged: LoggedError | None, ending: Ending | None) -> LoggedError | None:
-    """Return what a part logged or how it ended. What it logged just before its end is the reason for the end."""
+    """Return the logged error or the ending. An error logged shortly before the end is the reason for the end."""
     if ending is None:
         return logged
     if logged is not None and (logged.time is None or ending.time is None or ending.time - logged.time < _JUST_BEFORE):
@@ -145,12 +145,12 @@ def _latest(logged: LoggedError | None, ending: Ending | None) -> LoggedError | 
 
 
 def _health(process: Process) -> Health:
-    """Return whether a process that runs can answer: it is not stopped, and it listens where it should."""
+    """Return whether a running process can answer: it is not stopped, and it listens on its port."""
     if is_stopped(process.pid):
         return Health.UNHEALTHY
     if process.port is None:
         return Health.UNKNOWN
-    # The broker forbids other processes to look into it, so this does not tell whose socket it is.
+    # The broker prevents other processes from inspecting it. So this cannot check which process owns the socket.
     return Health.HEALTHY if ports.has_listener(process.port) else Health.UNHEALTHY
 
 

@@ -1,8 +1,8 @@
-"""Processes that go on when the command that started them has ended, and can be found again.
+"""Processes that continue after the command that started them, and that later commands can find.
 
-A process is known by its id and its start time (``/proc/PID/stat``, field 22), so that a later process with the same
-id is never taken for it. Each is the leader of a session of its own: a terminal's Ctrl-C does not reach it, and
-stopping it stops its whole group.
+A process is identified by its ID and its start time (``/proc/PID/stat``, field 22). So a later process with the same
+ID is never mistaken for it. Each process leads its own session: a terminal's Ctrl-C does not reach it, and stopping it
+stops its whole process group.
 """
 
 import contextlib
@@ -52,24 +52,24 @@ class ProcessEndedError(UnavailableError):
 
 
 class Phase(StrEnum):
-    """Where a replica stands in a roll-out. Every other process is always `CURRENT`."""
+    """The phase of a replica in a roll-out. Every other process is always `CURRENT`."""
 
     CURRENT = "current"
-    """NGINX passes new connections to it, or will as soon as it serves."""
+    """NGINX sends new connections to it, or will do so as soon as it serves."""
     NEXT = "next"
-    """It starts beside the current replica with its role, and has no connection yet."""
+    """It starts next to the current replica with its role, and has no connections yet."""
     LEAVING = "leaving"
-    """NGINX passes no new connection to it. It ends when its last connection has ended."""
+    """NGINX sends no new connections to it. It ends after its last connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process that was started: its role (``broker``, ``replica-0``), where it listens, where it logs.
+    """A started process: its role (``broker``, ``replica-0``), its port and its log.
 
-    ``rest_port`` is where a replica listens for REST, or None. ``connection_age`` is after how many seconds a replica
-    drains a connection, or None where that is not known. ``started`` is in clock ticks since the machine was
-    booted, and ``boot`` says which boot that was. ``owner`` is the user who recorded it: a process of another user is
-    not the recorded one, except that root starts some as others. ``release`` is the name of the
+    ``rest_port`` is the port of a replica for REST, or None. ``connection_age`` is the age in seconds at which a
+    replica drains a connection, or None where it is unknown. ``started`` is in clock ticks since the machine booted,
+    and ``boot`` identifies this boot. ``owner`` is the user who recorded the process. A process of a different user is
+    not the recorded process, except that root starts some processes as other users. ``release`` is the name of the
     release that a replica serves.
     """
 
@@ -87,7 +87,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """The name in the record, which is the role of a current process. Several may be leaving a role at once."""
+        """The name in the record: the role of a current process. Several processes may be leaving the same role."""
         match self.phase:
             case Phase.CURRENT:
                 return self.role
@@ -98,14 +98,14 @@ class Process:
 
     @property
     def began(self) -> datetime | None:
-        """When it started, UTC; None if that was before this boot of the machine."""
+        """The start time, UTC. None if it was before the current boot of the machine."""
         if self.boot != boot_id():
             return None
         ago = time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
         return datetime.now(UTC) - timedelta(seconds=max(0.0, ago))
 
     def is_alive(self) -> bool:
-        """Whether this very process runs (a zombie does not)."""
+        """Whether exactly this process runs. A zombie does not count as running."""
         return (
             self.pid > 1
             and self.boot == boot_id()
@@ -114,22 +114,23 @@ class Process:
         )
 
     def owns_group(self) -> bool:
-        """Whether the process group with its id is still its own, though it may have ended itself.
+        """Whether the process group with its ID still belongs to it, even if the process itself has ended.
 
-        The kernel gives no new process an id that a group or session bears; so the group is another's only after a
-        reboot, or when all of ours had ended, and then its leader is another process or is gone as well.
+        The kernel never assigns an ID to a new process while a group or session has this ID. So the group belongs to
+        other processes only after a reboot, or after all members had ended. In both cases its leader is a different
+        process or has ended too.
         """
         if self.pid <= 1 or self.boot != boot_id():
             return False
         return start_time(self.pid) in {self.started, None} and all(map(self._is_member, self._group().values()))
 
     def stop(self, *, grace: float = 15.0) -> None:
-        """Ask it to end, wait, then kill what is left of its group. Another's process is never touched."""
+        """Send SIGTERM, wait ``grace`` seconds, then kill the rest of its group. Other processes are never affected."""
         with contextlib.suppress(PermissionError):
             if send_signal(self.pid, signal.SIGTERM, if_still=self.is_alive):
                 wait_until(lambda: not self.is_alive(), seconds=grace)
             if self.owns_group():
-                wait_until(lambda: not kill_group(self.pid, if_member=self._is_member), seconds=5)  # its ports are free
+                wait_until(lambda: not kill_group(self.pid, if_member=self._is_member), seconds=5)  # frees its ports
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
@@ -146,7 +147,7 @@ def group_has_members(group: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float = 0.05) -> bool:
-    """Wait until ``condition`` holds; return whether it did in time."""
+    """Wait until ``condition`` is true. Return whether it became true before the timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
@@ -155,12 +156,12 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, interval: float
     return True
 
 
-# A replica has a number. Other roles are words, such as "broker", or those of the tests' cluster ("kube-apiserver").
+# A replica has a number. Other roles are words, such as "broker", or roles of the test cluster ("kube-apiserver").
 _ROLE: Final = r"^(replica-[0-9]{1,5}|(?!replica-)[a-z][a-z0-9]*(-[a-z0-9]+)*)\Z"
 
 
 class _Row(BaseModel):
-    """A process as the record has it."""
+    """A process in the record's file format."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, regex_engine="python-re")
 
@@ -180,10 +181,10 @@ _ROWS: Final = TypeAdapter(list[_Row])
 
 
 class Registry:
-    """The processes of one target, kept in a file, so that another command finds them.
+    """The recorded processes of one target, in a file, so that other commands can find them.
 
     Args:
-        path: The record, JSON, 0600.
+        path: The record: a JSON file with mode 0600.
     """
 
     def __init__(self, path: Path) -> None:
@@ -191,12 +192,12 @@ class Registry:
         self._supervision = Supervision(path.parent)
 
     def all(self) -> dict[str, Process]:
-        """Return what was started, by `Process.name`; some may have ended since.
+        """Return the recorded processes by `Process.name`. Some may have ended since.
 
         Raises:
-            InputError: `process.record`: The record is not one that sealserve wrote: it would say which processes are
+            InputError: `process.record` if sealserve did not write the record, which decides which processes are
                 stopped.
-            InputFileError: It is a link, a pipe, or cannot be read.
+            InputFileError: It is a link or a pipe, or cannot be read.
         """
         try:
             with open_regular(self._path, follow_links=False) as descriptor:
@@ -207,34 +208,34 @@ class Registry:
         try:
             found = json.loads(content)
         except (ValueError, RecursionError):
-            return {}  # a crash of the machine has left half of it
+            return {}  # the machine crashed while the file was written
         try:
             rows = _ROWS.validate_python(found)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ClusterCode.PROCESS_RECORD.error(
-                f"{self._path} is not the record of the processes that were started: {where}: {first['msg']}.",
-                hint="Stop what still runs by hand, and remove the file.",
+                f"{self._path} is not a valid record of started processes: {where}: {first['msg']}.",
+                hint="Stop the processes that still run, and remove the file.",
             ) from error
         processes = (Process(**row.model_dump(), owner=owner) for row in rows)
         return {process.name: process for process in processes}
 
     def add(self, process: Process) -> None:
-        """Remember a process; it takes the place of an earlier one with its name."""
+        """Record a process. It replaces an earlier process with the same name."""
         with self._locked():
             self._write(self.all() | {process.name: process})
 
     def remove(self, removed: str) -> None:
-        """Forget the process with a name."""
+        """Remove the process with a name from the record."""
         with self._locked():
             self._write({name: process for name, process in self.all().items() if name != removed})
 
     def change_phases(self, phases: Mapping[int, Phase]) -> None:
-        """Give processes other phases, all in one write: a roll-out that is killed leaves the old or the new state.
+        """Change the phases of processes with a single write: a killed roll-out leaves the old or the new state.
 
         Args:
-            phases: The new phases, by process id.
+            phases: The new phases, by process ID.
         """
         with self._locked():
             changed = [replace(found, phase=phases.get(found.pid, found.phase)) for found in self.all().values()]
@@ -242,7 +243,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let no other command change the record meanwhile: what is not in it cannot be stopped."""
+        """Prevent other commands from changing the record: a process that is missing from it cannot be stopped."""
         with open_own(self._path.with_suffix(".lock"), os.O_RDWR) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -269,13 +270,13 @@ class Registry:
         release: str = "",
         phase: Phase = Phase.CURRENT,
     ) -> Process:
-        """Start a process in a session of its own, its output appended to ``log``, and remember it."""
+        """Start a process in its own session, append its output to ``log``, and record it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with (
             open_own(log, os.O_WRONLY | os.O_APPEND) as descriptor,
-            uninterrupted(),  # a process that runs and is not remembered would be left behind
+            uninterrupted(),  # a process that runs but is not recorded would never be stopped
         ):
-            # A supervisor, where one runs, starts the part: only a parent learns how its child ends.
+            # If a supervisor runs, it starts the part: only a parent process learns how its child ends.
             started = None
             if environment is None:
                 started = self._supervision.start(role, command, log=descriptor, directory=directory)
@@ -284,7 +285,7 @@ class Registry:
                     list(command), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, cwd=directory,
                     env=part_environment(os.environ if environment is None else environment), start_new_session=True,
                 )  # fmt: skip
-                child.returncode = 0  # it outlives this object on purpose: no warning when it is collected
+                child.returncode = 0  # the child outlives this object on purpose, so suppress Python's warning
                 started = child.pid, start_time(child.pid) or 0
             process = Process(
                 role=role, pid=started[0], started=started[1], port=port, rest_port=rest_port, log=str(log),
@@ -294,16 +295,16 @@ class Registry:
         return process
 
     def start_again(self, ended: Process) -> Process:
-        """Let the supervisor start a part again that has ended, and remember its new process.
+        """Make the supervisor restart a part that has ended, and record its new process.
 
         Raises:
-            UnavailableError: `supervisor.no-answer`: The supervisor did not start it.
+            UnavailableError: `supervisor.no-answer` if the supervisor did not start it.
         """
         with open_own(Path(ended.log), os.O_WRONLY | os.O_APPEND) as descriptor, uninterrupted():
             started = self._supervision.start_again(ended.pid, log=descriptor)
             if started is None:
                 raise ClusterCode.SUPERVISOR_NO_ANSWER.error(
-                    f"{ended.role} cannot be started again: the supervisor does not run.",
+                    f"{ended.role} cannot be restarted: the supervisor does not run.",
                     hint="Start both with `sealserve up`.",
                 )
             process = replace(ended, pid=started[0], started=started[1])
@@ -311,11 +312,11 @@ class Registry:
         return process
 
     def adopt(self, process: Process, command: Sequence[str]) -> None:
-        """Let the supervisor, if one runs, watch a process that ran before it did.
+        """Make the supervisor, if it runs, watch a process that was started before it.
 
         Args:
             process: The process.
-            command: The command line that starts it again.
+            command: The command line for a restart.
         """
         self._supervision.adopt(process.role, process.pid, process.started, command)
 
@@ -326,8 +327,8 @@ def wait_ready(
     """Wait until a process is ready.
 
     Raises:
-        ProcessEndedError: It ended before; the message has the last error that it logged.
-        UnavailableError: `process.not-ready`: It was not ready in ``seconds``.
+        ProcessEndedError: It ended before it was ready. The message contains the last error from its log.
+        UnavailableError: `process.not-ready` if it was not ready within ``seconds``.
     """
 
     def done() -> bool:
@@ -336,23 +337,25 @@ def wait_ready(
 
     if not wait_until(done, seconds=seconds):
         raise ClusterCode.PROCESS_NOT_READY.error(
-            f"{process.role} was not ready in {seconds:.0f} s.", hint=f"Its log: {process.log}"
+            f"{process.role} was not ready within {seconds:.0f} s.", hint=f"Read its log: {process.log}"
         )
     if not ready():
         reason = last_error(Path(process.log), since=process.began)
-        raise ProcessEndedError(f"{process.role} ended: {reason}", hint=f"Its log: {process.log}")
+        raise ProcessEndedError(
+            f"{process.role} ended before it was ready: {reason}", hint=f"Read its log: {process.log}"
+        )
 
 
 def last_error(log: Path, *, since: datetime | None = None) -> str:
-    """Return the last error that a log tells of, else the last line.
+    """Return the last error in a log, or else its last line.
 
     Args:
         log: The log.
-        since: When the run began that counts: an earlier run's errors have passed. None for every run.
+        since: Start of the current run. Errors of earlier runs are ignored. None for all runs.
     """
     if not log.is_file() or log.is_symlink():
-        return "it left no log."
+        return "it has no log."
     lines = run_log.lines_of_run(log, since)
     if (error := run_log.last_error(lines)) is not None:
         return error.text
-    return lines[-1].text.strip() if lines else "it logged nothing."
+    return lines[-1].text.strip() if lines else "its log is empty."

@@ -1,6 +1,6 @@
-"""The replicas of a deployment on this machine: processes, each with an enclave and a port of its own.
+"""The replicas of a local deployment: processes, each with its own enclave and port.
 
-During a roll-out, replicas of two releases run side by side; their `Phase` tells them apart.
+During a roll-out, replicas of two releases run side by side. Their `Phase` distinguishes them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,15 +19,15 @@ from sealserve.errors import SealserveError
 from sealserve.workspace import Workspace
 
 ATTEMPTS: Final = 1
-"""A replica whose server crashes ends. The supervisor of the deployment starts it again, and counts its failures."""
+"""A replica ends when its server crashes. The deployment's supervisor then restarts it and counts its failures."""
 
 
 class LocalReplicas:
     """The replicas of a workspace's deployment.
 
     Args:
-        workspace: Whose deployment it is.
-        tell: Called with a few words before each thing that is done.
+        workspace: The workspace of the deployment.
+        tell: Called with a short progress text before each step.
     """
 
     def __init__(self, workspace: Workspace, *, tell: Tell) -> None:
@@ -36,7 +36,7 @@ class LocalReplicas:
         self._tell = tell
 
     def started(self, *phases: Phase) -> list[Process]:
-        """Return the replicas of some phases that were started, ordered by number. Some may have ended since."""
+        """Return the recorded replicas of some phases, ordered by number. Some may have ended since."""
         found = [process for process in self._registry.all().values() if process.role.startswith(REPLICA)]
         return sorted((process for process in found if process.phase in phases), key=number)
 
@@ -48,7 +48,7 @@ class LocalReplicas:
         return None
 
     def start(self, bundle: Bundle, index: int, *, phase: Phase = Phase.CURRENT) -> Process:
-        """Start a replica's enclave, unless it runs; it is not waited for."""
+        """Start a replica's enclave unless it runs. This does not wait until it serves."""
         role = f"{REPLICA}{index}"
         command = replica_command(self._workspace, role, bundle.folder, attempts=ATTEMPTS)
         if (process := self.running(role, bundle.name, phase)) is not None:
@@ -69,25 +69,25 @@ class LocalReplicas:
         """Wait until a replica serves. Its port opens only when the model is available.
 
         Raises:
-            ProcessEndedError: It ended before; the message has the reason that it logged.
+            ProcessEndedError: It ended before it served. The message contains the reason from its log.
         """
         if not serves(process):
             self._tell(f"{process.role} attests itself, opens the release and loads the model")
             wait_ready(process, lambda: serves(process), seconds=REPLICA_SECONDS)
 
     def start_all(self, bundle: Bundle, replicas: int, *, phase: Phase = Phase.CURRENT) -> list[Process]:
-        """Start so many replicas at once, unless they run, and wait until all of them serve."""
+        """Start a number of replicas in parallel, unless they run, and wait until all of them serve."""
         processes = [self.start(bundle, index, phase=phase) for index in range(replicas)]
         for process in processes:
             self.wait(process)
         return processes
 
     def move(self, phases: Sequence[tuple[Iterable[Process], Phase]]) -> None:
-        """Move replicas to other phases, all in one write."""
+        """Move replicas to other phases, with a single write of the record."""
         self._registry.change_phases({process.pid: phase for processes, phase in phases for process in processes})
 
     def stop(self, processes: Iterable[Process]) -> None:
-        """Stop replicas, and forget them. A replica that serves finishes the requests that it has."""
+        """Stop replicas and remove them from the record. A serving replica finishes its requests first."""
         for process in processes:
             leaves = process.phase is Phase.LEAVING
             self._tell(f"{process.role} finishes its requests" if leaves else f"stopping the new {process.role}")
@@ -101,7 +101,7 @@ def number(replica: Process) -> int:
 
 
 def built_ports(release: Path, name: str) -> tuple[int, ...]:
-    """Return the ports of an enclave that exists, gRPC's first; none if there is no enclave that could start."""
+    """Return the ports of an existing enclave, gRPC's first. Empty if no valid enclave exists."""
     try:
         manifest = load_enclave(release, name).manifest
         port, rest_port = port_of(manifest), rest_port_of(manifest)
@@ -111,6 +111,6 @@ def built_ports(release: Path, name: str) -> tuple[int, ...]:
 
 
 def has_rest(release: Path) -> bool | None:
-    """Return whether the enclaves of a release have a REST API; None if there is no enclave that could start."""
+    """Return whether the enclaves of a release have a REST API. None if no valid enclave exists."""
     found = [built for name in enclave_names(release) if (built := built_ports(release, name))]
     return any(len(built) > 1 for built in found) if found else None

@@ -1,4 +1,4 @@
-"""Ask a model server for its certificate: whether it answers, and when the certificate that users see ends."""
+"""Checks whether a model server answers, and when the certificate that it presents to users expires."""
 
 import contextlib
 import socket
@@ -14,11 +14,11 @@ _SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a server answered.
+    """The result of a probe.
 
     Args:
-        answers: Whether it answered at all.
-        certificate_end: When the certificate that it presented ends, UTC; None where it presented none.
+        answers: Whether the server answered at all.
+        certificate_end: Expiry of the certificate that it presented, UTC. None if it presented no certificate.
     """
 
     answers: bool
@@ -26,15 +26,15 @@ class Answer:
 
 
 def probe(address: str, port: int, server_name: str) -> Answer:
-    """Begin a TLS connection with a server, and end it. No request is sent, and no client certificate is shown.
+    """Start a TLS handshake with a server, and close the connection. No request or client certificate is sent.
 
-    The certificate is not verified: the answer is information about the server, and nothing is entrusted to it. With
-    two-way TLS 1.3, a server presents its certificate before it asks for the client's.
+    The certificate is not verified, because the result is only information and nothing confidential is sent. With
+    two-way TLS 1.3, a server presents its certificate before it requests the client's.
 
     Args:
-        address: Where the server listens.
+        address: The server's IP address.
         port: Its port.
-        server_name: The name that is asked for.
+        server_name: The server name to request.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -47,9 +47,9 @@ def probe(address: str, port: int, server_name: str) -> Answer:
         ):
             certificate = secured.getpeercert(binary_form=True)
     except ssl.SSLEOFError:
-        return Answer(answers=False)  # the server has ended in the middle of the handshake
+        return Answer(answers=False)  # the server ended during the handshake
     except ssl.SSLError:
-        return Answer(answers=True)  # an alert is an answer: it may want a client's certificate first
+        return Answer(answers=True)  # an alert is an answer: the server may require a client certificate first
     except (OSError, ValueError):
         return Answer(answers=False)
     with contextlib.suppress(ValueError, TypeError):

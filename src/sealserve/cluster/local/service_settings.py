@@ -1,7 +1,7 @@
-"""The settings that a service of the owner was started with, so that `up` restarts it when they change.
+"""The settings that each of the owner's services was started with, so that `up` restarts it when they change.
 
 A service reads ``sealserve.toml`` once, when it starts. Each service has a file in the host's run folder with a digest
-of its settings. The digest holds no secret: a setting may name a file with a secret, but its content is not read.
+of its settings. The digest covers no secret: a setting may name a file with a secret, but the file is not read.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from sealserve.errors import SealserveError
 from sealserve.regular_file import read_regular
 from sealserve.workspace import Workspace
 
-# `broker.drain_minutes` and `broker.reached_at` are read by `up`, not by the broker.
+# Only `up` reads `broker.drain_minutes` and `broker.reached_at`. The broker does not.
 _READ_BY: Final[Mapping[str, Mapping[str, set[str]]]] = {
     BROKER: {
         "broker": {"name", "address", "listen", "port", "collateral_url", "metrics_port"},
@@ -36,9 +36,9 @@ def digest(deployment: Deployment, role: str) -> str:
 
 
 def has_changed(workspace: Workspace, deployment: Deployment, role: str) -> bool:
-    """Return whether the settings of a service that runs differ from those that it was started with.
+    """Return whether the settings of a running service differ from the settings that it was started with.
 
-    Without a record, as after an upgrade, they count as unchanged.
+    Without a record, such as after an upgrade, they count as unchanged.
     """
     try:
         return read_regular(workspace.host.run / _file(role), follow_links=False).decode() != digest(deployment, role)

@@ -1,8 +1,8 @@
 """The local target: vendor, platform, broker, replicas and NGINX as processes of this machine.
 
-Replicas share this machine's network, and their ports are measured (decision 3). So each replica needs an enclave of
-its own, with a port that is free; for REST, the port beside it must be free too. A new release starts beside the old
-one, with ports of its own (decision 78).
+Replicas share this machine's network, and their ports are measured (decision 3). So each replica needs its own enclave
+with a free port. For REST, the next port must be free too. A new release starts next to the old release, with
+different ports (decision 78).
 """
 
 import contextlib
@@ -63,16 +63,16 @@ class LocalTarget:
     """A deployment on this machine.
 
     Args:
-        workspace: With all three machines' parts.
-        deployment: What it describes.
-        tell: Called with a few words before each thing that is done.
+        workspace: The workspace, with the folders of all three roles.
+        deployment: The deployment that the workspace describes.
+        tell: Called with a short progress text before each step.
     """
 
     def __init__(self, workspace: Workspace, deployment: Deployment, *, tell: Tell = quietly) -> None:
         if deployment.platform is not PlatformKind.SIMULATED:
             raise ClusterCode.TARGET_UNSUPPORTED.error(
-                "The local target runs simulated enclaves only, and sealserve.toml says platform = 'sgx'.",
-                hint="Set platform = 'simulated' to try it here.",
+                "The local target runs only simulated enclaves, but sealserve.toml has platform = 'sgx'.",
+                hint="Set platform = 'simulated' to try the deployment here, or choose a different target.kind.",
             )
         self._workspace = workspace
         self._deployment = deployment
@@ -88,37 +88,37 @@ class LocalTarget:
         return self._services
 
     def check(self, release: Path, *, broker_here: bool) -> None:
-        """Check that a release could be started here; see `Target.check`.
+        """Check that this machine could start a release; see `Target.check`.
 
         Raises:
-            InputError: `target.host-incomplete`: This machine is only the host, and something was not copied to it.
-            InputError: `target.foreign-release`: The workspace's owner did not build the release.
-            PortTakenError: Another program has a port.
-            UnavailableError: `process.orphans`: Processes of an earlier run still run.
+            InputError: `target.host-incomplete` if this machine is only the host and a file was not copied to it.
+            InputError: `target.foreign-release` if the workspace's owner did not build the release.
+            PortTakenError: A different program uses a port.
+            UnavailableError: `process.orphans` if processes of an earlier run still run.
         """
         if not broker_here:
             host_only.require_platform(self._workspace)
-        # Only the broker of the workspace that built a release has the release's key.
+        # Only the broker of the workspace that built a release has the key of this release.
         elif release.resolve() != (self._workspace.owner.releases / release.name).resolve():
             raise ClusterCode.TARGET_FOREIGN_RELEASE.error(
-                f"{release} is not one of the workspace's own releases.",
-                hint="`sealserve release list` shows those; give a name, or the beginning of an id.",
+                f"{release} is not a release of this workspace.",
+                hint="Choose a release from `sealserve release list`, by its name or the beginning of its ID.",
             )
         require_no_orphans(self._workspace, list(self._registry.all().values()))
-        # What is left of a part that was killed may hold its port: `up` clears it, and looks at the ports then.
+        # A killed part may leave processes that use its port. `up` stops them, and checks the ports after that.
         if all(process.is_alive() for process in self._registry.all().values()):
             built = has_rest(host_only.built_folder(self._workspace, release.name))
             rest = self._deployment.server.rest if built is None else built
             self._refuse_taken_ports(owner_here=broker_here, rest=rest)
 
     def destination(self, release: str, replicas: int) -> Destination:
-        """Return this machine as the place of a release; see `Target.destination`.
+        """Return this machine as the destination of a release; see `Target.destination`.
 
-        An enclave that exists keeps its port, unless another program has the port now. If this machine is the owner's
-        too, enclaves that were built and not shipped yet count as well.
+        An existing enclave keeps its port, unless a different program uses the port now. If this machine is also the
+        owner's, enclaves that were built but not shipped yet count as existing.
 
-        Whether a release has REST is the owner's record, so each enclave that is to be built gets the port beside its
-        own as well.
+        Only the owner's record shows whether a release has REST. So each new enclave gets a port whose next port is
+        also free.
         """
         built = host_only.built_folder(self._workspace, release)
         places: list[EnclavePlace] = []
@@ -135,12 +135,12 @@ class LocalTarget:
         return Destination(deployment=self._deployment, enclaves=tuple(places))
 
     def up(self, bundle: Bundle, replicas: int) -> Sequence[str]:
-        """Start what does not run, and roll from another release to this one. See `Target.up`.
+        """Start every part that does not run, and roll from another release to this one. See `Target.up`.
 
         Raises:
-            SealserveError: A part did not start. Replicas that served go on serving, and the new ones are stopped.
+            SealserveError: A part did not start. Previous replicas continue to serve, and the new ones are stopped.
         """
-        # 1. Clear what is left of parts that were killed: NGINX's workers hold its port.
+        # 1. Stop the remains of killed parts, such as NGINX's workers, which hold its port.
         for process in self._registry.all().values():
             if not process.is_alive():
                 process.stop()
@@ -148,34 +148,34 @@ class LocalTarget:
         if not owner_here:
             host_only.require_enclaves(bundle, replicas)
         self._refuse_taken_ports(owner_here=owner_here, rest=any(enclave.rest_port for enclave in bundle.enclaves))
-        # 2. Start the supervisor, which starts the other parts, and what replicas attest themselves with. If the
-        #    broker is on another machine, the vendor's service is there too.
+        # 2. Start the supervisor, which starts the other parts, and the services that replicas need for attestation.
+        #    If the broker is on a different machine, the vendor's service also runs there.
         self._services.start_supervisor()
         self._services.start(*(PCS, PLATFORM, BROKER) if owner_here else (PLATFORM,))
-        # 3. Start the replicas, and let NGINX pass new connections to them. Replicas of another release serve until
-        #    then. An `up` that was killed may have left some of them leaving: their release is replaced, too.
+        # 3. Start the replicas, and make NGINX send new connections to them. Replicas of the old release serve until
+        #    then. A killed `up` may have left some of them in the phase "leaving": their release is also replaced.
         before = self._replicas.started(Phase.CURRENT, Phase.LEAVING)
         if any(process.release != bundle.name for process in before if process.phase is Phase.CURRENT):
             self._roll(bundle, replicas)
         else:
-            self._replicas.stop(self._replicas.started(Phase.NEXT))  # of a roll-out that was killed
+            self._replicas.stop(self._replicas.started(Phase.NEXT))  # remains of a killed roll-out
             self._replicas.start_all(bundle, replicas)
             surplus = [process for process in self._replicas.started(Phase.CURRENT) if number(process) >= replicas]
             self._replicas.move([(surplus, Phase.LEAVING)])
             self.start_front()
         self._record.serve(bundle.name)
-        # 4. Let the replicas that NGINX no longer lists finish their requests, and stop them.
+        # 4. Let the replicas without new connections finish their requests, then stop them.
         self._finish_leaving()
         return sorted({process.release for process in before} - {bundle.name, ""})
 
     def _roll(self, bundle: Bundle, replicas: int) -> None:
-        """Start replicas of a release beside those of another release, and pass new connections to the new ones.
+        """Start replicas of a new release next to the old replicas, and move new connections to them.
 
-        If this fails or is interrupted, the old ones go on serving, and the new ones are stopped. If it is killed, the
-        next `up` takes over the new ones or stops them; `down` stops all.
+        If this fails or is interrupted, the old replicas continue to serve, and the new ones are stopped. If it is
+        killed, the next `up` reuses or stops the new ones. `down` stops all of them.
         """
         old = self._replicas.started(Phase.CURRENT)
-        # 1. Keep the new replicas that an `up` of the same release has started before it was killed.
+        # 1. Keep new replicas of this release that a killed `up` has started.
         left = self._replicas.started(Phase.NEXT)
         self._replicas.stop(
             process
@@ -183,16 +183,16 @@ class LocalTarget:
             if process.release != bundle.name or number(process) >= replicas or not process.is_alive()
         )
         try:
-            # 2. Start all new replicas, and wait until all of them serve. NGINX does not know them yet.
+            # 2. Start all new replicas and wait until all serve. NGINX does not send them connections yet.
             new = self._replicas.start_all(bundle, replicas, phase=Phase.NEXT)
-            # 3. Exchange the roles of old and new in the record, then in NGINX. In this order, a kill between the two
-            #    leaves no replica that has connections and counts as one that was never used.
+            # 3. Exchange the phases of old and new in the record, then update NGINX. With this order, a kill between
+            #    the two steps never leaves a replica that has connections but is recorded as unused.
             with uninterrupted():
                 self._replicas.move([(old, Phase.LEAVING), (new, Phase.CURRENT)])
                 try:
                     self.start_front()
                 except BaseException:
-                    # NGINX may have passed connections to the new ones: they leave like any other replica.
+                    # NGINX may have sent connections to the new replicas, so these finish their requests first.
                     self._replicas.move([(new, Phase.LEAVING), (old, Phase.CURRENT)])
                     with contextlib.suppress(SealserveError):
                         self.start_front()
@@ -203,18 +203,18 @@ class LocalTarget:
             raise
 
     def _finish_leaving(self) -> None:
-        """Wait until the replicas that NGINX no longer lists have no connection, and stop them."""
+        """Wait until leaving replicas have no connections, then stop them."""
         leaving = self._replicas.started(Phase.LEAVING)
         if any(process.is_alive() for process in leaving):
-            # An enclave drains connections at its own age: that of the release, whatever sealserve.toml says now.
+            # An enclave drains connections at the age that its release fixes, regardless of sealserve.toml.
             seconds = drain_seconds(self._deployment, (process.connection_age for process in leaving))
-            self._tell(f"open connections move to the replicas that stay, within {seconds - DRAIN_SECONDS} s")
+            self._tell(f"moving open connections to the remaining replicas, within {seconds - DRAIN_SECONDS} s")
             if not self._nginx([]).wait_drained(timeout=seconds):
-                self._tell(f"some connections are still open after {seconds} s, and end with their replicas")
+                self._tell(f"closing connections that are still open after {seconds} s, with their replicas")
         self._replicas.stop(leaving)
 
     def difference(self, bundle: Bundle, replicas: int) -> str:
-        """Return, as a unified diff, what `up` would change; see `Target.difference`."""
+        """Return a unified diff of what `up` would change; see `Target.difference`."""
         planned: dict[str, int | None] = {}
         described: list[Process] = []
         for role in [f"{REPLICA}{index}" for index in range(replicas)]:
@@ -245,7 +245,7 @@ class LocalTarget:
         return difference(running, wanted)
 
     def previous_release(self) -> str:
-        """Return the name of the release that was served before this one; see `Target.previous_release`."""
+        """Return the name of the release that was served before the current release; see `Target.previous_release`."""
         running = self.replicas()
         return self._record.previous(running[0].release if running else None)
 
@@ -253,16 +253,18 @@ class LocalTarget:
         """Return the name of the release that runs, or that was served last.
 
         Raises:
-            InputError: `target.not-up`: No release was started yet.
+            InputError: `target.not-up` if no release was started yet.
         """
         running = self.replicas()
         name = (running[0].release if running else "") or self._record.serving()
         if name is None:
-            raise ClusterCode.TARGET_NOT_UP.error("No release was started yet.", hint="`sealserve up` starts one.")
+            raise ClusterCode.TARGET_NOT_UP.error(
+                "The deployment is not running: no release was started yet.", hint="Start it with `sealserve up`."
+            )
         return name
 
     def start_replica(self, bundle: Bundle, index: int) -> Process:
-        """Start a replica's enclave, unless it runs; it is not waited for."""
+        """Start a replica's enclave unless it runs. This does not wait until it serves."""
         return self._replicas.start(bundle, index)
 
     def wait_replica(self, process: Process) -> None:
@@ -270,7 +272,7 @@ class LocalTarget:
         self._replicas.wait(process)
 
     def start_front(self) -> Nginx:
-        """Start NGINX in front of the replicas that run, or let it read the new list."""
+        """Start NGINX, or make the running NGINX load the current list of replicas."""
         nginx = self._nginx(self.replicas())
         if nginx.pid is None:
             self._tell("starting NGINX")
@@ -293,11 +295,11 @@ class LocalTarget:
             raise
 
     def to_scale(self, replicas: int) -> Scaled | None:
-        """Return the release that runs if there are to be more replicas: each needs an enclave of its own."""
+        """Return the release that runs, if replicas must be added: each new replica needs its own enclave."""
         running = self.replicas()
         if not running:
             raise ClusterCode.TARGET_NOT_UP.error(
-                "There are no replicas to scale.", hint="Start the deployment with `sealserve up`."
+                "The deployment is not running: it has no replicas to scale.", hint="Start it with `sealserve up`."
             )
         if replicas <= len(running):
             return None
@@ -305,29 +307,29 @@ class LocalTarget:
         return Scaled(release=release, broker_here=host_only.is_owners(self._workspace, release))
 
     def scale(self, replicas: int, bundle: Bundle | None) -> None:
-        """Start or stop replicas until there are ``replicas``; see `Target.scale`."""
-        # More: start the replicas that are missing. Fewer: mark those with the highest numbers.
+        """Start or stop replicas until ``replicas`` run; see `Target.scale`."""
+        # To scale up, start the missing replicas. To scale down, mark the replicas with the highest numbers.
         if bundle is not None:
             self._replicas.start_all(bundle, replicas)
         self._replicas.move([(self.replicas()[replicas:], Phase.LEAVING)])
-        # NGINX reads the new list first. Then connections move, and replicas that leave finish their requests.
+        # NGINX loads the new list first. Then connections move, and leaving replicas finish their requests.
         self.start_front()
         self._finish_leaving()
 
     def replicas(self) -> list[Process]:
-        """Return the replicas that run and get new connections, ordered by number."""
+        """Return the running replicas that get new connections, ordered by number."""
         return [process for process in self._replicas.started(Phase.CURRENT) if process.is_alive()]
 
     def status(self) -> list[PartStatus]:
-        """Return the state of every part that there is."""
+        """Return the status of every existing part."""
         release = self.release() if self.replicas() else ""
         return deployment_status(self._workspace, self._deployment, self._registry.all().values(), release=release)
 
     def expected(self, replicas: int) -> Sequence[str]:
-        """Return the roles of the parts that there should be."""
+        """Return the roles of the parts that should exist."""
         served = self._record.serving()
         alone = wanted.read(self._workspace).host_only
-        if alone is None:  # an earlier version started it
+        if alone is None:  # an earlier version of sealserve started the deployment
             alone = served is not None and not host_only.is_owners(self._workspace, served)
         owners = () if alone else (BROKER, PCS)
         return (SUPERVISOR, NGINX, *(f"{REPLICA}{index}" for index in range(replicas)), PLATFORM, *owners)
@@ -339,20 +341,20 @@ class LocalTarget:
         return endpoints_of(self._deployment, rest=rest).by_protocol
 
     def logs(self, part: str | None, selection: LogSelection) -> Iterator[LogLine]:
-        """Yield what the parts logged; see `Target.logs`."""
+        """Yield the log lines of the parts; see `Target.logs`."""
         return local_logs(self._workspace, part, selection)
 
     def down(self) -> list[str]:
-        """Stop everything that was started; return the roles. See `stop_all`."""
+        """Stop all parts and return their roles. See `stop_all`."""
         return stop_all(self._workspace, tell=self._tell)
 
     def _refuse_taken_ports(self, *, owner_here: bool, rest: bool) -> None:
         service = self._deployment.service
         nginx = self._nginx([])
-        render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # what it cannot take is said now
+        render(replace(nginx.config, upstreams=[Upstream("127.0.0.1", 1)]))  # reports invalid settings early
         if nginx.pid is None:
             ports.require_free(service.port, "NGINX (service.port)", service.listen)
-        # An NGINX that runs without REST would begin to listen for it.
+        # A running NGINX without REST would start to listen on the REST port.
         if rest and not _listens(nginx, service.rest_port):
             ports.require_free(service.rest_port, "NGINX (service.rest_port)", service.listen)
         if owner_here:
@@ -386,10 +388,10 @@ def open_target(workspace: Workspace, deployment: Deployment, *, tell: Tell) -> 
 
 
 def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
-    """Stop everything that runs of a workspace, in the order in which requests come; return the roles.
+    """Stop all parts of a workspace, NGINX first, then the replicas, and return their roles.
 
-    Neither the deployment file nor NGINX is needed. Parts that the record does not name are found by their command
-    lines.
+    This requires neither the deployment file nor the program NGINX. Parts that are missing from the record are found
+    by their command lines.
     """
     started = registry(workspace).all()
     replicas = sorted(role for role in started if role.startswith(REPLICA))
@@ -402,7 +404,7 @@ def stop_all(workspace: Workspace, *, tell: Tell = quietly) -> list[str]:
 
 
 def running(workspace: Workspace) -> list[str]:
-    """Return the roles of what runs of a workspace, orphans included."""
+    """Return the roles of a workspace's running parts, including orphans."""
     return [*owner_services.running(workspace), *map(describe, owner_services.orphans(workspace))]
 
 

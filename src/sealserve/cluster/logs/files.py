@@ -1,4 +1,4 @@
-"""Read the log files of several parts, and follow them, with bounded memory whatever the files hold."""
+"""Reads and follows the log files of several parts, with bounded memory for any file content."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ _POLL_SECONDS: Final = 0.2
 
 
 def read_logs(files: Callable[[], Mapping[str, tuple[str, Path]]], selection: LogSelection) -> Iterator[LogLine]:
-    """Yield the selected lines of each log, ordered by time, and then, to follow, what is added to any.
+    """Yield the selected lines of all logs, ordered by time. When following, continue with new lines.
 
     Args:
-        files: Returns the part and the file of each log, by the log's name. Files that appear later are followed too.
-        selection: Which lines, and whether to go on for ever. A line must be complete to be followed.
+        files: Returns the part and the file of each log, by the log's name. Files that appear later are also followed.
+        selection: Which lines to yield, and whether to follow. When following, only complete lines are yielded.
     """
     tails: dict[str, _Tail] = {}
     for name, (part, path) in files().items():
@@ -37,7 +37,7 @@ def read_logs(files: Callable[[], Mapping[str, tuple[str, Path]]], selection: Lo
 
 @dataclass(slots=True)
 class _Position:
-    """Where reading stands in one file: the file's identity, the offset, and the beginning of an unfinished line."""
+    """Reading position in a file: the file's identity, the offset, and the start of an incomplete line."""
 
     file: tuple[int, int] | None = None
     offset: int = 0
@@ -54,11 +54,11 @@ class _Tail:
         self._at = _Position()
 
     def timed(self, lines: Iterator[bytes]) -> Iterator[LogLine]:
-        """Yield lines with their times. A line without one has the time of the line before it."""
+        """Yield lines with their times. A line without a time gets the time of the previous line."""
         return map(self._timed.line, lines)
 
     def history(self, last: int | None) -> Iterator[bytes]:
-        """Yield the lines that the file has: the last ones, or all."""
+        """Yield the existing lines: the last ones, or all if ``last`` is None."""
         with self._opened() as descriptor:
             if descriptor is None:
                 return
@@ -70,7 +70,7 @@ class _Tail:
                 self._at.pending = b""
 
     def added(self) -> Iterator[bytes]:
-        """Yield the lines that were added since. A file that was truncated or replaced is read from its beginning."""
+        """Yield the lines that were added since. A truncated or replaced file is read from its beginning."""
         with self._opened() as descriptor:
             if descriptor is not None:
                 yield from self._lines(descriptor, until=os.fstat(descriptor).st_size)
@@ -85,7 +85,7 @@ class _Tail:
                     self._at = _Position()
                 self._at.file = identity
                 yield descriptor
-        except InputFileError:  # removed, or not a regular file any more
+        except InputFileError:  # the file was removed or is no longer a regular file
             yield None
 
     def _lines(self, descriptor: int, *, until: int) -> Iterator[bytes]:
@@ -98,7 +98,7 @@ class _Tail:
 
 
 def _offset_of_last(descriptor: int, size: int, last: int) -> int:
-    """Return where the last ``last`` lines of a file begin."""
+    """Return the offset of the last ``last`` lines of a file."""
     found, offset = 0, size
     if last == 0:
         return size
@@ -108,7 +108,7 @@ def _offset_of_last(descriptor: int, size: int, last: int) -> int:
         place = len(block)
         while (place := block.rfind(b"\n", 0, place)) >= 0:
             if begin + place == size - 1:
-                continue  # the newline at the very end ends the last line
+                continue  # the newline at the end of the file ends the last line
             found += 1
             if found == last:
                 return begin + place + 1

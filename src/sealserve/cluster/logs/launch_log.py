@@ -1,4 +1,4 @@
-"""What a replica's launcher wrote down: one line for each step, with its evidence, and the error that ended it."""
+"""Parser for a replica's launch log: one line per step with its evidence, and the error that ended the start."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sealserve.regular_file import InputFileError, read_tail
 _STEP = re.compile(r"step=(?P<name>\S+) ?(?P<evidence>.*)$")
 _SUPERVISOR = re.compile(r"step=supervisor pid=(?P<pid>\d+) ")
 _AGAIN = re.compile(r"step=again after=\S+ failed=\d+ signal=(?P<signal>\w+)$")
-_LARGEST = 64 * 2**20  # a replica that serves for months writes few lines
+_LARGEST = 64 * 2**20  # even a replica that serves for months writes few lines
 FIRST = "measured"
 _UNREACHABLE = "release.store-unreachable"
 _FINAL = ("provisioning.refused", "release.", "release-index.", "enclave.", "measurement.", "sealing.")
@@ -28,7 +28,7 @@ class LaunchStep:
 
 
 def read_steps(log: Path) -> list[LaunchStep]:
-    """Return the steps of the last start that ``log`` tells of, in order."""
+    """Return the steps of the last start in ``log``, in order."""
     steps: list[LaunchStep] = []
     try:
         lines = read_tail(log, limit=_LARGEST).decode(errors="replace").splitlines()
@@ -46,12 +46,12 @@ def read_steps(log: Path) -> list[LaunchStep]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restarts:
-    """How often a supervisor has started its enclave again, and what ended the server the last time.
+    """The number of enclave restarts by the launcher, and the cause of the last one.
 
     Args:
-        count: How often.
-        signal: The signal that ended the server, such as ``SIGABRT``; empty if none did.
-        time: When, UTC.
+        count: Number of restarts.
+        signal: The signal that ended the server, such as ``SIGABRT``. Empty if the server was not ended by a signal.
+        time: When the server ended the last time, UTC.
     """
 
     count: int = 0
@@ -60,11 +60,11 @@ class Restarts:
 
 
 def read_restarts(log: Path, pid: int) -> Restarts:
-    """Return how often a supervisor has started its enclave again.
+    """Return how often a replica's launcher has restarted its enclave.
 
     Args:
         log: The replica's log.
-        pid: The supervisor's process.
+        pid: The launcher's process ID.
     """
     found, ours = Restarts(), False
     try:
@@ -80,7 +80,7 @@ def read_restarts(log: Path, pid: int) -> Restarts:
 
 
 def is_refused(error: str) -> bool:
-    """Return whether an error is one that no waiting mends: the evidence, or the release, was turned down.
+    """Return whether an error is permanent: the evidence or the release was rejected, so waiting does not help.
 
     Args:
         error: A line with ``error[CODE]``.

@@ -1,4 +1,4 @@
-"""The lines of several logs as one, ordered by time."""
+"""Merges the lines of several logs by time."""
 
 import heapq
 import threading
@@ -11,10 +11,10 @@ from typing import Final
 from sealserve.log_line import parse
 
 LONGEST: Final = 64 * 2**10
-"""Characters that are shown of a line."""
+"""Maximum number of characters shown of a line."""
 
 MOST_BYTES: Final = 4 * LONGEST
-"""Bytes that a line with so many characters may have."""
+"""Maximum number of bytes of a line with `LONGEST` characters."""
 
 _TOGETHER_SECONDS: Final = 0.2
 _MOST_TOGETHER: Final = 200
@@ -24,14 +24,14 @@ _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
-    """A line that a part logged.
+    """A line of a part's log.
 
     Args:
         part: The part's role: ``broker``, ``nginx``, ``replica-0``, ...
-        text: The line without its time and its level. It may hold any character: whoever shows it replaces some.
-        time: When it was logged, UTC. A line without a time has that of the line before it; None if there is none.
+        text: The line without its time and its level. It may contain any character, so a display must escape it.
+        time: When it was logged, UTC. A line without a time gets that of the previous line. None for the first lines.
         level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR``, ``CRITICAL``, or None.
-        instance: What the target calls the part (a container, a pod); empty where it is just a process.
+        instance: The target's name for the part (a container, a pod). Empty for a plain process.
     """
 
     part: str
@@ -42,12 +42,12 @@ class LogLine:
 
 
 class Timed:
-    """Gives the lines of one log their times.
+    """Assigns times to the lines of one log.
 
     Args:
         part: The part that writes the log.
-        instance: What the target calls it.
-        stamped: Whether each line begins with a time of the target's own, such as that of `docker logs --timestamps`.
+        instance: The target's name for the part.
+        stamped: Whether each line begins with a time from the target, such as that of `docker logs --timestamps`.
     """
 
     def __init__(self, part: str, instance: str = "", *, stamped: bool = False) -> None:
@@ -61,7 +61,7 @@ class Timed:
         text = cut(content)
         stamp = None
         if self._stamped and (outer := parse(text)).time is not None:
-            # What the target has measured counts: NGINX's own times are rounded to seconds.
+            # The target's time takes precedence: NGINX's own times are rounded to seconds.
             stamp, text = outer.time, text.partition(" ")[2]
         found = parse(text)
         self._newest = stamp or found.time or self._newest
@@ -69,7 +69,7 @@ class Timed:
 
 
 def cut(content: bytes) -> str:
-    """Return a line as text, of bounded length: what is cut off is counted."""
+    """Return a line as text of bounded length. A cut line ends with a note."""
     text = content[:MOST_BYTES].decode(errors="replace").rstrip("\r")
     if len(text) <= LONGEST and len(content) <= MOST_BYTES:
         return text
@@ -77,25 +77,25 @@ def cut(content: bytes) -> str:
 
 
 def wanted(lines: Iterable[LogLine], since: datetime | None) -> Iterator[LogLine]:
-    """Yield the lines that were logged since a time; lines without a time are older."""
+    """Yield the lines that were logged since a time. Lines without a time count as older."""
     for line in lines:
         if since is None or (line.time is not None and line.time >= since):
             yield line
 
 
 def merged(logs: Sequence[Iterable[LogLine]]) -> Iterator[LogLine]:
-    """Yield the lines of several logs, ordered by time. The order within a log stays, and memory is bounded."""
+    """Yield the lines of several logs, ordered by time. The order within each log is preserved. Memory is bounded."""
     return heapq.merge(*logs, key=lambda line: line.time or _LONG_AGO)
 
 
 def followed(unread: Queue[LogLine | None], streams: int) -> Iterator[LogLine]:
-    """Yield the lines that several streams put into a queue, until each has put None.
+    """Yield the lines that several streams put into a queue, until each stream has put None.
 
-    Lines that arrive together are ordered by time: at the beginning, each stream has the last lines of its log.
+    Lines that arrive together are ordered by time: at the beginning, each stream sends the last lines of its log.
 
     Args:
         unread: The queue.
-        streams: How many streams put lines into it.
+        streams: The number of streams that put lines into it.
     """
     while streams:
         batch: list[LogLine] = []
@@ -115,7 +115,7 @@ def followed(unread: Queue[LogLine | None], streams: int) -> Iterator[LogLine]:
 
 
 def together(logs: Sequence[Iterator[LogLine]]) -> Iterator[LogLine]:
-    """Yield the lines of logs that are followed, as they come. Each is read in a thread of its own."""
+    """Yield the lines of followed logs as they arrive. Each log is read in its own thread."""
     unread: Queue[LogLine | None] = Queue(_MOST_UNREAD)
 
     def read(log: Iterator[LogLine]) -> None:

@@ -1,4 +1,4 @@
-"""What the log of a part tells of its present run. Earlier runs are in the same file, and their errors have passed."""
+"""Reads the log lines of a part's current run. The same file also holds earlier runs, whose errors do not count."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from sealserve.log_line import ParsedLine, parse
 from sealserve.regular_file import InputFileError, read_tail
 
 _SLACK: Final = timedelta(seconds=1)
-"""Times of processes have hundredths of a second, and NGINX's times have whole seconds."""
+"""Tolerance: process times have hundredths of a second, and NGINX's log times have whole seconds."""
 
 _MOST_READ: Final = 2**20
 _LONGEST: Final = 500
@@ -24,8 +24,8 @@ class LoggedError:
     """An error that a part logged.
 
     Args:
-        text: What the line says, without its time; of bounded length.
-        time: When it was logged, UTC; None where that is not known.
+        text: The line without its time, of bounded length.
+        time: When it was logged, UTC. None where it is unknown.
     """
 
     text: str
@@ -37,7 +37,7 @@ def lines_of_run(log: Path, since: datetime | None) -> Sequence[ParsedLine]:
 
     Args:
         log: The part's log file. A missing file has no lines.
-        since: When the run began; None for every line.
+        since: Start of the run. None for every line.
     """
     try:
         content = read_tail(log, limit=_MOST_READ)
@@ -48,15 +48,15 @@ def lines_of_run(log: Path, since: datetime | None) -> Sequence[ParsedLine]:
 
 
 def of_run(lines: Iterable[str], since: datetime | None, *, written: datetime | None = None) -> Sequence[ParsedLine]:
-    """Return those of a log's lines that were written since a time.
+    """Return the lines of a log that were written since a time.
 
-    A line without a time, as those of a traceback, belongs to the line before it. The first lines of the log may have
-    no time: a program failed before it could log. They are of this run if all that follows is.
+    A line without a time, as in a traceback, gets the time of the previous line. The first lines of a log may have no
+    time, if a program failed before it could log. They belong to this run if all following lines do.
 
     Args:
         lines: The lines.
-        since: When the run began; None for every line.
-        written: When the last line was written; None if that is not known.
+        since: Start of the run. None for every line.
+        written: When the last line was written. None if it is unknown.
     """
     parsed = [line for line in map(parse, lines) if line.text.strip()]
     if since is None:
@@ -72,7 +72,7 @@ def of_run(lines: Iterable[str], since: datetime | None, *, written: datetime | 
 
 
 def last_error(lines: Sequence[ParsedLine]) -> LoggedError | None:
-    """Return the last error among lines, or None. A line with an error's code counts, whatever its level."""
+    """Return the last error among the lines, or None. A line with an error code counts at any level."""
     for line in reversed(lines):
         coded = _CODE.search(line.text)
         if coded is not None or line.is_error:
@@ -82,7 +82,7 @@ def last_error(lines: Sequence[ParsedLine]) -> LoggedError | None:
 
 
 def last_words(lines: Sequence[ParsedLine]) -> LoggedError | None:
-    """Return the end of a traceback that no log line precedes: why a program ended that had no time to log it."""
+    """Return the last line of a traceback: the reason why a program ended before it could log an error."""
     if any(line.text.startswith("Traceback (most recent call last)") for line in lines):
         return LoggedError(text=lines[-1].text[:_LONGEST].strip(), time=lines[-1].time)
     return None

@@ -1,4 +1,4 @@
-"""Which lines of the logs are wanted."""
+"""The selection of log lines."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _DURATION: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSelection:
-    """Which lines of the logs are wanted.
+    """The selection of log lines.
 
     Args:
-        last: How many lines of each part at most, the newest; None for all.
-        since: Only lines from this time on, UTC; None for all.
-        follow: Go on with new lines for ever.
+        last: Maximum number of lines per part, newest first. None for all lines.
+        since: Yield only lines from this time on, UTC. None for all lines.
+        follow: Continue with new lines until interrupted.
     """
 
     last: int | None = None
@@ -28,11 +28,11 @@ class LogSelection:
 def parse_since(text: str, *, now: datetime) -> datetime:
     """Return the time that ``--since`` names: a duration before now (``90s``, ``10m``, ``1h30m``, ``2d``), or a time.
 
-    A time is in the form of RFC 3339. Without an offset, it is in UTC, as logs show it. Without a time of day, it is
-    the beginning of the day.
+    A time has the form of RFC 3339. Without an offset, it is UTC, as in the logs. Without a time of day, it is the
+    beginning of the day.
 
     Raises:
-        InputError: `logs.invalid-since`: It is neither.
+        InputError: `logs.invalid-since` if the text is neither a duration nor a time.
     """
     if (found := _DURATION.fullmatch(text)) is not None and text:
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
@@ -46,5 +46,5 @@ def parse_since(text: str, *, now: datetime) -> datetime:
     except (ValueError, OverflowError) as error:
         raise ClusterCode.LOGS_INVALID_SINCE.error(
             f"--since {text!r}: expected a duration such as 10m or 1h30m, or a time such as 2026-01-31T12:00:00Z.",
-            hint="Durations have d, h, m and s, in this order.",
+            hint="Write a duration with the units d, h, m and s, in this order.",
         ) from error

@@ -1,4 +1,4 @@
-"""Installs units in systemd, and removes them.
+"""Installs and removes systemd units.
 
 Source: systemd.unit(5) "Unit File Load Path", sd_booted(3), systemctl(1).
 """
@@ -18,17 +18,17 @@ from sealserve.regular_file import InputFileMissingError, read_regular
 
 _SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 _SECONDS: Final = 900.0
-"""Longer than a deployment may take to stop."""
+"""Timeout of a systemctl call: longer than a deployment may take to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Systemd:
-    """A service manager.
+    """A systemd service manager.
 
     Args:
         units: The folder of its unit files.
         runtime: The folder that exists while the manager runs.
-        options: What `systemctl` needs to talk to this manager.
+        options: Options that make `systemctl` connect to this manager.
     """
 
     units: Path
@@ -36,15 +36,15 @@ class Systemd:
     options: tuple[str, ...] = ()
 
     def install(self, unit: Unit) -> Path:
-        """Write a unit, and let systemd start it whenever the machine starts. It is not started now.
+        """Write a unit file and enable the unit, so that systemd starts it at boot. It is not started now.
 
         Returns:
-            The unit file.
+            The path of the unit file.
 
         Raises:
-            UnavailableError: `service.no-systemd`: This manager does not run.
-            InputError: `service.foreign-file`: Somebody else wrote a unit with this name.
-            UnavailableError: `service.systemctl`: systemd refuses.
+            UnavailableError: `service.no-systemd` if this service manager does not run.
+            InputError: `service.foreign-file` if a unit file with this name exists that sealserve did not write.
+            UnavailableError: `service.systemctl` if a systemctl command fails.
         """
         self._require()
         path = self._own(unit.name)
@@ -55,13 +55,13 @@ class Systemd:
         return path
 
     def uninstall(self, name: str) -> Path | None:
-        """Stop a unit and remove it.
+        """Stop a unit and remove its file.
 
         Returns:
-            The unit file that was removed; None if there was none.
+            The path of the removed unit file, or None if it did not exist.
 
         Raises:
-            SealserveError: As `install`.
+            SealserveError: As for `install`.
         """
         self._require()
         path = self._own(name)
@@ -75,12 +75,12 @@ class Systemd:
     def _require(self) -> None:
         if not self.runtime.is_dir() or shutil.which("systemctl") is None:
             raise ClusterCode.SERVICE_NO_SYSTEMD.error(
-                f"The service manager does not run: {self.runtime} or the program systemctl is missing.",
-                hint="`sealserve service install --print` prints the unit for another machine.",
+                f"systemd's service manager does not run: {self.runtime} or the program systemctl is missing.",
+                hint="To print the unit for another machine, run `sealserve service install --print`.",
             )
 
     def _own(self, name: str) -> Path:
-        """Return the path of a unit file that is ours or does not exist."""
+        """Return the path of a unit file that sealserve wrote or that does not exist."""
         path = self.units / name
         try:
             content = read_regular(path, follow_links=False).decode(errors="replace")
@@ -105,7 +105,7 @@ class Systemd:
 
 
 def system_manager() -> Systemd:
-    """Return the service manager of the machine. Only root can install units in it."""
+    """Return the system's service manager. Only root can install units in it."""
     return Systemd(units=_SYSTEM_UNITS, runtime=Path("/run/systemd/system"))
 
 
@@ -118,5 +118,5 @@ def user_manager() -> Systemd:
 
 def _refused(line: list[str], reason: object) -> SealserveError:
     return ClusterCode.SERVICE_SYSTEMCTL.error(
-        f"`{' '.join(line)}` failed: {reason}.", hint="`systemctl status` and `journalctl -xe` show more."
+        f"`{' '.join(line)}` failed: {reason}.", hint="For details, run `systemctl status` and `journalctl -xe`."
     )

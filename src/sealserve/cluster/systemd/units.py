@@ -1,4 +1,4 @@
-"""systemd units for the owner's broker and for a deployment on this machine, as text. No file is read or written.
+"""systemd units for the owner's broker and for a deployment on this machine, as text. This module does no file I/O.
 
 Source: systemd.syntax(7), systemd.unit(5) "Specifiers", systemd.service(5) "Command lines", systemd.exec(5), of
 version 252.
@@ -16,7 +16,7 @@ from sealserve.errors import SealserveError
 from sealserve.workspace import FOLDER, Workspace
 
 MARKER: Final = "# Written by `sealserve service install`. Your own settings belong in a drop-in: `systemctl edit`."
-"""The first line of each unit. A file without it is not replaced and not removed."""
+"""First line of each unit. A file without this line is never replaced or removed."""
 
 _LONGEST_NAME: Final = 40
 _FIRST_UNPRIVILEGED_PORT: Final = 1024
@@ -24,7 +24,7 @@ _LONGEST_LINE: Final = 2**20 - 1  # LONG_LINE_MAX in systemd's fileio.h
 
 
 class Service(StrEnum):
-    """What a unit runs."""
+    """The services that a unit can run."""
 
     BROKER = "broker"
     """The owner's broker."""
@@ -37,8 +37,8 @@ class Unit:
     """A unit file.
 
     Args:
-        name: Its name, which differs for each workspace.
-        content: Its text.
+        name: The unit's name, which differs for each workspace.
+        content: The file's content.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Unit:
 
 
 def unit_name(service: Service, workspace: Workspace) -> str:
-    """Return the name of a unit: the folder's name for people, and a digest of its path to tell folders apart."""
+    """Return the unit's name: the workspace folder's name for readability, and a digest of its path for uniqueness."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", workspace.directory.name).strip("-")[:_LONGEST_NAME] or "workspace"
     digest = hashlib.sha256(bytes(workspace.directory)).hexdigest()[:8]
     return f"sealserve-{service}-{readable}-{digest}.service"
@@ -64,21 +64,21 @@ def render_unit(
     """Return the unit of a service.
 
     Args:
-        service: What it runs.
+        service: The service that the unit runs.
         workspace: The workspace.
-        user: The account that it runs as, in the system's manager; None for root, or for the user's own manager.
-        for_user_manager: Whether the user's own service manager runs it (``systemctl --user``). Such a manager cannot
-            set up most sandboxes.
-        broker_port: Where the broker listens. Ports below 1024 need a capability.
-        host_only: Whether the owner's broker runs on another machine. Only for a deployment.
+        user: The account that the system manager runs the service as. None for root, or for a user's manager.
+        for_user_manager: Whether the user's service manager runs it (``systemctl --user``). A user's manager cannot
+            set up most sandbox options.
+        broker_port: The broker's port. Ports below 1024 require a capability.
+        host_only: Whether the owner's broker runs on a different machine. Applies only to a deployment.
 
     Raises:
-        InputError: `service.path`: A path cannot be written in a unit file.
+        InputError: `service.path` if a path cannot be represented in a unit file.
     """
     sections = [MARKER, "[Unit]", f"Description=sealserve {service} of {_value(str(workspace.directory))}"]
     if not for_user_manager:
         sections += ["Wants=network-online.target", "After=network-online.target"]
-    # A service that fails again and again stays down, and `systemctl status` shows why.
+    # A service that fails repeatedly stays stopped, and `systemctl status` shows the reason.
     sections += ["StartLimitIntervalSec=600", "StartLimitBurst=8", "", "[Service]"]
     sections += _broker(workspace) if service is Service.BROKER else _deployment(workspace, host_only=host_only)
     sections += [f"WorkingDirectory={_value(str(workspace.directory))}"]
@@ -101,17 +101,17 @@ def _broker(workspace: Workspace) -> list[str]:
         f"ExecStart={_command(own_command(workspace, ['broker', 'run']))}",
         "Restart=always",
         "RestartSec=5",
-        "RestartPreventExitStatus=2",  # sealserve.toml or another input is invalid: a restart does not change it
+        "RestartPreventExitStatus=2",  # sealserve.toml or another input is invalid: a restart would fail again
         "TimeoutStopSec=30",
         "UMask=0077",
-        "LimitMEMLOCK=infinity",  # the broker keeps its keys out of swap
+        "LimitMEMLOCK=infinity",  # the broker locks its keys in memory, so that they are never swapped
     ]
 
 
 def _deployment(workspace: Workspace, *, host_only: bool) -> list[str]:
     up = ["up", "--keep-release", "--role", "host" if host_only else "all"]
     return [
-        # `up` ends when everything serves. Its supervisor and the parts stay in the unit's control group.
+        # `up` exits when every part serves. The supervisor and the parts stay in the unit's control group.
         "Type=oneshot",
         "RemainAfterExit=yes",
         f"ExecStart={_command(own_command(workspace, up))}",
@@ -125,7 +125,7 @@ def _deployment(workspace: Workspace, *, host_only: bool) -> list[str]:
 
 
 _HARDENING: Final = [
-    # These need no namespace, so they work beside the mount namespaces of simulated enclaves, and for every user.
+    # These options need no namespace. So they work with the mount namespaces of simulated enclaves, and for all users.
     "NoNewPrivileges=yes",
     "RestrictRealtime=yes",
     "RestrictSUIDSGID=yes",
@@ -133,7 +133,7 @@ _HARDENING: Final = [
 ]
 
 _BROKER_SANDBOX: Final = [
-    # The broker writes to its workspace only, and needs no device, no namespace and no kernel setting.
+    # The broker writes only to its workspace. It needs no devices, namespaces or kernel settings.
     "LockPersonality=yes",
     "ProtectSystem=strict",
     "ProtectHome=read-only",
@@ -150,10 +150,10 @@ _BROKER_SANDBOX: Final = [
 
 
 def _command(arguments: list[str]) -> str:
-    """Return a command line. The colon in front switches the replacement of ``$VARIABLE`` off.
+    """Return a command line for ``ExecStart``. The leading colon disables the expansion of ``$VARIABLE``.
 
     Raises:
-        InputError: `service.path`: systemd accepts no quote and no backslash in the path of a program.
+        InputError: `service.path` if the program's path contains a quote or a backslash, which systemd rejects.
     """
     if set(arguments[0]) & set("'\"\\"):
         raise _unusable(arguments[0])
@@ -161,15 +161,15 @@ def _command(arguments: list[str]) -> str:
 
 
 def _argument(text: str) -> str:
-    """Return an argument in quotes, so that spaces, quotes and backslashes in it mean themselves."""
+    """Return a quoted argument, in which spaces, quotes and backslashes are literal characters."""
     return '"' + _value(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _value(text: str) -> str:
-    """Return a value without quotes, in which ``%`` does not begin a specifier.
+    """Return an unquoted value, in which ``%`` does not start a specifier.
 
     Raises:
-        InputError: `service.path`: systemd could not read it back: it is not UTF-8, or has a control character.
+        InputError: `service.path` if the text is not UTF-8 or contains a control character.
     """
     if not text.isprintable() or text != text.strip() or text.endswith("\\") or len(text) > _LONGEST_LINE:
         raise _unusable(text)

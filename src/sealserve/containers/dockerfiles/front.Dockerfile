@@ -1,4 +1,4 @@
-# NGINX: it passes TLS through by its server name, and holds no key. The configuration is mounted at /etc/sealserve.
+# NGINX: passes TLS through by its server name, and holds no key. The configuration is mounted at /etc/sealserve.
 ARG BASE=debian:12.12-slim
 
 FROM ${BASE}

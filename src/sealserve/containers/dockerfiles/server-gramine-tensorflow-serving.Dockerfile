@@ -1,5 +1,5 @@
-# TensorFlow Serving under Gramine: its binary is copied from its own image, which was built on Ubuntu 22.04.
-# The build context is made by `sealserve image build`: package/ (sealserve), requirements.txt, wheels/ (by hash).
+# TensorFlow Serving under Gramine: the binary is copied from TensorFlow Serving's image, which was built on Ubuntu 22.04.
+# `sealserve image build` creates the build context: package/ (sealserve), requirements.txt, wheels/ (checked by hash).
 ARG BASE=gramineproject/gramine:1.9-noble
 ARG TENSORFLOW_SERVING=tensorflow/serving:2.20.0
 
@@ -11,7 +11,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY wheels/ /build/wheels/
 COPY requirements.txt /build/
-# No index: the wheels are all there is, and each must have its locked hash. The environment has no installer of its own.
+# pip uses no index: it installs only the wheels here, each with its locked hash. The environment itself has no pip.
 RUN python3 -m venv --without-pip /opt/sealserve \
  && python3 -m venv /build/installer \
  && /build/installer/bin/pip --python /opt/sealserve/bin/python --no-cache-dir --disable-pip-version-check install \

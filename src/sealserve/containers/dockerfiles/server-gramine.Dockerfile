@@ -1,5 +1,5 @@
-# sealserve-model-server under Gramine. Of TensorFlow only what the server opens stays: its library and its messages.
-# The build context is made by `sealserve image build`: package/ (sealserve), requirements.txt, wheels/ (by hash).
+# sealserve-model-server under Gramine. Only the parts of TensorFlow that the server opens remain: library and messages.
+# `sealserve image build` creates the build context: package/ (sealserve), requirements.txt, wheels/ (checked by hash).
 ARG BASE=gramineproject/gramine:1.9-noble
 
 FROM ${BASE} AS environment
@@ -8,7 +8,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY wheels/ /build/wheels/
 COPY requirements.txt /build/
-# No index: the wheels are all there is, and each must have its locked hash. The environment has no installer of its own.
+# pip uses no index: it installs only the wheels here, each with its locked hash. The environment itself has no pip.
 RUN python3 -m venv --without-pip /opt/sealserve \
  && python3 -m venv /build/installer \
  && /build/installer/bin/pip --python /opt/sealserve/bin/python --no-cache-dir --disable-pip-version-check install \
@@ -26,7 +26,7 @@ RUN cp -R /build/package/. "$(/opt/sealserve/bin/python -c 'import sysconfig; pr
 FROM ${BASE}
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
- # -f: the package has compiled it by the sources' times, and such bytecode is not measured.
+ # -f: the package compiled its bytecode with timestamps, and such bytecode is not measured.
  && python3 -m compileall -q -f --invalidation-mode unchecked-hash "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*.log /var/log/apt
 COPY --from=environment /opt/sealserve /opt/sealserve

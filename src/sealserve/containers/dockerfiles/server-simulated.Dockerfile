@@ -1,5 +1,5 @@
-# The model server in a simulated enclave. Of TensorFlow only what the server opens stays: its library and its messages.
-# The build context is made by `sealserve image build`: package/ (sealserve), requirements.txt, wheels/ (by hash).
+# The model server in a simulated enclave. Only the parts of TensorFlow that it opens remain: library and messages.
+# `sealserve image build` creates the build context: package/ (sealserve), requirements.txt, wheels/ (checked by hash).
 ARG BASE=debian:12.12-slim
 
 FROM ${BASE} AS environment
@@ -8,7 +8,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY wheels/ /build/wheels/
 COPY requirements.txt /build/
-# No index: the wheels are all there is, and each must have its locked hash. The environment has no installer of its own.
+# pip uses no index: it installs only the wheels here, each with its locked hash. The environment itself has no pip.
 RUN python3 -m venv --without-pip /opt/sealserve \
  && python3 -m venv /build/installer \
  && /build/installer/bin/pip --python /opt/sealserve/bin/python --no-cache-dir --disable-pip-version-check install \

@@ -1,6 +1,6 @@
-// Command coredns is CoreDNS with the plugins that a cluster needs, and no others, which compiles in a fraction of the time.
+// Command coredns is CoreDNS with only the plugins that a cluster needs, which compiles in a fraction of the time.
 //
-// Source: https://coredns.io/2017/07/25/compile-time-enabling-or-disabling-plugins/ (a main of one's own).
+// Source: https://coredns.io/2017/07/25/compile-time-enabling-or-disabling-plugins/ (a custom main).
 package main
 
 import (

@@ -20,9 +20,9 @@ CONTAINER = Running(
     ("changed", "text"),
     [
         ({}, "it ended by signal 9 (SIGKILL)"),
-        ({"exit_status": 128 + 99}, "it ended with status 227"),
-        ({"exit_status": 0}, "it ended with status 0"),
-        ({"out_of_memory": True}, "it ended because its memory ran out"),
+        ({"exit_status": 128 + 99}, "it ended with exit status 227"),
+        ({"exit_status": 0}, "it ended with exit status 0"),
+        ({"out_of_memory": True}, "it ended because it ran out of memory"),
         ({"exit_status": 127, "error": "exec failed"}, "exec failed"),
     ],
 )

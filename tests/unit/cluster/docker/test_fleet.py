@@ -61,7 +61,7 @@ CONTAINER = Container(
 def test_addresses_that_are_taken(docker: FakeDocker) -> None:
     docker.answer("network inspect", err="Error: No such network: x\n", status=1)
     docker.answer("network create", err="Error response from daemon: Pool overlaps with other one\n", status=1)
-    with raises(ClusterCode.DOCKER_SUBNET_TAKEN, match=r"addresses in 10\.9\.0\.0/29") as caught:
+    with raises(ClusterCode.DOCKER_SUBNET_TAKEN, match=r"subnet 10\.9\.0\.0/29 overlaps") as caught:
         Fleet(Engine(), "p").ensure_network(network())
     assert caught.value.code == "docker.subnet-taken"
     assert "docker.subnet" in str(caught.value.hint)
@@ -123,7 +123,9 @@ def test_a_container_that_ended_says_why(docker: FakeDocker) -> None:
     docker.answer("logs", "starting\nerror[broker.refused]: no key for you\nbye\n")
     fleet = Fleet(Engine(), "p")
     replica = fleet._running(described("replica-0"))
-    with raises(ClusterCode.CONTAINER_ENDED, match=r"replica-0 ended: error\[broker\.refused\]: no key") as caught:
+    with raises(
+        ClusterCode.CONTAINER_ENDED, match=r"replica-0 ended before it was ready: error\[broker\.refused\]: no key"
+    ) as caught:
         fleet.wait(replica, seconds=5)
     assert caught.value.code == "container.ended"
 
@@ -132,7 +134,7 @@ def test_a_container_that_is_not_ready(docker: FakeDocker) -> None:
     docker.answer("container inspect", [described()])
     docker.answer("container exec", status=1)
     fleet = Fleet(Engine(), "p")
-    with raises(ClusterCode.CONTAINER_NOT_READY, match="nginx was not ready in 0 s") as caught:
+    with raises(ClusterCode.CONTAINER_NOT_READY, match="nginx was not ready within 0 s") as caught:
         fleet.wait(fleet._running(described()), seconds=0.01)
     assert caught.value.code == "container.not-ready"
     assert "docker logs p-nginx" in str(caught.value.hint)
@@ -161,9 +163,9 @@ def test_status_and_logs(docker: FakeDocker, tmp_path: Path) -> None:
     parts = {part.role: part for part in target.status()}
     assert list(parts) == ["replica-1", "broker"]
     assert (parts["replica-1"].state, parts["broker"].state) == (State.SERVING, State.ENDED)
-    assert parts["broker"].error == "it ended with status 0"
+    assert parts["broker"].error == "it ended with exit status 0"
     assert [line.text for line in target.logs("broker", LogSelection(last=5))] == ["one", "two"]
-    with pytest.raises(Exception, match="no log of pcs; there: replica-1, broker"):
+    with pytest.raises(Exception, match="No log of pcs exists"):
         target.logs("pcs", LogSelection(last=1))
 
 
@@ -195,14 +197,14 @@ def test_a_port_that_only_a_new_nginx_needs_must_be_free(docker: FakeDocker, tmp
             docker.answer("container inspect", [{**described(status=status), "HostConfig": {"PortBindings": bindings}}])
 
         nginx("running", service)
-        with pytest.raises(PortTakenError, match=r"NGINX \(service\.rest_port\), is taken"):
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.rest_port\), is in use"):
             target.check(tmp_path, broker_here=True)
         nginx("running", service, rest)
         target.check(tmp_path, broker_here=True)
         nginx("restarting", service, rest)
         target.check(tmp_path, broker_here=True)
         nginx("exited", service, rest)  # it holds nothing: another program does
-        with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is taken"):
+        with pytest.raises(PortTakenError, match=r"NGINX \(service\.port\), is in use"):
             target.check(tmp_path, broker_here=True)
     assert not any(asked[1] in {"stop", "rm", "create"} for asked in docker.asked)
 
@@ -226,7 +228,7 @@ def test_a_host_needs_an_enclave_that_was_built_for_containers(docker: FakeDocke
     with raises(ClusterCode.TARGET_UNSUPPORTED, match="has no enclave"):
         target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     site.build_enclave(release)  # with broker.address = 127.0.0.1
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"at the address 127\.0\.0\.1; in containers") as caught:
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"at the IP address 127\.0\.0\.1; containers") as caught:
         target.up(received(site.workspace, release, target.destination(release.name, 1)), 1)
     assert "DNS name" in str(caught.value.hint)
 

@@ -404,7 +404,9 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
     layout = with_keystore(ready)
     broker = broker_files.describe(ready.workspace, BrokerPlace.CONTAINER, with_files=True)
     assert broker.needs_passphrase
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"nobody can type it.*keystore\.passphrase_file"):
+    with raises(
+        ClusterCode.TARGET_UNSUPPORTED, match=r"cannot be typed into the broker's container.*keystore\.passphrase_file"
+    ):
         write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
     layout = with_keystore(ready, passphrase_file=secret_file(tmp_path / "passphrase", b"of twelve bytes"))
     write_configuration(layout, described_by(layout), bundle, broker=None, needs_passphrase=broker.needs_passphrase)
@@ -413,12 +415,14 @@ def test_a_passphrase_that_nobody_can_type_is_refused(ready: Site, bundle: Serve
 def test_what_the_brokers_container_cannot_use_is_refused(ready: Site, bundle: Served, tmp_path: Path) -> None:
     token = secret_file(tmp_path / "token", b"t")
     layout = with_keystore(ready, kind="transit", transit_url="http://127.0.0.1:8200", transit_token_file=token)
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match="that is the container itself"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="this address refers to the broker's container itself"):
         write_configuration(layout, described_by(layout), bundle, broker=None)
     token.chmod(0o644)
     with pytest.raises(PrivateFileExposedError):
         write_configuration(layout, described_by(layout), bundle, broker=None)
     token.chmod(0o600)
     settings = described_by(layout).keystore
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match=r"runs as user 4242, who cannot read .*token\. chown 4242"):
+    with raises(
+        ClusterCode.TARGET_UNSUPPORTED, match=r"runs as user 4242, which cannot read .*token\. Run `chown 4242"
+    ):
         keystore_files.check(ready.workspace, settings, user="4242:4242", needs_passphrase=False)

@@ -72,7 +72,10 @@ def test_a_link_or_a_second_name_is_refused(site: Site, tmp_path: Path) -> None:
     victim.write_text("x")
     planted = site.workspace.owner.database.with_name("broker.sqlite-wal")
     planted.symlink_to(victim)
-    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match=r"broker\.sqlite-wal: expected a plain file or folder") as caught:
+    with raises(
+        ClusterCode.DOCKER_UNSAFE_FILE,
+        match=r"broker\.sqlite-wal is not usable .*: expected a regular file with one name, or a folder",
+    ) as caught:
         hand_over(site)
     assert caught.value.code == "docker.unsafe-file"
     assert caught.value.exit_status == 2
@@ -103,7 +106,10 @@ def test_a_release_that_is_exchanged_meanwhile_gives_nothing_else_away(
         chown(path, uid, gid, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "chown", racing)
-    with raises(ClusterCode.DOCKER_UNSAFE_FILE, match="models: expected a plain file or folder, got a symbolic link"):
+    with raises(
+        ClusterCode.DOCKER_UNSAFE_FILE,
+        match="models is not usable .*: expected a regular file with one name, or a folder, got a symbolic link",
+    ):
         hand_over(site, release)
     assert {etc.stat().st_uid, (etc / "shadow").stat().st_uid} == {0}
 

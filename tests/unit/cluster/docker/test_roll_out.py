@@ -184,7 +184,7 @@ def test_a_roll_out_and_a_roll_back(target: DockerTarget, site: Site, told: list
     assert {"starting pcs", "starting broker", "starting platform", "starting NGINX"} <= set(told)
     told.clear()
     fleet(target).least = 2
-    with raises(ClusterCode.TARGET_NOT_UP, match="No other release was served before"):
+    with raises(ClusterCode.TARGET_NOT_UP, match="no other release was served before"):
         target.previous_release()
     assert target.up(bundle("b-2", site), 2) == ["a-1"]
     assert [text for text in told if text.startswith("starting")] == ["starting replica-0", "starting replica-1"]
@@ -294,7 +294,7 @@ def test_replicas_that_leave_have_the_time_of_their_own_release(
     assert f"worker_shutdown_timeout {660 + DRAIN_SECONDS}s;" in front.read_text()
     target.up(new, 1)
     assert fleet(target).waited == [660 + DRAIN_SECONDS]
-    assert f"open connections move to the other replicas, within {660} s" in told
+    assert f"moving open connections to the other replicas, within {660} s" in told
     assert f"worker_shutdown_timeout {33 + DRAIN_SECONDS}s;" in front.read_text()
 
 

@@ -25,10 +25,10 @@ def test_the_name_is_added_once_and_removed_without_a_trace() -> None:
 
 def test_another_hosts_block_is_left_alone() -> None:
     taken = COREFILE.replace("    errors\n", "    hosts {\n        192.0.2.9 a.example.com\n    }\n")
-    with raises(ClusterCode.KUBERNETES_COREFILE, match="hosts block of its own") as caught:
+    with raises(ClusterCode.KUBERNETES_COREFILE, match="it already has a hosts block") as caught:
         add_entry(taken, "broker.example.com", "192.0.2.1")
     assert caught.value.code == "kubernetes.corefile"
-    assert "Add `192.0.2.1 broker.example.com` to it" in str(caught.value)
+    assert "Add `192.0.2.1 broker.example.com` to that block" in str(caught.value)
 
 
 def test_a_corefile_without_a_block_for_all_names_is_refused() -> None:

@@ -88,7 +88,7 @@ def api() -> Iterator[Api]:
 
 def test_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ClusterUnreachableError, match="no usable kubeconfig") as caught:
+    with pytest.raises(ClusterUnreachableError, match="kubeconfig file is not usable") as caught:
         ClusterClient(str(tmp_path / "none"))
     assert caught.value.code == "kubernetes.unreachable"
 
@@ -107,7 +107,7 @@ def test_the_environments_kubeconfig_is_that_of_now(tmp_path: Path, monkeypatch:
 def test_a_file_that_is_no_kubeconfig_is_not_quoted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(text)
-    with pytest.raises(ClusterUnreachableError, match="no usable kubeconfig") as caught:
+    with pytest.raises(ClusterUnreachableError, match="kubeconfig file is not usable") as caught:
         ClusterClient(str(path))
     assert "secret-token" not in str(caught.value)
 
@@ -135,16 +135,18 @@ def test_an_api_server_that_says_nothing_is_not_waited_for(tmp_path: Path, monke
 @pytest.mark.parametrize("path", ["/version", "/apis"])
 def test_what_is_no_api_server(api: Api, tmp_path: Path, path: str, answer: Any) -> None:
     api.answers = {"/version": {"gitVersion": "v1.34.0"}} | {path: answer}
-    with pytest.raises(ClusterUnreachableError, match=f"What answers at http://127.0.0.1:{api.port} is no cluster's"):
+    with pytest.raises(
+        ClusterUnreachableError, match=f"The server at http://127.0.0.1:{api.port} is not a Kubernetes API server"
+    ):
         ClusterClient(kubeconfig(tmp_path, api.port))
 
 
 def test_a_page_in_place_of_an_object(api: Api, tmp_path: Path) -> None:
     client = ClusterClient(kubeconfig(tmp_path, api.port))
     api.answers["/api/v1/namespaces/n/secrets/x"] = api.answers["/api/v1/namespaces/n/secrets"] = b"<html>log in"
-    with pytest.raises(ClusterUnreachableError, match="sends no JSON"):
+    with pytest.raises(ClusterUnreachableError, match="its answer is not JSON"):
         client.get(SECRET)
-    with pytest.raises(ClusterUnreachableError, match="sends no JSON"):
+    with pytest.raises(ClusterUnreachableError, match="its answer is not JSON"):
         client.find("v1", "Secret", "n", "a=b")
 
 
@@ -169,7 +171,7 @@ def test_what_others_say_of_the_cluster_is_not_believed(
 def test_an_api_server_that_goes_away_while_logs_are_read(api: Api, tmp_path: Path) -> None:
     client = ClusterClient(kubeconfig(tmp_path, api.port))
     client._core.api_client.configuration.host = "http://127.0.0.1:1"
-    with pytest.raises(ClusterUnreachableError, match="reading the log of p: the API server does not answer"):
+    with pytest.raises(ClusterUnreachableError, match="reading the log of p failed: the API server does not answer"):
         client.log("n", "p", "c", last=1)
 
 
@@ -214,7 +216,7 @@ def test_a_kind_that_the_cluster_does_not_have() -> None:
     client = object.__new__(ClusterClient)
     client._errors = ()  # type: ignore[assignment]  # there is no API here that could refuse anything
     with (
-        pytest.raises(KindUnknownError, match="listing TLSRoute: the cluster does not know") as caught,
+        pytest.raises(KindUnknownError, match="listing TLSRoute failed: the cluster does not support") as caught,
         client._explained("listing TLSRoute"),
     ):
         raise ResourceNotFoundError

@@ -128,7 +128,7 @@ def test_a_compressed_answer_is_refused(tmp_path: Path, encoding: str, status: i
     with (
         cluster(tmp_path, answers) as client,
         memory(8 << 20),
-        pytest.raises(ClusterUnreachableError, match=r"reading Secret x: .*The answer is compressed") as caught,
+        pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*The answer is compressed") as caught,
     ):
         client.get(SECRET)
     assert "bearer-secret" not in str(caught.value)
@@ -156,7 +156,7 @@ def test_an_endless_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.Monkey
     with (
         cluster(tmp_path, {PATH: answer}) as client,
         memory(8 << 20),
-        pytest.raises(ClusterUnreachableError, match=r"reading Secret x: .*more than 1,048,576 bytes"),
+        pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*more than 1,048,576 bytes"),
     ):
         client.get(SECRET)
 
@@ -185,7 +185,7 @@ def test_a_slow_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with cluster(tmp_path, {PATH: dripping(beginning)}) as client:
         client._resource("v1", "Secret")
         monkeypatch.setattr(bounded_api, "Cutoff", lambda _: Cutoff(0.3))
-        with pytest.raises(ClusterUnreachableError, match=r"reading Secret x: .*No whole answer within 0.3 s"):
+        with pytest.raises(ClusterUnreachableError, match=r"reading Secret x failed: .*No whole answer within 0.3 s"):
             client.get(SECRET)
 
 
@@ -204,7 +204,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     asked: list[str] = []
     with (
         cluster(tmp_path, {PATH: sent(b"", status=307, Location="/elsewhere")}, asked) as client,
-        pytest.raises(ClusterRefusedError, match="reading Secret x: refused"),
+        pytest.raises(ClusterRefusedError, match="reading Secret x failed: the API server rejects"),
     ):
         client.get(SECRET)
     assert "/elsewhere" not in asked
@@ -214,7 +214,9 @@ def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
 def test_an_answer_that_is_not_json(tmp_path: Path, answer: bytes) -> None:
     with (
         cluster(tmp_path, {PATH: sent(answer)}) as client,
-        pytest.raises(ClusterUnreachableError, match="reading Secret x: the API server's answer is not valid JSON"),
+        pytest.raises(
+            ClusterUnreachableError, match="reading Secret x failed: the API server's answer is not valid JSON"
+        ),
     ):
         client.get(SECRET)
 
@@ -238,7 +240,7 @@ def test_a_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with (
         cluster(tmp_path, {LOG: endless(b"line\n")}) as client,
         memory(8 << 20),
-        pytest.raises(ClusterUnreachableError, match=r"reading the log of p: .*more than"),
+        pytest.raises(ClusterUnreachableError, match=r"reading the log of p failed: .*more than"),
     ):
         client.log("n", "p", "c", last=1)
 

@@ -87,8 +87,8 @@ def test_its_database_has_what_was_written_last(site: Site, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        (trial(platform="sgx"), "it is for simulated enclaves only"),
-        (trial(address="attestation.service.com"), "'attestation.service.com', and in the cluster it is"),
+        (trial(platform="sgx"), "works only with simulated enclaves"),
+        (trial(address="attestation.service.com"), "'attestation.service.com', but its name in the cluster is"),
         (trial(toml=TOML.replace("[service]", '[keystore]\npassphrase_file = "secret"\n\n[service]')), "passphrase"),
     ],
 )
@@ -110,18 +110,18 @@ def test_too_much_for_a_secret_is_refused(site: Site) -> None:
         database.execute("CREATE TABLE filling (content BLOB)")
         database.execute("INSERT INTO filling VALUES (zeroblob(1048576))")
         database.commit()
-    with pytest.raises(NotRenderableError, match=r"has \d+ bytes, too many for a Secret"):
+    with pytest.raises(NotRenderableError, match=r"do not fit into a Kubernetes Secret: \d+ bytes"):
         inside_broker.material(trial(), owners_broker(site))
 
 
 def test_a_host_alone_has_no_keys_to_give(site: Site) -> None:
     target = KubernetesTarget(site.workspace, site.deployment)
-    with pytest.raises(NotRenderableError, match="A host has no keys"):
+    with pytest.raises(NotRenderableError, match="This machine is only the host, so it has no keys"):
         target._objects(trial(), Bundle(folder=site.directory, size=0, enclaves=()))
 
 
 def test_a_rendering_never_has_the_owners_keys() -> None:
-    with pytest.raises(NotRenderableError, match="is for `sealserve up` alone"):
+    with pytest.raises(NotRenderableError, match="works only with `sealserve up`"):
         objects(trial())
 
 

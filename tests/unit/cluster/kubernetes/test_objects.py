@@ -134,7 +134,7 @@ def test_the_release_is_verified_before_the_enclave_starts(context: RenderContex
 
 def test_a_deployment_without_a_source_says_what_to_do() -> None:
     context = make_context(toml=TOML.replace('store.source = "https://store.example.com:8443/{release}.tar"', ""))
-    with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source does not say.*release pack"):
+    with pytest.raises(NotRenderableError, match=r"kubernetes\.store\.source must be.*release pack"):
         objects(context)
 
 
@@ -157,7 +157,7 @@ def test_a_quantity_is_a_number(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "4 Gi", "1e", "1e3Gi", "1K", "Gi", "."])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no Kubernetes quantity"):
+    with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         quantity(text)
 
 

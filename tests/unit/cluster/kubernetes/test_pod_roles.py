@@ -38,7 +38,7 @@ def test_pods_have_the_names_of_the_other_targets() -> None:
 @pytest.mark.parametrize(
     ("terminated", "text"),
     [
-        ({"exitCode": 137, "reason": "OOMKilled"}, "it ended because its memory ran out"),
+        ({"exitCode": 137, "reason": "OOMKilled"}, "it ended because it ran out of memory"),
         ({"exitCode": 137, "reason": "Error"}, "it ended by signal 9"),
         ({"exitCode": 3, "message": "x\nerror[a.b]: no"}, "error[a.b]: no"),
     ],
@@ -92,5 +92,8 @@ def test_logs_of_pods_are_merged_with_those_of_this_machine(tmp_path: Path) -> N
     assert shown(None) == [nginx, broker, replica]
     assert shown("replica-0") == shown("aaa") == [replica]
     assert shown("broker") == [broker]
-    with raises(ClusterCode.LOGS_UNKNOWN_PART, match="no log of pcs; there: nginx, replica-0, broker"):
+    with raises(
+        ClusterCode.LOGS_UNKNOWN_PART,
+        match="No log of pcs exists. Choose a part that has a log: nginx, replica-0, broker",
+    ):
         shown("pcs")

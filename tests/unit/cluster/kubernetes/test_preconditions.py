@@ -106,7 +106,7 @@ def test_a_cluster_with_all_that_is_needed(cluster: FakeCluster) -> None:
     found = examine(make_context(platform="sgx"), cluster)
     assert list(found) == ["api", "clocks", "rights", "device-plugin", "epc", "storage", "broker"]
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
-    assert found["epc"].found == "replicas of 4294967296 that fit: a: 4, b: 4; wanted: 2"
+    assert found["epc"].found == "capacity for replicas with 4294967296: a: 4, b: 4; wanted: 2"
     assert "attestation.example.com (192.0.2.44) answers" in found["broker"].found
 
 
@@ -127,7 +127,10 @@ def test_each_right_that_is_denied_is_named_once(cluster: FakeCluster) -> None:
 def test_up_makes_nothing_where_it_may_not_make_all(cluster: FakeCluster) -> None:
     check_rights(make_context(), cluster)  # type: ignore[arg-type]  # it has what is used
     cluster.denied = lambda verb, kind, _namespace: (verb, kind) == ("delete", "Service")
-    with raises(ClusterCode.KUBERNETES_RIGHTS, match=r"rights are not enough: denied: delete services/ in") as caught:
+    with raises(
+        ClusterCode.KUBERNETES_RIGHTS,
+        match=r"does not meet a requirement \(cluster rights\): denied: delete services/ in",
+    ) as caught:
         check_rights(make_context(), cluster)  # type: ignore[arg-type]
     assert caught.value.code == "kubernetes.rights"
 
@@ -159,7 +162,7 @@ def test_the_brokers_name_takes_rights_in_another_namespace(cluster: FakeCluster
 def test_a_front_whose_kind_is_not_installed(cluster: FakeCluster) -> None:
     cluster.unknown = {"TLSRoute"}
     kinds = examine(make_context('ingress.kind = "gateway-api"\n'), cluster)["kinds"]
-    assert kinds.found == "not known there: TLSRoute (gateway.networking.k8s.io/v1)"
+    assert kinds.found == "not supported by the cluster: TLSRoute (gateway.networking.k8s.io/v1)"
 
 
 def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
@@ -171,7 +174,8 @@ def test_a_deployment_that_cannot_be_rendered(cluster: FakeCluster) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "verdict", "text"),
-    [(45, Verdict.MISSING, "that of node a is 45 s ahead"), (-300, Verdict.NOTE, "no sign for a minute: a"),
+    [(45, Verdict.MISSING, "the clock of node a is 45 s ahead"),
+     (-300, Verdict.NOTE, "no lease renewal for a minute: a"),
      (-20, Verdict.OK, "within 30 s"), (2, Verdict.OK, "within 30 s")],
 )  # fmt: skip
 def test_a_nodes_clock(cluster: FakeCluster, seconds: int, verdict: Verdict, text: str) -> None:
@@ -186,7 +190,7 @@ def test_this_machines_clock(cluster: FakeCluster) -> None:
     cluster.time = NOW + timedelta(minutes=5)
     clocks = examine(make_context(), cluster)["clocks"]
     assert clocks.verdict is Verdict.MISSING
-    assert "this machine's is" in clocks.found
+    assert "this machine's clock is" in clocks.found
     assert "behind" in clocks.found
 
 
@@ -227,7 +231,7 @@ def test_too_little_epc(cluster: FakeCluster) -> None:
 def test_a_roll_out_needs_room_for_one_more(cluster: FakeCluster) -> None:
     epc = examine(make_context("autoscaler.max_replicas = 8\n", platform="sgx"), cluster)["epc"]
     assert (epc.verdict, epc.remedy) == (
-        Verdict.NOTE, "a roll-out needs room for one more: nothing that serves ends before"
+        Verdict.NOTE, "leave capacity for one more: a roll-out starts a replica before it stops another"
     )  # fmt: skip
 
 
@@ -247,11 +251,19 @@ def claim(mode: str, phase: str, kind: str) -> Manifest:
 @pytest.mark.parametrize(
     ("there", "verdict", "text"),
     [
-        (None, Verdict.MISSING, "no claim sealserve/releases; storage classes here: nfs"),
-        (claim("ReadWriteOnce", "Bound", "nfs"), Verdict.MISSING, "is ReadWriteOnce: not for pods on all nodes"),
+        (None, Verdict.MISSING, "the claim sealserve/releases does not exist; storage classes in the cluster: nfs"),
+        (
+            claim("ReadWriteOnce", "Bound", "nfs"),
+            Verdict.MISSING,
+            "is ReadWriteOnce, so pods on several nodes cannot share it",
+        ),
         (claim("ReadWriteMany", "Bound", "other"), Verdict.OK, "is Bound, of class other"),
         (claim("ReadWriteMany", "Pending", "nfs"), Verdict.NOTE, "is Pending, of class nfs"),
-        (claim("ReadWriteMany", "Pending", "other"), Verdict.MISSING, "of class other; storage classes here: nfs"),
+        (
+            claim("ReadWriteMany", "Pending", "other"),
+            Verdict.MISSING,
+            "of class other; storage classes in the cluster: nfs",
+        ),
     ],
 )
 def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict, text: str) -> None:
@@ -265,9 +277,9 @@ def test_a_claim(cluster: FakeCluster, there: Manifest | None, verdict: Verdict,
 
 def test_a_claim_that_up_will_make(cluster: FakeCluster) -> None:
     context = make_context('store.storage_class = "nfs"\n', toml=CLAIMED)
-    assert "no claim" in examine(context, cluster)["storage"].found
+    assert "does not exist" in examine(context, cluster)["storage"].found
     cluster.found["StorageClass"] = [{"metadata": {"name": "nfs"}}]
-    assert examine(context, cluster)["storage"].found == "`up` makes the claim releases of class nfs"
+    assert examine(context, cluster)["storage"].found == "`up` creates the claim releases with class nfs"
 
 
 def test_a_name_that_pods_cannot_resolve(cluster: FakeCluster) -> None:
@@ -282,17 +294,17 @@ def test_a_broker_that_does_not_run_yet(cluster: FakeCluster) -> None:
     cluster.logged = json.dumps({**ANSWER, "answers": False, "error": "Connection refused"})
     broker = examine(make_context(), cluster)["broker"]
     assert broker.verdict is Verdict.NOTE
-    assert "nobody answers on port 4433 yet: Connection refused" in broker.found
+    assert "does not answer on port 4433 yet: Connection refused" in broker.found
 
 
 def test_a_name_that_up_will_add_is_tried_by_what_it_leads_to(cluster: FakeCluster) -> None:
     corefile = ObjectName("v1", "ConfigMap", "kube-system", "coredns")
     cluster.objects[corefile] = {"data": {"Corefile": ".:53 {\n}\n"}}
     context = make_context('broker.naming = "coredns-hosts"\nbroker.ip = "192.0.2.44"\n')
-    assert "is added by `up` and leads to 192.0.2.44" in examine(context, cluster)["broker"].found
+    assert "which `up` adds for 192.0.2.44" in examine(context, cluster)["broker"].found
     assert cluster.applied[-1]["spec"]["containers"][0]["command"][-2:] == ["192.0.2.44", "4433"]
     named = make_context('broker.naming = "external-name"\nbroker.external_name = "broker.example.com"\n')
-    assert "leads to broker.example.com" in examine(named, cluster)["broker"].found
+    assert "which `up` adds for broker.example.com" in examine(named, cluster)["broker"].found
 
 
 def test_the_pod_is_confined_and_no_service_finds_it(cluster: FakeCluster) -> None:
@@ -329,6 +341,6 @@ def test_a_pod_that_does_not_start_is_not_waited_for_for_ever(
 
 @pytest.mark.parametrize("line", ["", "{}", "[]", "null", '{"addresses": ["x"], "answers": true, "error": ""}'])
 def test_what_a_cluster_says_in_the_pods_name_is_checked(line: str) -> None:
-    with pytest.raises(ProbeError, match="did not say") as caught:
+    with pytest.raises(ProbeError, match="printed no valid result") as caught:
         read([line])
     assert caught.value.code == "kubernetes.probe"

@@ -51,13 +51,15 @@ def test_an_internal_load_balancer(cloud: str, text: str, expected: dict[str, st
 
 
 def test_what_only_the_owner_knows_must_be_said() -> None:
-    with pytest.raises(NotRenderableError, match=r"told your subnet.*qcloud-loadbalancer-internal-subnetid") as caught:
+    with pytest.raises(
+        NotRenderableError, match=r"requires your subnet.*qcloud-loadbalancer-internal-subnetid"
+    ) as caught:
         objects(in_cloud("tencent-m6ce", "service.internal = true\n"))
     assert caught.value.code == "kubernetes.not-renderable"
 
 
 def test_without_a_cloud_nobody_knows_what_is_internal() -> None:
-    with pytest.raises(NotRenderableError, match=r"target\.cloud names none"):
+    with pytest.raises(NotRenderableError, match=r"expected target\.cloud, got none"):
         objects(make_context("service.internal = true\n"))
 
 
@@ -68,7 +70,7 @@ def test_a_service_without_a_load_balancer_has_no_annotations_of_one() -> None:
 def test_the_proxy_protocol_is_turned_on_where_a_cloud_can() -> None:
     found = annotations(in_cloud("alibaba-g7t", "service.proxy_protocol = true\n"))
     assert found == {"service.beta.kubernetes.io/alibaba-cloud-loadbalancer-proxy-protocol": "on"}
-    with pytest.raises(NotRenderableError, match="not known how the load balancer of azure-dcsv3"):
+    with pytest.raises(NotRenderableError, match="No annotation is known that makes the load balancer of azure-dcsv3"):
         objects(in_cloud("azure-dcsv3", "service.proxy_protocol = true\n"))
     own = 'service.proxy_protocol = true\nservice.annotations = { "service.beta.kubernetes.io/x" = "y" }\n'
     assert annotations(in_cloud("azure-dcsv3", own)) == {"service.beta.kubernetes.io/x": "y"}

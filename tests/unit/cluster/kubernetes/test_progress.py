@@ -22,18 +22,18 @@ def test_a_ready_pod_serves() -> None:
 
 def test_a_pod_that_has_its_key_is_attested() -> None:
     log = ["x INFO step=measured enclave=server", "x INFO step=key key_name=release bytes=16"]
-    assert state_of(pod(containerStatuses=[container()]), log) == (State.ATTESTED, "it loads the model")
+    assert state_of(pod(containerStatuses=[container()]), log) == (State.ATTESTED, "loading the model")
     assert state_of(pod(containerStatuses=[container()]), log[:1]) == (State.STARTING, "")
 
 
 def test_what_a_pod_does_before_it_is_attested() -> None:
     fetching = container("fetch", state={"running": {"startedAt": "2026-01-01T00:00:00Z"}})
     assert state_of(pod(initContainerStatuses=[fetching])) == (
-        State.STARTING, "it prepares the release (fetch)"
+        State.STARTING, "preparing the release (fetch)"
     )  # fmt: skip
     asking = ["x INFO step=measured enclave=server", "x INFO step=quote bytes=4734"]
     state, reason = state_of(pod(containerStatuses=[container()]), asking)
-    assert (state, reason) == (State.STARTING, "it has made its quote, and asks the broker for its key")
+    assert (state, reason) == (State.STARTING, "waiting for the broker to check its quote and release the key")
     _, reason = state_of(pod(containerStatuses=[container()]), [*asking, "error[provisioning.unreachable]: no answer"])
     assert reason == "error[provisioning.unreachable]: no answer"
 
@@ -49,7 +49,7 @@ def test_one_that_got_its_key_after_a_refusal_is_refused_no_more() -> None:
     refused = {"terminated": {"exitCode": 3, "message": REFUSED}}
     got_it = ["x INFO step=quote bytes=4734", "x INFO step=key bytes=16"]
     again = container(state={"running": {}}, lastState=refused)
-    assert state_of(pod(containerStatuses=[again]), got_it) == (State.ATTESTED, "it loads the model")
+    assert state_of(pod(containerStatuses=[again]), got_it) == (State.ATTESTED, "loading the model")
     assert state_of(pod(containerStatuses=[again]), got_it[:1])[0] is State.REFUSED
     ended = container(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=refused)
     assert state_of(pod(containerStatuses=[ended]), got_it)[0] is State.REFUSED
@@ -85,7 +85,7 @@ def test_a_broker_that_is_away_is_waited_for() -> None:
 
 def test_no_room() -> None:
     conditions = [{"type": "PodScheduled", "status": "False", "message": "Insufficient sgx.intel.com/epc."}]
-    assert state_of(pod(conditions=conditions))[1] == "no node has room: Insufficient sgx.intel.com/epc."
+    assert state_of(pod(conditions=conditions))[1] == "no node has capacity: Insufficient sgx.intel.com/epc."
 
 
 def test_a_pod_that_is_deleted_finishes() -> None:

@@ -42,7 +42,9 @@ def check_room(context: Any, tmp_path: Path, *epc: str) -> None:
 def test_epc_is_compared_before_anything_is_applied(tmp_path: Path) -> None:
     context = make_context(platform="sgx", replicas=3)
     check_room(context, tmp_path / "a", "8Gi", "4Gi", "")
-    with raises(ClusterCode.KUBERNETES_EPC, match=r"3 replicas with 4294967296 of EPC .* is for 2") as caught:
+    with raises(
+        ClusterCode.KUBERNETES_EPC, match=r"3 replicas with 4294967296 of EPC each .* is enough for 2"
+    ) as caught:
         check_room(context, tmp_path / "b", "8Gi", "3Gi")
     assert caught.value.code == "kubernetes.epc"
 
@@ -71,7 +73,7 @@ def test_scaling_up_counts_the_epc_that_runs(tmp_path: Path) -> None:
     cluster = Running("8Gi", "4Gi")
     target = KubernetesTarget(make_site(tmp_path).workspace, make_context(platform="sgx").deployment)
     target._open = cluster  # type: ignore[assignment]
-    with raises(ClusterCode.KUBERNETES_EPC, match=r"4 replicas with 4294967296 of EPC do not fit"):
+    with raises(ClusterCode.KUBERNETES_EPC, match=r"4 replicas with 4294967296 of EPC each do not fit"):
         target.scale(4)
     assert cluster.changed == 0
 
@@ -106,7 +108,7 @@ def test_up_leaves_an_autoscalers_choice_and_scale_bounds_it(tmp_path: Path) -> 
     with pytest.raises(StopIteration):
         target.scale(3)
     assert Cluster.merged == [("HorizontalPodAutoscaler", {"minReplicas": 3})]
-    with raises(ClusterCode.TARGET_UNSUPPORTED, match="4 replicas at most"):
+    with raises(ClusterCode.TARGET_UNSUPPORTED, match="limit is 4 replicas"):
         target.scale(5)
 
 

@@ -42,7 +42,7 @@ def site(tmp_path: Path) -> Site:
 def test_only_the_owners_own_releases_are_started(site: Site, tmp_path: Path) -> None:
     release = site.build_release().folder
     elsewhere = release.rename(tmp_path / release.name)
-    with raises(ClusterCode.TARGET_FOREIGN_RELEASE, match="is not one of the workspace's own releases") as caught:
+    with raises(ClusterCode.TARGET_FOREIGN_RELEASE, match="is not a release of this workspace") as caught:
         LocalTarget(site.workspace, site.deployment).check(elsewhere, broker_here=True)
     assert caught.value.code == "target.foreign-release"
 
@@ -124,7 +124,7 @@ def test_a_taken_port_for_rest_is_named_by_its_setting(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         service = {"rest_port": port, "port": ports.find_free()}
         site = make_site(tmp_path / "site", server={"rest": True}, service=service)
-        with raises(PortTakenError, match=rf"Port {port} at 127.0.0.1, for NGINX \(service.rest_port\), is taken"):
+        with raises(PortTakenError, match=rf"Port {port} at 127.0.0.1, for NGINX \(service.rest_port\), is in use"):
             LocalTarget(site.workspace, site.deployment)._refuse_taken_ports(owner_here=True, rest=True)
 
 
@@ -200,7 +200,7 @@ def test_the_release_before_is_remembered(site: Site) -> None:
             call()
     record.serve("a-1")
     record.serve("a-1")
-    with raises(ClusterCode.TARGET_NOT_UP, match="No other release was served before"):
+    with raises(ClusterCode.TARGET_NOT_UP, match="no other release was served before"):
         target.previous_release()
     record.serve("b-2")
     assert (target.release(), target.previous_release()) == ("b-2", "a-1")
@@ -253,7 +253,7 @@ def test_replicas_that_leave_have_the_time_of_their_own_release(site: Site, monk
         monkeypatch.setattr(Nginx, "wait_drained", wait_drained)
         target._finish_leaving()
         assert timeouts == [660 + DRAIN_SECONDS]
-        assert f"some connections are still open after {660 + DRAIN_SECONDS} s, and end with their replicas" in told
+        assert f"closing connections that are still open after {660 + DRAIN_SECONDS} s, with their replicas" in told
     assert record.all() == {}
 
 
@@ -330,7 +330,7 @@ def test_an_enclave_that_exists_needs_the_ports_that_were_measured(
 
 def refuse_rest(port: int, what: str, *_address: str) -> None:
     if port == 9501:
-        raise PortTakenError(f"Port {port}, for {what}, is taken.")
+        raise PortTakenError(f"Port {port}, for {what}, is in use.")
 
 
 def test_only_the_supervisor_starts_a_replica_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,9 @@ def test_an_orphan_is_found_and_stopped_and_the_recorded_part_is_not(workspace: 
     process = Process(role="broker", pid=recorded, started=start_time(recorded) or 0, port=None, log="")
     found = find_orphans(workspace, [process])
     assert [(part.role, part.pid) for part in found] == [("broker", orphan)]
-    with raises(ClusterCode.PROCESS_ORPHANS, match=rf"still run: broker \(pid {orphan}\)\. Stop them") as caught:
+    with raises(
+        ClusterCode.PROCESS_ORPHANS, match=rf"are still running: broker \(pid {orphan}\)\. Stop them"
+    ) as caught:
         require_no_orphans(workspace, [process])
     assert caught.value.code == "process.orphans"
     assert caught.value.hint == "Stop them with `sealserve down`. Then run this command again."

@@ -55,7 +55,7 @@ def test_a_part_that_was_killed_does_not_show_an_earlier_runs_error(
     child.wait()
     ended = process_status(process)
     assert ended.state is State.ENDED
-    assert "it logged no error" in ended.error
+    assert "ended without logging an error" in ended.error
 
 
 def test_what_the_parent_has_seen_is_the_reason(child: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_recycled_process_id_is_not_taken_for_it(tmp_path: Path) -> None:
 def test_one_that_ends_before_it_is_ready_gives_its_last_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('error[port.taken]: Port 1 is taken.'); print('bye')"]
     process = Registry(tmp_path / "run.json").start("broker", command, log=tmp_path / "log")
-    with pytest.raises(ProcessEndedError, match=r"broker ended: error\[port.taken\]") as caught:
+    with pytest.raises(ProcessEndedError, match=r"broker ended before it was ready: error\[port.taken\]") as caught:
         wait_ready(process, lambda: False, seconds=30)
     assert caught.value.code == "process.ended"
 
@@ -82,9 +82,9 @@ def test_one_that_is_never_ready(tmp_path: Path) -> None:
 
 
 def test_last_error_of_no_log_and_an_empty_one(tmp_path: Path) -> None:
-    assert last_error(tmp_path / "none") == "it left no log."
+    assert last_error(tmp_path / "none") == "it has no log."
     (tmp_path / "log").touch()
-    assert last_error(tmp_path / "log") == "it logged nothing."
+    assert last_error(tmp_path / "log") == "its log is empty."
 
 
 def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def record(path: Path, **changes: object) -> Registry:
 )  # fmt: skip
 def test_another_record_is_one_clear_error(tmp_path: Path, content: object) -> None:
     (tmp_path / "run.json").write_text(json.dumps(content))
-    with raises(ClusterCode.PROCESS_RECORD, match="is not the record of the processes that were started") as caught:
+    with raises(ClusterCode.PROCESS_RECORD, match="is not a valid record of started processes") as caught:
         Registry(tmp_path / "run.json").all()
     assert caught.value.code == "process.record"
-    assert caught.value.hint == "Stop what still runs by hand, and remove the file."
+    assert caught.value.hint == "Stop the processes that still run, and remove the file."
 
 
 @pytest.mark.parametrize("role", ["broker", "replica-0", "replica-12", "kube-apiserver", "containerd-node-1"])
@@ -184,7 +184,7 @@ def test_what_stands_in_the_place_of_record_lock_and_log_is_refused(tmp_path: Pa
         registry.start("sleeper", SLEEPER, log=tmp_path / "log")
     assert victim.read_text() == "[]"
     (tmp_path / "other-log").symlink_to(victim)
-    assert last_error(tmp_path / "other-log") == "it left no log."
+    assert last_error(tmp_path / "other-log") == "it has no log."
 
 
 def test_a_process_of_another_user_is_not_the_recorded_one(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Place:
         return self.record.start(role, command, log=self.workspace.host.logs / f"{role}.log")
 
     def restarts(self, role: str = "broker") -> Restarts | None:
-        """Return what the supervisor has written of a part."""
+        """Return the supervisor's entry about a part."""
         return read_restarts(self.workspace, self.record.all()[role])
 
     def wait_for_another(self, before: Process) -> Process:
@@ -120,7 +120,7 @@ def test_a_part_that_is_killed_is_started_again(here: Place) -> None:
     assert told is not None
     assert (told.state, told.restarts, told.last_exit) == (Supervised.RUNNING, 1, "ended by signal 9 (SIGKILL)")
     assert told.last_exit_at is not None
-    assert "broker ended by signal 9 (SIGKILL). It is started again in" in here.log.read_text()
+    assert "broker ended by signal 9 (SIGKILL). It will be restarted in" in here.log.read_text()
 
 
 def test_a_part_that_ends_by_itself_is_started_again(here: Place, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_what_a_command_did_while_the_helper_waited_for_the_lock_counts(here: Pl
     assert restart.restart(here.workspace, before.pid, before.started) is None
     # Without a supervisor, the helper ends with an error, and the part stays in the record.
     here.record.add(before)
-    with raises(ClusterCode.SUPERVISOR_NO_ANSWER, match="broker cannot be started again") as caught:
+    with raises(ClusterCode.SUPERVISOR_NO_ANSWER, match="broker cannot be restarted") as caught:
         restart.restart(here.workspace, before.pid, before.started)
     assert caught.value.code == "supervisor.no-answer"
     assert restart.main([str(here.workspace.directory), str(before.pid), str(before.started)]) == 1
@@ -327,7 +327,7 @@ def test_a_second_supervisor_ends(here: Place) -> None:
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     assert second.returncode == 1
-    assert second.stderr == "Another supervisor of this workspace runs.\n"
+    assert second.stderr == "Another supervisor of this workspace is already running.\n"
     assert here.supervision.is_there()
 
 
@@ -395,7 +395,7 @@ def test_a_restart_that_the_machine_refuses_is_planned_again(
     assert part.due is not None
     assert before is not None
     assert part.due > before
-    assert f"broker cannot be started again now: {os.strerror(number)}" in caplog.text
+    assert f"broker cannot be restarted now: {os.strerror(number)}" in caplog.text
 
 
 def test_a_helper_that_cannot_be_watched_is_ended(
@@ -480,10 +480,10 @@ def test_a_crash_does_not_apply_an_edit_of_the_settings(
     assert restart.restart(workspace, ended.pid, ended.started) == ended
     file.write_text(tomli_w.dumps({**(settings := tomllib.loads(applied)), "broker": {
         **settings.get("broker", {}), "port": 5999}}))  # fmt: skip
-    with raises(ClusterCode.SUPERVISOR_SETTINGS_CHANGED, match="broker is not started again") as caught:
+    with raises(ClusterCode.SUPERVISOR_SETTINGS_CHANGED, match="broker is not restarted") as caught:
         restart.restart(workspace, ended.pid, ended.started)
     assert caught.value.code == "supervisor.settings-changed"
     assert restart.main([str(workspace.directory), str(ended.pid), str(ended.started)]) == 1
-    assert "Apply them with `sealserve up`" in caplog.text
+    assert "Apply the change with `sealserve up`" in caplog.text
     file.write_text(applied)
     assert restart.restart(workspace, ended.pid, ended.started) == ended

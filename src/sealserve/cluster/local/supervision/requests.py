@@ -1,7 +1,7 @@
-"""What commands ask the supervisor of a deployment: start a part, start it again, watch it.
+"""Requests of commands to a deployment's supervisor: start, restart or adopt a part.
 
 A request is a JSON object, sent over a Unix socket together with the descriptor of the part's log. So the supervisor
-opens no file that somebody else may have replaced.
+does not open a file that another user may have replaced.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _SECONDS: Final = 15.0
 
 
 class Supervision:
-    """The supervisor of a workspace, as commands see it.
+    """Client of a workspace's supervisor.
 
     Args:
         run: The host's run folder.
@@ -32,32 +32,32 @@ class Supervision:
         return self._ask({"do": "ping"}) is not None
 
     def start(self, role: str, command: Sequence[str], *, log: int, directory: Path | None) -> tuple[int, int] | None:
-        """Let the supervisor start a part, with the supervisor's environment.
+        """Make the supervisor start a part, with the supervisor's environment.
 
         Returns:
-            The process id and the start time; None if there is no supervisor.
+            The process ID and the start time, or None if no supervisor runs.
 
         Raises:
             OSError: The program cannot be started.
-            UnavailableError: `supervisor.no-answer`: The supervisor did not start it.
+            UnavailableError: `supervisor.no-answer` if the supervisor did not start it.
         """
         folder = None if directory is None else str(directory)
         request = {"do": "start", "role": role, "command": list(command), "directory": folder}
         return self._started(self._ask(request, log))
 
     def start_again(self, pid: int, *, log: int) -> tuple[int, int] | None:
-        """Let the supervisor start a part again that ended as process ``pid``. See `start`."""
+        """Make the supervisor restart the part whose process ``pid`` has ended. See `start`."""
         return self._started(self._ask({"do": "again", "pid": pid}, log))
 
     def adopt(self, role: str, pid: int, started: int, command: Sequence[str]) -> None:
-        """Let the supervisor watch a part that runs, if it does not yet; do nothing if there is no supervisor."""
+        """Make the supervisor watch a running part, if it does not yet. Does nothing if no supervisor runs."""
         self._ask({"do": "adopt", "role": role, "pid": pid, "started": started, "command": list(command)})
 
     def _started(self, answer: Mapping[str, Any] | None) -> tuple[int, int] | None:
         return None if answer is None else (answer["pid"], answer["started"])
 
     def _ask(self, request: Mapping[str, Any], log: int | None = None) -> Mapping[str, Any] | None:
-        """Return the supervisor's answer; None if no supervisor runs."""
+        """Return the supervisor's answer, or None if no supervisor runs."""
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(short_path(self._run))
@@ -78,7 +78,7 @@ class Supervision:
             except (OSError, ValueError) as error:
                 raise ClusterCode.SUPERVISOR_NO_ANSWER.error(
                     f"The supervisor of the deployment did not answer the request to {request['do']} a part: {error}.",
-                    hint="Its log says why: `sealserve logs supervisor`. `sealserve down` ends it.",
+                    hint="Read its log with `sealserve logs supervisor`. To stop it, run `sealserve down`.",
                 ) from error
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])

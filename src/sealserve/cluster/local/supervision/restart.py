@@ -1,7 +1,7 @@
 """The program that restarts a part for the supervisor.
 
-Run ``python -m sealserve.cluster.local.supervision.restart FOLDER PID STARTED``. It is a process of its own, because it
-needs more memory than the supervisor may keep.
+Run ``python -m sealserve.cluster.local.supervision.restart FOLDER PID STARTED``. It is a separate process, because it
+needs more memory than the supervisor may use permanently.
 """
 
 import logging
@@ -27,36 +27,36 @@ _NGINX_SECONDS: Final = 15.0
 
 
 def restart(workspace: Workspace, pid: int, started: int) -> Process | None:
-    """Start the part again that ended as process ``pid``, unless its end was wanted.
+    """Restart the part whose process ``pid`` has ended, unless it was stopped on purpose.
 
     Args:
-        workspace: The workspace that the part belongs to.
-        pid: The process.
-        started: When the process started, in clock ticks since boot.
+        workspace: The workspace of the part.
+        pid: The process ID.
+        started: Start time of the process, in clock ticks since boot.
 
     Returns:
-        The new process; None if the part is not to run.
+        The new process, or None if the part should not run.
 
     Raises:
-        UnavailableError: `supervisor.settings-changed`: It would start with other settings than before.
-        SealserveError: The part cannot be started, or a command changes the deployment for longer than ten minutes.
+        UnavailableError: `supervisor.settings-changed` if it would start with different settings.
+        SealserveError: The part cannot be started, or a command held the deployment's lock for over ten minutes.
     """
-    # 1. No command changes the deployment meanwhile.
+    # 1. Prevent commands from changing the deployment meanwhile.
     with held(workspace, "restart"):
-        # 2. The record decides. A command that had the lock before may have stopped the part, or replaced it.
+        # 2. Check the record. A command that held the lock before may have stopped or replaced the part.
         record = registry(workspace)
         ended = next((found for found in record.all().values() if (found.pid, found.started) == (pid, started)), None)
         if ended is None or ended.is_alive():
             return None
-        # 3. Stop what is left of the part, such as NGINX's workers, which hold its port.
+        # 3. Stop the remains of the part, such as NGINX's workers, which hold its port.
         ended.stop()
         ready_file(workspace, ended.role).unlink(missing_ok=True)
-        # 4. A service reads sealserve.toml when it starts. Only `up` applies an edit, since more may depend on it.
+        # 4. A service reads sealserve.toml when it starts. Only `up` applies changes: other parts may depend on them.
         if ended.role in {BROKER, PCS}:
             _require_applied(workspace, ended.role)
-        # 5. Start it. A replica attests itself again. Nobody waits for it here: commands do that where they need it.
+        # 5. Start it. A replica attests itself again. Commands that need the part wait for it themselves.
         again = record.start_again(ended)
-        # 6. A command that finds no listening NGINX would start another one.
+        # 6. Wait for NGINX to listen. Otherwise a command would find no listening NGINX and start a second one.
         if again.role == NGINX and (port := again.port) is not None:
             wait_until(lambda: ports.is_listening(port, session=again.pid), seconds=_NGINX_SECONDS)
         return again
@@ -66,11 +66,11 @@ def _require_applied(workspace: Workspace, role: str) -> None:
     try:
         described = read(workspace.deployment_file)
     except SealserveError:
-        return  # the service reads the file as well, and says what is wrong with it
+        return  # the service reads the file too, and reports the error
     if service_settings.has_changed(workspace, described, role):
         raise ClusterCode.SUPERVISOR_SETTINGS_CHANGED.error(
-            f"{role} is not started again, because its settings in sealserve.toml have changed since it was started.",
-            hint="Apply them with `sealserve up`, or take the change back.",
+            f"{role} is not restarted, because its settings in sealserve.toml have changed since it was started.",
+            hint="Apply the change with `sealserve up`, or undo it in sealserve.toml.",
         )
 
 
@@ -81,10 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         restart(Workspace(Path(directory)), int(pid), int(started))
     except SealserveError as error:
-        _LOG.error("error[%s]: %s", error.code, error)  # expected, no bug of ours
+        _LOG.error("error[%s]: %s", error.code, error)  # an expected error, without a traceback
         return 1
     except OSError as error:
-        _LOG.error("the machine does not start it: %s", error)
+        _LOG.error("the operating system cannot start the part: %s", error)
         return 1
     return 0
 

@@ -1,13 +1,13 @@
-"""What the supervisor tells `sealserve status` of each part: a small file in the host's run folder.
+"""The supervisor's report about each part for `sealserve status`: a small file in the host's run folder.
 
-The file is information for a person. Nothing is started or stopped because of it. It is a JSON object:
+The file is only information for people. No part is started or stopped because of it. It is a JSON object:
 
 ======== =========================================================================================================
-boot     the boot of the machine that this is about
+boot     the boot of the machine that the entries belong to
 parts    an object with an entry for each role: pid, state, restarts, last_exit, last_exit_at, next_start_at
 ======== =========================================================================================================
 
-This module imports little, see `sealserve.cluster.local.supervision.supervisor`.
+This module has few imports; see `sealserve.cluster.local.supervision.supervisor`.
 `sealserve.cluster.local.supervision.restarts` reads the file.
 """
 
@@ -27,9 +27,9 @@ _LOG: Final = logging.getLogger(__name__)
 FILE: Final = "restarts.json"
 RUNNING: Final = "running"
 WAITING: Final = "waiting"
-"""It has ended, and is started again after a pause."""
+"""The part has ended and will be restarted after a pause."""
 FAILED: Final = "failed"
-"""It failed too often in a row, and stays down."""
+"""The part failed too many times in a row and stays down."""
 
 
 class History:
@@ -44,7 +44,7 @@ class History:
         self._entries: dict[str, dict[str, Any]] = {}
 
     def load(self) -> None:
-        """Take over what an earlier supervisor wrote in this boot of the machine. Damaged content counts as none."""
+        """Load the entries of an earlier supervisor from this boot of the machine. Damaged content is ignored."""
         try:
             found = json.loads(self._file.read_bytes())
             if found["boot"] == boot_id():
@@ -53,7 +53,7 @@ class History:
             self._entries = {}
 
     def restore(self, part: Part) -> None:
-        """Give an adopted part what an earlier supervisor knew of the same process."""
+        """Restore the entry of an earlier supervisor for an adopted part, if it is about the same process."""
         entry: Mapping[str, Any] = self._entries.get(part.role, {})
         if entry.get("pid") == part.pid and isinstance(restarts := entry.get("restarts"), int):
             part.restarts = restarts
@@ -64,7 +64,7 @@ class History:
         Args:
             part: The part.
             state: `RUNNING`, `WAITING` or `FAILED`.
-            pause: Seconds until it is started again.
+            pause: Seconds until the part is restarted.
         """
         self._entries[part.role] = {
             "pid": part.pid,
@@ -77,13 +77,13 @@ class History:
         self.save()
 
     def drop(self, part: Part) -> None:
-        """Forget a part that was stopped on purpose, unless another process has its role now."""
+        """Remove the entry of a part that was stopped on purpose, unless a different process has its role now."""
         if self._entries.get(part.role, {}).get("pid") == part.pid:
             del self._entries[part.role]
             self.save()
 
     def save(self) -> None:
-        """Write the file. A full disk is not an error: the parts matter more than what is written of them."""
+        """Write the file. A full disk is not an error, because running parts matter more than the report."""
         temporary = self._file.with_name(f".{FILE}.partial")
         try:
             content = json.dumps({"boot": boot_id(), "parts": self._entries})

@@ -1,4 +1,4 @@
-"""How often the supervisor has started a part again, and why: what `sealserve status` shows of it."""
+"""Reads how often and why the supervisor has restarted a part, for `sealserve status`."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -17,26 +17,26 @@ _LONGEST: Final = 500
 
 
 class Supervised(StrEnum):
-    """What the supervisor does for a part."""
+    """The supervisor's state of a part."""
 
     RUNNING = restart_history.RUNNING
-    """The part runs, and is started again if it ends."""
+    """The part runs. If it ends, the supervisor restarts it."""
     WAITING = restart_history.WAITING
-    """The part has ended. It is started again after a pause."""
+    """The part has ended. The supervisor restarts it after a pause."""
     FAILED = restart_history.FAILED
-    """The part has ended too often in a row. It stays down until the next `sealserve up`."""
+    """The part has ended too many times in a row. It stays down until the next `sealserve up`."""
 
 
 class Restarts(BaseModel):
-    """What the supervisor has written of a part.
+    """The supervisor's entry about a part.
 
     Args:
-        pid: The process that this is about: the one that runs, or the one that ended last.
-        state: What the supervisor does for the part.
-        restarts: How often it was started again since it was last started on purpose.
-        last_exit: How it ended the last time, such as ``ended by signal 9 (SIGKILL)``; empty if it never ended.
-        last_exit_at: When that was, UTC.
-        next_start_at: When it is started again, UTC; only while it is waiting.
+        pid: The process that runs, or that ended last.
+        state: The supervisor's state of the part.
+        restarts: Number of restarts since the part was last started on purpose.
+        last_exit: How it ended the last time, such as ``ended by signal 9 (SIGKILL)``. Empty if it never ended.
+        last_exit_at: When it ended the last time, UTC.
+        next_start_at: When it will be restarted, UTC. Only in the state `WAITING`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -55,25 +55,25 @@ class _File(BaseModel):
 
 
 def read_restarts(workspace: Workspace, process: Process) -> Restarts | None:
-    """Return what the supervisor has written of a part; see `read_all_restarts`.
+    """Return the supervisor's entry about a part; see `read_all_restarts`.
 
     Args:
-        workspace: The workspace that the part belongs to.
-        process: The part as the record names it; it may have ended.
+        workspace: The workspace of the part.
+        process: The part from the record. It may have ended.
     """
     return read_all_restarts(workspace, [process]).get(process)
 
 
 def read_all_restarts(workspace: Workspace, processes: Iterable[Process]) -> Mapping[Process, Restarts]:
-    """Return what the supervisor has written of parts. The file is read once.
+    """Return the supervisor's entries about parts. The file is read once.
 
     Args:
-        workspace: The workspace that the parts belong to.
-        processes: The parts as the record names them; they may have ended.
+        workspace: The workspace of the parts.
+        processes: The parts from the record. They may have ended.
 
     Returns:
-        The restarts of each part that a supervisor watches. There are none if the file is damaged or of another boot.
-        The file is information, so a damaged one is not an error.
+        The entry of each part that a supervisor watches. Empty if the file is damaged or from a different boot. The
+        file is only information, so a damaged file is not an error.
     """
     try:
         content = read_regular(workspace.host.run / restart_history.FILE, follow_links=False)

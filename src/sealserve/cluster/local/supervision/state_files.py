@@ -1,6 +1,6 @@
-"""Names of files that commands write and the supervisor reads. This module imports little, see `supervisor`.
+"""Names of files that commands write and the supervisor reads. This module has few imports; see `supervisor`.
 
-The record of processes is in the host's run folder, and the lock is beside the folders of the three machines.
+The record of processes is in the host's run folder. The lock is next to the folders of the three roles.
 """
 
 from typing import Final

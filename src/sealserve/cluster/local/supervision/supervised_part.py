@@ -1,6 +1,6 @@
-"""A part as the supervisor has it: the process, and how it is started again.
+"""A part from the supervisor's point of view: its process, and how to restart it.
 
-This module imports little, see `sealserve.cluster.local.supervision.supervisor`.
+This module has few imports; see `sealserve.cluster.local.supervision.supervisor`.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Final
 from sealserve.process_signal import start_time
 
 INHERITED_SOCKETS: Final = "NGINX"
-"""NGINX takes the descriptors that this environment variable names for its own listening sockets."""
+"""NGINX uses the descriptors that this environment variable lists as its listening sockets."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -22,19 +22,19 @@ class Part:
     """A part that the supervisor watches.
 
     Args:
-        role: Such as ``broker``.
-        command: The command line that starts it again.
-        directory: Its working directory; None for the supervisor's.
-        pid: Its process.
-        started: When the process started, in clock ticks since boot.
-        child: The process, if the supervisor started it; None for an adopted one.
-        failures: How often it has ended in a row, without a long run.
-        restarts: How often it was started again since it was last started on purpose.
-        last_exit: How it ended the last time, such as ``ended by signal 9 (SIGKILL)``; empty if it never did.
-        last_exit_at: When that was, in seconds since the epoch.
-        due: When it is started again, on the monotonic clock; None while it runs.
+        role: The role, such as ``broker``.
+        command: The command line for a restart.
+        directory: Its working directory. None for the supervisor's.
+        pid: Its process ID.
+        started: Start time of the process, in clock ticks since boot.
+        child: The process, if the supervisor started it. None for an adopted process.
+        failures: Number of consecutive failures without a long run in between.
+        restarts: Number of restarts since the part was last started on purpose.
+        last_exit: How it ended the last time, such as ``ended by signal 9 (SIGKILL)``. Empty if it never ended.
+        last_exit_at: When it ended the last time, in seconds since the epoch.
+        due: Time of the next restart, on the monotonic clock. None while it runs.
         reported: Whether its end was logged.
-        helper: The program that starts it again, while that runs.
+        helper: The running program that restarts it, or None.
     """
 
     role: str
@@ -53,7 +53,7 @@ class Part:
     began: float = field(default_factory=time.monotonic)
 
     def note_end(self) -> None:
-        """Take down how and when the process ended, and let the kernel forget it if it is a child."""
+        """Record how and when the process ended. If it is a child process, also collect its exit status."""
         self.last_exit_at = time.time()
         if self.child is None:
             self.last_exit = "ended; its exit status is unknown, because an earlier supervisor started it"
@@ -63,13 +63,13 @@ class Part:
 
 
 def start_part(role: str, command: list[str], directory: str | None, log: int) -> Part:
-    """Start a part in a session of its own.
+    """Start a part in its own session.
 
     Args:
         role: Its role.
         command: Its command line.
-        directory: Its working directory; None for this process's.
-        log: The descriptor that its output goes to.
+        directory: Its working directory. None for the current process's.
+        log: The descriptor for its output.
 
     Raises:
         OSError: The program cannot be started.
@@ -92,13 +92,13 @@ def start_part(role: str, command: list[str], directory: str | None, log: int) -
 
 
 def kill_child(child: "subprocess.Popen[bytes]") -> None:
-    """End a child that was just started and that nobody could watch."""
+    """Kill a child process that was just started and that cannot be watched."""
     child.kill()
     child.wait()
 
 
 def part_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a part: this one, without what would give NGINX sockets of another program."""
+    """Return the environment for a part: the given environment without a variable that passes sockets to NGINX."""
     return {name: value for name, value in environment.items() if name != INHERITED_SOCKETS}
 
 

@@ -1,20 +1,20 @@
-"""The supervisor of a deployment on this machine: one small process that starts parts, and starts them again.
+"""The supervisor of a local deployment: one small process that starts parts and restarts them.
 
-`sealserve up` starts it, and `sealserve down` ends it before it ends the parts. In between:
+`sealserve up` starts it, and `sealserve down` stops it before it stops the parts. In between:
 
-1. A command asks it, over a Unix socket, to start each part. So the supervisor is the part's parent and learns how the
-   part ends. A part that ran before the supervisor did is adopted; its exit status stays unknown.
+1. A command asks it, over a Unix socket, to start each part. So the supervisor is the part's parent process and can
+   observe how the part ends. It adopts parts that were started before it. Their exit status stays unknown.
 2. A part ends. While a command changes the deployment, the supervisor waits: the command may have stopped the part.
-3. The record (``local.json``) says whether the end was wanted: a part that was stopped on purpose is not in it.
+3. The record (``local.json``) shows whether the end was intended: a part that was stopped on purpose is not in it.
 4. After a pause, which doubles with each failure, the supervisor runs
-   `sealserve.cluster.local.supervision.restart`. That program takes the lock of the deployment, checks the record
+   `sealserve.cluster.local.supervision.restart`. This program takes the lock of the deployment, checks the record
    again, and asks the supervisor to start the part with the same command.
-5. After `ATTEMPTS` failures in a row the supervisor gives up. The part stays down until the next `sealserve up`.
+5. After `ATTEMPTS` failures in a row, the supervisor stops trying. The part stays down until the next `sealserve up`.
 
-Command lines and the environment are kept in memory only. So a record that somebody else has written cannot make the
-supervisor run a program, and secrets in the environment reach no file.
+Command lines and the environment are kept only in memory. So a record that another user has written cannot make the
+supervisor run a program, and secrets in the environment are never written to a file.
 
-This module imports little, because the process lives as long as the deployment.
+This module has few imports, because the process lives as long as the deployment.
 
 Source: pidfd_open(2), unix(7) SO_PEERCRED and SCM_RIGHTS.
 """
@@ -45,31 +45,31 @@ _LOG: Final = logging.getLogger(__name__)
 
 SOCKET: Final = "supervisor.sock"
 ATTEMPTS: Final = 8
-"""Failures in a row after which a part stays down: two to three minutes of pauses."""
+"""Consecutive failures after which a part stays down. The pauses add up to two to three minutes."""
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
 LONG_RUN: Final = 300.0
-"""Seconds. After a run of this length, earlier failures no longer count."""
+"""Seconds. After a run of at least this length, earlier failures no longer count."""
 
 LARGEST_MESSAGE: Final = 2**20
 _CLIENT_SECONDS: Final = 5.0
 _LOCK: Final = "supervisor.lock"
 _POLL: Final = 0.2
-"""Seconds between two looks at a lock that a command holds."""
+"""Seconds between two checks of a lock that a command holds."""
 _PATROL: Final = 30.0
 """Seconds between two checks that the workspace still exists."""
 _DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a file with other content than expected raises."""
+"""Exceptions that reading a file with unexpected content can raise."""
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that say nothing about a file: the machine has no memory or no descriptor left for now."""
+"""Errors that are unrelated to a file: the machine currently has no free memory or descriptors."""
 
 
 class Supervisor:
     """Watches the parts of one workspace.
 
     Args:
-        directory: The folder that holds ``.sealserve``.
-        first_pause: Seconds before the first restart of a part; each further pause is twice as long.
+        directory: The folder that contains ``.sealserve``.
+        first_pause: Seconds before the first restart of a part. Each further pause is twice as long.
     """
 
     def __init__(self, directory: Path, *, first_pause: float = FIRST_PAUSE) -> None:
@@ -83,13 +83,13 @@ class Supervisor:
 
     def serve(self) -> None:
         """Watch the parts until a signal ends this process, or its workspace is removed."""
-        # 1. One supervisor per workspace. The kernel frees the lock when the process ends.
+        # 1. Allow one supervisor per workspace. The kernel releases the lock when the process ends.
         lock = os.open(self._run / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit("Another supervisor of this workspace runs.")
-        # 2. Listen where only this user can connect.
+            sys.exit("Another supervisor of this workspace is already running.")
+        # 2. Listen on a socket that only this user can connect to.
         listener = socket.socket(socket.AF_UNIX)
         with short_path(self._run) as folder:
             (folder / SOCKET).unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class Supervisor:
         _LOG.error("the workspace was removed: the supervisor ends")
 
     def _timeout(self) -> float:
-        """Return the seconds until something is to be done that no descriptor announces."""
+        """Return the seconds until the next task that no descriptor signals."""
         due = [part.due for part in self._parts.values() if part.due is not None and part.helper is None]
         if not due:
             return _PATROL
@@ -118,12 +118,12 @@ class Supervisor:
             return _POLL
         return min(max(min(due) - time.monotonic(), 0), _PATROL)
 
-    # Requests of commands
+    # Requests from commands
 
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
-        except OSError as error:  # such as no free descriptor, and the request waits until there is one
+        except OSError as error:  # such as no free descriptor: the request waits until one is free
             _LOG.warning("a request cannot be accepted now: %s", error.strerror)
             time.sleep(_POLL)
             return
@@ -157,7 +157,7 @@ class Supervisor:
                     return {}
                 case other:
                     raise ValueError(other)
-        except OSError as error:  # the program is missing, or there is no memory for it: the command reports it
+        except OSError as error:  # the program is missing, or memory is exhausted: the command reports it
             return {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
         self._history.note(part, restart_history.RUNNING)
         return {"pid": part.pid, "started": part.started}
@@ -171,11 +171,11 @@ class Supervisor:
         self._watch(part)
         if self._parts.get(before.pid) is before:
             del self._parts[before.pid]
-        _LOG.info("%s was started again as process %d", part.role, part.pid)
+        _LOG.info("%s was restarted as process %d", part.role, part.pid)
         return part
 
     def _adopt(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Watch a part that ran before this process did."""
+        """Watch a part that was started before this process."""
         pid, started = request["pid"], request["started"]
         if pid not in self._parts and (start_time(pid) or 0) == started:
             part = Part(
@@ -184,7 +184,7 @@ class Supervisor:
             self._history.restore(part)
             try:
                 self._watch(part)
-            except OSError as error:  # it has ended meanwhile, or the machine has no descriptor left for it
+            except OSError as error:  # the part has ended meanwhile, or the machine has no free descriptor
                 _LOG.warning("%s (process %d) is not watched: %s", part.role, part.pid, error.strerror)
                 return {}
             self._history.note(part, restart_history.RUNNING)
@@ -196,7 +196,7 @@ class Supervisor:
         """Watch a part until it ends.
 
         Raises:
-            OSError: It cannot be watched. A child is killed, because nobody would know of it.
+            OSError: It cannot be watched. A child process is killed, because no process could track it.
         """
 
         def ended() -> None:
@@ -228,21 +228,21 @@ class Supervisor:
             raise
 
     def _plan(self, part: Part) -> None:
-        """Plan the next start of a part that has failed."""
+        """Schedule the next start of a part that has failed."""
         part.failures += 1
         part.reported = False
         part.due = time.monotonic() + min(self._first_pause * 2 ** (part.failures - 1), LONGEST_PAUSE)
 
     def _settle(self, part: Part) -> None:
-        """Do what is to be done for a part that has ended, as soon as no command changes the deployment."""
+        """Handle a part that has ended, as soon as no command changes the deployment."""
         if part.due is None or part.helper is not None or self._is_busy():
             return
-        # 1. A part that was stopped on purpose is forgotten.
+        # 1. Forget a part that was stopped on purpose.
         if not self._is_wanted(part):
             del self._parts[part.pid]
             self._history.drop(part)
             return
-        # 2. A part that failed too often stays down.
+        # 2. Leave a part down that failed too many times.
         if part.failures > ATTEMPTS:
             del self._parts[part.pid]
             _LOG.error(
@@ -251,17 +251,17 @@ class Supervisor:
             )  # fmt: skip
             self._history.note(part, restart_history.FAILED)
             return
-        # 3. Other parts are started again after a pause.
+        # 3. Restart any other part after a pause.
         pause = max(part.due - time.monotonic(), 0)
         if not part.reported:
             part.reported = True
-            _LOG.warning("%s %s. It is started again in %.1f s.", part.role, part.last_exit, pause)
+            _LOG.warning("%s %s. It will be restarted in %.1f s.", part.role, part.last_exit, pause)
             self._history.note(part, restart_history.WAITING, pause=pause)
         if pause == 0:
             self._help(part)
 
     def _help(self, part: Part) -> None:
-        """Run the program that starts a part again. If the machine cannot run it now, plan the next attempt."""
+        """Run the program that restarts a part. If the machine cannot run it now, schedule the next attempt."""
         command = [sys.executable, "-P", "-m", "sealserve.cluster.local.supervision.restart"]
         arguments = [str(self._directory), str(part.pid), str(part.started)]
         try:
@@ -273,11 +273,11 @@ class Supervisor:
         def ended() -> None:
             status = helper.wait()
             if self._parts.get(part.pid) is not part:
-                return  # it was started again, as another process
+                return  # it was restarted, as a different process
             part.helper = None
             if status != 0:
                 part.last_exit = f"{part.last_exit.partition(';')[0]}; the restart failed"
-            self._plan(part)  # `_settle` forgets it if it is not to run
+            self._plan(part)  # `_settle` forgets the part if it should not run
 
         try:
             self._when_ended(helper.pid, ended)
@@ -288,25 +288,25 @@ class Supervisor:
             part.helper = helper
 
     def _plan_after(self, part: Part, error: OSError) -> None:
-        """Plan the next start of a part whose restart the machine has refused."""
-        _LOG.error("%s cannot be started again now: %s", part.role, error.strerror)
+        """Schedule the next start of a part that the machine could not restart."""
+        _LOG.error("%s cannot be restarted now: %s", part.role, error.strerror)
         self._plan(part)
 
     # Files of the workspace
 
     def _is_wanted(self, part: Part) -> bool:
-        """Return whether the record names this process, and not as a replica that leaves or is to come."""
+        """Return whether the record contains this process as a current part, not as a leaving or next replica."""
         try:
             rows = json.loads((self._run / RECORD).read_bytes())
             wanted = (part.pid, part.started, "current")
             return any((row["pid"], row["started"], row.get("phase", "current")) == wanted for row in rows)
         except OSError as error:
-            return error.errno in _SCARCE  # the program that starts it again reads the record once more
+            return error.errno in _SCARCE  # the restart program reads the record again
         except _DAMAGED:
             return False
 
     def _is_busy(self) -> bool:
-        """Return whether a command changes the deployment now. See `sealserve.cluster.deployment_lock`."""
+        """Return whether a command is changing the deployment. See `sealserve.cluster.deployment_lock`."""
         try:
             found = json.loads((self._root / DEPLOYMENT_LOCK).read_bytes())
             started = start_time(int(found["pid"]))
@@ -317,7 +317,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def short_path(folder: Path) -> Iterator[Path]:
-    """Yield a short path of a folder: the address of a Unix socket has at most 107 bytes."""
+    """Yield a short path of a folder, because the address of a Unix socket has at most 107 bytes."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")
