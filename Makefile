@@ -40,6 +40,10 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/operations.py --check
 
+.PHONY: prose
+prose: setup ## Check sentences, phrases and spelling with Vale, built from its Go module (ARGS="PATH...")
+	@$(BIN)/python scripts/prose.py $(ARGS)
+
 format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
