@@ -39,6 +39,11 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/schemas.py --check
 	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/operations.py --check
+	$(BIN)/python scripts/reference.py --check
+
+.PHONY: docs
+docs: setup ## Build the documentation site into build/site (ARGS="--serve" shows it while you write)
+	@$(BIN)/python scripts/site.py $(ARGS)
 
 .PHONY: prose
 prose: setup ## Check sentences, phrases and spelling with Vale, built from its Go module (ARGS="PATH...")
@@ -105,9 +110,13 @@ operations: setup ## Compare the classes of operations with TensorFlow, and writ
 clouds: setup ## Write the reference of clouds from their presets
 	$(BIN)/python scripts/clouds.py
 
+.PHONY: reference
+reference: schemas ## Write the reference of commands, sealserve.toml, the client, metrics and JSON from the code
+	$(BIN)/python scripts/reference.py
+
 clean: ## Remove the virtual environment, caches and the demo's workspace (never one of your own)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \
 	elif [ -d .sealserve ]; then echo "clean: .sealserve holds a deployment of yours: it stays"; fi
-	rm -rf .venv .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
