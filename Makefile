@@ -40,6 +40,7 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/operations.py --check
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/pictures.py --check
 
 .PHONY: docs
 docs: setup ## Build the documentation site into build/site (ARGS="--serve" shows it while you write)
@@ -109,6 +110,10 @@ operations: setup ## Compare the classes of operations with TensorFlow, and writ
 
 clouds: setup ## Write the reference of clouds from their presets
 	$(BIN)/python scripts/clouds.py
+
+.PHONY: pictures
+pictures: setup ## Draw the pictures of the documentation
+	$(BIN)/python scripts/pictures.py
 
 .PHONY: reference
 reference: schemas ## Write the reference of commands, sealserve.toml, the client, metrics and JSON from the code
