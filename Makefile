@@ -111,6 +111,10 @@ operations: setup ## Compare the classes of operations with TensorFlow, and writ
 clouds: setup ## Write the reference of clouds from their presets
 	$(BIN)/python scripts/clouds.py
 
+.PHONY: docs-media
+docs-media: setup ## Record the demo as a picture for the README, from a real run (minutes)
+	@$(BIN)/python scripts/media.py
+
 .PHONY: pictures
 pictures: setup ## Draw the pictures of the documentation
 	$(BIN)/python scripts/pictures.py

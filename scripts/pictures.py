@@ -29,7 +29,7 @@ text { fill: #374151 } .title { fill: #111827; font-weight: 600 } .on-dot { fill
 text { fill: #d1d5db } .title { fill: #f9fafb } .label { fill: #93c5fd } .tls-label { fill: #d8b4fe }
 .warn { fill: #fca5a5 } .ok { fill: #86efac } }
 """
-FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+FONT = "system-ui, -apple-system, 'DejaVu Sans', sans-serif"
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ def overview() -> Picture:
         "The enclave decrypts the release.",
         "The model server starts.",
         "A user connects with TLS.",
-        "NGINX sees only the server name.",
+        "NGINX reads only the server name.",
         "NGINX forwards the encrypted request.",
         "The encrypted answer returns.",
     )

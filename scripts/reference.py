@@ -1,7 +1,7 @@
 """Write the reference pages in docs/reference/ from the code that they describe, or check them.
 
 The pages are the command line (Typer), ``sealserve.toml`` (pydantic), the Python client (docstrings), the metrics and
-the JSON documents. Their words are those of the source: to change a page, change the source and run `make reference`.
+the JSON documents. The texts come from the source. To change a page, change the source and run `make reference`.
 """
 
 import argparse
@@ -414,7 +414,7 @@ def _object(item: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]
 
 
 def _json_type(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Return the type of a value. A definition with keys of its own is a link to its section."""
+    """Return the type of a value. A definition that has keys is a link to its section."""
     if (reference := item.get("$ref")) is not None:
         name = reference.rpartition("/")[2]
         inner = schema["$defs"][name]

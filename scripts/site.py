@@ -1,10 +1,10 @@
 """Build the documentation site into ``build/site``, and check what MkDocs does not check.
 
-MkDocs and its theme have a lock file and a virtual environment of their own, ``.venv-docs``, because no other target
-needs them. The build runs without a network once they are installed.
+MkDocs and its theme have their own lock file and virtual environment, ``.venv-docs``, because no other target needs
+them. The build runs without a network after they are installed.
 
-MkDocs fails on broken links in Markdown (``strict``). This script also checks every address in the HTML: a file that
-does not exist fails, and so does anything that a browser would load from the network, such as fonts or scripts.
+MkDocs fails on broken links in Markdown (``strict``). This script also checks every address in the HTML. A missing
+file is an error. An address that a browser loads from the network, such as a font or a script, is an error too.
 """
 
 import argparse
