@@ -17,7 +17,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
-WIDTH = 104
+WIDTH = 108
 EVIDENCE_LINES = 2
 """How many lines of evidence each step keeps."""
 INDENT = "    "

@@ -46,6 +46,8 @@ CODE = re.compile(
         | <[^<>\s]+>                            # a placeholder of a format
         | ~?/[\w./*%-]+                         # a path
         | \$\{?\w+\}?                           # a variable
+        | "[\w.:/-]+" | '[\w.:/-]+'(?!\w)       # a value
+        | \w+\([^()\s]*\)                       # a call
         | %(?:\(\w+\))?[-\d.]*[sdrfx]           # a placeholder of a log line
         | \w+(?:(?:[./_=:@*\[\]]|::)+\w+)+      # a dotted name, a path or an assignment
     )""",
@@ -59,6 +61,10 @@ NOT_PROSE = re.compile(
 PATTERN_CALLS = frozenset({"compile", "execute", "match", "fullmatch", "search", "sub", "split", "findall"})
 TEXT_ARGUMENTS = frozenset({"help", "hint", "description", "remedy", "note", "message"})
 DIRECTIVE = re.compile(r"#\s*(?:noqa(?::[A-Z0-9, ]+)?|type:\s*ignore(?:\[[^]]*\])?|pragma:.*|fmt:.*|mypy:.*|!.*)\s*")
+SOURCE = re.compile(r"Sources?: ")
+"""Begins a paragraph that names documents. It is not a sentence."""
+TABLE = re.compile(r"^\s*[=|+-]{3}|\w \| \w")
+"""Matches a line of a table."""
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Note|Notes|Warning|See Also):$")
 ENTRY = re.compile(r"\*{0,2}[`\w.]+(?:, [`*\w.]+)*(?: \([^)]*\))?:\s+")
 
@@ -185,6 +191,8 @@ def _render(path: Path) -> tuple[str, list[tuple[int, int]]]:
     out: list[str] = []
     lines: list[tuple[int, int]] = []
     for text in texts(source):
+        if SOURCE.match(text.lines[0][1]):
+            continue
         for number, line in text.lines:
             out.append(_plain(line))
             lines.append((number, max(number, text.end)))
@@ -244,7 +252,7 @@ def _docstring(value: str, first: int) -> Iterator[Text]:
             section = None
         if entry:
             paragraph.append((number, line.lstrip()[entry.end() :]))
-        elif line.strip() and not heading and (section or indent < 4) and not re.match(r"\s*[=|+-]{3}", line):  # noqa: PLR2004
+        elif line.strip() and not heading and (section or indent < 4) and not TABLE.search(line):  # noqa: PLR2004
             paragraph.append((number, line.strip() if section else line))
     if paragraph:
         yield Text(lines=tuple(paragraph), end=0)

@@ -135,3 +135,14 @@ def test_names_of_code_are_not_spelling_mistakes(vale: Path, tmp_path: Path) -> 
         raise CODE.error(f"{path}: --no-wraith and /etc/aesmd.conf need service.restport, not <hexdigits>.")
     '''
     assert findings(vale, tmp_path / "module.py", source) == []
+
+
+def test_citations_are_not_sentences(vale: Path, tmp_path: Path) -> None:
+    source = f'''\
+        """Parse a quote.
+
+        Source: {LONG} strangers.
+        """
+        # Source: whoever, "Title", section 3.
+    '''
+    assert findings(vale, tmp_path / "module.py", source) == []
