@@ -55,3 +55,26 @@ def test_the_command_reference_has_every_option_of_a_command() -> None:
     assert "sealserve seal [OPTIONS] {INPUT} {OUTPUT}" in section
     for expected in ("`INPUT <path>`", "`-w, --key-file <path>`", "`--format <1.0\\|2.0>`", "*required*"):
         assert expected in section
+
+
+def test_a_recording_is_an_excerpt_of_the_demo() -> None:
+    media = _load("media")
+    circled = "①②③④⑤⑥⑦⑧⑨⑩⑪⑫"
+    steps = [line for n in circled for line in (f"\x1b[1m{n}  Step\x1b[0m", "    first", "    second", "    third")]
+    output = [
+        "a heading",
+        "·  Preparation",
+        "    left out",
+        *steps,
+        "·  The proof",
+        "    shown",
+        "·  The end",
+        "9 s in all.",
+    ]
+    kept = media.excerpt(output)
+    assert kept[0] == "a heading"
+    assert [line for line in kept if line.startswith("·")] == ["·  The proof"]
+    assert (kept.count("    second"), kept.count("    third"), kept.count("    left out")) == (12, 0, 0)
+    picture = media.picture(kept)
+    assert "url(http" not in picture
+    assert not any(number in picture for number in circled)
