@@ -13,6 +13,7 @@ DOCS = ROOT / "docs"
 DECISIONS = "decisions"
 PROJECT_PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md"}
 """Pages of the site that are files beside the folder of the documentation."""
+_CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -40,6 +41,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: MkDocsConfig, files: F
         return markdown
     folder = (DOCS / page.file.src_uri).parent
     return _relinked(markdown, folder, folder)
+
+
+def on_page_content(html: str, *, page: Any, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    r"""Show ``\|`` in the code of a table as ``|``, as GitHub does: Python-Markdown keeps the backslash."""
+    return _CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)
 
 
 def _expanded(entries: list[Any]) -> list[Any]:
