@@ -146,3 +146,18 @@ def test_citations_are_not_sentences(vale: Path, tmp_path: Path) -> None:
         # Source: whoever, "Title", section 3.
     '''
     assert findings(vale, tmp_path / "module.py", source) == []
+
+
+@pytest.mark.parametrize(("setting", "status", "beginning"), [("", 0, "skipped: "), ("all", 4, "error: ")])
+def test_without_go_the_check_is_skipped_but_not_in_ci(
+    setting: str, status: int, beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SEALSERVE_TESTS", setting)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(prose, "VALE", tmp_path / "vale")
+    monkeypatch.setattr(sys, "argv", ["prose.py"])
+    with pytest.raises(SystemExit) as ended:
+        prose.main()
+    assert ended.value.code == status
+    assert capsys.readouterr().err.startswith(f"prose: {beginning}Vale is not built and Go is not installed")
