@@ -39,6 +39,16 @@ check: setup ## Check format, lint, types, layers and generated files
 	$(BIN)/python scripts/schemas.py --check
 	$(BIN)/python scripts/openapi.py --check
 	$(BIN)/python scripts/operations.py --check
+	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/pictures.py --check
+
+.PHONY: docs
+docs: setup ## Build the documentation site into build/site (ARGS="--serve" shows it while you write)
+	@$(BIN)/python scripts/site.py $(ARGS)
+
+.PHONY: prose
+prose: setup ## Check sentences, phrases and spelling with Vale, built from its Go module (ARGS="PATH...")
+	@$(BIN)/python scripts/prose.py $(ARGS)
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
@@ -101,9 +111,21 @@ operations: setup ## Compare the operation classes with TensorFlow, and generate
 clouds: setup ## Generate the cloud reference from the presets
 	$(BIN)/python scripts/clouds.py
 
+.PHONY: docs-media
+docs-media: setup ## Record the demo as a picture for the README, from a real run (minutes)
+	@$(BIN)/python scripts/media.py
+
+.PHONY: pictures
+pictures: setup ## Draw the pictures of the documentation
+	$(BIN)/python scripts/pictures.py
+
+.PHONY: reference
+reference: schemas ## Write the reference of commands, sealserve.toml, the client, metrics and JSON from the code
+	$(BIN)/python scripts/reference.py
+
 clean: ## Remove the virtual environment, caches and the demo's workspace (your own workspaces stay)
 	@if [ -f sealserve.toml ] && grep -q 'Written by `sealserve demo`' sealserve.toml; then \
 		$(BIN)/sealserve down --yes && rm -rf .sealserve sealserve.toml; \
 	elif [ -d .sealserve ]; then echo "clean: .sealserve contains your own deployment and is not removed"; fi
-	rm -rf .venv .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-peers build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

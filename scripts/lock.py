@@ -13,6 +13,7 @@ SETS = {
     "server": ["pyproject.toml", "--extra", "server", *TENSORFLOW],
     "dev": ["pyproject.toml", "--extra", "server", "--extra", "kubernetes", "--group", "dev", *TENSORFLOW],
     "fuzz": ["--group", "fuzz"],
+    "docs": ["--group", "docs"],
 }
 
 
@@ -29,7 +30,7 @@ def main() -> None:
         "--no-annotate",
     ]
     whole = ROOT / "requirements" / "dev.lock"
-    for name in ("dev", "server", "base", "fuzz"):
+    for name in ("dev", "server", "base", "fuzz", "docs"):
         held = [] if name == "dev" else ["--constraint", str(whole)]
         output = ROOT / "requirements" / f"{name}.lock"
         subprocess.run([uv, "pip", "compile", *options, *SETS[name], *held, "--output-file", str(output)],
